@@ -1,0 +1,1 @@
+"""`histo plot` and `histo demo`."""

@@ -1,0 +1,129 @@
+"""The options of `histo download` as one of the sources."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from histocli.choices import Resize, SourceKind
+from histocli.console import Reporter
+from histocli.data.sources import Source
+from histocli.errors import UsageError
+from histocli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from histocli.data.sources.transfer import PlannedFile
+
+OnTransfer = Callable[[str, int, int | None], None]
+
+SYNTHETIC_N = 8_000  # patches where --n does not say
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What was asked for."""
+
+    kind: SourceKind
+    locations: tuple[str, ...]
+    labels: Path | None
+    slides: Path | None
+    n: int | None
+    resize: Resize
+    seed: int
+    force: bool
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What makes two downloads the same, as `dataset.json` keeps it."""
+        paths = {"labels": self.labels, "slides": self.slides}
+        return {
+            "source": self.kind.value,
+            "from": [_absolute(location) for location in self.locations],
+            **{name: str(path.absolute()) if path else None for name, path in paths.items()},
+            "n": self.n,
+            "resize": self.resize.value,
+            "seed": self.seed if self.n or self.kind is SourceKind.SYNTHETIC else None,
+        }
+
+    def check(self) -> None:
+        """Raise `UsageError` for an option that this source has no use for."""
+        kind = self.kind
+        if self.labels and kind is not SourceKind.FOLDER:
+            raise UsageError(f"--labels has no meaning for --source {kind}", "only --source folder takes a table")
+        if self.slides and kind not in (SourceKind.FOLDER, SourceKind.KAGGLE):
+            raise UsageError(f"--slides has no meaning for --source {kind}", "it knows its slides by itself")
+        if kind is SourceKind.FOLDER and not self.locations:
+            raise UsageError("--source folder needs --from PATH", "several --from may be given")
+        if kind is SourceKind.SYNTHETIC and self.locations:
+            raise UsageError("--source synthetic is made here and takes no --from")
+        if kind in (SourceKind.KAGGLE, SourceKind.PCAM) and len(self.locations) > 1:
+            raise UsageError(f"--source {kind} takes one --from", "only --source folder takes several")
+
+
+def open_source(options: SourceOptions, workspace: Workspace, report: Reporter) -> Source:
+    """Open the source, with its files fetched behind a bar.
+
+    Raises:
+        HistoError: an option does not fit the source, or the files cannot be had.
+    """
+    with report.bar("fetching", unit="bytes") as bar:
+        source = _create(options, workspace, lambda name, done, total: bar(done, total))
+        if isinstance(source, Remote):
+            source.fetch()
+    return source
+
+
+def plan(options: SourceOptions, workspace: Workspace) -> list[tuple[str, str, str]]:
+    """What a download would bring: rows of a file, its size, and whether it is here already."""
+    source = _create(options, workspace, lambda name, done, total: None)
+    if not isinstance(source, Remote):
+        return [(source.report.origin, f"{source.total:,} patches", "yes")]
+    return [
+        (
+            file.name,
+            "unknown" if file.size is None else f"{file.size / 1e6:,.1f} MB",
+            "yes" if file.there else "no",
+        )
+        for file in source.plan()
+    ]
+
+
+@runtime_checkable
+class Remote(Source, Protocol):
+    """A source whose files may have to be fetched first."""
+
+    def fetch(self) -> None:
+        """Bring what is not there yet."""
+
+    def plan(self) -> "list[PlannedFile]":
+        """Say what `fetch` would bring."""
+
+
+def _create(options: SourceOptions, workspace: Workspace, on_transfer: OnTransfer) -> Source:
+    options.check()
+    if options.kind is SourceKind.SYNTHETIC:
+        from histocli.data.sources.synthetic import SyntheticSource
+
+        return SyntheticSource(options.n or SYNTHETIC_N, options.seed)
+    first = options.locations[0] if options.locations else None
+    if options.kind is SourceKind.PCAM:
+        from histocli.data.sources.pcam import PcamSource
+
+        return PcamSource(first, workspace.downloads_dir, on_transfer=on_transfer, force=options.force)
+    if options.kind is SourceKind.KAGGLE:
+        from histocli.data.sources.kaggle import KaggleSource
+
+        location = Path(first) if first else None
+        return KaggleSource(location, workspace.downloads_dir, slides=options.slides, force=options.force)
+    from histocli.data.sources.folder import FolderSource
+
+    return FolderSource(
+        [Path(location) for location in options.locations],
+        labels=options.labels,
+        slides=options.slides,
+        resize=options.resize,
+    )
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).absolute())

@@ -1,0 +1,83 @@
+"""`histo download`: bring patches into the workspace, packed once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from histocli.data.sources import Source
+from histocli.data.store import Packed, pack
+from histocli.errors import HistoError
+from histocli.workspace import Workspace, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What `dataset.json` says of a packed data set."""
+
+    name: str
+    source: str
+    request: dict[str, Any]
+    origin: str
+    patches: int
+    sha256: str
+    counts: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def existing(workspace: Workspace, name: str, request: dict[str, Any]) -> Dataset | None:
+    """The data set `name` if it is packed already, as `request` asks for it.
+
+    Raises:
+        HistoError: a data set of that name was made from something else.
+    """
+    path = workspace.dataset_path(name)
+    if not path.is_file():
+        return None
+    found = Dataset(**read_json(path))
+    if found.request != request:
+        raise HistoError(
+            f"there is a data set {name!r} already, made otherwise ({found.source}: {found.origin})",
+            "--name another gives this one its own name, --force replaces that one",
+        )
+    return found
+
+
+def download(
+    workspace: Workspace,
+    name: str,
+    kind: str,
+    source: Source,
+    request: dict[str, Any],
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int], None],
+    on_unreadable: Callable[[str, HistoError], None],
+) -> Dataset:
+    """Pack `source`, or `n` patches of it drawn with `seed`, as the data set `name`; `dataset.json` is written last."""
+    workspace.dataset_path(name).unlink(missing_ok=True)
+    packed = pack(source, workspace, name, n=n, seed=seed, on_progress=on_progress, on_unreadable=on_unreadable)
+    report = source.report
+    dataset = Dataset(
+        name=name,
+        source=kind,
+        request=request,
+        origin=report.origin,
+        patches=packed.patches,
+        sha256=packed.sha256,
+        counts={**report.counts, **_counts(packed)},
+        checksums=report.checksums,
+        notes=report.notes,
+    )
+    write_json(workspace.dataset_path(name), vars(dataset))
+    return dataset
+
+
+def _counts(packed: Packed) -> dict[str, int]:
+    named = {
+        "exact duplicates dropped": packed.duplicates_dropped,
+        "ids that are not their pixels' SHA-1": packed.sha1_mismatches,
+        "unreadable": packed.unreadable,
+    }
+    return {name: count for name, count in named.items() if count}

@@ -1,0 +1,122 @@
+"""Messages, progress bars and tables: all of them on stderr; stdout carries results alone."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from histocli.errors import HistoError
+
+OnProgress = Callable[[int, int | None], None]
+
+
+class Rate(ProgressColumn):
+    """How many units a second pass."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        """Draw the rate once it is known."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {self.unit}/s", style="cyan")
+
+
+class Reporter:
+    """All that a person reads while a command runs."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet = quiet
+        self.verbose = verbose
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """A fact about what is going on."""
+        if not self.quiet:
+            self.console.print(escape(message))
+
+    def detail(self, message: str) -> None:
+        """A fact that only `-v` shows."""
+        if self.verbose:
+            self.console.print(escape(message), style="dim")
+
+    def warn(self, message: str) -> None:
+        """Something that went well but should be known; shown even with `-q`."""
+        self.console.print(f"[yellow]warning:[/] {escape(message)}")
+
+    def done(self, written: str, then: str = "") -> None:
+        """The last line: what was written and what to run next."""
+        if not self.quiet:
+            self.console.print(
+                f"[green]done:[/] {escape(written)}" + (f"  [dim]next:[/] {escape(then)}" if then else "")
+            )
+
+    def error(self, error: HistoError) -> None:
+        """What went wrong and, on a line of its own, how to mend it."""
+        self.console.print(f"[bold red]error:[/] {escape(str(error))}")
+        if error.hint:
+            self.console.print(f"[bold]hint:[/] {escape(error.hint)}")
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """A table: the first column to the left, the others to the right."""
+        if self.quiet:
+            return
+        self.console.print(f"[bold]{escape(title)}[/]")
+        table = Table(header_style="dim", box=None, pad_edge=False)
+        for i, column in enumerate(columns):
+            table.add_column(escape(column), justify="right" if i else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(escape(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
+        self.console.print(table, soft_wrap=False)
+
+    @contextmanager
+    def bar(self, what: str, unit: str = "patches", total: int | None = None) -> Iterator[OnProgress]:
+        """A bar with rate and time left; yields `report(done, total)`. The unit "bytes" shows sizes."""
+        counts = [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn(), Rate(unit)]
+        columns = [
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            *counts,
+            TimeElapsedColumn(),
+            TextColumn("[dim]left[/]"),
+            TimeRemainingColumn(),
+        ]
+        off = self.quiet or not self.console.is_terminal
+        with Progress(*columns, console=self.console, disable=off, transient=False) as progress:
+            task = progress.add_task(escape(what), total=total)
+
+            def report(done: int, of: int | None = total) -> None:
+                progress.update(task, completed=done, total=of)
+
+            yield report
+
+
+def write_out(text: str) -> None:
+    """Write a result to stdout at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def number(value: float | None) -> str:
+    """A metric to four places, or a dash where it has no value."""
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""From sources of patches to batches on a device."""

@@ -1,0 +1,71 @@
+"""Random flips, rotations and stain jitter: per sample, whole batches at a time, on the device the images are on."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from histocli.choices import Augment
+
+# Unit optical-density vectors of haematoxylin, eosin and DAB for red, green and blue:
+# Ruifrok and Johnston, "Quantification of histochemical staining by color deconvolution", 2001.
+_STAINS = torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
+_STAINS = _STAINS / _STAINS.norm(dim=1, keepdim=True)
+_UNMIX = torch.linalg.inv(_STAINS)
+
+STAIN_SCALE = 0.2  # standard deviation of a stain's relative strength
+STAIN_SHIFT = 0.02  # standard deviation of a stain's additive density
+
+
+def augment(images: Tensor, level: Augment, *, any_angle: bool = False) -> Tensor:
+    """Return randomly transformed patches, drawn from torch's global generator of the images' device.
+
+    Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 in [0, 1] of the same shape and memory format.
+    `flips` draws one of the eight flips and right-angle rotations for each sample, `full` jitters the stains too;
+    `any_angle` adds a rotation by any angle about the centre, with reflected borders.
+    """
+    if level is Augment.NONE:
+        return images.float().div_(255)
+    images = random_symmetry(images)
+    pixels = random_stain(images) if level is Augment.FULL else images.float().div_(255)
+    return random_rotation(pixels) if any_angle else pixels
+
+
+def symmetries(images: Tensor) -> list[Tensor]:
+    """The eight flips and right-angle rotations of square images (N,C,H,H), the images themselves first."""
+    turned = [images.rot90(quarter, (2, 3)) for quarter in range(4)]
+    return turned + [image.flip(3) for image in turned]
+
+
+def random_symmetry(images: Tensor) -> Tensor:
+    """Flip left-right, flip up-down and transpose, each with probability 1/2: all eight symmetries alike often."""
+    coins = torch.rand(3, len(images), 1, 1, 1, device=images.device) < 0.5
+    images = torch.where(coins[0], images.flip(3), images)
+    images = torch.where(coins[1], images.flip(2), images)
+    return torch.where(coins[2], images.transpose(2, 3), images)
+
+
+def random_stain(images: Tensor) -> Tensor:
+    """Scale and shift each sample's stain concentrations in optical density.
+
+    uint8 (N,3,H,W) in, float32 in [0, 1] out. After Tellez et al., "Whole-slide mitosis detection in H&E breast
+    histology using PHH3 as a reference to train distilled stain-invariant convolutional networks", 2018.
+    """
+    n, device = len(images), images.device
+    scale = 1 + STAIN_SCALE * torch.randn(n, 1, 3, device=device).clamp_(-2.5, 2.5)
+    shift = STAIN_SHIFT * torch.randn(n, 1, 3, device=device).clamp_(-2.5, 2.5)
+    stains, unmix = _STAINS.to(device), _UNMIX.to(device)
+    mix = (unmix * scale) @ stains  # (N,3,3): unmix, scale each stain, mix again
+    density = images.permute(0, 2, 3, 1).flatten(1, 2).float().add_(1).log_().neg_().add_(math.log(256))  # (N,HW,3)
+    jittered: Tensor = torch.baddbmm(shift @ stains, density, mix).neg_().exp_().clamp_(0, 1)
+    return jittered.view(n, *images.shape[2:], 3).permute(0, 3, 1, 2)
+
+
+def random_rotation(pixels: Tensor) -> Tensor:
+    """Turn each float image (N,3,H,W) by any angle about its centre; what falls in from outside is reflected."""
+    angles = torch.rand(len(pixels), device=pixels.device) * 2 * math.pi
+    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
+    affine = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)  # (N,2,3)
+    grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)

@@ -1,0 +1,113 @@
+"""The table of patches: schema, read, write, validate.
+
+A manifest is a plain CSV made to be opened: one row per patch of a packed array, in the array's order. A subset
+such as `balanced.csv` also names the data set (`data`) and the row in its array (`index`).
+"""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from histocli.errors import HistoError
+from histocli.workspace import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("id", "label", "slide", "hospital", "split", "sha1", "min", "max")
+SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
+UNLABELLED = -1  # how a missing label reads; it is an empty field in the file
+
+_NUMBERS = {"min", "max", "index"}
+
+
+class Row(NamedTuple):
+    """A data set's manifest row; `min` and `max` are over the patch's 96*96*3 values."""
+
+    id: str
+    label: int | None
+    slide: str
+    hospital: str
+    split: str
+    sha1: str
+    min: int
+    max: int
+
+
+@contextmanager
+def row_writer(path: Path) -> Iterator[Any]:
+    """Give a `csv.writer` whose file appears at `path`, whole, when the block ends without an exception."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        yield writer
+
+
+def write_manifest(path: Path, frame: "pd.DataFrame") -> None:
+    """Write a manifest atomically; a label of `UNLABELLED` becomes an empty field."""
+    labels = frame["label"].astype(str).where(frame["label"] != UNLABELLED, "")
+    with atomic_path(path) as temporary:
+        frame.assign(label=labels).to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
+    """Read and validate a manifest: text columns as str, `label` as int64 with `UNLABELLED` where it is empty.
+
+    Semicolons for commas, a byte order mark, CRLF and additional columns, as spreadsheets leave them, are all read.
+
+    Raises:
+        HistoError: no such file, a column is missing, a value is not what its column holds, an id stands twice;
+            file, line and column are named.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise HistoError(f"there is no manifest {path}", "histo download makes data sets, histo balance the subset")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline()
+        separator = ";" if header.count(";") > header.count(",") else ","
+        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise HistoError(f"{path} is not a CSV table: {error}", "save it as comma-separated UTF-8") from error
+    for column in required:
+        if column not in frame.columns:
+            raise HistoError(f"{path}, line 1: there is no column {column!r}", f"it needs {', '.join(required)}")
+    frame["label"] = _labels(frame["label"], path)
+    for column in _NUMBERS & set(frame.columns):
+        frame[column] = _whole_numbers(frame[column], path)
+    _refuse(path, "id", frame["id"], frame["id"] == "", "is empty")
+    _refuse(path, "id", frame["id"], frame["id"].duplicated(), "stands twice")
+    return frame
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _labels(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
+    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": UNLABELLED}
+    labels = column.str.strip().map(known)
+    _refuse(path, "label", column, labels.isna(), "is not 0, 1 or empty")
+    return labels.astype("int64")
+
+
+def _whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
+    _refuse(path, str(column.name), column, ~column.str.fullmatch(r"\d{1,15}"), "is not a whole number")
+    return column.astype("int64")
+
+
+def _refuse(path: Path, name: str, column: "pd.Series[Any]", bad: "pd.Series[bool]", why: str) -> None:
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        raise HistoError(
+            f"{path}, line {row + 2}, column {name}: {column.iloc[row]!r} {why}", "correct it and try again"
+        )

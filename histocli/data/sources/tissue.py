@@ -1,0 +1,245 @@
+"""Procedural lymph-node tissue: which kind lies where in a 96x96 patch, and what is seen between its nuclei.
+
+A patch is drawn in two planes of stain concentration, hematoxylin and eosin, at PCam's 0.972 um per pixel: 0
+is glass, about 1.5 a dark nucleus. A map of tissue kinds is laid out first, with a margin around the patch so
+that cells outside it still press on those inside. Everything is vectorised over the pixels of a patch.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Plane = np.ndarray[Any, np.dtype[np.float32]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Kinds = np.ndarray[Any, np.dtype[np.uint8]]
+
+SIZE = 96
+CENTRE = slice(32, 64)
+PAD = 8
+FRAME = SIZE + 2 * PAD
+INNER = (slice(PAD, -PAD), slice(PAD, -PAD))
+BANK = 768
+
+GLASS, LYMPH, GERMINAL, SINUS, STROMA, LUMEN, TUMOUR = range(7)
+SIGMAS = (0.6, 1.5, 2.6, 6.0, 14.0)  # px: how far each bank of noise is smoothed
+GRAIN, FINE, MEDIUM, COARSE, BROAD = range(5)
+OUTLINE = 2.5  # px: how far a tumour's outline wanders per standard deviation of its noise
+WANDER = 2 * OUTLINE  # px: and the most that it does
+
+YY, XX = (axis.astype(np.float32) for axis in np.mgrid[-PAD : SIZE + PAD, -PAD : SIZE + PAD])
+
+
+class Blob(NamedTuple):
+    """A disc of tumour, in pixels of the patch; its outline is then made irregular."""
+
+    x: float
+    y: float
+    radius: float
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How the tumour of one slide looks: lengths in pixels, the rest in stain concentration or as a share."""
+
+    radius: float
+    spacing: float
+    chromatin: float
+    rim: float
+    nucleolus: float
+    irregularity: float
+    eosin: float
+    basophilia: float
+    borders: float
+    lumens: float
+    strands: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one patch shows: its tumour, and the key that everything else in it is drawn from."""
+
+    blobs: tuple[Blob, ...]
+    key: tuple[int, ...]
+
+
+@dataclass
+class Scene:
+    """The ground of one patch: a kind per pixel (112,112), the direction of fibres, and thin walls (96,96)."""
+
+    kinds: Kinds
+    angle: float
+    walls: Plane | None
+
+
+@cache
+def noise_bank() -> Plane:
+    """Make textures (5,768,768) of unit variance, from grain to broad: patches take random windows of them."""
+    import cv2
+
+    white = np.random.default_rng(1931).standard_normal((len(SIGMAS), BANK, BANK), dtype=np.float32)
+    planes = [cv2.GaussianBlur(plane, (0, 0), sigma) for plane, sigma in zip(white, SIGMAS, strict=True)]
+    return np.stack([plane / plane.std() for plane in planes])
+
+
+def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
+    """Take a random window (size,size) of one noise bank: a view, not to be written."""
+    x, y = (rng.random(2) * (BANK - size)).astype(int).tolist()
+    return noise_bank()[scale, y : y + size, x : x + size]
+
+
+def distance(x: Plane, y: Plane) -> Plane:
+    """Give the length of the vectors (x, y), several times as fast as np.hypot, which minds overflow."""
+    length: Plane = np.sqrt(x * x + y * y)
+    return length
+
+
+def tumour_field(layout: Layout) -> Mask:
+    """Say where the tumour of a layout lies, over the whole frame (112,112)."""
+    if not layout.blobs:
+        return np.zeros((FRAME, FRAME), np.bool_)
+    rng = np.random.default_rng((*layout.key, 1))
+    depth = np.full((FRAME, FRAME), -np.inf, np.float32)
+    for blob in layout.blobs:
+        np.maximum(depth, np.float32(blob.radius) - distance(XX - blob.x, YY - blob.y), out=depth)
+    depth += OUTLINE * np.clip(noise(rng, COARSE, FRAME), -2, 2)
+    field: Mask = depth > 0
+    return field
+
+
+def tumour_mask(layout: Layout) -> Mask:
+    """Give the pixels (96,96) that are tumour; PCam's label is whether any lies in the central 32x32."""
+    return tumour_field(layout)[INNER]
+
+
+# How often each kind, from glass to stroma, is the main one of a patch: without tumour, and around one.
+MAIN_KINDS = np.cumsum([0.03, 0.36, 0.16, 0.20, 0.25])
+AROUND_TUMOUR = np.cumsum([0.03, 0.38, 0.05, 0.14, 0.40])
+
+
+def draw_scene(rng: np.random.Generator, tumour: Mask, growth: Growth) -> Scene:
+    """Lay out the kinds of tissue of a patch around (and inside) its tumour (112,112)."""
+    has_tumour = bool(tumour.any())
+    main, second = np.searchsorted(AROUND_TUMOUR if has_tumour else MAIN_KINDS, rng.random(2) * 0.9999)
+    kinds: Kinds = np.full((FRAME, FRAME), main, np.uint8)
+    if second != main and rng.random() < 0.6:
+        kinds[half_plane(rng, 22) > 0] = second
+    if rng.random() < 0.2:  # a trabecula: a thin band of stroma
+        kinds[np.abs(half_plane(rng, 25)) < rng.uniform(3, 9)] = STROMA
+    walls = None
+    if rng.random() < (0.08 if has_tumour else 0.14):
+        walls = draw_fat(rng, kinds, half_plane(rng, 25) > (0 if rng.random() < 0.6 else -60))
+    if rng.random() < 0.16:
+        draw_vessel(rng, kinds)
+    if rng.random() < 0.05:
+        kinds[half_plane(rng, 15) > 18] = GLASS
+    if has_tumour:
+        draw_tumour(rng, kinds, tumour, growth)
+        if walls is not None:
+            walls[tumour[INNER]] = 0
+    return Scene(kinds, rng.uniform(0, np.pi), walls)
+
+
+def half_plane(rng: np.random.Generator, spread: float) -> Plane:
+    """Draw a wavy boundary at a random place and angle: the signed distance (112,112) to it, in pixels."""
+    angle = rng.uniform(0, 2 * np.pi)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    offset = np.float32(rng.normal(0, spread) + (cos + sin) * SIZE / 2)
+    field: Plane = XX * cos + YY * sin - offset + 5 * noise(rng, BROAD, FRAME) + 2 * noise(rng, COARSE, FRAME)
+    return field
+
+
+def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
+    """Turn a region into adipocytes: vacuoles of glass, and thin walls between them, given as (96,96)."""
+    import cv2
+
+    from .cells import lattice
+
+    spacing = rng.uniform(34, 70)
+    centres = lattice(rng, spacing, 0.33, margin=spacing)
+    coarse = slice(None, None, 2)  # the distances are smooth: half the resolution will do
+    warp = 4 * noise(rng, BROAD, FRAME)[coarse, coarse] + 2 * noise(rng, COARSE, FRAME)[coarse, coarse]
+    distances = distance(
+        XX[coarse, coarse] + warp - centres[:, 0, None, None], YY[coarse, coarse] - centres[:, 1, None, None]
+    )
+    nearest = np.partition(distances, 1, axis=0)[:2]
+    gap = cv2.resize(nearest[1] - nearest[0], (FRAME, FRAME), interpolation=cv2.INTER_CUBIC)
+    corner = nearest[0] > np.float32(spacing * rng.uniform(0.6, 0.8))  # where three cells meet: fibres, capillaries
+    kinds[where] = GLASS
+    kinds[where & cv2.resize(corner.astype(np.uint8), (FRAME, FRAME)).astype(bool)] = STROMA
+    width = np.float32(rng.uniform(1.2, 2.6)) * (1 + 0.25 * noise(rng, COARSE))
+    walls: Plane = np.exp(-np.square(gap[INNER] / width)) * where[INNER]
+    return walls * np.float32(rng.uniform(0.4, 1.0))
+
+
+def draw_vessel(rng: np.random.Generator, kinds: Kinds) -> None:
+    """Put a blood or lymph vessel into the map: a wall of stroma around a lumen."""
+    x, y = rng.uniform(0, SIZE, 2).astype(np.float32)
+    long, short = rng.uniform((12, 6), (42, 16)).astype(np.float32)
+    angle = rng.uniform(0, np.pi)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    u, v = (XX - x) * cos + (YY - y) * sin, (YY - y) * cos - (XX - x) * sin
+    depth = (1 - distance(u / long, v / short)) * short + 1.2 * noise(rng, COARSE, FRAME)
+    kinds[depth > -rng.uniform(2, 6)] = STROMA
+    kinds[depth > 0] = LUMEN
+
+
+def draw_tumour(rng: np.random.Generator, kinds: Kinds, tumour: Mask, growth: Growth) -> None:
+    """Put the tumour into the map, with the strands of stroma and the lumens that its growth has."""
+    kinds[tumour] = TUMOUR
+    if growth.strands:
+        kinds[tumour & (np.abs(noise(rng, BROAD, FRAME)) < growth.strands)] = STROMA
+    if growth.lumens:
+        kinds[tumour & (noise(rng, COARSE, FRAME) > 2.6 - growth.lumens)] = GLASS
+
+
+# What lies between the nuclei of each kind of tissue.
+#                          glass lymph germ  sinus stroma lumen tumour
+GROUND_EOSIN = np.array([0.00, 0.65, 0.62, 0.50, 0.60, 0.06, 0.0], np.float32)
+GROUND_HEMATOXYLIN = np.array([0.00, 0.26, 0.26, 0.16, 0.06, 0.00, 0.0], np.float32)
+GROUND_GAPS = np.array([0.00, 0.90, 0.50, 0.95, 0.00, 0.00, 0.3], np.float32)  # how far tears and vacuoles open
+
+
+def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple[Plane, Plane]:
+    """Draw cytoplasm, fibres, walls and tears: hematoxylin and eosin (96,96) of all but the nuclei."""
+    import cv2
+
+    kinds = scene.kinds[INNER]
+    eosins, hematoxylins = GROUND_EOSIN.copy(), GROUND_HEMATOXYLIN.copy()
+    eosins[TUMOUR], hematoxylins[TUMOUR] = growth.eosin, growth.basophilia
+    eosins[LUMEN] = (0.02, 0.05, 0.35)[rng.integers(3)]
+    eosins *= rng.uniform(0.8, 1.25, len(eosins)).astype(np.float32)
+    fibrous = (kinds == STROMA).astype(np.float32)
+    soft = cv2.merge([eosins[kinds], hematoxylins[kinds], GROUND_GAPS[kinds], fibrous])
+    eosin, hematoxylin, gaps, fibrous = cv2.split(cv2.GaussianBlur(soft, (0, 0), 0.8))
+    medium, fine = noise(rng, MEDIUM), 0.6 * noise(rng, FINE) + 0.8 * noise(rng, GRAIN)
+    opening = 0.7 * medium + 0.5 * noise(rng, COARSE) + 0.4 * fine - np.float32(rng.uniform(0.2, 1.8))
+    closed = 1 - gaps * np.clip(1.5 * opening, 0, 1)
+    eosin *= closed * (1 + 0.28 * fine + 0.15 * medium)
+    hematoxylin *= closed * (1 + 0.5 * noise(rng, MEDIUM))
+    if fibrous.any():
+        eosin *= 1 + fibrous * (fibres(rng, scene.angle) - 1)
+    if scene.walls is not None:
+        eosin += 0.6 * scene.walls
+        hematoxylin += 0.15 * scene.walls
+    return np.maximum(hematoxylin, 0), np.maximum(eosin, 0)
+
+
+def fibres(rng: np.random.Generator, angle: float) -> Plane:
+    """Draw wavy bundles along an angle: a factor (96,96) on the eosin, 0 in clefts and up to 2."""
+    import cv2
+
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    x, y = XX[INNER], YY[INNER]
+    u, v = x * cos + y * sin, y * cos - x * sin
+    v += np.float32(rng.uniform(2, 7)) * noise(rng, BROAD) + np.float32(rng.uniform(0.3, 1.5)) * noise(rng, COARSE)
+    lows, highs = (1.0, 0.08, -3.0, 0.1), (1.8, 0.3, -0.2, 0.35)
+    width, length, looseness, contrast = rng.uniform(lows, highs).astype(np.float32)
+    x, y = rng.uniform(200, BANK - 200, 2).astype(np.float32)
+    along, across = u * length + x, v * width + y
+    bundles = cv2.remap(noise_bank()[MEDIUM], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    strands = cv2.remap(noise_bank()[FINE], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    clefts = np.clip(1.5 * (bundles + 0.5 * strands - looseness), 0, 1)
+    factor: Plane = np.maximum(1 + contrast * (bundles + strands), 0.2) * clefts
+    return factor

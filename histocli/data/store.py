@@ -1,0 +1,150 @@
+"""Patches packed once into one memory-mapped array."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from itertools import compress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from histocli.data.manifest import Row, row_writer
+from histocli.data.sources import Patch, Pixels, Source
+from histocli.data.stream import CHUNK, Chunk, chunked, load_chunk, map_ordered, worker_count
+from histocli.errors import HistoError
+from histocli.workspace import Workspace, atomic_path
+
+PATCH_SHAPE = (96, 96, 3)
+_HEADER_BYTES = 128
+
+
+class Packed(NamedTuple):
+    """What packing came to: counts of patches by what became of them, and the SHA-256 of the pixels."""
+
+    patches: int
+    duplicates_dropped: int
+    sha1_mismatches: int
+    unreadable: int
+    sha256: str
+
+
+class _Fingerprinted(NamedTuple):
+    chunk: Chunk
+    sha1: list[str]
+    low: list[int]
+    high: list[int]
+
+
+def open_store(path: Path) -> Pixels:
+    """Map a packed array read-only: (N,96,96,3) uint8.
+
+    Raises:
+        HistoError: it is not there, or not such an array.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise HistoError(f"there are no packed patches at {path}", "histo download packs them") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise HistoError(f"cannot read {path}: {error}", "histo download --force packs it again") from error
+    if array.dtype != np.uint8 or array.shape[1:] != PATCH_SHAPE:
+        raise HistoError(f"{path} holds {array.dtype} {array.shape}, not uint8 (N,96,96,3)")
+    patches: Pixels = array
+    return patches
+
+
+def pack(
+    source: Source,
+    workspace: Workspace,
+    name: str,
+    *,
+    n: int | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int], None] = lambda done: None,
+    on_unreadable: Callable[[str, HistoError], None] = lambda patch, error: None,
+) -> Packed:
+    """Append the patches of `source`, or `n` drawn from them, to the array of data set `name`, and to its manifest.
+
+    Both files appear under their names only when everything is in them. `on_progress` is told how many patches were
+    read so far, `on_unreadable` which could not be.
+    """
+    done = duplicates = mismatches = unreadable = count = 0
+    seen: set[tuple[str, bytes]] = set()
+    pixels_digest = hashlib.sha256()
+    with (
+        atomic_path(workspace.patches_path(name)) as temporary,
+        temporary.open("wb") as array,
+        row_writer(workspace.manifest_path(name)) as manifest,
+    ):
+        _write_header(array, 0)
+        for chunk, sha1s, lows, highs in map_ordered(
+            _fingerprint, chunked(_drawn(source, n, seed), CHUNK), worker_count()
+        ):
+            keep = np.ones(len(chunk.patches), bool)
+            for i, patch in enumerate(chunk.patches):
+                key = (patch.split, bytes.fromhex(sha1s[i])[:12])
+                if source.drop_duplicates and key in seen:
+                    keep[i] = False
+                    continue
+                if source.drop_duplicates:
+                    seen.add(key)
+                mismatches += source.id_is_sha1 and patch.id != sha1s[i]
+                manifest.writerow(
+                    Row(
+                        patch.id,
+                        patch.label,
+                        patch.slide,
+                        patch.hospital,
+                        patch.split,
+                        sha1s[i],
+                        lows[i],
+                        highs[i],
+                    )
+                )
+            kept = chunk.pixels if keep.all() else chunk.pixels[keep]
+            kept.tofile(array)
+            pixels_digest.update(kept.data)
+            count += len(kept)
+            duplicates += int((~keep).sum())
+            unreadable += len(chunk.failures)
+            for failure in chunk.failures:
+                on_unreadable(*failure)
+            done += len(chunk.patches) + len(chunk.failures)
+            on_progress(done)
+        if count == 0:
+            raise HistoError(f"no patch could be read from {source.report.origin}", "check what it holds")
+        _write_header(array, count)
+    return Packed(count, duplicates, mismatches, unreadable, pixels_digest.hexdigest())
+
+
+def _drawn(source: Source, n: int | None, seed: int) -> Iterator[Patch]:
+    """All patches of the source, or `n` of them drawn without replacement, in its order."""
+    if n is None or source.total is None or n >= source.total:
+        return source.patches()
+    chosen = np.zeros(source.total, bool)
+    chosen[np.random.default_rng(seed).choice(source.total, n, replace=False)] = True
+    return compress(source.patches(), chosen)
+
+
+def _fingerprint(patches: list[Patch]) -> _Fingerprinted:
+    """Load a chunk and compute what the manifest wants of each patch, all on the worker thread."""
+    chunk = load_chunk(patches)
+    flat = chunk.pixels.reshape(len(chunk.pixels), -1)
+    low, high = (flat.min(1), flat.max(1)) if len(flat) else (flat[:, 0], flat[:, 0])
+    return _Fingerprinted(
+        chunk,
+        [hashlib.sha1(row.data, usedforsecurity=False).hexdigest() for row in flat],
+        low.tolist(),
+        high.tolist(),
+    )
+
+
+def _write_header(file: IO[bytes], count: int) -> None:
+    """Write the .npy header at the file's start; NumPy pads it so that `count` may grow in place."""
+    file.seek(0)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *PATCH_SHAPE)}
+    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+    if file.tell() != _HEADER_BYTES:
+        raise AssertionError(f"an .npy header of {file.tell()} bytes, not {_HEADER_BYTES}")
+    file.seek(0, os.SEEK_END)

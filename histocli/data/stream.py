@@ -1,0 +1,74 @@
+"""Patches decoded in parallel, in order, a bounded number ahead of whoever takes them."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from histocli.data.sources import Patch, Pixels
+from histocli.errors import HistoError
+
+CHUNK = 64  # patches per task: enough to make a task's own cost vanish, few enough to keep memory small
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Chunk(NamedTuple):
+    """Some consecutive patches: those that could be read with their pixels (k,96,96,3), and the others' errors."""
+
+    patches: list[Patch]
+    pixels: Pixels
+    failures: list[tuple[str, HistoError]]
+
+
+def worker_count() -> int:
+    """How many decoding threads pay: one per core this process may use, eight at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores))
+
+
+def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Cut `items` into lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def map_ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """Yield `function(item)` in the order of `items`, computed on threads at most a few items ahead."""
+    pending: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def load_chunk(patches: list[Patch]) -> Chunk:
+    """Load every patch of the list; one that cannot be read becomes a failure beside the others."""
+    good: list[Patch] = []
+    pixels: list[Pixels] = []
+    failures: list[tuple[str, HistoError]] = []
+    for patch in patches:
+        try:
+            pixels.append(patch.load())
+            good.append(patch)
+        except HistoError as error:
+            failures.append((patch.id, error))
+    stacked = np.stack(pixels) if pixels else np.empty((0, 96, 96, 3), np.uint8)
+    return Chunk(good, stacked, failures)
+
+
+def load_chunks(patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None) -> Iterator[Chunk]:
+    """Load patches on worker threads and yield them in order, `size` at a time."""
+    return map_ordered(load_chunk, chunked(patches, size), workers or worker_count())
