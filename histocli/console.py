@@ -59,6 +59,11 @@ class Reporter:
         if self.verbose:
             self.console.print(escape(message), style="dim")
 
+    def heading(self, message: str) -> None:
+        """What comes next, set off from what came before."""
+        if not self.quiet:
+            self.console.print(f"\n[bold cyan]{escape(message)}[/]")
+
     def warn(self, message: str) -> None:
         """Something that went well but should be known; shown even with `-q`."""
         self.console.print(f"[yellow]warning:[/] {escape(message)}")
@@ -80,7 +85,8 @@ class Reporter:
         """A table: the first column to the left, the others to the right."""
         if self.quiet:
             return
-        self.console.print(f"[bold]{escape(title)}[/]")
+        if title:
+            self.console.print(f"[bold]{escape(title)}[/]")
         table = Table(header_style="dim", box=None, pad_edge=False)
         for i, column in enumerate(columns):
             table.add_column(escape(column), justify="right" if i else "left", overflow="fold")

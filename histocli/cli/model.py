@@ -113,7 +113,8 @@ def evaluate(
             on_progress=bar,
             on_unreadable=lambda error: state.report.warn(str(error)),
         )
-    title = f"{report['run']} on {report['data']}, {report['split']}: {report['n']:,} patches, {report['positives']:,} tumour"
+    counts = f"{report['n']:,} patches, {report['positives']:,} tumour"
+    title = f"{report['run']} on {report['data']}, {report['split']}: {counts}"
     rows = [[name.replace("_", " "), number(value)] for name, value in report["metrics"].items()]
     state.report.table(title, ["metric", "value"], rows)
     confusion = report["confusion"]

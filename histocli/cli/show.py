@@ -1,1 +1,94 @@
 """`histo plot` and `histo demo`."""
+
+import shlex
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from histocli.choices import Device
+from histocli.cli import options
+from histocli.cli.app import State, app
+from histocli.console import Reporter, number
+from histocli.errors import HistoError
+from histocli.figures import Format, Kind
+from histocli.workspace import Workspace, read_json
+
+
+@app.command()
+def plot(
+    ctx: typer.Context,
+    run: Annotated[str | None, typer.Option(help="The run to draw.", show_default="the newest")] = None,
+    kind: Annotated[list[Kind] | None, typer.Option(help="What to draw; may be repeated.", show_default="all")] = None,
+    format: Annotated[Format, typer.Option("--format", help="The pictures' format.")] = Format.PNG,
+) -> None:
+    """Draw learning curves, ROC, calibration, errors and more from the metric files."""
+    state: State = ctx.obj
+    from histocli.commands.plot import plot as command
+
+    paths = command(state.workspace, run, kind or [Kind.ALL], format)
+    for path in paths:
+        state.report.note(str(path))
+    state.report.done(f"drew {len(paths)} pictures into {state.workspace.plots_dir}")
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the workspace in this folder.", show_default="removed afterwards")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=400, help="Synthetic patches to make.")] = 5_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 4,
+    seed: options.Seed = 0,
+    device: options.DeviceOption = Device.AUTO,
+) -> None:
+    """Run the whole pipeline on synthetic patches: download, balance, train, eval, predict, plot."""
+    state: State = ctx.obj
+    if keep is not None and keep.is_dir() and any(keep.iterdir()):
+        raise HistoError(f"--keep {keep}: the folder is not empty", "name a new one")
+    with TemporaryDirectory(prefix="histo-demo-") if keep is None else nullcontext(keep) as folder:
+        root = Path(folder)
+        for step in _steps(root, n, epochs, seed, device):
+            state.report.heading("histo " + shlex.join(step))
+            _run(["--workspace", str(root), *(["--quiet"] if state.report.quiet else []), *step])
+        workspace = Workspace(root)
+        _summary(state.report, workspace)
+        if keep is not None:
+            state.report.done(f"everything is in {root}", f"histo -w {shlex.quote(str(root))} eval --tta")
+
+
+def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
+    """The command lines of the pipeline."""
+    seeded = ["--seed", str(seed)]
+    return [
+        ["download", "--source", "synthetic", "--n", str(n), *seeded],
+        ["balance", "--n", "max", "--val-fraction", "0.2", *seeded],
+        ["train", "--epochs", str(epochs), "--device", device.value, *seeded],
+        ["eval", "--ckpt", "best.pt", "--device", device.value],
+        ["predict", "synthetic", "--ckpt", "best.pt", "--device", device.value, "--out", str(root / "preds.csv")],
+        ["plot"],
+    ]
+
+
+def _run(arguments: list[str]) -> None:
+    """Run a command of this application in this process, so that torch is loaded once."""
+    code = typer.main.get_command(app).main(arguments, prog_name="histo", standalone_mode=False)
+    if code:
+        raise typer.Exit(code)
+
+
+def _summary(report: Reporter, workspace: Workspace) -> None:
+    """The metrics of the demo's evaluation, and where the pictures are."""
+    for path in sorted(workspace.metrics_dir.glob("*-val.json")):
+        metrics = read_json(path)["metrics"]
+        report.heading("what came of it")
+        report.table(
+            "",
+            ["metric on slides not trained on", "value"],
+            [[k.replace("_", " "), number(v)] for k, v in metrics.items()],
+        )
+    for path in sorted(workspace.plots_dir.iterdir()):
+        report.note(str(path))

@@ -178,15 +178,15 @@ def _sample_sheet(workspace: Workspace, name: str) -> Picture:
 
 
 def _errors(workspace: Workspace, evaluations: dict[Path, dict[str, Any]]) -> list[Picture]:
-    """Give a sheet for each evaluation of packed patches; those of a loose folder are in no store to draw from."""
+    """Give a sheet for each evaluation whose patches are packed here; those of a loose folder never are."""
     pictures = []
     for path, metrics in evaluations.items():
         scores = _read_scores(path.with_name(metrics["scores"]))
-        if (scores["data"] != "").all():
+        if all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique()):
             pictures.append(_error_sheet(workspace, path.stem, metrics, scores))
     if not pictures:
         raise MissingInputError(
-            "the scored patches are not packed", "histo download --source folder packs them, then histo eval --data"
+            "the scored patches are not packed here", "histo download packs them, histo eval --data NAME scores them"
         )
     return pictures
 
@@ -235,7 +235,7 @@ def _read_scores(path: Path) -> "pd.DataFrame":
             na_values={"index": [""]},
         )
     except FileNotFoundError:
-        raise HistoError(f"there is no {path}", again) from None
+        raise MissingInputError(f"there is no {path}", again) from None
     except ValueError as error:
         raise HistoError(f"{path} is not a table of scores: {error}", again) from error
     if absent := {"id", "label", "prob", "data", "index"} - set(scores.columns):
@@ -259,7 +259,7 @@ def _patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
     """Fetch rows of the data set `name`.
 
     Raises:
-        HistoError: it is not packed, or has been packed anew with fewer patches.
+        HistoError: it has been packed anew with fewer patches, or cannot be read.
 
     """
     import numpy as np

@@ -39,7 +39,7 @@ def write_folder(folder, files):
 
 def zipped(files):
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return stream.getvalue()

@@ -84,9 +84,7 @@ class FileServer:
         return f"{self._scheme}://{host}:{self.port}/{path}"
 
     def ranges(self, path: str) -> list[str | None]:
-        return [
-            request.range for request in self.requests if request.path == path and request.method == "GET"
-        ]
+        return [request.range for request in self.requests if request.path == path and request.method == "GET"]
 
     def __enter__(self) -> "FileServer":
         self._thread.start()

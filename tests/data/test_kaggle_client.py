@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,15 +135,48 @@ def test_a_connection_that_stays_away_is_given_up(kaggle, downloads, policy, tok
 
 def test_cut_connections_are_resumed(kaggle, downloads, policy, token, layout):
     layout = layout | {"padding.bin": np.random.default_rng(1).bytes(5_000_000)}
-    cut = Reply(body=zipped(layout), cut_after=1_500_000, headers={"Content-Type": "application/zip"})
+    whole = archive_reply(layout)
+    cut = replace(whole, cut_after=1_500_000)
     # Every try asks twice: for the archive, and, where a part of it is here, for the rest.
-    answer(kaggle, cut, *[archive_reply(layout), cut] * 4, forever=archive_reply(layout))
+    answer(kaggle, cut, *[whole, cut] * 4, forever=whole)
     download_competition(downloads, policy=policy)
     ranges = [request.range for request in kaggle.requests if request.range]
     assert ranges == [f"bytes={k << 20}-" for k in range(1, 6)]  # the client keeps whole pieces of 1 MiB
     source = KaggleSource(None, downloads)
     source.fetch()
     check_all(source)
+
+
+@pytest.mark.parametrize("body", [b"<html>quota", b"PK\x03\x04 cut"])
+def test_a_damaged_archive_is_fetched_anew(kaggle, downloads, policy, token, layout, body):
+    answer(kaggle, Reply(body=body), forever=archive_reply(layout))
+    with pytest.raises(HistoError, match="damaged"):
+        download_competition(downloads, policy=policy)
+    assert len(list(download_competition(downloads, policy=policy).glob("train/*.tif"))) > 0
+
+
+def test_an_archive_with_a_damaged_image_is_an_error(kaggle, downloads, policy, token, layout):
+    body = bytearray(zipped(layout))
+    body[len(body) // 2] ^= 0xFF
+    answer(kaggle, forever=Reply(body=bytes(body)))
+    with pytest.raises(HistoError, match="damaged"):
+        download_competition(downloads, policy=policy)
+    assert list(downloads.rglob("*.complete")) == []
+
+
+def test_the_clients_own_folder_is_used_where_it_is_set(kaggle, tmp_path, downloads, token, layout, monkeypatch):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+    answer(kaggle, forever=archive_reply(layout))
+    assert download_competition(downloads).is_relative_to(tmp_path / "cache")
+    assert not downloads.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(kaggle, downloads, policy, token, layout):
+    competition_dir(downloads).parent.mkdir(parents=True)
+    competition_dir(downloads).write_text("in the way")
+    answer(kaggle, forever=archive_reply(layout))
+    with pytest.raises(HistoError, match="cannot write"):
+        download_competition(downloads, policy=policy)
 
 
 def test_a_malformed_token_is_not_quoted(kaggle, downloads, policy, monkeypatch, capfd):

@@ -6,9 +6,11 @@ import hashlib
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from histocli.data.sources import pcam
-from histocli.data.sources.hdf5 import opened, read_patches
+from histocli.data.sources.hdf5 import opened, read_labels, read_patches
 from histocli.data.sources.pcam import MD5, PcamSource
 from histocli.data.sources.slides import hospital_of
 from histocli.data.sources.transfer import PlannedFile, RetryPolicy
@@ -215,12 +217,38 @@ def test_some_splits_alone(folder, downloads):
     assert "without the split train" in source.report.notes[0]
 
 
-def test_chunked_and_compressed_arrays(tmp_path):
+@pytest.mark.parametrize("options", [{"chunks": (7, 96, 96, 3), "compression": "gzip"}, {"chunks": (1024, 96, 96, 3)}])
+def test_chunked_and_compressed_arrays(tmp_path, options):
     pixels = pixels_of("train")
-    path = tmp_path / "x.h5"
-    write_h5(path, "x", pixels, chunks=(7, 96, 96, 3), compression="gzip")
+    write_h5(tmp_path / "x.h5", "x", pixels, maxshape=(None, 96, 96, 3), **options)
     with opened(tmp_path / "x.h5.gz", tmp_path, rows=60) as file:
-        assert np.array_equal(np.stack(list(read_patches(file, path, 60))), pixels)
+        assert np.array_equal(np.stack(list(read_patches(file, tmp_path / "x.h5.gz", 60))), pixels)
+
+
+@pytest.fixture(scope="session")
+def small_h5(tmp_path_factory):
+    path = tmp_path_factory.mktemp("fuzz") / "x.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=pixels_of("valid")[:4], chunks=(3, 96, 96, 3), compression="gzip")
+        file["y"] = np.zeros((4, 1, 1, 1), np.uint8)
+    return path
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6), end=st.integers(0, 200_000))
+def test_whatever_is_in_the_file_it_is_read_or_refused(small_h5, tmp_path, changes, end):
+    data = bytearray(small_h5.read_bytes())
+    for place, value in changes:
+        data[place] = value
+    path = tmp_path / "x.h5"
+    path.write_bytes(data[: max(end, 100)])
+    try:
+        labels = read_labels(path, tmp_path)
+        with opened(path, tmp_path) as file:
+            assert sum(pixels.shape == (96, 96, 3) for pixels in read_patches(file, path, len(labels))) == len(labels)
+    except HistoError as error:
+        refusal = str(error)
+        assert str(path) in refusal
 
 
 def test_without_the_meta_table_the_slides_are_not_known(folder, downloads, pcam_files):
@@ -318,7 +346,7 @@ def not_hdf5(folder):
 
 
 def bomb(folder):
-    (folder / (file_name("valid", "x") + ".h5.gz")).write_bytes(gzip.compress(b"\0" * 40_000_000))
+    (folder / (file_name("valid", "x") + ".h5.gz")).write_bytes(gzip.compress(b"\0" * 5_000_000) * 30)
 
 
 def no_wsi(folder):

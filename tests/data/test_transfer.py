@@ -291,9 +291,7 @@ def test_nobody_listening_is_given_up(target, policy, waits):
     assert len(waits) == 2
 
 
-@pytest.mark.parametrize(
-    "reply", [Reply(extra=b"more" * 10_000), Reply(headers={"Connection": "close"}, extra=b"x")]
-)
+@pytest.mark.parametrize("reply", [Reply(extra=b"more" * 10_000), Reply(headers={"Connection": "close"}, extra=b"x")])
 def test_a_body_longer_than_promised_is_stopped_at_the_promise(server, target, policy, reply):
     server.script("patches.h5.gz", reply)
     fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
@@ -326,9 +324,7 @@ def test_a_body_without_a_sound_length_is_read_to_its_end(server, target, policy
 
 def test_a_piece_that_is_not_the_one_asked_for_is_not_joined(server, target, policy):
     leave_part(server, target, policy, 300_000)
-    wrong = Reply(
-        status=206, headers={"Content-Range": f"bytes 10-{len(BODY) - 1}/{len(BODY)}"}, body=BODY[10:]
-    )
+    wrong = Reply(status=206, headers={"Content-Range": f"bytes 10-{len(BODY) - 1}/{len(BODY)}"}, body=BODY[10:])
     server.script("patches.h5.gz", wrong)
     fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == ["bytes=300000-", None]
@@ -385,18 +381,14 @@ def test_a_damaged_record_starts_over(server, target, policy, note):
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_followed(server, target, policy, status):
-    server.script(
-        "here", forever=Reply(status=status, headers={"Location": server.url("patches.h5.gz")}, body=b"")
-    )
+    server.script("here", forever=Reply(status=status, headers={"Location": server.url("patches.h5.gz")}, body=b""))
     fetch(server.url("here"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
     assert remote_size(server.url("here"), policy) == len(BODY)
 
 
 def test_a_redirected_download_is_resumed(server, target, policy):
-    server.script(
-        "here", forever=Reply(status=302, headers={"Location": server.url("patches.h5.gz")}, body=b"")
-    )
+    server.script("here", forever=Reply(status=302, headers={"Location": server.url("patches.h5.gz")}, body=b""))
     server.script("patches.h5.gz", Reply(cut_after=300_000))
     fetch(server.url("here"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == [None, "bytes=300000-"]
@@ -454,9 +446,7 @@ def test_tls_is_never_switched_off(tmp_path, target, policy, waits):
 def test_a_redirect_from_https_to_http_is_refused(server, tmp_path, target, policy):
     context = self_signed(tmp_path)
     with FileServer({}, tls=context) as secure:
-        secure.script(
-            "up", forever=Reply(status=302, headers={"Location": server.url("patches.h5.gz")}, body=b"")
-        )
+        secure.script("up", forever=Reply(status=302, headers={"Location": server.url("patches.h5.gz")}, body=b""))
         code = (
             "import sys; from pathlib import Path; from histocli.data.sources.transfer import fetch\n"
             "fetch(sys.argv[1], Path(sys.argv[2]))"

@@ -60,7 +60,8 @@ def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: flo
     cos, sin = np.cos(angle) * spacing, np.sin(angle) * spacing
     middle = SIZE / 2 + (rng.random(2) - 0.5) * spacing
     points = points @ np.array([[cos, sin], [-sin, cos]], np.float32) + middle.astype(np.float32)
-    return points[((points >= -margin) & (points < SIZE + margin)).all(1)]
+    x, y = points.T
+    return points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
 
 
 def place_cells(rng: np.random.Generator, scene: Scene, growth: Growth) -> Plane:
@@ -90,7 +91,7 @@ def cells_of(rng: np.random.Generator, kind: int, scene: Scene, growth: Growth) 
     share = rng.uniform(fewest, most)
     if kind == LUMEN:  # empty, with a few red cells, or full of them
         share = (0.0, 0.1, 0.9)[rng.integers(3)]
-    columns, rows = points.T.astype(np.intp) + PAD
+    columns, rows = (points.T + PAD).astype(np.intp)
     kept = points[(scene.kinds[rows, columns] == kind) & (rng.random(len(points)) < share)]
     table = np.zeros((PROPERTIES, len(kept)), np.float32)
     table[X], table[Y] = kept.T
@@ -105,11 +106,11 @@ def cells_of(rng: np.random.Generator, kind: int, scene: Scene, growth: Growth) 
 # Nuclei by kind: share of the kind's cells, then mean and deviation of radius, of stretch (long over short axis)
 # and of chromatin, and texture, rim and irregularity. All other cells are small lymphocytes.
 Nuclei = tuple[float, tuple[float, float], tuple[float, float], tuple[float, float], tuple[float, float, float]]
-LYMPHOCYTE: Nuclei = (1.0, (3.1, 0.35), (1.1, 0.28), (1.25, 0.3), (0.35, 0.15, 0.14))
+LYMPHOCYTE: Nuclei = (1.0, (3.1, 0.35), (1.1, 0.28), (1.25, 0.3), (0.28, 0.15, 0.14))
 NUCLEI: dict[int, Nuclei] = {
     LYMPH: (0.06, (4.1, 0.4), (1.2, 0.2), (1.0, 0.2), (0.28, 0.25, 0.12)),
-    GERMINAL: (0.75, (4.3, 0.5), (1.25, 0.2), (0.95, 0.2), (0.30, 0.3, 0.15)),
-    SINUS: (0.6, (4.4, 0.6), (1.5, 0.3), (0.75, 0.18), (0.25, 0.35, 0.10)),
+    GERMINAL: (0.75, (4.3, 0.5), (1.25, 0.2), (0.95, 0.2), (0.24, 0.3, 0.15)),
+    SINUS: (0.6, (4.4, 0.6), (1.5, 0.3), (0.75, 0.18), (0.22, 0.35, 0.10)),
     STROMA: (0.85, (3.1, 0.5), (4.0, 1.6), (1.05, 0.3), (0.25, 0.0, 0.2)),
 }
 
@@ -133,7 +134,7 @@ def shape_nuclei(rng: np.random.Generator, kind: int, table: Plane, growth: Grow
 def cancer_nuclei(growth: Growth) -> Nuclei:
     """Describe the nuclei of one slide's tumour."""
     size, chromatin = (growth.radius, 0.15 * growth.radius), (growth.chromatin, 0.2 * growth.chromatin)
-    return 0.95, size, (1.25, 0.2), chromatin, (0.34, growth.rim, growth.irregularity)
+    return 0.95, size, (1.25, 0.2), chromatin, (0.24, growth.rim, growth.irregularity)
 
 
 def form_nuclei(rng: np.random.Generator, nuclei: Nuclei, table: Plane, chosen: Mask | None) -> None:
@@ -175,7 +176,7 @@ def draw_borders(owner: Owners, kinds: Kinds, growth: Growth, hematoxylin: Plane
     edge[:, 1:] += owner[:, 1:] != owner[:, :-1]
     borders = BORDERS.copy()
     borders[TUMOUR] = growth.borders
-    factor = 1 + 0.5 * borders[kinds] * edge
+    factor = 1 + 0.5 * borders.take(kinds) * edge
     eosin *= factor
     hematoxylin *= factor
 
@@ -187,7 +188,7 @@ def draw_cells(rng: np.random.Generator, scene: Scene, growth: Growth, hematoxyl
         return
     owner = nearest_cell(table)
     draw_borders(owner, scene.kinds[INNER], growth, hematoxylin, eosin)
-    cell = np.take(table, owner, axis=1)
+    cell = [row.take(owner) for row in table]  # one by one: small arrays need no fresh memory
     dx, dy = XX[INNER] - cell[X], YY[INNER] - cell[Y]
     u = dx * cell[COS] + dy * cell[SIN]
     v = dy * cell[COS] - dx * cell[SIN]
@@ -197,7 +198,7 @@ def draw_cells(rng: np.random.Generator, scene: Scene, growth: Growth, hematoxyl
     mottle = 0.5 * noise(rng, FINE) + 0.9 * noise(rng, GRAIN)
     chromatin = 1 + cell[TEXTURE] * mottle + cell[RIM] * np.maximum(1 - np.abs(depth - 0.7), 0)
     chromatin *= cell[CHROMATIN]
-    if cell[NUCLEOLUS].any():
+    if table[NUCLEOLUS].any():
         chromatin += cell[NUCLEOLUS] * np.exp(-0.7 * (np.square(u - cell[NU]) + np.square(v - cell[NV])))
     hematoxylin += nucleus * (np.maximum(chromatin, 0) - hematoxylin)
     eosin += nucleus * (cell[RED] - 0.35 * eosin)

@@ -23,7 +23,7 @@ _ROWS = 256
 _MAX_BLOCK = 4096 * 96 * 96 * 3
 _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
-_OVERHEAD = 1 << 24  # what HDF5 may add to the bare pixels
+_OVERHEAD = _MAX_BLOCK + (1 << 24)  # what HDF5 may add to the bare pixels: the last chunk is stored whole
 
 Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Progress = Callable[[int, int | None], None]

@@ -5,7 +5,9 @@ What it raises can quote the token, so no message of its own is passed on, and n
 
 import os
 import sys
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -48,7 +50,7 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
     while True:
         try:
             with _cache(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
-                return _download(force and failures == 0)
+                return _download(archive, force and failures == 0)
         except TransientError as error:
             failures = 1 if _size(archive) > best else failures + 1
             best = max(best, _size(archive))
@@ -74,7 +76,7 @@ def _cache(downloads_dir: Path) -> Iterator[None]:
         del os.environ[_CACHE]
 
 
-def _download(force: bool) -> Path:
+def _download(archive: Path, force: bool) -> Path:
     import kagglehub
     import requests  # type: ignore[import-untyped, unused-ignore]
     from kagglehub import exceptions as client
@@ -85,15 +87,23 @@ def _download(force: bool) -> Path:
         raise _refused(401) from None
     except requests.HTTPError as error:
         raise _refused(0 if error.response is None else error.response.status_code) from None
-    except (client.DataCorruptionError, zipfile.BadZipFile):
-        raise HistoError("Kaggle's archive came damaged", "fetch it again with --force") from None
-    except ValueError:  # an unreadable kaggle.json, or a token that no header can hold
+    except (client.DataCorruptionError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError):
+        raise _damaged(archive) from None
+    except ValueError as error:
+        if str(error).startswith("Unsupported archive"):
+            raise _damaged(archive) from None
+        # An unreadable kaggle.json, or a token that no header can hold.
         raise HistoError("the Kaggle credentials are malformed", _LOGIN_HINT) from None
     except requests.RequestException as error:
         raise TransientError(f"no connection ({type(error).__name__})") from None
     except OSError as error:
         hint = f"free some space or set {_CACHE} to a folder elsewhere"
         raise HistoError(f"cannot write Kaggle's archive: {error.strerror}", hint) from None
+
+
+def _damaged(archive: Path) -> HistoError:
+    archive.unlink(missing_ok=True)  # the client would take it for complete
+    return HistoError("Kaggle's archive came damaged", "run the same command again: it is fetched anew")
 
 
 def _refused(status: int) -> Exception:

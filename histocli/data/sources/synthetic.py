@@ -35,6 +35,7 @@ TUMOUR_SLIDES = 0.6
 BLANK_SHARE = 0.0015
 BLACK_SHARE = 0.0015
 DUPLICATE_SHARE = 0.005
+CLEAR = 3.0  # px: kept between an outer tumour and the centre; a central one reaches at least so far into it
 
 # Hematoxylin and eosin, as optical density in red, green and blue, at each simulated hospital.
 HOSPITALS = {
@@ -147,7 +148,7 @@ class SyntheticSource:
 
 
 def make_slide(seed: int, number: int, name: str, has_tumour: bool) -> Slide:
-    """One slide of a seed: its hospital's stains varied, its scanner, and the growth of its tumour."""
+    """Make one slide of a seed: its hospital's stains varied, its scanner, and the growth of its tumour."""
     rng = np.random.default_rng((seed, number, 1))
     hospital = str(rng.choice(list(HOSPITALS), p=[0.4, 0.3, 0.18, 0.12]))
     stains = np.array(HOSPITALS[hospital]) * rng.normal(1, 0.04, (2, 3))
@@ -158,9 +159,9 @@ def make_slide(seed: int, number: int, name: str, has_tumour: bool) -> Slide:
         spacing=radius * rng.uniform(2.2, 2.9),
         chromatin=rng.uniform(0.4, 0.85),
         rim=rng.uniform(0.1, 0.6),
-        nucleolus=rng.uniform(0.4, 1.2),
+        nucleolus=rng.uniform(0.5, 1.4),
         irregularity=rng.uniform(0.05, 0.16),
-        eosin=rng.uniform(0.4, 0.85),
+        eosin=rng.uniform(0.35, 0.75),
         basophilia=rng.uniform(0.1, 0.35),
         borders=rng.uniform(-0.5, 0.4),
         lumens=rng.uniform(0, 0.8) if rng.random() < 0.3 else 0.0,
@@ -173,7 +174,7 @@ def make_slide(seed: int, number: int, name: str, has_tumour: bool) -> Slide:
         stains.astype(np.float32),
         (rng.uniform(236, 244) + rng.normal(0, 1.5, 3)).astype(np.float32),
         blur=rng.uniform(0.3, 0.45),
-        sharpen=rng.uniform(1.1, 2.2),
+        sharpen=rng.uniform(0.3, 0.8),
         noise=rng.uniform(0.5, 2.0),
         has_tumour=has_tumour,
         growth=growth,
@@ -194,11 +195,8 @@ def draw_layout(slide: Slide, key: tuple[int, ...]) -> Layout:
     return Layout((), key)
 
 
-CLEAR = 3.0  # px: kept between an outer tumour and the centre; a central one reaches at least so far into it
-
-
 def central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
-    """Tumour that reaches the central 32x32: a sheet, an edge, or nests."""
+    """Draw tumour that reaches the central 32x32: a sheet, an edge, or nests."""
     form = rng.random()
     if form < 0.35:
         return (Blob(48, 48, 200),)
@@ -210,7 +208,7 @@ def central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
 
 
 def outer_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
-    """Tumour in the outer ring that stays clear of the central 32x32, whatever its outline does."""
+    """Draw tumour in the outer ring that stays clear of the central 32x32, whatever its outline does."""
     blobs = [
         touching_blob(rng, rng.choice([rng.uniform(14, 26), rng.uniform(40, 120)]), -rng.uniform(WANDER + CLEAR, 14))
         for _ in range(rng.integers(1, 3))
@@ -255,17 +253,17 @@ def photograph(rng: np.random.Generator, slide: Slide, hematoxylin: Plane, eosin
     """Turn stain (96,96) into (96,96,3) uint8 RGB, by Beer-Lambert's law and through the slide's scanner."""
     import cv2
 
-    density = cv2.transform(cv2.merge([hematoxylin, eosin]), slide.stains.T)
-    light = np.exp(-density) * slide.white
-    colour = cv2.cvtColor((light + 0.5).astype(np.uint8), cv2.COLOR_RGB2YCrCb)
-    blur = slide.blur if rng.random() > 0.02 else rng.uniform(0.8, 1.1)  # now and then out of focus
-    grey: Plane = cv2.GaussianBlur(colour[..., 0].astype(np.float32), (0, 0), blur)
+    light = [
+        (np.exp(-h * hematoxylin - e * eosin) * white + np.float32(0.5)).astype(np.uint8)
+        for h, e, white in zip(*slide.stains, slide.white, strict=True)
+    ]
+    colour = cv2.cvtColor(cv2.merge(light), cv2.COLOR_RGB2YCrCb)
+    blur = slide.blur if rng.random() > 0.02 else rng.uniform(0.7, 0.95)  # now and then out of focus
+    grey = np.asarray(cv2.GaussianBlur(colour[..., 0].astype(np.float32), (0, 0), blur), np.float32)
     grey += np.float32(slide.sharpen) * (grey - cv2.GaussianBlur(grey, (7, 7), 1.2))
     grey += np.float32(slide.noise) * noise(rng, GRAIN)
     colour[..., 0] = np.clip(grey, 0, 255)
     # Colour is kept at half the resolution of brightness, as JPEG does.
-    colour = cv2.cvtColor(np.clip(light, 0, 255).astype(np.uint8), cv2.COLOR_RGB2YCrCb)
     half = cv2.resize(colour, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
     colour[..., 1:] = cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)[..., 1:]
-    pixels: Pixels = cv2.cvtColor(colour, cv2.COLOR_YCrCb2RGB)
-    return pixels
+    return np.asarray(cv2.cvtColor(colour, cv2.COLOR_YCrCb2RGB), np.uint8)

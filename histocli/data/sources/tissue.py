@@ -17,7 +17,7 @@ Kinds = np.ndarray[Any, np.dtype[np.uint8]]
 
 SIZE = 96
 CENTRE = slice(32, 64)
-PAD = 8
+PAD = 6
 FRAME = SIZE + 2 * PAD
 INNER = (slice(PAD, -PAD), slice(PAD, -PAD))
 BANK = 768
@@ -66,7 +66,7 @@ class Layout:
 
 @dataclass
 class Scene:
-    """The ground of one patch: a kind per pixel (112,112), the direction of fibres, and thin walls (96,96)."""
+    """The ground of one patch: a kind per pixel (108,108), the direction of fibres, and thin walls (96,96)."""
 
     kinds: Kinds
     angle: float
@@ -85,7 +85,7 @@ def noise_bank() -> Plane:
 
 def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
     """Take a random window (size,size) of one noise bank: a view, not to be written."""
-    x, y = (rng.random(2) * (BANK - size)).astype(int).tolist()
+    x, y = int(rng.random() * (BANK - size)), int(rng.random() * (BANK - size))
     return noise_bank()[scale, y : y + size, x : x + size]
 
 
@@ -96,7 +96,7 @@ def distance(x: Plane, y: Plane) -> Plane:
 
 
 def tumour_field(layout: Layout) -> Mask:
-    """Say where the tumour of a layout lies, over the whole frame (112,112)."""
+    """Say where the tumour of a layout lies, over the whole frame (108,108)."""
     if not layout.blobs:
         return np.zeros((FRAME, FRAME), np.bool_)
     rng = np.random.default_rng((*layout.key, 1))
@@ -119,7 +119,7 @@ AROUND_TUMOUR = np.cumsum([0.03, 0.38, 0.05, 0.14, 0.40])
 
 
 def draw_scene(rng: np.random.Generator, tumour: Mask, growth: Growth) -> Scene:
-    """Lay out the kinds of tissue of a patch around (and inside) its tumour (112,112)."""
+    """Lay out the kinds of tissue of a patch around (and inside) its tumour (108,108)."""
     has_tumour = bool(tumour.any())
     main, second = np.searchsorted(AROUND_TUMOUR if has_tumour else MAIN_KINDS, rng.random(2) * 0.9999)
     kinds: Kinds = np.full((FRAME, FRAME), main, np.uint8)
@@ -142,7 +142,7 @@ def draw_scene(rng: np.random.Generator, tumour: Mask, growth: Growth) -> Scene:
 
 
 def half_plane(rng: np.random.Generator, spread: float) -> Plane:
-    """Draw a wavy boundary at a random place and angle: the signed distance (112,112) to it, in pixels."""
+    """Draw a wavy boundary at a random place and angle: the signed distance (108,108) to it, in pixels."""
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     offset = np.float32(rng.normal(0, spread) + (cos + sin) * SIZE / 2)
@@ -196,9 +196,10 @@ def draw_tumour(rng: np.random.Generator, kinds: Kinds, tumour: Mask, growth: Gr
 
 # What lies between the nuclei of each kind of tissue.
 #                          glass lymph germ  sinus stroma lumen tumour
-GROUND_EOSIN = np.array([0.00, 0.65, 0.62, 0.50, 0.60, 0.06, 0.0], np.float32)
+GROUND_EOSIN = np.array([0.00, 0.62, 0.58, 0.45, 0.46, 0.06, 0.0], np.float32)
 GROUND_HEMATOXYLIN = np.array([0.00, 0.26, 0.26, 0.16, 0.06, 0.00, 0.0], np.float32)
 GROUND_GAPS = np.array([0.00, 0.90, 0.50, 0.95, 0.00, 0.00, 0.3], np.float32)  # how far tears and vacuoles open
+FIBROUS = np.array([0, 0, 0, 0, 1, 0, 0], np.float32)
 
 
 def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple[Plane, Plane]:
@@ -210,13 +211,14 @@ def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple
     eosins[TUMOUR], hematoxylins[TUMOUR] = growth.eosin, growth.basophilia
     eosins[LUMEN] = (0.02, 0.05, 0.35)[rng.integers(3)]
     eosins *= rng.uniform(0.8, 1.25, len(eosins)).astype(np.float32)
-    fibrous = (kinds == STROMA).astype(np.float32)
-    soft = cv2.merge([eosins[kinds], hematoxylins[kinds], GROUND_GAPS[kinds], fibrous])
-    eosin, hematoxylin, gaps, fibrous = cv2.split(cv2.GaussianBlur(soft, (0, 0), 0.8))
+    levels = (eosins, hematoxylins, GROUND_GAPS, FIBROUS)
+    eosin, hematoxylin, gaps, fibrous = (
+        np.asarray(cv2.GaussianBlur(level.take(kinds), (0, 0), 0.8), np.float32) for level in levels
+    )
     medium, fine = noise(rng, MEDIUM), 0.6 * noise(rng, FINE) + 0.8 * noise(rng, GRAIN)
     opening = 0.7 * medium + 0.5 * noise(rng, COARSE) + 0.4 * fine - np.float32(rng.uniform(0.2, 1.8))
     closed = 1 - gaps * np.clip(1.5 * opening, 0, 1)
-    eosin *= closed * (1 + 0.28 * fine + 0.15 * medium)
+    eosin *= closed * (1 + 0.25 * fine + 0.15 * medium)
     hematoxylin *= closed * (1 + 0.5 * noise(rng, MEDIUM))
     if fibrous.any():
         eosin *= 1 + fibrous * (fibres(rng, scene.angle) - 1)

@@ -1,0 +1,284 @@
+"""`histo plot` from the files that the other commands leave in a workspace."""
+
+import csv
+import json
+import os
+import xml.etree.ElementTree as ET
+
+import cv2
+import numpy as np
+import pytest
+
+from histocli.commands.plot import plot
+from histocli.errors import HistoError, UsageError
+from histocli.figures import Format, Kind
+from histocli.metrics import evaluate
+from histocli.workspace import Workspace, write_json, write_text
+
+OF_EVALUATION = [Kind.ROC, Kind.PR, Kind.CONFUSION, Kind.CALIBRATION, Kind.SCORES, Kind.ERRORS]
+
+
+def add_data(workspace, name, labels, pixels=None):
+    folder = workspace.dataset_dir(name)
+    folder.mkdir(parents=True)
+    pixels = np.full((len(labels), 96, 96, 3), 128, np.uint8) if pixels is None else pixels
+    np.save(workspace.patches_path(name), pixels)
+    write_json(workspace.dataset_path(name), {"name": name})
+    rows = "".join(f"{name}-{i},{label}\n" for i, label in enumerate(labels))
+    write_text(workspace.manifest_path(name), "id,label\n" + rows)
+
+
+def add_run(workspace, run, epochs=3, age=0):
+    row = {"train_loss": 0.5, "val_loss": 0.6, "val_auc": 0.9, "val_accuracy": 0.8, "lr": 0.001}
+    lines = (json.dumps(row | {"epoch": epoch}) + "\n" for epoch in range(1, epochs + 1))
+    write_text(workspace.run_dir(run) / "history.jsonl", "".join(lines))
+    config = workspace.run_dir(run) / "config.json"
+    write_json(config, {"run": run, "data": "pcam", "val_patches": 40})
+    changed = config.stat().st_mtime - age
+    os.utime(config, (changed, changed))
+
+
+def add_evaluation(workspace, run, data, split, labels, probs, packed=True):
+    stem = f"{run}-{data}-{split}"
+    names = {"run": run, "data": data, "split": split, "tta": False, "scores": f"{stem}.csv"}
+    write_json(workspace.metrics_dir / f"{stem}.json", evaluate(labels, probs) | names)
+    with (workspace.metrics_dir / f"{stem}.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "label", "prob", "data", "index"])
+        for i, (label, prob) in enumerate(zip(labels, probs, strict=True)):
+            table.writerow([f"patch-{i}", label, prob, data if packed else "", i if packed else ""])
+
+
+def add_balance(workspace):
+    counts = {"negative": 18, "positive": 16, "slides": 2}
+    slides = [
+        {"slide": f"s{i}", "split": split, "negative": 9, "positive": 8} for i, split in enumerate(["train", "val"] * 2)
+    ]
+    report = {"data": "pcam", "n": 68, "split": "slide", "leaks": False, "dropped": {"outliers": 0}, "slides": slides}
+    write_json(workspace.metrics_dir / "balance.json", report | {"counts": {"train": counts, "val": counts}})
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A workspace with everything in it: a data set, a run, its evaluation, a balanced subset."""
+    workspace = Workspace(tmp_path)
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, 2, 40)
+    probs = np.clip(0.5 + 0.25 * (2 * labels - 1) + 0.3 * rng.normal(size=40), 0, 1)
+    add_data(workspace, "pcam", labels)
+    add_run(workspace, "net-1")
+    add_evaluation(workspace, "net-1", "pcam", "val", labels, probs)
+    add_balance(workspace)
+    return workspace
+
+
+def names(paths):
+    return {path.name for path in paths}
+
+
+@pytest.mark.parametrize("format", Format)
+def test_all_draws_every_kind_in_every_format(workspace, format):
+    paths = plot(workspace, None, [Kind.ALL], format)
+    expected = {"net-1-curves", "pcam-balance", "pcam-samples"} | {f"net-1-pcam-val-{kind}" for kind in OF_EVALUATION}
+    assert names(paths) == {f"{stem}.{format}" for stem in expected} == names(workspace.plots_dir.iterdir())
+    for path in paths:
+        check = {Format.PNG: check_png, Format.SVG: check_svg, Format.PDF: check_pdf}[format]
+        check(path)
+
+
+def check_png(path):
+    height, width, _ = cv2.imread(str(path)).shape
+    assert width in (700, 1440), path
+    assert height > 250, path
+
+
+def check_svg(path):
+    assert ET.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg", path
+
+
+def check_pdf(path):
+    written = path.read_bytes()
+    assert written.startswith(b"%PDF-"), path
+    assert written.rstrip().endswith(b"%%EOF"), path
+    assert b"CreationDate" not in written, path
+
+
+def test_drawn_again_the_pictures_are_the_same(workspace):
+    kinds = [Kind.CURVES, Kind.ERRORS]
+    first = {path: path.read_bytes() for path in plot(workspace, None, kinds, Format.PNG)}
+    assert {path: path.read_bytes() for path in plot(workspace, None, kinds, Format.PNG)} == first
+
+
+def test_only_what_is_asked_for_is_drawn_but_of_every_evaluation(workspace):
+    add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
+    paths = plot(workspace, "net-1", [Kind.ROC, Kind.BALANCE], Format.PNG)
+    assert names(paths) == {"net-1-pcam-val-roc.png", "net-1-unseen-all-roc.png", "pcam-balance.png"}
+
+
+def test_the_newest_run_is_the_default(workspace):
+    add_run(workspace, "old", age=1000)
+    add_run(workspace, "a-newer", age=-1000)
+    assert names(plot(workspace, None, [Kind.CURVES], Format.PNG)) == {"a-newer-curves.png"}
+    assert names(plot(workspace, "old", [Kind.CURVES], Format.PNG)) == {"old-curves.png"}
+
+
+def test_a_run_whose_name_begins_like_anothers_keeps_to_its_own(workspace):
+    add_run(workspace, "net-1-long")
+    add_evaluation(workspace, "net-1-long", "pcam", "val", [0, 1], [0.2, 0.9])
+    assert names(plot(workspace, "net-1", [Kind.ROC], Format.PNG)) == {"net-1-pcam-val-roc.png"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "hint"),
+    [
+        (Kind.CURVES, "histo train"),
+        (Kind.ROC, "histo train"),
+        (Kind.BALANCE, "histo balance"),
+        (Kind.SAMPLES, "histo download"),
+        (Kind.ALL, "histo train"),
+    ],
+)
+def test_an_empty_workspace_says_what_to_run(tmp_path, kind, hint):
+    with pytest.raises(HistoError) as caught:
+        plot(Workspace(tmp_path), None, [kind], Format.PNG)
+    assert hint in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", OF_EVALUATION)
+def test_a_run_without_an_evaluation_says_how_to_make_one(tmp_path, kind):
+    workspace = Workspace(tmp_path)
+    add_run(workspace, "first", age=1000)
+    add_run(workspace, "second")
+    for run, hint in ((None, "histo eval --ckpt best.pt"), ("first", "histo eval --ckpt first")):
+        with pytest.raises(HistoError, match="has not been evaluated") as caught:
+            plot(workspace, run, [kind], Format.PNG)
+        assert caught.value.hint == hint
+
+
+def test_nothing_is_drawn_when_one_of_several_kinds_cannot_be(workspace):
+    (workspace.metrics_dir / "balance.json").unlink()
+    with pytest.raises(HistoError) as caught:
+        plot(workspace, None, [Kind.ROC, Kind.BALANCE], Format.PNG)
+    assert "histo balance" in caught.value.hint
+    assert not workspace.plots_dir.exists()
+
+
+def test_all_leaves_out_what_has_no_file(tmp_path):
+    workspace = Workspace(tmp_path)
+    add_run(workspace, "only")
+    assert names(plot(workspace, None, [Kind.ALL], Format.PNG)) == {"only-curves.png"}
+
+
+def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
+    with pytest.raises(HistoError, match="no run 'other'") as caught:
+        plot(workspace, "other", [Kind.ALL], Format.PNG)
+    assert "net-1" in caught.value.hint
+    with pytest.raises(UsageError):
+        plot(workspace, "../net-1", [Kind.ALL], Format.PNG)
+
+
+def test_an_evaluation_of_a_foreign_checkpoint_needs_no_run_folder(workspace):
+    add_evaluation(workspace, "borrowed", "pcam", "all", [0, 1], [0.2, 0.9])
+    assert names(plot(workspace, "borrowed", [Kind.ROC], Format.PNG)) == {"borrowed-pcam-all-roc.png"}
+
+
+def test_a_run_before_its_first_epoch(tmp_path):
+    workspace = Workspace(tmp_path)
+    add_run(workspace, "young", epochs=0)
+    with pytest.raises(HistoError, match="not finished an epoch"):
+        plot(workspace, None, [Kind.CURVES], Format.PNG)
+
+
+@pytest.mark.parametrize("kinds", [[Kind.ALL], [Kind.CURVES]])
+def test_a_damaged_history_is_an_error_even_among_all(workspace, kinds):
+    write_text(workspace.run_dir("net-1") / "history.jsonl", "{not json")
+    with pytest.raises(HistoError, match=r"history\.jsonl"):
+        plot(workspace, None, kinds, Format.PNG)
+
+
+def test_the_errors_sheet_shows_the_most_confident_errors(tmp_path):
+    workspace = Workspace(tmp_path)
+    labels = np.array([0] * 30 + [1] * 30)
+    probs = np.where(labels == 0, 0.1, 0.9)
+    probs[:20] = np.linspace(0.55, 0.98, 20)  # 20 false positives, of which the 16 highest are shown
+    probs[30:32] = 0.3, 0.2  # two false negatives
+    shown, hidden = np.array([200, 30, 90]), np.array([30, 200, 90])
+    pixels = np.empty((60, 96, 96, 3), np.uint8)
+    pixels[:] = hidden
+    pixels[4:20] = shown
+    pixels[30:32] = shown
+    add_data(workspace, "pcam", labels, pixels)
+    add_run(workspace, "net")
+    add_evaluation(workspace, "net", "pcam", "val", labels, probs)
+    (path,) = plot(workspace, "net", [Kind.ERRORS], Format.PNG)
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(int)
+    assert not (np.abs(image - hidden) < 8).all(axis=2).any()
+    mask = (np.abs(image - shown) < 8).all(axis=2).astype(np.uint8)
+    closed = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((9, 9)))  # the marked centres
+    assert cv2.connectedComponents(closed)[0] - 1 == 18
+
+
+def test_patches_of_several_data_sets_are_each_fetched_from_their_own(workspace):
+    add_data(workspace, "unseen", [0, 1, 1], np.full((3, 96, 96, 3), (200, 30, 90), np.uint8))
+    path = workspace.metrics_dir / "net-1-pcam-val.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], "a,0,0.9,pcam,39", "b,1,0.1,unseen,2"]))
+    (sheet,) = plot(workspace, None, [Kind.ERRORS], Format.PNG)
+    image = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
+    grey, red = ((image == colour).all(axis=2).sum() for colour in ((128, 128, 128), (200, 30, 90)))
+    assert grey == pytest.approx(red, rel=0.05)
+    assert grey > 10_000
+
+
+def test_patches_scored_from_a_folder_have_no_errors_sheet(tmp_path):
+    workspace = Workspace(tmp_path)
+    add_run(workspace, "net")
+    add_evaluation(workspace, "net", "loose", "all", [0, 1], [0.9, 0.8], packed=False)
+    assert "net-loose-all-roc.png" in names(plot(workspace, None, [Kind.ALL], Format.PNG))
+    with pytest.raises(HistoError, match="not packed") as caught:
+        plot(workspace, None, [Kind.ERRORS], Format.PNG)
+    assert "histo download" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no"),
+        ("id,label,prob\nx,1,0.5\n", "no column data, index"),
+        ("id,label,prob,data,index\nx,1,much,pcam,0\n", "not a table of scores"),
+        ("id,label,prob,data,index\nx,0,0.9,pcam,4000\n", "row 4,000"),
+        ("id,label,prob,data,index\nx,0,0.9,gone,0\n", "not packed"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(workspace, text, message):
+    path = workspace.metrics_dir / "net-1-pcam-val.csv"
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(HistoError, match=message) as caught:
+        plot(workspace, None, [Kind.ERRORS], Format.PNG)
+    assert caught.value.hint
+
+
+def test_samples_without_labels_are_drawn_as_one_group(tmp_path):
+    workspace = Workspace(tmp_path)
+    add_data(workspace, "blind", ["", "", ""])
+    (path,) = plot(workspace, None, [Kind.SAMPLES], Format.SVG)
+    written = path.read_text()
+    assert "without label (n = 3)" in written
+    assert "normal (n" not in written
+
+
+def test_samples_of_one_class_say_that_the_other_is_missing(tmp_path):
+    workspace = Workspace(tmp_path)
+    add_data(workspace, "normals", [0, 0])
+    (path,) = plot(workspace, None, [Kind.SAMPLES], Format.SVG)
+    assert "normal (n = 2)" in path.read_text()
+    assert "tumour (n = 0)" in path.read_text()
+
+
+def test_all_goes_on_without_the_pixels(workspace):
+    workspace.patches_path("pcam").unlink()
+    workspace.dataset_path("pcam").unlink()
+    drawn = names(plot(workspace, None, [Kind.ALL], Format.SVG))
+    assert "net-1-pcam-val-roc.svg" in drawn
+    assert not any("samples" in name or "errors" in name for name in drawn)
