@@ -1,5 +1,7 @@
 """Messages, progress bars and tables: all of them on stderr; stdout carries results alone."""
 
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,11 +71,12 @@ class Reporter:
         self.console.print(f"[yellow]warning:[/] {escape(message)}")
 
     def done(self, written: str, then: str = "") -> None:
-        """The last line: what was written and what to run next."""
+        """The last line: what was written and what to run next; two lines where the terminal is too narrow."""
         if not self.quiet:
-            self.console.print(
-                f"[green]done:[/] {escape(written)}" + (f"  [dim]next:[/] {escape(then)}" if then else "")
-            )
+            parts = [("green", "done:", written), ("dim", "next:", then)][: 2 if then else 1]
+            width = sum(len(text) + len(word) + 3 for _, word, text in parts)
+            apart = "\n" if self.console.is_terminal and width > self.console.width else "  "
+            self.console.print(apart.join(f"[{style}]{word}[/] {escape(text)}" for style, word, text in parts))
 
     def error(self, error: HistoError) -> None:
         """What went wrong and, on a line of its own, how to mend it."""
@@ -95,9 +98,15 @@ class Reporter:
         self.console.print(table, soft_wrap=False)
 
     @contextmanager
-    def bar(self, what: str, unit: str = "patches", total: int | None = None) -> Iterator[OnProgress]:
-        """A bar with rate and time left; yields `report(done, total)`. The unit "bytes" shows sizes."""
-        counts = [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn(), Rate(unit)]
+    def bar(
+        self, what: str, unit: str = "patches", total: int | None = None, *, hidden: bool = False
+    ) -> Iterator[OnProgress]:
+        """A bar with rate and time left; yields `report(done, total)`. The unit "bytes" shows sizes.
+
+        Nothing is drawn off a terminal, nor where `hidden`.
+        """
+        in_bytes = unit == "bytes"
+        counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(), Rate(unit))
         columns = [
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
@@ -107,14 +116,26 @@ class Reporter:
             TextColumn("[dim]left[/]"),
             TimeRemainingColumn(),
         ]
-        off = self.quiet or not self.console.is_terminal
-        with Progress(*columns, console=self.console, disable=off, transient=False) as progress:
+        with self.progress(*columns, hidden=hidden) as progress:
             task = progress.add_task(escape(what), total=total)
 
             def report(done: int, of: int | None = total) -> None:
                 progress.update(task, completed=done, total=of)
 
             yield report
+
+    def progress(self, *columns: ProgressColumn, hidden: bool = False) -> Progress:
+        """A live display of `columns`. Results go past it to stdout: Rich would send them to its own stream."""
+        off = hidden or self.quiet or not self.console.is_terminal
+        return Progress(*columns, console=self.console, disable=off, redirect_stdout=False)
+
+
+def stdout_is_a_file() -> bool:
+    """Whether results go to a file: on a terminal, or through a pipe that ends on one, they would cross a bar."""
+    try:
+        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+    except OSError:  # a stream with no descriptor, as in a notebook
+        return False
 
 
 def write_out(text: str) -> None:

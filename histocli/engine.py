@@ -57,7 +57,10 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
 
 
 def thread_count() -> int:
-    """The cores this process may use: its affinity, and a container's quota where there is one."""
+    """OMP_NUM_THREADS, else the cores this process may use: its affinity, and a container's quota if it has one."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.is_file():
@@ -180,6 +183,8 @@ class Trainer:
                 average.copy_(current)
 
     def _check_losses(self) -> None:
+        if not self.losses:
+            return
         finite = torch.stack(self.losses).isfinite()
         if not finite.all():
             step = self.step - len(self.losses) + int((~finite).int().argmax()) + 1
@@ -189,7 +194,12 @@ class Trainer:
             )
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on from this step, as tensors and plain values."""
+        """Everything needed to go on from this step, as tensors and plain values.
+
+        Raises:
+            HistoError: a loss is not finite, so that nobody would want to go on from here.
+        """
+        self._check_losses()
         return {
             "step": self.step,
             "losses": torch.stack(self.losses).cpu() if self.losses else torch.empty(0),
@@ -227,6 +237,9 @@ def probabilities(
     """The probability of tumour for every patch, in order: float32 (N,) on the CPU.
 
     `tta` averages the probabilities over the eight flips and right-angle rotations.
+
+    Raises:
+        HistoError: one is not finite.
     """
     model.eval()
     scores: list[Tensor] = []
@@ -235,7 +248,19 @@ def probabilities(
         scores.append(batch_probabilities(model, batch.images, compute, tta=tta))
         done += len(batch.images)
         on_progress(done)
-    return torch.cat(scores).cpu() if scores else torch.empty(0)
+    return finite(torch.cat(scores)) if scores else torch.empty(0)
+
+
+def finite(probs: Tensor) -> Tensor:
+    """Give back probabilities (N,) on the CPU.
+
+    Raises:
+        HistoError: one is not finite.
+    """
+    probs = probs.cpu()
+    if not probs.isfinite().all():
+        raise HistoError("the network's probabilities are not finite", "use --precision fp32; in training, lower --lr")
+    return probs
 
 
 @torch.inference_mode()

@@ -30,6 +30,16 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
+def unwind_on_termination() -> None:
+    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does, so that no temporary file stays behind."""
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    for number in _heeded("SIGTERM", "SIGHUP"):
+        signal.signal(number, hear)
+
+
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
     """Hear SIGINT, SIGTERM and SIGHUP in this block instead of dying of them."""
@@ -37,10 +47,15 @@ def stop_request() -> Iterator[StopRequest]:
     if current_thread() is not main_thread():
         yield request  # only the main thread can hear signals
         return
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, request.hear) for number in numbers}
+    before = {number: signal.signal(number, request.hear) for number in _heeded("SIGINT", "SIGTERM", "SIGHUP")}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _heeded(*names: str) -> list[signal.Signals]:
+    """Those of the signals that this platform has and that are not ignored, as SIGHUP is under `nohup`."""
+    numbers = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]

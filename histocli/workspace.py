@@ -15,7 +15,8 @@ from typing import Any
 
 from histocli.errors import HistoError, UsageError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file on Windows has such a name
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ def checked_name(name: str, what: str) -> str:
     """Return `name` if it can stand as one folder or file name on every platform.
 
     Raises:
-        UsageError: it holds a separator, starts with a dot or is empty.
+        UsageError: it holds a separator, starts or ends with a dot, is empty, over 100 characters or a device.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or _DEVICE.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot name a {what}",
             "use letters, digits, '.', '_' and '-', starting with a letter or digit",
@@ -119,16 +120,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        fsync(temporary)
-        temporary.replace(path)
+        try:
+            yield temporary
+            fsync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
         fsync(path.parent)
     except OSError as error:
         raise HistoError(
             f"cannot write {path}: {error.strerror or error}", "free some space or choose another --workspace"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def fsync(path: Path) -> None:
@@ -163,5 +165,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HistoError(f"there is no {path}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise HistoError(f"cannot read {path}: {error}") from error

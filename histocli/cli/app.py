@@ -5,7 +5,9 @@ import sys
 import traceback
 from dataclasses import dataclass
 from datetime import datetime
+from io import TextIOWrapper
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +23,7 @@ from histocli.errors import (
     HistoError,
     UsageError,
 )
-from histocli.interrupt import Stopped
+from histocli.interrupt import Stopped, unwind_on_termination
 from histocli.workspace import Workspace
 
 _EXIT_PIPE = 141  # what a filter that writes to a closed pipe ends with
@@ -43,6 +45,7 @@ class Boundary(TyperGroup):
         try:
             return super().invoke(ctx)
         except HistoError as error:
+            _trace(error)
             _reporter(ctx).error(error)
             raise typer.Exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE) from error
         except Stopped as stopped:
@@ -57,9 +60,14 @@ class Boundary(TyperGroup):
             raise typer.Exit(_EXIT_PIPE) from error
         except (typer.Exit, typer.Abort):
             raise
+        except OSError as error:
+            _trace(error)
+            _reporter(ctx).error(HistoError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+            raise typer.Exit(EXIT_FAILURE) from error
         except Exception as error:
-            if os.environ.get("HISTO_DEBUG") == "1" or not _is_ours(error):
+            if not _is_ours(error):
                 raise
+            _trace(error)
             _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", f"its traceback is in {_log(error)}"))
             raise typer.Exit(EXIT_BUG) from error
 
@@ -78,7 +86,17 @@ app = typer.Typer(
 
 def main() -> None:
     """Run `histo`."""
+    unwind_on_termination()
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):  # ids are file names, and those may be any bytes
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     app(prog_name="histo")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"histo {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -96,12 +114,18 @@ def root(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More of what is going on.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the version and exit.",
+            callback=_show_version,
+            is_eager=True,
+            allow_from_autoenv=False,  # a container may well say HISTO_VERSION=1.2
+        ),
+    ] = False,
 ) -> None:
     """Take the options before the command's name."""
-    if version:
-        typer.echo(f"histo {__version__}")
-        raise typer.Exit
     ctx.obj = State(Workspace(workspace or _default_root()), Reporter(quiet=quiet, verbose=verbose))
 
 
@@ -120,11 +144,21 @@ def _is_ours(error: Exception) -> bool:
     return not hasattr(error, "exit_code")
 
 
+def _trace(error: Exception) -> None:
+    """Show the traceback to whoever asked for it."""
+    if os.environ.get("HISTO_DEBUG") == "1":
+        traceback.print_exception(error)
+
+
 def _log(error: Exception) -> Path:
-    """Write the traceback to a log file of its own."""
+    """Write the traceback to a log file of its own; where there is no home for logs, among the temporary files."""
     from platformdirs import user_log_path
 
-    folder = user_log_path("histo", appauthor=False, ensure_exists=True)
-    path = folder / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    path = user_log_path("histo", appauthor=False) / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError:
+        path = Path(gettempdir(), f"histo-{path.name}")
     path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     return path

@@ -1,6 +1,6 @@
 """`histo download` and `histo balance`."""
 
-import json
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ def download(
             "--from",
             help="Archive, folder or base URL to read instead; several may be given.",
             metavar="PATH|URL",
+            envvar="HISTO_DOWNLOAD_FROM",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The data set's name.", show_default="the source's")] = None,
@@ -36,17 +37,23 @@ def download(
     seed: options.Seed = 0,
     force: options.Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and how large it is.")] = False,
-    as_json: options.Json = False,
+    json: options.Json = False,
 ) -> None:
-    """Bring patches into the workspace, packed once into one memory-mapped array."""
+    """Bring patches into the workspace, packed into one array."""
     state: State = ctx.obj
     from histocli.cli.sources import SourceOptions, open_source, plan
     from histocli.commands import download as command
+    from histocli.commands.balance import SUBSET
 
     wanted = SourceOptions(source, tuple(location or ()), labels, slides, n, resize, seed, force)
     title = name or source.value
+    if title == SUBSET:
+        raise UsageError(f"--name {title} is the name of what histo balance writes", "choose another")
     if dry_run:
-        state.report.table("would be fetched", ["file", "size", "here already"], plan(wanted, state.workspace))
+        files = plan(wanted, state.workspace)
+        state.report.table("would be fetched", ["file", "size", "here already"], files)
+        if json:
+            write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in files], indent=2) + "\n")
         return
     found = None if force else command.existing(state.workspace, title, wanted.request)
     if found:
@@ -56,7 +63,8 @@ def download(
         dataset = found
     else:
         opened = open_source(wanted, state.workspace, state.report)
-        with state.report.bar("packing", total=wanted.n or opened.total) as bar:
+        total = min((n for n in (wanted.n, opened.total) if n is not None), default=None)
+        with state.report.bar("packing", total=total) as bar:
             dataset = command.download(
                 state.workspace,
                 title,
@@ -65,7 +73,7 @@ def download(
                 wanted.request,
                 n=wanted.n,
                 seed=wanted.seed,
-                on_progress=lambda done: bar(done, wanted.n or opened.total),
+                on_progress=lambda done: bar(done, total),
                 on_unreadable=lambda patch, error: state.report.warn(str(error)),
             )
         for note in dataset.notes:
@@ -74,8 +82,8 @@ def download(
         state.report.table(dataset.name, ["", "count"], rows)
         path = state.workspace.patches_path(title)
         state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", f"histo balance --data {title}")
-    if as_json:
-        write_out(json.dumps(vars(dataset), indent=2) + "\n")
+    if json:
+        write_out(dumps(vars(dataset), indent=2) + "\n")
 
 
 @app.command()
@@ -89,7 +97,7 @@ def balance(
         typer.Option(help="What train and validation never share; random leaks.", show_default="slide where known"),
     ] = None,
     seed: options.Seed = 0,
-    as_json: options.Json = False,
+    json: options.Json = False,
 ) -> None:
     """Draw the balanced subset and split it into train and validation."""
     state: State = ctx.obj
@@ -115,5 +123,5 @@ def balance(
             "--split slide, where slides are known, does not"
         )
     state.report.done(f"wrote {state.workspace.manifest_path('balanced')}", "histo train")
-    if as_json:
-        write_out(json.dumps(report, indent=2) + "\n")
+    if json:
+        write_out(dumps(report, indent=2) + "\n")

@@ -6,17 +6,15 @@ from typing import Self
 
 from rich.progress import (
     BarColumn,
-    Progress,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
-from histocli.commands.train import Epoch, Listener
+from histocli.commands.train import Epoch, Listener, Run
 from histocli.commands.train import Progress as Step
 from histocli.console import Rate, Reporter, number
-from histocli.engine import Compute
 
 
 class LiveTraining(Listener):
@@ -24,7 +22,7 @@ class LiveTraining(Listener):
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
-        self.progress = Progress(
+        self.progress = report.progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -33,8 +31,6 @@ class LiveTraining(Listener):
             TimeElapsedColumn(),
             TextColumn("[dim]left[/]"),
             TimeRemainingColumn(),
-            console=report.console,
-            disable=report.quiet or not report.console.is_terminal,
         )
         self.stack = ExitStack()
 
@@ -46,14 +42,20 @@ class LiveTraining(Listener):
     ) -> None:
         self.stack.close()
 
-    def started(self, run: str, compute: Compute, train: int, val: int, resumed_at: int) -> None:
+    def started(self, run: Run, at: int) -> None:
         """Say what runs where."""
-        self.report.note(f"{run}: {train:,} patches to train on, {val:,} to validate; {compute.reason}")
-        if resumed_at:
-            self.report.note(f"resumed after step {resumed_at:,}")
+        self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
+        self.report.note(run.compute.reason)
+        if at:
+            self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}")
         self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
         self.stack.enter_context(self.progress)
-        self.task = self.progress.add_task("epoch 1", total=None)
+        size = min(run.config.batch_size, len(run.train))
+        self.task = self.progress.add_task(
+            f"epoch {len(run.history) + 1}/{run.config.epochs}",
+            completed=at * size,  # what another process has done says nothing of this one's rate
+            total=run.trainer.recipe.total_steps * size,
+        )
 
     def stepped(self, progress: Step) -> None:
         """Move the bar."""
@@ -61,7 +63,6 @@ class LiveTraining(Listener):
             self.task,
             description=f"epoch {progress.epoch}/{progress.epochs}",
             completed=progress.patches,
-            total=progress.patches / progress.step * progress.steps,
         )
 
     def finished_epoch(self, row: Epoch, best: bool) -> None:

@@ -1,7 +1,8 @@
 """`histo train`, `histo eval` and `histo predict`."""
 
-import json
 import sys
+from dataclasses import replace
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,13 @@ import typer
 from histocli.choices import Augment, Device, OnError, Output, Part, Precision, Resize, Rotate, Weights
 from histocli.cli import options
 from histocli.cli.app import State, app
-from histocli.console import number, write_out
+from histocli.console import number, stdout_is_a_file, write_out
 from histocli.errors import HistoError, UsageError
 
 if TYPE_CHECKING:
     from histocli.commands.train import TrainConfig
 
-_NOT_CONFIG = {"name", "resume", "as_json"}
+_NOT_CONFIG = {"name", "resume", "json"}
 
 
 @app.command()
@@ -42,7 +43,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last.pt of --name, or of the newest run.")
     ] = False,
-    as_json: options.Json = False,
+    json: options.Json = False,
 ) -> None:
     """Train a network on the balanced subset, validating each epoch."""
     state: State = ctx.obj
@@ -55,24 +56,33 @@ def train(
     if resume:
         name, config = stored_config(state.workspace, name)
         _refuse_changes(ctx, config)
+        if _given(ctx, "device"):
+            config = replace(config, device=device)  # the one thing that may differ: where it goes on
     with LiveTraining(state.report) as listener:
         result = command(state.workspace, config, name=name, resume=resume, listener=listener)
     best = result.best
+    if not result.steps:
+        state.report.note(f"{result.run} has all its {config.epochs} epochs already; nothing to be done")
     state.report.note(
         f"best epoch {best['epoch']}: validation AUC {number(best['val_auc'])}, accuracy {best['val_accuracy']:.4f}"
     )
     state.report.done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
-    if as_json:
-        write_out(json.dumps({"run": result.run, "run_dir": str(result.run_dir), **best}, indent=2) + "\n")
+    if json:
+        write_out(dumps({"run": result.run, "run_dir": str(result.run_dir), **best}, indent=2) + "\n")
 
 
 def _refuse_changes(ctx: typer.Context, stored: "TrainConfig") -> None:
     """A run goes on as it began: an option given anew must be the one it has."""
     for key, value in vars(stored).items():
-        source = ctx.get_parameter_source(key)
-        if source is not None and source.name == "COMMANDLINE" and ctx.params[key] != value:
+        if key != "device" and _given(ctx, key) and ctx.params[key] != value:
             flag = "--" + key.replace("_", "-")
             raise UsageError(f"{flag} {ctx.params[key]}: the run has {value}", f"leave {flag} out, or start a run anew")
+
+
+def _given(ctx: typer.Context, key: str) -> bool:
+    """Whether the option stands on the command line."""
+    source = ctx.get_parameter_source(key)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command(name="eval")
@@ -97,9 +107,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Patches per forward pass.")] = 256,
     device: options.DeviceOption = Device.AUTO,
     precision: options.PrecisionOption = Precision.AUTO,
-    as_json: options.Json = False,
+    json: options.Json = False,
 ) -> None:
-    """Measure a checkpoint on patches whose labels are known: ROC AUC and accuracy first."""
+    """Measure a checkpoint on patches whose labels are known."""
     state: State = ctx.obj
     from histocli.commands.evaluate import EvalConfig
     from histocli.commands.evaluate import evaluate as command
@@ -128,8 +138,8 @@ def evaluate(
     for what, count in report["skipped"].items():
         state.report.warn(f"{count:,} {what}")
     state.report.done(f"wrote {path} and {path.with_suffix('.csv').name}", "histo plot")
-    if as_json:
-        write_out(json.dumps(report, indent=2) + "\n")
+    if json:
+        write_out(dumps(report, indent=2) + "\n")
 
 
 @app.command()
@@ -152,7 +162,7 @@ def predict(
     device: options.DeviceOption = Device.AUTO,
     precision: options.PrecisionOption = Precision.AUTO,
 ) -> None:
-    """Write a tumour probability for every patch: id,label, as Kaggle takes it."""
+    """Write a tumour probability for every patch as CSV: id,label."""
     state: State = ctx.obj
     from histocli.commands.predict import PredictConfig
     from histocli.commands.predict import predict as command
@@ -164,7 +174,7 @@ def predict(
         state.report.note(device)
         total[0] = count
 
-    with state.report.bar("scoring") as bar:
+    with state.report.bar("scoring", hidden=out is None and not stdout_is_a_file()) as bar:
         done = command(
             state.workspace,
             config,

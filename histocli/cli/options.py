@@ -6,7 +6,7 @@ import typer
 
 from histocli.choices import Device, Precision, Resize
 
-Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, max=2**32 - 1, help="Seed of everything random.")]
 DeviceOption = Annotated[
     Device,
     typer.Option("--device", envvar="HISTO_DEVICE", help="Where to compute; auto takes CUDA, then MPS, then CPU."),

@@ -24,7 +24,7 @@ def plot(
     kind: Annotated[list[Kind] | None, typer.Option(help="What to draw; may be repeated.", show_default="all")] = None,
     format: Annotated[Format, typer.Option("--format", help="The pictures' format.")] = Format.PNG,
 ) -> None:
-    """Draw learning curves, ROC, calibration, errors and more from the metric files."""
+    """Draw learning curves, ROC, calibration, errors and more."""
     state: State = ctx.obj
     from histocli.commands.plot import plot as command
 
@@ -45,7 +45,7 @@ def demo(
     seed: options.Seed = 0,
     device: options.DeviceOption = Device.AUTO,
 ) -> None:
-    """Run the whole pipeline on synthetic patches: download, balance, train, eval, predict, plot."""
+    """Run the whole pipeline once, on synthetic patches."""
     state: State = ctx.obj
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
         raise HistoError(f"--keep {keep}: the folder is not empty", "name a new one")

@@ -1,12 +1,13 @@
 """The options of `histo download` as one of the sources."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from histocli.choices import Resize, SourceKind
-from histocli.console import Reporter
+from histocli.console import OnProgress, Reporter
 from histocli.data.sources import Source
 from histocli.errors import UsageError
 from histocli.workspace import Workspace
@@ -58,6 +59,8 @@ class SourceOptions:
             raise UsageError("--source synthetic is made here and takes no --from")
         if kind in (SourceKind.KAGGLE, SourceKind.PCAM) and len(self.locations) > 1:
             raise UsageError(f"--source {kind} takes one --from", "only --source folder takes several")
+        if self.resize is not Resize.CROP and kind is not SourceKind.FOLDER:
+            raise UsageError(f"--resize has no meaning for --source {kind}", "its patches are all 96x96")
 
 
 def open_source(options: SourceOptions, workspace: Workspace, report: Reporter) -> Source:
@@ -66,8 +69,16 @@ def open_source(options: SourceOptions, workspace: Workspace, report: Reporter) 
     Raises:
         HistoError: an option does not fit the source, or the files cannot be had.
     """
-    with report.bar("fetching", unit="bytes") as bar:
-        source = _create(options, workspace, lambda name, done, total: bar(done, total))
+    with ExitStack() as stack:
+        bars: dict[str, OnProgress] = {}  # a file's bar appears when its first bytes come, and goes with the last one
+
+        def on_transfer(name: str, done: int, total: int | None) -> None:
+            if name not in bars:
+                stack.close()
+                bars[name] = stack.enter_context(report.bar(f"fetching {name}", unit="bytes", total=total))
+            bars[name](done, total)
+
+        source = _create(options, workspace, on_transfer)
         if isinstance(source, Remote):
             source.fetch()
     return source

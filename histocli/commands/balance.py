@@ -8,7 +8,7 @@ import numpy as np
 from histocli.choices import Split
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, read_manifest, write_manifest
 from histocli.data.splits import clean, draw_balanced, split_by_group, split_random
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
 from histocli.workspace import Workspace, write_json
 
 if TYPE_CHECKING:
@@ -35,7 +35,13 @@ def balance(workspace: Workspace, config: BalanceConfig) -> dict[str, Any]:
         HistoError: no such data set, too few patches of a class, or slides asked for that are not known.
     """
     if not 0 < config.val_fraction < 1:
-        raise HistoError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "0.1 is usual")
+        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "0.1 is usual")
+    known = workspace.dataset_names()
+    if config.data not in known:
+        raise HistoError(
+            f"there is no data set {config.data!r}",
+            f"choose --data from {', '.join(known)}" if known else "histo download makes one",
+        )
     source = workspace.manifest_path(config.data)
     manifest = read_manifest(source, ("id", "label", "slide", "hospital", "split", "sha1", "min", "max"))
     manifest["data"], manifest["index"] = config.data, range(len(manifest))

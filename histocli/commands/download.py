@@ -29,12 +29,15 @@ def existing(workspace: Workspace, name: str, request: dict[str, Any]) -> Datase
     """The data set `name` if it is packed already, as `request` asks for it.
 
     Raises:
-        HistoError: a data set of that name was made from something else.
+        HistoError: a data set of that name was made from something else, or cannot be read.
     """
     path = workspace.dataset_path(name)
-    if not path.is_file():
+    if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
         return None
-    found = Dataset(**read_json(path))
+    try:
+        found = Dataset(**read_json(path))
+    except TypeError as error:
+        raise HistoError(f"cannot read {path}: {error}", "--force packs it again") from error
     if found.request != request:
         raise HistoError(
             f"there is a data set {name!r} already, made otherwise ({found.source}: {found.origin})",
@@ -59,6 +62,7 @@ def download(
     workspace.dataset_path(name).unlink(missing_ok=True)
     packed = pack(source, workspace, name, n=n, seed=seed, on_progress=on_progress, on_unreadable=on_unreadable)
     report = source.report
+    few = [] if n is None or packed.patches >= n else [f"{n:,} patches were asked for; there are {packed.patches:,}"]
     dataset = Dataset(
         name=name,
         source=kind,
@@ -68,7 +72,7 @@ def download(
         sha256=packed.sha256,
         counts={**report.counts, **_counts(packed)},
         checksums=report.checksums,
-        notes=report.notes,
+        notes=report.notes + few,
     )
     write_json(workspace.dataset_path(name), vars(dataset))
     return dataset

@@ -1,5 +1,6 @@
 """`histo eval`: how good a checkpoint is on patches whose labels are known."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from histocli.data.manifest import file_sha256
 from histocli.data.sources.folder import FolderSource
 from histocli.data.stream import load_chunks
 from histocli.data.subset import labelled_part, open_subset
-from histocli.engine import Compute, batch_probabilities, choose_compute, probabilities
-from histocli.errors import HistoError
+from histocli.engine import Compute, batch_probabilities, choose_compute, finite, probabilities
+from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate as measure
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.workspace import Workspace, atomic_path, checked_name, write_json
@@ -70,12 +71,14 @@ def evaluate(
     Raises:
         HistoError: the checkpoint, the data or the device cannot be used, or nothing is labelled.
     """
+    on_disk = config.data is not None and Path(config.data).exists()
+    _check(workspace, config, on_disk)
     path = find_checkpoint(workspace, config.ckpt)
     checkpoint = load_checkpoint(path)
     compute = choose_compute(config.device, config.precision)
     model = checkpoint.build().to(compute.device)
     on_start(compute.reason)
-    if config.data and Path(config.data).exists():
+    if on_disk:
         scores = _score_folder(model, compute, config, on_progress, on_unreadable)
     else:
         scores = _score_packed(workspace, checkpoint, model, compute, config, on_progress)
@@ -97,9 +100,23 @@ def evaluate(
         **measure(scores.frame["label"].to_numpy(), scores.frame["prob"].to_numpy(), threshold),
     }
     with atomic_path(target.with_suffix(".csv")) as temporary:
-        scores.frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
+        scores.frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f", errors="surrogateescape")
     write_json(target, report)
     return Evaluation(target, report)
+
+
+def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
+    """Raise an error for data that is not there, and for options that do not fit it."""
+    manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
+    if config.data is not None and not on_disk and config.data not in manifests:
+        known = ", ".join(workspace.dataset_names()) or "none"
+        raise HistoError(
+            f"there is no {config.data}: no such path, and no data set of that name", f"data sets: {known}"
+        )
+    if config.labels and not on_disk:
+        raise UsageError("--labels is for a folder or zip", "packed data sets have theirs: histo download --labels")
+    if on_disk and config.split not in (None, Part.ALL):
+        raise UsageError(f"--split {config.split}: a folder has no splits", "leave it out, or pack it: histo download")
 
 
 def _score_packed(
@@ -147,8 +164,6 @@ def _score_folder(
     """Score a labelled folder or zip without packing it."""
     import pandas as pd
 
-    if config.split not in (None, Part.ALL):
-        raise HistoError(f"--split {config.split}: a folder has no splits", "leave it out, or pack it: histo download")
     location = Path(config.data or "")
     source = FolderSource([location], labels=config.labels, resize=config.resize)
     ids: list[str] = []
@@ -162,7 +177,7 @@ def _score_folder(
         unreadable += len(chunk.failures)
         if chunk.patches:
             images = torch.from_numpy(chunk.pixels).permute(0, 3, 1, 2).to(compute.device)
-            probs += batch_probabilities(model, images, compute, tta=config.tta).tolist()
+            probs += finite(batch_probabilities(model, images, compute, tta=config.tta)).tolist()
             ids += [patch.id for patch in chunk.patches]
             labels += [patch.label for patch in chunk.patches if patch.label is not None]
         done += len(chunk.patches) + len(chunk.failures)
@@ -174,4 +189,5 @@ def _score_folder(
         )
     frame = pd.DataFrame({"id": ids, "label": labels, "prob": probs, "slide": "", "data": "", "index": ""})
     skipped = {name: n for name, n in {**source.report.counts, "unreadable": unreadable}.items() if n}
-    return Scores(location.stem, "all", frame, None, skipped)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", location.resolve().stem)
+    return Scores(name, "all", frame, None, skipped)

@@ -12,7 +12,7 @@ import torch
 from histocli.choices import Device, OnError, Output, Precision, Resize
 from histocli.data.inputs import open_inputs
 from histocli.data.stream import load_chunks
-from histocli.engine import batch_probabilities, choose_compute
+from histocli.engine import batch_probabilities, choose_compute, finite
 from histocli.errors import HistoError, UsageError
 from histocli.models.checkpoint import find_checkpoint, load_checkpoint
 from histocli.workspace import Workspace, atomic_path
@@ -71,6 +71,8 @@ def predict(
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
     if config.threshold is not None and not 0 <= config.threshold <= 1:
         raise UsageError(f"--threshold {config.threshold} is not between 0 and 1")
+    if config.out is not None and config.out.is_dir():
+        raise UsageError(f"--out {config.out} is a folder", "name the file to write")
     checkpoint = load_checkpoint(find_checkpoint(workspace, config.ckpt))
     compute = choose_compute(config.device, config.precision)
     model = checkpoint.build().to(compute.device)
@@ -86,7 +88,7 @@ def predict(
                 on_unreadable(error)
             if chunk.patches:
                 images = torch.from_numpy(chunk.pixels).permute(0, 3, 1, 2).to(compute.device)
-                probs = batch_probabilities(model, images, compute, tta=config.tta)
+                probs = finite(batch_probabilities(model, images, compute, tta=config.tta))
                 writer.rows([patch.id for patch in chunk.patches], probs.tolist())
             scored, unreadable = scored + len(chunk.patches), unreadable + len(chunk.failures)
             on_progress(scored + unreadable)
@@ -98,7 +100,7 @@ def predict(
     with atomic_path(config.out) as temporary:
         if config.format is Output.PARQUET:
             return write(ParquetWriter(temporary, config.threshold))
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             return write(_text_writer(file, config))
 
 

@@ -18,7 +18,7 @@ from histocli.choices import Augment, Device, Part, Precision, Rotate, Weights
 from histocli.data.batches import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.subset import labelled_part, open_subset
-from histocli.engine import Compute, Recipe, Trainer, choose_compute, probabilities
+from histocli.engine import Recipe, Trainer, choose_compute, probabilities
 from histocli.errors import HistoError, UsageError
 from histocli.interrupt import Stopped, StopRequest, stop_request
 from histocli.metrics import auc
@@ -90,8 +90,8 @@ class Epoch(NamedTuple):
 class Listener:
     """Told how training goes; this one says nothing."""
 
-    def started(self, run: str, compute: Compute, train: int, val: int, resumed_at: int) -> None:
-        """Everything is checked and the first step comes next."""
+    def started(self, run: "Run", at: int) -> None:
+        """Everything is checked and the step after `at` comes next; that is 0 for a new run."""
 
     def stepped(self, progress: Progress) -> None:
         """A step is done."""
@@ -101,24 +101,23 @@ class Listener:
 
 
 class Result(NamedTuple):
-    """What training came to: the run's folder and the best epoch's row."""
+    """What training came to: the run's folder, the best epoch's row, and how many steps were taken now."""
 
     run: str
     run_dir: Path
     best: dict[str, Any]
     seconds: float
+    steps: int
 
 
 class Run:
-    """A training run: its folder, its data, its trainer."""
+    """A training run: its folder, its data, its trainer; then `begin` or, with the name it has, `resume`."""
 
-    def __init__(self, workspace: Workspace, name: str, config: TrainConfig) -> None:
+    def __init__(self, workspace: Workspace, config: TrainConfig, name: str = "") -> None:
         config.check()
         self.workspace, self.name, self.config = workspace, name, config
-        self.dir = workspace.run_dir(name)
         self.compute = choose_compute(config.device, config.precision)
-        manifest = self.dir / "manifest.csv"
-        self.manifest = manifest if manifest.is_file() else workspace.manifest_path(config.data)
+        self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_subset(workspace, self.manifest)
         train, val = labelled_part(subset, Part.TRAIN), labelled_part(subset, Part.VAL)
         if len(set(train.labels)) < 2:
@@ -141,6 +140,16 @@ class Run:
         self.trainer = Trainer(model, recipe, self.compute)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+
+    @property
+    def dir(self) -> Path:
+        """The run's folder."""
+        return self.workspace.run_dir(self.name)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are trained."""
+        return len(self.history) >= self.config.epochs
 
     def fit(self, listener: Listener, stop: StopRequest) -> None:
         """Train and validate until the last epoch; after each, and when told to stop, save.
@@ -181,11 +190,18 @@ class Run:
         checkpoint = load_checkpoint(self.dir / "last.pt")
         if not checkpoint.training:
             raise HistoError(f"{self.dir / 'last.pt'} holds no training state", "train under another --name")
+        if checkpoint.manifest_sha256 != self.manifest_sha256:
+            raise HistoError(f"{self.manifest} is not what the run was begun with", "train under another --name")
         self.trainer.load_state(checkpoint.training["trainer"], checkpoint.model)
         self.history, self.best = checkpoint.training["history"], checkpoint.training["best"]
 
-    def begin(self) -> None:
-        """Lay the run's folder: the manifest as it was, the configuration, an empty history."""
+    def begin(self, name: str | None) -> None:
+        """Lay the run's folder: the manifest as it is, the configuration, an empty history, and what to resume from.
+
+        Raises:
+            HistoError: there is a run of that name, or the folder cannot be written.
+        """
+        self.name = _claim(self.workspace, name, self.config.arch)
         write_text(self.dir / "manifest.csv", self.manifest.read_text(encoding="utf-8"))
         write_json(
             self.dir / "config.json",
@@ -202,7 +218,7 @@ class Run:
                 "git_commit": _git_commit(),
             },
         )
-        write_text(self.dir / "history.jsonl", "")
+        self._save(best=False)
 
     def _patches(self, steps: int) -> int:
         return steps * min(self.config.batch_size, len(self.train))
@@ -223,6 +239,7 @@ class Run:
         )
 
     def _save(self, best: bool) -> None:
+        state = {"trainer": self.trainer.state(), "history": self.history, "best": self.best}
         row = self.history[-1] if self.history else {}
         checkpoint = Checkpoint(
             arch=self.config.arch,
@@ -236,7 +253,6 @@ class Run:
         if best:
             for folder in (self.dir, self.workspace.checkpoints_dir):
                 save_checkpoint(checkpoint, folder / "best.pt")
-        state = {"trainer": self.trainer.state(), "history": self.history, "best": self.best}
         whole = replace(checkpoint, training=state)
         for folder in (self.dir, self.workspace.checkpoints_dir):
             save_checkpoint(whole, folder / "last.pt")
@@ -259,17 +275,22 @@ def train(
     """
     listener = listener or Listener()
     began = time.monotonic()
-    run = Run(workspace, name or next_name(workspace, config.arch), config)
     if resume:
+        name = name or stored_config(workspace, None)[0]
+        run = Run(workspace, config, name)
         run.resume()
-    elif (run.dir / "config.json").exists():
-        raise HistoError(f"there is a run {run.name!r} already", "--resume goes on with it; another --name starts anew")
     else:
-        run.begin()
+        if name and workspace.run_dir(name).exists():
+            raise _taken(name)
+        run = Run(workspace, config)
     with stop_request() as stop:
-        listener.started(run.name, run.compute, len(run.train), len(run.val), run.trainer.step)
-        run.fit(listener, stop)
-    return Result(run.name, run.dir, run.best or {}, time.monotonic() - began)
+        if not resume:
+            run.begin(name)
+        resumed_at = run.trainer.step
+        if not run.finished:
+            listener.started(run, resumed_at)
+            run.fit(listener, stop)
+    return Result(run.name, run.dir, run.best or {}, time.monotonic() - began, run.trainer.step - resumed_at)
 
 
 def stored_config(workspace: Workspace, name: str | None) -> tuple[str, TrainConfig]:
@@ -303,6 +324,26 @@ def next_name(workspace: Workspace, arch: str) -> str:
     while workspace.run_dir(f"{stem}-{number}").exists():
         number += 1
     return f"{stem}-{number}"
+
+
+def _claim(workspace: Workspace, name: str | None, arch: str) -> str:
+    """Make the folder of a new run; of several that begin at the same moment, one alone gets a name."""
+    run = name or next_name(workspace, arch)
+    try:
+        workspace.run_dir(run).mkdir(parents=True)
+    except FileExistsError:
+        if name:
+            raise _taken(name) from None
+        return _claim(workspace, None, arch)
+    except OSError as error:
+        raise HistoError(
+            f"cannot write {workspace.runs_dir}: {error.strerror}", "choose another --workspace"
+        ) from error
+    return run
+
+
+def _taken(name: str) -> HistoError:
+    return HistoError(f"there is a run {name!r} already", "--resume goes on with it; another --name starts anew")
 
 
 def _quality(row: dict[str, Any]) -> tuple[float, float]:

@@ -74,7 +74,7 @@ class Batches:
         order = np.fromiter(SubsetRandomSampler(range(len(self)), generator), np.int64, len(self))
         size = min(self.batch_size, len(self))
         batches = order[: self.steps * size].reshape(self.steps, size)
-        return self._load(np.sort(batches[first:], axis=1))  # sorted: the map is read front to back
+        return self._load(batches[first:])
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
         if self.resident is not None:

@@ -1,18 +1,13 @@
 """Any image file or bytes -> a 96x96 RGB uint8 patch."""
 
-import os
 from typing import Any
 
+import cv2
 import numpy as np
 
 from histocli.choices import Resize
+from histocli.data import MAX_PIXELS
 from histocli.errors import HistoError
-
-# OpenCV refuses a header that promises more pixels than this before it decodes anything; it reads the limit once.
-MAX_PIXELS = 1 << 26
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
-
-import cv2  # noqa: E402 - the limit above must be set first
 
 cv2.setNumThreads(1)  # patches are small: the parallelism is over patches
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we name the unreadable file ourselves
@@ -43,28 +38,59 @@ SUFFIXES = frozenset(
     ]
 )
 
+# A TIFF's ExtraSamples tag with the value 2 in either byte order.
+_UNASSOCIATED_ALPHA = (b"\x52\x01\x03\0\x01\0\0\0\x02\0", b"\x01\x52\0\x03\0\0\0\x01\0\x02")
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def decode(data: bytes, name: str) -> Pixels:
     """Decode an image file's bytes to RGB uint8 (H,W,3); `name` is for the error.
 
-    Grey, palette and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied.
+    Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; of
+    several frames or pages the first is taken.
 
     Raises:
-        HistoError: no image that OpenCV reads, truncated, or more than `MAX_PIXELS`.
+        HistoError: no image that OpenCV reads, truncated, more than `MAX_PIXELS`, or a TIFF with transparent parts.
     """
     if not data:
         raise HistoError(f"{name}: the file is empty")
-    if data[:3] == b"\xff\xd8\xff" and b"\xff\xd9" not in data[-512:]:
-        raise HistoError(f"{name}: the JPEG is truncated")  # OpenCV would fill the rest with grey
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
+    if _is_cut_off(data):
+        raise HistoError(f"{name}: the image is truncated")
+    if data[:2] in (b"II", b"MM") and any(tag in data for tag in _UNASSOCIATED_ALPHA):
+        _refuse_transparent(data, name)
+    image = _imdecode(data, cv2.IMREAD_COLOR)
     if image is None:
         raise HistoError(f"{name}: not an image that can be read (or over {MAX_PIXELS:,} pixels)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)  # type: ignore[return-value]
+
+
+def _imdecode(data: bytes, flags: int) -> "cv2.typing.MatLike | None":
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end: OpenCV would fill up the one with grey, libpng complain on stderr."""
+    if data[:4] == b"\x89PNG":
+        return b"IEND" not in data
+    if data[:3] != b"\xff\xd8\xff":
+        return False
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # over a thumbnail, which ends as well
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    return data.find(b"\xff\xd9", at) < 0
+
+
+def _refuse_transparent(data: bytes, name: str) -> None:
+    """OpenCV multiplies a TIFF's colours by an alpha that does not belong to them: right only where that is opaque."""
+    image = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    if image is None or image.ndim != 3 or image.shape[2] != 4:
+        return
+    if int(image[..., 3].min()) < (0xFFFF if image.dtype == np.uint16 else 0xFF):
+        raise HistoError(f"{name}: a TIFF with transparent parts", "save it without its alpha channel")
 
 
 def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:

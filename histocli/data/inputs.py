@@ -1,5 +1,6 @@
 """Whatever a user wants scored, as a stream of patches: folders, files, archives, arrays, packed data sets, stdin."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -10,19 +11,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from histocli.choices import Resize
+from histocli.data import MAX_PIXELS
 from histocli.data.images import decode_patch, fit
-from histocli.data.manifest import read_manifest
 from histocli.data.sources import Patch, Pixels
-from histocli.data.sources.files import File, list_files, list_images, read_bytes
+from histocli.data.sources.files import File, file_at, list_files, list_images, read_bytes
 from histocli.data.sources.folder import unique_ids
-from histocli.data.store import open_store
+from histocli.data.store import map_array
+from histocli.data.subset import open_packed
 from histocli.errors import HistoError
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import h5py
 
-_SLICE = 512  # rows of an HDF5 array read at once
+_SLICE_BYTES = 1 << 24  # of an HDF5 array read at once
 STDIN = "-"
 
 
@@ -51,16 +53,16 @@ def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Input
 def _open(name: str, workspace: Workspace, resize: Resize) -> Inputs:
     path = Path(name)
     if name == STDIN:
-        return Inputs(None, _from_lines(sys.stdin, resize))
-    if not path.exists():
+        return Inputs(None, _from_lines(sys.stdin.buffer, resize))
+    if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
             return _from_dataset(workspace, name)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
-    if path.suffix.lower() == ".npy":
-        return _from_array(_open_npy(path), resize)
-    if path.suffix.lower() in (".h5", ".hdf5"):
-        return _from_array(_open_h5(path), resize)
+    if path.is_file() and path.suffix.lower() == ".npy":
+        return _from_array(_checked(map_array(path), path), path, resize)
+    if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
+        return _from_array(_open_h5(path), path, resize)
     files = list_images(path) if path.is_dir() or path.suffix.lower() == ".zip" else list_files(path)
     if not files:
         raise HistoError(f"there are no images in {name}", "give a folder or .zip that holds some")
@@ -72,35 +74,32 @@ def _loader(file: File, resize: Resize) -> Any:
     return lambda: decode_patch(read_bytes(file), file.name, resize)
 
 
-def _from_lines(lines: Iterable[str], resize: Resize) -> Iterator[Patch]:
+def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
     """One path a line; the id is the path as it is given, for stems may repeat."""
     for line in lines:
-        if name := line.rstrip("\r\n"):
-            yield Patch(name, _loader(File(name, Path(name).read_bytes), resize))
+        if name := os.fsdecode(line.rstrip(b"\r\n")):
+            file = file_at(Path(name), name)
+            yield Patch(file.name, _loader(file, resize))
 
 
 def _from_dataset(workspace: Workspace, name: str) -> Inputs:
-    store = open_store(workspace.patches_path(name))
-    ids = read_manifest(workspace.manifest_path(name))["id"]
-    return Inputs(len(store), (Patch(key, partial(store.__getitem__, i)) for i, key in enumerate(ids)))
+    store, manifest = open_packed(workspace, name)
+    return Inputs(len(store), (Patch(key, partial(store.__getitem__, i)) for i, key in enumerate(manifest["id"])))
 
 
-def _from_array(array: "np.ndarray | h5py.Dataset", resize: Resize) -> Inputs:
+def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) -> Inputs:
+    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64)))
+
     def patches() -> Iterator[Patch]:
-        for start in range(0, len(array), _SLICE):
-            block: Pixels = array[start : start + _SLICE]
+        for start in range(0, len(array), step):
+            try:
+                block: Pixels = array[start : start + step]
+            except OSError as error:
+                raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
             for i, image in enumerate(block):
                 yield Patch(str(start + i), partial(fit, np.ascontiguousarray(image), resize))
 
     return Inputs(len(array), patches())
-
-
-def _open_npy(path: Path) -> "np.ndarray":
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise HistoError(f"cannot read {path}: {error}") from error
-    return _checked(array, path)  # type: ignore[no-any-return]
 
 
 def _open_h5(path: Path) -> "h5py.Dataset":
@@ -108,15 +107,17 @@ def _open_h5(path: Path) -> "h5py.Dataset":
 
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+        sets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        if "x" not in sets and len(sets) != 1:
+            raise HistoError(f"{path} holds {', '.join(sets) or 'no arrays'}", "the patches must be named 'x'")
+        return _checked(sets["x"] if "x" in sets else next(iter(sets.values())), path)
+    except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise HistoError(f"cannot read {path}: {error}") from error
-    sets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-    if "x" not in sets and len(sets) != 1:
-        raise HistoError(f"{path} holds {', '.join(sets) or 'no arrays'}", "the patches must be named 'x'")
-    return _checked(sets.get("x", next(iter(sets.values()))), path)
 
 
 def _checked(array: Any, path: Path) -> Any:
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
         raise HistoError(f"{path} holds {array.dtype} {tuple(array.shape)}", "patches are uint8 (N,H,W,3) in RGB order")
+    if min(array.shape) < 1 or array.shape[1] * array.shape[2] > MAX_PIXELS:
+        raise HistoError(f"{path} holds patches of shape {tuple(array.shape)}", f"1 to {MAX_PIXELS:,} pixels each")
     return array

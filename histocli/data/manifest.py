@@ -4,13 +4,14 @@ A manifest is a plain CSV made to be opened: one row per patch of a packed array
 such as `balanced.csv` also names the data set (`data`) and the row in its array (`index`).
 """
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
+from histocli.data.tables import read_table, table_writer
 from histocli.errors import HistoError
 from histocli.workspace import atomic_path
 
@@ -38,19 +39,19 @@ class Row(NamedTuple):
 
 
 @contextmanager
-def row_writer(path: Path) -> Iterator[Any]:
+def row_writer(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
     """Give a `csv.writer` whose file appears at `path`, whole, when the block ends without an exception."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer = table_writer(file)
+        writer.writerow(columns)
         yield writer
 
 
 def write_manifest(path: Path, frame: "pd.DataFrame") -> None:
     """Write a manifest atomically; a label of `UNLABELLED` becomes an empty field."""
     labels = frame["label"].astype(str).where(frame["label"] != UNLABELLED, "")
-    with atomic_path(path) as temporary:
-        frame.assign(label=labels).to_csv(temporary, index=False, lineterminator="\n")
+    with row_writer(path, tuple(frame.columns)) as writer:
+        writer.writerows(frame.assign(label=labels).itertuples(index=False))
 
 
 def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
@@ -59,29 +60,29 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     Semicolons for commas, a byte order mark, CRLF and additional columns, as spreadsheets leave them, are all read.
 
     Raises:
-        HistoError: no such file, a column is missing, a value is not what its column holds, an id stands twice;
-            file, line and column are named.
+        HistoError: no such file, a column is missing, a value is not what its column holds, an id stands twice in a
+            split, or a row of the array twice; file, line and column are named.
     """
     import pandas as pd
 
     if not path.is_file():
         raise HistoError(f"there is no manifest {path}", "histo download makes data sets, histo balance the subset")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = file.readline()
-        separator = ";" if header.count(";") > header.count(",") else ","
-        frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise HistoError(f"{path} is not a CSV table: {error}", "save it as comma-separated UTF-8") from error
-    for column in required:
-        if column not in frame.columns:
-            raise HistoError(f"{path}, line 1: there is no column {column!r}", f"it needs {', '.join(required)}")
+    with _open(path) as file:
+        columns, rows = read_table(file, str(path))
+        for column in required:
+            if column not in columns:
+                raise HistoError(f"{path}, line 1: there is no column {column!r}", f"it needs {', '.join(required)}")
+        fields = [row for _, row in rows]
+    texts = {name: [row[i] for row in fields] for i, name in enumerate(columns) if name}
+    frame = pd.DataFrame(texts, dtype=str)
     frame["label"] = _labels(frame["label"], path)
     for column in _NUMBERS & set(frame.columns):
         frame[column] = _whole_numbers(frame[column], path)
     _refuse(path, "id", frame["id"], frame["id"] == "", "is empty")
     once = ["id", "split"] if "split" in frame.columns else ["id"]  # PCam's valid and test share a few patches
     _refuse(path, "id", frame["id"], frame.duplicated(once), "stands twice")
+    if "index" in frame.columns:
+        _refuse(path, "index", frame["index"], frame["index"].duplicated(), "stands twice")
     return frame
 
 
@@ -109,6 +110,16 @@ def _whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
 def _refuse(path: Path, name: str, column: "pd.Series[Any]", bad: "pd.Series[bool]", why: str) -> None:
     if bad.any():
         row = int(bad.to_numpy().argmax())
-        raise HistoError(
-            f"{path}, line {row + 2}, column {name}: {column.iloc[row]!r} {why}", "correct it and try again"
-        )
+        with _open(path) as file:
+            line, _ = next(islice(read_table(file, str(path))[1], row, None))
+        value = str(column.iloc[row])
+        raise HistoError(f"{path}, line {line}, column {name}: {value!r} {why}", "correct it and try again")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[IO[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except OSError as error:
+        raise HistoError(f"cannot read {path}: {error.strerror}") from error

@@ -66,12 +66,19 @@ def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame"
 
 
 def split_random(labels: "np.ndarray", val_fraction: float, seed: int) -> "np.ndarray":
-    """Mark `val_fraction` of each class for validation, at random: bool (N,). Patches of one slide may part."""
+    """Mark `val_fraction` of each class for validation, at random: bool (N,). Patches of one slide may part.
+
+    Raises:
+        HistoError: a class has one patch, which cannot be on both sides.
+    """
     rng = np.random.default_rng(seed)
     val = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        val[rng.permutation(rows)[: max(1, round(len(rows) * val_fraction))]] = True
+        if len(rows) < 2:
+            raise HistoError(f"one patch of class {label} cannot be on both sides of a split", "--n 4 is the least")
+        held = min(len(rows) - 1, max(1, round(len(rows) * val_fraction)))
+        val[rng.permutation(rows)[:held]] = True
     return val
 
 
@@ -92,7 +99,7 @@ def split_by_group(groups: "np.ndarray", labels: "np.ndarray", val_fraction: flo
         order = rng.permutation(len(names))
         taken = sizes[order].cumsum(0)  # (G,2) of each class if the first groups of this order validate
         both_sides = ((taken > 0) & (taken < sizes.sum(0))).all(1)
-        error = np.where(both_sides, (np.abs(taken - wished) / wished).max(1), np.inf)
+        error = np.where(both_sides, (np.abs(taken - wished) / np.maximum(wished, 1e-9)).max(1), np.inf)
         cut = int(error.argmin())
         if error[cut] < best_error:
             best, best_error = order[: cut + 1], float(error[cut])

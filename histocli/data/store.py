@@ -3,9 +3,11 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import compress
 from pathlib import Path
-from typing import IO, NamedTuple
+from tokenize import TokenError
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -42,16 +44,25 @@ def open_store(path: Path) -> Pixels:
     Raises:
         HistoError: it is not there, or not such an array.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise HistoError(f"there are no packed patches at {path}", "histo download packs them") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise HistoError(f"cannot read {path}: {error}", "histo download --force packs it again") from error
+    if not path.exists():
+        raise HistoError(f"there are no packed patches at {path}", "histo download packs them")
+    array = map_array(path, "histo download --force packs it again")
     if array.dtype != np.uint8 or array.shape[1:] != PATCH_SHAPE:
         raise HistoError(f"{path} holds {array.dtype} {array.shape}, not uint8 (N,96,96,3)")
     patches: Pixels = array
     return patches
+
+
+def map_array(path: Path, hint: str = "") -> "np.ndarray[Any, Any]":
+    """Map any .npy file read-only; nothing is unpickled.
+
+    Raises:
+        HistoError: it is no such file, or shorter than its header says.
+    """
+    try:
+        return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-any-return, no-untyped-call]
+    except (OSError, ValueError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+        raise HistoError(f"cannot read {path}: {error}", hint) from error
 
 
 def pack(
@@ -76,11 +87,10 @@ def pack(
         atomic_path(workspace.patches_path(name)) as temporary,
         temporary.open("wb") as array,
         row_writer(workspace.manifest_path(name)) as manifest,
+        closing(map_ordered(_fingerprint, chunked(_drawn(source, n, seed), CHUNK), worker_count())) as chunks,
     ):
         _write_header(array, 0)
-        for chunk, sha1s, lows, highs in map_ordered(
-            _fingerprint, chunked(_drawn(source, n, seed), CHUNK), worker_count()
-        ):
+        for chunk, sha1s, lows, highs in chunks:
             keep = np.ones(len(chunk.patches), bool)
             for i, patch in enumerate(chunk.patches):
                 key = (patch.split, bytes.fromhex(sha1s[i])[:12])
@@ -130,8 +140,8 @@ def _drawn(source: Source, n: int | None, seed: int) -> Iterator[Patch]:
 def _fingerprint(patches: list[Patch]) -> _Fingerprinted:
     """Load a chunk and compute what the manifest wants of each patch, all on the worker thread."""
     chunk = load_chunk(patches)
-    flat = chunk.pixels.reshape(len(chunk.pixels), -1)
-    low, high = (flat.min(1), flat.max(1)) if len(flat) else (flat[:, 0], flat[:, 0])
+    flat = chunk.pixels.reshape(len(chunk.pixels), int(np.prod(PATCH_SHAPE)))
+    low, high = flat.min(1), flat.max(1)
     return _Fingerprinted(
         chunk,
         [hashlib.sha1(row.data, usedforsecurity=False).hexdigest() for row in flat],

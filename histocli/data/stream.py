@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -39,7 +39,7 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def map_ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+def map_ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
     """Yield `function(item)` in the order of `items`, computed on threads at most a few items ahead."""
     pending: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
@@ -69,6 +69,8 @@ def load_chunk(patches: list[Patch]) -> Chunk:
     return Chunk(good, stacked, failures)
 
 
-def load_chunks(patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None) -> Iterator[Chunk]:
+def load_chunks(
+    patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None
+) -> Generator[Chunk, None, None]:
     """Load patches on worker threads and yield them in order, `size` at a time."""
     return map_ordered(load_chunk, chunked(patches, size), workers or worker_count())

@@ -1,5 +1,6 @@
 """The rows of a manifest together with the packed pixels that they name."""
 
+from hashlib import sha1
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +15,9 @@ from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_SAMPLED = 64  # patches whose pixels are compared with the manifest
 
 
 class Subset(NamedTuple):
@@ -41,7 +45,7 @@ def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
         HistoError: the manifest or the array is missing or malformed, or the two do not belong together.
     """
     frame = read_manifest(manifest_path, ("id", "label", "slide", "split"))
-    if "data" not in frame.columns:
+    if "data" not in frame.columns or "index" not in frame.columns:
         frame["data"], frame["index"] = manifest_path.stem, range(len(frame))
     names = frame["data"].unique()
     if len(names) != 1:
@@ -50,17 +54,31 @@ def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
             "histo balance writes such a table",
         )
     name = str(names[0])
-    store = open_store(workspace.patches_path(name))
     rows = frame["index"].to_numpy(np.int64)
-    packed = read_manifest(workspace.manifest_path(name))
-    if len(packed) != len(store):
-        raise HistoError(
-            f"the manifest of {name} has {len(packed):,} rows, its array {len(store):,}",
-            f"histo download --name {name} --force packs it again",
-        )
+    store, packed = open_packed(workspace, name)
     if rows.max(initial=-1) >= len(store) or (packed["id"].to_numpy()[rows] != frame["id"].to_numpy()).any():
         raise HistoError(f"{manifest_path} speaks of another packing of {name}", "histo balance makes it anew")
     return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
+
+
+def open_packed(workspace: Workspace, name: str) -> tuple[Pixels, "pd.DataFrame"]:
+    """Open the array of a data set with its manifest, row for row.
+
+    Raises:
+        HistoError: one of them is missing or malformed, or their rows do not belong together: a sample of the
+            pixels is compared with the manifest's SHA-1s, for a table sorted by hand would mislabel every patch.
+    """
+    store, path = open_store(workspace.patches_path(name)), workspace.manifest_path(name)
+    frame = read_manifest(path)
+    hint = f"histo download --name {name} --force packs it again"
+    if len(frame) != len(store):
+        raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)
+    if "sha1" in frame.columns:
+        for row in np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int)) if len(store) else ():
+            if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
+                key = frame["id"].iloc[row]
+                raise HistoError(f"{path}: {key!r} does not stand in the row of its pixels (or was changed)", hint)
+    return store, frame
 
 
 def labelled_part(subset: Subset, part: Part) -> Subset:

@@ -26,7 +26,7 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise by the mean and deviation of PCam's training pixels, and classify."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
+        logits: Tensor = self.network(torch.addcmul(-self.mean / self.std, images, 1 / self.std))
         return logits
 
 

@@ -1,14 +1,13 @@
 """Checkpoints: tensors and plain values only, enough to rebuild the model they hold."""
 
-import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import torch
 
 from histocli.errors import HistoError
-from histocli.models import Classifier, create_model
+from histocli.models import ARCHITECTURES, Classifier, create_model
 from histocli.workspace import Workspace, atomic_path
 
 FORMAT = 1
@@ -37,8 +36,10 @@ class Checkpoint:
         """The model itself, with these weights, ready to predict.
 
         Raises:
-            HistoError: the weights do not fit the architecture, or are not finite.
+            HistoError: the architecture is not known, the weights do not fit it, or they are not finite.
         """
+        if self.arch not in ARCHITECTURES:
+            raise HistoError(f"the checkpoint's architecture {self.arch!r} is not known", "is it of a newer histo?")
         model = create_model(self.arch)
         try:
             model.load_state_dict(self.model)
@@ -65,23 +66,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OSError,
-        KeyError,
-        TypeError,
-    ) as error:
+    except Exception as error:  # what torch raises over damaged bytes is up to the bytes
         raise HistoError(f"{path} is no checkpoint that can be read safely: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise HistoError(f"{path} is no histo checkpoint of format {FORMAT} (found {found!r})")
     try:
-        return Checkpoint(**content)
+        checkpoint = Checkpoint(**content)
     except TypeError as error:
         raise HistoError(f"{path} lacks something a checkpoint needs: {_first_line(error)}") from error
+    for item in fields(Checkpoint):
+        kind: Any = get_origin(item.type) or item.type
+        if not isinstance(getattr(checkpoint, item.name), kind):
+            raise HistoError(f"{path} is no histo checkpoint: its {item.name!r} is of the wrong kind")
+    return checkpoint
 
 
 def find_checkpoint(workspace: Workspace, name: str) -> Path:

@@ -1,66 +1,65 @@
-"""The default network: a five-stage convolutional network for patches whose centre decides the label."""
+"""The default network: five stages of convolutions for patches whose centre decides the label."""
 
 import torch
 from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64, 128, 256)
-DEPTHS = (1, 2, 2, 2, 2)
+REFINEMENTS = (0, 0, 1, 2, 3)
+_CENTRE = slice(2, 4)  # of the 6x6 cells of the last stage: the central 32x32 pixels
 
 
 class HistoNet(nn.Module):
-    """Convolutions with batch norm and ReLU in five stages, max-pooling after each, fully connected layers."""
+    """Five stages of convolution, batch norm and ReLU, each followed by max-pooling, then fully connected layers.
 
-    def __init__(
-        self,
-        widths=WIDTHS,
-        depths=DEPTHS,
-        hidden: int = 128,
-        dropout: float = 0.2,
-        head="both",
-        poolfirst=True,
-        se=False,
-    ) -> None:
+    Takes normalised images (N,3,96,96) and gives logits (N,2). A stage widens by a 3x3 convolution; the later ones
+    refine by residual depthwise-separable convolutions (Howard et al., "MobileNets", 2017; He et al., "Deep residual
+    learning", 2016), which cost a fifth of a full 3x3 at these widths on a CPU. Stages are narrow early, where a
+    patch is 96x96 and the time goes, and double their width as they halve its side. Where a stage has no refinement,
+    pooling comes before batch norm, which then has a quarter of the work.
+
+    The last max-pooling looks at the central 32x32 alone, which decides the label; beside it goes the mean over the
+    whole patch. Both suit a label that no flip or right-angle rotation changes.
+
+    Costs for one patch: 706,642 parameters, 123 MFLOP forward (a multiply-add counts as two).
+    """
+
+    def __init__(self, hidden: int = 128, dropout: float = 0.2) -> None:
         super().__init__()
-        stages = []
+        stages: list[nn.Module] = []
         channels = 3
-        for number, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            for layer in range(depth):
-                stages.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
-                pool = layer == depth - 1 and number < len(widths) - 1
-                if pool and poolfirst:
-                    stages.append(nn.MaxPool2d(2))
-                stages += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-                if pool and not poolfirst:
-                    stages.append(nn.MaxPool2d(2))
-                channels = width
-            if se:
-                stages.append(SE(channels))
+        for width, refinements in zip(WIDTHS, REFINEMENTS, strict=True):
+            last = width == WIDTHS[-1]
+            pool = [] if last else [nn.MaxPool2d(2)]
+            norm = [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            refine = [Refinement(width) for _ in range(refinements)]
+            stages.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+            stages += [*norm, *refine, *pool] if refine else [*pool, *norm]
+            channels = width
         self.stages = nn.Sequential(*stages)
-        self.how = head
         self.head = nn.Sequential(
-            nn.Linear(channels * (2 if head == "both" else 1), hidden),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-            nn.Linear(hidden, 2),
+            nn.Linear(2 * channels, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, 2)
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = self.stages(images)
-        if self.how == "gap":
-            return self.head(maps.mean((2, 3)))
-        c = maps.shape[2] // 2
-        centre = maps[:, :, c - 1 : c + 1, c - 1 : c + 1].amax((2, 3))
-        if self.how == "centre":
-            return self.head(centre)
-        return self.head(torch.cat([centre, maps.mean((2, 3))], 1))
+        """Logits (N,2) of normalised images (N,3,96,96); their softmax are the class probabilities."""
+        maps = self.stages(images)  # (N,256,6,6)
+        centre = maps[:, :, _CENTRE, _CENTRE].amax((2, 3))
+        logits: Tensor = self.head(torch.cat([centre, maps.mean((2, 3))], 1))
+        return logits
 
 
-class SE(nn.Module):
-    def __init__(self, c):
+class Refinement(nn.Module):
+    """A residual depthwise 3x3 and pointwise convolution: (N,C,H,W) -> (N,C,H,W)."""
+
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.a = nn.Linear(c, c // 4)
-        self.b = nn.Linear(c // 4, c)
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
 
-    def forward(self, x):
-        s = torch.sigmoid(self.b(torch.relu(self.a(x.mean((2, 3))))))
-        return x * s[:, :, None, None]
+    def forward(self, maps: Tensor) -> Tensor:
+        """Add what was found, and rectify."""
+        return torch.relu_(maps + self.body(maps))

@@ -1,20 +1,29 @@
 """Image files in folders and zip archives, and the tables beside them that say their labels and slides."""
 
-import csv
 import io
+import lzma
 import os
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import NamedTuple
 
 from histocli.data.images import SUFFIXES
+from histocli.data.tables import read_table
 from histocli.errors import HistoError
+
+MAX_FILE_BYTES = 256 << 20  # no patch and no table of patches is larger; a bomb in an archive is
 
 
 class File(NamedTuple):
-    """A file by its path relative to the folder or archive it lies in, and how to get its bytes."""
+    r"""A file by its path relative to the folder or archive it lies in, and how to get its bytes.
+
+    The name is made to be written as UTF-8: bytes of a file system's name that are not are escaped, as in `a\xff.png`.
+    """
 
     name: str
     read: Callable[[], bytes]
@@ -28,18 +37,28 @@ class File(NamedTuple):
 def list_files(path: Path) -> list[File]:
     """List a folder's files, in any nesting, or a zip archive's members, or the one file itself; sorted by name.
 
-    Nothing is read or unpacked yet. Hidden files and folders are left out.
+    Nothing is read or unpacked yet. Hidden files and folders, what is no regular file, and members whose names lead
+    out of their archive are left out.
 
     Raises:
-        HistoError: it is not there, may not be read, or the archive is broken.
+        HistoError: it is not there, may not be read, is neither file nor folder, or the archive is broken, holds a
+            name twice.
     """
-    if path.is_dir():
-        return [File(name, (path / name).read_bytes) for name in _walk(path)]
-    if not path.exists():
-        raise HistoError(f"there is no {path}", "give a folder, a .zip archive or an image file")
-    if path.suffix.lower() == ".zip":
-        return _list_zip(path)
-    return [File(path.name, path.read_bytes)]
+    try:
+        if path.is_dir():
+            return [file_at(path / name, name) for name in sorted(_walk(path))]
+        if path.is_file():
+            return _list_zip(path) if path.suffix.lower() == ".zip" else [file_at(path, path.name)]
+        wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
+    except OSError as error:
+        raise HistoError(f"cannot read {error.filename}: {error.strerror}") from error
+    raise HistoError(wrong, "give a folder, a .zip archive or an image file")
+
+
+def file_at(path: Path, name: str | None = None) -> File:
+    """A file on disk, by its own path where no other name is given."""
+    text = (str(path) if name is None else name).encode("utf-8", "surrogateescape")
+    return File(text.decode("utf-8", "backslashreplace"), partial(_read_regular, path))
 
 
 def list_images(path: Path) -> list[File]:
@@ -60,14 +79,7 @@ def read_bytes(file: File) -> bytes:
     """
     try:
         return file.read()
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        zipfile.LargeZipFile,
-        NotImplementedError,
-        RuntimeError,
-        EOFError,
-    ) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
         raise HistoError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -88,42 +100,55 @@ def read_labels(file: File) -> dict[str, int]:
 
 
 def read_slides(file: File) -> dict[str, str]:
-    """Read a table `id,wsi` (or `id,slide`): the slide each patch was cut from."""
-    return {key: value for _, key, value in _read_pairs(file, "id", ("wsi", "slide"))}
+    """Read a table `id,wsi` (or `id,slide`): the slide each patch was cut from.
+
+    Raises:
+        HistoError: a column is missing, or an id stands twice with two slides; file, line and column are named.
+    """
+    slides: dict[str, str] = {}
+    for line, key, value in _read_pairs(file, "id", ("wsi", "slide")):
+        if slides.setdefault(key, value) != value:
+            raise HistoError(f"{file.name}, line {line}, column id: {key!r} stands twice, with two slides")
+    return slides
 
 
 def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
-    """Yield (line, key, value) of a CSV in UTF-8, with or without a byte order mark, by comma or semicolon."""
-    try:
-        text = read_bytes(file).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise HistoError(f"{file.name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
-    header = text.split("\n", 1)[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ",")
-    columns = [name.strip().lower() for name in next(rows, [])]
+    """Yield (line, key, value) of a table in UTF-8, with or without a byte order mark."""
+    text = io.TextIOWrapper(io.BytesIO(read_bytes(file)), "utf-8-sig", newline="")
+    names, rows = read_table(text, file.name)
+    columns = [name.lower() for name in names]
     value = next((name for name in values if name in columns), "")
     if key not in columns or not value:
         raise HistoError(f"{file.name}, line 1: it needs the columns {key},{values[0]}; it has {','.join(columns)}")
     at_key, at_value = columns.index(key), columns.index(value)
-    for row in rows:
-        if not row:
-            continue
-        if len(row) <= max(at_key, at_value):
-            raise HistoError(f"{file.name}, line {rows.line_num}: {len(row)} fields, {len(columns)} columns")
-        yield rows.line_num, row[at_key].strip(), row[at_value].strip()
+    for line, row in rows:
+        yield line, row[at_key].strip(), row[at_value].strip()
+
+
+def _read_regular(path: Path) -> bytes:
+    if not path.is_file() and path.exists():  # reading a pipe would wait for ever
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        return _bounded(file.read(MAX_FILE_BYTES + 1))
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
+    return data
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Relative POSIX paths of all regular files below `folder`, sorted; links to folders are not followed."""
+    """Relative POSIX paths of all regular files below `folder`; links to folders are not followed."""
 
     def fail(error: OSError) -> None:
-        raise HistoError(f"cannot read {error.filename}: {error.strerror}")
+        raise error
 
     for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
         relative = os.path.relpath(parent, folder)
         prefix = "" if relative == "." else relative.replace(os.sep, "/") + "/"
-        for name in sorted(names):
+        for name in names:
             if not name.startswith(".") and Path(parent, name).is_file():
                 yield prefix + name
 
@@ -131,20 +156,33 @@ def _walk(folder: Path) -> Iterator[str]:
 def _list_zip(path: Path) -> list[File]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise HistoError(f"cannot read {path}: {error}", "is the download complete?") from error
     lock = Lock()  # members share one file position
+    members = {}
+    for member in archive.infolist():
+        name = member.filename.replace("\\", "/")
+        if name in members:
+            raise HistoError(f"{path} holds {name!r} twice", "pack it again with each file once")
+        members[name] = member
+    return [
+        File(name, partial(_read_member, archive, member, lock))
+        for name, member in sorted(members.items())
+        if not member.is_dir() and not _hidden(name)
+    ]
 
-    def reader(member: zipfile.ZipInfo) -> Callable[[], bytes]:
-        def read() -> bytes:
-            with lock:
-                return archive.read(member)
 
-        return read
-
-    members = [m for m in archive.infolist() if not m.is_dir() and not _hidden(m.filename)]
-    return [File(m.filename, reader(m)) for m in sorted(members, key=lambda m: m.filename)]
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: Lock) -> bytes:
+    if member.file_size > MAX_FILE_BYTES:
+        raise OSError(f"it unpacks to {member.file_size >> 20:,} MiB, over {MAX_FILE_BYTES >> 20}")
+    with lock, archive.open(member) as file:
+        return _bounded(file.read(MAX_FILE_BYTES + 1))
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Whether a part of a member's name is hidden, or the name leads out of the archive."""
+    return (
+        name.startswith("/")
+        or bool(re.match("[A-Za-z]:", name))
+        or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    )

@@ -1,12 +1,14 @@
 """Patches from folders, zip archives and single image files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import TypeVar
 
 from histocli.choices import Resize
 from histocli.data.images import PATCH_SIZE, decode, fit
 from histocli.data.sources import Patch, Pixels, SourceReport
-from histocli.data.sources.files import File, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.data.sources.files import File, file_at, is_image, list_files, read_bytes, read_labels, read_slides
 from histocli.errors import HistoError
 
 _CLASSES = {
@@ -14,6 +16,8 @@ _CLASSES = {
     1: "1 positive pos tumor tumour cancer cancerous malignant metastasis metastatic class1",
 }
 _LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.split()}
+
+T = TypeVar("T")
 
 
 class FolderSource:
@@ -39,17 +43,19 @@ class FolderSource:
     ) -> None:
         self.report = SourceReport(origin=", ".join(map(str, locations)))
         self._resize = resize
-        files = [file for location in locations for file in list_files(location)]
-        self._images = [file for file in files if is_image(file.name)]
+        self._lock = Lock()
+        found = [list_files(location) for location in locations]
+        self._images = [file for files in found for file in files if is_image(file.name)]
         if not self._images:
             raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that holds some")
-        self._labels = self._read_labels(files, locations, labels)
-        self._slides = read_slides(_the_file(slides)) if slides else {}
         self._ids = unique_ids(self._images)
         if len(self._ids) != len(set(self._ids)):
             raise HistoError(
                 f"files in {self.report.origin} share their relative paths", "pack them one by one (--name)"
             )
+        tables = [_the_file(labels)] if labels else _label_tables(locations, found)
+        self._labels = self._read_labels(tables) if tables else self._class_folders()
+        self._slides = self._by_image(read_slides(_the_file(slides)), "slides") if slides else {}
 
     @property
     def total(self) -> int:
@@ -58,61 +64,83 @@ class FolderSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield every image in the order of the locations and, within one, of its name."""
-        unlabelled = 0
         for key, file in zip(self._ids, self._images, strict=True):
-            label = self.label_of(file)
-            unlabelled += label is None
-            yield Patch(key, self._loader(file), label, self._slides.get(file.stem, ""))
-        if unlabelled > 0:
-            self.report.counts["without a label"] = unlabelled
+            yield Patch(key, self._loader(file), self._labels.get(file.name), self._slides.get(file.name, ""))
+        counts = {
+            "without a label": self.total - len(self._labels),
+            "without a slide": self.total - len(self._slides) if self._slides else 0,
+        }
+        self.report.counts.update({name: count for name, count in counts.items() if count})
 
-    def label_of(self, file: File) -> int | None:
-        """The file's label: from the table by its stem, its name or its path; else from the innermost class folder."""
-        if self._labels is not None:
-            found = (self._labels.get(key) for key in (file.stem, PurePosixPath(file.name).name, file.name))
-            return next((label for label in found if label is not None), None)
-        folders = PurePosixPath(file.name).parent.parts
-        return next((_LABEL_OF[part.lower()] for part in reversed(folders) if part.lower() in _LABEL_OF), None)
-
-    def _loader(self, file: File):  # type: ignore[no-untyped-def]
+    def _loader(self, file: File) -> Callable[[], Pixels]:
         def load() -> Pixels:
             image = decode(read_bytes(file), file.name)
             if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
                 verb = "cut to the centre" if self._resize is Resize.CROP else "scaled"
-                self.report.counts[verb] = self.report.counts.get(verb, 0) + 1
+                with self._lock:
+                    self.report.counts[verb] = self.report.counts.get(verb, 0) + 1
             return fit(image, self._resize)
 
         return load
 
-    def _read_labels(self, files: list[File], locations: Sequence[Path], given: Path | None) -> dict[str, int] | None:
-        tables = [_the_file(given)] if given else [file for file in files if _is_label_table(file.name)]
-        if not tables:
-            tables = [
-                _the_file(path)
-                for where in locations
-                for path in sorted(where.absolute().parent.glob("*.csv"))
-                if _is_label_table(path.name)
-            ]
-        if not tables:
-            return None
+    def _read_labels(self, tables: list[File]) -> dict[str, int]:
         labels: dict[str, int] = {}
         for table in tables:
             self.report.notes.append(f"labels from {table.name}")
-            labels.update(read_labels(table))
-        images = {file.stem for file in self._images} | {file.name for file in self._images}
-        missing = sum(key not in images and PurePosixPath(key).stem not in images for key in labels)
-        if missing:
-            self.report.counts["labels without an image"] = missing
+            for key, label in read_labels(table).items():
+                if labels.setdefault(key, label) != label:
+                    raise HistoError(f"{table.name}: another table has the other label for {key!r}", "correct one")
+        return self._by_image(labels, "labels")
+
+    def _class_folders(self) -> dict[str, int]:
+        """Each image's label by the innermost folder that is named after a class."""
+        labels = {}
+        for file in self._images:
+            folders = [part.lower() for part in PurePosixPath(file.name).parent.parts if part.lower() in _LABEL_OF]
+            if folders:
+                labels[file.name] = _LABEL_OF[folders[-1]]
         return labels
+
+    def _by_image(self, table: dict[str, T], what: str) -> dict[str, T]:
+        """Find each image in a table, whose ids are paths, with the suffix or without, or file names or stems."""
+        found: dict[str, T] = {}
+        owners: dict[str, str] = {}
+        for image in self._images:
+            path = PurePosixPath(image.name)
+            keys = (image.name, str(path.with_suffix("")), path.name, path.stem)
+            key = next((key for key in keys if key in table), None)
+            if key is None:
+                continue
+            if owners.setdefault(key, image.name) != image.name:
+                raise HistoError(
+                    f"the id {key!r} in the table of {what} fits both {owners[key]} and {image.name}",
+                    "write the images' paths as ids in the table",
+                )
+            found[image.name] = table[key]
+        if missing := len(table) - len(owners):
+            self.report.counts[f"{what} without an image"] = missing
+        return found
 
 
 def unique_ids(files: Sequence[File]) -> list[str]:
-    """An id per file: its stem, as Kaggle's are, where all stems differ; else its path without the suffix, or with it."""
+    """An id per file: its stem, as Kaggle's are, where all stems differ; else its path, where need be with suffix."""
     for name in (lambda f: f.stem, lambda f: str(PurePosixPath(f.name).with_suffix("")), lambda f: f.name):
         ids = [name(file) for file in files]
         if len(set(ids)) == len(ids):
             break
     return ids
+
+
+def _label_tables(locations: Sequence[Path], found: list[list[File]]) -> list[File]:
+    """The tables inside each location, else beside it."""
+    inside: list[File] = []
+    beside: dict[Path, None] = {}
+    for location, files in zip(locations, found, strict=True):
+        tables = [file for file in files if _is_label_table(file.name)]
+        inside += tables
+        if not tables:
+            beside.update(dict.fromkeys(sorted(location.absolute().parent.glob("*.csv"))))
+    return inside + [file_at(path) for path in beside if _is_label_table(path.name) and path.is_file()]
 
 
 def _is_label_table(name: str) -> bool:
@@ -123,4 +151,4 @@ def _is_label_table(name: str) -> bool:
 def _the_file(path: Path) -> File:
     if not path.is_file():
         raise HistoError(f"there is no {path}")
-    return File(str(path), path.read_bytes)
+    return file_at(path)

@@ -1,0 +1,129 @@
+"""Write the completions and the command-line reference from the application; `--check` only compares.
+
+The completion scripts ask `histo` itself at each TAB (Typer's protocol), so that they stay short and always agree
+with the version installed.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from histocli.cli import app
+
+ROOT = Path(__file__).parents[1]
+
+BASH = """\
+_histo_completion() {
+    local IFS=$'\\n'
+    COMPREPLY=($(env COMP_WORDS="${COMP_WORDS[*]}" COMP_CWORD="$COMP_CWORD" _HISTO_COMPLETE=complete_bash "$1"))
+}
+complete -o default -F _histo_completion histo
+"""
+ZSH = """\
+#compdef histo
+_histo_completion() {
+    eval "$(env _TYPER_COMPLETE_ARGS="${words[1,$CURRENT]}" _HISTO_COMPLETE=complete_zsh histo)"
+}
+if [ "$funcstack[1]" = _histo ]; then  # loaded by the completion system, for a TAB already pressed
+    _histo_completion "$@"
+else
+    compdef _histo_completion histo
+fi
+"""
+FISH = """\
+set -l ask "env _HISTO_COMPLETE=complete_fish _TYPER_COMPLETE_ARGS=(commandline -cp) _TYPER_COMPLETE_FISH_ACTION"
+complete --command histo --condition "$ask=is-args histo" --arguments "($ask=get-args histo)"
+"""
+
+
+def reference() -> str:
+    """The command-line reference in Markdown: every command with its arguments, options and defaults."""
+    lines = [
+        "# histo: the command line",
+        "",
+        "Written by `docs/generate.py` from the application itself.",
+        "",
+        app.info.help,
+        "",
+        "A value comes from the option, else from the environment variable, else it is the default.",
+        "",
+        *_table(app.registered_callback.callback, "HISTO"),
+    ]
+    for command in app.registered_commands:
+        name = command.name or command.callback.__name__
+        usage = "".join(f" {n.upper()}..." for n, _, info, _ in _parameters(command.callback) if _is_argument(info))
+        lines += ["", f"## histo {name}", "", inspect.getdoc(command.callback), ""]
+        lines += [f"`histo {name} [OPTIONS]{usage}`", "", *_table(command.callback, f"HISTO_{name.upper()}")]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Name, type, Typer's description and default of each parameter that the command line sets."""
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if get_origin(hints[name]) is Annotated:
+            kind, info = get_args(hints[name])[:2]
+            yield name, kind, info, parameter.default
+
+
+def _table(function: Callable[..., Any], prefix: str) -> list[str]:
+    rows = ["| option | what | default | variable |", "| --- | --- | --- | --- |"]
+    for name, kind, info, default in _parameters(function):
+        if _is_argument(info):
+            rows.append(f"| `{name.upper()}` | {info.help} | | |")
+            continue
+        spelt = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
+        flags = ", ".join(f"`{flag}`" for flag in spelt or ["--" + name.replace("_", "-")])
+        variable = info.envvar or f"{prefix}_{name.upper()}"
+        rows.append(f"| {flags} | {info.help}{_choices(kind)} | {_default(info, default)} | `{variable}` |")
+    return rows
+
+
+def _is_argument(info: Any) -> bool:
+    return isinstance(info, typer.models.ArgumentInfo)
+
+
+def _choices(kind: Any) -> str:
+    """The words that an option takes, where it takes only some."""
+    for one in (kind, *get_args(kind)):
+        if isinstance(one, type) and issubclass(one, Enum):
+            return " One of " + ", ".join(f"`{choice.value}`" for choice in one) + "."
+    return ""
+
+
+def _default(info: Any, default: Any) -> str:
+    if isinstance(info.show_default, str):
+        return info.show_default
+    if default is None or default is False:
+        return ""
+    return f"`{default.value if isinstance(default, Enum) else default}`"
+
+
+def main() -> None:
+    """Write the files, or with `--check` end with 1 where one is not current."""
+    wanted = {
+        "completions/histo.bash": BASH,
+        "completions/_histo": ZSH,
+        "completions/histo.fish": FISH,
+        "docs/cli.md": reference(),
+    }
+    stale = [name for name, text in wanted.items() if not _same(ROOT / name, text)]
+    if "--check" in sys.argv[1:]:
+        for name in stale:
+            sys.stderr.write(f"{name} is not current: run python docs/generate.py\n")
+        raise SystemExit(bool(stale))
+    for name in stale:
+        (ROOT / name).write_text(wanted[name], encoding="utf-8", newline="\n")
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""`histo` as a user types it, in this process or in one of its own, on a small workspace made once."""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from histocli.cli import app
+
+REPOSITORY = Path(__file__).parents[1]
+PATCHES = 320  # synthetic ones in the template, of 8 slides
+SUBSET = 64  # of them in balanced.csv
+TRAIN = ["train", "--batch-size", 16, "--device", "cpu"]
+
+
+class Histo:
+    """Runs commands on one workspace; `code` is the exit code expected."""
+
+    def __init__(self, root):
+        self.root = Path(root)
+
+    def line(self, args):
+        return ["-w", str(self.root), *map(str, args)]
+
+    def __call__(self, *args, code=0, stdin=None):
+        result = CliRunner().invoke(app, self.line(args), input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.output
+        return result
+
+    def fails(self, *args, code=1):
+        """The two lines of an error, with nothing on stdout."""
+        result = self(*args, code=code)
+        assert result.stdout == ""
+        assert "Traceback" not in result.stderr
+        error, _, hint = result.stderr[result.stderr.index("error: ") :].partition("hint: ")
+        return error.removeprefix("error: ").strip(), hint.strip()
+
+    def start(self, *args, **options):
+        """The command in a process of its own."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        env = os.environ | {"PYTHONPATH": str(REPOSITORY)} | options.pop("env", {})
+        return subprocess.Popen([sys.executable, "-m", "histocli", *self.line(args)], env=env, **pipes | options)
+
+    def process(self, *args, code=0, **options):
+        """The output and the messages of a process of its own."""
+        with self.start(*args, **options) as process:
+            stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == code, stderr
+        return stdout, stderr
+
+
+def write_images(histo, folder, n=12):
+    """The first `n` patches of the data set as PNG files; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy", mmap_mode="r")
+    paths = [folder / f"patch-{i:02}.png" for i in range(n)]
+    for path, patch in zip(paths, patches, strict=False):
+        path.write_bytes(cv2.imencode(".png", cv2.cvtColor(patch, cv2.COLOR_RGB2BGR))[1].tobytes())
+    return paths
+
+
+@cache
+def template():
+    """A workspace with a packed synthetic set, a balanced subset of it, and one run of two epochs, `first`."""
+    root = Path(tempfile.mkdtemp(prefix="histo-tests-"))
+    atexit.register(shutil.rmtree, root)
+    histo = Histo(root)
+    histo("download", "--source", "synthetic", "--n", PATCHES)
+    histo("balance", "--n", SUBSET, "--val-fraction", 0.25)
+    histo(*TRAIN, "--epochs", 2, "--name", "first")
+    return root
+
+
+@pytest.fixture(name="one_thread")
+def one_thread_fixture(monkeypatch):
+    """Tests share the cores; and a sum's order, hence its last bit, depends on the number of threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(name="empty")
+def empty_fixture(one_thread, tmp_path):
+    """`histo` on a workspace that is not there yet."""
+    return Histo(tmp_path / "not-yet")
+
+
+@pytest.fixture(name="histo")
+def histo_fixture(one_thread, tmp_path):
+    """`histo` on a copy of the template."""
+    return Histo(shutil.copytree(template(), tmp_path / "workspace"))

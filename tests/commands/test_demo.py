@@ -1,0 +1,35 @@
+"""`histo demo`: the whole pipeline in one command."""
+
+import csv
+
+from tests.cli import empty_fixture, one_thread_fixture  # noqa: F401
+
+
+def test_the_demo_runs_every_command_and_keeps_what_it_made(empty, tmp_path):
+    kept = tmp_path / "kept"
+    result = empty("demo", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
+    assert result.stdout == ""
+    steps = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("histo ")]
+    assert steps == ["download", "balance", "train", "eval", "predict", "plot"]
+    assert {path.name for path in kept.iterdir()} == {
+        *("data", "manifests", "runs", "checkpoints", "metrics", "plots"),
+        "preds.csv",
+    }
+    with (kept / "preds.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 400
+    summary = result.stderr.partition("what came of it")[2]
+    assert "auc" in summary
+    pictures = sorted((kept / "plots").iterdir())
+    assert len(pictures) >= 8
+    assert all(str(path) in summary.replace("\n", "") for path in pictures)
+    assert not empty.root.exists()
+    error, hint = empty.fails("demo", "--keep", kept)
+    assert "not empty" in error
+    assert hint
+
+
+def test_the_demo_refuses_a_file_to_keep_things_in(empty, tmp_path):
+    (tmp_path / "file").write_text("")
+    error, _ = empty.fails("demo", "--n", 400, "--epochs", 1, "--keep", tmp_path / "file")
+    assert str(tmp_path / "file") in error
+    assert "Not a directory" in error

@@ -1,0 +1,215 @@
+"""`histo download` from the command line: each source on disk, a second run, refusals."""
+
+import csv
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.cli import empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+
+SYNTHETIC = ["download", "--source", "synthetic", "--n", 40]
+
+
+def manifest(histo, name):
+    with (histo.root / "manifests" / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def dataset(histo, name):
+    return json.loads((histo.root / "data" / name / "dataset.json").read_text())
+
+
+def pixels(histo, name):
+    return np.load(histo.root / "data" / name / "patches.npy", mmap_mode="r")
+
+
+def snapshot(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_synthetic_patches_are_packed_with_their_manifest(empty):
+    result = empty(*SYNTHETIC)
+    assert result.stdout == ""
+    assert "patches packed" in result.stderr
+    assert "histo balance --data synthetic" in result.stderr
+    assert pixels(empty, "synthetic").shape == (40, 96, 96, 3)
+    rows = manifest(empty, "synthetic")
+    assert len(rows) == 40
+    assert {row["label"] for row in rows} == {"0", "1"}
+    assert all(row["slide"] for row in rows)
+
+
+def test_the_seed_decides_every_byte(empty):
+    for name, seed in (("one", 3), ("two", 3), ("other", 4)):
+        empty(*SYNTHETIC, "--seed", seed, "--name", name)
+    assert (pixels(empty, "one") == pixels(empty, "two")).all()
+    assert (pixels(empty, "one") != pixels(empty, "other")).any()
+    assert dataset(empty, "one")["sha256"] == dataset(empty, "two")["sha256"] != dataset(empty, "other")["sha256"]
+
+
+def test_a_second_run_has_nothing_to_do(empty):
+    empty(*SYNTHETIC)
+    before = snapshot(empty.root)
+    assert "nothing to be done" in empty(*SYNTHETIC).stderr
+    assert snapshot(empty.root) == before
+
+
+@pytest.mark.parametrize("lost", ["data/synthetic/patches.npy", "manifests/synthetic.csv"])
+def test_what_was_lost_is_packed_again(empty, lost):
+    empty(*SYNTHETIC)
+    before = snapshot(empty.root)
+    (empty.root / lost).unlink()
+    empty(*SYNTHETIC)
+    assert snapshot(empty.root) == before
+
+
+def test_another_request_under_the_same_name_is_refused_unless_forced(empty):
+    empty(*SYNTHETIC)
+    error, hint = empty.fails(*SYNTHETIC, "--seed", 9)
+    assert "there is a data set 'synthetic' already" in error
+    assert "--name" in hint
+    assert "--force" in hint
+    empty(*SYNTHETIC, "--seed", 9, "--force")
+    assert dataset(empty, "synthetic")["request"]["seed"] == 9
+
+
+def test_a_broken_dataset_file_is_named(empty):
+    empty(*SYNTHETIC)
+    path = empty.root / "data" / "synthetic" / "dataset.json"
+    for text in ("{", '{"name": "synthetic"}'):
+        path.write_text(text)
+        error, _ = empty.fails(*SYNTHETIC)
+        assert str(path) in error
+    empty(*SYNTHETIC, "--force")
+
+
+def test_dry_run_writes_nothing(empty):
+    result = empty(*SYNTHETIC, "--dry-run", "--json")
+    (file,) = json.loads(result.stdout)
+    assert (file["size"], file["here"]) == ("40 patches", True)
+    assert "40 patches" in result.stderr
+    assert not empty.root.exists()
+
+
+def test_json_is_the_one_document_on_stdout(empty):
+    first = json.loads(empty(*SYNTHETIC, "--json").stdout)
+    again = json.loads(empty(*SYNTHETIC, "--json").stdout)
+    assert first == again == dataset(empty, "synthetic")
+    assert first["patches"] == 40
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["--source", "synthetic", "--from", "x"],
+        ["--source", "synthetic", "--labels", "x.csv"],
+        ["--source", "synthetic", "--slides", "x.csv"],
+        ["--source", "synthetic", "--resize", "scale"],
+        ["--source", "synthetic", "--name", "balanced"],
+        ["--source", "folder"],
+        ["--source", "kaggle", "--labels", "x.csv"],
+        ["--source", "kaggle", "--from", "a", "--from", "b"],
+        ["--source", "pcam", "--slides", "x.csv"],
+    ],
+    ids=" ".join,
+)
+def test_options_that_do_not_fit_the_source_are_refused(empty, line):
+    error, _ = empty.fails("download", *line, code=2)
+    assert line[-2] in error or line[1] in error
+    assert not empty.root.exists()
+
+
+@pytest.fixture
+def classes(histo, tmp_path):
+    """Class folders with 12 patches of a larger size, beside a note."""
+    for label in ("normal", "tumor"):
+        write_images(histo, tmp_path / "mine" / label, 6)
+    (tmp_path / "mine" / "notes.txt").write_text("hello")
+    return tmp_path / "mine"
+
+
+def test_a_folder_with_class_folders(histo, classes):
+    histo("download", "--source", "folder", "--from", classes, "--name", "mine")
+    rows = manifest(histo, "mine")
+    assert [row["label"] for row in rows] == ["0"] * 6 + ["1"] * 6
+    assert [row["id"] for row in rows][:2] == ["normal/patch-00", "normal/patch-01"]
+    assert (pixels(histo, "mine")[:6] == pixels(histo, "synthetic")[:6]).all()
+
+
+def test_several_folders_and_a_zip_with_a_table(histo, tmp_path):
+    write_images(histo, tmp_path / "one", 3)
+    write_images(histo, tmp_path / "two", 5)
+    for path in (tmp_path / "two").iterdir():
+        path.rename(path.with_name(f"b{path.name}"))
+    (tmp_path / "one_labels.csv").write_text("id,label\n" + "".join(f"patch-{i:02},{i % 2}\n" for i in range(3)))
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        for path in (tmp_path / "two").iterdir():
+            archive.write(path, f"deep/{path.name}")
+        archive.writestr("deep/my_labels.csv", "id,label\n" + "".join(f"bpatch-{i:02},1\n" for i in range(5)))
+    histo("download", "--source", "folder", "--from", tmp_path / "one", "--from", tmp_path / "two.zip")
+    labels = {row["id"]: row["label"] for row in manifest(histo, "folder")}
+    assert labels == {f"patch-{i:02}": str(i % 2) for i in range(3)} | {f"bpatch-{i:02}": "1" for i in range(5)}
+
+
+def test_n_draws_with_the_seed_and_says_when_there_are_fewer(histo, classes):
+    line = ["download", "--source", "folder", "--from", classes]
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        histo(*line, "--n", 5, "--seed", seed, "--name", name)
+    ids = {name: [row["id"] for row in manifest(histo, name)] for name in "abc"}
+    assert ids["a"] == ids["b"] != ids["c"]
+    assert [len(each) for each in ids.values()] == [5, 5, 5]
+    result = histo(*line, "--n", 1000, "--name", "all")
+    assert "1,000 patches were asked for; there are 12" in result.stderr
+    assert len(manifest(histo, "all")) == 12
+
+
+def test_an_unreadable_image_is_named_counted_and_left_out(histo, classes):
+    (classes / "normal" / "broken.png").write_bytes(b"no picture")
+    result = histo("download", "--source", "folder", "--from", classes)
+    assert "warning: normal/broken.png" in result.stderr
+    assert dataset(histo, "folder")["counts"]["unreadable"] == 1
+    assert dataset(histo, "folder")["patches"] == 12
+
+
+def test_a_missing_folder_an_empty_one_and_a_file_in_its_place(empty, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").write_text("hello")
+    (tmp_path / "file.zip").write_text("hello")
+    line = ["download", "--source", "folder", "--from"]
+    for name, why in (
+        ("missing", "there is no"),
+        ("empty", "there are no images"),
+        ("file.txt", "there are no images"),
+        ("file.zip", "not a zip"),
+    ):
+        error, hint = empty.fails(*line, tmp_path / name)
+        assert why in error
+        assert name in error
+        assert hint
+    assert not empty.root.exists()
+
+
+def test_a_folder_where_nothing_can_be_read_leaves_nothing(empty, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    error, _ = empty.fails("download", "--source", "folder", "--from", tmp_path / "broken")
+    assert "no patch could be read" in error
+    assert snapshot(empty.root) == {}
+
+
+def test_kaggle_layout(empty, shared_data):
+    empty("download", "--from", shared_data / "kaggle_layout.zip")
+    rows = manifest(empty, "kaggle")
+    assert [sum(row["split"] == split for row in rows) for split in ("train", "test")] == [800, 28]
+    assert all(row["id"] == row["sha1"] for row in rows)
+    assert sum(row["label"] == "1" for row in rows) == 297
+    assert {row["label"] for row in rows if row["split"] == "test"} == {""}
+
+
+def test_kaggle_from_a_folder_of_another_layout(empty, tmp_path):
+    (tmp_path / "a.tif").write_bytes(b"")
+    error, hint = empty.fails("download", "--from", tmp_path)
+    assert "train_labels.csv" in error
+    assert "--source folder" in hint

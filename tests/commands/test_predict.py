@@ -1,0 +1,252 @@
+"""`histo predict` from the command line: a clean CSV whatever goes in, and honest errors beside it."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from tests.cli import REPOSITORY, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+
+PREDICT = ["predict", "--device", "cpu"]
+
+
+def table(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.fixture
+def images(histo, tmp_path):
+    """A folder of twelve patches."""
+    write_images(histo, tmp_path / "images")
+    return tmp_path / "images"
+
+
+def predicted(histo, *line, **options):
+    return table(histo(*PREDICT, *line, **options).stdout)
+
+
+def test_a_folder_gives_a_row_for_each_image_in_the_order_of_names(histo, images):
+    result = histo(*PREDICT, images)
+    rows = table(result.stdout)
+    assert list(rows[0]) == ["id", "label"]
+    assert [row["id"] for row in rows] == [f"patch-{i:02}" for i in range(12)]
+    assert all(0 <= float(row["label"]) <= 1 for row in rows)
+    assert "done: 12 patches scored to stdout" in result.stderr
+    assert histo(*PREDICT, images).stdout == result.stdout
+
+
+def test_kaggle_test_folder_gives_the_sample_submission(histo, shared_data, tmp_path):
+    with zipfile.ZipFile(shared_data / "kaggle_layout.zip") as archive:
+        members = [name for name in archive.namelist() if name.startswith("test/") or name.startswith("sample")]
+        archive.extractall(tmp_path, members)
+    with (tmp_path / "preds.csv").open("w") as out:
+        histo.process(*PREDICT, tmp_path / "test", stdout=out)
+    rows = table((tmp_path / "preds.csv").read_text())
+    wanted = table((tmp_path / "sample_submission.csv").read_text())
+    assert {row["id"] for row in rows} == {row["id"] for row in wanted}
+    assert len(rows) == 28
+    assert list(rows[0]) == list(wanted[0]) == ["id", "label"]
+
+
+def test_a_reader_that_stops_ends_it_quietly(histo, images):
+    line = [sys.executable, "-m", "histocli", *histo.line([*PREDICT, "--batch-size", 1, images, "synthetic"])]
+    with subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "id,label\n"
+        process.stdout.close()
+        stderr = process.stderr.read()
+    assert process.returncode == 141
+    assert "Traceback" not in stderr
+    assert "error" not in stderr.lower()
+
+
+def test_every_kind_of_input_gives_the_same_scores(histo, images, tmp_path):
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:12]
+    np.save(tmp_path / "array.npy", patches)
+    with h5py.File(tmp_path / "array.h5", "w") as file:
+        file["x"] = patches
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for path in images.iterdir():
+            archive.write(path, f"deep/{path.name}")
+    expected = [float(row["label"]) for row in predicted(histo, images)]
+    files = sorted(images.iterdir())
+    given = {
+        "array": [tmp_path / "array.npy"],
+        "h5": [tmp_path / "array.h5"],
+        "zip": [tmp_path / "images.zip"],
+        "files": files,
+    }
+    for kind, line in given.items():
+        rows = predicted(histo, *line)
+        assert [float(row["label"]) for row in rows] == pytest.approx(expected, abs=1e-5), kind
+    assert [row["id"] for row in predicted(histo, tmp_path / "array.npy")] == [str(i) for i in range(12)]
+    listed = predicted(histo, "-", stdin="".join(f"{path}\n" for path in reversed(files)))
+    assert [row["id"] for row in listed] == [str(path) for path in reversed(files)]
+    assert [float(row["label"]) for row in listed] == pytest.approx(expected[::-1], abs=1e-5)
+
+
+def test_a_data_set_by_name(histo):
+    rows = predicted(histo, "synthetic")
+    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
+        assert [row["id"] for row in rows] == [row["id"] for row in csv.DictReader(file)]
+
+
+def test_batches_do_not_change_the_scores(histo, images):
+    scores = [
+        [float(row["label"]) for row in predicted(histo, images, "--precision", "fp32", "--batch-size", size)]
+        for size in (1, 5, 256)
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+    assert scores[2] == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_tta_does_not_mind_how_a_patch_lies(histo, images, tmp_path):
+    (tmp_path / "turned").mkdir()
+    for path in images.iterdir():
+        cv2.imwrite(str(tmp_path / "turned" / path.name), np.rot90(cv2.imread(str(path))))
+    one, other = (
+        [float(row["label"]) for row in predicted(histo, folder, "--tta")] for folder in (images, tmp_path / "turned")
+    )
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_an_unreadable_file_is_named_and_all_others_are_scored(histo, images):
+    (images / "patch-05.png").write_bytes(b"no picture")
+    (images / "patch-07.png").write_bytes(b"")
+    result = histo(*PREDICT, images, code=1)
+    assert [row["id"] for row in table(result.stdout)] == [f"patch-{i:02}" for i in range(12) if i not in (5, 7)]
+    assert "warning: patch-05.png" in result.stderr
+    assert "warning: patch-07.png" in result.stderr
+    assert "error: 2 of 12 files could not be read; all others are scored" in result.stderr
+
+
+def test_errors_fail_stops_at_the_first(histo, images, tmp_path):
+    (images / "patch-05.png").write_bytes(b"no picture")
+    result = histo(*PREDICT, images, "--errors", "fail", "--out", tmp_path / "preds.csv", code=1)
+    assert "error: patch-05.png" in result.stderr
+    assert not (tmp_path / "preds.csv").exists()
+
+
+def test_the_threshold_adds_the_class(histo, images):
+    rows = predicted(histo, images)
+    middle = sorted(float(row["label"]) for row in rows)[6]
+    classed = predicted(histo, images, "--threshold", middle + 5e-7)
+    assert list(classed[0]) == ["id", "label", "class"]
+    assert [row["label"] for row in classed] == [row["label"] for row in rows]
+    assert [row["class"] for row in classed] == [str(int(float(row["label"]) > middle)) for row in rows]
+
+
+def test_jsonl_is_an_object_a_line_with_the_same_figures(histo, images):
+    rows = [json.loads(line) for line in histo(*PREDICT, images, "--format", "jsonl").stdout.splitlines()]
+    assert [(row["id"], f"{row['label']:.6f}") for row in rows] == [
+        (row["id"], row["label"]) for row in predicted(histo, images)
+    ]
+
+
+def test_parquet_needs_a_file_and_pyarrow(histo, images, tmp_path):
+    assert "--out" in histo.fails(*PREDICT, images, "--format", "parquet", code=2)[1]
+    out = tmp_path / "preds.parquet"
+    if "pyarrow" in sys.modules or _has_pyarrow():
+        import pyarrow.parquet
+
+        histo(*PREDICT, images, "--format", "parquet", "--out", out)
+        assert pyarrow.parquet.read_table(out).num_rows == 12
+    else:
+        error, hint = histo.fails(*PREDICT, images, "--format", "parquet", "--out", out)
+        assert error == "--format parquet needs pyarrow"
+        assert hint == "pip install 'histocli[parquet]'"
+        assert not out.exists()
+
+
+def _has_pyarrow():
+    from importlib.util import find_spec
+
+    return find_spec("pyarrow") is not None
+
+
+def test_out_is_whole_or_as_it_was(histo, images, tmp_path):
+    out = tmp_path / "deep" / "preds.csv"
+    result = histo(*PREDICT, images, "--out", out)
+    assert result.stdout == ""
+    assert out.read_text() == histo(*PREDICT, images).stdout
+    assert str(out) in result.stderr
+    before = out.read_text()
+    (images / "patch-11.png").write_bytes(b"no picture")
+    histo(*PREDICT, images, "--out", out, "--errors", "fail", "--batch-size", 4, code=1)
+    assert out.read_text() == before
+    assert [path.name for path in out.parent.iterdir()] == ["preds.csv"]
+    error, _ = histo.fails(*PREDICT, images, "--out", out.parent, code=2)
+    assert f"--out {out.parent} is a folder" in error
+
+
+def test_odd_names_stay_well_formed(histo, tmp_path):
+    odd = ["a,b", 'say "hi"', "two\nlines", "naïve ✓", "-dash", "[red]x[/red]", " space "]
+    for path, name in zip(write_images(histo, tmp_path / "flat", len(odd)), odd, strict=True):
+        path.rename(path.with_name(f"{name}.png"))
+    assert sorted(row["id"] for row in predicted(histo, tmp_path / "flat")) == sorted(odd)
+    (tmp_path / "flat" / "[b]broken[/b].png").write_bytes(b"")
+    assert "[b]broken[/b].png" in histo(*PREDICT, tmp_path / "flat", code=1).stderr
+
+
+def test_names_that_are_not_utf8_come_out_as_they_went_in(histo, tmp_path):
+    (path,) = write_images(histo, tmp_path / "flat", 1)
+    odd = bytes(path.parent) + b"/caf\xe9.png"
+    try:
+        path.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names alone")
+    for line, key in (([path.parent], b"caf\xe9"), (["-"], odd)):
+        with histo.start(*PREDICT, *line, stdin=subprocess.PIPE, text=False) as process:
+            stdout, stderr = process.communicate(odd + b"\n", timeout=60)
+        assert process.returncode == 0, stderr
+        assert stdout.splitlines()[1].startswith(key + b",")
+
+
+def test_paths_from_stdin_that_are_not_there_are_named(histo, images):
+    result = histo(*PREDICT, "-", stdin=f"{images / 'patch-00.png'}\n/no/such.png\n\n{images}\n", code=1)
+    assert len(table(result.stdout)) == 1
+    assert "warning: /no/such.png: No such file or directory" in result.stderr
+    assert f"warning: {images}: Is a directory" in result.stderr
+
+
+def test_larger_images_are_cut_or_scaled(histo, images, tmp_path):
+    (tmp_path / "large").mkdir()
+    for path in images.iterdir():
+        framed = cv2.copyMakeBorder(cv2.imread(str(path)), 10, 10, 10, 10, cv2.BORDER_CONSTANT)
+        cv2.imwrite(str(tmp_path / "large" / path.name), framed)
+    cut = [float(row["label"]) for row in predicted(histo, tmp_path / "large")]
+    scaled = [float(row["label"]) for row in predicted(histo, tmp_path / "large", "--resize", "scale")]
+    assert cut == pytest.approx([float(row["label"]) for row in predicted(histo, images)], abs=1e-5)
+    assert cut != pytest.approx(scaled, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (["nothing"], "there is no nothing"),
+        (["EMPTY"], "there are no images"),
+        (["FLOATS.npy"], "float64"),
+        (["synthetic", "--ckpt", "nothing.pt"], "there is no checkpoint"),
+        (["synthetic", "--ckpt", "FLOATS.npy"], "no checkpoint that can be read safely"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_said_before_anything_is_written(histo, tmp_path, monkeypatch, line, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    np.save(tmp_path / "FLOATS.npy", np.zeros((2, 96, 96, 3)))
+    error, hint = histo.fails(*PREDICT, *line)
+    assert why in error
+    assert hint or "--ckpt" in line
+
+
+def test_without_a_checkpoint_it_says_how_to_make_one(empty, tmp_path):
+    error, hint = empty.fails(*PREDICT, tmp_path)
+    assert "there is no checkpoint 'best.pt'" in error
+    assert "histo train" in hint

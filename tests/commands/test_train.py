@@ -1,0 +1,240 @@
+"""`histo train` from the command line: files, seeds, interruption and resumption, refusals."""
+
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+
+from histocli.models.checkpoint import load_checkpoint
+from tests.cli import TRAIN, Histo, empty_fixture, histo_fixture, one_thread_fixture, template  # noqa: F401
+
+LONG = ["train", "--device", "cpu", "--batch-size", 2, "--epochs", 2, "--seed", 4]  # 24 steps an epoch
+
+
+def history(histo, run):
+    return [json.loads(line) for line in (histo.root / "runs" / run / "history.jsonl").read_text().splitlines()]
+
+
+def last(histo, run, file="last.pt"):
+    return load_checkpoint(histo.root / "runs" / run / file)
+
+
+def same_weights(one, other):
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_a_run_leaves_its_files(histo):
+    folder = histo.root / "runs" / "first"
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "history.jsonl",
+        "best.pt",
+        "last.pt",
+        "manifest.csv",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config["options"]["seed"] == 0
+    assert config["options"]["batch_size"] == 16
+    assert (config["train_patches"] + config["val_patches"], config["data"]) == (64, "synthetic")
+    assert {"histo", "python", "torch", "torchvision", "numpy"} <= config["versions"].keys()
+    assert config["manifest_sha256"] == last(histo, "first").manifest_sha256
+    assert (folder / "manifest.csv").read_bytes() == (histo.root / "manifests" / "balanced.csv").read_bytes()
+    for name in ("best.pt", "last.pt"):
+        assert (folder / name).read_bytes() == (histo.root / "checkpoints" / name).read_bytes()
+
+
+def test_the_history_has_a_row_per_epoch_and_best_is_the_best_of_them(histo):
+    rows = history(histo, "first")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert all(0 <= row["val_auc"] <= 1 and row["train_loss"] > 0 for row in rows)
+    best = max(rows, key=lambda row: (row["val_auc"], -row["val_loss"]))
+    assert last(histo, "first", "best.pt").epoch == best["epoch"]
+    assert last(histo, "first", "best.pt").metrics["val_auc"] == best["val_auc"]
+    assert last(histo, "first", "best.pt").training == {}
+
+
+def test_output_off_a_terminal_is_a_line_per_epoch(histo):
+    result = histo(*TRAIN, "--epochs", 1, "--json")
+    report = json.loads(result.stdout)
+    assert report["run"] == "histonet-1"
+    assert report["epoch"] == 1
+    assert "histonet-1: " in result.stderr
+    assert "cpu (1 threads; as asked)" in result.stderr
+    assert "best epoch 1: validation AUC" in result.stderr
+    assert "━" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("done: wrote ")
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(histo):
+    histo(*TRAIN, "--epochs", 2, "--name", "again")
+    histo(*TRAIN, "--epochs", 2, "--name", "other", "--seed", 1)
+    assert same_weights(last(histo, "again").model, last(histo, "first").model)
+    assert not same_weights(last(histo, "other").model, last(histo, "first").model)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The weights that `LONG` ends with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("long") / "workspace"))
+        histo(*LONG, "--name", "long")
+        return last(histo, "long"), history(histo, "long")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_within_an_epoch_and_resumed_it_ends_as_if_it_had_run_through(histo, uninterrupted, number, code):
+    with histo.start(*LONG, "--name", "long") as process:
+        for line in process.stderr:
+            if line.lstrip().startswith("epoch"):  # the table's head: the first step comes next
+                break
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stdout) == (code, "")
+    assert "error: stopped by a signal; the state is saved" in stderr
+    assert "hint: histo train --resume --name long" in stderr
+    assert 0 < last(histo, "long").training["trainer"]["step"] < 24
+    assert history(histo, "long") == []
+    histo("train", "--resume", "--name", "long")
+    expected, rows = uninterrupted
+    ended = last(histo, "long")
+    assert same_weights(ended.model, expected.model)
+    assert same_weights(ended.training["trainer"]["model"], expected.training["trainer"]["model"])
+    timed = {"seconds", "patches_per_second"}
+    assert [{k: v for k, v in row.items() if k not in timed} for row in history(histo, "long")] == [
+        {k: v for k, v in row.items() if k not in timed} for row in rows
+    ]
+    assert (
+        same_weights(last(histo, "long", "best.pt").model, expected.model) or rows[0]["val_auc"] >= rows[1]["val_auc"]
+    )
+
+
+def test_a_run_killed_before_its_first_epoch_is_over_can_be_resumed(histo):
+    with histo.start(*LONG, "--epochs", 1, "--name", "killed") as process:
+        for line in process.stderr:
+            if line.lstrip().startswith("epoch"):
+                break
+        process.kill()
+        process.communicate(timeout=60)
+    assert not (histo.root / "runs" / "killed" / "best.pt").exists()
+    assert "epoch" in histo("train", "--resume").stderr
+    assert len(history(histo, "killed")) == 1
+
+
+def test_resuming_a_finished_run_says_so_and_changes_nothing(histo):
+    before = (histo.root / "runs" / "first" / "last.pt").read_bytes()
+    result = histo("train", "--resume", "--json")
+    assert "first has all its 2 epochs already; nothing to be done" in result.stderr
+    assert json.loads(result.stdout)["run"] == "first"
+    assert (histo.root / "runs" / "first" / "last.pt").read_bytes() == before
+
+
+def test_a_name_that_is_taken_is_refused(histo):
+    error, hint = histo.fails(*TRAIN, "--name", "first")
+    assert error == "there is a run 'first' already"
+    assert "--resume" in hint
+    assert "--name" in hint
+
+
+def test_runs_begun_at_the_same_moment_get_names_of_their_own(histo):
+    both = [histo.start(*TRAIN, "--batch-size", 48, "--epochs", 1, "--seed", seed) for seed in (1, 2)]
+    for process in both:
+        with process:
+            process.communicate(timeout=120)
+        assert process.returncode == 0
+    configs = [json.loads(path.read_text()) for path in histo.root.glob("runs/histonet-*/config.json")]
+    assert {config["run"] for config in configs} == {"histonet-1", "histonet-2"}
+    assert {config["options"]["seed"] for config in configs} == {1, 2}
+
+
+def test_nothing_to_resume(empty, histo):
+    error, _ = empty.fails("train", "--resume")
+    assert error == "there is no run to resume"
+    error, hint = histo.fails("train", "--resume", "--name", "third")
+    assert error == "there is no run 'third' to resume"
+    assert "first" in hint
+
+
+def test_a_run_goes_on_as_it_began(histo):
+    for option, value in (("--lr", 0.5), ("--epochs", 9), ("--seed", 5), ("--augment", "none")):
+        error, hint = histo.fails("train", "--resume", option, value, code=2)
+        assert option in error
+        assert "the run has" in error
+        assert option in hint
+    histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # what it has may be said again
+    histo("train", "--resume", "--device", "auto")  # and it may go on elsewhere
+
+
+def test_a_manifest_changed_since_is_refused(histo):
+    path = histo.root / "runs" / "first" / "manifest.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    error, _ = histo.fails("train", "--resume")
+    assert f"{path} is not what the run was begun with" in error
+
+
+def test_a_balanced_set_drawn_anew_does_not_disturb_a_run(histo):
+    histo("balance", "--n", 40, "--seed", 9)
+    histo("train", "--resume", "--name", "first")
+    histo("eval", "--ckpt", "first")
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "why"),
+    [
+        (["--device", "cuda"], 1, "--device cuda"),
+        (["--device", "mps"], 1, "--device mps"),
+        (["--arch", "vgg99"], 2, "no architecture 'vgg99'"),
+        (["--weights", "imagenet"], 2, "histonet has no ImageNet weights"),
+        (["--batch-size", "1"], 2, "--batch-size 1"),
+        (["--epochs", "0"], 2, "--epochs 0"),
+        (["--lr", "0"], 2, "--lr 0"),
+        (["--lr", "nan"], 2, "--lr nan"),
+        (["--data", "nothing"], 1, "nothing.csv"),
+        (["--name", "a/b"], 2, "'a/b' cannot name a run"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(histo, line, code, why, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    error, _ = histo.fails("train", "--epochs", 1, *line, code=code)
+    assert why in error
+    assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]
+
+
+def test_a_data_set_without_splits_cannot_be_trained_on(histo):
+    error, hint = histo.fails("train", "--data", "synthetic")
+    assert "no labelled patches in its split 'train'" in error
+    assert hint
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--augment", "none"],
+        ["--augment", "flips"],
+        ["--rotate", "any"],
+        ["--precision", "bf16"],
+        ["--arch", "resnet18"],
+    ],
+    ids=" ".join,
+)
+def test_options_train_and_are_kept(histo, options):
+    histo(*TRAIN, "--batch-size", 48, "--epochs", 1, "--name", "o", *options)
+    config = json.loads((histo.root / "runs" / "o" / "config.json").read_text())
+    assert config["options"][options[0].removeprefix("--")] == options[1]
+    assert len(history(histo, "o")) == 1
+    histo("eval", "--ckpt", "o", "--device", "cpu")
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_alone(histo):
+    def plain(value):
+        if isinstance(value, dict):
+            return all(plain(key) and plain(item) for key, item in value.items())
+        if isinstance(value, (list, tuple)):
+            return all(map(plain, value))
+        return value is None or type(value) in (str, int, float, bool, torch.Tensor)
+
+    content = torch.load(histo.root / "checkpoints" / "last.pt", weights_only=True)
+    assert plain(content)

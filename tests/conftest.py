@@ -1,0 +1,31 @@
+"""Every test has its own home and workspace, and a fixed number of torch threads."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def isolated(monkeypatch, tmp_path_factory):
+    """Point HOME, the platform's folders and the workspace into a temporary folder; forget every HISTO_ variable."""
+    import os
+
+    home = tmp_path_factory.mktemp("home")
+    for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(home / name.lower()))
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name in ("CI", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The real patches, where they are."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real patches (../shared/data) are not here")
+    return SHARED_DATA

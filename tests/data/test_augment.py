@@ -1,0 +1,174 @@
+"""Random flips, rotations and stain jitter."""
+
+import numpy as np
+import pytest
+import torch
+
+from histocli.choices import Augment
+from histocli.data import augment as module
+from histocli.data.augment import augment, random_rotation, random_stain, random_symmetry, symmetries
+from histocli.data.images import CENTRE
+
+LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
+
+
+def patches(count, side=96):
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def which(image, original):
+    """The number of the symmetry of `original` that `image` is."""
+    matches = [number for number, view in enumerate(symmetries(original[None])) if torch.equal(view[0], image)]
+    assert len(matches) == 1
+    return matches[0]
+
+
+def test_none_is_division_by_255_and_draws_nothing():
+    images = patches(4)
+    state = torch.get_rng_state()
+    assert torch.equal(augment(images, Augment.NONE), images.float() / 255)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("level", "any_angle"), LEVELS)
+@pytest.mark.parametrize("count", [1, 5, 17])
+def test_every_level_keeps_shape_and_range(level, any_angle, count):
+    torch.manual_seed(0)
+    images = patches(count)
+    images[0] = 0
+    images[-1, :, :, ::2] = 255
+    before = images.clone()
+    pixels = augment(images, level, any_angle=any_angle)
+    assert pixels.shape == (count, 3, 96, 96)
+    assert pixels.dtype == torch.float32
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert pixels.isfinite().all()
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1 + 1e-6
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(("level", "any_angle"), LEVELS)
+def test_the_seed_decides(level, any_angle):
+    images = patches(16)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(augment(images, level, any_angle=any_angle))
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2]) == (level is Augment.NONE)
+
+
+# symmetries
+
+
+def test_the_eight_symmetries_are_those_of_the_square():
+    numbers = torch.arange(9).view(1, 1, 3, 3)
+    views = {tuple(view.flatten().tolist()) for view in symmetries(numbers)}
+    rotations = [np.rot90(np.arange(9).reshape(3, 3), quarter) for quarter in range(4)]
+    assert views == {tuple(view.ravel()) for r in rotations for view in (r, r.T)}
+    assert len(views) == 8
+    assert torch.equal(symmetries(numbers)[0], numbers)
+
+
+def test_a_symmetry_of_a_symmetry_is_one_of_the_eight():
+    image = patches(1, 6)
+    for view in symmetries(image):
+        assert {which(again[0], image[0]) for again in symmetries(view)} == set(range(8))
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 21])
+def test_random_symmetry_gives_each_sample_one_of_the_eight_alike_often(count):
+    torch.manual_seed(0)
+    images = patches(count, 4)
+    drawn = np.zeros((count, 8))
+    for _ in range(800):
+        for i, image in enumerate(random_symmetry(images)):
+            drawn[i, which(image, images[i])] += 1
+    assert (np.abs(drawn - 100) < 45).all()
+
+
+def test_samples_of_a_batch_are_turned_differently():
+    torch.manual_seed(0)
+    images = patches(64, 4)
+    turned = random_symmetry(images)
+    assert len({which(image, original) for image, original in zip(turned, images, strict=True)}) == 8
+
+
+@pytest.mark.parametrize("level", [Augment.FLIPS, Augment.FULL])
+def test_the_centre_that_decides_the_label_stays_the_centre(level):
+    torch.manual_seed(0)
+    images = torch.full((64, 3, 96, 96), 200, dtype=torch.uint8)
+    images[:, :, CENTRE, CENTRE] = 20
+    pixels = augment(images.contiguous(memory_format=torch.channels_last), level)
+    inside = torch.zeros(96, 96, dtype=torch.bool)
+    inside[CENTRE, CENTRE] = True
+    assert (pixels[..., inside].amax((1, 2)) < pixels[..., ~inside].amin((1, 2))).all()
+
+
+# stains
+
+
+def test_without_strength_the_stains_stay(monkeypatch):
+    monkeypatch.setattr(module, "STAIN_SCALE", 0.0)
+    monkeypatch.setattr(module, "STAIN_SHIFT", 0.0)
+    images = patches(4)
+    images[0, :, 0] = torch.arange(96)
+    assert (random_stain(images) - images.float() / 255).abs().max() <= 1 / 255 + 1e-5
+
+
+def test_stains_differ_between_samples_and_not_within_one():
+    torch.manual_seed(0)
+    images = torch.full((32, 3, 8, 8), 0, dtype=torch.uint8)
+    images[:] = torch.tensor([180, 110, 170], dtype=torch.uint8).view(3, 1, 1)
+    pixels = random_stain(images)
+    assert (pixels - pixels[:, :, :1, :1]).abs().max() < 1e-5
+    colours = pixels[:, :, 0, 0]
+    assert len(torch.unique(colours, dim=0)) == 32
+    assert (colours - images[:, :, 0, 0] / 255).abs().max() < 0.35
+    assert (colours.mean(0) - images[0, :, 0, 0] / 255).abs().max() < 0.05
+
+
+def test_stain_jitter_is_linear_in_optical_density(monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(module, "STAIN_SHIFT", 0.0)
+    pale = torch.tensor([199, 159, 179], dtype=torch.uint8).view(1, 3, 1, 1).expand(8, 3, 2, 2)
+    density = -((pale + 1.0) / 256).log()
+    dark = (torch.exp(-2 * density) * 256 - 1).round().to(torch.uint8)
+    jittered = []
+    for images in (pale, dark):
+        torch.manual_seed(3)
+        jittered.append(-random_stain(images).log())
+    assert torch.allclose(jittered[1], 2 * jittered[0], atol=0.03)
+    assert (jittered[0] - density).abs().max() > 0.01
+
+
+# any angle
+
+
+def test_a_disc_turns_into_itself():
+    torch.manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(96) - 47.5, indexing="ij")
+    disc = torch.exp(-(x**2 + y**2) / 500).expand(16, 3, 96, 96)
+    turned = random_rotation(disc)
+    radius = (x**2 + y**2).sqrt() < 46
+    assert (turned - disc)[..., radius].abs().max() < 0.01
+
+
+def test_angles_are_any_and_differ():
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 96).view(1, 1, 1, 96).expand(200, 3, 96, 96)
+    turned = random_rotation(ramp)
+    across = turned[:, 0, 48, 58] - turned[:, 0, 48, 38]
+    down = turned[:, 0, 58, 48] - turned[:, 0, 38, 48]
+    angles = torch.atan2(down, across)
+    assert torch.allclose(torch.hypot(across, down), torch.tensor(20 / 95), atol=1e-3)
+    counts = torch.histc(angles, 4, -torch.pi, torch.pi)
+    assert (counts > 30).all()
+    assert len(torch.unique(angles.round(decimals=4))) > 190
+
+
+def test_borders_are_reflected_not_black():
+    torch.manual_seed(0)
+    assert random_rotation(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69

@@ -1,0 +1,275 @@
+"""Any image file or bytes -> a patch: formats, sizes, and images that are not."""
+
+import io
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from histocli.choices import Resize
+from histocli.data.images import MAX_PIXELS, decode, decode_patch, fit
+from histocli.errors import HistoError
+
+SOFT = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8), (0, 0), 4)
+NOISE = np.random.default_rng(1).integers(0, 256, (96, 96, 3), np.uint8)
+
+
+def encoded(pixels, kind, mode=None, **options):
+    image = Image.fromarray(pixels)
+    stream = io.BytesIO()
+    (image.convert(mode) if mode else image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def gap(image, pixels):
+    assert image.dtype == np.uint8
+    assert image.shape == pixels.shape
+    return int(np.abs(image.astype(int) - pixels).max())
+
+
+LOSSLESS = {
+    "png": ("PNG", {}),
+    "tif": ("TIFF", {}),
+    "tif-lzw": ("TIFF", {"compression": "tiff_lzw"}),
+    "tif-deflate": ("TIFF", {"compression": "tiff_deflate"}),
+    "bmp": ("BMP", {}),
+    "webp": ("WEBP", {"lossless": True}),
+    "jp2": ("JPEG2000", {}),
+    "ppm": ("PPM", {}),
+}
+
+
+@pytest.mark.parametrize(("kind", "options"), LOSSLESS.values(), ids=LOSSLESS)
+def test_lossless_formats_keep_every_pixel(kind, options):
+    assert gap(decode(encoded(SOFT, kind, **options), "x"), SOFT) == 0
+
+
+@pytest.mark.parametrize("mode", [None, "CMYK"])
+def test_jpeg_comes_near_and_in_the_right_colours(mode):
+    assert gap(decode(encoded(SOFT, "JPEG", mode, quality=98), "x"), SOFT) <= 8
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG"])
+def test_grey_becomes_three_equal_channels(kind):
+    grey = np.asarray(Image.fromarray(SOFT).convert("L"))
+    image = decode(encoded(SOFT, kind, "L"), "x")
+    assert gap(image, np.dstack([grey] * 3)) <= (4 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_become_eight(suffix, channels):
+    pixels = SOFT[..., ::-1] if channels == 3 else SOFT[..., 0]
+    data = cv2.imencode(suffix, pixels.astype(np.uint16) * 257)[1].tobytes()
+    assert gap(decode(data, "x"), SOFT if channels == 3 else np.dstack([SOFT[..., 0]] * 3)) <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "BMP"])
+def test_a_palette_is_looked_up(kind):
+    palette = Image.fromarray(SOFT).quantize(32)
+    stream = io.BytesIO()
+    palette.save(stream, kind)
+    assert gap(decode(stream.getvalue(), "x"), np.asarray(palette.convert("RGB"))) == 0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_an_opaque_alpha_channel_is_dropped(kind):
+    rgba = np.dstack([SOFT, np.full(SOFT.shape[:2], 255, np.uint8)])
+    assert gap(decode(encoded(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})), "x"), SOFT) == 0
+
+
+def test_a_transparent_png_keeps_its_colours_and_such_a_tiff_is_refused():
+    rgba = np.dstack([SOFT, NOISE[:40, :60, 0]])
+    assert gap(decode(encoded(rgba, "PNG"), "x"), SOFT) == 0
+    with pytest.raises(HistoError, match=r"x\.tif: .*transparent"):
+        decode(encoded(rgba, "TIFF"), "x.tif")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [(1, lambda p: p), (3, lambda p: np.rot90(p, 2)), (6, lambda p: np.rot90(p, -1)), (8, np.rot90)],
+)
+def test_an_exif_rotation_is_applied(kind, orientation, upright):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    options = {"quality": 98} if kind == "JPEG" else {}
+    assert gap(decode(encoded(SOFT, kind, exif=exif, **options), "x"), upright(SOFT)) <= 8
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
+def test_of_several_frames_the_first_is_taken(kind):
+    first = Image.fromarray(SOFT).quantize(32).convert("RGB")
+    stream = io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {}
+    first.save(stream, kind, save_all=True, append_images=[first.rotate(180)], **options)
+    assert gap(decode(stream.getvalue(), "x"), np.asarray(first)) == 0
+
+
+def test_the_suffix_does_not_matter():
+    assert gap(decode(encoded(SOFT, "PNG"), "really-a-png.tif"), SOFT) == 0
+
+
+def test_bytes_after_the_end_do_not_matter():
+    for kind in ("JPEG", "PNG", "TIFF"):
+        data = encoded(SOFT, kind)
+        assert np.array_equal(decode(data + bytes(2000), "x"), decode(data, "x"))
+
+
+# sizes
+
+
+def test_a_patch_of_the_right_size_is_left_alone():
+    assert np.array_equal(fit(NOISE), NOISE)
+    assert np.array_equal(fit(NOISE, Resize.SCALE), NOISE)
+    assert np.array_equal(decode_patch(encoded(NOISE, "TIFF"), "x"), NOISE)
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(Resize))
+@settings(max_examples=60, deadline=None)
+def test_every_size_becomes_a_patch(height, width, resize):
+    image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    patch = fit(image, resize)
+    assert patch.shape == (96, 96, 3)
+    assert patch.dtype == np.uint8
+    assert patch.flags.c_contiguous
+
+
+@given(st.integers(96, 300), st.integers(96, 300))
+@settings(max_examples=30, deadline=None)
+def test_cropping_cuts_the_centre_out(height, width):
+    image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    top, left = (height - 96) // 2, (width - 96) // 2
+    assert np.array_equal(fit(image), image[top : top + 96, left : left + 96])
+
+
+@given(st.integers(1, 96), st.integers(1, 96))
+@settings(max_examples=30, deadline=None)
+def test_a_smaller_image_lies_in_the_middle_of_its_reflections(height, width):
+    image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
+    top, left = (96 - height) // 2, (96 - width) // 2
+    borders = ((top, 96 - height - top), (left, 96 - width - left), (0, 0))
+    assert np.array_equal(fit(image), np.pad(image, borders, "symmetric"))
+
+
+def test_scaling_keeps_the_whole_central_square():
+    wide = np.zeros((192, 400, 3), np.uint8)
+    wide[:, 104:296] = np.repeat(np.repeat(NOISE, 2, 0), 2, 1)
+    assert np.array_equal(fit(wide, Resize.SCALE), NOISE)
+    ramp = np.repeat(np.arange(48, dtype=np.uint8)[None, :, None] * 5, 48, 0).repeat(3, 2)
+    assert gap(fit(ramp, Resize.SCALE)[:, ::2], np.repeat(ramp, 2, 0)) <= 6
+
+
+def test_one_pixel_fills_the_patch():
+    pixel = encoded(np.full((1, 1, 3), (10, 200, 30), np.uint8), "PNG")
+    for resize in Resize:
+        assert (decode_patch(pixel, "x", resize) == (10, 200, 30)).all()
+
+
+# errors
+
+
+@pytest.mark.parametrize(("kind", "options"), [*LOSSLESS.values(), ("JPEG", {}), ("JPEG", {"progressive": True})])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95, 0.999])
+def test_a_truncated_image_is_an_error_that_names_it(kind, options, share):
+    data = encoded(NOISE, kind, **options)
+    with pytest.raises(HistoError, match="some/patch"):
+        decode(data[: int(len(data) * share)], "some/patch")
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg():
+    whole, thumbnail = encoded(NOISE, "JPEG"), encoded(NOISE[:16, :16], "JPEG")
+    tagged = whole[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail + whole[2:]
+    assert np.array_equal(decode(tagged, "x"), decode(whole, "x"))
+    start = tagged.rindex(b"\xff\xda")
+    assert tagged.rindex(b"\xff\xd9", 0, start) > 0
+    for length in (start + 20, len(tagged) - 1000, len(tagged) - 2):
+        with pytest.raises(HistoError, match="truncated"):
+            decode(tagged[:length], "x")
+
+
+@pytest.mark.parametrize("data", [b"", b"hello\n" * 50, b"<!DOCTYPE html><html>", b"II*\0", b"\xff\xd8\xff", bytes(5000)])
+def test_what_is_no_image_is_an_error_that_names_it(data):
+    with pytest.raises(HistoError, match=r"^a b,c\.tif: "):
+        decode(data, "a b,c.tif")
+
+
+def png_header(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+
+
+def tiff_header(width, height):
+    tags = {256: width, 257: height, 258: 8, 259: 1, 262: 1, 273: 200, 277: 1, 278: height, 279: 100}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(400)
+
+
+def bmp_header(width, height):
+    data = bytearray(encoded(SOFT, "BMP"))
+    data[18:26] = struct.pack("<ii", width, height)
+    return bytes(data)
+
+
+def jpeg_header(width, height):
+    data = bytearray(encoded(SOFT, "JPEG"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("header", [png_header, tiff_header, bmp_header, jpeg_header])
+def test_an_enormous_image_is_refused_by_its_header(header):
+    data = header(40_000, 40_000)
+    tracemalloc.start()
+    with pytest.raises(HistoError, match="pixels"):
+        decode(data, "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_the_limit_holds_even_where_another_module_loads_opencv_first(tmp_path):
+    side = int(MAX_PIXELS**0.5)
+    rows = zlib.compress(bytes((side + 1) * (side // 8 + 1)), 1)
+    header = struct.pack(">IIBBBBB", side, side + 1, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+    body = b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    code = (
+        "import sys, pathlib\n"
+        "from histocli.data.sources.synthetic import SyntheticSource\n"
+        "next(SyntheticSource(1, 0).patches()).load()\n"
+        "assert 'cv2' in sys.modules\n"
+        "from histocli.data.images import decode\n"
+        "decode(pathlib.Path(sys.argv[1]).read_bytes(), 'large.png')\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "HistoError: large.png: not an image that can be read (or over 67,108,864 pixels)" in ran.stderr
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_damaged_bytes_give_an_image_or_an_error_never_a_crash(data):
+    kind, options = data.draw(st.sampled_from([*LOSSLESS.values(), ("JPEG", {}), ("GIF", {})]))
+    damaged = bytearray(encoded(SOFT[:12, :12], kind, **options))
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert decode_patch(bytes(damaged), "x").shape == (96, 96, 3)
+    except HistoError as error:
+        assert str(error).startswith("x: ")

@@ -1,0 +1,238 @@
+"""Whatever a user wants scored, as a stream of patches."""
+
+import io
+import os
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from histocli.choices import Resize
+from histocli.data.inputs import open_inputs
+from histocli.data.sources.folder import FolderSource
+from histocli.data.store import pack
+from histocli.data.stream import load_chunks
+from histocli.errors import HistoError
+from histocli.workspace import Workspace, write_json
+from tests.data.kaggle_layout import tiff, write_folder, write_zip
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), np.uint8)
+TIFFS = [tiff(pixels) for pixels in PIXELS]
+TREE = {f"{name}/{name}{i}.tif": TIFFS[i] for name in "b" for i in (3, 4)} | {f"a/a{i}.tif": TIFFS[i] for i in (0, 1, 2)}
+IDS = ["a0", "a1", "a2", "b3", "b4"]
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "workspace")
+
+
+def everything(workspace, *names, resize=Resize.CROP):
+    inputs = open_inputs(list(map(str, names)), workspace, resize)
+    patches = list(inputs.patches)
+    assert inputs.total in (None, len(patches))
+    return [patch.id for patch in patches], [patch.load() for patch in patches]
+
+
+@pytest.mark.parametrize("write", [write_folder, write_zip])
+def test_folders_and_archives(tmp_path, workspace, write):
+    path = write(tmp_path / "x.zip", TREE | {"a/readme.txt": b"", "a/.b.tif": b""})
+    ids, pixels = everything(workspace, path)
+    assert ids == IDS
+    assert np.array_equal(pixels, PIXELS[:5])
+
+
+def test_a_single_file_whatever_its_suffix(tmp_path, workspace):
+    (tmp_path / "scan.data").write_bytes(TIFFS[0])
+    ids, pixels = everything(workspace, tmp_path / "scan.data")
+    assert ids == ["scan"]
+    assert np.array_equal(pixels[0], PIXELS[0])
+
+
+@pytest.mark.parametrize("side", [96, 128])
+def test_arrays_of_any_size(tmp_path, workspace, side):
+    array = np.pad(PIXELS, ((0, 0), *[((side - 96) // 2,) * 2] * 2, (0, 0)))
+    np.save(tmp_path / "x.npy", array)
+    np.save(tmp_path / "fortran.npy", np.asfortranarray(array))
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"], file["y"] = array, np.zeros(6)
+    with h5py.File(tmp_path / "single.HDF5", "w") as file:
+        file.create_dataset("pixels", data=array, compression="gzip", chunks=(2, side, side, 3))
+    for name in ("x.npy", "fortran.npy", "x.h5", "single.HDF5"):
+        ids, pixels = everything(workspace, tmp_path / name)
+        assert ids == list("012345")
+        assert np.array_equal(pixels, PIXELS)
+
+
+def test_an_array_longer_than_one_reading(tmp_path, workspace):
+    side = 1024  # 3 MB a patch
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        x = file.create_dataset("x", (13, side, side, 3), np.uint8, chunks=(1, side, side, 3), compression="gzip")
+        for i in range(13):
+            x[i, 500:524, 500:524] = i + 1
+    ids, pixels = everything(workspace, tmp_path / "x.h5")
+    assert ids == [str(i) for i in range(13)]
+    assert [int(patch[48, 48, 0]) for patch in pixels] == list(range(1, 14))
+
+
+def packed(workspace, tmp_path, name="mine"):
+    source = FolderSource([write_folder(tmp_path / "tree", TREE)])
+    pack(source, workspace, name)
+    write_json(workspace.dataset_path(name), {})
+
+
+def test_a_data_set_by_name_and_a_path_before_it(tmp_path, workspace, monkeypatch):
+    packed(workspace, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ids, pixels = everything(workspace, "mine")
+    assert ids == IDS
+    assert np.array_equal(pixels, PIXELS[:5])
+    write_folder(tmp_path / "mine", {"z.tif": TIFFS[5]})
+    assert everything(workspace, "mine")[0] == ["z"]
+
+
+@pytest.mark.parametrize("edit", [lambda rows: rows[:-1], lambda rows: [rows[0], *rows[:0:-1]]])
+def test_a_data_set_whose_manifest_was_edited_is_an_error(tmp_path, workspace, edit):
+    packed(workspace, tmp_path)
+    path = workspace.manifest_path("mine")
+    path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(HistoError, match="mine") as raised:
+        open_inputs(["mine"], workspace, Resize.CROP)
+    assert "histo download --name mine --force" in raised.value.hint
+
+
+def on_stdin(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), "utf-8"))
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_a_list_of_paths_on_stdin(tmp_path, workspace, monkeypatch, end):
+    write_folder(tmp_path, TREE | {'odd, "name" ü.tif': TIFFS[5]})
+    names = ["b/b4.tif", "a/a0.tif", 'odd, "name" ü.tif', "a/a0.tif"]
+    monkeypatch.chdir(tmp_path)
+    on_stdin(monkeypatch, end.join([*map(str.encode, names), b"", b"a/a1.tif"]))
+    ids, pixels = everything(workspace, "-")
+    assert ids == [*names, "a/a1.tif"]
+    assert np.array_equal(pixels, PIXELS[[4, 0, 5, 0, 1]])
+
+
+def test_a_list_of_odd_paths_gives_one_failure_each_and_does_not_hang(tmp_path, workspace, monkeypatch):
+    write_folder(tmp_path, TREE | {"text.tif": b"text"})
+    os.mkfifo(tmp_path / "pipe.tif")
+    monkeypatch.chdir(tmp_path)
+    good, bad = [b"a/a0.tif", b"a/a1.tif"], [b"gone.tif", b"a", b"pipe.tif", b"text.tif", b"nul\0", b"\xff.tif", b"x" * 300]
+    on_stdin(monkeypatch, b"\n".join([good[0], *bad, good[1]]))
+    (chunk,) = load_chunks(open_inputs(["-"], workspace, Resize.CROP).patches)
+    assert [patch.id for patch in chunk.patches] == ["a/a0.tif", "a/a1.tif"]
+    named = ["gone.tif", "a", "pipe.tif", "text.tif", "nul\0", r"\xff.tif", "x" * 300]
+    assert [key for key, _ in chunk.failures] == named
+    assert all(str(error).startswith(f"{key}: ") for key, error in chunk.failures)
+
+
+def test_several_inputs_one_after_the_other(tmp_path, workspace):
+    np.save(tmp_path / "x.npy", PIXELS[:2])
+    archive = write_zip(tmp_path / "x.zip", {"z.tif": TIFFS[5]})
+    ids, pixels = everything(workspace, archive, tmp_path / "x.npy", write_folder(tmp_path / "x", TREE))
+    assert ids == ["z", "0", "1", *IDS]
+    assert np.array_equal(pixels, PIXELS[[5, 0, 1, 0, 1, 2, 3, 4]])
+
+
+def test_scaling(tmp_path, workspace):
+    doubled = np.repeat(np.repeat(PIXELS[0], 2, 0), 2, 1)
+    np.save(tmp_path / "x.npy", doubled[None])
+    (patch,) = everything(workspace, tmp_path / "x.npy", resize=Resize.SCALE)[1]
+    assert np.array_equal(patch, PIXELS[0])
+
+
+# errors
+
+
+def test_neither_path_nor_data_set(tmp_path, workspace):
+    packed(workspace, tmp_path)
+    for name in ("theirs", "x" * 300):
+        with pytest.raises(HistoError, match=f"there is no {name}") as raised:
+            open_inputs([name], workspace, Resize.CROP)
+        assert raised.value.hint == "data sets: mine"
+
+
+def test_places_without_images(tmp_path, workspace):
+    for path in (tmp_path, write_zip(tmp_path / "x.zip", {"readme.txt": b""})):
+        with pytest.raises(HistoError, match="there are no images in"):
+            open_inputs([str(path)], workspace, Resize.CROP)
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(HistoError, match="not a file or folder"):
+        open_inputs([str(tmp_path / "pipe.npy")], workspace, Resize.CROP)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 96, 96, 3), np.float32),
+        np.zeros((2, 96, 96, 4), np.uint8),
+        np.zeros((96, 96, 3), np.uint8),
+        np.zeros((0, 96, 96, 3), np.uint8),
+        np.zeros((2, 0, 96, 3), np.uint8),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}",
+)
+def test_arrays_that_hold_no_patches(tmp_path, workspace, array):
+    np.save(tmp_path / "x.npy", array)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = array
+    for name in ("x.npy", "x.h5"):
+        with pytest.raises(HistoError, match=f"{name} holds") as raised:
+            open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
+        assert raised.value.hint
+
+
+def test_an_array_of_enormous_patches_is_refused(tmp_path, workspace):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", (1, 40_000, 40_000, 3), np.uint8, chunks=(1, 100, 100, 3))
+    with pytest.raises(HistoError, match=r"x\.h5 holds patches of shape \(1, 40000, 40000, 3\)"):
+        open_inputs([str(tmp_path / "x.h5")], workspace, Resize.CROP)
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.h5"])
+@pytest.mark.parametrize("data", [b"", b"text" * 100, bytes(5000)])
+def test_arrays_that_are_none(tmp_path, workspace, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(HistoError, match=f"cannot read .*{name}"):
+        open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
+
+
+def test_arrays_that_are_cut_off_or_hold_objects(tmp_path, workspace):
+    np.save(tmp_path / "x.npy", PIXELS)
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = PIXELS
+    for name in ("x.npy", "x.h5"):
+        os.truncate(tmp_path / name, 50_000)
+    for name in ("x.npy", "x.h5", "objects.npy"):
+        with pytest.raises(HistoError, match=f"cannot read .*{name}"):
+            open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
+
+
+def test_a_damaged_chunk_of_an_array_is_an_error(tmp_path, workspace):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=PIXELS, chunks=(1, 96, 96, 3), compression="gzip", fletcher32=True)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    path.write_bytes(data)
+    inputs = open_inputs([str(path)], workspace, Resize.CROP)
+    with pytest.raises(HistoError, match=r"cannot read .*x\.h5 from row 0 on"):
+        list(inputs.patches)
+
+
+def test_which_dataset_of_a_file(tmp_path, workspace):
+    with h5py.File(tmp_path / "none.h5", "w") as file:
+        file.create_group("x")
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["a"], file["b"] = PIXELS, PIXELS
+        file["x"] = h5py.SoftLink("/nowhere")
+    with h5py.File(tmp_path / "null.h5", "w") as file:
+        file["x"] = h5py.Empty("u1")
+    for name, message in (("none", "holds no arrays"), ("two", "holds a, b"), ("null", r"null\.h5")):
+        with pytest.raises(HistoError, match=message):
+            open_inputs([str(tmp_path / f"{name}.h5")], workspace, Resize.CROP)

@@ -1,0 +1,129 @@
+"""Patches decoded in parallel: order, bounds, failures, and threads that end."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histocli.data.sources import Patch
+from histocli.data.stream import chunked, load_chunks, map_ordered, worker_count
+from histocli.errors import HistoError
+
+
+def decoders():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("histo-decode")]
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 9))
+@settings(max_examples=50, deadline=None)
+def test_chunks_hold_everything_in_order(items, size):
+    chunks = list(chunked(items, size))
+    assert [item for chunk in chunks for item in chunk] == items
+    assert all(len(chunk) == size for chunk in chunks[:-1])
+    assert all(1 <= len(chunk) <= size for chunk in chunks)
+
+
+def test_order_is_kept_where_early_items_are_slow():
+    def slow_at_first(item):
+        time.sleep(0.02 if item % 4 == 0 else 0)
+        return item
+
+    assert list(map_ordered(slow_at_first, range(40), 4)) == list(range(40))
+    assert decoders() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_work_is_done_on_other_threads_a_bounded_number_ahead(workers):
+    taken = 0
+    ahead = []
+    names = set()
+
+    def items():
+        for item in range(100):
+            ahead.append(item - taken)
+            yield item
+
+    def work(item):
+        names.add(threading.current_thread().name)
+        return item
+
+    for _ in map_ordered(work, items(), workers):
+        taken += 1
+    assert taken == 100
+    assert workers < max(ahead) <= 2 * workers + 1
+    assert all(name.startswith("histo-decode") for name in names)
+
+
+def test_an_exception_of_the_function_comes_in_its_turn():
+    def work(item):
+        if item == 3:
+            raise ZeroDivisionError("three")
+        return item
+
+    results = map_ordered(work, range(100), 2)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ZeroDivisionError, match="three"):
+        next(results)
+    assert decoders() == []
+
+
+def test_an_exception_of_the_items_comes_through():
+    def items():
+        yield 1
+        raise OSError("the archive was pulled out")
+
+    with pytest.raises(OSError, match="pulled out"):
+        list(map_ordered(lambda item: item, items(), 2))
+    assert decoders() == []
+
+
+def test_a_consumer_that_stops_early_leaves_no_threads_and_no_work():
+    done = []
+
+    def work(item):
+        time.sleep(0.001)
+        done.append(item)
+        return item
+
+    results = map_ordered(work, range(10_000), 3)
+    assert next(results) == 0
+    assert decoders()
+    results.close()
+    assert decoders() == []
+    assert len(done) < 20
+
+
+def patch(number, error=None):
+    def load():
+        if error is not None:
+            raise error
+        return np.full((96, 96, 3), number, np.uint8)
+
+    return Patch(str(number), load)
+
+
+def test_a_patch_that_cannot_be_read_is_a_failure_beside_the_others():
+    broken = {3, 4, 5, 11}
+    patches = [patch(i, HistoError(f"{i} is broken") if i in broken else None) for i in range(12)]
+    chunks = list(load_chunks(patches, size=3, workers=2))
+    assert [[p.id for p in chunk.patches] for chunk in chunks] == [["0", "1", "2"], [], ["6", "7", "8"], ["9", "10"]]
+    assert [(key, str(error)) for chunk in chunks for key, error in chunk.failures] == [
+        (str(i), f"{i} is broken") for i in sorted(broken)
+    ]
+    for chunk in chunks:
+        assert chunk.pixels.shape == (len(chunk.patches), 96, 96, 3)
+        assert chunk.pixels.dtype == np.uint8
+        assert chunk.pixels[:, 50, 50, 1].tolist() == [int(p.id) for p in chunk.patches]
+
+
+def test_a_bug_is_not_taken_for_an_unreadable_patch():
+    with pytest.raises(KeyError):
+        list(load_chunks([patch(0), patch(1, KeyError("a bug"))]))
+
+
+def test_there_is_at_least_one_worker():
+    assert 1 <= worker_count() <= 8
+    assert list(load_chunks([])) == []

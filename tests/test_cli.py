@@ -1,0 +1,228 @@
+"""The front door: help, versions, exit codes, streams, environment variables, signals."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import histocli
+import histocli.commands.balance
+from histocli.cli import app
+from histocli.interrupt import stop_request
+from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+
+COMMANDS = ["download", "balance", "train", "eval", "predict", "plot", "demo"]
+
+
+def run(*args):
+    return CliRunner().invoke(app, list(args))
+
+
+def test_importing_the_cli_loads_nothing_heavy():
+    code = "import histocli.cli, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    heavy = {"torch", "torchvision", "cv2", "matplotlib", "sklearn", "pandas", "numpy", "h5py", "kagglehub", "scipy"}
+    assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_help_lists_every_command_whole():
+    result = run("--help")
+    assert result.exit_code == 0
+    assert not result.stderr
+    listed = re.findall(r"^  (\w+)  +[A-Z].*$", result.stdout, re.M)
+    assert listed == COMMANDS
+    assert "..." not in result.stdout.partition("Commands:")[2]  # no summary is cut off
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_help(command):
+    result = run(command, "-h")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: histo {command}")
+    for option in re.findall(r"^  (?:-\w, )?(--[\w-]+)(.*\n(?: {10,}.*\n)*)", result.stdout, re.M):
+        assert re.search(r"[A-Za-z]{3}", option[1]), f"{option[0]} says nothing"
+    assert "default: " in result.stdout
+    assert re.search(rf"HISTO_{command.upper()}_\w+", result.stdout)
+
+
+def test_help_keeps_square_brackets_and_ranges():
+    text = re.sub(r"\s+", " ", run("predict", "--help").stdout)
+    assert "[env var: HISTO_CKPT; default: best.pt]" in text
+    assert "0<=x<=1" in text
+
+
+def test_version():
+    result = run("--version")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"histo {histocli.__version__}\n", "")
+
+
+def test_a_variable_named_histo_version_is_none_of_our_business(monkeypatch):
+    monkeypatch.setenv("HISTO_VERSION", "1.2.3")
+    assert run("plot", "--help").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["bogus"],
+        ["train", "--bogus"],
+        ["train", "--epochs", "many"],
+        ["train", "--seed", "-1"],
+        ["train", "--seed", str(2**64)],
+        ["train", "--device", "tpu"],
+        ["predict"],
+        ["predict", "x", "--batch-size", "0"],
+        ["predict", "x", "--threshold", "1.5"],
+        ["eval", "--split", "half"],
+        ["download", "--source", "nowhere"],
+        ["download", "--n", "0"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2_and_names_what_is_wrong(empty, line):
+    result = empty(*line, code=2)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Usage: histo")
+    wrong = next((word for word in line if word.startswith("--")), {"predict": "inputs"}.get(line[0], line[0]))
+    assert wrong in result.stderr.partition("Error: ")[2]
+
+
+def test_an_expected_failure_is_two_lines_on_stderr(empty):
+    error, hint = empty.fails("train")
+    assert error == f"there is no manifest {empty.root / 'manifests' / 'balanced.csv'}"
+    assert "histo balance" in hint
+    assert not empty.root.exists()  # a command that fails leaves nothing
+
+
+def test_a_name_that_leads_out_of_the_workspace_is_wrong_usage(empty):
+    error, _ = empty.fails("download", "--source", "synthetic", "--name", "../x", code=2)
+    assert "'../x' cannot name a data set" in error
+
+
+@pytest.fixture
+def bug(monkeypatch):
+    """A command with a bug in it."""
+
+    def broken(*args, **options):
+        raise ZeroDivisionError("oh [b]dear[/b]")
+
+    monkeypatch.setattr(histocli.commands.balance, "balance", broken)
+
+
+def test_a_bug_writes_a_log_and_says_where(empty, bug):
+    error, hint = empty.fails("balance", code=3)
+    assert error == "this is a bug in histo: ZeroDivisionError('oh [b]dear[/b]')"
+    log = Path(hint.removeprefix("its traceback is in "))
+    assert log.is_relative_to(os.environ["HOME"])
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "in broken" in log.read_text()
+
+
+def test_a_bug_is_told_even_where_no_log_can_be_kept(empty, bug, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "file" / "not-a-folder"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    _, hint = empty.fails("balance", code=3)
+    log = Path(hint.removeprefix("its traceback is in "))
+    assert log.parent == tmp_path
+    assert "in broken" in log.read_text()
+
+
+def test_debug_shows_the_traceback_of_bugs_and_of_failures(empty, bug, monkeypatch):
+    monkeypatch.setenv("HISTO_DEBUG", "1")
+    result = empty("balance", code=3)
+    assert "in broken" in result.stderr
+    assert result.stdout == ""
+    result = empty("train", code=1)
+    assert "Traceback" in result.stderr
+    assert "error: there is no manifest" in result.stderr
+
+
+def test_quiet_says_nothing_and_still_warns(histo):
+    result = histo("-q", "balance", "--n", "40", "--split", "random")
+    assert result.stdout == ""
+    assert result.stderr.startswith("warning: a random split leaks")
+    assert result.stderr.count("\n") == 1
+
+
+def test_values_come_from_the_environment_and_the_flag_wins(empty, monkeypatch):
+    monkeypatch.setenv("HISTO_WORKSPACE", str(empty.root))
+    monkeypatch.setenv("HISTO_SEED", "7")
+    monkeypatch.setenv("HISTO_DOWNLOAD_N", "40")
+    monkeypatch.setenv("HISTO_DOWNLOAD_SOURCE", "synthetic")
+    assert run("download").exit_code == 0
+    dataset = json.loads((empty.root / "data" / "synthetic" / "dataset.json").read_text())
+    assert (dataset["patches"], dataset["request"]["seed"]) == (40, 7)
+    assert run("download", "--seed", "8").exit_code == 1  # another request under the same name
+
+
+def test_train_takes_its_epochs_from_the_environment(histo, monkeypatch):
+    monkeypatch.setenv("HISTO_TRAIN_EPOCHS", "1")
+    histo(*TRAIN, "--name", "short")
+    assert len((histo.root / "runs" / "short" / "history.jsonl").read_text().splitlines()) == 1
+
+
+def test_json_goes_to_stdout_and_messages_to_stderr(histo):
+    result = histo("balance", "--n", "40", "--json")
+    assert json.loads(result.stdout)["n"] == 40
+    assert "done: " in result.stderr
+
+
+def test_results_reach_stdout_while_a_bar_is_drawn_on_a_terminal(histo, tmp_path):
+    write_images(histo, tmp_path / "images")
+    leader, follower = pty.openpty()
+    with (tmp_path / "preds.csv").open("w") as out:
+        histo.process("predict", tmp_path / "images", stdout=out, stderr=follower, env={"TERM": "xterm"})
+    os.close(follower)
+    drawn = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    assert "scoring" in drawn
+    assert "12/12" in drawn
+    assert "id,label" not in drawn
+    lines = (tmp_path / "preds.csv").read_text().splitlines()
+    assert (lines[0], len(lines)) == ("id,label", 13)
+
+
+def test_no_bar_crosses_rows_that_go_to_a_terminal(histo, tmp_path):
+    write_images(histo, tmp_path / "images")
+    leader, follower = pty.openpty()
+    histo.process("predict", tmp_path / "images", stdout=follower, stderr=follower, env={"TERM": "xterm"})
+    os.close(follower)
+    drawn = os.read(leader, 1 << 16).decode()
+    os.close(leader)
+    assert "id,label" in drawn
+    assert "━" not in drawn
+
+
+def test_termination_cleans_up(empty):
+    """SIGTERM ends a download as Ctrl-C does: with its exit code, and with no temporary file left."""
+    with empty.start("download", "--source", "synthetic", "--n", "100000") as process:
+        while not list(empty.root.glob("data/synthetic/.*")):
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert stderr == "error: stopped by a signal\n"
+    assert [path for path in empty.root.rglob("*") if path.is_file()] == []
+
+
+def test_a_stop_request_leaves_ignored_signals_ignored():
+    """`nohup histo train &` goes on when its terminal goes."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_request() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.signal == signal.SIGTERM
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

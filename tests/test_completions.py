@@ -1,0 +1,103 @@
+"""The completion scripts, tried in the shells themselves."""
+
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+COMPLETIONS = Path(__file__).parents[1] / "completions"
+
+
+def needs(shell):
+    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"{shell} is not installed")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """The variables of a shell that finds this Python's `histo`."""
+    if not Path(sys.executable).with_name("histo").is_file():
+        pytest.skip("the histo executable is not installed beside this Python")
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "TERM": "dumb",
+    }
+
+
+@needs("bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["histo", "ba"], "balance"),
+        (["histo", "train", "--ep"], "--epochs"),
+        (["histo", "download", "--source", "pc"], "pcam"),
+    ],
+)
+def test_bash_completes(environment, words, expected):
+    script = (
+        f"source {COMPLETIONS / 'histo.bash'}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        '_histo_completion histo; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert expected in done.stdout.split()
+    assert done.stderr == ""
+
+
+@needs("fish")
+@pytest.mark.parametrize(("line", "expected"), [("histo ba", "balance"), ("histo train --ep", "--epochs")])
+def test_fish_completes(environment, line, expected):
+    script = f"source {COMPLETIONS / 'histo.fish'}; complete -C '{line}'"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert expected in [completion.split("\t")[0] for completion in done.stdout.splitlines()]
+
+
+@needs("fish")
+def test_fish_still_completes_files(environment, tmp_path):
+    (tmp_path / "patches").mkdir()
+    script = f"source {COMPLETIONS / 'histo.fish'}; cd {tmp_path}; complete -C 'histo predict ./pat'"
+    done = subprocess.run(
+        ["fish", "--no-config", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "./patches/" in done.stdout
+
+
+@needs("zsh")
+def test_zsh_completes_at_the_first_tab(environment):
+    begin = f"fpath=({COMPLETIONS} $fpath); autoload -U compinit; compinit -u -D; PROMPT='> '\n"
+    assert "histo balance" in typed_into_zsh(environment, begin, "histo bal\t", until="histo balance")
+
+
+def typed_into_zsh(environment, setup, keys, until):
+    """What an interactive zsh shows after `setup` and then `keys` were typed, at most half a minute later."""
+    master, slave = pty.openpty()
+    shell = subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True
+    )
+    os.close(slave)
+    try:
+        os.write(master, setup.encode())
+        read_until(master, "> ", 10)
+        os.write(master, keys.encode())
+        return read_until(master, until, 30)
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(master)
+
+
+def read_until(master, text, seconds):
+    shown = ""
+    end = time.monotonic() + seconds
+    while text not in shown and time.monotonic() < end:
+        if select.select([master], [], [], 0.2)[0]:
+            shown += os.read(master, 4096).decode(errors="replace")
+    return shown

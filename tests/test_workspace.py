@@ -1,0 +1,171 @@
+"""Paths in the workspace, and atomic writes to it."""
+
+import errno
+import json
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histocli.errors import HistoError, UsageError
+from histocli.workspace import Workspace, atomic_path, checked_name, read_json, write_json, write_text
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "workspace")
+
+
+def test_every_path_is_below_the_root_and_nothing_is_made(workspace):
+    root = workspace.root
+    assert workspace.patches_path("a") == root / "data" / "a" / "patches.npy"
+    assert workspace.dataset_path("a") == root / "data" / "a" / "dataset.json"
+    assert workspace.manifest_path("a") == root / "manifests" / "a.csv"
+    assert workspace.run_dir("r") == root / "runs" / "r"
+    folders = (workspace.downloads_dir, workspace.checkpoints_dir, workspace.metrics_dir, workspace.plots_dir)
+    assert [path.parent for path in folders] == [root] * 4
+    assert workspace.dataset_names() == []
+    assert workspace.run_names() == []
+    assert not root.exists()
+
+
+def test_data_sets_and_runs_are_those_that_were_finished_and_begun(workspace):
+    for name in ("b", "a"):
+        write_json(workspace.dataset_path(name), {})
+    workspace.dataset_dir("half").mkdir()
+    assert workspace.dataset_names() == ["a", "b"]
+    for age, name in ((3, "first"), (1, "third"), (2, "second")):
+        path = workspace.run_dir(name) / "config.json"
+        write_json(path, {})
+        os.utime(path, ns=(0, 10**18 - age * 10**9))
+    workspace.run_dir("empty").mkdir()
+    assert workspace.run_names() == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("name", ["a", "pcam", "2024-01-31_run.2", "A" * 100, "console", "com10"])
+def test_names(name):
+    assert checked_name(name, "run") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".a", "a/b", "a\\b", "/a", "a b", "a\n", "ä", "-a", "_a", "a.", "A" * 101, "con", "NUL.csv", "lpt1"]
+)
+def test_names_that_no_folder_can_have_everywhere(workspace, name):
+    with pytest.raises(UsageError, match="cannot name a"):
+        checked_name(name, "run")
+    for path in (workspace.dataset_dir, workspace.manifest_path, workspace.run_dir):
+        with pytest.raises(UsageError, match="cannot name a"):
+            path(name)
+
+
+@given(st.text(max_size=12))
+@settings(max_examples=100, deadline=None)
+def test_no_name_leaves_its_folder(tmp_path_factory, name):
+    workspace = Workspace(tmp_path_factory.getbasetemp())
+    try:
+        path = workspace.run_dir(name)
+    except UsageError:
+        return
+    assert path.resolve().parent == workspace.runs_dir.resolve()
+
+
+# atomic writes
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_a_file_appears_whole_in_folders_made_for_it(tmp_path):
+    path = tmp_path / "a" / "b" / "x.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert files_in(path.parent) == ["x.txt"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, HistoError])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+
+    def write():
+        with atomic_path(path) as temporary:
+            temporary.write_text("new")
+            raise error("in the middle")
+
+    with pytest.raises(error, match="in the middle"):
+        write()
+    assert path.read_text() == "old"
+    assert files_in(tmp_path) == ["x.txt"]
+
+
+def test_a_full_disk_is_one_error_that_names_the_file(tmp_path):
+    def write():
+        with atomic_path(tmp_path / "x.npy"), open("/dev/full", "wb") as full:  # noqa: PTH123
+            full.write(b"x" * 100_000)
+
+    with pytest.raises(HistoError, match=r"cannot write .*x\.npy: No space left on device") as raised:
+        write()
+    assert isinstance(raised.value.__cause__, OSError)
+    assert raised.value.__cause__.errno == errno.ENOSPC
+    assert raised.value.hint
+    assert files_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["file/x.txt", "file/deeper/x.txt", "folder", "x" * 300, "nul\0"])
+def test_where_nothing_can_be_written_the_error_names_the_file(tmp_path, name):
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(HistoError, match="cannot write"):
+        write_text(tmp_path / name, "x")
+    assert files_in(tmp_path) == ["file", "folder"]
+
+
+def test_text_is_utf8_with_line_feeds(tmp_path):
+    write_text(tmp_path / "x.txt", "ä\n中\n")
+    assert (tmp_path / "x.txt").read_bytes() == "ä\n中\n".encode()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+@settings(max_examples=50, deadline=None)
+def test_json_round_trip(tmp_path_factory, value):
+    path = tmp_path_factory.getbasetemp() / "x.json"
+    write_json(path, value)
+    assert read_json(path) == value
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")]])
+def test_a_number_that_json_has_not_is_never_written(tmp_path, value):
+    path = tmp_path / "x.json"
+    write_json(path, {"auc": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"auc": value})
+    assert json.loads(path.read_text()) == {"auc": 0.5}
+    assert files_in(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_is_an_error_that_names_it(tmp_path, data):
+    path = tmp_path / "x.json"
+    path.write_bytes(data)
+    with pytest.raises(HistoError, match=r"cannot read .*x\.json"):
+        read_json(path)
+
+
+def test_a_missing_json_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(HistoError, match=r"there is no .*x\.json"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(HistoError, match="cannot read"):
+        read_json(tmp_path)
