@@ -49,7 +49,26 @@ def test_names(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", ".a", "a/b", "a\\b", "/a", "a b", "a\n", "ä", "-a", "_a", "a.", "A" * 101, "con", "NUL.csv", "lpt1"]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".a",
+        "a/b",
+        "a\\b",
+        "/a",
+        "a b",
+        "a\n",
+        "ä",
+        "-a",
+        "_a",
+        "a.",
+        "A" * 101,
+        "con",
+        "NUL.csv",
+        "lpt1",
+    ],
 )
 def test_names_that_no_folder_can_have_everywhere(workspace, name):
     with pytest.raises(UsageError, match="cannot name a"):
@@ -117,7 +136,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path):
     assert files_in(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["file/x.txt", "file/deeper/x.txt", "folder", "x" * 300, "nul\0"])
+@pytest.mark.parametrize("name", ["file/x.txt", "file/deeper/x.txt", "folder", "x" * 300])
 def test_where_nothing_can_be_written_the_error_names_the_file(tmp_path, name):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()

@@ -87,9 +87,8 @@ app = typer.Typer(
 def main() -> None:
     """Run `histo`."""
     unwind_on_termination()
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, TextIOWrapper):  # ids are file names, and those may be any bytes
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: results are read by programs
     app(prog_name="histo")
 
 

@@ -18,7 +18,9 @@ PrecisionOption = Annotated[
 ResizeOption = Annotated[
     Resize, typer.Option("--resize", help="Images that are not 96x96: cut out the centre, or scale.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
+Json = Annotated[
+    bool, typer.Option("--json", envvar="HISTO_JSON", help="Print the result as one JSON document on stdout.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Start over, replacing what is there.")]
 Tta = Annotated[bool, typer.Option("--tta", help="Average over the eight flips and right-angle rotations.")]
 Ckpt = Annotated[

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from rich import filesize
 
 from histocli.choices import Resize, SourceKind
 from histocli.console import OnProgress, Reporter
@@ -32,6 +34,11 @@ class SourceOptions:
     resize: Resize
     seed: int
     force: bool
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the patches come from here, not from a server."""
+        return self.kind is SourceKind.SYNTHETIC or any("://" not in location for location in self.locations)
 
     @property
     def request(self) -> dict[str, Any]:
@@ -64,35 +71,42 @@ class SourceOptions:
 
 
 def open_source(options: SourceOptions, workspace: Workspace, report: Reporter) -> Source:
-    """Open the source, with its files fetched behind a bar.
+    """Open the source, with its files fetched, each behind a bar of its own.
 
     Raises:
         HistoError: an option does not fit the source, or the files cannot be had.
     """
-    with ExitStack() as stack:
-        bars: dict[str, OnProgress] = {}  # a file's bar appears when its first bytes come, and goes with the last one
+    bars: dict[str, OnProgress] = {}  # a file's bar appears with its first bytes, in the place of the one before
+    fetching = ExitStack()
 
-        def on_transfer(name: str, done: int, total: int | None) -> None:
-            if name not in bars:
-                stack.close()
-                bars[name] = stack.enter_context(report.bar(f"fetching {name}", unit="bytes", total=total))
-            bars[name](done, total)
+    def on_transfer(name: str, done: int, total: int | None) -> None:
+        if opened:
+            return  # what is unpacked while it is packed has the packing's bar
+        if name not in bars:
+            fetching.close()
+            bars[name] = fetching.enter_context(report.bar(_short(name), unit="bytes", total=total))
+        bars[name](done, total)
 
-        source = _create(options, workspace, on_transfer)
-        if isinstance(source, Remote):
+    opened = False
+    source = _create(options, workspace, on_transfer)
+    if isinstance(source, Remote):
+        if not options.on_disk:
+            report.note(f"fetching {source.report.origin}")
+        with fetching:
             source.fetch()
+    opened = True
     return source
 
 
 def plan(options: SourceOptions, workspace: Workspace) -> list[tuple[str, str, str]]:
     """What a download would bring: rows of a file, its size, and whether it is here already."""
-    source = _create(options, workspace, lambda name, done, total: None)
+    source = _create(options, workspace, lambda name, done, total: None, tries=2)
     if not isinstance(source, Remote):
         return [(source.report.origin, f"{source.total:,} patches", "yes")]
     return [
         (
             file.name,
-            "unknown" if file.size is None else f"{file.size / 1e6:,.1f} MB",
+            "unknown" if file.size is None else filesize.decimal(file.size),
             "yes" if file.there else "no",
         )
         for file in source.plan()
@@ -110,7 +124,9 @@ class Remote(Source, Protocol):
         """Say what `fetch` would bring."""
 
 
-def _create(options: SourceOptions, workspace: Workspace, on_transfer: OnTransfer) -> Source:
+def _create(
+    options: SourceOptions, workspace: Workspace, on_transfer: OnTransfer, *, tries: int | None = None
+) -> Source:
     options.check()
     if options.kind is SourceKind.SYNTHETIC:
         from histocli.data.sources.synthetic import SyntheticSource
@@ -119,8 +135,10 @@ def _create(options: SourceOptions, workspace: Workspace, on_transfer: OnTransfe
     first = options.locations[0] if options.locations else None
     if options.kind is SourceKind.PCAM:
         from histocli.data.sources.pcam import PcamSource
+        from histocli.data.sources.transfer import DEFAULT_POLICY
 
-        return PcamSource(first, workspace.downloads_dir, on_transfer=on_transfer, force=options.force)
+        policy = DEFAULT_POLICY if tries is None else replace(DEFAULT_POLICY, tries=tries)
+        return PcamSource(first, workspace.downloads_dir, on_transfer=on_transfer, force=options.force, policy=policy)
     if options.kind is SourceKind.KAGGLE:
         from histocli.data.sources.kaggle import KaggleSource
 
@@ -134,6 +152,11 @@ def _create(options: SourceOptions, workspace: Workspace, on_transfer: OnTransfe
         slides=options.slides,
         resize=options.resize,
     )
+
+
+def _short(name: str) -> str:
+    """A file's name that leaves room for its bar on 80 columns."""
+    return name if len(name) <= 16 else f"...{name[-13:]}"
 
 
 def _absolute(location: str) -> str:

@@ -100,7 +100,7 @@ def evaluate(
         **measure(scores.frame["label"].to_numpy(), scores.frame["prob"].to_numpy(), threshold),
     }
     with atomic_path(target.with_suffix(".csv")) as temporary:
-        scores.frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f", errors="surrogateescape")
+        scores.frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
     write_json(target, report)
     return Evaluation(target, report)
 

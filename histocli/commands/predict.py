@@ -1,6 +1,5 @@
 """`histo predict`: a tumour probability for every patch, written as it is computed."""
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from histocli.choices import Device, OnError, Output, Precision, Resize
 from histocli.data.inputs import open_inputs
 from histocli.data.stream import load_chunks
+from histocli.data.tables import table_writer
 from histocli.engine import batch_probabilities, choose_compute, finite
 from histocli.errors import HistoError, UsageError
 from histocli.models.checkpoint import find_checkpoint, load_checkpoint
@@ -100,7 +100,7 @@ def predict(
     with atomic_path(config.out) as temporary:
         if config.format is Output.PARQUET:
             return write(ParquetWriter(temporary, config.threshold))
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
             return write(_text_writer(file, config))
 
 
@@ -114,7 +114,7 @@ class CsvWriter:
 
     def __init__(self, stream: IO[str], threshold: float | None) -> None:
         self.stream, self.threshold = stream, threshold
-        self.writer = csv.writer(stream, lineterminator="\n")
+        self.writer = table_writer(stream)
         self.writer.writerow(["id", "label"] + ["class"] * (threshold is not None))
 
     def rows(self, ids: list[str], probs: list[float]) -> None:

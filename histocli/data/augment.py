@@ -19,10 +19,11 @@ STAIN_SHIFT = 0.02  # standard deviation of a stain's additive density
 
 
 def augment(images: Tensor, level: Augment, *, any_angle: bool = False) -> Tensor:
-    """Return randomly transformed patches, drawn from torch's global generator of the images' device.
+    """Return randomly transformed patches, drawn from torch's global generators.
 
     Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 in [0, 1] of the same shape and memory format.
-    `flips` draws one of the eight flips and right-angle rotations for each sample, `full` jitters the stains too;
+    The batch must be in random order. `flips` gives each patch one of the eight flips and right-angle rotations,
+    `full` jitters the stains too;
     `any_angle` adds a rotation by any angle about the centre, with reflected borders.
     """
     if level is Augment.NONE:
@@ -78,4 +79,5 @@ def random_rotation(pixels: Tensor) -> Tensor:
     cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
     affine = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)  # (N,2,3)
     grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    turned = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    return turned.contiguous(memory_format=torch.channels_last)

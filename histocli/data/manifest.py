@@ -4,6 +4,7 @@ A manifest is a plain CSV made to be opened: one row per patch of a packed array
 such as `balanced.csv` also names the data set (`data`) and the row in its array (`index`).
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -23,6 +24,7 @@ SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
 UNLABELLED = -1  # how a missing label reads; it is an empty field in the file
 
 _NUMBERS = {"min", "max", "index"}
+_WHOLE = re.compile(r"[0-9]{1,15}")
 
 
 class Row(NamedTuple):
@@ -49,9 +51,10 @@ def row_writer(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
 
 def write_manifest(path: Path, frame: "pd.DataFrame") -> None:
     """Write a manifest atomically; a label of `UNLABELLED` becomes an empty field."""
-    labels = frame["label"].astype(str).where(frame["label"] != UNLABELLED, "")
-    with row_writer(path, tuple(frame.columns)) as writer:
-        writer.writerows(frame.assign(label=labels).itertuples(index=False))
+    columns = {name: frame[name].tolist() for name in frame.columns}  # lists are walked ten times as fast
+    columns["label"] = ["" if label == UNLABELLED else label for label in columns["label"]]
+    with row_writer(path, tuple(columns)) as writer:
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
@@ -69,15 +72,17 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
         raise HistoError(f"there is no manifest {path}", "histo download makes data sets, histo balance the subset")
     with _open(path) as file:
         columns, rows = read_table(file, str(path))
-        for column in required:
-            if column not in columns:
-                raise HistoError(f"{path}, line 1: there is no column {column!r}", f"it needs {', '.join(required)}")
-        fields = [row for _, row in rows]
-    texts = {name: [row[i] for row in fields] for i, name in enumerate(columns) if name}
-    frame = pd.DataFrame(texts, dtype=str)
+        for name in required:
+            if name not in columns:
+                raise HistoError(f"{path}, line 1: there is no column {name!r}", f"it needs {', '.join(required)}")
+        texts: list[list[str]] = [[] for _ in columns]
+        while some := [row for _, row in islice(rows, 4096)]:
+            for column, values in zip(texts, zip(*some, strict=False), strict=False):
+                column.extend(values)
+    frame = pd.DataFrame({name: text for name, text in zip(columns, texts, strict=True) if name}, dtype=str)
     frame["label"] = _labels(frame["label"], path)
-    for column in _NUMBERS & set(frame.columns):
-        frame[column] = _whole_numbers(frame[column], path)
+    for name in _NUMBERS & set(frame.columns):
+        frame[name] = _whole_numbers(frame[name], path)
     _refuse(path, "id", frame["id"], frame["id"] == "", "is empty")
     once = ["id", "split"] if "split" in frame.columns else ["id"]  # PCam's valid and test share a few patches
     _refuse(path, "id", frame["id"], frame.duplicated(once), "stands twice")
@@ -97,13 +102,14 @@ def file_sha256(path: Path) -> str:
 
 def _labels(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
     known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": UNLABELLED}
-    labels = column.str.strip().map(known)
+    labels = column.map({text: known.get(text.strip()) for text in column.unique()})
     _refuse(path, "label", column, labels.isna(), "is not 0, 1 or empty")
     return labels.astype("int64")
 
 
 def _whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
-    _refuse(path, str(column.name), column, ~column.str.fullmatch(r"\d{1,15}"), "is not a whole number")
+    wrong = [text for text in column.unique() if not _WHOLE.fullmatch(text)]
+    _refuse(path, str(column.name), column, column.isin(wrong), "is not a whole number")
     return column.astype("int64")
 
 

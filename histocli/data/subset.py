@@ -45,8 +45,10 @@ def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
         HistoError: the manifest or the array is missing or malformed, or the two do not belong together.
     """
     frame = read_manifest(manifest_path, ("id", "label", "slide", "split"))
-    if "data" not in frame.columns or "index" not in frame.columns:
+    if "data" not in frame.columns:
         frame["data"], frame["index"] = manifest_path.stem, range(len(frame))
+    if "index" not in frame.columns:
+        raise HistoError(f"{manifest_path}, line 1: there is no column 'index'", "histo balance makes it anew")
     names = frame["data"].unique()
     if len(names) != 1:
         raise HistoError(

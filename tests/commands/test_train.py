@@ -106,9 +106,6 @@ def test_interrupted_within_an_epoch_and_resumed_it_ends_as_if_it_had_run_throug
     assert [{k: v for k, v in row.items() if k not in timed} for row in history(histo, "long")] == [
         {k: v for k, v in row.items() if k not in timed} for row in rows
     ]
-    assert (
-        same_weights(last(histo, "long", "best.pt").model, expected.model) or rows[0]["val_auc"] >= rows[1]["val_auc"]
-    )
 
 
 def test_a_run_killed_before_its_first_epoch_is_over_can_be_resumed(histo):

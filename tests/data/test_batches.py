@@ -1,6 +1,7 @@
 """Store + rows -> batches."""
 
 import threading
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -31,6 +32,10 @@ def rows_of(batch):
     return rows
 
 
+def flat(parts):
+    return list(chain.from_iterable(parts))
+
+
 def prefetchers():
     return [thread for thread in threading.enumerate() if thread.name == "histo-prefetch"]
 
@@ -42,7 +47,7 @@ ROWS = st.lists(st.integers(0, 63), min_size=1, max_size=64, unique=True)
 @settings(max_examples=60, deadline=None)
 def test_in_order_gives_every_row_once(rows, size, resident):
     parts = [rows_of(batch) for batch in batches(rows, size, resident=resident).in_order()]
-    assert sum(parts, []) == rows
+    assert flat(parts) == rows
     assert all(len(part) == size for part in parts[:-1])
     assert 1 <= len(parts[-1]) <= size
 
@@ -52,7 +57,7 @@ def test_in_order_gives_every_row_once(rows, size, resident):
 def test_shuffled_gives_full_batches_and_no_row_twice(rows, size, seed, resident):
     data = batches(rows, size, resident=resident)
     parts = [rows_of(batch) for batch in data.shuffled(seed)]
-    drawn = sum(parts, [])
+    drawn = flat(parts)
     assert len(parts) == data.steps == max(1, len(rows) // size)
     assert {len(part) for part in parts} == {min(size, len(rows))}
     assert len(set(drawn)) == len(drawn)
@@ -64,7 +69,7 @@ def test_the_order_follows_from_the_seed(resident):
     data = batches(range(64), 8, resident=resident)
     epochs = [[rows_of(batch) for batch in data.shuffled(seed)] for seed in (1, 1, 2)]
     assert epochs[0] == epochs[1] != epochs[2]
-    assert sum(epochs[0], []) != list(range(64))
+    assert flat(epochs[0]) != list(range(64))
 
 
 @given(ROWS, st.integers(1, 20), st.data())
@@ -104,7 +109,7 @@ def test_a_subset_smaller_than_a_batch_is_one_batch():
 def test_a_memory_map_is_read(tmp_path):
     np.save(tmp_path / "x.npy", STORE)
     data = Batches(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64), np.arange(64) % 2, 10, CPU)
-    assert sum((rows_of(batch) for batch in data.in_order()), []) == list(range(64))
+    assert flat(rows_of(batch) for batch in data.in_order()) == list(range(64))
 
 
 # prefetching

@@ -30,7 +30,7 @@ TREE = {
     "a/z.TIF": b"2",
     "a/b/c/deep.jpg": b"3",
     "a.png": b"4",
-    "with space, comma\nand \"quote\".png": b"5",
+    'with space, comma\nand "quote".png': b"5",
     "ünï.png": b"6",
     "labels.csv": b"7",
     ".hidden.png": b"8",
@@ -113,7 +113,7 @@ def test_what_may_not_be_read_is_an_error_that_names_it(tmp_path):
         read_bytes(list_files(folder)[0])
     (folder / "sub").chmod(0)
     try:
-        with pytest.raises(HistoError, match="cannot read .*sub: Permission denied"):
+        with pytest.raises(HistoError, match=r"cannot read .*sub: Permission denied"):
             list_files(folder)
     finally:
         (folder / "sub").chmod(0o700)
@@ -154,7 +154,16 @@ def test_a_name_that_stands_twice_is_an_error(tmp_path, second):
 
 
 def test_members_that_lead_out_of_the_archive_are_left_out(tmp_path):
-    names = ["../up.png", "a/../../up.png", "/etc/abs.png", "C:\\win.png", "..\\over.png", "c:rel.png", "good/a.png", "b\\c.png"]
+    names = [
+        "../up.png",
+        "a/../../up.png",
+        "/etc/abs.png",
+        "C:\\win.png",
+        "..\\over.png",
+        "c:rel.png",
+        "good/a.png",
+        "b\\c.png",
+    ]
     path = write_zip(tmp_path / "x.zip", dict.fromkeys(names, b"1"))
     assert [file.name for file in list_files(path)] == ["b/c.png", "good/a.png"]
 
@@ -195,13 +204,13 @@ def test_a_member_that_declares_an_enormous_size_is_refused_alone(tmp_path):
 
 def test_a_member_that_unpacks_to_more_than_it_declares_is_refused(tmp_path, monkeypatch):
     path = central(deflated(tmp_path / "x.zip", bomb=bytes(5_000_000)), "bomb", 24, struct.pack("<I", 100))
-    with pytest.raises(HistoError, match="^bomb: "):
+    with pytest.raises(HistoError, match=r"^bomb: "):
         read_bytes(list_files(path)[0])
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1 << 20)
     path = deflated(tmp_path / "y.zip", honest=bytes((1 << 20) + 1), fits=bytes(1 << 20))
     fits, honest = list_files(path)
     assert read_bytes(fits) == bytes(1 << 20)
-    with pytest.raises(HistoError, match="^honest: "):
+    with pytest.raises(HistoError, match=r"^honest: "):
         read_bytes(honest)
 
 
@@ -212,12 +221,12 @@ def test_an_encrypted_member_is_an_error_that_names_it(tmp_path):
     path.write_bytes(data)
     opened, secret = list_files(central(path, "secret", 8, b"\1"))
     assert read_bytes(opened) == b"1"
-    with pytest.raises(HistoError, match="^secret: .*encrypted"):
+    with pytest.raises(HistoError, match=r"^secret: .*encrypted"):
         read_bytes(secret)
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_damaged_archive_is_an_error_never_a_crash(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.zip"
     methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
@@ -231,13 +240,13 @@ def test_a_damaged_archive_is_an_error_never_a_crash(tmp_path_factory, data):
     try:
         files = list_files(path)
     except HistoError as error:
-        assert "damaged.zip" in str(error)
+        assert "damaged.zip" in str(error)  # noqa: PT017 - both ends are right
         return
     for file in files:
         try:
             assert read_bytes(file) == b"abc" * 20
         except HistoError as error:
-            assert str(error).startswith(file.name)
+            assert str(error).startswith(file.name)  # noqa: PT017 - both ends are right
 
 
 # tables

@@ -84,7 +84,9 @@ def test_what_lacks_its_counterpart_is_counted(tmp_path):
 
 
 def test_several_locations_each_with_its_own_table(tmp_path):
-    first = write_zip(tmp_path / "1.zip", {"t/a.tif": TIFFS[0], "t/b.tif": TIFFS[1], "labels.csv": b"id,label\na,1\nb,0\n"})
+    first = write_zip(
+        tmp_path / "1.zip", {"t/a.tif": TIFFS[0], "t/b.tif": TIFFS[1], "labels.csv": b"id,label\na,1\nb,0\n"}
+    )
     second = write_zip(tmp_path / "2.zip", {"t/c.tif": TIFFS[2], "labels.csv": b"id,label\nc,1\n"})
     third = write_folder(tmp_path / "beside" / "3", {"d.tif": TIFFS[3]})
     write_folder(tmp_path / "beside", {"labels.csv": b"id,label\nd,0\n"})
@@ -167,13 +169,13 @@ def test_unreadable_images_are_named_and_odd_names_survive_the_manifest(tmp_path
 def test_a_place_without_images_is_an_error_that_names_it(tmp_path, tree):
     folder = tmp_path / "patches"
     folder.mkdir()
-    with pytest.raises(HistoError, match="there are no images in .*patches"):
+    with pytest.raises(HistoError, match=r"there are no images in .*patches"):
         FolderSource([write_folder(folder, tree)])
 
 
 def test_what_is_missing_is_an_error_that_names_it(tmp_path):
     folder = write_folder(tmp_path / "x", IMAGES)
-    with pytest.raises(HistoError, match="there is no .*nowhere"):
+    with pytest.raises(HistoError, match=r"there is no .*nowhere"):
         FolderSource([folder, tmp_path / "nowhere"])
     for table in ("labels", "slides"):
         with pytest.raises(HistoError, match=r"there is no .*mine\.csv"):

@@ -196,7 +196,9 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg():
             decode(tagged[:length], "x")
 
 
-@pytest.mark.parametrize("data", [b"", b"hello\n" * 50, b"<!DOCTYPE html><html>", b"II*\0", b"\xff\xd8\xff", bytes(5000)])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello\n" * 50, b"<!DOCTYPE html><html>", b"II*\0", b"\xff\xd8\xff", bytes(5000)]
+)
 def test_what_is_no_image_is_an_error_that_names_it(data):
     with pytest.raises(HistoError, match=r"^a b,c\.tif: "):
         decode(data, "a b,c.tif")
@@ -207,7 +209,9 @@ def png_header(width, height):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
 
 
 def tiff_header(width, height):
@@ -272,4 +276,4 @@ def test_damaged_bytes_give_an_image_or_an_error_never_a_crash(data):
     try:
         assert decode_patch(bytes(damaged), "x").shape == (96, 96, 3)
     except HistoError as error:
-        assert str(error).startswith("x: ")
+        assert str(error).startswith("x: ")  # noqa: PT017 - both ends are right

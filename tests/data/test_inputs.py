@@ -19,7 +19,9 @@ from tests.data.kaggle_layout import tiff, write_folder, write_zip
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), np.uint8)
 TIFFS = [tiff(pixels) for pixels in PIXELS]
-TREE = {f"{name}/{name}{i}.tif": TIFFS[i] for name in "b" for i in (3, 4)} | {f"a/a{i}.tif": TIFFS[i] for i in (0, 1, 2)}
+TREE = {f"{name}/{name}{i}.tif": TIFFS[i] for name in "b" for i in (3, 4)} | {
+    f"a/a{i}.tif": TIFFS[i] for i in (0, 1, 2)
+}
 IDS = ["a0", "a1", "a2", "b3", "b4"]
 
 
@@ -121,7 +123,10 @@ def test_a_list_of_odd_paths_gives_one_failure_each_and_does_not_hang(tmp_path, 
     write_folder(tmp_path, TREE | {"text.tif": b"text"})
     os.mkfifo(tmp_path / "pipe.tif")
     monkeypatch.chdir(tmp_path)
-    good, bad = [b"a/a0.tif", b"a/a1.tif"], [b"gone.tif", b"a", b"pipe.tif", b"text.tif", b"nul\0", b"\xff.tif", b"x" * 300]
+    good, bad = (
+        [b"a/a0.tif", b"a/a1.tif"],
+        [b"gone.tif", b"a", b"pipe.tif", b"text.tif", b"nul\0", b"\xff.tif", b"x" * 300],
+    )
     on_stdin(monkeypatch, b"\n".join([good[0], *bad, good[1]]))
     (chunk,) = load_chunks(open_inputs(["-"], workspace, Resize.CROP).patches)
     assert [patch.id for patch in chunk.patches] == ["a/a0.tif", "a/a1.tif"]

@@ -21,7 +21,24 @@ from histocli.data.manifest import (
 from histocli.errors import HistoError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
-    ["a,b", 'a "b"', '"', "a\nb", "a\r\nb", "a\rb", ";", "007", "1e5", "NaN", "NA", "None", "ä é 中", " a ", "\ufeffa", "#"]
+    [
+        "a,b",
+        'a "b"',
+        '"',
+        "a\nb",
+        "a\r\nb",
+        "a\rb",
+        ";",
+        "007",
+        "1e5",
+        "NaN",
+        "NA",
+        "None",
+        "ä é 中",
+        " a ",
+        "\ufeffa",
+        "#",
+    ]
 )
 ROWS = st.lists(
     st.builds(
@@ -45,7 +62,7 @@ def rows_of(frame):
 
 
 @given(ROWS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_is_written_row_by_row_is_read_back(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "rows.csv"
     with row_writer(path) as writer:
@@ -56,7 +73,7 @@ def test_what_is_written_row_by_row_is_read_back(tmp_path_factory, rows):
 
 
 @given(ROWS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_frame_survives_the_round_trip(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "frame.csv"
     records = [(*row[:5], "data", i) for i, row in enumerate(rows)]
@@ -138,7 +155,10 @@ def test_what_spreadsheets_leave_is_read_rightly(tmp_path, text):
         # lines are those of an editor, whatever stands before
         ("id,label\n\n\na,1\n\nb,2\n", "line 6, column label: '2' is not 0, 1 or empty"),
         ('id,label,note\na,1,"two\nlines"\nb,2,\n', "line 4, column label: '2' is not 0, 1 or empty"),
-        ('id,label,note\r\na,1,"two\r\nlines"\r\n\r\nb,2,"x\r\ny"\r\n', "line 5, column label: '2' is not 0, 1 or empty"),
+        (
+            'id,label,note\r\na,1,"two\r\nlines"\r\n\r\nb,2,"x\r\ny"\r\n',
+            "line 5, column label: '2' is not 0, 1 or empty",
+        ),
         ('id,label,note\na,1,"two\n\nlines"\nb\n', "line 5: 1 fields, 3 columns"),
         ('"id\n",label\na,1\nb,7\n', "line 4, column label: '7' is not 0, 1 or empty"),
         (b"id,label\na,1\n\xff\xfe,0\n", "not UTF-8 text"),
@@ -190,14 +210,14 @@ def test_a_failure_while_writing_leaves_the_old_table(tmp_path):
 
 
 @given(st.binary(max_size=60) | st.text('id,label;"01\n\r x', max_size=60).map(str.encode), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_bytes_are_a_table_or_one_error(tmp_path_factory, data, headed):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(b"id,label\n" * headed + data)
     try:
         frame = read_manifest(path)
     except HistoError as error:
-        assert str(path) in str(error)
+        assert str(path) in str(error)  # noqa: PT017 - both ends are right
     else:
         assert set(frame["label"]) <= {0, 1, UNLABELLED}
         assert all(frame["id"])

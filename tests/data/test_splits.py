@@ -60,7 +60,7 @@ def test_a_clean_table_stays_whole():
 
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=60), st.integers(0, 2**32 - 1), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_half_of_each_class_is_drawn_in_order_and_by_the_seed(labels, seed, data):
     frame = labelled(*labels)
     largest = 2 * min(labels.count(0), labels.count(1))
@@ -130,7 +130,7 @@ def possible(counts):
 
 
 @given(SLIDES, st.floats(0.05, 0.5), st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_slides_never_part_and_both_sides_have_both_classes_where_that_can_be(counts, fraction, seed):
     groups, labels = layout(counts)
     if not possible(counts):
@@ -170,7 +170,7 @@ def test_where_no_split_is_possible_the_error_says_so(counts):
 
 
 @given(st.integers(2, 200), st.integers(2, 200), st.floats(0.01, 0.99), st.integers(0, 2**32 - 1))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_random_split_takes_the_fraction_of_each_class(negatives, positives, fraction, seed):
     labels = np.random.default_rng(seed).permutation([0] * negatives + [1] * positives)
     val = split_random(labels, fraction, seed)

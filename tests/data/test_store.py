@@ -25,7 +25,9 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (200, 96, 96, 3), np.uint8)
 class ListSource:
     """Patches from a list; those whose pixels are an exception raise it when they are loaded."""
 
-    def __init__(self, pixels, *, ids=None, splits=None, known=True, id_is_sha1=False, drop_duplicates=False, fall=None):
+    def __init__(
+        self, pixels, *, ids=None, splits=None, known=True, id_is_sha1=False, drop_duplicates=False, fall=None
+    ):
         self.report = SourceReport(origin="a list")
         self.id_is_sha1, self.drop_duplicates = id_is_sha1, drop_duplicates
         self._pixels, self._fall = list(pixels), fall
@@ -37,7 +39,9 @@ class ListSource:
         for i, (key, pixels, split) in enumerate(zip(self._ids, self._pixels, self._splits, strict=True)):
             if i == self._fall:
                 raise HistoError("the connection was cut")
-            yield Patch(key, lambda pixels=pixels: self._load(pixels), i % 2 if i % 3 else None, f"s{i % 5}", split, "RUMC")
+            yield Patch(
+                key, lambda pixels=pixels: self._load(pixels), i % 2 if i % 3 else None, f"s{i % 5}", split, "RUMC"
+            )
 
     @staticmethod
     def _load(pixels):
@@ -116,7 +120,11 @@ def test_unreadable_patches_are_skipped_and_reported(workspace, broken):
     told, progress = [], []
     source = ListSource([HistoError(f"bad {i}") if i in broken else PIXELS[i] for i in range(200)])
     packed = pack(
-        source, workspace, "data", on_progress=progress.append, on_unreadable=lambda key, error: told.append((key, str(error)))
+        source,
+        workspace,
+        "data",
+        on_progress=progress.append,
+        on_unreadable=lambda key, error: told.append((key, str(error))),
     )
     good = [i for i in range(200) if i not in broken]
     assert (packed.patches, packed.unreadable) == (len(good), len(broken))
@@ -174,9 +182,13 @@ def test_what_is_not_drawn_is_not_loaded(workspace):
 
 def test_what_is_no_store_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "patches.npy"
-    with pytest.raises(HistoError, match="no packed patches at .*patches.npy"):
+    with pytest.raises(HistoError, match=r"no packed patches at .*patches\.npy"):
         open_store(path)
-    for array in (np.zeros((2, 96, 96, 3), np.int8), np.zeros((2, 64, 96, 3), np.uint8), np.zeros((96, 96, 3), np.uint8)):
+    for array in (
+        np.zeros((2, 96, 96, 3), np.int8),
+        np.zeros((2, 64, 96, 3), np.uint8),
+        np.zeros((96, 96, 3), np.uint8),
+    ):
         np.save(path, array)
         with pytest.raises(HistoError, match=r"patches\.npy holds .*not uint8 \(N,96,96,3\)"):
             open_store(path)
@@ -190,7 +202,7 @@ def test_what_is_no_store_is_an_error_that_names_it(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_damaged_header_is_an_error_never_a_crash(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "damaged.npy"
     np.save(path, PIXELS[:1])
@@ -203,7 +215,7 @@ def test_a_damaged_header_is_an_error_never_a_crash(tmp_path_factory, data):
         try:
             map_array(path)
         except HistoError as error:
-            assert "damaged.npy" in str(error)
+            assert "damaged.npy" in str(error)  # noqa: PT017 - both ends are right
 
 
 MEASURE = """
@@ -218,7 +230,7 @@ class Numbers:
     report, id_is_sha1, drop_duplicates, total = SourceReport("numbers"), False, True, None
     def patches(self):
         for i in range(int(sys.argv[2])):
-            yield Patch(str(i), lambda i=i: np.full((96, 96, 3), i, np.uint16).view(np.uint8)[..., ::2].copy() + np.arange(3, dtype=np.uint8) * (i >> 8))
+            yield Patch(str(i), lambda i=i: np.full((96, 96, 3), (i % 256, i // 256, 0), np.uint8))
 
 pack(Numbers(), Workspace(Path(sys.argv[1])), "data")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -5,12 +5,11 @@ import pytest
 
 from histocli.choices import Part
 from histocli.data.manifest import SUBSET_COLUMNS, read_manifest, write_manifest
+from histocli.data.store import pack
 from histocli.data.subset import labelled_part, open_packed, open_subset
 from histocli.errors import HistoError
 from histocli.workspace import Workspace
 from tests.data.test_store import PIXELS, ListSource
-
-from histocli.data.store import pack  # isort: skip
 
 COUNT = 90
 

@@ -11,9 +11,9 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from histocli.data.sources.cells import NUCLEOLUS, X, Y, place_cells
 from histocli.data.sources.synthetic import SyntheticSource, draw_layout, make_slide
-from histocli.data.sources.tissue import PAD, Blob, Layout, draw_scene, tumour_field, tumour_mask
+from histocli.data.sources.synthetic.cells import NUCLEOLUS, X, Y, place_cells
+from histocli.data.sources.synthetic.tissue import PAD, Blob, Layout, draw_scene, tumour_field, tumour_mask
 from histocli.errors import UsageError
 
 CENTRAL = (slice(32, 64), slice(32, 64))

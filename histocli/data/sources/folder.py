@@ -1,5 +1,6 @@
 """Patches from folders, zip archives and single image files."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -149,6 +150,6 @@ def _is_label_table(name: str) -> bool:
 
 
 def _the_file(path: Path) -> File:
-    if not path.is_file():
-        raise HistoError(f"there is no {path}")
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
+        raise HistoError(f"there is no {path}", "give a table in CSV")
     return file_at(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.data.sources import Pixels
-from histocli.data.sources.part import human_bytes, require_space, write_all
+from histocli.data.sources.transfer.part import human_bytes, require_space, write_all
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:

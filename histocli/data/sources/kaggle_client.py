@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from histocli.data.sources.part import require_space
 from histocli.data.sources.transfer import DEFAULT_POLICY, RetryPolicy
-from histocli.data.sources.web import RETRIED, TransientError
+from histocli.data.sources.transfer.part import require_space
+from histocli.data.sources.transfer.web import RETRIED, TransientError
 from histocli.errors import HistoError
 
 COMPETITION = "histopathologic-cancer-detection"

@@ -14,10 +14,10 @@ import numpy as np
 
 from histocli.data.sources import Patch, Pixels, SourceReport
 from histocli.data.sources.hdf5 import opened, read_labels, read_patches
-from histocli.data.sources.part import file_md5, is_complete, recorded_md5
 from histocli.data.sources.slides import hospital_of, read_meta
 from histocli.data.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy, fetch, remote_size
-from histocli.data.sources.web import MissingFileError, shown
+from histocli.data.sources.transfer.part import file_md5, is_complete, recorded_md5
+from histocli.data.sources.transfer.web import MissingFileError, shown
 from histocli.errors import HistoError
 
 ZENODO = "https://zenodo.org/records/2546921/files?download=1"

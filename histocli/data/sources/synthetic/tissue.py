@@ -31,6 +31,27 @@ WANDER = 2 * OUTLINE  # px: and the most that it does
 YY, XX = (axis.astype(np.float32) for axis in np.mgrid[-PAD : SIZE + PAD, -PAD : SIZE + PAD])
 
 
+@cache
+def hexagons() -> Plane:
+    """Make a hexagonal lattice (81,81,2) of unit spacing around the origin."""
+    rows, columns = np.mgrid[-40:41, -40:41].astype(np.float32)
+    return np.stack([columns + 0.5 * (rows % 2), rows * np.float32(0.866)], axis=-1)
+
+
+def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: float = PAD) -> Plane:
+    """Draw points (N,2) as x, y over the patch and a margin: a turned hexagonal lattice, each point moved."""
+    steps = min(40, int((SIZE + 2 * margin) * 0.8 / spacing) + 1)
+    reach = slice(40 - steps, 41 + steps)
+    points = hexagons()[reach, reach].reshape(-1, 2)
+    points = points + (rng.random(points.shape, np.float32) - 0.5) * np.float32(2 * jitter)
+    angle = rng.uniform(0, np.pi)
+    cos, sin = np.cos(angle) * spacing, np.sin(angle) * spacing
+    middle = SIZE / 2 + (rng.random(2) - 0.5) * spacing
+    points = points @ np.array([[cos, sin], [-sin, cos]], np.float32) + middle.astype(np.float32)
+    x, y = points.T
+    return points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
+
+
 class Blob(NamedTuple):
     """A disc of tumour, in pixels of the patch; its outline is then made irregular."""
 
@@ -153,8 +174,6 @@ def half_plane(rng: np.random.Generator, spread: float) -> Plane:
 def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
     """Turn a region into adipocytes: vacuoles of glass, and thin walls between them, given as (96,96)."""
     import cv2
-
-    from .cells import lattice
 
     spacing = rng.uniform(34, 70)
     centres = lattice(rng, spacing, 0.33, margin=spacing)

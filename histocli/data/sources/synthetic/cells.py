@@ -5,12 +5,11 @@ function", SIGGRAPH 1996) gives every pixel its cell: so crowded nuclei press ag
 overlapping, and the borders of cells come for free.
 """
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
-from .tissue import (
+from histocli.data.sources.synthetic.tissue import (
     FINE,
     FRAME,
     GERMINAL,
@@ -33,6 +32,7 @@ from .tissue import (
     Plane,
     Scene,
     distance,
+    lattice,
     noise,
 )
 
@@ -41,27 +41,6 @@ Owners = np.ndarray[Any, np.dtype[np.intp]]
 # The properties of a cell, a row each: radii are semi-axes in pixels, the rest concentrations or shares.
 X, Y, COS, SIN, LONG, SHORT, CHROMATIN, TEXTURE, RIM, IRREGULAR, NUCLEOLUS, NU, NV, RED = range(14)
 PROPERTIES = 14
-
-
-@cache
-def hexagons() -> Plane:
-    """Make a hexagonal lattice (81,81,2) of unit spacing around the origin."""
-    rows, columns = np.mgrid[-40:41, -40:41].astype(np.float32)
-    return np.stack([columns + 0.5 * (rows % 2), rows * np.float32(0.866)], axis=-1)
-
-
-def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: float = PAD) -> Plane:
-    """Draw points (N,2) as x, y over the patch and a margin: a turned hexagonal lattice, each point moved."""
-    steps = min(40, int((SIZE + 2 * margin) * 0.8 / spacing) + 1)
-    reach = slice(40 - steps, 41 + steps)
-    points = hexagons()[reach, reach].reshape(-1, 2)
-    points = points + (rng.random(points.shape, np.float32) - 0.5) * np.float32(2 * jitter)
-    angle = rng.uniform(0, np.pi)
-    cos, sin = np.cos(angle) * spacing, np.sin(angle) * spacing
-    middle = SIZE / 2 + (rng.random(2) - 0.5) * spacing
-    points = points @ np.array([[cos, sin], [-sin, cos]], np.float32) + middle.astype(np.float32)
-    x, y = points.T
-    return points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
 
 
 def place_cells(rng: np.random.Generator, scene: Scene, growth: Growth) -> Plane:

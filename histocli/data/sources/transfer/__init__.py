@@ -8,8 +8,8 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.data.sources.part import Part, human_bytes, is_complete
-from histocli.data.sources.web import (
+from histocli.data.sources.transfer.part import Part, human_bytes, is_complete
+from histocli.data.sources.transfer.web import (
     RangeError,
     RefusedError,
     TransientError,

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
-from . import Patch, Pixels, SourceReport
-from .cells import draw_cells
-from .tissue import (
+from histocli.data.sources import Patch, Pixels, SourceReport
+from histocli.data.sources.synthetic.cells import draw_cells
+from histocli.data.sources.synthetic.tissue import (
     BROAD,
     CENTRE,
     GRAIN,
@@ -28,6 +27,7 @@ from .tissue import (
     tumour_field,
     tumour_mask,
 )
+from histocli.errors import UsageError
 
 PATCHES_PER_SLIDE = 40
 FEWEST_SLIDES = 8
