@@ -23,8 +23,7 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False) -> Tenso
 
     Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 in [0, 1] of the same shape and memory format.
     The batch must be in random order. `flips` gives each patch one of the eight flips and right-angle rotations,
-    `full` jitters the stains too;
-    `any_angle` adds a rotation by any angle about the centre, with reflected borders.
+    `full` jitters the stains too; `any_angle` adds a rotation by any angle about the centre, with reflected borders.
     """
     if level is Augment.NONE:
         return images.float().div_(255)
