@@ -12,9 +12,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from histocli.commands.train import Epoch, Listener, Run
-from histocli.commands.train import Progress as Step
 from histocli.console import Rate, Reporter, number
+from histocli.run import Epoch, Listener, Run
+from histocli.run import Progress as Step
 
 
 class LiveTraining(Listener):

@@ -15,7 +15,7 @@ from histocli.console import number, stdout_is_a_file, write_out
 from histocli.errors import HistoError, UsageError
 
 if TYPE_CHECKING:
-    from histocli.commands.train import TrainConfig
+    from histocli.run import TrainConfig
 
 _NOT_CONFIG = {"name", "resume", "json"}
 
@@ -48,8 +48,9 @@ def train(
     """Train a network on the balanced subset, validating each epoch."""
     state: State = ctx.obj
     from histocli.cli.live import LiveTraining
-    from histocli.commands.train import TrainConfig, stored_config
+    from histocli.commands.train import stored_config
     from histocli.commands.train import train as command
+    from histocli.run import TrainConfig
 
     given = {key: value for key, value in ctx.params.items() if key not in _NOT_CONFIG}
     config = TrainConfig(**given)

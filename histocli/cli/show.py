@@ -41,7 +41,7 @@ def demo(
         Path | None, typer.Option(help="Keep the workspace in this folder.", show_default="removed afterwards")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=400, help="Synthetic patches to make.")] = 5_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 3,
     seed: options.Seed = 0,
     device: options.DeviceOption = Device.AUTO,
 ) -> None:

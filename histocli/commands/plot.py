@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
-from histocli.figures import Format, Kind
+from histocli.figures import Format, Kind, shorten
 from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _error_sheet(workspace: Workspace, stem: str, metrics: dict[str, Any], score
     groups = []
     for rows, name, key in zip(found, ("False positives", "False negatives"), ("fp", "fn"), strict=True):
         errors = scores.iloc[rows]
-        captions = [f"{prob:.3f}\n{_short(id)}" for id, prob in zip(errors["id"], errors["prob"], strict=True)]
+        captions = [f"{prob:.3f}\n{shorten(id, 10)}" for id, prob in zip(errors["id"], errors["prob"], strict=True)]
         shown = f"{len(rows):,} of {confusion[key]:,}, the most confident first" if len(rows) else "none"
         groups.append(Group(f"{name}: {shown}", _scored_patches(workspace, errors), captions))
     key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
@@ -273,8 +273,3 @@ def _patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
             "it was packed anew: balance and evaluate again",
         )
     return np.asarray(store[rows])
-
-
-def _short(name: str) -> str:
-    """Cut an id to what fits under a patch."""
-    return name if len(name) <= 10 else f"{name[:9]}…"

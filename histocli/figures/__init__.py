@@ -24,3 +24,9 @@ class Format(StrEnum):
     PNG = "png"
     SVG = "svg"
     PDF = "pdf"
+
+
+def shorten(name: str, length: int) -> str:
+    """A name of at most `length` characters: a longer one loses its middle, for what tells names apart is at an end."""
+    head = (length - 1) // 2
+    return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"

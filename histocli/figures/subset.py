@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histocli.figures import shorten
 from histocli.figures.style import CLASS_COLOURS, CLASS_NAMES, thousands, title
 
 _KEYS = ("negative", "positive")
@@ -72,11 +73,7 @@ def _draw_slides(axes: Axes, slides: list[dict[str, Any]]) -> None:
     thousands(axes.yaxis)
     axes.set(ylabel="patches")
     if len(rows) <= _NAMED_SLIDES:
-        axes.set_xticks(x, [_short(row["slide"]) for row in rows], rotation=90 if len(rows) > 2 else 0)
+        axes.set_xticks(x, [shorten(row["slide"], 16) for row in rows], rotation=90 if len(rows) > 2 else 0)
     else:
         axes.set_xticks([])
         axes.set(xlabel="slides, the largest of each split first")
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:7]}…{name[-8:]}"
