@@ -31,7 +31,8 @@ def plot(
     paths = command(state.workspace, run, kind or [Kind.ALL], format)
     for path in paths:
         state.report.note(str(path))
-    state.report.done(f"drew {len(paths)} pictures into {state.workspace.plots_dir}")
+    drawn = f"{len(paths)} pictures" if len(paths) != 1 else "1 picture"
+    state.report.done(f"drew {drawn} into {state.workspace.plots_dir}")
 
 
 @app.command()
