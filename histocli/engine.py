@@ -50,8 +50,6 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
     asked = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{threads} threads" if kind == "cpu" else "Apple GPU"
-    if kind == "cuda":
-        torch.set_float32_matmul_precision("high")
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     return Compute(torch.device(kind), chosen, f"{kind} ({name}; {asked}), {chosen} ({why})")
 
@@ -115,6 +113,7 @@ class Trainer:
         self.compute = compute
         self.step = 0
         self.losses: list[Tensor] = []  # of this epoch, on the device
+        self.recent_loss: float | None = None  # the mean of the last ones looked at
         decayed = [p for p in model.parameters() if p.ndim > 1]
         others = [p for p in model.parameters() if p.ndim <= 1]
         groups = [
@@ -126,7 +125,7 @@ class Trainer:
             self.optimizer,
             recipe.lr,
             total_steps=recipe.total_steps + 1,
-            pct_start=recipe.warmup,
+            pct_start=_warmup(recipe),
             div_factor=10,
             final_div_factor=100,
         )
@@ -185,7 +184,9 @@ class Trainer:
     def _check_losses(self) -> None:
         if not self.losses:
             return
-        finite = torch.stack(self.losses).isfinite()
+        losses = torch.stack(self.losses)
+        self.recent_loss = float(losses[-_CHECK_EVERY:].mean())
+        finite = losses.isfinite()
         if not finite.all():
             step = self.step - len(self.losses) + int((~finite).int().argmax()) + 1
             raise HistoError(
@@ -217,7 +218,13 @@ class Trainer:
         self.average.load_state_dict(average)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run began in a precision that needs none
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def _warmup(recipe: Recipe) -> float:
+    """The share of steps in which the rate rises; torch's cycle cannot rise within its very first step."""
+    return recipe.warmup if recipe.warmup * (recipe.total_steps + 1) != 1 else 0.9 * recipe.warmup
 
 
 def _seed(seed: int, number: int) -> int:

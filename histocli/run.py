@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from histocli.interrupt import Stopped, StopRequest
 from histocli.metrics import auc
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.workspace import Workspace, write_json, write_text
+from histocli.workspace import Workspace, atomic_path, write_json, write_text
 
 BATCH_SIZE = 128
 LEARNING_RATE = 3e-3  # at BATCH_SIZE; it grows with the square root of the batch
@@ -63,13 +64,15 @@ class TrainConfig:
 
 
 class Progress(NamedTuple):
-    """Where a run stands after a step; `loss` and `auc` are those of the last full epoch."""
+    """Where a run stands after a step; `loss` is the mean of recent steps, `auc` that of the last full epoch."""
 
     epoch: int
     epochs: int
     step: int
     steps: int
     patches: int
+    loss: float | None
+    auc: float | None
 
 
 class Epoch(NamedTuple):
@@ -117,7 +120,7 @@ class Run:
         self.val = Batches(val.store, val.rows, val.labels, 2 * config.batch_size, self.compute.device)
         self.labels = val.labels
         torch.manual_seed(config.seed)
-        model = create_model(config.arch, config.weights)
+        model = create_model(config.arch, Weights.RANDOM if name else config.weights)  # resumed, it has its own
         recipe = Recipe(
             config.learning_rate,
             self.train.steps * config.epochs,
@@ -152,9 +155,7 @@ class Run:
 
             def on_step(step: int, epoch: int = epoch) -> bool:
                 nonlocal saved
-                listener.stepped(
-                    Progress(epoch, self.config.epochs, step, self.trainer.recipe.total_steps, self._patches(step))
-                )
+                listener.stepped(self._progress(epoch))
                 if time.monotonic() - saved > _SAVE_EVERY:
                     self._save(best=False)
                     saved = time.monotonic()
@@ -183,6 +184,7 @@ class Run:
             raise HistoError(f"{self.manifest} is not what the run was begun with", "train under another --name")
         self.trainer.load_state(checkpoint.training["trainer"], checkpoint.model)
         self.history, self.best = checkpoint.training["history"], checkpoint.training["best"]
+        self._publish()
 
     def begin(self, name: str | None) -> None:
         """Lay the run's folder: the manifest as it is, the configuration, an empty history, and what to resume from.
@@ -208,6 +210,17 @@ class Run:
             },
         )
         self._save(best=False)
+
+    def _progress(self, epoch: int) -> Progress:
+        return Progress(
+            epoch=epoch,
+            epochs=self.config.epochs,
+            step=self.trainer.step,
+            steps=self.trainer.recipe.total_steps,
+            patches=self._patches(self.trainer.step),
+            loss=self.trainer.recent_loss,
+            auc=self.history[-1]["val_auc"] if self.history else None,
+        )
 
     def _patches(self, steps: int) -> int:
         return steps * min(self.config.batch_size, len(self.train))
@@ -240,12 +253,17 @@ class Run:
             manifest_sha256=self.manifest_sha256,
         )
         if best:
-            for folder in (self.dir, self.workspace.checkpoints_dir):
-                save_checkpoint(checkpoint, folder / "best.pt")
-        whole = replace(checkpoint, training=state)
-        for folder in (self.dir, self.workspace.checkpoints_dir):
-            save_checkpoint(whole, folder / "last.pt")
+            save_checkpoint(checkpoint, self.dir / "best.pt")
+        save_checkpoint(replace(checkpoint, training=state), self.dir / "last.pt")
+        self._publish()
         write_text(self.dir / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.history))
+
+    def _publish(self) -> None:
+        """Copy both checkpoints to the workspace's, once there is a best one, so that the two are of one run."""
+        if (self.dir / "best.pt").is_file():
+            for name in ("best.pt", "last.pt"):
+                with atomic_path(self.workspace.checkpoints_dir / name) as temporary:
+                    shutil.copyfile(self.dir / name, temporary)
 
 
 def next_name(workspace: Workspace, arch: str) -> str:

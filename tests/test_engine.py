@@ -216,3 +216,25 @@ def test_threads_are_those_asked_for(monkeypatch):
     assert thread_count() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "a few")
     assert thread_count() >= 1
+
+
+@pytest.mark.parametrize("total_steps", range(1, 13))
+def test_a_run_of_any_length_goes_through_its_schedule(total_steps):
+    made = trainer(total_steps=total_steps)
+    batch = next(batches().in_order())
+    rates = []
+    for _ in range(total_steps):
+        made.train_step(batch)
+        rates.append(made.schedule.get_last_lr()[0])
+    assert all(0 < rate <= 1e-3 for rate in rates)
+    assert rates[-1] < 1e-4
+
+
+def test_a_run_begun_without_a_scaler_goes_on_with_one():
+    begun = trainer()
+    begun.train_step(next(batches().in_order()))
+    state, average = begun.state(), begun.average.state_dict()
+    going_on = trainer(Compute(CPU, Precision.FP16, ""))
+    going_on.load_state(state, average)
+    assert going_on.step == 1
+    assert same(going_on.model.state_dict(), begun.model.state_dict())

@@ -68,6 +68,9 @@ class Boundary(TyperGroup):
             if not _is_ours(error):
                 raise
             _trace(error)
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not to be imported here
+                _reporter(ctx).error(HistoError("the GPU's memory is full", "lower --batch-size"))
+                raise typer.Exit(EXIT_FAILURE) from error
             _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", f"its traceback is in {_log(error)}"))
             raise typer.Exit(EXIT_BUG) from error
 

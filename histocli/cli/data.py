@@ -76,6 +76,8 @@ def download(
                 on_progress=lambda done: bar(done, total),
                 on_unreadable=lambda patch, error: state.report.warn(str(error)),
             )
+        for file, digest in dataset.checksums.items():
+            state.report.detail(f"{file}: {digest}")
         for note in dataset.notes:
             state.report.note(note)
         rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]

@@ -25,7 +25,7 @@ class LiveTraining(Listener):
         self.progress = report.progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             TextColumn("{task.percentage:>3.0f}%"),
             Rate("patches"),
             TimeElapsedColumn(),
@@ -46,6 +46,8 @@ class LiveTraining(Listener):
         """Say what runs where."""
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         self.report.note(run.compute.reason)
+        for name, value in vars(run.config).items():
+            self.report.detail(f"{name.replace('_', ' ')}: {value}")
         if at:
             self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}")
         self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
@@ -61,7 +63,7 @@ class LiveTraining(Listener):
         """Move the bar."""
         self.progress.update(
             self.task,
-            description=f"epoch {progress.epoch}/{progress.epochs}",
+            description=f"epoch {progress.epoch}/{progress.epochs}" + _shown(progress),
             completed=progress.patches,
         )
 
@@ -79,6 +81,12 @@ class LiveTraining(Listener):
             )
             + ("  best" if best else "")
         )
+
+
+def _shown(progress: Step) -> str:
+    """Loss and validation AUC, as far as they are known yet."""
+    loss = "" if progress.loss is None else f" loss {progress.loss:.3f}"
+    return loss + ("" if progress.auc is None else f" AUC {progress.auc:.3f}")
 
 
 def _row(*cells: str) -> str:

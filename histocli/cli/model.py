@@ -57,7 +57,7 @@ def train(
     if resume:
         name, config = stored_config(state.workspace, name)
         _refuse_changes(ctx, config)
-        if _given(ctx, "device"):
+        if _given(ctx, "device", "ENVIRONMENT"):
             config = replace(config, device=device)  # the one thing that may differ: where it goes on
     with LiveTraining(state.report) as listener:
         result = command(state.workspace, config, name=name, resume=resume, listener=listener)
@@ -80,10 +80,10 @@ def _refuse_changes(ctx: typer.Context, stored: "TrainConfig") -> None:
             raise UsageError(f"{flag} {ctx.params[key]}: the run has {value}", f"leave {flag} out, or start a run anew")
 
 
-def _given(ctx: typer.Context, key: str) -> bool:
-    """Whether the option stands on the command line."""
+def _given(ctx: typer.Context, key: str, *sources: str) -> bool:
+    """Whether the option stands on the command line, or comes from another of the `sources`."""
     source = ctx.get_parameter_source(key)
-    return source is not None and source.name == "COMMANDLINE"
+    return source is not None and source.name in ("COMMANDLINE", *sources)
 
 
 @app.command(name="eval")
@@ -125,6 +125,7 @@ def evaluate(
             on_unreadable=lambda error: state.report.warn(str(error)),
         )
     counts = f"{report['n']:,} patches, {report['positives']:,} tumour"
+    state.report.detail(f"checkpoint {report['checkpoint']}, SHA-256 {report['checkpoint_sha256']}")
     title = f"{report['run']} on {report['data']}, {report['split']}: {counts}"
     rows = [[name.replace("_", " "), number(value)] for name, value in report["metrics"].items()]
     state.report.table(title, ["metric", "value"], rows)
@@ -136,6 +137,8 @@ def evaluate(
     )
     for metric, reason in report["undefined"].items():
         state.report.warn(f"{metric.replace('_', ' ')} cannot be computed: {reason}")
+    if report["trained_on"]:
+        state.report.warn(f"{report['trained_on']:,} of these patches were trained on: the figures flatter")
     for what, count in report["skipped"].items():
         state.report.warn(f"{count:,} {what}")
     state.report.done(f"wrote {path} and {path.with_suffix('.csv').name}", "histo plot")

@@ -1,9 +1,9 @@
 """`histo plot` and `histo demo`."""
 
 import shlex
-from contextlib import nullcontext
+import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Annotated
 
 import typer
@@ -39,7 +39,7 @@ def plot(
 def demo(
     ctx: typer.Context,
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the workspace in this folder.", show_default="removed afterwards")
+        Path | None, typer.Option(help="Keep the workspace in this folder.", show_default="only its pictures stay")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=400, help="Synthetic patches to make.")] = 5_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 3,
@@ -50,15 +50,30 @@ def demo(
     state: State = ctx.obj
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
         raise HistoError(f"--keep {keep}: the folder is not empty", "name a new one")
-    with TemporaryDirectory(prefix="histo-demo-") if keep is None else nullcontext(keep) as folder:
-        root = Path(folder)
-        for step in _steps(root, n, epochs, seed, device):
+    workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
+    try:
+        for step in _steps(workspace.root, n, epochs, seed, device):
             state.report.heading("histo " + shlex.join(step))
-            _run(["--workspace", str(root), *(["--quiet"] if state.report.quiet else []), *step])
-        workspace = Workspace(root)
+            _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else []), *step])
         _summary(state.report, workspace)
-        if keep is not None:
-            state.report.done(f"everything is in {root}", f"histo -w {shlex.quote(str(root))} eval --tta")
+    finally:
+        if keep is None:
+            _remove_all_but(workspace.plots_dir)
+    if keep is None:
+        state.report.done("the pictures stay, all else is removed", "histo demo --keep DIR")
+    else:
+        state.report.done(f"everything is in {keep}", f"histo -w {shlex.quote(str(keep))} eval --tta")
+
+
+def _remove_all_but(kept: Path) -> None:
+    """Empty a folder but for `kept`; where that was never made, remove the folder too."""
+    for path in kept.parent.iterdir():
+        if path.is_dir() and path != kept:
+            shutil.rmtree(path)
+        elif path != kept:
+            path.unlink()
+    if not kept.exists():
+        kept.parent.rmdir()
 
 
 def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:

@@ -11,10 +11,10 @@ import torch
 
 from histocli.choices import Device, Part, Precision, Resize
 from histocli.data.batches import Batches
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import file_sha256, read_manifest
 from histocli.data.sources.folder import FolderSource
 from histocli.data.stream import load_chunks
-from histocli.data.subset import labelled_part, open_subset
+from histocli.data.subset import Subset, labelled_part, open_subset
 from histocli.engine import Compute, batch_probabilities, choose_compute, finite, probabilities
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate as measure
@@ -49,6 +49,7 @@ class Scores(NamedTuple):
     frame: "pd.DataFrame"
     manifest_sha256: str | None
     skipped: dict[str, int]
+    trained_on: int = 0
 
 
 class Evaluation(NamedTuple):
@@ -96,6 +97,7 @@ def evaluate(
         "manifest_sha256": scores.manifest_sha256,
         "tta": config.tta,
         "skipped": scores.skipped,
+        "trained_on": scores.trained_on,
         "scores": target.with_suffix(".csv").name,
         **measure(scores.frame["label"].to_numpy(), scores.frame["prob"].to_numpy(), threshold),
     }
@@ -132,14 +134,27 @@ def _score_packed(
     part = config.split or (Part.ALL if config.data else Part.VAL)
     subset = open_subset(workspace, manifest)
     chosen = labelled_part(subset, part)
-    batches = Batches(chosen.store, chosen.rows, chosen.labels, config.batch_size, compute.device)
+    batches = Batches(chosen.store, chosen.rows, chosen.labels, config.batch_size, compute.device, resident=False)
     total = len(batches)
     probs = probabilities(
         model, batches.in_order(), compute, tta=config.tta, on_progress=lambda done: on_progress(done, total)
     )
     frame = chosen.frame[["id", "label", "slide", "data", "index"]].copy()
     frame.insert(2, "prob", probs.numpy().astype(np.float64))
-    return Scores(config.data or chosen.data, part.value, frame, file_sha256(manifest), {})
+    trained_on = _trained_on(workspace, checkpoint, chosen)
+    return Scores(config.data or chosen.data, part.value, frame, file_sha256(manifest), {}, trained_on)
+
+
+def _trained_on(workspace: Workspace, checkpoint: Checkpoint, scored: Subset) -> int:
+    """How many of the patches the checkpoint's own run was trained on, as far as its manifest is here."""
+    path = workspace.run_dir(checkpoint.run) / "manifest.csv"
+    if not path.is_file():
+        return 0
+    own = read_manifest(path, ("id", "label", "split"))
+    if "data" not in own.columns:
+        return 0
+    trained = own.loc[(own["split"] == "train") & (own["data"] == scored.data), "index"]
+    return int(np.isin(scored.rows, trained.to_numpy()).sum())
 
 
 def _own_manifest(workspace: Workspace, checkpoint: Checkpoint) -> Path:

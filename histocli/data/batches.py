@@ -13,6 +13,7 @@ from torch.utils.data import SubsetRandomSampler
 
 from histocli.data.sources import Pixels
 
+_BLOCK = 4096  # patches copied to a GPU at a time
 AHEAD = 3  # batches gathered before they are asked for
 T = TypeVar("T")
 
@@ -28,8 +29,8 @@ class Batches:
     """A subset of a packed store, by row, as batches on `device`.
 
     Where the whole subset takes less than half of a GPU's free memory it is kept there (`resident`) and gathered by
-    the GPU; else a thread gathers each batch from the memory map and, for CUDA, copies it from pinned memory while
-    the batch before it is computed.
+    the GPU; else a thread gathers each batch from the memory map, for CUDA into pinned memory, from where it is copied
+    without waiting.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Batches:
         self.device = device
         self.resident: Tensor | None = None
         if self._fits() if resident is None else resident:
-            self.resident = torch.from_numpy(self.store[self.rows]).to(device)
+            self.resident = self._upload()
             self.labels = self.labels.to(device)
 
     def __len__(self) -> int:
@@ -90,6 +91,14 @@ class Batches:
         images = torch.from_numpy(self.store[self.rows[positions]]).permute(0, 3, 1, 2)
         labels = self.labels[torch.from_numpy(positions)]
         return Batch(images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else Batch(images, labels)
+
+    def _upload(self) -> Tensor:
+        """The whole subset on the device, copied a block at a time: host memory does not grow with it."""
+        there = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
+        for start in range(0, len(self), _BLOCK):
+            block = self.rows[start : start + _BLOCK]
+            there[start : start + _BLOCK] = torch.from_numpy(self.store[block])
+        return there
 
     def _fits(self) -> bool:
         if self.device.type != "cuda":

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SLICE_BYTES = 1 << 24  # of an HDF5 array read at once
 STDIN = "-"
+_ARRAYS = (".npy", ".h5", ".hdf5")
 
 
 class Inputs(NamedTuple):
@@ -38,12 +39,14 @@ class Inputs(NamedTuple):
 def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids are stable, and so is the order.
 
-    A path wins over a data set of the same name. Image ids are file stems where those are unique within an input,
-    else relative paths; array ids are row numbers.
+    A path wins over a data set of the same name. Image ids are file stems where those are unique, else relative paths,
+    with the input's own path where there are several; array ids are row numbers.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or holds no image.
     """
+    if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
+        return _from_files([file for name in names for file in _prefixed(name)], resize)
     opened = [_open(name, workspace, resize) for name in names]
     totals = [one.total for one in opened]
     total = None if None in totals else sum(n for n in totals if n is not None)
@@ -63,9 +66,29 @@ def _open(name: str, workspace: Workspace, resize: Resize) -> Inputs:
         return _from_array(_checked(map_array(path), path), path, resize)
     if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
         return _from_array(_open_h5(path), path, resize)
+    return _from_files(_images(path), resize)
+
+
+def _holds_images(path: Path) -> bool:
+    return path.is_dir() or (path.is_file() and path.suffix.lower() not in _ARRAYS)
+
+
+def _images(path: Path) -> list[File]:
     files = list_images(path) if path.is_dir() or path.suffix.lower() == ".zip" else list_files(path)
     if not files:
-        raise HistoError(f"there are no images in {name}", "give a folder or .zip that holds some")
+        raise HistoError(f"there are no images in {path}", "give a folder or .zip that holds some")
+    return files
+
+
+def _prefixed(name: str) -> list[File]:
+    """An input's files, named by the input too, so that no two of several inputs are called the same."""
+    path = Path(name)
+    if path.is_file() and path.suffix.lower() != ".zip":
+        return [file_at(path)]
+    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path)]
+
+
+def _from_files(files: list[File], resize: Resize) -> Inputs:
     pairs = zip(unique_ids(files), files, strict=True)
     return Inputs(len(files), (Patch(key, _loader(file, resize)) for key, file in pairs))
 

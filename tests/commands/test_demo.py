@@ -33,3 +33,11 @@ def test_the_demo_refuses_a_file_to_keep_things_in(empty, tmp_path):
     error, _ = empty.fails("demo", "--n", 400, "--epochs", 1, "--keep", tmp_path / "file")
     assert str(tmp_path / "file") in error
     assert "Not a directory" in error
+
+
+def test_the_pictures_it_names_stay_where_they_are(empty, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    summary = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.partition("what came of it")[2]
+    (root,) = tmp_path.glob("histo-demo-*")
+    assert [path.name for path in root.iterdir()] == ["plots"]
+    assert all(str(path) in summary.replace("\n", "") for path in (root / "plots").iterdir())

@@ -192,3 +192,14 @@ def test_a_data_set_packed_anew_is_not_mistaken_for_the_old_one(histo):
     error, hint = histo.fails(*EVAL)
     assert "another packing of synthetic" in error
     assert "histo balance" in hint
+
+
+def test_patches_that_were_trained_on_are_counted_and_warned_of(histo):
+    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+        trained = sum(row["split"] == "train" for row in csv.DictReader(file))
+    done = histo(*EVAL, "--json", "--data", "synthetic")
+    assert json.loads(done.stdout)["trained_on"] == trained > 0
+    assert f"{trained} of these patches were trained on" in done.stderr
+    own = histo(*EVAL, "--json")
+    assert json.loads(own.stdout)["trained_on"] == 0
+    assert "trained on" not in own.stderr

@@ -235,3 +235,14 @@ def test_a_checkpoint_holds_tensors_and_plain_values_alone(histo):
 
     content = torch.load(histo.root / "checkpoints" / "last.pt", weights_only=True)
     assert plain(content)
+
+
+def test_both_checkpoints_of_the_workspace_are_of_the_run_that_was_last_at_work(histo):
+    first = histo.root / "runs"
+    older = next(first.iterdir()).name
+    histo("train", "--epochs", 1, "--device", "cpu", "--name", "newer")
+    for name in ("best.pt", "last.pt"):
+        assert load_checkpoint(histo.root / "checkpoints" / name).run == "newer"
+    histo("train", "--resume", "--name", older)
+    for name in ("best.pt", "last.pt"):
+        assert load_checkpoint(histo.root / "checkpoints" / name).run == older

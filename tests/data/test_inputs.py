@@ -241,3 +241,13 @@ def test_which_dataset_of_a_file(tmp_path, workspace):
     for name, message in (("none", "holds no arrays"), ("two", "holds a, b"), ("null", r"null\.h5")):
         with pytest.raises(HistoError, match=message):
             open_inputs([str(tmp_path / f"{name}.h5")], workspace, Resize.CROP)
+
+
+def test_files_of_one_name_in_several_inputs_have_ids_of_their_own(tmp_path, workspace):
+    for folder in ("0", "1"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.tif").write_bytes(tiff(np.zeros((96, 96, 3), np.uint8)))
+    expected = [f"{tmp_path.as_posix()}/{folder}/x" for folder in ("0", "1")]
+    for names in ([str(tmp_path / "0"), str(tmp_path / "1")], [str(tmp_path / f / "x.tif") for f in ("0", "1")]):
+        inputs = open_inputs(names, workspace, Resize.CROP)
+        assert [patch.id for patch in inputs.patches] == expected
