@@ -46,7 +46,7 @@ def list_files(path: Path) -> list[File]:
     """
     try:
         if path.is_dir():
-            return [file_at(path / name, name) for name in sorted(_walk(path))]
+            return [File(_writable(name), _OnDisk(path, name)) for name in sorted(_walk(path))]
         if path.is_file():
             return _list_zip(path) if path.suffix.lower() == ".zip" else [file_at(path, path.name)]
         wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
@@ -57,8 +57,7 @@ def list_files(path: Path) -> list[File]:
 
 def file_at(path: Path, name: str | None = None) -> File:
     """A file on disk, by its own path where no other name is given."""
-    text = (str(path) if name is None else name).encode("utf-8", "surrogateescape")
-    return File(text.decode("utf-8", "backslashreplace"), partial(_read_regular, path))
+    return File(_writable(str(path) if name is None else name), _OnDisk(path.parent, path.name))
 
 
 def list_images(path: Path) -> list[File]:
@@ -123,6 +122,21 @@ def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple
     at_key, at_value = columns.index(key), columns.index(value)
     for line, row in rows:
         yield line, row[at_key].strip(), row[at_value].strip()
+
+
+class _OnDisk(NamedTuple):
+    """Reads a file below a folder; a million of them are held at once, so the path is made only when it is read."""
+
+    folder: Path
+    name: str
+
+    def __call__(self) -> bytes:
+        return _read_regular(self.folder / self.name)
+
+
+def _writable(name: str) -> str:
+    """A file system's name as text that UTF-8 can hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _read_regular(path: Path) -> bytes:
