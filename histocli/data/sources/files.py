@@ -7,6 +7,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -124,7 +125,8 @@ def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple
         yield line, row[at_key].strip(), row[at_value].strip()
 
 
-class _OnDisk(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _OnDisk:
     """Reads a file below a folder; a million of them are held at once, so the path is made only when it is read."""
 
     folder: Path
