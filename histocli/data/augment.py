@@ -46,7 +46,7 @@ def random_symmetry(images: Tensor) -> Tensor:
     """Give each eighth of the batch one of the eight symmetries, in random order.
 
     A training batch is in random order itself, so every patch meets every symmetry alike often; and an eighth at a
-    time costs one copy of the batch, where a choice for each sample costs ten times as much.
+    time costs one copy of the batch, where a choice for each sample costs some five times as much.
     """
     order = torch.randperm(8).tolist()
     parts = zip(images.tensor_split(8), order, strict=True)
