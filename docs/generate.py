@@ -101,7 +101,8 @@ def _default(info: Any, default: Any) -> str:
         return info.show_default
     if default is None or default is False:
         return ""
-    return f"`{default.value if isinstance(default, Enum) else default}`"
+    values = default if isinstance(default, list) else [default]
+    return ", ".join(f"`{value.value if isinstance(value, Enum) else value}`" for value in values)
 
 
 def main() -> None:

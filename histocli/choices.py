@@ -53,16 +53,24 @@ class SourceKind(StrEnum):
 
 
 class Split(StrEnum):
-    """What train and validation never share: slides, or only the patches themselves."""
+    """What train and validation never share: slides, patches that show the same tissue, or only the patches."""
 
     SLIDE = "slide"
+    OVERLAP = "overlap"
     RANDOM = "random"
+
+
+class Group(StrEnum):
+    """What is kept on one side of the split, beyond slides."""
+
+    HOSPITAL = "hospital"
 
 
 class Weights(StrEnum):
     """What a network starts from."""
 
     RANDOM = "random"
+    PRETRAINED = "pretrained"
     IMAGENET = "imagenet"
 
 
@@ -89,3 +97,10 @@ class Output(StrEnum):
     CSV = "csv"
     JSONL = "jsonl"
     PARQUET = "parquet"
+
+
+class ExportFormat(StrEnum):
+    """The format of an exported network."""
+
+    ONNX = "onnx"
+    PT2 = "pt2"

@@ -1,11 +1,12 @@
 """Messages, progress bars and tables: all of them on stderr; stdout carries results alone."""
 
+import errno
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,20 +47,24 @@ class Rate(ProgressColumn):
 class Reporter:
     """All that a person reads while a command runs."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self.quiet = quiet
-        self.verbose = verbose
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, rank: int = 0) -> None:
+        """Of several processes, the leading one (`rank` 0) alone tells more than what went wrong."""
+        self.leads = rank == 0
+        self.quiet = quiet or not self.leads
+        self.verbose = verbose and self.leads
+        self.speaker = "" if self.leads else f"process {rank}: "
+        self.console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True)
+        self._at: Callable[[str], None] = lambda stage: None
 
     def note(self, message: str) -> None:
         """A fact about what is going on."""
         if not self.quiet:
-            self.console.print(escape(message))
+            self.console.print(_plain(message))
 
     def detail(self, message: str) -> None:
         """A fact that only `-v` shows."""
         if self.verbose:
-            self.console.print(escape(message), style="dim")
+            self.console.print(_plain(message), style="dim")
 
     def heading(self, message: str) -> None:
         """What comes next, set off from what came before."""
@@ -68,7 +73,7 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         """Something that went well but should be known; shown even with `-q`."""
-        self.console.print(f"[yellow]warning:[/] {escape(message)}")
+        self.console.print(f"[yellow]warning:[/] {self.speaker}{_plain(message)}")
 
     def done(self, written: str, then: str = "") -> None:
         """The last line: what was written and what to run next; two lines where the terminal is too narrow."""
@@ -76,13 +81,13 @@ class Reporter:
             parts = [("green", "done:", written), ("dim", "next:", then)][: 2 if then else 1]
             width = sum(len(text) + len(word) + 3 for _, word, text in parts)
             apart = "\n" if self.console.is_terminal and width > self.console.width else "  "
-            self.console.print(apart.join(f"[{style}]{word}[/] {escape(text)}" for style, word, text in parts))
+            self.console.print(apart.join(f"[{style}]{word}[/] {_plain(text)}" for style, word, text in parts))
 
     def error(self, error: HistoError) -> None:
         """What went wrong and, on a line of its own, how to mend it."""
-        self.console.print(f"[bold red]error:[/] {escape(str(error))}")
+        self.console.print(f"[bold red]error:[/] {self.speaker}{_plain(str(error))}")
         if error.hint:
-            self.console.print(f"[bold]hint:[/] {escape(error.hint)}")
+            self.console.print(f"[bold]hint:[/] {_plain(error.hint)}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table: the first column to the left, the others to the right."""
@@ -120,14 +125,58 @@ class Reporter:
             task = progress.add_task(escape(what), total=total)
 
             def report(done: int, of: int | None = total) -> None:
-                progress.update(task, completed=done, total=of)
+                progress.update(task, description=escape(what), completed=done, total=of)
 
+            self._at = lambda stage: progress.update(task, description=escape(f"{what}: {stage}"))
             yield report
+
+    def at_stage(self, stage: str) -> None:
+        """Say beside the bar that is shown what is done before it moves on."""
+        self._at(stage)
 
     def progress(self, *columns: ProgressColumn, hidden: bool = False) -> Progress:
         """A live display of `columns`. Results go past it to stdout: Rich would send them to its own stream."""
         off = hidden or self.quiet or not self.console.is_terminal
         return Progress(*columns, console=self.console, disable=off, redirect_stdout=False)
+
+
+class _Stderr:
+    """What stands for stderr at the moment; messages that nobody can read any more are no error.
+
+    A terminal may be closed, and the work that was begun on it go on.
+    """
+
+    @property
+    def _stream(self) -> IO[str]:
+        return cast(IO[str], getattr(sys.stderr, "rich_proxied_file", sys.stderr))  # a bar stands in its place
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write what somebody may read."""
+        with _unheard():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Let it be read."""
+        with _unheard():
+            self._stream.flush()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EPIPE):
+            raise
+
+
+def _plain(message: str) -> str:
+    """A message on one line, with what a file's name may do to a terminal escaped."""
+    return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 def stdout_is_a_file() -> bool:

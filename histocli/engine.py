@@ -1,82 +1,29 @@
-"""Device, precision, one training epoch, and probabilities for any stream of batches."""
+"""One training epoch, and probabilities for any stream of batches."""
 
 import copy
-import os
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from histocli.choices import Augment, Device, Precision, Rotate
+from histocli.choices import Augment, Precision, Rotate
 from histocli.data.augment import augment, symmetries
 from histocli.data.batches import Batch, Batches
+from histocli.data.features import is_features
+from histocli.device import Compute
+from histocli.distributed import ALONE, World
 from histocli.errors import HistoError
+from histocli.models.equivariant import GroupBatchNorm
+from histocli.optim import Optimizers
+from histocli.replicas import Replicas, in_shares, replica_count
 
-CLIP_NORM = 1.0
+_NORMS = _BatchNorm, GroupBatchNorm
 _CHECK_EVERY = 50  # steps between looks at the losses: on a GPU each look waits for it
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and in which number format the model runs; `reason` says why."""
-
-    device: torch.device
-    precision: Precision
-    reason: str
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The context for forward passes."""
-        dtype = torch.float16 if self.precision is Precision.FP16 else torch.bfloat16
-        return torch.autocast(self.device.type, dtype, enabled=self.precision is not Precision.FP32)
-
-
-def choose_compute(device: Device = Device.AUTO, precision: Precision = Precision.AUTO) -> Compute:
-    """Pick the device (CUDA, then MPS, then CPU) and the fastest precision it has units for; set torch's threads.
-
-    Raises:
-        HistoError: a device asked for is not there.
-    """
-    threads = thread_count()
-    torch.set_num_threads(threads)
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if (device is Device.CUDA and not cuda) or (device is Device.MPS and not mps):
-        why = "torch was built without it" if device is Device.CUDA and not torch.version.cuda else "none was found"
-        raise HistoError(f"--device {device}: {why}", "--device auto takes what there is")
-    kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
-    asked = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
-    name = torch.cuda.get_device_name() if kind == "cuda" else f"{threads} threads" if kind == "cpu" else "Apple GPU"
-    chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
-    return Compute(torch.device(kind), chosen, f"{kind} ({name}; {asked}), {chosen} ({why})")
-
-
-def thread_count() -> int:
-    """OMP_NUM_THREADS, else the cores this process may use: its affinity, and a container's quota if it has one."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
-
-
-def _fastest_precision(kind: str) -> tuple[Precision, str]:
-    """Half precision where there are units for it; emulated bf16 is slower than fp32."""
-    if kind == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return Precision.BF16, "the GPU has bf16 units"
-        return Precision.FP16, "the GPU has no bf16 units"
-    if kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return Precision.BF16, "the processor has bf16 units"
-    return Precision.FP32, "no bf16 units"
 
 
 @dataclass(frozen=True)
@@ -86,10 +33,13 @@ class Recipe:
     lr: float
     total_steps: int
     seed: int
+    batch_size: int = 128
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     warmup: float = 0.2
     average_over: float = 0.02
+    muon: bool = True
+    backbone_lr: float = 1.0  # of a pretrained backbone, as a fraction of `lr`
     augment: Augment = Augment.FULL
     rotate: Rotate = Rotate.RIGHT
     compile: bool = False
@@ -98,38 +48,48 @@ class Recipe:
 class Trainer:
     """All that moves while training: weights, their average, optimiser, schedule, scaler, and the step.
 
-    AdamW without decay on biases and norms, one cycle of the learning rate (Smith and Topin 2018), gradient
-    clipping, and an exponential moving average of the weights over the last `average_over` of all steps, which is
-    what validates and predicts. What is random in a step follows from the seed and the step's number alone, so that
-    a run can stop after any step and go on as if it had not.
+    Muon and AdamW, one cycle of the learning rate, gradient clipping, and an exponential moving average of the weights
+    over the last `average_over` of all steps, which is what validates and predicts. What is random in a step follows
+    from the seed and the step's number alone, so that a run can stop after any step and go on as if it had not.
+
+    Several processes (`world`) each train on their share of every batch and average their gradients; they come to
+    `train_epoch` and `state` together.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, world: World = ALONE) -> None:
         self.model = model.to(compute.device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         if recipe.compile:
             self.model.compile()
+        self.world = world
         self.recipe = recipe
         self.compute = compute
         self.step = 0
         self.losses: list[Tensor] = []  # of this epoch, on the device
         self.recent_loss: float | None = None  # the mean of the last ones looked at
-        decayed = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
-        groups = [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.lr, fused=compute.device.type != "mps")
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer,
+        self.optimizers = Optimizers(
+            self.model,
             recipe.lr,
-            total_steps=recipe.total_steps + 1,
-            pct_start=_warmup(recipe),
-            div_factor=10,
-            final_div_factor=100,
+            total_steps=recipe.total_steps,
+            warmup=recipe.warmup,
+            weight_decay=recipe.weight_decay,
+            muon=recipe.muon,
+            backbone_lr=recipe.backbone_lr,
         )
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision is Precision.FP16)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """What trains: `model`, or a replica around it; made at the first step, when all processes have come so far."""
+        return self.world.replicate(self.model)
+
+    @cached_property
+    def replicas(self) -> Replicas | None:
+        """On a CPU that this process has for itself, one replica of the model for each core, if that pays."""
+        if self.compute.device.type != "cpu" or self.world.size > 1 or self.recipe.compile or self.scaler.is_enabled():
+            return None
+        count = replica_count(self.model, self.recipe.batch_size)
+        return Replicas(self.model, count) if count > 1 else None
 
     def train_epoch(self, batches: Batches, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
         """Train to the end of the epoch that `step` is in; the mean loss, or None where `on_step` said to stop.
@@ -140,34 +100,41 @@ class Trainer:
         epoch, first = divmod(self.step, batches.steps)
         self.model.train()
         for batch in batches.shuffled(_seed(self.recipe.seed, -1 - epoch), first):
-            self.losses.append(self.train_step(batch))
+            self.losses.append(self.train_step(batch, batches.share))
             if len(self.losses) % _CHECK_EVERY == 0:
                 self._check_losses()
             if on_step(self.step) and self.step % batches.steps:
                 self._check_losses()
                 return None
-        self._check_losses()
-        mean = float(torch.stack(self.losses).mean())
+        mean = float(self._check_losses().mean())
+        self._average_statistics()
         self.losses = []
         return mean
 
-    def train_step(self, batch: Batch) -> Tensor:
-        """One optimiser step on uint8 images (N,3,96,96) and labels (N,); the loss, still on the device."""
-        torch.manual_seed(_seed(self.recipe.seed, self.step))
-        images = augment(batch.images, self.recipe.augment, any_angle=self.recipe.rotate is Rotate.ANY)
-        with self.compute.autocast():
-            logits = self.model(images)
-            loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
+    def train_step(self, batch: Batch, share: float = 1.0) -> Tensor:
+        """One optimiser step on uint8 images (N,3,96,96) and labels (N,); the loss, still on the device.
+
+        `share` is N over the mean of all processes' N, so that their averaged gradient is that of the whole batch.
+        """
+        torch.manual_seed(_seed(self.recipe.seed, self.step + (self.world.rank << 40)))
+        images = batch.images
+        if not is_features(images):
+            images = augment(images, self.recipe.augment, any_angle=self.recipe.rotate is Rotate.ANY)
+        if self.replicas:
+            loss = self.replicas.backward(self._loss, images, batch.labels)
+        else:
+            loss = self._loss(self.network, images, batch.labels)
+            if share != 1:
+                loss = loss * share
+            self.scaler.scale(loss).backward()
+        self.optimizers.step(self.scaler)
         self.step += 1
         self._update_average()
         return loss.detach()
+
+    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        with self.compute.autocast():
+            return F.cross_entropy(model(images), labels, label_smoothing=self.recipe.label_smoothing)
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -181,10 +148,25 @@ class Trainer:
             else:
                 average.copy_(current)
 
-    def _check_losses(self) -> None:
-        if not self.losses:
+    @torch.no_grad()
+    def _average_statistics(self) -> None:
+        """Give every process the same running statistics of batch norm: the mean of all processes' own.
+
+        They are linear in the batches' statistics, so that it makes no difference how often this is done.
+        """
+        if self.world.size == 1:
             return
-        losses = torch.stack(self.losses)
+        norms = [m for model in (self.model, self.average) for m in model.modules() if isinstance(m, _NORMS)]
+        own = [value for m in norms for value in (m.running_mean, m.running_var) if value is not None]
+        if own:
+            means = self.world.mean(torch.cat(own)).split([len(value) for value in own])
+            torch._foreach_copy_(own, list(means))
+
+    def _check_losses(self) -> Tensor:
+        """The epoch's losses so far, each of a whole batch."""
+        if not self.losses:
+            return torch.empty(0)
+        losses = self.world.mean(torch.stack(self.losses))
         self.recent_loss = float(losses[-_CHECK_EVERY:].mean())
         finite = losses.isfinite()
         if not finite.all():
@@ -193,6 +175,7 @@ class Trainer:
                 f"the loss of step {step} is not finite",
                 f"lower --lr (it is {self.recipe.lr:g}), or use --precision fp32",
             )
+        return losses
 
     def state(self) -> dict[str, Any]:
         """Everything needed to go on from this step, as tensors and plain values.
@@ -200,13 +183,13 @@ class Trainer:
         Raises:
             HistoError: a loss is not finite, so that nobody would want to go on from here.
         """
-        self._check_losses()
+        losses = self._check_losses()
+        self._average_statistics()
         return {
             "step": self.step,
-            "losses": torch.stack(self.losses).cpu() if self.losses else torch.empty(0),
+            "losses": losses.cpu(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -216,15 +199,9 @@ class Trainer:
         self.losses = list(state["losses"].to(self.compute.device))
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(average)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.optimizers.load_state_dict(state["optimizers"])
         if state["scaler"]:  # empty where the run began in a precision that needs none
             self.scaler.load_state_dict(state["scaler"])
-
-
-def _warmup(recipe: Recipe) -> float:
-    """The share of steps in which the rate rises; torch's cycle cannot rise within its very first step."""
-    return recipe.warmup if recipe.warmup * (recipe.total_steps + 1) != 1 else 0.9 * recipe.warmup
 
 
 def _seed(seed: int, number: int) -> int:
@@ -273,8 +250,25 @@ def finite(probs: Tensor) -> Tensor:
 @torch.inference_mode()
 def batch_probabilities(model: nn.Module, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
     """The probability of tumour for uint8 images (N,3,96,96) on the device: float32 (N,), still there."""
-    pixels = images.float().div_(255)
-    views = symmetries(pixels) if tta else [pixels]
-    with compute.autocast():
-        logits = [model(view.contiguous(memory_format=torch.channels_last)) for view in views]
-    return torch.stack([view.float().softmax(1)[:, 1] for view in logits]).mean(0)
+    return batch_log_odds(model, images, compute, tta=tta).sigmoid().mean(0)
+
+
+def batch_log_odds(model: nn.Module, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
+    """The log odds of tumour for uint8 images (N,3,96,96) on the device: float32 (V,N), still there.
+
+    V is 1, or 8 with `tta`: a row for each of the flips and right-angle rotations, the images themselves first.
+    """
+
+    @torch.inference_mode()
+    def score(images: Tensor) -> Tensor:
+        if is_features(images):
+            views = [images]
+        else:
+            pixels = images.float().div_(255)
+            turned = symmetries(pixels) if tta else [pixels]
+            views = [view.contiguous(memory_format=torch.channels_last) for view in turned]
+        with compute.autocast():
+            logits = [model(view) for view in views]
+        return torch.stack([view[:, 1].float() - view[:, 0].float() for view in logits])
+
+    return in_shares(score, images)

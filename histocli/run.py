@@ -1,137 +1,91 @@
-"""A training run: its options, its folder, its data, its trainer."""
+"""A training run: its folder, its data, its trainer."""
 
 import json
-import os
-import platform
-import shutil
-import subprocess
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-import histocli
-from histocli.choices import Augment, Device, Part, Precision, Rotate, Weights
+from histocli.choices import Part, Weights
+from histocli.data.appearance import Reference
+from histocli.data.audit import audit, refuse_leaks
 from histocli.data.batches import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.subset import labelled_part, open_subset
-from histocli.engine import Recipe, Trainer, choose_compute, probabilities
+from histocli.decision import KEPT, check_rule, decided
+from histocli.device import choose_compute
+from histocli.distributed import ALONE, World
+from histocli.engine import Recipe, Trainer, batch_log_odds, probabilities
 from histocli.errors import HistoError, UsageError
+from histocli.frozen import describe, head_state, whole_state
+from histocli.identity import git_commit, note_job, versions
 from histocli.interrupt import Stopped, StopRequest
+from histocli.listener import Epoch, Listener, Progress, quality
 from histocli.metrics import auc
-from histocli.models import create_model
-from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.workspace import Workspace, atomic_path, write_json, write_text
+from histocli.models import create_model, rebuild_model
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints, save_checkpoint
+from histocli.replicas import SHARE
+from histocli.train_config import TrainConfig
+from histocli.workspace import Workspace, atomic_folder, write_json, write_text
 
-BATCH_SIZE = 128
-LEARNING_RATE = 3e-3  # at BATCH_SIZE; it grows with the square root of the batch
 _SAVE_EVERY = 600.0  # seconds between saves within an epoch
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """The options of `histo train`; None stands for a default that follows from the others."""
-
-    epochs: int = 10
-    arch: str = "histonet"
-    weights: Weights = Weights.RANDOM
-    data: str = "balanced"
-    batch_size: int = BATCH_SIZE
-    lr: float | None = None
-    precision: Precision = Precision.AUTO
-    device: Device = Device.AUTO
-    augment: Augment = Augment.FULL
-    rotate: Rotate = Rotate.RIGHT
-    compile: bool = False
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise `UsageError` naming the flag whose value cannot be used."""
-        if self.epochs < 1:
-            raise UsageError(f"--epochs {self.epochs}: at least 1 is needed")
-        if self.batch_size < 2:
-            raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2")
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise UsageError(f"--lr {self.lr}: a number between 0 and 10 is needed", f"{LEARNING_RATE} is the default")
-
-    @property
-    def learning_rate(self) -> float:
-        """The highest learning rate of the cycle."""
-        return self.lr if self.lr is not None else LEARNING_RATE * (self.batch_size / BATCH_SIZE) ** 0.5
-
-
-class Progress(NamedTuple):
-    """Where a run stands after a step; `loss` is the mean of recent steps, `auc` that of the last full epoch."""
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    patches: int
-    loss: float | None
-    auc: float | None
-
-
-class Epoch(NamedTuple):
-    """A row of `history.jsonl`."""
-
-    epoch: int
-    step: int
-    train_loss: float
-    lr: float
-    patches_per_second: float
-    seconds: float
-    val_loss: float
-    val_auc: float | None
-    val_accuracy: float
-
-
-class Listener:
-    """Told how training goes; this one says nothing."""
-
-    def started(self, run: "Run", at: int) -> None:
-        """Everything is checked and the step after `at` comes next; that is 0 for a new run."""
-
-    def stepped(self, progress: Progress) -> None:
-        """A step is done."""
-
-    def finished_epoch(self, row: Epoch, best: bool) -> None:
-        """An epoch is trained, validated and saved."""
-
-
 class Run:
-    """A training run: its folder, its data, its trainer; then `begin` or, with the name it has, `resume`."""
+    """A training run: its folder, its data, its trainer; then `begin` or, with the name it has, `resume`.
 
-    def __init__(self, workspace: Workspace, config: TrainConfig, name: str = "") -> None:
+    Several processes (`world`) make the same calls; the leading one alone writes.
+    """
+
+    def __init__(self, workspace: Workspace, config: TrainConfig, name: str = "", world: World = ALONE) -> None:
         config.check()
-        self.workspace, self.name, self.config = workspace, name, config
+        self.workspace, self.name, self.config, self.world = workspace, name, config, world
+        self.processes_before = world.size  # of a resumed run, before it was
         self.compute = choose_compute(config.device, config.precision)
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_subset(workspace, self.manifest)
         train, val = labelled_part(subset, Part.TRAIN), labelled_part(subset, Part.VAL)
         if len(set(train.labels)) < 2:
             raise HistoError("all training patches have the same label", "histo balance takes both classes")
+        check_rule(config.threshold, val.labels)
+        self.audit = {} if name else audit(workspace, subset.frame)  # a resumed run keeps what it was begun with
+        if self.audit and not config.allow_leak:
+            refuse_leaks(self.audit)
         self.data = subset.data
         self.manifest_sha256 = file_sha256(self.manifest)
-        self.train = Batches(train.store, train.rows, train.labels, config.batch_size, self.compute.device)
-        self.val = Batches(val.store, val.rows, val.labels, 2 * config.batch_size, self.compute.device)
+        device, size = self.compute.device, config.batch_size
+        self.train = Batches(train.store, train.rows, train.labels, size, device, world=world)
+        self.val = Batches(val.store, val.rows, val.labels, 2 * size, device, world=world)
         self.labels = val.labels
+        if world.size > 1 and min(size, len(self.train)) < 2 * world.size:
+            raise UsageError(f"--batch-size {size}: {world.size} processes need {2 * world.size} patches a step")
         torch.manual_seed(config.seed)
-        model = create_model(config.arch, Weights.RANDOM if name else config.weights)  # resumed, it has its own
+        arch = load_checkpoint(self.dir / "last.pt").arch if name else config.arch
+        model = rebuild_model(arch) if name else create_model(arch, config.weights)
+        if device.type == "cuda" and world.size > 1 and size < SHARE * world.size:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(device)
         recipe = Recipe(
             config.learning_rate,
             self.train.steps * config.epochs,
             config.seed,
+            batch_size=min(config.batch_size, len(self.train)),
             augment=config.augment,
             rotate=config.rotate,
             compile=config.compile,
+            backbone_lr=config.backbone_lr,
+            muon=config.weights is Weights.RANDOM,  # what AdamW trained before, AdamW had better train on
         )
-        self.trainer = Trainer(model, recipe, self.compute)
+        trained = model.headed.head if config.freeze else model
+        self.trainer = Trainer(trained, recipe, self.compute, world)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.trained: dict[str, float] = {}  # of an epoch whose steps are done: all but its validation
+        self.kept: dict[str, Any] = {}  # what a checkpoint holds besides: see `KEPT`
 
     @property
     def dir(self) -> Path:
@@ -143,59 +97,112 @@ class Run:
         """Whether all epochs are trained."""
         return len(self.history) >= self.config.epochs
 
+    def try_step(self) -> None:
+        """Take a step and score a validation batch, to see whether the memory is enough; the run is spoilt by it."""
+        if not self.config.freeze:
+            self.trainer.train_step(next(iter(self.train.shuffled(0))), self.train.share)
+        batch_log_odds(self.model, next(iter(self.val.in_order())).images, self.compute)
+        if self.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def fit(self, listener: Listener, stop: StopRequest) -> None:
         """Train and validate until the last epoch; after each, and when told to stop, save.
 
         Raises:
-            Stopped: a signal came; the state is saved.
+            Stopped: a signal came, to any process; the state is saved.
             HistoError: the loss is not finite, or the disk is full.
         """
+        if self.config.freeze:
+            self._describe(listener, stop)
         for epoch in range(len(self.history) + 1, self.config.epochs + 1):
             began, first, saved = time.monotonic(), self.trainer.step, time.monotonic()
 
             def on_step(step: int, epoch: int = epoch) -> bool:
                 nonlocal saved
                 listener.stepped(self._progress(epoch))
-                if time.monotonic() - saved > _SAVE_EVERY:
-                    self._save(best=False)
+                if due := self.world.leads and time.monotonic() - saved > _SAVE_EVERY:
                     saved = time.monotonic()
-                return bool(stop)
+                number, save = self.world.largest_lately(stop.signal or 0, due)
+                if save:
+                    self._save(best=False)
+                return bool(number)
 
-            loss = self.trainer.train_epoch(self.train, on_step)
-            if loss is None:
+            if not self.trained:
+                loss = self.trainer.train_epoch(self.train, on_step)
+                if loss is not None:
+                    seconds = time.monotonic() - began
+                    rate = self._patches(self.trainer.step - first) / seconds
+                    self.trained = {"loss": loss, "rate": rate, "seconds": seconds}
                 self._save(best=False)
-                raise Stopped(stop.signal or 2, f"histo train --resume --name {self.name}")
-            seconds = time.monotonic() - began
-            row = self._validate(epoch, loss, self._patches(self.trainer.step - first) / seconds, seconds)
+                if loss is None:
+                    raise self._stopped(stop)
+            row = self._validate(epoch, **self.trained, stop=stop)
+            self.trained = {}
             self.history.append(row._asdict())
-            best = self.best is None or _quality(row._asdict()) > _quality(self.best)
+            best = self.best is None or quality(row._asdict()) > quality(self.best)
             self.best = row._asdict() if best else self.best
             self._save(best)
             listener.finished_epoch(row, best)
-            if stop and epoch < self.config.epochs:
-                raise Stopped(stop.signal or 2, f"histo train --resume --name {self.name}")
+            if epoch < self.config.epochs and any(self.world.largest(stop.signal or 0)):
+                raise self._stopped(stop)
+
+    def _describe(self, listener: Listener, stop: StopRequest) -> None:
+        """Put the features that the frozen backbone gives of the patches in their place."""
+        total = len(self.train) + len(self.val)
+
+        def on_patches(done: int) -> None:
+            listener.described(done, total)
+            if stop and self.world.size == 1:
+                raise self._stopped(stop)
+
+        self.train, self.val = describe(self.model, self.trainer, self.train, self.val, on_patches)
+        if any(self.world.largest(stop.signal or 0)):
+            raise self._stopped(stop)
 
     def resume(self) -> None:
         """Go on from `last.pt`."""
+        self.world.each(self._load)
+        self.world.lead(self._rewrite)
+        self.world.lead(lambda: note_job(self.dir))
+
+    def _load(self) -> None:
         checkpoint = load_checkpoint(self.dir / "last.pt")
         if not checkpoint.training:
             raise HistoError(f"{self.dir / 'last.pt'} holds no training state", "train under another --name")
         if checkpoint.manifest_sha256 != self.manifest_sha256:
             raise HistoError(f"{self.manifest} is not what the run was begun with", "train under another --name")
-        self.trainer.load_state(checkpoint.training["trainer"], checkpoint.model)
+        average = checkpoint.model
+        if self.config.freeze:
+            self.model.load_state_dict(average)
+            average = head_state(average)
+        self.trainer.load_state(checkpoint.training["trainer"], average)
         self.history, self.best = checkpoint.training["history"], checkpoint.training["best"]
-        self._publish()
+        self.trained = checkpoint.training.get("trained", {})
+        self.processes_before = checkpoint.training.get("processes", 1)
+        self.kept = {name: getattr(checkpoint, name) for name in KEPT}
 
-    def begin(self, name: str | None) -> None:
+    def begin(self, name: str) -> None:
         """Lay the run's folder: the manifest as it is, the configuration, an empty history, and what to resume from.
 
+        It appears with all that is in it. The name is not another run's.
+
         Raises:
-            HistoError: there is a run of that name, or the folder cannot be written.
+            HistoError: the folder cannot be written.
         """
-        self.name = _claim(self.workspace, name, self.config.arch)
-        write_text(self.dir / "manifest.csv", self.manifest.read_text(encoding="utf-8"))
+        self.name = name
+        state = self._state()
+        self.world.lead(lambda: self._lay(state))
+
+    def _lay(self, state: dict[str, Any]) -> None:
+        self.kept["appearance"] = asdict(Reference.of(self.train.store, self.train.rows, self.config.seed))
+        with atomic_folder(self.dir) as folder:
+            self._describe_run(folder)
+            self._write(folder, state, best=False)
+
+    def _describe_run(self, folder: Path) -> None:
+        write_text(folder / "manifest.csv", self.manifest.read_text(encoding="utf-8"))
         write_json(
-            self.dir / "config.json",
+            folder / "config.json",
             {
                 "run": self.name,
                 "options": asdict(self.config),
@@ -204,12 +211,17 @@ class Run:
                 "train_patches": len(self.train),
                 "val_patches": len(self.val),
                 "manifest_sha256": self.manifest_sha256,
+                "audit": self.audit,
                 "device": self.compute.reason,
-                "versions": _versions(),
-                "git_commit": _git_commit(),
+                "versions": versions(),
+                "git_commit": git_commit(),
             },
         )
-        self._save(best=False)
+        note_job(folder)
+
+    def _stopped(self, stop: StopRequest) -> Stopped:
+        number = max(self.world.gather(stop.signal or 0))
+        return Stopped(number, f"histo train --resume --name {self.name}")
 
     def _progress(self, epoch: int) -> Progress:
         return Progress(
@@ -225,14 +237,20 @@ class Run:
     def _patches(self, steps: int) -> int:
         return steps * min(self.config.batch_size, len(self.train))
 
-    def _validate(self, epoch: int, loss: float, rate: float, seconds: float) -> Epoch:
-        probs = probabilities(self.trainer.average, self.val.in_order(), self.compute).numpy().astype(np.float64)
+    def _validate(self, epoch: int, loss: float, rate: float, seconds: float, stop: StopRequest) -> Epoch:
+        def on_patches(done: int) -> None:
+            if stop and self.world.size == 1:
+                raise self._stopped(stop)
+
+        shared = probabilities(self.trainer.average, self.val.in_order(), self.compute, on_progress=on_patches)
+        probs = self.val.joined(shared).numpy().astype(np.float64)
+        self.kept |= decided(self.labels, probs, self.config.threshold)
         certain = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
         return Epoch(
             epoch=epoch,
             step=self.trainer.step,
             train_loss=loss,
-            lr=float(self.trainer.schedule.get_last_lr()[0]),
+            lr=self.trainer.optimizers.lr,
             patches_per_second=rate,
             seconds=seconds,
             val_loss=float(-np.log(certain).mean()),
@@ -241,77 +259,42 @@ class Run:
         )
 
     def _save(self, best: bool) -> None:
-        state = {"trainer": self.trainer.state(), "history": self.history, "best": self.best}
+        state = self._state()
+        self.world.lead(lambda: self._write(self.dir, state, best))
+        self.world.lead(lambda: publish_checkpoints(self.workspace, self.dir))
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "trainer": self.trainer.state(),
+            "history": self.history,
+            "best": self.best,
+            "trained": self.trained,
+            "processes": self.world.size,
+        }
+
+    def _write(self, folder: Path, state: dict[str, Any], best: bool) -> None:
         row = self.history[-1] if self.history else {}
+        average = self.trainer.average
+        weights = whole_state(self.model, average) if self.config.freeze else average.state_dict()
         checkpoint = Checkpoint(
-            arch=self.config.arch,
-            model={name: tensor.cpu() for name, tensor in self.trainer.average.state_dict().items()},
+            arch=self.model.arch,
+            model={name: tensor.cpu() for name, tensor in weights.items()},
             run=self.name,
             epoch=len(self.history),
             metrics={name: row.get(name) for name in ("val_auc", "val_accuracy", "val_loss")},
             config={name: str(v) if isinstance(v, str) else v for name, v in asdict(self.config).items()},
             manifest_sha256=self.manifest_sha256,
+            **self.kept,
         )
         if best:
-            save_checkpoint(checkpoint, self.dir / "best.pt")
-        save_checkpoint(replace(checkpoint, training=state), self.dir / "last.pt")
-        self._publish()
-        write_text(self.dir / "history.jsonl", "".join(json.dumps(row) + "\n" for row in self.history))
+            save_checkpoint(checkpoint, folder / "best.pt")
+        save_checkpoint(replace(checkpoint, training=state), folder / "last.pt")
+        self._write_history(folder)
 
-    def _publish(self) -> None:
-        """Copy both checkpoints to the workspace's, once there is a best one, so that the two are of one run."""
-        if (self.dir / "best.pt").is_file():
-            for name in ("best.pt", "last.pt"):
-                with atomic_path(self.workspace.checkpoints_dir / name) as temporary:
-                    shutil.copyfile(self.dir / name, temporary)
+    def _write_history(self, folder: Path) -> None:
+        write_text(folder / "history.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.history))
 
-
-def next_name(workspace: Workspace, arch: str) -> str:
-    """The first unused of `<arch>-1`, `<arch>-2`, ..."""
-    stem = arch.replace("/", "-")
-    number = 1
-    while workspace.run_dir(f"{stem}-{number}").exists():
-        number += 1
-    return f"{stem}-{number}"
-
-
-def _claim(workspace: Workspace, name: str | None, arch: str) -> str:
-    """Make the folder of a new run; of several that begin at the same moment, one alone gets a name."""
-    run = name or next_name(workspace, arch)
-    try:
-        workspace.run_dir(run).mkdir(parents=True)
-    except FileExistsError:
-        if name:
-            raise name_taken(name) from None
-        return _claim(workspace, None, arch)
-    except OSError as error:
-        raise HistoError(
-            f"cannot write {workspace.runs_dir}: {error.strerror}", "choose another --workspace"
-        ) from error
-    return run
-
-
-def name_taken(name: str) -> HistoError:
-    """The error of a new run whose name another has."""
-    return HistoError(f"there is a run {name!r} already", "--resume goes on with it; another --name starts anew")
-
-
-def _quality(row: dict[str, Any]) -> tuple[float, float]:
-    """What makes an epoch the best: the validation AUC, then the loss; the loss alone where there is no AUC."""
-    return (-1.0 if row["val_auc"] is None else row["val_auc"], -row["val_loss"])
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
-    return {"histo": histocli.__version__, "python": platform.python_version(), **packages}
-
-
-def _git_commit() -> str | None:
-    """The commit of this tool's checkout, where it runs from one."""
-    if not Path(histocli.__file__).parents[1].joinpath(".git").exists():
-        return None
-    command = ["git", "-C", os.fspath(Path(histocli.__file__).parent), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-    return done.stdout.strip() or None
+    def _rewrite(self) -> None:
+        """Make all that follows from `last.pt` agree with it: a process that was killed may not have come so far."""
+        self._write_history(self.dir)
+        publish_checkpoints(self.workspace, self.dir)

@@ -5,7 +5,6 @@ and moved over the old one in a single step.
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from histocli.disk import fsync, not_written, remove_strays, require_space, temporary_beside
 from histocli.errors import HistoError, UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -84,14 +84,24 @@ class Workspace:
         """The names of all packed data sets, sorted."""
         if not self.data_dir.is_dir():
             return []
-        return sorted(p.parent.name for p in self.data_dir.glob("*/dataset.json"))
+        return sorted(p.parent.name for p in self.data_dir.glob("[!.]*/dataset.json"))
 
     def run_names(self) -> list[str]:
         """The names of all training runs, the newest last."""
         if not self.runs_dir.is_dir():
             return []
-        configs = sorted(self.runs_dir.glob("*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
+        configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
         return [p.parent.name for p in configs]
+
+    def tidy(self) -> None:
+        """Remove the temporary files that killed processes left; those of living ones stay."""
+        for folder in (
+            *(self.data_dir, self.manifests_dir, self.downloads_dir, self.runs_dir),
+            *(self.checkpoints_dir, self.metrics_dir, self.plots_dir),
+        ):
+            remove_strays(folder)
+        for folder in (*self.data_dir.glob("*"), *self.runs_dir.glob("*")):
+            remove_strays(folder)
 
 
 def checked_name(name: str, what: str) -> str:
@@ -109,39 +119,48 @@ def checked_name(name: str, what: str) -> str:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to; on success flush it to disk and move it over `path`.
 
-    On any exception the temporary file is removed and `path` stays as it was.
+    On any exception the temporary file is removed and `path` stays as it was. What killed processes left of the same
+    file is removed first. `size` is how many bytes it will have, where that is known.
 
     Raises:
-        HistoError: the disk is full or the folder cannot be written.
+        HistoError: there is no room for it, the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    written = 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            fsync(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with temporary_beside(path) as temporary:
+            if size is not None:
+                require_space(path.parent, size, str(path))
+            try:
+                yield temporary
+                fsync(temporary)
+                temporary.replace(path)
+            finally:
+                written = temporary.stat().st_size if temporary.exists() else 0
         fsync(path.parent)
     except OSError as error:
-        raise HistoError(
-            f"cannot write {path}: {error.strerror or error}", "free some space or choose another --workspace"
-        ) from error
+        raise not_written(path, error, size, written) from error
 
 
-def fsync(path: Path) -> None:
-    """Flush a file or a folder to the disk, so that it outlasts a loss of power."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows has no handle on a folder to flush
-    descriptor = os.open(path, os.O_RDONLY)
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` to fill; on success it gets that name in a single step.
+
+    On any exception it is removed. The files in it are to be written atomically, so that they are on the disk.
+
+    Raises:
+        HistoError: there is such a folder already, the disk is full or the folder cannot be written.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with temporary_beside(path, folder=True) as temporary:
+            yield temporary
+            fsync(temporary)
+            temporary.rename(path)
+        fsync(path.parent)
+    except OSError as error:
+        raise not_written(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:

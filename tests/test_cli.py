@@ -18,7 +18,7 @@ from histocli.cli import app
 from histocli.interrupt import stop_request
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
-COMMANDS = ["download", "balance", "train", "eval", "predict", "plot", "demo"]
+COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "demo"]
 
 
 def run(*args):
@@ -55,7 +55,7 @@ def test_each_command_has_help(command):
 def test_help_keeps_square_brackets_and_ranges():
     text = re.sub(r"\s+", " ", run("predict", "--help").stdout)
     assert "[env var: HISTO_CKPT; default: best.pt]" in text
-    assert "0<=x<=1" in text
+    assert "0<=x<=4294967295" in re.sub(r"\s+", " ", run("train", "--help").stdout)
 
 
 def test_version():
@@ -79,7 +79,6 @@ def test_a_variable_named_histo_version_is_none_of_our_business(monkeypatch):
         ["train", "--device", "tpu"],
         ["predict"],
         ["predict", "x", "--batch-size", "0"],
-        ["predict", "x", "--threshold", "1.5"],
         ["eval", "--split", "half"],
         ["download", "--source", "nowhere"],
         ["download", "--n", "0"],

@@ -6,15 +6,8 @@ import torch
 
 from histocli.choices import Augment, Device, Precision, Rotate
 from histocli.data.batches import Batch, Batches
-from histocli.engine import (
-    Compute,
-    Recipe,
-    Trainer,
-    batch_probabilities,
-    choose_compute,
-    probabilities,
-    thread_count,
-)
+from histocli.device import Compute, choose_compute, thread_count
+from histocli.engine import Recipe, Trainer, batch_probabilities, probabilities
 from histocli.errors import HistoError
 from histocli.models import create_model
 
@@ -67,7 +60,7 @@ def test_it_learns_what_is_easy(compute):
 def test_the_rate_rises_to_the_peak_and_falls_to_nearly_nothing():
     made, rates = trainer(total_steps=12), []
     for _ in range(2):
-        made.train_epoch(batches(), lambda step: bool(rates.append(made.schedule.get_last_lr()[0])))
+        made.train_epoch(batches(), lambda step: bool(rates.append(made.optimizers.lr)))
     peak = rates.index(max(rates))
     assert 0.9e-3 < rates[peak] <= 1e-3
     assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
@@ -76,7 +69,8 @@ def test_the_rate_rises_to_the_peak_and_falls_to_nearly_nothing():
 
 def test_norms_and_biases_do_not_decay():
     made = trainer()
-    decays = {id(p): group["weight_decay"] for group in made.optimizer.param_groups for p in group["params"]}
+    groups = [group for optimizer in made.optimizers.optimizers for group in optimizer.param_groups]
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for parameter in made.model.parameters():
         assert (decays[id(parameter)] > 0) == (parameter.ndim > 1)
 
@@ -225,7 +219,7 @@ def test_a_run_of_any_length_goes_through_its_schedule(total_steps):
     rates = []
     for _ in range(total_steps):
         made.train_step(batch)
-        rates.append(made.schedule.get_last_lr()[0])
+        rates.append(made.optimizers.lr)
     assert all(0 < rate <= 1e-3 for rate in rates)
     assert rates[-1] < 1e-4
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from histocli.errors import HistoError
 from histocli.figures import Format, evaluation
+from histocli.figures.optimism import draw_optimism
 from histocli.figures.sheets import PER_GROUP, Group, draw_sheet, most_confident_errors, sheet_size
 from histocli.figures.style import save
 from histocli.figures.subset import draw_balance
@@ -200,3 +201,30 @@ def test_a_drawing_that_fails_leaves_the_old_picture(tmp_path):
         save(path, Format.PNG, 3, 3, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_intervals_stand_beside_their_figures(tmp_path):
+    made = measured() | {"intervals": {"auc": [0.912, 0.987], "average_precision": None, "ece": [0.011, 0.099]}}
+    assert "(0.912 to 0.987)" in texts(tmp_path, partial(evaluation.draw_roc, metrics=made))
+    assert "(0.011 to 0.099)" in texts(tmp_path, partial(evaluation.draw_calibration, metrics=made))
+    assert " to " not in texts(tmp_path, partial(evaluation.draw_pr, metrics=made))
+
+
+@pytest.mark.parametrize("unseen", [True, False])
+def test_optimism_is_drawn_with_or_without_unseen_slides(tmp_path, unseen):
+    found = {"auc": 0.9, "interval": [0.85, 0.94]}
+    report = {
+        "data": "kaggle",
+        "grouped_by": "slide",
+        "unseen": {"data": "pcam", "split": "valid", "tta": False} if unseen else None,
+        "runs": [
+            {"kind": kind, "validation": found, "unseen": {"auc": 0.8, "interval": None} if unseen else None}
+            for kind in ("random", "grouped", "random")
+        ],
+        "gaps": {"random_minus_unseen": 0.1 if unseen else None},
+    }
+    drawn = texts(tmp_path, partial(draw_optimism, report=report))
+    assert "Optimism: kaggle" in drawn
+    assert "random split" in drawn
+    assert "split by slide" in drawn
+    assert ("pcam valid" in drawn) == ("+0.100" in drawn) == unseen

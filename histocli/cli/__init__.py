@@ -1,6 +1,9 @@
 """The `histo` executable: options -> a config -> one command -> a rendered result."""
 
-from histocli.cli import data, model, show  # noqa: F401 - importing them registers their commands
+# Importing them registers their commands, in the order in which help lists them.
+# isort: off
+from histocli.cli import data, model, scores, export, show  # noqa: F401
 from histocli.cli.app import app, main
+# isort: on
 
 __all__ = ["app", "main"]

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from histocli import __version__
 from histocli.console import Reporter
+from histocli.distributed import rank
 from histocli.errors import (
     EXIT_BUG,
     EXIT_FAILURE,
@@ -24,6 +25,7 @@ from histocli.errors import (
     UsageError,
 )
 from histocli.interrupt import Stopped, unwind_on_termination
+from histocli.memory import is_out_of_memory
 from histocli.workspace import Workspace
 
 _EXIT_PIPE = 141  # what a filter that writes to a closed pipe ends with
@@ -50,7 +52,8 @@ class Boundary(TyperGroup):
             raise typer.Exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE) from error
         except Stopped as stopped:
             hint = str(stopped)
-            _reporter(ctx).error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
+            if _reporter(ctx).leads:
+                _reporter(ctx).error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
             raise typer.Exit(stopped.exit_code) from stopped
         except KeyboardInterrupt as error:
             _reporter(ctx).error(HistoError("interrupted"))
@@ -68,8 +71,8 @@ class Boundary(TyperGroup):
             if not _is_ours(error):
                 raise
             _trace(error)
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not to be imported here
-                _reporter(ctx).error(HistoError("the GPU's memory is full", "lower --batch-size"))
+            if is_out_of_memory(error):
+                _reporter(ctx).error(HistoError("memory is full", "lower --batch-size, or --batch-size auto"))
                 raise typer.Exit(EXIT_FAILURE) from error
             _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", f"its traceback is in {_log(error)}"))
             raise typer.Exit(EXIT_BUG) from error
@@ -128,7 +131,7 @@ def root(
     ] = False,
 ) -> None:
     """Take the options before the command's name."""
-    ctx.obj = State(Workspace(workspace or _default_root()), Reporter(quiet=quiet, verbose=verbose))
+    ctx.obj = State(Workspace(workspace or _default_root()), Reporter(quiet=quiet, verbose=verbose, rank=rank()))
 
 
 def _default_root() -> Path:

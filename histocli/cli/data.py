@@ -1,16 +1,22 @@
 """`histo download` and `histo balance`."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histocli.choices import Resize, SourceKind, Split
+from histocli.choices import Group, Resize, SourceKind, Split
 from histocli.cli import options
 from histocli.cli.app import State, app
-from histocli.console import write_out
+from histocli.console import OnProgress, Reporter, write_out
 from histocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from histocli.cli.sources import SourceOptions
+    from histocli.commands.download import Dataset
 
 
 @app.command()
@@ -41,7 +47,7 @@ def download(
 ) -> None:
     """Bring patches into the workspace, packed into one array."""
     state: State = ctx.obj
-    from histocli.cli.sources import SourceOptions, open_source, plan
+    from histocli.cli.sources import SourceOptions, plan
     from histocli.commands import download as command
     from histocli.commands.balance import SUBSET
 
@@ -55,37 +61,47 @@ def download(
         if json:
             write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in files], indent=2) + "\n")
         return
-    found = None if force else command.existing(state.workspace, title, wanted.request)
-    if found:
-        state.report.done(
-            f"{found.name} is packed already: {found.patches:,} patches; nothing to be done", "histo balance"
-        )
-        dataset = found
+    dataset = None if force else command.existing(state.workspace, title, wanted.request)
+    if dataset is None:
+        dataset = _pack(state, title, wanted)
     else:
-        opened = open_source(wanted, state.workspace, state.report)
-        total = min((n for n in (wanted.n, opened.total) if n is not None), default=None)
+        told = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
+        state.report.done(told, "histo balance")
+    if json:
+        write_out(dumps(vars(dataset), indent=2) + "\n")
+
+
+def _pack(state: State, title: str, wanted: "SourceOptions") -> "Dataset":
+    """Fetch and pack what is wanted, and say what came of it."""
+    from histocli.cli.sources import open_source
+    from histocli.commands.download import at_work_on
+    from histocli.commands.download import download as command
+
+    source, fetch = open_source(wanted, state.workspace, state.report)
+    with at_work_on(state.workspace, title):
+        fetch()
+        total = min((n for n in (wanted.n, source.total) if n is not None), default=None)
         with state.report.bar("packing", total=total) as bar:
-            dataset = command.download(
+            dataset = command(
                 state.workspace,
                 title,
-                source.value,
-                opened,
+                wanted.kind.value,
+                source,
                 wanted.request,
                 n=wanted.n,
                 seed=wanted.seed,
                 on_progress=lambda done: bar(done, total),
                 on_unreadable=lambda patch, error: state.report.warn(str(error)),
             )
-        for file, digest in dataset.checksums.items():
-            state.report.detail(f"{file}: {digest}")
-        for note in dataset.notes:
-            state.report.note(note)
-        rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
-        state.report.table(dataset.name, ["", "count"], rows)
-        path = state.workspace.patches_path(title)
-        state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", f"histo balance --data {title}")
-    if json:
-        write_out(dumps(vars(dataset), indent=2) + "\n")
+    for file, digest in dataset.checksums.items():
+        state.report.detail(f"{file}: {digest}")
+    for note in dataset.notes:
+        state.report.note(note)
+    rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
+    state.report.table(dataset.name, ["", "count"], rows)
+    path = state.workspace.patches_path(title)
+    state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", f"histo balance --data {title}")
+    return dataset
 
 
 @app.command()
@@ -96,8 +112,18 @@ def balance(
     val_fraction: Annotated[float, typer.Option(help="Share of the subset that validates.")] = 0.1,
     split: Annotated[
         Split | None,
-        typer.Option(help="What train and validation never share; random leaks.", show_default="slide where known"),
+        typer.Option(
+            help="What train and validation never share: slides, patches that show the same tissue, or only the "
+            "patches themselves, which leaks.",
+            show_default="slide where known, else overlap",
+        ),
     ] = None,
+    group: Annotated[
+        Group | None, typer.Option(help="Keep every hospital on one side: validation is of another hospital.")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Search every packed data set for what it shares with train and val.")
+    ] = False,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -110,8 +136,9 @@ def balance(
         raise UsageError(f"--n {n} is not a whole number", "give an even number, or max for all there is")
     names = state.workspace.dataset_names()
     chosen = data or (names[0] if len(names) == 1 else "kaggle")
-    config = BalanceConfig(chosen, None if n == "max" else int(n), val_fraction, seed, split)
-    report = command(state.workspace, config)
+    config = BalanceConfig(chosen, None if n == "max" else int(n), val_fraction, seed, split, group, audit)
+    with _stages(state.report) as on_stage:
+        report = command(state.workspace, config, on_stage)
     dropped = {name.replace("_", " "): count for name, count in report["dropped"].items() if count}
     if dropped:
         state.report.note("dropped: " + ", ".join(f"{count:,} {name}" for name, count in dropped.items()))
@@ -119,11 +146,66 @@ def balance(
     state.report.table(
         f"balanced from {chosen}, by {report['split']}", ["split", "negative", "positive", "slides"], rows
     )
-    if report["leaks"]:
-        state.report.warn(
-            "a random split leaks: patches of one slide stand on both sides, so validation figures flatter; "
-            "--split slide, where slides are known, does not"
-        )
+    if audit:
+        _show_audit(state.report, report["audit"])
+    _tell_leaks(state.report, report)
     state.report.done(f"wrote {state.workspace.manifest_path('balanced')}", "histo train")
     if json:
         write_out(dumps(report, indent=2) + "\n")
+
+
+@contextmanager
+def _stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of a long search, named by it, in the place of the one before."""
+    bars: dict[str, OnProgress] = {}
+    with ExitStack() as shown:
+
+        def on_stage(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                shown.close()
+                bars[what] = shown.enter_context(report.bar(what, unit=what.split()[-1], total=total))
+            bars[what](done, total)
+
+        yield on_stage
+
+
+def _show_audit(report: Reporter, audit: dict[str, Any]) -> None:
+    """What each part shares with train and with val, and what overlaps within the data set."""
+    columns = {"duplicates": "exact duplicates", "overlaps": "overlapping", "shared_slides": "shared slides"}
+    rows = [
+        [leak["from"], leak["into"], leak["patches"]]
+        + ["unknown" if leak[key] is None else leak[key] for key in columns]
+        for leak in audit["leaks"]
+    ]
+    report.table("audit: what is shared", ["patches of", "with", "patches", *columns.values()], rows)
+    within = audit["overlaps"]
+    report.note(
+        f"in {audit['data']}: {audit['duplicates']:,} exact duplicates; {within['patches']:,} patches overlap, "
+        f"in {within['pairs']:,} pairs and {within['groups']:,} groups of at most {within['largest_group']:,}"
+    )
+
+
+def _tell_leaks(report: Reporter, found: dict[str, Any]) -> None:
+    """Say aloud what flatters the figures to come."""
+    from histocli.data.audit import held_out_leaks
+
+    audit, at_random = found["audit"], "patches of one slide stand on both sides, so validation figures flatter"
+    if found["leaks"] and found["split"] == Split.OVERLAP:
+        report.warn(
+            f"no two of these patches share pixels (a lossy format hides it), so the split is a random one and leaks: "
+            f"{at_random}; histo download --slides CSV joins the slides"
+        )
+    elif found["leaks"]:
+        report.warn(f"a random split leaks: {at_random}; --split slide or overlap does not")
+    elif found["split"] == Split.OVERLAP:
+        report.note(
+            "patches that share pixels stay on one side; others of one slide may still part, and flatter the figures"
+        )
+    elif found["split"] == Group.HOSPITAL:
+        sides = "; ".join(f"{part}: {', '.join(names)}" for part, names in found["hospitals"].items())
+        report.note(f"hospitals are whole, so --val-fraction is met as nearly as they allow: {sides}")
+    if count := audit["contradictions"]["patches"]:
+        ids = ", ".join(audit["contradictions"]["ids"])
+        report.warn(f"{count:,} patches have the pixels of another that has the other label: {ids}")
+    if leaks := held_out_leaks(audit):
+        report.warn(f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train refuses that")

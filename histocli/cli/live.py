@@ -13,8 +13,9 @@ from rich.progress import (
 )
 
 from histocli.console import Rate, Reporter, number
-from histocli.run import Epoch, Listener, Run
-from histocli.run import Progress as Step
+from histocli.listener import Epoch, Listener
+from histocli.listener import Progress as Step
+from histocli.run import Run
 
 
 class LiveTraining(Listener):
@@ -45,11 +46,13 @@ class LiveTraining(Listener):
     def started(self, run: Run, at: int) -> None:
         """Say what runs where."""
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
-        self.report.note(run.compute.reason)
+        self.report.note(run.compute.reason + (f"; {run.world.size} processes" if run.world.size > 1 else ""))
         for name, value in vars(run.config).items():
             self.report.detail(f"{name.replace('_', ' ')}: {value}")
         if at:
-            self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}")
+            before, now = run.processes_before, run.world.size
+            changed = f", with {now} process{'es' * (now > 1)} where there were {before}" if now != before else ""
+            self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
         self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
         self.stack.enter_context(self.progress)
         size = min(run.config.batch_size, len(run.train))
@@ -58,6 +61,10 @@ class LiveTraining(Listener):
             completed=at * size,  # what another process has done says nothing of this one's rate
             total=run.trainer.recipe.total_steps * size,
         )
+
+    def described(self, done: int, total: int) -> None:
+        """Say how many patches have their features."""
+        self.progress.update(self.task, description=f"features {done:,}/{total:,}")
 
     def stepped(self, progress: Step) -> None:
         """Move the bar."""

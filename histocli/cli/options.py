@@ -1,11 +1,34 @@
 """Options that several commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from histocli.choices import Device, Precision, Resize
 
+AUTO = 0  # as a batch size: a usual one, halved where memory is short
+
+
+def batch_size(text: str | int) -> int:
+    """The value of `--batch-size`: a number from 1 on, or `AUTO`."""
+    if text == "auto" or (text == AUTO and isinstance(text, int)):
+        return AUTO
+    size = int(text)
+    if size < 1:
+        raise typer.BadParameter(f"{text} is not in the range x>=1.")
+    return size
+
+
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        "--batch-size",
+        parser=batch_size,
+        metavar="INTEGER|auto",
+        help="Patches per forward pass; auto halves them where memory is short.",
+    ),
+]
 Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, max=2**32 - 1, help="Seed of everything random.")]
 DeviceOption = Annotated[
     Device,
@@ -23,11 +46,15 @@ Json = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Start over, replacing what is there.")]
 Tta = Annotated[bool, typer.Option("--tta", help="Average over the eight flips and right-angle rotations.")]
-Ckpt = Annotated[
-    str,
-    typer.Option("--ckpt", envvar="HISTO_CKPT", help="A file, a name in the workspace's checkpoints/, or a run."),
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option("--threshold", min=0, max=1, help="Probability from which a patch counts as tumour."),
+Raw = Annotated[bool, typer.Option("--raw", help="Uncalibrated probabilities, without the checkpoint's temperature.")]
+
+BEST = [Path("best.pt")]
+Ckpt = Annotated[  # paths, so that the variable may hold several with the platform's separator between them
+    list[Path],
+    typer.Option(
+        "--ckpt",
+        envvar="HISTO_CKPT",
+        metavar="NAME",
+        help="A file, a name in the workspace's checkpoints/, or a run; of several, their mean.",
+    ),
 ]

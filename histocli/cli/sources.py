@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -70,18 +71,19 @@ class SourceOptions:
             raise UsageError(f"--resize has no meaning for --source {kind}", "its patches are all 96x96")
 
 
-def open_source(options: SourceOptions, workspace: Workspace, report: Reporter) -> Source:
-    """Open the source, with its files fetched, each behind a bar of its own.
+def open_source(options: SourceOptions, workspace: Workspace, report: Reporter) -> tuple[Source, Callable[[], None]]:
+    """Open the source, and give what then fetches its files, each behind a bar of its own; nothing is written before.
 
     Raises:
-        HistoError: an option does not fit the source, or the files cannot be had.
+        HistoError: an option does not fit the source, or there is nothing at its location.
     """
     bars: dict[str, OnProgress] = {}  # a file's bar appears with its first bytes, in the place of the one before
     fetching = ExitStack()
 
     def on_transfer(name: str, done: int, total: int | None) -> None:
-        if opened:
-            return  # what is unpacked while it is packed has the packing's bar
+        if opened:  # what is unpacked while it is packed has the packing's bar
+            report.at_stage(f"unpacking {_short(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
+            return
         if name not in bars:
             fetching.close()
             bars[name] = fetching.enter_context(report.bar(_short(name), unit="bytes", total=total))
@@ -89,13 +91,17 @@ def open_source(options: SourceOptions, workspace: Workspace, report: Reporter) 
 
     opened = False
     source = _create(options, workspace, on_transfer)
-    if isinstance(source, Remote):
-        if not options.on_disk:
-            report.note(f"fetching {source.report.origin}")
-        with fetching:
-            source.fetch()
-    opened = True
-    return source
+
+    def fetch() -> None:
+        nonlocal opened
+        if isinstance(source, Remote):
+            if not options.on_disk:
+                report.note(f"fetching {source.report.origin}")
+            with fetching:
+                source.fetch()
+        opened = True
+
+    return source, fetch
 
 
 def plan(options: SourceOptions, workspace: Workspace) -> list[tuple[str, str, str]]:
@@ -160,4 +166,10 @@ def _short(name: str) -> str:
 
 
 def _absolute(location: str) -> str:
-    return location if "://" in location else str(Path(location).absolute())
+    """A location as it may be kept: of an address with credentials or a query, which can hold a token, a digest."""
+    if "://" not in location:
+        return str(Path(location).absolute())
+    from histocli.data.sources.transfer.web import shown
+
+    public = shown(location)
+    return public if public == location else f"{public} sha256:{sha256(location.encode()).hexdigest()}"

@@ -1,13 +1,19 @@
-"""`histo balance`: the balanced subset, split into train and validation."""
+"""`histo balance`: the balanced subset, split into train and validation, and what it shares with other patches."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocli.choices import Split
-from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, read_manifest, write_manifest
+from histocli.choices import Group, Split
+from histocli.data.audit import audit, audited_sets
+from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
+from histocli.data.overlap_cache import search_overlaps
+from histocli.data.overlaps import OnStage, overlap_groups
+from histocli.data.parted import OVERLAP
 from histocli.data.splits import clean, draw_balanced, split_by_group, split_random
+from histocli.data.subset import open_packed
+from histocli.disk import hold
 from histocli.errors import HistoError, UsageError
 from histocli.workspace import Workspace, write_json
 
@@ -19,21 +25,67 @@ SUBSET = "balanced"
 
 @dataclass(frozen=True)
 class BalanceConfig:
-    """The options of `histo balance`; `n` None takes the largest balanced subset, `split` None slides where known."""
+    """The options of `histo balance`; `n` None takes the largest balanced subset, `split` None slides where known.
+
+    `audit` searches the overlaps with every packed data set; without it what has been searched is counted.
+    """
 
     data: str
     n: int | None = 160_000
     val_fraction: float = 0.1
     seed: int = 0
     split: Split | None = None
+    group: Group | None = None
+    audit: bool = False
 
 
-def balance(workspace: Workspace, config: BalanceConfig) -> dict[str, Any]:
+def balance(
+    workspace: Workspace, config: BalanceConfig, on_stage: OnStage = lambda what, done, total: None
+) -> dict[str, Any]:
     """Write `manifests/balanced.csv` and `metrics/balance.json`, and return what the latter holds.
 
+    `on_stage(what, done, total)` is told how a search for overlaps goes, where there is one.
+
     Raises:
-        HistoError: no such data set, too few patches of a class, or slides asked for that are not known.
+        HistoError: no such data set, too few patches of a class, or slides or hospitals asked for that are not known.
     """
+    manifest = _read(workspace, config)
+    cleaned, dropped = clean(manifest)
+    unit = _unit(config, cleaned)
+    sizes = np.bincount(cleaned["label"], minlength=2)
+    n = 2 * int(sizes.min()) if config.n is None else config.n
+    subset = draw_balanced(cleaned, n, config.seed)
+    groups = None
+    if config.audit or unit is Split.OVERLAP:
+        searched = audited_sets(workspace, config.data) if config.audit else [config.data]
+        pairs = search_overlaps(workspace, searched, on_stage)
+        groups = overlap_groups(pairs[pairs["b"] < len(manifest)], len(manifest))
+    subset, overlapping = _split(config, unit, subset, groups)
+    path = workspace.manifest_path(SUBSET)
+    report = {
+        "data": config.data,
+        "n": n,
+        "seed": config.seed,
+        "split": unit.value,
+        "leaks": unit is Split.RANDOM or (unit is Split.OVERLAP and not overlapping),
+        "val_fraction": config.val_fraction,
+        "dropped": dropped._asdict(),
+        "available": {"negative": int(sizes[0]), "positive": int(sizes[1])},
+        "counts": _counts(subset),
+        "slides": _slides(subset) if _all_known(cleaned, "slide") else None,
+        "hospitals": _hospitals(subset) if _all_known(cleaned, "hospital") else None,
+        "audit": audit(workspace, subset, manifest),
+    }
+    with hold(workspace.manifests_dir / f".{SUBSET}.lock", SUBSET, wait=True):  # so that both are of one drawing
+        workspace.tidy()
+        write_manifest(path, subset)
+        report["manifest_sha256"] = file_sha256(path)
+        write_json(workspace.metrics_dir / "balance.json", report)
+    return report
+
+
+def _read(workspace: Workspace, config: BalanceConfig) -> "pd.DataFrame":
+    """The data set's manifest, with the columns that a subset has besides."""
     if not 0 < config.val_fraction < 1:
         raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "0.1 is usual")
     known = workspace.dataset_names()
@@ -42,43 +94,51 @@ def balance(workspace: Workspace, config: BalanceConfig) -> dict[str, Any]:
             f"there is no data set {config.data!r}",
             f"choose --data from {', '.join(known)}" if known else "histo download makes one",
         )
-    source = workspace.manifest_path(config.data)
-    manifest = read_manifest(source, ("id", "label", "slide", "hospital", "split", "sha1", "min", "max"))
+    _, manifest = open_packed(
+        workspace, config.data, ("id", "label", "slide", "hospital", "split", "sha1", "min", "max")
+    )
     manifest["data"], manifest["index"] = config.data, range(len(manifest))
-    cleaned, dropped = clean(manifest)
-    slides_known = bool(len(cleaned)) and bool((cleaned["slide"] != "").all())
-    split = config.split or (Split.SLIDE if slides_known else Split.RANDOM)
-    if split is Split.SLIDE and not slides_known:
+    return manifest
+
+
+def _unit(config: BalanceConfig, cleaned: "pd.DataFrame") -> Split | Group:
+    """What stays on one side: what was asked for, else slides where all are known, else what shows the same tissue."""
+    if config.group and config.split:
+        raise UsageError(f"--group {config.group} and --split {config.split} are two splits", "leave one of them out")
+    if config.group and not _all_known(cleaned, config.group):
+        raise HistoError(
+            f"the hospitals of {config.data} are not known for every patch",
+            "they follow from Camelyon16's slide names, which histo download --slides CSV joins",
+        )
+    if config.split is Split.SLIDE and not _all_known(cleaned, "slide"):
         raise HistoError(
             f"the slides of {config.data} are not known for every patch",
-            "histo download --slides CSV joins them; --split random goes without (and leaks)",
+            "histo download --slides CSV joins them; --split overlap keeps together what shows the same tissue",
         )
-    sizes = np.bincount(cleaned["label"], minlength=2)
-    n = 2 * int(sizes.min()) if config.n is None else config.n
-    subset = draw_balanced(cleaned, n, config.seed)
+    return config.group or config.split or (Split.SLIDE if _all_known(cleaned, "slide") else Split.OVERLAP)
+
+
+def _all_known(rows: "pd.DataFrame", column: str) -> bool:
+    return bool(len(rows)) and bool((rows[column] != "").all())
+
+
+def _split(
+    config: BalanceConfig, unit: Split | Group, subset: "pd.DataFrame", groups: "np.ndarray | None"
+) -> tuple["pd.DataFrame", bool]:
+    """Mark the rows `train` and `val`; by overlap, name each one's group, and say whether any has another patch."""
     labels: np.ndarray = subset["label"].to_numpy()
-    if split is Split.SLIDE:
-        val = split_by_group(subset["slide"].to_numpy(), labels, config.val_fraction, config.seed)
-    else:
+    columns, overlapping = list(SUBSET_COLUMNS), False
+    if unit is Split.RANDOM:
         val = split_random(labels, config.val_fraction, config.seed)
-    subset = subset.assign(split=["val" if held else "train" for held in val])[list(SUBSET_COLUMNS)]
-    path = workspace.manifest_path(SUBSET)
-    write_manifest(path, subset)
-    report = {
-        "data": config.data,
-        "n": n,
-        "seed": config.seed,
-        "split": split.value,
-        "leaks": split is Split.RANDOM,
-        "val_fraction": config.val_fraction,
-        "dropped": dropped._asdict(),
-        "available": {"negative": int(sizes[0]), "positive": int(sizes[1])},
-        "counts": _counts(subset),
-        "slides": _slides(subset) if slides_known else None,
-        "manifest_sha256": file_sha256(path),
-    }
-    write_json(workspace.metrics_dir / "balance.json", report)
-    return report
+    elif unit is Split.OVERLAP and groups is not None:
+        ours = groups[subset["index"]]
+        val = split_by_group(ours, labels, config.val_fraction, config.seed, "overlap group")
+        alone = np.bincount(ours)[ours] == 1
+        subset, columns = subset.assign(**{OVERLAP: np.where(alone, "", ours.astype(str))}), [*columns, OVERLAP]
+        overlapping = not alone.all()
+    else:
+        val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
+    return subset.assign(split=np.where(val, "val", "train"))[columns], overlapping
 
 
 def _counts(subset: "pd.DataFrame") -> dict[str, dict[str, int]]:
@@ -98,3 +158,8 @@ def _slides(subset: "pd.DataFrame") -> list[dict[str, Any]]:
         {"slide": slide, "split": split, "negative": int(size - positive), "positive": int(positive)}
         for (slide, split), size, positive in zip(table.index, table["size"], table["sum"], strict=True)
     ]
+
+
+def _hospitals(subset: "pd.DataFrame") -> dict[str, list[str]]:
+    """The hospitals of each split."""
+    return {str(split): sorted(rows["hospital"].unique()) for split, rows in subset.groupby("split", sort=True)}

@@ -1,13 +1,15 @@
 """`histo download`: bring patches into the workspace, packed once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from histocli.data.sources import Source
 from histocli.data.store import Packed, pack
+from histocli.disk import hold
 from histocli.errors import HistoError
-from histocli.workspace import Workspace, read_json, write_json
+from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,22 @@ class Dataset:
     origin: str
     patches: int
     sha256: str
+    ids_sha256: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def at_work_on(workspace: Workspace, name: str) -> Iterator[None]:
+    """Hold a data set in this block, so that no other process makes it; what killed ones left is cleaned up.
+
+    Raises:
+        HeldError: another one is at work on it.
+    """
+    with hold(workspace.data_dir / f".{checked_name(name, 'data set')}.lock", f"data set {name!r}"):
+        workspace.tidy()
+        yield
 
 
 def existing(workspace: Workspace, name: str, request: dict[str, Any]) -> Dataset | None:
@@ -59,7 +74,6 @@ def download(
     on_unreadable: Callable[[str, HistoError], None],
 ) -> Dataset:
     """Pack `source`, or `n` patches of it drawn with `seed`, as the data set `name`; `dataset.json` is written last."""
-    workspace.dataset_path(name).unlink(missing_ok=True)
     packed = pack(source, workspace, name, n=n, seed=seed, on_progress=on_progress, on_unreadable=on_unreadable)
     report = source.report
     few = [] if n is None or packed.patches >= n else [f"{n:,} patches were asked for; there are {packed.patches:,}"]
@@ -70,6 +84,7 @@ def download(
         origin=report.origin,
         patches=packed.patches,
         sha256=packed.sha256,
+        ids_sha256=packed.ids_sha256,
         counts={**report.counts, **_counts(packed)},
         checksums=report.checksums,
         notes=report.notes + few,

@@ -1,55 +1,28 @@
-"""`histo eval`: how good a checkpoint is on patches whose labels are known."""
+"""`histo eval`: how good a checkpoint, or an ensemble of several, is on patches whose labels are known."""
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import torch
-
-from histocli.choices import Device, Part, Precision, Resize
-from histocli.data.batches import Batches
-from histocli.data.manifest import file_sha256, read_manifest
-from histocli.data.sources.folder import FolderSource
-from histocli.data.stream import load_chunks
-from histocli.data.subset import Subset, labelled_part, open_subset
-from histocli.engine import Compute, batch_probabilities, choose_compute, finite, probabilities
+from histocli.choices import Part
+from histocli.comparison import compare as compare_scores
+from histocli.device import thread_count
+from histocli.distributed import ALONE, World
 from histocli.errors import HistoError, UsageError
+from histocli.labelled import EvalConfig, Scored, score_folder, score_packed
 from histocli.metrics import evaluate as measure
-from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.workspace import Workspace, atomic_path, checked_name, write_json
+from histocli.metrics import uncertainty
+from histocli.metrics.thresholds import fixed
+from histocli.model_card import note_evaluations
+from histocli.score_table import clusters_of, strata, write_scores
+from histocli.scoring import STORED, Scorer
+from histocli.workspace import Workspace, checked_name, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """The options of `histo eval`; `data` None is the validation split the checkpoint was trained with."""
-
-    ckpt: str = "best.pt"
-    data: str | None = None
-    labels: Path | None = None
-    split: Part | None = None
-    tta: bool = False
-    threshold: float | None = None
-    resize: Resize = Resize.CROP
-    batch_size: int = 256
-    device: Device = Device.AUTO
-    precision: Precision = Precision.AUTO
-
-
-class Scores(NamedTuple):
-    """Scored patches: a table `id,label,prob,data,index`, and what it came from."""
-
-    data: str
-    split: str
-    frame: "pd.DataFrame"
-    manifest_sha256: str | None
-    skipped: dict[str, int]
-    trained_on: int = 0
+CALIBRATION = ("ece", "brier", "log_loss")  # the figures that a temperature changes
 
 
 class Evaluation(NamedTuple):
@@ -66,45 +39,128 @@ def evaluate(
     on_start: Callable[[str], None] = lambda device: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Score the data, write `metrics/<run>-<data>-<split>.json` and the scores as CSV beside it.
 
+    Of several processes (`world`) each scores its share, and the leading one measures and writes.
+
     Raises:
-        HistoError: the checkpoint, the data or the device cannot be used, or nothing is labelled.
+        HistoError: a checkpoint, the data or the device cannot be used, or nothing is labelled.
     """
     on_disk = config.data is not None and Path(config.data).exists()
     _check(workspace, config, on_disk)
-    path = find_checkpoint(workspace, config.ckpt)
-    checkpoint = load_checkpoint(path)
-    compute = choose_compute(config.device, config.precision)
-    model = checkpoint.build().to(compute.device)
-    on_start(compute.reason)
+    scorer, threshold = world.each(lambda: _open(workspace, config))
+    on_start(scorer.compute.reason)
     if on_disk:
-        scores = _score_folder(model, compute, config, on_progress, on_unreadable)
+        scored = score_folder(scorer, config, on_progress, on_unreadable, world)
     else:
-        scores = _score_packed(workspace, checkpoint, model, compute, config, on_progress)
-    threshold = checkpoint.threshold if config.threshold is None else config.threshold
-    stem = f"{checkpoint.run}-{scores.data}-{scores.split}" + ("-tta" if config.tta else "")
-    target = workspace.metrics_dir / f"{checked_name(stem, 'metrics file')}.json"
+        scored = score_packed(workspace, scorer, config, on_progress, world)
+    return world.lead(lambda: _write(workspace, config, scorer, scored, threshold))
+
+
+def _open(workspace: Workspace, config: EvalConfig) -> tuple[Scorer, float]:
+    scorer = Scorer(
+        workspace, config.ckpt, config.device, config.precision, tta=config.tta, raw=config.raw, halve=config.halve
+    )
+    return scorer, scorer.threshold(config.threshold)
+
+
+def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, threshold: float) -> Evaluation:
+    """Measure the scores, and write them and what was measured."""
+    run = _name([member.checkpoint.run for member in scorer.members])
+    stem = f"{run}-{scored.data}-{scored.split}" + "-tta" * config.tta + "-raw" * config.raw
+    path = workspace.metrics_dir / f"{checked_name(stem, 'metrics file')}.json"
     report = {
-        "run": checkpoint.run,
-        "data": scores.data,
-        "split": scores.split,
-        "arch": checkpoint.arch,
-        "epoch": checkpoint.epoch,
-        "checkpoint": str(path),
-        "checkpoint_sha256": file_sha256(path),
-        "manifest_sha256": scores.manifest_sha256,
+        "run": run,
+        "data": scored.data,
+        "split": scored.split,
+        **_origin(scorer),
+        "manifest_sha256": scored.manifest_sha256,
         "tta": config.tta,
-        "skipped": scores.skipped,
-        "trained_on": scores.trained_on,
-        "scores": target.with_suffix(".csv").name,
-        **measure(scores.frame["label"].to_numpy(), scores.frame["prob"].to_numpy(), threshold),
+        "raw": config.raw,
+        "skipped": scored.skipped,
+        "trained_on": scored.trained_on,
+        "scores": path.with_suffix(".csv").name,
+        "threshold_rule": config.threshold,
+        **_measured(scored.table, threshold),
     }
-    with atomic_path(target.with_suffix(".csv")) as temporary:
-        scores.frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6f")
-    write_json(target, report)
-    return Evaluation(target, report)
+    write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
+    write_json(path, report)
+    note_evaluations(workspace, run)
+    return Evaluation(path, report)
+
+
+def compare(
+    workspace: Workspace,
+    config: EvalConfig,
+    names: tuple[str, str],
+    *,
+    on_start: Callable[[str], None] = lambda device: None,
+    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
+    on_unreadable: Callable[[HistoError], None] = lambda error: None,
+    world: World = ALONE,
+) -> Evaluation:
+    """Compare two evaluations on the patches that both scored, and write what comes of it.
+
+    A name is a metrics file (`.json`) or a checkpoint, which is evaluated first, as `config` says.
+
+    Raises:
+        HistoError: as `evaluate`, or the two have no patch in common.
+    """
+
+    def scored(name: str) -> Path:
+        if not name.endswith(".json"):
+            only = replace(config, ckpt=[name])
+            made = evaluate(
+                workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, world=world
+            )
+            return made.path
+        path = Path(name)
+        return path if path.exists() else workspace.metrics_dir / name
+
+    def write() -> Evaluation:
+        report = compare_scores(one, other)
+        stem = checked_name(_name([one.stem, other.stem], "-vs-", 100), "metrics file")
+        path = workspace.metrics_dir / f"{stem}.json"
+        write_json(path, report)
+        return Evaluation(path, report)
+
+    one, other = map(scored, names)
+    return world.lead(write)
+
+
+def _measured(table: "pd.DataFrame", threshold: float) -> dict[str, Any]:
+    """Every figure of the scores, how sure it is, what it was before calibration, and of each slide and hospital."""
+    labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
+    found = measure(labels, probs, threshold)
+    before = measure(labels, table["raw"].to_numpy(), threshold)["metrics"]
+    unsure = uncertainty(labels, probs, found["metrics"], threshold, clusters_of(table), threads=thread_count())
+    uncalibrated = {"uncalibrated": {name: before[name] for name in CALIBRATION}}
+    return {**found, **uncalibrated, **unsure, **strata(table, threshold)}
+
+
+def _origin(scorer: Scorer) -> dict[str, Any]:
+    """What was evaluated: of an ensemble, each member's `run`, `checkpoint` and so on; of one checkpoint, its own."""
+    members = [
+        {
+            "run": checkpoint.run,
+            "arch": checkpoint.arch,
+            "epoch": checkpoint.epoch,
+            "temperature": checkpoint.temperature,
+            "checkpoint": str(path),
+            "checkpoint_sha256": sha256,
+        }
+        for path, sha256, checkpoint, _ in scorer.members
+    ]
+    only = {key: value for key, value in members[0].items() if key != "run"}
+    return {"ensemble": members} if len(members) > 1 else {"ensemble": [], **only}
+
+
+def _name(names: list[str], between: str = "-and-", longest: int = 60) -> str:
+    """What these are called together."""
+    joined = between.join(names)
+    return joined if len(joined) <= longest else f"{names[0]}{between}{len(names) - 1}-more"
 
 
 def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
@@ -119,90 +175,5 @@ def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
         raise UsageError("--labels is for a folder or zip", "packed data sets have theirs: histo download --labels")
     if on_disk and config.split not in (None, Part.ALL):
         raise UsageError(f"--split {config.split}: a folder has no splits", "leave it out, or pack it: histo download")
-
-
-def _score_packed(
-    workspace: Workspace,
-    checkpoint: Checkpoint,
-    model: torch.nn.Module,
-    compute: Compute,
-    config: EvalConfig,
-    on_progress: Callable[[int, int | None], None],
-) -> Scores:
-    """Score a packed data set by name, or the validation split of the checkpoint's own run."""
-    manifest = workspace.manifest_path(config.data) if config.data else _own_manifest(workspace, checkpoint)
-    part = config.split or (Part.ALL if config.data else Part.VAL)
-    subset = open_subset(workspace, manifest)
-    chosen = labelled_part(subset, part)
-    batches = Batches(chosen.store, chosen.rows, chosen.labels, config.batch_size, compute.device, resident=False)
-    total = len(batches)
-    probs = probabilities(
-        model, batches.in_order(), compute, tta=config.tta, on_progress=lambda done: on_progress(done, total)
-    )
-    frame = chosen.frame[["id", "label", "slide", "data", "index"]].copy()
-    frame.insert(2, "prob", probs.numpy().astype(np.float64))
-    trained_on = _trained_on(workspace, checkpoint, chosen)
-    return Scores(config.data or chosen.data, part.value, frame, file_sha256(manifest), {}, trained_on)
-
-
-def _trained_on(workspace: Workspace, checkpoint: Checkpoint, scored: Subset) -> int:
-    """How many of the patches the checkpoint's own run was trained on, as far as its manifest is here."""
-    path = workspace.run_dir(checkpoint.run) / "manifest.csv"
-    if not path.is_file():
-        return 0
-    own = read_manifest(path, ("id", "label", "split"))
-    if "data" not in own.columns:
-        return 0
-    trained = own.loc[(own["split"] == "train") & (own["data"] == scored.data), "index"]
-    return int(np.isin(scored.rows, trained.to_numpy()).sum())
-
-
-def _own_manifest(workspace: Workspace, checkpoint: Checkpoint) -> Path:
-    """The manifest that the checkpoint was trained with, known by its hash."""
-    candidates = [workspace.run_dir(checkpoint.run) / "manifest.csv", workspace.manifest_path("balanced")]
-    for path in candidates:
-        if path.is_file() and file_sha256(path) == checkpoint.manifest_sha256:
-            return path
-    raise HistoError(
-        f"the manifest that run {checkpoint.run} was trained with is not in this workspace",
-        "name what to evaluate on: histo eval --data NAME or --data FOLDER",
-    )
-
-
-def _score_folder(
-    model: torch.nn.Module,
-    compute: Compute,
-    config: EvalConfig,
-    on_progress: Callable[[int, int | None], None],
-    on_unreadable: Callable[[HistoError], None],
-) -> Scores:
-    """Score a labelled folder or zip without packing it."""
-    import pandas as pd
-
-    location = Path(config.data or "")
-    source = FolderSource([location], labels=config.labels, resize=config.resize)
-    ids: list[str] = []
-    labels: list[int] = []
-    probs: list[float] = []
-    unreadable = done = 0
-    labelled = (patch for patch in source.patches() if patch.label is not None)
-    for chunk in load_chunks(labelled, config.batch_size):
-        for _, error in chunk.failures:
-            on_unreadable(error)
-        unreadable += len(chunk.failures)
-        if chunk.patches:
-            images = torch.from_numpy(chunk.pixels).permute(0, 3, 1, 2).to(compute.device)
-            probs += finite(batch_probabilities(model, images, compute, tta=config.tta)).tolist()
-            ids += [patch.id for patch in chunk.patches]
-            labels += [patch.label for patch in chunk.patches if patch.label is not None]
-        done += len(chunk.patches) + len(chunk.failures)
-        on_progress(done, source.total)
-    if not ids:
-        raise HistoError(
-            f"no patch in {location} has a label",
-            "--labels CSV (id,label), a *labels*.csv beside them, or folders named 0 and 1",
-        )
-    frame = pd.DataFrame({"id": ids, "label": labels, "prob": probs, "slide": "", "data": "", "index": ""})
-    skipped = {name: n for name, n in {**source.report.counts, "unreadable": unreadable}.items() if n}
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", location.resolve().stem)
-    return Scores(name, "all", frame, None, skipped)
+    if config.threshold != STORED:
+        fixed(config.threshold)

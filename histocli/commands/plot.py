@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.figures import Format, Kind, shorten
+from histocli.score_table import read_scores
 from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _pictures(workspace: Workspace, run: str | None, kind: Kind) -> list[Picture
         return [_balance(workspace)]
     if kind is Kind.SAMPLES:
         return _samples(workspace)
+    if kind is Kind.OPTIMISM:
+        return _optimism(workspace)
     if run is None:
         raise MissingInputError("there is no training run yet", "histo train makes one")
     if kind is Kind.CURVES:
@@ -149,6 +152,17 @@ def _balance(workspace: Workspace) -> Picture:
     return Picture(f"{report['data']}-{Kind.BALANCE}", COLUMN, height, partial(draw_balance, report=report))
 
 
+def _optimism(workspace: Workspace) -> list[Picture]:
+    """Give a picture for each data set whose splits were compared."""
+    from histocli.figures.optimism import HEIGHT, draw_optimism
+    from histocli.figures.style import COLUMN
+
+    paths = sorted(workspace.metrics_dir.glob(f"*-{Kind.OPTIMISM}.json"))
+    if not paths:
+        raise MissingInputError("no splits have been compared yet", "histo eval --optimism compares them")
+    return [Picture(path.stem, COLUMN, HEIGHT, partial(draw_optimism, report=read_json(path))) for path in paths]
+
+
 def _samples(workspace: Workspace) -> list[Picture]:
     """Give a sheet for each packed data set."""
     names = workspace.dataset_names()
@@ -181,7 +195,10 @@ def _errors(workspace: Workspace, evaluations: dict[Path, dict[str, Any]]) -> li
     """Give a sheet for each evaluation whose patches are packed here; those of a loose folder never are."""
     pictures = []
     for path, metrics in evaluations.items():
-        scores = _read_scores(path.with_name(metrics["scores"]))
+        table = path.with_name(metrics["scores"])
+        if not table.is_file():
+            raise MissingInputError(f"there is no {table}", "histo eval writes it again")
+        scores = read_scores(table)
         if all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique()):
             pictures.append(_error_sheet(workspace, path.stem, metrics, scores))
     if not pictures:
@@ -215,32 +232,6 @@ def _sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Pictu
         draw_sheet(figure, groups, heading, *facts)
 
     return Picture(stem, *sheet_size(groups), draw)
-
-
-def _read_scores(path: Path) -> "pd.DataFrame":
-    """Read an evaluation's scores: `id` and `data` as text, `label`, `prob` and `index` as numbers.
-
-    Raises:
-        HistoError: the file is not there, or not such a table.
-
-    """
-    import pandas as pd
-
-    again = "histo eval writes it again"
-    try:
-        scores = pd.read_csv(
-            path,
-            dtype={"id": "str", "label": "int64", "prob": "float64", "data": "str", "index": "Int64"},
-            keep_default_na=False,
-            na_values={"index": [""]},
-        )
-    except FileNotFoundError:
-        raise MissingInputError(f"there is no {path}", again) from None
-    except ValueError as error:
-        raise HistoError(f"{path} is not a table of scores: {error}", again) from error
-    if absent := {"id", "label", "prob", "data", "index"} - set(scores.columns):
-        raise HistoError(f"{path} has no column {', '.join(sorted(absent))}", again)
-    return scores
 
 
 def _scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":

@@ -1,21 +1,23 @@
 """`histo predict`: a tumour probability for every patch, written as it is computed."""
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple
 
-import torch
-
+import histocli
 from histocli.choices import Device, OnError, Output, Precision, Resize
-from histocli.data.inputs import open_inputs
-from histocli.data.stream import load_chunks
-from histocli.data.tables import table_writer
-from histocli.engine import batch_probabilities, choose_compute, finite
+from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
+from histocli.distributed import ALONE, World
 from histocli.errors import HistoError, UsageError
-from histocli.models.checkpoint import find_checkpoint, load_checkpoint
-from histocli.workspace import Workspace, atomic_path
+from histocli.flags import COLUMNS, Flagger
+from histocli.metrics.thresholds import fixed
+from histocli.parts import Parts
+from histocli.score_writers import Table, Writer, written
+from histocli.scoring import STORED, ScoredChunk, Scorer
+from histocli.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -23,33 +25,67 @@ class PredictConfig:
     """The options of `histo predict`; `out` None writes to the stream given to `predict`."""
 
     inputs: list[str]
-    ckpt: str = "best.pt"
+    ckpt: Sequence[str] = ("best.pt",)
     out: Path | None = None
     format: Output = Output.CSV
     tta: bool = False
-    threshold: float | None = None
+    raw: bool = False
+    threshold: str | None = None
+    flags: bool = False
     resize: Resize = Resize.CROP
     errors: OnError = OnError.SKIP
     batch_size: int = 256
+    halve: bool = False  # the batches that do not fit the memory
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
 
 
 class Prediction(NamedTuple):
-    """How many patches were scored, and how many could not be read."""
+    """How many patches were scored, how many could not be read, and how many bear each flag.
+
+    `duplicates` is whether it was known which patches were trained on, where flags were asked for.
+    """
 
     scored: int
     unreadable: int
+    flagged: dict[str, int]
+    duplicates: bool
 
 
-class Writer(Protocol):
-    """Writes scored rows."""
+class _Task(NamedTuple):
+    """Everything opened, and ready to score."""
 
-    def rows(self, ids: list[str], probs: list[float]) -> None:
-        """Write some patches' rows."""
+    scorer: Scorer
+    threshold: float | None
+    flagger: Flagger | None
+    inputs: Inputs
 
-    def close(self) -> None:
-        """Write what is still held."""
+    @property
+    def kinds(self) -> dict[str, type]:
+        """The columns of the result."""
+        columns = {"id": str, "label": float} | ({} if self.threshold is None else {"class": int})
+        return columns | (COLUMNS if self.flagger else {})
+
+
+@dataclass
+class _Tally:
+    """What was met on the way; `unreadable` are the errors as text."""
+
+    scored: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    flagged: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: "_Tally") -> None:
+        """Count what another has met, too."""
+        self.scored += other.scored
+        self.unreadable += other.unreadable
+        for flag, count in other.flagged.items():
+            self.flagged[flag] = self.flagged.get(flag, 0) + count
+
+    def prediction(self, task: _Task) -> Prediction:
+        """The result of it all."""
+        known = task.flagger is None or task.flagger.duplicates
+        return Prediction(self.scored, len(self.unreadable), self.flagged, known)
 
 
 def predict(
@@ -60,122 +96,133 @@ def predict(
     on_start: Callable[[str, int | None], None] = lambda device, total: None,
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
+    world: World = ALONE,
 ) -> Prediction:
     """Score every input patch in order, to `config.out` (whole or not at all) or to `stream` as it goes.
 
+    Several processes (`world`) make the same call; `on_start` and `on_progress` are told of what is this one's to do.
+
     Raises:
-        HistoError: an input, the checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
+        HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
             be read.
     """
+    _check(config, world)
+    task = world.each(lambda: _open(workspace, config))
+
+    def refuse(error: HistoError) -> None:
+        if config.errors is OnError.FAIL:
+            raise error
+        on_unreadable(error)
+
+    if world.size > 1:
+        return _predict_parts(workspace, config, task, world, on_start, on_progress, refuse)
+    on_start(task.scorer.compute.reason, task.inputs.total)
+    tally = _Tally()
+    with written(config.out or stream, config.format, task.kinds) as writer:
+        for chunk in task.scorer.chunks(task.inputs.patches, config.batch_size, refuse, on_progress):
+            tally.add(_write(chunk, task, writer))
+    return tally.prediction(task)
+
+
+def _predict_parts(
+    workspace: Workspace,
+    config: PredictConfig,
+    task: _Task,
+    world: World,
+    on_start: Callable[[str, int | None], None],
+    on_progress: Callable[[int], None],
+    on_unreadable: Callable[[HistoError], None],
+) -> Prediction:
+    """Score this process's parts of the inputs; once all are there, the leading process puts them together.
+
+    Each part is made from whole batches of those that one process would score, so that the result is the same.
+    """
+    assert config.out is not None
+    assert task.inputs.total is not None
+    total, size = task.inputs.total, config.batch_size
+    parts = Parts(config.out, lambda: _made_of(workspace, config, task), math.ceil(total / size), world)
+    on_start(task.scorer.compute.reason, parts.size(total, size))
+    refuse = on_unreadable if config.errors is OnError.FAIL else lambda error: None  # else they are told in order
+    chunks = task.scorer.chunks(parts.share(task.inputs.patches, size), size, refuse, on_progress)
+    for index, group in groupby(enumerate(chunks), lambda pair: pair[0] // parts.chunks):
+        tally = _Tally()
+        with written(parts.path(parts.own[index]), config.format, task.kinds) as writer:
+            for _, chunk in group:
+                tally.add(_write(chunk, task, writer))
+        parts.finish(parts.own[index], asdict(tally))
+    world.gather(None)
+    return world.lead(lambda: _merge(config, task, parts, on_unreadable))
+
+
+def _merge(config: PredictConfig, task: _Task, parts: Parts, on_unreadable: Callable[[HistoError], None]) -> Prediction:
+    """Put the finished parts together, and remove them."""
+    assert config.out is not None
+    whole = _Tally()
+    with written(config.out, config.format, task.kinds) as writer:
+        for number, facts in enumerate(parts.facts()):
+            writer.append(parts.path(number))
+            whole.add(_Tally(**facts))
+    parts.remove()
+    for text in whole.unreadable:
+        on_unreadable(HistoError(text))
+    return whole.prediction(task)
+
+
+def _made_of(workspace: Workspace, config: PredictConfig, task: _Task) -> dict[str, Any]:
+    """All that decides what the result holds."""
+    options = ("format", "tta", "raw", "threshold", "flags", "resize", "batch_size")
+    return {
+        "histo": histocli.__version__,
+        "inputs": fingerprint(config.inputs, workspace),
+        "total": task.inputs.total,
+        "checkpoints": [member.sha256 for member in task.scorer.members],
+        "compute": [task.scorer.compute.device.type, str(task.scorer.compute.precision)],
+        **{name: getattr(config, name) for name in options},
+    }
+
+
+def _check(config: PredictConfig, world: World) -> None:
+    if world.size > 1 and (config.out is None or STDIN in config.inputs):
+        raise UsageError("several processes need inputs to share and a file to write", "name both: --out FILE")
     if config.format is Output.PARQUET and config.out is None:
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
-    if config.threshold is not None and not 0 <= config.threshold <= 1:
-        raise UsageError(f"--threshold {config.threshold} is not between 0 and 1")
+    if config.threshold not in (None, STORED):
+        fixed(str(config.threshold))
     if config.out is not None and config.out.is_dir():
         raise UsageError(f"--out {config.out} is a folder", "name the file to write")
-    checkpoint = load_checkpoint(find_checkpoint(workspace, config.ckpt))
-    compute = choose_compute(config.device, config.precision)
-    model = checkpoint.build().to(compute.device)
-    inputs = open_inputs(config.inputs, workspace, config.resize)
-    on_start(compute.reason, inputs.total)
-
-    def write(writer: Writer) -> Prediction:
-        scored = unreadable = 0
-        for chunk in load_chunks(inputs.patches, config.batch_size):
-            for _, error in chunk.failures:
-                if config.errors is OnError.FAIL:
-                    raise error
-                on_unreadable(error)
-            if chunk.patches:
-                images = torch.from_numpy(chunk.pixels).permute(0, 3, 1, 2).to(compute.device)
-                probs = finite(batch_probabilities(model, images, compute, tta=config.tta))
-                writer.rows([patch.id for patch in chunk.patches], probs.tolist())
-            scored, unreadable = scored + len(chunk.patches), unreadable + len(chunk.failures)
-            on_progress(scored + unreadable)
-        writer.close()
-        return Prediction(scored, unreadable)
-
-    if config.out is None:
-        return write(_text_writer(stream, config))
-    with atomic_path(config.out) as temporary:
-        if config.format is Output.PARQUET:
-            return write(ParquetWriter(temporary, config.threshold))
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            return write(_text_writer(file, config))
 
 
-def _text_writer(stream: IO[str], config: PredictConfig) -> Writer:
-    kind = JsonWriter if config.format is Output.JSONL else CsvWriter
-    return kind(stream, config.threshold)
+def _open(workspace: Workspace, config: PredictConfig) -> _Task:
+    scorer = Scorer(
+        workspace,
+        config.ckpt,
+        config.device,
+        config.precision,
+        tta=config.tta,
+        raw=config.raw,
+        spread=config.flags,
+        halve=config.halve,
+    )
+    threshold = None if config.threshold is None else scorer.threshold(config.threshold)
+    flagger = Flagger(workspace, [member.checkpoint for member in scorer.members]) if config.flags else None
+    return _Task(scorer, threshold, flagger, open_inputs(config.inputs, workspace, config.resize))
 
 
-class CsvWriter:
-    """`id,label` with the tumour probability in `label`, the Kaggle submission as it stands; a `class` if asked."""
-
-    def __init__(self, stream: IO[str], threshold: float | None) -> None:
-        self.stream, self.threshold = stream, threshold
-        self.writer = table_writer(stream)
-        self.writer.writerow(["id", "label"] + ["class"] * (threshold is not None))
-
-    def rows(self, ids: list[str], probs: list[float]) -> None:
-        """Write some patches' rows, and flush them to whoever reads along."""
-        for key, prob in zip(ids, probs, strict=True):
-            extra = [] if self.threshold is None else [int(prob >= self.threshold)]
-            self.writer.writerow([key, f"{prob:.6f}", *extra])
-        self.stream.flush()
-
-    def close(self) -> None:
-        """Flush."""
-        self.stream.flush()
+def _write(chunk: ScoredChunk, task: _Task, writer: Writer) -> _Tally:
+    tally = _Tally(len(chunk.patches), [str(error) for error in chunk.failures])
+    if chunk.patches:
+        table = _table(chunk, task.threshold, task.flagger)
+        writer.rows(table)
+        for flag in ";".join(filter(None, table.get("flags", []))).split(";"):
+            if flag:
+                tally.flagged[flag] = tally.flagged.get(flag, 0) + 1
+    return tally
 
 
-class JsonWriter:
-    """One JSON object a line."""
-
-    def __init__(self, stream: IO[str], threshold: float | None) -> None:
-        self.stream, self.threshold = stream, threshold
-
-    def rows(self, ids: list[str], probs: list[float]) -> None:
-        """Write some patches' rows, and flush them."""
-        for row in _records(ids, probs, self.threshold):
-            self.stream.write(json.dumps(row) + "\n")
-        self.stream.flush()
-
-    def close(self) -> None:
-        """Flush."""
-        self.stream.flush()
-
-
-class ParquetWriter:
-    """A Parquet file, a row group for each batch.
-
-    Raises:
-        HistoError: pyarrow is not installed.
-    """
-
-    def __init__(self, path: Path, threshold: float | None) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ModuleNotFoundError:
-            raise HistoError("--format parquet needs pyarrow", "pip install 'histocli[parquet]'") from None
-        fields = [("id", pa.string()), ("label", pa.float64())] + [("class", pa.int8())] * (threshold is not None)
-        self.schema, self.threshold, self.table = pa.schema(fields), threshold, pa.Table
-        self.writer = pq.ParquetWriter(path, self.schema)
-
-    def rows(self, ids: list[str], probs: list[float]) -> None:
-        """Write some patches' rows as a row group."""
-        self.writer.write_table(self.table.from_pylist(_records(ids, probs, self.threshold), schema=self.schema))
-
-    def close(self) -> None:
-        """Write the footer."""
-        self.writer.close()
-
-
-def _records(ids: list[str], probs: list[float], threshold: float | None) -> list[dict[str, Any]]:
-    """Rows as mappings, with the probabilities as the CSV has them."""
-    records: list[dict[str, Any]] = []
-    for key, prob in zip(ids, probs, strict=True):
-        extra = {} if threshold is None else {"class": int(prob >= threshold)}
-        records.append({"id": key, "label": round(prob, 6), **extra})
-    return records
+def _table(chunk: ScoredChunk, threshold: float | None, flagger: Flagger | None) -> Table:
+    """The rows of a chunk, by column."""
+    probs = chunk.scores.probs
+    table: Table = {"id": [patch.id for patch in chunk.patches], "label": probs.tolist()}
+    if threshold is not None:
+        table["class"] = (probs >= threshold).astype(int).tolist()
+    return table | (flagger.columns(chunk) if flagger else {})

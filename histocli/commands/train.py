@@ -2,14 +2,25 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from histocli.choices import Augment, Device, Precision, Rotate, Weights
-from histocli.errors import HistoError
-from histocli.interrupt import stop_request
+from histocli.device import deterministic
+from histocli.distributed import ALONE, World
+from histocli.errors import HistoError, UsageError
+from histocli.identity import at_work_on, claimed, name_taken
+from histocli.interrupt import Stopped, stop_request
+from histocli.listener import Listener
+from histocli.memory import explained, is_out_of_memory, memory_is_full
+from histocli.model_card import write_card
 from histocli.models.checkpoint import load_checkpoint
-from histocli.run import Listener, Run, TrainConfig, name_taken
+from histocli.repeats import Member, plan_repeats, summarise, write_folds
+from histocli.run import Run
+from histocli.train_config import TrainConfig
 from histocli.workspace import Workspace
 
 
@@ -29,9 +40,14 @@ def train(
     *,
     name: str | None = None,
     resume: bool = False,
+    halve: bool = False,
     listener: Listener | None = None,
+    world: World = ALONE,
 ) -> Result:
     """Train a new run, or go on with one; `name` defaults to the next number, or the newest run to resume.
+
+    With `halve`, the batch of a new run is halved until it fits the memory. Every process of a `world` calls this with
+    the same values.
 
     Raises:
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
@@ -39,22 +55,46 @@ def train(
     """
     listener = listener or Listener()
     began = time.monotonic()
-    if resume:
-        name = name or stored_config(workspace, None)[0]
-        run = Run(workspace, config, name)
-        run.resume()
-    else:
-        if name and workspace.run_dir(name).exists():
+    with ExitStack() as held:
+        held.enter_context(deterministic(config.deterministic))
+        if resume:
+            going_on = name or stored_config(workspace, None)[0]
+            world.lead(lambda: held.enter_context(at_work_on(workspace, going_on)))
+            run = world.each(lambda: Run(workspace, config, going_on, world))
+            run.resume()
+        elif name and world.lead(workspace.run_dir(name).exists):
             raise name_taken(name)
-        run = Run(workspace, config)
-    with stop_request() as stop:
-        if not resume:
-            run.begin(name)
-        resumed_at = run.trainer.step
-        if not run.finished:
-            listener.started(run, resumed_at)
-            run.fit(listener, stop)
+        else:
+            if halve:
+                config = _fitted(workspace, config, world)
+            run = world.each(lambda: Run(workspace, config, "", world))
+        held.enter_context(explained(config.batch_size))
+        with stop_request() as stop:
+            if not resume:
+                run.begin(world.lead(lambda: held.enter_context(claimed(workspace, name, config.arch))))
+            resumed_at = run.trainer.step
+            if not run.finished:
+                listener.started(run, resumed_at)
+                run.fit(listener, stop)
+        world.lead(lambda: write_card(workspace, run.name))
     return Result(run.name, run.dir, run.best or {}, time.monotonic() - began, run.trainer.step - resumed_at)
+
+
+def _fitted(workspace: Workspace, config: TrainConfig, world: World) -> TrainConfig:
+    """The options with the batch halved as often as it takes for a step to fit the memory."""
+    if world.size > 1:
+        raise UsageError("--batch-size auto is for one process", "give a number")
+    while True:
+        try:
+            Run(workspace, config).try_step()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if config.batch_size < 4:
+                raise memory_is_full(config.batch_size) from error
+        else:
+            return config
+        config = replace(config, batch_size=config.batch_size // 2)
 
 
 def stored_config(workspace: Workspace, name: str | None) -> tuple[str, TrainConfig]:
@@ -78,4 +118,61 @@ def stored_config(workspace: Workspace, name: str | None) -> tuple[str, TrainCon
         "augment": Augment,
         "rotate": Rotate,
     }
-    return run, TrainConfig(**{key: kinds[key](value) if key in kinds else value for key, value in saved.items()})
+    try:
+        options = {key: kinds[key](value) if key in kinds else value for key, value in saved.items()}
+        return run, TrainConfig(**options)
+    except (TypeError, ValueError) as error:
+        last = workspace.run_dir(run) / "last.pt"
+        raise HistoError(f"{last} has options that this histo does not know: {error}", "train anew") from error
+
+
+def train_repeats(
+    workspace: Workspace,
+    config: TrainConfig,
+    *,
+    folds: int = 0,
+    seeds: int = 0,
+    name: str | None = None,
+    resume: bool = False,
+    halve: bool = False,
+    listen: Callable[[], AbstractContextManager[Listener]] = lambda: nullcontext(Listener()),
+    world: World = ALONE,
+) -> dict[str, Any]:
+    """Train each fold of a cross-validation of the manifest, or each of several seeds, one run after another.
+
+    With `resume` finished runs are left as they are, and those begun or not yet begun are trained; `config` is what
+    they were begun with. Each run has a listener of its own. The mean and the spread are written to `metrics/` and
+    returned.
+
+    Raises:
+        HistoError: as `train`, or the manifest does not part into so many folds.
+        Stopped: a signal came; the state is saved and `--resume` goes on from it.
+    """
+    config.check()
+    repeats = world.lead(lambda: plan_repeats(workspace, config, name, folds, seeds))
+    names = [member.name for member in repeats.members]
+    begun = world.lead(lambda: {run for run in names if workspace.run_dir(run).exists()})
+    if resume and not begun:
+        raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of those to go on with")
+    if begun and not resume:
+        raise name_taken(min(begun))
+    if folds:
+        world.lead(lambda: write_folds(workspace, config.data, repeats, again=resume))
+    for member in repeats.members:
+        there = member.name in begun
+        if there and world.lead(partial(_is_finished, workspace, member)):
+            continue
+        own = stored_config(workspace, member.name)[1] if there else member.config
+        try:
+            with listen() as listener:
+                train(workspace, own, name=member.name, resume=there, halve=halve, listener=listener, world=world)
+        except Stopped as stopped:
+            again = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
+            raise Stopped(stopped.exit_code - 128, again) from stopped
+    return world.lead(lambda: summarise(workspace, repeats))
+
+
+def _is_finished(workspace: Workspace, member: Member) -> bool:
+    """Whether a run has all its epochs."""
+    history = workspace.run_dir(member.name) / "history.jsonl"
+    return history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) >= member.config.epochs

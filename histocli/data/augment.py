@@ -14,8 +14,8 @@ _STAINS = torch.tensor([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.
 _STAINS = _STAINS / _STAINS.norm(dim=1, keepdim=True)
 _UNMIX = torch.linalg.inv(_STAINS)
 
-STAIN_SCALE = 0.2  # standard deviation of a stain's relative strength
-STAIN_SHIFT = 0.02  # standard deviation of a stain's additive density
+STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
+STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
 
 
 def augment(images: Tensor, level: Augment, *, any_angle: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """Store + rows -> batches on the device, gathered whole on a background thread."""
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from queue import Empty, Queue
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
 from histocli.data.sources import Pixels
+from histocli.distributed import ALONE, World
 
 _BLOCK = 4096  # patches copied to a GPU at a time
 AHEAD = 3  # batches gathered before they are asked for
@@ -31,6 +33,9 @@ class Batches:
     Where the whole subset takes less than half of a GPU's free memory it is kept there (`resident`) and gathered by
     the GPU; else a thread gathers each batch from the memory map, for CUDA into pinned memory, from where it is copied
     without waiting.
+
+    Of several processes (`world`) each gets its share: a slice of every training batch, and every so many'th of the
+    batches in order. The batches themselves are the same for any number of processes.
     """
 
     def __init__(
@@ -42,12 +47,14 @@ class Batches:
         device: torch.device,
         *,
         resident: bool | None = None,
+        world: World = ALONE,
     ) -> None:
         self.store = store
         self.rows = np.asarray(rows, np.int64)
         self.labels = torch.from_numpy(np.asarray(labels, np.int64))
         self.batch_size = batch_size
         self.device = device
+        self.world = world
         self.resident: Tensor | None = None
         if self._fits() if resident is None else resident:
             self.resident = self._upload()
@@ -61,10 +68,25 @@ class Batches:
         """How many full batches a training epoch has; a subset smaller than one batch is one batch."""
         return max(1, len(self) // self.batch_size)
 
+    @property
+    def share(self) -> float:
+        """The patches of a training batch that are this process's, over what is the mean of all processes."""
+        size = min(self.batch_size, len(self))
+        return len(range(self.world.rank, size, self.world.size)) * self.world.size / size
+
     def in_order(self) -> Iterator[Batch]:
         """Every patch once, in the order of the rows; the last batch may be smaller."""
         positions = np.arange(len(self))
-        return self._load(np.split(positions, range(self.batch_size, len(self), self.batch_size)))
+        batches = np.split(positions, range(self.batch_size, len(self), self.batch_size))
+        return self._load(batches[self.world.rank :: self.world.size])
+
+    def joined(self, values: Tensor) -> Tensor:
+        """What all processes made of their shares of `in_order`, in the order of the rows: (N,) on the CPU."""
+        if self.world.size == 1:
+            return values
+        shares = [share.split(self.batch_size) for share in self.world.gather(values)]
+        batches = range(math.ceil(len(self) / self.batch_size))
+        return torch.cat([shares[i % len(shares)][i // len(shares)] for i in batches])
 
     def shuffled(self, seed: int, first: int = 0) -> Iterator[Batch]:
         """One epoch of full batches in an order that follows from `seed` alone, from batch `first` on.
@@ -75,7 +97,7 @@ class Batches:
         order = np.fromiter(SubsetRandomSampler(range(len(self)), generator), np.int64, len(self))
         size = min(self.batch_size, len(self))
         batches = order[: self.steps * size].reshape(self.steps, size)
-        return self._load(batches[first:])
+        return self._load(batches[first:, self.world.rank :: self.world.size])
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
         if self.resident is not None:

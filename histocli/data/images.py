@@ -1,5 +1,7 @@
 """Any image file or bytes -> a 96x96 RGB uint8 patch."""
 
+import re
+from itertools import takewhile
 from typing import Any
 
 import cv2
@@ -41,6 +43,10 @@ SUFFIXES = frozenset(
 # A TIFF's ExtraSamples tag with the value 2 in either byte order.
 _UNASSOCIATED_ALPHA = (b"\x52\x01\x03\0\x01\0\0\0\x02\0", b"\x01\x52\0\x03\0\0\0\x01\0\x02")
 
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_SCAN, _END, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD0, 0xD8)
+_AFTER_A_SCAN = frozenset([0xC4, _END, _SCAN, 0xDB, 0xDC, _RESTART_INTERVAL, 0xFE, *range(0xE0, 0xF0)])
+
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -51,12 +57,13 @@ def decode(data: bytes, name: str) -> Pixels:
     several frames or pages the first is taken.
 
     Raises:
-        HistoError: no image that OpenCV reads, truncated, more than `MAX_PIXELS`, or a TIFF with transparent parts.
+        HistoError: no image that OpenCV reads, truncated, more than `MAX_PIXELS`, a JPEG with markers that cannot be
+            there, or a TIFF with transparent parts.
     """
     if not data:
         raise HistoError(f"{name}: the file is empty")
-    if _is_cut_off(data):
-        raise HistoError(f"{name}: the image is truncated")
+    if fault := _fault(data):
+        raise HistoError(f"{name}: the image is {fault}")
     if data[:2] in (b"II", b"MM") and any(tag in data for tag in _UNASSOCIATED_ALPHA):
         _refuse_transparent(data, name)
     image = _imdecode(data, cv2.IMREAD_COLOR)
@@ -72,16 +79,35 @@ def _imdecode(data: bytes, flags: int) -> "cv2.typing.MatLike | None":
         return None
 
 
-def _is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end: OpenCV would fill up the one with grey, libpng complain on stderr."""
+def _fault(data: bytes) -> str:
+    """What is wrong with a JPEG or PNG that OpenCV would fill up with grey, or libpng complain of on stderr."""
     if data[:4] == b"\x89PNG":
-        return b"IEND" not in data
-    if data[:3] != b"\xff\xd8\xff":
-        return False
-    at = 2
-    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # over a thumbnail, which ends as well
-        at += 2 + int.from_bytes(data[at + 2 : at + 4])
-    return data.find(b"\xff\xd9", at) < 0
+        return "" if b"IEND" in data else "truncated"
+    return _jpeg_fault(data) if data[:3] == b"\xff\xd8\xff" else ""
+
+
+def _jpeg_fault(data: bytes) -> str:
+    """Walk a JPEG's segments and scans to its end (ITU-T T.81, annex B): a decoder makes grey of what it misses."""
+    at, restarts = 2, False
+    while marker := _MARKER.match(data, at):
+        code, at = marker[0][1], marker.end()
+        if code == _END:
+            return ""
+        restarts = data[at + 2 : at + 4] != b"\0\0" if code == _RESTART_INTERVAL else restarts
+        at += int.from_bytes(data[at : at + 2])
+        if code == _SCAN:
+            found = list(takewhile(lambda m: m[0][1] in _RESTARTS, _MARKER.finditer(data, at)))
+            if [m[0][1] for m in found] != [_RESTARTS[i % 8] for i in range(len(found) if restarts else 0)]:
+                return "damaged"
+            after = _MARKER.search(data, found[-1].end() if found else at)
+            if after is None:
+                return "truncated"
+            if after[0][1] not in _AFTER_A_SCAN:
+                return "damaged"
+            at = after.start()
+        while data[at : at + 2] == b"\xff\xff":  # bytes between segments, that fill up
+            at += 1
+    return "" if data.find(b"\xff\xd9", at) >= 0 else "truncated"
 
 
 def _refuse_transparent(data: bytes, name: str) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from histocli.choices import Resize
 from histocli.data import MAX_PIXELS
 from histocli.data.images import decode_patch, fit
+from histocli.data.manifest import file_sha256
 from histocli.data.sources import Patch, Pixels
 from histocli.data.sources.files import File, file_at, list_files, list_images, read_bytes
 from histocli.data.sources.folder import unique_ids
@@ -51,6 +53,21 @@ def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Input
     totals = [one.total for one in opened]
     total = None if None in totals else sum(n for n in totals if n is not None)
     return Inputs(total, chain.from_iterable(one.patches for one in opened))
+
+
+def fingerprint(names: list[str], workspace: Workspace) -> str:
+    """What tells these inputs from others: a folder's files by name, a data set by its manifest, a file by its time."""
+    digest = sha256()
+    for name in names:
+        path = Path(name)
+        digest.update(f"{path.absolute()}\n".encode("utf-8", "surrogateescape"))
+        if path.is_dir():
+            digest.update("\n".join(file.name for file in _images(path)).encode())
+        elif path.is_file():
+            digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
+        else:
+            digest.update(file_sha256(workspace.manifest_path(name)).encode())
+    return digest.hexdigest()
 
 
 def _open(name: str, workspace: Workspace, resize: Resize) -> Inputs:

@@ -5,7 +5,7 @@ such as `balanced.csv` also names the data set (`data`) and the row in its array
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import islice
@@ -91,6 +91,29 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     return frame
 
 
+def line_of(path: Path, row: int) -> int:
+    """The line that a row begins on, both counted as editors and `read_manifest` do: the first row is number 0."""
+    with _open(path) as file:
+        return next(islice(read_table(file, str(path))[1], row, None))[0]
+
+
+class IdsDigest:
+    """The SHA-256 of ids in their order: of a table sorted, cut or renumbered by hand it is another one."""
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self._digest = sha256()
+        for key in ids:
+            self.add(key)
+
+    def add(self, key: str) -> None:
+        """Take the next id."""
+        self._digest.update(f"{len(key)}:{key}".encode("utf-8", "surrogatepass"))
+
+    def hexdigest(self) -> str:
+        """The digest, as hexadecimal."""
+        return self._digest.hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, as hexadecimal."""
     digest = sha256()
@@ -116,10 +139,10 @@ def _whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
 def _refuse(path: Path, name: str, column: "pd.Series[Any]", bad: "pd.Series[bool]", why: str) -> None:
     if bad.any():
         row = int(bad.to_numpy().argmax())
-        with _open(path) as file:
-            line, _ = next(islice(read_table(file, str(path))[1], row, None))
         value = str(column.iloc[row])
-        raise HistoError(f"{path}, line {line}, column {name}: {value!r} {why}", "correct it and try again")
+        raise HistoError(
+            f"{path}, line {line_of(path, row)}, column {name}: {value!r} {why}", "correct it and try again"
+        )
 
 
 @contextmanager

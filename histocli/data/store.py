@@ -11,24 +11,27 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from histocli.data.manifest import Row, row_writer
+from histocli.data.manifest import IdsDigest, Row, row_writer
 from histocli.data.sources import Patch, Pixels, Source
 from histocli.data.stream import CHUNK, Chunk, chunked, load_chunk, map_ordered, worker_count
+from histocli.disk import fsync
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, atomic_path
 
 PATCH_SHAPE = (96, 96, 3)
+_PATCH_BYTES = 96 * 96 * 3
 _HEADER_BYTES = 128
 
 
 class Packed(NamedTuple):
-    """What packing came to: counts of patches by what became of them, and the SHA-256 of the pixels."""
+    """What packing came to: counts of patches by what became of them, the SHA-256 of the pixels, and of the ids."""
 
     patches: int
     duplicates_dropped: int
     sha1_mismatches: int
     unreadable: int
     sha256: str
+    ids_sha256: str
 
 
 class _Fingerprinted(NamedTuple):
@@ -75,57 +78,76 @@ def pack(
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[str, HistoError], None] = lambda patch, error: None,
 ) -> Packed:
-    """Append the patches of `source`, or `n` drawn from them, to the array of data set `name`, and to its manifest.
+    """Write the patches of `source`, or `n` drawn from them, as the array of data set `name`, and its manifest.
 
-    Both files appear under their names only when everything is in them. `on_progress` is told how many patches were
-    read so far, `on_unreadable` which could not be.
+    Both files appear under their names only when everything is in them; of a data set that they replace, the
+    `dataset.json` goes first. `on_progress` is told how many patches were read so far, `on_unreadable` which could
+    not be.
     """
-    done = duplicates = mismatches = unreadable = count = 0
-    seen: set[tuple[str, bytes]] = set()
-    pixels_digest = hashlib.sha256()
+    exact = None if source.total is None or source.drop_duplicates else min(source.total, n or source.total)
+    size = None if exact is None else _HEADER_BYTES + exact * _PATCH_BYTES
+    done = 0
     with (
-        atomic_path(workspace.patches_path(name)) as temporary,
-        temporary.open("wb") as array,
         row_writer(workspace.manifest_path(name)) as manifest,
+        atomic_path(workspace.patches_path(name), size) as temporary,
+        temporary.open("wb") as array,
         closing(map_ordered(_fingerprint, chunked(_drawn(source, n, seed), CHUNK), worker_count())) as chunks,
     ):
-        _write_header(array, 0)
-        for chunk, sha1s, lows, highs in chunks:
-            keep = np.ones(len(chunk.patches), bool)
-            for i, patch in enumerate(chunk.patches):
-                key = (patch.split, bytes.fromhex(sha1s[i])[:12])
-                if source.drop_duplicates and key in seen:
-                    keep[i] = False
-                    continue
-                if source.drop_duplicates:
-                    seen.add(key)
-                mismatches += source.id_is_sha1 and patch.id != sha1s[i]
-                manifest.writerow(
-                    Row(
-                        patch.id,
-                        patch.label,
-                        patch.slide,
-                        patch.hospital,
-                        patch.split,
-                        sha1s[i],
-                        lows[i],
-                        highs[i],
-                    )
-                )
-            kept = chunk.pixels if keep.all() else chunk.pixels[keep]
-            kept.tofile(array)
-            pixels_digest.update(kept.data)
-            count += len(kept)
-            duplicates += int((~keep).sum())
-            unreadable += len(chunk.failures)
-            for failure in chunk.failures:
+        packing = _Packing(source, array, manifest)
+        for found in chunks:
+            packing.add(found)
+            for failure in found.chunk.failures:
                 on_unreadable(*failure)
-            done += len(chunk.patches) + len(chunk.failures)
+            done += len(found.chunk.patches) + len(found.chunk.failures)
             on_progress(done)
-        if count == 0:
-            raise HistoError(f"no patch could be read from {source.report.origin}", "check what it holds")
-        _write_header(array, count)
-    return Packed(count, duplicates, mismatches, unreadable, pixels_digest.hexdigest())
+        packed = packing.finish()
+        array.flush()
+        workspace.dataset_path(name).unlink(missing_ok=True)
+        fsync(workspace.dataset_dir(name))
+    return packed
+
+
+class _Packing:
+    """An array and a manifest that grow together, and the counts of what went into them."""
+
+    def __init__(self, source: Source, array: IO[bytes], manifest: Any) -> None:
+        self.source, self.array, self.manifest = source, array, manifest
+        self.count = self.duplicates = self.mismatches = self.unreadable = 0
+        self.seen: set[tuple[str, bytes]] = set()
+        self.pixels, self.ids = hashlib.sha256(), IdsDigest()
+        _write_header(array, 0)
+
+    def add(self, found: _Fingerprinted) -> None:
+        """Append what is to be kept of some patches."""
+        chunk = found.chunk
+        keep = np.ones(len(chunk.patches), bool)
+        for i, patch in enumerate(chunk.patches):
+            if self.source.drop_duplicates:
+                key = (patch.split, bytes.fromhex(found.sha1[i])[:12])
+                keep[i] = key not in self.seen
+                self.seen.add(key)
+            if keep[i]:
+                self._note(patch, found.sha1[i], found.low[i], found.high[i])
+        kept = chunk.pixels if keep.all() else chunk.pixels[keep]
+        self.array.write(kept.data)
+        self.pixels.update(kept.data)
+        self.count += len(kept)
+        self.duplicates += int((~keep).sum())
+        self.unreadable += len(chunk.failures)
+
+    def _note(self, patch: Patch, digest: str, low: int, high: int) -> None:
+        self.mismatches += self.source.id_is_sha1 and patch.id != digest
+        self.ids.add(patch.id)
+        row = Row(patch.id, patch.label, patch.slide, patch.hospital, patch.split, digest, low, high)
+        self.manifest.writerow(row)
+
+    def finish(self) -> Packed:
+        """Write the array's header anew, now that its length is known."""
+        if self.count == 0:
+            raise HistoError(f"no patch could be read from {self.source.report.origin}", "check what it holds")
+        _write_header(self.array, self.count)
+        counts = (self.count, self.duplicates, self.mismatches, self.unreadable)
+        return Packed(*counts, self.pixels.hexdigest(), self.ids.hexdigest())
 
 
 def _drawn(source: Source, n: int | None, seed: int) -> Iterator[Patch]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.choices import Part
-from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.data.manifest import UNLABELLED, IdsDigest, line_of, read_manifest
 from histocli.data.sources import Pixels
 from histocli.data.store import open_store
 from histocli.errors import HistoError
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,24 +63,38 @@ def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
     return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
 
 
-def open_packed(workspace: Workspace, name: str) -> tuple[Pixels, "pd.DataFrame"]:
-    """Open the array of a data set with its manifest, row for row.
+def open_packed(
+    workspace: Workspace, name: str, required: tuple[str, ...] = ("id", "label")
+) -> tuple[Pixels, "pd.DataFrame"]:
+    """Open the array of a data set with its manifest, row for row; these columns it must have.
 
     Raises:
-        HistoError: one of them is missing or malformed, or their rows do not belong together: a sample of the
-            pixels is compared with the manifest's SHA-1s, for a table sorted by hand would mislabel every patch.
+        HistoError: one of them is missing or malformed, or their rows do not belong together, for a table sorted by
+            hand would mislabel every patch: the ids and their order are held against what was packed, and a sample of
+            the pixels against the manifest's SHA-1s.
     """
     store, path = open_store(workspace.patches_path(name)), workspace.manifest_path(name)
-    frame = read_manifest(path)
+    frame = read_manifest(path, required)
     hint = f"histo download --name {name} --force packs it again"
     if len(frame) != len(store):
         raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)
-    if "sha1" in frame.columns:
-        for row in np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int)) if len(store) else ():
-            if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
-                key = frame["id"].iloc[row]
-                raise HistoError(f"{path}: {key!r} does not stand in the row of its pixels (or was changed)", hint)
+    moved = _recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"]).hexdigest())
+    rows = np.arange(len(store)) if moved else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
+    for row in rows if "sha1" in frame.columns and len(store) else ():
+        if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
+            key, line = frame["id"].iloc[row], line_of(path, int(row))
+            wrong = f"{key!r} does not stand in the row of its pixels (or was changed)"
+            raise HistoError(f"{path}, line {line}, column id: {wrong}", hint)
+    if moved:
+        raise HistoError(f"{path}, column id: its ids or their order are not those that were packed", hint)
     return store, frame
+
+
+def _recorded_ids(workspace: Workspace, name: str) -> str | None:
+    """The digest of the data set's ids, if its packing wrote one down."""
+    path = workspace.dataset_path(name)
+    recorded = read_json(path) if path.is_file() else None
+    return recorded.get("ids_sha256") if isinstance(recorded, dict) else None
 
 
 def labelled_part(subset: Subset, part: Part) -> Subset:

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     BALANCE = "balance"
     SAMPLES = "samples"
     ERRORS = "errors"
+    OPTIMISM = "optimism"
 
 
 class Format(StrEnum):

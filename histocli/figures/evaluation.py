@@ -15,7 +15,7 @@ def draw_roc(figure: Figure, metrics: dict[str, Any]) -> None:
     axes = _square(figure, "1 − specificity", "sensitivity")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
     if curve["fpr"]:
-        axes.plot(curve["fpr"], curve["tpr"], color=NORMAL, clip_on=False, label=f"AUC {number(values['auc'])}")
+        axes.plot(curve["fpr"], curve["tpr"], color=NORMAL, clip_on=False, label=f"AUC {_sure(metrics, 'auc')}")
         point = (1 - values["specificity"], values["sensitivity"])
         axes.plot(*point, "o", color=TUMOUR, label=f"threshold {metrics['threshold']:.3g}", clip_on=False)
         axes.legend(loc="lower right")
@@ -31,7 +31,7 @@ def draw_pr(figure: Figure, metrics: dict[str, Any]) -> None:
     prevalence = metrics["prevalence"]
     axes.axhline(prevalence, color=GREY, linestyle=":", linewidth=0.9, label=f"prevalence {prevalence:.3f}")
     if curve["recall"]:
-        label = f"average precision {number(values['average_precision'])}"
+        label = f"average precision {_sure(metrics, 'average_precision')}"
         axes.step(curve["recall"], curve["precision"], color=NORMAL, clip_on=False, label=label)
         if values["ppv"] is not None:
             point = (values["sensitivity"], values["ppv"])
@@ -69,7 +69,7 @@ def draw_calibration(figure: Figure, metrics: dict[str, Any]) -> None:
     diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="perfect calibration")
     probability = [b["mean_probability"] for b in bins]
     observed = [b["fraction_positive"] for b in bins]
-    ece = f"ECE {number(metrics['metrics']['ece'])}"
+    ece = f"ECE {_sure(metrics, 'ece')}"
     diagram.plot(probability, observed, "o-", color=NORMAL, label=ece, clip_on=False)
     diagram.set(ylabel="fraction that is tumour", xlim=(0, 1), ylim=(0, 1))
     diagram.legend(loc="best")
@@ -109,6 +109,12 @@ def facts(metrics: dict[str, Any], result: str = "") -> tuple[str, ...]:
     averaged = ", 8 orientations averaged" if metrics["tta"] else ""
     result = result or f"AUC {number(metrics['metrics']['auc'])}"
     return f"{metrics['data']} {metrics['split']}{averaged}", f"n = {metrics['n']:,}, {result}"
+
+
+def _sure(metrics: dict[str, Any], name: str) -> str:
+    """Write a figure with its 95 % interval, where it has one."""
+    interval = metrics.get("intervals", {}).get(name)
+    return number(metrics["metrics"][name]) + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else "")
 
 
 def _square(figure: Figure, xlabel: str, ylabel: str) -> Axes:

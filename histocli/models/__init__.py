@@ -1,69 +1,115 @@
 """The architectures, by name."""
 
+from difflib import get_close_matches
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histocli.choices import Weights
 from histocli.errors import HistoError, UsageError
+from histocli.models import timm_models
+from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
 from histocli.models.histonet import HistoNet
+from histocli.models.p4m_densenet import P4MDenseNet
+from histocli.models.torchvision_models import torchvision_backbone, torchvision_names
 
-PCAM_MEAN, PCAM_STD = (0.7024, 0.5462, 0.6965), (0.2389, 0.2821, 0.2163)
-_TORCHVISION = ("resnet18", "densenet121")
-ARCHITECTURES = ("histonet", *_TORCHVISION)
+OWN = {"histonet": HistoNet, "p4m-densenet": P4MDenseNet}
 
 
 class Classifier(nn.Module):
-    """A network with the normalisation it was made for: float RGB images (N,3,96,96) in [0, 1] -> logits (N,2)."""
+    """A network and what it wants of its input: float RGB images (N,3,H,W) in [0, 1] -> logits (N,2).
+
+    `arch` is the name that `rebuild_model` knows it by. Where the network takes images of one size only, they are
+    resized to `side` x `side`.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        arch: str,
+        *,
+        mean: Channels = PCAM_MEAN,
+        std: Channels = PCAM_STD,
+        side: int | None = None,
+    ) -> None:
         super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(PCAM_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(PCAM_STD).view(1, 3, 1, 1))
+        self.network, self.arch, self.side = network, arch, side
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    @property
+    def headed(self) -> HeadedNetwork:
+        """The network where it is a backbone with a head, as all that can be pretrained are."""
+        assert isinstance(self.network, HeadedNetwork)
+        return self.network
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images as the network takes them: normalised, by PCam's training pixels or as its weights were made."""
+        images = torch.addcmul(-self.mean / self.std, images, 1 / self.std)
+        if self.side in (None, images.shape[-1]):
+            return images
+        return F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=self.side < images.shape[-1])
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head of a pretrained network sees: (N,F)."""
+        return self.headed.features(self.prepared(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise by the mean and deviation of PCam's training pixels, and classify."""
-        logits: Tensor = self.network(torch.addcmul(-self.mean / self.std, images, 1 / self.std))
+        """Prepare and classify."""
+        logits: Tensor = self.network(self.prepared(images))
         return logits
 
 
 def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     """Build the network named `arch` with two classes, in channels-last memory format.
 
+    That is one of this tool's own, a classifier of torchvision's by its registered name, or `timm/<name>`, where the
+    name may be `hf-hub:<owner>/<model>`.
+
     Raises:
-        UsageError: no architecture has that name, or there are no such weights for it.
-        HistoError: the weights cannot be fetched.
+        UsageError: no architecture has that name, or it has no pretrained weights.
+        HistoError: the weights cannot be had, or timm is not installed.
     """
-    if arch == "histonet":
-        if weights is not Weights.RANDOM:
-            raise UsageError("histonet has no ImageNet weights", "leave --weights out, or choose --arch resnet18")
-        network: nn.Module = HistoNet()
-    elif arch in _TORCHVISION:
-        network = _from_torchvision(arch, weights)
+    pretrained = weights is not Weights.RANDOM
+    if arch in OWN:
+        if pretrained:
+            raise UsageError(f"{arch} has no pretrained weights", "leave --weights out, or choose --arch resnet18")
+        model = Classifier(OWN[arch](), arch)
     else:
-        raise UsageError(f"there is no architecture {arch!r}", f"choose --arch from {', '.join(ARCHITECTURES)}")
-    model: Classifier = Classifier(network).to(memory_format=torch.channels_last)
+        if arch.startswith(timm_models.PREFIX):
+            backbone = timm_models.timm_backbone(arch, pretrained)
+        elif arch in torchvision_names():
+            backbone = torchvision_backbone(arch, pretrained)
+        else:
+            raise _unknown(arch)
+        network = HeadedNetwork(backbone)
+        model = Classifier(network, backbone.arch, mean=backbone.mean, std=backbone.std, side=backbone.side)
+    model.to(memory_format=torch.channels_last)
     return model
 
 
-def _from_torchvision(arch: str, weights: Weights) -> nn.Module:
-    """A network of torchvision's registry whose last layer is replaced by one of two classes."""
-    from torchvision.models import get_model
+def rebuild_model(arch: str) -> Classifier:
+    """Build the network that `Classifier.arch` names, with random weights; nothing is fetched.
 
-    try:
-        network: nn.Module = get_model(arch, weights="DEFAULT" if weights is Weights.IMAGENET else None)
-    except (OSError, RuntimeError) as error:
-        raise HistoError(
-            f"the ImageNet weights of {arch} cannot be had: {error}",
-            f"try again with a network connection, put the file into {torch.hub.get_dir()}/checkpoints, "
-            "or start from --weights random",
-        ) from error
-    for name in ("fc", "classifier"):
-        last = getattr(network, name, None)
-        if isinstance(last, nn.Linear):
-            setattr(network, name, nn.Linear(last.in_features, 2))
-            return network
-    raise AssertionError(f"torchvision's {arch} has no linear last layer")
+    Raises:
+        UsageError: no architecture has that name.
+        HistoError: it would have to be fetched, or timm is not installed.
+    """
+    if timm_models.is_stored_elsewhere(arch):
+        raise HistoError(f"{arch} cannot be rebuilt without its hub", "a checkpoint names the architecture itself")
+    return create_model(arch)
+
+
+def _unknown(arch: str) -> UsageError:
+    names = (*OWN, *torchvision_names())
+    close = get_close_matches(arch, names, n=3)
+    return UsageError(
+        f"there is no architecture {arch!r}",
+        f"did you mean {' or '.join(close)}?"
+        if close
+        else f"choose --arch {', '.join(OWN)}, a classifier of torchvision's such as resnet18, or timm/NAME",
+    )

@@ -1,13 +1,18 @@
 """Checkpoints: tensors and plain values only, enough to rebuild the model they hold."""
 
+import shutil
 from dataclasses import dataclass, field, fields
+from io import BytesIO
 from pathlib import Path
 from typing import Any, get_origin
+from zipfile import ZipFile
 
 import torch
 
-from histocli.errors import HistoError
-from histocli.models import ARCHITECTURES, Classifier, create_model
+from histocli.data.appearance import Reference
+from histocli.disk import hold, human_bytes
+from histocli.errors import HistoError, UsageError
+from histocli.models import Classifier, rebuild_model
 from histocli.workspace import Workspace, atomic_path
 
 FORMAT = 1
@@ -19,6 +24,10 @@ class Checkpoint:
 
     `model` is the state to predict with (the averaged weights); `training` is what `--resume` needs beyond it and
     is empty in `best.pt`. `config` are the options of the run, `metrics` its validation figures at `epoch`.
+
+    `temperature` and `threshold` (on calibrated probabilities) were found on the validation patches, whose `labels`
+    uint8 (N,) and `log_odds` float32 (N,) are kept in `validation`; `appearance` is what the training patches look
+    like. A file from before these has their defaults.
     """
 
     arch: str
@@ -29,8 +38,12 @@ class Checkpoint:
     config: dict[str, Any]
     manifest_sha256: str
     threshold: float = 0.5
+    temperature: float = 1.0
+    validation: dict[str, torch.Tensor] = field(default_factory=dict)
+    appearance: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    origin: str = field(default="the checkpoint", init=False)  # the file it was read from; not in it
 
     def build(self) -> Classifier:
         """The model itself, with these weights, ready to predict.
@@ -38,22 +51,27 @@ class Checkpoint:
         Raises:
             HistoError: the architecture is not known, the weights do not fit it, or they are not finite.
         """
-        if self.arch not in ARCHITECTURES:
-            raise HistoError(f"the checkpoint's architecture {self.arch!r} is not known", "is it of a newer histo?")
-        model = create_model(self.arch)
+        try:
+            model = rebuild_model(self.arch)
+        except UsageError as error:
+            raise HistoError(
+                f"{self.origin}: its architecture {self.arch!r} is not known", "is it of a newer histo?"
+            ) from error
         try:
             model.load_state_dict(self.model)
         except RuntimeError as error:
-            raise HistoError(f"the checkpoint's weights do not fit {self.arch}: {_first_line(error)}") from error
+            raise HistoError(f"{self.origin}: its weights do not fit {self.arch}: {_first_line(error)}") from error
         if not all(tensor.isfinite().all() for tensor in self.model.values()):
-            raise HistoError("the checkpoint's weights are not finite", "use an earlier one")
+            raise HistoError(f"{self.origin}: its weights are not finite", "use an earlier one")
         return model.eval()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(vars(checkpoint), temporary)
+    content = BytesIO()  # torch's own writer has no word for a full disk, and would write the file's name into it
+    torch.save({name: value for name, value in vars(checkpoint).items() if name != "origin"}, content)
+    with atomic_path(path, len(content.getbuffer())) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -63,6 +81,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         HistoError: it is not there, no checkpoint of this tool, broken, or of another format.
     """
     try:
+        _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
@@ -75,11 +94,53 @@ def load_checkpoint(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(**content)
     except TypeError as error:
         raise HistoError(f"{path} lacks something a checkpoint needs: {_first_line(error)}") from error
+    checkpoint.origin = str(path)
     for item in fields(Checkpoint):
         kind: Any = get_origin(item.type) or item.type
         if not isinstance(getattr(checkpoint, item.name), kind):
             raise HistoError(f"{path} is no histo checkpoint: its {item.name!r} is of the wrong kind")
+    if not 0 < checkpoint.temperature < float("inf") or not 0 <= checkpoint.threshold <= 1:
+        raise HistoError(f"{path} is no histo checkpoint: its temperature or its threshold cannot be")
+    if unsound := _unsound(checkpoint):
+        raise HistoError(f"{path} is no histo checkpoint: its {unsound!r} holds what cannot be")
     return checkpoint
+
+
+def _unsound(checkpoint: Checkpoint) -> str:
+    """The first field whose values are not what they are taken for; weights are held against their network later."""
+    if not all(map(_is_plain, checkpoint.model.values())):
+        return "model"
+    if checkpoint.validation:
+        kinds = {name: (t.dtype, t.ndim) for name, t in checkpoint.validation.items() if _is_plain(t)}
+        if kinds != {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}:
+            return "validation"
+    return "appearance" if checkpoint.appearance and not Reference.is_one(checkpoint.appearance) else ""
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Raise an error where the file unpacks to more than it holds: torch stores its tensors as they are.
+
+    It would unpack them whatever their size, and takes for other formats what is no zip archive.
+    """
+    with ZipFile(path) as archive:
+        declared = sum(member.file_size for member in archive.infolist())
+    if declared > path.stat().st_size:
+        raise ValueError(f"it would unpack to {human_bytes(declared)}")
+
+
+def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
+    """Copy a run's checkpoints to the workspace's, once there is a best one, so that the two are of one run."""
+    if not (run_dir / "best.pt").is_file():
+        return
+    there = workspace.checkpoints_dir
+    with hold(there / ".lock", "the workspace's checkpoints", wait=True):
+        for name in ("best.pt", "last.pt"):
+            with atomic_path(there / name, (run_dir / name).stat().st_size) as temporary:
+                shutil.copyfile(run_dir / name, temporary)
 
 
 def find_checkpoint(workspace: Workspace, name: str) -> Path:

@@ -23,7 +23,7 @@ class HistoNet(nn.Module):
     Costs for one patch: 706,642 parameters, 123 MFLOP forward (a multiply-add counts as two).
     """
 
-    def __init__(self, hidden: int = 128, dropout: float = 0.2) -> None:
+    def __init__(self, hidden: int = 128) -> None:
         super().__init__()
         stages: list[nn.Module] = []
         channels = 3
@@ -36,9 +36,7 @@ class HistoNet(nn.Module):
             stages += [*norm, *refine, *pool] if refine else [*pool, *norm]
             channels = width
         self.stages = nn.Sequential(*stages)
-        self.head = nn.Sequential(
-            nn.Linear(2 * channels, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, 2)
-        )
+        self.head = nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N,2) of normalised images (N,3,96,96); their softmax are the class probabilities."""

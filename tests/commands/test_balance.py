@@ -1,4 +1,4 @@
-"""`histo balance` from the command line: counts, cleaning, splits, seeds, refusals."""
+"""`histo balance` from the command line: counts, cleaning, splits, overlap groups, seeds, refusals."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.cli import empty_fixture, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.data.tissue import crop, texture, write_patches
 
 
 def subset(histo):
@@ -86,21 +87,112 @@ def test_a_random_split_leaks_and_says_so(histo):
     }
 
 
-def without_slides(histo):
+def edit(histo, change):
+    """Change every row of the data set's manifest."""
     path = histo.root / "manifests" / "synthetic.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
         writer.writeheader()
-        writer.writerows(row | {"slide": ""} for row in rows)
+        writer.writerows(map(change, rows))
 
 
-def test_where_no_slide_is_known_the_split_is_random_and_by_slide_is_refused(histo):
+def without_slides(histo):
+    edit(histo, lambda row: row | {"slide": ""})
+
+
+def test_where_neither_slide_nor_overlap_is_known_the_split_leaks_and_says_so(histo):
     without_slides(histo)
-    assert "a random split leaks" in histo("balance", "--n", 40).stderr
+    result = histo("balance", "--n", "max", "--json")
+    assert "no two of these patches share pixels" in result.stderr
+    assert "leaks: patches of one slide stand on both sides" in result.stderr
+    report = json.loads(result.stdout)
+    assert (report["split"], report["leaks"]) == ("overlap", True)
+    assert report["audit"]["overlaps"]["pairs"] == report["dropped"]["duplicates"]  # the source's own copies
+    assert {row["overlap_group"] for row in subset(histo)} == {""}
     error, hint = histo.fails("balance", "--n", 40, "--split", "slide")
     assert "slides of synthetic are not known" in error
+    assert "--slides" in hint
+
+
+def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
+    """Forty places of each class, with three shifted patches of each place, named so that neighbours are apart."""
+    patches = {
+        f"{label}/{shift}-{place}": crop(texture((label, place)), 13 * shift, 29 * shift)
+        for label in (0, 1)
+        for place in range(40)
+        for shift in range(3)
+    }
+    write_patches(tmp_path / "mine", patches)
+    empty("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine")
+    result = empty("balance", "--n", "max", "--val-fraction", 0.3, "--json")
+    rows, report = subset(empty), json.loads(result.stdout)
+    assert (report["split"], report["leaks"]) == ("overlap", False)
+    assert report["audit"]["overlaps"] == {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
+    assert "patches that share pixels stay on one side" in result.stderr
+    sides = {}
+    for row in rows:
+        sides.setdefault((row["label"], row["id"].partition("-")[2]), set()).add((row["split"], row["overlap_group"]))
+    assert all(len(side) == 1 for side in sides.values())  # one side, and one name
+    groups = [next(iter(side))[1] for side in sides.values()]
+    assert len(set(groups)) == len(groups) == 80
+    assert "" not in groups
+    assert Counter((row["split"], row["label"]) for row in rows if row["split"] == "val") == {
+        ("val", "0"): 36,
+        ("val", "1"): 36,
+    }
+
+
+def test_overlaps_are_searched_once_for_the_same_pixels(empty, tmp_path):
+    image = texture(0)
+    patches = {f"{i % 2}/{i}": crop(image, 9 * i, 5 * i) for i in range(20)}
+    write_patches(tmp_path / "mine", patches)
+    download = ["download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine"]
+    empty(*download)
+    split = ["balance", "--n", "max", "--split", "overlap"]
+    error, hint = empty.fails(*split)
+    assert error == "1 overlap groups cannot be split with both classes on both sides"
+    assert "--split random" in hint
+    (kept,) = (empty.root / "data" / "mine").glob("overlaps-*.npy")
+    kept.write_bytes(kept.read_bytes()[:-1])  # read, and not searched again
+    error, hint = empty.fails(*split)
+    assert str(kept) in error
+    assert "remove it" in hint
+    write_patches(tmp_path / "mine", {f"{i % 2}/new{i}": crop(texture(i + 1), 0, 0) for i in range(10)})
+    empty(*download, "--force")
+    empty(*split)
+    (again,) = (empty.root / "data" / "mine").glob("overlaps-*.npy")
+    assert again != kept
+
+
+def test_a_hospital_stays_on_one_side(histo):
+    result = histo("balance", "--n", 100, "--group", "hospital", "--json")
+    report, sides = json.loads(result.stdout), {}
+    for row in subset(histo):
+        sides.setdefault(row["hospital"], set()).add(row["split"])
+    assert all(len(side) == 1 for side in sides.values())
+    for part in ("train", "val"):
+        assert report["hospitals"][part] == sorted(name for name, side in sides.items() if side == {part})
+    assert (report["split"], report["leaks"]) == ("hospital", False)
+    assert f"val: {', '.join(report['hospitals']['val'])}" in result.stderr
+
+
+def test_of_two_hospitals_one_validates(histo):
+    edit(histo, lambda row: row | {"hospital": "RUMC" if row["slide"] < "tumor_002" else "UMCU"})
+    report = json.loads(histo("balance", "--n", 100, "--group", "hospital", "--val-fraction", 0.1, "--json").stdout)
+    assert sorted(report["hospitals"]["train"] + report["hospitals"]["val"]) == ["RUMC", "UMCU"]
+
+
+def test_by_hospital_is_refused_where_it_cannot_be(histo):
+    error, _ = histo.fails("balance", "--n", 40, "--group", "hospital", "--split", "slide", code=2)
+    assert error == "--group hospital and --split slide are two splits"
+    edit(histo, lambda row: row | {"hospital": "RUMC"})
+    error, _ = histo.fails("balance", "--n", 40, "--group", "hospital")
+    assert error == "1 hospitals cannot be split with both classes on both sides"
+    edit(histo, lambda row: row | {"hospital": ""})
+    error, hint = histo.fails("balance", "--n", 40, "--group", "hospital")
+    assert error == "the hospitals of synthetic are not known for every patch"
     assert "--slides" in hint
 
 

@@ -2,15 +2,21 @@
 
 import csv
 import json
+import os
+import re
 import shutil
 import zipfile
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
 import pytest
+import torch
+from scipy.special import logit
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from tests.cli import Histo, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from histocli.models.checkpoint import load_checkpoint, save_checkpoint
+from tests.cli import TRAIN, Histo, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
 EVAL = ["eval", "--device", "cpu"]
 
@@ -74,10 +80,10 @@ def test_the_figures_are_those_of_the_scores_written(histo):
 def test_what_training_said_of_its_best_epoch_is_what_eval_says(histo):
     history = (histo.root / "runs" / "first" / "history.jsonl").read_text().splitlines()
     best = max(map(json.loads, history), key=lambda row: (row["val_auc"], -row["val_loss"]))
-    metrics = report(histo)["metrics"]
-    assert metrics["auc"] == pytest.approx(best["val_auc"])
-    assert metrics["accuracy"] == pytest.approx(best["val_accuracy"])
-    assert metrics["log_loss"] == pytest.approx(best["val_loss"], rel=1e-4)
+    for metrics in (report(histo)["metrics"], report(histo, "--raw")["metrics"]):
+        assert metrics["auc"] == pytest.approx(best["val_auc"])
+        assert metrics["accuracy"] == pytest.approx(best["val_accuracy"])
+    assert metrics["log_loss"] == pytest.approx(best["val_loss"], rel=1e-4)  # training speaks of raw scores
 
 
 def test_a_split_of_the_runs_own_manifest(histo):
@@ -203,3 +209,239 @@ def test_patches_that_were_trained_on_are_counted_and_warned_of(histo):
     own = histo(*EVAL, "--json")
     assert json.loads(own.stdout)["trained_on"] == 0
     assert "trained on" not in own.stderr
+
+
+def test_every_figure_has_an_interval_by_slide_where_slides_are_known(histo):
+    result = histo(*EVAL, "--json", "--data", "synthetic")
+    made = json.loads(result.stdout)
+    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
+        slides = {row["slide"] for row in csv.DictReader(file)}
+    drawn = made["bootstrap"]
+    assert (drawn["by"], drawn["clusters"], drawn["replicates"], drawn["seed"]) == ("slide", len(slides), 2000, 0)
+    assert made["intervals"].keys() == made["metrics"].keys()
+    for name, ends in made["intervals"].items():
+        assert ends is None if name in drawn["undefined"] else ends[0] <= made["metrics"][name] <= ends[1], name
+    low, high = made["intervals"]["auc"]
+    assert re.search(rf"auc +{made['metrics']['auc']:.4f} +{low:.4f} to {high:.4f}", result.stderr)
+    assert made["delong"]["by"] == "slide"
+    again = report(histo, "--data", "synthetic")
+    assert again["intervals"] == made["intervals"]
+
+
+def test_intervals_are_by_overlap_group_or_by_patch_where_no_slide_is_known(histo, folder):
+    assert report(histo, "--data", folder)["bootstrap"]["by"] == "patch"
+    path = histo.root / "manifests" / "balanced.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        row |= {"slide": "", "hospital": "", "overlap_group": "" if i % 4 == 0 else i // 8}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    made = report(histo, "--data", "balanced")
+    assert made["bootstrap"]["by"] == "overlap group"
+    assert made["bootstrap"]["clusters"] == 64 // 8 + 64 // 4  # groups, and the patches in none
+    assert {row["overlap_group"] for row in scores(histo, made)} == {"", *map(str, range(8))}
+
+
+def test_slides_and_hospitals_have_their_own_figures(histo):
+    path = histo.root / "manifests" / "synthetic.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["hospital"] = "north" if row["slide"][-1] in "02468" else "south"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    result = histo(*EVAL, "--json", "--data", "synthetic")
+    made = json.loads(result.stdout)
+    scored = scores(histo, made)
+    for key in ("slide", "hospital"):
+        groups = made[f"{key}s"]
+        assert [row[key] for row in groups] == sorted({row[key] for row in scored})
+        for group in groups:
+            own = [row for row in scored if row[key] == group[key]]
+            right = [int(row["label"]) == (float(row["prob"]) >= made["threshold"]) for row in own]
+            assert (group["n"], group["accuracy"]) == (len(own), pytest.approx(np.mean(right)))
+            assert group["positives"] == sum(int(row["label"]) for row in own)
+    worst = min(made["slides"], key=lambda row: (row["accuracy"], -row["n"]))
+    shown = result.stderr[result.stderr.index("the worst of") :]
+    assert shown.index(worst["slide"]) < shown.index("by hospital") < shown.index("north") < shown.index("south")
+
+
+def test_without_slides_there_are_no_tables_of_them(histo, folder):
+    made = report(histo, "--data", folder)
+    assert (made["slides"], made["hospitals"]) == ([], [])
+
+
+def test_calibration_is_applied_and_told_and_raw_goes_without(histo):
+    best = load_checkpoint(histo.root / "checkpoints" / "best.pt")
+    save_checkpoint(replace(best, temperature=2.5), histo.root / "checkpoints" / "best.pt")
+    result = histo(*EVAL, "--json")
+    made, raw = json.loads(result.stdout), report(histo, "--raw")
+    assert (made["temperature"], made["raw"], raw["raw"]) == (2.5, False, True)
+    assert made["scores"] != raw["scores"] == "first-synthetic-val-raw.csv"
+    calibrated, uncalibrated = ([logit(float(row["prob"])) for row in scores(histo, m)] for m in (made, raw))
+    assert 2.5 * np.array(calibrated) == pytest.approx(uncalibrated, abs=1e-4)
+    for name in ("ece", "brier", "log_loss"):
+        assert made["uncalibrated"][name] == pytest.approx(raw["metrics"][name])
+    assert made["metrics"]["auc"] == raw["metrics"]["auc"]
+    assert f"log loss {raw['metrics']['log_loss']:.4f} to {made['metrics']['log_loss']:.4f}" in result.stderr
+
+
+def test_an_ensemble_averages_the_probabilities(histo, tmp_path):
+    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+    alone = [report(histo, "--ckpt", run) for run in ("first", "second")]
+    both = report(histo, "--ckpt", "first", "--ckpt", "second")
+    one, other, mean = ([float(row["prob"]) for row in scores(histo, made)] for made in (*alone, both))
+    assert mean == pytest.approx((np.array(one) + other) / 2, abs=1e-7)
+    assert both["run"] == "first-and-second"
+    assert [member["checkpoint_sha256"] for member in both["ensemble"]] == [made["checkpoint_sha256"] for made in alone]
+    assert (histo.root / "metrics" / "first-and-second-synthetic-val.json").is_file()
+    error, _ = histo.fails(*EVAL, "--ckpt", "first", "--ckpt", histo.root / "runs" / "first" / "best.pt", code=2)
+    assert "is given twice" in error
+
+
+def test_an_ensemble_by_variable_and_one_of_different_validation_patches(histo, monkeypatch):
+    histo("balance", "--n", 40, "--seed", 8)
+    histo(*TRAIN, "--epochs", 1, "--name", "second")
+    monkeypatch.setenv("HISTO_CKPT", f"first{os.pathsep}second")
+    assert report(histo, "--data", "synthetic")["run"] == "first-and-second"
+    error, hint = histo.fails(*EVAL)
+    assert "were validated on different patches" in error
+    assert "--data" in hint
+
+
+def test_the_stored_threshold_is_the_default_and_rules_look_at_the_validation_patches(histo):
+    histo(*TRAIN, "--epochs", 1, "--name", "second", "--threshold", "sensitivity=0.9")
+    made = report(histo, "--ckpt", "second")
+    assert made["threshold"] == load_checkpoint(histo.root / "runs" / "second" / "best.pt").threshold != 0.5
+    assert made["metrics"]["sensitivity"] >= 0.9
+    assert made["threshold_rule"] == "stored"
+    rule = report(histo, "--ckpt", "second", "--threshold", "sensitivity=0.9", "--data", "synthetic")
+    assert rule["threshold"] == pytest.approx(made["threshold"], abs=1e-6)
+    assert report(histo, "--ckpt", "second", "--threshold", 0.5)["threshold"] == 0.5
+    raw = report(histo, "--ckpt", "second", "--raw")
+    assert raw["confusion"] == made["confusion"]
+    error, hint = histo.fails(*EVAL, "--threshold", "1.5", code=2)
+    assert "--threshold 1.5" in error
+    assert "youden" in hint
+
+
+def test_a_checkpoint_of_the_first_version_is_as_it_was(histo):
+    """Without temperature, validation scores and looks: no calibration, a threshold of 0.5, and no rules."""
+    path = histo.root / "checkpoints" / "best.pt"
+    content = torch.load(path, weights_only=True)
+    for name in ("temperature", "validation", "appearance"):
+        del content[name]
+    torch.save(content, path)
+    made = report(histo)
+    assert made["temperature"] == 1
+    assert made["metrics"] == report(histo, "--raw")["metrics"]
+    error, hint = histo.fails(*EVAL, "--threshold", "youden")
+    assert "keeps no validation scores" in error
+    assert "number" in hint
+
+
+def test_two_checkpoints_are_compared_on_the_same_patches(histo):
+    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+    result = histo(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
+    made = json.loads(result.stdout)
+    one, other = (report(histo, "--ckpt", run, "--data", "synthetic") for run in ("first", "second"))
+    assert (made["a"]["auc"], made["b"]["auc"]) == pytest.approx((one["metrics"]["auc"], other["metrics"]["auc"]))
+    assert made["difference"] == pytest.approx(one["metrics"]["auc"] - other["metrics"]["auc"])
+    assert made["n"] == 320
+    for found in (made["bootstrap"], made["delong"]):
+        assert found["by"] == "slide"
+        assert found["interval"][0] <= made["difference"] <= found["interval"][1]
+        assert 0 < found["p"] <= 1
+    assert f"difference {made['difference']:+.4f}" in result.stderr
+    files = [f"{run}-synthetic-all.json" for run in ("first", "second")]
+    assert json.loads(histo("eval", "--compare", *files, "--json").stdout) == made
+    assert json.loads((histo.root / "metrics" / "first-synthetic-all-vs-second-synthetic-all.json").read_text()) == made
+
+
+def test_a_network_does_not_differ_from_itself(histo):
+    report(histo)
+    made = json.loads(histo("eval", "--compare", *["first-synthetic-val.json"] * 2, "--json").stdout)
+    assert (made["difference"], made["bootstrap"]["interval"], made["delong"]) == (0, None, None)
+    assert made["bootstrap"]["p"] == 1
+
+
+def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path):
+    report(histo)
+    report(histo, "--data", folder)
+    files = ["first-synthetic-val.json", "first-my-patches-all.json"]
+    error, hint = histo.fails("eval", "--compare", *files)
+    assert "have no scored patch in common" in error
+    assert "--data" in hint
+    assert "means nothing with --compare" in histo.fails("eval", "--compare", *files, "--ckpt", "first", code=2)[0]
+    (tmp_path / "other.json").write_text("[]")
+    assert "is not what histo eval writes" in histo.fails("eval", "--compare", tmp_path / "other.json", files[0])[0]
+
+
+@pytest.fixture
+def siblings(histo):
+    """A run with a random split beside `first`, both evaluated on other slides."""
+    histo("balance", "--n", 64, "--val-fraction", 0.25, "--split", "random")
+    histo(*TRAIN, "--epochs", 2, "--name", "leaky", "--seed", 7)
+    histo("download", "--source", "synthetic", "--name", "elsewhere", "--n", 80, "--seed", 5)
+    return {run: report(histo, "--ckpt", run, "--data", "elsewhere") for run in ("first", "leaky")}
+
+
+def test_optimism_is_the_gap_between_splits_and_unseen_slides(histo, siblings):
+    result = histo("eval", "--ckpt", "first", "--optimism", "--json")
+    made = json.loads(result.stdout)
+    rows = {row["run"]: row for row in made["runs"]}
+    assert {run: (row["kind"], row["parted_by"]) for run, row in rows.items()} == {
+        "first": ("grouped", "slide"),
+        "leaky": ("random", "patch"),
+    }
+    assert made["unseen"] == {"data": "elsewhere", "split": "all", "tta": False}
+    for run, row in rows.items():
+        assert row["validation"]["auc"] == pytest.approx(report(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
+        assert row["unseen"]["auc"] == siblings[run]["metrics"]["auc"]
+        assert row["unseen"]["interval"] == siblings[run]["intervals"]["auc"]
+    random, grouped = rows["leaky"], rows["first"]
+    assert made["gaps"] == {
+        "random_minus_grouped": pytest.approx(random["validation"]["auc"] - grouped["validation"]["auc"]),
+        "grouped_minus_unseen": pytest.approx(grouped["validation"]["auc"] - grouped["unseen"]["auc"]),
+        "random_minus_unseen": pytest.approx(random["validation"]["auc"] - random["unseen"]["auc"]),
+    }
+    assert f"{made['gaps']['random_minus_unseen']:+.4f}" in result.stderr
+    picture = histo.root / "plots" / "synthetic-optimism.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    histo("plot", "--kind", "optimism")
+    assert picture.read_bytes() == before
+
+
+def test_optimism_needs_both_kinds_of_split_and_says_what_was_not_measured(histo, siblings):
+    error, hint = histo.fails("eval", "--ckpt", "first", "--optimism", "--data", "nowhere")
+    assert "none of these runs was evaluated on nowhere" in error
+    (histo.root / "metrics" / "leaky-elsewhere-all.json").unlink()
+    result = histo("eval", "--ckpt", "first", "--optimism", "--json")
+    assert json.loads(result.stdout)["gaps"]["random_minus_unseen"] is None
+    assert "histo eval --ckpt leaky --data elsewhere" in result.stderr
+    shutil.rmtree(histo.root / "runs" / "leaky")
+    error, hint = histo.fails("eval", "--ckpt", "first", "--optimism")
+    assert "one of each kind is needed" in error
+    assert "--split random" in hint
+    assert "means nothing with --optimism" in histo.fails("eval", "--optimism", "--tta", code=2)[0]
+
+
+def test_the_model_card_takes_in_what_was_measured(histo):
+    card = histo.root / "runs" / "first" / "model_card.md"
+    assert "None yet" in card.read_text()
+    made = report(histo, "--data", "synthetic", "--tta")
+    text = card.read_text()
+    assert "None yet" not in text
+    low, high = made["intervals"]["auc"]
+    line = next(line for line in text.splitlines() if line.startswith("| synthetic, all, 8 orientations"))
+    assert f"{made['metrics']['auc']:.4f} ({low:.4f} to {high:.4f})" in line
+    assert f"| {made['trained_on']} |" in line
+    report(histo)
+    assert text.splitlines()[:20] == card.read_text().splitlines()[:20]
+    assert card.read_text().count("## Evaluations on other patches") == 1

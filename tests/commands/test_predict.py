@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import cv2
 import h5py
 import numpy as np
 import pytest
+from scipy.special import logit
 
-from tests.cli import REPOSITORY, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from histocli.models.checkpoint import load_checkpoint, save_checkpoint
+from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
 PREDICT = ["predict", "--device", "cpu"]
 
@@ -254,3 +257,108 @@ def test_without_a_checkpoint_it_says_how_to_make_one(empty, tmp_path):
     error, hint = empty.fails(*PREDICT, tmp_path)
     assert "there is no checkpoint 'best.pt'" in error
     assert "histo train" in hint
+
+
+def test_stored_thresholds_and_rules_are_those_of_the_checkpoint(histo, images):
+    path = histo.root / "checkpoints" / "best.pt"
+    rows = predicted(histo, images)
+    middle = sorted(float(row["label"]) for row in rows)[6]
+    save_checkpoint(replace(load_checkpoint(path), threshold=middle - 5e-7), path)
+    expected = [str(int(float(row["label"]) >= middle)) for row in rows]
+    for more in ([], ["--raw"]):  # the same patches are called, whatever the scale of the scores
+        assert [row["class"] for row in predicted(histo, images, "--threshold", "stored", *more)] == expected
+    assert len(predicted(histo, images, "--threshold", "specificity=0.9")) == 12
+    error, hint = histo.fails(*PREDICT, images, "--threshold", "high", code=2)
+    assert error == "--threshold high is no threshold"
+    assert "youden" in hint
+
+
+def test_the_temperature_is_applied_unless_raw(histo, images):
+    path = histo.root / "checkpoints" / "best.pt"
+    save_checkpoint(replace(load_checkpoint(path), temperature=3.0), path)
+    calibrated, raw = ([float(row["label"]) for row in predicted(histo, images, *more)] for more in ([], ["--raw"]))
+    assert 3 * logit(calibrated) == pytest.approx(logit(raw), abs=1e-3)
+
+
+def test_an_ensemble_writes_the_mean(histo, images):
+    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+    pair = ["--ckpt", "first", "--ckpt", "second"]
+    one, other, both = (
+        [float(row["label"]) for row in predicted(histo, images, *names)] for names in (pair[:2], pair[2:], pair)
+    )
+    assert both == pytest.approx((np.array(one) + other) / 2, abs=2e-6)
+    error, _ = histo.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
+    assert "is given twice" in error
+
+
+@pytest.fixture
+def odd_images(histo, tmp_path):
+    """A patch trained on, one of the data set that is not, and those two blank, blurred and in other colours."""
+    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
+        ids = [row["id"] for row in csv.DictReader(file)]
+    with (histo.root / "runs" / "first" / "manifest.csv").open(newline="") as file:
+        trained = [row["id"] for row in csv.DictReader(file) if row["split"] == "train"]
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")
+    known = patches[ids.index(trained[0])]
+    fresh = patches[next(i for i, key in enumerate(ids) if key not in trained)]
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    images = {
+        "blank": np.full_like(known, 243),
+        "blurred": cv2.GaussianBlur(fresh, (0, 0), 4),
+        "fresh": fresh,
+        "green": np.ascontiguousarray(fresh[..., [1, 0, 2]]),
+        "known": known,
+    }
+    for name, image in images.items():
+        cv2.imwrite(str(folder / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return folder, trained[0]
+
+
+def test_flags_mark_what_should_not_be_believed(histo, odd_images):
+    folder, trained = odd_images
+    result = histo(*PREDICT, folder, "--flags")
+    rows = {row["id"]: row for row in table(result.stdout)}
+    columns = ["id", "label", "spread", "colour", "focus", "contrast", "duplicate", "flags"]
+    assert list(next(iter(rows.values()))) == columns
+    assert {key: row["duplicate"] for key, row in rows.items() if row["duplicate"]} == {"known": trained}
+    assert "duplicate" in rows["known"]["flags"].split(";")
+    assert "blank" in rows["blank"]["flags"].split(";")
+    assert float(rows["blank"]["contrast"]) == 0
+    assert "unfocused" in rows["blurred"]["flags"].split(";")
+    assert float(rows["blurred"]["focus"]) < -3
+    assert "stain" in rows["green"]["flags"].split(";")
+    assert float(rows["green"]["colour"]) > float(rows["fresh"]["colour"])
+    assert "blank" not in rows["fresh"]["flags"]
+    assert "1 duplicate" in result.stderr
+
+
+def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
+    plain = predicted(histo, images)
+    flagged = predicted(histo, images, "--flags")
+    assert [row["label"] for row in flagged] == [row["label"] for row in plain]
+    (tmp_path / "turned").mkdir()
+    image = cv2.imread(str(images / "patch-03.png"))
+    for number in range(8):
+        turned = np.rot90(image, number % 4)
+        cv2.imwrite(str(tmp_path / "turned" / f"{number}.png"), turned[:, ::-1] if number >= 4 else turned)
+    scores = [float(row["label"]) for row in predicted(histo, tmp_path / "turned")]
+    assert float(flagged[3]["spread"]) == pytest.approx(np.ptp(scores), abs=1e-5)
+
+
+def test_flags_without_the_training_patches_or_what_they_look_like(histo, images):
+    (histo.root / "runs" / "first" / "manifest.csv").unlink()
+    result = histo(*PREDICT, images, "--flags")
+    assert {row["duplicate"] for row in table(result.stdout)} == {""}
+    assert "the patches trained on are not in this workspace" in result.stderr
+    path = histo.root / "checkpoints" / "best.pt"
+    save_checkpoint(replace(load_checkpoint(path), appearance={}), path)
+    error, hint = histo.fails(*PREDICT, images, "--flags")
+    assert "does not say what its training data look like" in error
+    assert "--flags" in hint
+
+
+def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
+    rows = [json.loads(line) for line in histo(*PREDICT, images, "--flags", "--format", "jsonl").stdout.splitlines()]
+    for row, other in zip(rows, predicted(histo, images, "--flags"), strict=True):
+        assert {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} == other

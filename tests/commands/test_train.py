@@ -33,6 +33,7 @@ def test_a_run_leaves_its_files(histo):
         "best.pt",
         "last.pt",
         "manifest.csv",
+        "model_card.md",
     }
     config = json.loads((folder / "config.json").read_text())
     assert config["options"]["seed"] == 0
@@ -183,7 +184,7 @@ def test_a_balanced_set_drawn_anew_does_not_disturb_a_run(histo):
         (["--device", "cuda"], 1, "--device cuda"),
         (["--device", "mps"], 1, "--device mps"),
         (["--arch", "vgg99"], 2, "no architecture 'vgg99'"),
-        (["--weights", "imagenet"], 2, "histonet has no ImageNet weights"),
+        (["--weights", "imagenet"], 2, "histonet has no pretrained weights"),
         (["--batch-size", "1"], 2, "--batch-size 1"),
         (["--epochs", "0"], 2, "--epochs 0"),
         (["--lr", "0"], 2, "--lr 0"),

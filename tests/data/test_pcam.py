@@ -414,7 +414,7 @@ def test_a_harmed_file_is_one_error_that_names_it(folder, downloads, harm, messa
 
 def test_what_a_killed_run_unpacked_is_cleaned_up(folder, downloads):
     downloads.mkdir()
-    (downloads / f".{file_name('valid', 'x')}.h5.12345.tmp").write_bytes(b"left")
+    (downloads / f".{file_name('valid', 'x')}.h5.0123456789abcdef.tmp").write_bytes(b"left")
     rows_of(PcamSource(folder, downloads, splits=["valid"]))
     assert list(downloads.iterdir()) == []
 

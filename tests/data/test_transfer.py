@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from histocli.data.sources.transfer import RetryPolicy, fetch, remote_size
-from histocli.data.sources.transfer.part import file_md5, human_bytes, is_complete, recorded_md5
+from histocli.data.sources.transfer.part import file_md5, is_complete, recorded_md5
 from histocli.data.sources.transfer.web import MissingFileError, shown
+from histocli.disk import human_bytes
 from histocli.errors import HistoError
 from tests.data.server import FileServer, Reply, self_signed
 

@@ -17,6 +17,8 @@ from histocli.data.images import SUFFIXES
 from histocli.data.tables import read_table
 from histocli.errors import HistoError
 
+_HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # of a name such as ./a.png, which some tools write
+
 MAX_FILE_BYTES = 256 << 20  # no patch and no table of patches is larger; a bomb in an archive is
 
 
@@ -177,7 +179,7 @@ def _list_zip(path: Path) -> list[File]:
     lock = Lock()  # members share one file position
     members = {}
     for member in archive.infolist():
-        name = member.filename.replace("\\", "/")
+        name = _HERE.sub("", member.filename.replace("\\", "/"))
         if name in members:
             raise HistoError(f"{path} holds {name!r} twice", "pack it again with each file once")
         members[name] = member

@@ -25,7 +25,8 @@ class FolderSource:
     """Images in any nesting, any size, of any format OpenCV reads.
 
     Labels come from `labels`, else from `*labels*.csv` tables inside or beside each location, else from class
-    folders such as `0/1`, `negative/positive` or `normal/tumor`, else they are unknown.
+    folders such as `0/1`, `negative/positive` or `normal/tumor`, which may be the locations themselves, else they are
+    unknown.
 
     Raises:
         HistoError: a location is not there or holds no image, or a table is malformed.
@@ -46,6 +47,9 @@ class FolderSource:
         self._resize = resize
         self._lock = Lock()
         found = [list_files(location) for location in locations]
+        tables = [_the_file(labels)] if labels else _label_tables(locations, found)
+        if not tables:
+            found = [_under_its_class(location, files) for location, files in zip(locations, found, strict=True)]
         self._images = [file for files in found for file in files if is_image(file.name)]
         if not self._images:
             raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that holds some")
@@ -54,7 +58,6 @@ class FolderSource:
             raise HistoError(
                 f"files in {self.report.origin} share their relative paths", "pack them one by one (--name)"
             )
-        tables = [_the_file(labels)] if labels else _label_tables(locations, found)
         self._labels = self._read_labels(tables) if tables else self._class_folders()
         self._slides = self._by_image(read_slides(_the_file(slides)), "slides") if slides else {}
 
@@ -130,6 +133,14 @@ def unique_ids(files: Sequence[File]) -> list[str]:
         if len(set(ids)) == len(ids):
             break
     return ids
+
+
+def _under_its_class(location: Path, files: list[File]) -> list[File]:
+    """The files of a folder that is itself named after a class, named by it too; those of any other as they are."""
+    name = location.absolute().name
+    if name.lower() not in _LABEL_OF or not location.is_dir():
+        return files
+    return [File(f"{name}/{file.name}", file.read) for file in files]
 
 
 def _label_tables(locations: Sequence[Path], found: list[list[File]]) -> list[File]:

@@ -1,17 +1,17 @@
 """PCam's HDF5 arrays, packed or not, read without ever being in memory as a whole."""
 
 import gzip
-import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocli.data.sources import Pixels
-from histocli.data.sources.transfer.part import human_bytes, require_space, write_all
+from histocli.data.sources.transfer.part import write_all
+from histocli.disk import human_bytes, require_space, temporary_beside
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:
@@ -88,26 +88,23 @@ def opened(
         with _h5(path, path) as file:
             yield file
         return
-    scratch.mkdir(parents=True, exist_ok=True)
-    for stray in scratch.glob(f".{path.stem}.*.tmp"):  # left by a process that was killed
-        stray.unlink(missing_ok=True)
-    temporary = scratch / f".{path.stem}.{os.getpid()}.tmp"
     expected = None if rows is None else rows * int(np.prod(PATCH_SHAPE))
-    try:
+    with ExitStack() as stack:
+        with _no_space(path, scratch, expected):
+            temporary = stack.enter_context(temporary_beside(scratch / path.stem))
         if expected is not None:
             require_space(scratch, expected, f"unpacking {path.name}")
             limit = expected + expected // 16 + _OVERHEAD
-        _unpack(path, temporary, limit, lambda done: on_progress(done, expected))
-        with _h5(temporary, path) as file:
-            yield file
-    finally:
-        temporary.unlink(missing_ok=True)
+        _unpack(path, temporary, expected, limit, lambda done: on_progress(done, expected))
+        yield stack.enter_context(_h5(temporary, path))
 
 
-def _unpack(path: Path, target: Path, limit: int | None, on_progress: Callable[[int], None]) -> None:
+def _unpack(
+    path: Path, target: Path, expected: int | None, limit: int | None, on_progress: Callable[[int], None]
+) -> None:
     done = 0
     with (
-        _no_space(path, target),
+        _no_space(path, target.parent, expected),
         target.open("wb", buffering=0) as output,
         _damage(path),
         gzip.open(path) as packed,
@@ -116,18 +113,19 @@ def _unpack(path: Path, target: Path, limit: int | None, on_progress: Callable[[
             done += len(chunk)
             if limit is not None and done > limit:
                 raise HistoError(f"{path} unpacks to more than {human_bytes(limit)}", "it is not PCam's file")
-            with _no_space(path, target):
+            with _no_space(path, target.parent, expected):
                 write_all(output, chunk)
             on_progress(done)
 
 
 @contextmanager
-def _no_space(path: Path, target: Path) -> Iterator[None]:
+def _no_space(path: Path, folder: Path, expected: int | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        needed = "" if expected is None else f" ({human_bytes(expected)} needed)"
         raise HistoError(
-            f"cannot unpack {path.name} to {target.parent}: {error.strerror or error}",
+            f"cannot unpack {path.name} to {folder}: {error.strerror or error}{needed}",
             "free some space or choose another --workspace",
         ) from error
 
@@ -137,7 +135,7 @@ def _h5(path: Path, named: Path) -> "Iterator[h5py.File]":
     import h5py
 
     with _damage(named):
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", locking=path == named)  # what we unpacked is locked already
     with file:
         yield file
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from histocli.data.sources.transfer import DEFAULT_POLICY, RetryPolicy
-from histocli.data.sources.transfer.part import require_space
 from histocli.data.sources.transfer.web import RETRIED, TransientError
+from histocli.disk import hold, require_space
 from histocli.errors import HistoError
 
 COMPETITION = "histopathologic-cancer-detection"
@@ -39,10 +39,15 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
     """Fetch and unpack the competition's archive, unless it is there; give its folder.
 
     Raises:
+        HeldError: another process is fetching it.
         HistoError: no or refused credentials, rules not accepted, unreachable, damaged, no space.
     """
     target = competition_dir(downloads_dir)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with hold(target.parent / f".{COMPETITION}.lock", f"Kaggle's archive in {target.parent}"):
+        return _fetched(target, downloads_dir, force, policy)
+
+
+def _fetched(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
     if force or not target.is_dir():
         require_space(target.parent, ARCHIVE_BYTES + _UNPACKED_BYTES, "Kaggle's archive, packed and unpacked,")
     archive = target.with_name(f"{COMPETITION}.archive")

@@ -4,6 +4,7 @@ Veeling et al. 2018, doi:10.1007/978-3-030-00934-2_24; the files: doi:10.5281/ze
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
@@ -18,6 +19,7 @@ from histocli.data.sources.slides import hospital_of, read_meta
 from histocli.data.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy, fetch, remote_size
 from histocli.data.sources.transfer.part import file_md5, is_complete, recorded_md5
 from histocli.data.sources.transfer.web import MissingFileError, shown
+from histocli.disk import hold
 from histocli.errors import HistoError
 
 ZENODO = "https://zenodo.org/records/2546921/files?download=1"
@@ -109,11 +111,15 @@ class PcamSource:
         """Bring all files, one at a time, and read the labels; a second call does nothing.
 
         Raises:
+            HeldError: another process is fetching them.
             HistoError: as `transfer.fetch`, or the labels cannot be read.
         """
         if self._files:
             return
-        files = {split: self._fetch_split(split) for split in self._splits}
+        with ExitStack() as held:
+            if self._folder is None:  # two processes that append to one file would mix their bytes
+                held.enter_context(hold(self._downloads_dir / ".pcam.lock", f"PCam's files in {self._downloads_dir}"))
+            files = {split: self._fetch_split(split) for split in self._splits}
         for split, (_, y, _) in files.items():
             self._labels[split] = read_labels(y, self._downloads_dir)
         self._note_checksums()

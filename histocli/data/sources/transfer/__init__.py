@@ -8,7 +8,7 @@ from http.client import HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.data.sources.transfer.part import Part, human_bytes, is_complete
+from histocli.data.sources.transfer.part import Part, is_complete, remove_part
 from histocli.data.sources.transfer.web import (
     RangeError,
     RefusedError,
@@ -20,6 +20,7 @@ from histocli.data.sources.transfer.web import (
     refuse_web_page,
     shown,
 )
+from histocli.disk import human_bytes, make_folder
 from histocli.errors import HistoError
 
 _CHUNK = 1 << 18
@@ -73,10 +74,11 @@ def fetch(
     """
     checked_url(url)
     if not force and is_complete(url, target, md5):
+        remove_part(target)
         size = target.stat().st_size
         on_progress(size, size)
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     part = Part(url, target)
     if force:
         part.restart()

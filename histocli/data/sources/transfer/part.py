@@ -5,14 +5,14 @@ A finished file has `<name>.json` with its size and MD5. Addresses are kept as a
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from histocli.disk import fsync, human_bytes, require_space
 from histocli.errors import HistoError
-from histocli.workspace import fsync, read_json, write_json
+from histocli.workspace import read_json, write_json
 
 _CHUNK = 1 << 20
 _SPACE_HINT = "free some space or choose another --workspace; the same command then goes on where it stopped"
@@ -95,12 +95,12 @@ class Part:
         self.size += len(chunk)
 
     def commit(self, url: str) -> Path:
-        """Flush the part to disk and give it its final name."""
+        """Flush the part to disk and give it its final name; what is noted of the file is there before it is."""
         with self._disk_errors():
             fsync(self.path)
+            _write_record(url, self.path, self.target, self.md5)
             self.path.replace(self.target)
             fsync(self.target.parent)
-        write_record(url, self.target, self.md5)
         self._record.unlink(missing_ok=True)
         return self.target
 
@@ -133,7 +133,7 @@ def is_complete(url: str, target: Path, md5: str | None = None) -> bool:
         return bool(record["md5"] == md5)
     if file_md5(target) != md5:
         return False
-    write_record(url, target, md5)
+    _write_record(url, target, target, md5)
     return True
 
 
@@ -143,9 +143,16 @@ def recorded_md5(target: Path) -> str | None:
     return md5 if isinstance(md5, str) else None
 
 
-def write_record(url: str, target: Path, md5: str) -> None:
-    """Note that `target` is whole, where it came from and what its MD5 (hex) is."""
-    found = target.stat()
+def remove_part(target: Path) -> None:
+    """Remove what a killed process left of a file that has come since."""
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)
+    _record_path(part).unlink(missing_ok=True)
+
+
+def _write_record(url: str, file: Path, target: Path, md5: str) -> None:
+    """Note of `file`, which is or becomes `target`, that it is whole, where it came from, and its MD5 (hex)."""
+    found = file.stat()
     record = {"url": _url_key(url), "md5": md5, "size": found.st_size, "mtime_ns": found.st_mtime_ns}
     write_json(_record_path(target), record)
 
@@ -154,29 +161,6 @@ def file_md5(path: Path) -> str:
     """Compute the MD5 (hex) of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, _md5).hexdigest()
-
-
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Check that `needed` bytes are free for `what` under the existing `folder`.
-
-    Raises:
-        HistoError: they are not.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise HistoError(
-            f"{what} needs {human_bytes(needed)}, and {folder} has {human_bytes(free)} free",
-            "free some space or choose another --workspace",
-        )
-
-
-def human_bytes(count: float) -> str:
-    """Write a number of bytes for people: `27.8 KB`, `6.4 GB`."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _md5() -> Any:

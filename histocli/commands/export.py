@@ -1,0 +1,91 @@
+"""`histo export`: a checkpoint as one file that runs without this tool."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+import histocli
+from histocli.choices import Device, ExportFormat, Precision
+from histocli.data.sources import Pixels
+from histocli.data.sources.synthetic import SyntheticSource
+from histocli.data.store import open_store
+from histocli.errors import HistoError, UsageError
+from histocli.models.export import Probability, require
+from histocli.models.export import export as write
+from histocli.scoring import Scorer
+from histocli.workspace import Workspace, atomic_path
+
+CHECKED = 64  # patches that the exported network and the checkpoint must agree on
+TOLERANCE = 1e-4  # of probability: convolutions summed in another order differ by about 1e-6
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The options of `histo export`."""
+
+    out: Path
+    ckpt: str = "best.pt"
+    format: ExportFormat = ExportFormat.ONNX
+
+
+class Export(NamedTuple):
+    """What was written, the largest difference in probability that was found, and on which patches."""
+
+    path: Path
+    difference: float
+    patches: str
+
+
+def export(workspace: Workspace, config: ExportConfig) -> Export:
+    """Write a checkpoint as a network that takes float RGB images (N,3,96,96) in [0, 1] and gives probabilities (N,).
+
+    The probabilities are calibrated by the checkpoint's temperature. Before the file has its name, what is in it scores
+    some patches, in batches of several sizes, and is compared with the checkpoint.
+
+    Raises:
+        HistoError: the checkpoint cannot be used, a package is missing, or the two do not agree.
+    """
+    require(config.format)
+    if config.out.is_dir():
+        raise UsageError(f"--out {config.out} is a folder", "name the file to write")
+    scorer = Scorer(workspace, [config.ckpt], Device.CPU, Precision.FP32)
+    [member] = scorer.members
+    checkpoint = member.checkpoint
+    facts = {
+        "histo": histocli.__version__,
+        "run": checkpoint.run,
+        "arch": checkpoint.arch,
+        "checkpoint_sha256": member.sha256,
+        "temperature": repr(checkpoint.temperature),
+        "threshold": repr(checkpoint.threshold),
+        "input": "RGB in [0, 1], float32, (N,3,96,96), 10x",
+        "output": "probability of tumour in the central 32x32",
+        "use": "research only: not a medical device",
+    }
+    origin, pixels = _patches(workspace)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    expected = scorer.score(images).probs
+    with atomic_path(config.out) as temporary:
+        run = write(Probability(member.model, checkpoint.temperature), config.format, temporary, facts)
+        floats = images.float().div(255).contiguous().numpy()
+        found = np.concatenate([run(part) for part in np.split(floats, [1, 8]) if len(part)])
+        difference = float(np.abs(found - expected).max())
+        if not difference <= TOLERANCE:
+            raise HistoError(
+                f"the exported network's probabilities differ from the checkpoint's by up to {difference:.2g}",
+                "nothing was written; another --format may do",
+            )
+    return Export(config.out, difference, origin)
+
+
+def _patches(workspace: Workspace) -> tuple[str, Pixels]:
+    """Some patches to compare on: of the first packed data set, or else synthetic ones."""
+    for name in workspace.dataset_names():
+        store = open_store(workspace.patches_path(name))
+        if len(store):
+            rows = np.unique(np.linspace(0, len(store) - 1, CHECKED).astype(int))
+            return f"patches of {name}", np.ascontiguousarray(store[rows])
+    return "synthetic patches", np.stack([patch.load() for patch in SyntheticSource(CHECKED, 0).patches()])

@@ -1,0 +1,166 @@
+"""`histo eval --optimism`: how much a random split flatters, from runs that are there already."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.data.parted import parted_by
+from histocli.data.splits import HELD_OUT
+from histocli.device import thread_count
+from histocli.errors import HistoError
+from histocli.figures import Format
+from histocli.metrics import evaluate, uncertainty
+from histocli.metrics.calibration import probability
+from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from histocli.score_table import clusters_of
+from histocli.workspace import Workspace, read_json, write_json
+
+# Options that may differ between runs of one recipe.
+_MAY_DIFFER = {"data", "seed", "device", "precision", "compile", "threshold", "allow_leak"}
+
+
+class Optimism(NamedTuple):
+    """What the gap is, and where it is written and drawn."""
+
+    path: Path
+    picture: Path
+    report: dict[str, Any]
+
+
+def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimism:
+    """Compare a run with those of its recipe and data whose split is another: random against grouped.
+
+    Reads what `histo eval` measured of each on the same unseen patches (`data`, else what most of the runs were
+    evaluated on), writes `metrics/<data>-optimism.json` and draws it.
+
+    Raises:
+        HistoError: the run, or one of the other kind, is not there.
+    """
+    run = load_checkpoint(find_checkpoint(workspace, ckpt)).run
+    rows = [_validation(workspace, name) for name in _siblings(workspace, run)]
+    kinds = {row["kind"] for row in rows}
+    name = str(_config(workspace, run)["data"])
+    if len(kinds) < 2:
+        have, lack = ("random", "slide") if "random" in kinds else (rows[0]["parted_by"], "random")
+        raise HistoError(
+            f"every run of {run}'s recipe on {name} has a {have} split; one of each kind is needed",
+            f"histo balance --data {name} --split {lack} && histo train, with the options of {run}",
+        )
+    key = _unseen(workspace, rows, name, data)
+    for row in rows:
+        row["unseen"] = _measured(workspace, row["run"], key) if key else None
+    means = {kind: _means([row for row in rows if row["kind"] == kind]) for kind in ("random", "grouped")}
+    grouped_by = next(row["parted_by"] for row in rows if row["kind"] == "grouped")
+    report = {
+        "data": name,
+        "grouped_by": grouped_by,
+        "unseen": dict(zip(("data", "split", "tta"), key, strict=True)) if key else None,
+        "runs": rows,
+        "means": means,
+        "gaps": {
+            "random_minus_grouped": _minus(means["random"]["validation"], means["grouped"]["validation"]),
+            "grouped_minus_unseen": _minus(means["grouped"]["validation"], means["grouped"]["unseen"]),
+            "random_minus_unseen": _minus(means["random"]["validation"], means["random"]["unseen"]),
+        },
+    }
+    path = workspace.metrics_dir / f"{name}-optimism.json"
+    write_json(path, report)
+    return Optimism(path, _draw(workspace, report), report)
+
+
+def _siblings(workspace: Workspace, run: str) -> list[str]:
+    """The finished runs with this one's data and recipe, itself among them."""
+
+    def recipe(name: str) -> tuple[Any, dict[str, Any]]:
+        config = _config(workspace, name)
+        return config["data"], {key: v for key, v in config["options"].items() if key not in _MAY_DIFFER}
+
+    wanted = recipe(run)
+    runs = [name for name in workspace.run_names() if (workspace.run_dir(name) / "best.pt").is_file()]
+    return [name for name in runs if recipe(name) == wanted]
+
+
+def _config(workspace: Workspace, run: str) -> dict[str, Any]:
+    config: dict[str, Any] = read_json(workspace.run_dir(run) / "config.json")
+    return config
+
+
+def _validation(workspace: Workspace, run: str) -> dict[str, Any]:
+    """How a run was split, and its AUC on its own validation patches."""
+    manifest = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "split"))
+    parted = parted_by(manifest)
+    checkpoint = load_checkpoint(workspace.run_dir(run) / "best.pt")
+    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
+    found = {"auc": checkpoint.metrics["val_auc"], "interval": None}
+    if checkpoint.validation:
+        found = _of_validation(checkpoint, rows)
+    return {
+        "run": run,
+        "kind": "random" if parted == "patch" else "grouped",
+        "parted_by": parted,
+        "seed": checkpoint.config.get("seed"),
+        "validation": found,
+    }
+
+
+def _of_validation(checkpoint: Checkpoint, rows: Any) -> dict[str, Any]:
+    labels = checkpoint.validation["labels"].numpy().astype(np.int64)
+    probs = probability(checkpoint.validation["log_odds"].numpy(), checkpoint.temperature)
+    metrics = evaluate(labels, probs, checkpoint.threshold)["metrics"]
+    unsure = uncertainty(labels, probs, metrics, checkpoint.threshold, clusters_of(rows), threads=thread_count())
+    return {"auc": metrics["auc"], "interval": unsure["intervals"]["auc"]}
+
+
+def _unseen(
+    workspace: Workspace, rows: list[dict[str, Any]], own: str, data: str | None
+) -> tuple[str, str, bool] | None:
+    """The data, split and averaging on which most of the runs were evaluated, other than patches trained on."""
+    found: dict[tuple[str, str, bool], int] = {}
+    for row in rows:
+        for made in _evaluations(workspace, row["run"]):
+            key = (made["data"], made["split"], made["tta"])
+            foreign = made["data"] != own or made["split"] in HELD_OUT
+            if foreign and not made["trained_on"] and data in (None, made["data"]):
+                found[key] = found.get(key, 0) + 1
+    if data and not found:
+        raise HistoError(
+            f"none of these runs was evaluated on {data}", f"histo eval --ckpt {rows[0]['run']} --data {data}"
+        )
+    return min(found, key=lambda key: (-found[key], key[2], key), default=None)
+
+
+def _evaluations(workspace: Workspace, run: str) -> list[dict[str, Any]]:
+    """Every evaluation of a run that `histo eval` has written, but for those of uncalibrated scores."""
+    files = [read_json(path) for path in sorted(workspace.metrics_dir.glob(f"{run}-*.json"))]
+    return [m for m in files if isinstance(m, dict) and m.get("run") == run and "trained_on" in m and not m.get("raw")]
+
+
+def _measured(workspace: Workspace, run: str, key: tuple[str, str, bool]) -> dict[str, Any] | None:
+    """A run's AUC on the unseen patches, or None where it was not evaluated on them."""
+    for made in _evaluations(workspace, run):
+        if (made["data"], made["split"], made["tta"]) == key:
+            return {"auc": made["metrics"]["auc"], "interval": made.get("intervals", {}).get("auc")}
+    return None
+
+
+def _means(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean AUC of some runs: on their own validation patches, and on the unseen ones where all have it."""
+    means: dict[str, Any] = {"runs": len(rows)}
+    for key in ("validation", "unseen"):
+        values = [row[key]["auc"] for row in rows if row[key] and row[key]["auc"] is not None]
+        means[key] = float(np.mean(values)) if len(values) == len(rows) else None
+    return means
+
+
+def _minus(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one - other
+
+
+def _draw(workspace: Workspace, report: dict[str, Any]) -> Path:
+    from histocli.figures.optimism import HEIGHT, draw_optimism
+    from histocli.figures.style import COLUMN, save
+
+    path = workspace.plots_dir / f"{report['data']}-optimism.png"
+    return save(path, Format.PNG, COLUMN, HEIGHT, lambda figure: draw_optimism(figure, report))

@@ -1,0 +1,237 @@
+"""Patches that show the same tissue: pairs whose pixels coincide exactly after a shift.
+
+Patches of one slide are cut at many places, so that two of them often share a part. Such pairs are found by content
+alone. Each block of 8x8 pixels has a hash; in every window of 9x9 blocks the one with the least hash is an anchor. Two
+patches that share 16x16 pixels share such a window and choose the same anchor in it, wherever it lies in either. Equal
+anchors propose a pair and its shift, and every proposal is compared pixel by pixel. The choice of anchors is winnowing
+(Schleimer, Wilkerson and Aiken 2003, doi:10.1145/872757.872770), here in two dimensions.
+
+A lossy format codes each patch for itself, so that the shared pixels no longer coincide: this is for lossless patches.
+Turned or mirrored patches are not compared.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import cv2
+import numpy as np
+
+from histocli.data.images import PATCH_SIZE
+from histocli.data.sources import Pixels
+from histocli.data.stream import map_ordered, worker_count
+from histocli.errors import HistoError
+
+MIN_OVERLAP = 16  # px both ways: PCam's patches lie on a grid of 16 px, so this is the thinnest overlap they have
+PAIR = np.dtype([("a", "<u4"), ("b", "<u4"), ("dy", "i1"), ("dx", "i1")])
+
+OnStage = Callable[[str, int, int], None]
+Array = np.ndarray[Any, Any]
+
+_BLOCK = 8
+_BLOCKS = PATCH_SIZE - _BLOCK + 1  # places for a block along a side
+_WINDOW = MIN_OVERLAP - _BLOCK + 1
+_STEP = 8  # grey levels between neighbours, across and down: a block with less is background or a straight edge
+_LEVELS = 16  # grey levels in an overlap: what holds fewer may coincide by chance
+_JOINED = 256  # how many others an anchor is joined with; on PCam's grid a pixel lies in 36 patches at most
+_PARTS = 64  # in so many parts the anchors are joined, so that few proposals are held at a time
+_TASK, _BATCH = 256, 4  # patches per task of a thread; and at a time within it, so that they stay in the core's cache
+_COMPARED = 4096  # proposals between two reports of progress
+_MOST = 1 << 24  # patches that a proposal's bits can number
+_PLACE = 14  # bits of an anchor's place in its patch: 7 down, 7 across
+_ACROSS, _DOWN = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # bases of the blocks' polynomial hash: odd, else arbitrary
+_FAR = np.uint32(2**32 - 1)  # the rank of a block without structure, which is no anchor
+
+
+def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, done, total: None) -> Array:
+    """Find every pair of patches whose pixels coincide exactly on 16x16 of them or more, after any shift.
+
+    Takes packed arrays (N,96,96,3) uint8, counted through as one of at most 16 million patches. Gives a sorted array of
+    `PAIR`: pixel (y, x) of patch `b` is pixel (y + dy, x + dx) of patch `a`, and a < b. What a pair shares must have
+    structure: a block of 8x8 in which neighbours differ by 8 levels of green, somewhere across and somewhere down, and
+    16 levels in all. Of more than 257 patches that have one block, each is compared with the next 256 alone: copies of
+    one place stay one group, but not all their pairs are listed. `on_stage(what, done, total)` is told of patches read,
+    parts of their anchors joined, and proposed pairs compared.
+
+    Raises:
+        HistoError: there are more patches.
+    """
+    total = sum(map(len, stores))
+    if total >= _MOST:
+        raise HistoError(f"overlaps are searched among fewer than {_MOST:,} patches; here are {total:,}")
+    bits = _PLACE + total.bit_length()
+    parts: list[list[Array]] = [[] for _ in range(_PARTS)]
+    with closing(map_ordered(partial(_sorted_into_parts, bits=bits), _tasks(stores), worker_count())) as tasks:
+        for done, pieces in enumerate(tasks, 1):
+            for part, piece in zip(parts, pieces, strict=True):
+                part.append(piece)
+            on_stage("reading patches", min(done * _TASK, total), total)
+    proposals = np.empty(0, np.uint64)
+    with closing(map_ordered(partial(_propose, bits=bits), _emptied(parts), worker_count())) as joined:
+        for done, some in enumerate(joined, 1):
+            proposals = _distinct(np.concatenate([proposals, some]))
+            on_stage("joining parts", done, _PARTS)
+    patches = list(chain.from_iterable(map(np.asarray, stores)))
+    pairs = _decoded(proposals)
+    true = np.zeros(len(pairs), bool)
+    for start in range(0, len(pairs), _COMPARED):
+        now = slice(start, start + _COMPARED)
+        true[now] = [_coincide(patches[a], patches[b], dy, dx) for a, b, dy, dx in pairs[now].tolist()]
+        on_stage("comparing pairs", min(start + _COMPARED, len(pairs)), len(pairs))
+    return pairs[true]
+
+
+def overlap_groups(pairs: Array, n: int) -> Array:
+    """Number the groups of `n` patches that `pairs` join, however indirectly: int (n,), equal within a group."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = coo_array((np.ones(len(pairs), bool), (pairs["a"], pairs["b"])), shape=(n, n))
+    groups: Array = connected_components(edges, directed=False)[1]
+    return groups
+
+
+def _tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
+    """Cut the stores into tasks: the number of the first patch, and the patches."""
+    first = 0
+    for store in stores:
+        for start in range(0, len(store), _TASK):
+            yield first + start, store[start : start + _TASK]
+        first += len(store)
+
+
+def _sorted_into_parts(task: tuple[int, Pixels], bits: int) -> list[Array]:
+    """The anchors of some patches, by part: as much of the hash as there is room for, above `bits` of number and place.
+
+    So packed, they are sorted as they are, and half as large.
+    """
+    first, patches = task
+    parts, keys = [], []
+    for start in range(0, len(patches), _BATCH):
+        hashes, number, y, x = _anchors(np.ascontiguousarray(patches[start : start + _BATCH]))
+        place = (number + (first + start)) << _PLACE | y << 7 | x
+        parts.append((hashes % _PARTS).astype(np.uint8))
+        keys.append((hashes >> np.uint64(bits) << np.uint64(bits)) | place.astype(np.uint64))
+    part = np.concatenate(parts)
+    order = np.argsort(part, kind="stable")
+    return np.split(np.concatenate(keys)[order], np.searchsorted(part[order], np.arange(1, _PARTS)))
+
+
+def _anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
+    """Choose the anchors of patches (n,96,96,3): their hashes, and which patch, row and column they are at."""
+    hashes = _block_hashes(patches)
+    ranks = (hashes >> np.uint64(32)).astype(np.uint32)
+    ranks[~_structured(patches)] = _FAR
+    edge, side = _WINDOW - 1, _BLOCKS + _WINDOW - 1
+    least = np.zeros((len(patches), side, side), np.uint32)
+    least[:, edge:-edge, edge:-edge] = _over_squares(ranks, np.minimum)
+    chosen = _over_squares(least, np.maximum) == ranks  # the least of at least one of its windows
+    chosen &= ranks != _FAR
+    number, y, x = np.nonzero(chosen)
+    # The least of many hashes is a small number, whose upper bits tell little: the product spreads it over all bits.
+    return hashes[number, y, x] * np.uint64(_ACROSS), number, y, x
+
+
+def _block_hashes(patches: Pixels) -> Array:
+    """A hash of each block of 8x8 pixels: uint64 (n,89,89)."""
+    tall = cv2.cvtColor(patches.reshape(-1, PATCH_SIZE, 3), cv2.COLOR_RGB2RGBA)  # four bytes, for one number a pixel
+    hashes: Array = tall.view(np.uint32).reshape(-1, PATCH_SIZE, PATCH_SIZE).astype(np.uint64)
+    width = 1
+    while width < _BLOCK:
+        hashes = hashes[:, :, :-width] * _power(_ACROSS, width) + hashes[:, :, width:]
+        hashes = hashes[:, :-width] * _power(_DOWN, width) + hashes[:, width:]
+        width *= 2
+    for multiplier in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):  # the finalizer of MurmurHash3
+        hashes ^= hashes >> np.uint64(33)
+        hashes *= np.uint64(multiplier)
+    hashes ^= hashes >> np.uint64(33)
+    return hashes
+
+
+def _power(base: int, exponent: int) -> np.uint64:
+    return np.uint64(pow(base, exponent, 2**64))
+
+
+def _structured(patches: Pixels) -> Array:
+    """Whether each block has green neighbours that differ both across and down: bool (n,89,89)."""
+    green = cv2.extractChannel(patches.reshape(-1, PATCH_SIZE, 3), 1)  # of all patches, one below the other
+    across = cv2.absdiff(green[:, 1:], green[:, :-1])
+    down = cv2.absdiff(green[1:], green[:-1])  # from one patch into the next too, where no block begins
+    steps = cv2.min(_dilated(across, 8, 7)[:-1, :_BLOCKS], _dilated(down, 7, 8)[:, :_BLOCKS])
+    steps = cv2.copyMakeBorder(steps, 0, 1, 0, 0, cv2.BORDER_CONSTANT)
+    return steps.reshape(-1, PATCH_SIZE, _BLOCKS)[:, :_BLOCKS] >= _STEP
+
+
+def _dilated(image: Array, height: int, width: int) -> Array:
+    """The largest value of the rectangle that begins at each pixel."""
+    return cv2.dilate(image, np.ones((height, width), np.uint8), anchor=(0, 0))
+
+
+def _over_squares(values: Array, choose: "np.ufunc") -> Array:
+    """Reduce each square of `_WINDOW` x `_WINDOW` values by minimum or maximum."""
+    width = 1
+    while width < _WINDOW:
+        step = min(width, _WINDOW - width)
+        values = choose(values[:, :, :-step], values[:, :, step:])
+        values = choose(values[:, :-step], values[:, step:])
+        width += step
+    return values
+
+
+def _emptied(parts: list[list[Array]]) -> Iterator[Array]:
+    """Yield each part whole, and forget it."""
+    while parts:
+        yield np.concatenate([np.empty(0, np.uint64), *parts.pop()])
+
+
+def _propose(keys: Array, bits: int) -> Array:
+    """Join the anchors of equal hash: each two patches with their shift, once, as `_decoded` reads them."""
+    keys.sort()
+    hashes, places = keys >> np.uint64(bits), keys & np.uint64((1 << bits) - 1)
+    first = np.arange(len(keys))
+    found = [np.empty(0, np.uint64)]
+    for distance in range(1, _JOINED + 1):
+        first = first[first < len(keys) - distance]
+        first = first[hashes[first] == hashes[first + distance]]
+        found.append(_encoded(places[first].astype(np.int64), places[first + distance].astype(np.int64)))
+        if not len(first):
+            break
+    return _distinct(np.concatenate(found))
+
+
+def _distinct(values: Array) -> Array:
+    """The distinct values, sorted: the array itself is, which takes a fraction of the time of `np.unique`."""
+    values.sort()
+    distinct: Array = values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
+    return distinct
+
+
+def _encoded(one: Array, other: Array) -> Array:
+    """Two places as 24 bits for each patch, 8 for the shift down, 8 for that across; too thin overlaps are left out."""
+    a, b = one >> _PLACE, other >> _PLACE
+    dy, dx = (one >> 7 & 127) - (other >> 7 & 127), (one & 127) - (other & 127)
+    kept = (a != b) & (np.maximum(abs(dy), abs(dx)) <= PATCH_SIZE - MIN_OVERLAP)
+    codes: Array = (a << 40 | b << 16 | (dy + 128) << 8 | (dx + 128))[kept].astype(np.uint64)
+    return codes
+
+
+def _decoded(codes: Array) -> Array:
+    pairs = np.empty(len(codes), PAIR)
+    whole = codes.astype(np.int64)
+    pairs["a"], pairs["b"] = whole >> 40, whole >> 16 & 0xFFFFFF
+    pairs["dy"], pairs["dx"] = (whole >> 8 & 255) - 128, (whole & 255) - 128
+    return pairs
+
+
+def _coincide(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
+    """Whether two patches are the same, pixel by pixel, where they overlap, and whether they show enough there."""
+    shared = one[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
+    theirs = other[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
+    return shared.tobytes() == theirs.tobytes() and (_levels(shared[::4, ::4]) >= _LEVELS or _levels(shared) >= _LEVELS)
+
+
+def _levels(pixels: Pixels) -> int:
+    """How many levels of green there are."""
+    return int(np.count_nonzero(np.bincount(pixels[..., 1].ravel())))

@@ -1,0 +1,59 @@
+"""Where a patch is called tumour: a number, or a rule that finds one on scored patches."""
+
+import re
+
+import numpy as np
+
+from histocli.errors import HistoError, UsageError
+from histocli.metrics.curves import Floats, Ints, rank
+
+RULES = "a number from 0 to 1, youden, sensitivity=0.95 or specificity=0.9"
+_RULE = re.compile(r"(youden)|(sensitivity|specificity)=(\d*\.?\d+)")
+
+
+def fixed(rule: str) -> float | None:
+    """The threshold that the rule is, or None where it takes scored patches to find one.
+
+    Raises:
+        UsageError: it is neither a number from 0 to 1 nor a rule.
+    """
+    match = _RULE.fullmatch(rule)
+    if match and (match[1] or 0 < float(match[3]) <= 1):
+        return None
+    try:
+        value = float(rule)
+    except ValueError:
+        value = -1
+    if not 0 <= value <= 1:
+        raise UsageError(f"--threshold {rule} is no threshold", f"it takes {RULES}")
+    return value
+
+
+def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
+    """Find the threshold that the rule asks for on (N,) labels and probabilities, half way between two scores.
+
+    `youden` is where sensitivity + specificity is highest (Youden 1950); `sensitivity=S` the highest threshold with
+    a sensitivity of at least S, `specificity=S` the lowest with a specificity of at least S.
+
+    Raises:
+        UsageError: as `fixed`.
+        HistoError: a class that the rule needs is missing.
+    """
+    value = fixed(rule)
+    if value is not None:
+        return value
+    name, _, wanted = rule.partition("=")
+    ranking = rank(labels, probs)
+    tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
+    if not tp[-1] or not fp[-1]:
+        raise HistoError(f"--threshold {rule} needs patches of both classes", "--threshold 0.5 needs none")
+    edges = np.concatenate([[1.0], ranking.scores, [0.0]])
+    between = (edges[:-1] + edges[1:]) / 2
+    sensitivity, specificity = tp / tp[-1], 1 - fp / fp[-1]
+    if name == "youden":
+        at = int(np.argmax(sensitivity + specificity))
+    elif name == "sensitivity":
+        at = int(np.argmax(sensitivity >= float(wanted) - 1e-12))
+    else:
+        at = int(np.flatnonzero(specificity >= float(wanted) - 1e-12)[-1])
+    return float(between[at])

@@ -1,0 +1,87 @@
+"""Networks made by others: a backbone that gives one vector for each image, and a head of two classes."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from histocli.errors import HistoError
+
+PATCH_SIDE = 96
+PCAM_MEAN, PCAM_STD = (0.7024, 0.5462, 0.6965), (0.2389, 0.2821, 0.2163)
+Channels = tuple[float, float, float]  # red, green, blue
+BACKBONE, HEAD = "network.backbone.", "network.head."  # where their parameters are in a classifier
+
+
+class Backbone(NamedTuple):
+    """A network without its last layer, and what it wants of its input.
+
+    `network` takes normalised images (N,3,H,W), resized to H = W = `side` unless that is None, and gives (N,`width`).
+    `arch` is a name that builds it again without weights and without asking anyone.
+    """
+
+    arch: str
+    network: nn.Module
+    width: int
+    mean: Channels = PCAM_MEAN
+    std: Channels = PCAM_STD
+    side: int | None = None
+
+
+class Head(nn.Module):
+    """A linear layer over standardised features: (N,F) -> logits (N,2)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def standardise(self, features: Tensor) -> None:
+        """Take the mean and deviation of features (N,F) as those to standardise by."""
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(features.std(0, correction=0).clamp_(min=1e-6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (N,2) of features (N,F)."""
+        logits: Tensor = self.linear((features - self.mean) / self.std)
+        return logits
+
+
+class HeadedNetwork(nn.Module):
+    """A backbone and its head: normalised images (N,3,H,W) -> logits (N,2)."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.arch, self.width = backbone.arch, backbone.width
+        self.backbone = backbone.network
+        self.head = Head(backbone.width)
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees: (N,F).
+
+        Raises:
+            HistoError: the backbone gives something else than one vector for each image.
+        """
+        features: Tensor = self.backbone(images)
+        if features.shape[1:] != (self.width,):
+            shape = "x".join(map(str, features.shape[1:]))
+            raise HistoError(f"{self.arch} gives features of {shape} for an image, not {self.width}")
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N,2) of normalised images (N,3,H,W)."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def weights_missing(arch: str, error: Exception, place: str) -> HistoError:
+    """The error of pretrained weights that cannot be loaded; `place` is where their file may be put by hand."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return HistoError(
+        f"the pretrained weights of {arch} cannot be had: {reason}",
+        f"try again with a network connection, put the file into {place}, or start from --weights random",
+    )

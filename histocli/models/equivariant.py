@@ -1,0 +1,151 @@
+"""Convolutions that turn with their input: the group p4m, right-angle rotations and flips beside translations.
+
+After Cohen and Welling, "Group equivariant convolutional networks", 2016, and Veeling et al., "Rotation equivariant
+CNNs for digital pathology", 2018. A feature map has one plane for each of the eight symmetries of the square (D4, in
+the order of `histocli.data.augment.symmetries`): (N,8C,H,W), where channel 8c+g is field c seen in orientation g. When
+the input image turns by a symmetry, so do the planes, and they change places among themselves; whatever is pooled over
+both the planes and the image stays as it is.
+
+Each layer makes the eight filters of an output field from a single one, by index, and convolves once. It is exact where
+the layer's grid is symmetric: (H + 2 padding - kernel_size) is a multiple of the stride.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from histocli.data.augment import symmetries
+
+ORDER = 8  # elements of the group
+
+
+class LiftingConv(nn.Module):
+    """Convolve an image with every filter in all eight orientations: (N,C,H,W) -> (N,8 out,H',W')."""
+
+    pixels: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        self.stride, self.padding = stride, padding
+        self.register_buffer("pixels", _turned_pixels(kernel_size), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """One convolution with 8 out filters."""
+        fields, channels, side = self.weight.shape[:3]
+        turned = self.weight.flatten(2)[:, :, self.pixels].transpose(1, 2)  # (out,8,in,k²)
+        filters = turned.reshape(ORDER * fields, channels, side, side)
+        return F.conv2d(images, filters, stride=self.stride, padding=self.padding)
+
+
+class GroupConv(nn.Module):
+    """Convolve all orientations with filters over position and orientation: (N,8 in,H,W) -> (N,8 out,H',W').
+
+    Output orientation g sees the filter turned by g, and the input's orientations from where g stands.
+    """
+
+    index: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0
+    ) -> None:
+        super().__init__()
+        # Of three dimensions, which have the right fan-in; Module.to(memory_format=...) fails on five.
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, ORDER * kernel_size**2))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.register_buffer("index", _turned_filter(kernel_size), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """One convolution with 8 out filters over 8 in channels."""
+        fields, channels, side = *self.weight.shape[:2], self.kernel_size
+        turned = self.weight.flatten(0, 1).index_select(1, self.index)  # several times as fast as [..., index]
+        turned = turned.view(fields, channels, ORDER, ORDER * side**2).transpose(1, 2)  # (out,8,in,8k²)
+        filters = turned.reshape(ORDER * fields, ORDER * channels, side, side)
+        return F.conv2d(maps, filters, stride=self.stride, padding=self.padding)
+
+
+class DepthwiseGroupConv(nn.Module):
+    """Convolve every orientation of a field with the field's filter, turned to it: (N,8C,H,W) -> (N,8C,H',W')."""
+
+    pixels: Tensor
+
+    def __init__(self, channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, kernel_size))
+        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
+        self.stride, self.padding = stride, padding
+        self.register_buffer("pixels", _turned_pixels(kernel_size), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """One convolution with a filter for each of the 8C channels."""
+        channels, _, side = self.weight.shape[:3]
+        filters = self.weight.flatten(1)[:, self.pixels].reshape(ORDER * channels, 1, side, side)
+        return F.conv2d(maps, filters, stride=self.stride, padding=self.padding, groups=ORDER * channels)
+
+
+class GroupBatchNorm(nn.Module):
+    """Batch normalisation with one scale, shift, mean and variance for the eight orientations of a field.
+
+    In training each orientation is normalised by its own mean and variance of the batch, which is what torch's fused
+    kernel does; over many batches they agree, and the running ones are averaged over the orientations. In evaluation
+    it is equivariant exactly.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Normalise (N,8C,H,W); in training, take note of its mean and variance."""
+        mean, var, weight, bias = (
+            tensor.repeat_interleave(ORDER) for tensor in (self.running_mean, self.running_var, self.weight, self.bias)
+        )
+        normal = F.batch_norm(maps, mean, var, weight, bias, self.training, self.momentum, self.eps)
+        if self.training:  # the copies hold the statistics brought up to date
+            with torch.no_grad():
+                self.running_mean.copy_(mean.view(-1, ORDER).mean(1))
+                self.running_var.copy_(var.view(-1, ORDER).mean(1))
+        return normal
+
+
+def group_max(maps: Tensor) -> Tensor:
+    """The strongest of the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
+    strongest: Tensor = maps.unflatten(1, (-1, ORDER)).amax(2)
+    return strongest
+
+
+def group_mean(maps: Tensor) -> Tensor:
+    """The mean of the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
+    mean: Tensor = maps.unflatten(1, (-1, ORDER)).mean(2)
+    return mean
+
+
+def _turned_pixels(side: int) -> Tensor:
+    """Where the pixels of a square turned by each symmetry come from: int64 (8,side²), flat indices."""
+    square = torch.arange(side**2).view(1, 1, side, side)
+    return torch.stack([turned.flatten() for turned in symmetries(square)])
+
+
+def _turned_filter(side: int) -> Tensor:
+    """Where the values of a filter (8,side,side), turned by each symmetry, come from: int64 (8*8*side²), flat."""
+    return (_relative()[:, :, None] * side**2 + _turned_pixels(side)[:, None]).flatten()
+
+
+def _relative() -> Tensor:
+    """The group's table: entry [g,h] of (8,8) is the number of the element (g inverse) h."""
+    corners = _turned_pixels(2)  # a symmetry is known by what it does to the corners of a square
+    products = corners[:, corners].transpose(0, 1)  # [a,b]: first b, then a
+    table = (products[:, :, None] == corners).all(-1).int().argmax(-1)
+    inverse = (table == 0).int().argmax(1)
+    return table[inverse]

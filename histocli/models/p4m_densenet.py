@@ -1,0 +1,63 @@
+"""P4M-DenseNet: a densely connected network that is equivariant to flips and right-angle rotations."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from histocli.models.equivariant import GroupBatchNorm, GroupConv, LiftingConv, group_mean
+
+BLOCKS = 5
+GROWTH = 9  # fields of eight orientations each
+
+
+class P4MDenseNet(nn.Module):
+    """Five dense blocks of one group convolution each; logits that no symmetry of the patch changes.
+
+    After Veeling et al., "Rotation equivariant CNNs for digital pathology", 2018 (arXiv:1806.03962), and the authors'
+    published code. As there: 3x3 convolutions without padding, so that a patch of 96 pixels halves exactly at every
+    transition; one of them to each dense block (Huang et al., "Densely connected convolutional networks", 2017),
+    without bottleneck or compression; between blocks batch norm, ReLU, a 1x1 convolution and mean pooling; at the end
+    batch norm, ReLU, the mean over the eight orientations and over the map, and one linear layer.
+
+    Otherwise than there: a transition pools before its 1x1 convolution, which gives the same values at a quarter of
+    the cost, for both are linear; two logits stand in place of one probability; the fields, 9 in the first layer and 9
+    more from every block, come near the paper's 119 thousand weights rather than from the paper; and the recipe of
+    training is this tool's.
+
+    The paper's figures, trained on all of PCam's training split and measured on its test split: accuracy 0.898 and AUC
+    0.963, beside 0.876 and 0.955 of a plain DenseNet.
+
+    Costs for one patch: 123,455 parameters, 1,477 MFLOP forward (a multiply-add counts as two).
+    """
+
+    def __init__(self, growth: int = GROWTH, blocks: int = BLOCKS) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [LiftingConv(3, growth, 3)]
+        for channels in range(growth, growth * blocks, growth):
+            layers += [DenseLayer(channels, growth), *_transition(channels + growth)]
+        channels = growth * (blocks + 1)
+        layers += [DenseLayer(channels - growth, growth), GroupBatchNorm(channels), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N,2) of normalised images (N,3,96,96); their softmax are the class probabilities."""
+        maps = self.layers(images)  # (N,8C,2,2)
+        logits: Tensor = self.head(group_mean(maps.mean((2, 3))))
+        return logits
+
+
+class DenseLayer(nn.Module):
+    """Batch norm, ReLU and a 3x3 group convolution, joined to what came in: (N,8C,H,W) -> (N,8(C+growth),H-2,W-2)."""
+
+    def __init__(self, channels: int, growth: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(GroupBatchNorm(channels), nn.ReLU(inplace=True), GroupConv(channels, growth, 3))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The maps without their border, and the fields found in them."""
+        return torch.cat([F.pad(maps, (-1,) * 4), self.body(maps)], 1)
+
+
+def _transition(channels: int) -> list[nn.Module]:
+    return [GroupBatchNorm(channels), nn.ReLU(inplace=True), nn.AvgPool2d(2), GroupConv(channels, channels, 1)]

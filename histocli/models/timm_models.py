@@ -1,0 +1,115 @@
+"""The networks of timm (pytorch-image-models), by name or from a hub; timm is an optional dependency.
+
+A name may be followed by options of the network, as in `vit_small_patch16_224?img_size=96&drop_path_rate=0.1`. That is
+also how a network from a hub or a folder is written down, so that it can be built again without either.
+"""
+
+import json
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from torch import nn
+
+from histocli.errors import HistoError, UsageError
+from histocli.models.backbone import Backbone, weights_missing
+
+PREFIX = "timm/"
+_HUB, _FOLDER = "hf-hub:", "local-dir:"
+
+
+def is_stored_elsewhere(arch: str) -> bool:
+    """Whether a hub or a folder has to be asked how the network is built."""
+    return arch.startswith((PREFIX + _HUB, PREFIX + _FOLDER))
+
+
+def timm_backbone(arch: str, pretrained: bool) -> Backbone:
+    """The network `timm/<name>`, `timm/hf-hub:<owner>/<model>` or `timm/local-dir:<folder>`, without its last layer.
+
+    Transformers, and all others of a fixed input size, have patches resized to it; the rest takes them as they are.
+
+    Raises:
+        HistoError: timm is not installed, or the weights cannot be had.
+        UsageError: there is no such network, or it has not such options.
+    """
+    try:
+        import timm
+        from huggingface_hub import hf_hub_download
+        from safetensors import SafetensorError
+    except ImportError as error:
+        raise HistoError(f"{arch} needs the package {error.name}", "pip install 'histocli[timm]'") from error
+    name, _, query = arch.removeprefix(PREFIX).partition("?")
+    given = _parsed(query)
+    try:
+        architecture, stored = _stored_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
+        _check_name(architecture)
+        options = {**stored, **given}
+        source = name if pretrained else architecture
+        network: nn.Module = timm.create_model(
+            source, pretrained=pretrained, num_classes=0, checkpoint_path="", **options
+        )
+    except (TypeError, AssertionError) as error:
+        raise UsageError(f"--arch {arch}: {error}", "what follows the ? are the network's own options") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
+        raise weights_missing(arch, error, place) from error
+    return _described(network, architecture, options if architecture != name else given, pretrained)
+
+
+def _described(network: Any, architecture: str, options: dict[str, Any], pretrained: bool) -> Backbone:
+    """The network with what it wants of its input, and with a name that holds all it takes to build it."""
+    from timm.data import resolve_model_data_config
+
+    wanted = resolve_model_data_config(network)
+    embedding = getattr(network, "patch_embed", None)
+    side = options.get("img_size") or getattr(embedding, "img_size", None)
+    if embedding is not None or network.pretrained_cfg.get("fixed_input_size"):
+        side = side or wanted["input_size"][-1]
+    side = side[0] if isinstance(side, list | tuple) else side
+    query = "?" + urlencode({key: json.dumps(value) for key, value in sorted(options.items())}) if options else ""
+    width = getattr(network, "head_hidden_size", None) or network.num_features
+    backbone = Backbone(f"{PREFIX}{architecture}{query}", network, width, side=side)
+    return backbone._replace(mean=tuple(wanted["mean"]), std=tuple(wanted["std"])) if pretrained else backbone
+
+
+def _stored_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str, Any]]:
+    """The architecture and the options in the `config.json` of a model on the hub or in a folder."""
+    if name.startswith(_FOLDER):
+        path = Path(name.removeprefix(_FOLDER)) / "config.json"
+    else:
+        repository, _, revision = name.removeprefix(_HUB).partition("@")
+        path = Path(fetch(repository, "config.json", revision=revision or None))
+    config = json.loads(path.read_text(encoding="utf-8"))
+    published = config.get("pretrained_cfg", config)
+    options = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
+    if published.get("global_pool"):
+        options.setdefault("global_pool", published["global_pool"])
+    if published.get("fixed_input_size"):
+        options.setdefault("img_size", published["input_size"][-1])
+    return config["architecture"], options
+
+
+def _parsed(query: str) -> dict[str, Any]:
+    """Options as they follow a name: numbers, true, false, null and JSON as such, all else as text."""
+    return {key: _value(text) for key, text in parse_qsl(query)}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _check_name(architecture: str) -> None:
+    import timm
+
+    name = architecture.partition(".")[0]  # what follows is a set of weights
+    if not timm.is_model(name):
+        close = get_close_matches(name, timm.list_models(), n=3)
+        raise UsageError(
+            f"timm has no architecture {name!r}",
+            f"did you mean {' or '.join(PREFIX + match for match in close)}?" if close else "see timm.list_models()",
+        )

@@ -1,0 +1,70 @@
+"""The classifiers in torchvision's registry."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from histocli.models.backbone import PATCH_SIDE, Backbone, weights_missing
+
+# The auxiliary classifiers of these train beside the last layer, for a thousand classes; and with published weights
+# they take images scaled to [-1, 1].
+_AUXILIARIES = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+_SIDES = {"inception_v3": 299}  # at 96 pixels its last map is a single cell
+
+
+@cache
+def torchvision_names() -> tuple[str, ...]:
+    """Every classifier by its registered name."""
+    from torchvision import models
+
+    return tuple(models.list_models(module=models))
+
+
+def torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
+    """The network registered as `arch`, without its last layer.
+
+    It takes patches as they are, unless it was made for images no smaller than some larger side: then that side.
+
+    Raises:
+        HistoError: the pretrained weights cannot be loaded.
+    """
+    from torchvision.models import get_model, get_model_weights
+
+    published = get_model_weights(arch).DEFAULT
+    smallest = published.meta["min_size"][0]
+    options: dict[str, Any] = {"image_size": smallest} if arch.startswith("vit_") else {}
+    if arch in _AUXILIARIES:
+        options = {"transform_input": False, "init_weights": not pretrained}
+    try:
+        network: nn.Module = get_model(arch, weights=published if pretrained else None, **options)
+    except (OSError, RuntimeError) as error:
+        if not pretrained:
+            raise
+        raise weights_missing(arch, error, f"{torch.hub.get_dir()}/checkpoints") from error
+    if arch in _AUXILIARIES:
+        for name, value in (("aux_logits", False), *((part, None) for part in _AUXILIARIES[arch])):
+            setattr(network, name, value)
+    backbone = Backbone(arch, network, _remove_last_layer(network))
+    side = _SIDES.get(arch, smallest)
+    backbone = backbone._replace(side=side if side > PATCH_SIDE else None)
+    if pretrained:
+        transforms = published.transforms()
+        half = (0.5, 0.5, 0.5)
+        mean, std = (half, half) if arch in _AUXILIARIES else (tuple(transforms.mean), tuple(transforms.std))
+        backbone = backbone._replace(mean=mean, std=std)
+    return backbone
+
+
+def _remove_last_layer(network: nn.Module) -> int:
+    """Take out the layer that tells ImageNet's classes apart; how many values it was given for each image.
+
+    SqueezeNet's is a 1x1 convolution before the mean over the map; without it the mean is over its input, which is as
+    well, for both are linear.
+    """
+    name, last = [
+        (name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+    ][-1]
+    network.set_submodule(name, nn.Identity())
+    return last.in_features if isinstance(last, nn.Linear) else last.in_channels

@@ -1,0 +1,78 @@
+"""`histo train --folds` and `--seeds`: runs of one recipe, their mean and their spread."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+
+from histocli.models.checkpoint import load_checkpoint
+from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+
+
+def last(histo, run, file="last.pt"):
+    return load_checkpoint(histo.root / "runs" / run / file)
+
+
+def same_weights(one, other):
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_seeds_are_runs_of_their_own_with_mean_and_spread(histo):
+    result = histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 4, "--name", "twice", "--json")
+    made = json.loads(result.stdout)
+    assert [run["run"] for run in made["runs"]] == ["twice-seed4", "twice-seed5"]
+    for run in made["runs"]:
+        best = last(histo, run["run"], "best.pt")
+        assert run["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
+        assert best.config["seed"] == run["number"]
+    values = [run["metrics"]["log_loss"] for run in made["runs"]]
+    assert made["mean"]["log_loss"] == pytest.approx(sum(values) / 2)
+    assert made["standard_deviation"]["log_loss"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert json.loads((histo.root / "metrics" / "twice-seeds.json").read_text()) == made
+    assert "standard deviation" in result.stderr
+    error, _ = histo.fails(*TRAIN, "--seeds", 2, "--seed", 4, "--name", "twice")
+    assert error == "there is a run 'twice-seed4' already"
+
+
+def test_folds_validate_every_patch_once_and_keep_slides_whole(histo):
+    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
+    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+        rows = {row["id"]: row["slide"] for row in csv.DictReader(file)}
+    held = []
+    for fold in (1, 2, 3):
+        with (histo.root / "runs" / f"cv-fold{fold}" / "manifest.csv").open(newline="") as file:
+            own = list(csv.DictReader(file))
+        assert {row["id"] for row in own} == rows.keys()
+        parts = [{row["slide"] for row in own if row["split"] == part} for part in ("train", "val")]
+        assert parts[0].isdisjoint(parts[1])
+        held += [row["id"] for row in own if row["split"] == "val"]
+    assert sorted(held) == sorted(rows)
+    assert len(json.loads((histo.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
+
+
+def test_resuming_repeats_skips_what_is_finished(histo):
+    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
+    runs = histo.root / "runs"
+    before = (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns
+    expected = last(histo, "cv-fold3").model
+    shutil.rmtree(runs / "cv-fold3")
+    (histo.root / "metrics" / "cv-folds.json").unlink()
+    error, _ = histo.fails("train", "--folds", 4, "--name", "cv", "--resume", code=2)
+    assert error == "--folds 4: cv was begun with 3"
+    histo("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    assert (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns == before
+    assert same_weights(last(histo, "cv-fold3").model, expected)
+    assert len(json.loads((histo.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
+    error, _ = histo.fails("train", "--folds", 3, "--name", "cv", "--resume", "--lr", 0.5, code=2)
+    assert "--lr 0.5: the run has 0.002" in error
+    error, _ = histo.fails("train", "--folds", 3, "--name", "other", "--resume")
+    assert "to resume" in error
+
+
+def test_folds_that_cannot_be_are_refused_before_any_training(histo):
+    error, _ = histo.fails(*TRAIN, "--folds", 40, "--name", "cv")
+    assert "do not part into 40 folds" in error
+    assert "exclude one another" in histo.fails(*TRAIN, "--folds", 2, "--seeds", 2, code=2)[0]
+    assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]

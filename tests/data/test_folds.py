@@ -1,0 +1,71 @@
+"""Folds: each patch validates once, what belongs together stays together, and what a split keeps apart is seen."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histocli.data.folds import make_folds
+from histocli.data.parted import OVERLAP, parted_by
+from histocli.errors import HistoError
+
+
+def manifest(n=120, slides=12, groups=None):
+    """Labelled rows of both classes, some more without a label or for testing alone."""
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame(
+        {
+            "id": [f"p{i:03}" for i in range(n)],
+            "label": rng.permutation(np.arange(n) % 2),
+            "slide": [f"s{i % slides}" if slides else "" for i in range(n)],
+            "split": np.where(np.arange(n) % 5 == 0, "val", "train"),
+        }
+    )
+    if groups:
+        frame[OVERLAP] = ["" if i % 3 == 0 else f"g{i % groups}" for i in range(n)]
+    frame.loc[n - 2, "label"] = -1
+    frame.loc[n - 1, "split"] = "test"
+    return frame
+
+
+@pytest.mark.parametrize(("slides", "groups", "by"), [(12, 20, "slide"), (0, 20, "overlap group"), (0, 0, "patch")])
+def test_folds_part_the_patches_and_keep_together_what_belongs_together(slides, groups, by):
+    made = make_folds(manifest(slides=slides, groups=groups), 4, seed=1)
+    assert made.by == by
+    assert len(made.manifest) == 118
+    held = []
+    for fold in range(4):
+        split = made.split(fold)
+        val, train = (split[split["split"] == part] for part in ("val", "train"))
+        assert len(val) + len(train) == 118
+        assert len(val) == pytest.approx(118 / 4, abs=12)
+        assert val["label"].mean() == pytest.approx(0.5, abs=0.2)
+        for column in {"slide": ["slide"], "overlap group": [OVERLAP], "patch": []}[by]:
+            assert set(val[column]) & set(train[column]) <= {""}
+        assert parted_by(split) == by
+        held += val["id"].tolist()
+    assert sorted(held) == sorted(made.manifest["id"])
+    assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=1).number == made.number).all()
+    assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=2).number != made.number).any()
+
+
+@pytest.mark.parametrize(("slides", "k"), [(3, 4), (0, 70)])
+def test_too_many_folds_are_refused(slides, k):
+    with pytest.raises(HistoError, match=f"do not part into {k} folds"):
+        make_folds(manifest(slides=slides), k, seed=0)
+
+
+def test_slides_of_one_class_alone_cannot_validate():
+    frame = manifest(40, 4)
+    frame["label"] = (frame["slide"] == "s1").astype(int)
+    with pytest.raises(HistoError, match="both classes"):
+        make_folds(frame, 2, seed=0)
+
+
+def test_what_a_split_keeps_apart():
+    frame = manifest(slides=12)
+    assert parted_by(frame) == "patch"
+    assert parted_by(frame.assign(split=np.where(frame["slide"] == "s3", "val", "train"))) == "slide"
+    grouped = manifest(slides=0, groups=7)
+    assert parted_by(grouped) == "patch"
+    assert parted_by(grouped.assign(split=np.where(grouped[OVERLAP] == "g4", "val", "train"))) == "overlap group"
+    assert parted_by(grouped.assign(**{OVERLAP: ""})) == "patch"

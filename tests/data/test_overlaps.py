@@ -1,0 +1,144 @@
+"""The search for patches that show the same tissue: what it must find, and what it must not."""
+
+import csv
+from itertools import combinations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histocli.data.overlaps import MIN_OVERLAP, PAIR, find_overlaps, overlap_groups
+from histocli.data.sources.kaggle import KaggleSource
+from tests.data.tissue import crop, texture
+
+FAR = 96 - MIN_OVERLAP  # the largest shift that still leaves the least overlap
+
+
+def found(*stores):
+    return {tuple(pair) for pair in find_overlaps([np.stack(store) for store in stores]).tolist()}
+
+
+def truth(places):
+    """The pairs among places (image, y, x) that share at least 16x16 pixels."""
+    return {
+        (a, b, v - y, u - x)
+        for (a, (one, y, x)), (b, (other, v, u)) in combinations(enumerate(places), 2)
+        if one == other and abs(v - y) <= FAR and abs(u - x) <= FAR
+    }
+
+
+@given(st.data(), st.integers(0, 2**32 - 1))
+@settings(max_examples=25, deadline=None)
+def test_every_pair_that_overlaps_enough_is_found_and_no_other(data, seed):
+    images = [texture((seed, i), 280) for i in range(2)]
+    at = st.integers(0, 280 - 96)
+    places = data.draw(st.lists(st.tuples(st.integers(0, 1), at, at), min_size=2, max_size=14))
+    patches = [crop(images[i], y, x) for i, y, x in places]
+    cut = data.draw(st.integers(1, len(places) - 1))
+    assert found(patches) == found(patches[:cut], patches[cut:]) == truth(places)
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(FAR, FAR), (-FAR, FAR), (0, FAR), (FAR, -3), (FAR - 1, -FAR), (1, 1), (0, 0)])
+def test_the_least_overlap_is_found_in_every_direction(dy, dx):
+    for seed in range(20):
+        image = texture(seed)
+        assert found([crop(image, 150, 150), crop(image, 150 + dy, 150 + dx)]) == {(0, 1, dy, dx)}
+
+
+@pytest.mark.parametrize(("dy", "dx"), [(FAR + 1, 0), (0, -FAR - 1), (FAR + 1, FAR + 1), (96, 0)])
+def test_what_shares_less_is_no_pair(dy, dx):
+    image = texture(0)
+    assert found([crop(image, 150, 150), crop(image, 150 + dy, 150 + dx)]) == set()
+
+
+@pytest.mark.parametrize("at", [(48, 48, 0), (0, 95, 2), (95, 48, 1)])
+def test_a_single_value_that_differs_parts_a_pair(at):
+    image = texture(1)
+    one, other = crop(image, 100, 100).copy(), crop(image, 148, 100).copy()
+    assert found([one, other]) == {(0, 1, 48, 0)}
+    other[0 if at[0] < 48 else 47, at[1], at[2]] += 1
+    assert found([one, other]) == set()
+
+
+def test_a_lossy_copy_is_no_pair():
+    image = texture(2)
+    patches = [crop(image, 100, 100), crop(image, 121, 133)]
+    coded = [cv2.imdecode(cv2.imencode(".jpg", patch)[1], cv2.IMREAD_COLOR) for patch in patches]
+    assert found(patches)
+    assert found(coded) == set()
+
+
+def test_background_alike_in_two_patches_is_no_pair():
+    """Glass, clear or a little soiled; a border of the scan, a corner of it; straight lines; nothing but black."""
+    glass = np.full((96, 96, 3), 243, np.uint8)
+    border = glass.copy()
+    border[:, 40:] = 0
+    corner = border.copy()
+    corner[:30] = 255
+    faint = glass.copy()
+    faint[::3, ::5] += 4
+    lines = np.repeat(texture(0)[:1, :96], 96, 0)  # which coincide after any shift along them
+    for alike in (glass, border, corner, faint, lines, np.zeros_like(glass)):
+        assert found([alike, alike.copy(), np.roll(alike, 5, 0)]) == set()
+
+
+def test_tissue_on_the_same_background_is_no_pair_until_the_tissue_is_shared():
+    patches = [np.full((96, 96, 3), 243, np.uint8) for _ in range(4)]
+    for i, patch in enumerate(patches[:3]):
+        patch[:, 60:] = crop(texture(i), 0, 0)[:, 60:]
+    patches[3][:, 30:66] = patches[0][:, 60:]
+    assert found(patches) == {(0, 3, 0, 30)}
+
+
+def test_hundreds_of_copies_are_one_group():
+    copy = np.full((96, 96, 3), 243, np.uint8)
+    copy[40:60, 40:60] = texture(3)[:20, :20]
+    pairs = find_overlaps([np.stack([copy] * 300 + [crop(texture(4), 0, 0)])])
+    groups = overlap_groups(pairs, 301)
+    assert len(set(groups[:300])) == 1
+    assert groups[300] != groups[0]
+
+
+def test_groups_are_joined_however_indirectly():
+    pairs = np.array([(0, 4, 1, 1), (2, 4, 0, 0), (1, 5, 3, 3)], PAIR)
+    groups = overlap_groups(pairs, 6)
+    assert [groups.tolist().index(group) for group in groups] == [0, 1, 0, 3, 0, 1]
+    assert len(set(overlap_groups(pairs[:0], 3))) == 3
+
+
+def test_no_patches_have_no_pairs():
+    assert len(find_overlaps([])) == len(find_overlaps([np.zeros((1, 96, 96, 3), np.uint8)])) == 0
+
+
+def test_progress_is_told_to_the_end():
+    image, told = texture(5), []
+    patches = np.stack([crop(image, 0, x) for x in range(0, 300, 30)] * 30)
+    find_overlaps([patches, patches[:1]], lambda *stage: told.append(stage))
+    first = [stage for stage in told if stage[0] == "reading patches"]
+    assert [done for _, done, _ in first] == sorted(done for _, done, _ in first)
+    assert first[-1] == ("reading patches", 301, 301)
+    what, done, total = told[-1]
+    assert (what, done) == ("comparing pairs", total)
+
+
+def test_all_known_overlaps_of_real_patches_are_found_and_each_one_is_true(shared_data, tmp_path):
+    source = KaggleSource(shared_data / "kaggle_layout.zip", tmp_path)
+    loaded = [(patch.id, patch.load()) for patch in source.patches() if patch.split == "train"]
+    ids, patches = [key for key, _ in loaded], np.stack([pixels for _, pixels in loaded])
+    pairs = find_overlaps([patches])
+    groups = dict(zip(ids, overlap_groups(pairs, len(ids)).tolist(), strict=True))
+    with (shared_data / "kaggle_layout_overlaps.csv").open(newline="") as file:
+        known = {}
+        for row in csv.DictReader(file):
+            known.setdefault(row["overlap_group"], set()).add(groups[row["id"]])
+    assert len(known) == 60
+    assert all(len(joined) == 1 for joined in known.values())
+    for a, b, dy, dx in pairs.tolist():
+        padded = np.full((3 * 96, 3 * 96, 3), -1)
+        padded[96 + dy : 192 + dy, 96 + dx : 192 + dx] = patches[b]
+        moved = padded[96:192, 96:192]
+        inside = moved[..., 0] >= 0
+        assert inside.sum() == (96 - abs(dy)) * (96 - abs(dx)) >= MIN_OVERLAP**2
+        assert (moved[inside] == patches[a][inside]).all()

@@ -1,0 +1,35 @@
+"""A small workspace with everything in it, made once, and a copy of it for each test that does harm to it."""
+
+import shutil
+import sys
+
+import pytest
+
+from tests.faults.processes import histo
+
+TINY = ["--batch-size", 8, "--device", "cpu", "--epochs", 2]
+TRAIN = ["train", *TINY, "--name", "killed"]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """72 synthetic patches, 32 of them in the balanced subset, and a run of two epochs, `first`."""
+    root = tmp_path_factory.mktemp("made") / "workspace"
+    histo(root, "download", "--source", "synthetic", "--n", 72)
+    histo(root, "balance", "--n", 32, "--val-fraction", 0.25)
+    histo(root, "train", *TINY, "--name", "first")
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    """A workspace that may come to harm."""
+    return shutil.copytree(made, tmp_path / "workspace")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many inputs the readers were tried on."""
+    tried = getattr(sys.modules.get("tests.faults.test_fuzz"), "TRIED", None)
+    if tried:
+        counts = ", ".join(f"{count:,} {what}" for what, count in tried.items())
+        terminalreporter.write_line(f"{tried.total():,} inputs tried: {counts}")

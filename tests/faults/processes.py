@@ -1,0 +1,112 @@
+"""`histo` in processes that are done harm to: see `nursery.py`."""
+
+import atexit
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+from tests.cli import REPOSITORY
+
+ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class Nursery:
+    """Where processes come from; there is one, which lives as long as the tests do."""
+
+    def __init__(self):
+        self.folder = Path(tempfile.mkdtemp(prefix="histo-faults-"))  # of its processes' messages
+        env = os.environ | ALONE | {"PYTHONPATH": str(REPOSITORY), "HOME": str(self.folder)}
+        line = [sys.executable, "-m", "tests.faults.nursery"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(line, cwd=REPOSITORY, env=env, start_new_session=True, **pipes)
+        atexit.register(self.close)
+        assert self.answer() == "ready"
+
+    def ask(self, **wish):
+        self.process.stdin.write(json.dumps(wish) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self):
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+        shutil.rmtree(self.folder)
+
+
+@cache
+def nursery():
+    return Nursery()
+
+
+class Process:
+    """A command at work on the workspace `root`; `wait` for its exit code, or what it was killed by, negative."""
+
+    def __init__(self, root, *args, tty=None, limits=None, ignore=(), kill_at=None, stdin="/dev/null", **env):
+        folder = Path(tempfile.mkdtemp(dir=nursery().folder))
+        self.outputs = [folder / "stdout", folder / "stderr"]
+        wish = {
+            "args": ["-w", str(root), *map(str, args)],
+            "env": {**os.environ, **ALONE, **env},
+            "cwd": str(REPOSITORY),
+            "root": str(root),
+            "stdin": str(tty or stdin),
+            "stdout": str(tty or self.outputs[0]),
+            "stderr": str(tty or self.outputs[1]),
+            "limits": limits or {},
+            "ignore": list(map(int, ignore)),
+        }
+        wish |= {"tty": tty} if tty else {}
+        wish |= {} if kill_at is None else {"kill_at": kill_at}
+        self.code = None
+        self.pid = nursery().ask(**wish)
+
+    def wait(self):
+        if self.code is None:
+            self.code = nursery().ask(wait=self.pid)
+        return self.code
+
+    @property
+    def stdout(self):
+        return self.outputs[0].read_text(encoding="utf-8")
+
+    @property
+    def stderr(self):
+        return self.outputs[1].read_text(encoding="utf-8")
+
+    def signal(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.signal(signal.SIGKILL)
+        return self.wait()
+
+    def until(self, condition, seconds=300):
+        """Wait until something holds, while the process lives."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.alive(), self.stderr
+            assert time.monotonic() < end, "it took too long"
+            time.sleep(0.002)
+
+    def alive(self):
+        if self.code is None:
+            self.code = nursery().ask(look=self.pid)
+        return self.code is None
+
+
+def histo(root, *args, code=0, **options):
+    """A command that is left to end by itself, with the exit code expected."""
+    process = Process(root, *args, **options)
+    assert process.wait() == code, process.stderr
+    return process

@@ -1,0 +1,197 @@
+"""A checkpoint from a stranger: one error that names the file and the fault, and nothing in it runs."""
+
+import io
+import os
+import pickle
+import zipfile
+from dataclasses import replace
+
+import pytest
+import torch
+
+from histocli.models.checkpoint import load_checkpoint
+from tests.faults.processes import histo
+
+MIB = 1 << 20
+
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def rewritten(path, change=lambda name, data: data, compression=zipfile.ZIP_STORED):
+    """The members of a checkpoint in an archive made anew."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(stream, "w", compression) as new:
+        for member in old.namelist():
+            new.writestr(member, change(member, old.read(member)))
+    return stream.getvalue()
+
+
+def code(good, path):
+    torch.save({**good, "metrics": Hostile(path.with_name("owned"))}, path)
+
+
+def bare_pickle(good, path):
+    path.write_bytes(pickle.dumps({"format": 1, "model": Hostile(path.with_name("owned"))}))
+
+
+def legacy(good, path):
+    torch.save(good, path, _use_new_zipfile_serialization=False)
+
+
+def whole_module(good, path):
+    torch.save(torch.nn.Linear(2, 2), path)
+
+
+def truncated(good, path):
+    torch.save(good, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def empty(good, path):
+    path.write_bytes(b"")
+
+
+def later_version(good, path):
+    torch.save({**good, "format": 99}, path)
+
+
+def unknown_architecture(good, path):
+    torch.save({**good, "arch": "resnet9000"}, path)
+
+
+def other_architecture(good, path):
+    torch.save({**good, "arch": "resnet18"}, path)
+
+
+def not_numbers(good, path):
+    model = {name: tensor.clone() for name, tensor in good["model"].items()}
+    next(iter(model.values())).view(-1)[0] = float("nan")
+    torch.save({**good, "model": model}, path)
+
+
+def enormous_shape(good, path):
+    """A shape of 4 TB that holds one number."""
+    model = dict(good["model"])
+    name = next(name for name, tensor in model.items() if tensor.ndim == 4)
+    torch.save({**good, "model": model | {name: torch.ones(1).expand(1 << 10, 1 << 10, 1 << 10, 1 << 10)}}, path)
+
+
+def enormous_promise(good, path):
+    """The sizes in the pickle are larger than what is stored."""
+    torch.save(good, path)
+    old = b"K\x10K\x03K\x03K\x03tq"  # the shape of the first convolution's weights
+    path.write_bytes(rewritten(path, lambda name, data: data.replace(old, old.replace(b"K\x10", b"M\xff\xff"), 1)))
+
+
+def without_storage(good, path):
+    model = {name: tensor.to("meta") for name, tensor in good["model"].items()}
+    torch.save({**good, "model": model}, path)
+
+
+def sparse(good, path):
+    name, tensor = next((name, t) for name, t in good["model"].items() if t.ndim == 2)
+    torch.save({**good, "model": good["model"] | {name: tensor.to_sparse()}}, path)
+
+
+def compressed(good, path):
+    """torch would unpack it whatever its size: here 200 MB of zeros in 200 KB."""
+    torch.save({**good, "training": {"zeros": torch.zeros(50 * MIB)}}, path)
+    path.write_bytes(rewritten(path, compression=zipfile.ZIP_DEFLATED))
+
+
+def name_that_climbs(good, path):
+    torch.save({**good, "run": "../../../owned"}, path)
+
+
+def labels_of_another_kind(good, path):
+    torch.save({**good, "validation": {"labels": torch.ones(3, dtype=torch.bfloat16), "log_odds": "none"}}, path)
+
+
+def looks_of_another_kind(good, path):
+    torch.save({**good, "appearance": {**good["appearance"], "colour_mean": [1.0] * 5}}, path)
+
+
+def looks_unsaid(good, path):
+    torch.save({**good, "appearance": {"surprise": 1}}, path)
+
+
+FAULTS = {
+    code: "is no checkpoint that can be read safely",
+    bare_pickle: "is no checkpoint that can be read safely",
+    legacy: "is no checkpoint that can be read safely",
+    whole_module: "is no checkpoint that can be read safely",
+    truncated: "is no checkpoint that can be read safely",
+    empty: "is no checkpoint that can be read safely",
+    later_version: "is no histo checkpoint of format 1 (found 99)",
+    unknown_architecture: "its architecture 'resnet9000' is not known",
+    other_architecture: "its weights do not fit resnet18",
+    not_numbers: "its weights are not finite",
+    enormous_shape: "its weights do not fit histonet",
+    enormous_promise: "is no checkpoint that can be read safely",
+    without_storage: "its 'model' holds",
+    sparse: "its 'model' holds",
+    compressed: "is no checkpoint that can be read safely: it would unpack to",
+    labels_of_another_kind: "its 'validation' holds",
+    looks_of_another_kind: "its 'appearance' holds",
+    looks_unsaid: "its 'appearance' holds",
+}
+
+
+@pytest.fixture(scope="module")
+def good(made):
+    return torch.load(made / "runs" / "first" / "best.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("harm", FAULTS, ids=lambda harm: harm.__name__)
+def test_a_strangers_checkpoint_is_one_error_that_names_it(made, good, tmp_path, harm):
+    path = tmp_path / "stranger's.pt"
+    harm(good, path)
+    line = ["predict", "synthetic", "--ckpt", path, "--device", "cpu", "--flags", "--threshold", "youden"]
+    refused = histo(made, *line, code=1, limits={"memory": 3000 * MIB})
+    assert refused.stdout == ""
+    assert "Traceback" not in refused.stderr
+    [error] = [text for text in refused.stderr.splitlines() if text.startswith("error: ")]
+    assert error.startswith(f"error: {path}")
+    assert FAULTS[harm] in error
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_bomb_takes_no_memory(made, good, tmp_path):
+    path = tmp_path / "bomb.pt"
+    compressed(good, path)
+    assert path.stat().st_size < 4 * MIB
+    refused = histo(made, "predict", "synthetic", "--ckpt", path, code=1, limits={"memory": 150 * MIB})
+    assert "it would unpack to 21" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [["eval", "--data", "synthetic"], ["predict", "synthetic"]])
+def test_a_runs_name_leads_nowhere(root, good, tmp_path, command):
+    path = tmp_path / "climbs.pt"
+    name_that_climbs(good, path)
+    before = sorted(tmp_path.rglob("*"))
+    process = histo(root, *command, "--ckpt", path, "--device", "cpu", code=2 if command[0] == "eval" else 0)
+    assert "Traceback" not in process.stderr
+    assert [found for found in sorted(tmp_path.rglob("*")) if found not in before] == []
+
+
+def test_a_run_whose_last_checkpoint_is_damaged_says_so(root):
+    last = root / "runs" / "first" / "last.pt"
+    last.write_bytes(last.read_bytes()[:5000])
+    refused = histo(root, "train", "--resume", "--name", "first", code=1)
+    assert f"error: {last} is no checkpoint that can be read safely" in refused.stderr
+
+
+def test_a_run_with_options_that_are_not_known_says_so(root):
+    last = root / "runs" / "first" / "last.pt"
+    checkpoint = load_checkpoint(last)
+    content = {**vars(replace(checkpoint, config={**checkpoint.config, "surprise": 1}))}
+    torch.save(content, last)
+    refused = histo(root, "train", "--resume", "--name", "first", code=1)
+    assert f"error: {last}" in refused.stderr
+    assert "surprise" in refused.stderr

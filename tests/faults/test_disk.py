@@ -1,0 +1,140 @@
+"""Full disks: one clear error that says how much is needed; what was there before stays as it was.
+
+The disk is a small tmpfs where this user may mount one. A limit on the size of files does it for anybody: it fails
+the write that goes over it, whichever of a command's writes that is.
+"""
+
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from histocli.models.checkpoint import load_checkpoint
+from tests.data.test_pcam import folder, pcam_files  # noqa: F401
+from tests.faults.conftest import TINY
+from tests.faults.processes import Process, histo
+from tests.faults.trees import check_whole, differences, tree
+
+SPACE = r"\((more than )?[\d.]+ (bytes|KB|MB|GB) needed(, [\d.]+ (bytes|KB|MB|GB) free)?\)"
+LINES = {
+    "download": ["download", "--source", "synthetic", "--n", 80, "--name", "more"],
+    "balance": ["balance", "--n", 40],
+    "train": ["train", *TINY, "--name", "another"],
+    "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
+    "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "OUT"],
+    "plot": ["plot"],
+}
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Makes a file system of its own of so many bytes."""
+    mounted = []
+
+    def mount(size):
+        place = tmp_path / "disk"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("this user may not mount a file system")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place, leave):
+    """Fill a file system but for so many bytes."""
+    free = shutil.disk_usage(place).free
+    (place / "filler").write_bytes(bytes(max(0, free - leave)))
+
+
+def fails(root, *line, **options):
+    """The message of a command that ends for want of space."""
+    process = histo(root, *line, code=1, **options)
+    assert "Traceback" not in process.stderr
+    assert "bug" not in process.stderr
+    assert process.stderr.count("error: ") == 1
+    assert "hint: free some space or choose another --workspace" in process.stderr
+    return process.stderr
+
+
+@pytest.mark.parametrize("limit", [1_000, 30_000, 300_000, 3_000_000])
+@pytest.mark.parametrize("name", LINES)
+def test_a_write_that_fails_is_one_error_and_leaves_all_as_it_was(root, name, limit):
+    before = tree(root)
+    line = [root / "preds.csv" if part == "OUT" else part for part in LINES[name]]
+    process = Process(root, *line, limits={"file": limit})
+    if process.wait() == 0:
+        check_whole(root)  # all that it writes is smaller
+        return
+    assert process.code == 1, process.stderr
+    assert re.search(rf"error: cannot write {root}/.*: File too large {SPACE}", process.stderr), process.stderr
+    assert process.stderr.count("error: ") == 1
+    check_whole(root)
+    changed = differences(tree(root), before)
+    assert [path for path in changed if path in before or path.rpartition("/")[2].startswith(".")] == []
+
+
+def test_a_data_set_that_does_not_fit_is_refused_before_it_is_made(disk):
+    root = disk(1 << 20) / "workspace"
+    error = fails(root, "download", "--source", "synthetic", "--n", 72)
+    assert f"{root}/data/synthetic/patches.npy needs 2.0 MB, and" in error
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def test_an_array_to_be_unpacked_says_how_much_it_takes(disk, folder):  # noqa: F811
+    root = disk(2 << 20) / "workspace"
+    error = fails(root, "download", "--source", "pcam", "--from", folder)
+    assert re.search(r"unpacking .*train_x.h5.gz needs 1.7 MB, and .* free", error) or re.search(SPACE, error)
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+def test_a_disk_that_fills_up_while_packing_leaves_nothing_of_it(disk, folder):  # noqa: F811
+    """PCam's duplicates are dropped, so how much it will be is not known beforehand."""
+    root = disk(3 << 20) / "workspace"
+    error = fails(root, "download", "--source", "pcam", "--from", folder)
+    assert re.search(rf"cannot (write|unpack) .*: No space left on device {SPACE}", error) or "needs" in error
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("leave", [0, 100_000, 4_000_000, 12_000_000])
+def test_the_last_good_checkpoint_outlives_a_full_disk_and_training_goes_on_when_there_is_room(made, disk, leave):
+    place = disk(80 << 20)
+    root = shutil.copytree(made, place / "workspace")
+    histo(root, "train", *TINY, "--name", "whole")
+    expected = tree(root / "runs" / "whole")["best.pt"]
+    process = Process(root, "train", *TINY, "--name", "long")
+    process.until(lambda: (root / "runs" / "long" / "last.pt").is_file())
+    process.signal(signal.SIGTERM)
+    process.wait()
+    last = root / "runs" / "long" / "last.pt"
+    step = load_checkpoint(last).training["trainer"]["step"]
+    fill(place, leave)
+    error = fails(root, "train", "--resume", "--name", "long")
+    assert re.search(rf"cannot write {root}/.*: No space left on device|{root}/.* needs [\d.]+ MB, and .* free", error)
+    assert load_checkpoint(last).training["trainer"]["step"] >= step
+    check_whole(root)
+    (place / "filler").unlink()
+    histo(root, "train", "--resume", "--name", "long")
+    ended = tree(root / "runs" / "long")["best.pt"]
+    assert ended["model"] == expected["model"]
+    assert not list(root.rglob(".*"))
+
+
+def test_results_that_do_not_fit_leave_the_old_ones(made, disk):
+    place = disk(40 << 20)
+    root = shutil.copytree(made, place / "workspace")
+    line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", root / "preds.csv"]
+    histo(root, *line)
+    before = tree(root)
+    fill(place, 0)
+    assert re.search(rf"cannot write {root}/preds.csv: No space left on device {SPACE}", fails(root, *line))
+    assert "cannot write" in fails(root, "balance", "--n", 40)
+    assert "cannot write" in fails(root, "eval", "--ckpt", "first", "--device", "cpu")
+    (place / "filler").unlink()
+    assert differences(tree(root), before) == []

@@ -1,0 +1,178 @@
+"""Images from strangers: either the right pixels, or one line on stderr with the path; the CSV is always sound."""
+
+import csv
+import io
+import os
+import shutil
+import struct
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.cli import REPOSITORY
+from tests.data.test_images import bmp_header, jpeg_header, png_header, tiff_header
+from tests.faults.processes import histo
+
+PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
+PATCH = cv2.GaussianBlur(np.random.default_rng(7).integers(0, 256, (96, 96, 3), np.uint8), (0, 0), 3)
+GREY = np.dstack([cv2.cvtColor(PATCH, cv2.COLOR_RGB2GRAY)] * 3)
+
+
+def saved(pixels, kind, mode=None, **options):
+    image = Image.fromarray(pixels)
+    stream = io.BytesIO()
+    (image.convert(mode) if mode else image).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x112] = 6
+    return saved(np.rot90(PATCH), "PNG", exif=exif)
+
+
+def animated():
+    stream = io.BytesIO()
+    first = Image.fromarray(PATCH)
+    first.save(stream, "WEBP", save_all=True, lossless=True, append_images=[Image.fromarray(255 - PATCH)])
+    return stream.getvalue()
+
+
+def sixteen_bits():
+    return cv2.imencode(".png", PATCH[..., ::-1].astype(np.uint16) * 257)[1].tobytes()
+
+
+def cut_marker():
+    """A JPEG whose data hold a marker that cannot be there: all that follows it would be grey."""
+    data = bytearray(saved(PATCH, "JPEG", quality=95))
+    at = (data.index(b"\xff\xda") + len(data)) // 2
+    data[at : at + 2] = b"\xff\xc0"
+    return bytes(data)
+
+
+SOUND = {  # name -> bytes and the pixels they stand for
+    "plain.png": (saved(PATCH, "PNG"), PATCH),
+    "wrong extension.tif": (saved(PATCH, "PNG"), PATCH),
+    "grey.png": (saved(GREY, "PNG", "L"), GREY),
+    "rgba.png": (saved(np.dstack([PATCH, np.full((96, 96), 255, np.uint8)]), "PNG"), PATCH),
+    "sixteen.png": (sixteen_bits(), PATCH),
+    "turned.png": (turned(), PATCH),
+    "animated.webp": (animated(), PATCH),
+    "one pixel.png": (saved(np.full((1, 1, 3), 90, np.uint8), "PNG"), np.full((96, 96, 3), 90, np.uint8)),
+    'quotes "and", commas.png': (saved(PATCH, "PNG"), PATCH),
+    "two\nlines\r.png": (saved(PATCH, "PNG"), PATCH),
+    " spaces .png": (saved(PATCH, "PNG"), PATCH),
+    "=cmd|'calc'!A1.png": (saved(PATCH, "PNG"), PATCH),
+    "\x1b[2J.png": (saved(PATCH, "PNG"), PATCH),
+    "-rf.png": (saved(PATCH, "PNG"), PATCH),
+    "n" * 240 + ".png": (saved(PATCH, "PNG"), PATCH),
+}
+NEAR = {  # lossy, or of another colour space
+    "cmyk.jpg": saved(PATCH, "JPEG", "CMYK", quality=98),
+    "palette.png": saved(PATCH, "PNG", "P"),
+    "lossy.jpg": saved(PATCH, "JPEG", quality=98),
+}
+BROKEN = {
+    "zero bytes.png": b"",
+    "text renamed.tif": b"this is no image\n" * 100,
+    "page.jpg": b"<!DOCTYPE html><html>quota</html>",
+    "truncated.png": saved(PATCH, "PNG")[:-500],
+    "truncated.jpg": saved(PATCH, "JPEG")[:-500],
+    "truncated.tif": saved(PATCH, "TIFF")[:-5000],
+    "damaged.jpg": cut_marker(),
+    "transparent.tif": saved(np.dstack([PATCH, PATCH[..., :1]]), "TIFF"),
+    "enormous.png": png_header(40_000, 40_000),
+    "enormous.tif": tiff_header(40_000, 40_000),
+    "enormous.bmp": bmp_header(40_000, 40_000),
+    "enormous.jpg": jpeg_header(40_000, 40_000),
+    "largest.png": png_header(2**31 - 1, 2**31 - 1),
+    "header alone.png": b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR",
+    "new\nline.png": b"no image",
+}
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+@pytest.fixture
+def strange(tmp_path):
+    """A folder of everything that a folder of images may hold."""
+    folder = tmp_path / "strange"
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    files = {name: data for name, (data, _) in SOUND.items()} | NEAR | BROKEN
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    with open(os.fsencode(folder) + b"/not utf-8 \xff\xe9.png", "wb") as file:  # noqa: PTH123
+        file.write(SOUND["plain.png"][0])
+    os.mkfifo(folder / "pipe.png")
+    (folder / "self.png").symlink_to("self.png")
+    (folder / "deep" / "loop").symlink_to(folder)
+    (folder / "gone.png").symlink_to("nowhere.png")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "folder.png").mkdir()
+    (folder / "deep" / "deeper" / "found.png").write_bytes(SOUND["plain.png"][0])
+    return folder
+
+
+def test_a_folder_of_everything_gives_the_right_pixels_or_a_line(root, strange, tmp_path):
+    np.save(tmp_path / "expected.npy", np.stack([pixels for _, pixels in SOUND.values()]))
+    expected = [float(row["label"]) for row in rows(histo(root, *PREDICT, tmp_path / "expected.npy").stdout)]
+    process = histo(root, *PREDICT, strange, code=1, limits={"memory": 2000 << 20})
+    scores = {row["id"]: float(row["label"]) for row in rows(process.stdout)}
+    stems = {name: name.removesuffix(".png").removesuffix(".tif").removesuffix(".webp") for name in SOUND}
+    for name, score in zip(SOUND, expected, strict=True):
+        assert scores[stems[name]] == pytest.approx(score, abs=2e-5), name
+    for name in NEAR:
+        assert scores[name.rpartition(".")[0]] == pytest.approx(expected[0], abs=0.2), name
+    assert len(scores) == len(SOUND) + len(NEAR) + 2
+    warnings = [line for line in process.stderr.splitlines() if line.startswith("warning: ")]
+    assert sorted(line.removeprefix("warning: ").partition(": ")[0] for line in warnings) == sorted(
+        name.replace("\n", "\\n") for name in BROKEN
+    )
+    known = ("warning: ", "done: ", "cpu ", "error: ", "hint: ")
+    assert [line for line in process.stderr.splitlines() if not line.startswith(known)] == []
+    assert f"error: {len(BROKEN)} of {len(scores) + len(BROKEN)} files could not be read" in process.stderr
+
+
+def test_the_same_folder_packs_the_same_pixels(root, strange):
+    process = histo(root, "download", "--source", "folder", "--from", strange, "--name", "strange")
+    assert process.stderr.count("warning: ") == len(BROKEN)
+    with (root / "manifests" / "strange.csv").open(newline="", encoding="utf-8") as file:
+        ids = [row["id"] for row in csv.DictReader(file)]
+    store = np.load(root / "data" / "strange" / "patches.npy")
+    assert len(ids) == len(store) == len(SOUND) + len(NEAR) + 2
+    for name, (_, pixels) in SOUND.items():
+        assert np.array_equal(store[ids.index(name.rpartition(".")[0])], pixels), name
+
+
+def test_each_of_them_named_on_stdin_gives_a_row_or_a_line(root, strange, tmp_path):
+    names = sorted(os.fsencode(path) for path in strange.rglob("*") if b"\n" not in os.fsencode(path.name))
+    names += [
+        b"",
+        b"/no/such/file.png",
+        b"\0",
+        b"/" + b"x" * 5000,
+        os.fsencode(strange / "loop" / "loop" / "plain.png"),
+    ]
+    listed = tmp_path / "names"
+    listed.write_bytes(b"\n".join(names))
+    process = histo(root, *PREDICT, "-", code=1, stdin=listed, limits={"memory": 2000 << 20})
+    told = process.stderr.count("warning: ")
+    assert len(rows(process.stdout)) + told == len(names) - 1  # of the empty line there is nothing to say
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None and os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_a_line(root, strange, tmp_path):
+    (strange / "plain.png").chmod(0)
+    command = [sys.executable, "-m", "histocli", "-w", root, *PREDICT, "--errors", "fail", strange / "plain.png"]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", *command]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "id,label\n")
+    assert "error: plain.png: Permission denied" in done.stderr

@@ -1,0 +1,65 @@
+"""`kill -9` at any moment: the workspace opens, and the same command again ends as if nothing had been."""
+
+import random
+import shutil
+import time
+
+import pytest
+
+from tests.data.server import FileServer
+from tests.data.test_pcam import pcam_files  # noqa: F401
+from tests.faults.conftest import TRAIN
+from tests.faults.processes import Process, histo
+from tests.faults.trees import check_whole, differences, tree
+
+KILLS, CHAIN = 20, 4  # of each command; so many one after the other before it may end
+COMMANDS = {
+    "download": ["download", "--source", "pcam", "--name", "small"],
+    "balance": ["balance", "--n", 24, "--seed", 1],
+    "train": TRAIN,
+    "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
+    "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "preds.csv"],
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(pcam_files):  # noqa: F811
+    with FileServer(pcam_files) as server:
+        yield server
+
+
+def again(line, root):
+    """The same command, to go on with a run where one was begun."""
+    return [*line, "--resume"] if line[0] == "train" and (root / "runs" / "killed").exists() else line
+
+
+def kill_once(root, line, chance, seconds, operations):
+    """Kill the command at a random moment: of the clock, or of its work on files. Whether it was not over by then."""
+    if chance.random() < 0.5:
+        return Process(root, *again(line, root), kill_at=chance.randrange(operations), NO_PROXY="*").wait() < 0
+    process = Process(root, *again(line, root), NO_PROXY="*")
+    time.sleep(chance.uniform(0, seconds))
+    return process.kill() < 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_killed_and_run_again_it_ends_as_if_it_had_not_been(made, tmp_path, server, name):
+    root, chance = tmp_path / "workspace", random.Random(name)
+    line = [root / part if part == "preds.csv" else part for part in COMMANDS[name]]
+    line += ["--from", server.url().rstrip("/")] if name == "download" else []
+    shutil.copytree(made, root)
+    began = time.monotonic()
+    histo(root, *line, kill_at=-1, NO_PROXY="*")
+    seconds, operations = time.monotonic() - began, int((tmp_path / "workspace.operations").read_text())
+    undisturbed = tree(root)
+    killed = 0
+    while killed < KILLS:
+        shutil.rmtree(root)
+        shutil.copytree(made, root)
+        for _ in range(CHAIN):
+            killed += kill_once(root, line, chance, seconds, operations)
+            check_whole(root)
+        histo(root, *again(line, root), NO_PROXY="*")
+        assert differences(tree(root), undisturbed) == []

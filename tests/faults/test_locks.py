@@ -1,0 +1,193 @@
+"""Two `histo` in one workspace: one writes, the other is told who; nobody who reads is kept waiting."""
+
+import os
+import re
+import signal
+import socket
+import threading
+
+import pytest
+
+from histocli.disk import HeldError, hold, remove_strays, temporary_beside
+from histocli.models.checkpoint import load_checkpoint
+from histocli.workspace import atomic_path
+from tests.data.server import FileServer, Reply
+from tests.data.test_pcam import file_name, pcam_files  # noqa: F401
+from tests.faults.conftest import TINY
+from tests.faults.processes import Process, histo
+from tests.faults.trees import check_whole, differences, tree
+
+LONG = ["train", *TINY, "--epochs", 50]
+
+
+@pytest.fixture
+def training(root):
+    """A process that trains the run `long`, halted; killed at the end."""
+    process = Process(root, *LONG, "--name", "long")
+    process.until(lambda: (root / "runs" / "long" / "last.pt").is_file())
+    process.signal(signal.SIGSTOP)
+    yield process
+    if process.code is None:
+        process.kill()
+
+
+@pytest.fixture
+def packing(root):
+    """A process that packs the data set `large`, halted; killed at the end."""
+    process = Process(root, "download", "--source", "synthetic", "--n", 50_000, "--name", "large")
+    process.until(lambda: any((root / "data" / "large").glob(".patches*")) if (root / "data" / "large").is_dir() else 0)
+    process.signal(signal.SIGSTOP)
+    yield process
+    if process.code is None:
+        process.kill()
+
+
+def by(process):
+    return f"process {process.pid} on {socket.gethostname()}"
+
+
+def test_a_run_is_trained_by_one_process_and_the_other_is_told_which(root, training):
+    for line in (["train", "--resume", "--name", "long"], [*LONG, "--name", "long"]):
+        refused = histo(root, *line, code=1)
+        if "--resume" in line:
+            assert f"error: another histo is at work on run 'long': {by(training)}" in refused.stderr
+        else:
+            assert "error: there is a run 'long' already" in refused.stderr
+    check_whole(root)
+
+
+def test_a_killed_trainers_run_is_taken_over(root, training):
+    assert by(training) in (root / "runs" / ".long.lock").read_text()
+    training.kill()
+    assert (root / "runs" / ".long.lock").exists()  # stale
+    process = Process(root, "train", "--resume", "--name", "long")
+    process.until(lambda: by(process) in (root / "runs" / ".long.lock").read_text())
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 143, process.stderr
+    assert not list(root.rglob(".*"))
+
+
+def test_readers_and_other_writers_go_on(root, training, packing):
+    """While a run is trained and a data set packed, everything else can be done."""
+    for line in (
+        ["eval", "--ckpt", "first", "--device", "cpu"],
+        ["predict", "synthetic", "--ckpt", "first", "--device", "cpu"],
+        ["balance", "--n", 24],
+        ["download", "--source", "synthetic", "--n", 60, "--name", "small"],
+        ["plot"],
+        ["train", *TINY, "--epochs", 1, "--name", "beside"],
+    ):
+        histo(root, *line)
+    for process in (training, packing):
+        process.signal(signal.SIGCONT)
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 143
+    check_whole(root)
+    assert not list(root.rglob(".*"))
+
+
+def test_two_runs_side_by_side_end_as_they_would_alone(root, tmp_path):
+    lines = {name: ["train", *TINY, "--seed", seed, "--name", name] for seed, name in enumerate(("one", "two"))}
+    alone = {}
+    for name, line in lines.items():
+        histo(root, *line)
+        alone[name] = tree(root / "runs" / name)
+        (root / "runs" / name).rename(tmp_path / name)
+    together = [Process(root, *line) for line in lines.values()]
+    assert [process.wait() for process in together] == [0, 0]
+    for name in lines:
+        assert differences(tree(root / "runs" / name), alone[name]) == []
+    newest = [load_checkpoint(root / "checkpoints" / name).run for name in ("best.pt", "last.pt")]
+    assert newest in (["one", "one"], ["two", "two"])
+
+
+def test_a_data_set_is_packed_by_one_process_and_the_other_is_told_which(root, packing):
+    line = ["download", "--source", "synthetic", "--n", 60, "--name", "large"]
+    refused = histo(root, *line, code=1)
+    assert f"error: another histo is at work on data set 'large': {by(packing)}" in refused.stderr
+    packing.kill()
+    assert list((root / "data" / "large").glob(".*.tmp"))
+    histo(root, *line)
+    assert not list(root.rglob(".*"))
+    check_whole(root)
+
+
+def test_one_process_fetches_a_file_for_all(root, pcam_files):  # noqa: F811
+    with FileServer(pcam_files) as server:
+        server.script(file_name("valid", "x") + ".h5.gz", Reply(stall_after=20_000))
+        first, second = (
+            ["download", "--source", "pcam", "--from", server.url().rstrip("/"), "--name", name] for name in "ab"
+        )
+        process = Process(root, *first, NO_PROXY="*")
+        part = root / "downloads" / (file_name("valid", "x") + ".h5.gz.part")
+        process.until(lambda: part.is_file() and part.stat().st_size >= 20_000)
+        refused = histo(root, *second, code=1, NO_PROXY="*")
+        assert re.search(rf"another histo is at work on PCam's files in .*: {by(process)}", refused.stderr)
+        process.kill()
+        histo(root, *second, NO_PROXY="*")
+    check_whole(root)
+    assert not list(root.rglob(".*"))
+
+
+# the locks themselves
+
+
+def test_whoever_waits_gets_the_lock_when_it_is_let_go_of(tmp_path):
+    order = []
+
+    def work(name):
+        with hold(tmp_path / "lock", "it", wait=True):
+            order.append(name)
+            order.append(name)
+
+    threads = [threading.Thread(target=work, args=[i]) for i in range(8)]
+    with hold(tmp_path / "lock", "it"):
+        for thread in threads:
+            thread.start()
+        with pytest.raises(HeldError, match=rf"at work on it: process {os.getpid()} on {socket.gethostname()}"):
+            hold(tmp_path / "lock", "it").__enter__()
+        assert order == []
+    for thread in threads:
+        thread.join()
+    assert order[::2] == order[1::2]
+    assert sorted(order[::2]) == list(range(8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporary_files_of_the_living_stay_and_those_of_the_dead_go(tmp_path):
+    (tmp_path / ".x.json.0123456789abcdef.tmp").write_text("a dead one's")
+    (tmp_path / ".folder.0123456789abcdef.tmp").mkdir()
+    (tmp_path / ".folder.0123456789abcdef.tmp" / "y").write_text("a dead one's too")
+    kept = [".x.json.12.tmp", "x.json.0123456789abcdef.tmp", ".hidden", ".x.json.0123456789abcdeg.tmp"]
+    for name in kept:
+        (tmp_path / name).write_text("somebody else's")
+    with temporary_beside(tmp_path / "z") as living, temporary_beside(tmp_path / "f", folder=True) as folder:
+        remove_strays(tmp_path)
+        assert living.exists()
+        assert folder.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+    with atomic_path(tmp_path / "x.json") as temporary:
+        (tmp_path / ".y.json.0123456789abcdef.tmp").write_text("of another file")
+        temporary.write_text("{}")
+    assert (tmp_path / ".y.json.0123456789abcdef.tmp").exists()
+
+
+def test_a_temporary_file_of_another_process_stays_while_it_lives(root, packing):
+    [path] = (root / "data" / "large").glob(".*.tmp")
+    remove_strays(path.parent)
+    assert path.exists()
+    packing.kill()
+    remove_strays(path.parent)
+    assert not path.exists()
+
+
+def test_children_of_a_holder_do_not_hold(tmp_path):
+    """What a holder starts by `exec` does not inherit its locks."""
+    with hold(tmp_path / "lock", "it"):
+        child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
+    try:
+        with hold(tmp_path / "lock", "it"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

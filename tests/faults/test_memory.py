@@ -1,0 +1,111 @@
+"""Memory: flat however much there is to score; and where there is too little of it, an error that says what to do."""
+
+import csv
+import io
+import re
+import shutil
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from histocli.models.checkpoint import load_checkpoint
+from tests.faults.conftest import TINY
+from tests.faults.processes import Process, histo
+from tests.faults.trees import tree
+
+MIB = 1 << 20
+PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
+
+
+def sparse(path, shape):
+    """An array of zeros of any size, which takes no room on the disk."""
+    np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    return path
+
+
+def peak(process):
+    """The most anonymous memory a process had: the page cache, through which arrays are mapped, is not its own."""
+    highest = 0
+    status = f"/proc/{process.pid}/status"
+    while process.alive():
+        with open(status) as file:  # noqa: PTH123
+            found = re.search(r"RssAnon:\s+(\d+) kB", file.read())
+        highest = max(highest, int(found[1]) * 1024 if found else 0)
+    assert process.wait() == 0, process.stderr
+    return highest
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is told in /proc")
+
+
+@linux
+def test_an_array_ten_times_as_long_takes_no_more_memory(root, tmp_path):
+    """3 MB a row: 90 MB and 900 MB, of which some batches are in memory at a time."""
+    small, large = (sparse(tmp_path / f"{n}.npy", (n, 1024, 1024, 3)) for n in (30, 300))
+    peaks = [peak(Process(root, *PREDICT, path, "--batch-size", 8)) for path in (small, large)]
+    assert peaks[1] - peaks[0] < 60 * MIB, peaks
+
+
+@linux
+def test_a_list_of_paths_ten_times_as_long_takes_no_more_memory(root, tmp_path):
+    image, pixels = tmp_path / "large.png", np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    image.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    peaks = []
+    for n in (20, 200):
+        listed = tmp_path / f"{n}"
+        listed.write_text(f"{image}\n" * n)
+        peaks.append(peak(Process(root, *PREDICT, "-", "--batch-size", 8, stdin=listed)))
+    assert peaks[1] - peaks[0] < 60 * MIB, peaks
+
+
+@pytest.fixture
+def wide(tmp_path):
+    """Rows enough for one forward pass that takes much memory."""
+    return sparse(tmp_path / "wide.npy", (300, 96, 96, 3))
+
+
+def test_too_large_a_batch_is_an_error_that_says_which_may_do(root, wide):
+    process = histo(root, *PREDICT, wide, "--batch-size", 300, code=1, limits={"memory": 250 * MIB})
+    assert "error: memory is full with 300 patches at a time" in process.stderr
+    assert "hint: --batch-size 150, or --batch-size auto, takes less" in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_auto_halves_the_batch_and_goes_on(root, wide):
+    process = histo(root, *PREDICT, wide, "--batch-size", "auto", limits={"memory": 250 * MIB})
+    rows = list(csv.DictReader(io.StringIO(process.stdout)))
+    assert [row["id"] for row in rows] == [str(i) for i in range(300)]
+    enough = histo(root, *PREDICT, wide, "--batch-size", 64)
+    assert [float(row["label"]) for row in rows] == pytest.approx(
+        [float(row["label"]) for row in csv.DictReader(io.StringIO(enough.stdout))], abs=2e-6
+    )
+
+
+def test_training_that_does_not_fit_says_so_and_leaves_no_run(root):
+    histo(root, "balance", "--n", "max", "--val-fraction", 0.2)
+    line = ["train", "--device", "cpu", "--epochs", 1, "--name", "large"]
+    before = tree(root / "checkpoints")
+    process = histo(root, *line, "--batch-size", 128, code=1, limits={"memory": 200 * MIB})
+    assert "error: memory is full with 128 patches at a time" in process.stderr
+    assert "hint: --batch-size 64, or --batch-size auto, takes less" in process.stderr
+    assert tree(root / "checkpoints") == before
+    shutil.rmtree(root / "runs" / "large", ignore_errors=True)
+    histo(root, *line, "--batch-size", "auto", limits={"memory": 200 * MIB})
+    size = load_checkpoint(root / "runs" / "large" / "last.pt").config["batch_size"]
+    assert 2 <= size < 128
+    histo(root, "train", "--resume", "--name", "large", "--batch-size", "auto")
+
+
+def test_auto_takes_the_usual_batch_where_there_is_room(root):
+    histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", "auto", "--name", "auto"])
+    histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", 128, "--name", "usual"])
+    one, other = (load_checkpoint(root / "runs" / name / "best.pt") for name in ("auto", "usual"))
+    assert one.config["batch_size"] == other.config["batch_size"] == 128
+    assert tree(root / "runs" / "auto")["best.pt"]["model"] == tree(root / "runs" / "usual")["best.pt"]["model"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "half", "1.5"])
+def test_a_batch_size_that_is_none(root, value):
+    assert "--batch-size" in histo(root, *PREDICT, "synthetic", "--batch-size", value, code=2).stderr

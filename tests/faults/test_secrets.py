@@ -1,0 +1,80 @@
+"""Tokens: never printed, logged or written, and never sent to another host after a redirect."""
+
+import json
+
+import pytest
+
+from histocli.data.sources.kaggle_client import download_competition
+from tests.data.kaggle_layout import layout_files, zipped
+from tests.data.server import FileServer, Reply
+from tests.data.test_kaggle_client import TOKEN, answer, kaggle, policy, token  # noqa: F401
+from tests.data.test_pcam import pcam_files  # noqa: F401
+from tests.faults.processes import histo
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Kaggle's client leaves sockets about
+
+PASSWORD, QUERY = "s3cr3t-password", "s3cr3t-query"
+
+
+def secrets_in(folder, *texts):
+    """Where a secret can be read."""
+    found = [str(path) for path in folder.rglob("*") if path.is_file() and contains(path.read_bytes())]
+    return found + [text for text in texts if contains(text.encode())]
+
+
+def contains(data):
+    return any(secret.encode() in data for secret in (PASSWORD, QUERY, TOKEN))
+
+
+def test_credentials_in_an_address_are_used_and_never_shown_or_kept(tmp_path, pcam_files):  # noqa: F811
+    root = tmp_path / "workspace"
+    with FileServer(pcam_files) as server:
+        address = server.url().rstrip("/").replace("//", f"//user:{PASSWORD}@") + f"?token={QUERY}"
+        line = ["download", "--source", "pcam", "--from", address]
+        env = {"NO_PROXY": "*", "HISTO_DEBUG": "1", "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+        planned = histo(root, *line, "--dry-run", "--json", **env)
+        done = histo(root, "-v", *line, "--json", **env)
+        again = histo(root, *line, "--json", **env)
+        other = histo(root, "download", "--source", "pcam", "--from", address.replace(QUERY, "another"), code=1, **env)
+        assert {"Authorization"} <= server.requests[0].headers.keys()
+    texts = [text for process in (planned, done, again, other) for text in (process.stdout, process.stderr)]
+    assert secrets_in(tmp_path, *texts) == []
+    assert "is packed already" in again.stderr  # it is known to be the same address all the same
+    assert "made otherwise" in other.stderr
+    [kept] = json.loads((root / "data" / "pcam" / "dataset.json").read_text())["request"]["from"]
+    assert kept.startswith(f"http://127.0.0.1:{server.port}/ sha256:")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [Reply(status=401), Reply(status=404), Reply(status=302, headers={"Location": "file:///etc/passwd"})],
+    ids=["401", "404", "file"],
+)
+def test_a_failure_does_not_tell_them(tmp_path, pcam_files, reply):  # noqa: F811
+    with FileServer(pcam_files) as server:
+        server.reply_for = lambda path: reply
+        address = server.url().rstrip("/").replace("//", f"//user:{PASSWORD}@") + f"?token={QUERY}"
+        env = {"NO_PROXY": "*", "HISTO_DEBUG": "1", "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+        failed = histo(tmp_path / "w", "download", "--source", "pcam", "--from", address, code=1, **env)
+    assert secrets_in(tmp_path, failed.stdout, failed.stderr) == []
+
+
+def test_a_kaggle_token_is_not_sent_to_another_host(kaggle, tmp_path, policy, token, capfd):  # noqa: F811
+    body = zipped(layout_files())
+    with FileServer({"archive.zip": body}) as elsewhere:
+        to = {"Location": elsewhere.url("archive.zip", host="localhost")}
+        answer(kaggle, forever=Reply(status=302, body=b"", headers=to))
+        download_competition(tmp_path / "downloads", policy=policy)
+        assert any(TOKEN in str(request.headers) or "Authorization" in request.headers for request in kaggle.requests)
+        assert elsewhere.requests
+        assert not any("Authorization" in request.headers for request in elsewhere.requests)
+        assert not any(TOKEN in str(request.headers) for request in elsewhere.requests)
+    assert secrets_in(tmp_path, *capfd.readouterr()) == []
+
+
+def test_a_token_in_the_environment_is_in_no_file_of_a_run(root):
+    """Neither what is written of a run, nor the log of a bug, holds the environment."""
+    env = {"KAGGLE_API_TOKEN": TOKEN, "KAGGLE_KEY": TOKEN, "XDG_STATE_HOME": str(root / "state")}
+    histo(root, "-v", "train", "--batch-size", 8, "--device", "cpu", "--epochs", 1, "--name", "kept", **env)
+    histo(root, "-v", "eval", "--ckpt", "kept", "--device", "cpu", **env)
+    assert secrets_in(root) == []

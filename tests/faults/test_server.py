@@ -1,0 +1,77 @@
+"""A server that lies, met by the command itself; its every lie has a test of its own in tests/data/test_transfer.py."""
+
+import gzip
+import re
+
+import pytest
+
+from tests.data.server import FileServer, Reply, self_signed
+from tests.data.test_pcam import file_name, pcam_files  # noqa: F401
+from tests.faults.processes import histo
+from tests.faults.trees import check_whole, differences, tree
+
+X = file_name("valid", "x") + ".h5.gz"
+PAGE = b"<!DOCTYPE html><html>quota exceeded</html>"
+
+
+@pytest.fixture
+def server(pcam_files):  # noqa: F811
+    with FileServer(pcam_files) as server:
+        yield server
+
+
+def download(root, server, code=0):
+    return histo(
+        root, "download", "--source", "pcam", "--from", server.url().rstrip("/"), code=code, NO_PROXY="127.0.0.1"
+    )
+
+
+LIES = {  # what the server does with one of the files, for ever -> what is said of it
+    "another scheme": (Reply(status=302, headers={"Location": "ftp://127.0.0.1/x"}), "redirects to ftp:"),
+    "a local file": (Reply(status=302, headers={"Location": "file:///etc/passwd"}), "redirects to file:"),
+    "data in the address": (Reply(status=302, headers={"Location": "data:,hello"}), "redirects to data:"),
+    "a page": (Reply(body=PAGE, headers={"Content-Type": "text/html"}), "answers with a web page"),
+    "a page in disguise": (Reply(body=PAGE), "answers with a web page"),
+    "a bomb": (Reply(body=gzip.compress(bytes(100 << 20))), "unpacks to more than"),
+    "other bytes": (Reply(body=b"no archive at all"), "is cut short or damaged"),
+    "half a file": (Reply(body=b"\x1f\x8b\x08\x00"), "is cut short or damaged"),
+    "more than fits": (Reply(body=b"x", length=10**16), "needs 10000.0 TB, and"),
+}
+
+
+@pytest.mark.parametrize(("reply", "told"), LIES.values(), ids=LIES)
+def test_a_lie_is_one_error_and_the_truth_is_taken_afterwards(root, server, reply, told):
+    before = tree(root)
+    server.script(X, forever=reply)
+    failed = download(root, server, code=1)
+    [error] = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert told in error
+    assert "root:" not in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert [path for path in differences(tree(root), before) if not path.startswith("downloads/")] == []
+    server.forever.clear()
+    (root / "downloads" / X).unlink(missing_ok=True)  # as the hint says of what came whole but is not the file
+    download(root, server)
+    check_whole(root)
+
+
+def test_a_body_longer_than_promised_is_cut_at_the_promise(root, server, pcam_files):  # noqa: F811
+    server.script(X, Reply(extra=b"more" * 100_000))
+    download(root, server)
+    assert (root / "downloads" / X).read_bytes() == pcam_files[X]
+
+
+def test_a_body_cut_again_and_again_is_put_together(root, server, pcam_files):  # noqa: F811
+    server.script(X, *[Reply(cut_after=60_000)] * 4)
+    download(root, server)
+    assert (root / "downloads" / X).read_bytes() == pcam_files[X]
+    assert server.ranges(X)[0] is None
+    assert all(re.fullmatch(r"bytes=\d+-", asked) for asked in server.ranges(X)[1:])
+
+
+def test_a_certificate_that_does_not_hold_ends_it(tmp_path, root, pcam_files):  # noqa: F811
+    with FileServer(pcam_files, tls=self_signed(tmp_path)) as server:
+        failed = download(root, server, code=1)
+    assert "the certificate of https://127.0.0.1" in failed.stderr
+    assert "checking is never switched off" in failed.stderr
+    assert not any((root / "downloads").glob("camelyon*"))

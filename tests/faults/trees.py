@@ -1,0 +1,72 @@
+"""What a workspace holds: compared bit for bit, and checked to be whole."""
+
+import json
+import re
+
+import torch
+
+from histocli.commands.train import stored_config
+from histocli.data.manifest import read_manifest
+from histocli.data.store import open_store
+from histocli.data.subset import open_packed
+from histocli.models.checkpoint import load_checkpoint
+from histocli.workspace import Workspace
+
+TIMED = {"seconds", "patches_per_second", "trained", "mtime_ns"}
+
+
+def without_times(value):
+    """A value without what a clock put into it, with tensors as their bytes."""
+    if isinstance(value, dict):
+        return {key: without_times(item) for key, item in value.items() if key not in TIMED}
+    if isinstance(value, (list, tuple)):
+        return [without_times(item) for item in value]
+    if isinstance(value, torch.Tensor):
+        return (str(value.dtype), tuple(value.shape), value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return value
+
+
+def content(path):
+    if path.suffix == ".pt":
+        return without_times(torch.load(path, weights_only=True))
+    if path.suffix == ".jsonl":
+        return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
+    if path.suffix == ".json":
+        return without_times(json.loads(path.read_text()))
+    return path.read_bytes()
+
+
+def tree(root):
+    """Every file below a folder, hidden ones too, and what is in it."""
+    return {str(path.relative_to(root)): content(path) for path in root.rglob("*") if path.is_file()}
+
+
+def differences(one, other):
+    """The names of the files in which two trees differ, for a message that can be read."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def check_whole(root):
+    """Every file that has its final name can be read, and everything that a workspace lists can be opened."""
+    for path in root.rglob("*"):
+        if path.is_file() and not re.search(r"/\.[^/]+|\.part(\.json)?$", str(path.relative_to(root.parent))):
+            check_file(path)
+    workspace = Workspace(root)
+    for name in workspace.dataset_names():
+        store, manifest = open_packed(workspace, name)
+        assert len(store) == len(manifest)
+    for run in workspace.run_names():
+        assert stored_config(workspace, run)[0] == run
+
+
+def check_file(path):
+    if path.suffix == ".pt":
+        load_checkpoint(path).build()
+    elif path.suffix in (".json", ".jsonl"):
+        content(path)
+    elif path.suffix == ".npy":
+        open_store(path)
+    elif path.suffix == ".csv" and path.parent.name == "manifests":
+        read_manifest(path)
+    elif path.suffix in (".csv", ".md"):
+        assert path.read_bytes().endswith(b"\n")

@@ -1,0 +1,121 @@
+"""Temperatures are found again, and thresholds are where their rules say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+
+from histocli.errors import HistoError, UsageError
+from histocli.metrics import auc, evaluate
+from histocli.metrics.calibration import COLDEST, HOTTEST, fit_temperature, probability, rescaled
+from histocli.metrics.thresholds import choose_threshold, fixed
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_a_temperature_that_spoiled_the_scores_is_found_again(temperature):
+    rng = np.random.default_rng(2)
+    truth = rng.normal(0, 2, 20_000)
+    labels = (rng.random(20_000) < expit(truth)).astype(int)
+    scores = truth * temperature
+    found = fit_temperature(labels, scores)
+    assert found == pytest.approx(temperature, rel=0.03)
+    before, after = (evaluate(labels, probability(scores, t))["metrics"] for t in (1.0, found))
+    assert after["auc"] == before["auc"]
+    assert after["accuracy"] == before["accuracy"]
+    assert after["ece"] < 0.02
+    if temperature != 1:
+        assert after["ece"] < before["ece"]
+        assert after["log_loss"] < before["log_loss"]
+        assert after["brier"] < before["brier"]
+
+
+def test_no_other_temperature_is_likelier():
+    rng = np.random.default_rng(4)
+    odds = rng.normal(0, 3, 500)
+    labels = (rng.random(500) < expit(odds / 2)).astype(int)
+    targets = np.where(labels == 1, (labels.sum() + 1) / (labels.sum() + 2), 1 / (500 - labels.sum() + 2))
+
+    def loss(temperature):
+        probs = probability(odds, temperature)
+        return -(targets * np.log(probs) + (1 - targets) * np.log(1 - probs)).mean()
+
+    best = fit_temperature(labels, odds)
+    assert loss(best) < min(loss(best * 1.02), loss(best / 1.02))
+
+
+def test_scores_that_part_the_classes_are_not_made_certain():
+    labels, odds = np.repeat([0, 1], 20), np.repeat([-2.0, 2.0], 20)
+    probs = probability(odds, fit_temperature(labels, odds))
+    assert probs[-1] == pytest.approx(21 / 22)
+
+
+def test_scores_that_say_the_opposite_or_nothing_end_at_the_bounds():
+    labels = np.repeat([0, 1], 20)
+    assert fit_temperature(labels, np.where(labels == 1, -1.0, 1.0)) == HOTTEST
+    assert fit_temperature(labels, np.where(labels == 1, 1e-4, -1e-4)) == COLDEST
+    assert fit_temperature(labels, np.zeros(40)) == HOTTEST
+
+
+@given(st.floats(0, 1), st.floats(0.1, 9), st.floats(-20, 20))
+def test_a_rescaled_threshold_calls_the_same_patches(threshold, temperature, odds):
+    if 1e-9 < threshold < 1 - 1e-9 and abs(odds / temperature - logit(threshold)) < 1e-6:
+        return  # rounding decides
+    calibrated, raw = probability([odds], temperature), probability([odds])
+    assert (calibrated >= threshold) == (raw >= rescaled(threshold, temperature))
+
+
+def test_certain_thresholds_stay_where_they_are():
+    assert [rescaled(edge, 3.0) for edge in (0, 0.5, 1)] == [0, 0.5, 1]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_threshold_does_what_its_rule_says_and_no_other_does_it_better(data):
+    n = data.draw(st.integers(2, 40))
+    labels = np.array([0, 1, *data.draw(st.lists(st.integers(0, 1), min_size=n - 2, max_size=n - 2))])
+    probs = np.array(data.draw(st.lists(st.integers(1, 19), min_size=n, max_size=n))) / 20
+
+    def of(threshold):
+        made = evaluate(labels, probs, threshold)["metrics"]
+        return made["sensitivity"], made["specificity"]
+
+    others = np.append(np.unique(probs), 1)
+    youden = sum(of(choose_threshold("youden", labels, probs)))
+    assert youden == pytest.approx(max(sum(of(other)) for other in others))
+    wanted = data.draw(st.sampled_from([0.5, 0.9, 1.0]))
+    sensitivity, specificity = of(choose_threshold(f"sensitivity={wanted}", labels, probs))
+    assert sensitivity >= wanted
+    assert specificity == max(of(other)[1] for other in others if of(other)[0] >= wanted)
+    sensitivity, specificity = of(choose_threshold(f"specificity={wanted}", labels, probs))
+    assert specificity >= wanted
+    assert sensitivity == max(of(other)[0] for other in others if of(other)[1] >= wanted)
+
+
+def test_a_threshold_stands_half_way_between_two_scores():
+    labels, probs = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9])
+    for rule in ("youden", "sensitivity=1", "specificity=1"):
+        assert choose_threshold(rule, labels, probs) == pytest.approx(0.5)
+
+
+def test_a_number_is_itself_and_needs_no_patches():
+    assert choose_threshold("0.3", np.array([1]), np.array([0.5])) == 0.3
+    assert (fixed("0"), fixed("1"), fixed("youden"), fixed("specificity=.9")) == (0, 1, None, None)
+
+
+@pytest.mark.parametrize("rule", ["", "two", "1.5", "-1", "nan", "youden=1", "sensitivity", "sensitivity=0", "ppv=0.9"])
+def test_what_is_no_rule_is_refused(rule):
+    with pytest.raises(UsageError, match="is no threshold") as caught:
+        choose_threshold(rule, np.array([0, 1]), np.array([0.1, 0.9]))
+    assert "youden" in caught.value.hint
+
+
+def test_a_rule_needs_both_classes():
+    with pytest.raises(HistoError, match="both classes"):
+        choose_threshold("youden", np.array([1, 1]), np.array([0.1, 0.9]))
+
+
+def test_the_order_of_the_scores_stays():
+    rng = np.random.default_rng(0)
+    odds, labels = rng.normal(size=200), rng.integers(0, 2, 200)
+    assert auc(labels, probability(odds, 4)) == auc(labels, probability(odds))

@@ -1,0 +1,207 @@
+"""Intervals: against scipy's bootstrap, against the definition, and for how often they hold the truth."""
+
+import json
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from histocli.metrics import Clusters, auc, by_patch, evaluate, uncertainty
+from histocli.metrics.delong import compare, delong
+from histocli.metrics.intervals import resampled
+from histocli.metrics.weighted import NAMES, Weighted
+
+
+def scores(rng, n, distance=1.5):
+    """Labels of both classes, and scores of normal distributions `distance` apart, squeezed into 0 to 1."""
+    labels = rng.permutation(np.arange(n) % 2)
+    return labels, stats.norm.cdf(rng.normal(size=n) + distance * (labels - 0.5))
+
+
+def interval(labels, probs, name="auc", clusters=None, **options):
+    made = uncertainty(labels, probs, evaluate(labels, probs)["metrics"], clusters=clusters, **options)
+    return made["intervals"][name]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_a_patch_of_weight_w_counts_as_w_patches(data):
+    n = data.draw(st.integers(1, 40))
+    labels = np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)))
+    probs = np.array(data.draw(st.lists(st.integers(0, 30), min_size=n, max_size=n))) / 30
+    weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+    weights[0] += 1
+    threshold = data.draw(st.sampled_from([0, 0.3, 0.5, 1]))
+    weighted = Weighted(labels, probs, threshold)
+    rows = np.stack([np.ones(n), weights])[:, weighted.order]
+    for figures, repeats in zip(weighted.figures(rows).T, (np.ones(n, int), weights), strict=True):
+        expected = evaluate(np.repeat(labels, repeats), np.repeat(probs, repeats), threshold)["metrics"]
+        expected["auc"] = auc(np.repeat(labels, repeats), np.repeat(probs, repeats))  # counted in another way
+        for name, value in zip(NAMES, figures, strict=True):
+            assert value == pytest.approx(np.nan if expected[name] is None else expected[name], nan_ok=True), name
+
+
+def test_by_patch_it_is_scipys_percentile_bootstrap():
+    labels, probs = scores(np.random.default_rng(3), 300)
+    made = uncertainty(labels, probs, evaluate(labels, probs)["metrics"])
+    statistics = {
+        "auc": auc,
+        "brier": lambda y, p: np.mean((y - p) ** 2),
+        "sensitivity": lambda y, p: (p[y == 1] >= 0.5).mean(),
+    }
+    for name, statistic in statistics.items():
+        theirs = stats.bootstrap(
+            (labels, probs), statistic, paired=True, vectorized=False, method="percentile", n_resamples=1500, rng=8
+        ).confidence_interval
+        width = theirs.high - theirs.low
+        assert made["intervals"][name] == pytest.approx([theirs.low, theirs.high], abs=0.12 * width), name
+    assert made["bootstrap"] == {
+        "by": "patch",
+        "clusters": 300,
+        "replicates": 2000,
+        "seed": 0,
+        "level": 0.95,
+        "undefined": {},
+    }
+
+
+def test_few_clusters_widen_it():
+    """By the t quantile and the lost degree of freedom (Hesterberg 2015), checked on a mean of normal values."""
+    measured = [Weighted(*scores(np.random.default_rng(0), 40), 0.5)]
+    made = resampled(measured, Clusters("slide", np.arange(40) % 8, 8))[0]
+    replicates = NormalDist().samples(200_000, seed=1)
+    low, high = made.interval(np.array(replicates))
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 7) * (8 / 7) ** 0.5, rel=0.02)
+    assert low == pytest.approx(-high, rel=0.05)
+
+
+def test_copies_of_a_patch_in_one_cluster_tell_nothing_new():
+    labels, probs = scores(np.random.default_rng(5), 60)
+    copied = np.repeat(labels, 7), np.repeat(probs, 7)
+    slides = Clusters("slide", np.repeat(np.arange(60), 7), 60)
+    assert interval(*copied, clusters=slides) == pytest.approx(interval(labels, probs), abs=0.02)
+    assert delong(*copied, slides)["standard_error"] == pytest.approx(
+        delong(labels, probs, by_patch(60))["standard_error"]
+    )
+    low, high = interval(*copied)
+    wide_low, wide_high = interval(*copied, clusters=slides)
+    assert wide_high - wide_low > 2 * (high - low)
+
+
+def test_the_seed_alone_decides():
+    labels, probs = scores(np.random.default_rng(7), 400)
+    one = interval(labels, probs, seed=1)
+    assert interval(labels, probs, seed=1, threads=3) == one
+    assert interval(labels, probs, seed=2) != one
+
+
+def test_delong_is_its_definition():
+    rng = np.random.default_rng(11)
+    labels, probs = scores(rng, 50)
+    probs = np.round(probs, 1)  # ties
+    other = np.round(scores(rng, 50)[1], 1)
+
+    def kernel(p):
+        above = p[labels == 1][:, None] - p[labels == 0]
+        return (above > 0) + 0.5 * (above == 0)
+
+    def error(k):
+        return (k.mean(1).var(ddof=1) / len(k) + k.mean(0).var(ddof=1) / k.shape[1]) ** 0.5
+
+    made = delong(labels, probs, by_patch(50))
+    assert made["standard_error"] == pytest.approx(error(kernel(probs)))
+    assert made["interval"] == pytest.approx(
+        [auc(labels, probs) + sign * 1.959964 * made["standard_error"] for sign in (-1, 1)], abs=1e-6
+    )
+    paired = compare(labels, probs, other, by_patch(50))
+    assert paired["standard_error"] == pytest.approx(error(kernel(probs) - kernel(other)))
+    z = (auc(labels, probs) - auc(labels, other)) / paired["standard_error"]
+    assert (paired["z"], paired["p"]) == (pytest.approx(z), pytest.approx(2 * stats.norm.sf(abs(z))))
+
+
+@pytest.mark.parametrize("slides", [None, 30])
+def test_delong_and_the_bootstrap_agree(slides):
+    rng = np.random.default_rng(13)
+    labels, probs = scores(rng, 900)
+    clusters = by_patch(900)
+    if slides:
+        codes = rng.integers(0, slides, 900)
+        probs = stats.norm.cdf(stats.norm.ppf(probs) + rng.normal(size=slides)[codes])
+        clusters = Clusters("slide", codes, slides)
+    made = uncertainty(labels, probs, evaluate(labels, probs)["metrics"], clusters=clusters)
+    low, high = made["intervals"]["auc"]
+    assert made["delong"]["by"] == clusters.by
+    assert made["delong"]["interval"] == pytest.approx([low, high], abs=0.15 * (high - low))
+
+
+def covered(draw, truth, clusters, simulations=150):
+    """How often the intervals of the AUC hold the truth: the bootstrap's, and DeLong's."""
+    held = np.zeros(2)
+    for number in range(simulations):
+        labels, probs, groups = draw(np.random.default_rng([17, number]))
+        metrics = evaluate(labels, probs)["metrics"]
+        made = uncertainty(labels, probs, metrics, clusters=groups if clusters else None, replicates=300, seed=number)
+        for i, (low, high) in enumerate((made["intervals"]["auc"], made["delong"]["interval"])):
+            held[i] += low <= truth <= high
+    return held / simulations
+
+
+def test_coverage_of_independent_patches():
+    def draw(rng):
+        return *scores(rng, 120, 2.0), None
+
+    for share in covered(draw, NormalDist().cdf(2 / 2**0.5), clusters=False):
+        assert 0.90 <= share <= 0.99
+
+
+def test_coverage_of_patches_in_slides():
+    """Where a slide shifts all its scores, patches drawn alone promise too much; slides keep their word."""
+    slides, per_slide, spread = 16, 20, 1.0
+
+    def draw(rng):
+        labels, probs = scores(rng, slides * per_slide, 2.0)
+        codes = np.repeat(np.arange(slides), per_slide)
+        moved = stats.norm.ppf(probs) + spread * rng.normal(size=slides)[codes] * (2 * labels - 1)
+        return labels, stats.norm.cdf(moved), Clusters("slide", codes, slides)
+
+    # Of two patches of one slide the scores part by 2 shifts of that slide; of two slides, by one shift of each.
+    same, apart = (2 / (2 + k * spread**2) ** 0.5 for k in (4, 2))
+    truth = NormalDist().cdf(same) / slides + NormalDist().cdf(apart) * (1 - 1 / slides)
+    bootstrapped, delong_s = covered(draw, truth, clusters=True)
+    assert 0.88 <= bootstrapped <= 0.99
+    assert 0.84 <= delong_s <= 0.99  # normal quantiles are too near for so few slides
+    assert max(covered(draw, truth, clusters=False)) < 0.75
+
+
+@pytest.mark.parametrize(
+    ("labels", "probs", "threshold", "slides", "missing", "why"),
+    [
+        ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.5, None, "auc", "the figure itself is undefined"),
+        ([0, 1] * 20, np.linspace(0, 1, 40), 0, None, "sensitivity", "it is the same in every resample"),
+        ([0, 1] * 20, np.linspace(0, 1, 40), 0.5, [0] * 40, "brier", "all patches are of one slide"),
+        ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "it exists in only"),
+    ],
+)
+def test_what_cannot_be_told_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):
+    clusters = Clusters("slide", np.array(slides), 1) if slides else None
+    made = uncertainty(labels, probs, evaluate(labels, probs, threshold)["metrics"], threshold, clusters)
+    assert made["intervals"][missing] is None
+    assert made["bootstrap"]["undefined"][missing].startswith(why)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert {name for name, ends in made["intervals"].items() if ends is None} == set(made["bootstrap"]["undefined"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "probs", "codes"),
+    [
+        ([1, 1, 1], [0.1, 0.2, 0.3], [0, 1, 2]),
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], [0, 1, 2, 3]),  # ranked perfectly
+        ([0, 0, 1, 1], [0.1, 0.8, 0.2, 0.9], [0, 1, 2, 2]),  # tumour in one slide alone
+    ],
+)
+def test_an_auc_without_variance_has_no_delong(labels, probs, codes):
+    clusters = Clusters("slide", np.array(codes), max(codes) + 1)
+    assert delong(np.array(labels), np.array(probs), clusters) is None

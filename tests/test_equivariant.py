@@ -1,0 +1,128 @@
+"""Group convolutions: whatever turns their input turns their output alike."""
+
+import pytest
+import torch
+
+from histocli.data.augment import symmetries
+from histocli.models.equivariant import (
+    DepthwiseGroupConv,
+    GroupBatchNorm,
+    GroupConv,
+    LiftingConv,
+    group_max,
+    group_mean,
+)
+
+PROBE = torch.arange(9.0).view(1, 1, 3, 3)
+VIEWS = [tuple(view.flatten().tolist()) for view in symmetries(PROBE)]
+# orientation h of an image turned by a is orientation (a after h) of the image
+PLACE = [
+    [VIEWS.index(tuple(symmetries(turned)[a].flatten().tolist())) for turned in symmetries(PROBE)] for a in range(8)
+]
+
+
+def turn_maps(maps, a):
+    """Feature maps (N,8C,H,W) of an image, as they must be when symmetry `a` turns the image."""
+    turned = symmetries(maps)[a].unflatten(1, (-1, 8))
+    moved = torch.empty_like(turned)
+    moved[:, :, PLACE[a]] = turned
+    return moved.flatten(1, 2)
+
+
+def settled(layer, channels):
+    """The layer in evaluation; batch norm with statistics that are not the initial ones."""
+    with torch.no_grad():
+        for number, parameter in enumerate(layer.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
+        layer.train()(3 * torch.randn(4, channels, 8, 8, generator=torch.Generator().manual_seed(9)) + 1)
+    return layer.eval()
+
+
+def maps_of(channels, side):
+    return torch.randn(2, channels, side, side, generator=torch.Generator().manual_seed(1))
+
+
+GRIDS = [
+    (3, 1, 1, 8),
+    (3, 1, 0, 7),
+    (5, 1, 2, 9),
+    (1, 1, 0, 6),
+    (4, 2, 1, 8),
+    (6, 2, 2, 12),
+    (2, 2, 0, 8),
+    (2, 1, 0, 7),
+]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "side"), GRIDS)
+@pytest.mark.parametrize("a", range(8))
+def test_layers_turn_with_their_input(kernel, stride, padding, side, a):
+    options = {"stride": stride, "padding": padding}
+    image, maps = maps_of(3, side), maps_of(16, side)
+    lifting = settled(LiftingConv(3, 2, kernel, **options), 3)
+    group = settled(GroupConv(2, 3, kernel, **options), 16)
+    depthwise = settled(DepthwiseGroupConv(2, kernel, **options), 16)
+    assert torch.allclose(lifting(symmetries(image)[a]), turn_maps(lifting(image), a), atol=1e-4)
+    for layer in (group, depthwise):
+        assert torch.allclose(layer(turn_maps(maps, a)), turn_maps(layer(maps), a), atol=1e-4)
+
+
+@pytest.mark.parametrize("a", range(8))
+def test_norms_turn_and_pools_over_the_group_do_not_care(a):
+    maps = maps_of(16, 5)
+    norm = settled(GroupBatchNorm(2), 16)
+    assert torch.allclose(norm(turn_maps(maps, a)), turn_maps(norm(maps), a), atol=1e-6)
+    for pool in (group_max, group_mean):
+        assert pool(maps).shape == (2, 2, 5, 5)
+        assert torch.allclose(pool(turn_maps(maps, a)), symmetries(pool(maps))[a], atol=1e-6)
+
+
+def test_the_layers_tell_orientations_apart():
+    """A layer that pooled too early would turn with its input as well, and see less."""
+    image = maps_of(3, 7)
+    lifted = settled(LiftingConv(3, 2, 3), 3)(image)
+    assert not torch.allclose(lifted[:, 0], lifted[:, 1])
+    maps = maps_of(16, 7)
+    shuffled = maps.unflatten(1, (2, 8)).roll(1, 2).flatten(1, 2)
+    for layer in (GroupConv(2, 1, 3), DepthwiseGroupConv(2, 3)):
+        assert not torch.allclose(layer(shuffled).sum(1), layer(maps).sum(1), atol=1e-3)
+
+
+def test_the_first_orientation_is_the_plain_convolution():
+    lifting = LiftingConv(3, 4, 3, padding=1)
+    images = maps_of(3, 6)
+    plain = torch.nn.functional.conv2d(images, lifting.weight, padding=1)
+    assert torch.allclose(lifting(images).unflatten(1, (4, 8))[:, :, 0], plain, atol=1e-6)
+
+
+def test_batch_norm_learns_the_mean_and_variance_of_what_it_sees():
+    norm = GroupBatchNorm(2, momentum=1.0)
+    maps = maps_of(16, 9) * torch.tensor([2.0] * 8 + [5.0] * 8).view(1, 16, 1, 1) + 3
+    assert norm(maps).mean((0, 2, 3)).abs().max() < 1e-5
+    assert torch.allclose(norm.running_mean, maps.unflatten(1, (2, 8)).mean((0, 2, 3, 4)), atol=1e-5)
+    assert torch.allclose(norm.running_var.sqrt(), torch.tensor([2.0, 5.0]), rtol=0.1)
+    before = norm.running_mean.clone()
+    norm.eval()(maps + 7)
+    assert torch.equal(norm.running_mean, before)
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels", "fan_in"),
+    [(LiftingConv(16, 64, 3), 16, 16 * 9), (GroupConv(8, 64, 3), 64, 8 * 8 * 9), (GroupConv(32, 64, 1), 256, 32 * 8)],
+    ids=["lifting", "group", "pointwise"],
+)
+def test_weights_start_at_the_size_of_their_fan_in_and_take_gradients(layer, channels, fan_in):
+    assert layer.weight.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.1)
+    maps = maps_of(channels, 6).requires_grad_()
+    layer(maps).square().sum().backward()
+    assert (layer.weight.grad != 0).all()
+    assert (maps.grad != 0).any(dim=0).all()
+
+
+def test_a_state_holds_weights_and_no_tables_and_memory_can_be_channels_last():
+    layers = torch.nn.Sequential(LiftingConv(3, 2, 3), GroupBatchNorm(2), GroupConv(2, 2, 3), DepthwiseGroupConv(2, 3))
+    expected = layers.eval()(maps_of(3, 9))
+    assert sorted(layers.state_dict()) == [
+        "0.weight", "1.bias", "1.running_mean", "1.running_var", "1.weight", "2.weight", "3.weight",
+    ]  # fmt: skip
+    assert torch.allclose(layers.to(memory_format=torch.channels_last)(maps_of(3, 9)), expected, atol=1e-5)
