@@ -155,23 +155,25 @@ class _Stderr:
 
     def write(self, text: str) -> int:
         """Write what somebody may read."""
-        with _unheard():
+        with self._heard_by_nobody():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Let it be read."""
-        with _unheard():
+        with self._heard_by_nobody():
             self._stream.flush()
 
-
-@contextmanager
-def _unheard() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.EIO, errno.EPIPE):
-            raise
+    @contextmanager
+    def _heard_by_nobody(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())  # so that what is still to be written has somewhere to go
+            os.close(nowhere)
 
 
 def _plain(message: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, cast
 
 from histocli.errors import EXIT_FAILURE, HistoError
 from histocli.interrupt import stop_request
+from histocli.meeting import meet
 
 if TYPE_CHECKING:
     import torch
@@ -174,10 +175,10 @@ def _reduce_largest(values: Sequence[int]) -> "tuple[Any, Tensor]":
 
 
 @contextmanager
-def joined(patience: timedelta | None = None) -> Iterator[World]:
+def joined(patience: timedelta = timedelta(minutes=30)) -> Iterator[World]:
     """Connect the processes of this job, if it is one of several; inside, one that fails tells torchrun why.
 
-    A process that waits for others longer than `patience` (torch's default is half an hour) gives up.
+    A process that waits for others longer than `patience` gives up.
 
     Raises:
         HistoError: they cannot reach one another, or another one is gone.
@@ -189,13 +190,18 @@ def joined(patience: timedelta | None = None) -> Iterator[World]:
     import torch.distributed as dist
 
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=patience)
+        meeting = meet()
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(
+            backend, store=meeting.store, rank=meeting.rank, world_size=meeting.size, timeout=patience
+        )
     except (RuntimeError, ValueError) as error:
+        _tell_torchrun(error)
         raise HistoError(
             f"the processes of this job cannot reach one another: {(str(error) or repr(error)).splitlines()[0]}",
             "where there are several network interfaces, name one: GLOO_SOCKET_IFNAME=eth0 NCCL_SOCKET_IFNAME=eth0",
         ) from error
-    group = Group(dist.get_rank(), dist.get_world_size())
+    group = Group(meeting.rank, meeting.size)
     try:
         yield group
         group.settle()

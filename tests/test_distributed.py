@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from histocli.data.batches import Batches
 from histocli.distributed import ALONE, Job, World
+from histocli.meeting import agreed_name
 from histocli.parts import Parts
 from tests import distributed_worker
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
@@ -111,6 +113,19 @@ def test_a_job_knows_its_own_runs(job, continues):
 
 def test_a_job_without_an_id_is_known_by_its_torchrun_alone():
     assert not Job("none", "there/2", 1).continues("none", "here/1")
+
+
+def test_processes_that_were_started_again_do_not_meet_the_dead():
+    """torchrun's store outlives them, with all that they said in it."""
+    from torch.distributed import HashStore
+
+    store, names = HashStore(), []
+    with ThreadPoolExecutor(3) as pool:
+        for size in (3, 3, 2):
+            told = set(pool.map(agreed_name, [store] * size, reversed(range(size)), [size] * size))
+            assert len(told) == 1
+            names += told
+    assert len(set(names)) == 3
 
 
 @contextmanager

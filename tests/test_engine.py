@@ -99,6 +99,27 @@ def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(ran_through, stop_at
     assert same(second.average.state_dict(), through.average.state_dict())
 
 
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_with_a_replica_for_each_core_it_goes_on_as_if_it_had_not_stopped():
+    data = batches(192, 64)
+    through, first, second = (trainer(total_steps=6, batch_size=64) for _ in range(3))
+    losses = [through.train_epoch(data), through.train_epoch(data)]
+    assert through.replicas
+    assert first.train_epoch(data, lambda step: step == 2) is None
+    second.load_state(first.state(), first.average.state_dict())
+    assert [second.train_epoch(data), second.train_epoch(data)] == losses
+    assert same(second.model.state_dict(), through.model.state_dict())
+    assert same(second.average.state_dict(), through.average.state_dict())
+
+
 def test_seeds_make_runs_alike_and_different():
     data = batches()
     one, two, other = trainer(), trainer(), trainer()

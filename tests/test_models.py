@@ -17,9 +17,11 @@ from histocli.data.batches import Batch
 from histocli.device import choose_compute
 from histocli.engine import Recipe, Trainer
 from histocli.errors import HistoError, UsageError
+from histocli.frozen import head_state, whole_state
 from histocli.interrupt import Stopped
 from histocli.listener import Listener
 from histocli.models import OWN, Classifier, create_model, rebuild_model
+from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.torchvision_models import torchvision_names
 from histocli.train_config import TrainConfig
@@ -266,6 +268,24 @@ def test_a_frozen_backbone_stays_and_its_head_learns(histo, hub):
     report = json.loads(histo("eval", "--ckpt", "head", "--raw", "--json", "--device", "cpu").stdout)
     assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
     assert report["metrics"]["log_loss"] == pytest.approx(best.metrics["val_loss"], rel=1e-5)
+
+
+def test_a_feature_that_hardly_varied_in_training_does_not_decide_alone():
+    head = Head(3)
+    features = torch.randn(100, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 2.0, 0.0])
+    head.standardise(features)
+    standardised = (features - head.mean) / head.std
+    assert torch.allclose(standardised[:, :2].std(0, correction=0), torch.ones(2), atol=1e-5)
+    assert (head(features + 1) - head(features)).abs().max() < 20
+
+
+def test_the_state_of_a_frozen_model_has_the_averaged_head():
+    model = create_model(SMALL)
+    average = Head(model.headed.width)
+    whole = whole_state(model, average)
+    assert whole.keys() == model.state_dict().keys()
+    assert torch.equal(whole["network.head.linear.weight"], average.linear.weight)
+    average.load_state_dict(head_state(whole))
 
 
 class Stops(Listener):

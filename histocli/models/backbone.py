@@ -41,9 +41,13 @@ class Head(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def standardise(self, features: Tensor) -> None:
-        """Take the mean and deviation of features (N,F) as those to standardise by."""
+        """Take the mean and deviation of features (N,F) as those to standardise by.
+
+        One that hardly varies here is not magnified beyond reason: elsewhere it may.
+        """
+        deviations = features.std(0, correction=0)
         self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0, correction=0).clamp_(min=1e-6))
+        self.std.copy_(deviations.clamp(min=max(0.1 * float(deviations.mean()), 1e-6)))
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N,2) of features (N,F)."""

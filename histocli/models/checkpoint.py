@@ -1,6 +1,7 @@
 """Checkpoints: tensors and plain values only, enough to rebuild the model they hold."""
 
 import shutil
+import sys
 from dataclasses import dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
@@ -69,9 +70,18 @@ class Checkpoint:
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
     content = BytesIO()  # torch's own writer has no word for a full disk, and would write the file's name into it
-    torch.save({name: value for name, value in vars(checkpoint).items() if name != "origin"}, content)
+    torch.save({name: _canonical(value) for name, value in vars(checkpoint).items() if name != "origin"}, content)
     with atomic_path(path, len(content.getbuffer())) as temporary:
         temporary.write_bytes(content.getbuffer())
+
+
+def _canonical(value: Any) -> Any:
+    """The same value as every other that equals it: a pickle tells apart what is one object and what are two."""
+    if type(value) is dict:
+        return {_canonical(key): _canonical(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_canonical, value))
+    return sys.intern(value) if type(value) is str else value
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

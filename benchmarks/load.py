@@ -1,0 +1,159 @@
+"""Large amounts of data through the commands: nothing is lost, and memory stays where it is (Linux).
+
+    python benchmarks/load.py files [500000]       so many image files through `predict`, by a folder and by stdin
+    python benchmarks/load.py pipeline [220025]    so many synthetic patches through everything, for one epoch
+    python benchmarks/load.py array [20]           a sparse .npy of so many GB through `predict`; --rows N ends earlier
+
+Every row that comes out is held against what went in. The network is the smallest that torchvision has for 96x96, on
+the CPU. What is made lies in a temporary folder (`TMPDIR`) and is removed.
+"""
+
+import argparse
+import csv
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+ARCH = "shufflenet_v2_x0_5"
+IMAGES = 256  # different pictures among the files; the others are further names of these
+PER_FOLDER = 1000
+
+
+class Histo:
+    """Commands on one workspace; each tells its time and its highest anonymous memory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __call__(self, *args: object, stdin: Path | None = None, rows: int | None = None) -> None:
+        """Run a command to its end, or until it has written so many rows of results."""
+        line = [sys.executable, "-m", "histocli", "-q", "-w", str(self.root), *map(str, args)]
+        began, peak = time.monotonic(), 0
+        with stdin.open("rb") if stdin else open(os.devnull, "rb") as source:  # noqa: PTH123
+            process = subprocess.Popen(line, stdin=source, stdout=subprocess.PIPE if rows else subprocess.DEVNULL)
+            taken = 0
+            while process.poll() is None:
+                peak = max(peak, anonymous(process.pid))
+                if process.stdout is None:
+                    time.sleep(0.05)
+                    continue
+                taken += process.stdout.readline().count(b"\n")
+                if rows and taken > rows:
+                    process.stdout.close()
+                    process.wait()
+        if process.returncode not in (0, 141 if rows else 0):
+            raise SystemExit(f"{' '.join(line)} ended with {process.returncode}")
+        words = " ".join(map(str, args[:2]))
+        print(f"| {words} | {time.monotonic() - began:,.0f} s | {peak / 1e6:,.0f} MB |", flush=True)
+
+
+def anonymous(pid: int) -> int:
+    """The anonymous memory of a process in bytes: what the page cache holds of its files is not its own."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def trained(root: Path) -> Histo:
+    """A workspace with a network that has seen little, which costs the least."""
+    histo = Histo(root / "workspace")
+    histo("download", "--source", "synthetic", "--n", 64)
+    histo("balance", "--n", "max")
+    histo("train", "--arch", ARCH, "--epochs", 1, "--batch-size", 16, "--device", "cpu")
+    return histo
+
+
+def ids(path: Path) -> Iterator[str]:
+    """The ids of a table of results or of a manifest."""
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield row["id"]
+
+
+def lost(wanted: Iterator[str], path: Path) -> int:
+    """How many ids are missing, added or in another place."""
+    expected, found = list(wanted), list(ids(path))
+    print(f"{len(expected):,} in, {len(found):,} out", flush=True)
+    return abs(len(expected) - len(found)) + sum(a != b for a, b in zip(expected, found, strict=False))
+
+
+def files(root: Path, count: int) -> int:
+    """So many files: a folder of them, then a list of their paths on stdin."""
+    import cv2
+
+    histo, folder, rng = trained(root), root / "images", np.random.default_rng(0)
+    folder.mkdir()
+    pictures = [cv2.imencode(".png", rng.integers(0, 256, (96, 96, 3), np.uint8))[1].tobytes() for _ in range(IMAGES)]
+    names = []
+    for i in range(count):
+        path = folder / f"{i // PER_FOLDER:05}" / f"{i:09}.png"
+        if i % PER_FOLDER == 0:
+            path.parent.mkdir()
+        if i < IMAGES:
+            path.write_bytes(pictures[i])
+        else:
+            os.link(names[i % IMAGES], path)
+        names.append(path)
+    out, listed = root / "preds.csv", root / "names"
+    histo("predict", folder, "--device", "cpu", "--out", out)
+    wrong = lost((path.stem for path in names), out)
+    listed.write_text("".join(f"{path}\n" for path in names))
+    histo("predict", "-", "--device", "cpu", "--out", out, stdin=listed)
+    return wrong + lost(map(str, names), out)
+
+
+def pipeline(root: Path, count: int) -> int:
+    """So many synthetic patches packed, balanced, trained on for an epoch, evaluated and predicted."""
+    histo, out = Histo(root / "workspace"), root / "preds.csv"
+    histo("download", "--source", "synthetic", "--n", count)
+    histo("balance", "--n", "max")
+    histo("train", "--arch", ARCH, "--epochs", 1, "--device", "cpu")
+    histo("eval", "--device", "cpu")
+    histo("predict", "synthetic", "--device", "cpu", "--out", out)
+    packed = histo.root / "manifests" / "synthetic.csv"
+    wrong = abs(count - sum(1 for _ in ids(packed)))
+    if len(np.load(packed.parents[1] / "data" / "synthetic" / "patches.npy", mmap_mode="r")) != count:
+        wrong += 1
+    return wrong + lost(ids(packed), out)
+
+
+def array(root: Path, gigabytes: int, rows: int | None) -> int:
+    """An array of zeros of so many GB, which takes no room on the disk."""
+    histo, path, out = trained(root), root / "large.npy", root / "preds.csv"
+    count = gigabytes * 10**9 // (96 * 96 * 3)
+    np.lib.format.open_memmap(path, "w+", np.uint8, (count, 96, 96, 3))
+    if rows:
+        histo("predict", path, "--device", "cpu", rows=rows)
+        return 0
+    histo("predict", path, "--device", "cpu", "--out", out)
+    return lost(map(str, range(count)), out)
+
+
+def main() -> None:
+    """Do one of the three, and end with an error where anything was lost."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["files", "pipeline", "array"])
+    parser.add_argument("count", type=int, nargs="?")
+    parser.add_argument("--rows", type=int)
+    args = parser.parse_args()
+    print("| command | time | peak anonymous memory |\n| --- | --- | --- |", flush=True)
+    with tempfile.TemporaryDirectory(prefix="histo-load-") as folder:
+        root = Path(folder)
+        if args.what == "files":
+            wrong = files(root, args.count or 500_000)
+        elif args.what == "pipeline":
+            wrong = pipeline(root, args.count or 220_025)
+        else:
+            wrong = array(root, args.count or 20, args.rows)
+    print(f"{wrong:,} rows lost")
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()
