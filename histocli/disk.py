@@ -17,6 +17,7 @@ from histocli.errors import HistoError
 _FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF})  # the last: NFS, of folders
 _STRAY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
+_LOCK = re.compile(r"\..+\.lock")
 _LONGEST = 200  # of a name's characters in that of its temporary file: file systems take some 255
 _HINT = "free some space or choose another --workspace"
 
@@ -83,12 +84,13 @@ def _created(path: Path, folder: bool) -> tuple[Path, int | None]:
 
 
 def remove_strays(folder: Path, name: str | None = None) -> None:
-    """Remove the temporary files in `folder` that killed processes left, all of them or those made to become `name`."""
+    """Remove what killed processes left in `folder`: temporary files (made to become `name`), and without it locks."""
     if not folder.is_dir():
         return
     for entry in list(os.scandir(folder)):
         match = _STRAY.fullmatch(entry.name)
-        if match and name in (None, match[1]) and not entry.is_symlink():
+        wanted = match and match[1] == name if name else match or _LOCK.fullmatch(entry.name)
+        if wanted and not entry.is_symlink():
             _remove_if_stray(Path(entry.path))
 
 

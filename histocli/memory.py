@@ -6,7 +6,14 @@ from contextlib import contextmanager
 from histocli.errors import HistoError
 
 # torch has a class for a GPU's memory alone; of the host's, these are its words, oneDNN's and cuDNN's
-_PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "could not create a memory", "ALLOC_FAILED")
+_PHRASES = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "could not create a memory",
+    "could not create a primitive",
+    "ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -82,6 +82,8 @@ def _imdecode(data: bytes, flags: int) -> "cv2.typing.MatLike | None":
 def _fault(data: bytes) -> str:
     """What is wrong with a JPEG or PNG that OpenCV would fill up with grey, or libpng complain of on stderr."""
     if data[:4] == b"\x89PNG":
+        if int.from_bytes(data[16:20]) * int.from_bytes(data[20:24]) > MAX_PIXELS:
+            return f"of more than {MAX_PIXELS:,} pixels"
         return "" if b"IEND" in data else "truncated"
     return _jpeg_fault(data) if data[:3] == b"\xff\xd8\xff" else ""
 

@@ -96,13 +96,13 @@ def test_an_array_to_be_unpacked_says_how_much_it_takes(disk, folder):  # noqa: 
 
 def test_a_disk_that_fills_up_while_packing_leaves_nothing_of_it(disk, folder):  # noqa: F811
     """PCam's duplicates are dropped, so how much it will be is not known beforehand."""
-    root = disk(3 << 20) / "workspace"
+    root = disk(9 << 18) / "workspace"
     error = fails(root, "download", "--source", "pcam", "--from", folder)
     assert re.search(rf"cannot (write|unpack) .*: No space left on device {SPACE}", error) or "needs" in error
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("leave", [0, 100_000, 4_000_000, 12_000_000])
+@pytest.mark.parametrize("leave", [0, 100_000, 4_000_000, 6_000_000])
 def test_the_last_good_checkpoint_outlives_a_full_disk_and_training_goes_on_when_there_is_room(made, disk, leave):
     place = disk(80 << 20)
     root = shutil.copytree(made, place / "workspace")

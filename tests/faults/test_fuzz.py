@@ -96,7 +96,7 @@ def put(place, name, data):
 
 # images
 
-PLAIN = (".png", ".jpg", ".tif", ".bmp", ".webp", ".jp2", ".ppm", ".gif")
+PLAIN = (".png", ".jpg", ".tif", ".bmp", ".webp", ".ppm")
 KINDS = [(kind, []) for kind in PLAIN] + [(".tif", [cv2.IMWRITE_TIFF_COMPRESSION, 1])]
 KINDS += [(".jpg", [option, 1]) for option in (cv2.IMWRITE_JPEG_PROGRESSIVE, cv2.IMWRITE_JPEG_RST_INTERVAL)]
 IMAGES = [cv2.imencode(kind, PIXELS, options)[1].tobytes() for kind, options in KINDS]

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -124,11 +125,10 @@ def test_a_folder_of_everything_gives_the_right_pixels_or_a_line(root, strange, 
     expected = [float(row["label"]) for row in rows(histo(root, *PREDICT, tmp_path / "expected.npy").stdout)]
     process = histo(root, *PREDICT, strange, code=1, limits={"memory": 2000 << 20})
     scores = {row["id"]: float(row["label"]) for row in rows(process.stdout)}
-    stems = {name: name.removesuffix(".png").removesuffix(".tif").removesuffix(".webp") for name in SOUND}
-    for name, score in zip(SOUND, expected, strict=True):
-        assert scores[stems[name]] == pytest.approx(score, abs=2e-5), name
+    for name, score in zip(SOUND, expected, strict=True):  # whole names, for there are some that differ in suffix alone
+        assert scores[name.replace("\r", "\n")] == pytest.approx(score, abs=2e-5), name
     for name in NEAR:
-        assert scores[name.rpartition(".")[0]] == pytest.approx(expected[0], abs=0.2), name
+        assert scores[name] == pytest.approx(expected[0], abs=0.2), name
     assert len(scores) == len(SOUND) + len(NEAR) + 2
     warnings = [line for line in process.stderr.splitlines() if line.startswith("warning: ")]
     assert sorted(line.removeprefix("warning: ").partition(": ")[0] for line in warnings) == sorted(
@@ -141,13 +141,13 @@ def test_a_folder_of_everything_gives_the_right_pixels_or_a_line(root, strange, 
 
 def test_the_same_folder_packs_the_same_pixels(root, strange):
     process = histo(root, "download", "--source", "folder", "--from", strange, "--name", "strange")
-    assert process.stderr.count("warning: ") == len(BROKEN)
+    assert len(re.findall(r"^warning: ", process.stderr, re.MULTILINE)) == len(BROKEN)
     with (root / "manifests" / "strange.csv").open(newline="", encoding="utf-8") as file:
         ids = [row["id"] for row in csv.DictReader(file)]
     store = np.load(root / "data" / "strange" / "patches.npy")
     assert len(ids) == len(store) == len(SOUND) + len(NEAR) + 2
     for name, (_, pixels) in SOUND.items():
-        assert np.array_equal(store[ids.index(name.rpartition(".")[0])], pixels), name
+        assert np.array_equal(store[ids.index(name)], pixels), name
 
 
 def test_each_of_them_named_on_stdin_gives_a_row_or_a_line(root, strange, tmp_path):
@@ -162,7 +162,7 @@ def test_each_of_them_named_on_stdin_gives_a_row_or_a_line(root, strange, tmp_pa
     listed = tmp_path / "names"
     listed.write_bytes(b"\n".join(names))
     process = histo(root, *PREDICT, "-", code=1, stdin=listed, limits={"memory": 2000 << 20})
-    told = process.stderr.count("warning: ")
+    told = len(re.findall(r"^warning: ", process.stderr, re.MULTILINE))
     assert len(rows(process.stdout)) + told == len(names) - 1  # of the empty line there is nothing to say
     assert "Traceback" not in process.stderr
 

@@ -134,7 +134,7 @@ def test_a_quote_that_is_not_closed_is_an_error_with_its_line(root, table):
 
 def test_bytes_that_are_no_text_are_one_error(root, table):
     path, _ = table
-    path.write_bytes(path.read_bytes().replace(b"RUMC", b"\xff\xfe", 1))
+    path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
     assert f"error: {path} is not UTF-8 text" in histo(root, *BALANCE, code=1).stderr
     path.write_text("id\tlabel\na\t1\n", encoding="utf-16")
     assert f"error: {path} is not UTF-8 text" in histo(root, *BALANCE, code=1).stderr
