@@ -1,5 +1,6 @@
 """`histo train`: a network from the balanced subset, validated each epoch."""
 
+import gc
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -94,6 +95,7 @@ def _fitted(workspace: Workspace, config: TrainConfig, world: World) -> TrainCon
                 raise memory_is_full(config.batch_size) from error
         else:
             return config
+        gc.collect()  # the run that did not fit holds on to itself in circles
         config = replace(config, batch_size=config.batch_size // 2)
 
 
