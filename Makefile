@@ -1,15 +1,19 @@
 # make demo | test | check | lint | docs ; needs only Python 3.11 or newer (PYTHON=python3.12 to choose one)
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint docs clean
+.PHONY: help demo test check lint docs bench test-lowest audit clean
 
 help:
 	@echo "make demo   install and run the whole pipeline on synthetic patches"
 	@echo "make test   install with the test tools and run the test suite"
 	@echo "make check  what CI runs: lint, types, current docs and completions, tests"
+	@echo "make bench  measure speed against other tools, and write benchmarks/README.md"
+	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml allows"
+	@echo "make audit  the dependencies against the known vulnerabilities"
 	@echo "make docs   write completions/ and docs/cli.md anew"
 
 $(VENV)/installed: pyproject.toml
@@ -20,6 +24,18 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $@
+
+# every `>=X.Y` of pyproject.toml as `==X.Y.*`
+$(LOWEST)/installed: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*(d.replace(">=", "==") + ".*" for d in p["dependencies"]), sep="\n")' > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[test]'
 	@touch $@
 
 demo: $(VENV)/installed
@@ -39,5 +55,15 @@ check: lint test
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/generate.py
 
+test-lowest: $(LOWEST)/installed
+	$(LOWEST)/bin/python -m pytest
+
+audit: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --skip-editable
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.bench
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage

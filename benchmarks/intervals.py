@@ -11,7 +11,7 @@ import time
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from histocli.device import thread_count
+from histocli.compute.device import thread_count
 from histocli.metrics import Clusters, by_patch, evaluate, uncertainty
 from histocli.metrics.intervals import REPLICATES
 

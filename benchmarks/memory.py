@@ -1,15 +1,16 @@
 """Peak anonymous memory of download, train and predict on n and on 10 n patches (Linux).
 
 Anonymous memory leaves out the page cache, through which the packed array is mapped: it is what a process cannot give
-back. `python benchmarks/memory.py [n]` prints a Markdown table.
+back. One pair: `python -m benchmarks.bench memory`.
 """
 
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.pairs import Row
 
 
 def peak_anonymous(command: list[str]) -> int:
@@ -28,6 +29,7 @@ def peak_anonymous(command: list[str]) -> int:
 
 def measure(n: int, folder: Path) -> dict[str, int]:
     """Peaks of the three commands on n synthetic patches; a TIFF folder of them is what predict reads."""
+    folder.mkdir()
     histo = [sys.executable, "-m", "histocli", "--workspace", str(folder)]
     peaks = {"download": peak_anonymous([*histo, "download", "--source", "synthetic", "--n", str(n)])}
     subprocess.run([*histo, "--quiet", "balance", "--n", "max"], check=True)
@@ -48,15 +50,20 @@ def write_tiffs(array: Path, folder: Path) -> None:
         cv2.imwrite(str(folder / f"{i:07d}.tif"), pixels[:, :, ::-1])
 
 
-def main() -> None:
-    """Measure n and 10 n, and print both with their ratio."""
-    n = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
-    with tempfile.TemporaryDirectory() as small, tempfile.TemporaryDirectory() as large:
-        one, ten = measure(n, Path(small)), measure(10 * n, Path(large))
-    print(f"| peak anonymous memory | {n:,} patches | {10 * n:,} patches | ratio |\n| --- | --- | --- | --- |")
-    for command, peak in one.items():
-        print(f"| {command} | {peak / 1e6:.0f} MB | {ten[command] / 1e6:.0f} MB | {ten[command] / peak:.2f} |")
-
-
-if __name__ == "__main__":
-    main()
+def rows(n: int, folder: Path) -> list[Row]:
+    """Measure n and 10 n patches in folders of their own; a row for each command."""
+    one, ten = (measure(count, folder / f"memory-{count}") for count in (n, 10 * n))
+    return [
+        Row(
+            what=f"peak memory of `{command}` on {10 * n:,} patches, without the page cache",
+            against=f"on {n:,} patches",
+            unit="MB",
+            ours=ten[command] / 1e6,
+            theirs=peak / 1e6,
+            ratio=ten[command] / peak,
+            lowest=ten[command] / peak,
+            highest=ten[command] / peak,
+            goal="at most 1.05",
+        )
+        for command, peak in one.items()
+    ]

@@ -12,8 +12,9 @@ class Augment(StrEnum):
 
 
 class Rotate(StrEnum):
-    """The angles a training patch is turned by."""
+    """The angles a training patch is turned by; auto is any where the network looks at smaller images than patches."""
 
+    AUTO = "auto"
     RIGHT = "right"
     ANY = "any"
 

@@ -1,10 +1,14 @@
 """Ctrl-C and SIGTERM as a wish to stop, heard at the next safe moment."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import current_thread, main_thread
+from threading import Timer, current_thread, main_thread
 from types import FrameType
+
+_AGAIN = 0.05  # seconds until a signal that was dropped is sent again
 
 
 class StopRequest:
@@ -27,17 +31,29 @@ class Stopped(KeyboardInterrupt):
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
+        self.number = number
         self.exit_code = 128 + number
 
 
 def unwind_on_termination() -> None:
-    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does, so that no temporary file stays behind."""
+    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does, so that no temporary file stays behind.
+
+    Python drops what is raised while it frees an object or ends an import; then the signal is sent again.
+    """
 
     def hear(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
+    def hear_again(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(dropped)
+            return
+        number = dropped.exc_value.number if isinstance(dropped.exc_value, Stopped) else signal.SIGINT
+        Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
+
     for number in _heeded("SIGTERM", "SIGHUP"):
         signal.signal(number, hear)
+    sys.unraisablehook = hear_again
 
 
 @contextmanager

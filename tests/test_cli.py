@@ -213,6 +213,28 @@ def test_termination_cleans_up(empty):
     assert [path for path in empty.root.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_that_python_drops_is_heard_all_the_same(name):
+    """What is raised while an object is freed goes nowhere."""
+    program = f"""
+import os, signal, time
+from histocli.interrupt import unwind_on_termination
+unwind_on_termination()
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.01)
+try:
+    Freed()
+    time.sleep(60)
+except KeyboardInterrupt as heard:
+    print(type(heard).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout == ("KeyboardInterrupt\n" if name == "SIGINT" else "Stopped\n")
+    assert done.stderr == ""
+
+
 def test_a_stop_request_leaves_ignored_signals_ignored():
     """`nohup histo train &` goes on when its terminal goes."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)

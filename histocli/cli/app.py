@@ -14,8 +14,9 @@ import typer
 from typer.core import TyperGroup
 
 from histocli import __version__
+from histocli.compute.distributed import rank
+from histocli.compute.memory import is_out_of_memory
 from histocli.console import Reporter
-from histocli.distributed import rank
 from histocli.errors import (
     EXIT_BUG,
     EXIT_FAILURE,
@@ -25,7 +26,6 @@ from histocli.errors import (
     UsageError,
 )
 from histocli.interrupt import Stopped, unwind_on_termination
-from histocli.memory import is_out_of_memory
 from histocli.workspace import Workspace
 
 _EXIT_PIPE = 141  # what a filter that writes to a closed pipe ends with

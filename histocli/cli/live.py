@@ -13,9 +13,9 @@ from rich.progress import (
 )
 
 from histocli.console import Rate, Reporter, number
-from histocli.listener import Epoch, Listener
-from histocli.listener import Progress as Step
-from histocli.run import Run
+from histocli.training.listener import Epoch, Listener
+from histocli.training.listener import Progress as Step
+from histocli.training.run import Run
 
 
 class LiveTraining(Listener):

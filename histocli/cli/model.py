@@ -15,7 +15,7 @@ from histocli.console import number, write_out
 from histocli.errors import UsageError
 
 if TYPE_CHECKING:
-    from histocli.train_config import TrainConfig
+    from histocli.training.config import TrainConfig
 
 _NOT_CONFIG = {"name", "resume", "json", "processes", "folds", "seeds"}
 
@@ -23,7 +23,7 @@ _NOT_CONFIG = {"name", "resume", "json", "processes", "folds", "seeds"}
 @app.command()
 def train(
     ctx: typer.Context,
-    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 12,
+    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 20,
     device: options.DeviceOption = Device.AUTO,
     arch: Annotated[
         str,
@@ -66,7 +66,13 @@ def train(
             "specificity=0.9 on the validation patches.",
         ),
     ] = "0.5",
-    rotate: Annotated[Rotate, typer.Option(help="Right angles, or any angle with reflected borders.")] = Rotate.RIGHT,
+    rotate: Annotated[
+        Rotate,
+        typer.Option(
+            help="Right angles; or any angle, zoomed and moved a little, with reflected borders; auto: any where "
+            "the network looks at halved patches, which turning does not blur."
+        ),
+    ] = Rotate.AUTO,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On CUDA too, the same seed gives the same bytes; slower there.")
@@ -96,10 +102,10 @@ def train(
     from histocli.cli.live import LiveTraining
     from histocli.commands.train import stored_config
     from histocli.commands.train import train as command
-    from histocli.distributed import joined, launched
-    from histocli.identity import interrupted_run
-    from histocli.launch import launch
-    from histocli.train_config import BATCH_SIZE, TrainConfig
+    from histocli.compute.distributed import agents, joined, launched
+    from histocli.compute.launch import launch
+    from histocli.training.config import BATCH_SIZE, TrainConfig
+    from histocli.training.identity import interrupted_run
 
     if processes > 1 and not launched():
         launch(sys.argv[1:], processes)
@@ -111,7 +117,8 @@ def train(
         _train_repeats(ctx, config, halve)
         return
     with joined() as world, LiveTraining(state.report) as listener:
-        if again := world.lead(lambda: interrupted_run(state.workspace)):
+        here = agents(world)
+        if again := world.lead(lambda: interrupted_run(state.workspace, here)):
             name, resume = again, True
         if resume:
             name, config = world.lead(lambda: stored_config(state.workspace, name))
@@ -136,14 +143,15 @@ def _train_repeats(ctx: typer.Context, config: "TrainConfig", halve: bool) -> No
     state: State = ctx.obj
     from histocli.cli.live import LiveTraining
     from histocli.commands.train import stored_config, train_repeats
-    from histocli.distributed import joined
-    from histocli.identity import interrupted_run
-    from histocli.repeats import plan_repeats
+    from histocli.compute.distributed import agents, joined
+    from histocli.training.identity import interrupted_run
+    from histocli.training.repeats import plan_repeats
 
     folds, seeds = (ctx.params[key] or 0 for key in ("folds", "seeds"))
     name: str | None = ctx.params["name"]
     with joined() as world:
-        again = world.lead(lambda: interrupted_run(state.workspace)) or ""
+        here = agents(world)
+        again = world.lead(lambda: interrupted_run(state.workspace, here)) or ""
         name, resume = name or re.sub(r"-(fold|seed)\d+$", "", again) or None, ctx.params["resume"] or bool(again)
         if resume and name:
             first = plan_repeats(state.workspace, config, name, folds, seeds).members[0].name

@@ -14,7 +14,7 @@ from histocli.console import stdout_is_a_file, write_out
 from histocli.errors import HistoError, UsageError
 
 if TYPE_CHECKING:
-    from histocli.labelled import EvalConfig
+    from histocli.scoring.labelled import EvalConfig
 
 
 @app.command(name="eval")
@@ -67,7 +67,7 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on patches whose labels are known."""
     state: State = ctx.obj
-    from histocli.labelled import EvalConfig
+    from histocli.scoring.labelled import EvalConfig
 
     _refuse_others(ctx)
     if optimism:
@@ -105,7 +105,7 @@ def _refuse_others(ctx: typer.Context) -> None:
 def _evaluate(state: State, config: "EvalConfig", compare: tuple[str, str] | None, json: bool) -> None:
     from histocli.cli.tables import show_comparison, show_evaluation
     from histocli.commands import evaluate as commands
-    from histocli.distributed import WAITING, joined
+    from histocli.compute.distributed import WAITING, joined
 
     with joined(WAITING) as world, state.report.bar("scoring") as bar:
         told: dict[str, Any] = {
@@ -185,7 +185,7 @@ def predict(
     state: State = ctx.obj
     from histocli.commands.predict import PredictConfig
     from histocli.commands.predict import predict as command
-    from histocli.distributed import WAITING, joined
+    from histocli.compute.distributed import WAITING, joined
 
     config = PredictConfig(
         inputs,

@@ -30,16 +30,33 @@ def show_evaluation(report: Reporter, made: dict[str, Any]) -> None:
     _show_groups(report, made)
     for metric, reason in made["undefined"].items():
         report.warn(f"{metric.replace('_', ' ')} cannot be computed: {reason}")
-    if 1 < drawn["clusters"] < FEW_CLUSTERS and drawn["by"] != "patch":
-        report.warn(f"only {drawn['clusters']} {drawn['by']}s: the intervals are rough")
-    if made["trained_on"]:
-        report.warn(f"{made['trained_on']:,} of these patches were trained on: the figures flatter")
+    _warn_of_few(report, drawn)
+    _show_doubts(report, made)
     for what, count in made["skipped"].items():
         report.warn(f"{count:,} {what}")
 
 
+def _show_doubts(report: Reporter, made: dict[str, Any]) -> None:
+    """Say what makes the figures look better, or surer, than they are."""
+    if made["trained_on"] is None:
+        report.note("whether patches of these were trained on is not known: the run's manifest or data are not here")
+    elif made["trained_on"]:
+        report.warn(f"{made['trained_on']:,} of these patches were trained on: the figures flatter")
+    if made["chosen_on"]:
+        report.note(f"{made['chosen_on']:,} of these patches chose the epoch, temperature and threshold")
+    if made["fitted_otherwise"]:
+        report.note("temperature and threshold were fitted to single networks and views, not to this mean of several")
+    if made["bootstrap"]["by"] == "patch":
+        report.note("slides are not known: intervals by patch are too narrow where slides differ")
+
+
 def _range(interval: list[float] | None) -> str:
     return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+
+
+def _warn_of_few(report: Reporter, drawn: dict[str, Any]) -> None:
+    if 1 < drawn["clusters"] < FEW_CLUSTERS and drawn["by"] != "patch":
+        report.warn(f"only {drawn['clusters']} {drawn['by']}s: intervals and p-values are rough")
 
 
 def _show_calibration(report: Reporter, made: dict[str, Any]) -> None:
@@ -76,11 +93,15 @@ def show_comparison(report: Reporter, made: dict[str, Any]) -> None:
     sides = [[made[key]["run"], made[key]["data"], made[key]["split"], number(made[key]["auc"])] for key in ("a", "b")]
     report.table(f"on the {made['n']:,} patches that both scored", ["run", "data", "split", "AUC"], sides)
     rows = [
-        [f"{name} by {found['by']}", _range(found["interval"]), f"{found['p']:.2g}"]
+        [f"{name} by {found['by']}", _range(found["interval"]), "-" if found["p"] is None else f"{found['p']:.2g}"]
         for name, found in (("bootstrap", made["bootstrap"]), ("DeLong", made["delong"]))
         if found
     ]
     report.table(f"difference {made['difference']:+.4f}", ["", "95 %", "p"], rows)
+    _warn_of_few(report, made["bootstrap"])
+    for key in ("a", "b"):
+        if made[key]["trained_on"]:
+            report.warn(f"{made[key]['run']} was trained on {made[key]['trained_on']:,} of the patches it scored")
     for key, count in zip(("a", "b"), made["left_out"], strict=True):
         if count:
             report.warn(f"{count:,} patches of {made[key]['file']} were not scored by the other")
@@ -92,7 +113,7 @@ def show_optimism(report: Reporter, made: dict[str, Any]) -> None:
         [row["run"], row["parted_by"], *(_auc(row[key]) for key in ("validation", "unseen"))] for row in made["runs"]
     ]
     unseen = made["unseen"]
-    where = f"{unseen['data']} {unseen['split']}{' with --tta' * unseen['tta']}" if unseen else "unseen"
+    where = f"{unseen['data']} {unseen['split']}" if unseen else "unseen"
     report.table(f"AUC of runs on {made['data']}", ["run", "split by", "validation", where], rows)
     gaps = [[name.replace("_", " "), "-" if v is None else f"{v:+.4f}"] for name, v in made["gaps"].items()]
     report.table("optimism", ["gap", "AUC"], gaps)

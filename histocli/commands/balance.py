@@ -67,7 +67,7 @@ def balance(
         "n": n,
         "seed": config.seed,
         "split": unit.value,
-        "leaks": unit is Split.RANDOM or (unit is Split.OVERLAP and not overlapping),
+        "leaks": unit is Split.RANDOM or (unit is Split.OVERLAP and (not overlapping or _share_slides(subset))),
         "val_fraction": config.val_fraction,
         "dropped": dropped._asdict(),
         "available": {"negative": int(sizes[0]), "positive": int(sizes[1])},
@@ -139,6 +139,12 @@ def _split(
     else:
         val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
     return subset.assign(split=np.where(val, "val", "train"))[columns], overlapping
+
+
+def _share_slides(subset: "pd.DataFrame") -> bool:
+    """Whether patches of a known slide stand on both sides."""
+    train, val = (set(subset.loc[subset["split"] == part, "slide"]) - {""} for part in ("train", "val"))
+    return not train.isdisjoint(val)
 
 
 def _counts(subset: "pd.DataFrame") -> dict[str, dict[str, int]]:

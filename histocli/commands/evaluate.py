@@ -2,21 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.choices import Part
-from histocli.comparison import compare as compare_scores
-from histocli.device import thread_count
-from histocli.distributed import ALONE, World
+from histocli.compute.device import thread_count
+from histocli.compute.distributed import ALONE, World
+from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
-from histocli.labelled import EvalConfig, Scored, score_folder, score_packed
 from histocli.metrics import evaluate as measure
 from histocli.metrics import uncertainty
 from histocli.metrics.thresholds import fixed
-from histocli.model_card import note_evaluations
-from histocli.score_table import clusters_of, strata, write_scores
-from histocli.scoring import STORED, Scorer
+from histocli.scoring.comparison import compare as compare_scores
+from histocli.scoring.labelled import EvalConfig, Scored, score_folder, score_packed
+from histocli.scoring.scorer import STORED, Scorer
+from histocli.scoring.table import clusters_of, strata, write_scores
+from histocli.training.model_card import note_evaluations
 from histocli.workspace import Workspace, checked_name, write_json
 
 if TYPE_CHECKING:
@@ -51,9 +53,10 @@ def evaluate(
     on_disk = config.data is not None and Path(config.data).exists()
     _check(workspace, config, on_disk)
     scorer, threshold = world.each(lambda: _open(workspace, config))
+    world.agree([(member.sha256, str(scorer.compute.precision)) for member in scorer.members], "checkpoints or devices")
     on_start(scorer.compute.reason)
     if on_disk:
-        scored = score_folder(scorer, config, on_progress, on_unreadable, world)
+        scored = score_folder(workspace, scorer, config, on_progress, on_unreadable, world)
     else:
         scored = score_packed(workspace, scorer, config, on_progress, world)
     return world.lead(lambda: _write(workspace, config, scorer, scored, threshold))
@@ -69,7 +72,7 @@ def _open(workspace: Workspace, config: EvalConfig) -> tuple[Scorer, float]:
 def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, threshold: float) -> Evaluation:
     """Measure the scores, and write them and what was measured."""
     run = _name([member.checkpoint.run for member in scorer.members])
-    stem = f"{run}-{scored.data}-{scored.split}" + "-tta" * config.tta + "-raw" * config.raw
+    stem = f"{run}{_which(workspace, scorer)}-{scored.data}-{scored.split}" + "-tta" * config.tta + "-raw" * config.raw
     path = workspace.metrics_dir / f"{checked_name(stem, 'metrics file')}.json"
     report = {
         "run": run,
@@ -80,15 +83,29 @@ def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Sco
         "tta": config.tta,
         "raw": config.raw,
         "skipped": scored.skipped,
+        "packed": scored.packed,
         "trained_on": scored.trained_on,
+        "chosen_on": scored.chosen_on,
+        "fitted_otherwise": config.tta or len(scorer.members) > 1,
         "scores": path.with_suffix(".csv").name,
         "threshold_rule": config.threshold,
         **_measured(scored.table, threshold),
     }
     write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
     write_json(path, report)
-    note_evaluations(workspace, run)
+    if len(scorer.members) == 1:
+        note_evaluations(workspace, run)
     return Evaluation(path, report)
+
+
+def _which(workspace: Workspace, scorer: Scorer) -> str:
+    """What tells these checkpoints from the runs' own `best.pt`; nothing where that is what they are."""
+    best = [workspace.run_dir(member.checkpoint.run) / "best.pt" for member in scorer.members]
+    ours = [member.sha256 for member in scorer.members]
+    named = _name([member.checkpoint.run for member in scorer.members]).endswith("-more")
+    if not named and all(path.is_file() and file_sha256(path) == own for path, own in zip(best, ours, strict=True)):
+        return ""
+    return "-" + sha256("".join(ours).encode()).hexdigest()[:8]
 
 
 def compare(
@@ -120,6 +137,8 @@ def compare(
         return path if path.exists() else workspace.metrics_dir / name
 
     def write() -> Evaluation:
+        if one == other and names[0] != names[1]:
+            raise UsageError(f"{names[0]} and {names[1]} are one and the same evaluation", "name two that differ")
         report = compare_scores(one, other)
         stem = checked_name(_name([one.stem, other.stem], "-vs-", 100), "metrics file")
         path = workspace.metrics_dir / f"{stem}.json"

@@ -15,7 +15,7 @@ from histocli.data.store import open_store
 from histocli.errors import HistoError, UsageError
 from histocli.models.export import Probability, require
 from histocli.models.export import export as write
-from histocli.scoring import Scorer
+from histocli.scoring.scorer import Scorer
 from histocli.workspace import Workspace, atomic_path
 
 CHECKED = 64  # patches that the exported network and the checkpoint must agree on

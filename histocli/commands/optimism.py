@@ -5,20 +5,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from histocli.compute.device import thread_count
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.parted import parted_by
 from histocli.data.splits import HELD_OUT
-from histocli.device import thread_count
 from histocli.errors import HistoError
 from histocli.figures import Format
 from histocli.metrics import evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.score_table import clusters_of
+from histocli.scoring.evaluations import evaluations_of
+from histocli.scoring.table import clusters_of
 from histocli.workspace import Workspace, read_json, write_json
 
 # Options that may differ between runs of one recipe.
 _MAY_DIFFER = {"data", "seed", "device", "precision", "compile", "threshold", "allow_leak"}
+
+
+_MAY_VARY = 0.1  # the number of training patches, as a share: splits by group do not come out alike
+Key = tuple[str, str, str]  # the data, split and manifest of an evaluation
 
 
 class Optimism(NamedTuple):
@@ -56,7 +61,7 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
     report = {
         "data": name,
         "grouped_by": grouped_by,
-        "unseen": dict(zip(("data", "split", "tta"), key, strict=True)) if key else None,
+        "unseen": dict(zip(("data", "split", "manifest_sha256"), key, strict=True)) if key else None,
         "runs": rows,
         "means": means,
         "gaps": {
@@ -71,15 +76,26 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
 
 
 def _siblings(workspace: Workspace, run: str) -> list[str]:
-    """The finished runs with this one's data and recipe, itself among them."""
+    """The finished runs with this one's data and recipe, and about as many patches; itself among them."""
 
     def recipe(name: str) -> tuple[Any, dict[str, Any]]:
         config = _config(workspace, name)
         return config["data"], {key: v for key, v in config["options"].items() if key not in _MAY_DIFFER}
 
+    def finished(name: str) -> bool:
+        history = workspace.run_dir(name) / "history.jsonl"
+        epochs = len(history.read_text(encoding="utf-8").splitlines()) if history.is_file() else 0
+        return bool(epochs >= _config(workspace, name)["options"]["epochs"])
+
+    def alike(name: str) -> bool:
+        patches = _config(workspace, name)["train_patches"]
+        return bool(abs(patches / _config(workspace, run)["train_patches"] - 1) <= _MAY_VARY)
+
+    if not finished(run):
+        raise HistoError(f"{run} has not all its epochs yet", f"histo train --resume --name {run}")
     wanted = recipe(run)
     runs = [name for name in workspace.run_names() if (workspace.run_dir(name) / "best.pt").is_file()]
-    return [name for name in runs if recipe(name) == wanted]
+    return [name for name in runs if recipe(name) == wanted and finished(name) and alike(name)]
 
 
 def _config(workspace: Workspace, run: str) -> dict[str, Any]:
@@ -113,34 +129,35 @@ def _of_validation(checkpoint: Checkpoint, rows: Any) -> dict[str, Any]:
     return {"auc": metrics["auc"], "interval": unsure["intervals"]["auc"]}
 
 
-def _unseen(
-    workspace: Workspace, rows: list[dict[str, Any]], own: str, data: str | None
-) -> tuple[str, str, bool] | None:
-    """The data, split and averaging on which most of the runs were evaluated, other than patches trained on."""
-    found: dict[tuple[str, str, bool], int] = {}
+def _unseen(workspace: Workspace, rows: list[dict[str, Any]], own: str, data: str | None) -> Key | None:
+    """The data on which most of the runs were evaluated, other than those they were drawn from."""
+    found: dict[Key, int] = {}
     for row in rows:
         for made in _evaluations(workspace, row["run"]):
-            key = (made["data"], made["split"], made["tta"])
-            foreign = made["data"] != own or made["split"] in HELD_OUT
-            if foreign and not made["trained_on"] and data in (None, made["data"]):
-                found[key] = found.get(key, 0) + 1
+            foreign = made["packed"] != own or made["split"] in HELD_OUT
+            if foreign and data in (None, made["data"]):
+                found[_key(made)] = found.get(_key(made), 0) + 1
     if data and not found:
         raise HistoError(
             f"none of these runs was evaluated on {data}", f"histo eval --ckpt {rows[0]['run']} --data {data}"
         )
-    return min(found, key=lambda key: (-found[key], key[2], key), default=None)
+    return min(found, key=lambda key: (-found[key], key), default=None)
 
 
 def _evaluations(workspace: Workspace, run: str) -> list[dict[str, Any]]:
-    """Every evaluation of a run that `histo eval` has written, but for those of uncalibrated scores."""
-    files = [read_json(path) for path in sorted(workspace.metrics_dir.glob(f"{run}-*.json"))]
-    return [m for m in files if isinstance(m, dict) and m.get("run") == run and "trained_on" in m and not m.get("raw")]
+    """What is comparable with a run's validation: one view, calibrated, of patches of which it was trained on none."""
+    made = evaluations_of(workspace, run)
+    return [m for m in made if m.get("trained_on") == 0 and m.get("chosen_on") == 0 and not m["raw"] and not m["tta"]]
 
 
-def _measured(workspace: Workspace, run: str, key: tuple[str, str, bool]) -> dict[str, Any] | None:
+def _key(made: dict[str, Any]) -> Key:
+    return made["data"], made["split"], made["manifest_sha256"] or ""
+
+
+def _measured(workspace: Workspace, run: str, key: Key) -> dict[str, Any] | None:
     """A run's AUC on the unseen patches, or None where it was not evaluated on them."""
     for made in _evaluations(workspace, run):
-        if (made["data"], made["split"], made["tta"]) == key:
+        if _key(made) == key:
             return {"auc": made["metrics"]["auc"], "interval": made.get("intervals", {}).get("auc")}
     return None
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.figures import Format, Kind, shorten
-from histocli.score_table import read_scores
+from histocli.scoring.table import read_scores
 from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ from typing import IO, Any, NamedTuple
 
 import histocli
 from histocli.choices import Device, OnError, Output, Precision, Resize
+from histocli.compute.distributed import ALONE, World
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
-from histocli.distributed import ALONE, World
 from histocli.errors import HistoError, UsageError
-from histocli.flags import COLUMNS, Flagger
 from histocli.metrics.thresholds import fixed
-from histocli.parts import Parts
-from histocli.score_writers import Table, Writer, written
-from histocli.scoring import STORED, ScoredChunk, Scorer
+from histocli.scoring.flags import COLUMNS, Flagger
+from histocli.scoring.parts import Parts
+from histocli.scoring.scorer import STORED, ScoredChunk, Scorer
+from histocli.scoring.writers import Table, Writer, written
 from histocli.workspace import Workspace
 
 
@@ -140,7 +140,9 @@ def _predict_parts(
     assert config.out is not None
     assert task.inputs.total is not None
     total, size = task.inputs.total, config.batch_size
-    parts = Parts(config.out, lambda: _made_of(workspace, config, task), math.ceil(total / size), world)
+    made_of = world.each(lambda: _made_of(workspace, config, task))
+    world.agree(made_of, "inputs, checkpoints or devices")
+    parts = Parts(config.out, made_of, math.ceil(total / size), world)
     on_start(task.scorer.compute.reason, parts.size(total, size))
     refuse = on_unreadable if config.errors is OnError.FAIL else lambda error: None  # else they are told in order
     chunks = task.scorer.chunks(parts.share(task.inputs.patches, size), size, refuse, on_progress)
@@ -170,7 +172,7 @@ def _merge(config: PredictConfig, task: _Task, parts: Parts, on_unreadable: Call
 
 def _made_of(workspace: Workspace, config: PredictConfig, task: _Task) -> dict[str, Any]:
     """All that decides what the result holds."""
-    options = ("format", "tta", "raw", "threshold", "flags", "resize", "batch_size")
+    options = ("format", "tta", "raw", "threshold", "flags", "resize", "batch_size", "errors")
     return {
         "histo": histocli.__version__,
         "inputs": fingerprint(config.inputs, workspace),

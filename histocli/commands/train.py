@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from histocli.choices import Augment, Device, Precision, Rotate, Weights
-from histocli.device import deterministic
-from histocli.distributed import ALONE, World
+from histocli.compute.device import deterministic
+from histocli.compute.distributed import ALONE, World
+from histocli.compute.memory import explained, is_out_of_memory, memory_is_full
 from histocli.errors import HistoError, UsageError
-from histocli.identity import at_work_on, claimed, name_taken
 from histocli.interrupt import Stopped, stop_request
-from histocli.listener import Listener
-from histocli.memory import explained, is_out_of_memory, memory_is_full
-from histocli.model_card import write_card
 from histocli.models.checkpoint import load_checkpoint
-from histocli.repeats import Member, plan_repeats, summarise, write_folds
-from histocli.run import Run
-from histocli.train_config import TrainConfig
+from histocli.training.config import TrainConfig
+from histocli.training.identity import at_work_on, claimed, name_taken
+from histocli.training.listener import Listener
+from histocli.training.model_card import write_card
+from histocli.training.repeats import Member, plan_repeats, summarise, write_folds
+from histocli.training.run import Run
 from histocli.workspace import Workspace
 
 

@@ -16,20 +16,30 @@ _UNMIX = torch.linalg.inv(_STAINS)
 
 STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
 STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
+ZOOM = 1.2  # a patch placed anew is magnified by up to this, or made smaller by it
+OFFSET = 6 / 96  # of a patch's side: how far its centre moves at most, in x and in y
 
 
-def augment(images: Tensor, level: Augment, *, any_angle: bool = False) -> Tensor:
+def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: int | None = None) -> Tensor:
     """Return randomly transformed patches, drawn from torch's global generators.
 
-    Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 in [0, 1] of the same shape and memory format.
-    The batch must be in random order. `flips` gives each patch one of the eight flips and right-angle rotations,
-    `full` jitters the stains too; `any_angle` adds a rotation by any angle about the centre, with reflected borders.
+    Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 (N,3,S,S) in [0, 1], channels last in memory, where S is
+    `side` or else H. The batch must be in random order. `flips` gives each patch one of the eight
+    flips and right-angle rotations, or with `any_angle` a flip, angle, zoom and offset of its own; `full` jitters the
+    stains too.
     """
     if level is Augment.NONE:
-        return images.float().div_(255)
-    images = random_symmetry(images)
-    pixels = random_stain(images) if level is Augment.FULL else images.float().div_(255)
-    return random_rotation(pixels) if any_angle else pixels
+        return resized(images.float(), side).div_(255)
+    turned = random_placement(images) if any_angle else random_symmetry(images).float()
+    smaller = resized(turned, side).contiguous(memory_format=torch.channels_last)
+    return random_stain(smaller) if level is Augment.FULL else smaller.div_(255)
+
+
+def resized(images: Tensor, side: int | None) -> Tensor:
+    """Float images (N,C,H,H) as (N,C,S,S), where S is `side` or else H, without aliasing."""
+    if side in (None, images.shape[-1]):
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=side < images.shape[-1])
 
 
 def symmetries(images: Tensor) -> list[Tensor]:
@@ -57,8 +67,8 @@ def random_symmetry(images: Tensor) -> Tensor:
 def random_stain(images: Tensor) -> Tensor:
     """Scale and shift each sample's stain concentrations in optical density.
 
-    uint8 (N,3,H,W) in, float32 in [0, 1] out. After Tellez et al., "Whole-slide mitosis detection in H&E breast
-    histology using PHH3 as a reference to train distilled stain-invariant convolutional networks", 2018.
+    Images (N,3,H,W) from 0 to 255 in, float32 in [0, 1] out. After Tellez et al., "Whole-slide mitosis detection in
+    H&E breast histology using PHH3 as a reference to train distilled stain-invariant convolutional networks", 2018.
     """
     n, device = len(images), images.device
     scale = 1 + STAIN_SCALE * torch.randn(n, 1, 3, device=device).clamp_(-2.5, 2.5)
@@ -72,11 +82,18 @@ def random_stain(images: Tensor) -> Tensor:
     return jittered.view(n, *images.shape[2:], 3).permute(0, 3, 1, 2)
 
 
-def random_rotation(pixels: Tensor) -> Tensor:
-    """Turn each float image (N,3,H,W) by any angle about its centre; what falls in from outside is reflected."""
-    angles = torch.rand(len(pixels), device=pixels.device) * 2 * math.pi
-    cos, sin, zero = angles.cos(), angles.sin(), torch.zeros_like(angles)
-    affine = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)  # (N,2,3)
-    grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)
-    turned = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    return turned.contiguous(memory_format=torch.channels_last)
+def random_placement(images: Tensor) -> Tensor:
+    """Flip each image (N,3,H,H), turn it by any angle, zoom and move it: float32.
+
+    What falls in from outside is reflected at the border. The interpolation blurs, which is lost again where images
+    are made smaller afterwards.
+    """
+    n, device = len(images), images.device
+    angle = torch.rand(n, device=device) * 2 * math.pi
+    flip = torch.randint(0, 2, (n,), device=device) * 2.0 - 1
+    zoom = ZOOM ** (2 * torch.rand(n, device=device) - 1)
+    offset = 2 * OFFSET * (2 * torch.rand(n, 2, 1, device=device) - 1)  # in grid_sample's units, halves of a side
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    turn = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
+    grid = F.affine_grid(torch.cat([turn, offset], 2), list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
+from histocli.compute.distributed import ALONE, World
 from histocli.data.sources import Pixels
-from histocli.distributed import ALONE, World
 
 _BLOCK = 4096  # patches copied to a GPU at a time
 AHEAD = 3  # batches gathered before they are asked for

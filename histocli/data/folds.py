@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.data.manifest import UNLABELLED
-from histocli.data.parted import OVERLAP
+from histocli.data.parted import hanging_together
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Folds(NamedTuple):
 def make_folds(manifest: "pd.DataFrame", k: int, seed: int) -> Folds:
     """Part the rows of train and validation into `k` folds, with both classes alike, whole slides where known.
 
-    Where no slide is known overlap groups stay whole, where none of those is known either, patches are on their own.
+    Where not all slides are known overlap groups stay whole, where none of those is known either, patches are alone.
 
     Raises:
         HistoError: there are too few slides, groups or patches for both classes to stand on both sides of each fold.
@@ -35,7 +35,7 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int) -> Folds:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     labelled = manifest[manifest["split"].isin(("train", "val")) & (manifest["label"] != UNLABELLED)]
-    by, groups = _groups(labelled)
+    by, groups = hanging_together(labelled)
     labels = labelled["label"].to_numpy(np.int64)
     units = len(np.unique(groups))
     kind, together = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, groups)
@@ -52,13 +52,3 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int) -> Folds:
         if len(np.unique(labels[held])) < 2 or len(np.unique(np.delete(labels, held))) < 2:
             raise few
     return Folds(labelled, by, number)
-
-
-def _groups(manifest: "pd.DataFrame") -> "tuple[str, np.ndarray]":
-    """What stays together, and which of it each patch belongs to; a patch that belongs to none is one of its own."""
-    for by, column in (("slide", "slide"), ("overlap group", OVERLAP)):
-        if column in manifest.columns and (manifest[column] != "").any():
-            names = manifest[column].to_numpy(str)
-            alone = np.char.add(" ", np.arange(len(names)).astype(str))  # no slide's name begins with a space
-            return by, np.where(names == "", alone, names)
-    return "patch", np.arange(len(manifest))

@@ -138,7 +138,8 @@ def paired_difference(
     """Compute AUC(one) - AUC(other) on the same patches, with 95 % intervals and two-sided p-values.
 
     Takes (N,) labels of both classes, two classifiers' probabilities (N,), and what to draw again as a whole. Gives the
-    keys `difference`, `bootstrap` (its interval, None where all resamples agree, and p-value) and `delong`.
+    keys `difference`, `bootstrap` (its interval, None where all resamples agree, and the p-value at which that
+    interval would end at 0) and `delong`.
 
     Raises:
         HistoError: as `auc`.
@@ -150,8 +151,6 @@ def paired_difference(
     drawn = resampled(measured, clusters, replicates=replicates, seed=seed, threads=threads)
     differences = drawn[0].figures[0] - drawn[1].figures[0]
     interval = drawn[0].interval(differences)
-    defined = differences[~np.isnan(differences)]
-    beyond = min((defined <= 0).sum(), (defined >= 0).sum())
     return {
         "difference": float(np.subtract(auc(y, p), auc(y, q))),  # type: ignore[arg-type]
         "bootstrap": {
@@ -160,10 +159,22 @@ def paired_difference(
             "replicates": replicates,
             "seed": seed,
             "interval": interval if isinstance(interval, list) else None,
-            "p": min(1.0, 2 * (int(beyond) + 1) / (len(defined) + 1)),
+            "p": _p_value(differences, clusters.n) if isinstance(interval, list) or not differences.any() else None,
         },
         "delong": compare(y, p, q, clusters),
     }
+
+
+def _p_value(differences: Floats, clusters: int) -> float:
+    """Two-sided p-value of resampled differences (R,), expanded for few clusters as the interval is."""
+    from scipy.special import ndtri, stdtr
+
+    defined = differences[~np.isnan(differences)]
+    if not defined.any():
+        return 1.0
+    beyond = min((defined <= 0).sum(), (defined >= 0).sum())
+    tail = min(0.5, (int(beyond) + 1) / (len(defined) + 1))
+    return float(2 * stdtr(clusters - 1, ndtri(tail) / np.sqrt(clusters / (clusters - 1))))
 
 
 def checked(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:

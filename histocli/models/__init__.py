@@ -3,10 +3,10 @@
 from difflib import get_close_matches
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histocli.choices import Weights
+from histocli.data.augment import resized
 from histocli.errors import HistoError, UsageError
 from histocli.models import timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
@@ -14,7 +14,7 @@ from histocli.models.histonet import HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
 from histocli.models.torchvision_models import torchvision_backbone, torchvision_names
 
-OWN = {"histonet": HistoNet, "p4m-densenet": P4MDenseNet}
+OWN: dict[str, type[HistoNet] | type[P4MDenseNet]] = {"histonet": HistoNet, "p4m-densenet": P4MDenseNet}
 
 
 class Classifier(nn.Module):
@@ -49,10 +49,7 @@ class Classifier(nn.Module):
 
     def prepared(self, images: Tensor) -> Tensor:
         """Images as the network takes them: normalised, by PCam's training pixels or as its weights were made."""
-        images = torch.addcmul(-self.mean / self.std, images, 1 / self.std)
-        if self.side in (None, images.shape[-1]):
-            return images
-        return F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=self.side < images.shape[-1])
+        return torch.addcmul(-self.mean / self.std, resized(images, self.side), 1 / self.std)
 
     def features(self, images: Tensor) -> Tensor:
         """What the head of a pretrained network sees: (N,F)."""
@@ -78,7 +75,8 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     if arch in OWN:
         if pretrained:
             raise UsageError(f"{arch} has no pretrained weights", "leave --weights out, or choose --arch resnet18")
-        model = Classifier(OWN[arch](), arch)
+        own = OWN[arch]
+        model = Classifier(own(), arch, side=own.SIDE)
     else:
         if arch.startswith(timm_models.PREFIX):
             backbone = timm_models.timm_backbone(arch, pretrained)

@@ -16,7 +16,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, rebuild_model
 from histocli.workspace import Workspace, atomic_path
 
-FORMAT = 1
+FORMAT = 2  # 1: histonet looked at patches in full resolution
 
 
 @dataclass

@@ -30,6 +30,8 @@ class P4MDenseNet(nn.Module):
     Costs for one patch: 123,455 parameters, 1,477 MFLOP forward (a multiply-add counts as two).
     """
 
+    SIDE: int | None = None  # patches as they are
+
     def __init__(self, growth: int = GROWTH, blocks: int = BLOCKS) -> None:
         super().__init__()
         layers: list[nn.Module] = [LiftingConv(3, growth, 3)]

@@ -6,10 +6,18 @@ import torch
 
 from histocli.choices import Augment
 from histocli.data import augment as module
-from histocli.data.augment import augment, random_rotation, random_stain, random_symmetry, symmetries
+from histocli.data.augment import augment, random_placement, random_stain, random_symmetry, resized, symmetries
 from histocli.data.images import CENTRE
 
 LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
+SIDES = [None, 96, 64, 48]
+
+
+@pytest.fixture
+def in_place(monkeypatch):
+    """Patches are turned and flipped about their centre alone."""
+    monkeypatch.setattr(module, "ZOOM", 1.0)
+    monkeypatch.setattr(module, "OFFSET", 0.0)
 
 
 def patches(count, side=96):
@@ -24,23 +32,26 @@ def which(image, original):
     return matches[0]
 
 
-def test_none_is_division_by_255_and_draws_nothing():
+@pytest.mark.parametrize("side", [None, 96, 48])
+def test_none_is_division_by_255_and_draws_nothing(side):
     images = patches(4)
     state = torch.get_rng_state()
-    assert torch.equal(augment(images, Augment.NONE), images.float() / 255)
+    expected = resized(images.float() / 255, side)
+    assert torch.allclose(augment(images, Augment.NONE, side=side), expected, atol=1e-6)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(("level", "any_angle"), LEVELS)
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("count", [1, 5, 17])
-def test_every_level_keeps_shape_and_range(level, any_angle, count):
+def test_every_level_keeps_shape_and_range(level, any_angle, count, side):
     torch.manual_seed(0)
     images = patches(count)
     images[0] = 0
     images[-1, :, :, ::2] = 255
     before = images.clone()
-    pixels = augment(images, level, any_angle=any_angle)
-    assert pixels.shape == (count, 3, 96, 96)
+    pixels = augment(images, level, any_angle=any_angle, side=side)
+    assert pixels.shape == (count, 3, side or 96, side or 96)
     assert pixels.dtype == torch.float32
     assert pixels.is_contiguous(memory_format=torch.channels_last)
     assert pixels.isfinite().all()
@@ -147,21 +158,27 @@ def test_stain_jitter_is_linear_in_optical_density(monkeypatch):
 # any angle
 
 
-def test_a_disc_turns_into_itself():
+def test_a_disc_turns_into_itself(in_place):
     torch.manual_seed(0)
     y, x = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(96) - 47.5, indexing="ij")
     disc = torch.exp(-(x**2 + y**2) / 500).expand(16, 3, 96, 96)
-    turned = random_rotation(disc)
+    turned = random_placement(disc)
     radius = (x**2 + y**2).sqrt() < 46
     assert (turned - disc)[..., radius].abs().max() < 0.01
 
 
-def test_angles_are_any_and_differ():
+def slopes(turned):
+    """How much a placed ramp from left to right rises within 20 pixels, across and down: (N,), (N,)."""
+    return turned[:, 0, 48, 58] - turned[:, 0, 48, 38], turned[:, 0, 58, 48] - turned[:, 0, 38, 48]
+
+
+def ramps(count):
+    return torch.linspace(0, 1, 96).view(1, 1, 1, 96).expand(count, 3, 96, 96)
+
+
+def test_angles_are_any_and_differ(in_place):
     torch.manual_seed(0)
-    ramp = torch.linspace(0, 1, 96).view(1, 1, 1, 96).expand(200, 3, 96, 96)
-    turned = random_rotation(ramp)
-    across = turned[:, 0, 48, 58] - turned[:, 0, 48, 38]
-    down = turned[:, 0, 58, 48] - turned[:, 0, 38, 48]
+    across, down = slopes(random_placement(ramps(200)))
     angles = torch.atan2(down, across)
     assert torch.allclose(torch.hypot(across, down), torch.tensor(20 / 95), atol=1e-3)
     counts = torch.histc(angles, 4, -torch.pi, torch.pi)
@@ -169,6 +186,34 @@ def test_angles_are_any_and_differ():
     assert len(torch.unique(angles.round(decimals=4))) > 190
 
 
+def test_half_of_the_patches_are_mirrored(in_place):
+    torch.manual_seed(0)
+    across, down = slopes(random_placement(ramps(400)))
+    torch.manual_seed(0)
+    across_below, down_below = slopes(random_placement(ramps(400).transpose(2, 3)))
+    handedness = (across * down_below - down * across_below).sign()  # of the images of two axes
+    assert 140 < int((handedness > 0).sum()) < 260
+    assert handedness.abs().min() == 1
+
+
+def test_zoom_and_offset_stay_within_their_bounds():
+    torch.manual_seed(0)
+    turned = random_placement(ramps(400))
+    size = torch.hypot(*slopes(turned)) / (20 / 95)
+    assert 1 / module.ZOOM - 1e-3 <= size.min() < 0.87
+    assert 1.15 < size.max() <= module.ZOOM + 1e-3
+    moved = (turned[:, 0, 47:49, 47:49].mean((1, 2)) - 0.5) * 95 / 96  # in sides of a patch
+    assert 0.8 * module.OFFSET < moved.abs().max() <= module.OFFSET + 1e-3
+
+
+def test_made_smaller_a_fine_pattern_becomes_grey_and_not_a_coarse_one():
+    stripes = torch.zeros(1, 3, 96, 96)
+    stripes[..., ::2] = 1
+    assert (resized(stripes, 48)[..., 4:-4] - 0.5).abs().max() < 0.01
+    assert (resized(stripes, 64)[..., 4:-4] - 0.5).abs().max() < 0.2
+    assert resized(stripes, 96) is resized(stripes, None) is stripes
+
+
 def test_borders_are_reflected_not_black():
     torch.manual_seed(0)
-    assert random_rotation(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69
+    assert random_placement(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from histocli.data.folds import make_folds
-from histocli.data.parted import OVERLAP, parted_by
+from histocli.data.parted import OVERLAP, hanging_together, parted_by
 from histocli.errors import HistoError
 
 
@@ -25,6 +25,15 @@ def manifest(n=120, slides=12, groups=None):
     frame.loc[n - 2, "label"] = -1
     frame.loc[n - 1, "split"] = "test"
     return frame
+
+
+def test_what_hangs_together_does_so_through_slides_and_groups():
+    frame = pd.DataFrame({"slide": list("aa  b ")}).replace(" ", "")
+    frame[OVERLAP] = ["1", "", "1", "2", "2", ""]
+    by, number = hanging_together(frame)
+    assert by == "slide or overlap group"
+    assert [set(np.flatnonzero(number == i)) for i in range(3)] == [{0, 1, 2}, {3, 4}, {5}]
+    assert hanging_together(frame.assign(slide=list("abcdef")))[0] == "slide"
 
 
 @pytest.mark.parametrize(("slides", "groups", "by"), [(12, 20, "slide"), (0, 20, "overlap group"), (0, 0, "patch")])

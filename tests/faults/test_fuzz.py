@@ -31,7 +31,7 @@ from histocli.data.sources.slides import read_meta
 from histocli.data.store import map_array, open_store
 from histocli.errors import HistoError
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.score_table import read_scores
+from histocli.scoring.table import read_scores
 from histocli.workspace import Workspace, read_json
 
 MORE = int(os.environ.get("FUZZ", "1"))

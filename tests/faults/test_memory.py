@@ -62,20 +62,20 @@ def test_a_list_of_paths_ten_times_as_long_takes_no_more_memory(root, tmp_path):
 @pytest.fixture
 def wide(tmp_path):
     """Rows enough for one forward pass that takes much memory."""
-    return sparse(tmp_path / "wide.npy", (300, 96, 96, 3))
+    return sparse(tmp_path / "wide.npy", (800, 96, 96, 3))
 
 
 def test_too_large_a_batch_is_an_error_that_says_which_may_do(root, wide):
-    process = histo(root, *PREDICT, wide, "--batch-size", 300, code=1, limits={"memory": 250 * MIB})
-    assert "error: memory is full with 300 patches at a time" in process.stderr
-    assert "hint: --batch-size 150, or --batch-size auto, takes less" in process.stderr
+    process = histo(root, *PREDICT, wide, "--batch-size", 800, code=1, limits={"memory": 250 * MIB})
+    assert "error: memory is full with 800 patches at a time" in process.stderr
+    assert "hint: --batch-size 400, or --batch-size auto, takes less" in process.stderr
     assert "Traceback" not in process.stderr
 
 
 def test_auto_halves_the_batch_and_goes_on(root, wide):
     process = histo(root, *PREDICT, wide, "--batch-size", "auto", limits={"memory": 250 * MIB})
     rows = list(csv.DictReader(io.StringIO(process.stdout)))
-    assert [row["id"] for row in rows] == [str(i) for i in range(300)]
+    assert [row["id"] for row in rows] == [str(i) for i in range(800)]
     enough = histo(root, *PREDICT, wide, "--batch-size", 64)
     assert [float(row["label"]) for row in rows] == pytest.approx(
         [float(row["label"]) for row in csv.DictReader(io.StringIO(enough.stdout))], abs=2e-6

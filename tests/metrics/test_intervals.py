@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from histocli.metrics import Clusters, auc, by_patch, evaluate, uncertainty
+from histocli.metrics import Clusters, auc, by_patch, evaluate, paired_difference, uncertainty
 from histocli.metrics.delong import compare, delong
 from histocli.metrics.intervals import resampled
 from histocli.metrics.weighted import NAMES, Weighted
@@ -205,3 +205,19 @@ def test_what_cannot_be_told_is_none_with_a_reason(labels, probs, threshold, sli
 def test_an_auc_without_variance_has_no_delong(labels, probs, codes):
     clusters = Clusters("slide", np.array(codes), max(codes) + 1)
     assert delong(np.array(labels), np.array(probs), clusters) is None
+
+
+@pytest.mark.parametrize("slides", [1, 5, 300])
+def test_the_p_value_is_below_a_twentieth_where_the_interval_leaves_0_out(slides):
+    rng = np.random.default_rng(3)
+    for strength in np.linspace(0, 0.4, 6):
+        labels, probs = scores(rng, 300)
+        better = np.clip(probs + strength * (labels - 0.5), 0, 1)
+        codes = rng.permutation(np.arange(300) % slides)
+        found = paired_difference(labels, better, probs, Clusters("slide", codes, slides))["bootstrap"]
+        if slides == 1:
+            assert found["interval"] is None
+            assert found["p"] == (1 if strength == 0 else None)
+        elif found["interval"]:
+            low, high = found["interval"]
+            assert (found["p"] < 0.05) == (low > 0 or high < 0)

@@ -20,6 +20,8 @@ _LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.
 
 T = TypeVar("T")
 
+RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # what is counted of images of another size
+
 
 class FolderSource:
     """Images in any nesting, any size, of any format OpenCV reads.
@@ -80,7 +82,7 @@ class FolderSource:
         def load() -> Pixels:
             image = decode(read_bytes(file), file.name)
             if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
-                verb = "cut to the centre" if self._resize is Resize.CROP else "scaled"
+                verb = RESIZED[self._resize]
                 with self._lock:
                     self.report.counts[verb] = self.report.counts.get(verb, 0) + 1
             return fit(image, self._resize)

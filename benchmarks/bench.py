@@ -1,0 +1,108 @@
+"""Every benchmark that ends in a ratio: `make bench`, or `python -m benchmarks.bench [PART ...]`.
+
+Writes `benchmarks/results/<machine>.json` and the table in `benchmarks/README.md`. Parts: training, prediction,
+packing, balancing, statistics, memory; without any, all of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks import memory, prediction, tables, training
+from benchmarks.made import Made
+from benchmarks.pairs import PAIRS, Row, record
+from histocli.compute.device import thread_count
+from histocli.training.identity import git_commit, versions
+
+HERE = Path(__file__).parent
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+PATCHES = 10_000
+PARTS: dict[str, Callable[[Made], list[Row]]] = {
+    "training": training.measure,
+    "prediction": prediction.measure,
+    "packing": tables.packing,
+    "balancing": lambda made: tables.balancing(made.root),
+    "statistics": lambda made: tables.statistics(),
+    "memory": lambda made: memory.rows(made.n // 10, made.root),
+}
+
+
+def processor() -> str:
+    """The processor's name, and the GPU's where there is one."""
+    info = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    name = named[1] if named else platform.processor() or platform.machine()
+    return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name
+
+
+def machine() -> dict[str, object]:
+    """What the figures hold for."""
+    return {
+        "processor": processor(),
+        "threads": thread_count(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "load_before": os.getloadavg()[0],
+        "pairs": PAIRS,
+    }
+
+
+def table(results: dict[str, object]) -> str:
+    """The table of the README."""
+    head = ["what", "against", "what gives", "against gives", "unit", "ratio: median (range)", "to reach"]
+    lines = [head, ["---"] * len(head)]
+    for part in results["parts"].values():  # type: ignore[attr-defined]
+        lines += [Row(**each).cells() for each in part]
+    facts = results["machine"]
+    about = f"{facts['processor']}, {facts['threads']} threads; " + ", ".join(  # type: ignore[index]
+        f"{name} {version}"
+        for name, version in facts["versions"].items()  # type: ignore[index]
+    )
+    commit = str(facts["git_commit"])[:12]  # type: ignore[index]
+    said = f"{about}; commit {commit}. {PAIRS} pairs of each, in turn."
+    return "\n".join([said, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+
+def main() -> None:
+    """Measure, and write what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--n", type=int, default=PATCHES, help="synthetic patches to measure on")
+    asked = parser.parse_args()
+    if unknown := set(asked.parts) - set(PARTS):
+        raise SystemExit(f"there is no part {', '.join(unknown)}: choose of {', '.join(PARTS)}")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{thread_count()}-threads".lower()).strip("-")
+    file = HERE / "results" / f"{name}.json"
+    before = json.loads(file.read_text()) if file.is_file() and asked.parts else {"parts": {}}
+    results = {"machine": machine(), "parts": before["parts"]}
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"making {asked.n:,} patches", flush=True)
+        made = Made(Path(folder), asked.n)
+        for part in asked.parts or PARTS:
+            print(f"measuring {part}", flush=True)
+            rows = PARTS[part](made)
+            results["parts"][part] = record(rows)
+            for each in rows:
+                print("  " + " | ".join(each.cells()), flush=True)
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(results, indent=2) + "\n")
+    write_table(results)
+
+
+def write_table(results: dict[str, object]) -> None:
+    """Put the table where the README has it."""
+    readme = HERE / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    readme.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()

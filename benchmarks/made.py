@@ -1,0 +1,46 @@
+"""What the benchmarks run on: synthetic patches in a workspace of their own, as files too, and a short training."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from histocli.workspace import Workspace
+
+RUN = "bench"
+
+
+class Made:
+    """A workspace in `root` with n packed patches, a balanced subset, and a run of one epoch."""
+
+    def __init__(self, root: Path, n: int) -> None:
+        self.root, self.n = root, n
+        self.workspace = Workspace(root)
+        self.seconds("download", "--source", "synthetic", "--n", n)
+        self.seconds("balance", "--n", "max")
+        self.seconds("train", "--epochs", 1, "--augment", "none", "--batch-size", 256, "--name", RUN)
+        self.folder = root / "files"
+        self._write_files()
+
+    def seconds(self, *args: object, stdout: Path | None = None) -> float:
+        """Run `histo` in a process of its own to its end: how long it took, all in all."""
+        line = [sys.executable, "-m", "histocli", "-q", "-w", str(self.root), *map(str, args)]
+        began = time.perf_counter()
+        with Path(stdout or os.devnull).open("wb") as out:
+            subprocess.run(line, check=True, stdout=out)
+        return time.perf_counter() - began
+
+    def _write_files(self) -> None:
+        """Every patch as a TIFF in the folder of its class, as most loaders want them."""
+        import pandas as pd
+
+        labels = pd.read_csv(self.workspace.manifest_path("synthetic"))["label"].to_numpy()
+        for label in (0, 1):
+            (self.folder / str(label)).mkdir(parents=True)
+        pixels = np.load(self.workspace.patches_path("synthetic"), mmap_mode="r")
+        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+            cv2.imwrite(str(self.folder / str(int(label)) / f"{i:07d}.tif"), image[:, :, ::-1])

@@ -1,0 +1,63 @@
+"""Two or more ways of doing the same, measured in turn in one run: what comes out is a ratio, not a time.
+
+Absolute times on shared machines drift, within minutes and between days; what is measured a few seconds apart drifts
+together.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+PAIRS = 5
+
+
+@dataclass
+class Row:
+    """A figure of the table: `ours` and `theirs` are medians in `unit`, `ratio` the median of the pairs' ratios."""
+
+    what: str
+    against: str
+    unit: str
+    ours: float
+    theirs: float
+    ratio: float
+    lowest: float
+    highest: float
+    goal: str = ""
+
+    def cells(self) -> list[str]:
+        """What stands in the table."""
+        spread = f"{self.ratio:.2f} ({self.lowest:.2f} to {self.highest:.2f})"
+        return [self.what, self.against, f"{self.ours:,.4g}", f"{self.theirs:,.4g}", self.unit, spread, self.goal]
+
+
+def alternate(ways: Mapping[str, Callable[[], float]], pairs: int = PAIRS) -> dict[str, list[float]]:
+    """Call each way in turn, so many times, after once for nothing: what each gave, in order."""
+    for way in ways.values():
+        way()
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(pairs):
+        for name, way in ways.items():
+            found[name].append(way())
+    return found
+
+
+def row(found: Mapping[str, list[float]], ours: str, theirs: str, unit: str, goal: str = "") -> Row:
+    """Compare two of the ways, rates or times alike: the ratio is ours over theirs."""
+    ratios = [a / b for a, b in zip(found[ours], found[theirs], strict=True)]
+    return Row(
+        ours,
+        theirs,
+        unit,
+        statistics.median(found[ours]),
+        statistics.median(found[theirs]),
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        goal,
+    )
+
+
+def record(rows: list[Row]) -> list[dict[str, object]]:
+    """The rows as JSON has them."""
+    return [asdict(each) for each in rows]

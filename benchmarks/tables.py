@@ -1,0 +1,120 @@
+"""What works on tables and bytes: packing, balancing, and the statistics of an evaluation."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from sklearn import metrics as sk
+
+from benchmarks.made import Made
+from benchmarks.pairs import Row, alternate, row
+from histocli.commands.balance import BalanceConfig, balance
+from histocli.compute.device import thread_count
+from histocli.metrics import Clusters, evaluate, uncertainty
+from histocli.workspace import Workspace
+
+KAGGLE_TRAIN, KAGGLE_TEST = 220_025, 57_458
+REAL = Path(__file__).parents[2] / "shared" / "data"
+
+
+def timed(work: Callable[[], object]) -> Callable[[], float]:
+    """The seconds that `work` takes."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        work()
+        return time.perf_counter() - began
+
+    return run
+
+
+def packing(made: Made) -> list[Row]:
+    """Packing a folder, and where they are there the real patches of an archive, against reading its bytes."""
+    places = {f"a folder of {made.n:,} TIFFs": made.folder}
+    if (REAL / "pcam_train_1.zip").is_file():
+        places["the JPEGs of pcam_train_1.zip"] = REAL / "pcam_train_1.zip"
+    rows: list[Row] = []
+    for what, place in places.items():
+        files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+        ways = {
+            f"packing {what}": timed(
+                lambda place=place: made.seconds("download", "--source", "folder", "--from", place, "--force")
+            ),
+            "reading the same bytes": timed(lambda files=files: [p.read_bytes() for p in files]),
+        }
+        if place.is_dir():
+            ways["decoding them with OpenCV, on one core"] = timed(
+                lambda files=files: [cv2.imread(str(p)) for p in files]
+            )
+        found = alternate(ways)
+        ours, *others = ways
+        rows += [row(found, ours, other, "s") for other in others]
+    return rows
+
+
+def balancing(root: Path) -> list[Row]:
+    """`histo balance` on a manifest as large as Kaggle's, against pandas reading and writing the same CSV."""
+    workspace = Workspace(root / "large")
+    rng = np.random.default_rng(0)
+    n = KAGGLE_TRAIN
+    manifest = workspace.manifest_path("large")
+    manifest.parent.mkdir(parents=True)
+    pd.DataFrame(
+        {
+            "id": [f"{i:040x}" for i in rng.integers(0, 2**62, n)],
+            "label": (rng.random(n) < 0.405).astype(int),
+            "slide": [f"slide_{i}" for i in rng.integers(0, 200, n)],
+            "hospital": "",
+            "split": "train",
+            "sha1": [f"{i:040x}" for i in rng.integers(0, 2**62, n)],
+            "min": rng.integers(0, 100, n),
+            "max": rng.integers(150, 256, n),
+        }
+    ).to_csv(manifest, index=False)
+    copy = root / "copy.csv"
+    ways = {
+        f"`balance` of {n:,} rows": timed(lambda: balance(workspace, BalanceConfig("large"))),
+        "pandas reading and writing the same CSV": timed(lambda: pd.read_csv(manifest).to_csv(copy, index=False)),
+    }
+    ours, theirs = ways
+    return [row(alternate(ways), ours, theirs, "s", "under 2")]
+
+
+def statistics() -> list[Row]:
+    """Every figure of an evaluation and its intervals, against scikit-learn's own calls without any."""
+    rng = np.random.default_rng(0)
+    n = KAGGLE_TEST
+    labels = rng.integers(0, 2, n)
+    probs = 1 / (1 + np.exp(-1.7 * (2 * labels - 1) - 1.5 * rng.normal(size=n)))
+    slides = Clusters("slide", rng.integers(0, 200, n), 200)
+    figures = evaluate(labels, probs)["metrics"]
+
+    def plain() -> None:
+        called = probs >= 0.5
+        for metric in (sk.roc_auc_score, sk.average_precision_score, sk.brier_score_loss, sk.log_loss):
+            metric(labels, probs)
+        for metric in (sk.accuracy_score, sk.balanced_accuracy_score, sk.f1_score, sk.matthews_corrcoef):
+            metric(labels, called)
+        sk.confusion_matrix(labels, called)
+        sk.roc_curve(labels, probs)
+        sk.precision_recall_curve(labels, probs)
+
+    ways = {
+        f"`evaluate`, {len(figures)} figures and curves of {n:,} scores": timed(lambda: evaluate(labels, probs)),
+        "scikit-learn's own calls": timed(plain),
+        "2,000 resamples of them by patch": timed(lambda: uncertainty(labels, probs, figures, threads=thread_count())),
+        "2,000 resamples of them by slide": timed(
+            lambda: uncertainty(labels, probs, figures, clusters=slides, threads=thread_count())
+        ),
+    }
+    found = alternate(ways)
+    ours, theirs, by_patch, by_slide = ways
+    found["5 s"] = [5.0] * len(found[ours])
+    return [
+        row(found, ours, theirs, "s"),
+        row(found, by_patch, "5 s", "s", "under 1"),
+        row(found, by_slide, "5 s", "s", "under 1"),
+    ]

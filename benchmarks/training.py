@@ -1,0 +1,197 @@
+"""Steps of `histo train` against the same network on one fixed batch, and against the loaders that people take."""
+
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+
+from benchmarks.made import Made
+from benchmarks.pairs import Row, alternate, row
+from histocli.choices import Augment, Device, Part, Precision
+from histocli.compute.device import choose_compute
+from histocli.data.augment import augment
+from histocli.data.batches import Batches
+from histocli.data.subset import labelled_part, open_subset
+from histocli.models import create_model
+from histocli.training.trainer import Recipe, Trainer
+
+BATCH = 128
+STEPS = {"histonet": 60, "resnet18": 10}
+WORKERS = 2
+
+
+class Ours:
+    """Steps as `histo train` takes them, and the same network, optimiser and precision on a batch that stays."""
+
+    def __init__(self, made: Made, arch: str, level: Augment = Augment.FULL) -> None:
+        self.compute = choose_compute(Device.AUTO, Precision.AUTO)
+        subset = open_subset(made.workspace, made.workspace.manifest_path("balanced"))
+        part = labelled_part(subset, Part.TRAIN)
+        self.batches = Batches(part.store, part.rows, part.labels, BATCH, self.compute.device)
+        self.steps = min(STEPS[arch], self.batches.steps)
+        recipe = Recipe(3e-3, 100_000, 0, batch_size=BATCH, augment=level)
+        self.trainer = Trainer(create_model(arch), recipe, self.compute)
+        batch = next(iter(self.batches.in_order()))
+        side = self.trainer.side
+        self.images = augment(batch.images, level, any_angle=self.trainer.any_angle, side=side)
+        self.labels = batch.labels
+
+    def train(self) -> float:
+        """Patches a second through whole steps: gathering, augmentation, the network, the optimiser, the average."""
+        last = self.trainer.step + self.steps
+        began = time.perf_counter()
+        while self.trainer.step < last:
+            self.trainer.train_epoch(self.batches, lambda step: step >= last)
+        self._wait()
+        return self.steps * BATCH / (time.perf_counter() - began)
+
+    def fixed(self) -> float:
+        """Patches a second through the network and the optimiser alone."""
+        trainer = self.trainer
+        trainer.model.train()
+        began = time.perf_counter()
+        for _ in range(self.steps):
+            if trainer.replicas:
+                trainer.replicas.backward(self._loss, self.images, self.labels)
+            else:
+                trainer.scaler.scale(self._loss(trainer.network, self.images, self.labels)).backward()
+            trainer.optimizers.step(trainer.scaler)
+        self._wait()
+        return self.steps * BATCH / (time.perf_counter() - began)
+
+    def _loss(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with self.compute.autocast():
+            return F.cross_entropy(model(images), labels, label_smoothing=0.05)
+
+    def _wait(self) -> None:
+        if self.compute.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class Theirs:
+    """A network trained with AdamW on what another loader gives, all in the default memory format or channels last."""
+
+    def __init__(
+        self, arch: str, batches: Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]], *, best: bool
+    ) -> None:
+        self.compute = choose_compute(Device.AUTO, Precision.AUTO if best else Precision.FP32)
+        self.format = torch.channels_last if best else torch.contiguous_format
+        self.model = create_model(arch).to(self.compute.device, memory_format=self.format)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3)
+        self.steps = STEPS[arch]
+        self.batches = batches
+
+    def train(self) -> float:
+        """Patches a second, from the second batch on: the start of the workers is not counted."""
+        batches = self.batches()
+        next(batches)
+        began, done = time.perf_counter(), 0
+        self.model.train()
+        for images, labels in islice(batches, self.steps):
+            device = self.compute.device
+            with self.compute.autocast():
+                logits = self.model(images.to(device, memory_format=self.format))
+                loss = F.cross_entropy(logits, labels.to(device))
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            done += len(images)
+        loss.item()
+        return done / (time.perf_counter() - began)
+
+
+def plain_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`ImageFolder`, PIL and torchvision's transforms, as tutorials have it."""
+    from torchvision import datasets, transforms
+
+    several = [
+        transforms.RandomHorizontalFlip(),
+        transforms.RandomVerticalFlip(),
+        transforms.RandomRotation(180),
+        transforms.ColorJitter(0.1, 0.1, 0.1, 0.02),
+        transforms.ToTensor(),
+    ]
+    data = datasets.ImageFolder(folder, transforms.Compose(several))
+    return _for_ever(DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True))
+
+
+def timm_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Timm's own loader with its default augmentation for training."""
+    from timm.data import create_dataset, create_loader
+
+    data = create_dataset("", str(folder))
+    loader = create_loader(
+        data,
+        input_size=(3, 96, 96),
+        batch_size=BATCH,
+        is_training=True,
+        num_workers=WORKERS,
+        device=torch.device("cpu"),
+        persistent_workers=False,
+        vflip=0.5,
+    )
+    return _for_ever(loader)
+
+
+def fastai_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Fastai's `ImageDataLoaders` with its `aug_transforms`, as its book has it."""
+    from fastai.vision.all import ImageDataLoaders, aug_transforms
+
+    turned = aug_transforms(flip_vert=True)
+    loaders = ImageDataLoaders.from_folder(
+        folder, valid_pct=0.1, seed=0, bs=BATCH, num_workers=WORKERS, device="cpu", batch_tfms=turned
+    )
+    for images, labels in _for_ever(loaders.train):
+        yield images.as_subclass(torch.Tensor), labels.as_subclass(torch.Tensor)
+
+
+def _for_ever(loader: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    while True:
+        yield from loader  # type: ignore[attr-defined]
+
+
+def measure(made: Made) -> list[Row]:
+    """The default network against its roofline and a plain loop; resnet18 against timm and fastai where installed."""
+    full, bare = Ours(made, "histonet"), Ours(made, "histonet", Augment.NONE)
+    plain = Theirs("histonet", lambda: plain_loader(made.folder), best=False)
+    names = {
+        "`histo train`": full.train,
+        "the same on one fixed batch": full.fixed,
+        "`histo train --augment none`": bare.train,
+        "the same on one fixed batch, not augmented": bare.fixed,
+        "`ImageFolder`, torchvision, `DataLoader`, fp32": plain.train,
+    }
+    found = alternate(names)
+    ours, fixed, none, none_fixed, people = names
+    rows = [
+        row(found, ours, fixed, "patches/s", "at least 0.95"),
+        row(found, none, none_fixed, "patches/s", "at least 0.98"),
+        row(found, ours, people, "patches/s", "at least 1.5 without bf16, 3 with"),
+    ]
+    return rows + _resnet(made)
+
+
+def _resnet(made: Made) -> list[Row]:
+    """A row for each way that is installed."""
+    arch = "resnet18"
+    ours = Ours(made, arch)
+    mine, fixed = f"`histo train --arch {arch}`", f"{arch} on one fixed batch"
+    ways, goals = {mine: ours.train, fixed: ours.fixed}, {fixed: ""}
+    loaders = [
+        ("timm", timm_loader, True, "at least 1.25"),
+        ("timm", timm_loader, False, "at least 2"),
+        ("fastai", fastai_loader, False, "at least 2"),
+    ]
+    for package, loader, best, goal in loaders:
+        if find_spec(package):
+            name = f"{arch}, {package}'s loader, {'best precision, channels last' if best else 'fp32, default format'}"
+            ways[name] = Theirs(arch, lambda loader=loader: loader(made.folder), best=best).train
+            goals[name] = goal
+    found = alternate(ways)
+    return [row(found, mine, other, "patches/s", goal) for other, goal in goals.items()]

@@ -1,0 +1,1 @@
+"""The machine: its devices, cores and memory, and the processes that work together."""

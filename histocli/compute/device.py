@@ -1,0 +1,98 @@
+"""Where and in which number format to compute, with how many threads, and whether the same bits come each time."""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from histocli.choices import Device, Precision
+from histocli.compute.distributed import launched, own_gpu
+from histocli.errors import HistoError
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and in which number format the model runs; `reason` says why."""
+
+    device: torch.device
+    precision: Precision
+    reason: str
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context for forward passes."""
+        dtype = torch.float16 if self.precision is Precision.FP16 else torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self.precision is not Precision.FP32)
+
+
+def choose_compute(device: Device = Device.AUTO, precision: Precision = Precision.AUTO) -> Compute:
+    """Pick the device (CUDA, then MPS, then CPU) and the fastest precision it has units for; set torch's threads.
+
+    Raises:
+        HistoError: a device asked for is not there, or another process has it.
+    """
+    threads = thread_count()
+    torch.set_num_threads(threads)
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if (device is Device.CUDA and not cuda) or (device is Device.MPS and not mps):
+        why = "torch was built without it" if device is Device.CUDA and not torch.version.cuda else "none was found"
+        raise HistoError(f"--device {device}: {why}", "--device auto takes what there is")
+    kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
+    asked = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
+    place = own_gpu() if kind == "cuda" and launched() else torch.device(kind)
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{threads} threads" if kind == "cpu" else "Apple GPU"
+    chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
+    return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})")
+
+
+@contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Let CUDA take algorithms in this block that give the same bits each time, if that is `wanted`.
+
+    https://docs.pytorch.org/docs/stable/notes/randomness.html; to be entered before anything is computed.
+
+    Raises:
+        HistoError: the network needs an operation that has no such algorithm.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise HistoError(f"--deterministic: {str(error).splitlines()[0]}", "leave it out, or --device cpu") from error
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def thread_count() -> int:
+    """OMP_NUM_THREADS, else the cores this process may use: its affinity, and a container's quota if it has one."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cores = min(cores, max(1, int(limit) // int(period)))
+    return cores
+
+
+def _fastest_precision(kind: str) -> tuple[Precision, str]:
+    """Half precision where there are units for it; emulated bf16 is slower than fp32."""
+    if kind == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return Precision.BF16, "the GPU has bf16 units"
+        return Precision.FP16, "the GPU has no bf16 units"
+    if kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return Precision.BF16, "the processor has bf16 units"
+    return Precision.FP32, "no bf16 units"

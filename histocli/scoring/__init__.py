@@ -1,0 +1,1 @@
+"""Scoring: checkpoints at work on patches, and what is written of it."""

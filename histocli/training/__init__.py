@@ -1,0 +1,1 @@
+"""Training: a run, its trainer, and what it leaves."""

@@ -1,0 +1,41 @@
+"""Trains a small network without batch norm for some steps, and writes its losses and weights: `FILE`.
+
+Alone or under torchrun, whose processes share every batch.
+"""
+
+import sys
+
+import numpy as np
+import torch
+from torch import nn
+
+from histocli.choices import Augment, Device, Precision
+from histocli.compute.device import choose_compute
+from histocli.compute.distributed import joined
+from histocli.data.batches import Batches
+from histocli.scoring.inference import probabilities
+from histocli.training.trainer import Recipe, Trainer
+
+PATCHES, BATCH, STEPS = 23, 7, 3  # 7 patches do not go evenly into 2 or 3 shares
+
+
+def main(path):
+    """Train, and let the leading process write."""
+    compute = choose_compute(Device.CPU, Precision.FP32)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (PATCHES, 96, 96, 3), np.uint8)
+    labels = rng.integers(0, 2, PATCHES)
+    with joined() as world:
+        batches = Batches(pixels, np.arange(PATCHES), labels, BATCH, compute.device, world=world)
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 23 * 23, 2))
+        trainer = Trainer(model, Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, world)
+        losses = [trainer.train_epoch(batches), trainer.train_epoch(batches)]
+        probs = batches.joined(probabilities(trainer.average, batches.in_order(), compute))
+        if world.leads:
+            weights = torch.cat([p.detach().flatten() for p in trainer.average.parameters()])
+            torch.save({"losses": losses, "weights": weights, "probs": probs, "processes": world.size}, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

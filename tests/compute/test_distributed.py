@@ -1,0 +1,392 @@
+"""Several processes of one job: what each gets, and real torchrun jobs of two and three CPU processes over gloo."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from pathlib import Path
+from threading import Timer
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from histocli.compute.distributed import ALONE, World, agents
+from histocli.compute.meeting import agreed_name
+from histocli.data.batches import Batches
+from histocli.errors import HistoError
+from histocli.scoring.parts import Parts
+from histocli.training.identity import interrupted_run, note_job
+from histocli.workspace import Workspace
+from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.compute import distributed_worker
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the processes of a job are found in /proc")
+SIZES = (1, 2, 3, 5)
+EPOCH = re.compile(r"\s+(\d+)   \d\.\d{4}")  # the row of an epoch
+
+
+class Pretended(World):
+    """One of several processes, in a test that is all of them in turn."""
+
+    def __init__(self, rank, size, everyone=()):
+        self.rank, self.size, self.everyone = rank, size, everyone
+
+    def gather(self, value):
+        return list(self.everyone)
+
+
+def batches(world, n=23, size=7):
+    pixels = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    return Batches(pixels, np.arange(n), np.arange(n) % 2, size, torch.device("cpu"), world=world)
+
+
+def numbers(stream):
+    """The patches of each batch: their pixels are their numbers."""
+    return [batch.images[:, 0, 0, 0].tolist() for batch in stream]
+
+
+def flat(lists):
+    return [*chain.from_iterable(lists)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_shares_of_a_training_batch_are_the_batch_of_one_process(size):
+    whole = numbers(batches(ALONE).shuffled(3))
+    shares = [numbers(batches(Pretended(rank, size)).shuffled(3)) for rank in range(size)]
+    together = [flat(parts) for parts in zip(*shares, strict=True)]
+    assert [sorted(batch) for batch in together] == [sorted(batch) for batch in whole]
+    assert len(set(flat(together))) == 21  # each once an epoch, but for those that fill no batch
+    later = [numbers(batches(Pretended(rank, size)).shuffled(3, first=1)) for rank in range(size)]
+    assert later == [share[1:] for share in shares]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_shares_weigh_as_much_as_their_patches(size):
+    weights = [batches(Pretended(rank, size)).share for rank in range(size)]
+    counts = [len(numbers(batches(Pretended(rank, size)).shuffled(0))[0]) for rank in range(size)]
+    assert weights == pytest.approx([count * size / 7 for count in counts])
+    assert np.mean(weights) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_validated_in_shares_is_whole_and_in_order_again(size):
+    shares = [numbers(batches(Pretended(rank, size)).in_order()) for rank in range(size)]
+    assert sorted(flat(flat(shares))) == list(range(23))
+    values = [torch.tensor(flat(share), dtype=torch.float32) for share in shares]
+    assert batches(Pretended(0, size, values)).joined(values[0]).tolist() == list(range(23))
+
+
+def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp_path):
+    target = tmp_path / "out.csv"
+    parts = [Parts(target, {"inputs": "a"}, 6, Pretended(rank, 2)) for rank in range(2)]
+    shares = [list(part.share(range(22), 4)) for part in parts]
+    assert sorted(flat(shares)) == list(range(22))
+    assert [part.size(22, 4) for part in parts] == [len(share) for share in shares]
+    parts[0].finish(2, {"scored": 4})
+    again = Parts(target, {"inputs": "a"}, 6, ALONE)
+    assert again.own == [0, 1, 3, 4, 5]
+    assert set(again.share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}
+    assert Parts(target, {"inputs": "b"}, 6, ALONE).own == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_file_of_many_chunks_has_a_bounded_number_of_parts(tmp_path):
+    parts = Parts(tmp_path / "out.csv", {}, 1_000_000, ALONE)
+    assert 500 < parts.count <= 1024
+    assert parts.count * parts.chunks >= 1_000_000
+
+
+def test_two_jobs_with_one_target_do_not_mix_their_parts(tmp_path):
+    target = tmp_path / "out.csv"
+    late = Parts(target, {"checkpoint": "a"}, 2, ALONE)
+    chosen = Parts(target, {"checkpoint": "b"}, 2, ALONE)
+    assert late.path(1) != chosen.path(1)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == [chosen.folder]
+
+
+def test_processes_that_see_different_things_do_not_go_on():
+    with pytest.raises(HistoError, match="see different checkpoints"):
+        Pretended(0, 2, ["a", "b"]).agree("a", "checkpoints")
+    assert Pretended(0, 2, ["a", "a"]).agree("a", "checkpoints") == "a"
+
+
+@pytest.mark.parametrize(
+    ("here", "found"),
+    [
+        ({"node0/1"}, "theirs"),  # the same torchrun: its processes were started again
+        ({"node7/9", "node1/1"}, "theirs"),  # the same job, whose leading process now is on another machine
+        ({"node0/2"}, None),  # another job on the same machine
+        (set(), None),
+    ],
+)
+def test_a_job_knows_its_own_run_by_any_torchrun_that_outlived_it(tmp_path, here, found):
+    workspace = Workspace(tmp_path)
+    for run, torchruns in (("theirs", {"node0/1", "node1/1"}), ("another", {"node0/0"})):
+        workspace.run_dir(run).mkdir(parents=True)
+        for name in ("config.json", "last.pt"):
+            (workspace.run_dir(run) / name).touch()
+        note_job(workspace.run_dir(run), torchruns)
+    assert interrupted_run(workspace, here) == found
+
+
+def test_a_torchrun_that_leaves_no_error_file_is_not_known(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/tmp/x/host/attempt_0/0/error.json")
+    assert len(agents(ALONE)) == 1
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "")
+    assert agents(ALONE) == set()
+
+
+def test_processes_that_were_started_again_do_not_meet_the_dead():
+    """torchrun's store outlives them, with all that they said in it."""
+    from torch.distributed import HashStore
+
+    store, names = HashStore(), []
+    with ThreadPoolExecutor(3) as pool:
+        for size in (3, 3, 2):
+            told = set(pool.map(agreed_name, [store] * size, reversed(range(size)), [size] * size))
+            assert len(told) == 1
+            names += told
+    assert len(set(names)) == 3
+
+
+@contextmanager
+def torchrun(*arguments, options=("--standalone", "--nproc-per-node=2"), prefix=(), env=None):
+    """A job in the background, stopped at the end of the block if it is not over."""
+    command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, *map(str, arguments)]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | (env or {})
+    with subprocess.Popen(command, env=variables, **pipes) as process:
+        overdue = Timer(300, process.kill)
+        overdue.start()
+        try:
+            yield process
+        finally:
+            overdue.cancel()
+            if process.poll() is None:
+                process.terminate()
+
+
+def run(histo, *args, processes=2, code=0):
+    """`histo` in so many processes: its output and messages."""
+    options = ("--standalone", f"--nproc-per-node={processes}")
+    with torchrun("-m", "histocli", *histo.line(args), options=options) as job:
+        stdout, stderr = job.communicate(timeout=300)
+    assert job.returncode == code, stderr
+    return stdout, stderr
+
+
+def history(histo, name):
+    return [json.loads(line) for line in (histo.root / "runs" / name / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_three_processes_take_the_steps_that_one_takes(one_thread, tmp_path):
+    """Their averaged gradient is that of the whole batch, though the shares are not equal."""
+    distributed_worker.main(tmp_path / "alone")
+    options = ("--standalone", "--nproc-per-node=3")
+    with torchrun(distributed_worker.__file__, tmp_path / "three", options=options) as job:
+        assert job.wait(timeout=300) == 0, job.stderr.read()
+    alone, three = (torch.load(tmp_path / name) for name in ("alone", "three"))
+    assert (alone["processes"], three["processes"]) == (1, 3)
+    assert three["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert (three["probs"] - alone["probs"]).abs().max() < 1e-4
+    assert (three["weights"] - alone["weights"]).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+def test_training_in_two_processes_leaves_one_run(histo):
+    options = [*TRAIN, "--epochs", 2, "--augment", "none", "--lr", "1e-5"]
+    stdout, stderr = histo.process(*options, "--name", "two", "--processes", 2, "--json")
+    histo(*options, "--name", "one")
+    assert json.loads(stdout)["run"] == "two"
+    assert "; 2 processes" in stderr
+    assert stderr.count("done: wrote") == 1
+    assert len(list(histo.root.glob("runs/*"))) == 3
+    one, two = history(histo, "one"), history(histo, "two")
+    assert [row["epoch"] for row in two] == [1, 2]
+    assert [row["step"] for row in two] == [row["step"] for row in one]
+    for name in ("train_loss", "val_loss"):  # as near as batch norm with statistics of a half each allows
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=0.05)
+    files = {path.name for path in (histo.root / "runs" / "two").iterdir()}
+    assert files == {path.name for path in (histo.root / "runs" / "one").iterdir()} | {"job.json"}
+
+
+@linux
+@pytest.mark.slow
+def test_a_job_that_is_stopped_is_resumed_by_one_process(histo):
+    line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 3, "--name", "stopped"])
+    with torchrun("-m", "histocli", *line) as job:
+        for row in job.stderr:
+            if EPOCH.match(row):
+                break
+        os.kill(members(job)[1], signal.SIGTERM)  # whichever hears it, all stop
+        _, stderr = job.communicate(timeout=300)
+    assert job.returncode == 1  # torchrun's own
+    assert stderr.count("error: stopped by a signal; the state is saved") == 1
+    stopped_at = torch.load(histo.root / "runs" / "stopped" / "last.pt", weights_only=True)["training"]["trainer"]
+    assert 12 <= stopped_at["step"] < 36
+    resumed = histo("train", "--resume", "--name", "stopped")
+    assert f"resumed after step {stopped_at['step']} of 36, with 1 process where there were 2" in resumed.stderr
+    assert [row["epoch"] for row in history(histo, "stopped")] == [1, 2, 3]
+
+
+@linux
+@pytest.mark.slow
+def test_a_process_that_dies_is_named_and_a_restart_goes_on(histo):
+    line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 60])
+    killed, told = 0, []
+    with torchrun("-m", "histocli", *line, options=("--standalone", "--nproc-per-node=2", "--max-restarts=1")) as job:
+        for row in job.stderr:
+            told.append(row)
+            if EPOCH.match(row) and killed < sum("to train on" in before for before in told):
+                os.kill(members(job)[1], signal.SIGKILL)
+                killed += 1
+    text = "".join(told)
+    assert (job.returncode, killed) == (1, 2), text
+    assert "error: another process of this job is gone" in text
+    assert re.search(r"resumed after step \d+ of 720\n", text)
+    cause = text[text.index("Root Cause") :]
+    assert re.search(r"rank\s+: 1 ", cause)
+    assert "SIGKILL" in cause
+    epochs = [int(match[1]) for match in map(EPOCH.match, told) if match]
+    assert epochs == list(range(1, len(epochs) + 1))  # none was trained twice, for each is saved
+    assert [path.name for path in histo.root.glob("runs/histonet-*")] == ["histonet-1"]
+
+
+def members(job):
+    """The processes of a job, by rank."""
+    pids = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    found = [dict(item.partition("=")[::2] for item in environment(pid)) | {"pid": int(pid)} for pid in pids]
+    return {int(one["RANK"]): one["pid"] for one in found if "RANK" in one}
+
+
+def environment(pid):
+    return Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+
+
+@pytest.mark.slow
+def test_predictions_are_the_same_bytes_for_any_number_of_processes(histo, tmp_path):
+    write_images(histo, tmp_path / "images", 22)
+    for number in (4, 5, 6, 7, 17):  # a whole chunk of four, and one of another
+        (tmp_path / "images" / f"patch-{number:02}.png").write_bytes(b"not an image")
+    line = ["predict", tmp_path / "images", "--ckpt", "first", "--batch-size", 4, "--threshold", 0.5, "--out"]
+    alone = histo(*line, tmp_path / "1.csv", code=1)
+    _, three = run(histo, *line, tmp_path / "3.csv", processes=3, code=1)
+    assert (tmp_path / "3.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
+    assert len((tmp_path / "1.csv").read_text().splitlines()) == 18
+    warnings = [row for row in alone.stderr.splitlines() if row.startswith("warning:")]
+    assert [row for row in three.splitlines() if row.startswith("warning:")] == warnings
+    assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["1.csv", "3.csv"]
+    assert list(tmp_path.glob(".*.parts")) == []
+
+
+@pytest.mark.slow
+def test_predictions_that_died_go_on_from_the_finished_parts(histo, tmp_path):
+    images = write_images(histo, tmp_path / "images", 36)
+    line = ["predict", tmp_path / "images", "--ckpt", "first", "--batch-size", 2, "--errors", "fail", "--out"]
+    histo(*line, tmp_path / "1.csv")
+    last = images[35].read_bytes()
+    images[35].write_bytes(b"not an image")
+    _, stderr = run(histo, *line, tmp_path / "2.csv", code=1)
+    assert "error: process 1: patch-35.png: not an image" in stderr
+    assert not (tmp_path / "2.csv").exists()
+    images[35].write_bytes(last)
+    images[2].write_bytes(b"what is scored is not read again")  # of the first part of the process that failed
+    run(histo, *line, tmp_path / "2.csv")
+    assert (tmp_path / "2.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_an_evaluation_in_shares_is_the_evaluation(histo):
+    line = ["eval", "--ckpt", "first", "--data", "synthetic", "--batch-size", 32]
+    histo(*line)
+    path = histo.root / "metrics" / "first-synthetic-all.json"
+    alone = [file.read_bytes() for file in (path, path.with_suffix(".csv"))]
+    path.unlink()
+    _, stderr = run(histo, *line)
+    assert [file.read_bytes() for file in (path, path.with_suffix(".csv"))] == alone
+    assert "process 1" not in stderr
+
+
+@pytest.mark.slow
+def test_an_evaluation_of_a_folder_in_shares_counts_all_that_it_cut(histo, tmp_path):
+    for i, path in enumerate(write_images(histo, tmp_path / "flat", 12)):
+        target = tmp_path / "large" / str(i % 2) / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(os.fspath(target), cv2.resize(cv2.imread(os.fspath(path)), (120, 120)))
+    line = ["eval", "--ckpt", "first", "--data", tmp_path / "large", "--batch-size", 2, "--json"]
+    alone = json.loads(histo(*line).stdout)
+    assert alone["skipped"] == {"cut to the centre": 12}
+    stdout, _ = run(histo, *line)
+    assert json.loads(stdout) == alone
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once_and_leaves_nothing(empty):
+    _, stderr = run(empty, "train", code=1)
+    told = [row for row in stderr.splitlines() if "error: " in row]
+    assert len(told) == 1
+    assert told[0].startswith("error: there is no manifest")
+    assert not empty.root.exists()
+
+
+def test_several_processes_cannot_share_a_stream(histo, monkeypatch):
+    from histocli.commands.predict import PredictConfig, predict
+    from histocli.errors import UsageError
+    from histocli.workspace import Workspace
+
+    for config in (PredictConfig(["synthetic"]), PredictConfig(["-"], out=histo.root / "preds.csv")):
+        with pytest.raises(UsageError, match="need inputs to share and a file to write"):
+            predict(Workspace(histo.root), config, sys.stdout, world=Pretended(0, 2))
+
+
+@contextmanager
+def two_nodes():
+    """Two network namespaces, each as a machine of its own, with a cable between them: prefixes of commands."""
+    if not shutil.which("ip") or os.geteuid():
+        pytest.skip("network namespaces need root and iproute2")
+    names = [f"histo-{os.getpid()}-{i}" for i in range(2)]
+    with ExitStack() as stack:
+        for name in names:
+            if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+                pytest.skip("network namespaces cannot be made here")
+            stack.callback(subprocess.run, ["ip", "netns", "delete", name], check=False)
+        ends = [f"hs{os.getpid()}-{i}" for i in range(2)]
+        ip("link", "add", ends[0], "netns", names[0], "type", "veth", "peer", "name", ends[1], "netns", names[1])
+        for i, (name, end) in enumerate(zip(names, ends, strict=True)):
+            ip("-n", name, "address", "add", f"10.77.0.{i + 1}/24", "dev", end)
+            for link in (end, "lo"):
+                ip("-n", name, "link", "set", link, "up")
+        yield [(["ip", "netns", "exec", name], end) for name, end in zip(names, ends, strict=True)]
+
+
+def ip(*arguments):
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@linux
+@pytest.mark.slow
+def test_two_nodes_train_one_run(histo):
+    line = histo.line([*TRAIN, "--epochs", 1, "--name", "nodes"])
+    with two_nodes() as nodes, ExitStack() as stack:
+        jobs = []
+        for i, (prefix, interface) in enumerate(nodes):
+            meeting = ("--rdzv-backend=c10d", "--rdzv-endpoint=10.77.0.1:29400", "--rdzv-id=nodes")
+            own = (f"--local-addr=10.77.0.{i + 1}", f"--rdzv-conf=is_host={int(i == 0)}")
+            options = ("--nnodes=2", "--nproc-per-node=1", *meeting, *own)
+            env = {"GLOO_SOCKET_IFNAME": interface}
+            job = torchrun("-m", "histocli", *line, options=options, prefix=prefix, env=env)
+            jobs.append(stack.enter_context(job))
+        told = [job.communicate(timeout=300)[1] for job in jobs]
+        assert [job.returncode for job in jobs] == [0, 0], told
+    assert "; 2 processes" in "".join(told)
+    assert len(history(histo, "nodes")) == 1
+    assert len(json.loads((histo.root / "runs" / "nodes" / "job.json").read_text())["agents"]) == 2

@@ -1,0 +1,155 @@
+"""Checkpoints: what is written comes back; what is broken, foreign or hostile is refused with a word."""
+
+import os
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from histocli.errors import HistoError
+from histocli.models import create_model
+from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from histocli.workspace import Workspace
+
+
+def checkpoint(**changes):
+    torch.manual_seed(5)
+    made = Checkpoint("histonet", create_model("histonet").state_dict(), "run", 3, {"val_auc": 0.9}, {}, "ab" * 32)
+    return replace(made, **changes)
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "best.pt"
+    save_checkpoint(checkpoint(), path)
+    return path
+
+
+def refused(path):
+    with pytest.raises(HistoError) as caught:
+        load_checkpoint(path).build()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("arch", ["histonet", "resnet18", "densenet121"])
+def test_a_checkpoint_rebuilds_its_own_model(tmp_path, arch):
+    torch.manual_seed(5)
+    model = create_model(arch).eval()
+    save_checkpoint(checkpoint(arch=arch, model=model.state_dict()), tmp_path / "a.pt")
+    rebuilt = load_checkpoint(tmp_path / "a.pt").build()
+    images = torch.rand(2, 3, 96, 96)
+    assert not rebuilt.training
+    with torch.no_grad():
+        assert torch.equal(rebuilt(images), model(images))
+
+
+def test_everything_in_it_comes_back(path):
+    loaded, made = load_checkpoint(path), checkpoint()
+    assert vars(loaded).keys() - {"origin"} == vars(made).keys()
+    for name in vars(made).keys() - {"model"}:
+        assert getattr(loaded, name) == getattr(made, name)
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch owned",)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize("value", [Hostile(), {"format": 2, "model": Hostile()}])
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, monkeypatch, save, value):
+    monkeypatch.chdir(tmp_path)
+    save(value, tmp_path / "evil.pt")
+    assert "is no checkpoint that can be read safely" in refused(tmp_path / "evil.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(path, share):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert str(path) in refused(path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=200))
+def test_any_bytes_are_refused(tmp_path, content):
+    (tmp_path / "random.pt").write_bytes(content)
+    assert "random.pt" in refused(tmp_path / "random.pt")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
+    """Bytes changed in the part of the file that says what it holds."""
+    path = tmp_path / "small.pt"
+    torch.save({"format": 2, "arch": "histonet", "model": {"a": torch.ones(2)}, "run": "r"}, path, pickle_protocol=2)
+    content = bytearray(path.read_bytes())
+    for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6)):
+        content[at] = byte
+    path.write_bytes(bytes(content))
+    refused(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ([1, 2], "found 'list'"),
+        ({"format": 1}, "found 1"),
+        ({"state_dict": {}}, "found None"),
+        ({"format": 2, "arch": "histonet"}, "lacks something"),
+        ({**vars(checkpoint()), "surprise": 1}, "surprise"),
+        ({**vars(checkpoint()), "model": [1]}, "'model' is of the wrong kind"),
+        ({**vars(checkpoint()), "epoch": "three"}, "'epoch' is of the wrong kind"),
+        ({**vars(checkpoint()), "arch": "vgg99"}, "'vgg99' is not known"),
+        ({**vars(checkpoint()), "arch": "resnet18"}, "do not fit resnet18"),
+        ({**vars(checkpoint()), "model": {}}, "do not fit histonet"),
+        ({**vars(checkpoint()), "model": {"a": 1}}, "'model' holds what cannot be"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_content_is_refused(tmp_path, content, why):
+    torch.save(content, tmp_path / "other.pt")
+    assert why in refused(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    made = checkpoint()
+    weights = next(tensor for tensor in made.model.values() if tensor.ndim == 4 and tensor.is_floating_point())
+    weights.view(-1)[0] = value
+    save_checkpoint(made, tmp_path / "nan.pt")
+    assert "not finite" in refused(tmp_path / "nan.pt")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "there is no checkpoint" in refused(tmp_path / "none.pt")
+    assert str(tmp_path) in refused(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(path):
+    before = path.read_bytes()
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(checkpoint(config={"f": lambda: 0}), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["best.pt"]
+
+
+def test_a_path_wins_over_the_newest_and_that_over_a_run(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace(tmp_path / "workspace")
+    for place in ("checkpoints", "runs/best.pt", "runs/other"):
+        (workspace.root / place).mkdir(parents=True)
+        save_checkpoint(checkpoint(), workspace.root / place / "best.pt")
+    assert find_checkpoint(workspace, "best.pt").resolve() == path
+    path.unlink()
+    assert find_checkpoint(workspace, "best.pt") == workspace.checkpoints_dir / "best.pt"
+    (workspace.checkpoints_dir / "best.pt").unlink()
+    assert find_checkpoint(workspace, "best.pt") == workspace.runs_dir / "best.pt" / "best.pt"
+    assert find_checkpoint(workspace, "other") == workspace.runs_dir / "other" / "best.pt"
+    with pytest.raises(HistoError, match="there is no checkpoint 'another'"):
+        find_checkpoint(workspace, "another")

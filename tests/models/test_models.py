@@ -1,0 +1,380 @@
+"""The architectures: what their names build, what they do with images, and how pretrained weights get in."""
+
+import copy
+import json
+import re
+import shutil
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from histocli.choices import Device, Precision, Weights
+from histocli.commands.train import train
+from histocli.compute.device import choose_compute
+from histocli.data.augment import symmetries
+from histocli.data.batches import Batch
+from histocli.errors import HistoError, UsageError
+from histocli.interrupt import Stopped
+from histocli.models import OWN, Classifier, create_model, rebuild_model
+from histocli.models.backbone import Head
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from histocli.models.torchvision_models import torchvision_names
+from histocli.training.config import TrainConfig
+from histocli.training.frozen import head_state, whole_state
+from histocli.training.listener import Listener
+from histocli.training.trainer import Recipe, Trainer
+from histocli.workspace import Workspace
+from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+
+SMALL = "shufflenet_v2_x0_5"
+IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+FAMILIES = [
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnext50_32x4d",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_16",
+    "vit_h_14",
+    "wide_resnet50_2",
+]
+
+
+def images_of(n=2, side=96):
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def settled(model):
+    """The model in evaluation, with batch norm statistics that are not the initial ones."""
+    with torch.no_grad():
+        model.train()(images_of(4))
+    return model.eval()
+
+
+def publish(arch, folder):
+    """Random weights of torchvision's `arch`, put where its published ones are looked for; the network itself."""
+    from torchvision.models import get_model, get_model_weights
+
+    torch.manual_seed(8)
+    options = {"init_weights": False, "transform_input": True} if arch == "googlenet" else {}
+    network = get_model(arch, **options)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics of the one batch, so that what is seen comes through to the end
+    with torch.no_grad():
+        network.train()(images_of(8))
+    folder = folder / "hub" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), folder / get_model_weights(arch).DEFAULT.url.rpartition("/")[2])
+    return network.eval()
+
+
+@pytest.fixture(name="hub")
+def hub_fixture(tmp_path, monkeypatch):
+    """An empty folder of downloaded weights, and a network in which nothing answers."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    return tmp_path / "torch"
+
+
+def rebuilt(model, path):
+    """The model as a checkpoint brings it back."""
+    made = Checkpoint(model.arch, model.state_dict(), "run", 1, {}, {}, "ab" * 32)
+    save_checkpoint(made, path)
+    return load_checkpoint(path).build()
+
+
+# the p4m network
+
+
+def test_p4m_densenet_sees_no_difference_between_the_eight_symmetries():
+    torch.manual_seed(1)
+    model = settled(create_model("p4m-densenet"))
+    images = images_of(3)
+    with torch.no_grad():
+        logits = [model(view) for view in symmetries(images)]
+    assert all(torch.allclose(one, logits[0], atol=1e-5) for one in logits)
+    assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # and it does see differences between patches
+
+
+def test_p4m_densenet_costs_what_its_docstring_says():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = OWN["p4m-densenet"]()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(images_of(1))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    said = re.search(r"([\d,]+) parameters, ([\d,]+) MFLOP", network.__doc__)
+    assert said.groups() == (f"{parameters:,}", f"{counter.get_total_flops() / 1e6:,.0f}")
+
+
+# names
+
+
+@pytest.mark.parametrize("arch", [*OWN, *FAMILIES])
+def test_every_family_takes_patches_and_tells_two_classes_apart(arch):
+    # shapes without numbers, but for one family that computes with them while it is built
+    with torch.device("cpu" if arch.startswith("regnet") else "meta"):
+        logits = create_model(arch).eval()(torch.zeros(2, 3, 96, 96))
+    assert logits.shape == (2, 2)
+
+
+def test_the_families_are_all_there_are():
+    stems = {re.match(r"[a-z]+", name)[0] for name in torchvision_names()}
+    assert stems == {re.match(r"[a-z]+", name)[0] for name in FAMILIES}
+
+
+@pytest.mark.parametrize(
+    ("arch", "close"),
+    [("resnet81", "resnet18"), ("p4m-densnet", "p4m-densenet"), ("histo-net", "histonet"), ("zzzz", "timm/NAME")],
+)
+def test_an_unknown_name_is_answered_with_those_near_it(arch, close):
+    with pytest.raises(UsageError, match=f"there is no architecture '{arch}'") as caught:
+        create_model(arch)
+    assert close in caught.value.hint
+
+
+@pytest.mark.parametrize("arch", OWN)
+def test_this_tools_networks_have_no_pretrained_weights(arch):
+    with pytest.raises(UsageError, match=f"{arch} has no pretrained weights"):
+        create_model(arch, Weights.PRETRAINED)
+
+
+@pytest.mark.parametrize("arch", ["p4m-densenet", SMALL, "squeezenet1_1", "mobilenet_v3_small"])
+def test_a_checkpoint_rebuilds_what_it_holds(arch, tmp_path):
+    torch.manual_seed(4)
+    model = settled(create_model(arch))
+    with torch.no_grad():
+        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+
+
+# input
+
+
+@pytest.mark.parametrize(("arch", "side"), [("vit_b_16", 224), ("vit_h_14", 518), ("inception_v3", 299), (SMALL, None)])
+def test_patches_are_resized_where_the_network_takes_one_size_only(arch, side):
+    with torch.device("meta"):
+        assert create_model(arch).side == side
+
+
+@pytest.mark.parametrize("side", [48, 96, 224])
+def test_resizing_keeps_what_is_seen(side):
+    model = Classifier(nn.Identity(), "none", side=side)
+    ramp = torch.linspace(0, 1, 96).expand(1, 3, 96, 96)
+    prepared = model.prepared(ramp)
+    assert prepared.shape == (1, 3, side, side)
+    plain = Classifier(nn.Identity(), "none").prepared(ramp)
+    assert (prepared.mean() - plain.mean()).abs() < 1e-4
+    assert (prepared[..., 1:] >= prepared[..., :-1]).all()
+
+
+# pretrained weights
+
+
+@pytest.mark.parametrize("arch", [SMALL, "googlenet"])
+def test_published_weights_see_what_they_saw_where_they_were_made(arch, hub, tmp_path):
+    network = publish(arch, hub)
+    network.fc = nn.Identity()
+    model = create_model(arch, Weights.PRETRAINED).eval()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+    images = images_of()
+    with torch.no_grad():
+        expected = network((images - mean) / std)
+        assert (expected[0] - expected[1]).abs().max() > 0.1
+        assert torch.allclose(model.features(images), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+        again = rebuilt(model, tmp_path / "a.pt")
+        assert torch.equal(again(images), model(images))
+
+
+def test_weights_that_cannot_be_fetched_are_an_error_that_says_where_to_put_them(hub):
+    with pytest.raises(HistoError, match=f"the pretrained weights of {SMALL} cannot be had") as caught:
+        create_model(SMALL, Weights.PRETRAINED)
+    assert str(hub / "hub" / "checkpoints") in caught.value.hint
+    assert "--weights random" in caught.value.hint
+
+
+def test_a_pretrained_backbone_learns_at_its_own_rate(one_thread):
+    torch.manual_seed(3)
+    model = create_model(SMALL)
+    compute = choose_compute(Device.CPU, Precision.FP32)
+    moved = {}
+    for fraction in (1.0, 0.1):
+        made = Trainer(copy.deepcopy(model), Recipe(1e-2, 10, 0, muon=False, backbone_lr=fraction), compute)
+        made.train_step(Batch((images_of(4) * 255).byte(), torch.tensor([0, 1, 0, 1])))
+        before = dict(model.named_parameters())
+        moves = {name: (p - before[name]).abs().median().item() for name, p in made.model.named_parameters()}
+        moved[fraction] = [
+            max(move for name, move in moves.items() if name.startswith("network.backbone.") is backbone)
+            for backbone in (True, False)
+        ]
+    (backbone, head), (slow_backbone, same_head) = moved[1.0], moved[0.1]
+    assert same_head == pytest.approx(head)
+    assert slow_backbone == pytest.approx(0.1 * backbone, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--freeze"], "--freeze is for pretrained networks"),
+        (["--backbone-lr", 0.1], "--backbone-lr is for pretrained networks"),
+        (["--weights", "pretrained", "--backbone-lr", 0], "--backbone-lr 0"),
+        (["--weights", "pretrained", "--backbone-lr", 0.1, "--freeze"], "--freeze does not train the backbone"),
+        (["--weights", "pretrained", "--freeze", "--augment", "none"], "--augment means nothing with --freeze"),
+        (["--weights", "pretrained", "--freeze", "--compile"], "--compile means nothing with --freeze"),
+    ],
+)
+def test_options_that_would_mean_nothing_are_refused(histo, options, why):
+    error, _ = histo.fails("train", "--arch", SMALL, *options, code=2)
+    assert why in error
+
+
+# --freeze
+
+
+def freeze(histo, *options):
+    histo(*TRAIN, "--arch", SMALL, "--weights", "pretrained", "--freeze", *options)
+
+
+def test_a_frozen_backbone_stays_and_its_head_learns(histo, hub):
+    network = publish(SMALL, hub)
+    freeze(histo, "--epochs", 4, "--lr", 0.003, "--name", "head")
+    run = histo.root / "runs" / "head"
+    best = load_checkpoint(run / "best.pt")
+    published = network.state_dict()
+    for name, tensor in best.model.items():
+        if name.startswith("network.backbone."):
+            assert torch.equal(tensor, published[name.removeprefix("network.backbone.")])
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    # the checkpoint is of the whole network: on the patches it says what the averaged head said of their features
+    report = json.loads(histo("eval", "--ckpt", "head", "--raw", "--json", "--device", "cpu").stdout)
+    assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
+    assert report["metrics"]["log_loss"] == pytest.approx(best.metrics["val_loss"], rel=1e-5)
+
+
+def test_a_feature_that_hardly_varied_in_training_does_not_decide_alone():
+    head = Head(3)
+    features = torch.randn(100, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 2.0, 0.0])
+    head.standardise(features)
+    standardised = (features - head.mean) / head.std
+    assert torch.allclose(standardised[:, :2].std(0, correction=0), torch.ones(2), atol=1e-5)
+    assert (head(features + 1) - head(features)).abs().max() < 20
+
+
+def test_the_state_of_a_frozen_model_has_the_averaged_head():
+    model = create_model(SMALL)
+    average = Head(model.headed.width)
+    whole = whole_state(model, average)
+    assert whole.keys() == model.state_dict().keys()
+    assert torch.equal(whole["network.head.linear.weight"], average.linear.weight)
+    average.load_state_dict(head_state(whole))
+
+
+class Stops(Listener):
+    """Ends the run after its first epoch."""
+
+    def finished_epoch(self, row, best):
+        raise Stopped(2)
+
+
+def test_a_frozen_run_goes_on_as_if_it_had_not_stopped_and_fetches_nothing(histo, hub):
+    publish(SMALL, hub)
+    freeze(histo, "--epochs", 3, "--name", "through")
+    config = TrainConfig(3, SMALL, Weights.PRETRAINED, batch_size=16, device=Device.CPU, freeze=True)
+    with pytest.raises(Stopped):
+        train(Workspace(histo.root), config, name="halves", listener=Stops())
+    shutil.rmtree(hub)
+    histo("train", "--resume", "--name", "halves")
+    halves, through = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("halves", "through"))
+    assert len(halves.training["history"]) == 3
+    assert all(torch.equal(tensor, through.model[name]) for name, tensor in halves.model.items())
+
+
+# timm
+
+
+def test_without_timm_its_networks_are_an_error_that_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(HistoError, match="timm/resnet18 needs the package timm") as caught:
+        create_model("timm/resnet18")
+    assert caught.value.hint == "pip install 'histocli[timm]'"
+
+
+@pytest.fixture(name="timm")
+def timm_fixture(hub, monkeypatch):
+    """timm, with a hub that has nothing and cannot be reached."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
+
+
+def stored(timm, folder, arch, **options):
+    """A model of timm's as it publishes them, in a folder; the network itself."""
+    torch.manual_seed(6)
+    network = timm.create_model(arch, **options)
+    timm.models.save_for_hf(network, folder, model_args=options, safe_serialization=True)
+    return network.eval()
+
+
+@pytest.mark.parametrize(("arch", "side"), [("test_resnet", None), ("test_vit", 160), ("test_vit?img_size=96", 96)])
+def test_timm_networks_are_built_by_name_and_rebuilt(timm, arch, side, tmp_path):
+    model = settled(create_model(f"timm/{arch}"))
+    assert (model.arch, model.side) == (f"timm/{arch}", side)
+    with torch.no_grad():
+        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "name"),
+    [("test_resnet", {}, "timm/test_resnet"), ("test_vit", {"img_size": 64}, "timm/test_vit")],
+)
+def test_a_published_timm_model_is_loaded_and_needs_its_source_no_more(timm, arch, options, name, tmp_path):
+    network = stored(timm, tmp_path / "published", arch, num_classes=5, **options)
+    model = create_model(f"timm/local-dir:{tmp_path / 'published'}", Weights.PRETRAINED).eval()
+    shutil.rmtree(tmp_path / "published")
+    wanted = timm.data.resolve_model_data_config(network)
+    mean, std = (torch.tensor(wanted[key]).view(3, 1, 1) for key in ("mean", "std"))
+    images = images_of(side=64)
+    network.reset_classifier(0)
+    assert model.arch.partition("?")[0] == name
+    with torch.no_grad():
+        assert torch.allclose(model.features(images), network((images - mean) / std), atol=1e-5)
+        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+
+
+@pytest.mark.parametrize(
+    ("arch", "error", "why"),
+    [
+        ("timm/test_resnt", UsageError, "timm has no architecture 'test_resnt'"),
+        ("timm/test_resnet?wings=2", UsageError, "wings"),
+        ("timm/test_resnet?checkpoint_path=/etc/passwd", UsageError, "checkpoint_path"),
+        ("timm/hf-hub:someone/something", HistoError, "cannot be had"),
+        ("timm/local-dir:/nowhere", HistoError, "cannot be had"),
+    ],
+)
+def test_what_timm_cannot_give_is_an_error(timm, arch, error, why):
+    with pytest.raises(error, match=why) as caught:
+        create_model(arch, Weights.PRETRAINED)
+    assert caught.value.hint
+
+
+def test_a_checkpoint_never_asks_a_hub():
+    with pytest.raises(HistoError, match="cannot be rebuilt without its hub"):
+        rebuild_model("timm/hf-hub:someone/something")

@@ -1,0 +1,68 @@
+"""What validation decides: the temperature and the threshold that a run's checkpoints keep."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from histocli.commands.train import stored_config
+from histocli.metrics import auc
+from histocli.metrics.calibration import fit_temperature, probability
+from histocli.metrics.thresholds import choose_threshold
+from histocli.models.checkpoint import load_checkpoint
+from histocli.training.run import Run
+from histocli.workspace import Workspace
+from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+
+
+def last(histo, run, file="last.pt"):
+    return load_checkpoint(histo.root / "runs" / run / file)
+
+
+def test_the_best_checkpoint_is_calibrated_on_its_validation_patches(histo):
+    best = last(histo, "first", "best.pt")
+    labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
+    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+        assert labels.tolist() == [int(row["label"]) for row in csv.DictReader(file) if row["split"] == "val"]
+    assert auc(labels, probability(odds)) == pytest.approx(best.metrics["val_auc"])
+    assert best.temperature == pytest.approx(fit_temperature(labels, odds), rel=1e-3)
+    assert best.threshold == 0.5
+    config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())
+    assert best.appearance["patches"] == config["train_patches"]
+
+
+@pytest.mark.parametrize("rule", ["youden", "sensitivity=0.75"])
+def test_the_threshold_is_chosen_on_validation(histo, rule):
+    histo(*TRAIN, "--epochs", 1, "--name", "ruled", "--threshold", rule)
+    best = last(histo, "ruled", "best.pt")
+    labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
+    chosen = choose_threshold(rule, labels.astype(int), probability(odds, best.temperature))
+    assert best.threshold == pytest.approx(chosen, abs=1e-6)
+    error, _ = histo.fails("train", "--resume", "--name", "ruled", "--threshold", "0.5", code=2)
+    assert f"the run has {rule}" in error
+    assert "no threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
+
+
+def test_what_was_decided_outlives_an_interruption(histo):
+    workspace = Workspace(histo.root)
+    run = Run(workspace, stored_config(workspace, "first")[1], "first")
+    run.resume()
+    saved = last(histo, "first")
+    assert (run.kept["temperature"], run.kept["threshold"]) == (saved.temperature, saved.threshold)
+    assert run.kept["appearance"] == saved.appearance != {}
+    assert torch.equal(run.kept["validation"]["log_odds"], saved.validation["log_odds"])
+
+
+def test_a_rule_needs_validation_patches_of_both_classes(histo):
+    path = histo.root / "manifests" / "balanced.csv"
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train" or row["label"] == "1"]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    error, hint = histo.fails(*TRAIN, "--threshold", "youden")
+    assert error == "--threshold youden needs validation patches of both classes"
+    assert "--threshold 0.5" in hint
+    histo(*TRAIN, "--epochs", 1, "--name", "single")

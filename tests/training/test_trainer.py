@@ -1,0 +1,256 @@
+"""Training steps, schedules, stopping and going on, and probabilities, on a handful of patches."""
+
+import numpy as np
+import pytest
+import torch
+
+from histocli.choices import Augment, Device, Precision, Rotate
+from histocli.compute.device import Compute, choose_compute, thread_count
+from histocli.data.batches import Batch, Batches
+from histocli.errors import HistoError
+from histocli.models import create_model
+from histocli.scoring.inference import batch_probabilities, probabilities
+from histocli.training.trainer import Recipe, Trainer
+
+CPU = torch.device("cpu")
+FP32 = Compute(CPU, Precision.FP32, "")
+BF16 = Compute(CPU, Precision.BF16, "")
+
+
+def batches(n=24, size=4):
+    rng = np.random.default_rng(1)
+    labels = np.arange(n) % 2
+    pixels = rng.integers(0, 128, (n, 96, 96, 3), np.uint8) + 100 * labels[:, None, None, None].astype(np.uint8)
+    return Batches(pixels, np.arange(n), labels, size, CPU)
+
+
+def trainer(compute=FP32, total_steps=12, arch="histonet", **changes):
+    torch.manual_seed(3)
+    return Trainer(create_model(arch), Recipe(1e-3, total_steps, seed=3, **changes), compute)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("augment", "rotate"), [*((level, Rotate.RIGHT) for level in Augment), (Augment.FULL, Rotate.ANY)]
+)
+def test_a_step_moves_every_weight_and_the_average(augment, rotate):
+    made = trainer(augment=augment, rotate=rotate)
+    before = {name: tensor.clone() for name, tensor in made.model.named_parameters()}
+    loss = made.train_step(next(batches().in_order()))
+    assert loss.isfinite()
+    assert loss.item() > 0
+    assert made.step == 1
+    # biases whose gradient is nought by construction may stay: everything with more than one dimension moves
+    assert not any(torch.equal(p, before[name]) for name, p in made.model.named_parameters() if p.ndim > 1)
+    assert not any(torch.equal(p, before[name]) for name, p in made.average.named_parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("compute", [FP32, BF16], ids=["fp32", "bf16"])
+def test_it_learns_what_is_easy(compute):
+    data, made = batches(48, 8), trainer(compute, total_steps=24, augment=Augment.FLIPS)
+    for _ in range(4):
+        made.train_epoch(data)
+    probs = probabilities(made.average, data.in_order(), compute)
+    assert probs[data.labels == 1].min() > probs[data.labels == 0].max()
+    assert all(parameter.dtype == torch.float32 for parameter in made.model.parameters())
+
+
+def test_the_rate_rises_to_the_peak_and_falls_to_nearly_nothing():
+    made, rates = trainer(total_steps=12), []
+    for _ in range(2):
+        made.train_epoch(batches(), lambda step: bool(rates.append(made.optimizers.lr)))
+    peak = rates.index(max(rates))
+    assert 0.9e-3 < rates[peak] <= 1e-3
+    assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
+    assert rates[-1] < 1e-5
+
+
+def test_norms_and_biases_do_not_decay():
+    made = trainer()
+    groups = [group for optimizer in made.optimizers.optimizers for group in optimizer.param_groups]
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for parameter in made.model.parameters():
+        assert (decays[id(parameter)] > 0) == (parameter.ndim > 1)
+
+
+@pytest.fixture(scope="module")
+def ran_through():
+    """A trainer after two epochs, and their losses."""
+    data, through = batches(), trainer()
+    return through, [through.train_epoch(data), through.train_epoch(data)]
+
+
+@pytest.mark.parametrize("stop_at", [1, 6, 9])
+def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(ran_through, stop_at):
+    data, (through, expected) = batches(), ran_through
+    first = trainer()
+    losses = []
+    while first.step < stop_at:
+        losses.append(first.train_epoch(data, lambda step: step == stop_at))
+    second = trainer()
+    torch.manual_seed(0)  # what is random does not depend on the process's state
+    second.load_state(first.state(), first.average.state_dict())
+    while second.step < 12:
+        losses.append(second.train_epoch(data))
+    assert [loss for loss in losses if loss is not None] == expected
+    assert same(second.model.state_dict(), through.model.state_dict())
+    assert same(second.average.state_dict(), through.average.state_dict())
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_with_a_replica_for_each_core_it_goes_on_as_if_it_had_not_stopped():
+    data = batches(192, 64)
+    through, first, second = (trainer(total_steps=6, batch_size=64) for _ in range(3))
+    losses = [through.train_epoch(data), through.train_epoch(data)]
+    assert through.replicas
+    assert first.train_epoch(data, lambda step: step == 2) is None
+    second.load_state(first.state(), first.average.state_dict())
+    assert [second.train_epoch(data), second.train_epoch(data)] == losses
+    assert same(second.model.state_dict(), through.model.state_dict())
+    assert same(second.average.state_dict(), through.average.state_dict())
+
+
+def test_seeds_make_runs_alike_and_different():
+    data = batches()
+    one, two, other = trainer(), trainer(), trainer()
+    other.recipe = Recipe(1e-3, 12, seed=4)
+    losses = [made.train_epoch(data) for made in (one, two, other)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_what_to_change():
+    data, made = batches(), trainer()
+
+    def ruin(step):
+        if step == 2:
+            with torch.no_grad():
+                next(p for p in made.model.parameters() if p.ndim == 4).fill_(float("inf"))
+        return False
+
+    with pytest.raises(HistoError, match="the loss of step 3 is not finite") as caught:
+        made.train_epoch(data, ruin)
+    assert "--lr (it is 0.001)" in caught.value.hint
+    assert "--precision fp32" in caught.value.hint
+
+
+def test_a_ruined_state_is_never_saved():
+    made = trainer()
+    made.losses = [torch.tensor(0.7), torch.tensor(float("nan"))]
+    made.step = 2
+    with pytest.raises(HistoError, match="the loss of step 2 is not finite"):
+        made.state()
+
+
+def test_weights_that_overflow_are_caught_within_the_epoch():
+    made = trainer()
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.mul_(1e30)
+    with pytest.raises(HistoError, match="not finite"):
+        made.train_epoch(batches())
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "densenet121"])
+def test_other_architectures_train_a_step(arch):
+    made = trainer(arch=arch)
+    assert made.train_step(next(batches(4).in_order())).isfinite()
+
+
+def test_probabilities_do_not_depend_on_the_batches():
+    model = trainer().average
+    one, other = (probabilities(model, batches(24, size).in_order(), FP32) for size in (24, 7))
+    assert one.shape == (24,)
+    assert ((one > 0) & (one < 1)).all()
+    assert (one - other).abs().max() < 1e-5
+
+
+def test_tta_averages_the_eight_symmetries():
+    model, data = trainer().average, batches(4)
+    images = next(data.in_order()).images
+    views = [turned for k in range(4) for turned in (images.rot90(k, (2, 3)), images.rot90(k, (2, 3)).flip(3))]
+    expected = torch.stack([batch_probabilities(model, view, FP32) for view in views]).mean(0)
+    assert torch.allclose(batch_probabilities(model, images, FP32, tta=True), expected, atol=1e-6)
+    turned = batch_probabilities(model, images.rot90(1, (2, 3)), FP32, tta=True)
+    assert torch.allclose(turned, expected, atol=1e-6)
+
+
+def test_probabilities_that_are_not_finite_are_an_error():
+    model = trainer().average
+    with torch.no_grad():
+        list(model.parameters())[-1].fill_(float("nan"))
+    with pytest.raises(HistoError, match="not finite") as caught:
+        probabilities(model, batches(4).in_order(), FP32)
+    assert "--precision fp32" in caught.value.hint
+
+
+def test_no_batches_have_no_probabilities():
+    assert probabilities(trainer().average, [], FP32).shape == (0,)
+
+
+def test_progress_counts_patches():
+    told = []
+    probabilities(trainer().average, batches(10, 4).in_order(), FP32, on_progress=told.append)
+    assert told == [4, 8, 10]
+
+
+def test_the_device_is_chosen_and_the_reason_said(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    auto = choose_compute()
+    assert auto.device.type == "cpu"
+    assert "no GPU found" in auto.reason
+    assert "as asked" in choose_compute(Device.CPU, Precision.BF16).reason
+    for device in (Device.CUDA, Device.MPS):
+        with pytest.raises(HistoError, match=f"--device {device}") as caught:
+            choose_compute(device)
+        assert "--device auto" in caught.value.hint
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_is_taken_and_trains_alike():
+    compute = choose_compute()
+    assert compute.device.type == "cuda"
+    made = trainer(compute)
+    images, labels = next(batches().in_order())
+    assert made.train_step(Batch(images.cuda(), labels.cuda())).isfinite()
+
+
+def test_threads_are_those_asked_for(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert thread_count() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "a few")
+    assert thread_count() >= 1
+
+
+@pytest.mark.parametrize("total_steps", range(1, 13))
+def test_a_run_of_any_length_goes_through_its_schedule(total_steps):
+    made = trainer(total_steps=total_steps)
+    batch = next(batches().in_order())
+    rates = []
+    for _ in range(total_steps):
+        made.train_step(batch)
+        rates.append(made.optimizers.lr)
+    assert all(0 < rate <= 1e-3 for rate in rates)
+    assert rates[-1] < 1e-4
+
+
+def test_a_run_begun_without_a_scaler_goes_on_with_one():
+    begun = trainer()
+    begun.train_step(next(batches().in_order()))
+    state, average = begun.state(), begun.average.state_dict()
+    going_on = trainer(Compute(CPU, Precision.FP16, ""))
+    going_on.load_state(state, average)
+    assert going_on.step == 1
+    assert same(going_on.model.state_dict(), begun.model.state_dict())
