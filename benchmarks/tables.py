@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from hashlib import sha1
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from benchmarks.pairs import Row, alternate, row
 from histocli.commands.balance import BalanceConfig, balance
 from histocli.compute.device import thread_count
 from histocli.metrics import Clusters, evaluate, uncertainty
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, write_json
 
 KAGGLE_TRAIN, KAGGLE_TEST = 220_025, 57_458
 REAL = Path(__file__).parents[2] / "shared" / "data"
@@ -62,6 +63,12 @@ def balancing(root: Path) -> list[Row]:
     n = KAGGLE_TRAIN
     manifest = workspace.manifest_path("large")
     manifest.parent.mkdir(parents=True)
+    patches = workspace.patches_path("large")
+    patches.parent.mkdir(parents=True)
+    pixels = np.lib.format.open_memmap(patches, "w+", np.uint8, (n, 96, 96, 3))  # sparse: a few bytes in each patch
+    pixels[:, 0, 0] = rng.integers(0, 256, (n, 3))
+    pixels[:, 0, 1:3] = np.arange(n, dtype=np.uint32).view(np.uint8).reshape(n, 1, 4)[..., :3]
+    write_json(workspace.dataset_path("large"), {"name": "large", "source": "folder", "patches": n, "sha256": "0" * 64})
     pd.DataFrame(
         {
             "id": [f"{i:040x}" for i in rng.integers(0, 2**62, n)],
@@ -69,7 +76,7 @@ def balancing(root: Path) -> list[Row]:
             "slide": [f"slide_{i}" for i in rng.integers(0, 200, n)],
             "hospital": "",
             "split": "train",
-            "sha1": [f"{i:040x}" for i in rng.integers(0, 2**62, n)],
+            "sha1": [sha1(patch.tobytes(), usedforsecurity=False).hexdigest() for patch in pixels],
             "min": rng.integers(0, 100, n),
             "max": rng.integers(150, 256, n),
         }

@@ -22,7 +22,7 @@ from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
 BATCH = 128
-STEPS = {"histonet": 60, "resnet18": 10}
+STEPS = {"histonet": 24, "resnet18": 4}
 WORKERS = 2
 
 
