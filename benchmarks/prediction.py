@@ -51,7 +51,9 @@ def measure(made: Made) -> list[Row]:
         began = time.perf_counter()
         with torch.inference_mode():
             for first in range(0, made.n, BATCH):
-                images = torch.from_numpy(pixels[first : first + BATCH]).permute(0, 3, 1, 2).to(compute.device)
+                images = (
+                    torch.from_numpy(np.array(pixels[first : first + BATCH])).permute(0, 3, 1, 2).to(compute.device)
+                )
                 batch_log_odds(model, images, compute).sigmoid().cpu()
         return made.n / (time.perf_counter() - began)
 
