@@ -4,10 +4,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from histocli.workspace import Workspace
 
@@ -36,11 +38,14 @@ class Made:
 
     def _write_files(self) -> None:
         """Every patch as a TIFF in the folder of its class, as most loaders want them."""
-        import pandas as pd
+        labels = pd.read_csv(self.workspace.manifest_path("synthetic"))["label"]
+        folders = [self.folder / str(int(label)) for label in labels]
+        write_tiffs(self.workspace.patches_path("synthetic"), folders)
 
-        labels = pd.read_csv(self.workspace.manifest_path("synthetic"))["label"].to_numpy()
-        for label in (0, 1):
-            (self.folder / str(label)).mkdir(parents=True)
-        pixels = np.load(self.workspace.patches_path("synthetic"), mmap_mode="r")
-        for i, (image, label) in enumerate(zip(pixels, labels, strict=True)):
-            cv2.imwrite(str(self.folder / str(int(label)) / f"{i:07d}.tif"), image[:, :, ::-1])
+
+def write_tiffs(array: Path, folders: Sequence[Path]) -> None:
+    """Write each patch of a packed array as a TIFF, as Kaggle's are, into its folder."""
+    for folder in set(folders):
+        folder.mkdir(parents=True)
+    for i, (pixels, folder) in enumerate(zip(np.load(array, mmap_mode="r"), folders, strict=True)):
+        cv2.imwrite(str(folder / f"{i:07d}.tif"), pixels[:, :, ::-1])

@@ -10,6 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.made import write_tiffs
 from benchmarks.pairs import Row
 
 
@@ -35,19 +38,10 @@ def measure(n: int, folder: Path) -> dict[str, int]:
     subprocess.run([*histo, "--quiet", "balance", "--n", "max"], check=True)
     peaks["train"] = peak_anonymous([*histo, "train", "--epochs", "1"])
     images = folder / "patches"
-    write_tiffs(folder / "data" / "synthetic" / "patches.npy", images)
+    packed = folder / "data" / "synthetic" / "patches.npy"
+    write_tiffs(packed, [images] * len(np.load(packed, mmap_mode="r")))
     peaks["predict"] = peak_anonymous([*histo, "predict", str(images), "--out", str(folder / "preds.csv")])
     return peaks
-
-
-def write_tiffs(array: Path, folder: Path) -> None:
-    """Write every patch of a packed array as a TIFF, as Kaggle's are."""
-    import cv2
-    import numpy as np
-
-    folder.mkdir()
-    for i, pixels in enumerate(np.load(array, mmap_mode="r")):
-        cv2.imwrite(str(folder / f"{i:07d}.tif"), pixels[:, :, ::-1])
 
 
 def rows(n: int, folder: Path) -> list[Row]:

@@ -70,7 +70,7 @@ def train(
         Rotate,
         typer.Option(
             help="Right angles; or any angle, zoomed and moved a little, with reflected borders; auto: any where "
-            "the network looks at halved patches, which turning does not blur."
+            "the network looks at smaller images than patches, which loses the blur of turning."
         ),
     ] = Rotate.AUTO,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,

@@ -20,8 +20,6 @@ from histocli.workspace import Workspace, read_json, write_json
 
 # Options that may differ between runs of one recipe.
 _MAY_DIFFER = {"data", "seed", "device", "precision", "compile", "threshold", "allow_leak"}
-
-
 _MAY_VARY = 0.1  # the number of training patches, as a share: splits by group do not come out alike
 Key = tuple[str, str, str]  # the data, split and manifest of an evaluation
 

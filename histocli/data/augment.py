@@ -24,9 +24,8 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
     """Return randomly transformed patches, drawn from torch's global generators.
 
     Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 (N,3,S,S) in [0, 1], channels last in memory, where S is
-    `side` or else H. The batch must be in random order. `flips` gives each patch one of the eight
-    flips and right-angle rotations, or with `any_angle` a flip, angle, zoom and offset of its own; `full` jitters the
-    stains too.
+    `side` or else H. The batch must be in random order. `flips` gives each patch one of the eight flips and right-angle
+    rotations, or with `any_angle` a flip, angle, zoom and offset of its own; `full` jitters the stains too.
     """
     if level is Augment.NONE:
         return resized(images.float(), side).div_(255)
