@@ -42,7 +42,7 @@ demo: $(VENV)/installed
 	$(BIN)/histo demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -51,6 +51,11 @@ class Workspace:
         return self.root / "checkpoints"
 
     @property
+    def exports_dir(self) -> Path:
+        """Networks that `histo export` wrote, to run without torch."""
+        return self.root / "exports"
+
+    @property
     def metrics_dir(self) -> Path:
         """JSON files that `plot` draws and scripts may read."""
         return self.root / "metrics"
@@ -80,6 +85,10 @@ class Workspace:
         """The folder of the training run `run`."""
         return self.runs_dir / checked_name(run, "run")
 
+    def export_path(self, sha256: str, format: str) -> Path:
+        """The exported network of the checkpoint with this SHA-256."""
+        return self.exports_dir / f"{sha256[:16]}.{format}"
+
     def dataset_names(self) -> list[str]:
         """The names of all packed data sets, sorted."""
         if not self.data_dir.is_dir():
@@ -97,7 +106,7 @@ class Workspace:
         """Remove the temporary files that killed processes left; those of living ones stay."""
         for folder in (
             *(self.data_dir, self.manifests_dir, self.downloads_dir, self.runs_dir),
-            *(self.checkpoints_dir, self.metrics_dir, self.plots_dir),
+            *(self.checkpoints_dir, self.exports_dir, self.metrics_dir, self.plots_dir),
         ):
             remove_strays(folder)
         for folder in (*self.data_dir.glob("*"), *self.runs_dir.glob("*")):

@@ -12,18 +12,21 @@ from histocli.cli.app import State, app
 @app.command()
 def export(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option("--out", help="File to write.")],
     ckpt: Annotated[
         str,
         typer.Option("--ckpt", envvar="HISTO_CKPT", help="A file, a name in the workspace's checkpoints/, or a run."),
     ] = "best.pt",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write.", show_default="in the workspace's exports/")
+    ] = None,
     format: Annotated[
         ExportFormat, typer.Option("--format", help="ONNX, which needs histocli[onnx], or torch.export's.")
     ] = ExportFormat.ONNX,
 ) -> None:
     """Write a checkpoint as one file that runs without histo.
 
-    It takes float RGB images (N,3,96,96) in [0, 1] and gives calibrated probabilities of tumour (N,).
+    It takes float RGB images (N,3,96,96) in [0, 1] and gives calibrated probabilities of tumour (N,) and log odds (N,).
+    Without --out, eval and predict run an ONNX file in its checkpoint's place wherever they compute in fp32 on a CPU.
     """
     state: State = ctx.obj
     from histocli.commands.export import ExportConfig

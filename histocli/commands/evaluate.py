@@ -53,8 +53,8 @@ def evaluate(
     on_disk = config.data is not None and Path(config.data).exists()
     _check(workspace, config, on_disk)
     scorer, threshold = world.each(lambda: _open(workspace, config))
-    world.agree([(member.sha256, str(scorer.compute.precision)) for member in scorer.members], "checkpoints or devices")
-    on_start(scorer.compute.reason)
+    world.agree([[member.sha256 for member in scorer.members], scorer.kind], "checkpoints or devices")
+    on_start(scorer.reason)
     if on_disk:
         scored = score_folder(workspace, scorer, config, on_progress, on_unreadable, world)
     else:
@@ -163,14 +163,15 @@ def _origin(scorer: Scorer) -> dict[str, Any]:
     """What was evaluated: of an ensemble, each member's `run`, `checkpoint` and so on; of one checkpoint, its own."""
     members = [
         {
-            "run": checkpoint.run,
-            "arch": checkpoint.arch,
-            "epoch": checkpoint.epoch,
-            "temperature": checkpoint.temperature,
-            "checkpoint": str(path),
-            "checkpoint_sha256": sha256,
+            "run": member.checkpoint.run,
+            "arch": member.checkpoint.arch,
+            "epoch": member.checkpoint.epoch,
+            "temperature": member.checkpoint.temperature,
+            "checkpoint": str(member.path),
+            "checkpoint_sha256": member.sha256,
+            "engine": member.engine,
         }
-        for path, sha256, checkpoint, _ in scorer.members
+        for member in scorer.members
     ]
     only = {key: value for key, value in members[0].items() if key != "run"}
     return {"ensemble": members} if len(members) > 1 else {"ensemble": [], **only}

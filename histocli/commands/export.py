@@ -9,13 +9,17 @@ import torch
 
 import histocli
 from histocli.choices import Device, ExportFormat, Precision
+from histocli.compute.device import choose_compute
+from histocli.data.manifest import file_sha256
 from histocli.data.sources import Pixels
 from histocli.data.sources.synthetic import SyntheticSource
 from histocli.data.store import open_store
 from histocli.errors import HistoError, UsageError
+from histocli.metrics.calibration import probability
+from histocli.models.checkpoint import find_checkpoint, load_checkpoint
 from histocli.models.export import Probability, require
 from histocli.models.export import export as write
-from histocli.scoring.scorer import Scorer
+from histocli.scoring.inference import batch_log_odds
 from histocli.workspace import Workspace, atomic_path
 
 CHECKED = 64  # patches that the exported network and the checkpoint must agree on
@@ -26,7 +30,7 @@ TOLERANCE = 1e-4  # of probability: convolutions summed in another order differ 
 class ExportConfig:
     """The options of `histo export`."""
 
-    out: Path
+    out: Path | None = None  # else the workspace's `exports/`
     ckpt: str = "best.pt"
     format: ExportFormat = ExportFormat.ONNX
 
@@ -40,36 +44,39 @@ class Export(NamedTuple):
 
 
 def export(workspace: Workspace, config: ExportConfig) -> Export:
-    """Write a checkpoint as a network that takes float RGB images (N,3,96,96) in [0, 1] and gives probabilities (N,).
+    """Write a checkpoint as a network that takes float RGB images (N,3,96,96) in [0, 1].
 
-    The probabilities are calibrated by the checkpoint's temperature. Before the file has its name, what is in it scores
-    some patches, in batches of several sizes, and is compared with the checkpoint.
+    It gives probabilities (N,), calibrated by the checkpoint's temperature, and log odds before that (N,). Before the
+    file has its name, what is in it scores some patches, in batches of several sizes, and is compared with the
+    checkpoint. Under the name that it has in the workspace by default, `Scorer` takes it.
 
     Raises:
         HistoError: the checkpoint cannot be used, a package is missing, or the two do not agree.
     """
     require(config.format)
-    if config.out.is_dir():
+    if config.out is not None and config.out.is_dir():
         raise UsageError(f"--out {config.out} is a folder", "name the file to write")
-    scorer = Scorer(workspace, [config.ckpt], Device.CPU, Precision.FP32)
-    [member] = scorer.members
-    checkpoint = member.checkpoint
+    source = find_checkpoint(workspace, config.ckpt)
+    sha256, checkpoint = file_sha256(source), load_checkpoint(source)
+    out = config.out or workspace.export_path(sha256, config.format)
+    module = Probability(checkpoint.build(), checkpoint.temperature)
     facts = {
         "histo": histocli.__version__,
         "run": checkpoint.run,
         "arch": checkpoint.arch,
-        "checkpoint_sha256": member.sha256,
+        "checkpoint_sha256": sha256,
         "temperature": repr(checkpoint.temperature),
         "threshold": repr(checkpoint.threshold),
         "input": "RGB in [0, 1], float32, (N,3,96,96), 10x",
-        "output": "probability of tumour in the central 32x32",
+        "output": "probability of tumour in the central 32x32, and its log odds before calibration",
         "use": "research only: not a medical device",
     }
     origin, pixels = _patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    expected = scorer.score(images).probs
-    with atomic_path(config.out) as temporary:
-        run = write(Probability(member.model, checkpoint.temperature), config.format, temporary, facts)
+    [odds] = batch_log_odds(checkpoint.build().eval(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
+    expected = probability(odds.astype(np.float64), checkpoint.temperature)
+    with atomic_path(out) as temporary:
+        run = write(module, config.format, temporary, facts)
         floats = images.float().div(255).contiguous().numpy()
         found = np.concatenate([run(part) for part in np.split(floats, [1, 8]) if len(part)])
         difference = float(np.abs(found - expected).max())
@@ -78,7 +85,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
                 f"the exported network's probabilities differ from the checkpoint's by up to {difference:.2g}",
                 "nothing was written; another --format may do",
             )
-    return Export(config.out, difference, origin)
+    return Export(out, difference, origin)
 
 
 def _patches(workspace: Workspace) -> tuple[str, Pixels]:

@@ -59,6 +59,7 @@ class _Task(NamedTuple):
     threshold: float | None
     flagger: Flagger | None
     inputs: Inputs
+    size: int  # of the chunks that are scored at a time
 
     @property
     def kinds(self) -> dict[str, type]:
@@ -116,10 +117,10 @@ def predict(
 
     if world.size > 1:
         return _predict_parts(workspace, config, task, world, on_start, on_progress, refuse)
-    on_start(task.scorer.compute.reason, task.inputs.total)
+    on_start(task.scorer.reason, task.inputs.total)
     tally = _Tally()
     with written(config.out or stream, config.format, task.kinds) as writer:
-        for chunk in task.scorer.chunks(task.inputs.patches, config.batch_size, refuse, on_progress):
+        for chunk in task.scorer.chunks(task.inputs.patches, task.size, refuse, on_progress):
             tally.add(_write(chunk, task, writer))
     return tally.prediction(task)
 
@@ -139,11 +140,11 @@ def _predict_parts(
     """
     assert config.out is not None
     assert task.inputs.total is not None
-    total, size = task.inputs.total, config.batch_size
+    total, size = task.inputs.total, task.size
     made_of = world.each(lambda: _made_of(workspace, config, task))
     world.agree(made_of, "inputs, checkpoints or devices")
     parts = Parts(config.out, made_of, math.ceil(total / size), world)
-    on_start(task.scorer.compute.reason, parts.size(total, size))
+    on_start(task.scorer.reason, parts.size(total, size))
     refuse = on_unreadable if config.errors is OnError.FAIL else lambda error: None  # else they are told in order
     chunks = task.scorer.chunks(parts.share(task.inputs.patches, size), size, refuse, on_progress)
     for index, group in groupby(enumerate(chunks), lambda pair: pair[0] // parts.chunks):
@@ -172,13 +173,14 @@ def _merge(config: PredictConfig, task: _Task, parts: Parts, on_unreadable: Call
 
 def _made_of(workspace: Workspace, config: PredictConfig, task: _Task) -> dict[str, Any]:
     """All that decides what the result holds."""
-    options = ("format", "tta", "raw", "threshold", "flags", "resize", "batch_size", "errors")
+    options = ("format", "tta", "raw", "threshold", "flags", "resize", "errors")
     return {
         "histo": histocli.__version__,
         "inputs": fingerprint(config.inputs, workspace),
         "total": task.inputs.total,
+        "size": task.size,
         "checkpoints": [member.sha256 for member in task.scorer.members],
-        "compute": [task.scorer.compute.device.type, str(task.scorer.compute.precision)],
+        "compute": task.scorer.kind,
         **{name: getattr(config, name) for name in options},
     }
 
@@ -207,7 +209,8 @@ def _open(workspace: Workspace, config: PredictConfig) -> _Task:
     )
     threshold = None if config.threshold is None else scorer.threshold(config.threshold)
     flagger = Flagger(workspace, [member.checkpoint for member in scorer.members]) if config.flags else None
-    return _Task(scorer, threshold, flagger, open_inputs(config.inputs, workspace, config.resize))
+    inputs = open_inputs(config.inputs, workspace, config.resize)
+    return _Task(scorer, threshold, flagger, inputs, scorer.at_once(config.batch_size))
 
 
 def _write(chunk: ScoredChunk, task: _Task, writer: Writer) -> _Tally:

@@ -5,6 +5,7 @@ each they meet once.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 SHARE = 32  # patches that batch norm should see at least: Wu and He, "Group normalization", 2018
+PIECE = (
+    64  # patches that a core scores at a time: their maps fit its caches better than more, and fewer cost more calls
+)
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 T = TypeVar("T")
@@ -25,6 +29,7 @@ class Cores:
     """Threads that compute side by side, with torch's threads shared out among them."""
 
     def __init__(self, count: int, threads: int) -> None:
+        self.count = count
         self.pool = ThreadPoolExecutor(count, "histo-core", _take_threads, (threads // count,))
         started = Barrier(count)
         list(self.pool.map(lambda _: started.wait(), range(count)))  # each thread exists and has set its own number
@@ -38,17 +43,25 @@ class Cores:
 _cores = cache(Cores)  # made once, and again only where torch's number of threads is set anew
 
 
+def every_core() -> Cores:
+    """A thread for each of torch's, which computes with no other's help."""
+    threads = torch.get_num_threads()
+    return _cores(threads, threads)
+
+
 def on_cores(function: Callable[[T], R], shares: Sequence[T]) -> list[R]:
     """What `function` makes of each share, in order; it is called on a thread for each."""
     return _cores(len(shares), torch.get_num_threads()).map(function, shares)
 
 
-def in_shares(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def in_pieces(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """What `function` makes of a batch (N,...), which it gives as (...,N), computed on all cores of the processor."""
-    count = share_count(len(images))
-    if images.device.type != "cpu" or count == 1:
+    if images.device.type != "cpu":
         return function(images)
-    return torch.cat(on_cores(function, images.tensor_split(count)), -1)
+    count = share_count(len(images))
+    pieces = images.split(max(1, min(PIECE, math.ceil(len(images) / count))))
+    made = map(function, pieces) if count == 1 else _cores(count, torch.get_num_threads()).map(function, pieces)
+    return torch.cat(list(made), -1)
 
 
 def share_count(batch_size: int) -> int:

@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -41,17 +41,24 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 def map_ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
     """Yield `function(item)` in the order of `items`, computed on threads at most a few items ahead."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="histo-decode") as pool:
+        yield from ordered(pool, function, items, 2 * workers)
+
+
+def ordered(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
+    """Yield `function(item)` in the order of `items`, computed by `pool` at most so many ahead of who takes them."""
     pending: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="histo-decode")
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > 2 * workers:
+            if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in pending:
+            future.cancel()
+        wait(pending)
 
 
 def load_chunk(patches: list[Patch]) -> Chunk:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +16,24 @@ from histocli.errors import HistoError
 from histocli.models import Classifier
 from histocli.models.backbone import PATCH_SIDE
 
-INPUT, OUTPUT, FACTS = "images", "probability", "histo.json"
+INPUT, FACTS = "images", "histo.json"
+OUTPUTS = ["probability", "log_odds"]
 Exported = Callable[["np.ndarray"], "np.ndarray"]
 
 
 class Probability(nn.Module):
-    """Float RGB images (N,3,96,96) in [0, 1] -> the calibrated probability of tumour (N,)."""
+    """Float RGB images (N,3,96,96) in [0, 1] -> the probability of tumour (N,), and its log odds before calibration."""
 
     def __init__(self, model: Classifier, temperature: float) -> None:
         super().__init__()
         self.model, self.temperature = model, temperature
         self.eval()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Classify, and divide the log odds by the temperature."""
         logits = self.model(images)
-        return torch.sigmoid((logits[:, 1] - logits[:, 0]) / self.temperature)
+        log_odds = logits[:, 1] - logits[:, 0]
+        return torch.sigmoid(log_odds / self.temperature), log_odds
 
 
 def require(format: ExportFormat) -> None:
@@ -63,7 +66,7 @@ def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
         _example(),
         dynamo=True,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=OUTPUTS,
         dynamic_shapes=({0: "N"},),
         verbose=False,
     )
@@ -73,12 +76,17 @@ def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
 
 
 def _run_onnx(path: Path) -> Exported:
+    session = onnx_session(path, torch.get_num_threads())
+    return lambda images: np.asarray(session.run(OUTPUTS[:1], {INPUT: images})[0])
+
+
+def onnx_session(path: Path, threads: int) -> Any:
+    """Open a network of ONNX Runtime's on the processor."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda images: np.asarray(session.run([OUTPUT], {INPUT: images})[0])
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
@@ -94,7 +102,7 @@ def _run_pt2(path: Path) -> Exported:
 
     @torch.inference_mode()
     def run(images: "np.ndarray") -> "np.ndarray":
-        probs: Tensor = module(torch.from_numpy(images))
+        probs: Tensor = module(torch.from_numpy(images))[0]
         return probs.numpy()
 
     return run

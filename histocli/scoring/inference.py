@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from histocli.compute.device import Compute
-from histocli.compute.replicas import in_shares
+from histocli.compute.replicas import in_pieces
 from histocli.data.augment import symmetries
 from histocli.data.batches import Batch
 from histocli.data.features import is_features
 from histocli.errors import HistoError
+
+Network = Callable[[Tensor], Tensor]  # float images (N,3,96,96) in [0, 1], or their features (N,F) -> logits (N,2)
 
 
 @torch.inference_mode()
@@ -52,12 +54,12 @@ def finite(probs: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def batch_probabilities(model: nn.Module, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
+def batch_probabilities(model: Network, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
     """The probability of tumour for uint8 images (N,3,96,96) on the device: float32 (N,), still there."""
     return batch_log_odds(model, images, compute, tta=tta).sigmoid().mean(0)
 
 
-def batch_log_odds(model: nn.Module, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
+def batch_log_odds(model: Network, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
     """The log odds of tumour for uint8 images (N,3,96,96) on the device: float32 (V,N), still there.
 
     V is 1, or 8 with `tta`: a row for each of the flips and right-angle rotations, the images themselves first.
@@ -69,10 +71,9 @@ def batch_log_odds(model: nn.Module, images: Tensor, compute: Compute, *, tta: b
             views = [images]
         else:
             pixels = images.float().div_(255)
-            turned = symmetries(pixels) if tta else [pixels]
-            views = [view.contiguous(memory_format=torch.channels_last) for view in turned]
+            views = symmetries(pixels) if tta else [pixels]
         with compute.autocast():
             logits = [model(view) for view in views]
         return torch.stack([view[:, 1].float() - view[:, 0].float() for view in logits])
 
-    return in_shares(score, images)
+    return in_pieces(score, images)

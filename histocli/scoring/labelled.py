@@ -140,10 +140,9 @@ def score_folder(
     location = Path(config.data or "")
     source = FolderSource([location], labels=config.labels, resize=config.resize)
     labelled = (patch for patch in source.patches() if patch.label is not None)
-    share = (patch for i, patch in enumerate(labelled) if i // config.batch_size % world.size == world.rank)
-    chunks = scorer.chunks(
-        share, config.batch_size, on_unreadable, lambda done: on_progress(done * world.size, source.total)
-    )
+    size = scorer.at_once(config.batch_size)
+    share = (patch for i, patch in enumerate(labelled) if i // size % world.size == world.rank)
+    chunks = scorer.chunks(share, size, on_unreadable, lambda done: on_progress(done * world.size, source.total))
     own = [
         (
             len(chunk.failures),

@@ -1,6 +1,7 @@
 """Checkpoints at work: calibrated tumour probabilities for any stream of patches, of one network or of several."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,19 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histocli.choices import Device, Precision
+from histocli.choices import Device, ExportFormat, Precision
 from histocli.compute.device import choose_compute
 from histocli.compute.memory import is_out_of_memory, memory_is_full
+from histocli.compute.replicas import PIECE, every_core
 from histocli.data.manifest import file_sha256
 from histocli.data.sources import Patch, Pixels
-from histocli.data.stream import load_chunks
+from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
 from histocli.errors import HistoError, UsageError
 from histocli.metrics.calibration import probability, rescaled
 from histocli.metrics.curves import Floats
 from histocli.metrics.thresholds import choose_threshold, fixed
-from histocli.models import Classifier
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.scoring.inference import batch_log_odds, finite
+from histocli.models.onnx_network import OnnxNetwork, can_run
+from histocli.scoring.inference import Network, batch_log_odds, finite
 from histocli.workspace import Workspace
 
 STORED = "stored"
@@ -28,12 +30,13 @@ VIEWS = 8
 
 
 class Member(NamedTuple):
-    """A checkpoint in use: the file and its SHA-256, what it holds, and its network on the device."""
+    """A checkpoint in use: the file and its SHA-256, what it holds, its network on the device, and who runs that."""
 
     path: Path
     sha256: str
     checkpoint: Checkpoint
-    model: Classifier
+    network: Network
+    engine: str
 
 
 class Scores(NamedTuple):
@@ -90,9 +93,27 @@ class Scorer:
         self.tta, self.raw, self.spread, self.halve = tta, raw, spread, halve
         self.fits: int | None = None  # the patches at a time that memory was found to be enough for
         self.members = [
-            Member(path, digest, checkpoint, checkpoint.build().to(self.compute.device))
+            Member(path, digest, checkpoint, *self._network(workspace, checkpoint, digest))
             for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True)
         ]
+
+    def _network(self, workspace: Workspace, checkpoint: Checkpoint, sha256: str) -> tuple[Network, str]:
+        """The checkpoint's network, and who runs it: ONNX Runtime, where it is faster and `histo export` was called."""
+        exported = workspace.export_path(sha256, ExportFormat.ONNX)
+        if not self._has_gpu and self.compute.precision is Precision.FP32 and exported.is_file() and can_run():
+            return OnnxNetwork(exported, sha256), "ONNX Runtime"
+        return checkpoint.build().to(self.compute.device).eval(), "torch"
+
+    @property
+    def reason(self) -> str:
+        """Where and how it computes, and why."""
+        engines = {member.engine: None for member in self.members}
+        return f"{self.compute.reason}, by {' and '.join(engines)}"
+
+    @property
+    def kind(self) -> list[str]:
+        """What decides the last bits of a score: the kind of device, the number format, and who runs each network."""
+        return [self.compute.device.type, str(self.compute.precision), *(member.engine for member in self.members)]
 
     def threshold(self, wanted: str = STORED) -> float:
         """The threshold on this scorer's probabilities that `wanted` names.
@@ -136,7 +157,7 @@ class Scorer:
     def _score(self, images: Tensor) -> Scores:
         raws, calibrated, spreads = [], [], []
         for member in self.members:
-            views = batch_log_odds(member.model, images, self.compute, tta=self.tta or self.spread)
+            views = batch_log_odds(member.network, images, self.compute, tta=self.tta or self.spread)
             odds = finite(views).numpy().astype(np.float64)  # (V,N)
             temperature = member.checkpoint.temperature
             mean = _mean_log_odds(odds) if self.tta else odds[0]
@@ -146,28 +167,51 @@ class Scorer:
         raw = np.mean(raws, 0)
         return Scores(raw if self.raw else np.mean(calibrated, 0), raw, np.ptp(np.mean(spreads, 0), 0))
 
+    def at_once(self, batch_size: int) -> int:
+        """How many patches of a stream to score at a time where `batch_size` may be: a core takes fewer than a GPU."""
+        return batch_size if self._has_gpu else min(batch_size, PIECE)
+
     def chunks(
         self,
         patches: Iterable[Patch],
-        batch_size: int,
+        size: int,
         on_unreadable: Callable[[HistoError], None],
         on_progress: Callable[[int], None],
     ) -> Iterator[ScoredChunk]:
-        """Read and score a stream of patches, in order, a batch at a time.
+        """Read and score a stream of patches, in order, `size` at a time.
 
-        `on_progress` is told how many patches were taken so far, once whoever takes the chunks is done with them.
+        A processor's cores read and score a chunk each; a GPU scores what they read. `on_progress` is told how many
+        patches were taken so far, once whoever takes the chunks is done with them.
         """
         done = 0
-        for chunk in load_chunks(patches, batch_size):
-            failures = [error for _, error in chunk.failures]
-            for error in failures:
-                on_unreadable(error)
-            scores = _NONE
-            if chunk.patches:
-                scores = self.score(torch.from_numpy(chunk.pixels).permute(0, 3, 1, 2).to(self.compute.device))
-            yield ScoredChunk(chunk.patches, chunk.pixels, scores, failures)
-            done += len(chunk.patches) + len(chunk.failures)
-            on_progress(done)
+        with closing(self._scored(patches, size)) as chunks:
+            for chunk in chunks:
+                for error in chunk.failures:
+                    on_unreadable(error)
+                yield chunk
+                done += len(chunk.patches) + len(chunk.failures)
+                on_progress(done)
+
+    @property
+    def _has_gpu(self) -> bool:
+        return self.compute.device.type != "cpu"
+
+    def _scored(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
+        if self._has_gpu:
+            with closing(load_chunks(patches, size)) as chunks:
+                yield from map(self._scored_chunk, chunks)
+        else:
+            cores = every_core()
+            yield from ordered(cores.pool, self._read_and_scored, chunked(patches, size), 2 * cores.count)
+
+    def _read_and_scored(self, patches: list[Patch]) -> ScoredChunk:
+        return self._scored_chunk(load_chunk(patches))
+
+    def _scored_chunk(self, chunk: Chunk) -> ScoredChunk:
+        scores = _NONE
+        if chunk.patches:
+            scores = self.score(torch.from_numpy(chunk.pixels).permute(0, 3, 1, 2).to(self.compute.device))
+        return ScoredChunk(chunk.patches, chunk.pixels, scores, [error for _, error in chunk.failures])
 
 
 def _by_rule(checkpoint: Checkpoint, rule: str) -> float:

@@ -3,18 +3,18 @@
 import csv
 import json
 from dataclasses import replace
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
 import histocli.commands.export
+import histocli.models.export
+from histocli.data.manifest import file_sha256
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli import histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
 PATCHES = 12
-has_onnx = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 @pytest.fixture
@@ -38,13 +38,14 @@ def test_a_program_of_torch_export_scores_as_predict_does(histo, tmp_path, warm)
     facts = {"histo.json": ""}
     model = torch.export.load(out, extra_files=facts).module()
     for part in (slice(None), slice(1), slice(1, 6)):  # any number of images
-        assert model(torch.from_numpy(images[part])).tolist() == pytest.approx(expected[part], abs=1e-5)
+        probs, log_odds = model(torch.from_numpy(images[part]))
+        assert probs.tolist() == pytest.approx(expected[part], abs=1e-5)
+        assert (log_odds / 2.5).sigmoid().tolist() == pytest.approx(expected[part], abs=1e-5)
     known = json.loads(facts["histo.json"])
     assert (known["run"], known["arch"], known["temperature"]) == ("first", "histonet", "2.5")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_onnx, reason="histocli[onnx] is not installed")
 def test_an_onnx_file_scores_as_predict_does(histo, tmp_path, warm):
     import onnxruntime
 
@@ -58,10 +59,46 @@ def test_an_onnx_file_scores_as_predict_does(histo, tmp_path, warm):
     assert [path.name for path in tmp_path.glob("model*")] == ["model.onnx"]  # the weights are in it
 
 
-@pytest.mark.skipif(has_onnx, reason="histocli[onnx] is installed")
-def test_what_is_not_installed_is_named(histo, tmp_path):
+@pytest.mark.slow
+def test_an_onnx_file_in_the_workspace_is_taken_in_its_checkpoint_s_place(histo, tmp_path):
+    images = tmp_path / "images"
+    write_images(histo, images, PATCHES)
+    cpu = ("--device", "cpu", "--precision", "fp32")
+    before = histo("predict", images, *cpu, "--tta")
+    assert before.stderr.splitlines()[0].endswith("by torch")
+    result = histo("export")
+    [exported] = (histo.root / "exports").iterdir()
+    assert f"done: wrote {exported}" in result.stderr.replace("\n", "")
+    after = histo("predict", images, *cpu, "--tta")
+    assert after.stderr.splitlines()[0].endswith("by ONNX Runtime")
+    assert labels(after.stdout) == pytest.approx(labels(before.stdout), abs=1e-5)
+    histo("eval", *cpu, "--tta")
+    report = json.loads((histo.root / "metrics" / "first-synthetic-val-tta.json").read_text())
+    assert report["engine"] == "ONNX Runtime"
+    other = histo.root / "runs" / "first" / "last.pt"  # another checkpoint has no such file, and takes none
+    assert histo("predict", images, *cpu, "--ckpt", other).stderr.splitlines()[0].endswith("by torch")
+    exported.rename(exported.with_name(exported.name.replace(sha256_of("best.pt", histo), sha256_of("last.pt", histo))))
+    error, hint = histo.fails("predict", images, *cpu, "--ckpt", other)
+    assert error.endswith("was not made from this checkpoint")
+    assert hint == "remove it"
+    for path in (histo.root / "exports").iterdir():
+        path.write_bytes(path.read_bytes()[:1000])
+    error, _ = histo.fails("predict", images, *cpu, "--ckpt", other)
+    assert "cannot be used" in error
+
+
+def labels(table):
+    return [float(row["label"]) for row in csv.DictReader(table.splitlines())]
+
+
+def sha256_of(name, histo):
+    return file_sha256(histo.root / "runs" / "first" / name)[:16]
+
+
+def test_what_is_not_installed_is_named(histo, tmp_path, monkeypatch):
+    monkeypatch.setattr(histocli.models.export, "find_spec", lambda name: None if name == "onnxscript" else object())
     error, hint = histo.fails("export", "--out", tmp_path / "model.onnx")
-    assert error.startswith("--format onnx needs ")
+    assert error == "--format onnx needs onnxscript"
     assert hint == "pip install 'histocli[onnx]'"
     assert list(tmp_path.glob("*.onnx")) == []
 
@@ -77,7 +114,8 @@ class Contrary(histocli.commands.export.Probability):
     """An export that went wrong: the other class's probability, of which the sum with the right one is 1."""
 
     def forward(self, images):
-        return 1 - super().forward(images)
+        probs, log_odds = super().forward(images)
+        return 1 - probs, log_odds
 
 
 def test_what_cannot_be_is_refused(histo, tmp_path):

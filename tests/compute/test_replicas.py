@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from histocli.compute.replicas import Replicas, in_shares, on_cores, replica_count
+from histocli.compute.replicas import Replicas, in_pieces, on_cores, replica_count
 
 
 @pytest.fixture(autouse=True)
@@ -86,16 +86,18 @@ def test_the_threads_of_the_process_stay_as_they_were_and_are_shared_out():
     assert counts == [2, 2]
 
 
-def test_a_batch_in_shares_gives_what_it_gives_as_a_whole():
-    images, _ = batch(130)
+@pytest.mark.parametrize(("count", "expected"), [(130, [31, 33, 33, 33]), (600, [24] + 9 * [64]), (20, [20]), (0, [0])])
+def test_a_batch_in_pieces_gives_what_it_gives_as_a_whole(count, expected):
+    images, _ = batch(count)
     sizes = []
 
-    def ends(share):
-        sizes.append(len(share))
-        return torch.stack([share[:, 0, 0, 0], share[:, -1, -1, -1]])
+    def ends(piece):
+        sizes.append(len(piece))
+        return torch.stack([piece[:, 0, 0, 0], piece[:, -1, -1, -1]])
 
-    torch.testing.assert_close(in_shares(ends, images), ends(images))
-    assert sorted(sizes) == [32, 32, 33, 33, 130]
+    torch.testing.assert_close(in_pieces(ends, images), ends(images))
+    assert sorted(sizes[:-1]) == expected
+    assert sizes[-1] == count
 
 
 def test_shares_stay_large_enough_for_batch_norm_and_dropout_goes_alone():

@@ -9,13 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from histocli.models.checkpoint import load_checkpoint
+from histocli.models import create_model
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import tree
 
 MIB = 1 << 20
 PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
+
+
+LITTLE = 150 * MIB  # for one forward pass of 64 patches it is too little
 
 
 def sparse(path, shape):
@@ -61,22 +65,30 @@ def test_a_list_of_paths_ten_times_as_long_takes_no_more_memory(root, tmp_path):
 
 @pytest.fixture
 def wide(tmp_path):
-    """Rows enough for one forward pass that takes much memory."""
-    return sparse(tmp_path / "wide.npy", (800, 96, 96, 3))
+    """Rows enough for two forward passes."""
+    return sparse(tmp_path / "wide.npy", (128, 96, 96, 3))
 
 
-def test_too_large_a_batch_is_an_error_that_says_which_may_do(root, wide):
-    process = histo(root, *PREDICT, wide, "--batch-size", 800, code=1, limits={"memory": 250 * MIB})
-    assert "error: memory is full with 800 patches at a time" in process.stderr
-    assert "hint: --batch-size 400, or --batch-size auto, takes less" in process.stderr
+@pytest.fixture
+def hungry(root):
+    """The options for a network that takes ten times the default's memory."""
+    model = create_model("p4m-densenet")
+    save_checkpoint(Checkpoint(model.arch, model.state_dict(), "hungry", 1, {}, {}, "ab" * 32), root / "hungry.pt")
+    return ["predict", "--ckpt", root / "hungry.pt", "--device", "cpu", "--precision", "fp32"]
+
+
+def test_too_large_a_batch_is_an_error_that_says_which_may_do(root, wide, hungry):
+    process = histo(root, *hungry, wide, code=1, limits={"memory": LITTLE})
+    assert "error: memory is full with 64 patches at a time" in process.stderr
+    assert "hint: --batch-size 32, or --batch-size auto, takes less" in process.stderr
     assert "Traceback" not in process.stderr
 
 
-def test_auto_halves_the_batch_and_goes_on(root, wide):
-    process = histo(root, *PREDICT, wide, "--batch-size", "auto", limits={"memory": 250 * MIB})
+def test_auto_halves_the_batch_and_goes_on(root, wide, hungry):
+    process = histo(root, *hungry, wide, "--batch-size", "auto", limits={"memory": LITTLE})
     rows = list(csv.DictReader(io.StringIO(process.stdout)))
-    assert [row["id"] for row in rows] == [str(i) for i in range(800)]
-    enough = histo(root, *PREDICT, wide, "--batch-size", 64)
+    assert [row["id"] for row in rows] == [str(i) for i in range(128)]
+    enough = histo(root, *hungry, wide)
     assert [float(row["label"]) for row in rows] == pytest.approx(
         [float(row["label"]) for row in csv.DictReader(io.StringIO(enough.stdout))], abs=2e-6
     )

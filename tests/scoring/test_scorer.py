@@ -50,7 +50,7 @@ def scorer(one_thread, workspace):
 
 
 def raw_probabilities(scorer, run, images):
-    model = scorer(run).members[0].model
+    model = scorer(run).members[0].network
     with torch.no_grad():
         return model(images.float() / 255).double().softmax(1)[:, 1].numpy()
 
@@ -99,7 +99,9 @@ def test_thresholds_by_number_as_stored_and_by_rule(scorer):
         scorer("one").threshold("highest")
 
 
-def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(scorer, images):
+@pytest.mark.parametrize("cores", ["1", "3"])
+def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(scorer, images, cores, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", cores)
     pixels = images.permute(0, 2, 3, 1).numpy()
 
     def broken():
@@ -113,6 +115,10 @@ def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(scorer, ima
     assert told == [2, 4, 6]
     expected = scorer("one").score(images).probs[[0, 2, 3, 4]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_processor_takes_few_of_a_stream_at_a_time(scorer):
+    assert [scorer("one").at_once(size) for size in (8, 64, 256)] == [8, 64, 64]
 
 
 def test_a_checkpoint_is_given_once(scorer, workspace):

@@ -4,6 +4,7 @@ import io
 import lzma
 import os
 import re
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -144,10 +145,11 @@ def _writable(name: str) -> str:
 
 
 def _read_regular(path: Path) -> bytes:
-    if not path.is_file() and path.exists():  # reading a pipe would wait for ever
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
         raise OSError("not a regular file")
-    with path.open("rb") as file:
-        return _bounded(file.read(MAX_FILE_BYTES + 1))
+    with path.open("rb") as file:  # asked for more than there is, Python makes room for all of it
+        return _bounded(file.read(min(facts.st_size, MAX_FILE_BYTES) + 1))
 
 
 def _bounded(data: bytes) -> bytes:
