@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from histocli.data.tables import read_table, table_writer
+from histocli.data.tables import read_columns, read_table, table_writer
 from histocli.errors import HistoError
 from histocli.workspace import atomic_path
 
@@ -71,15 +71,11 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     if not path.is_file():
         raise HistoError(f"there is no manifest {path}", "histo download makes data sets, histo balance the subset")
     with _open(path) as file:
-        columns, rows = read_table(file, str(path))
-        for name in required:
-            if name not in columns:
-                raise HistoError(f"{path}, line 1: there is no column {name!r}", f"it needs {', '.join(required)}")
-        texts: list[list[str]] = [[] for _ in columns]
-        while some := [row for _, row in islice(rows, 4096)]:
-            for column, values in zip(texts, zip(*some, strict=False), strict=False):
-                column.extend(values)
-    frame = pd.DataFrame({name: text for name, text in zip(columns, texts, strict=True) if name}, dtype=str)
+        columns = read_columns(file, str(path))
+    for name in required:
+        if name not in columns:
+            raise HistoError(f"{path}, line 1: there is no column {name!r}", f"it needs {', '.join(required)}")
+    frame = pd.DataFrame(columns, dtype=str)
     frame["label"] = _labels(frame["label"], path)
     for name in _NUMBERS & set(frame.columns):
         frame[name] = _whole_numbers(frame[name], path)
@@ -102,12 +98,14 @@ class IdsDigest:
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self._digest = sha256()
-        for key in ids:
-            self.add(key)
+        self._take("".join(f"{len(key)}:{key}" for key in ids))
 
     def add(self, key: str) -> None:
         """Take the next id."""
-        self._digest.update(f"{len(key)}:{key}".encode("utf-8", "surrogatepass"))
+        self._take(f"{len(key)}:{key}")
+
+    def _take(self, text: str) -> None:
+        self._digest.update(text.encode("utf-8", "surrogatepass"))
 
     def hexdigest(self) -> str:
         """The digest, as hexadecimal."""

@@ -78,7 +78,7 @@ def open_packed(
     hint = f"histo download --name {name} --force packs it again"
     if len(frame) != len(store):
         raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)
-    moved = _recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"]).hexdigest())
+    moved = _recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"].tolist()).hexdigest())
     rows = np.arange(len(store)) if moved else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
     for row in rows if "sha1" in frame.columns and len(store) else ():
         if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:

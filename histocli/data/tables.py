@@ -2,10 +2,13 @@
 
 import csv
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
+from operator import itemgetter
 from typing import IO, Any
 
 from histocli.errors import HistoError
+
+_TOGETHER = 64  # rows: so few that they are gone before the garbage collector looks at them
 
 
 def read_table(file: IO[str], name: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -18,12 +21,47 @@ def read_table(file: IO[str], name: str) -> tuple[list[str], Iterator[tuple[int,
             there are columns; `name` and the line are named.
     """
     rows = _rows(file, name)
-    line, header = next(rows, (1, []))
+    return _names(*next(rows, (1, [])), name), rows
+
+
+def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
+    """Read a whole table as `read_table` does, by column; those without a name are left out.
+
+    Raises:
+        HistoError: as `read_table`.
+    """
+    if (table := _regular(file, name)) is None:  # row by row, to skip what is empty, or to say what is wrong where
+        file.seek(0)
+        columns, rows = read_table(file, name)
+        fields = [row[: len(columns)] for _, row in rows]
+        table = columns, [list(values) for values in zip(*fields, strict=True)] or [[] for _ in columns]
+    return {column: values for column, values in zip(*table, strict=True) if column}
+
+
+def _regular(file: IO[str], name: str) -> tuple[list[str], list[list[str]]] | None:
+    """The columns of a table whose rows are all as long as its first line and begin with a field; else None."""
+    try:
+        reader = _reader(file)
+        header: list[str] = next(reader, [])
+        if not any(map(str.strip, header)):
+            return None
+        texts: list[list[str]] = [[] for _ in header]
+        while some := list(islice(reader, _TOGETHER)):
+            if set(map(len, some)) != {len(header)} or not all(map(itemgetter(0), some)):
+                return None
+            for column, values in zip(texts, zip(*some, strict=True), strict=True):
+                column.extend(values)
+    except (csv.Error, UnicodeDecodeError):
+        return None
+    return _names(1, header, name), texts
+
+
+def _names(line: int, header: list[str], name: str) -> list[str]:
     columns = [column.strip() for column in header]
     for i, column in enumerate(columns):
         if column and column in columns[:i]:
             raise HistoError(f"{name}, line {line}: the column {column!r} stands twice", "remove one of them")
-    return columns, rows
+    return columns
 
 
 def table_writer(file: IO[str]) -> Any:
@@ -35,9 +73,7 @@ def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) of the header and every row; all have as many fields as the header."""
     line, width = 1, 0
     try:
-        first = file.readline()
-        delimiter = ";" if first.count(";") > first.count(",") else ","
-        reader = csv.reader(chain([first], file), delimiter=delimiter, strict=True)
+        reader = _reader(file)
         for row in reader:
             if (row and row[0]) or any(map(str.strip, row)):
                 width = width or len(row)
@@ -50,6 +86,13 @@ def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
         raise HistoError(f"{name}, line {line}: {error}", "correct it and try again") from error
     except UnicodeDecodeError as error:
         raise HistoError(f"{name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
+
+
+def _reader(file: IO[str]) -> Any:
+    """A `csv.reader` by comma or semicolon, whichever there are more of in the first line."""
+    first = file.readline()
+    delimiter = ";" if first.count(";") > first.count(",") else ","
+    return csv.reader(chain([first], file), delimiter=delimiter, strict=True)
 
 
 class _LineFeeds:
