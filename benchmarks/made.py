@@ -28,9 +28,9 @@ class Made:
         self.folder = root / "files"
         self._write_files()
 
-    def seconds(self, *args: object, stdout: Path | None = None) -> float:
-        """Run `histo` in a process of its own to its end: how long it took, all in all."""
-        line = [sys.executable, "-m", "histocli", "-q", "-w", str(self.root), *map(str, args)]
+    def seconds(self, *args: object, stdout: Path | None = None, root: Path | None = None) -> float:
+        """Run `histo` in a process of its own to its end, in another workspace too: how long it took, all in all."""
+        line = [sys.executable, "-m", "histocli", "-q", "-w", str(root or self.root), *map(str, args)]
         began = time.perf_counter()
         with Path(stdout or os.devnull).open("wb") as out:
             subprocess.run(line, check=True, stdout=out)

@@ -42,10 +42,16 @@ def measure(made: Made) -> list[Row]:
     out = made.root / "preds.csv"
     starts = []
 
-    def whole() -> float:
-        start = made.seconds("predict", one, "--ckpt", checkpoint, stdout=out)
+    def scored(root: Path) -> float:
+        start = made.seconds("predict", one, "--ckpt", checkpoint, stdout=out, root=root)
         starts.append(start)
-        return made.n / (made.seconds("predict", made.folder, "--ckpt", checkpoint, stdout=out) - start)
+        return made.n / (made.seconds("predict", made.folder, "--ckpt", checkpoint, stdout=out, root=root) - start)
+
+    def whole() -> float:
+        return scored(made.root)
+
+    def exported() -> float:
+        return scored(made.root / "exported")
 
     def forward() -> float:
         began = time.perf_counter()
@@ -72,19 +78,23 @@ def measure(made: Made) -> list[Row]:
             cv2.imread(str(path))
         return 2000 / (time.perf_counter() - began)
 
+    made.seconds("export", "--ckpt", checkpoint, root=made.root / "exported")
     names = {
         f"`histo predict`, {made.n:,} TIFFs": whole,
         "its forward passes alone": forward,
         "a plain loop: OpenCV, `DataLoader` with 2 workers": plain,
         "OpenCV decoding them, on one core": decode,
+        "the same after `histo export`, by ONNX Runtime": exported,
     }
     found = alternate(names)
-    ours, alone, loop, decoding = names
+    ours, alone, loop, decoding, onnx = names
     found["start of `histo predict`, one TIFF"] = starts[1:]
     found["4 s"] = [4.0] * len(starts[1:])
     return [
         row(found, ours, alone, "patches/s", "at least 0.90"),
         row(found, ours, loop, "patches/s", "at least 3"),
         row(found, ours, decoding, "patches/s"),
+        row(found, onnx, alone, "patches/s"),
+        row(found, onnx, loop, "patches/s", "at least 3"),
         row(found, "start of `histo predict`, one TIFF", "4 s", "s", "under 1"),
     ]

@@ -1,7 +1,14 @@
 """The procedural source: the same bytes from the same seed, PCam's label rule, and no label in the mere colour."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +18,11 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from histocli.data.sources import synthetic
 from histocli.data.sources.synthetic import SyntheticSource, draw_layout, make_slide
 from histocli.data.sources.synthetic.cells import NUCLEOLUS, X, Y, place_cells
 from histocli.data.sources.synthetic.tissue import PAD, Blob, Layout, draw_scene, tumour_field, tumour_mask
-from histocli.errors import UsageError
+from histocli.errors import HistoError, UsageError
 
 CENTRAL = (slice(32, 64), slice(32, 64))
 
@@ -163,3 +171,59 @@ def test_impossible_arguments_are_named(n, seed):
     with pytest.raises(UsageError) as caught:
         SyntheticSource(n, seed)
     assert caught.value.hint
+
+
+def artists():
+    """The processes of this one that draw patches."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"synthetic.artists" in path.with_name("cmdline").read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
+
+
+@linux
+def test_processes_of_their_own_draw_the_same_bytes_and_end_with_the_source(monkeypatch):
+    alone = load_all(SyntheticSource(40, 3).patches())
+    monkeypatch.setattr(synthetic, "MANY", 1)
+    before = artists()
+    drawn = list(SyntheticSource(40, 3).patches())
+    assert (load_all(drawn) == alone).all()
+    assert len(artists()) > len(before)
+    drawn.clear()
+    assert artists() == before
+
+
+@linux
+def test_a_process_that_is_killed_is_an_error(monkeypatch):
+    monkeypatch.setattr(synthetic, "MANY", 1)
+    before = artists()
+    first, second, *_ = SyntheticSource(3, 3).patches()
+    first.load()
+    for pid in set(artists()) - set(before):
+        os.kill(pid, signal.SIGKILL)
+    with pytest.raises(HistoError, match="ended from outside"):
+        second.load()
+
+
+@linux
+def test_processes_that_draw_end_with_one_that_is_killed(monkeypatch):
+    line = "from histocli.data.sources.synthetic import *; p = [*SyntheticSource(600, 0).patches()]; p[0].load(); "
+    line += "from tests.data.test_synthetic import artists; print(*artists(), flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", line], cwd=Path(__file__).parents[2], **pipes) as process:
+        [drawing] = map(int, process.stdout.readline().split())
+        process.kill()
+    for _ in range(200):
+        with suppress(OSError):
+            if Path(f"/proc/{drawing}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                time.sleep(0.05)
+                continue
+        break
+    else:
+        pytest.fail("it draws on")
