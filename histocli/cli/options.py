@@ -26,7 +26,7 @@ BatchSize = Annotated[
         "--batch-size",
         parser=batch_size,
         metavar="INTEGER|auto",
-        help="Patches per forward pass; auto halves them where memory is short.",
+        help="Patches per forward pass, 64 at most for each core of a CPU; auto halves them where memory is short.",
     ),
 ]
 Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, max=2**32 - 1, help="Seed of everything random.")]

@@ -23,7 +23,7 @@ from histocli.scoring.inference import batch_log_odds
 from histocli.workspace import Workspace, atomic_path
 
 CHECKED = 64  # patches that the exported network and the checkpoint must agree on
-TOLERANCE = 1e-4  # of probability: convolutions summed in another order differ by about 1e-6
+TOLERANCE = 1e-4  # of probability, calibrated or not: convolutions summed in another order differ by about 1e-6
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,13 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     origin, pixels = _patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     [odds] = batch_log_odds(checkpoint.build().eval(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
-    expected = probability(odds.astype(np.float64), checkpoint.temperature)
+    expected = np.stack([probability(odds.astype(np.float64), checkpoint.temperature), probability(odds)])
     with atomic_path(out) as temporary:
         run = write(module, config.format, temporary, facts)
         floats = images.float().div(255).contiguous().numpy()
-        found = np.concatenate([run(part) for part in np.split(floats, [1, 8]) if len(part)])
+        parts = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]
+        probs, log_odds = np.concatenate(parts, 1).astype(np.float64)
+        found = np.stack([probs, probability(log_odds)])
         difference = float(np.abs(found - expected).max())
         if not difference <= TOLERANCE:
             raise HistoError(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -119,8 +120,11 @@ def predict(
         return _predict_parts(workspace, config, task, world, on_start, on_progress, refuse)
     on_start(task.scorer.reason, task.inputs.total)
     tally = _Tally()
-    with written(config.out or stream, config.format, task.kinds) as writer:
-        for chunk in task.scorer.chunks(task.inputs.patches, task.size, refuse, on_progress):
+    with (
+        written(config.out or stream, config.format, task.kinds) as writer,
+        closing(task.scorer.chunks(task.inputs.patches, task.size, refuse, on_progress)) as chunks,
+    ):
+        for chunk in chunks:
             tally.add(_write(chunk, task, writer))
     return tally.prediction(task)
 
@@ -146,13 +150,13 @@ def _predict_parts(
     parts = Parts(config.out, made_of, math.ceil(total / size), world)
     on_start(task.scorer.reason, parts.size(total, size))
     refuse = on_unreadable if config.errors is OnError.FAIL else lambda error: None  # else they are told in order
-    chunks = task.scorer.chunks(parts.share(task.inputs.patches, size), size, refuse, on_progress)
-    for index, group in groupby(enumerate(chunks), lambda pair: pair[0] // parts.chunks):
-        tally = _Tally()
-        with written(parts.path(parts.own[index]), config.format, task.kinds) as writer:
-            for _, chunk in group:
-                tally.add(_write(chunk, task, writer))
-        parts.finish(parts.own[index], asdict(tally))
+    with closing(task.scorer.chunks(parts.share(task.inputs.patches, size), size, refuse, on_progress)) as chunks:
+        for index, group in groupby(enumerate(chunks), lambda pair: pair[0] // parts.chunks):
+            tally = _Tally()
+            with written(parts.path(parts.own[index]), config.format, task.kinds) as writer:
+                for _, chunk in group:
+                    tally.add(_write(chunk, task, writer))
+            parts.finish(parts.own[index], asdict(tally))
     world.gather(None)
     return world.lead(lambda: _merge(config, task, parts, on_unreadable))
 

@@ -7,6 +7,7 @@ import sys
 from tempfile import TemporaryDirectory
 from uuid import uuid4
 
+from histocli import child
 from histocli.compute.device import thread_count
 from histocli.compute.meeting import MEETING
 from histocli.errors import HistoError
@@ -50,7 +51,7 @@ def launch(arguments: list[str], processes: int) -> None:
             max_restarts=0,
         )
         try:
-            elastic_launch(config, sys.executable)("-m", "histocli", *arguments)
+            elastic_launch(config, sys.executable)(*child.arguments("histocli"), *arguments)
         except SignalException as stopped:
             raise SystemExit(128 + stopped.sigval) from stopped
         except ChildFailedError as error:

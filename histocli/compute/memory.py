@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from histocli.errors import HistoError
 
-# torch has a class for a GPU's memory alone; of the host's, these are its words, oneDNN's and cuDNN's
+# torch has a class for a GPU's memory alone; of the host's, these are its words, oneDNN's, cuDNN's and ONNX Runtime's
 _PHRASES = (
     "out of memory",
     "can't allocate memory",
@@ -13,6 +13,8 @@ _PHRASES = (
     "could not create a memory",
     "could not create a primitive",
     "ALLOC_FAILED",
+    "Failed to allocate memory",
+    "bad_alloc",
 )
 
 
@@ -20,7 +22,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the memory of the GPU or of the host is used up."""
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
+    known = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return known and any(phrase in str(error) for phrase in _PHRASES)
 
 
 def memory_is_full(patches: int) -> HistoError:

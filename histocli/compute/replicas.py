@@ -16,9 +16,7 @@ import torch
 from torch import Tensor, nn
 
 SHARE = 32  # patches that batch norm should see at least: Wu and He, "Group normalization", 2018
-PIECE = (
-    64  # patches that a core scores at a time: their maps fit its caches better than more, and fewer cost more calls
-)
+PIECE = 64  # patches that a core scores at a time: with more they leave its caches, fewer cost more calls
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 T = TypeVar("T")
@@ -32,7 +30,11 @@ class Cores:
         self.count = count
         self.pool = ThreadPoolExecutor(count, "histo-core", _take_threads, (threads // count,))
         started = Barrier(count)
-        list(self.pool.map(lambda _: started.wait(), range(count)))  # each thread exists and has set its own number
+        try:
+            list(self.pool.map(lambda _: started.wait(), range(count)))  # each exists and has set its own number
+        except RuntimeError:  # one cannot be started: the others wait for it
+            started.abort()
+            raise
         torch.set_num_threads(threads)
 
     def map(self, function: Callable[[T], R], shares: Iterable[T]) -> list[R]:

@@ -47,9 +47,10 @@ def _regular(file: IO[str], name: str) -> tuple[list[str], list[list[str]]] | No
             return None
         texts: list[list[str]] = [[] for _ in header]
         while some := list(islice(reader, _TOGETHER)):
-            if set(map(len, some)) != {len(header)} or not all(map(itemgetter(0), some)):
+            some = list(filter(None, some))  # empty lines
+            if not set(map(len, some)) <= {len(header)} or not all(map(itemgetter(0), some)):
                 return None
-            for column, values in zip(texts, zip(*some, strict=True), strict=True):
+            for column, values in zip(texts, zip(*some, strict=True), strict=bool(some)):
                 column.extend(values)
     except (csv.Error, UnicodeDecodeError):
         return None

@@ -18,7 +18,7 @@ from histocli.models.backbone import PATCH_SIDE
 
 INPUT, FACTS = "images", "histo.json"
 OUTPUTS = ["probability", "log_odds"]
-Exported = Callable[["np.ndarray"], "np.ndarray"]
+Exported = Callable[["np.ndarray"], list["np.ndarray"]]
 
 
 class Probability(nn.Module):
@@ -46,7 +46,7 @@ def require(format: ExportFormat) -> None:
 def export(module: Probability, format: ExportFormat, path: Path, facts: dict[str, str]) -> Exported:
     """Write a network, for any number of images, with `facts` beside it in the file; give it back as read from there.
 
-    What is given back takes float32 images (N,3,96,96) and gives probabilities (N,); it runs on the CPU.
+    What is given back takes float32 images (N,3,96,96) and gives `OUTPUTS`, each (N,); it runs on the CPU.
 
     Raises:
         HistoError: torch cannot trace the network.
@@ -77,7 +77,7 @@ def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
 
 def _run_onnx(path: Path) -> Exported:
     session = onnx_session(path, torch.get_num_threads())
-    return lambda images: np.asarray(session.run(OUTPUTS[:1], {INPUT: images})[0])
+    return lambda images: [np.asarray(output) for output in session.run(OUTPUTS, {INPUT: images})]
 
 
 def onnx_session(path: Path, threads: int) -> Any:
@@ -101,9 +101,9 @@ def _run_pt2(path: Path) -> Exported:
         module = torch.export.load(file).module()
 
     @torch.inference_mode()
-    def run(images: "np.ndarray") -> "np.ndarray":
-        probs: Tensor = module(torch.from_numpy(images))[0]
-        return probs.numpy()
+    def run(images: "np.ndarray") -> list["np.ndarray"]:
+        outputs: tuple[Tensor, ...] = module(torch.from_numpy(images))
+        return [output.numpy() for output in outputs]
 
     return run
 

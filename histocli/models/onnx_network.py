@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import histocli
+from histocli.compute.memory import is_out_of_memory
 from histocli.errors import HistoError
 from histocli.models.export import INPUT, OUTPUTS, onnx_session
 
@@ -20,13 +22,19 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path, sha256: str) -> None:
+        hint = "remove it, or make it anew with histo export"
         try:
             self._session = onnx_session(path, threads=1)
         except Exception as error:  # ONNX Runtime's have no class in common
-            raise HistoError(f"{path} cannot be used: {str(error).splitlines()[0]}", "remove it") from error
-        made_from = self._session.get_modelmeta().custom_metadata_map.get("checkpoint_sha256")
-        if made_from != sha256:
-            raise HistoError(f"{path} was not made from this checkpoint", "remove it")
+            if is_out_of_memory(error) or isinstance(error, ImportError):
+                raise
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise HistoError(f"{path} cannot be used: {reason}", hint) from error
+        facts = self._session.get_modelmeta().custom_metadata_map
+        if facts.get("checkpoint_sha256") != sha256:
+            raise HistoError(f"{path} was not made from this checkpoint", hint)
+        if facts.get("histo") != histocli.__version__:
+            raise HistoError(f"{path} was made by histo {facts.get('histo')}", hint)
 
     def __call__(self, images: Tensor) -> Tensor:
         """The log odds, and beside them zeros."""

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha1
 from itertools import zip_longest
@@ -142,22 +143,23 @@ def score_folder(
     labelled = (patch for patch in source.patches() if patch.label is not None)
     size = scorer.at_once(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % world.size == world.rank)
-    chunks = scorer.chunks(share, size, on_unreadable, lambda done: on_progress(done * world.size, source.total))
-    own = [
-        (
-            len(chunk.failures),
-            pd.DataFrame(
-                {
-                    "id": [patch.id for patch in chunk.patches],
-                    "label": [patch.label for patch in chunk.patches],
-                    "prob": chunk.scores.probs,
-                    "raw": chunk.scores.raw,
-                }
-            ),
-            [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels],
-        )
-        for chunk in chunks
-    ]
+    progress = lambda done: on_progress(done * world.size, source.total)  # noqa: E731
+    with closing(scorer.chunks(share, size, on_unreadable, progress)) as chunks:
+        own = [
+            (
+                len(chunk.failures),
+                pd.DataFrame(
+                    {
+                        "id": [patch.id for patch in chunk.patches],
+                        "label": [patch.label for patch in chunk.patches],
+                        "prob": chunk.scores.probs,
+                        "raw": chunk.scores.raw,
+                    }
+                ),
+                [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels],
+            )
+            for chunk in chunks
+        ]
     scored = [chunk for turn in zip_longest(*world.gather(own)) for chunk in turn if chunk]  # each had one in turn
     decoded: Counter[str] = Counter()
     for its in world.gather({what: source.report.counts.get(what, 0) for what in RESIZED.values()}):

@@ -1,6 +1,6 @@
 """Checkpoints at work: calibrated tumour probabilities for any stream of patches, of one network or of several."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -177,7 +177,7 @@ class Scorer:
         size: int,
         on_unreadable: Callable[[HistoError], None],
         on_progress: Callable[[int], None],
-    ) -> Iterator[ScoredChunk]:
+    ) -> Generator[ScoredChunk, None, None]:
         """Read and score a stream of patches, in order, `size` at a time.
 
         A processor's cores read and score a chunk each; a GPU scores what they read. `on_progress` is told how many

@@ -80,7 +80,7 @@ def test_an_onnx_file_in_the_workspace_is_taken_in_its_checkpoint_s_place(histo,
     exported.rename(exported.with_name(exported.name.replace(sha256_of("best.pt", histo), sha256_of("last.pt", histo))))
     error, hint = histo.fails("predict", images, *cpu, "--ckpt", other)
     assert error.endswith("was not made from this checkpoint")
-    assert hint == "remove it"
+    assert hint == "remove it, or make it anew with histo export"
     for path in (histo.root / "exports").iterdir():
         path.write_bytes(path.read_bytes()[:1000])
     error, _ = histo.fails("predict", images, *cpu, "--ckpt", other)
@@ -103,19 +103,23 @@ def test_what_is_not_installed_is_named(histo, tmp_path, monkeypatch):
     assert list(tmp_path.glob("*.onnx")) == []
 
 
-def test_a_network_that_says_something_else_is_not_written(histo, tmp_path, monkeypatch):
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_network_that_says_something_else_is_not_written(histo, tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(histocli.commands.export, "Probability", Contrary)
+    monkeypatch.setattr(Contrary, "wrong", wrong)
     error, _ = histo.fails("export", "--ckpt", "first", "--format", "pt2", "--out", tmp_path / "model.pt2")
     assert "differ from the checkpoint's by up to" in error
     assert list(tmp_path.glob("*model*")) == []
 
 
 class Contrary(histocli.commands.export.Probability):
-    """An export that went wrong: the other class's probability, of which the sum with the right one is 1."""
+    """An export one of whose outputs went wrong: it is the other class's."""
+
+    wrong = 0
 
     def forward(self, images):
         probs, log_odds = super().forward(images)
-        return 1 - probs, log_odds
+        return (1 - probs, log_odds) if self.wrong == 0 else (probs, -log_odds)
 
 
 def test_what_cannot_be_is_refused(histo, tmp_path):

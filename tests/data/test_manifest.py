@@ -1,6 +1,7 @@
 """The table of patches, as written by the tool and as edited by hand."""
 
 import hashlib
+import io
 import re
 
 import pandas as pd
@@ -18,6 +19,7 @@ from histocli.data.manifest import (
     row_writer,
     write_manifest,
 )
+from histocli.data.tables import read_columns, read_table
 from histocli.errors import HistoError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8) | st.sampled_from(
@@ -221,3 +223,32 @@ def test_any_bytes_are_a_table_or_one_error(tmp_path_factory, data, headed):
     else:
         assert set(frame["label"]) <= {0, 1, UNLABELLED}
         assert all(frame["id"])
+
+
+PIECES = st.sampled_from(["a", "b ", " ", "1", ",", ";", '"', '""', "\n", "\r\n", "\r", "é", "\0"])
+
+
+@given(st.sampled_from(["", "\ufeff"]), st.lists(PIECES, max_size=40).map("".join))
+@settings(max_examples=400, deadline=None)
+def test_by_column_a_table_is_what_it_is_row_by_row(mark, text):
+    """The quick way to read a regular table against the strict one, and the same errors."""
+
+    def opened():
+        return io.TextIOWrapper(io.BytesIO((mark + text).encode()), "utf-8-sig", newline="")
+
+    def columns():
+        return read_columns(opened(), "t")
+
+    def rows():
+        names, lines = read_table(opened(), "t")
+        fields = [row[: len(names)] for _, row in lines]
+        return {name: [row[i] for row in fields] for i, name in enumerate(names) if name}
+
+    assert outcome(columns) == outcome(rows)
+
+
+def outcome(read):
+    try:
+        return read()
+    except HistoError as error:
+        return str(error)

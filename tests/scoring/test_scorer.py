@@ -117,6 +117,45 @@ def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(scorer, ima
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.fixture
+def many(monkeypatch, images):
+    """Three cores, and more chunks than they take ahead of time: patches of known pixels, and how many were read."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    pixels, read = images.permute(0, 2, 3, 1).numpy(), []
+
+    def load(i):
+        read.append(i)
+        return pixels[i % 6]
+
+    return [Patch(str(i), lambda i=i: load(i)) for i in range(120)], read
+
+
+def test_many_chunks_on_several_cores_stay_in_order(scorer, images, many):
+    patches, _ = many
+    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    scored = [(chunk.patches, chunk.scores.probs) for chunk in chunks]
+    assert [patch for some, _ in scored for patch in some] == patches
+    expected = np.tile(scorer("one").score(images).probs, 20)
+    assert np.concatenate([probs for _, probs in scored]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_who_stops_early_has_little_read_in_vain(scorer, many):
+    patches, read = many
+    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    next(chunks)
+    chunks.close()
+    assert 3 <= len(read) <= 3 * (2 * 3 + 1)
+
+
+def test_a_mistake_on_a_core_comes_through_in_its_turn(scorer, many):
+    patches, _ = many
+    patches[31] = Patch("31", lambda: 1 // 0)
+    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    assert len([next(chunks) for _ in range(10)]) == 10
+    with pytest.raises(ZeroDivisionError):
+        next(chunks)
+
+
 def test_a_processor_takes_few_of_a_stream_at_a_time(scorer):
     assert [scorer("one").at_once(size) for size in (8, 64, 256)] == [8, 64, 64]
 
