@@ -59,8 +59,8 @@ def evaluate(
         bool,
         typer.Option(
             "--optimism",
-            help="Train and score nothing: compare the run's validation AUC with that of its recipe under another "
-            "split, and with what either was measured to reach on unseen slides (--data).",
+            help="Train and score nothing: compare the validation AUC of the run, and of others of its recipe, with "
+            "what they were measured to reach on unseen slides (--data), and a random split with one by group.",
         ),
     ] = False,
     json: options.Json = False,

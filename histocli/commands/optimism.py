@@ -33,29 +33,30 @@ class Optimism(NamedTuple):
 
 
 def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimism:
-    """Compare a run with those of its recipe and data whose split is another: random against grouped.
+    """Compare the validation of a run, and of all runs of its recipe and data, with unseen patches, and by their split.
 
     Reads what `histo eval` measured of each on the same unseen patches (`data`, else what most of the runs were
     evaluated on), writes `metrics/<data>-optimism.json` and draws it.
 
     Raises:
-        HistoError: the run, or one of the other kind, is not there.
+        HistoError: the run is not there, or nothing to compare it with: neither unseen patches nor another split.
     """
     run = load_checkpoint(find_checkpoint(workspace, ckpt)).run
     rows = [_validation(workspace, name) for name in _siblings(workspace, run)]
-    kinds = {row["kind"] for row in rows}
     name = str(_config(workspace, run)["data"])
-    if len(kinds) < 2:
+    key = _unseen(workspace, rows, name, data)
+    kinds = {row["kind"] for row in rows}
+    if len(kinds) < 2 and key is None:
         have, lack = ("random", "slide") if "random" in kinds else (rows[0]["parted_by"], "random")
         raise HistoError(
-            f"every run of {run}'s recipe on {name} has a {have} split; one of each kind is needed",
-            f"histo balance --data {name} --split {lack} && histo train, with the options of {run}",
+            f"every run of {run}'s recipe on {name} has a {have} split, and none was evaluated on unseen patches",
+            f"histo eval --ckpt {run} --data NAME; or histo balance --data {name} --split {lack} && histo train, with "
+            f"the options of {run}",
         )
-    key = _unseen(workspace, rows, name, data)
     for row in rows:
         row["unseen"] = _measured(workspace, row["run"], key) if key else None
     means = {kind: _means([row for row in rows if row["kind"] == kind]) for kind in ("random", "grouped")}
-    grouped_by = next(row["parted_by"] for row in rows if row["kind"] == "grouped")
+    grouped_by = next((row["parted_by"] for row in rows if row["kind"] == "grouped"), None)
     report = {
         "data": name,
         "grouped_by": grouped_by,
@@ -165,7 +166,7 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, Any]:
     means: dict[str, Any] = {"runs": len(rows)}
     for key in ("validation", "unseen"):
         values = [row[key]["auc"] for row in rows if row[key] and row[key]["auc"] is not None]
-        means[key] = float(np.mean(values)) if len(values) == len(rows) else None
+        means[key] = float(np.mean(values)) if values and len(values) == len(rows) else None
     return means
 
 

@@ -30,7 +30,8 @@ def draw_optimism(figure: Figure, report: dict[str, Any]) -> None:
     axes.set(ylabel="AUC", xlim=(-0.4, 1.4))
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside lower center", ncols=2)
-    gap = report["gaps"]["random_minus_unseen"]
-    flattered = "" if gap is None else f"random split minus unseen slides: {gap:+.3f}"
+    gaps = {"random split": "random_minus_unseen", f"split by {report['grouped_by']}": "grouped_minus_unseen"}
+    known = [(split, report["gaps"][key]) for split, key in gaps.items() if report["gaps"][key] is not None]
+    flattered = f"{known[0][0]} minus unseen slides: {known[0][1]:+.3f}" if known else ""
     axes.axvline(0.5, color=GREY, linewidth=0.5, linestyle=":")
     title(figure, f"Optimism: {report['data']}", *filter(None, [flattered]))

@@ -473,7 +473,7 @@ def test_optimism_is_the_gap_between_splits_and_unseen_slides(histo, siblings):
     assert picture.read_bytes() == before
 
 
-def test_optimism_needs_both_kinds_of_split_and_says_what_was_not_measured(histo, siblings):
+def test_optimism_needs_something_to_compare_with_and_says_what_was_not_measured(histo, siblings):
     error, hint = histo.fails("eval", "--ckpt", "first", "--optimism", "--data", "nowhere")
     assert "none of these runs was evaluated on nowhere" in error
     (histo.root / "metrics" / "leaky-elsewhere-all.json").unlink()
@@ -481,8 +481,18 @@ def test_optimism_needs_both_kinds_of_split_and_says_what_was_not_measured(histo
     assert json.loads(result.stdout)["gaps"]["random_minus_unseen"] is None
     assert "histo eval --ckpt leaky --data elsewhere" in result.stderr
     shutil.rmtree(histo.root / "runs" / "leaky")
+    made = json.loads(histo("eval", "--ckpt", "first", "--optimism", "--json").stdout)
+    [first] = made["runs"]
+    assert made["gaps"] == {
+        "random_minus_grouped": None,
+        "grouped_minus_unseen": first["validation"]["auc"] - first["unseen"]["auc"],
+        "random_minus_unseen": None,
+    }
+    assert made["means"]["random"] == {"runs": 0, "validation": None, "unseen": None}
+    (histo.root / "metrics" / "first-elsewhere-all.json").unlink()
     error, hint = histo.fails("eval", "--ckpt", "first", "--optimism")
-    assert "one of each kind is needed" in error
+    assert "none was evaluated on unseen patches" in error
+    assert "histo eval --ckpt first --data NAME" in hint
     assert "--split random" in hint
     assert "means nothing with --optimism" in histo.fails("eval", "--optimism", "--tta", code=2)[0]
 
