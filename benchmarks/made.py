@@ -44,8 +44,8 @@ class Made:
 
 
 def write_tiffs(array: Path, folders: Sequence[Path]) -> None:
-    """Write each patch of a packed array as a TIFF, as Kaggle's are, into its folder."""
+    """Write each patch of a packed array as a TIFF without compression, as Kaggle's are, into its folder."""
     for folder in set(folders):
         folder.mkdir(parents=True)
     for i, (pixels, folder) in enumerate(zip(np.load(array, mmap_mode="r"), folders, strict=True)):
-        cv2.imwrite(str(folder / f"{i:07d}.tif"), pixels[:, :, ::-1])
+        cv2.imwrite(str(folder / f"{i:07d}.tif"), pixels[:, :, ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 1])
