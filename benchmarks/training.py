@@ -124,7 +124,9 @@ def plain_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 def timm_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Timm's own loader with its default augmentation for training."""
     from timm.data import create_dataset, create_loader
+    from timm.data.readers import add_img_extensions
 
+    add_img_extensions(".tif")
     data = create_dataset("", str(folder))
     loader = create_loader(
         data,

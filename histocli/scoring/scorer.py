@@ -21,6 +21,7 @@ from histocli.metrics.calibration import probability, rescaled
 from histocli.metrics.curves import Floats
 from histocli.metrics.thresholds import choose_threshold, fixed
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from histocli.models.folding import fold
 from histocli.models.onnx_network import OnnxNetwork, can_run
 from histocli.scoring.inference import Network, batch_log_odds, finite
 from histocli.workspace import Workspace
@@ -102,7 +103,9 @@ class Scorer:
         exported = workspace.export_path(sha256, ExportFormat.ONNX)
         if not self._has_gpu and self.compute.precision is Precision.FP32 and exported.is_file() and can_run():
             return OnnxNetwork(exported, sha256), "ONNX Runtime"
-        return checkpoint.build().to(self.compute.device).eval(), "torch"
+        network = checkpoint.build().to(self.compute.device)
+        fold(network)
+        return network, "torch"
 
     @property
     def reason(self) -> str:

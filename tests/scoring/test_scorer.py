@@ -50,7 +50,7 @@ def scorer(one_thread, workspace):
 
 
 def raw_probabilities(scorer, run, images):
-    model = scorer(run).members[0].network
+    model = scorer(run).members[0].checkpoint.build().eval()
     with torch.no_grad():
         return model(images.float() / 255).double().softmax(1)[:, 1].numpy()
 
