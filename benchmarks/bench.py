@@ -30,7 +30,7 @@ PARTS: dict[str, Callable[[Made], list[Row]]] = {
     "packing": tables.packing,
     "balancing": lambda made: tables.balancing(made.root),
     "statistics": lambda made: tables.statistics(),
-    "memory": lambda made: memory.rows(made.n // 10, made.root),
+    "memory": lambda made: memory.rows(3 * made.n // 10, made.root),
 }
 
 
