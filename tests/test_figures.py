@@ -221,10 +221,19 @@ def test_optimism_is_drawn_with_or_without_unseen_slides(tmp_path, unseen):
             {"kind": kind, "validation": found, "unseen": {"auc": 0.8, "interval": None} if unseen else None}
             for kind in ("random", "grouped", "random")
         ],
-        "gaps": {"random_minus_unseen": 0.1 if unseen else None},
+        "gaps": {
+            "random_minus_grouped": 0.0,
+            "grouped_minus_unseen": 0.1 if unseen else None,
+            "random_minus_unseen": 0.1 if unseen else None,
+        },
     }
     drawn = texts(tmp_path, partial(draw_optimism, report=report))
     assert "Optimism: kaggle" in drawn
     assert "random split" in drawn
     assert "split by slide" in drawn
     assert ("pcam valid" in drawn) == ("+0.100" in drawn) == unseen
+    report["runs"] = report["runs"][1:2]
+    report["gaps"]["random_minus_unseen"] = None
+    drawn = texts(tmp_path, partial(draw_optimism, report=report))
+    assert "random split" not in drawn
+    assert ("split by slide minus unseen slides: +0.100" in drawn) == unseen
