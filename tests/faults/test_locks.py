@@ -17,7 +17,7 @@ from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 
-LONG = ["train", *TINY, "--epochs", 50]
+LONG = ["train", *TINY, "--epochs", 1000]
 
 
 @pytest.fixture
@@ -79,8 +79,8 @@ def test_readers_and_other_writers_go_on(root, training, packing):
     ):
         histo(root, *line)
     for process in (training, packing):
+        process.signal(signal.SIGTERM)  # heard when it goes on
         process.signal(signal.SIGCONT)
-        process.signal(signal.SIGTERM)
         assert process.wait() == 143
     check_whole(root)
     assert not list(root.rglob(".*"))
