@@ -73,7 +73,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     }
     origin, pixels = _patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    [odds] = batch_log_odds(checkpoint.build().eval(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
+    [odds] = batch_log_odds(module.model, images, choose_compute(Device.CPU, Precision.FP32)).numpy()
     expected = np.stack([probability(odds.astype(np.float64), checkpoint.temperature), probability(odds)])
     with atomic_path(out) as temporary:
         run = write(module, config.format, temporary, facts)

@@ -71,7 +71,7 @@ def wide(tmp_path):
 
 @pytest.fixture
 def hungry(root):
-    """The options for a network that takes ten times the default's memory."""
+    """The options for a network that takes far more memory than the default."""
     model = create_model("p4m-densenet")
     save_checkpoint(Checkpoint(model.arch, model.state_dict(), "hungry", 1, {}, {}, "ab" * 32), root / "hungry.pt")
     return ["predict", "--ckpt", root / "hungry.pt", "--device", "cpu", "--precision", "fp32"]
