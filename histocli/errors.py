@@ -1,11 +1,9 @@
-"""What can go wrong, and the exit code each kind of it ends with."""
+"""What can go wrong, and the exit code each kind of it ends with; a signal's is 128 and its number."""
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_BUG = 3
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 
 
 class HistoError(Exception):

@@ -5,10 +5,11 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Timer, current_thread, main_thread
+from threading import Event, Timer, current_thread, main_thread
 from types import FrameType
 
 _AGAIN = 0.05  # seconds until a signal that was dropped is sent again
+_unwound = Event()
 
 
 class StopRequest:
@@ -22,7 +23,7 @@ class StopRequest:
     def hear(self, number: int, frame: FrameType | None) -> None:
         """Note the signal; at the second, give up waiting."""
         if self.signal is not None:
-            raise Stopped(number)
+            raise _Heard(number)
         self.signal = number
 
 
@@ -35,25 +36,39 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def unwind_on_termination() -> None:
-    """Let SIGTERM and SIGHUP unwind the program as Ctrl-C does, so that no temporary file stays behind.
+class _Heard(Stopped):
+    """Raised where a signal found the program; if it is freed before the program has unwound, the signal is sent again.
 
-    Python drops what is raised while it frees an object or ends an import; then the signal is sent again.
+    For not everything lets it pass: Python drops what is raised while it frees an object or ends an import, and so
+    does numpy while it looks at what it shall make an array of.
     """
 
+    def __del__(self) -> None:
+        if not _unwound.is_set():
+            again = Timer(_AGAIN, os.kill, (os.getpid(), self.number))
+            again.daemon = True
+            again.start()
+
+
+def unwind_on_termination() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP unwind the program, so that no temporary file stays behind."""
+
     def hear(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        raise _Heard(number)
 
-    def hear_again(dropped: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(dropped.exc_value, KeyboardInterrupt):
+    def drop(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, _Heard):
             sys.__unraisablehook__(dropped)
-            return
-        number = dropped.exc_value.number if isinstance(dropped.exc_value, Stopped) else signal.SIGINT
-        Timer(_AGAIN, os.kill, (os.getpid(), number)).start()
 
-    for number in _heeded("SIGTERM", "SIGHUP"):
+    _unwound.clear()
+    for number in _heeded("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(number, hear)
-    sys.unraisablehook = hear_again
+    sys.unraisablehook = drop
+
+
+def unwound() -> None:
+    """Say that the program has unwound: nothing is left that a signal could have missed."""
+    _unwound.set()
 
 
 @contextmanager

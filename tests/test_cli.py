@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -213,25 +214,41 @@ def test_termination_cleans_up(empty):
     assert [path for path in empty.root.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_that_python_drops_is_heard_all_the_same(name):
-    """What is raised while an object is freed goes nowhere."""
-    program = f"""
-import os, signal, time
-from histocli.interrupt import unwind_on_termination
-unwind_on_termination()
+DROPPED = {
+    "freeing an object": """
 class Freed:
     def __del__(self):
-        os.kill(os.getpid(), signal.{name})
-        time.sleep(0.01)
+        send()
+Freed()
+""",
+    "a library": """
 try:
-    Freed()
+    send()
+except BaseException:
+    pass
+""",
+}
+
+
+@pytest.mark.parametrize("where", DROPPED)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_that_is_dropped_is_heard_all_the_same(name, where):
+    """What is raised while an object is freed goes nowhere, and so it does in a part of numpy."""
+    program = f"""
+import os, signal, time
+from histocli.interrupt import Stopped, unwind_on_termination
+unwind_on_termination()
+def send():
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(0.01)
+try:
+{textwrap.indent(DROPPED[where], "    ")}
     time.sleep(60)
-except KeyboardInterrupt as heard:
-    print(type(heard).__name__)
+except Stopped as heard:
+    print(heard.exit_code)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
-    assert done.stdout == ("KeyboardInterrupt\n" if name == "SIGINT" else "Stopped\n")
+    assert done.stdout == f"{128 + signal.Signals[name]}\n"
     assert done.stderr == ""
 
 

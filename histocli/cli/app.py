@@ -20,12 +20,11 @@ from histocli.console import Reporter
 from histocli.errors import (
     EXIT_BUG,
     EXIT_FAILURE,
-    EXIT_INTERRUPTED,
     EXIT_USAGE,
     HistoError,
     UsageError,
 )
-from histocli.interrupt import Stopped, unwind_on_termination
+from histocli.interrupt import Stopped, unwind_on_termination, unwound
 from histocli.workspace import Workspace
 
 _EXIT_PIPE = 141  # what a filter that writes to a closed pipe ends with
@@ -55,9 +54,6 @@ class Boundary(TyperGroup):
             if _reporter(ctx).leads:
                 _reporter(ctx).error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
             raise typer.Exit(stopped.exit_code) from stopped
-        except KeyboardInterrupt as error:
-            _reporter(ctx).error(HistoError("interrupted"))
-            raise typer.Exit(EXIT_INTERRUPTED) from error
         except BrokenPipeError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit flushes nowhere
             raise typer.Exit(_EXIT_PIPE) from error
@@ -76,6 +72,8 @@ class Boundary(TyperGroup):
                 raise typer.Exit(EXIT_FAILURE) from error
             _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", f"its traceback is in {_log(error)}"))
             raise typer.Exit(EXIT_BUG) from error
+        finally:
+            unwound()
 
 
 app = typer.Typer(
