@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from histocli.data.sources import synthetic
 from histocli.data.sources.synthetic import SyntheticSource, draw_layout, make_slide
-from histocli.data.sources.synthetic.cells import NUCLEOLUS, X, Y, place_cells
+from histocli.data.sources.synthetic.cells import NUCLEOLUS, place_cells, shape_cells
 from histocli.data.sources.synthetic.tissue import PAD, Blob, Layout, draw_scene, tumour_field, tumour_mask
 from histocli.errors import UsageError
 
@@ -100,11 +100,11 @@ def test_cancer_cells_lie_in_the_mask_and_nowhere_else():
         field = tumour_field(layout)
         rng = np.random.default_rng(index)
         cells = place_cells(rng, draw_scene(rng, field, slide.growth), slide.growth)
-        cancer = cells[:, cells[NUCLEOLUS] > 0]
-        columns, rows = (cancer[[X, Y]] + PAD).astype(int)
+        cancer = cells.points[shape_cells(rng, cells, slide.growth)[:, NUCLEOLUS] > 0]
+        columns, rows = (cancer.T + PAD).astype(int)
         assert field[rows, columns].all()
-        assert cancer.shape[1] > 0 or field.sum() < 800
-        seen += cancer.shape[1]
+        assert len(cancer) > 0 or field.sum() < 800
+        seen += len(cancer)
     assert seen > 500
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from histocli.data.sources import Patch, Pixels, SourceReport
 from histocli.data.sources.synthetic.drawing import Drawing, Slide, make_slide, render
-from histocli.data.sources.synthetic.tissue import CENTRE, SIZE, WANDER, Blob, Layout, tumour_mask
+from histocli.data.sources.synthetic.tissue import CENTRE, SIZE, WANDER, Blob, Layout, is_positive
 from histocli.data.stream import worker_count
 from histocli.errors import UsageError
 
@@ -64,7 +64,7 @@ class SyntheticSource:
                 if index in kinds:
                     drawing = Drawing(slide, replace(layout, blobs=()), kinds[index])
             drawn = {index: drawing}
-            label = int(tumour_mask(drawing.layout)[CENTRE, CENTRE].any())
+            label = int(is_positive(drawing.layout))
             positives += label
             yield Patch(f"synthetic-{index:06d}", partial(draw, drawing), label, slide.name, "", slide.hospital)
         self.report.counts.update(slides=len(set(owners.tolist())), tumour=positives)

@@ -7,10 +7,10 @@ import numpy as np
 from histocli.data.sources import Pixels
 from histocli.data.sources.synthetic.cells import draw_cells
 from histocli.data.sources.synthetic.tissue import (
-    BROAD,
     GRAIN,
     INNER,
     SIZE,
+    THICKNESS,
     Growth,
     Layout,
     Plane,
@@ -112,7 +112,7 @@ def stain(rng: np.random.Generator, layout: Layout, growth: Growth) -> tuple[Pla
     scene = draw_scene(rng, tumour_field(layout), growth)
     hematoxylin, eosin = draw_ground(rng, scene, growth)
     draw_cells(rng, scene, growth, hematoxylin, eosin)
-    thickness = 1 + 0.08 * noise(rng, BROAD) + 0.1 * noise(rng, GRAIN)
+    thickness = 1 + noise(rng, THICKNESS)
     if rng.random() < 0.01:  # a fold: the section lies double along a band
         thickness += np.exp(-np.square(half_plane(rng, 20)[INNER] / np.float32(rng.uniform(4, 9))))
     return hematoxylin * thickness, eosin * thickness
@@ -122,17 +122,15 @@ def photograph(rng: np.random.Generator, slide: Slide, hematoxylin: Plane, eosin
     """Turn stain (96,96) into (96,96,3) uint8 RGB, by Beer-Lambert's law and through the slide's scanner."""
     import cv2
 
-    light = [
-        (np.exp(-h * hematoxylin - e * eosin) * white + np.float32(0.5)).astype(np.uint8)
-        for h, e, white in zip(*slide.stains, slide.white, strict=True)
-    ]
-    colour = cv2.cvtColor(cv2.merge(light), cv2.COLOR_RGB2YCrCb)
+    h, e = slide.stains
+    light = [np.exp(np.log(white) - h[i] * hematoxylin - e[i] * eosin) for i, white in enumerate(slide.white)]
+    colour = cv2.cvtColor(cv2.convertScaleAbs(cv2.merge(light)), cv2.COLOR_RGB2YCrCb)
     blur = slide.blur if rng.random() > 0.02 else rng.uniform(0.7, 0.95)  # now and then out of focus
-    grey = np.asarray(cv2.GaussianBlur(colour[..., 0].astype(np.float32), (0, 0), blur), np.float32)
+    grey = np.asarray(cv2.GaussianBlur(colour[..., 0].astype(np.float32), (5, 5), blur), np.float32)
     grey += np.float32(slide.sharpen) * (grey - cv2.GaussianBlur(grey, (7, 7), 1.2))
     grey += np.float32(slide.noise) * noise(rng, GRAIN)
-    colour[..., 0] = np.clip(grey, 0, 255)
     # Colour is kept at half the resolution of brightness, as JPEG does.
     half = cv2.resize(colour, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
-    colour[..., 1:] = cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)[..., 1:]
+    colour = cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    cv2.insertChannel(cv2.convertScaleAbs(np.maximum(grey, 0)), colour, 0)
     return np.asarray(cv2.cvtColor(colour, cv2.COLOR_YCrCb2RGB), np.uint8)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 Plane = np.ndarray[Any, np.dtype[np.float32]]
+Points = np.ndarray[Any, np.dtype[np.complex64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Kinds = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -25,6 +26,16 @@ BANK = 768
 GLASS, LYMPH, GERMINAL, SINUS, STROMA, LUMEN, TUMOUR = range(7)
 SIGMAS = (0.6, 1.5, 2.6, 6.0, 14.0)  # px: how far each bank of noise is smoothed
 GRAIN, FINE, MEDIUM, COARSE, BROAD = range(5)
+# And sums of them that are wanted together, share by share: what is added once need not be for every patch.
+SUMS = (
+    (0, 0.6, 1, 0, 0),
+    (0.9, 0.5, 0, 0, 0),
+    (0, 0, 0, 2, 5),
+    (0.35, 0.2, 0.7, 0.5, 0),
+    (0.2, 0.15, 0.15, 0, 0),
+    (0.1, 0, 0, 0, 0.08),
+)
+OUTLINES, MOTTLE, WAVES, TEARS, SPECKLE, THICKNESS = range(5, 5 + len(SUMS))
 OUTLINE = 2.5  # px: how far a tumour's outline wanders per standard deviation of its noise
 WANDER = 2 * OUTLINE  # px: and the most that it does
 
@@ -32,24 +43,25 @@ YY, XX = (axis.astype(np.float32) for axis in np.mgrid[-PAD : SIZE + PAD, -PAD :
 
 
 @cache
-def hexagons() -> Plane:
-    """Make a hexagonal lattice (81,81,2) of unit spacing around the origin."""
-    rows, columns = np.mgrid[-40:41, -40:41].astype(np.float32)
-    return np.stack([columns + 0.5 * (rows % 2), rows * np.float32(0.866)], axis=-1)
+def hexagons() -> Points:
+    """Make a hexagonal lattice (81,81) of unit spacing around the origin, x + iy."""
+    rows, columns = np.mgrid[-40:41, -40:41]
+    return np.asarray(columns + 0.5 * (rows % 2) + 0.866j * rows, np.complex64)
 
 
 def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: float = PAD) -> Plane:
     """Draw points (N,2) as x, y over the patch and a margin: a turned hexagonal lattice, each point moved."""
     steps = min(40, int((SIZE + 2 * margin) * 0.8 / spacing) + 1)
     reach = slice(40 - steps, 41 + steps)
-    points = hexagons()[reach, reach].reshape(-1, 2)
-    points = points + (rng.random(points.shape, np.float32) - 0.5) * np.float32(2 * jitter)
-    angle = rng.uniform(0, np.pi)
-    cos, sin = np.cos(angle) * spacing, np.sin(angle) * spacing
-    middle = SIZE / 2 + (rng.random(2) - 0.5) * spacing
-    points = points @ np.array([[cos, sin], [-sin, cos]], np.float32) + middle.astype(np.float32)
-    x, y = points.T
-    return points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
+    points = hexagons()[reach, reach].ravel()
+    moves = rng.random((points.size, 2), np.float32).view(np.complex64)[:, 0]
+    points += 2 * jitter * (moves - np.complex64(0.5 + 0.5j))
+    points *= spacing * np.exp(1j * np.pi * rng.random())
+    points += spacing * complex(rng.random() - 0.5, rng.random() - 0.5)
+    half = SIZE / 2 + margin
+    kept = points[(np.abs(points.real) < half) & (np.abs(points.imag) < half)]
+    placed: Plane = kept.view(np.float32).reshape(-1, 2) + np.float32(SIZE / 2)
+    return placed
 
 
 class Blob(NamedTuple):
@@ -96,12 +108,13 @@ class Scene:
 
 @cache
 def noise_bank() -> Plane:
-    """Make textures (5,768,768) of unit variance, from grain to broad: patches take random windows of them."""
+    """Make textures (11,768,768): from grain to broad, of unit variance, then sums. Patches take random windows."""
     import cv2
 
     white = np.random.default_rng(1931).standard_normal((len(SIGMAS), BANK, BANK), dtype=np.float32)
     planes = [cv2.GaussianBlur(plane, (0, 0), sigma) for plane, sigma in zip(white, SIGMAS, strict=True)]
-    return np.stack([plane / plane.std() for plane in planes])
+    pure = np.stack([plane / plane.std() for plane in planes])
+    return np.concatenate([pure, np.tensordot(np.array(SUMS, np.float32), pure, 1)])
 
 
 def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
@@ -116,22 +129,26 @@ def distance(x: Plane, y: Plane) -> Plane:
     return length
 
 
-def tumour_field(layout: Layout) -> Mask:
-    """Say where the tumour of a layout lies, over the whole frame (108,108)."""
+def tumour_field(layout: Layout, part: slice = slice(None)) -> Mask:
+    """Say where the tumour of a layout lies, over the whole frame (108,108), or a part of its rows and columns."""
+    x, y = XX[:1, part], YY[part, :1]
     if not layout.blobs:
-        return np.zeros((FRAME, FRAME), np.bool_)
+        return np.zeros((y.size, x.size), np.bool_)
     rng = np.random.default_rng((*layout.key, 1))
-    depth = np.full((FRAME, FRAME), -np.inf, np.float32)
-    for blob in layout.blobs:
-        np.maximum(depth, np.float32(blob.radius) - distance(XX - blob.x, YY - blob.y), out=depth)
-    depth += OUTLINE * np.clip(noise(rng, COARSE, FRAME), -2, 2)
-    field: Mask = depth > 0
+    depths = [np.float32(blob.radius) - distance(x - blob.x, y - blob.y) for blob in layout.blobs]
+    outline = OUTLINE * np.clip(noise(rng, COARSE, FRAME)[part, part], -2, 2)
+    field: Mask = np.maximum.reduce(depths) + outline > 0
     return field
 
 
 def tumour_mask(layout: Layout) -> Mask:
-    """Give the pixels (96,96) that are tumour; PCam's label is whether any lies in the central 32x32."""
+    """Give the pixels (96,96) that are tumour."""
     return tumour_field(layout)[INNER]
+
+
+def is_positive(layout: Layout) -> bool:
+    """Give PCam's label: whether any pixel of the central 32x32 is tumour."""
+    return bool(tumour_field(layout, slice(PAD + CENTRE.start, PAD + CENTRE.stop)).any())
 
 
 # How often each kind, from glass to stroma, is the main one of a patch: without tumour, and around one.
@@ -167,7 +184,7 @@ def half_plane(rng: np.random.Generator, spread: float) -> Plane:
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     offset = np.float32(rng.normal(0, spread) + (cos + sin) * SIZE / 2)
-    field: Plane = XX * cos + YY * sin - offset + 5 * noise(rng, BROAD, FRAME) + 2 * noise(rng, COARSE, FRAME)
+    field: Plane = XX[:1] * cos + (YY[:, :1] * sin - offset) + noise(rng, WAVES, FRAME)
     return field
 
 
@@ -178,13 +195,14 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
     spacing = rng.uniform(34, 70)
     centres = lattice(rng, spacing, 0.33, margin=spacing)
     coarse = slice(None, None, 2)  # the distances are smooth: half the resolution will do
-    warp = 4 * noise(rng, BROAD, FRAME)[coarse, coarse] + 2 * noise(rng, COARSE, FRAME)[coarse, coarse]
+    warp = 0.9 * noise(rng, WAVES, FRAME)[coarse, coarse]
     distances = distance(
         XX[coarse, coarse] + warp - centres[:, 0, None, None], YY[coarse, coarse] - centres[:, 1, None, None]
     )
-    nearest = np.partition(distances, 1, axis=0)[:2]
-    gap = cv2.resize(nearest[1] - nearest[0], (FRAME, FRAME), interpolation=cv2.INTER_CUBIC)
-    corner = nearest[0] > np.float32(spacing * rng.uniform(0.6, 0.8))  # where three cells meet: fibres, capillaries
+    first = distances.min(axis=0)
+    second = np.where(distances == first, np.float32(np.inf), distances).min(axis=0)
+    gap = cv2.resize(second - first, (FRAME, FRAME), interpolation=cv2.INTER_CUBIC)
+    corner = first > np.float32(spacing * rng.uniform(0.6, 0.8))  # where three cells meet: fibres, capillaries
     kinds[where] = GLASS
     kinds[where & cv2.resize(corner.astype(np.uint8), (FRAME, FRAME)).astype(bool)] = STROMA
     width = np.float32(rng.uniform(1.2, 2.6)) * (1 + 0.25 * noise(rng, COARSE))
@@ -215,31 +233,34 @@ def draw_tumour(rng: np.random.Generator, kinds: Kinds, tumour: Mask, growth: Gr
 
 # What lies between the nuclei of each kind of tissue.
 #                          glass lymph germ  sinus stroma lumen tumour
-GROUND_EOSIN = np.array([0.00, 0.62, 0.58, 0.45, 0.46, 0.06, 0.0], np.float32)
-GROUND_HEMATOXYLIN = np.array([0.00, 0.26, 0.26, 0.16, 0.06, 0.00, 0.0], np.float32)
-GROUND_GAPS = np.array([0.00, 0.90, 0.50, 0.95, 0.00, 0.00, 0.3], np.float32)  # how far tears and vacuoles open
-FIBROUS = np.array([0, 0, 0, 0, 1, 0, 0], np.float32)
+GROUND = np.array(
+    [  # eosin, hematoxylin, how far tears and vacuoles open, fibres
+        (0.00, 0.00, 0.00, 0),  # glass
+        (0.62, 0.26, 0.90, 0),  # lymph
+        (0.58, 0.26, 0.50, 0),  # germinal
+        (0.45, 0.16, 0.95, 0),  # sinus
+        (0.46, 0.06, 0.00, 1),  # stroma
+        (0.06, 0.00, 0.00, 0),  # lumen
+        (0.00, 0.00, 0.30, 0),  # tumour, whose stains each slide has of its own
+    ],
+    np.float32,
+)
 
 
 def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple[Plane, Plane]:
     """Draw cytoplasm, fibres, walls and tears: hematoxylin and eosin (96,96) of all but the nuclei."""
     import cv2
 
-    kinds = scene.kinds[INNER]
-    eosins, hematoxylins = GROUND_EOSIN.copy(), GROUND_HEMATOXYLIN.copy()
-    eosins[TUMOUR], hematoxylins[TUMOUR] = growth.eosin, growth.basophilia
-    eosins[LUMEN] = (0.02, 0.05, 0.35)[rng.integers(3)]
-    eosins *= rng.uniform(0.8, 1.25, len(eosins)).astype(np.float32)
-    levels = (eosins, hematoxylins, GROUND_GAPS, FIBROUS)
-    eosin, hematoxylin, gaps, fibrous = (
-        np.asarray(cv2.GaussianBlur(level.take(kinds), (0, 0), 0.8), np.float32) for level in levels
-    )
-    medium, fine = noise(rng, MEDIUM), 0.6 * noise(rng, FINE) + 0.8 * noise(rng, GRAIN)
-    opening = 0.7 * medium + 0.5 * noise(rng, COARSE) + 0.4 * fine - np.float32(rng.uniform(0.2, 1.8))
-    closed = 1 - gaps * np.clip(1.5 * opening, 0, 1)
-    eosin *= closed * (1 + 0.25 * fine + 0.15 * medium)
-    hematoxylin *= closed * (1 + 0.5 * noise(rng, MEDIUM))
-    if fibrous.any():
+    levels = GROUND.copy()
+    levels[TUMOUR, :2] = growth.eosin, growth.basophilia
+    levels[LUMEN, 0] = (0.02, 0.05, 0.35)[rng.integers(3)]
+    levels[:, 0] *= 0.8 + 0.45 * rng.random(len(levels), np.float32)
+    ground = levels.take(scene.kinds[INNER].astype(np.intp), axis=0)
+    eosin, hematoxylin, gaps, fibrous = np.moveaxis(np.asarray(cv2.blur(ground, (3, 3)), np.float32), -1, 0)
+    closed = 1 - gaps * np.clip(1.5 * noise(rng, TEARS) - np.float32(1.5 * rng.uniform(0.2, 1.8)), 0, 1)
+    eosin = eosin * closed * (1 + noise(rng, SPECKLE))
+    hematoxylin = hematoxylin * closed * (1 + 0.5 * noise(rng, MEDIUM))
+    if (scene.kinds == STROMA).any():
         eosin *= 1 + fibrous * (fibres(rng, scene.angle) - 1)
     if scene.walls is not None:
         eosin += 0.6 * scene.walls
@@ -247,20 +268,23 @@ def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple
     return np.maximum(hematoxylin, 0), np.maximum(eosin, 0)
 
 
+# The fibres of one patch, from and over how wide a range: how dense across and along, how loose, of what contrast.
+FIBRES_FROM = np.array([1.0, 0.08, -3.0, 0.1], np.float32)
+FIBRES_OVER = np.array([0.8, 0.22, 2.8, 0.25], np.float32)
+
+
 def fibres(rng: np.random.Generator, angle: float) -> Plane:
     """Draw wavy bundles along an angle: a factor (96,96) on the eosin, 0 in clefts and up to 2."""
     import cv2
 
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    x, y = XX[INNER], YY[INNER]
+    x, y = XX[INNER][:1], YY[INNER][:, :1]
     u, v = x * cos + y * sin, y * cos - x * sin
     v += np.float32(rng.uniform(2, 7)) * noise(rng, BROAD) + np.float32(rng.uniform(0.3, 1.5)) * noise(rng, COARSE)
-    lows, highs = (1.0, 0.08, -3.0, 0.1), (1.8, 0.3, -0.2, 0.35)
-    width, length, looseness, contrast = rng.uniform(lows, highs).astype(np.float32)
+    width, length, looseness, contrast = FIBRES_FROM + FIBRES_OVER * rng.random(4, np.float32)
     x, y = rng.uniform(200, BANK - 200, 2).astype(np.float32)
     along, across = u * length + x, v * width + y
-    bundles = cv2.remap(noise_bank()[MEDIUM], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    strands = cv2.remap(noise_bank()[FINE], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    clefts = np.clip(1.5 * (bundles + 0.5 * strands - looseness), 0, 1)
-    factor: Plane = np.maximum(1 + contrast * (bundles + strands), 0.2) * clefts
+    strands = cv2.remap(noise_bank()[OUTLINES], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    clefts = np.clip(1.5 * (strands - looseness), 0, 1)
+    factor: Plane = np.maximum(1 + contrast * strands, 0.2) * clefts
     return factor
