@@ -56,7 +56,7 @@ docs: $(VENV)/installed-dev
 	$(BIN)/python docs/generate.py
 
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest
+	$(LOWEST)/bin/python -m pytest -n auto
 
 audit: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet pip-audit

@@ -16,17 +16,12 @@ from histocli.workspace import Workspace
 RUN = "bench"
 
 
-class Made:
-    """A workspace in `root` with n packed patches, a balanced subset, and a run of one epoch."""
+class Histo:
+    """A workspace in `root`, and the command that works in it."""
 
-    def __init__(self, root: Path, n: int) -> None:
-        self.root, self.n = root, n
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.workspace = Workspace(root)
-        self.seconds("download", "--source", "synthetic", "--n", n)
-        self.seconds("balance", "--n", "max")
-        self.seconds("train", "--epochs", 1, "--augment", "none", "--batch-size", 256, "--name", RUN)
-        self.folder = root / "files"
-        self._write_files()
 
     def seconds(self, *args: object, stdout: Path | None = None, root: Path | None = None) -> float:
         """Run `histo` in a process of its own to its end, in another workspace too: how long it took, all in all."""
@@ -35,6 +30,19 @@ class Made:
         with Path(stdout or os.devnull).open("wb") as out:
             subprocess.run(line, check=True, stdout=out)
         return time.perf_counter() - began
+
+
+class Made(Histo):
+    """A workspace in `root` with n packed patches, a balanced subset, and a run of one epoch."""
+
+    def __init__(self, root: Path, n: int) -> None:
+        super().__init__(root)
+        self.n = n
+        self.seconds("download", "--source", "synthetic", "--n", n)
+        self.seconds("balance", "--n", "max")
+        self.seconds("train", "--epochs", 1, "--augment", "none", "--batch-size", 256, "--name", RUN)
+        self.folder = root / "files"
+        self._write_files()
 
     def _write_files(self) -> None:
         """Every patch as a TIFF in the folder of its class, as most loaders want them."""

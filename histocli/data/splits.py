@@ -94,7 +94,9 @@ def split_by_group(
     Raises:
         HistoError: there is no way to have both classes on both sides.
     """
-    names, codes = np.unique(groups, return_inverse=True)
+    import pandas as pd
+
+    codes, names = pd.factorize(groups, sort=True)  # of names, many times as fast as np.unique
     sizes = np.stack([np.bincount(codes[labels == label], minlength=len(names)) for label in (0, 1)], 1)  # (G,2)
     wished = sizes.sum(0) * val_fraction
     rng = np.random.default_rng(seed)

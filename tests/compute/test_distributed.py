@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Timer
 
 import cv2
@@ -160,10 +161,12 @@ def test_processes_that_were_started_again_do_not_meet_the_dead():
 @contextmanager
 def torchrun(*arguments, options=("--standalone", "--nproc-per-node=2"), prefix=(), env=None):
     """A job in the background, stopped at the end of the block if it is not over."""
+    logs = TemporaryDirectory()  # torchrun leaves its own behind
+    options = [*options, f"--log-dir={logs.name}"]
     command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, *map(str, arguments)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     variables = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | (env or {})
-    with subprocess.Popen(command, env=variables, **pipes) as process:
+    with logs, subprocess.Popen(command, env=variables, **pipes) as process:
         overdue = Timer(300, process.kill)
         overdue.start()
         try:

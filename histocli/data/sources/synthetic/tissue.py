@@ -57,11 +57,10 @@ def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: flo
     moves = rng.random((points.size, 2), np.float32).view(np.complex64)[:, 0]
     points += 2 * jitter * (moves - np.complex64(0.5 + 0.5j))
     points *= spacing * np.exp(1j * np.pi * rng.random())
-    points += spacing * complex(rng.random() - 0.5, rng.random() - 0.5)
-    half = SIZE / 2 + margin
-    kept = points[(np.abs(points.real) < half) & (np.abs(points.imag) < half)]
-    placed: Plane = kept.view(np.float32).reshape(-1, 2) + np.float32(SIZE / 2)
-    return placed
+    points += SIZE / 2 * (1 + 1j) + spacing * complex(rng.random() - 0.5, rng.random() - 0.5)
+    x, y = points.real, points.imag
+    kept = points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
+    return kept.view(np.float32).reshape(-1, 2)
 
 
 class Blob(NamedTuple):

@@ -1,0 +1,114 @@
+"""How long a training takes to reach an AUC on slides it does not see, against what most people would write.
+
+    python benchmarks/race.py TRAIN.zip [TRAIN.zip ...] VALID.zip [--goal 0.9]
+
+`histo train`'s defaults against `ImageFolder`, torchvision's transforms and `DataLoader`, AdamW in fp32: the same
+patches, network, number of epochs, batch and one-cycle schedule. Each is scored after every epoch, which is not
+counted, and stops when it has reached the goal. One seed: it says how much, not to the minute.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.made import Histo
+from benchmarks.training import BATCH, plain_loader
+from histocli.choices import Device, Part, Precision
+from histocli.compute.device import choose_compute
+from histocli.data.batches import Batches
+from histocli.data.subset import Subset, labelled_part, open_subset
+from histocli.metrics import auc
+from histocli.models import create_model
+from histocli.scoring.inference import probabilities
+from histocli.training.config import LEARNING_RATE, TrainConfig
+from histocli.training.trainer import Recipe, Trainer
+
+EPOCHS = TrainConfig().epochs
+Epochs = Iterator[nn.Module]  # the network to predict with, after every epoch
+
+
+def ours(part: Subset) -> Epochs:
+    """As `histo train` trains."""
+    compute = choose_compute(Device.CPU, Precision.AUTO)
+    batches = Batches(part.store, part.rows, part.labels, BATCH, compute.device)
+    torch.manual_seed(0)
+    trainer = Trainer(create_model("histonet"), Recipe(LEARNING_RATE, batches.steps * EPOCHS, 0), compute)
+    for _ in range(EPOCHS):
+        trainer.train_epoch(batches)
+        yield trainer.average
+
+
+def theirs(folder: Path, patches: int) -> Epochs:
+    """As tutorials train."""
+    torch.manual_seed(0)
+    model, steps = create_model("histonet"), patches // BATCH
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps * EPOCHS)
+    batches = plain_loader(folder)
+    for _ in range(EPOCHS):
+        model.train()
+        for _ in range(steps):
+            images, labels = next(batches)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels, label_smoothing=0.05).backward()
+            optimizer.step()
+            schedule.step()
+        yield model
+
+
+def seconds(name: str, epochs: Epochs, score: Callable[[nn.Module], float], goal: float) -> float:
+    """How long it trains until the score is reached; infinite where it never is."""
+    spent = 0.0
+    while True:
+        began = time.perf_counter()
+        network = next(epochs, None)
+        spent += time.perf_counter() - began
+        if network is None:
+            return float("inf")
+        reached = score(network)
+        print(f"| {name} | {spent:,.0f} s | {reached:.4f} |", flush=True)
+        if reached >= goal:
+            return spent
+
+
+def main() -> None:
+    """Let both run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", nargs="+", type=Path)
+    parser.add_argument("valid", type=Path)
+    parser.add_argument("--goal", type=float, default=0.9)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        histo = Histo(Path(folder))
+        sources = [each for path in asked.train for each in ("--from", path)]
+        histo.seconds("download", "--source", "folder", *sources, "--name", "train")
+        histo.seconds("download", "--source", "folder", "--from", asked.valid, "--name", "unseen")
+        histo.seconds("balance", "--n", "max", "--data", "train")
+        names = "balanced", "unseen"
+        subset, unseen = (open_subset(histo.workspace, histo.workspace.manifest_path(name)) for name in names)
+        part = labelled_part(subset, Part.TRAIN)
+        files = Path(folder) / "files"
+        for i, (row, label) in enumerate(zip(part.rows, part.labels, strict=True)):
+            (files / str(label)).mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(files / str(label) / f"{i:07d}.png"), part.store[row][:, :, ::-1])
+        compute = choose_compute(Device.CPU, Precision.AUTO)
+        held = Batches(unseen.store, unseen.rows, unseen.labels, 2 * BATCH, compute.device)
+
+        def score(network: nn.Module) -> float:
+            return auc(unseen.labels, probabilities(network, held.in_order(), compute).double().numpy()) or 0.0
+
+        print("| training | seconds | AUC |\n| --- | --- | --- |", flush=True)
+        mine = seconds("`histo train`", ours(part), score, asked.goal)
+        people = seconds("a plain loop", theirs(files, len(part.rows)), score, asked.goal)
+        print(f"to an AUC of {asked.goal}: {mine:,.0f} s and {people:,.0f} s, a ratio of {mine / people:.2f}")
+
+
+if __name__ == "__main__":
+    main()
