@@ -1,6 +1,23 @@
-"""`python -m histocli` is `histo`."""
+"""`histo`, which is also `python -m histocli`."""
 
-from histocli.cli import main
+import sys
+from io import TextIOWrapper
+
+from histocli.interrupt import Stopped, unwinding_on_termination
+
+
+def main() -> None:
+    """Run `histo`."""
+    try:
+        with unwinding_on_termination():
+            from histocli.cli import app  # takes a while, and may be interrupted too
+
+            if isinstance(sys.stdout, TextIOWrapper):
+                sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: results are read by programs
+            app(prog_name="histo")
+    except Stopped as stopped:  # before any command had begun
+        sys.exit(stopped.exit_code)
+
 
 if __name__ == "__main__":
     main()

@@ -1,15 +1,15 @@
-"""Ctrl-C and SIGTERM as a wish to stop, heard at the next safe moment."""
+"""SIGINT, SIGTERM and SIGHUP: as a wish to stop, heard at the next safe moment, or else by unwinding at once."""
 
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Event, Timer, current_thread, main_thread
+from threading import Timer, current_thread, main_thread
 from types import FrameType
 
 _AGAIN = 0.05  # seconds until a signal that was dropped is sent again
-_unwound = Event()
+_unwinding = False  # whether signals unwind the program: see `unwinding_on_termination`
 
 
 class StopRequest:
@@ -28,7 +28,7 @@ class StopRequest:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the work, after its state was saved; the exit code is 128 + the signal's number."""
+    """A signal ended the work: exit code 128 + its number; a message says how to go on from what is saved."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -44,14 +44,20 @@ class _Heard(Stopped):
     """
 
     def __del__(self) -> None:
-        if not _unwound.is_set():
-            again = Timer(_AGAIN, os.kill, (os.getpid(), self.number))
+        if _unwinding and not sys.is_finalizing():
+            again = Timer(_AGAIN, _send_again, (self.number,))
             again.daemon = True
             again.start()
 
 
-def unwind_on_termination() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP unwind the program, so that no temporary file stays behind."""
+def _send_again(number: int) -> None:
+    if _unwinding:
+        os.kill(os.getpid(), number)
+
+
+@contextmanager
+def unwinding_on_termination() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP unwind what runs in this block, so that no temporary file stays behind."""
 
     def hear(number: int, frame: FrameType | None) -> None:
         raise _Heard(number)
@@ -60,15 +66,15 @@ def unwind_on_termination() -> None:
         if not isinstance(dropped.exc_value, _Heard):
             sys.__unraisablehook__(dropped)
 
-    _unwound.clear()
+    global _unwinding
+    _unwinding = True
+    sys.unraisablehook = drop
     for number in _heeded("SIGINT", "SIGTERM", "SIGHUP"):
         signal.signal(number, hear)
-    sys.unraisablehook = drop
-
-
-def unwound() -> None:
-    """Say that the program has unwound: nothing is left that a signal could have missed."""
-    _unwound.set()
+    try:
+        yield
+    finally:
+        _unwinding = False
 
 
 @contextmanager

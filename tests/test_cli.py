@@ -236,20 +236,38 @@ def test_a_signal_that_is_dropped_is_heard_all_the_same(name, where):
     """What is raised while an object is freed goes nowhere, and so it does in a part of numpy."""
     program = f"""
 import os, signal, time
-from histocli.interrupt import Stopped, unwind_on_termination
-unwind_on_termination()
+from histocli.interrupt import Stopped, unwinding_on_termination
 def send():
     os.kill(os.getpid(), signal.{name})
     time.sleep(0.01)
 try:
-{textwrap.indent(DROPPED[where], "    ")}
-    time.sleep(60)
+    with unwinding_on_termination():
+{textwrap.indent(DROPPED[where], "        ")}
+        time.sleep(60)
 except Stopped as heard:
     print(heard.exit_code)
+time.sleep(0.2)  # it is not sent again after it was heard
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == f"{128 + signal.Signals[name]}\n"
     assert done.stderr == ""
+
+
+def test_ctrl_c_before_any_command_began_ends_without_a_traceback():
+    """Importing takes a while, and somebody may think better of it."""
+    program = """
+import os, signal, sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "histocli.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+from histocli.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_stop_request_leaves_ignored_signals_ignored():

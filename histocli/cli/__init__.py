@@ -3,7 +3,7 @@
 # Importing them registers their commands, in the order in which help lists them.
 # isort: off
 from histocli.cli import data, model, scores, export, show  # noqa: F401
-from histocli.cli.app import app, main
+from histocli.cli.app import app
 # isort: on
 
-__all__ = ["app", "main"]
+__all__ = ["app"]

@@ -5,7 +5,6 @@ import sys
 import traceback
 from dataclasses import dataclass
 from datetime import datetime
-from io import TextIOWrapper
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any
@@ -24,7 +23,7 @@ from histocli.errors import (
     HistoError,
     UsageError,
 )
-from histocli.interrupt import Stopped, unwind_on_termination, unwound
+from histocli.interrupt import Stopped
 from histocli.workspace import Workspace
 
 _EXIT_PIPE = 141  # what a filter that writes to a closed pipe ends with
@@ -72,8 +71,6 @@ class Boundary(TyperGroup):
                 raise typer.Exit(EXIT_FAILURE) from error
             _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", f"its traceback is in {_log(error)}"))
             raise typer.Exit(EXIT_BUG) from error
-        finally:
-            unwound()
 
 
 app = typer.Typer(
@@ -86,14 +83,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-def main() -> None:
-    """Run `histo`."""
-    unwind_on_termination()
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: results are read by programs
-    app(prog_name="histo")
 
 
 def _show_version(wanted: bool) -> None:

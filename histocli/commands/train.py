@@ -169,6 +169,8 @@ def train_repeats(
             with listen() as listener:
                 train(workspace, own, name=member.name, resume=there, halve=halve, listener=listener, world=world)
         except Stopped as stopped:
+            if not str(stopped):  # nothing is saved yet
+                raise
             again = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
             raise Stopped(stopped.exit_code - 128, again) from stopped
     return world.lead(lambda: summarise(workspace, repeats))

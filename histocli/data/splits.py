@@ -96,7 +96,7 @@ def split_by_group(
     """
     import pandas as pd
 
-    codes, names = pd.factorize(groups, sort=True)  # of names, many times as fast as np.unique
+    codes, names = pd.factorize(groups, sort=True, use_na_sentinel=False)  # of names, many times as fast as np.unique
     sizes = np.stack([np.bincount(codes[labels == label], minlength=len(names)) for label in (0, 1)], 1)  # (G,2)
     wished = sizes.sum(0) * val_fraction
     rng = np.random.default_rng(seed)

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from histocli.data.sources import synthetic
 from histocli.data.sources.synthetic import SyntheticSource, draw_layout, make_slide
 from histocli.data.sources.synthetic.cells import NUCLEOLUS, place_cells, shape_cells
-from histocli.data.sources.synthetic.tissue import PAD, Blob, Layout, draw_scene, tumour_field, tumour_mask
+from histocli.data.sources.synthetic.tissue import INNER, PAD, Blob, Layout, draw_scene, tumour_field
 from histocli.errors import UsageError
 
 CENTRAL = (slice(32, 64), slice(32, 64))
@@ -70,7 +70,7 @@ def test_label_is_any_tumour_in_the_centre():
     for number in range(12):
         slide = make_slide(3, number, f"tumor_{number:03d}", True)
         for index in range(60):
-            mask = tumour_mask(draw_layout(slide, (3, number, index)))
+            mask = tumour_field(draw_layout(slide, (3, number, index)))[INNER]
             assert mask.shape == (96, 96)
             labels[bool(mask[CENTRAL].any()), bool(mask.any())] += 1
     assert labels[True, True] > 350
@@ -81,15 +81,15 @@ def test_label_is_any_tumour_in_the_centre():
 def test_yielded_labels_follow_the_mask_of_what_is_drawn(patches):
     for patch in patches:
         (drawing,) = patch.load.args
-        assert patch.label == tumour_mask(drawing.layout)[CENTRAL].any()
+        assert patch.label == tumour_field(drawing.layout)[INNER][CENTRAL].any()
 
 
 def test_mask_follows_its_blobs():
-    inside = tumour_mask(Layout((Blob(48, 48, 30),), (1, 2, 3)))
+    inside = tumour_field(Layout((Blob(48, 48, 30),), (1, 2, 3)))[INNER]
     assert inside[48, 48]
     assert not inside[0, 0]
     assert 0.5 < inside.sum() / (np.pi * 30**2) < 1.6
-    assert not tumour_mask(Layout((), (1, 2, 3))).any()
+    assert not tumour_field(Layout((), (1, 2, 3)))[INNER].any()
 
 
 def test_cancer_cells_lie_in_the_mask_and_nowhere_else():

@@ -68,7 +68,7 @@ def be(wish):
 
 
 def run(args):
-    from histocli.cli import main
+    from histocli.__main__ import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115

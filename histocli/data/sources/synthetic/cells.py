@@ -93,7 +93,7 @@ NUCLEI = {
     SINUS: (0.6, (4.4, 0.6, 1.5, 0.3, 0.75, 0.18, 0.22, 0.35, 0.10)),
     STROMA: (0.85, (3.1, 0.5, 4.0, 1.6, 1.05, 0.3, 0.25, 0.0, 0.2)),
     LUMEN: (1.0, RED_CELL),
-    TUMOUR: (0.95, RED_CELL),  # in place of these, each slide has cancer cells of its own
+    TUMOUR: (0.95, LYMPHOCYTE),  # in place of these, each slide has cancer cells of its own
 }
 SHARES = np.array([NUCLEI[kind][0] for kind in range(TUMOUR + 1)], np.float32)
 FORMS = np.array([form for kind in range(TUMOUR + 1) for form in (LYMPHOCYTE, NUCLEI[kind][1])], np.float32)
@@ -103,7 +103,8 @@ FORMS = np.array([form for kind in range(TUMOUR + 1) for form in (LYMPHOCYTE, NU
 BORDERS = np.array([0.0, -0.7, -0.5, -0.4, 0.0, 0.0, 0.0], np.float32)
 
 # What is drawn of a cell, a column each. Where in a nucleus a pixel lies comes of two forms linear in x and y, both
-# from -1 to 1 between its ends: U along its long axis, V along its short one. Then, in the same units, its nucleolus.
+# from -1 to 1 between its ends: U along its long axis, V along its short one. Then its nucleolus, in the same units:
+# of what strength it is, where its middle lies, and how fast it fades, about as many pixels wide in every nucleus.
 UX, UY, U0, SHORT, VX, VY, V0, IRREGULAR, CHROMATIN, TEXTURE, RIM, RED = range(12)
 NUCLEOLUS, NU, NV, SHARPNESS = range(12, 16)
 COLUMNS = 16

@@ -53,11 +53,11 @@ def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: flo
     """Draw points (N,2) as x, y over the patch and a margin: a turned hexagonal lattice, each point moved."""
     steps = min(40, int((SIZE + 2 * margin) * 0.8 / spacing) + 1)
     reach = slice(40 - steps, 41 + steps)
-    points = hexagons()[reach, reach].ravel()
+    points = hexagons()[reach, reach].flatten()
     moves = rng.random((points.size, 2), np.float32).view(np.complex64)[:, 0]
-    points += 2 * jitter * (moves - np.complex64(0.5 + 0.5j))
-    points *= spacing * np.exp(1j * np.pi * rng.random())
-    points += SIZE / 2 * (1 + 1j) + spacing * complex(rng.random() - 0.5, rng.random() - 0.5)
+    points += np.float32(2 * jitter) * (moves - np.complex64(0.5 + 0.5j))
+    points *= np.complex64(spacing * np.exp(1j * np.pi * rng.random()))
+    points += np.complex64(SIZE / 2 * (1 + 1j) + spacing * complex(rng.random() - 0.5, rng.random() - 0.5))
     x, y = points.real, points.imag
     kept = points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
     return kept.view(np.float32).reshape(-1, 2)
@@ -112,8 +112,11 @@ def noise_bank() -> Plane:
 
     white = np.random.default_rng(1931).standard_normal((len(SIGMAS), BANK, BANK), dtype=np.float32)
     planes = [cv2.GaussianBlur(plane, (0, 0), sigma) for plane, sigma in zip(white, SIGMAS, strict=True)]
-    pure = np.stack([plane / plane.std() for plane in planes])
-    return np.concatenate([pure, np.tensordot(np.array(SUMS, np.float32), pure, 1)])
+    bank = [plane / plane.std() for plane in planes]
+    for shares in SUMS:  # plane by plane: what a linear algebra library sums depends on the processor
+        wanted = [np.float32(share) * plane for share, plane in zip(shares, bank, strict=False) if share]
+        bank.append(np.add.reduce(wanted))
+    return np.stack(bank)
 
 
 def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
@@ -138,11 +141,6 @@ def tumour_field(layout: Layout, part: slice = slice(None)) -> Mask:
     outline = OUTLINE * np.clip(noise(rng, COARSE, FRAME)[part, part], -2, 2)
     field: Mask = np.maximum.reduce(depths) + outline > 0
     return field
-
-
-def tumour_mask(layout: Layout) -> Mask:
-    """Give the pixels (96,96) that are tumour."""
-    return tumour_field(layout)[INNER]
 
 
 def is_positive(layout: Layout) -> bool:
