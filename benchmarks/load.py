@@ -1,8 +1,8 @@
 """Large amounts of data through the commands: nothing is lost, and memory stays where it is (Linux).
 
-    python benchmarks/load.py files [500000]       so many image files through `predict`, by a folder and by stdin
-    python benchmarks/load.py pipeline [220025]    so many synthetic patches through everything, for one epoch
-    python benchmarks/load.py array [20]           a sparse .npy of so many GB through `predict`; --rows N ends earlier
+    python -m benchmarks.load files [500000]       so many image files through `predict`, by a folder and by stdin
+    python -m benchmarks.load pipeline [220025]    so many synthetic patches through everything, for one epoch
+    python -m benchmarks.load array [20]           a sparse .npy of so many GB through `predict`; --rows N ends earlier
 
 Every row that comes out is held against what went in. The network is the smallest that torchvision has for 96x96, on
 the CPU. What is made lies in a temporary folder (`TMPDIR`) and is removed.
