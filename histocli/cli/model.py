@@ -98,6 +98,7 @@ def train(
     json: options.Json = False,
 ) -> None:
     """Train a network on the balanced subset, validating each epoch."""
+    asked = dict(locals())  # of the types above; in `ctx.params` older typers leave text
     state: State = ctx.obj
     from histocli.cli.live import LiveTraining
     from histocli.commands.train import stored_config
@@ -110,7 +111,7 @@ def train(
     if processes > 1 and not launched():
         launch(sys.argv[1:], processes)
         return
-    given = {key: value for key, value in ctx.params.items() if key not in _NOT_CONFIG}
+    given = {key: asked[key] for key in ctx.params if key not in _NOT_CONFIG}
     halve = batch_size == options.AUTO
     config = TrainConfig(**given | {"batch_size": batch_size or BATCH_SIZE})
     if folds or seeds:
