@@ -56,8 +56,10 @@ def temporary_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
     """
     make_folder(path.parent)
     remove_strays(path.parent, path.name[:_LONGEST])
-    temporary, descriptor = _created(path, folder)
-    try:
+    temporary = path.with_name(f".{path.name[:_LONGEST]}.{secrets.token_hex(8)}.tmp")
+    descriptor = None
+    try:  # the name comes first, so that it is removed wherever a signal finds us
+        descriptor = _created(temporary, folder)
         yield temporary
     finally:
         _remove(temporary)
@@ -65,21 +67,24 @@ def temporary_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _created(path: Path, folder: bool) -> tuple[Path, int | None]:
+def _created(temporary: Path, folder: bool) -> int | None:
     while True:
-        temporary = path.with_name(f".{path.name[:_LONGEST]}.{secrets.token_hex(8)}.tmp")
-        if folder:
-            temporary.mkdir()
-        else:
-            os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+        try:
+            if folder:
+                temporary.mkdir()
+            else:
+                os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:  # ours, and another process is about to remove it for a stray
+            time.sleep(0.001)
+            continue
         if sys.platform == "win32":
-            return temporary, None  # what is open has no other name given to it there
+            return None  # what is open has no other name given to it there
         try:
             descriptor = _opened(temporary)
         except FileNotFoundError:
             continue  # another process took it for a stray before it was locked
         if _lock(descriptor) is not False and _is_at(descriptor, temporary):
-            return temporary, descriptor
+            return descriptor
         os.close(descriptor)
 
 
