@@ -12,7 +12,7 @@ from histocli.data import MAX_PIXELS
 from histocli.errors import HistoError
 
 cv2.setNumThreads(1)  # patches are small: the parallelism is over patches
-_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # before OpenCV 5, and since
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # by OpenCV's version
 _set_log_level(0)  # silent: we name the unreadable file ourselves
 
 PATCH_SIZE = 96
