@@ -90,7 +90,7 @@ def _created(temporary: Path, folder: bool) -> int | None:
 
 def remove_strays(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left in `folder`: temporary files (made to become `name`), and without it locks."""
-    if not folder.is_dir():
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
         return
     for entry in list(os.scandir(folder)):
         match = _STRAY.fullmatch(entry.name)

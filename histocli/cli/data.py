@@ -65,6 +65,7 @@ def download(
     if dataset is None:
         dataset = _pack(state, title, wanted)
     else:
+        state.workspace.tidy()
         told = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
         state.report.done(told, "histo balance")
     if json:

@@ -112,6 +112,15 @@ def test_a_data_set_is_packed_by_one_process_and_the_other_is_told_which(root, p
     check_whole(root)
 
 
+def test_what_a_killed_process_left_goes_though_its_data_set_is_packed_already(root):
+    before = tree(root)
+    (root / "data" / ".synthetic.lock").write_text("process 1 on a machine")
+    (root / "data" / "synthetic" / f".manifest.csv.{'0' * 16}.tmp").write_text("id,la")
+    again = histo(root, "download", "--source", "synthetic", "--n", 72)
+    assert "nothing to be done" in again.stderr
+    assert differences(tree(root), before) == []
+
+
 def test_one_process_fetches_a_file_for_all(root, pcam_files):  # noqa: F811
     with FileServer(pcam_files) as server:
         server.script(file_name("valid", "x") + ".h5.gz", Reply(stall_after=20_000))
