@@ -50,7 +50,7 @@ class Histo:
                     process.wait()
         if process.returncode not in (0, 141 if rows else 0):
             raise SystemExit(f"{' '.join(line)} ended with {process.returncode}")
-        words = " ".join(map(str, args[:2]))
+        words = " ".join(map(str, args[:3]))
         print(f"| {words} | {time.monotonic() - began:,.0f} s | {peak / 1e6:,.0f} MB |", flush=True)
 
 
@@ -112,7 +112,8 @@ def pipeline(root: Path, count: int) -> int:
     """So many synthetic patches packed, balanced, trained on for an epoch, evaluated and predicted."""
     histo, out = Histo(root / "workspace"), root / "preds.csv"
     histo("download", "--source", "synthetic", "--n", count)
-    histo("balance", "--n", "max")
+    histo("balance", "--split", "overlap", "--n", "max")
+    histo("balance", "--split", "slide", "--n", "max")
     histo("train", "--arch", ARCH, "--epochs", 1, "--device", "cpu")
     histo("eval", "--device", "cpu")
     histo("predict", "synthetic", "--device", "cpu", "--out", out)

@@ -215,6 +215,27 @@ def test_made_smaller_a_fine_pattern_becomes_grey_and_not_a_coarse_one():
         assert torch.equal(same, stripes)
 
 
+@pytest.mark.parametrize(("count", "side"), [(1, 96), (3, 48), (700, 32)])
+def test_a_processor_places_patches_as_a_gpu_does(monkeypatch, count, side):
+    images = patches(count, side)
+    torch.manual_seed(0)
+    placed = random_placement(images)
+    assert placed.dtype == torch.uint8
+    monkeypatch.setattr(module, "_remapped", module._sampled)
+    torch.manual_seed(0)
+    as_a_gpu_does = random_placement(images)
+    assert (placed - as_a_gpu_does).abs().mean() < 2  # of white noise, which a 1/32 of a pixel changes most
+    smooth = resized(as_a_gpu_does, side // 4) - resized(placed.float(), side // 4)
+    assert smooth.abs().max() < 2
+
+
+def test_bytes_are_made_smaller_as_floats_are_and_rounded():
+    images = patches(5)
+    smaller = resized(images, 64)
+    assert smaller.dtype == torch.uint8
+    assert (smaller - resized(images.float(), 64)).abs().max() <= 1
+
+
 def test_borders_are_reflected_not_black():
     torch.manual_seed(0)
     assert random_placement(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69
