@@ -137,7 +137,8 @@ class Reporter:
     def progress(self, *columns: ProgressColumn, hidden: bool = False) -> Progress:
         """A live display of `columns`. Results go past it to stdout: Rich would send them to its own stream."""
         off = hidden or self.quiet or not self.console.is_terminal
-        return Progress(*columns, console=self.console, disable=off, redirect_stdout=False)
+        console = Console(quiet=True) if off else self.console  # before 14.3 Rich ends even a disabled one with a line
+        return Progress(*columns, console=console, disable=off, redirect_stdout=False)
 
 
 class _Stderr:

@@ -202,9 +202,10 @@ def joined(patience: timedelta = timedelta(minutes=30)) -> Iterator[World]:
     try:
         meeting = meet()
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(
-            backend, store=meeting.store, rank=meeting.rank, world_size=meeting.size, timeout=patience
-        )
+        with _stdout_to_stderr():  # torch 2.9's gloo tells there whom it is connected to
+            dist.init_process_group(
+                backend, store=meeting.store, rank=meeting.rank, world_size=meeting.size, timeout=patience
+            )
     except (RuntimeError, ValueError) as error:
         _tell_torchrun(error)
         raise HistoError(
@@ -221,6 +222,18 @@ def joined(patience: timedelta = timedelta(minutes=30)) -> Iterator[World]:
         _tell_torchrun(error)
         raise
     dist.destroy_process_group()
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Send to stderr what libraries print on stdout in this block: it carries results alone."""
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def _is_of_a_connection(error: RuntimeError) -> bool:

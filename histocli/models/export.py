@@ -97,7 +97,8 @@ def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
 
 
 def _run_pt2(path: Path) -> Exported:
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch's own, which writes nothing there
         module = torch.export.load(file).module()
 
     @torch.inference_mode()
