@@ -48,7 +48,6 @@ def machine() -> dict[str, object]:
         "processor": processor(),
         "threads": thread_count(),
         "versions": versions(),
-        "git_commit": git_commit(),
         "load_before": os.getloadavg()[0],
         "pairs": PAIRS,
     }
@@ -65,8 +64,11 @@ def table(results: dict[str, object]) -> str:
         f"{name} {version}"
         for name, version in facts["versions"].items()  # type: ignore[index]
     )
-    commit = str(facts["git_commit"])[:12]  # type: ignore[index]
-    said = f"{about}; commit {commit}. {PAIRS} pairs of each, in turn."
+    commits: dict[str, list[str]] = {}
+    for part, commit in results["commits"].items():  # type: ignore[attr-defined]
+        commits.setdefault(str(commit)[:12], []).append(part)
+    measured = "; ".join(f"{', '.join(parts)} at commit {commit}" for commit, parts in commits.items())
+    said = f"{about}. {PAIRS} pairs of each, in turn. Measured {measured}."
     return "\n".join([said, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
@@ -80,15 +82,15 @@ def main() -> None:
         raise SystemExit(f"there is no part {', '.join(unknown)}: choose of {', '.join(PARTS)}")
     name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{thread_count()}-threads".lower()).strip("-")
     file = HERE / "results" / f"{name}.json"
-    before = json.loads(file.read_text()) if file.is_file() and asked.parts else {"parts": {}}
-    results = {"machine": machine(), "parts": before["parts"]}
+    before = json.loads(file.read_text()) if file.is_file() and asked.parts else {"parts": {}, "commits": {}}
+    results = {"machine": machine(), **{key: before[key] for key in ("parts", "commits")}}
     with tempfile.TemporaryDirectory() as folder:
         print(f"making {asked.n:,} patches", flush=True)
         made = Made(Path(folder), asked.n)
         for part in asked.parts or PARTS:
             print(f"measuring {part}", flush=True)
             rows = PARTS[part](made)
-            results["parts"][part] = record(rows)
+            results["parts"][part], results["commits"][part] = record(rows), git_commit()
             for each in rows:
                 print("  " + " | ".join(each.cells()), flush=True)
     file.parent.mkdir(exist_ok=True)
