@@ -83,8 +83,10 @@ def random_stain(images: Tensor) -> Tensor:
     # With density = log 256 - log(pixel + 1), the new pixel is exp(-(density @ mix + shift @ stains)):
     offset = -math.log(256) * mix.sum(1, keepdim=True) - shift @ stains  # (N,1,3)
     logs = images.permute(0, 2, 3, 1).flatten(1, 2).add(1.0).log_()  # (N,HW,3)
-    jittered: Tensor = torch.bmm(logs, mix).add_(offset).exp_().clamp_(max=1)  # baddbmm takes twice as long
-    return jittered.view(n, *images.shape[2:], 3).permute(0, 3, 1, 2)
+    height, width = images.shape[2:]
+    mixed = torch.bmm(logs, mix).view(n, height, width * 3)  # baddbmm takes twice as long
+    jittered = mixed.add_(offset.repeat(1, 1, width)).exp_().clamp_(max=1)  # a row at once: three numbers take as long
+    return jittered.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
 def random_placement(images: Tensor) -> Tensor:
