@@ -83,6 +83,7 @@ def main() -> None:
     name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{thread_count()}-threads".lower()).strip("-")
     file = HERE / "results" / f"{name}.json"
     before = json.loads(file.read_text()) if file.is_file() and asked.parts else {"parts": {}, "commits": {}}
+    commit = git_commit()  # of the code that is loaded, whatever is committed meanwhile
     results = {"machine": machine(), **{key: before[key] for key in ("parts", "commits")}}
     with tempfile.TemporaryDirectory() as folder:
         print(f"making {asked.n:,} patches", flush=True)
@@ -90,7 +91,7 @@ def main() -> None:
         for part in asked.parts or PARTS:
             print(f"measuring {part}", flush=True)
             rows = PARTS[part](made)
-            results["parts"][part], results["commits"][part] = record(rows), git_commit()
+            results["parts"][part], results["commits"][part] = record(rows), commit
             for each in rows:
                 print("  " + " | ".join(each.cells()), flush=True)
     file.parent.mkdir(exist_ok=True)

@@ -18,8 +18,8 @@ _UNMIX = torch.linalg.inv(_STAINS)
 STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
 STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
 ZOOM = 1.2  # a patch placed anew is magnified by up to this, or made smaller by it
-_ONE_ABOVE_ANOTHER = 300  # OpenCV takes images of less than 2^15 rows
 OFFSET = 6 / 96  # of a patch's side: how far its centre moves at most, in x and in y
+_ROWS = 2**15 - 2  # of an image that OpenCV places
 
 
 def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: int | None = None) -> Tensor:
@@ -85,7 +85,7 @@ def random_stain(images: Tensor) -> Tensor:
     logs = images.permute(0, 2, 3, 1).flatten(1, 2).add(1.0).log_()  # (N,HW,3)
     height, width = images.shape[2:]
     mixed = torch.bmm(logs, mix).view(n, height, width * 3)  # baddbmm takes twice as long
-    jittered = mixed.add_(offset.repeat(1, 1, width)).exp_().clamp_(max=1)  # a row at once: three numbers take as long
+    jittered = mixed.add_(offset.repeat(1, 1, width)).exp_().clamp_(max=1)  # by rows: by pixels it is slow
     return jittered.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
@@ -113,7 +113,7 @@ def _sampled(images: Tensor, placement: Tensor) -> Tensor:
 
 def _remapped(images: Tensor, placement: Tensor) -> Tensor:
     """What `_sampled` gives, rounded, in a fraction of the time: by OpenCV, with coordinates of 1/32 of a pixel."""
-    count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / _ONE_ABOVE_ANOTHER))
+    count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_ROWS // images.shape[-1])))
     parts = zip(images.tensor_split(count), placement.tensor_split(count), strict=True)
     return torch.cat(every_core().map(_remapped_part, parts))
 
