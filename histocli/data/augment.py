@@ -30,7 +30,8 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
     rotations, or with `any_angle` a flip, angle, zoom and offset of its own; `full` jitters the stains too.
     """
     if level is not Augment.NONE:
-        images = random_placement(images) if any_angle else random_symmetry(images)
+        stays = side in (None, images.shape[-1])
+        images = random_placement(images, sharp=stays) if any_angle else random_symmetry(images)
     smaller = resized(images, side).float()
     return random_stain(smaller) if level is Augment.FULL else smaller.div_(255)
 
@@ -89,11 +90,11 @@ def random_stain(images: Tensor) -> Tensor:
     return jittered.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
-def random_placement(images: Tensor) -> Tensor:
+def random_placement(images: Tensor, *, sharp: bool = False) -> Tensor:
     """Flip each image (N,3,H,H), turn it by any angle, zoom and move it: uint8 or float32, on a GPU always the latter.
 
-    What falls in from outside is reflected at the border. The interpolation blurs, which is lost again where images
-    are made smaller afterwards.
+    What falls in from outside is reflected at the border. Linear interpolation blurs, which is lost again where images
+    are made smaller afterwards; where they are not, `sharp` interpolates cubically, pixels being from 0 to 255.
     """
     n, device = len(images), images.device
     angle = torch.rand(n, device=device) * 2 * math.pi
@@ -103,34 +104,37 @@ def random_placement(images: Tensor) -> Tensor:
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     turn = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
     placement = torch.cat([turn, offset], 2)  # (N,2,3), as affine_grid takes it
-    return _remapped(images, placement) if device.type == "cpu" else _sampled(images, placement)
+    return (_remapped if device.type == "cpu" else _sampled)(images, placement, sharp)
 
 
-def _sampled(images: Tensor, placement: Tensor) -> Tensor:
+def _sampled(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
     grid = F.affine_grid(placement, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    mode = "bicubic" if sharp else "bilinear"
+    placed = F.grid_sample(images.float(), grid, mode, padding_mode="reflection", align_corners=False)
+    return placed.clamp_(0, 255) if sharp else placed  # cubic interpolation overshoots
 
 
-def _remapped(images: Tensor, placement: Tensor) -> Tensor:
+def _remapped(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
     """What `_sampled` gives, rounded, in a fraction of the time: by OpenCV, with coordinates of 1/32 of a pixel."""
-    count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_ROWS // images.shape[-1])))
+    count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_ROWS // (images.shape[-1] + 4))))
     parts = zip(images.tensor_split(count), placement.tensor_split(count), strict=True)
-    return torch.cat(every_core().map(_remapped_part, parts))
+    return torch.cat(every_core().map(lambda part: _remapped_part(*part, sharp), parts))
 
 
-def _remapped_part(part: tuple[Tensor, Tensor]) -> Tensor:
+def _remapped_part(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
     import cv2
 
-    images, placement = part
     n, channels, side, _ = images.shape
     centres = torch.arange(side) + 0.5 - side / 2  # of pixels, from the centre of the image
     across = placement[:, :, 0, None] * centres  # (N,2,W)
     down = placement[:, :, 1, None] * centres + (placement[:, :, 2, None] + 1) * (side / 2)  # (N,2,H)
     x, y = (down[:, i, :, None] + across[:, i, None, :] for i in (0, 1))  # (N,H,W), from the corner of the image
     # The images lie one above another: OpenCV reflects at the left and the right, but above and below are others.
-    y.abs_().sub_(side).abs_().neg_().add_(side - 0.5).clamp_(0, side - 1)  # none reaches beyond by its own height
-    y += torch.arange(n).view(n, 1, 1) * side
-    pixels = images.permute(0, 2, 3, 1).reshape(n * side, side, channels)
-    map_x, map_y = (where.view(n * side, side).numpy() for where in (x.sub_(0.5), y))
-    turned = cv2.remap(pixels.numpy(), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    y.abs_().sub_(side).abs_().neg_().add_(side)  # none reaches beyond by its own height
+    rows = images.permute(0, 2, 3, 1)
+    rows = torch.cat([rows[:, [1, 0]], rows, rows[:, [-1, -2]]], 1)  # as far as interpolation looks
+    y += torch.arange(n).view(n, 1, 1) * rows.shape[1] + 2
+    map_x, map_y = (where.view(n * side, side).sub_(0.5).numpy() for where in (x, y))
+    mode = cv2.INTER_CUBIC if sharp else cv2.INTER_LINEAR
+    turned = cv2.remap(rows.flatten(0, 1).numpy(), map_x, map_y, mode, borderMode=cv2.BORDER_REFLECT)
     return torch.from_numpy(turned).view(n, side, side, channels).permute(0, 3, 1, 2)

@@ -215,18 +215,36 @@ def test_made_smaller_a_fine_pattern_becomes_grey_and_not_a_coarse_one():
         assert torch.equal(same, stripes)
 
 
+@pytest.mark.parametrize("sharp", [False, True])
 @pytest.mark.parametrize(("count", "side"), [(1, 96), (3, 48), (700, 96)])
-def test_a_processor_places_patches_as_a_gpu_does(monkeypatch, count, side):
+def test_a_processor_places_patches_as_a_gpu_does(monkeypatch, count, side, sharp):
     images = patches(count, side)
     torch.manual_seed(0)
-    placed = random_placement(images)
+    placed = random_placement(images, sharp=sharp)
     assert placed.dtype == torch.uint8
     monkeypatch.setattr(module, "_remapped", module._sampled)
     torch.manual_seed(0)
-    as_a_gpu_does = random_placement(images)
+    as_a_gpu_does = random_placement(images, sharp=sharp)
+    assert 0 <= as_a_gpu_does.min() <= as_a_gpu_does.max() <= 255
     assert (placed - as_a_gpu_does).abs().mean() < 2  # of white noise, which a 1/32 of a pixel changes most
     smooth = resized(as_a_gpu_does, side // 4) - resized(placed.float(), side // 4)
     assert smooth.abs().max() < 2
+
+
+@pytest.mark.parametrize("period", [3, 4])
+def test_fine_patterns_stay_where_patches_are_not_made_smaller(in_place, period):
+    torch.manual_seed(0)
+    wave = 128 + 100 * torch.cos(torch.arange(96) * 2 * torch.pi / period)
+    images = wave.round().to(torch.uint8).view(1, 1, 1, 96).expand(64, 3, 96, 96)
+    inside = slice(24, 72)
+    blurred, sharp = (
+        random_placement(images, sharp=sharp)[:, :, inside, inside].float().var() for sharp in (False, True)
+    )
+    torch.manual_seed(0)
+    assert sharp / images.float().var() > blurred / images.float().var() + 0.15
+    torch.manual_seed(0)
+    pixels = augment(images, Augment.FLIPS, any_angle=True)[:, :, inside, inside] * 255
+    assert pixels.var() == pytest.approx(float(sharp), rel=0.05)
 
 
 def test_bytes_are_made_smaller_as_floats_are_and_rounded():
