@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histocli.data.overlaps import MIN_OVERLAP, PAIR, Array, OnStage, find_overlaps
+from histocli.data.overlaps import CODING_ERROR, MIN_OVERLAP, PAIR, Array, OnStage, find_overlaps
 from histocli.data.store import map_array
 from histocli.data.subset import open_packed
 from histocli.errors import HistoError
@@ -55,7 +55,7 @@ def known_overlaps(workspace: Workspace, names: Sequence[str]) -> Array | None:
 def _path(workspace: Workspace, names: Sequence[str]) -> Path:
     """Where overlaps are kept: named by the pixels they were found in, so that another packing has no part in them."""
     pixels = [_pixels_sha256(workspace, name) for name in names]
-    key = sha256(" ".join([str(MIN_OVERLAP), *pixels]).encode()).hexdigest()[:16]
+    key = sha256(" ".join([str(MIN_OVERLAP), str(CODING_ERROR), *pixels]).encode()).hexdigest()[:16]
     return workspace.dataset_dir(names[0]) / f"overlaps-{key}.npy"
 
 

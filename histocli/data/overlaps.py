@@ -1,4 +1,4 @@
-"""Patches that show the same tissue: pairs whose pixels coincide exactly after a shift.
+"""Patches that show the same tissue: pairs whose pixels coincide after a shift.
 
 Patches of one slide are cut at many places, so that two of them often share a part. Such pairs are found by content
 alone. Each block of 8x8 pixels has a hash; in every window of 9x9 blocks the one with the least hash is an anchor. Two
@@ -6,8 +6,10 @@ patches that share 16x16 pixels share such a window and choose the same anchor i
 anchors propose a pair and its shift, and every proposal is compared pixel by pixel. The choice of anchors is winnowing
 (Schleimer, Wilkerson and Aiken 2003, doi:10.1145/872757.872770), here in two dimensions.
 
-A lossy format codes each patch for itself, so that the shared pixels no longer coincide: this is for lossless patches.
-Turned or mirrored patches are not compared.
+A lossy format codes each patch for itself, in blocks: 16x16 pixels of a JPEG of the usual kind. Where the shift is a
+multiple of these, as between PCam's patches, most blocks are coded alike, so that anchors within them are equal and
+propose the pair; and what two patches share then differs at its rim, where colour is smoothed across blocks, and by
+little elsewhere. At any other shift lossy patches cannot be found so. Turned or mirrored patches are not compared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +36,9 @@ _BLOCK = 8
 _BLOCKS = PATCH_SIZE - _BLOCK + 1  # places for a block along a side
 _WINDOW = MIN_OVERLAP - _BLOCK + 1
 _STEP = 8  # grey levels between neighbours, across and down: a block with less is background or a straight edge
+CODING_ERROR = 0.5  # of a cell's variance: in the worst cell, PCam's pairs as JPEG have 0.23 at most, false ones 3.7
+_CELL = (16, 16)  # px: one that differs parts a pair
+_NOISE = 10.0  # grey levels of deviation that every cell is taken to have besides its own
 _LEVELS = 16  # grey levels in an overlap: what holds fewer may coincide by chance
 _JOINED = 256  # how many others an anchor is joined with; on PCam's grid a pixel lies in 36 patches at most
 _PARTS = 64  # in so many parts the anchors are joined, so that few proposals are held at a time
@@ -46,14 +51,16 @@ _FAR = np.uint32(2**32 - 1)  # the rank of a block without structure, which is n
 
 
 def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, done, total: None) -> Array:
-    """Find every pair of patches whose pixels coincide exactly on 16x16 of them or more, after any shift.
+    """Find every pair of patches whose pixels coincide on 16x16 of them or more, after any shift.
 
     Takes packed arrays (N,96,96,3) uint8, counted through as one of at most 16 million patches. Gives a sorted array of
     `PAIR`: pixel (y, x) of patch `b` is pixel (y + dy, x + dx) of patch `a`, and a < b. What a pair shares must have
     structure: a block of 8x8 in which neighbours differ by 8 levels of green, somewhere across and somewhere down, and
-    16 levels in all. Of more than 257 patches that have one block, each is compared with the next 256 alone: copies of
-    one place stay one group, but not all their pairs are listed. `on_stage(what, done, total)` is told of patches read,
-    parts of their anchors joined, and proposed pairs compared.
+    16 levels in all. One such block must be equal to the last bit; the rest may differ as far as a lossy format makes
+    it: in each cell of 16x16 by a mean square of `CODING_ERROR` of its variance. Of more than 257 patches that have one
+    block, each is compared with the next 256 alone: copies of one place stay one group, but not all their pairs are
+    listed. `on_stage(what, done, total)` is told of patches read, parts of their anchors joined, and proposed pairs
+    compared.
 
     Raises:
         HistoError: there are more patches.
@@ -226,10 +233,19 @@ def _decoded(codes: Array) -> Array:
 
 
 def _coincide(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
-    """Whether two patches are the same, pixel by pixel, where they overlap, and whether they show enough there."""
+    """Whether two patches are the same where they overlap, but for how they were coded, and show enough there."""
     shared = one[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
     theirs = other[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
-    return shared.tobytes() == theirs.tobytes() and (_levels(shared[::4, ::4]) >= _LEVELS or _levels(shared) >= _LEVELS)
+    same = shared.tobytes() == theirs.tobytes() or _coded_alike(shared, theirs)
+    return same and (_levels(shared[::4, ::4]) >= _LEVELS or _levels(shared) >= _LEVELS)
+
+
+def _coded_alike(one: Pixels, other: Pixels) -> bool:
+    """Whether the mean square of the difference is a small part of the variance, in each cell and over all colours."""
+    values = one.astype(np.float32)
+    error = cv2.blur(np.square(values - other), _CELL).sum(2)
+    variance = (cv2.blur(np.square(values), _CELL) - np.square(cv2.blur(values, _CELL)) + _NOISE**2).sum(2)
+    return bool((error <= CODING_ERROR * variance).all())
 
 
 def _levels(pixels: Pixels) -> int:

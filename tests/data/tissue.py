@@ -26,3 +26,9 @@ def write_patches(folder, patches):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes())
     return folder
+
+
+@lru_cache(maxsize=16)
+def tissue(seed, side=400):
+    """An image (side,side,3) as smooth as a scan is, of which no two places are alike."""
+    return cv2.GaussianBlur(texture(1000 + seed, side), (0, 0), 1.2)
