@@ -55,8 +55,14 @@ def _range(interval: list[float] | None) -> str:
 
 
 def _warn_of_few(report: Reporter, drawn: dict[str, Any]) -> None:
-    if 1 < drawn["clusters"] < FEW_CLUSTERS and drawn["by"] != "patch":
+    if drawn["by"] == "patch":
+        return
+    if 1 < drawn["clusters"] < FEW_CLUSTERS:
         report.warn(f"only {drawn['clusters']} {drawn['by']}s: intervals and p-values are rough")
+        return
+    for what, count in drawn["holding"].items():
+        if 1 < count < FEW_CLUSTERS:
+            report.warn(f"only {count} {drawn['by']}s hold {what} patches: intervals and p-values are rough")
 
 
 def _show_calibration(report: Reporter, made: dict[str, Any]) -> None:

@@ -121,7 +121,7 @@ def uncertainty(
     y, p = checked(labels, probs)
     groups = clusters or by_patch(len(y))
     measured = [Weighted(y, p, threshold)]
-    drawn = resampled(measured, groups, replicates=replicates, seed=seed, threads=threads)
+    drawn = resampled(y, measured, groups, replicates=replicates, seed=seed, threads=threads)
     return {**intervals(drawn[0], metrics), "delong": delong(y, p, groups)}
 
 
@@ -148,24 +148,26 @@ def paired_difference(
     y, p = checked(labels, one)
     q = checked(labels, other)[1]
     measured = [Weighted(y, p, 0.5), Weighted(y, q, 0.5)]
-    drawn = resampled(measured, clusters, replicates=replicates, seed=seed, threads=threads)
+    drawn = resampled(y, measured, clusters, replicates=replicates, seed=seed, threads=threads)
     differences = drawn[0].figures[0] - drawn[1].figures[0]
-    interval = drawn[0].interval(differences)
+    interval = drawn[0].interval("auc", differences)
+    told = isinstance(interval, list) or not differences.any()
     return {
         "difference": float(np.subtract(auc(y, p), auc(y, q))),  # type: ignore[arg-type]
         "bootstrap": {
             "by": clusters.by,
             "clusters": clusters.n,
+            "holding": dict(zip(("normal", "tumour"), drawn[0].holding, strict=True)),
             "replicates": replicates,
             "seed": seed,
             "interval": interval if isinstance(interval, list) else None,
-            "p": _p_value(differences, clusters.n) if isinstance(interval, list) or not differences.any() else None,
+            "p": _p_value(differences, drawn[0].telling("auc")) if told else None,
         },
         "delong": compare(y, p, q, clusters),
     }
 
 
-def _p_value(differences: Floats, clusters: int) -> float:
+def _p_value(differences: Floats, telling: int) -> float:
     """Two-sided p-value of resampled differences (R,), expanded for few clusters as the interval is."""
     from scipy.special import ndtri, stdtr
 
@@ -174,7 +176,7 @@ def _p_value(differences: Floats, clusters: int) -> float:
         return 1.0
     beyond = min((defined <= 0).sum(), (defined >= 0).sum())
     tail = min(0.5, (int(beyond) + 1) / (len(defined) + 1))
-    return float(2 * stdtr(clusters - 1, ndtri(tail) / np.sqrt(clusters / (clusters - 1))))
+    return float(2 * stdtr(telling - 1, ndtri(tail) / np.sqrt(telling / (telling - 1))))
 
 
 def checked(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:

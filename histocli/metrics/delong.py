@@ -2,19 +2,17 @@
 
 DeLong et al. (1988), by ranks after Sun and Xu, "Fast Implementation of DeLong's Algorithm" (2014); where patches come
 in clusters, Obuchowski, "Nonparametric Analysis of Clustered ROC Curve Data" (1997), which is DeLong's for clusters
-of one.
+of one. Theirs are normal quantiles; where patches come in clusters, those of the t distribution stand in their place,
+with one degree of freedom less than clusters hold the class that fewer hold, for slides with tumour are often few.
 """
 
 import math
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from histocli.metrics.curves import Floats, Ints, rank
 from histocli.metrics.intervals import LEVEL, Clusters
-
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def delong(labels: Ints, probs: Floats, clusters: Clusters) -> dict[str, Any] | None:
@@ -30,7 +28,8 @@ def delong(labels: Ints, probs: Floats, clusters: Clusters) -> dict[str, Any] | 
     error = _standard_error(labels, shares, clusters)
     if error is None:
         return None
-    low, high = max(0.0, value - _Z * error), min(1.0, value + _Z * error)
+    reach = -_quantile((1 - LEVEL) / 2, labels, clusters) * error
+    low, high = max(0.0, value - reach), min(1.0, value + reach)
     return {"by": clusters.by, "standard_error": error, "interval": [low, high]}
 
 
@@ -45,13 +44,31 @@ def compare(labels: Ints, one: Floats, other: Floats, clusters: Clusters) -> dic
     if error is None:
         return None
     z = value / error
+    reach = -_quantile((1 - LEVEL) / 2, labels, clusters) * error
     return {
         "by": clusters.by,
         "standard_error": error,
-        "interval": [value - _Z * error, value + _Z * error],
+        "interval": [value - reach, value + reach],
         "z": z,
-        "p": math.erfc(abs(z) / math.sqrt(2)),
+        "p": 2 * _below(-abs(z), labels, clusters),
     }
+
+
+def _freedom(labels: Ints, clusters: Clusters) -> float:
+    """Degrees of freedom of the t distribution: infinitely many, which is the normal one, for patches on their own."""
+    return math.inf if clusters.n == len(labels) else min(clusters.holding(labels)) - 1
+
+
+def _quantile(share: float, labels: Ints, clusters: Clusters) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(_freedom(labels, clusters), share))
+
+
+def _below(value: float, labels: Ints, clusters: Clusters) -> float:
+    from scipy.special import stdtr
+
+    return float(stdtr(_freedom(labels, clusters), value))
 
 
 def _shares(labels: Ints, probs: Floats) -> Floats:
@@ -72,7 +89,7 @@ def _standard_error(labels: Ints, shares: Floats, clusters: Clusters) -> float |
     n = clusters.n
     sums = [np.bincount(clusters.codes[part], away[part], n) for part in (tumour, ~tumour)]
     sizes = [int(part.sum()) for part in (tumour, ~tumour)]
-    holding = [len(np.unique(clusters.codes[part])) for part in (tumour, ~tumour)]
+    holding = clusters.holding(labels)[::-1]
     if min(holding) < 2:
         return None
     squares = sum(k / (k - 1) * float(s @ s) / m**2 for k, s, m in zip(holding, sums, sizes, strict=True))

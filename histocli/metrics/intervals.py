@@ -10,8 +10,10 @@ from histocli.metrics.weighted import NAMES, Weighted
 
 LEVEL = 0.95
 REPLICATES = 2000
-FEW_CLUSTERS = 10  # from fewer an interval is a rough one, however it is expanded
+FEW_CLUSTERS = 10  # from fewer an interval is a rough one, however expanded: none reaches beyond the worst cluster
 _BLOCK_CELLS = 1 << 16  # weights held at once by a thread: few enough to stay in its cache
+_OF_ALL = {"accuracy", "brier", "log_loss", "ece"}  # figures that patches of either class tell of
+_OF_CLASS = {"specificity": 0, "sensitivity": 1}
 _DEFINED = 0.95  # the share of replicates in which a figure must exist
 
 
@@ -22,6 +24,11 @@ class Clusters(NamedTuple):
     codes: Ints
     n: int
 
+    def holding(self, labels: Ints) -> tuple[int, int]:
+        """How many of them hold normal patches, and how many hold tumour, by the labels (N,)."""
+        normal, tumour = (len(np.unique(self.codes[labels == label])) for label in (0, 1))
+        return normal, tumour
+
 
 def by_patch(n: int) -> Clusters:
     """Every patch for itself."""
@@ -29,29 +36,43 @@ def by_patch(n: int) -> Clusters:
 
 
 class Bootstrap(NamedTuple):
-    """Figures of `replicates` resamples: `figures` (len(NAMES),R), NaN where undefined, and how they were drawn."""
+    """Figures of `replicates` resamples: `figures` (len(NAMES),R), NaN where undefined, and how they were drawn.
+
+    `holding` are the clusters with normal patches and those with tumour.
+    """
 
     figures: Floats
     by: str
     clusters: int
+    holding: tuple[int, int]
     seed: int
 
-    def interval(self, values: Floats, *, basic_at: float | None = None) -> list[float] | str:
-        """The 95 % interval of one figure's replicates (R,), or why there is none.
+    def telling(self, name: str) -> int:
+        """How many clusters tell of a figure: of an AUC, say, no more than hold the class that fewer hold."""
+        if name in _OF_ALL:
+            return self.clusters
+        return self.holding[_OF_CLASS[name]] if name in _OF_CLASS else min(self.holding)
+
+    def interval(self, name: str, values: Floats, *, basic_at: float | None = None) -> list[float] | str:
+        """The 95 % interval of the replicates (R,) of the figure `name`, or why there is none.
 
         Percentiles, expanded for few clusters after Hesterberg, "What Teachers Should Know About the Bootstrap"
-        (2015), section 5.3; with many clusters these are the plain 2.5 % and 97.5 %. With `basic_at`, the estimate,
-        the squares of the percentiles are mirrored in its square (the basic interval), kept at or above 0, and widened
-        to hold it: for a figure that chance makes larger, and resampling larger again, as it does a calibration error.
+        (2015), section 5.3; with many clusters these are the plain 2.5 % and 97.5 %. Those that count are the ones that
+        tell of the figure: where four slides of forty hold tumour, the sensitivity is known from four. With `basic_at`,
+        the estimate, the squares of the percentiles are mirrored in its square (the basic interval), kept at or above
+        0, and widened to hold it: for a figure that chance makes larger, and resampling larger again, as it does a
+        calibration error.
         """
         defined = values[~np.isnan(values)]
         if len(defined) < _DEFINED * len(values):
             return f"it exists in only {len(defined):,} of {len(values):,} resamples"
         if self.clusters < 2:
             return f"all patches are of one {self.by}"
+        if self.telling(name) < 2:
+            return f"all patches of a class are of one {self.by}"
         if np.ptp(defined) == 0:
             return "it is the same in every resample, which says nothing of its error"
-        low, high = np.quantile(defined, _tails(self.clusters)).tolist()
+        low, high = np.quantile(defined, _tails(self.telling(name))).tolist()
         if basic_at is not None:
             low, high = (max(0.0, 2 * basic_at**2 - end**2) ** 0.5 for end in (high, low))
             low, high = min(low, basic_at), max(high, basic_at)
@@ -59,12 +80,18 @@ class Bootstrap(NamedTuple):
 
 
 def resampled(
-    measured: list[Weighted], clusters: Clusters, *, replicates: int = REPLICATES, seed: int = 0, threads: int = 1
+    labels: Ints,
+    measured: list[Weighted],
+    clusters: Clusters,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    threads: int = 1,
 ) -> list[Bootstrap]:
     """Compute every figure on `replicates` resamples of the clusters, drawn with replacement.
 
-    All of `measured` are of the same patches and see the same resamples. What is drawn follows from the seed alone,
-    whatever the number of threads. 57,458 patches take about a millisecond a replicate and thread.
+    All of `measured` are of the same patches, labelled `labels` (N,), and see the same resamples. What is drawn follows
+    from the seed alone, whatever the number of threads. 57,458 patches take about a millisecond a replicate and thread.
     """
     patches = len(clusters.codes)
     alone = clusters.n == patches and len(measured) == 1  # then the draws are as good in any order
@@ -80,7 +107,7 @@ def resampled(
 
     with ThreadPoolExecutor(threads) as pool:
         figures = np.concatenate(list(pool.map(block, sizes, seeds)), 2)  # (len(measured),len(NAMES),R)
-    return [Bootstrap(values, clusters.by, clusters.n, seed) for values in figures]
+    return [Bootstrap(values, clusters.by, clusters.n, clusters.holding(labels), seed) for values in figures]
 
 
 def intervals(made: Bootstrap, metrics: dict[str, float | None]) -> dict[str, Any]:
@@ -94,6 +121,7 @@ def intervals(made: Bootstrap, metrics: dict[str, float | None]) -> dict[str, An
         "bootstrap": {
             "by": made.by,
             "clusters": made.clusters,
+            "holding": dict(zip(("normal", "tumour"), made.holding, strict=True)),
             "replicates": made.figures.shape[1],
             "seed": made.seed,
             "level": LEVEL,
@@ -105,7 +133,7 @@ def intervals(made: Bootstrap, metrics: dict[str, float | None]) -> dict[str, An
 def _of(made: Bootstrap, name: str, estimate: float | None, values: Floats) -> list[float] | str:
     if estimate is None:
         return "the figure itself is undefined"
-    return made.interval(values, basic_at=estimate if name == "ece" else None)
+    return made.interval(name, values, basic_at=estimate if name == "ece" else None)
 
 
 def _draw(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:

@@ -199,7 +199,8 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> list[str]:
     return [
         f"## Figures on the {found['n']:,} validation patches\n\n"
         f"One view of each patch; 95 % intervals by bootstrap over {by}, {drawn['replicates']:,} "
-        f"resamples{'; so few make them rough' * (drawn['clusters'] < FEW_CLUSTERS)}.\n\n"
+        f"resamples{'; so few make them rough' * (min(drawn['holding'].values()) < FEW_CLUSTERS)}."
+        f"{' Slides are not known: these are too narrow where slides differ.' * (drawn['by'] == 'patch')}\n\n"
         + _table(["figure", "value (95 % interval)"], values),
         "## Calibration and threshold\n\n"
         f"The log odds of scores are divided by a temperature of {best.temperature:.4f}, fitted on the validation "
