@@ -188,7 +188,7 @@ def _show_audit(report: Reporter, audit: dict[str, Any]) -> None:
 
 def _tell_leaks(report: Reporter, found: dict[str, Any]) -> None:
     """Say aloud what flatters the figures to come."""
-    from histocli.data.audit import held_out_leaks
+    from histocli.data.audit import held_out_leaks, unsearched
 
     audit, at_random = found["audit"], "patches of one slide stand on both sides, so validation figures flatter"
     if found["leaks"] and found["split"] == Split.OVERLAP:
@@ -210,3 +210,5 @@ def _tell_leaks(report: Reporter, found: dict[str, Any]) -> None:
         report.warn(f"{count:,} patches have the pixels of another that has the other label: {ids}")
     if leaks := held_out_leaks(audit):
         report.warn(f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train refuses that")
+    if parts := unsearched(audit):
+        report.note(f"not compared with train but for exact duplicates: {', '.join(parts)}; --audit compares all")

@@ -57,9 +57,8 @@ def balance(
     subset = draw_balanced(cleaned, n, config.seed)
     groups = None
     if config.audit or unit is Split.OVERLAP:
-        searched = audited_sets(workspace, config.data) if config.audit else [config.data]
-        pairs = search_overlaps(workspace, searched, on_stage)
-        groups = overlap_groups(pairs[pairs["b"] < len(manifest)], len(manifest))
+        others = audited_sets(workspace, config.data)[1:] if config.audit else []
+        groups = overlap_groups(search_overlaps(workspace, config.data, others, on_stage), len(manifest))
     subset, overlapping = _split(config, unit, subset, groups)
     path = workspace.manifest_path(SUBSET)
     report = {

@@ -7,7 +7,7 @@ import numpy as np
 
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.overlap_cache import known_overlaps
-from histocli.data.overlaps import Array, overlap_groups
+from histocli.data.overlaps import PAIR, Array, overlap_groups
 from histocli.data.splits import HELD_OUT
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, read_json
@@ -49,7 +49,7 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
     names = audited_sets(workspace, str(subset["data"].iloc[0]))
     own = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest
     table, whose = _table(workspace, names, own)
-    searched, pairs = _searched(workspace, names)
+    searched, pairs = _searched(workspace, names, whose)
     parts = _parts(table, whose, subset)
     repeated = table["sha1"].duplicated() & (table["sha1"] != "")
     return {
@@ -58,7 +58,7 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
         "duplicates": int(repeated[whose[names[0]]].sum()),
         "contradictions": _contradictions(table, repeated),
         "overlaps_searched": searched,
-        "overlaps": _overlaps(pairs, len(own)) if searched else None,
+        "overlaps": _overlaps(pairs, len(own)) if names[0] in searched else None,
         "leaks": [
             {"from": name, "into": into, "held_out": part.held_out, "patches": len(part.rows)}
             | _shared(table, part.rows, parts[into].rows)
@@ -68,6 +68,15 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
             if name not in ("train", into)
         ],
     }
+
+
+def unsearched(found: dict[str, Any]) -> list[str]:
+    """What is for evaluation alone and may share more with train than `audit` knows, by slide or by overlap."""
+    return [
+        leak["from"]
+        for leak in found["leaks"]
+        if leak["held_out"] and leak["into"] == "train" and leak["overlaps"] is None and leak["shared_slides"] is None
+    ]
 
 
 def held_out_leaks(found: dict[str, Any]) -> list[str]:
@@ -133,13 +142,18 @@ def _parts(table: "pd.DataFrame", whose: dict[str, slice], subset: "pd.DataFrame
     return parts
 
 
-def _searched(workspace: Workspace, names: list[str]) -> tuple[list[str], Array]:
-    """The data sets whose overlaps with the first one are known, and the pairs."""
-    for some in (names, names[:1]):
-        pairs = known_overlaps(workspace, some)
-        if pairs is not None:
-            return some, pairs
-    return [], np.empty(0)
+def _searched(workspace: Workspace, names: list[str], whose: dict[str, slice]) -> tuple[list[str], Array]:
+    """The data sets whose overlaps with the first one are known, and the pairs, by the rows of the table of all."""
+    searched, found = [], [np.empty(0, PAIR)]
+    for name in names:
+        pairs = known_overlaps(workspace, names[0], None if name == names[0] else name)
+        if pairs is None:
+            continue
+        moved = pairs.copy()
+        moved["b"] += whose[name].start
+        searched.append(name)
+        found.append(moved)
+    return searched, np.concatenate(found)
 
 
 def _contradictions(table: "pd.DataFrame", repeated: "pd.Series[bool]") -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _note_overlaps(workspace: Workspace, chosen: Subset, table: "pd.DataFrame") 
     unknown = "slide" not in table.columns or (table["slide"] == "").all()
     if not unknown or OVERLAP in table.columns or not workspace.dataset_path(chosen.data).is_file():
         return
-    pairs = known_overlaps(workspace, [chosen.data])
+    pairs = known_overlaps(workspace, chosen.data)
     if pairs is not None:
         ours = overlap_groups(pairs, int(chosen.store.shape[0]))[chosen.rows]
         alone = np.bincount(ours)[ours] == 1

@@ -75,6 +75,32 @@ def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empt
     assert stored == balanced(empty)
 
 
+def test_what_was_searched_stays_known_when_another_set_is_packed(empty, tmp_path):
+    image = texture(50)
+    shared = {f"{i % 2}/shared{i}": crop(image, 4 * i, 4 * i) for i in range(6)}
+    pack(empty, tmp_path, "mine", mine() | shared)
+    pack(empty, tmp_path, "test", {"a": crop(image, 20, 30), "b": crop(image, 30, 20), "c": crop(texture(51), 0, 0)})
+    at_random = "--split", "random"
+    told = "not compared with train but for exact duplicates: test: all; --audit compares all"
+    assert told in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    audit = balanced(empty, "--audit", *at_random)
+    assert leak(audit, "test: all")["overlaps"] == 2
+    pack(empty, tmp_path, "third", {"x": crop(texture(60), 0, 0), "y": crop(image, 40, 40)})
+    again = balanced(empty, *at_random)
+    assert again["overlaps_searched"] == ["mine", "test"]
+    assert [leak(again, part)["overlaps"] for part in ("test: all", "third: all")] == [2, None]
+    assert told not in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    error, _ = empty.fails("train", "--epochs", 1)
+    assert "patches for evaluation leak into train: test: all (overlapping patches: 2)" in error
+    known = balanced(empty, "--audit", *at_random)
+    assert known["overlaps_searched"] == ["mine", "test", "third"]
+    assert [leak(known, part)["overlaps"] for part in ("test: all", "third: all")] == [2, 1]
+    assert known["overlaps"] == again["overlaps"]
+    write_patches(tmp_path / "test", {"d": crop(texture(52), 0, 0)})
+    empty("download", "--source", "folder", "--from", tmp_path / "test", "--name", "test", "--force")
+    assert balanced(empty, *at_random)["overlaps_searched"] == ["mine", "third"]
+
+
 def test_the_audit_is_shown_as_a_table(empty, tmp_path):
     patches = mine(places=6)
     pack(empty, tmp_path, "mine", patches)
