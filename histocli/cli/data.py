@@ -193,14 +193,15 @@ def _tell_leaks(report: Reporter, found: dict[str, Any]) -> None:
     audit, at_random = found["audit"], "patches of one slide stand on both sides, so validation figures flatter"
     if found["leaks"] and found["split"] == Split.OVERLAP:
         report.warn(
-            f"no two of these patches share pixels (a lossy format hides it), so the split is a random one and leaks: "
+            f"no two of these patches share pixels, or their format hides it, so the split is a random one and leaks: "
             f"{at_random}; histo download --slides CSV joins the slides"
         )
     elif found["leaks"]:
         report.warn(f"a random split leaks: {at_random}; --split slide or overlap does not")
     elif found["split"] == Split.OVERLAP:
         report.note(
-            "patches that share pixels stay on one side; others of one slide may still part, and flatter the figures"
+            f"{found['sharing_pixels']:,} of {found['n']:,} patches share pixels with another and stay on its side; "
+            "others of one slide may still part, and flatter the figures"
         )
     elif found["split"] == Group.HOSPITAL:
         sides = "; ".join(f"{part}: {', '.join(names)}" for part, names in found["hospitals"].items())

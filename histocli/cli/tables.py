@@ -108,6 +108,10 @@ def show_comparison(report: Reporter, made: dict[str, Any]) -> None:
     for key in ("a", "b"):
         if made[key]["trained_on"]:
             report.warn(f"{made[key]['run']} was trained on {made[key]['trained_on']:,} of the patches it scored")
+        if made[key]["chosen_on"]:
+            report.note(
+                f"{made[key]['chosen_on']:,} of the patches chose the epoch and temperature of {made[key]['run']}"
+            )
     for key, count in zip(("a", "b"), made["left_out"], strict=True):
         if count:
             report.warn(f"{count:,} patches of {made[key]['file']} were not scored by the other")
@@ -123,6 +127,15 @@ def show_optimism(report: Reporter, made: dict[str, Any]) -> None:
     report.table(f"AUC of runs on {made['data']}", ["run", "split by", "validation", where], rows)
     gaps = [[name.replace("_", " "), "-" if v is None else f"{v:+.4f}"] for name, v in made["gaps"].items()]
     report.table("optimism", ["gap", "AUC"], gaps)
+    if unseen and (unseen["shared_slides"] or unseen["overlaps"]):
+        report.warn(
+            f"{where} is not unseen: it has {unseen['shared_slides'] or 0:,} slides of {made['data']}, and "
+            f"{unseen['overlaps'] or 0:,} patches that overlap some of it"
+        )
+    elif unseen and unseen["shared_slides"] is None and unseen["overlaps"] is None:
+        report.note(
+            f"whether {where} has slides of {made['data']} is not known: histo balance --audit compares packed data"
+        )
     for row in made["runs"]:
         if not row["unseen"]:
             data = unseen["data"] if unseen else "NAME"

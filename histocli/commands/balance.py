@@ -10,7 +10,7 @@ from histocli.data.audit import audit, audited_sets
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, overlap_groups
-from histocli.data.parted import OVERLAP
+from histocli.data.parted import OVERLAP, hanging_together
 from histocli.data.splits import clean, draw_balanced, split_by_group, split_random
 from histocli.data.subset import open_packed
 from histocli.disk import hold
@@ -59,14 +59,16 @@ def balance(
     if config.audit or unit is Split.OVERLAP:
         others = audited_sets(workspace, config.data)[1:] if config.audit else []
         groups = overlap_groups(search_overlaps(workspace, config.data, others, on_stage), len(manifest))
-    subset, overlapping = _split(config, unit, subset, groups)
+    subset = _split(config, unit, subset, groups)
+    sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
     path = workspace.manifest_path(SUBSET)
     report = {
         "data": config.data,
         "n": n,
         "seed": config.seed,
         "split": unit.value,
-        "leaks": unit is Split.RANDOM or (unit is Split.OVERLAP and (not overlapping or _share_slides(subset))),
+        "leaks": unit is Split.RANDOM or (sharing == 0 and not (subset["slide"] != "").any()),
+        "sharing_pixels": sharing,
         "val_fraction": config.val_fraction,
         "dropped": dropped._asdict(),
         "available": {"negative": int(sizes[0]), "positive": int(sizes[1])},
@@ -123,27 +125,21 @@ def _all_known(rows: "pd.DataFrame", column: str) -> bool:
 
 def _split(
     config: BalanceConfig, unit: Split | Group, subset: "pd.DataFrame", groups: "np.ndarray | None"
-) -> tuple["pd.DataFrame", bool]:
-    """Mark the rows `train` and `val`; by overlap, name each one's group, and say whether any has another patch."""
+) -> "pd.DataFrame":
+    """Mark the rows `train` and `val`; by overlap, name the group of each that has another patch in it."""
     labels: np.ndarray = subset["label"].to_numpy()
-    columns, overlapping = list(SUBSET_COLUMNS), False
+    columns = list(SUBSET_COLUMNS)
     if unit is Split.RANDOM:
         val = split_random(labels, config.val_fraction, config.seed)
     elif unit is Split.OVERLAP and groups is not None:
         ours = groups[subset["index"]]
-        val = split_by_group(ours, labels, config.val_fraction, config.seed, "overlap group")
         alone = np.bincount(ours)[ours] == 1
         subset, columns = subset.assign(**{OVERLAP: np.where(alone, "", ours.astype(str))}), [*columns, OVERLAP]
-        overlapping = not alone.all()
+        together = hanging_together(subset)[1] if (subset["slide"] != "").any() else ours
+        val = split_by_group(together, labels, config.val_fraction, config.seed, "overlap group")
     else:
         val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
-    return subset.assign(split=np.where(val, "val", "train"))[columns], overlapping
-
-
-def _share_slides(subset: "pd.DataFrame") -> bool:
-    """Whether patches of a known slide stand on both sides."""
-    train, val = (set(subset.loc[subset["split"] == part, "slide"]) - {""} for part in ("train", "val"))
-    return not train.isdisjoint(val)
+    return subset.assign(split=np.where(val, "val", "train"))[columns]
 
 
 def _counts(subset: "pd.DataFrame") -> dict[str, dict[str, int]]:

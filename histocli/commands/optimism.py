@@ -1,11 +1,13 @@
 """`histo eval --optimism`: how much a random split flatters, from runs that are there already."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from histocli.compute.device import thread_count
+from histocli.data.audit import audit
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.parted import parted_by
 from histocli.data.splits import HELD_OUT
@@ -15,13 +17,13 @@ from histocli.metrics import evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.scoring.evaluations import evaluations_of
-from histocli.scoring.table import clusters_of
+from histocli.scoring.table import clusters_of, read_scores
 from histocli.workspace import Workspace, read_json, write_json
 
 # Options that may differ between runs of one recipe.
 _MAY_DIFFER = {"data", "seed", "device", "precision", "compile", "threshold", "allow_leak"}
 _MAY_VARY = 0.1  # the number of training patches, as a share: splits by group do not come out alike
-Key = tuple[str, str, str]  # the data, split and manifest of an evaluation
+Key = tuple[str, str, str]  # the data and split of an evaluation, and the hash of its manifest or of its patches' ids
 
 
 class Optimism(NamedTuple):
@@ -60,7 +62,7 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
     report = {
         "data": name,
         "grouped_by": grouped_by,
-        "unseen": dict(zip(("data", "split", "manifest_sha256"), key, strict=True)) if key else None,
+        "unseen": _named(workspace, rows[0]["run"], key) if key else None,
         "runs": rows,
         "means": means,
         "gaps": {
@@ -135,7 +137,8 @@ def _unseen(workspace: Workspace, rows: list[dict[str, Any]], own: str, data: st
         for made in _evaluations(workspace, row["run"]):
             foreign = made["packed"] != own or made["split"] in HELD_OUT
             if foreign and data in (None, made["data"]):
-                found[_key(made)] = found.get(_key(made), 0) + 1
+                key = _key(workspace, made)
+                found[key] = found.get(key, 0) + 1
     if data and not found:
         raise HistoError(
             f"none of these runs was evaluated on {data}", f"histo eval --ckpt {rows[0]['run']} --data {data}"
@@ -149,14 +152,36 @@ def _evaluations(workspace: Workspace, run: str) -> list[dict[str, Any]]:
     return [m for m in made if m.get("trained_on") == 0 and m.get("chosen_on") == 0 and not m["raw"] and not m["tta"]]
 
 
-def _key(made: dict[str, Any]) -> Key:
-    return made["data"], made["split"], made["manifest_sha256"] or ""
+def _key(workspace: Workspace, made: dict[str, Any]) -> Key:
+    return made["data"], made["split"], made["manifest_sha256"] or _ids_sha256(workspace, made)
+
+
+def _ids_sha256(workspace: Workspace, made: dict[str, Any]) -> str:
+    """The hash of ids and labels: folders of one name need not hold the same patches."""
+    table = read_scores(workspace.metrics_dir / made["scores"]).sort_values("id")
+    return sha256(table[["id", "label"]].to_csv(index=False).encode()).hexdigest()
+
+
+def _named(workspace: Workspace, run: str, key: Key) -> dict[str, Any]:
+    """What the unseen patches are, and what of them is known to be of the slides, or the tissue, that a run has seen.
+
+    None stands for what is not known: nothing is, of patches that are not packed.
+    """
+    data, split, digest = key
+    seen: dict[str, int | None] = {"shared_slides": None, "overlaps": None}
+    own = read_manifest(workspace.run_dir(run) / "manifest.csv")
+    if {data, str(own["data"].iloc[0])} <= set(workspace.dataset_names()):
+        shared = [leak for leak in audit(workspace, own)["leaks"] if leak["from"].rpartition(": ")[0] == data]
+        for what in seen:
+            known = [leak[what] for leak in shared if leak[what] is not None]
+            seen[what] = sum(known) if known else None
+    return {"data": data, "split": split, "sha256": digest, **seen}
 
 
 def _measured(workspace: Workspace, run: str, key: Key) -> dict[str, Any] | None:
     """A run's AUC on the unseen patches, or None where it was not evaluated on them."""
     for made in _evaluations(workspace, run):
-        if _key(made) == key:
+        if _key(workspace, made) == key:
             return {"auc": made["metrics"]["auc"], "interval": made.get("intervals", {}).get("auc")}
     return None
 

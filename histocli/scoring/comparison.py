@@ -39,6 +39,7 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
             "split": made["split"],
             "tta": made["tta"],
             "trained_on": made["trained_on"],
+            "chosen_on": made["chosen_on"],
             "auc": auc(labels, scores),
         }
         for path, made, scores in zip((one, other), reports, probs, strict=True)
@@ -52,7 +53,10 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     made = read_json(path)
-    if not isinstance(made, dict) or not {"run", "data", "split", "tta", "trained_on", "scores"} <= made.keys():
+    if (
+        not isinstance(made, dict)
+        or not {"run", "data", "split", "tta", "trained_on", "chosen_on", "scores"} <= made.keys()
+    ):
         raise HistoError(f"{path} is not what histo eval writes", "give two of the metrics/*.json files")
     return made
 

@@ -15,10 +15,14 @@ from histocli.errors import HistoError
 from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 
+def stem_of(arch: str) -> str:
+    """What the names of runs of an architecture begin with: it, without what no file name may hold."""
+    return re.sub(r"[^\w.-]+", "-", arch.partition("?")[0])
+
+
 def _names(workspace: Workspace, arch: str) -> Iterator[str]:
     """The unused ones of `<arch>-1`, `<arch>-2`, ..."""
-    stem = re.sub(r"[^\w.-]+", "-", arch.partition("?")[0])
-    names = (f"{stem}-{number}" for number in count(1))
+    names = (f"{stem_of(arch)}-{number}" for number in count(1))
     return (name for name in names if not workspace.run_dir(name).exists())
 
 

@@ -15,6 +15,7 @@ from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.training.config import TrainConfig
 from histocli.training.decision import decided
+from histocli.training.identity import stem_of
 from histocli.workspace import Workspace, checked_name, write_json
 
 
@@ -61,7 +62,7 @@ def plan_repeats(workspace: Workspace, config: TrainConfig, name: str | None, fo
 
 def _unused(workspace: Workspace, arch: str) -> str:
     """The first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
-    stem, number, runs = arch.replace("/", "-"), 1, workspace.run_names()
+    stem, number, runs = stem_of(arch), 1, workspace.run_names()
     while any(run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs):
         number += 1
     return f"{stem}-{number}"

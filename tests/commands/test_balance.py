@@ -130,7 +130,7 @@ def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
     rows, report = subset(empty), json.loads(result.stdout)
     assert (report["split"], report["leaks"]) == ("overlap", False)
     assert report["audit"]["overlaps"] == {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
-    assert "patches that share pixels stay on one side" in result.stderr
+    assert "240 of 240 patches share pixels with another and stay on its side" in result.stderr
     sides = {}
     for row in rows:
         sides.setdefault((row["label"], row["id"].partition("-")[2]), set()).add((row["split"], row["overlap_group"]))
@@ -142,6 +142,23 @@ def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
         ("val", "0"): 36,
         ("val", "1"): 36,
     }
+
+
+def test_slides_that_are_known_stay_whole_where_others_are_not(empty, tmp_path):
+    """Of sixty patches that share no pixels, all but two have a slide: ten slides of each class."""
+    patches = {f"{label}/{label}-{i}": crop(texture((label, i)), 0, 0) for label in (0, 1) for i in range(30)}
+    write_patches(tmp_path / "mine", patches)
+    slides = {key: f"slide {key[0]}-{int(key[2:]) // 3}" for key in (name[2:] for name in patches) if key[2:] != "29"}
+    table = tmp_path / "slides.csv"
+    table.write_text("id,wsi\n" + "".join(f"{key},{slide}\n" for key, slide in slides.items()))
+    empty("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
+    report = json.loads(empty("balance", "--n", "max", "--val-fraction", 0.3, "--json").stdout)
+    assert (report["split"], report["leaks"], report["sharing_pixels"]) == ("overlap", False, 0)
+    sides = {}
+    for row in subset(empty):
+        sides.setdefault(row["slide"], set()).add(row["split"])
+    assert len(sides) == 21
+    assert all(len(side) == 1 for slide, side in sides.items() if slide)
 
 
 def test_overlaps_are_searched_once_for_the_same_pixels(empty, tmp_path):

@@ -18,6 +18,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli import TRAIN, Histo, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.data.tissue import crop, texture, write_patches
 
 EVAL = ["eval", "--device", "cpu"]
 
@@ -454,7 +455,9 @@ def test_optimism_is_the_gap_between_splits_and_unseen_slides(histo, siblings):
         "leaky": ("random", "patch"),
     }
     manifest = digest(histo.root / "manifests" / "elsewhere.csv")
-    assert made["unseen"] == {"data": "elsewhere", "split": "all", "manifest_sha256": manifest}
+    known = {"shared_slides": 0, "overlaps": None}
+    assert made["unseen"] == {"data": "elsewhere", "split": "all", "sha256": manifest, **known}
+    assert "is not unseen" not in result.stderr
     for run, row in rows.items():
         assert row["validation"]["auc"] == pytest.approx(report(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
         assert row["unseen"]["auc"] == siblings[run]["metrics"]["auc"]
@@ -471,6 +474,38 @@ def test_optimism_is_the_gap_between_splits_and_unseen_slides(histo, siblings):
     picture.unlink()
     histo("plot", "--kind", "optimism")
     assert picture.read_bytes() == before
+
+
+def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings):
+    """Other patches of the same slides, as a part of a data set has that was packed in two."""
+    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
+        slides = sorted({row["slide"] for row in csv.DictReader(file)})
+    table = histo.root / "manifests" / "elsewhere.csv"
+    with table.open(newline="") as file:
+        rows = [row | {"slide": slides[i % len(slides)]} for i, row in enumerate(csv.DictReader(file))]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in ("synthetic", "elsewhere"):  # slides of synthetic sets are called alike without being the same
+        path = histo.root / "data" / name / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "folder"}))
+    for run in siblings:
+        report(histo, "--ckpt", run, "--data", "elsewhere")
+    result = histo("eval", "--ckpt", "first", "--optimism", "--json")
+    assert json.loads(result.stdout)["unseen"]["shared_slides"] > 0
+    assert "elsewhere all is not unseen" in result.stderr
+
+
+def test_folders_of_one_name_are_not_taken_for_the_same_patches(histo, siblings, tmp_path):
+    for run, count in (("first", 12), ("leaky", 16)):
+        folder = tmp_path / run / "valid"
+        write_patches(folder, {f"{i % 2}/{run}{i}": crop(texture(i), 0, 0) for i in range(count)})
+        report(histo, "--ckpt", run, "--data", folder)
+    result = histo("eval", "--ckpt", "first", "--optimism", "--data", "valid", "--json")
+    rows = {row["run"]: row["unseen"] for row in json.loads(result.stdout)["runs"]}
+    assert sum(found is not None for found in rows.values()) == 1
+    assert "whether valid all has slides of synthetic is not known" in result.stderr
 
 
 def test_optimism_needs_something_to_compare_with_and_says_what_was_not_measured(histo, siblings):

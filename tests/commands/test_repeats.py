@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from histocli.models.checkpoint import load_checkpoint
+from histocli.training.config import TrainConfig
+from histocli.training.repeats import plan_repeats
+from histocli.workspace import Workspace
 from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
 
 
@@ -76,3 +79,15 @@ def test_folds_that_cannot_be_are_refused_before_any_training(histo):
     assert "do not part into 40 folds" in error
     assert "exclude one another" in histo.fails(*TRAIN, "--folds", 2, "--seeds", 2, code=2)[0]
     assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [
+        ("timm/hf-hub:MahmoodLab/UNI", "timm-hf-hub-MahmoodLab-UNI-1"),
+        ("timm/local-dir:/a b?x=1", "timm-local-dir-a-b-1"),
+    ],
+)
+def test_runs_of_a_hubs_model_are_named_as_files_may_be(tmp_path, arch, name):
+    repeats = plan_repeats(Workspace(tmp_path), TrainConfig(arch=arch), None, 0, 2)
+    assert [member.name for member in repeats.members] == [f"{name}-seed0", f"{name}-seed1"]
