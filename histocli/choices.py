@@ -12,11 +12,10 @@ class Augment(StrEnum):
 
 
 class Rotate(StrEnum):
-    """The angles a training patch is turned by; auto is any where the network looks at smaller images than patches."""
+    """The angles a training patch is turned by."""
 
-    AUTO = "auto"
-    RIGHT = "right"
     ANY = "any"
+    RIGHT = "right"
 
 
 class Device(StrEnum):
