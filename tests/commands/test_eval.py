@@ -476,6 +476,18 @@ def test_optimism_is_the_gap_between_splits_and_unseen_slides(histo, siblings):
     assert picture.read_bytes() == before
 
 
+def test_few_slides_with_tumour_among_many_without_are_told(histo, tmp_path):
+    patches = {f"{int(i % 15 < 3)}/{i}": crop(texture(i), 0, 0) for i in range(45)}
+    write_patches(tmp_path / "mine", patches)
+    table = tmp_path / "slides.csv"
+    table.write_text("id,wsi\n" + "".join(f"{i},slide {i % 15}\n" for i in range(45)))
+    histo("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
+    result = histo(*EVAL, "--data", "mine", "--json")
+    assert json.loads(result.stdout)["bootstrap"]["holding"] == {"normal": 12, "tumour": 3}
+    assert "only 3 slides hold tumour patches: intervals and p-values are rough" in result.stderr
+    assert "only 15 slides" not in result.stderr
+
+
 def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings):
     """Other patches of the same slides, as a part of a data set has that was packed in two."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
