@@ -12,10 +12,11 @@ class Augment(StrEnum):
 
 
 class Rotate(StrEnum):
-    """The angles a training patch is turned by."""
+    """The angles a training patch is turned by; auto is any where the network looks at smaller images than patches."""
 
-    ANY = "any"
+    AUTO = "auto"
     RIGHT = "right"
+    ANY = "any"
 
 
 class Device(StrEnum):

@@ -28,8 +28,8 @@ def train(
     arch: Annotated[
         str,
         typer.Option(
-            help="histonet, histonet-96, p4m-densenet, a torchvision classifier such as resnet18, or timm/NAME, where "
-            "NAME may be hf-hub:OWNER/MODEL or local-dir:FOLDER."
+            help="histonet, p4m-densenet, a torchvision classifier such as resnet18, or timm/NAME, where NAME may be "
+            "hf-hub:OWNER/MODEL or local-dir:FOLDER."
         ),
     ] = "histonet",
     weights: Annotated[
@@ -55,7 +55,9 @@ def train(
         float | None, typer.Option(help="Highest learning rate of the cycle.", show_default="by batch size")
     ] = None,
     precision: options.PrecisionOption = Precision.AUTO,
-    augment: Annotated[Augment, typer.Option(help="Nothing; flips and rotations; or stain jitter too.")] = Augment.FULL,
+    augment: Annotated[
+        Augment, typer.Option(help="Nothing; flips and right-angle rotations; or stain jitter too.")
+    ] = Augment.FULL,
     threshold: Annotated[
         str,
         typer.Option(
@@ -67,9 +69,10 @@ def train(
     rotate: Annotated[
         Rotate,
         typer.Option(
-            help="Any angle, zoomed and moved a little, with reflected borders; or right angles, with nothing else."
+            help="Right angles; or any angle, zoomed and moved a little, with reflected borders; auto: any where "
+            "the network looks at smaller images than patches, which loses the blur of turning."
         ),
-    ] = Rotate.ANY,
+    ] = Rotate.AUTO,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first (torch.compile).")] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On CUDA too, the same seed gives the same bytes; slower there.")

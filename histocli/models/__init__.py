@@ -10,15 +10,11 @@ from histocli.data.augment import resized
 from histocli.errors import HistoError, UsageError
 from histocli.models import timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
-from histocli.models.histonet import HistoNet, HistoNet96
+from histocli.models.histonet import HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
 from histocli.models.torchvision_models import torchvision_backbone, torchvision_names
 
-OWN: dict[str, type[HistoNet] | type[P4MDenseNet]] = {
-    "histonet": HistoNet,
-    "histonet-96": HistoNet96,
-    "p4m-densenet": P4MDenseNet,
-}
+OWN: dict[str, type[HistoNet] | type[P4MDenseNet]] = {"histonet": HistoNet, "p4m-densenet": P4MDenseNet}
 
 
 class Classifier(nn.Module):

@@ -1,11 +1,11 @@
-"""The default network, and its larger sister: stages of convolutions for patches whose centre decides the label."""
-
-from typing import ClassVar
+"""The default network: five stages of convolutions for patches whose centre decides the label."""
 
 import torch
 from torch import Tensor, nn
 
-_REFINEMENTS = (0, 0, 1, 2, 3)  # in each stage
+WIDTHS = (16, 32, 64, 128, 256)
+REFINEMENTS = (0, 0, 1, 2, 3)
+_CENTRE = slice(1, 3)  # of the 4x4 cells of the last stage: they cover the central 32x32 pixels of a patch
 
 
 class HistoNet(nn.Module):
@@ -24,17 +24,14 @@ class HistoNet(nn.Module):
     Costs for one patch: 706,642 parameters, 55 MFLOP forward (a multiply-add counts as two).
     """
 
-    SIDE: ClassVar[int] = 64
-    WIDTHS: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256)
+    SIDE = 64
 
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()
-        cells = self.SIDE >> (len(self.WIDTHS) - 1)  # along a side of the last stage
-        self.centre = slice(cells // 2 - 1, cells // 2 + 1)  # they cover the central 32x32 pixels of a patch
         stages: list[nn.Module] = []
         channels = 3
-        for width, refinements in zip(self.WIDTHS, _REFINEMENTS, strict=True):
-            last = width == self.WIDTHS[-1]
+        for width, refinements in zip(WIDTHS, REFINEMENTS, strict=True):
+            last = width == WIDTHS[-1]
             pool = [] if last else [nn.MaxPool2d(2)]
             norm = [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             refine = [Refinement(width) for _ in range(refinements)]
@@ -45,23 +42,11 @@ class HistoNet(nn.Module):
         self.head = nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 2))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N,2) of normalised images (N,3,SIDE,SIDE); their softmax are the class probabilities."""
-        maps = self.stages(images)  # (N,C,4,4), of 64 pixels, or (N,C,6,6)
-        centre = maps[:, :, self.centre, self.centre].amax((2, 3))
+        """Logits (N,2) of normalised images (N,3,64,64); their softmax are the class probabilities."""
+        maps = self.stages(images)  # (N,256,4,4)
+        centre = maps[:, :, _CENTRE, _CENTRE].amax((2, 3))
         logits: Tensor = self.head(torch.cat([centre, maps.mean((2, 3))], 1))
         return logits
-
-
-class HistoNet96(HistoNet):
-    """The same on patches in full resolution, and wider: for those who have hours to train, or a GPU.
-
-    Takes normalised images (N,3,96,96). How far both come is in `benchmarks/accuracy.md`.
-
-    Costs for one patch: 1,070,082 parameters, 169 MFLOP forward (a multiply-add counts as two).
-    """
-
-    SIDE: ClassVar[int] = 96
-    WIDTHS: ClassVar[tuple[int, ...]] = (16, 32, 80, 160, 320)
 
 
 class Refinement(nn.Module):

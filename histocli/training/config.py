@@ -22,7 +22,7 @@ class TrainConfig:
     precision: Precision = Precision.AUTO
     device: Device = Device.AUTO
     augment: Augment = Augment.FULL
-    rotate: Rotate = Rotate.ANY
+    rotate: Rotate = Rotate.AUTO
     compile: bool = False
     seed: int = 0
     freeze: bool = False

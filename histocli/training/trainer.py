@@ -43,7 +43,7 @@ class Recipe:
     muon: bool = True
     backbone_lr: float = 1.0  # of a pretrained backbone, as a fraction of `lr`
     augment: Augment = Augment.FULL
-    rotate: Rotate = Rotate.ANY
+    rotate: Rotate = Rotate.AUTO
     compile: bool = False
 
 
@@ -80,7 +80,7 @@ class Trainer:
         )
         wanted = getattr(model, "side", None)  # a head alone wants no images
         self.side = wanted if wanted and wanted < PATCH_SIDE else None
-        self.any_angle = recipe.rotate is Rotate.ANY
+        self.any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision is Precision.FP16)
 
     @cached_property

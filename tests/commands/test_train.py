@@ -212,7 +212,7 @@ def test_a_data_set_without_splits_cannot_be_trained_on(histo):
     [
         ["--augment", "none"],
         ["--augment", "flips"],
-        ["--rotate", "right"],
+        ["--rotate", "any"],
         ["--precision", "bf16"],
         ["--arch", "resnet18"],
     ],

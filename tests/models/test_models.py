@@ -114,14 +114,12 @@ def test_p4m_densenet_sees_no_difference_between_the_eight_symmetries():
     assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # and it does see differences between patches
 
 
-@pytest.mark.parametrize("arch", OWN)
-def test_this_tools_networks_cost_what_their_docstrings_say(arch):
+def test_p4m_densenet_costs_what_its_docstring_says():
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = OWN[arch]()
-    side = network.SIDE or 96
+    network = OWN["p4m-densenet"]()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(images_of(1, side))
+        network.eval()(images_of(1))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     said = re.search(r"([\d,]+) parameters, ([\d,]+) MFLOP", network.__doc__)
     assert said.groups() == (f"{parameters:,}", f"{counter.get_total_flops() / 1e6:,.0f}")
@@ -159,7 +157,7 @@ def test_this_tools_networks_have_no_pretrained_weights(arch):
         create_model(arch, Weights.PRETRAINED)
 
 
-@pytest.mark.parametrize("arch", ["p4m-densenet", "histonet-96", SMALL, "squeezenet1_1", "mobilenet_v3_small"])
+@pytest.mark.parametrize("arch", ["p4m-densenet", SMALL, "squeezenet1_1", "mobilenet_v3_small"])
 def test_a_checkpoint_rebuilds_what_it_holds(arch, tmp_path):
     torch.manual_seed(4)
     model = settled(create_model(arch))
