@@ -28,10 +28,10 @@ from histocli.data.subset import Subset, labelled_part, open_subset
 from histocli.metrics import auc
 from histocli.models import create_model
 from histocli.scoring.inference import probabilities
-from histocli.training.config import LEARNING_RATE, TrainConfig
+from histocli.training.config import LEARNING_RATE
 from histocli.training.trainer import Recipe, Trainer
 
-EPOCHS = TrainConfig().epochs
+EPOCHS = 20  # a schedule that both end in less than an hour
 Epochs = Iterator[nn.Module]  # the network to predict with, after every epoch
 
 

@@ -23,7 +23,7 @@ _NOT_CONFIG = {"name", "resume", "json", "processes", "folds", "seeds"}
 @app.command()
 def train(
     ctx: typer.Context,
-    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 20,
+    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 30,
     device: options.DeviceOption = Device.AUTO,
     arch: Annotated[
         str,
