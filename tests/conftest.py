@@ -1,26 +1,31 @@
 """Every test has its own home and workspace, and a fixed number of torch threads."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+FP32 = {"HISTO_PRECISION": "fp32"}
 
 
 def pytest_configure():
-    """Hear Ctrl-C, so that what the tests start hears it: a shell lets what it starts in the background ignore it."""
+    """Hear Ctrl-C, and compute in fp32 where a test asks for nothing else, in fixtures of every scope.
+
+    What tests start hears Ctrl-C then too: a shell lets what it starts in the background ignore it. In fp32 two ways of
+    computing the same agree to many digits, also on processors whose bf16 units `auto` would take.
+    """
+    os.environ.update(FP32)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def isolated(monkeypatch, tmp_path_factory):
-    """Point HOME, the platform's folders and the workspace into a temporary folder; forget every HISTO_ variable."""
-    import os
-
+    """Point HOME, the platform's folders and the workspace into a temporary folder; forget other HISTO_ variables."""
     home = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE"))]:
+    for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE")) and name not in FP32]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
