@@ -298,8 +298,9 @@ class Stops(Listener):
 def test_a_frozen_run_goes_on_as_if_it_had_not_stopped_and_fetches_nothing(histo, hub):
     publish(SMALL, hub)
     freeze(histo, "--epochs", 3, "--name", "through")
-    chosen = {"batch_size": 16, "device": Device.CPU, "precision": Precision.FP32, "freeze": True}
-    config = TrainConfig(3, SMALL, Weights.PRETRAINED, **chosen)
+    config = TrainConfig(
+        3, SMALL, Weights.PRETRAINED, batch_size=16, device=Device.CPU, precision=Precision.FP32, freeze=True
+    )
     with pytest.raises(Stopped):
         train(Workspace(histo.root), config, name="halves", listener=Stops())
     shutil.rmtree(hub)
