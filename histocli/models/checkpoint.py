@@ -61,7 +61,8 @@ class Checkpoint:
         try:
             model.load_state_dict(self.model)
         except RuntimeError as error:
-            raise HistoError(f"{self.origin}: its weights do not fit {self.arch}: {_first_line(error)}") from error
+            reason = f"{self.origin}: its weights do not fit {self.arch}: {_first_line(error)}"
+            raise HistoError(reason, "is it of an earlier histo? train it anew") from error
         if not all(tensor.isfinite().all() for tensor in self.model.values()):
             raise HistoError(f"{self.origin}: its weights are not finite", "use an earlier one")
         return model.eval()

@@ -21,11 +21,14 @@ class Muon(torch.optim.Optimizer):
     After Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with decoupled weight
     decay and updates about as large as AdamW's, after Liu et al., "Muon is scalable for LLM training", 2025. A weight
     (out, in, ...) is taken as the matrix (out, the rest). torch's own Muon (2.9) takes matrices alone and multiplies
-    them in bf16, which processors without the units emulate.
+    them in bf16, which processors without the units emulate: here in `dtype`.
     """
 
-    def __init__(self, params: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, params: list[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -37,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                 average = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 average.lerp_(weight.grad, 1 - MOMENTUM)
                 ahead = weight.grad.lerp(average, MOMENTUM)  # Nesterov's
-                update = orthogonal(ahead.flatten(1)).view(weight.shape)
+                update = orthogonal(ahead.flatten(1).to(self.dtype)).to(weight.dtype).view(weight.shape)
                 size = _UPDATE_SIZE * max(len(weight), weight[0].numel()) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
 
@@ -70,6 +73,7 @@ class Optimizers:
         warmup: float,
         weight_decay: float,
         muon: bool,
+        muon_dtype: torch.dtype = torch.float32,
         backbone_lr: float = 1.0,
     ) -> None:
         self.params = list(model.parameters())
@@ -89,7 +93,7 @@ class Optimizers:
         fused = all(p.device.type != "mps" for p in others)
         self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, fused=fused)]
         if mixing:
-            self.optimizers.append(Muon(mixing, MUON_LR * lr, weight_decay))
+            self.optimizers.append(Muon(mixing, MUON_LR * lr, weight_decay, muon_dtype))
         # torch's cycle cannot rise within its very first step
         rise = warmup if warmup * (total_steps + 1) != 1 else 0.9 * warmup
         self.schedules: list[LRScheduler] = [

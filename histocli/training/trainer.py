@@ -76,6 +76,7 @@ class Trainer:
             warmup=recipe.warmup,
             weight_decay=recipe.weight_decay,
             muon=recipe.muon,
+            muon_dtype=torch.bfloat16 if compute.precision is Precision.BF16 else torch.float32,
             backbone_lr=recipe.backbone_lr,
         )
         wanted = getattr(model, "side", None)  # a head alone wants no images

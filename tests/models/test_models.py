@@ -114,12 +114,13 @@ def test_p4m_densenet_sees_no_difference_between_the_eight_symmetries():
     assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # and it does see differences between patches
 
 
-def test_p4m_densenet_costs_what_its_docstring_says():
+@pytest.mark.parametrize(("arch", "side"), [("histonet", 64), ("p4m-densenet", 96)])
+def test_networks_cost_what_their_docstrings_say(arch, side):
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = OWN["p4m-densenet"]()
+    network = OWN[arch]()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(images_of(1))
+        network.eval()(images_of(1, side))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     said = re.search(r"([\d,]+) parameters, ([\d,]+) MFLOP", network.__doc__)
     assert said.groups() == (f"{parameters:,}", f"{counter.get_total_flops() / 1e6:,.0f}")

@@ -27,6 +27,19 @@ def test_an_update_is_as_large_whatever_the_gradient():
         assert 0.01 < weight.pow(2).mean().sqrt() < 0.03  # about 0.1 of 0.2
 
 
+def test_an_update_in_bf16_points_the_same_way():
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(2)
+        weight = nn.Parameter(torch.zeros(16, 4, 3, 3))
+        weight.grad = torch.randn_like(weight)
+        Muon([weight], lr=0.1, weight_decay=0, dtype=dtype).step()
+        moved.append(weight.detach().flatten())
+    assert moved[0].dtype is moved[1].dtype is torch.float32
+    assert torch.cosine_similarity(*moved, dim=0) > 0.999
+    assert not torch.equal(*moved)
+
+
 def test_convolutions_that_mix_channels_go_to_muon_and_all_else_to_adamw():
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.Linear(8, 2))
     made = Optimizers(model, 1e-3, total_steps=10, warmup=0.2, weight_decay=0.1, muon=True)
