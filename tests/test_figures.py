@@ -218,8 +218,8 @@ def test_optimism_is_drawn_with_or_without_unseen_slides(tmp_path, unseen):
         "grouped_by": "slide",
         "unseen": {"data": "pcam", "split": "valid", "tta": False} if unseen else None,
         "runs": [
-            {"kind": kind, "validation": found, "unseen": {"auc": 0.8, "interval": None} if unseen else None}
-            for kind in ("random", "grouped", "random")
+            {"parted_by": parted, "validation": found, "unseen": {"auc": 0.8, "interval": None} if unseen else None}
+            for parted in ("patch", "slide", "patch", "overlap group")
         ],
         "gaps": {
             "random_minus_grouped": 0.0,
@@ -231,6 +231,7 @@ def test_optimism_is_drawn_with_or_without_unseen_slides(tmp_path, unseen):
     assert "Optimism: kaggle" in drawn
     assert "random split" in drawn
     assert "split by slide" in drawn
+    assert "overlap group" not in drawn  # not compared where there are slides
     assert ("pcam valid" in drawn) == ("+0.100" in drawn) == unseen
     report["runs"] = report["runs"][1:2]
     report["gaps"]["random_minus_unseen"] = None

@@ -3,6 +3,7 @@
 from typing import Any
 
 from histocli.console import Reporter, number
+from histocli.data.parted import plural
 from histocli.metrics.intervals import FEW_CLUSTERS
 
 _WORST = 5  # slides that are named
@@ -46,8 +47,8 @@ def _show_doubts(report: Reporter, made: dict[str, Any]) -> None:
         report.note(f"{made['chosen_on']:,} of these patches chose the epoch, temperature and threshold")
     if made["fitted_otherwise"]:
         report.note("temperature and threshold were fitted to single networks and views, not to this mean of several")
-    if made["bootstrap"]["by"] == "patch":
-        report.note("slides are not known: intervals by patch are too narrow where slides differ")
+    if (by := made["bootstrap"]["by"]) != "slide":
+        report.note(f"not all slides are known: intervals by {by} are too narrow where slides differ")
 
 
 def _range(interval: list[float] | None) -> str:
@@ -58,11 +59,11 @@ def _warn_of_few(report: Reporter, drawn: dict[str, Any]) -> None:
     if drawn["by"] == "patch":
         return
     if 1 < drawn["clusters"] < FEW_CLUSTERS:
-        report.warn(f"only {drawn['clusters']} {drawn['by']}s: intervals and p-values are rough")
+        report.warn(f"only {drawn['clusters']} {plural(drawn['by'])}: intervals and p-values are rough")
         return
     for what, count in drawn["holding"].items():
         if 1 < count < FEW_CLUSTERS:
-            report.warn(f"only {count} {drawn['by']}s hold {what} patches: intervals and p-values are rough")
+            report.warn(f"only {count} {plural(drawn['by'])} hold {what} patches: intervals and p-values are rough")
 
 
 def _show_calibration(report: Reporter, made: dict[str, Any]) -> None:
@@ -136,6 +137,9 @@ def show_optimism(report: Reporter, made: dict[str, Any]) -> None:
         report.note(
             f"whether {where} has slides of {made['data']} is not known: histo balance --audit compares packed data"
         )
+    for kind, mean in made["means"].items():
+        if mean["runs"] == 1:
+            report.note(f"one run alone has a {kind} split: another seed's figures may differ by more than the gaps")
     for row in made["runs"]:
         if not row["unseen"]:
             data = unseen["data"] if unseen else "NAME"

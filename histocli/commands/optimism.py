@@ -38,7 +38,8 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
     """Compare the validation of a run, and of all runs of its recipe and data, with unseen patches, and by their split.
 
     Reads what `histo eval` measured of each on the same unseen patches (`data`, else what most of the runs were
-    evaluated on), writes `metrics/<data>-optimism.json` and draws it.
+    evaluated on), writes `metrics/<data>-optimism.json` and draws it. Of runs split by slide and by overlap group the
+    latter are listed and not compared.
 
     Raises:
         HistoError: the run is not there, or nothing to compare it with: neither unseen patches nor another split.
@@ -57,12 +58,14 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
         )
     for row in rows:
         row["unseen"] = _measured(workspace, row["run"], key) if key else None
-    means = {kind: _means([row for row in rows if row["kind"] == kind]) for kind in ("random", "grouped")}
-    grouped_by = next((row["parted_by"] for row in rows if row["kind"] == "grouped"), None)
+    splits = {row["parted_by"] for row in rows}
+    grouped_by = next((split for split in ("slide", "overlap group") if split in splits), None)
+    compared = {"random": "patch", "grouped": grouped_by}
+    means = {kind: _means([row for row in rows if row["parted_by"] == split]) for kind, split in compared.items()}
     report = {
         "data": name,
         "grouped_by": grouped_by,
-        "unseen": _named(workspace, rows[0]["run"], key) if key else None,
+        "unseen": _named(workspace, [row["run"] for row in rows], key) if key else None,
         "runs": rows,
         "means": means,
         "gaps": {
@@ -77,11 +80,19 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
 
 
 def _siblings(workspace: Workspace, run: str) -> list[str]:
-    """The finished runs with this one's data and recipe, and about as many patches; itself among them."""
+    """The finished runs with this one's data, recipe, network and version, and about as many patches; it among them."""
 
-    def recipe(name: str) -> tuple[Any, dict[str, Any]]:
+    def recipe(name: str) -> tuple[Any, ...]:
         config = _config(workspace, name)
-        return config["data"], {key: v for key, v in config["options"].items() if key not in _MAY_DIFFER}
+        options = {key: v for key, v in config["options"].items() if key not in _MAY_DIFFER}
+        return config["data"], options, config["versions"]["histo"]
+
+    def network(name: str) -> dict[str, Any] | None:
+        try:
+            weights = load_checkpoint(workspace.run_dir(name) / "best.pt").model
+        except HistoError:
+            return None  # of a format before this one, or damaged: nobody asked for this run
+        return {key: tensor.shape for key, tensor in weights.items()}
 
     def finished(name: str) -> bool:
         history = workspace.run_dir(name) / "history.jsonl"
@@ -94,9 +105,10 @@ def _siblings(workspace: Workspace, run: str) -> list[str]:
 
     if not finished(run):
         raise HistoError(f"{run} has not all its epochs yet", f"histo train --resume --name {run}")
-    wanted = recipe(run)
+    wanted, its_network = recipe(run), network(run)  # a name's network may change between versions
     runs = [name for name in workspace.run_names() if (workspace.run_dir(name) / "best.pt").is_file()]
-    return [name for name in runs if recipe(name) == wanted and finished(name) and alike(name)]
+    like = [name for name in runs if recipe(name) == wanted and finished(name) and alike(name)]
+    return [name for name in like if network(name) == its_network]
 
 
 def _config(workspace: Workspace, run: str) -> dict[str, Any]:
@@ -162,19 +174,22 @@ def _ids_sha256(workspace: Workspace, made: dict[str, Any]) -> str:
     return sha256(table[["id", "label"]].to_csv(index=False).encode()).hexdigest()
 
 
-def _named(workspace: Workspace, run: str, key: Key) -> dict[str, Any]:
+def _named(workspace: Workspace, runs: list[str], key: Key) -> dict[str, Any]:
     """What the unseen patches are, and what of them is known to be of the slides, or the tissue, that a run has seen.
 
-    None stands for what is not known: nothing is, of patches that are not packed.
+    Of several runs it is the most. None stands for what is not known: nothing is, of patches that are not packed.
     """
     data, split, digest = key
     seen: dict[str, int | None] = {"shared_slides": None, "overlaps": None}
-    own = read_manifest(workspace.run_dir(run) / "manifest.csv")
-    if {data, str(own["data"].iloc[0])} <= set(workspace.dataset_names()):
+    manifests = {_config(workspace, run)["manifest_sha256"]: workspace.run_dir(run) / "manifest.csv" for run in runs}
+    for own in map(read_manifest, manifests.values()):
+        if not {data, str(own["data"].iloc[0])} <= set(workspace.dataset_names()):
+            continue
         shared = [leak for leak in audit(workspace, own)["leaks"] if leak["from"].rpartition(": ")[0] == data]
-        for what in seen:
+        for what, most in seen.items():
             known = [leak[what] for leak in shared if leak[what] is not None]
-            seen[what] = sum(known) if known else None
+            if known:
+                seen[what] = max(most or 0, sum(known))
     return {"data": data, "split": split, "sha256": digest, **seen}
 
 

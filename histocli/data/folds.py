@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.data.manifest import UNLABELLED
-from histocli.data.parted import hanging_together
+from histocli.data.parted import hanging_together, plural
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int) -> Folds:
     units = len(np.unique(groups))
     kind, together = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, groups)
     few = HistoError(
-        f"{units:,} {by}{'e' * by.endswith('h')}s do not part into {k} folds with both classes",
+        f"{units:,} {plural(by)} do not part into {k} folds with both classes",
         "--folds 2 is the least",
     )
     if k > units or k > int(np.bincount(labels, minlength=2).min()):

@@ -31,7 +31,8 @@ def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
     """What of a table belongs together, and the number (N,) of what each row belongs to.
 
     That is the slide; where some slides are not known, what shares a slide or an overlap group, however indirectly;
-    where neither is known of any, each patch is on its own. A patch of which neither is known is one of its own.
+    where neither is known of any, each patch is on its own. A patch of which neither is known is one of its own, so
+    that where some slides and no groups are known it is `slide or patch`.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -42,7 +43,8 @@ def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
         for name, column in (("slide", SLIDE), ("overlap group", OVERLAP))
         if column in frame.columns and (frame[column] != "").any()
     }
-    if "slide" in known and (known["slide"] != "").all():
+    all_slides = "slide" in known and bool((known["slide"] != "").all())
+    if all_slides:
         known = {"slide": known["slide"]}
     nodes = n  # the patches, then the slides, then the groups
     edges = []
@@ -56,4 +58,10 @@ def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
     ends = np.concatenate([np.stack(edge) for edge in edges], 1)
     graph = coo_matrix((np.ones(ends.shape[1], np.int8), ends), (nodes, nodes))
     components = connected_components(graph, directed=False)[1][:n]
-    return " or ".join(known), np.unique(components, return_inverse=True)[1]
+    by = "slide or patch" if set(known) == {"slide"} and not all_slides else " or ".join(known)
+    return by, np.unique(components, return_inverse=True)[1]
+
+
+def plural(by: str) -> str:
+    """What `hanging_together` names, many of it."""
+    return by + ("es" if by.endswith("h") else "s")

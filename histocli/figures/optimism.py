@@ -13,9 +13,10 @@ _SHIFT = 0.03  # runs side by side, so that their intervals do not hide one anot
 def draw_optimism(figure: Figure, report: dict[str, Any]) -> None:
     """Draw each run's AUC on its own validation patches and on unseen slides, joined by a line."""
     axes = figure.add_subplot()
-    sides = (("random", TUMOUR, "random split"), ("grouped", NORMAL, f"split by {report['grouped_by']}"))
-    for kind, colour, label in sides:
-        runs = [row for row in report["runs"] if row["kind"] == kind]
+    by = report["grouped_by"]
+    sides = (("random", "patch", TUMOUR, "random split"), ("grouped", by, NORMAL, f"split by {by}"))
+    for kind, parted_by, colour, label in sides:
+        runs = [row for row in report["runs"] if row["parted_by"] == parted_by]
         for i, row in enumerate(runs):
             shift = _SHIFT * (i - (len(runs) - 1) / 2) + (_SHIFT if kind == "random" else -_SHIFT)
             points = [(x, row[key]) for x, key in enumerate(("validation", "unseen")) if row[key]]
@@ -30,7 +31,7 @@ def draw_optimism(figure: Figure, report: dict[str, Any]) -> None:
     axes.set(ylabel="AUC", xlim=(-0.4, 1.4))
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside lower center", ncols=2)
-    gaps = {"random split": "random_minus_unseen", f"split by {report['grouped_by']}": "grouped_minus_unseen"}
+    gaps = {"random split": "random_minus_unseen", f"split by {by}": "grouped_minus_unseen"}
     known = [(split, report["gaps"][key]) for split, key in gaps.items() if report["gaps"][key] is not None]
     flattered = f"{known[0][0]} minus unseen slides: {known[0][1]:+.3f}" if known else ""
     axes.axvline(0.5, color=GREY, linewidth=0.5, linestyle=":")

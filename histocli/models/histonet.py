@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64, 128, 256)
 REFINEMENTS = (0, 0, 1, 2, 3)
-_CENTRE = slice(1, 3)  # of the 4x4 cells of the last stage: they cover the central 32x32 pixels of a patch
+_CENTRE = slice(1, 3)  # of the last stage's 4x4 cells: the central 48x48 of 96 pixels, around the 32x32 that decide
 
 
 class HistoNet(nn.Module):

@@ -98,8 +98,8 @@ def score_packed(
 
 
 def _note_overlaps(workspace: Workspace, chosen: Subset, table: "pd.DataFrame") -> None:
-    """Name each patch's group of those that show the same tissue, where no slide is known and they were searched."""
-    unknown = "slide" not in table.columns or (table["slide"] == "").all()
+    """Name each patch's group of those that show the same tissue, where slides are unknown and they were searched."""
+    unknown = "slide" not in table.columns or (table["slide"] == "").any()
     if not unknown or OVERLAP in table.columns or not workspace.dataset_path(chosen.data).is_file():
         return
     pairs = known_overlaps(workspace, chosen.data)

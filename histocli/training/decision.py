@@ -42,3 +42,10 @@ def decided(labels: Ints, probs: Floats, rule: str) -> dict[str, Any]:
             "log_odds": torch.from_numpy(log_odds.astype(np.float32)),
         },
     }
+
+
+def undecided(kept: dict[str, Any], rule: str) -> dict[str, Any]:
+    """Of what a checkpoint keeps, what holds for weights that have moved on since: a number as the threshold does."""
+    known = {name: value for name, value in kept.items() if name == "appearance"}
+    number = fixed(rule)
+    return known if number is None else known | {"threshold": number}

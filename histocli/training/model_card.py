@@ -10,7 +10,7 @@ import numpy as np
 
 from histocli.compute.device import thread_count
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
-from histocli.data.parted import parted_by
+from histocli.data.parted import parted_by, plural
 from histocli.metrics import evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.metrics.intervals import FEW_CLUSTERS
@@ -189,7 +189,7 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> list[str]:
     found, before = evaluate(labels, probs, best.threshold), evaluate(labels, probability(odds))["metrics"]
     unsure = uncertainty(labels, probs, found["metrics"], best.threshold, clusters_of(rows), threads=thread_count())
     drawn, ends = unsure["bootstrap"], unsure["intervals"]
-    by = f"{drawn['clusters']:,} {drawn['by']}{'es' if drawn['by'].endswith('h') else 's'}"
+    by = f"{drawn['clusters']:,} {plural(drawn['by'])}"
     values = [[name.replace("_", " "), _figure(value, ends[name])] for name, value in found["metrics"].items()]
     changes = [
         [name.replace("_", " "), _number(before[name]), _number(found["metrics"][name])]
@@ -200,7 +200,7 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> list[str]:
         f"## Figures on the {found['n']:,} validation patches\n\n"
         f"One view of each patch; 95 % intervals by bootstrap over {by}, {drawn['replicates']:,} "
         f"resamples{'; so few make them rough' * (min(drawn['holding'].values()) < FEW_CLUSTERS)}."
-        f"{' Slides are not known: these are too narrow where slides differ.' * (drawn['by'] == 'patch')}\n\n"
+        f"{' Not all slides are known: these are too narrow where slides differ.' * (drawn['by'] != 'slide')}\n\n"
         + _table(["figure", "value (95 % interval)"], values),
         "## Calibration and threshold\n\n"
         f"The log odds of scores are divided by a temperature of {best.temperature:.4f}, fitted on the validation "

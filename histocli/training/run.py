@@ -26,7 +26,7 @@ from histocli.models import create_model, rebuild_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints, save_checkpoint
 from histocli.scoring.inference import batch_log_odds, probabilities
 from histocli.training.config import TrainConfig
-from histocli.training.decision import KEPT, check_rule, decided
+from histocli.training.decision import KEPT, check_rule, decided, undecided
 from histocli.training.frozen import describe, head_state, whole_state
 from histocli.training.identity import git_commit, note_job, versions
 from histocli.training.listener import Epoch, Listener, Progress, quality
@@ -174,6 +174,7 @@ class Run:
             raise HistoError(f"{self.dir / 'last.pt'} holds no training state", "train under another --name")
         if checkpoint.manifest_sha256 != self.manifest_sha256:
             raise HistoError(f"{self.manifest} is not what the run was begun with", "train under another --name")
+        checkpoint.build()  # or says why its weights do not fit
         average = checkpoint.model
         if self.config.freeze:
             self.model.load_state_dict(average)
@@ -277,7 +278,9 @@ class Run:
         }
 
     def _write(self, folder: Path, state: dict[str, Any], best: bool) -> None:
-        row = self.history[-1] if self.history else {}
+        last = self.history[-1] if self.history else {}
+        row = last if last.get("step") == self.trainer.step else {}
+        kept = self.kept if row else undecided(self.kept, self.config.threshold)
         average = self.trainer.average
         weights = whole_state(self.model, average) if self.config.freeze else average.state_dict()
         checkpoint = Checkpoint(
@@ -288,7 +291,7 @@ class Run:
             metrics={name: row.get(name) for name in ("val_auc", "val_accuracy", "val_loss")},
             config={name: str(v) if isinstance(v, str) else v for name, v in asdict(self.config).items()},
             manifest_sha256=self.manifest_sha256,
-            **self.kept,
+            **kept,
         )
         if best:
             save_checkpoint(checkpoint, folder / "best.pt")

@@ -247,6 +247,21 @@ def test_intervals_are_by_overlap_group_or_by_patch_where_no_slide_is_known(hist
     assert {row["overlap_group"] for row in scores(histo, made)} == {"", *map(str, range(8))}
 
 
+def test_where_some_slides_are_known_overlaps_hold_the_others_together(histo, tmp_path):
+    """Twenty patches of two slides, and ten places without one, each in two patches that share pixels."""
+    patches = {f"{i % 2}/slide {i % 4 // 2} {i}": crop(texture(i), 0, 0) for i in range(20)}
+    patches |= {f"{i % 2}/place {i} {x}": crop(texture(50 + i), x, 0) for i in range(10) for x in (0, 30)}
+    write_patches(tmp_path / "mine", patches)
+    table = tmp_path / "slides.csv"
+    table.write_text("id,wsi\n" + "".join(f"slide {i % 4 // 2} {i},s{i % 4 // 2}\n" for i in range(20)))
+    histo("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
+    histo("balance", "--data", "mine", "--n", "max", "--split", "overlap")
+    result = histo(*EVAL, "--data", "mine", "--json")
+    drawn = json.loads(result.stdout)["bootstrap"]
+    assert (drawn["by"], drawn["clusters"]) == ("slide or overlap group", 2 + 10)
+    assert "not all slides are known: intervals by slide or overlap group are too narrow" in result.stderr
+
+
 def test_slides_and_hospitals_have_their_own_figures(histo):
     path = histo.root / "manifests" / "synthetic.csv"
     with path.open(newline="") as file:
@@ -469,11 +484,27 @@ def test_optimism_is_the_gap_between_splits_and_unseen_slides(histo, siblings):
         "random_minus_unseen": pytest.approx(random["validation"]["auc"] - random["unseen"]["auc"]),
     }
     assert f"{made['gaps']['random_minus_unseen']:+.4f}" in result.stderr
+    assert "one run alone has a random split" in result.stderr
     picture = histo.root / "plots" / "synthetic-optimism.png"
     before = picture.read_bytes()
     picture.unlink()
     histo("plot", "--kind", "optimism")
     assert picture.read_bytes() == before
+
+
+def test_runs_of_another_version_or_network_are_not_of_the_same_recipe(histo, siblings):
+    path = histo.root / "runs" / "leaky" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"versions": config["versions"] | {"histo": "0.0.1"}}))
+    made = json.loads(histo("eval", "--ckpt", "first", "--optimism", "--json").stdout)
+    assert [row["run"] for row in made["runs"]] == ["first"]
+    path.write_text(json.dumps(config))
+    best = histo.root / "runs" / "leaky" / "best.pt"
+    checkpoint = load_checkpoint(best)
+    widened = {name: torch.cat([tensor, tensor]) for name, tensor in checkpoint.model.items() if tensor.ndim}
+    save_checkpoint(replace(checkpoint, model=widened), best)
+    made = json.loads(histo("eval", "--ckpt", "first", "--optimism", "--json").stdout)
+    assert [row["run"] for row in made["runs"]] == ["first"]
 
 
 def test_few_slides_with_tumour_among_many_without_are_told(histo, tmp_path):

@@ -34,6 +34,9 @@ def test_what_hangs_together_does_so_through_slides_and_groups():
     assert by == "slide or overlap group"
     assert [set(np.flatnonzero(number == i)) for i in range(3)] == [{0, 1, 2}, {3, 4}, {5}]
     assert hanging_together(frame.assign(slide=list("abcdef")))[0] == "slide"
+    by, number = hanging_together(frame.drop(columns=OVERLAP).assign(slide=["a", "", "a", "", "b", "b"]))
+    assert by == "slide or patch"  # where no group is known
+    assert len(set(number)) == 4
 
 
 @pytest.mark.parametrize(("slides", "groups", "by"), [(12, 20, "slide"), (0, 20, "overlap group"), (0, 0, "patch")])

@@ -187,6 +187,17 @@ def test_a_run_whose_last_checkpoint_is_damaged_says_so(root):
     assert f"error: {last} is no checkpoint that can be read safely" in refused.stderr
 
 
+def test_a_run_of_another_histos_network_says_so(root):
+    last = root / "runs" / "first" / "last.pt"
+    checkpoint = load_checkpoint(last)
+    lacking = {name: tensor for name, tensor in checkpoint.model.items() if "head" not in name}
+    assert len(lacking) < len(checkpoint.model)
+    torch.save(vars(replace(checkpoint, model=lacking)), last)
+    refused = histo(root, "train", "--resume", "--name", "first", code=1)
+    assert f"error: {last}: its weights do not fit histonet" in refused.stderr
+    assert "hint: is it of an earlier histo? train it anew" in refused.stderr
+
+
 def test_a_run_with_options_that_are_not_known_says_so(root):
     last = root / "runs" / "first" / "last.pt"
     checkpoint = load_checkpoint(last)

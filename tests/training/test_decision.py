@@ -66,3 +66,16 @@ def test_a_rule_needs_validation_patches_of_both_classes(histo):
     assert error == "--threshold youden needs validation patches of both classes"
     assert "--threshold 0.5" in hint
     histo(*TRAIN, "--epochs", 1, "--name", "single")
+
+
+def test_weights_that_have_moved_on_since_validation_keep_none_of_what_it_decided(histo):
+    workspace = Workspace(histo.root)
+    run = Run(workspace, stored_config(workspace, "first")[1], "first")
+    run.resume()
+    assert run.kept["validation"]
+    run.trainer.train_step(next(iter(run.train.shuffled(0))))
+    run._save(best=False)
+    moved = last(histo, "first")
+    assert (moved.temperature, moved.threshold, moved.validation) == (1, 0.5, {})
+    assert moved.metrics["val_auc"] is None
+    assert moved.appearance == run.kept["appearance"]
