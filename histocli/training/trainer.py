@@ -91,8 +91,13 @@ class Trainer:
 
     @cached_property
     def replicas(self) -> Replicas | None:
-        """On a CPU that this process has for itself, one replica of the model for each core, if that pays."""
-        if self.compute.device.type != "cpu" or self.world.size > 1 or self.recipe.compile or self.scaler.is_enabled():
+        """On a CPU that this process has for itself, one replica of the model for each core, if that pays.
+
+        In bf16 it does not: all cores on one convolution are as fast, and batch norm sees the whole batch.
+        """
+        if self.compute.device.type != "cpu" or self.world.size > 1 or self.recipe.compile:
+            return None
+        if self.compute.precision is not Precision.FP32:
             return None
         count = replica_count(self.model, self.recipe.batch_size)
         return Replicas(self.model, count) if count > 1 else None

@@ -109,6 +109,19 @@ def two_threads():
 
 
 @pytest.mark.usefixtures("two_threads")
+def test_in_bf16_batch_norm_sees_the_whole_batch():
+    images = next(batches(64, 64).in_order())
+    seen = []
+    for compute in (FP32, BF16):
+        made = trainer(compute, batch_size=64)
+        first = next(m for m in made.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+        made.model.train()
+        first.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+        made.train_step(images)
+    assert seen == [32, 32, 64]
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_with_a_replica_for_each_core_it_goes_on_as_if_it_had_not_stopped():
     data = batches(192, 64)
     through, first, second = (trainer(total_steps=6, batch_size=64) for _ in range(3))
