@@ -43,8 +43,7 @@ def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
         for name, column in (("slide", SLIDE), ("overlap group", OVERLAP))
         if column in frame.columns and (frame[column] != "").any()
     }
-    all_slides = "slide" in known and bool((known["slide"] != "").all())
-    if all_slides:
+    if "slide" in known and (known["slide"] != "").all():
         known = {"slide": known["slide"]}
     nodes = n  # the patches, then the slides, then the groups
     edges = []
@@ -58,7 +57,9 @@ def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
     ends = np.concatenate([np.stack(edge) for edge in edges], 1)
     graph = coo_matrix((np.ones(ends.shape[1], np.int8), ends), (nodes, nodes))
     components = connected_components(graph, directed=False)[1][:n]
-    by = "slide or patch" if set(known) == {"slide"} and not all_slides else " or ".join(known)
+    by = " or ".join(known)
+    if by == "slide" and (known["slide"] == "").any():
+        by = "slide or patch"
     return by, np.unique(components, return_inverse=True)[1]
 
 

@@ -22,7 +22,7 @@ from histocli.data.subset import labelled_part, open_subset
 from histocli.errors import HistoError, UsageError
 from histocli.interrupt import Stopped, StopRequest
 from histocli.metrics import auc
-from histocli.models import create_model, rebuild_model
+from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints, save_checkpoint
 from histocli.scoring.inference import batch_log_odds, probabilities
 from histocli.training.config import TrainConfig
@@ -65,8 +65,7 @@ class Run:
         if world.size > 1 and min(size, len(self.train)) < 2 * world.size:
             raise UsageError(f"--batch-size {size}: {world.size} processes need {2 * world.size} patches a step")
         torch.manual_seed(config.seed)
-        arch = load_checkpoint(self.dir / "last.pt").arch if name else config.arch
-        model = rebuild_model(arch) if name else create_model(arch, config.weights)
+        model = load_checkpoint(self.dir / "last.pt").build() if name else create_model(config.arch, config.weights)
         if device.type == "cuda" and world.size > 1 and size < SHARE * world.size:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device)
@@ -174,7 +173,6 @@ class Run:
             raise HistoError(f"{self.dir / 'last.pt'} holds no training state", "train under another --name")
         if checkpoint.manifest_sha256 != self.manifest_sha256:
             raise HistoError(f"{self.manifest} is not what the run was begun with", "train under another --name")
-        checkpoint.build()  # or says why its weights do not fit
         average = checkpoint.model
         if self.config.freeze:
             self.model.load_state_dict(average)
