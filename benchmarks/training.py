@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.made import Made
@@ -57,17 +56,12 @@ class Ours:
         trainer.model.train()
         began = time.perf_counter()
         for _ in range(self.steps):
-            if trainer.replicas:
-                trainer.replicas.backward(self._loss, self.images, self.labels)
-            else:
-                trainer.scaler.scale(self._loss(trainer.network, self.images, self.labels)).backward()
+            with self.compute.autocast():
+                loss = F.cross_entropy(trainer.network(self.images), self.labels, label_smoothing=0.05)
+            trainer.scaler.scale(loss).backward()
             trainer.optimizers.step(trainer.scaler)
         self._wait()
         return self.steps * BATCH / (time.perf_counter() - began)
-
-    def _loss(self, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with self.compute.autocast():
-            return F.cross_entropy(model(images), labels, label_smoothing=0.05)
 
     def _wait(self) -> None:
         if self.compute.device.type == "cuda":

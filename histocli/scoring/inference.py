@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from histocli.compute.cores import in_pieces
 from histocli.compute.device import Compute
-from histocli.compute.replicas import in_pieces
 from histocli.data.augment import symmetries
 from histocli.data.batches import Batch
 from histocli.data.features import is_features

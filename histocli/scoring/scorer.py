@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from histocli.choices import Device, ExportFormat, Precision
+from histocli.compute.cores import PIECE, every_core
 from histocli.compute.device import choose_compute
 from histocli.compute.memory import is_out_of_memory, memory_is_full
-from histocli.compute.replicas import PIECE, every_core
 from histocli.data.manifest import file_sha256
 from histocli.data.sources import Patch, Pixels
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered

@@ -13,7 +13,6 @@ from torch import nn
 from histocli.choices import Part, Weights
 from histocli.compute.device import choose_compute
 from histocli.compute.distributed import ALONE, World, agents
-from histocli.compute.replicas import SHARE
 from histocli.data.appearance import Reference
 from histocli.data.audit import audit, refuse_leaks
 from histocli.data.batches import Batches
@@ -34,6 +33,7 @@ from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace, atomic_folder, write_json, write_text
 
 _SAVE_EVERY = 600.0  # seconds between saves within an epoch
+_NORMED = 128  # patches that batch norm should see at least: 64 cost an AUC of 0.004 to 0.006 (benchmarks/accuracy.md)
 
 
 class Run:
@@ -66,7 +66,7 @@ class Run:
             raise UsageError(f"--batch-size {size}: {world.size} processes need {2 * world.size} patches a step")
         torch.manual_seed(config.seed)
         model = load_checkpoint(self.dir / "last.pt").build() if name else create_model(config.arch, config.weights)
-        if device.type == "cuda" and world.size > 1 and size < SHARE * world.size:
+        if device.type == "cuda" and world.size > 1 and size < _NORMED * world.size:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device)
         recipe = Recipe(

@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from histocli.choices import Augment, Precision, Rotate
 from histocli.compute.device import Compute
 from histocli.compute.distributed import ALONE, World
-from histocli.compute.replicas import Replicas, replica_count
 from histocli.data.augment import augment
 from histocli.data.batches import Batch, Batches
 from histocli.data.features import is_features
@@ -89,19 +88,6 @@ class Trainer:
         """What trains: `model`, or a replica around it; made at the first step, when all processes have come so far."""
         return self.world.replicate(self.model)
 
-    @cached_property
-    def replicas(self) -> Replicas | None:
-        """On a CPU that this process has for itself, one replica of the model for each core, if that pays.
-
-        In bf16 it does not: all cores on one convolution are as fast, and batch norm sees the whole batch.
-        """
-        if self.compute.device.type != "cpu" or self.world.size > 1 or self.recipe.compile:
-            return None
-        if self.compute.precision is not Precision.FP32:
-            return None
-        count = replica_count(self.model, self.recipe.batch_size)
-        return Replicas(self.model, count) if count > 1 else None
-
     def train_epoch(self, batches: Batches, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
         """Train to the end of the epoch that `step` is in; the mean loss, or None where `on_step` said to stop.
 
@@ -131,21 +117,15 @@ class Trainer:
         images = batch.images
         if not is_features(images):
             images = augment(images, self.recipe.augment, any_angle=self.any_angle, side=self.side)
-        if self.replicas:
-            loss = self.replicas.backward(self._loss, images, batch.labels)
-        else:
-            loss = self._loss(self.network, images, batch.labels)
-            if share != 1:
-                loss = loss * share
-            self.scaler.scale(loss).backward()
+        with self.compute.autocast():
+            loss = F.cross_entropy(self.network(images), batch.labels, label_smoothing=self.recipe.label_smoothing)
+        if share != 1:
+            loss = loss * share
+        self.scaler.scale(loss).backward()
         self.optimizers.step(self.scaler)
         self.step += 1
         self._update_average()
         return loss.detach()
-
-    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        with self.compute.autocast():
-            return F.cross_entropy(model(images), labels, label_smoothing=self.recipe.label_smoothing)
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from histocli.choices import Augment, Device, Precision, Rotate
+from histocli.compute import device
 from histocli.compute.device import Compute, choose_compute, thread_count
 from histocli.data.batches import Batch, Batches
 from histocli.errors import HistoError
@@ -109,24 +110,22 @@ def two_threads():
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_in_bf16_batch_norm_sees_the_whole_batch():
-    images = next(batches(64, 64).in_order())
+@pytest.mark.parametrize("compute", [FP32, BF16])
+def test_batch_norm_sees_the_whole_batch_whatever_the_number_of_cores(compute):
+    made = trainer(compute, batch_size=64)
+    first = next(m for m in made.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     seen = []
-    for compute in (FP32, BF16):
-        made = trainer(compute, batch_size=64)
-        first = next(m for m in made.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
-        made.model.train()
-        first.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-        made.train_step(images)
-    assert seen == [32, 32, 64]
+    made.model.train()
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    made.train_step(next(batches(64, 64).in_order()))
+    assert seen == [64]
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_with_a_replica_for_each_core_it_goes_on_as_if_it_had_not_stopped():
+def test_on_several_cores_it_goes_on_as_if_it_had_not_stopped():
     data = batches(192, 64)
     through, first, second = (trainer(total_steps=6, batch_size=64) for _ in range(3))
     losses = [through.train_epoch(data), through.train_epoch(data)]
-    assert through.replicas
     assert first.train_epoch(data, lambda step: step == 2) is None
     second.load_state(first.state(), first.average.state_dict())
     assert [second.train_epoch(data), second.train_epoch(data)] == losses
@@ -225,10 +224,26 @@ def test_the_device_is_chosen_and_the_reason_said(monkeypatch):
     assert auto.device.type == "cpu"
     assert "no GPU found" in auto.reason
     assert "as asked" in choose_compute(Device.CPU, Precision.BF16).reason
-    for device in (Device.CUDA, Device.MPS):
-        with pytest.raises(HistoError, match=f"--device {device}") as caught:
-            choose_compute(device)
+    for asked in (Device.CUDA, Device.MPS):
+        with pytest.raises(HistoError, match=f"--device {asked}") as caught:
+            choose_compute(asked)
         assert "--device auto" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("amx", "bf16", "intel", "expected"),
+    [
+        (True, True, True, Precision.BF16),
+        (False, True, False, Precision.BF16),
+        (False, True, True, Precision.FP32),
+        (False, False, False, Precision.FP32),
+    ],
+)
+def test_a_processor_computes_in_bf16_where_that_is_faster(monkeypatch, amx, bf16, intel, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(device, "_is_intel", lambda: intel)
+    assert choose_compute(Device.CPU).precision is expected
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
