@@ -163,8 +163,9 @@ def _said(value: Any) -> str:
 
 def _training(config: dict[str, Any], best: Checkpoint, folder: Path) -> str:
     options = ", ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in config["options"].items() if value is not None
+        f"{key.replace('_', ' ')} {value}" for key, value in config["options"].items() if value not in (None, [])
     )
+    taught = [f"- Taught by `{each['run']}`: SHA-256 `{each['sha256']}`" for each in config.get("teachers", [])]
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
     return "\n".join(
         [
@@ -172,6 +173,7 @@ def _training(config: dict[str, Any], best: Checkpoint, folder: Path) -> str:
             f"- Highest learning rate: {config['learning_rate']:g}",
             f"- Computed on {config['device']}",
             f"- Versions: {versions}" + (f"; commit `{config['git_commit']}`" if config["git_commit"] else ""),
+            *taught,
             f"- Checkpoint `best.pt`: SHA-256 `{file_sha256(folder / 'best.pt')}`",
             "",
         ]
