@@ -1,3 +1,3 @@
 """histo: from raw H&E lymph-node patches to an honestly evaluated classifier of metastatic cancer."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -85,7 +85,8 @@ def train(
         list[Path] | None,
         typer.Option(
             metavar="NAME",
-            help="Learn from this checkpoint's scores too, or from the mean of several's; a file or a run, as --ckpt.",
+            help="Learn from what this checkpoint of the same manifest says of each augmented patch too, or from the "
+            "mean of several; a file or a run, as --ckpt.",
             show_default="the labels alone",
         ),
     ] = None,
@@ -209,7 +210,7 @@ def _refuse_changes(ctx: typer.Context, stored: "TrainConfig") -> None:
 
 
 def _names(paths: list[Path] | None) -> tuple[str, ...]:
-    return tuple(map(str, paths or ()))
+    return tuple(str(Path(path)) for path in paths or ())
 
 
 def _refuse_idle(ctx: typer.Context, config: "TrainConfig") -> None:

@@ -1,7 +1,7 @@
 """Patches on all cores of a processor at once, each core with patches of its own.
 
 Two cores that work on one convolution wait for each other at the end of it, hundreds of times a batch; with patches of
-their own they meet once. Training does not: batch norm is to see the whole batch.
+their own they meet once. A network that trains is not parted so: its batch norm is to see the whole batch.
 """
 
 import math

@@ -91,7 +91,7 @@ def thread_count() -> int:
 
 
 def _fastest_precision(kind: str) -> tuple[Precision, str]:
-    """Half precision where there are units for it; emulated bf16 is slower than fp32."""
+    """Half precision where it is faster: emulated bf16 is not, nor Intel's AVX-512 without AMX."""
     if kind == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.BF16, "the GPU has bf16 units"
@@ -99,7 +99,7 @@ def _fastest_precision(kind: str) -> tuple[Precision, str]:
     if kind == "cpu" and torch.cpu._is_amx_tile_supported():
         return Precision.BF16, "the processor has AMX"
     if kind == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        if _is_intel():  # which starts half as many bf16 instructions as fp32 ones: nothing gained, conversions lost
+        if _is_intel():  # three quarters of fp32's patches/s in training: benchmarks/README.md
             return Precision.FP32, "faster than bf16 without AMX"
         return Precision.BF16, "the processor has bf16 units"
     return Precision.FP32, "no bf16 units"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.data.manifest import UNLABELLED
-from histocli.data.parted import hanging_together, parts_hospitals, plural
+from histocli.data.parted import hanging_together, plural
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:
@@ -28,18 +28,14 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int) -> Folds:
     """Part the rows of train and validation into `k` folds, with both classes alike, whole slides where known.
 
     Where not all slides are known overlap groups stay whole, where none of those is known either, patches are alone.
-    Hospitals that the manifest keeps on one side stay whole too.
 
     Raises:
-        HistoError: there are too few hospitals, slides, groups or patches for both classes to stand on both sides of
-            each fold.
+        HistoError: there are too few slides, groups or patches for both classes to stand on both sides of each fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     labelled = manifest[manifest["split"].isin(("train", "val")) & (manifest["label"] != UNLABELLED)]
     by, groups = hanging_together(labelled)
-    if parts_hospitals(labelled):
-        by, groups = "hospital", np.unique(labelled["hospital"].to_numpy(str), return_inverse=True)[1]
     labels = labelled["label"].to_numpy(np.int64)
     units = len(np.unique(groups))
     kind, together = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, groups)

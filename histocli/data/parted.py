@@ -27,14 +27,6 @@ def parted_by(manifest: "pd.DataFrame") -> str:
     return "patch"
 
 
-def parts_hospitals(manifest: "pd.DataFrame") -> bool:
-    """Whether every hospital is known and on one side, as `histo balance --group hospital` leaves them."""
-    if "hospital" not in manifest.columns or (manifest["hospital"] == "").any():
-        return False
-    train, val = (set(manifest.loc[manifest["split"] == part, "hospital"]) for part in ("train", "val"))
-    return train.isdisjoint(val)
-
-
 def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
     """What of a table belongs together, and the number (N,) of what each row belongs to.
 

@@ -163,9 +163,14 @@ def _said(value: Any) -> str:
 
 def _training(config: dict[str, Any], best: Checkpoint, folder: Path) -> str:
     options = ", ".join(
-        f"{key.replace('_', ' ')} {value}" for key, value in config["options"].items() if value not in (None, [])
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in config["options"].items()
+        if value is not None and key != "teacher"
     )
-    taught = [f"- Taught by `{each['run']}`: SHA-256 `{each['sha256']}`" for each in config.get("teachers", [])]
+    taught = [
+        f"- Taught by `{each['run']}`: `teacher-{number}.pt`, SHA-256 `{each['sha256']}`"
+        for number, each in enumerate(config.get("teachers", []), 1)
+    ]
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
     return "\n".join(
         [

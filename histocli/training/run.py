@@ -34,7 +34,7 @@ from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace, atomic_folder, write_json, write_text
 
 _SAVE_EVERY = 600.0  # seconds between saves within an epoch
-_NORMED = 128  # patches that batch norm should see at least: 64 cost an AUC of 0.004 to 0.006 (benchmarks/accuracy.md)
+_NORMED = 128  # patches that batch norm should see: over 64 two seeds were 0.004 to 0.006 worse (accuracy.md)
 
 
 class Run:
@@ -94,7 +94,7 @@ class Run:
         names = self.config.teacher
         if self.name:
             return kept_teachers(self.dir, len(names))
-        return find_teachers(self.workspace, names, self.manifest_sha256, allow_leak=self.config.allow_leak)
+        return find_teachers(self.workspace, names, self.manifest_sha256)
 
     @property
     def dir(self) -> Path:
@@ -208,12 +208,11 @@ class Run:
     def _lay(self, state: dict[str, Any], here: set[str]) -> None:
         self.kept["appearance"] = asdict(Reference.of(self.train.store, self.train.rows, self.config.seed))
         with atomic_folder(self.dir) as folder:
-            self._describe_run(folder)
+            self._describe_run(folder, keep_teachers(self.teachers, folder))
             note_job(folder, here)
-            keep_teachers(self.teachers, folder)
             self._write(folder, state, best=False)
 
-    def _describe_run(self, folder: Path) -> None:
+    def _describe_run(self, folder: Path, teachers: list[dict[str, str]]) -> None:
         write_text(folder / "manifest.csv", self.manifest.read_text(encoding="utf-8"))
         write_json(
             folder / "config.json",
@@ -226,7 +225,7 @@ class Run:
                 "val_patches": len(self.val),
                 "manifest_sha256": self.manifest_sha256,
                 "audit": self.audit,
-                "teachers": [{"run": each.run, "sha256": file_sha256(Path(each.origin))} for each in self.teachers],
+                "teachers": teachers,
                 "device": self.compute.reason,
                 "versions": versions(),
                 "git_commit": git_commit(),

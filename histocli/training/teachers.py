@@ -11,13 +11,13 @@ from torch.nn.functional import one_hot
 
 from histocli.compute.cores import in_pieces
 from histocli.compute.device import Compute
+from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.folding import fold
 from histocli.workspace import Workspace
 
 TRUST = 0.8  # the weight of the teachers' word in a target; the label has the rest
-_KEPT = "teacher-{}.pt"
 
 
 class Teachers:
@@ -52,29 +52,40 @@ class Teachers:
         return logits.float().softmax(1)[:, 1]
 
 
-def find_teachers(
-    workspace: Workspace, names: Sequence[str], manifest_sha256: str, *, allow_leak: bool
-) -> list[Checkpoint]:
+def find_teachers(workspace: Workspace, names: Sequence[str], manifest_sha256: str) -> list[Checkpoint]:
     """Read the checkpoints that are to teach a new run on a manifest, by their names as `--ckpt` takes them.
 
     Raises:
         HistoError: there is no such checkpoint, or it was trained on another manifest: it may know the patches that
             validate the run, and the student would be told.
     """
-    found = [load_checkpoint(find_checkpoint(workspace, name)) for name in names]
+    found = [replace(load_checkpoint(find_checkpoint(workspace, name)), training={}) for name in names]
     for name, checkpoint in zip(names, found, strict=True):
-        if checkpoint.manifest_sha256 != manifest_sha256 and not allow_leak:
+        if checkpoint.manifest_sha256 != manifest_sha256:
             raise HistoError(
                 f"--teacher {name} was trained on another manifest, and may know the patches that validate",
-                "train it on this one; --allow-leak where it cannot know them",
+                "train the teacher on the same one",
             )
     return found
 
 
-def keep_teachers(checkpoints: Sequence[Checkpoint], run_dir: Path) -> None:
-    """Write a run's teachers into its folder, without what they would be resumed with."""
-    for number, checkpoint in enumerate(checkpoints, 1):
-        save_checkpoint(replace(checkpoint, training={}), run_dir / _KEPT.format(number))
+def lasting_names(workspace: Workspace, names: Sequence[str]) -> tuple[str, ...]:
+    """Names that mean the same checkpoints once another run is the workspace's newest."""
+    paths = [find_checkpoint(workspace, name) for name in names]
+    newest = workspace.checkpoints_dir.resolve()
+    return tuple(
+        str(workspace.run_dir(load_checkpoint(path).run) / path.name if path.parent.resolve() == newest else path)
+        for path in paths
+    )
+
+
+def keep_teachers(checkpoints: Sequence[Checkpoint], run_dir: Path) -> list[dict[str, str]]:
+    """Write a run's teachers into its folder; the run that each is of, and the SHA-256 of its file."""
+    kept = []
+    for path, checkpoint in zip(_paths(run_dir, len(checkpoints)), checkpoints, strict=True):
+        save_checkpoint(checkpoint, path)
+        kept.append({"run": checkpoint.run, "sha256": file_sha256(path)})
+    return kept
 
 
 def kept_teachers(run_dir: Path, count: int) -> list[Checkpoint]:
@@ -83,4 +94,12 @@ def kept_teachers(run_dir: Path, count: int) -> list[Checkpoint]:
     Raises:
         HistoError: one is not there any more.
     """
-    return [load_checkpoint(run_dir / _KEPT.format(number)) for number in range(1, count + 1)]
+    paths = _paths(run_dir, count)
+    for path in paths:
+        if not path.is_file():
+            raise HistoError(f"{path} is not there any more: what taught the run", "train anew under another --name")
+    return [load_checkpoint(path) for path in paths]
+
+
+def _paths(run_dir: Path, count: int) -> list[Path]:
+    return [run_dir / f"teacher-{number}.pt" for number in range(1, count + 1)]

@@ -81,21 +81,3 @@ def test_what_a_split_keeps_apart():
     assert parted_by(grouped) == "patch"
     assert parted_by(grouped.assign(split=np.where(grouped[OVERLAP] == "g4", "val", "train"))) == "overlap group"
     assert parted_by(grouped.assign(**{OVERLAP: ""})) == "patch"
-
-
-def test_hospitals_that_the_split_keeps_apart_stay_whole():
-    frame = manifest()
-    frame["hospital"] = np.where(
-        frame["slide"].isin([f"s{i}" for i in range(4)]), "A", np.where(frame.index % 2, "B", "C")
-    )
-    assert make_folds(frame, 3, seed=1).by == "slide"  # each is on both sides
-    frame["split"] = np.where(frame["hospital"] == "A", "val", "train")
-    made = make_folds(frame, 3, seed=1)
-    assert made.by == "hospital"
-    for fold in range(3):
-        split = made.split(fold)
-        assert set(split.loc[split["split"] == "val", "hospital"]).isdisjoint(
-            split.loc[split["split"] == "train", "hospital"]
-        )
-    with pytest.raises(HistoError, match="3 hospitals do not part into 4 folds"):
-        make_folds(frame, 4, seed=1)
