@@ -4,7 +4,6 @@ import re
 import sys
 from dataclasses import replace
 from json import dumps
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -81,15 +80,6 @@ def train(
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Train even where patches of a data set called test or valid leak in.")
     ] = False,
-    teacher: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Learn from what this checkpoint of the same manifest says of each augmented patch too, or from the "
-            "mean of several; a file or a run, as --ckpt.",
-            show_default="the labels alone",
-        ),
-    ] = None,
     seed: options.Seed = 0,
     name: Annotated[str | None, typer.Option(help="The run's name.", show_default="ARCH-1, ARCH-2, ...")] = None,
     resume: Annotated[
@@ -123,7 +113,7 @@ def train(
         return
     given = {key: asked[key] for key in ctx.params if key not in _NOT_CONFIG}
     halve = batch_size == options.AUTO
-    config = TrainConfig(**given | {"batch_size": batch_size or BATCH_SIZE, "teacher": _names(teacher)})
+    config = TrainConfig(**given | {"batch_size": batch_size or BATCH_SIZE})
     if folds or seeds:
         _train_repeats(ctx, config, halve)
         return
@@ -200,17 +190,11 @@ def _train_repeats(ctx: typer.Context, config: "TrainConfig", halve: bool) -> No
 
 def _refuse_changes(ctx: typer.Context, stored: "TrainConfig") -> None:
     """A run goes on as it began: an option given anew must be the one it has."""
-    asked = ctx.params | {"teacher": _names(ctx.params["teacher"])}
     for key, value in vars(stored).items():
-        same = asked[key] in (value, options.AUTO) if key == "batch_size" else asked.get(key) == value
+        same = ctx.params[key] in (value, options.AUTO) if key == "batch_size" else ctx.params.get(key) == value
         if key != "device" and _given(ctx, key) and not same:
             flag = "--" + key.replace("_", "-")
-            new, old = (" ".join(v) or "none" if isinstance(v, tuple) else v for v in (asked[key], value))
-            raise UsageError(f"{flag} {new}: the run has {old}", f"leave {flag} out, or start a run anew")
-
-
-def _names(paths: list[Path] | None) -> tuple[str, ...]:
-    return tuple(str(Path(path)) for path in paths or ())
+            raise UsageError(f"{flag} {ctx.params[key]}: the run has {value}", f"leave {flag} out, or start a run anew")
 
 
 def _refuse_idle(ctx: typer.Context, config: "TrainConfig") -> None:

@@ -21,7 +21,7 @@ from histocli.scoring.table import clusters_of, read_scores
 from histocli.workspace import Workspace, read_json, write_json
 
 # Options that may differ between runs of one recipe.
-_MAY_DIFFER = {"data", "seed", "device", "precision", "compile", "threshold", "allow_leak", "teacher"}
+_MAY_DIFFER = {"data", "seed", "device", "precision", "compile", "threshold", "allow_leak"}
 _MAY_VARY = 0.1  # the number of training patches, as a share: splits by group do not come out alike
 Key = tuple[str, str, str]  # the data and split of an evaluation, and the hash of its manifest or of its patches' ids
 
@@ -85,7 +85,7 @@ def _siblings(workspace: Workspace, run: str) -> list[str]:
     def recipe(name: str) -> tuple[Any, ...]:
         config = _config(workspace, name)
         options = {key: v for key, v in config["options"].items() if key not in _MAY_DIFFER}
-        return config["data"], options, len(config.get("teachers", [])), config["versions"]["histo"]
+        return config["data"], options, config["versions"]["histo"]
 
     def network(name: str) -> dict[str, Any] | None:
         try:

@@ -22,7 +22,6 @@ from histocli.training.listener import Listener
 from histocli.training.model_card import write_card
 from histocli.training.repeats import Member, plan_repeats, summarise, write_folds
 from histocli.training.run import Run
-from histocli.training.teachers import lasting_names
 from histocli.workspace import Workspace
 
 
@@ -152,13 +151,6 @@ def train_repeats(
         Stopped: a signal came; the state is saved and `--resume` goes on from it.
     """
     config.check()
-    if folds and config.teacher:
-        raise UsageError(
-            "--folds parts the patches anew, so that --teacher may know those that validate a fold",
-            "train without a teacher; then each --data NAME-fold1 with --teacher NAME-fold1",
-        )
-    if not resume:
-        config = replace(config, teacher=world.lead(lambda: lasting_names(workspace, config.teacher)))
     repeats = world.lead(lambda: plan_repeats(workspace, config, name, folds, seeds))
     names = [member.name for member in repeats.members]
     begun = world.lead(lambda: {run for run in names if workspace.run_dir(run).exists()})

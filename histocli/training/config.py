@@ -30,7 +30,6 @@ class TrainConfig:
     threshold: str = "0.5"
     allow_leak: bool = False
     deterministic: bool = False
-    teacher: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raise `UsageError` naming the flag whose value cannot be used."""
@@ -46,8 +45,6 @@ class TrainConfig:
         for flag, given in (("--freeze", self.freeze), ("--backbone-lr", self.backbone_lr != 1)):
             if given and not pretrained:
                 raise UsageError(f"{flag} is for pretrained networks", "--weights pretrained starts from such weights")
-        if self.freeze and self.teacher:
-            raise UsageError("--teacher scores augmented patches, and --freeze sees none", "leave one of them out")
         if self.freeze and self.backbone_lr != 1:
             raise UsageError("--freeze does not train the backbone, --backbone-lr does", "leave one of them out")
 

@@ -163,14 +163,8 @@ def _said(value: Any) -> str:
 
 def _training(config: dict[str, Any], best: Checkpoint, folder: Path) -> str:
     options = ", ".join(
-        f"{key.replace('_', ' ')} {value}"
-        for key, value in config["options"].items()
-        if value is not None and key != "teacher"
+        f"{key.replace('_', ' ')} {value}" for key, value in config["options"].items() if value is not None
     )
-    taught = [
-        f"- Taught by `{each['run']}`: `teacher-{number}.pt`, SHA-256 `{each['sha256']}`"
-        for number, each in enumerate(config.get("teachers", []), 1)
-    ]
     versions = ", ".join(f"{name} {version}" for name, version in config["versions"].items())
     return "\n".join(
         [
@@ -178,7 +172,6 @@ def _training(config: dict[str, Any], best: Checkpoint, folder: Path) -> str:
             f"- Highest learning rate: {config['learning_rate']:g}",
             f"- Computed on {config['device']}",
             f"- Versions: {versions}" + (f"; commit `{config['git_commit']}`" if config["git_commit"] else ""),
-            *taught,
             f"- Checkpoint `best.pt`: SHA-256 `{file_sha256(folder / 'best.pt')}`",
             "",
         ]

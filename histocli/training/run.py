@@ -29,12 +29,11 @@ from histocli.training.decision import KEPT, check_rule, decided, undecided
 from histocli.training.frozen import describe, head_state, whole_state
 from histocli.training.identity import git_commit, note_job, versions
 from histocli.training.listener import Epoch, Listener, Progress, quality
-from histocli.training.teachers import Teachers, find_teachers, keep_teachers, kept_teachers
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace, atomic_folder, write_json, write_text
 
 _SAVE_EVERY = 600.0  # seconds between saves within an epoch
-_NORMED = 128  # patches that batch norm should see: over 64 two seeds were 0.004 to 0.006 worse (accuracy.md)
+_NORMED = 128  # patches that batch norm should see at least: 64 cost an AUC of 0.004 to 0.006 (benchmarks/accuracy.md)
 
 
 class Run:
@@ -59,7 +58,6 @@ class Run:
             refuse_leaks(self.audit)
         self.data = subset.data
         self.manifest_sha256 = file_sha256(self.manifest)
-        self.teachers = self._teachers()
         device, size = self.compute.device, config.batch_size
         self.train = Batches(train.store, train.rows, train.labels, size, device, world=world)
         self.val = Batches(val.store, val.rows, val.labels, 2 * size, device, world=world)
@@ -83,18 +81,11 @@ class Run:
             muon=config.weights is Weights.RANDOM,  # what AdamW trained before, AdamW had better train on
         )
         trained = model.headed.head if config.freeze else model
-        teachers = Teachers(self.teachers, self.compute) if self.teachers else None
-        self.trainer = Trainer(trained, recipe, self.compute, world, teachers)
+        self.trainer = Trainer(trained, recipe, self.compute, world)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.trained: dict[str, float] = {}  # of an epoch whose steps are done: all but its validation
         self.kept: dict[str, Any] = {}  # what a checkpoint holds besides: see `KEPT`
-
-    def _teachers(self) -> list[Checkpoint]:
-        names = self.config.teacher
-        if self.name:
-            return kept_teachers(self.dir, len(names))
-        return find_teachers(self.workspace, names, self.manifest_sha256)
 
     @property
     def dir(self) -> Path:
@@ -208,11 +199,11 @@ class Run:
     def _lay(self, state: dict[str, Any], here: set[str]) -> None:
         self.kept["appearance"] = asdict(Reference.of(self.train.store, self.train.rows, self.config.seed))
         with atomic_folder(self.dir) as folder:
-            self._describe_run(folder, keep_teachers(self.teachers, folder))
+            self._describe_run(folder)
             note_job(folder, here)
             self._write(folder, state, best=False)
 
-    def _describe_run(self, folder: Path, teachers: list[dict[str, str]]) -> None:
+    def _describe_run(self, folder: Path) -> None:
         write_text(folder / "manifest.csv", self.manifest.read_text(encoding="utf-8"))
         write_json(
             folder / "config.json",
@@ -225,7 +216,6 @@ class Run:
                 "val_patches": len(self.val),
                 "manifest_sha256": self.manifest_sha256,
                 "audit": self.audit,
-                "teachers": teachers,
                 "device": self.compute.reason,
                 "versions": versions(),
                 "git_commit": git_commit(),

@@ -21,7 +21,6 @@ from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm
 from histocli.training.optim import Optimizers
-from histocli.training.teachers import Teachers
 
 _NORMS = _BatchNorm, GroupBatchNorm
 _APART = 0x9E3779B1  # between the seeds of processes: a processor's generator takes the lower 32 bits alone
@@ -54,22 +53,12 @@ class Trainer:
     over the last `average_over` of all steps, which is what validates and predicts. What is random in a step follows
     from the seed and the step's number alone, so that a run can stop after any step and go on as if it had not.
 
-    With `teachers` it learns from what they say of each augmented patch, besides the labels.
-
     Several processes (`world`) each train on their share of every batch and average their gradients; they come to
     `train_epoch` and `state` together.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        compute: Compute,
-        world: World = ALONE,
-        teachers: Teachers | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, world: World = ALONE) -> None:
         self.model = model.to(compute.device)
-        self.teachers = teachers
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         if recipe.compile:
             self.model.compile()
@@ -92,8 +81,6 @@ class Trainer:
         wanted = getattr(model, "side", None)  # a head alone wants no images
         self.side = wanted if wanted and wanted < PATCH_SIDE else None
         self.any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
-        if teachers and teachers.sides != {self.side}:
-            self.side = None  # each resizes for itself
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision is Precision.FP16)
 
     @cached_property
@@ -130,12 +117,8 @@ class Trainer:
         images = batch.images
         if not is_features(images):
             images = augment(images, self.recipe.augment, any_angle=self.any_angle, side=self.side)
-        smoothing, targets = self.recipe.label_smoothing, batch.labels
-        if self.teachers:
-            targets = self.teachers.targets(images, targets, smoothing)
-            smoothing = 0.0
         with self.compute.autocast():
-            loss = F.cross_entropy(self.network(images), targets, label_smoothing=smoothing)
+            loss = F.cross_entropy(self.network(images), batch.labels, label_smoothing=self.recipe.label_smoothing)
         if share != 1:
             loss = loss * share
         self.scaler.scale(loss).backward()

@@ -39,17 +39,6 @@ def test_seeds_are_runs_of_their_own_with_mean_and_spread(histo):
     assert error == "there is a run 'twice-seed4' already"
 
 
-def test_seeds_have_one_teacher_and_folds_none(histo):
-    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "taught", "--teacher", "best.pt")
-    for seed in (0, 1):
-        config = json.loads((histo.root / "runs" / f"taught-seed{seed}" / "config.json").read_text())
-        assert [each["run"] for each in config["teachers"]] == ["first"]
-    error, hint = histo.fails(*TRAIN, "--folds", 2, "--name", "cv", "--teacher", "best.pt", code=2)
-    assert error.startswith("--folds parts the patches anew")
-    assert "--teacher NAME-fold1" in hint
-    assert not list((histo.root / "manifests").glob("cv-*"))
-
-
 def test_folds_validate_every_patch_once_and_keep_slides_whole(histo):
     histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:

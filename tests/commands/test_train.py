@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-from hashlib import sha256
 
 import pytest
 import torch
@@ -192,12 +191,6 @@ def test_a_balanced_set_drawn_anew_does_not_disturb_a_run(histo):
         (["--lr", "nan"], 2, "--lr nan"),
         (["--data", "nothing"], 1, "nothing.csv"),
         (["--name", "a/b"], 2, "'a/b' cannot name a run"),
-        (["--teacher", "nobody"], 1, "there is no checkpoint 'nobody'"),
-        (
-            ["--arch", "resnet18", "--weights", "pretrained", "--freeze", "--teacher", "first"],
-            2,
-            "--teacher scores augmented patches, and --freeze sees none",
-        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -206,40 +199,6 @@ def test_what_cannot_be_is_refused_before_anything_is_written(histo, line, code,
     error, _ = histo.fails("train", "--epochs", 1, *line, code=code)
     assert why in error
     assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]
-
-
-def test_a_student_learns_from_its_teachers_and_keeps_them(histo):
-    histo(*TRAIN, "--epochs", 2, "--name", "student", "--teacher", "first", "--teacher", "last.pt")
-    folder = histo.root / "runs" / "student"
-    digest = sha256((folder / "teacher-1.pt").read_bytes()).hexdigest()
-    assert json.loads((folder / "config.json").read_text())["teachers"] == 2 * [{"run": "first", "sha256": digest}]
-    assert not same_weights(last(histo, "student").model, last(histo, "first").model)  # of the same seed
-    for name in ("teacher-1.pt", "teacher-2.pt"):
-        assert same_weights(last(histo, "student", name).model, last(histo, "first", "best.pt").model)
-    assert f"- Taught by `first`: `teacher-2.pt`, SHA-256 `{digest}`" in (folder / "model_card.md").read_text()
-
-
-def test_a_student_goes_on_where_its_teacher_is_gone(histo):
-    histo(*LONG, "--name", "through", "--teacher", "first")
-    with histo.start(*LONG, "--name", "stopped", "--teacher", "first") as process:
-        for line in process.stderr:
-            if line.lstrip().startswith("epoch"):
-                break
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
-    assert process.returncode == 130
-    shutil.rmtree(histo.root / "runs" / "first")
-    error, _ = histo.fails("train", "--resume", "--name", "stopped", "--teacher", "through", code=2)
-    assert error == "--teacher through: the run has first"
-    histo("train", "--resume", "--name", "stopped", "--teacher", "first")
-    assert same_weights(last(histo, "stopped").model, last(histo, "through").model)
-
-
-def test_a_teacher_of_another_manifest_is_refused(histo):
-    histo("balance", "--n", 40, "--seed", 9)
-    error, _ = histo.fails(*TRAIN, "--epochs", 1, "--name", "student", "--teacher", "first")
-    assert error == "--teacher first was trained on another manifest, and may know the patches that validate"
-    assert not (histo.root / "runs" / "student").exists()
 
 
 def test_a_data_set_without_splits_cannot_be_trained_on(histo):
