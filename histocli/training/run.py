@@ -33,7 +33,7 @@ from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace, atomic_folder, write_json, write_text
 
 _SAVE_EVERY = 600.0  # seconds between saves within an epoch
-_NORMED = 128  # patches that batch norm should see at least: 64 cost an AUC of 0.004 to 0.006 (benchmarks/accuracy.md)
+_NORMED = 32  # patches that batch norm should see at least: Wu and He, "Group normalization", 2018
 
 
 class Run:
