@@ -57,7 +57,8 @@ class Ours:
         began = time.perf_counter()
         for _ in range(self.steps):
             with self.compute.autocast():
-                loss = F.cross_entropy(trainer.network(self.images), self.labels, label_smoothing=0.05)
+                logits = trainer.network(self.images)
+                loss = F.cross_entropy(logits, self.labels, label_smoothing=trainer.recipe.label_smoothing)
             trainer.scaler.scale(loss).backward()
             trainer.optimizers.step(trainer.scaler)
         self._wait()
