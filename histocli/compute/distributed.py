@@ -199,6 +199,10 @@ def joined(patience: timedelta = timedelta(minutes=30)) -> Iterator[World]:
     import torch
     import torch.distributed as dist
 
+    # Before the group is there: its functions' defaults, made on import, would hold the group to the end of Python,
+    # when a thread of gloo's that still frees a tensor aborts the process. `DistributedDataParallel` imports it too.
+    import torch.distributed.nn  # noqa: F401
+
     try:
         meeting = meet()
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
