@@ -95,6 +95,7 @@ class Group(World):
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
+        self.over = False  # whether all processes have left off at one place
         self._pending: deque[tuple[Any, Tensor]] = deque()
 
     def gather(self, value: T) -> list[T]:
@@ -118,7 +119,7 @@ class Group(World):
         told = [outcome[0], outcome[1] is not None]
         dist.broadcast_object_list(told, src=0)
         if told[1]:
-            raise outcome[1] or SystemExit(EXIT_FAILURE)
+            self._end(outcome[1] or SystemExit(EXIT_FAILURE))
         return cast(T, told[0])
 
     def each(self, make: Callable[[], T]) -> T:
@@ -130,8 +131,15 @@ class Group(World):
             failure = error
         failed = self.gather(failure is not None)
         if any(failed):
-            raise failure if failure and failed.index(True) == self.rank else SystemExit(EXIT_FAILURE)
+            self._end(failure if failure and failed.index(True) == self.rank else SystemExit(EXIT_FAILURE))
         return cast(T, value)
+
+    def agree(self, value: T, on: str) -> T:
+        """`value`, which every process must have alike, or all of them raise a HistoError."""
+        try:
+            return super().agree(value, on)
+        except HistoError as error:
+            self._end(error)
 
     def largest(self, *values: int) -> tuple[int, ...]:
         """The largest that any process gives of each value."""
@@ -165,9 +173,15 @@ class Group(World):
         return replica
 
     def settle(self) -> None:
-        """Wait for what is still under way."""
+        """Wait for what is still under way, for the last time."""
         while self._pending:
             self._oldest()
+        self.over = True
+
+    def _end(self, error: BaseException) -> NoReturn:
+        """Raise where every process does."""
+        self.settle()
+        raise error
 
     def _oldest(self) -> tuple[int, ...]:
         work, values = self._pending.popleft()
@@ -201,7 +215,7 @@ def joined(patience: timedelta = timedelta(minutes=30)) -> Iterator[World]:
 
     # Before the group is there: its functions' defaults, made on import, would hold the group to the end of Python,
     # when a thread of gloo's that still frees a tensor aborts the process. `DistributedDataParallel` imports it too.
-    import torch.distributed.nn  # noqa: F401
+    import torch.distributed.nn
 
     try:
         meeting = meet()
@@ -225,7 +239,9 @@ def joined(patience: timedelta = timedelta(minutes=30)) -> Iterator[World]:
             _outlive(error)
         _tell_torchrun(error)
         raise
-    dist.destroy_process_group()
+    finally:
+        if group.over:  # else another process may be waiting for this one, and this one would wait for it
+            dist.destroy_process_group()
 
 
 @contextmanager
