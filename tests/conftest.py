@@ -13,12 +13,14 @@ FP32 = {"HISTO_PRECISION": "fp32"}
 def pytest_configure():
     """Hear Ctrl-C, and compute in fp32 where a test asks for nothing else, in fixtures of every scope.
 
-    What tests start hears Ctrl-C then too: a shell lets what it starts in the background ignore it. In fp32 two ways of
-    computing the same agree to many digits, also on processors whose bf16 units `auto` would take.
+    What tests start hears Ctrl-C and a closed terminal then too: a shell lets what it starts in the background ignore
+    the one, `nohup` the other. In fp32 two ways of computing the same agree to many digits, also on processors whose
+    bf16 units `auto` would take.
     """
     os.environ.update(FP32)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)
