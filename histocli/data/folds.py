@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from histocli.choices import Group
 from histocli.data.manifest import UNLABELLED
 from histocli.data.parted import hanging_together, plural
 from histocli.errors import HistoError
@@ -24,10 +25,11 @@ class Folds(NamedTuple):
         return self.manifest.assign(split=np.where(self.number == fold, "val", "train"))
 
 
-def make_folds(manifest: "pd.DataFrame", k: int, seed: int) -> Folds:
+def make_folds(manifest: "pd.DataFrame", k: int, seed: int, group: Group | None = None) -> Folds:
     """Part the rows of train and validation into `k` folds, with both classes alike, whole slides where known.
 
     Where not all slides are known overlap groups stay whole, where none of those is known either, patches are alone.
+    With `group` it is that column's values that stay whole.
 
     Raises:
         HistoError: there are too few slides, groups or patches for both classes to stand on both sides of each fold.
@@ -35,13 +37,13 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int) -> Folds:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     labelled = manifest[manifest["split"].isin(("train", "val")) & (manifest["label"] != UNLABELLED)]
-    by, groups = hanging_together(labelled)
+    by, groups = (group.value, labelled[group].to_numpy(str)) if group else hanging_together(labelled)
     labels = labelled["label"].to_numpy(np.int64)
     units = len(np.unique(groups))
     kind, together = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, groups)
     few = HistoError(
         f"{units:,} {plural(by)} do not part into {k} folds with both classes",
-        "--folds 2 is the least",
+        f"histo balance without --group {group} keeps less together" if group else "--folds 2 is the least",
     )
     if k > units or k > int(np.bincount(labels, minlength=2).min()):
         raise few

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from histocli.choices import Group
 from histocli.data.folds import make_folds
-from histocli.data.manifest import read_manifest, write_manifest
+from histocli.data.manifest import file_sha256, read_manifest, write_manifest
 from histocli.data.parted import parted_by
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
@@ -16,7 +17,7 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.training.config import TrainConfig
 from histocli.training.decision import decided
 from histocli.training.identity import stem_of
-from histocli.workspace import Workspace, checked_name, write_json
+from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 
 class Member(NamedTuple):
@@ -84,13 +85,21 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: boo
             raise UsageError(f"--folds {len(wanted)}: {repeats.name} was begun with {len(there)}")
         return
     seed = repeats.members[0].config.seed
-    columns = ("id", "label", "split")
-    made = make_folds(read_manifest(workspace.manifest_path(data), columns), len(repeats.members), seed)
-    frame = made.manifest
+    path = workspace.manifest_path(data)
+    frame = read_manifest(path, ("id", "label", "split"))
     if "data" not in frame.columns:
         raise HistoError(f"the manifest {data} is not a drawn subset", "histo balance draws one")
+    made = make_folds(frame, len(repeats.members), seed, _kept_whole(workspace, path))
     for member in repeats.members:
         write_manifest(workspace.manifest_path(member.config.data), made.split(member.number - 1))
+
+
+def _kept_whole(workspace: Workspace, manifest_path: Path) -> Group | None:
+    """What `histo balance --group` kept on one side when it drew this manifest; None where another was drawn since."""
+    report_path = workspace.metrics_dir / "balance.json"
+    report = read_json(report_path) if report_path.is_file() else {}
+    drawn = report["split"] if report.get("manifest_sha256") == file_sha256(manifest_path) else None
+    return Group(drawn) if drawn in list(Group) else None
 
 
 def summarise(workspace: Workspace, repeats: Repeats) -> dict[str, Any]:

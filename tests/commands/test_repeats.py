@@ -55,6 +55,22 @@ def test_folds_validate_every_patch_once_and_keep_slides_whole(histo):
     assert len(json.loads((histo.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
 
 
+def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
+    histo("balance", "--n", 40, "--group", "hospital")
+    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    sides = []
+    for fold in (1, 2):
+        with (histo.root / "runs" / f"cv-fold{fold}" / "manifest.csv").open(newline="") as file:
+            own = list(csv.DictReader(file))
+        train, val = ({row["hospital"] for row in own if row["split"] == part} for part in ("train", "val"))
+        assert train.isdisjoint(val)
+        sides.append(val)
+    assert sides[0].isdisjoint(sides[1])
+    error, hint = histo.fails(*TRAIN, "--folds", 30, "--name", "more")
+    assert "hospitals do not part into 30 folds" in error
+    assert "without --group hospital" in hint
+
+
 def test_resuming_repeats_skips_what_is_finished(histo):
     histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
     runs = histo.root / "runs"

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histocli.choices import Group
 from histocli.data.folds import make_folds
 from histocli.data.parted import OVERLAP, hanging_together, parted_by
 from histocli.errors import HistoError
@@ -58,6 +59,15 @@ def test_folds_part_the_patches_and_keep_together_what_belongs_together(slides, 
     assert sorted(held) == sorted(made.manifest["id"])
     assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=1).number == made.number).all()
     assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=2).number != made.number).any()
+
+
+def test_folds_by_hospital_keep_hospitals_whole():
+    frame = manifest().assign(hospital=lambda rows: "h" + rows["slide"].str[1:].astype(int).mod(3).astype(str))
+    made = make_folds(frame, 3, seed=0, group=Group.HOSPITAL)
+    held = [set(rows.loc[rows["split"] == "val", "hospital"]) for rows in map(made.split, range(3))]
+    assert sorted(map(sorted, held)) == [["h0"], ["h1"], ["h2"]]
+    with pytest.raises(HistoError, match="3 hospitals do not part into 4 folds"):
+        make_folds(frame, 4, seed=0, group=Group.HOSPITAL)
 
 
 @pytest.mark.parametrize(("slides", "k"), [(3, 4), (0, 70)])
