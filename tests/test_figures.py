@@ -19,7 +19,7 @@ from histocli.figures.subset import draw_balance
 from histocli.figures.training import draw_curves
 from histocli.metrics import evaluate
 
-NAMES = {"run": "histonet-7", "data": "pcam_valid", "split": "test", "tta": False}
+NAMES = {"run": "histonet-7", "data": "pcam_valid", "split": "test", "tta": False, "raw": False}
 DRAWINGS = {
     "roc": evaluation.draw_roc,
     "pr": evaluation.draw_pr,

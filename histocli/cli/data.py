@@ -67,6 +67,8 @@ def download(
     else:
         state.workspace.tidy()
         told = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
+        if dataset.source == SourceKind.FOLDER:
+            told += " (as the files were then: --force packs them anew)"
         state.report.done(told, "histo balance")
     if json:
         write_out(dumps(vars(dataset), indent=2) + "\n")

@@ -146,7 +146,7 @@ def _train_repeats(ctx: typer.Context, config: "TrainConfig", halve: bool) -> No
     from histocli.commands.train import stored_config, train_repeats
     from histocli.compute.distributed import agents, joined
     from histocli.training.identity import interrupted_run
-    from histocli.training.repeats import plan_repeats
+    from histocli.training.repeats import first_begun
 
     folds, seeds = (ctx.params[key] or 0 for key in ("folds", "seeds"))
     name: str | None = ctx.params["name"]
@@ -154,10 +154,14 @@ def _train_repeats(ctx: typer.Context, config: "TrainConfig", halve: bool) -> No
         here = agents(world)
         again = world.lead(lambda: interrupted_run(state.workspace, here)) or ""
         name, resume = name or re.sub(r"-(fold|seed)\d+$", "", again) or None, ctx.params["resume"] or bool(again)
-        if resume and name:
-            first = plan_repeats(state.workspace, config, name, folds, seeds).members[0].name
+        kind = "folds" if folds else "seeds"
+        if resume and name and (first := world.lead(lambda: first_begun(state.workspace, name, kind))):
             stored = world.lead(lambda: stored_config(state.workspace, first))[1]
-            config = replace(stored, data=config.data, seed=config.seed)
+            config = replace(
+                stored,
+                data=config.data if folds else stored.data,  # folds have manifests of their own by now
+                device=config.device if _given(ctx, "device", "ENVIRONMENT") else stored.device,
+            )
             _refuse_changes(ctx, config)
         _refuse_idle(ctx, config)
         report = train_repeats(

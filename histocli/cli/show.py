@@ -1,5 +1,6 @@
 """`histo plot` and `histo demo`."""
 
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -54,7 +55,7 @@ def demo(
     try:
         for step in _steps(workspace.root, n, epochs, seed, device):
             state.report.heading("histo " + shlex.join(step))
-            _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else []), *step])
+            _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else [])], step)
         _summary(state.report, workspace)
     finally:
         if keep is None:
@@ -89,9 +90,18 @@ def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[l
     ]
 
 
-def _run(arguments: list[str]) -> None:
-    """Run a command of this application in this process, so that torch is loaded once."""
-    code = typer.main.get_command(app).main(arguments, prog_name="histo", standalone_mode=False)
+def _run(common: list[str], step: list[str]) -> None:
+    """Run a command of this application in this process, so that torch is loaded once.
+
+    Variables that stand for a command's own options are not heard: they are meant for other data.
+    """
+    meant_elsewhere = {key: v for key, v in os.environ.items() if key.startswith(f"HISTO_{step[0].upper()}_")}
+    for key in meant_elsewhere:
+        del os.environ[key]
+    try:
+        code = typer.main.get_command(app).main([*common, *step], prog_name="histo", standalone_mode=False)
+    finally:
+        os.environ.update(meant_elsewhere)
     if code:
         raise typer.Exit(code)
 

@@ -58,6 +58,9 @@ def _range(interval: list[float] | None) -> str:
 def _warn_of_few(report: Reporter, drawn: dict[str, Any]) -> None:
     if drawn["by"] == "patch":
         return
+    if drawn["clusters"] == 1:
+        report.warn(f"all patches are of one {drawn['by']}: nothing tells how sure these figures are")
+        return
     if 1 < drawn["clusters"] < FEW_CLUSTERS:
         report.warn(f"only {drawn['clusters']} {plural(drawn['by'])}: intervals and p-values are rough")
         return
@@ -84,7 +87,7 @@ def _show_groups(report: Reporter, made: dict[str, Any]) -> None:
     """Print the slides with the lowest accuracy, and all hospitals."""
     slides = sorted(made["slides"], key=lambda row: (row["accuracy"], -row["n"]))
     groups = {
-        "slide": (f"the worst of {len(slides):,} slides", slides[:_WORST]),
+        "slide": ("the slide" if len(slides) == 1 else f"the worst of {len(slides):,} slides", slides[:_WORST]),
         "hospital": ("by hospital", made["hospitals"]),
     }
     for key, (title, chosen) in groups.items():
@@ -143,7 +146,8 @@ def show_optimism(report: Reporter, made: dict[str, Any]) -> None:
     for row in made["runs"]:
         if not row["unseen"]:
             data = unseen["data"] if unseen else "NAME"
-            report.warn(f"{row['run']} was not evaluated there: histo eval --ckpt {row['run']} --data {data}")
+            part = f" --split {unseen['split']}" if unseen and unseen["split"] != "all" else ""
+            report.warn(f"{row['run']} was not evaluated there: histo eval --ckpt {row['run']} --data {data}{part}")
 
 
 def _auc(found: dict[str, Any] | None) -> str:

@@ -126,9 +126,12 @@ def _all_known(rows: "pd.DataFrame", column: str) -> bool:
 def _split(
     config: BalanceConfig, unit: Split | Group, subset: "pd.DataFrame", groups: "np.ndarray | None"
 ) -> "pd.DataFrame":
-    """Mark the rows `train` and `val`; by overlap, name the group of each that has another patch in it."""
+    """Mark the rows `train` and `val`; by overlap, name the group of each that has another patch in it.
+
+    Where ids do not name the pixels, as Kaggle's do, SHA-1s beside them do.
+    """
     labels: np.ndarray = subset["label"].to_numpy()
-    columns = list(SUBSET_COLUMNS)
+    columns = [*SUBSET_COLUMNS, "sha1"] if (subset["sha1"] != subset["id"]).any() else [*SUBSET_COLUMNS]
     if unit is Split.RANDOM:
         val = split_random(labels, config.val_fraction, config.seed)
     elif unit is Split.OVERLAP and groups is not None:

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from histocli.choices import Part
+from histocli.choices import Part, Resize
 from histocli.compute.device import thread_count
 from histocli.compute.distributed import ALONE, World
 from histocli.data.manifest import file_sha256
@@ -19,7 +19,7 @@ from histocli.scoring.labelled import EvalConfig, Scored, score_folder, score_pa
 from histocli.scoring.scorer import STORED, Scorer
 from histocli.scoring.table import clusters_of, strata, write_scores
 from histocli.training.model_card import note_evaluations
-from histocli.workspace import Workspace, checked_name, write_json
+from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +44,9 @@ def evaluate(
     world: World = ALONE,
 ) -> Evaluation:
     """Score the data, write `metrics/<run>-<data>-<split>.json` and the scores as CSV beside it.
+
+    What is not as usual (`--tta`, `--raw`, `--threshold`, `--resize`) is in the name too, and where another evaluation
+    has that name already, a hash besides.
 
     Of several processes (`world`) each scores its share, and the leading one measures and writes.
 
@@ -72,12 +75,23 @@ def _open(workspace: Workspace, config: EvalConfig) -> tuple[Scorer, float]:
 def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, threshold: float) -> Evaluation:
     """Measure the scores, and write them and what was measured."""
     run = _name([member.checkpoint.run for member in scorer.members])
-    stem = f"{run}{_which(workspace, scorer)}-{scored.data}-{scored.split}" + "-tta" * config.tta + "-raw" * config.raw
-    path = workspace.metrics_dir / f"{checked_name(stem, 'metrics file')}.json"
-    report = {
+    unusual = {
+        "tta": config.tta,
+        "raw": config.raw,
+        f"at-{config.threshold.replace('=', '-')}": config.threshold != STORED,
+        config.resize.value: config.resize is not Resize.CROP,
+    }
+    said = [name for name, is_so in unusual.items() if is_so]
+    parts = [f"{run}{_which(workspace, scorer)}", scored.data, scored.split, *said]
+    origin = {
         "run": run,
         "data": scored.data,
         "split": scored.split,
+        "folder": None if scored.packed else str(Path(config.data or "").resolve()),
+    }
+    path = _free(workspace.metrics_dir / f"{checked_name('-'.join(parts), 'metrics file')}.json", origin)
+    report = {
+        **origin,
         **_origin(scorer),
         "manifest_sha256": scored.manifest_sha256,
         "tta": config.tta,
@@ -96,6 +110,16 @@ def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Sco
     if len(scorer.members) == 1:
         note_evaluations(workspace, run)
     return Evaluation(path, report)
+
+
+def _free(path: Path, origin: dict[str, Any]) -> Path:
+    """`path`, or with a hash in its name, where that is an evaluation of another origin: of a folder of that name."""
+    if not path.is_file():
+        return path
+    there = read_json(path)
+    if isinstance(there, dict) and {key: there.get(key) for key in origin} == origin:
+        return path
+    return path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
 
 
 def _which(workspace: Workspace, scorer: Scorer) -> str:

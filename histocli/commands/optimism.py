@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histocli.compute.device import thread_count
-from histocli.data.audit import audit
+from histocli.data.audit import seen_already
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.parted import parted_by
 from histocli.data.splits import HELD_OUT
@@ -17,6 +17,7 @@ from histocli.metrics import evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.scoring.evaluations import evaluations_of
+from histocli.scoring.labelled import name_of
 from histocli.scoring.table import clusters_of, read_scores
 from histocli.workspace import Workspace, read_json, write_json
 
@@ -47,10 +48,11 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
     run = load_checkpoint(find_checkpoint(workspace, ckpt)).run
     rows = [_validation(workspace, name) for name in _siblings(workspace, run)]
     name = str(_config(workspace, run)["data"])
-    key = _unseen(workspace, rows, name, data)
+    key = _unseen(workspace, run, [row["run"] for row in rows], data)
     kinds = {row["kind"] for row in rows}
     if len(kinds) < 2 and key is None:
-        have, lack = ("random", "slide") if "random" in kinds else (rows[0]["parted_by"], "random")
+        grouped = "slide" if _slides_known(workspace, run) else "overlap"
+        have, lack = ("random", grouped) if "random" in kinds else (rows[0]["parted_by"], "random")
         raise HistoError(
             f"every run of {run}'s recipe on {name} has a {have} split, and none was evaluated on unseen patches",
             f"histo eval --ckpt {run} --data NAME; or histo balance --data {name} --split {lack} && histo train, with "
@@ -142,20 +144,43 @@ def _of_validation(checkpoint: Checkpoint, rows: Any) -> dict[str, Any]:
     return {"auc": metrics["auc"], "interval": unsure["intervals"]["auc"]}
 
 
-def _unseen(workspace: Workspace, rows: list[dict[str, Any]], own: str, data: str | None) -> Key | None:
-    """The data on which most of the runs were evaluated, other than those they were drawn from."""
+def _unseen(workspace: Workspace, run: str, runs: list[str], data: str | None) -> Key | None:
+    """The data on which most of `runs` were evaluated, other than those they were drawn from.
+
+    Raises:
+        HistoError: it was to be `data`, a data set's name or a folder, and none was evaluated there as it should be.
+    """
+    own = _config(workspace, run)["data"]
+    wanted = name_of(Path(data)) if data and Path(data).exists() else data
     found: dict[Key, int] = {}
-    for row in rows:
-        for made in _evaluations(workspace, row["run"]):
-            foreign = made["packed"] != own or made["split"] in HELD_OUT
-            if foreign and data in (None, made["data"]):
-                key = _key(workspace, made)
-                found[key] = found.get(key, 0) + 1
+    for made in (made for sibling in runs for made in _evaluations(workspace, sibling)):
+        foreign = made["packed"] != own or made["split"] in HELD_OUT
+        if foreign and wanted in (None, made["data"]):
+            key = _key(workspace, made)
+            found[key] = found.get(key, 0) + 1
     if data and not found:
+        there = [made for made in evaluations_of(workspace, run) if made["data"] == wanted]
         raise HistoError(
-            f"none of these runs was evaluated on {data}", f"histo eval --ckpt {rows[0]['run']} --data {data}"
+            f"none of these runs was evaluated on {data} as their validation was",
+            _unfit(there) or f"histo eval --ckpt {run} --data {data}",
         )
     return min(found, key=lambda key: (-found[key], key), default=None)
+
+
+def _unfit(made: list[dict[str, Any]]) -> str | None:
+    """Why a run's evaluations of one data set cannot stand beside its validation, where there is no other reason."""
+    plain = [one for one in made if not one["raw"] and not one["tta"]]
+    if not plain:
+        return None
+    known = [one["trained_on"] + one["chosen_on"] for one in plain if None not in (one["trained_on"], one["chosen_on"])]
+    if known and min(known):
+        return f"{min(known):,} of its patches were trained on or chose the epoch: leave them out"
+    return None if known else "whether its patches were trained on is not known: the run's manifest or data are gone"
+
+
+def _slides_known(workspace: Workspace, run: str) -> bool:
+    manifest = read_manifest(workspace.run_dir(run) / "manifest.csv")
+    return "slide" in manifest.columns and not (manifest["slide"] == "").any()
 
 
 def _evaluations(workspace: Workspace, run: str) -> list[dict[str, Any]]:
@@ -185,11 +210,9 @@ def _named(workspace: Workspace, runs: list[str], key: Key) -> dict[str, Any]:
     for own in map(read_manifest, manifests.values()):
         if not {data, str(own["data"].iloc[0])} <= set(workspace.dataset_names()):
             continue
-        shared = [leak for leak in audit(workspace, own)["leaks"] if leak["from"].rpartition(": ")[0] == data]
-        for what, most in seen.items():
-            known = [leak[what] for leak in shared if leak[what] is not None]
-            if known:
-                seen[what] = max(most or 0, sum(known))
+        for what, count in seen_already(workspace, own, data, split).items():
+            if count is not None:
+                seen[what] = max(seen[what] or 0, count)
     return {"data": data, "split": split, "sha256": digest, **seen}
 
 

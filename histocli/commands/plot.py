@@ -193,14 +193,17 @@ def _sample_sheet(workspace: Workspace, name: str) -> Picture:
 
 def _errors(workspace: Workspace, evaluations: dict[Path, dict[str, Any]]) -> list[Picture]:
     """Give a sheet for each evaluation whose patches are packed here; those of a loose folder never are."""
-    pictures = []
+    pictures, missing = [], []
     for path, metrics in evaluations.items():
         table = path.with_name(metrics["scores"])
         if not table.is_file():
-            raise MissingInputError(f"there is no {table}", "histo eval writes it again")
+            missing.append(table)
+            continue
         scores = read_scores(table)
         if all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique()):
             pictures.append(_error_sheet(workspace, path.stem, metrics, scores))
+    if not pictures and missing:
+        raise MissingInputError(f"there is no {missing[0]}", "histo eval writes it again")
     if not pictures:
         raise MissingInputError(
             "the scored patches are not packed here", "histo download packs them, histo eval --data NAME scores them"
@@ -235,7 +238,14 @@ def _sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Pictu
 
 
 def _scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
-    """Fetch (N,96,96,3) uint8 patches that may come from several data sets, in the order of `scores`."""
+    """Fetch (N,96,96,3) uint8 patches that may come from several data sets, in the order of `scores`.
+
+    Raises:
+        HistoError: they are not the pixels that were scored.
+
+    """
+    from hashlib import sha1
+
     import numpy as np
 
     rows = scores["index"].to_numpy(np.int64)
@@ -243,6 +253,9 @@ def _scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
     for name in scores["data"].unique():
         here = (scores["data"] == name).to_numpy()
         patches[here] = _patches(workspace, name, rows[here])
+    for patch, digest, key in zip(patches, scores["sha1"], scores["id"], strict=True):
+        if digest and sha1(patch.data, usedforsecurity=False).hexdigest() != digest:
+            raise HistoError(f"the patch {key!r} was scored with other pixels", "it was packed anew: evaluate again")
     return patches
 
 

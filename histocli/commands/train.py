@@ -13,6 +13,7 @@ from histocli.choices import Augment, Device, Precision, Rotate, Weights
 from histocli.compute.device import deterministic
 from histocli.compute.distributed import ALONE, World
 from histocli.compute.memory import explained, is_out_of_memory, memory_is_full
+from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.interrupt import Stopped, stop_request
 from histocli.models.checkpoint import load_checkpoint
@@ -26,13 +27,17 @@ from histocli.workspace import Workspace
 
 
 class Result(NamedTuple):
-    """What training came to: the run's folder, the best epoch's row, and how many steps were taken now."""
+    """What training came to: the run's folder, the best epoch's row, and how many steps were taken now.
+
+    `signal` came too late to stop it.
+    """
 
     run: str
     run_dir: Path
     best: dict[str, Any]
     seconds: float
     steps: int
+    signal: int | None
 
 
 def train(
@@ -78,7 +83,8 @@ def train(
                 listener.started(run, resumed_at)
                 run.fit(listener, stop)
         world.lead(lambda: write_card(workspace, run.name))
-    return Result(run.name, run.dir, run.best or {}, time.monotonic() - began, run.trainer.step - resumed_at)
+    steps = run.trainer.step - resumed_at
+    return Result(run.name, run.dir, run.best or {}, time.monotonic() - began, steps, stop.signal)
 
 
 def _fitted(workspace: Workspace, config: TrainConfig, world: World) -> TrainConfig:
@@ -143,11 +149,12 @@ def train_repeats(
     """Train each fold of a cross-validation of the manifest, or each of several seeds, one run after another.
 
     With `resume` finished runs are left as they are, and those begun or not yet begun are trained; `config` is what
-    they were begun with. Each run has a listener of its own. The mean and the spread are written to `metrics/` and
-    returned.
+    they were begun with, but for the device. Each run has a listener of its own. The mean and the spread are written
+    to `metrics/` and returned.
 
     Raises:
-        HistoError: as `train`, or the manifest does not part into so many folds.
+        HistoError: as `train`, or the manifest does not part into so many folds, or is not what the first was begun
+            with.
         Stopped: a signal came; the state is saved and `--resume` goes on from it.
     """
     config.check()
@@ -160,20 +167,34 @@ def train_repeats(
         raise name_taken(min(begun))
     if folds:
         world.lead(lambda: write_folds(workspace, config.data, repeats, again=resume))
+    elif begun:
+        world.lead(lambda: _check_manifest(workspace, config.data, min(begun)))
+    again = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
     for member in repeats.members:
         there = member.name in begun
         if there and world.lead(partial(_is_finished, workspace, member)):
             continue
-        own = stored_config(workspace, member.name)[1] if there else member.config
+        own = replace(stored_config(workspace, member.name)[1], device=config.device) if there else member.config
         try:
             with listen() as listener:
-                train(workspace, own, name=member.name, resume=there, halve=halve, listener=listener, world=world)
+                done = train(
+                    workspace, own, name=member.name, resume=there, halve=halve, listener=listener, world=world
+                )
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
-            again = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
             raise Stopped(stopped.exit_code - 128, again) from stopped
+        (number,) = world.largest(done.signal or 0)
+        if number and member is not repeats.members[-1]:
+            raise Stopped(number, again)
     return world.lead(lambda: summarise(workspace, repeats))
+
+
+def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
+    """Refuse to train other seeds on another manifest than the first was trained on."""
+    manifest, copy = workspace.manifest_path(data), workspace.run_dir(first) / "manifest.csv"
+    if not manifest.is_file() or file_sha256(manifest) != file_sha256(copy):
+        raise HistoError(f"{manifest} is not what {first} was begun with", f"cp {copy} {manifest}")
 
 
 def _is_finished(workspace: Workspace, member: Member) -> bool:

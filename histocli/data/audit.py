@@ -70,6 +70,24 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
     }
 
 
+def seen_already(workspace: Workspace, subset: "pd.DataFrame", data: str, split: str) -> dict[str, int | None]:
+    """What a split of a packed data set (`all`: the whole) shares with a subset, be that train or val.
+
+    `shared_slides` counts slides, `overlaps` patches that overlap one of the subset; None stands for what is not known.
+    """
+    own = str(subset["data"].iloc[0])
+    names = list(dict.fromkeys((own, data)))
+    table, whose = _table(workspace, names, read_manifest(workspace.manifest_path(own)))
+    searched, pairs = _searched(workspace, names, whose)
+    splits = table["split"].to_numpy()[whose[data]]
+    rows = whose[data].start + np.flatnonzero((splits == split) | (split == "all"))
+    into = subset["index"].to_numpy()
+    return {
+        "shared_slides": _shared(table, rows, into)["shared_slides"],
+        "overlaps": _touching(pairs, rows, into, len(table)) if data in searched else None,
+    }
+
+
 def unsearched(found: dict[str, Any]) -> list[str]:
     """What is for evaluation alone and may share more with train than `audit` knows, by slide or by overlap."""
     return [

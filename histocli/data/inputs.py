@@ -42,7 +42,8 @@ def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Input
     """Open paths, data set names, or `-` for a list of paths on stdin; ids are stable, and so is the order.
 
     A path wins over a data set of the same name. Image ids are file stems where those are unique, else relative paths,
-    with the input's own path where there are several; array ids are row numbers.
+    with the input's own path where there are several; array ids are row numbers. Where some of several inputs are
+    arrays or data sets, every id begins with its input's name.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or holds no image.
@@ -50,9 +51,19 @@ def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Input
     if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
         return _from_files([file for name in names for file in _prefixed(name)], resize)
     opened = [_open(name, workspace, resize) for name in names]
+    if len(names) > 1:
+        opened = [_named(one, name) for one, name in zip(opened, names, strict=True)]
     totals = [one.total for one in opened]
     total = None if None in totals else sum(n for n in totals if n is not None)
     return Inputs(total, chain.from_iterable(one.patches for one in opened))
+
+
+def _named(inputs: Inputs, name: str) -> Inputs:
+    """The same patches, their ids beginning with the input's name; paths from stdin are names enough."""
+    if name == STDIN:
+        return inputs
+    stem = Path(name).as_posix()
+    return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
 def fingerprint(names: list[str], workspace: Workspace) -> str:

@@ -38,11 +38,24 @@ class Subset(NamedTuple):
         return self._replace(rows=self.rows[mask], labels=self.labels[mask], frame=self.frame[mask])
 
 
+def open_drawn(workspace: Workspace, manifest_path: Path) -> Subset:
+    """`open_subset` of one that says of which data set it was drawn, so that a copy of it elsewhere says so too.
+
+    Raises:
+        HistoError: as there, or it is a data set's own manifest.
+    """
+    subset = open_subset(workspace, manifest_path)
+    if manifest_path == workspace.manifest_path(subset.data):
+        raise HistoError(f"the manifest {subset.data} is not a drawn subset", f"histo balance --data {subset.data}")
+    return subset
+
+
 def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
     """Open the manifest of a data set, or of a subset of one, with the array it speaks of.
 
     Raises:
-        HistoError: the manifest or the array is missing or malformed, or the two do not belong together.
+        HistoError: the manifest or the array is missing or malformed, or the two do not belong together: ids, pixels
+            or labels have changed since the manifest was drawn.
     """
     frame = read_manifest(manifest_path, ("id", "label", "slide", "split"))
     if "data" not in frame.columns:
@@ -58,9 +71,18 @@ def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
     name = str(names[0])
     rows = frame["index"].to_numpy(np.int64)
     store, packed = open_packed(workspace, name)
-    if rows.max(initial=-1) >= len(store) or (packed["id"].to_numpy()[rows] != frame["id"].to_numpy()).any():
-        raise HistoError(f"{manifest_path} speaks of another packing of {name}", "histo balance makes it anew")
+    hint = "histo balance makes it anew; histo eval --data NAME evaluates a run from before"
+    if rows.max(initial=-1) >= len(store) or not same_patches(frame, packed.iloc[rows]):
+        raise HistoError(f"{manifest_path} speaks of another packing of {name}", hint)
+    if changed := int((frame["label"].to_numpy() != packed["label"].to_numpy()[rows]).sum()):
+        raise HistoError(f"{manifest_path} and the manifest of {name} disagree on {changed:,} labels", hint)
     return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
+
+
+def same_patches(drawn: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
+    """Whether rows of a subset are those of the data set's manifest: by id, and by pixels where both name them."""
+    names = [name for name in ("id", "sha1") if name in drawn.columns and name in packed.columns]
+    return all(bool((drawn[name].to_numpy() == packed[name].to_numpy()).all()) for name in names)
 
 
 def open_packed(

@@ -106,9 +106,9 @@ def draw_scores(figure: Figure, metrics: dict[str, Any]) -> None:
 
 def facts(metrics: dict[str, Any], result: str = "") -> tuple[str, ...]:
     """Give the lines under a title: the data and how many patches, and what it came to (the AUC by default)."""
-    averaged = ", 8 orientations averaged" if metrics["tta"] else ""
+    how = ", 8 orientations averaged" * metrics["tta"] + ", uncalibrated" * metrics["raw"]
     result = result or f"AUC {number(metrics['metrics']['auc'])}"
-    return f"{metrics['data']} {metrics['split']}{averaged}", f"n = {metrics['n']:,}, {result}"
+    return f"{metrics['data']} {metrics['split']}{how}", f"n = {metrics['n']:,}, {result}"
 
 
 def _sure(metrics: dict[str, Any], name: str) -> str:

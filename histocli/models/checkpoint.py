@@ -16,7 +16,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, rebuild_model
 from histocli.workspace import Workspace, atomic_path
 
-FORMAT = 2  # 1: histonet looked at patches in full resolution
+FORMAT = 3  # 1: histonet looked at patches in full resolution; 2: its pooling did not blur
 
 
 @dataclass

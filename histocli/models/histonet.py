@@ -1,6 +1,7 @@
 """The default network: five stages of convolutions for patches whose centre decides the label."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -32,7 +33,7 @@ class HistoNet(nn.Module):
         channels = 3
         for width, refinements in zip(WIDTHS, REFINEMENTS, strict=True):
             last = width == WIDTHS[-1]
-            pool = [] if last else [nn.MaxPool2d(2)]
+            pool = [] if last else [BlurredMaxPool(width)]
             norm = [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             refine = [Refinement(width) for _ in range(refinements)]
             stages.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
@@ -47,6 +48,26 @@ class HistoNet(nn.Module):
         centre = maps[:, :, _CENTRE, _CENTRE].amax((2, 3))
         logits: Tensor = self.head(torch.cat([centre, maps.mean((2, 3))], 1))
         return logits
+
+
+class BlurredMaxPool(nn.Module):
+    """Max-pooling of all 2x2, then every other one of them, blurred: (N,C,H,W) -> (N,C,H/2,W/2).
+
+    What plain max-pooling keeps of fine detail depends on how it lies on the grid of pixels; blurred before it is
+    halved, it hardly does (Zhang, "Making convolutional networks shift-invariant again", 2019).
+    """
+
+    kernel: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        binomial = torch.tensor([0.25, 0.5, 0.25])
+        kernel = torch.outer(binomial, binomial).expand(channels, 1, 3, 3)
+        self.register_buffer("kernel", kernel.contiguous(), persistent=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool maps of even height and width."""
+        return F.conv2d(F.max_pool2d(maps, 2, 1, 1), self.kernel, stride=2, groups=len(self.kernel))
 
 
 class Refinement(nn.Module):

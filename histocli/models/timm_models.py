@@ -82,6 +82,8 @@ def _stored_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str,
         repository, _, revision = name.removeprefix(_HUB).partition("@")
         path = Path(fetch(repository, "config.json", revision=revision or None))
     config = json.loads(path.read_text(encoding="utf-8"))
+    if not (isinstance(config, dict) and "architecture" in config):
+        raise ValueError(f"{path} names no architecture of timm's")
     published = config.get("pretrained_cfg", config)
     options = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
     if published.get("global_pool"):

@@ -18,13 +18,15 @@ _KEY = ["data", "id"]
 
 
 def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Compare two metric files of `histo eval` whose scores lie beside them; the patches are paired by id.
+    """Compare two metric files of `histo eval` whose scores lie beside them, patch by patch.
+
+    Patches are paired by id, and must be the same in their pixels.
 
     The result holds `a` and `b` with the AUC of each on the patches that both scored, their `difference` a - b, and its
     interval and p-value by bootstrap and by DeLong, over slides or overlap groups where known.
 
     Raises:
-        HistoError: a file is missing or no evaluation, no patch is in both, or they disagree on a label.
+        HistoError: a file is missing or no evaluation, no patch is in both, or they disagree on pixels or a label.
     """
     reports = [_read(path) for path in (one, other)]
     tables = [read_scores(path.with_name(made["scores"])) for path, made in zip((one, other), reports, strict=True)]
@@ -66,12 +68,15 @@ def _pair(one: "pd.DataFrame", other: "pd.DataFrame", names: list[str]) -> "pd.D
     for table, name in zip((one, other), names, strict=True):
         if table.duplicated(_KEY).any():
             raise HistoError(f"an id stands twice among the scores of {name}", "evaluate one split of the data set")
-    right = other[[*_KEY, "label", "prob"]]
+    right = other[[*_KEY, "label", "prob", "sha1"]]
     paired = one.merge(right, on=_KEY, suffixes=("", "_other"), validate="one_to_one")
     if paired.empty:
         raise HistoError(
             f"{' and '.join(names)} have no scored patch in common", "evaluate both on the same --data first"
         )
+    pixels = paired["sha1"], paired["sha1_other"]
+    if count := int(((pixels[0] != pixels[1]) & (pixels[0] != "") & (pixels[1] != "")).sum()):
+        raise HistoError(f"{count:,} ids name other pixels in the other evaluation", "evaluate both on the same --data")
     if (paired["label"] != paired["label_other"]).any():
         count = int((paired["label"] != paired["label_other"]).sum())
         raise HistoError(f"the two evaluations disagree on the label of {count:,} patches", "evaluate both again")

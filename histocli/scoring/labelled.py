@@ -92,7 +92,8 @@ def score_packed(
     table.insert(2, "prob", probs)
     table.insert(3, "raw", raw)
     _note_overlaps(workspace, chosen, table)
-    digests = pixel_digests(workspace, chosen.data, chosen.rows, chosen.frame["id"].to_numpy())
+    digests = pixel_digests(workspace, chosen.data, chosen.frame)
+    table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     counts = count_known(workspace, checkpoints, digests)
     return Scored(config.data or chosen.data, part.value, table, file_sha256(manifest), {}, chosen.data, *counts)
 
@@ -166,14 +167,22 @@ def score_folder(
         decoded.update(its)
     unreadable = sum(failures for failures, _, _ in scored)
     parts = [part for _, part, _ in scored if len(part)]
+    if not parts and unreadable:
+        raise HistoError(f"none of the {unreadable:,} labelled images in {location} can be read")
     if not parts:
         raise HistoError(
             f"no patch in {location} has a label",
             "--labels CSV (id,label), a *labels*.csv beside them, or folders named 0 and 1",
         )
-    table = pd.concat(parts, ignore_index=True).assign(slide="", data="", index="")
-    skipped = {name: n for name, n in {**source.report.counts, **decoded, "unreadable": unreadable}.items() if n}
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", location.resolve().stem)
     digests = [digest for _, _, some in scored for digest in some]
+    table = pd.concat(parts, ignore_index=True).assign(slide="", data="", index="")
+    table["sha1"] = [digest.hex() for digest in digests]
+    skipped = {name: n for name, n in {**source.report.counts, **decoded, "unreadable": unreadable}.items() if n}
     counts = count_known(workspace, [member.checkpoint for member in scorer.members], digests)
-    return Scored(name, "all", table, None, skipped, None, *counts)
+    return Scored(name_of(location), "all", table, None, skipped, None, *counts)
+
+
+def name_of(location: Path) -> str:
+    """What an evaluation of a folder or zip is called: by its name, without what a file's name may not hold."""
+    location = location.resolve()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", location.name if location.is_dir() else location.stem)

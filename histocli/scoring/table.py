@@ -18,9 +18,12 @@ _NEEDED = ("id", "label", "prob", "data", "index")
 
 
 def write_scores(path: Path, table: "pd.DataFrame") -> None:
-    """Write the columns id, label, prob, slide, data, index, and hospital and overlap group where known, atomically."""
+    """Write the columns id, label, prob, slide, data, index, sha1, and hospital and overlap group where known.
+
+    Probabilities are written in full: what is close to 1 stays apart.
+    """
     with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False, lineterminator="\n", float_format="%.9g")
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_scores(path: Path) -> "pd.DataFrame":
@@ -37,6 +40,8 @@ def read_scores(path: Path) -> "pd.DataFrame":
         if absent := set(_NEEDED) - set(table.columns):
             raise HistoError(f"{path} has no column {', '.join(sorted(absent))}", again)
         table = table.astype({"label": "int64", "prob": "float64"})
+        if "sha1" not in table.columns:  # written by an earlier version
+            table["sha1"] = ""
         table["index"] = pd.to_numeric(table["index"].where(table["index"] != "")).astype("Int64")
     except FileNotFoundError:
         raise HistoError(f"there is no {path}", again) from None

@@ -1,13 +1,17 @@
 """Which patches a checkpoint was trained on, and which chose its epoch, temperature and threshold: by their pixels."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from histocli.data.manifest import file_sha256, read_manifest
+from histocli.data.subset import same_patches
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Known(NamedTuple):
@@ -28,7 +32,7 @@ def known_patches(workspace: Workspace, checkpoint: Checkpoint) -> Known | None:
     own = read_manifest(path, ("id", "label", "split"))
     if "data" not in own.columns or own["data"].nunique() != 1:
         return None
-    digests = pixel_digests(workspace, str(own["data"].iloc[0]), own["index"].to_numpy(np.int64), own["id"].to_numpy())
+    digests = pixel_digests(workspace, str(own["data"].iloc[0]), own)
     if digests is None:
         return None
     parts = own["split"].to_numpy(), own["id"].to_numpy()
@@ -39,14 +43,15 @@ def known_patches(workspace: Workspace, checkpoint: Checkpoint) -> Known | None:
     return Known(of["train"], of["val"])
 
 
-def pixel_digests(workspace: Workspace, data: str, rows: "np.ndarray", ids: "np.ndarray") -> list[bytes] | None:
-    """The SHA-1 of the pixels of rows of a packed data set; None where it was packed anew since, or is not there."""
+def pixel_digests(workspace: Workspace, data: str, drawn: "pd.DataFrame") -> list[bytes] | None:
+    """The SHA-1 of the pixels of a subset's rows; None where its data set was packed anew since, or is not there."""
     packed = workspace.manifest_path(data)
     table = read_manifest(packed) if packed.is_file() else None
-    if table is None or "sha1" not in table.columns or (len(rows) and rows.max() >= len(table)):
+    rows = drawn["index"].to_numpy(np.int64)
+    if table is None or "sha1" not in table.columns or rows.max(initial=-1) >= len(table):
         return None
     patches = table.iloc[rows]
-    if (patches["id"].to_numpy() != ids).any():
+    if not same_patches(drawn, patches):
         return None
     return [bytes.fromhex(digest) for digest in patches["sha1"]]
 

@@ -31,9 +31,14 @@ class Writer(Protocol):
 
 @contextmanager
 def written(to: Path | IO[str], format: Output, kinds: dict[str, type]) -> Iterator[Writer]:
-    """A writer of the columns that `kinds` names, to a stream or to a file, which is there whole or not at all."""
+    """A writer of the columns that `kinds` names, to a stream or to a file, which is there whole or not at all.
+
+    A path that is there and is no file, as a pipe or a device, is written to as it comes.
+    """
     with ExitStack() as stack:
         writer: Writer
+        if isinstance(to, Path) and format is not Output.PARQUET and to.exists() and not to.is_file():
+            to = stack.enter_context(to.open("w", encoding="utf-8", newline=""))
         if not isinstance(to, Path):
             writer = _text_writer(to, format, kinds)
         elif format is Output.PARQUET:

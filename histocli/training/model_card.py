@@ -88,10 +88,12 @@ def note_evaluations(workspace: Workspace, run: str) -> None:
             *("unknown" if made[key] is None else f"{made[key]:,}" for key in ("trained_on", "chosen_on")),
             *(_figure(made["metrics"][key], made["intervals"][key]) for key in ("auc", "accuracy", "ece")),
             made["bootstrap"]["by"],
+            f"{made['threshold']:.4f}",
         ]
         for made in found
     ]
     columns = ["patches", "n", "of them trained on", "of them chosen on", "AUC", "accuracy", "ECE", "intervals by"]
+    columns.append("threshold")
     text = _table(columns, rows) if rows else "None yet: `histo eval` adds them here.\n"
     kept = path.read_text(encoding="utf-8").partition(_EVALUATIONS)[0]
     write_text(path, f"{kept}{_EVALUATIONS}\n{text}")
@@ -196,10 +198,12 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> list[str]:
         for name in ("ece", "brier", "log_loss")
     ]
     rule = best.config.get("threshold", "0.5")
+    few, why = min(drawn["holding"].values()), drawn["undefined"].get("auc")
     return [
         f"## Figures on the {found['n']:,} validation patches\n\n"
         f"One view of each patch; 95 % intervals by bootstrap over {by}, {drawn['replicates']:,} "
-        f"resamples{'; so few make them rough' * (min(drawn['holding'].values()) < FEW_CLUSTERS)}."
+        f"resamples{'; so few make them rough' * (1 < few < FEW_CLUSTERS)}."
+        f"{f' The AUC has none: {why}.' if why else ''}"
         f"{' Not all slides are known: these are too narrow where slides differ.' * (drawn['by'] != 'slide')}\n\n"
         + _table(["figure", "value (95 % interval)"], values),
         "## Calibration and threshold\n\n"

@@ -1,5 +1,6 @@
 """Several runs of one recipe, for a mean and a spread: the folds of a cross-validation, or other seeds."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +62,13 @@ def plan_repeats(workspace: Workspace, config: TrainConfig, name: str | None, fo
     return Repeats(together, kind, members)
 
 
+def first_begun(workspace: Workspace, name: str, kind: str) -> str | None:
+    """The run of the lowest fold or seed (`kind`: folds, seeds) among those that are together called `name`."""
+    pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
+    begun = {int(found[1]): run for run in workspace.run_names() if (found := pattern.fullmatch(run))}
+    return begun[min(begun)] if begun else None
+
+
 def _unused(workspace: Workspace, arch: str) -> str:
     """The first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
     stem, number, runs = stem_of(arch), 1, workspace.run_names()
@@ -79,7 +87,11 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: boo
         HistoError: the manifest is not there, or its patches do not part into so many folds.
     """
     wanted = {member.config.data for member in repeats.members}
-    there = {path.stem for path in workspace.manifests_dir.glob(f"{repeats.name}-fold*.csv")}
+    ours = re.compile(rf"{re.escape(repeats.name)}-fold\d+")
+    packed = set(workspace.dataset_names())
+    there = {path.stem for path in workspace.manifests_dir.glob("*.csv") if ours.fullmatch(path.stem)} - packed
+    if taken := wanted & packed:
+        raise HistoError(f"{min(taken)} is the name of a data set, as it would be that of a fold", "--name another")
     if again:
         if there != wanted:
             raise UsageError(f"--folds {len(wanted)}: {repeats.name} was begun with {len(there)}")
@@ -90,6 +102,8 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: boo
     if "data" not in frame.columns:
         raise HistoError(f"the manifest {data} is not a drawn subset", "histo balance draws one")
     made = make_folds(frame, len(repeats.members), seed, _kept_whole(workspace, path))
+    for stale in there - wanted:  # of a start that failed
+        workspace.manifest_path(stale).unlink()
     for member in repeats.members:
         write_manifest(workspace.manifest_path(member.config.data), made.split(member.number - 1))
 

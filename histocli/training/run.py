@@ -1,6 +1,7 @@
 """A training run: its folder, its data, its trainer."""
 
 import json
+import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from histocli.data.appearance import Reference
 from histocli.data.audit import audit, refuse_leaks
 from histocli.data.batches import Batches
 from histocli.data.manifest import file_sha256
-from histocli.data.subset import labelled_part, open_subset
+from histocli.data.subset import labelled_part, open_drawn
 from histocli.errors import HistoError, UsageError
 from histocli.interrupt import Stopped, StopRequest
 from histocli.metrics import auc
@@ -30,7 +31,7 @@ from histocli.training.frozen import describe, head_state, whole_state
 from histocli.training.identity import git_commit, note_job, versions
 from histocli.training.listener import Epoch, Listener, Progress, quality
 from histocli.training.trainer import Recipe, Trainer
-from histocli.workspace import Workspace, atomic_folder, write_json, write_text
+from histocli.workspace import Workspace, atomic_folder, atomic_path, write_json, write_text
 
 _SAVE_EVERY = 600.0  # seconds between saves within an epoch
 _NORMED = 32  # patches that batch norm should see at least: Wu and He, "Group normalization", 2018
@@ -48,7 +49,7 @@ class Run:
         self.processes_before = world.size  # of a resumed run, before it was
         self.compute = choose_compute(config.device, config.precision)
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
-        subset = open_subset(workspace, self.manifest)
+        subset = open_drawn(workspace, self.manifest)
         train, val = labelled_part(subset, Part.TRAIN), labelled_part(subset, Part.VAL)
         if len(set(train.labels)) < 2:
             raise HistoError("all training patches have the same label", "histo balance takes both classes")
@@ -204,7 +205,8 @@ class Run:
             self._write(folder, state, best=False)
 
     def _describe_run(self, folder: Path) -> None:
-        write_text(folder / "manifest.csv", self.manifest.read_text(encoding="utf-8"))
+        with atomic_path(folder / "manifest.csv") as copy:  # to the byte, however its lines end: its hash is kept
+            shutil.copyfile(self.manifest, copy)
         write_json(
             folder / "config.json",
             {
@@ -300,6 +302,10 @@ class Run:
         write_text(folder / "history.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.history))
 
     def _rewrite(self) -> None:
-        """Make all that follows from `last.pt` agree with it: a process that was killed may not have come so far."""
+        """Make all that follows from `last.pt` agree with it: a process that was killed may not have come so far.
+
+        The checkpoints of an older run that is finished stay in its folder.
+        """
         self._write_history(self.dir)
-        publish_checkpoints(self.workspace, self.dir)
+        if not self.finished or self.workspace.run_names()[-1:] == [self.name]:
+            publish_checkpoints(self.workspace, self.dir)

@@ -5,8 +5,9 @@ import csv
 from tests.cli import empty_fixture, one_thread_fixture  # noqa: F401
 
 
-def test_the_demo_runs_every_command_and_keeps_what_it_made(empty, tmp_path):
+def test_the_demo_runs_every_command_and_keeps_what_it_made(empty, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
+    monkeypatch.setenv("HISTO_TRAIN_DATA", "elsewhere")  # a variable for other data
     result = empty("demo", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
     assert result.stdout == ""
     steps = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("histo ")]

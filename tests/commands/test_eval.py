@@ -202,6 +202,41 @@ def test_a_data_set_packed_anew_is_not_mistaken_for_the_old_one(histo):
     assert "histo balance" in hint
 
 
+def test_other_patches_of_the_same_ids_are_not_mistaken_for_the_old_ones(histo):
+    histo("download", "--source", "synthetic", "--n", 320, "--seed", 5, "--force")
+    assert "another packing of synthetic" in histo.fails(*EVAL)[0]
+    assert "another packing of synthetic" in histo.fails(*TRAIN, "--epochs", 1)[0]
+    done = histo(*EVAL, "--json", "--data", "synthetic")
+    assert json.loads(done.stdout)["trained_on"] is None
+    assert "is not known" in done.stderr
+
+
+def test_evaluations_of_folders_of_one_name_are_kept_side_by_side(histo, tmp_path):
+    made = []
+    for i, place in enumerate(("a/test", "b/test", "site.1", "site.2", "a/test")):
+        write_patches(tmp_path / place, {f"{k % 2}/{k}": crop(texture(10 * len(place) + k), 0, 0) for k in range(6)})
+        made.append(report(histo, "--data", tmp_path / place))
+        assert json.loads((histo.root / "metrics" / made[-1]["scores"].replace("csv", "json")).read_text()) == made[i]
+    files = [one["scores"] for one in made]
+    assert (files[0], files[2:4]) == ("first-test-all.csv", ["first-site.1-all.csv", "first-site.2-all.csv"])
+    assert len(set(files[:4])) == 4
+    assert files[4] == files[0]
+    usual, other = report(histo), report(histo, "--threshold", "0.9")
+    assert other["scores"] == "first-synthetic-val-at-0.9.csv"
+    card = (histo.root / "runs" / "first" / "model_card.md").read_text()
+    for one in (usual, other):
+        assert f"| {one['threshold']:.4f} |" in card
+    assert sum(line.startswith(("| test, all", "| site.")) for line in card.splitlines()) == 4
+
+
+def test_one_slide_alone_says_nothing_of_how_sure_a_figure_is(histo, tmp_path):
+    write_patches(tmp_path / "mine", {f"{i % 2}/{i}": crop(texture(i), 0, 0) for i in range(8)})
+    table = tmp_path / "slides.csv"
+    table.write_text("id,wsi\n" + "".join(f"{i},only\n" for i in range(8)))
+    histo("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
+    assert "all patches are of one slide" in histo(*EVAL, "--data", "mine").stderr
+
+
 def test_patches_that_were_trained_on_are_counted_and_warned_of(histo):
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         trained = sum(row["split"] == "train" for row in csv.DictReader(file))
@@ -452,6 +487,26 @@ def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path
     assert "is not what histo eval writes" in histo.fails("eval", "--compare", tmp_path / "other.json", files[0])[0]
 
 
+def test_other_patches_of_the_same_names_cannot_be_compared(histo, tmp_path):
+    for place, first in (("a", 0), ("b", 50)):
+        write_patches(tmp_path / place, {f"{i % 2}/{i}": crop(texture(first + i), 0, 0) for i in range(8)})
+    one, other = (report(histo, "--data", tmp_path / place) for place in ("a", "b"))
+    names = [made["scores"].replace("csv", "json") for made in (one, other)]
+    assert "8 ids name other pixels" in histo.fails("eval", "--compare", *names)[0]
+
+
+def test_scores_near_one_stay_apart_in_what_is_written(histo):
+    checkpoint = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
+    last = [*checkpoint.model][-2:]  # weights and biases of the last layer
+    sure = {name: tensor * (1e4 if name in last else 1) for name, tensor in checkpoint.model.items()}
+    path = histo.root / "sure.pt"
+    save_checkpoint(replace(checkpoint, model=sure), path)
+    made = report(histo, "--ckpt", path)
+    labels, probs = zip(*((int(row["label"]), float(row["prob"])) for row in scores(histo, made)), strict=True)
+    assert max(probs) > 1 - 1e-9
+    assert roc_auc_score(labels, probs) == pytest.approx(made["metrics"]["auc"], abs=1e-12)
+
+
 @pytest.fixture
 def siblings(histo):
     """A run with a random split beside `first`, both evaluated on other slides."""
@@ -535,8 +590,10 @@ def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, sib
         path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "folder"}))
     for run in siblings:
         report(histo, "--ckpt", run, "--data", "elsewhere")
+    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+        drawn = {row["slide"] for row in csv.DictReader(file)}
     result = histo("eval", "--ckpt", "first", "--optimism", "--json")
-    assert json.loads(result.stdout)["unseen"]["shared_slides"] > 0
+    assert json.loads(result.stdout)["unseen"]["shared_slides"] == len(drawn & {row["slide"] for row in rows})
     assert "elsewhere all is not unseen" in result.stderr
 
 
@@ -545,6 +602,7 @@ def test_folders_of_one_name_are_not_taken_for_the_same_patches(histo, siblings,
         folder = tmp_path / run / "valid"
         write_patches(folder, {f"{i % 2}/{run}{i}": crop(texture(i), 0, 0) for i in range(count)})
         report(histo, "--ckpt", run, "--data", folder)
+    assert "--data" not in histo("eval", "--ckpt", "first", "--optimism", "--data", tmp_path / "first" / "valid").stdout
     result = histo("eval", "--ckpt", "first", "--optimism", "--data", "valid", "--json")
     rows = {row["run"]: row["unseen"] for row in json.loads(result.stdout)["runs"]}
     assert sum(found is not None for found in rows.values()) == 1
@@ -554,6 +612,10 @@ def test_folders_of_one_name_are_not_taken_for_the_same_patches(histo, siblings,
 def test_optimism_needs_something_to_compare_with_and_says_what_was_not_measured(histo, siblings):
     error, hint = histo.fails("eval", "--ckpt", "first", "--optimism", "--data", "nowhere")
     assert "none of these runs was evaluated on nowhere" in error
+    assert hint == "histo eval --ckpt first --data nowhere"
+    report(histo, "--ckpt", "first", "--data", "synthetic")
+    hint = histo.fails("eval", "--ckpt", "first", "--optimism", "--data", "synthetic")[1]
+    assert "of its patches were trained on" in hint
     (histo.root / "metrics" / "leaky-elsewhere-all.json").unlink()
     result = histo("eval", "--ckpt", "first", "--optimism", "--json")
     assert json.loads(result.stdout)["gaps"]["random_minus_unseen"] is None

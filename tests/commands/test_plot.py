@@ -40,7 +40,7 @@ def add_run(workspace, run, epochs=3, age=0):
 
 def add_evaluation(workspace, run, data, split, labels, probs, packed=True):
     stem = f"{run}-{data}-{split}"
-    names = {"run": run, "data": data, "split": split, "tta": False, "scores": f"{stem}.csv"}
+    names = {"run": run, "data": data, "split": split, "tta": False, "raw": False, "scores": f"{stem}.csv"}
     write_json(workspace.metrics_dir / f"{stem}.json", evaluate(labels, probs) | names)
     with (workspace.metrics_dir / f"{stem}.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -257,6 +257,20 @@ def test_scores_that_do_not_fit_are_refused(workspace, text, message):
     with pytest.raises(HistoError, match=message) as caught:
         plot(workspace, None, [Kind.ERRORS], Format.PNG)
     assert caught.value.hint
+
+
+def test_other_pixels_than_were_scored_are_not_drawn_as_errors(workspace):
+    path = workspace.metrics_dir / "net-1-pcam-val.csv"
+    path.write_text(f"id,label,prob,data,index,sha1\nx,0,0.9,pcam,0,{'0' * 40}\n")
+    with pytest.raises(HistoError, match="'x' was scored with other pixels"):
+        plot(workspace, None, [Kind.ERRORS], Format.PNG)
+
+
+def test_a_table_that_is_missing_takes_no_other_evaluations_sheet_along(workspace):
+    before = names(plot(workspace, None, [Kind.ERRORS], Format.PNG))
+    add_evaluation(workspace, "net-1", "pcam", "test", [0, 1], [0.9, 0.8])
+    (workspace.metrics_dir / "net-1-pcam-test.csv").unlink()
+    assert names(plot(workspace, None, [Kind.ERRORS], Format.PNG)) == before
 
 
 def test_samples_without_labels_are_drawn_as_one_group(tmp_path):

@@ -189,6 +189,16 @@ def test_out_is_whole_or_as_it_was(histo, images, tmp_path):
     assert f"--out {out.parent} is a folder" in error
 
 
+def test_a_pipe_is_written_to_and_stays_one(histo, images, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with histo.start("predict", images, "--device", "cpu", "--out", pipe) as process:
+        rows = table(pipe.read_text())
+    assert process.returncode == 0
+    assert len(rows) == len(list(images.iterdir()))
+    assert pipe.is_fifo()
+
+
 def test_odd_names_stay_well_formed(histo, tmp_path):
     odd = ["a,b", 'say "hi"', "two\nlines", "naïve ✓", "-dash", "[red]x", " space "]
     for path, name in zip(write_images(histo, tmp_path / "flat", len(odd)), odd, strict=True):

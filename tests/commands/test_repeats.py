@@ -7,6 +7,8 @@ import shutil
 import pytest
 import torch
 
+from histocli.commands import train as commands
+from histocli.interrupt import Stopped
 from histocli.models.checkpoint import load_checkpoint
 from histocli.training.config import TrainConfig
 from histocli.training.repeats import plan_repeats
@@ -88,6 +90,55 @@ def test_resuming_repeats_skips_what_is_finished(histo):
     assert "--lr 0.5: the run has 0.002" in error
     error, _ = histo.fails("train", "--folds", 3, "--name", "other", "--resume")
     assert "to resume" in error
+
+
+def test_resumed_repeats_are_as_they_were_begun(histo):
+    (histo.root / "manifests" / "other.csv").write_bytes((histo.root / "manifests" / "balanced.csv").read_bytes())
+    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 7, "--data", "other", "--name", "s")
+    runs = histo.root / "runs"
+    expected = last(histo, "s-seed8").model
+    shutil.rmtree(runs / "s-seed8")
+    histo("train", "--seeds", 2, "--name", "s", "--resume")
+    assert same_weights(last(histo, "s-seed8").model, expected)
+    assert json.loads((runs / "s-seed8" / "config.json").read_text())["options"]["data"] == "other"
+    shutil.rmtree(runs / "s-seed8")
+    (histo.root / "manifests" / "balanced.csv").replace(histo.root / "manifests" / "other.csv")
+    with (histo.root / "manifests" / "other.csv").open("a") as file:
+        file.write("\n")
+    error, hint = histo.fails("train", "--seeds", 2, "--name", "s", "--resume")
+    assert "other.csv is not what s-seed7 was begun with" in error
+    assert hint == f"cp {runs / 's-seed7' / 'manifest.csv'} {histo.root / 'manifests' / 'other.csv'}"
+    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--seed", 3, "--name", "cv", "--data", "other")
+    shutil.rmtree(runs / "cv-fold2")
+    histo("train", "--folds", 2, "--name", "cv", "--resume")
+    assert last(histo, "cv-fold2").config["seed"] == 3
+    if not torch.cuda.is_available():
+        shutil.rmtree(runs / "cv-fold2")
+        error, _ = histo.fails("train", "--folds", 2, "--name", "cv", "--resume", "--device", "cuda")
+        assert "--device cuda" in error
+
+
+def test_a_signal_in_the_last_epoch_of_one_keeps_the_next_from_beginning(histo, monkeypatch):
+    begun = []
+
+    def ends_with_a_signal(*args, **kwargs):
+        begun.append(kwargs["name"])
+        return train(*args, **kwargs)._replace(signal=2)
+
+    train = commands.train
+    monkeypatch.setattr(commands, "train", ends_with_a_signal)
+    with pytest.raises(Stopped, match="histo train --seeds 2 --name s --resume"):
+        commands.train_repeats(Workspace(histo.root), TrainConfig(epochs=1, batch_size=16), seeds=2, name="s")
+    assert begun == ["s-seed0"]
+
+
+def test_folds_leave_the_manifests_of_data_sets_alone(histo):
+    histo("download", "--source", "synthetic", "--n", 20, "--name", "synthetic-fold1")
+    error, _ = histo.fails(*TRAIN, "--folds", 2, "--name", "synthetic")
+    assert error.startswith("synthetic-fold1 is the name of a data set")
+    assert "no architecture" in histo.fails(*TRAIN, "--folds", 3, "--name", "cv", "--arch", "resnet81", code=2)[0]
+    histo(*TRAIN, "--folds", 2, "--epochs", 1, "--name", "cv")
+    assert len(list((histo.root / "manifests").glob("cv-fold*.csv"))) == 2
 
 
 def test_folds_that_cannot_be_are_refused_before_any_training(histo):

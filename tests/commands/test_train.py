@@ -1,5 +1,6 @@
 """`histo train` from the command line: files, seeds, interruption and resumption, refusals."""
 
+import csv
 import json
 import shutil
 import signal
@@ -201,12 +202,6 @@ def test_what_cannot_be_is_refused_before_anything_is_written(histo, line, code,
     assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]
 
 
-def test_a_data_set_without_splits_cannot_be_trained_on(histo):
-    error, hint = histo.fails("train", "--data", "synthetic")
-    assert "no labelled patches in its split 'train'" in error
-    assert hint
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -244,6 +239,29 @@ def test_both_checkpoints_of_the_workspace_are_of_the_run_that_was_last_at_work(
     histo("train", "--epochs", 1, "--device", "cpu", "--name", "newer")
     for name in ("best.pt", "last.pt"):
         assert load_checkpoint(histo.root / "checkpoints" / name).run == "newer"
-    histo("train", "--resume", "--name", older)
+    histo("train", "--resume", "--name", older)  # has nothing to do, and changes nothing
     for name in ("best.pt", "last.pt"):
-        assert load_checkpoint(histo.root / "checkpoints" / name).run == older
+        assert load_checkpoint(histo.root / "checkpoints" / name).run == "newer"
+
+
+def test_a_manifest_as_spreadsheets_save_it_is_kept_to_the_byte(histo):
+    path = histo.root / "manifests" / "balanced.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    histo(*TRAIN, "--epochs", 1, "--name", "crlf")
+    histo("train", "--resume", "--name", "crlf")
+    histo("balance", "--n", 40)
+    histo("eval", "--ckpt", "crlf", "--device", "cpu")
+
+
+def test_a_data_sets_own_manifest_is_no_subset_to_train_on(histo):
+    path = histo.root / "manifests" / "synthetic.csv"
+    assert "not a drawn subset" in histo.fails(*TRAIN, "--data", "synthetic")[0]
+    with path.open(newline="") as file:
+        rows = [row | {"split": ("train", "val")[i % 2]} for i, row in enumerate(csv.DictReader(file))]
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    error, hint = histo.fails(*TRAIN, "--data", "synthetic")
+    assert error == "the manifest synthetic is not a drawn subset"
+    assert hint == "histo balance --data synthetic"

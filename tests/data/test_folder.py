@@ -68,6 +68,15 @@ def test_labels_given_win_over_those_inside_and_class_folders(tmp_path):
     assert labels_of(source) == FOUND
 
 
+def test_a_table_beside_that_knows_no_image_does_not_hide_the_class_folders(tmp_path):
+    write_folder(tmp_path, {"train_labels.csv": b"id,label\nx1,0\n"})
+    source = FolderSource([write_folder(tmp_path / "mine", {"0/a.tif": TIFFS[0], "1/b.tif": TIFFS[1]})])
+    assert labels_of(source) == {"a": 0, "b": 1}
+    assert (source.report.notes, source.report.counts) == ([], {})
+    with pytest.raises(HistoError, match=r"train_labels\.csv has no label of any image"):
+        FolderSource([tmp_path / "mine"], labels=tmp_path / "train_labels.csv")
+
+
 @pytest.mark.parametrize("keys", [("a", "b", "c"), ("a.tif", "b.tif", "c.tif"), ("in/a.tif", "in/b", "c")])
 def test_labels_by_stem_by_name_and_by_path(tmp_path, keys):
     table = "id,label\n" + "".join(f"{key},{label}\n" for key, label in zip(keys, (1, 0, 1), strict=True))
@@ -131,6 +140,13 @@ def test_the_same_paths_in_two_locations_are_an_error(tmp_path):
     places = [write_folder(tmp_path / name, {"a.tif": TIFFS[0]}) for name in "xy"]
     with pytest.raises(HistoError, match="share their relative paths"):
         FolderSource(places)
+
+
+def test_hospitals_follow_from_the_names_of_camelyon16_alone(tmp_path):
+    table = b"id,wsi\na,camelyon16_train_normal_041\nb,camelyon16_train_tumor_071\nc,tumor_071\n"
+    write_folder(tmp_path, {"slides.csv": table})
+    source = FolderSource([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "slides.csv")
+    assert [patch.hospital for patch in source.patches()] == ["RUMC", "UMCU", ""]
 
 
 def test_slides_are_joined_as_labels_are(tmp_path):

@@ -139,7 +139,8 @@ def test_several_inputs_one_after_the_other(tmp_path, workspace):
     np.save(tmp_path / "x.npy", PIXELS[:2])
     archive = write_zip(tmp_path / "x.zip", {"z.tif": TIFFS[5]})
     ids, pixels = everything(workspace, archive, tmp_path / "x.npy", write_folder(tmp_path / "x", TREE))
-    assert ids == ["z", "0", "1", *IDS]
+    names = [(tmp_path / name).as_posix() for name in ("x.zip", "x.npy", "x")]
+    assert ids == [f"{names[0]}/z", f"{names[1]}/0", f"{names[1]}/1", *(f"{names[2]}/{key}" for key in IDS)]
     assert np.array_equal(pixels, PIXELS[[5, 0, 1, 0, 1, 2, 3, 4]])
 
 

@@ -110,6 +110,16 @@ def test_a_subset_of_another_packing_is_an_error(workspace, changes):
     assert "histo balance" in raised.value.hint
 
 
+def test_a_subset_of_other_pixels_or_labels_is_an_error(workspace):
+    """Packed anew, other patches may have the ids that the former ones had."""
+    digest = read_manifest(workspace.manifest_path("mine"))["sha1"].iloc[1]
+    assert len(open_subset(workspace, balanced(workspace, [1], sha1=digest)).rows) == 1
+    with pytest.raises(HistoError, match="speaks of another packing of mine"):
+        open_subset(workspace, balanced(workspace, [1], sha1=digest[::-1]))
+    with pytest.raises(HistoError, match="disagree on 2 labels"):
+        open_subset(workspace, balanced(workspace, [1, 2, 4], label=[0, 1, 0]))
+
+
 def test_a_subset_of_several_data_sets_is_an_error(workspace):
     with pytest.raises(HistoError, match="names 2 data sets"):
         open_subset(workspace, balanced(workspace, [1, 2], data=["mine", "theirs"]))

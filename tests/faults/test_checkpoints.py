@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from histocli.models.checkpoint import load_checkpoint
+from histocli.models.checkpoint import FORMAT, load_checkpoint
 from tests.faults.processes import histo
 
 MIB = 1 << 20
@@ -37,7 +37,7 @@ def code(good, path):
 
 
 def bare_pickle(good, path):
-    path.write_bytes(pickle.dumps({"format": 2, "model": Hostile(path.with_name("owned"))}))
+    path.write_bytes(pickle.dumps({"format": FORMAT, "model": Hostile(path.with_name("owned"))}))
 
 
 def legacy(good, path):
@@ -128,7 +128,7 @@ FAULTS = {
     whole_module: "is no checkpoint that can be read safely",
     truncated: "is no checkpoint that can be read safely",
     empty: "is no checkpoint that can be read safely",
-    later_version: "is no histo checkpoint of format 2 (found 99)",
+    later_version: f"is no histo checkpoint of format {FORMAT} (found 99)",
     unknown_architecture: "its architecture 'resnet9000' is not known",
     other_architecture: "its weights do not fit resnet18",
     not_numbers: "its weights are not finite",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from histocli.errors import HistoError
 from histocli.models import create_model
-from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
+from histocli.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from histocli.workspace import Workspace
 
 
@@ -60,7 +60,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
-@pytest.mark.parametrize("value", [Hostile(), {"format": 2, "model": Hostile()}])
+@pytest.mark.parametrize("value", [Hostile(), {"format": FORMAT, "model": Hostile()}])
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, monkeypatch, save, value):
     monkeypatch.chdir(tmp_path)
     save(value, tmp_path / "evil.pt")
@@ -87,7 +87,8 @@ def test_any_bytes_are_refused(tmp_path, content):
 def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
     """Bytes changed in the part of the file that says what it holds."""
     path = tmp_path / "small.pt"
-    torch.save({"format": 2, "arch": "histonet", "model": {"a": torch.ones(2)}, "run": "r"}, path, pickle_protocol=2)
+    content = {"format": FORMAT, "arch": "histonet", "model": {"a": torch.ones(2)}, "run": "r"}
+    torch.save(content, path, pickle_protocol=2)
     content = bytearray(path.read_bytes())
     for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6)):
         content[at] = byte
@@ -101,7 +102,7 @@ def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
         ([1, 2], "found 'list'"),
         ({"format": 1}, "found 1"),
         ({"state_dict": {}}, "found None"),
-        ({"format": 2, "arch": "histonet"}, "lacks something"),
+        ({"format": FORMAT, "arch": "histonet"}, "lacks something"),
         ({**vars(checkpoint()), "surprise": 1}, "surprise"),
         ({**vars(checkpoint()), "model": [1]}, "'model' is of the wrong kind"),
         ({**vars(checkpoint()), "epoch": "three"}, "'epoch' is of the wrong kind"),

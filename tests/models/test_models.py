@@ -20,6 +20,7 @@ from histocli.interrupt import Stopped
 from histocli.models import OWN, Classifier, create_model, rebuild_model
 from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import torchvision_names
 from histocli.training.config import TrainConfig
 from histocli.training.frozen import head_state, whole_state
@@ -124,6 +125,22 @@ def test_networks_cost_what_their_docstrings_say(arch, side):
     parameters = sum(parameter.numel() for parameter in network.parameters())
     said = re.search(r"([\d,]+) parameters, ([\d,]+) MFLOP", network.__doc__)
     assert said.groups() == (f"{parameters:,}", f"{counter.get_total_flops() / 1e6:,.0f}")
+
+
+def test_pooling_that_blurs_sees_as_much_of_stripes_wherever_they_lie_on_the_grid():
+    stripes = torch.tensor([1.0, 1, 0, 0]).repeat(8).expand(1, 3, 32, 32)
+    seen = {
+        type(pool).__name__: [float(pool(stripes.roll(shift, 3))[..., 2:-2].mean()) for shift in range(4)]
+        for pool in (BlurredMaxPool(3), nn.MaxPool2d(2))
+    }
+    assert seen == {"BlurredMaxPool": [0.75] * 4, "MaxPool2d": [0.5, 1, 0.5, 1]}
+
+
+def test_pooling_that_blurs_takes_flips_and_turns_along():
+    pool, maps = BlurredMaxPool(3), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert pool(maps).shape == (2, 3, 4, 4)
+    for one, other in zip(symmetries(maps), symmetries(pool(maps)), strict=True):
+        assert torch.allclose(pool(one), other, atol=1e-6)
 
 
 # names
@@ -370,11 +387,13 @@ def test_a_published_timm_model_is_loaded_and_needs_its_source_no_more(timm, arc
         ("timm/test_resnet?checkpoint_path=/etc/passwd", UsageError, "checkpoint_path"),
         ("timm/hf-hub:someone/something", HistoError, "cannot be had"),
         ("timm/local-dir:/nowhere", HistoError, "cannot be had"),
+        ("timm/local-dir:{foreign}", HistoError, "names no architecture of timm's"),
     ],
 )
-def test_what_timm_cannot_give_is_an_error(timm, arch, error, why):
+def test_what_timm_cannot_give_is_an_error(timm, tmp_path, arch, error, why):
+    (tmp_path / "config.json").write_text('{"architectures": ["ViTModel"], "model_type": "vit"}')
     with pytest.raises(error, match=why) as caught:
-        create_model(arch, Weights.PRETRAINED)
+        create_model(arch.format(foreign=tmp_path), Weights.PRETRAINED)
     assert caught.value.hint
 
 

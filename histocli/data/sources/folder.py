@@ -10,6 +10,7 @@ from histocli.choices import Resize
 from histocli.data.images import PATCH_SIZE, decode, fit
 from histocli.data.sources import Patch, Pixels, SourceReport
 from histocli.data.sources.files import File, file_at, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.data.sources.slides import hospital_of
 from histocli.errors import HistoError
 
 _CLASSES = {
@@ -26,12 +27,12 @@ RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # what is 
 class FolderSource:
     """Images in any nesting, any size, of any format OpenCV reads.
 
-    Labels come from `labels`, else from `*labels*.csv` tables inside or beside each location, else from class
-    folders such as `0/1`, `negative/positive` or `normal/tumor`, which may be the locations themselves, else they are
-    unknown.
+    Labels come from `labels`, else from `*labels*.csv` tables inside or beside each location that know one of the
+    images, else from class folders such as `0/1`, `negative/positive` or `normal/tumor`, which may be the locations
+    themselves, else they are unknown.
 
     Raises:
-        HistoError: a location is not there or holds no image, or a table is malformed.
+        HistoError: a location is not there or holds no image, a table is malformed, or `labels` knows no image.
     """
 
     id_is_sha1 = False
@@ -50,7 +51,12 @@ class FolderSource:
         self._lock = Lock()
         found = [list_files(location) for location in locations]
         tables = [_the_file(labels)] if labels else _label_tables(locations, found)
-        if not tables:
+        known = self._read_labels(tables)
+        if not any(_key_of(file, known) for files in found for file in files if is_image(file.name)):
+            if labels:
+                raise HistoError(f"{labels} has no label of any image", "its ids are to be their names or paths")
+            known = {}
+            self.report.notes.clear()
             found = [_under_its_class(location, files) for location, files in zip(locations, found, strict=True)]
         self._images = [file for files in found for file in files if is_image(file.name)]
         if not self._images:
@@ -60,7 +66,7 @@ class FolderSource:
             raise HistoError(
                 f"files in {self.report.origin} share their relative paths", "pack them one by one (--name)"
             )
-        self._labels = self._read_labels(tables) if tables else self._class_folders()
+        self._labels = self._by_image(known, "labels") if known else self._class_folders()
         self._slides = self._by_image(read_slides(_the_file(slides)), "slides") if slides else {}
 
     @property
@@ -71,7 +77,9 @@ class FolderSource:
     def patches(self) -> Iterator[Patch]:
         """Yield every image in the order of the locations and, within one, of its name."""
         for key, file in zip(self._ids, self._images, strict=True):
-            yield Patch(key, self._loader(file), self._labels.get(file.name), self._slides.get(file.name, ""))
+            slide = self._slides.get(file.name, "")
+            hospital = hospital_of(slide) if "camelyon16" in slide else ""  # others may call their slides tumor_001 too
+            yield Patch(key, self._loader(file), self._labels.get(file.name), slide, hospital=hospital)
         counts = {
             "without a label": self.total - len(self._labels),
             "without a slide": self.total - len(self._slides) if self._slides else 0,
@@ -96,7 +104,7 @@ class FolderSource:
             for key, label in read_labels(table).items():
                 if labels.setdefault(key, label) != label:
                     raise HistoError(f"{table.name}: another table has the other label for {key!r}", "correct one")
-        return self._by_image(labels, "labels")
+        return labels
 
     def _class_folders(self) -> dict[str, int]:
         """Each image's label by the innermost folder that is named after a class."""
@@ -108,13 +116,11 @@ class FolderSource:
         return labels
 
     def _by_image(self, table: dict[str, T], what: str) -> dict[str, T]:
-        """Find each image in a table, whose ids are paths, with the suffix or without, or file names or stems."""
+        """Find each image in a table, by `_key_of`."""
         found: dict[str, T] = {}
         owners: dict[str, str] = {}
         for image in self._images:
-            path = PurePosixPath(image.name)
-            keys = (image.name, str(path.with_suffix("")), path.name, path.stem)
-            key = next((key for key in keys if key in table), None)
+            key = _key_of(image, table)
             if key is None:
                 continue
             if owners.setdefault(key, image.name) != image.name:
@@ -126,6 +132,13 @@ class FolderSource:
         if missing := len(table) - len(owners):
             self.report.counts[f"{what} without an image"] = missing
         return found
+
+
+def _key_of(image: File, table: dict[str, T]) -> str | None:
+    """The id that a table has of an image: its path, with the suffix or without, or its file name or stem."""
+    path = PurePosixPath(image.name)
+    keys = (image.name, str(path.with_suffix("")), path.name, path.stem)
+    return next((key for key in keys if key in table), None)
 
 
 def unique_ids(files: Sequence[File]) -> list[str]:
