@@ -46,7 +46,7 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
         HistoError: the run is not there, or nothing to compare it with: neither unseen patches nor another split.
     """
     run = load_checkpoint(find_checkpoint(workspace, ckpt)).run
-    rows = [_validation(workspace, name) for name in _siblings(workspace, run)]
+    rows = [_validation(workspace, name, best) for name, best in _siblings(workspace, run).items()]
     name = str(_config(workspace, run)["data"])
     key = _unseen(workspace, run, [row["run"] for row in rows], data)
     kinds = {row["kind"] for row in rows}
@@ -81,20 +81,25 @@ def optimism(workspace: Workspace, ckpt: str, data: str | None = None) -> Optimi
     return Optimism(path, _draw(workspace, report), report)
 
 
-def _siblings(workspace: Workspace, run: str) -> list[str]:
-    """The finished runs with this one's data, recipe, network and version, and about as many patches; it among them."""
+def _siblings(workspace: Workspace, run: str) -> dict[str, Checkpoint]:
+    """The `best.pt` of each finished run with this one's data, recipe, network and version, and about as many patches.
+
+    The run itself is among them.
+    """
 
     def recipe(name: str) -> tuple[Any, ...]:
         config = _config(workspace, name)
         options = {key: v for key, v in config["options"].items() if key not in _MAY_DIFFER}
         return config["data"], options, config["versions"]["histo"]
 
-    def network(name: str) -> dict[str, Any] | None:
+    def best(name: str) -> Checkpoint | None:
         try:
-            weights = load_checkpoint(workspace.run_dir(name) / "best.pt").model
+            return load_checkpoint(workspace.run_dir(name) / "best.pt")
         except HistoError:
             return None  # of a format before this one, or damaged: nobody asked for this run
-        return {key: tensor.shape for key, tensor in weights.items()}
+
+    def network(checkpoint: Checkpoint) -> dict[str, Any]:
+        return {key: tensor.shape for key, tensor in checkpoint.model.items()}
 
     def finished(name: str) -> bool:
         history = workspace.run_dir(name) / "history.jsonl"
@@ -107,10 +112,11 @@ def _siblings(workspace: Workspace, run: str) -> list[str]:
 
     if not finished(run):
         raise HistoError(f"{run} has not all its epochs yet", f"histo train --resume --name {run}")
-    wanted, its_network = recipe(run), network(run)  # a name's network may change between versions
+    wanted, its_network = recipe(run), network(load_checkpoint(workspace.run_dir(run) / "best.pt"))
     runs = [name for name in workspace.run_names() if (workspace.run_dir(name) / "best.pt").is_file()]
-    like = [name for name in runs if recipe(name) == wanted and finished(name) and alike(name)]
-    return [name for name in like if network(name) == its_network]
+    like = {name: best(name) for name in runs if recipe(name) == wanted and finished(name) and alike(name)}
+    # A name's network may change between versions.
+    return {name: found for name, found in like.items() if found and network(found) == its_network}
 
 
 def _config(workspace: Workspace, run: str) -> dict[str, Any]:
@@ -118,11 +124,10 @@ def _config(workspace: Workspace, run: str) -> dict[str, Any]:
     return config
 
 
-def _validation(workspace: Workspace, run: str) -> dict[str, Any]:
+def _validation(workspace: Workspace, run: str, checkpoint: Checkpoint) -> dict[str, Any]:
     """How a run was split, and its AUC on its own validation patches."""
     manifest = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "split"))
     parted = parted_by(manifest)
-    checkpoint = load_checkpoint(workspace.run_dir(run) / "best.pt")
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     found = {"auc": checkpoint.metrics["val_auc"], "interval": None}
     if checkpoint.validation:
