@@ -67,7 +67,20 @@ class BlurredMaxPool(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool maps of even height and width."""
-        return F.conv2d(F.max_pool2d(maps, 2, 1, 1), self.kernel, stride=2, groups=len(self.kernel))
+        inference = torch.is_inference_mode_enabled()
+        largest = _largest(_largest(maps, 3), 2) if inference else F.max_pool2d(maps, 2, 1, 1)  # (N,C,H+1,W+1)
+        return F.conv2d(largest, self.kernel, stride=2, groups=len(self.kernel))
+
+
+def _largest(maps: Tensor, dim: int) -> Tensor:
+    """The larger of each two neighbours along a dimension, and its ends: half of max-pooling's time, no gradient."""
+    shape = [size + (axis == dim) for axis, size in enumerate(maps.shape)]
+    made = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
+    pairs = maps.shape[dim] - 1
+    torch.maximum(maps.narrow(dim, 0, pairs), maps.narrow(dim, 1, pairs), out=made.narrow(dim, 1, pairs))
+    for end in (0, -1):
+        made.select(dim, end).copy_(maps.select(dim, end))
+    return made
 
 
 class Refinement(nn.Module):

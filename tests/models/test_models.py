@@ -136,11 +136,14 @@ def test_pooling_that_blurs_sees_as_much_of_stripes_wherever_they_lie_on_the_gri
     assert seen == {"BlurredMaxPool": [0.75] * 4, "MaxPool2d": [0.5, 1, 0.5, 1]}
 
 
-def test_pooling_that_blurs_takes_flips_and_turns_along():
+def test_pooling_that_blurs_takes_flips_and_turns_along_and_is_the_same_without_gradients():
     pool, maps = BlurredMaxPool(3), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert pool(maps).shape == (2, 3, 4, 4)
-    for one, other in zip(symmetries(maps), symmetries(pool(maps)), strict=True):
+    pooled = pool(maps)
+    for one, other in zip(symmetries(maps), symmetries(pooled), strict=True):
         assert torch.allclose(pool(one), other, atol=1e-6)
+    with torch.inference_mode():
+        assert torch.equal(pool(maps), pooled)
 
 
 # names
