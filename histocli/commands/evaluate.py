@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.choices import Part, Resize
 from histocli.compute.device import thread_count
-from histocli.compute.distributed import ALONE, World
+from histocli.compute.world import ALONE, World
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate as measure

@@ -10,7 +10,7 @@ from typing import IO, Any, NamedTuple
 
 import histocli
 from histocli.choices import Device, OnError, Output, Precision, Resize
-from histocli.compute.distributed import ALONE, World
+from histocli.compute.world import ALONE, World
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
 from histocli.errors import HistoError, UsageError
 from histocli.metrics.thresholds import fixed

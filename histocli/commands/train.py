@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from histocli.choices import Augment, Device, Precision, Rotate, Weights
 from histocli.compute.device import deterministic
-from histocli.compute.distributed import ALONE, World
 from histocli.compute.memory import explained, is_out_of_memory, memory_is_full
+from histocli.compute.world import ALONE, World
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.interrupt import Stopped, stop_request

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
-from histocli.compute.distributed import ALONE, World
+from histocli.compute.world import ALONE, World
 from histocli.data.sources import Pixels
 
 _BLOCK = 4096  # patches copied to a GPU at a time

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from histocli.choices import Device, Part, Precision, Resize
-from histocli.compute.distributed import World
+from histocli.compute.world import World
 from histocli.data.batches import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.overlap_cache import known_overlaps

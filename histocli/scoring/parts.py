@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from histocli.compute.distributed import World
+from histocli.compute.world import World
 from histocli.workspace import read_json, write_json
 
 T = TypeVar("T")

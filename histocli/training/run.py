@@ -13,7 +13,8 @@ from torch import nn
 
 from histocli.choices import Part, Weights
 from histocli.compute.device import choose_compute
-from histocli.compute.distributed import ALONE, World, agents
+from histocli.compute.distributed import agents
+from histocli.compute.world import ALONE, World
 from histocli.data.appearance import Reference
 from histocli.data.audit import audit, refuse_leaks
 from histocli.data.batches import Batches

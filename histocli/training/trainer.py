@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from histocli.choices import Augment, Precision, Rotate
 from histocli.compute.device import Compute
-from histocli.compute.distributed import ALONE, World
+from histocli.compute.world import ALONE, World
 from histocli.data.augment import augment
 from histocli.data.batches import Batch, Batches
 from histocli.data.features import is_features

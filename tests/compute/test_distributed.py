@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.compute.distributed import ALONE, World, agents
+from histocli.compute.distributed import agents
 from histocli.compute.meeting import agreed_name
+from histocli.compute.world import ALONE, World
 from histocli.data.batches import Batches
 from histocli.errors import HistoError
 from histocli.scoring.parts import Parts
