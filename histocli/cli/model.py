@@ -23,7 +23,7 @@ _NOT_CONFIG = {"name", "resume", "json", "processes", "folds", "seeds"}
 @app.command()
 def train(
     ctx: typer.Context,
-    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 30,
+    epochs: Annotated[int, typer.Option(help="Passes over the training split.")] = 12,
     device: options.DeviceOption = Device.AUTO,
     arch: Annotated[
         str,

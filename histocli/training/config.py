@@ -13,7 +13,7 @@ LEARNING_RATE = 3e-3  # at BATCH_SIZE; it grows with the square root of the batc
 class TrainConfig:
     """The options of `histo train`; None stands for a default that follows from the others."""
 
-    epochs: int = 30
+    epochs: int = 12
     arch: str = "histonet"
     weights: Weights = Weights.RANDOM
     data: str = "balanced"
