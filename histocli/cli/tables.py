@@ -61,7 +61,7 @@ def _warn_of_few(report: Reporter, drawn: dict[str, Any]) -> None:
     if drawn["clusters"] == 1:
         report.warn(f"all patches are of one {drawn['by']}: nothing tells how sure these figures are")
         return
-    if 1 < drawn["clusters"] < FEW_CLUSTERS:
+    if drawn["clusters"] < FEW_CLUSTERS:
         report.warn(f"only {drawn['clusters']} {plural(drawn['by'])}: intervals and p-values are rough")
         return
     for what, count in drawn["holding"].items():

@@ -112,11 +112,12 @@ def _siblings(workspace: Workspace, run: str) -> dict[str, Checkpoint]:
 
     if not finished(run):
         raise HistoError(f"{run} has not all its epochs yet", f"histo train --resume --name {run}")
-    wanted, its_network = recipe(run), network(load_checkpoint(workspace.run_dir(run) / "best.pt"))
+    wanted, its_own = recipe(run), load_checkpoint(workspace.run_dir(run) / "best.pt")
     runs = [name for name in workspace.run_names() if (workspace.run_dir(name) / "best.pt").is_file()]
-    like = {name: best(name) for name in runs if recipe(name) == wanted and finished(name) and alike(name)}
+    like = [name for name in runs if recipe(name) == wanted and finished(name) and alike(name)]
+    theirs = {name: its_own if name == run else best(name) for name in like}
     # A name's network may change between versions.
-    return {name: found for name, found in like.items() if found and network(found) == its_network}
+    return {name: found for name, found in theirs.items() if found and network(found) == network(its_own)}
 
 
 def _config(workspace: Workspace, run: str) -> dict[str, Any]:

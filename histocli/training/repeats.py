@@ -11,6 +11,7 @@ from histocli.choices import Group
 from histocli.data.folds import make_folds
 from histocli.data.manifest import file_sha256, read_manifest, write_manifest
 from histocli.data.parted import parted_by
+from histocli.data.subset import open_drawn
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.metrics.calibration import probability
@@ -98,10 +99,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: boo
         return
     seed = repeats.members[0].config.seed
     path = workspace.manifest_path(data)
-    frame = read_manifest(path, ("id", "label", "split"))
-    if "data" not in frame.columns:
-        raise HistoError(f"the manifest {data} is not a drawn subset", "histo balance draws one")
-    made = make_folds(frame, len(repeats.members), seed, _kept_whole(workspace, path))
+    made = make_folds(open_drawn(workspace, path).frame, len(repeats.members), seed, _kept_whole(workspace, path))
     for stale in there - wanted:  # of a start that failed
         workspace.manifest_path(stale).unlink()
     for member in repeats.members:

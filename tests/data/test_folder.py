@@ -75,6 +75,9 @@ def test_a_table_beside_that_knows_no_image_does_not_hide_the_class_folders(tmp_
     assert (source.report.notes, source.report.counts) == ([], {})
     with pytest.raises(HistoError, match=r"train_labels\.csv has no label of any image"):
         FolderSource([tmp_path / "mine"], labels=tmp_path / "train_labels.csv")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HistoError, match="there are no images"):
+        FolderSource([tmp_path / "empty"], labels=tmp_path / "train_labels.csv")
 
 
 @pytest.mark.parametrize("keys", [("a", "b", "c"), ("a.tif", "b.tif", "c.tif"), ("in/a.tif", "in/b", "c")])

@@ -51,16 +51,18 @@ class FolderSource:
         self._lock = Lock()
         found = [list_files(location) for location in locations]
         tables = [_the_file(labels)] if labels else _label_tables(locations, found)
-        known = self._read_labels(tables)
-        if not any(_key_of(file, known) for files in found for file in files if is_image(file.name)):
+        known = _read_tables(tables)
+        images = [file for files in found for file in files if is_image(file.name)]
+        if not images:
+            raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that holds some")
+        if not any(_key_of(image, known) for image in images):
             if labels:
                 raise HistoError(f"{labels} has no label of any image", "its ids are to be their names or paths")
             known = {}
-            self.report.notes.clear()
             found = [_under_its_class(location, files) for location, files in zip(locations, found, strict=True)]
+        else:
+            self.report.notes += [f"labels from {table.name}" for table in tables]
         self._images = [file for files in found for file in files if is_image(file.name)]
-        if not self._images:
-            raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that holds some")
         self._ids = unique_ids(self._images)
         if len(self._ids) != len(set(self._ids)):
             raise HistoError(
@@ -97,15 +99,6 @@ class FolderSource:
 
         return load
 
-    def _read_labels(self, tables: list[File]) -> dict[str, int]:
-        labels: dict[str, int] = {}
-        for table in tables:
-            self.report.notes.append(f"labels from {table.name}")
-            for key, label in read_labels(table).items():
-                if labels.setdefault(key, label) != label:
-                    raise HistoError(f"{table.name}: another table has the other label for {key!r}", "correct one")
-        return labels
-
     def _class_folders(self) -> dict[str, int]:
         """Each image's label by the innermost folder that is named after a class."""
         labels = {}
@@ -132,6 +125,16 @@ class FolderSource:
         if missing := len(table) - len(owners):
             self.report.counts[f"{what} without an image"] = missing
         return found
+
+
+def _read_tables(tables: list[File]) -> dict[str, int]:
+    """The labels of all tables together, by the ids as they stand there."""
+    labels: dict[str, int] = {}
+    for table in tables:
+        for key, label in read_labels(table).items():
+            if labels.setdefault(key, label) != label:
+                raise HistoError(f"{table.name}: another table has the other label for {key!r}", "correct one")
+    return labels
 
 
 def _key_of(image: File, table: dict[str, T]) -> str | None:
