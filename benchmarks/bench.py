@@ -19,7 +19,7 @@ from benchmarks import memory, prediction, tables, training
 from benchmarks.made import Made
 from benchmarks.pairs import PAIRS, Row, record
 from histocli.compute.device import thread_count
-from histocli.training.identity import git_commit, versions
+from histocli.training.provenance import git_commit, versions
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"

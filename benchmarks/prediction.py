@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.made import RUN, Made
 from benchmarks.pairs import Row, alternate, row
-from histocli.choices import Device, Precision
 from histocli.compute.device import choose_compute
+from histocli.config import Device, Precision
+from histocli.inference.forward import batch_log_odds
 from histocli.models.checkpoint import load_checkpoint
-from histocli.scoring.inference import batch_log_odds
 
 BATCH = 256
 

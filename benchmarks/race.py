@@ -21,13 +21,13 @@ from torch import nn
 
 from benchmarks.made import Histo
 from benchmarks.training import BATCH, plain_loader
-from histocli.choices import Device, Part, Precision
 from histocli.compute.device import choose_compute
-from histocli.data.batches import Batches
-from histocli.data.subset import Subset, labelled_part, open_subset
+from histocli.config import Device, Part, Precision
+from histocli.data.dataset import Subset, labelled_part, open_subset
+from histocli.data.loaders import Batches
+from histocli.inference.forward import probabilities
 from histocli.metrics import auc
 from histocli.models import create_model
-from histocli.scoring.inference import probabilities
 from histocli.training.config import LEARNING_RATE
 from histocli.training.trainer import Recipe, Trainer
 

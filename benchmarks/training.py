@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader
 
 from benchmarks.made import Made
 from benchmarks.pairs import Row, alternate, row
-from histocli.choices import Augment, Device, Part, Precision
 from histocli.compute.device import choose_compute
-from histocli.data.augment import augment
-from histocli.data.batches import Batches
-from histocli.data.subset import labelled_part, open_subset
+from histocli.config import Augment, Device, Part, Precision
+from histocli.data.dataset import labelled_part, open_subset
+from histocli.data.loaders import Batches
+from histocli.data.transforms import augment
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 

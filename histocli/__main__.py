@@ -3,7 +3,7 @@
 import sys
 from io import TextIOWrapper
 
-from histocli.interrupt import Stopped, unwinding_on_termination
+from histocli.signals import Stopped, unwinding_on_termination
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histocli.disk import fsync, not_written, remove_strays, require_space, temporary_beside
 from histocli.errors import HistoError, UsageError
+from histocli.fs import fsync, not_written, remove_strays, require_space, temporary_beside
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file on Windows has such a name

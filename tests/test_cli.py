@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import histocli
 import histocli.commands.balance
 from histocli.cli import app
-from histocli.interrupt import stop_request
+from histocli.signals import stop_request
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
 COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "demo"]
@@ -236,7 +236,7 @@ def test_a_signal_that_is_dropped_is_heard_all_the_same(name, where):
     """What is raised while an object is freed goes nowhere, and so it does in a part of numpy."""
     program = f"""
 import os, signal, time
-from histocli.interrupt import Stopped, unwinding_on_termination
+from histocli.signals import Stopped, unwinding_on_termination
 def send():
     os.kill(os.getpid(), signal.{name})
     time.sleep(0.01)

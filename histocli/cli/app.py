@@ -23,7 +23,7 @@ from histocli.errors import (
     HistoError,
     UsageError,
 )
-from histocli.interrupt import Stopped
+from histocli.signals import Stopped
 from histocli.workspace import Workspace
 
 _EXIT_PIPE = 141  # what a filter that writes to a closed pipe ends with

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histocli.choices import Group, Resize, SourceKind, Split
 from histocli.cli import options
 from histocli.cli.app import State, app
+from histocli.config import Group, Resize, SourceKind, Split
 from histocli.console import OnProgress, Reporter, write_out
 from histocli.errors import UsageError
 
@@ -190,7 +190,7 @@ def _show_audit(report: Reporter, audit: dict[str, Any]) -> None:
 
 def _tell_leaks(report: Reporter, found: dict[str, Any]) -> None:
     """Say aloud what flatters the figures to come."""
-    from histocli.data.audit import held_out_leaks, unsearched
+    from histocli.data.leakage import held_out_leaks, unsearched
 
     audit, at_random = found["audit"], "patches of one slide stand on both sides, so validation figures flatter"
     if found["leaks"] and found["split"] == Split.OVERLAP:

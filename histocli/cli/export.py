@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from histocli.choices import ExportFormat
 from histocli.cli.app import State, app
+from histocli.config import ExportFormat
 
 
 @app.command()

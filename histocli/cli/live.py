@@ -13,8 +13,8 @@ from rich.progress import (
 )
 
 from histocli.console import Rate, Reporter, number
-from histocli.training.listener import Epoch, Listener
-from histocli.training.listener import Progress as Step
+from histocli.training.progress import Epoch, Listener
+from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from histocli.choices import Device, Precision, Resize
+from histocli.config import Device, Precision, Resize
 
 AUTO = 0  # as a batch size: a usual one, halved where memory is short
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histocli.choices import Device, OnError, Output, Part, Precision, Resize
 from histocli.cli import options
 from histocli.cli.app import State, app
+from histocli.config import Device, OnError, Output, Part, Precision, Resize
 from histocli.console import stdout_is_a_file, write_out
 from histocli.errors import HistoError, UsageError
 
 if TYPE_CHECKING:
-    from histocli.scoring.labelled import EvalConfig
+    from histocli.inference.labelled import EvalConfig
 
 
 @app.command(name="eval")
@@ -67,7 +67,7 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on patches whose labels are known."""
     state: State = ctx.obj
-    from histocli.scoring.labelled import EvalConfig
+    from histocli.inference.labelled import EvalConfig
 
     _refuse_others(ctx)
     if optimism:
@@ -103,7 +103,7 @@ def _refuse_others(ctx: typer.Context) -> None:
 
 
 def _evaluate(state: State, config: "EvalConfig", compare: tuple[str, str] | None, json: bool) -> None:
-    from histocli.cli.tables import show_comparison, show_evaluation
+    from histocli.cli.render import show_comparison, show_evaluation
     from histocli.commands import evaluate as commands
     from histocli.compute.distributed import WAITING, joined
 
@@ -131,7 +131,7 @@ def _evaluate(state: State, config: "EvalConfig", compare: tuple[str, str] | Non
 
 
 def _show_optimism(state: State, ckpt: list[str], data: str | None, json: bool) -> None:
-    from histocli.cli.tables import show_optimism
+    from histocli.cli.render import show_optimism
     from histocli.commands.optimism import optimism
 
     if len(ckpt) > 1:

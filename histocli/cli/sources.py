@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rich import filesize
 
-from histocli.choices import Resize, SourceKind
+from histocli.config import Resize, SourceKind
 from histocli.console import OnProgress, Reporter
-from histocli.data.sources import Source
 from histocli.errors import UsageError
+from histocli.sources import Source
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from histocli.data.sources.transfer import PlannedFile
+    from histocli.sources.transfer import PlannedFile
 
 OnTransfer = Callable[[str, int, int | None], None]
 
@@ -135,22 +135,22 @@ def _create(
 ) -> Source:
     options.check()
     if options.kind is SourceKind.SYNTHETIC:
-        from histocli.data.sources.synthetic import SyntheticSource
+        from histocli.sources.synthetic import SyntheticSource
 
         return SyntheticSource(options.n or SYNTHETIC_N, options.seed)
     first = options.locations[0] if options.locations else None
     if options.kind is SourceKind.PCAM:
-        from histocli.data.sources.pcam import PcamSource
-        from histocli.data.sources.transfer import DEFAULT_POLICY
+        from histocli.sources.pcam import PcamSource
+        from histocli.sources.transfer import DEFAULT_POLICY
 
         policy = DEFAULT_POLICY if tries is None else replace(DEFAULT_POLICY, tries=tries)
         return PcamSource(first, workspace.downloads_dir, on_transfer=on_transfer, force=options.force, policy=policy)
     if options.kind is SourceKind.KAGGLE:
-        from histocli.data.sources.kaggle import KaggleSource
+        from histocli.sources.kaggle import KaggleSource
 
         location = Path(first) if first else None
         return KaggleSource(location, workspace.downloads_dir, slides=options.slides, force=options.force)
-    from histocli.data.sources.folder import FolderSource
+    from histocli.sources.folder import FolderSource
 
     return FolderSource(
         [Path(location) for location in options.locations],
@@ -169,7 +169,7 @@ def _absolute(location: str) -> str:
     """A location as it may be kept: of an address with credentials or a query, which can hold a token, a digest."""
     if "://" not in location:
         return str(Path(location).absolute())
-    from histocli.data.sources.transfer.web import shown
+    from histocli.sources.transfer.web import shown
 
     public = shown(location)
     return public if public == location else f"{public} sha256:{sha256(location.encode()).hexdigest()}"

@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocli.choices import Group, Split
-from histocli.data.audit import audit, audited_sets
+from histocli.config import Group, Split
+from histocli.data.dataset import open_packed
+from histocli.data.groups import OVERLAP, hanging_together
+from histocli.data.leakage import audit, audited_sets
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, overlap_groups
-from histocli.data.parted import OVERLAP, hanging_together
 from histocli.data.splits import clean, draw_balanced, split_by_group, split_random
-from histocli.data.subset import open_packed
-from histocli.disk import hold
 from histocli.errors import HistoError, UsageError
+from histocli.fs import hold
 from histocli.workspace import Workspace, write_json
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from histocli.data.sources import Source
 from histocli.data.store import Packed, pack
-from histocli.disk import hold
 from histocli.errors import HistoError
+from histocli.fs import hold
+from histocli.sources import Source
 from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 

@@ -6,19 +6,19 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from histocli.choices import Part, Resize
 from histocli.compute.device import thread_count
 from histocli.compute.world import ALONE, World
+from histocli.config import Part, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
+from histocli.inference.comparison import compare as compare_scores
+from histocli.inference.labelled import EvalConfig, Scored, score_folder, score_packed
+from histocli.inference.predictor import STORED, Scorer
+from histocli.inference.score_table import clusters_of, strata, write_scores
 from histocli.metrics import evaluate as measure
 from histocli.metrics import uncertainty
 from histocli.metrics.thresholds import fixed
-from histocli.scoring.comparison import compare as compare_scores
-from histocli.scoring.labelled import EvalConfig, Scored, score_folder, score_packed
-from histocli.scoring.scorer import STORED, Scorer
-from histocli.scoring.table import clusters_of, strata, write_scores
-from histocli.training.model_card import note_evaluations
+from histocli.reports.model_card import note_evaluations
 from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 if TYPE_CHECKING:

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 import histocli
-from histocli.choices import Device, ExportFormat, Precision
 from histocli.compute.device import choose_compute
+from histocli.config import Device, ExportFormat, Precision
 from histocli.data.manifest import file_sha256
-from histocli.data.sources import Pixels
-from histocli.data.sources.synthetic import SyntheticSource
 from histocli.data.store import open_store
 from histocli.errors import HistoError, UsageError
+from histocli.inference.forward import batch_log_odds
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import find_checkpoint, load_checkpoint
 from histocli.models.export import Probability, require
 from histocli.models.export import export as write
-from histocli.scoring.inference import batch_log_odds
+from histocli.sources import Pixels
+from histocli.sources.synthetic import SyntheticSource
 from histocli.workspace import Workspace, atomic_path
 
 CHECKED = 64  # patches that the exported network and the checkpoint must agree on

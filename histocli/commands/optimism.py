@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histocli.compute.device import thread_count
-from histocli.data.audit import seen_already
+from histocli.data.groups import parted_by
+from histocli.data.leakage import seen_already
 from histocli.data.manifest import UNLABELLED, read_manifest
-from histocli.data.parted import parted_by
 from histocli.data.splits import HELD_OUT
 from histocli.errors import HistoError
-from histocli.figures import Format
+from histocli.inference.labelled import name_of
+from histocli.inference.score_table import clusters_of, read_scores
 from histocli.metrics import evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.scoring.evaluations import evaluations_of
-from histocli.scoring.labelled import name_of
-from histocli.scoring.table import clusters_of, read_scores
+from histocli.reports.evaluations import evaluations_of
+from histocli.reports.plots import Format
 from histocli.workspace import Workspace, read_json, write_json
 
 # Options that may differ between runs of one recipe.
@@ -244,8 +244,8 @@ def _minus(one: float | None, other: float | None) -> float | None:
 
 
 def _draw(workspace: Workspace, report: dict[str, Any]) -> Path:
-    from histocli.figures.optimism import HEIGHT, draw_optimism
-    from histocli.figures.style import COLUMN, save
+    from histocli.reports.plots.optimism import HEIGHT, draw_optimism
+    from histocli.reports.plots.style import COLUMN, save
 
     path = workspace.plots_dir / f"{report['data']}-optimism.png"
     return save(path, Format.PNG, COLUMN, HEIGHT, lambda figure: draw_optimism(figure, report))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
-from histocli.figures import Format, Kind, shorten
-from histocli.scoring.table import read_scores
+from histocli.inference.score_table import read_scores
+from histocli.reports.plots import Format, Kind, shorten
 from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from histocli.data.sources import Pixels
-    from histocli.figures.sheets import Group
+    from histocli.reports.plots.sheets import Group
+    from histocli.sources import Pixels
 
     Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -47,7 +47,7 @@ def plot(workspace: Workspace, run: str | None, kinds: Sequence[Kind], format: F
         HistoError: there is no such run, a kind asked for by name has no input, or an input cannot be read.
 
     """
-    from histocli.figures.style import save
+    from histocli.reports.plots.style import save
 
     run = _chosen_run(workspace, run)
     pictures: list[Picture] = []
@@ -110,8 +110,8 @@ def _evaluations(workspace: Workspace, run: str) -> dict[Path, dict[str, Any]]:
 
 
 def _evaluation(path: Path, metrics: dict[str, Any], kind: Kind) -> Picture:
-    from histocli.figures import evaluation
-    from histocli.figures.style import COLUMN
+    from histocli.reports.plots import evaluation
+    from histocli.reports.plots.style import COLUMN
 
     drawings = {
         Kind.ROC: evaluation.draw_roc,
@@ -124,8 +124,8 @@ def _evaluation(path: Path, metrics: dict[str, Any], kind: Kind) -> Picture:
 
 
 def _curves(workspace: Workspace, run: str) -> Picture:
-    from histocli.figures.style import COLUMN
-    from histocli.figures.training import draw_curves
+    from histocli.reports.plots.style import COLUMN
+    from histocli.reports.plots.training import draw_curves
 
     path = workspace.run_dir(run) / "history.jsonl"
     try:
@@ -141,8 +141,8 @@ def _curves(workspace: Workspace, run: str) -> Picture:
 
 
 def _balance(workspace: Workspace) -> Picture:
-    from histocli.figures.style import COLUMN
-    from histocli.figures.subset import draw_balance
+    from histocli.reports.plots.style import COLUMN
+    from histocli.reports.plots.subset import draw_balance
 
     path = workspace.metrics_dir / "balance.json"
     if not path.is_file():
@@ -154,8 +154,8 @@ def _balance(workspace: Workspace) -> Picture:
 
 def _optimism(workspace: Workspace) -> list[Picture]:
     """Give a picture for each data set whose splits were compared."""
-    from histocli.figures.optimism import HEIGHT, draw_optimism
-    from histocli.figures.style import COLUMN
+    from histocli.reports.plots.optimism import HEIGHT, draw_optimism
+    from histocli.reports.plots.style import COLUMN
 
     paths = sorted(workspace.metrics_dir.glob(f"*-{Kind.OPTIMISM}.json"))
     if not paths:
@@ -175,8 +175,8 @@ def _sample_sheet(workspace: Workspace, name: str) -> Picture:
     """Draw patches of each class by lot, always the same ones; a data set without labels is one group."""
     import numpy as np
 
-    from histocli.figures.sheets import PER_GROUP, Group
-    from histocli.figures.style import CLASS_NAMES
+    from histocli.reports.plots.sheets import PER_GROUP, Group
+    from histocli.reports.plots.style import CLASS_NAMES
 
     labels = read_manifest(workspace.manifest_path(name))["label"].to_numpy()
     rng = np.random.default_rng(0)
@@ -212,8 +212,8 @@ def _errors(workspace: Workspace, evaluations: dict[Path, dict[str, Any]]) -> li
 
 
 def _error_sheet(workspace: Workspace, stem: str, metrics: dict[str, Any], scores: "pd.DataFrame") -> Picture:
-    from histocli.figures.evaluation import facts
-    from histocli.figures.sheets import Group, most_confident_errors
+    from histocli.reports.plots.evaluation import facts
+    from histocli.reports.plots.sheets import Group, most_confident_errors
 
     threshold, confusion = metrics["threshold"], metrics["confusion"]
     found = most_confident_errors(scores["label"], scores["prob"], threshold)
@@ -229,7 +229,7 @@ def _error_sheet(workspace: Workspace, stem: str, metrics: dict[str, Any], score
 
 
 def _sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Picture:
-    from histocli.figures.sheets import draw_sheet, sheet_size
+    from histocli.reports.plots.sheets import draw_sheet, sheet_size
 
     def draw(figure: "Figure") -> None:
         draw_sheet(figure, groups, heading, *facts)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import histocli
-from histocli.choices import Device, OnError, Output, Precision, Resize
 from histocli.compute.world import ALONE, World
+from histocli.config import Device, OnError, Output, Precision, Resize
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
 from histocli.errors import HistoError, UsageError
+from histocli.inference.parts import Parts
+from histocli.inference.predictor import STORED, ScoredChunk, Scorer
+from histocli.inference.qc import COLUMNS, Flagger
+from histocli.inference.writers import Table, Writer, written
 from histocli.metrics.thresholds import fixed
-from histocli.scoring.flags import COLUMNS, Flagger
-from histocli.scoring.parts import Parts
-from histocli.scoring.scorer import STORED, ScoredChunk, Scorer
-from histocli.scoring.writers import Table, Writer, written
 from histocli.workspace import Workspace
 
 

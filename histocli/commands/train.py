@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histocli.choices import Augment, Device, Precision, Rotate, Weights
 from histocli.compute.device import deterministic
 from histocli.compute.memory import explained, is_out_of_memory, memory_is_full
 from histocli.compute.world import ALONE, World
+from histocli.config import Augment, Device, Precision, Rotate, Weights
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
-from histocli.interrupt import Stopped, stop_request
 from histocli.models.checkpoint import load_checkpoint
+from histocli.reports.model_card import write_card
+from histocli.signals import Stopped, stop_request
 from histocli.training.config import TrainConfig
-from histocli.training.identity import at_work_on, claimed, name_taken
-from histocli.training.listener import Listener
-from histocli.training.model_card import write_card
+from histocli.training.progress import Listener
+from histocli.training.provenance import at_work_on, claimed, name_taken
 from histocli.training.repeats import Member, plan_repeats, summarise, write_folds
 from histocli.training.run import Run
 from histocli.workspace import Workspace

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from histocli.choices import Device, Precision
 from histocli.compute.distributed import launched, own_gpu
 from histocli.compute.memory import keep_freed_memory
+from histocli.config import Device, Precision
 from histocli.errors import HistoError
 
 

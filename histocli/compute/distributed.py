@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from histocli.compute.meeting import meet
 from histocli.compute.world import ALONE, Group, World
 from histocli.errors import HistoError
-from histocli.interrupt import stop_request
+from histocli.signals import stop_request
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histocli.data.batches import Batch, Batches
+from histocli.data.loaders import Batch, Batches
 
 
 def is_features(images: Tensor) -> bool:

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.choices import Group
+from histocli.config import Group
+from histocli.data.groups import hanging_together, plural
 from histocli.data.manifest import UNLABELLED
-from histocli.data.parted import hanging_together, plural
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:

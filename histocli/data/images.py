@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from histocli.choices import Resize
+from histocli.config import Resize
 from histocli.data import MAX_PIXELS
 from histocli.errors import HistoError
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from histocli.choices import Resize
+from histocli.config import Resize
 from histocli.data import MAX_PIXELS
+from histocli.data.dataset import open_packed
 from histocli.data.images import decode_patch, fit
 from histocli.data.manifest import file_sha256
-from histocli.data.sources import Patch, Pixels
-from histocli.data.sources.files import File, file_at, list_files, list_images, read_bytes
-from histocli.data.sources.folder import unique_ids
 from histocli.data.store import map_array
-from histocli.data.subset import open_packed
 from histocli.errors import HistoError
+from histocli.sources import Patch, Pixels
+from histocli.sources.files import File, file_at, list_files, list_images, read_bytes
+from histocli.sources.folder import unique_ids
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from histocli.data.dataset import open_packed
 from histocli.data.overlaps import CODING_ERROR, MIN_OVERLAP, PAIR, Array, OnStage, find_overlaps
 from histocli.data.store import map_array
-from histocli.data.subset import open_packed
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, atomic_path, read_json
 

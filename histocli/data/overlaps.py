@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 
 from histocli.data.images import PATCH_SIZE
-from histocli.data.sources import Pixels
 from histocli.data.stream import map_ordered, worker_count
 from histocli.errors import HistoError
+from histocli.sources import Pixels
 
 MIN_OVERLAP = 16  # px both ways: PCam's patches lie on a grid of 16 px, so this is the thinnest overlap they have
 PAIR = np.dtype([("a", "<u4"), ("b", "<u4"), ("dy", "i1"), ("dx", "i1")])

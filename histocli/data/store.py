@@ -12,10 +12,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from histocli.data.manifest import IdsDigest, Row, row_writer
-from histocli.data.sources import Patch, Pixels, Source
 from histocli.data.stream import CHUNK, Chunk, chunked, load_chunk, map_ordered, worker_count
-from histocli.disk import fsync
 from histocli.errors import HistoError
+from histocli.fs import fsync
+from histocli.sources import Patch, Pixels, Source
 from histocli.workspace import Workspace, atomic_path
 
 PATCH_SHAPE = (96, 96, 3)

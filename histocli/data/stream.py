@@ -9,8 +9,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from histocli.data.sources import Patch, Pixels
 from histocli.errors import HistoError
+from histocli.sources import Patch, Pixels
 
 CHUNK = 64  # patches per task: enough to make a task's own cost vanish, few enough to keep memory small
 

@@ -5,8 +5,8 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor, nn
 
-from histocli.choices import Weights
-from histocli.data.augment import resized
+from histocli.config import Weights
+from histocli.data.transforms import resized
 from histocli.errors import HistoError, UsageError
 from histocli.models import timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork

@@ -10,9 +10,9 @@ from zipfile import ZipFile
 
 import torch
 
-from histocli.data.appearance import Reference
-from histocli.disk import hold, human_bytes
+from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
+from histocli.fs import hold, human_bytes
 from histocli.models import Classifier, rebuild_model
 from histocli.workspace import Workspace, atomic_path
 

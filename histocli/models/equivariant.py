@@ -2,7 +2,7 @@
 
 After Cohen and Welling, "Group equivariant convolutional networks", 2016, and Veeling et al., "Rotation equivariant
 CNNs for digital pathology", 2018. A feature map has one plane for each of the eight symmetries of the square (D4, in
-the order of `histocli.data.augment.symmetries`): (N,8C,H,W), where channel 8c+g is field c seen in orientation g. When
+the order of `data.transforms.symmetries`): (N,8C,H,W), where channel 8c+g is field c seen in orientation g. When
 the input image turns by a symmetry, so do the planes, and they change places among themselves; whatever is pooled over
 both the planes and the image stays as it is.
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from histocli.data.augment import symmetries
+from histocli.data.transforms import symmetries
 
 ORDER = 8  # elements of the group
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histocli.choices import ExportFormat
+from histocli.config import ExportFormat
 from histocli.errors import HistoError
 from histocli.models import Classifier
 from histocli.models.backbone import PATCH_SIDE

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from histocli.choices import Augment, Device, Precision, Rotate, Weights
+from histocli.config import Augment, Device, Precision, Rotate, Weights
 from histocli.errors import UsageError
 
 BATCH_SIZE = 128

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.choices import Group
+from histocli.config import Group
+from histocli.data.dataset import open_drawn
 from histocli.data.folds import make_folds
+from histocli.data.groups import parted_by
 from histocli.data.manifest import file_sha256, read_manifest, write_manifest
-from histocli.data.parted import parted_by
-from histocli.data.subset import open_drawn
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
+from histocli.training.calibrate import decided
 from histocli.training.config import TrainConfig
-from histocli.training.decision import decided
-from histocli.training.identity import stem_of
+from histocli.training.provenance import stem_of
 from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 

@@ -11,26 +11,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from histocli.choices import Part, Weights
 from histocli.compute.device import choose_compute
 from histocli.compute.distributed import agents
 from histocli.compute.world import ALONE, World
-from histocli.data.appearance import Reference
-from histocli.data.audit import audit, refuse_leaks
-from histocli.data.batches import Batches
+from histocli.config import Part, Weights
+from histocli.data.dataset import labelled_part, open_drawn
+from histocli.data.leakage import audit, refuse_leaks
+from histocli.data.loaders import Batches
 from histocli.data.manifest import file_sha256
-from histocli.data.subset import labelled_part, open_drawn
+from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
-from histocli.interrupt import Stopped, StopRequest
+from histocli.inference.forward import batch_log_odds, probabilities
 from histocli.metrics import auc
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints, save_checkpoint
-from histocli.scoring.inference import batch_log_odds, probabilities
+from histocli.signals import Stopped, StopRequest
+from histocli.training.calibrate import KEPT, check_rule, decided, undecided
 from histocli.training.config import TrainConfig
-from histocli.training.decision import KEPT, check_rule, decided, undecided
-from histocli.training.frozen import describe, head_state, whole_state
-from histocli.training.identity import git_commit, note_job, versions
-from histocli.training.listener import Epoch, Listener, Progress, quality
+from histocli.training.probe import describe, head_state, whole_state
+from histocli.training.progress import Epoch, Listener, Progress, quality
+from histocli.training.provenance import git_commit, note_job, versions
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace, atomic_folder, atomic_path, write_json, write_text
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from histocli.choices import Augment, Precision, Rotate
 from histocli.compute.device import Compute
 from histocli.compute.world import ALONE, World
-from histocli.data.augment import augment
-from histocli.data.batches import Batch, Batches
+from histocli.config import Augment, Precision, Rotate
 from histocli.data.features import is_features
+from histocli.data.loaders import Batch, Batches
+from histocli.data.transforms import augment
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm

@@ -11,8 +11,8 @@ import pytest
 
 from histocli.commands.plot import plot
 from histocli.errors import HistoError, UsageError
-from histocli.figures import Format, Kind
 from histocli.metrics import evaluate
+from histocli.reports.plots import Format, Kind
 from histocli.workspace import Workspace, write_json, write_text
 
 OF_EVALUATION = [Kind.ROC, Kind.PR, Kind.CONFUSION, Kind.CALIBRATION, Kind.SCORES, Kind.ERRORS]

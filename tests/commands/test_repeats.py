@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from histocli.commands import train as commands
-from histocli.interrupt import Stopped
 from histocli.models.checkpoint import load_checkpoint
+from histocli.signals import Stopped
 from histocli.training.config import TrainConfig
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from histocli.choices import Augment, Device, Precision
 from histocli.compute.device import choose_compute
 from histocli.compute.distributed import joined
-from histocli.data.batches import Batches
-from histocli.scoring.inference import probabilities
+from histocli.config import Augment, Device, Precision
+from histocli.data.loaders import Batches
+from histocli.inference.forward import probabilities
 from histocli.training.trainer import Recipe, Trainer
 
 PATCHES, BATCH, STEPS = 23, 7, 3  # 7 patches do not go evenly into 2 or 3 shares

@@ -22,10 +22,10 @@ import torch
 from histocli.compute.distributed import agents
 from histocli.compute.meeting import agreed_name
 from histocli.compute.world import ALONE, World
-from histocli.data.batches import Batches
+from histocli.data.loaders import Batches
 from histocli.errors import HistoError
-from histocli.scoring.parts import Parts
-from histocli.training.identity import interrupted_run, note_job
+from histocli.inference.parts import Parts
+from histocli.training.provenance import interrupted_run, note_job
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 from tests.compute import distributed_worker

@@ -9,7 +9,7 @@ import pytest
 MEASURE = """
 import resource
 import torch
-from histocli.choices import Device
+from histocli.config import Device
 from histocli.compute.device import choose_compute
 
 def faults():

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histocli.choices import Group
+from histocli.config import Group
 from histocli.data.folds import make_folds
-from histocli.data.parted import OVERLAP, hanging_together, parted_by
+from histocli.data.groups import OVERLAP, hanging_together, parted_by
 from histocli.errors import HistoError
 
 

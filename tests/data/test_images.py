@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histocli.choices import Resize
+from histocli.config import Resize
 from histocli.data.images import MAX_PIXELS, decode, decode_patch, fit
 from histocli.errors import HistoError
 
@@ -249,7 +249,7 @@ def test_the_limit_holds_even_where_another_module_loads_opencv_first(tmp_path):
     (tmp_path / "large.pgm").write_bytes(b"P5 %d %d 255\n" % (side, side + 1) + bytes(side * (side + 1)))
     code = (
         "import sys, pathlib\n"
-        "from histocli.data.sources.synthetic import SyntheticSource\n"
+        "from histocli.sources.synthetic import SyntheticSource\n"
         "next(SyntheticSource(1, 0).patches()).load()\n"
         "assert 'cv2' in sys.modules\n"
         "from histocli.data.images import decode\n"

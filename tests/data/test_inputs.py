@@ -8,14 +8,14 @@ import h5py
 import numpy as np
 import pytest
 
-from histocli.choices import Resize
+from histocli.config import Resize
 from histocli.data.inputs import open_inputs
-from histocli.data.sources.folder import FolderSource
 from histocli.data.store import pack
 from histocli.data.stream import load_chunks
 from histocli.errors import HistoError
+from histocli.sources.folder import FolderSource
 from histocli.workspace import Workspace, write_json
-from tests.data.kaggle_layout import tiff, write_folder, write_zip
+from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), np.uint8)
 TIFFS = [tiff(pixels) for pixels in PIXELS]

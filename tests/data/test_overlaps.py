@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.data.overlaps import MIN_OVERLAP, PAIR, find_overlaps, overlap_groups
-from histocli.data.sources.kaggle import KaggleSource
+from histocli.sources.kaggle import KaggleSource
 from tests.data.tissue import crop, texture, tissue
 
 FAR = 96 - MIN_OVERLAP  # the largest shift that still leaves the least overlap

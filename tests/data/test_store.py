@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.data.manifest import read_manifest
-from histocli.data.sources import Patch, SourceReport
 from histocli.data.store import map_array, open_store, pack
 from histocli.errors import HistoError
+from histocli.sources import Patch, SourceReport
 from histocli.workspace import Workspace
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (200, 96, 96, 3), np.uint8)
@@ -222,7 +222,7 @@ MEASURE = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from histocli.data.sources import Patch, SourceReport
+from histocli.sources import Patch, SourceReport
 from histocli.data.store import pack
 from histocli.workspace import Workspace
 

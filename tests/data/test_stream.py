@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.data.sources import Patch
 from histocli.data.stream import chunked, load_chunks, map_ordered, worker_count
 from histocli.errors import HistoError
+from histocli.sources import Patch
 
 
 def decoders():

@@ -10,9 +10,9 @@ import zlib
 import numpy as np
 import pytest
 
-from tests.data.kaggle_layout import tiff
 from tests.faults.processes import histo
 from tests.faults.trees import tree
+from tests.sources.kaggle_layout import tiff
 
 MIB = 1 << 20
 PIXELS = np.random.default_rng(3).integers(0, 256, (8, 96, 96, 3), np.uint8)

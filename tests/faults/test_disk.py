@@ -12,10 +12,10 @@ import subprocess
 import pytest
 
 from histocli.models.checkpoint import load_checkpoint
-from tests.data.test_pcam import folder, pcam_files  # noqa: F401
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
+from tests.sources.test_pcam import folder, pcam_files  # noqa: F401
 
 SPACE = r"\((more than )?[\d.]+ (bytes|KB|MB|GB) needed(, [\d.]+ (bytes|KB|MB|GB) free)?\)"
 LINES = {

@@ -19,19 +19,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histocli.choices import Resize
 from histocli.commands.download import existing
+from histocli.config import Resize
 from histocli.data.images import decode_patch
 from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
-from histocli.data.sources.files import File, list_files, read_bytes, read_labels, read_slides
-from histocli.data.sources.hdf5 import opened, read_patches
-from histocli.data.sources.hdf5 import read_labels as read_h5_labels
-from histocli.data.sources.slides import read_meta
 from histocli.data.store import map_array, open_store
 from histocli.errors import HistoError
+from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.scoring.table import read_scores
+from histocli.sources.files import File, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.hdf5 import opened, read_patches
+from histocli.sources.hdf5 import read_labels as read_h5_labels
+from histocli.sources.slides import read_meta
 from histocli.workspace import Workspace, read_json
 
 MORE = int(os.environ.get("FUZZ", "1"))

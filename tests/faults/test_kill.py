@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from tests.data.server import FileServer
-from tests.data.test_pcam import pcam_files  # noqa: F401
 from tests.faults.conftest import TRAIN
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
+from tests.sources.server import FileServer
+from tests.sources.test_pcam import pcam_files  # noqa: F401
 
 KILLS, CHAIN = 20, 4  # of each command; so many one after the other before it may end
 COMMANDS = {

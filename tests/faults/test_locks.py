@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from histocli.disk import HeldError, hold, remove_strays, temporary_beside
+from histocli.fs import HeldError, hold, remove_strays, temporary_beside
 from histocli.models.checkpoint import load_checkpoint
 from histocli.workspace import atomic_path
-from tests.data.server import FileServer, Reply
-from tests.data.test_pcam import file_name, pcam_files  # noqa: F401
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
+from tests.sources.server import FileServer, Reply
+from tests.sources.test_pcam import file_name, pcam_files  # noqa: F401
 
 LONG = ["train", *TINY, "--epochs", 1000]
 

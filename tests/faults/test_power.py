@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from histocli.disk import make_folder
+from histocli.fs import make_folder
 from histocli.workspace import atomic_folder, write_json
 from tests.cli import REPOSITORY
 

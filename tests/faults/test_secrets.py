@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from histocli.data.sources.kaggle_client import download_competition
-from tests.data.kaggle_layout import layout_files, zipped
-from tests.data.server import FileServer, Reply
-from tests.data.test_kaggle_client import TOKEN, answer, kaggle, policy, token  # noqa: F401
-from tests.data.test_pcam import pcam_files  # noqa: F401
+from histocli.sources.kaggle_client import download_competition
 from tests.faults.processes import histo
+from tests.sources.kaggle_layout import layout_files, zipped
+from tests.sources.server import FileServer, Reply
+from tests.sources.test_kaggle_client import TOKEN, answer, kaggle, policy, token  # noqa: F401
+from tests.sources.test_pcam import pcam_files  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Kaggle's client leaves sockets about
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from tests.data.server import FileServer, Reply, self_signed
-from tests.data.test_pcam import file_name, pcam_files  # noqa: F401
 from tests.faults.processes import histo
 from tests.faults.trees import check_whole, differences, tree
+from tests.sources.server import FileServer, Reply, self_signed
+from tests.sources.test_pcam import file_name, pcam_files  # noqa: F401
 
 X = file_name("valid", "x") + ".h5.gz"
 PAGE = b"<!DOCTYPE html><html>quota exceeded</html>"

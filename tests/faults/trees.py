@@ -6,9 +6,9 @@ import re
 import torch
 
 from histocli.commands.train import stored_config
+from histocli.data.dataset import open_packed
 from histocli.data.manifest import read_manifest
 from histocli.data.store import open_store
-from histocli.data.subset import open_packed
 from histocli.models.checkpoint import load_checkpoint
 from histocli.workspace import Workspace
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from histocli.data.augment import symmetries
+from histocli.data.transforms import symmetries
 from histocli.models.equivariant import (
     DepthwiseGroupConv,
     GroupBatchNorm,

@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from histocli.choices import Device, Precision, Weights
 from histocli.commands.train import train
 from histocli.compute.device import choose_compute
-from histocli.data.augment import symmetries
-from histocli.data.batches import Batch
+from histocli.config import Device, Precision, Weights
+from histocli.data.loaders import Batch
+from histocli.data.transforms import symmetries
 from histocli.errors import HistoError, UsageError
-from histocli.interrupt import Stopped
 from histocli.models import OWN, Classifier, create_model, rebuild_model
 from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import torchvision_names
+from histocli.signals import Stopped
 from histocli.training.config import TrainConfig
-from histocli.training.frozen import head_state, whole_state
-from histocli.training.listener import Listener
+from histocli.training.probe import head_state, whole_state
+from histocli.training.progress import Listener
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
 from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.choices import Augment, Device, Precision, Rotate
 from histocli.compute import device
 from histocli.compute.device import Compute, choose_compute, thread_count
-from histocli.data.batches import Batch, Batches
+from histocli.config import Augment, Device, Precision, Rotate
+from histocli.data.loaders import Batch, Batches
 from histocli.errors import HistoError
+from histocli.inference.forward import batch_probabilities, probabilities
 from histocli.models import create_model
-from histocli.scoring.inference import batch_probabilities, probabilities
 from histocli.training.trainer import Recipe, Trainer
 
 CPU = torch.device("cpu")

@@ -1,0 +1,133 @@
+"""The rows of a manifest together with the packed pixels that they name."""
+
+from hashlib import sha1
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from histocli.config import Part
+from histocli.data.manifest import UNLABELLED, IdsDigest, line_of, read_manifest
+from histocli.data.store import open_store
+from histocli.errors import HistoError
+from histocli.sources import Pixels
+from histocli.workspace import Workspace, read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_SAMPLED = 64  # patches whose pixels are compared with the manifest
+
+
+class Subset(NamedTuple):
+    """Some patches of a packed data set: `rows` (N,) int64 into `store`, `labels` (N,), and their manifest rows."""
+
+    data: str
+    store: Pixels
+    rows: "np.ndarray"
+    labels: "np.ndarray"
+    frame: "pd.DataFrame"
+
+    def part(self, split: str) -> "Subset":
+        """The patches of one split."""
+        return self.where((self.frame["split"] == split).to_numpy())
+
+    def where(self, mask: "np.ndarray") -> "Subset":
+        """The patches that `mask` (N,) marks."""
+        return self._replace(rows=self.rows[mask], labels=self.labels[mask], frame=self.frame[mask])
+
+
+def open_drawn(workspace: Workspace, manifest_path: Path) -> Subset:
+    """`open_subset` of one that says of which data set it was drawn, so that a copy of it elsewhere says so too.
+
+    Raises:
+        HistoError: as there, or it is a data set's own manifest.
+    """
+    subset = open_subset(workspace, manifest_path)
+    if manifest_path == workspace.manifest_path(subset.data):
+        raise HistoError(f"the manifest {subset.data} is not a drawn subset", f"histo balance --data {subset.data}")
+    return subset
+
+
+def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
+    """Open the manifest of a data set, or of a subset of one, with the array it speaks of.
+
+    Raises:
+        HistoError: the manifest or the array is missing or malformed, or the two do not belong together: ids, pixels
+            or labels have changed since the manifest was drawn.
+    """
+    frame = read_manifest(manifest_path, ("id", "label", "slide", "split"))
+    if "data" not in frame.columns:
+        frame["data"], frame["index"] = manifest_path.stem, range(len(frame))
+    if "index" not in frame.columns:
+        raise HistoError(f"{manifest_path}, line 1: there is no column 'index'", "histo balance makes it anew")
+    names = frame["data"].unique()
+    if len(names) != 1:
+        raise HistoError(
+            f"{manifest_path} names {len(names)} data sets; one is needed",
+            "histo balance writes such a table",
+        )
+    name = str(names[0])
+    rows = frame["index"].to_numpy(np.int64)
+    store, packed = open_packed(workspace, name)
+    hint = "histo balance makes it anew; histo eval --data NAME evaluates a run from before"
+    if rows.max(initial=-1) >= len(store) or not same_patches(frame, packed.iloc[rows]):
+        raise HistoError(f"{manifest_path} speaks of another packing of {name}", hint)
+    if changed := int((frame["label"].to_numpy() != packed["label"].to_numpy()[rows]).sum()):
+        raise HistoError(f"{manifest_path} and the manifest of {name} disagree on {changed:,} labels", hint)
+    return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
+
+
+def same_patches(drawn: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
+    """Whether rows of a subset are those of the data set's manifest: by id, and by pixels where both name them."""
+    names = [name for name in ("id", "sha1") if name in drawn.columns and name in packed.columns]
+    return all(bool((drawn[name].to_numpy() == packed[name].to_numpy()).all()) for name in names)
+
+
+def open_packed(
+    workspace: Workspace, name: str, required: tuple[str, ...] = ("id", "label")
+) -> tuple[Pixels, "pd.DataFrame"]:
+    """Open the array of a data set with its manifest, row for row; these columns it must have.
+
+    Raises:
+        HistoError: one of them is missing or malformed, or their rows do not belong together, for a table sorted by
+            hand would mislabel every patch: the ids and their order are held against what was packed, and a sample of
+            the pixels against the manifest's SHA-1s.
+    """
+    store, path = open_store(workspace.patches_path(name)), workspace.manifest_path(name)
+    frame = read_manifest(path, required)
+    hint = f"histo download --name {name} --force packs it again"
+    if len(frame) != len(store):
+        raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)
+    moved = _recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"].tolist()).hexdigest())
+    rows = np.arange(len(store)) if moved else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
+    for row in rows if "sha1" in frame.columns and len(store) else ():
+        if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
+            key, line = frame["id"].iloc[row], line_of(path, int(row))
+            wrong = f"{key!r} does not stand in the row of its pixels (or was changed)"
+            raise HistoError(f"{path}, line {line}, column id: {wrong}", hint)
+    if moved:
+        raise HistoError(f"{path}, column id: its ids or their order are not those that were packed", hint)
+    return store, frame
+
+
+def _recorded_ids(workspace: Workspace, name: str) -> str | None:
+    """The digest of the data set's ids, if its packing wrote one down."""
+    path = workspace.dataset_path(name)
+    recorded = read_json(path) if path.is_file() else None
+    return recorded.get("ids_sha256") if isinstance(recorded, dict) else None
+
+
+def labelled_part(subset: Subset, part: Part) -> Subset:
+    """The labelled patches of a split; of them all for `all`.
+
+    Raises:
+        HistoError: there are none.
+    """
+    chosen = subset if part is Part.ALL else subset.part(part.value)
+    chosen = chosen.where(chosen.labels != UNLABELLED)
+    if not len(chosen.rows):
+        splits = ", ".join(sorted(set(subset.frame["split"]) - {""})) or "none"
+        raise HistoError(f"{subset.data} has no labelled patches in its split {part.value!r}", f"its splits: {splits}")
+    return chosen

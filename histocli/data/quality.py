@@ -1,0 +1,111 @@
+"""What patches look like, whatever they show: colour, focus, contrast; and how far that is from the training data's."""
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Self
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from histocli.sources import Pixels
+
+SAMPLE = 4096  # patches that stand for a training set
+_RARE = 0.001  # the share of the training patches beyond each limit
+_BLOCK = 64  # patches whose densities are held at once
+_DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of a value: 0 is white
+
+Floats = npt.NDArray[np.float64]
+
+
+class Appearance(NamedTuple):
+    """Of N patches: `colour` (N,6), mean and deviation of the optical density of R, G, B; `focus` and `contrast` (N,).
+
+    Focus is the logarithm of how much of the grey values' variance is in their finest detail (the variance of the
+    Laplacian, after Pech-Pacheco et al. 2000, over that of the values), so that it does not fall with the contrast,
+    which is the deviation of the grey values, 0 to 128.
+    """
+
+    colour: Floats
+    focus: Floats
+    contrast: Floats
+
+
+def appearance(patches: Pixels) -> Appearance:
+    """Measure uint8 RGB patches (N,H,W,3), N above 0."""
+    blocks = (_DENSITY[patches[at : at + _BLOCK]] for at in range(0, len(patches), _BLOCK))
+    parts = [np.concatenate([block.mean((1, 2)), block.std((1, 2))], 1) for block in blocks]
+    colour = np.concatenate(parts).astype(np.float64)
+    greys = [cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY) for patch in patches]
+    fine = np.array([cv2.Laplacian(grey, cv2.CV_32F).var() for grey in greys], np.float64)
+    contrast = np.array([grey.std() for grey in greys], np.float64)
+    return Appearance(colour, np.log10((fine + 1) / (contrast**2 + 1)), contrast)
+
+
+class Distance(NamedTuple):
+    """How far N patches are from the training data, all (N,).
+
+    `colour` is Mahalanobis' distance, `focus` in standard deviations, negative where a patch is less sharp; and which
+    patches lie beyond what all but a thousandth of the training patches keep to.
+    """
+
+    colour: Floats
+    focus: Floats
+    blank: npt.NDArray[np.bool_]
+    unfocused: npt.NDArray[np.bool_]
+    stained_otherwise: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the training patches look like, as plain values that a checkpoint can hold."""
+
+    patches: int
+    colour_mean: list[float]
+    colour_precision: list[list[float]]
+    colour_limit: float
+    focus_mean: float
+    focus_deviation: float
+    focus_limit: float
+    contrast_limit: float
+
+    @classmethod
+    def is_one(cls, values: dict[str, Any]) -> bool:
+        """Whether these are the fields of a reference, as a file from anywhere may not have them."""
+        lists = {"colour_mean": (6,), "colour_precision": (6, 6)}
+        if values.keys() != {field.name for field in fields(cls)}:
+            return False
+        try:
+            numbers = {name: np.asarray(value, np.float64) for name, value in values.items()}
+        except (TypeError, ValueError):
+            return False
+        return all(n.shape == lists.get(name, ()) and np.isfinite(n).all() for name, n in numbers.items())
+
+    @classmethod
+    def of(cls, store: Pixels, rows: "np.ndarray", seed: int = 0) -> Self:
+        """Measure `SAMPLE` of the patches (N,96,96,3) at `rows`, drawn with the seed, or all where there are fewer."""
+        from sklearn.covariance import LedoitWolf
+
+        drawn = np.random.default_rng(seed).permutation(rows)[:SAMPLE]
+        drawn.sort()
+        parts = [appearance(np.asarray(store[drawn[at : at + _BLOCK]])) for at in range(0, len(drawn), _BLOCK)]
+        colour, focus, contrast = (np.concatenate(values) for values in zip(*parts, strict=True))
+        fitted = LedoitWolf().fit(colour)  # shrunken, so that a few patches, or grey ones, have an inverse too
+        distance = np.sqrt(fitted.mahalanobis(colour))
+        return cls(
+            patches=len(drawn),
+            colour_mean=fitted.location_.tolist(),
+            colour_precision=fitted.precision_.tolist(),
+            colour_limit=float(np.quantile(distance, 1 - _RARE)),
+            focus_mean=float(focus.mean()),
+            focus_deviation=float(max(focus.std(), 1e-6)),
+            focus_limit=float(np.quantile((focus - focus.mean()) / max(focus.std(), 1e-6), _RARE)),
+            contrast_limit=float(np.quantile(contrast, _RARE)),
+        )
+
+    def distance(self, seen: Appearance) -> Distance:
+        """How far patches are from these."""
+        away = seen.colour - np.array(self.colour_mean)
+        colour = np.sqrt(np.einsum("ni,ij,nj->n", away, np.array(self.colour_precision), away))
+        focus = (seen.focus - self.focus_mean) / self.focus_deviation
+        blank = seen.contrast < self.contrast_limit
+        return Distance(colour, focus, blank, focus < self.focus_limit, colour > self.colour_limit)

@@ -1,0 +1,1 @@
+"""Typed reports, and what is made from them: tables, plots, the model card."""

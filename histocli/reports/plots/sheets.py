@@ -1,0 +1,97 @@
+"""Sheets of patches: samples of each class, and the most confident errors; the central 32x32 is marked."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+
+from histocli.reports.plots.style import PAGE, title
+
+COLUMNS = 8
+ROWS = 2  # of each group
+PER_GROUP = COLUMNS * ROWS
+_SIDE, _CENTRE, _GAP = 96, 32, 8  # pixels
+_CAPTION = 42  # pixels under a patch that has a caption of two lines
+
+
+class Group(NamedTuple):
+    """Patches under one heading: `pixels` (N,96,96,3) uint8, and N captions of two lines or none."""
+
+    heading: str
+    pixels: npt.NDArray[np.uint8]
+    captions: Sequence[str] = ()
+
+
+def most_confident_errors(
+    labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float, count: int = PER_GROUP
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find the rows of the false positives and of the false negatives, the most confident first.
+
+    Takes (N,) labels, 0 or 1, and (N,) probabilities; gives at most `count` of each. Equal scores keep their order.
+    """
+    y, p = np.asarray(labels), np.asarray(probs, np.float64)
+    false_positives = np.flatnonzero((y == 0) & (p >= threshold))
+    false_negatives = np.flatnonzero((y == 1) & (p < threshold))
+    return (
+        false_positives[np.argsort(-p[false_positives], kind="stable")][:count],
+        false_negatives[np.argsort(p[false_negatives], kind="stable")][:count],
+    )
+
+
+def sheet_size(groups: Sequence[Group]) -> tuple[float, float]:
+    """Give the width and height in inches of a sheet of `groups`."""
+    pixels = sum(_height(group) for group in groups)
+    return PAGE, 0.6 + 0.25 * len(groups) + pixels * PAGE / (COLUMNS * (_SIDE + _GAP))
+
+
+def draw_sheet(figure: Figure, groups: Sequence[Group], heading: str, *facts: str) -> None:
+    """Draw the groups one under the other."""
+    ratios = [_height(group) for group in groups]
+    column = figure.subplots(len(groups), 1, height_ratios=ratios, squeeze=False)[:, 0]
+    for axes, group in zip(column, groups, strict=True):
+        _draw_group(axes, group)
+    title(figure, heading, *facts)
+
+
+def _draw_group(axes: Axes, group: Group) -> None:
+    axes.set_axis_off()
+    axes.set_anchor("NW")
+    axes.set_title(group.heading, loc="left")
+    if not len(group.pixels):
+        return
+    pitch = _pitch(group)
+    canvas = np.full((_rows(group) * pitch, COLUMNS * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
+    for i, patch in enumerate(group.pixels):
+        y, x = i // COLUMNS * pitch, i % COLUMNS * (_SIDE + _GAP)
+        canvas[y : y + _SIDE, x : x + _SIDE] = patch
+        _mark_centre(axes, x, y)
+        if group.captions:
+            axes.text(x + _SIDE / 2, y + _SIDE + 3, group.captions[i], ha="center", va="top", linespacing=1.1)
+    axes.imshow(canvas)
+
+
+def _mark_centre(axes: Axes, x: int, y: int) -> None:
+    """Outline the 32x32 pixels that decide the label; white on black shows on every stain."""
+    corner = (x + (_SIDE - _CENTRE) / 2 - 0.5, y + (_SIDE - _CENTRE) / 2 - 0.5)
+    box = Rectangle(corner, _CENTRE, _CENTRE, fill=False, edgecolor="white", linewidth=0.6)
+    box.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
+    axes.add_patch(box)
+
+
+def _rows(group: Group) -> int:
+    return -(-len(group.pixels) // COLUMNS)
+
+
+def _height(group: Group) -> int:
+    """Count the pixels that a group is high; an empty one is little more than its heading."""
+    return max(_GAP, _rows(group) * _pitch(group))
+
+
+def _pitch(group: Group) -> int:
+    """Count the pixels from one row of patches to the next."""
+    return _SIDE + (_CAPTION if group.captions else _GAP)

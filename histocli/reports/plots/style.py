@@ -1,0 +1,87 @@
+"""The one style of all figures, and the one way to write them: no pyplot, same input same bytes."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+from histocli.reports.plots import Format
+from histocli.workspace import atomic_path
+
+# Okabe & Ito (2008), told apart under every common colour blindness: https://jfly.uni-koeln.de/color/
+NORMAL, TUMOUR = "#0072B2", "#D55E00"
+GREEN, ORANGE, PURPLE, GREY = "#009E73", "#E69F00", "#CC79A7", "#666666"
+CLASS_NAMES = ("normal", "tumour")
+CLASS_COLOURS = (NORMAL, TUMOUR)
+
+COLUMN = 3.5  # inches: one column of a paper; sheets of patches take two
+PAGE = 7.2
+DPI = 200
+_TITLE_CHARACTERS = 14  # per inch, at the title's size
+
+_STYLE: dict[str, Any] = {
+    "axes.grid": True,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "figure.dpi": DPI,
+    "figure.titlesize": 9,
+    "font.family": "DejaVu Sans",  # comes with Matplotlib, so that every machine draws the same
+    "font.size": 8,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 3.5,
+    "pdf.fonttype": 42,
+    "savefig.dpi": DPI,
+    "svg.hashsalt": "histo",
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+}
+_METADATA: dict[Format, dict[str, Any]] = {
+    Format.PNG: {"Software": None},
+    Format.SVG: {"Date": None},
+    Format.PDF: {"CreationDate": None},
+}
+
+
+def save(path: Path, format: Format, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
+    """Let `draw` fill a figure of `width` by `height` inches, and write it to `path`, whole or not at all.
+
+    Raises HistoError where it cannot be written.
+    """
+    with matplotlib.style.context(["default", _STYLE]), atomic_path(path) as temporary:
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        figure.savefig(temporary, format=format.value, metadata=_METADATA[format])
+    return path
+
+
+def title(figure: Figure, heading: str, *facts: str) -> None:
+    """Set the figure's title: the heading, then a line for each fact, wrapped to the figure's width."""
+    width = int(figure.get_figwidth() * _TITLE_CHARACTERS)
+    lines = [line for text in (heading, *facts) for line in textwrap.wrap(text, width)]
+    figure.suptitle("\n".join(lines))
+
+
+def thousands(axis: Axis) -> None:
+    """Label an axis of counts with few whole numbers, their thousands set apart."""
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a figure for a title."""
+    return "undefined" if value is None else f"{value:.{digits}f}"

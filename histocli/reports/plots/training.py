@@ -1,0 +1,52 @@
+"""Learning curves, from a run's history."""
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from histocli.reports.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, number, title
+
+_MARKED_EPOCHS = 30  # more markers than these would run into each other
+
+
+def draw_curves(figure: Figure, config: dict[str, Any], history: list[dict[str, Any]]) -> None:
+    """Draw loss, validation AUC and accuracy, and learning rate by epoch; the best epoch is marked."""
+    loss, quality, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
+    _line(loss, history, "train_loss", "training", TUMOUR)
+    _line(loss, history, "val_loss", "validation", NORMAL)
+    _line(quality, history, "val_auc", "validation AUC", NORMAL)
+    _line(quality, history, "val_accuracy", "validation accuracy", GREEN)
+    _line(rate, history, "lr", "", PURPLE)
+    loss.set(ylabel="loss")
+    quality.set(ylabel="AUC, accuracy")
+    rate.set(xlabel="epoch", ylabel="lr")
+    rate.margins(y=0.2)
+    rate.yaxis.set_major_locator(MaxNLocator(2))
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
+    rate.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    rate.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
+    scored = [row for row in history if row["val_auc"] is not None]
+    best = max(scored, key=lambda row: row["val_auc"], default=None)
+    if best:
+        for axes in (loss, quality, rate):
+            axes.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=0.9)
+    loss.legend(loc="best")
+    quality.legend(loc="best")
+    figure.align_ylabels()
+    epochs = history[-1]["epoch"]
+    result = f"best AUC {number(best['val_auc'])} at epoch {best['epoch']} of {epochs}" if best else "AUC undefined"
+    title(
+        figure,
+        f"Learning curves: {config['run']}",
+        f"{config['data']} val, n = {config['val_patches']:,}",
+        result,
+    )
+
+
+def _line(axes: Axes, history: list[dict[str, Any]], key: str, label: str, colour: str) -> None:
+    points = [(row["epoch"], row[key]) for row in history if row[key] is not None]
+    marker = "o-" if len(points) <= _MARKED_EPOCHS else "-"
+    if points:
+        axes.plot(*zip(*points, strict=True), marker, color=colour, label=label)

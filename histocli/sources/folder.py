@@ -1,0 +1,184 @@
+"""Patches from folders, zip archives and single image files."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from threading import Lock
+from typing import TypeVar
+
+from histocli.config import Resize
+from histocli.data.images import PATCH_SIZE, decode, fit
+from histocli.errors import HistoError
+from histocli.sources import Patch, Pixels, SourceReport
+from histocli.sources.files import File, file_at, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.slides import hospital_of
+
+_CLASSES = {
+    0: "0 negative neg normal benign healthy no_tumor no_tumour non_tumor non_tumour nontumor class0",
+    1: "1 positive pos tumor tumour cancer cancerous malignant metastasis metastatic class1",
+}
+_LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.split()}
+
+T = TypeVar("T")
+
+RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # what is counted of images of another size
+
+
+class FolderSource:
+    """Images in any nesting, any size, of any format OpenCV reads.
+
+    Labels come from `labels`, else from `*labels*.csv` tables inside or beside each location that know one of the
+    images, else from class folders such as `0/1`, `negative/positive` or `normal/tumor`, which may be the locations
+    themselves, else they are unknown.
+
+    Raises:
+        HistoError: a location is not there or holds no image, a table is malformed, or `labels` knows no image.
+    """
+
+    id_is_sha1 = False
+    drop_duplicates = False
+
+    def __init__(
+        self,
+        locations: Sequence[Path],
+        *,
+        labels: Path | None = None,
+        slides: Path | None = None,
+        resize: Resize = Resize.CROP,
+    ) -> None:
+        self.report = SourceReport(origin=", ".join(map(str, locations)))
+        self._resize = resize
+        self._lock = Lock()
+        found = [list_files(location) for location in locations]
+        tables = [_the_file(labels)] if labels else _label_tables(locations, found)
+        known = _read_tables(tables)
+        images = [file for files in found for file in files if is_image(file.name)]
+        if not images:
+            raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that holds some")
+        if not any(_key_of(image, known) for image in images):
+            if labels:
+                raise HistoError(f"{labels} has no label of any image", "its ids are to be their names or paths")
+            known = {}
+            found = [_under_its_class(location, files) for location, files in zip(locations, found, strict=True)]
+        else:
+            self.report.notes += [f"labels from {table.name}" for table in tables]
+        self._images = [file for files in found for file in files if is_image(file.name)]
+        self._ids = unique_ids(self._images)
+        if len(self._ids) != len(set(self._ids)):
+            raise HistoError(
+                f"files in {self.report.origin} share their relative paths", "pack them one by one (--name)"
+            )
+        self._labels = self._by_image(known, "labels") if known else self._class_folders()
+        self._slides = self._by_image(read_slides(_the_file(slides)), "slides") if slides else {}
+
+    @property
+    def total(self) -> int:
+        """How many images there are."""
+        return len(self._images)
+
+    def patches(self) -> Iterator[Patch]:
+        """Yield every image in the order of the locations and, within one, of its name."""
+        for key, file in zip(self._ids, self._images, strict=True):
+            slide = self._slides.get(file.name, "")
+            hospital = hospital_of(slide) if "camelyon16" in slide else ""  # others may call their slides tumor_001 too
+            yield Patch(key, self._loader(file), self._labels.get(file.name), slide, hospital=hospital)
+        counts = {
+            "without a label": self.total - len(self._labels),
+            "without a slide": self.total - len(self._slides) if self._slides else 0,
+        }
+        self.report.counts.update({name: count for name, count in counts.items() if count})
+
+    def _loader(self, file: File) -> Callable[[], Pixels]:
+        def load() -> Pixels:
+            image = decode(read_bytes(file), file.name)
+            if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
+                verb = RESIZED[self._resize]
+                with self._lock:
+                    self.report.counts[verb] = self.report.counts.get(verb, 0) + 1
+            return fit(image, self._resize)
+
+        return load
+
+    def _class_folders(self) -> dict[str, int]:
+        """Each image's label by the innermost folder that is named after a class."""
+        labels = {}
+        for file in self._images:
+            folders = [part.lower() for part in PurePosixPath(file.name).parent.parts if part.lower() in _LABEL_OF]
+            if folders:
+                labels[file.name] = _LABEL_OF[folders[-1]]
+        return labels
+
+    def _by_image(self, table: dict[str, T], what: str) -> dict[str, T]:
+        """Find each image in a table, by `_key_of`."""
+        found: dict[str, T] = {}
+        owners: dict[str, str] = {}
+        for image in self._images:
+            key = _key_of(image, table)
+            if key is None:
+                continue
+            if owners.setdefault(key, image.name) != image.name:
+                raise HistoError(
+                    f"the id {key!r} in the table of {what} fits both {owners[key]} and {image.name}",
+                    "write the images' paths as ids in the table",
+                )
+            found[image.name] = table[key]
+        if missing := len(table) - len(owners):
+            self.report.counts[f"{what} without an image"] = missing
+        return found
+
+
+def _read_tables(tables: list[File]) -> dict[str, int]:
+    """The labels of all tables together, by the ids as they stand there."""
+    labels: dict[str, int] = {}
+    for table in tables:
+        for key, label in read_labels(table).items():
+            if labels.setdefault(key, label) != label:
+                raise HistoError(f"{table.name}: another table has the other label for {key!r}", "correct one")
+    return labels
+
+
+def _key_of(image: File, table: dict[str, T]) -> str | None:
+    """The id that a table has of an image: its path, with the suffix or without, or its file name or stem."""
+    path = PurePosixPath(image.name)
+    keys = (image.name, str(path.with_suffix("")), path.name, path.stem)
+    return next((key for key in keys if key in table), None)
+
+
+def unique_ids(files: Sequence[File]) -> list[str]:
+    """An id per file: its stem, as Kaggle's are, where all stems differ; else its path, where need be with suffix."""
+    for name in (lambda f: f.stem, lambda f: str(PurePosixPath(f.name).with_suffix("")), lambda f: f.name):
+        ids = [name(file) for file in files]
+        if len(set(ids)) == len(ids):
+            break
+    return ids
+
+
+def _under_its_class(location: Path, files: list[File]) -> list[File]:
+    """The files of a folder that is itself named after a class, named by it too; those of any other as they are."""
+    name = location.absolute().name
+    if name.lower() not in _LABEL_OF or not location.is_dir():
+        return files
+    return [File(f"{name}/{file.name}", file.read) for file in files]
+
+
+def _label_tables(locations: Sequence[Path], found: list[list[File]]) -> list[File]:
+    """The tables inside each location, else beside it."""
+    inside: list[File] = []
+    beside: dict[Path, None] = {}
+    for location, files in zip(locations, found, strict=True):
+        tables = [file for file in files if _is_label_table(file.name)]
+        inside += tables
+        if not tables:
+            beside.update(dict.fromkeys(sorted(location.absolute().parent.glob("*.csv"))))
+    return inside + [file_at(path) for path in beside if _is_label_table(path.name) and path.is_file()]
+
+
+def _is_label_table(name: str) -> bool:
+    base = PurePosixPath(name).name.lower()
+    return base.endswith(".csv") and "labels" in base
+
+
+def _the_file(path: Path) -> File:
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
+        raise HistoError(f"there is no {path}", "give a table in CSV")
+    return file_at(path)

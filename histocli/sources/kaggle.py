@@ -1,0 +1,143 @@
+"""Kaggle's Histopathologic Cancer Detection: by the official client, or an archive or folder on disk."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from histocli.errors import HistoError
+from histocli.sources import Patch, Pixels, SourceReport
+from histocli.sources.files import File, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.kaggle_client import (
+    ARCHIVE_BYTES,
+    COMPETITION,
+    PAGE,
+    competition_dir,
+    download_competition,
+)
+from histocli.sources.slides import hospital_of
+from histocli.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy
+
+_LAYOUT_HINT = "Kaggle's archive holds train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"
+
+
+class KaggleSource:
+    """The competition's patches: `train/` with labels as split `train`, `test/` without as split `test`.
+
+    `location` is the archive or its unpacked folder, None for a download with the official client into
+    `downloads_dir` (or KAGGLEHUB_CACHE). `slides` is a table `id,wsi`, as CSV or in a zip.
+
+    Raises:
+        HistoError: the location is not there or not laid out like Kaggle's archive, or a table is malformed.
+    """
+
+    id_is_sha1 = True
+    drop_duplicates = False
+
+    def __init__(
+        self,
+        location: Path | None,
+        downloads_dir: Path,
+        *,
+        slides: Path | None = None,
+        force: bool = False,
+        policy: RetryPolicy = DEFAULT_POLICY,
+    ) -> None:
+        self._location = location
+        self._downloads_dir = downloads_dir
+        self._force = force
+        self._policy = policy
+        self._images: dict[str, list[File]] = {}
+        self._labels: dict[str, int] = {}
+        self._slides = read_slides(_table(slides)) if slides else {}
+        self.report = SourceReport(origin=PAGE if location is None else str(location))
+        if location is not None:
+            self._index(location)
+
+    @property
+    def total(self) -> int | None:
+        """How many patches there are; known once `fetch` has run."""
+        return sum(map(len, self._images.values())) if self._images else None
+
+    def plan(self) -> list[PlannedFile]:
+        """Say what `fetch` would bring."""
+        if self._location is not None:
+            size = self._location.stat().st_size if self._location.is_file() else None
+            return [PlannedFile(self._location.name, size, True)]
+        there = not self._force and competition_dir(self._downloads_dir).is_dir()
+        return [PlannedFile(f"{COMPETITION}.zip", ARCHIVE_BYTES, there)]
+
+    def fetch(self) -> None:
+        """Bring the archive, unless it is on disk, and list what is in it; a second call does nothing.
+
+        Raises:
+            HistoError: as `download_competition`, or what came is not laid out as expected.
+        """
+        if not self._images:
+            self._index(download_competition(self._downloads_dir, force=self._force, policy=self._policy))
+
+    def patches(self) -> Iterator[Patch]:
+        """Yield train, then test, each in the order of the ids, after `fetch`."""
+        self.fetch()
+        for split, images in self._images.items():
+            for image in images:
+                slide = self._slides.get(image.stem, "")
+                yield Patch(
+                    id=image.stem,
+                    load=partial(_decoded, image),
+                    label=self._labels.get(image.stem) if split == "train" else None,
+                    slide=slide,
+                    split=split,
+                    hospital=hospital_of(slide),
+                )
+
+    def _index(self, path: Path) -> None:
+        """Find the images and their labels, and count what lacks its counterpart."""
+        files = {file.name: file for file in list_files(path)}
+        root = _root(files, path)
+        self._labels = read_labels(files[f"{root}train_labels.csv"])
+        images = {split: _images_in(files, f"{root}{split}/") for split in ("train", "test")}
+        if not images["train"]:
+            raise HistoError(f"there are no images in {path}/{root}train", _LAYOUT_HINT)
+        times = Counter(file.stem for split in images.values() for file in split)
+        twice = [key for key, count in times.items() if count > 1]
+        if twice:
+            raise HistoError(f"{path}: more than one image has the id {twice[0]!r}", "keep one of them")
+        train = {file.stem for file in images["train"]}
+        counts = {
+            "labels without an image": len(self._labels.keys() - train),
+            "images without a label": len(train - self._labels.keys()),
+            "train patches without a slide": len(train - self._slides.keys()) if self._slides else 0,
+        }
+        self.report.counts.update({name: count for name, count in counts.items() if count})
+        self._images = images
+
+
+def _root(files: Mapping[str, File], path: Path) -> str:
+    """Find where the layout begins: "" or one folder deep, as archives often unpack."""
+    roots = [name.removesuffix("train_labels.csv") for name in files if PurePosixPath(name).name == "train_labels.csv"]
+    roots = sorted((root for root in roots if root.count("/") <= 1), key=lambda root: root.count("/"))
+    if not roots:
+        raise HistoError(f"there is no train_labels.csv in {path}", _LAYOUT_HINT)
+    if len(roots) > 1 and roots[0]:
+        raise HistoError(f"there are {len(roots)} train_labels.csv in {path}", "give one of the folders to --from")
+    return roots[0]
+
+
+def _images_in(files: Mapping[str, File], folder: str) -> list[File]:
+    """Give the images that lie directly in one folder, sorted by name."""
+    return [f for name, f in files.items() if PurePosixPath(name).parent == PurePosixPath(folder) and is_image(name)]
+
+
+def _table(path: Path) -> File:
+    """Give the table at `path`: a CSV, or the one CSV in a zip."""
+    tables = [file for file in list_files(path) if file.name.lower().endswith(".csv")]
+    if len(tables) != 1:
+        raise HistoError(f"{path} holds {len(tables)} CSV tables, not one", "give the table `id,wsi` to --slides")
+    return tables[0]
+
+
+def _decoded(file: File) -> Pixels:
+    from histocli.data.images import decode_patch
+
+    return decode_patch(read_bytes(file), file.name)

@@ -1,0 +1,250 @@
+"""PatchCamelyon: nine files from Zenodo, another server or a folder.
+
+Veeling et al. 2018, doi:10.1007/978-3-030-00934-2_24; the files: doi:10.5281/zenodo.2546921.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from hashlib import sha1
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from histocli.errors import HistoError
+from histocli.fs import hold
+from histocli.sources import Patch, Pixels, SourceReport
+from histocli.sources.hdf5 import opened, read_labels, read_patches
+from histocli.sources.slides import hospital_of, read_meta
+from histocli.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy, fetch, remote_size
+from histocli.sources.transfer.part import file_md5, is_complete, recorded_md5
+from histocli.sources.transfer.web import MissingFileError, shown
+
+ZENODO = "https://zenodo.org/records/2546921/files?download=1"
+SPLITS = ("train", "valid", "test")
+MD5 = {
+    "camelyonpatch_level_2_split_train_x.h5.gz": "1571f514728f59376b705fc836ff4b63",
+    "camelyonpatch_level_2_split_train_y.h5.gz": "35c2d7259d906cfc8143347bb8e05be7",
+    "camelyonpatch_level_2_split_train_meta.csv": "5a3dd671e465cfd74b5b822125e65b0a",
+    "camelyonpatch_level_2_split_valid_x.h5.gz": "d5b63470df7cfa627aeec8b9dc0c066e",
+    "camelyonpatch_level_2_split_valid_y.h5.gz": "2b85f58b927af9964a4c15b8f7e8f179",
+    "camelyonpatch_level_2_split_valid_meta.csv": "67589e00a4a37ec317f2d1932c7502ca",
+    "camelyonpatch_level_2_split_test_x.h5.gz": "d8c2d60d490dbd479f8199bdfa0cf6ec",
+    "camelyonpatch_level_2_split_test_y.h5.gz": "60a7035772fbdb7f34eb86d4420cf66a",
+    "camelyonpatch_level_2_split_test_meta.csv": "3455fd69135b66734e1008f3af684566",
+}
+
+OnTransfer = Callable[[str, int, int | None], None]
+
+
+class _SplitFiles(NamedTuple):
+    """Where the files of one split lie; `meta` is None where there is none."""
+
+    x: Path
+    y: Path
+    meta: Path | None
+
+
+class PcamSource:
+    """PCam's splits, one after the other, a patch at a time.
+
+    `location` is the base address or the folder that holds the nine files, None for Zenodo, whose published
+    MD5s are then required. From a folder, unpacked `.h5` files are taken too. Downloads go to `downloads_dir`, as
+    does what is unpacked, one array at a time. `on_transfer(name, bytes done, bytes in all or None)`.
+
+    Raises:
+        HistoError: the folder is not there, or holds none of the splits.
+    """
+
+    id_is_sha1 = True
+    drop_duplicates = True
+
+    def __init__(
+        self,
+        location: str | Path | None,
+        downloads_dir: Path,
+        *,
+        on_transfer: OnTransfer = lambda name, done, total: None,
+        force: bool = False,
+        splits: Sequence[str] = SPLITS,
+        policy: RetryPolicy = DEFAULT_POLICY,
+    ) -> None:
+        self._url, self._folder = _url_or_folder(location)
+        self._required = MD5 if location is None else {}
+        self._downloads_dir = downloads_dir
+        self._on_transfer = on_transfer
+        self._force = force
+        self._policy = policy
+        self._splits = [name for name in splits if self._folder is None or _split_is_in(self._folder, name)]
+        if not self._splits:
+            raise HistoError(
+                f"there is none of PCam's files in {self._folder}",
+                f"it should hold {_name('train', 'x')} and so on",
+            )
+        self._files: dict[str, _SplitFiles] = {}
+        self._labels: dict[str, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
+        self.report = SourceReport(origin=str(self._folder) if self._folder else shown(self._url))
+        missing = [name for name in splits if name not in self._splits]
+        if missing:
+            self.report.notes.append(f"without the split {' and '.join(missing)}, which is not in the folder")
+
+    @property
+    def total(self) -> int | None:
+        """How many patches there are, duplicates included; known once `fetch` has run."""
+        return sum(len(labels) for labels in self._labels.values()) if self._files else None
+
+    def plan(self) -> list[PlannedFile]:
+        """Say what `fetch` would bring.
+
+        Raises:
+            HistoError: the server cannot be reached, or has not even the patches.
+        """
+        if self._folder is not None:
+            found = [path for name in self._splits for path in _in_folder(self._folder, name) if path is not None]
+            return [PlannedFile(path.name, path.stat().st_size, True) for path in found]
+        planned = [self._planned(_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")]
+        return [file for file in planned if file is not None]
+
+    def fetch(self) -> None:
+        """Bring all files, one at a time, and read the labels; a second call does nothing.
+
+        Raises:
+            HeldError: another process is fetching them.
+            HistoError: as `transfer.fetch`, or the labels cannot be read.
+        """
+        if self._files:
+            return
+        with ExitStack() as held:
+            if self._folder is None:  # two processes that append to one file would mix their bytes
+                held.enter_context(hold(self._downloads_dir / ".pcam.lock", f"PCam's files in {self._downloads_dir}"))
+            files = {split: self._fetch_split(split) for split in self._splits}
+        for split, (_, y, _) in files.items():
+            self._labels[split] = read_labels(y, self._downloads_dir)
+        self._note_checksums()
+        self._files = files
+
+    def patches(self) -> Iterator[Patch]:
+        """Yield the patches of each split in the order of its array, after `fetch`."""
+        self.fetch()
+        for split in self._splits:
+            yield from self._patches_of(split)
+
+    def _patches_of(self, split: str) -> Iterator[Patch]:
+        files, labels = self._files[split], self._labels[split]
+        slides = self._slides(split, files.meta)
+        unpacking = partial(self._on_transfer, files.x.name.removesuffix(".gz"))
+        with opened(files.x, self._downloads_dir, rows=len(labels), on_progress=unpacking) as file:
+            for row, pixels in enumerate(read_patches(file, files.x, rows=len(labels))):
+                yield Patch(
+                    id=sha1(pixels.tobytes(), usedforsecurity=False).hexdigest(),
+                    load=partial(_itself, pixels),
+                    label=int(labels[row]),
+                    slide=slides[row],
+                    split=split,
+                    hospital=hospital_of(slides[row]),
+                )
+
+    def _slides(self, split: str, meta: Path | None) -> list[str]:
+        """Read the slide of each row, and hold the table's labels against the array's, which count."""
+        labels = self._labels[split]
+        if meta is None:
+            self.report.notes.append(f"{split}: no meta table, so the slides are not known")
+            return [""] * len(labels)
+        slides, centres = read_meta(meta)
+        if len(slides) != len(labels):
+            raise HistoError(
+                f"{meta} has {len(slides):,} rows, {self._files[split].y.name} {len(labels):,}",
+                "the files are of different versions: fetch them again with --force",
+            )
+        wrong = sum(centre not in (None, label) for centre, label in zip(centres, labels.tolist(), strict=True))
+        if wrong:
+            counts = self.report.counts
+            counts["labels unlike center_tumor_patch"] = counts.get("labels unlike center_tumor_patch", 0) + wrong
+        return slides
+
+    def _fetch_split(self, split: str) -> _SplitFiles:
+        if self._folder is not None:
+            x, y, meta = _in_folder(self._folder, split)
+        else:
+            y, meta, x = (self._fetch_file(_name(split, kind), kind) for kind in ("y", "meta", "x"))
+        if x is None or y is None:
+            raise HistoError(
+                f"{self.report.origin} lacks {_name(split, 'y' if x else 'x')}",
+                "a split needs both arrays: add the file, or leave --from out to fetch it from Zenodo",
+            )
+        for path in (y, meta, x):
+            if path is not None:
+                self.report.checksums[path.name] = (self._folder is None and recorded_md5(path)) or file_md5(path)
+        return _SplitFiles(x, y, meta)
+
+    def _fetch_file(self, name: str, kind: str) -> Path | None:
+        md5 = self._required.get(name)
+        try:
+            return fetch(
+                self._url_of(name),
+                self._downloads_dir / name,
+                md5=md5,
+                on_progress=partial(self._on_transfer, name),
+                force=self._force,
+                policy=self._policy,
+            )
+        except MissingFileError:
+            if kind == "meta":
+                return None
+            raise
+
+    def _planned(self, name: str, kind: str) -> PlannedFile | None:
+        target = self._downloads_dir / name
+        if not self._force and is_complete(self._url_of(name), target, self._required.get(name)):
+            return PlannedFile(name, target.stat().st_size, True)
+        try:
+            return PlannedFile(name, remote_size(self._url_of(name), self._policy), False)
+        except MissingFileError:
+            if kind == "meta":
+                return None
+            raise
+
+    def _url_of(self, name: str) -> str:
+        """Build the address of one file: its name ends the base's path, before the query."""
+        parts = urlsplit(self._url)
+        return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
+
+    def _note_checksums(self) -> None:
+        other = [name for name, md5 in self.report.checksums.items() if MD5.get(name) != md5]
+        told = "every MD5 is the published one"
+        if other:
+            told = f"not the published files by their MD5: {', '.join(other)}"
+        self.report.notes.append(told)
+
+
+def _url_or_folder(location: str | Path | None) -> tuple[str, Path | None]:
+    if location is None:
+        return ZENODO, None
+    if str(location).startswith(("http://", "https://")):
+        return str(location), None
+    folder = Path(location)
+    if not folder.is_dir():
+        raise HistoError(f"there is no folder {folder}", "give a folder or a base address that holds PCam's files")
+    return "", folder
+
+
+def _name(split: str, kind: str) -> str:
+    return f"camelyonpatch_level_2_split_{split}_{kind}.{'csv' if kind == 'meta' else 'h5.gz'}"
+
+
+def _in_folder(folder: Path, split: str) -> tuple[Path | None, Path | None, Path | None]:
+    """Find the files x, y and meta of a split, packed or unpacked; None where there is none."""
+    names = [[_name(split, kind), _name(split, kind).removesuffix(".gz")] for kind in ("x", "y", "meta")]
+    x, y, meta = (next((folder / name for name in pair if (folder / name).is_file()), None) for pair in names)
+    return x, y, meta
+
+
+def _split_is_in(folder: Path, split: str) -> bool:
+    x, y, _ = _in_folder(folder, split)
+    return x is not None or y is not None
+
+
+def _itself(pixels: Pixels) -> Pixels:
+    return pixels

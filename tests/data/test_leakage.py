@@ -1,0 +1,222 @@
+"""The audit: what a subset shares with its own splits and with other data sets, and what `histo train` makes of it."""
+
+import csv
+import json
+
+import pytest
+
+from histocli.workspace import Workspace, read_json
+from tests.cli import TRAIN, empty_fixture, one_thread_fixture  # noqa: F401
+from tests.data.tissue import crop, texture, write_patches
+from tests.sources.kaggle_layout import tiff
+
+
+def mine(classes=(0, 1), places=20):
+    """Patches of places that nothing else shows: name -> pixels, a place and its class in each name."""
+    return {
+        f"{label}/{label}{place:02}": crop(texture((label, place)), 0, 0)
+        for label in classes
+        for place in range(places)
+    }
+
+
+def pack(histo, folder, name, patches, slides=None):
+    """Pack patches under the name; `slides` maps their file names to slides."""
+    write_patches(folder / name, patches)
+    line = ["download", "--source", "folder", "--from", folder / name, "--name", name]
+    if slides:
+        table = folder / f"{name}-slides.csv"
+        table.write_text("id,wsi\n" + "".join(f"{key.partition('/')[2]},{slide}\n" for key, slide in slides.items()))
+        line += ["--slides", table]
+    histo(*line)
+
+
+def balanced(histo, *options):
+    return json.loads(histo("balance", "--n", "max", "--data", "mine", "--json", *options).stdout)["audit"]
+
+
+def leak(audit, part, into="train"):
+    (found,) = [leak for leak in audit["leaks"] if (leak["from"], leak["into"]) == (part, into)]
+    return found
+
+
+def rows(histo, split):
+    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == split]
+
+
+def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empty, tmp_path):
+    patches = mine()
+    pack(empty, tmp_path, "mine", patches, {key: f"slide {key[-1]}" for key in patches})
+    balanced(empty)
+    trained, held = rows(empty, "train"), rows(empty, "val")
+    other = {
+        "copy": patches[f"{trained[0]['label']}/{trained[0]['id']}"],
+        "shifted": crop(texture((int(trained[1]["id"][0]), int(trained[1]["id"][1:]))), 33, 71),
+        "of val": patches[f"{held[0]['label']}/{held[0]['id']}"],
+        "own": crop(texture(99), 0, 0),
+    }
+    slides = {f"x/{name}": "slide z" for name in other} | {"x/own": trained[0]["slide"]}
+    pack(empty, tmp_path, "other", {f"x/{name}": pixels for name, pixels in other.items()}, slides)
+    counts = {"held_out": False, "patches": 4, "duplicates": 1, "shared_slides": 1, "patches_of_shared_slides": 1}
+    before = balanced(empty)
+    assert leak(before, "other: all") == {"from": "other: all", "into": "train", "overlaps": None} | counts
+    assert before["overlaps_searched"] == []
+    audit = balanced(empty, "--audit")
+    assert (
+        leak(audit, "other: all") == {"from": "other: all", "into": "train", "overlaps": 2} | counts
+    )  # a copy overlaps, too
+    val = leak(audit, "other: all", "val")
+    assert (val["duplicates"], val["overlaps"], val["shared_slides"]) == (1, 1, 0)
+    assert leak(audit, "val")["shared_slides"] == leak(audit, "val")["overlaps"] == 0
+    assert audit["overlaps_searched"] == ["mine", "other"]
+    assert leak(balanced(empty), "other: all")["overlaps"] == 2  # searched before, and still known
+    stored = read_json(Workspace(empty.root).metrics_dir / "balance.json")["audit"]
+    assert stored == balanced(empty)
+
+
+def test_what_was_searched_stays_known_when_another_set_is_packed(empty, tmp_path):
+    image = texture(50)
+    shared = {f"{i % 2}/shared{i}": crop(image, 4 * i, 4 * i) for i in range(6)}
+    pack(empty, tmp_path, "mine", mine() | shared)
+    pack(empty, tmp_path, "test", {"a": crop(image, 20, 30), "b": crop(image, 30, 20), "c": crop(texture(51), 0, 0)})
+    at_random = "--split", "random"
+    told = "not compared with train but for exact duplicates: test: all; --audit compares all"
+    assert told in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    audit = balanced(empty, "--audit", *at_random)
+    assert leak(audit, "test: all")["overlaps"] == 2
+    pack(empty, tmp_path, "third", {"x": crop(texture(60), 0, 0), "y": crop(image, 40, 40)})
+    again = balanced(empty, *at_random)
+    assert again["overlaps_searched"] == ["mine", "test"]
+    assert [leak(again, part)["overlaps"] for part in ("test: all", "third: all")] == [2, None]
+    assert told not in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    error, _ = empty.fails("train", "--epochs", 1)
+    assert "patches for evaluation leak into train: test: all (overlapping patches: 2)" in error
+    known = balanced(empty, "--audit", *at_random)
+    assert known["overlaps_searched"] == ["mine", "test", "third"]
+    assert [leak(known, part)["overlaps"] for part in ("test: all", "third: all")] == [2, 1]
+    assert known["overlaps"] == again["overlaps"]
+    write_patches(tmp_path / "test", {"d": crop(texture(52), 0, 0)})
+    empty("download", "--source", "folder", "--from", tmp_path / "test", "--name", "test", "--force")
+    assert balanced(empty, *at_random)["overlaps_searched"] == ["mine", "third"]
+
+
+def test_the_audit_is_shown_as_a_table(empty, tmp_path):
+    patches = mine(places=6)
+    pack(empty, tmp_path, "mine", patches)
+    pack(empty, tmp_path, "other", {"a": patches["0/000"], "b": patches["1/101"], "c": patches["1/102"]})
+    result = empty("balance", "--n", "max", "--data", "mine", "--audit")
+    audit = read_json(empty.root / "metrics" / "balance.json")["audit"]
+    cells = [line.split() for line in result.stderr.splitlines()]
+    for into in ("train", "val"):
+        found = leak(audit, "other: all", into)
+        assert ["other:", "all", into, "3", str(found["duplicates"]), str(found["overlaps"]), "unknown"] in cells
+    assert "0 exact duplicates; 0 patches overlap" in result.stderr
+    assert "audit: " not in empty("balance", "--n", "max", "--data", "mine").stderr
+
+
+def test_a_random_split_of_overlapping_patches_is_told_how_much_leaks(empty, tmp_path):
+    image = texture(0)
+    pack(empty, tmp_path, "mine", {f"{i % 2}/{i}": crop(image, 0, 3 * i) for i in range(30)})
+    audit = balanced(empty, "--audit", "--split", "random", "--val-fraction", "0.2")
+    assert leak(audit, "val")["patches"] == leak(audit, "val")["overlaps"] == 6
+    assert audit["overlaps"] == {"pairs": 30 * 29 // 2 - 6, "groups": 1, "patches": 30, "largest_group": 30}
+
+
+def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
+    patches = mine(places=8)
+    patches |= {"1/wrong": patches["0/003"], "0/again": patches["0/004"]}
+    pack(empty, tmp_path, "mine", patches)
+    pack(empty, tmp_path, "other", {"0/elsewhere": patches["1/105"], "x/unlabelled": patches["1/106"]})
+    result = empty("balance", "--n", "max", "--data", "mine", "--json")
+    audit = json.loads(result.stdout)["audit"]
+    assert sorted(audit["contradictions"]["ids"]) == ["003", "105", "elsewhere", "wrong"]
+    assert audit["contradictions"]["patches"] == 4
+    assert audit["duplicates"] == 2
+    assert "4 patches have the pixels of another that has the other label" in result.stderr
+
+
+def test_slides_of_made_up_data_sets_are_not_confused(empty):
+    for name, seed in (("mine", 0), ("second", 5)):
+        empty("download", "--source", "synthetic", "--n", 120, "--seed", seed, "--name", name)
+    found = leak(balanced(empty), "second: all")
+    assert (found["duplicates"], found["shared_slides"], found["patches_of_shared_slides"]) == (0, 0, 0)
+
+
+@pytest.fixture(name="leaking", params=["mine-test", "Valid.2", "validation"])
+def leaking_fixture(request, empty, tmp_path):
+    """A balanced subset, and a data set for evaluation that has one of its patches."""
+    patches = mine(places=8)
+    pack(empty, tmp_path, "mine", patches)
+    balanced(empty)
+    copy = rows(empty, "train")[0]
+    held_out = {"a": patches[f"{copy['label']}/{copy['id']}"], "b": crop(texture(99), 0, 0)}
+    pack(empty, tmp_path, request.param, held_out)
+    return request.param
+
+
+def test_training_is_refused_where_patches_for_evaluation_leak_into_it(empty, leaking):
+    error, hint = empty.fails(*TRAIN)
+    assert error == f"patches for evaluation leak into train: {leaking}: all (exact duplicates: 1)"
+    assert "--allow-leak" in hint
+    assert not (empty.root / "runs").exists()
+    assert f"leak into train: {leaking}: all (exact duplicates: 1); histo train refuses" in (
+        empty("balance", "--n", "max", "--data", "mine").stderr
+    )
+
+
+def test_a_leak_that_is_allowed_is_written_down(empty, tmp_path):
+    patches = mine(places=8)
+    pack(empty, tmp_path, "mine", patches)
+    pack(empty, tmp_path, "test", dict(list(patches.items())[:3]))
+    audit = balanced(empty)
+    empty(*TRAIN, "--epochs", 1, "--allow-leak", "--name", "leaky")
+    config = read_json(empty.root / "runs" / "leaky" / "config.json")
+    assert config["options"]["allow_leak"] is True
+    assert config["audit"] == audit
+    assert leak(config["audit"], "test: all")["duplicates"] > 0
+    empty("train", "--resume", "--name", "leaky")  # it was decided when the run began
+
+
+def test_a_data_set_may_be_called_as_the_splits_are(empty, tmp_path):
+    patches = mine(places=8)
+    for name in ("mine", "train", "val"):
+        pack(empty, tmp_path, name, patches)
+    audit = balanced(empty)
+    assert leak(audit, "val")["duplicates"] == 0
+    assert leak(audit, "val: all")["duplicates"] == leak(audit, "train: all")["duplicates"] == 14
+
+
+def test_what_another_set_shares_is_no_reason_to_refuse_unless_it_is_for_evaluation(empty, tmp_path):
+    patches = mine(places=8)
+    pack(empty, tmp_path, "mine", patches)
+    pack(empty, tmp_path, "latest", patches)
+    assert leak(balanced(empty), "latest: all")["duplicates"] > 0
+    empty(*TRAIN, "--epochs", 1)
+
+
+def test_a_data_set_called_valid_is_not_trained_on(empty, tmp_path):
+    pack(empty, tmp_path, "pcam_valid", mine(places=8))
+    empty("balance", "--n", "max", "--data", "pcam_valid")
+    error, _ = empty.fails(*TRAIN)
+    assert "leak into train: pcam_valid: all (exact duplicates: 14" in error
+
+
+def test_held_out_patches_of_the_same_set_that_overlap_train_are_refused(empty, tmp_path):
+    """As in Kaggle's archive, whose test patches come without labels and without slides."""
+    names = {"test": {"held": crop(texture((0, 0)), 40, -136 + 176)}}
+    names["train"] = {f"{i}": crop(texture((0, i)), 0, 0) for i in range(12)}
+    for split, patches in names.items():
+        (tmp_path / "layout" / split).mkdir(parents=True)
+        for key, pixels in patches.items():
+            (tmp_path / "layout" / split / f"{key}.tif").write_bytes(tiff(pixels))
+    labels = "".join(f"{key},{int(key) % 2}\n" for key in names["train"])
+    (tmp_path / "layout" / "train_labels.csv").write_text("id,label\n" + labels)
+    empty("download", "--from", tmp_path / "layout", "--name", "mine")
+    for seed in range(20):
+        audit = balanced(empty, "--seed", seed)
+        if any(row["id"] == "0" for row in rows(empty, "train")):
+            break
+    assert leak(audit, "mine: test") | {"patches": 1, "held_out": True, "overlaps": 1} == leak(audit, "mine: test")
+    error, _ = empty.fails(*TRAIN)
+    assert "leak into train: mine: test (overlapping patches: 1)" in error

@@ -1,0 +1,179 @@
+"""Store + rows -> batches."""
+
+import threading
+from itertools import chain
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histocli.data.loaders import AHEAD, Batches, prefetch
+
+CPU = torch.device("cpu")
+STORE = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
+STORE[:, 0, 0, 0] = np.arange(64)  # tells a row by its first value
+
+
+def batches(rows, size, **options):
+    rows = np.asarray(rows)
+    return Batches(STORE, rows, rows % 2, size, CPU, **options)
+
+
+def rows_of(batch):
+    rows = batch.images[:, 0, 0, 0].tolist()
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.shape == (len(rows), 3, 8, 8)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert np.array_equal(batch.images.permute(0, 2, 3, 1), STORE[rows])
+    assert batch.labels.dtype == torch.int64
+    assert batch.labels.tolist() == [row % 2 for row in rows]
+    return rows
+
+
+def flat(parts):
+    return list(chain.from_iterable(parts))
+
+
+def prefetchers():
+    return [thread for thread in threading.enumerate() if thread.name == "histo-prefetch"]
+
+
+ROWS = st.lists(st.integers(0, 63), min_size=1, max_size=64, unique=True)
+
+
+@given(ROWS, st.integers(1, 70), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_in_order_gives_every_row_once(rows, size, resident):
+    parts = [rows_of(batch) for batch in batches(rows, size, resident=resident).in_order()]
+    assert flat(parts) == rows
+    assert all(len(part) == size for part in parts[:-1])
+    assert 1 <= len(parts[-1]) <= size
+
+
+@given(ROWS, st.integers(1, 70), st.integers(0, 2**63 - 1), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_shuffled_gives_full_batches_and_no_row_twice(rows, size, seed, resident):
+    data = batches(rows, size, resident=resident)
+    parts = [rows_of(batch) for batch in data.shuffled(seed)]
+    drawn = flat(parts)
+    assert len(parts) == data.steps == max(1, len(rows) // size)
+    assert {len(part) for part in parts} == {min(size, len(rows))}
+    assert len(set(drawn)) == len(drawn)
+    assert set(drawn) <= set(rows)
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_the_order_follows_from_the_seed(resident):
+    data = batches(range(64), 8, resident=resident)
+    epochs = [[rows_of(batch) for batch in data.shuffled(seed)] for seed in (1, 1, 2)]
+    assert epochs[0] == epochs[1] != epochs[2]
+    assert flat(epochs[0]) != list(range(64))
+
+
+@given(ROWS, st.integers(1, 20), st.data())
+@settings(max_examples=40, deadline=None)
+def test_an_epoch_can_start_at_any_batch(rows, size, data):
+    data_set = batches(rows, size)
+    first = data.draw(st.integers(0, data_set.steps))
+    assert [rows_of(b) for b in data_set.shuffled(5, first)] == [rows_of(b) for b in data_set.shuffled(5)][first:]
+
+
+def test_over_epochs_every_row_is_left_out_alike_often():
+    data = batches(range(10), 4)
+    counts = np.zeros(10)
+    for seed in range(500):
+        for batch in data.shuffled(seed):
+            counts[rows_of(batch)] += 1
+    assert (np.abs(counts - 400) < 50).all()
+
+
+def test_resident_and_streamed_are_the_same():
+    rows = np.random.default_rng(1).permutation(64)[:50]
+    streamed, resident = batches(rows, 16, resident=False), batches(rows, 16, resident=True)
+    assert batches(rows, 16).resident is None  # on a CPU the page cache holds the map
+    for way in (Batches.in_order, lambda data: data.shuffled(3)):
+        for a, b in zip(way(streamed), way(resident), strict=True):
+            assert torch.equal(a.images, b.images)
+            assert torch.equal(a.labels, b.labels)
+
+
+def test_a_subset_smaller_than_a_batch_is_one_batch():
+    data = batches([5, 6, 7], 100)
+    assert (len(data), data.steps) == (3, 1)
+    (batch,) = data.shuffled(0)
+    assert sorted(rows_of(batch)) == [5, 6, 7]
+
+
+def test_a_memory_map_is_read(tmp_path):
+    np.save(tmp_path / "x.npy", STORE)
+    data = Batches(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64), np.arange(64) % 2, 10, CPU)
+    assert flat(rows_of(batch) for batch in data.in_order()) == list(range(64))
+
+
+# prefetching
+
+
+def test_prefetch_keeps_the_order_on_a_thread_of_its_own():
+    names = set()
+
+    def items():
+        for i in range(50):
+            names.add(threading.current_thread().name)
+            yield i
+
+    assert list(prefetch(items(), AHEAD)) == list(range(50))
+    assert names == {"histo-prefetch"}
+    assert prefetchers() == []
+
+
+def test_prefetch_stays_a_bounded_number_ahead():
+    taken, ahead = 0, []
+
+    def items():
+        for i in range(60):
+            ahead.append(i - taken)
+            yield i
+
+    for _ in prefetch(items(), 3):
+        taken += 1
+    assert 0 < max(ahead) <= 5  # three in the queue, one in each hand
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), KeyboardInterrupt()])
+def test_prefetch_hands_an_error_on_in_its_turn(error):
+    def items():
+        yield from range(5)
+        raise error
+
+    taken = prefetch(items(), 2)
+    assert [next(taken) for _ in range(5)] == list(range(5))
+    with pytest.raises(type(error)):
+        next(taken)
+    assert prefetchers() == []
+
+
+@pytest.mark.parametrize("taken", [0, 1, 10])
+def test_a_consumer_that_stops_early_ends_the_thread(taken):
+    produced = []
+
+    def items():
+        for i in range(1_000_000):
+            produced.append(i)
+            yield i
+
+    stream = prefetch(items(), 3)
+    for _ in range(taken):
+        next(stream)
+    stream.close()
+    assert prefetchers() == []
+    assert len(produced) < 100
+
+
+def test_an_epoch_that_is_left_ends_its_thread():
+    epoch = batches(range(64), 2).shuffled(0)
+    next(epoch)
+    assert prefetchers()
+    epoch.close()
+    assert prefetchers() == []

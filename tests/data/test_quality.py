@@ -1,0 +1,65 @@
+"""What patches look like: measures that move with what they are named after, and a reference that a file can hold."""
+
+import json
+from dataclasses import asdict
+
+import cv2
+import numpy as np
+import pytest
+
+from histocli.data.quality import SAMPLE, Reference, appearance
+
+
+@pytest.fixture(scope="module")
+def patches():
+    """Two hundred patches of coarse and fine texture in two colours, as a stain has them."""
+    rng = np.random.default_rng(6)
+    coarse = [cv2.GaussianBlur(rng.normal(size=(96, 96)), (0, 0), 3) for _ in range(200)]
+    fine = rng.normal(size=(200, 96, 96))
+    density = 0.4 + 1.5 * np.array(coarse) + 0.05 * fine + rng.normal(0, 0.05, (200, 1, 1))
+    colours = density[..., None] * [0.5, 1.0, 0.6]
+    return np.clip(256 * 10**-colours - 1, 0, 255).astype(np.uint8)
+
+
+def test_blur_moves_focus_and_contrast_does_not(patches):
+    sharp = appearance(patches[:20]).focus
+    blurred = np.stack([cv2.GaussianBlur(patch, (0, 0), 2) for patch in patches[:20]])
+    assert (appearance(blurred).focus < sharp - 0.5).all()
+    halved = (127 + (patches[:20].astype(float) - 127) / 2).astype(np.uint8)
+    assert appearance(halved).focus == pytest.approx(sharp, abs=0.15)
+    assert appearance(halved).contrast == pytest.approx(appearance(patches[:20]).contrast / 2, rel=0.05)
+
+
+def test_turning_a_patch_changes_nothing(patches):
+    for one, other in zip(appearance(patches[:5]), appearance(np.rot90(patches[:5], axes=(1, 2))), strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+
+
+def test_few_of_the_training_patches_are_beyond_the_limits_and_strangers_are(patches):
+    reference = Reference.of(patches, np.arange(200))
+    own = reference.distance(appearance(patches))
+    for marked in (own.blank, own.unfocused, own.stained_otherwise):
+        assert marked.sum() <= 1
+    assert own.focus.mean() == pytest.approx(0, abs=1e-6)
+    strangers = np.stack(
+        [np.full_like(patches[0], 240), patches[0][..., [1, 2, 0]], cv2.GaussianBlur(patches[0], (0, 0), 3)]
+    )
+    seen = reference.distance(appearance(strangers))
+    assert seen.blank[:2].tolist() == [True, False]
+    assert seen.stained_otherwise[1]
+    assert seen.unfocused[2]
+
+
+def test_the_reference_is_plain_and_follows_from_the_seed(patches):
+    reference = Reference.of(patches, np.arange(50, 150), seed=3)
+    assert Reference(**json.loads(json.dumps(asdict(reference)))) == reference
+    assert Reference.of(patches, np.arange(149, 49, -1), seed=3).colour_mean == pytest.approx(reference.colour_mean)
+    assert reference.patches == 100 < SAMPLE
+
+
+@pytest.mark.parametrize("few", [2, 3])
+def test_a_few_patches_or_grey_ones_are_enough(patches, few):
+    grey = np.repeat(patches[:few, ..., :1], 3, axis=3)
+    for some in (patches[:few], grey, np.zeros_like(grey)):
+        seen = Reference.of(some, np.arange(few)).distance(appearance(some))
+        assert all(np.isfinite(values).all() for values in seen)

@@ -1,0 +1,165 @@
+"""Checkpoints at work: averages, temperatures and thresholds on small networks, and streams with broken patches."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, logit
+
+from histocli.config import Device, Precision
+from histocli.data.transforms import symmetries
+from histocli.errors import HistoError, UsageError
+from histocli.inference.predictor import Scorer, _mean_log_odds
+from histocli.models import create_model
+from histocli.models.checkpoint import Checkpoint, save_checkpoint
+from histocli.sources import Patch
+from histocli.workspace import Workspace
+from tests.cli import one_thread_fixture  # noqa: F401
+
+TEMPERATURES = {"one": 2.0, "other": 0.5}
+THRESHOLDS = {"one": 0.3, "other": 0.6}
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Two runs of one network with other weights, temperatures and thresholds."""
+    root = Workspace(tmp_path_factory.mktemp("scoring"))
+    rng = np.random.default_rng(8)
+    odds = rng.normal(size=200).astype(np.float32)
+    validation = {"labels": (rng.random(200) < expit(odds)).astype(np.uint8), "log_odds": odds}
+    for seed, run in enumerate(TEMPERATURES):
+        torch.manual_seed(seed)
+        model = create_model("histonet")
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.data.mul_(20)  # an untrained network says 0.5 of everything
+        made = Checkpoint("histonet", model.state_dict(), run, 1, {}, {}, "ab" * 32, THRESHOLDS[run], TEMPERATURES[run])
+        made.validation = {name: torch.from_numpy(values) for name, values in validation.items()}
+        save_checkpoint(made, root.run_dir(run) / "best.pt")
+    return root
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.from_numpy(np.random.default_rng(9).integers(0, 256, (6, 3, 96, 96), np.uint8))
+
+
+@pytest.fixture
+def scorer(one_thread, workspace):
+    """A scorer of these runs."""
+    return lambda *names, **options: Scorer(workspace, names, Device.CPU, Precision.FP32, **options)
+
+
+def raw_probabilities(scorer, run, images):
+    model = scorer(run).members[0].checkpoint.build().eval()
+    with torch.no_grad():
+        return model(images.float() / 255).double().softmax(1)[:, 1].numpy()
+
+
+def test_one_network_is_divided_by_its_temperature(scorer, images):
+    expected = raw_probabilities(scorer, "one", images)
+    scores = scorer("one").score(images)
+    assert scores.raw == pytest.approx(expected, abs=1e-5)
+    assert scores.probs == pytest.approx(expit(logit(expected) / 2), abs=1e-5)
+    assert scorer("one", raw=True).score(images).probs == pytest.approx(expected, abs=1e-5)
+    assert (scores.spread == 0).all()
+
+
+def test_an_ensemble_is_the_mean_of_calibrated_probabilities(scorer, images):
+    alone = [scorer(run).score(images).probs for run in TEMPERATURES]
+    assert scorer("one", "other").score(images).probs == pytest.approx(np.mean(alone, 0), abs=1e-6)
+
+
+def test_orientations_are_averaged_before_the_temperature(scorer, images):
+    views = [raw_probabilities(scorer, "other", view) for view in symmetries(images)]
+    scores = scorer("other", tta=True).score(images)
+    assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
+    assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)
+    assert scores.spread == pytest.approx(np.ptp(expit(logit(views) / 0.5), 0), abs=1e-4)
+    plain = scorer("other", spread=True).score(images)
+    assert plain.spread == pytest.approx(scores.spread, abs=1e-6)
+    assert plain.raw == pytest.approx(views[0], abs=1e-5)
+
+
+def test_the_mean_over_views_is_exact_where_probabilities_are_not():
+    odds = np.array([[-800.0, 60.0, 0.0, 3.0], [-800.0, 50.0, 0.0, -1.0]])
+    found = _mean_log_odds(odds)
+    assert found[0] == pytest.approx(-800)
+    assert found[1] == pytest.approx(-np.log((np.exp(-60) + np.exp(-50)) / 2))
+    assert found[2:] == pytest.approx(logit(expit(odds).mean(0)[2:]))
+
+
+def test_thresholds_by_number_as_stored_and_by_rule(scorer):
+    assert scorer("one").threshold("0.7") == 0.7
+    assert scorer("one").threshold() == 0.3
+    assert scorer("one", "other").threshold("stored") == pytest.approx(0.45)
+    assert scorer("one", raw=True).threshold() == pytest.approx(expit(2 * logit(0.3)))
+    by_rule = scorer("one").threshold("sensitivity=0.9")
+    assert scorer("one", raw=True).threshold("sensitivity=0.9") == pytest.approx(expit(2 * logit(by_rule)))
+    with pytest.raises(UsageError, match="no threshold"):
+        scorer("one").threshold("highest")
+
+
+@pytest.mark.parametrize("cores", ["1", "3"])
+def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(scorer, images, cores, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", cores)
+    pixels = images.permute(0, 2, 3, 1).numpy()
+
+    def broken():
+        raise HistoError("broken")
+
+    patches = [Patch(str(i), broken if i in (1, 5) else lambda i=i: pixels[i]) for i in range(6)]
+    errors, told = [], []
+    chunks = list(scorer("one").chunks(iter(patches), 2, errors.append, told.append))
+    assert [patch.id for chunk in chunks for patch in chunk.patches] == ["0", "2", "3", "4"]
+    assert [str(error) for error in errors] == ["broken"] * 2
+    assert told == [2, 4, 6]
+    expected = scorer("one").score(images).probs[[0, 2, 3, 4]]
+    assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture
+def many(monkeypatch, images):
+    """Three cores, and more chunks than they take ahead of time: patches of known pixels, and how many were read."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    pixels, read = images.permute(0, 2, 3, 1).numpy(), []
+
+    def load(i):
+        read.append(i)
+        return pixels[i % 6]
+
+    return [Patch(str(i), lambda i=i: load(i)) for i in range(120)], read
+
+
+def test_many_chunks_on_several_cores_stay_in_order(scorer, images, many):
+    patches, _ = many
+    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    scored = [(chunk.patches, chunk.scores.probs) for chunk in chunks]
+    assert [patch for some, _ in scored for patch in some] == patches
+    expected = np.tile(scorer("one").score(images).probs, 20)
+    assert np.concatenate([probs for _, probs in scored]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_who_stops_early_has_little_read_in_vain(scorer, many):
+    patches, read = many
+    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    next(chunks)
+    chunks.close()
+    assert 3 <= len(read) <= 3 * (2 * 3 + 1)
+
+
+def test_a_mistake_on_a_core_comes_through_in_its_turn(scorer, many):
+    patches, _ = many
+    patches[31] = Patch("31", lambda: 1 // 0)
+    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    assert len([next(chunks) for _ in range(10)]) == 10
+    with pytest.raises(ZeroDivisionError):
+        next(chunks)
+
+
+def test_a_processor_takes_few_of_a_stream_at_a_time(scorer):
+    assert [scorer("one").at_once(size) for size in (8, 64, 256)] == [8, 64, 64]
+
+
+def test_a_checkpoint_is_given_once(scorer, workspace):
+    with pytest.raises(UsageError, match="is given twice"):
+        scorer("one", "other", str(workspace.run_dir("one") / "best.pt"))

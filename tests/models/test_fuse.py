@@ -1,0 +1,32 @@
+"""A network for scoring gives what the trained one gives, with fewer steps."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from histocli.models import create_model
+from histocli.models.fuse import fold
+
+
+def norms(model):
+    return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(("arch", "left"), [("histonet", 2), ("mobilenet_v3_small", 0), ("densenet121", 120)])
+def test_folded_it_scores_alike(arch, left):
+    torch.manual_seed(0)
+    model = create_model(arch)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as after training, some of it upside down
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.normal_(1, 0.5)
+            module.bias.data.normal_(0, 0.1)
+    folded = copy.deepcopy(model)
+    fold(folded)
+    assert norms(model) > norms(folded) == left
+    images = torch.rand(3, 3, 96, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model.eval()(images), rtol=1e-3, atol=1e-4)

@@ -1,0 +1,240 @@
+"""The drawings themselves: what they say, what they take without a warning, and that they come out the same."""
+
+import xml.etree.ElementTree as ET
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from histocli.errors import HistoError
+from histocli.metrics import evaluate
+from histocli.reports.plots import Format, evaluation
+from histocli.reports.plots.optimism import draw_optimism
+from histocli.reports.plots.sheets import PER_GROUP, Group, draw_sheet, most_confident_errors, sheet_size
+from histocli.reports.plots.style import save
+from histocli.reports.plots.subset import draw_balance
+from histocli.reports.plots.training import draw_curves
+
+NAMES = {"run": "histonet-7", "data": "pcam_valid", "split": "test", "tta": False, "raw": False}
+DRAWINGS = {
+    "roc": evaluation.draw_roc,
+    "pr": evaluation.draw_pr,
+    "confusion": evaluation.draw_confusion,
+    "calibration": evaluation.draw_calibration,
+    "scores": evaluation.draw_scores,
+}
+
+
+def measured(n=300, separation=2.0, threshold=0.5, **names):
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 2, n)
+    probs = 1 / (1 + np.exp(-separation * (2 * labels - 1) - rng.normal(size=n)))
+    return evaluate(labels, probs, threshold) | NAMES | names
+
+
+def history(epochs, auc=0.9):
+    row = {"train_loss": 0.5, "val_loss": 0.6, "val_auc": auc, "val_accuracy": 0.8, "lr": 0.001}
+    return [row | {"epoch": epoch} for epoch in range(1, epochs + 1)]
+
+
+def subset(slides, leaks=False):
+    counts = {name: {"negative": 80, "positive": 75, "slides": slides} for name in ("train", "val")}
+    return {
+        "data": "kaggle",
+        "n": 310,
+        "split": "random" if leaks else "slide",
+        "leaks": leaks,
+        "dropped": {"held_out": 0, "unlabelled": 0, "outliers": 3, "duplicates": 17},
+        "counts": counts,
+        "slides": [
+            {"slide": f"a_slide_{i:04}", "split": "train" if i % 3 else "val", "negative": i, "positive": i % 5 + 1}
+            for i in range(slides)
+        ]
+        or None,
+    }
+
+
+def texts(tmp_path, draw, width=3.5, height=3.5):
+    """What is written in a figure; its SVG names each text in a comment beside the glyphs."""
+    path = save(tmp_path / "figure.svg", Format.SVG, width, height, draw)
+    parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
+    root = ET.parse(path, parser).getroot()
+    return " | ".join(node.text.strip() for node in root.iter(ET.Comment))
+
+
+@pytest.mark.parametrize("kind", DRAWINGS)
+def test_titles_say_run_data_split_count_and_result(tmp_path, kind):
+    metrics = measured()
+    written = texts(tmp_path, partial(DRAWINGS[kind], metrics=metrics))
+    result = ("accuracy", "accuracy") if kind == "confusion" else ("AUC", "auc")
+    assert "histonet-7" in written
+    assert "pcam_valid test" in written
+    assert f"n = 300, {result[0]} {metrics['metrics'][result[1]]:.3f}" in written
+    assert "orientations" not in written
+
+
+def test_titles_say_that_orientations_were_averaged():
+    assert "8 orientations averaged" in evaluation.facts(measured(tta=True))[0]
+
+
+@pytest.mark.parametrize("kind", DRAWINGS)
+@pytest.mark.parametrize(("labels", "probs"), [([1], [1.0]), ([0] * 9, [0.1] * 9)])
+def test_few_patches_and_one_class_are_drawn_too(tmp_path, kind, labels, probs):
+    metrics = evaluate(labels, probs) | NAMES
+    written = texts(tmp_path, partial(DRAWINGS[kind], metrics=metrics))
+    if kind == "roc" and len(set(labels)) == 1:
+        assert "it needs patches of both classes" in written
+    assert f"n = {len(labels)}" in written
+
+
+def test_the_confusion_matrix_shows_counts_and_shares(tmp_path):
+    metrics = evaluate([0] * 5 + [1] * 4, [0.1, 0.1, 0.1, 0.1, 0.9, 0.2, 0.8, 0.8, 0.8]) | NAMES
+    written = texts(tmp_path, partial(evaluation.draw_confusion, metrics=metrics))
+    for cell in ("4 | 80.0%", "1 | 20.0%", "1 | 25.0%", "3 | 75.0%"):
+        assert cell in written
+
+
+@pytest.mark.parametrize("epochs", [1, 60])
+def test_learning_curves_name_the_best_epoch(tmp_path, epochs):
+    rows = history(epochs)
+    rows[epochs // 2]["val_auc"] = 0.95
+    config = {"run": "histonet-7", "data": "pcam", "val_patches": 2907}
+    written = texts(tmp_path, partial(draw_curves, config=config, history=rows))
+    assert f"best AUC 0.950 at epoch {epochs // 2 + 1} of {epochs}" in written
+    assert "pcam val, n = 2,907" in written
+
+
+def test_learning_curves_without_an_auc(tmp_path):
+    config = {"run": "r", "data": "pcam", "val_patches": 5}
+    written = texts(tmp_path, partial(draw_curves, config=config, history=history(2, auc=None)))
+    assert "AUC undefined" in written
+    assert "validation AUC" not in written
+
+
+@pytest.mark.parametrize(("slides", "named"), [(2, True), (200, False)])
+def test_slides_are_named_while_there_is_room(tmp_path, slides, named):
+    written = texts(tmp_path, partial(draw_balance, report=subset(slides)), height=4.4)
+    assert ("a_slide_0001" in written) is named
+    assert f"{slides} slides, split by slide" in written
+    assert "dropped: 3 outliers, 17 duplicates" in written
+
+
+def test_a_random_split_is_said_to_leak(tmp_path):
+    written = texts(tmp_path, partial(draw_balance, report=subset(0, leaks=True)), height=2.4)
+    assert "split at random: it leaks" in written
+    assert "slides not known" in written
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.sampled_from([k / 8 for k in range(9)])), min_size=1, max_size=60),
+    st.floats(0, 1),
+    st.integers(1, 6),
+)
+def test_no_error_left_out_is_more_confident_than_one_shown(cases, threshold, count):
+    labels, probs = (np.array(column) for column in zip(*cases, strict=True))
+    for rows, truth, sign in zip(most_confident_errors(labels, probs, threshold, count), (0, 1), (1, -1), strict=True):
+        wrong = np.flatnonzero((labels == truth) & ((probs >= threshold) != truth))
+        assert set(rows) <= set(wrong)
+        assert len(rows) == len(set(rows)) == min(count, len(wrong))
+        assert list(sign * probs[rows]) == sorted(sign * probs[wrong], reverse=True)[:count]
+
+
+def test_equal_scores_keep_their_order():
+    false_positives, false_negatives = most_confident_errors([0] * 20 + [1] * 20, [0.9] * 20 + [0.1] * 20, 0.5)
+    assert list(false_positives) == list(range(PER_GROUP))
+    assert list(false_negatives) == list(range(20, 20 + PER_GROUP))
+
+
+def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
+    colours = np.array([[200, 30, 90], [30, 200, 90], [90, 30, 200]], np.uint8)
+    pixels = np.broadcast_to(colours[:, None, None], (3, 96, 96, 3))
+    groups = [
+        Group("first", pixels[:2], ["0.9\na", "0.8\nb"]),
+        Group("none here", pixels[:0]),
+        Group("last", pixels[2:]),
+    ]
+    path = save(
+        tmp_path / "sheet.png", Format.PNG, *sheet_size(groups), lambda figure: draw_sheet(figure, groups, "Title")
+    )
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    for colour in colours:
+        inside = (np.abs(image.astype(int) - colour) < 8).all(axis=2)
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        side = columns[-1] - columns[0] + 1
+        assert rows[-1] - rows[0] + 1 == pytest.approx(side, abs=2)
+        line = image[(rows[0] + rows[-1]) // 2, columns[0] : columns[-1] + 1].astype(int).mean(axis=1)
+        marks = np.flatnonzero(line < 60)  # the dark rim on either side of the central third
+        assert marks[0] / side == pytest.approx(1 / 3, abs=0.03)
+        assert marks[-1] / side == pytest.approx(2 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize("format", Format)
+def test_the_same_input_gives_the_same_bytes(tmp_path, format):
+    draw = partial(evaluation.draw_scores, metrics=measured())
+    first = save(tmp_path / "first", format, 3.5, 2.9, draw).read_bytes()
+    assert save(tmp_path / "second", format, 3.5, 2.9, draw).read_bytes() == first
+
+
+def test_a_users_own_matplotlib_settings_do_not_enter(tmp_path):
+    import matplotlib
+
+    draw = partial(evaluation.draw_roc, metrics=measured())
+    expected = save(tmp_path / "plain.png", Format.PNG, 3.5, 3.8, draw).read_bytes()
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "lines.linewidth": 9}):
+        assert save(tmp_path / "styled.png", Format.PNG, 3.5, 3.8, draw).read_bytes() == expected
+        assert matplotlib.rcParams["font.size"] == 20
+
+
+def test_a_drawing_that_fails_leaves_the_old_picture(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+
+    def fail(figure: Figure) -> None:
+        raise HistoError("no")
+
+    with pytest.raises(HistoError, match="no"):
+        save(path, Format.PNG, 3, 3, fail)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_intervals_stand_beside_their_figures(tmp_path):
+    made = measured() | {"intervals": {"auc": [0.912, 0.987], "average_precision": None, "ece": [0.011, 0.099]}}
+    assert "(0.912 to 0.987)" in texts(tmp_path, partial(evaluation.draw_roc, metrics=made))
+    assert "(0.011 to 0.099)" in texts(tmp_path, partial(evaluation.draw_calibration, metrics=made))
+    assert " to " not in texts(tmp_path, partial(evaluation.draw_pr, metrics=made))
+
+
+@pytest.mark.parametrize("unseen", [True, False])
+def test_optimism_is_drawn_with_or_without_unseen_slides(tmp_path, unseen):
+    found = {"auc": 0.9, "interval": [0.85, 0.94]}
+    report = {
+        "data": "kaggle",
+        "grouped_by": "slide",
+        "unseen": {"data": "pcam", "split": "valid", "tta": False} if unseen else None,
+        "runs": [
+            {"parted_by": parted, "validation": found, "unseen": {"auc": 0.8, "interval": None} if unseen else None}
+            for parted in ("patch", "slide", "patch", "overlap group")
+        ],
+        "gaps": {
+            "random_minus_grouped": 0.0,
+            "grouped_minus_unseen": 0.1 if unseen else None,
+            "random_minus_unseen": 0.1 if unseen else None,
+        },
+    }
+    drawn = texts(tmp_path, partial(draw_optimism, report=report))
+    assert "Optimism: kaggle" in drawn
+    assert "random split" in drawn
+    assert "split by slide" in drawn
+    assert "overlap group" not in drawn  # not compared where there are slides
+    assert ("pcam valid" in drawn) == ("+0.100" in drawn) == unseen
+    report["runs"] = report["runs"][1:2]
+    report["gaps"]["random_minus_unseen"] = None
+    drawn = texts(tmp_path, partial(draw_optimism, report=report))
+    assert "random split" not in drawn
+    assert ("split by slide minus unseen slides: +0.100" in drawn) == unseen

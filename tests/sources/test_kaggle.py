@@ -1,0 +1,190 @@
+"""The competition's archive: as a folder, as a zip, and the real one in small."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from histocli.data.store import open_store, pack
+from histocli.errors import HistoError
+from histocli.sources.kaggle import KaggleSource
+from histocli.sources.kaggle_client import COMPETITION
+from histocli.sources.transfer import PlannedFile
+from histocli.workspace import Workspace
+from tests.sources.kaggle_layout import (
+    IDS,
+    PIXELS,
+    TEST,
+    TRAIN,
+    check_all,
+    labels_csv,
+    layout_files,
+    tiff,
+    write_folder,
+    write_zip,
+)
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "kaggle_layout.zip"
+
+
+@pytest.fixture(scope="session")
+def layout():
+    return layout_files()
+
+
+@pytest.fixture
+def downloads(tmp_path):
+    return tmp_path / "downloads"
+
+
+@pytest.mark.parametrize("prefix", ["", f"{COMPETITION}/"])
+def test_a_folder_and_an_archive_give_the_same(tmp_path, downloads, layout, prefix):
+    files = {prefix + name: data for name, data in layout.items()}
+    check_all(KaggleSource(write_folder(tmp_path / "unpacked", files), downloads))
+    check_all(KaggleSource(write_zip(tmp_path / "archive.zip", files), downloads))
+
+
+def test_packing_checks_the_ids(tmp_path, downloads, layout):
+    stranger = "0" * 40
+    files = layout | {"train_labels.csv": (labels_csv() + f"{stranger},1\n").encode()}
+    files[f"train/{stranger}.tif"] = tiff(PIXELS[0][::-1])
+    workspace = Workspace(tmp_path / "workspace")
+    packed = pack(KaggleSource(write_zip(tmp_path / "archive.zip", files), downloads), workspace, "kaggle")
+    assert (packed.patches, packed.sha1_mismatches, packed.unreadable) == (TRAIN + TEST + 1, 1, 0)
+    assert len(open_store(workspace.patches_path("kaggle"))) == TRAIN + TEST + 1
+
+
+def test_an_unreadable_image_is_named_by_the_packing(tmp_path, downloads, layout):
+    files = layout | {f"train/{IDS[3]}.tif": b"II*\0 no image"}
+    told = []
+    source = KaggleSource(write_folder(tmp_path / "unpacked", files), downloads)
+    packed = pack(
+        source, Workspace(tmp_path), "kaggle", on_unreadable=lambda key, error: told.append((key, str(error)))
+    )
+    assert packed.unreadable == 1
+    assert told[0][0] == IDS[3]
+    assert f"train/{IDS[3]}.tif" in told[0][1]
+
+
+def test_what_lacks_its_counterpart_is_counted_and_kept(tmp_path, downloads, layout):
+    files = dict(layout)
+    del files[f"train/{IDS[0]}.tif"], files[f"train/{IDS[1]}.tif"]
+    files["train_labels.csv"] = labels_csv(dict.fromkeys(IDS[: TRAIN - 3], 1)).encode()
+    source = KaggleSource(write_folder(tmp_path / "unpacked", files), downloads)
+    assert source.report.counts == {"labels without an image": 2, "images without a label": 3}
+    labels = {patch.id: patch.label for patch in source.patches()}
+    assert [labels[key] for key in IDS[TRAIN - 3 : TRAIN]] == [None] * 3
+
+
+def test_other_files_are_left_alone(tmp_path, downloads, layout):
+    extra = {
+        "train/readme.txt": b"",
+        "train/.hidden.tif": b"",
+        "train/more/a.tif": b"",
+        "extra/b.tif": b"",
+        "c.tif": b"",
+    }
+    check_all(KaggleSource(write_folder(tmp_path / "unpacked", layout | extra), downloads))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_slides_are_joined(tmp_path, downloads, layout, packed):
+    slides = [f"camelyon16_train_{'tumor' if i % 2 else 'normal'}_{i * 7:03}" for i in range(TRAIN)]
+    table = "id,wsi\n" + "".join(f"{key},{slide}\n" for key, slide in zip(IDS, slides, strict=False))
+    path = tmp_path / "patch_id_wsi_full.csv"
+    path.write_text(table)
+    if packed:
+        path = write_zip(path.with_suffix(".zip"), {path.name: path.read_bytes()})
+    source = KaggleSource(write_folder(tmp_path / "unpacked", layout), downloads, slides=path)
+    found = {patch.id: (patch.slide, patch.hospital) for patch in source.patches()}
+    assert [found[key][0] for key in IDS] == slides + [""] * TEST
+    assert found[IDS[0]] == ("camelyon16_train_normal_000", "RUMC")
+    assert found[IDS[29]] == ("camelyon16_train_tumor_203", "UMCU")
+    assert source.report.counts == {}
+
+
+def test_patches_without_a_slide_are_counted(tmp_path, downloads, layout):
+    path = tmp_path / "slides.csv"
+    path.write_text(f"id,wsi\n{IDS[0]},a\n")
+    source = KaggleSource(write_folder(tmp_path / "unpacked", layout), downloads, slides=path)
+    assert source.report.counts == {"train patches without a slide": TRAIN - 1}
+
+
+def test_a_zip_of_two_tables_is_no_slide_table(tmp_path, downloads):
+    path = write_zip(tmp_path / "slides.zip", {"a.csv": b"id,wsi\n", "b.csv": b"id,wsi\n"})
+    with pytest.raises(HistoError, match="2 CSV tables"):
+        KaggleSource(None, downloads, slides=path)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", "line 1.*id,label"),
+        ("name,label\na,1\n", "line 1.*id,label"),
+        (f"id,label\n{IDS[0]},1\n{IDS[1]},2\n", "train_labels.csv, line 3, column label: '2'"),
+        (f"id,label\n{IDS[0]},\n", "line 2, column label"),
+        (f"id,label\n{IDS[0]},nan\n", "line 2, column label: 'nan'"),
+        (f"id,label\n{IDS[0]},1\n{IDS[1]},0\n{IDS[0]},1\n", "line 4, column id"),
+        (f"id,label\n{IDS[0]}\n", "line 2"),
+    ],
+)
+def test_a_malformed_label_table_is_an_error_with_its_line(tmp_path, downloads, layout, table, message):
+    path = write_zip(tmp_path / "archive.zip", layout | {"train_labels.csv": table.encode()})
+    with pytest.raises(HistoError, match=message):
+        KaggleSource(path, downloads)
+
+
+def test_another_layout_is_an_error_before_anything_is_read(tmp_path, downloads, layout):
+    without = {name: data for name, data in layout.items() if name != "train_labels.csv"}
+    with pytest.raises(HistoError, match=r"no train_labels\.csv") as caught:
+        KaggleSource(write_folder(tmp_path / "a", without), downloads)
+    assert "--source folder" in caught.value.hint
+    with pytest.raises(HistoError, match="no images"):
+        KaggleSource(write_folder(tmp_path / "b", {"train_labels.csv": labels_csv().encode()}), downloads)
+    with pytest.raises(HistoError, match=r"2 train_labels\.csv"):
+        KaggleSource(write_folder(tmp_path / "c", {"x/train_labels.csv": b"", "y/train_labels.csv": b""}), downloads)
+    with pytest.raises(HistoError, match="there is no"):
+        KaggleSource(tmp_path / "absent", downloads)
+    twice = layout | {f"train/{IDS[0]}.png": layout[f"train/{IDS[0]}.tif"]}
+    with pytest.raises(HistoError, match="more than one image has the id"):
+        KaggleSource(write_folder(tmp_path / "d", twice), downloads)
+
+
+def test_a_broken_archive_is_an_error(tmp_path, downloads, layout):
+    path = write_zip(tmp_path / "archive.zip", layout)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(HistoError, match=r"archive\.zip"):
+        KaggleSource(path, downloads)
+
+
+def test_names_that_climb_out_of_an_archive_touch_nothing(tmp_path, downloads, layout):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    evil = {"../escaped.csv": b"x", "/tmp/escaped.tif": b"x", "train/../../escaped.tif": b"x", "..\\escaped.tif": b"x"}
+    path = write_zip(inside / "archive.zip", layout | evil)
+    before = sorted(tmp_path.rglob("*"))
+    check_all(KaggleSource(path, downloads))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="the small real archive is not beside the repository")
+def test_the_real_layout(tmp_path, downloads):
+    source = KaggleSource(SHARED, downloads)
+    assert source.total == 828
+    workspace = Workspace(tmp_path / "workspace")
+    packed = pack(source, workspace, "kaggle")
+    assert (packed.patches, packed.sha1_mismatches, packed.unreadable) == (828, 0, 0)
+    assert source.report.counts == {}
+    with workspace.manifest_path("kaggle").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    train = [row for row in rows if row["split"] == "train"]
+    assert len(train) == 800
+    assert sum(row["label"] == "1" for row in train) == 297
+    assert {row["label"] for row in rows if row["split"] == "test"} == {""}
+
+
+def test_plan_of_what_is_on_disk(tmp_path, downloads, layout):
+    path = write_zip(tmp_path / "archive.zip", layout)
+    assert KaggleSource(path, downloads).plan() == [PlannedFile("archive.zip", path.stat().st_size, True)]
+    folder = write_folder(tmp_path / "unpacked", layout)
+    assert KaggleSource(folder, downloads).plan() == [PlannedFile("unpacked", None, True)]
