@@ -43,7 +43,7 @@ def ours(part: Subset) -> Epochs:
     trainer = Trainer(create_model("histonet"), Recipe(LEARNING_RATE, batches.steps * EPOCHS, 0), compute)
     for _ in range(EPOCHS):
         trainer.train_epoch(batches)
-        yield trainer.average
+        yield trainer.ema_model
 
 
 def theirs(folder: Path, patches: int) -> Epochs:

@@ -34,7 +34,7 @@ class Ours:
         part = labelled_part(subset, Part.TRAIN)
         self.batches = Batches(part.store, part.rows, part.labels, BATCH, self.compute.device)
         self.steps = min(STEPS[arch], self.batches.steps)
-        recipe = Recipe(3e-3, 100_000, 0, batch_size=BATCH, augment=level)
+        recipe = Recipe(3e-3, 100_000, 0, augment=level)
         self.trainer = Trainer(create_model(arch), recipe, self.compute)
         batch = next(iter(self.batches.in_order()))
         side = self.trainer.side
@@ -59,8 +59,8 @@ class Ours:
             with self.compute.autocast():
                 logits = trainer.network(self.images)
                 loss = F.cross_entropy(logits, self.labels, label_smoothing=trainer.recipe.label_smoothing)
-            trainer.scaler.scale(loss).backward()
-            trainer.optimizers.step(trainer.scaler)
+            loss.backward()
+            trainer.optimizer.step()
         self._wait()
         return self.steps * BATCH / (time.perf_counter() - began)
 

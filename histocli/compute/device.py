@@ -48,12 +48,14 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     place = own_gpu() if kind == "cuda" and launched() else torch.device(kind)
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{threads} threads" if kind == "cpu" else "Apple GPU"
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
+    if kind == "cuda" and chosen is Precision.FP32:
+        torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions
     return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})")
 
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let CUDA take algorithms in this block that give the same bits each time, if that is `wanted`.
+    """Let CUDA use algorithms in this block that give the same bits each time if that is `wanted`, else the fastest.
 
     https://docs.pytorch.org/docs/stable/notes/randomness.html; to be entered before anything is computed.
 
@@ -61,7 +63,11 @@ def deterministic(wanted: bool) -> Iterator[None]:
         HistoError: the network needs an operation that has no such algorithm.
     """
     if not wanted:
-        yield
+        chosen_before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.benchmark = chosen_before
         return
     before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -74,6 +80,16 @@ def deterministic(wanted: bool) -> Iterator[None]:
         raise HistoError(f"--deterministic: {str(error).splitlines()[0]}", "leave it out, or --device cpu") from error
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the random number generator that new tensors on `device` use."""
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def thread_count() -> int:

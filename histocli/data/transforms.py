@@ -1,6 +1,7 @@
 """Random flips, rotations and stain jitter: per sample, whole batches at a time, on the device the images are on."""
 
 import math
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +65,26 @@ def random_symmetry(images: Tensor) -> Tensor:
     A training batch is in random order itself, so every patch meets every symmetry alike often; and an eighth at a
     time costs one copy of the batch, where a choice for each sample costs some five times as much.
     """
+    if images.device.type != "cpu":  # where reading the order from the device would make the host wait
+        return _random_symmetry_of_each(images)
     order = torch.randperm(8).tolist()
     parts = zip(images.tensor_split(8), order, strict=True)
     turned = [_symmetry(part, number).permute(0, 2, 3, 1) for part, number in parts]
     return torch.cat(turned).permute(0, 3, 1, 2)  # channels last in memory, as they came
+
+
+def _random_symmetry_of_each(images: Tensor) -> Tensor:
+    """Give each image one of the eight symmetries, with nothing decided on the host."""
+    draws = torch.rand(3, len(images), 1, 1, 1, device=images.device) < 0.5
+    images = torch.where(draws[0], images.mT, images)
+    images = torch.where(draws[1], images.flip(2), images)
+    return torch.where(draws[2], images.flip(3), images)
+
+
+@cache
+def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the stain vectors and their inverse on a device, uploaded once."""
+    return _STAINS.to(device), _UNMIX.to(device)
 
 
 def random_stain(images: Tensor) -> Tensor:
@@ -79,7 +96,7 @@ def random_stain(images: Tensor) -> Tensor:
     n, device = len(images), images.device
     scale = 1 + STAIN_SCALE * torch.randn(n, 1, 3, device=device).clamp_(-2.5, 2.5)
     shift = STAIN_SHIFT * torch.randn(n, 1, 3, device=device).clamp_(-2.5, 2.5)
-    stains, unmix = _STAINS.to(device), _UNMIX.to(device)
+    stains, unmix = _stain_matrices(device)
     mix = (unmix * scale) @ stains  # (N,3,3): unmix, scale each stain, mix again
     # With density = log 256 - log(pixel + 1), the new pixel is exp(-(density @ mix + shift @ stains)):
     offset = -math.log(256) * mix.sum(1, keepdim=True) - shift @ stains  # (N,1,3)

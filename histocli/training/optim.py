@@ -1,142 +1,367 @@
-"""The optimiser: Muon for convolutions, AdamW for everything else, one cycle of the learning rate for both."""
+"""The optimiser: Muon for convolutions, AdamW for all other weights, both over flat buffers."""
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
 from histocli.models.backbone import BACKBONE
 
-MOMENTUM = 0.95
+MOMENTUM = 0.95  # of Muon
+BETA2, EPS = 0.999, 1e-8  # of AdamW
+BETA1_RANGE = (0.85, 0.95)  # AdamW's beta1 falls while the learning rate rises, as in torch's OneCycleLR
+DIV_FACTOR, FINAL_DIV_FACTOR = 10, 100  # the peak learning rate over the first, and the first over the last
 CLIP_NORM = 1.0
 MUON_LR = 2.0  # Muon's learning rate over AdamW's
+LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2000  # for float16: torch.amp.GradScaler's defaults
 _UPDATE_SIZE = 0.2  # root mean square of Muon's updates at learning rate 1, about that of AdamW's: Liu et al. 2025
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: brings singular values near 1 within five steps
+_ALIGNMENT = 32  # elements: cuDNN and oneDNN are slower where a weight does not begin on a multiple of 16 bytes
+_PADDING_LIMIT = 0.5e9  # FLOPs of one Newton-Schulz step up to which a GPU computes a padded matrix for free
+
+_Moments = dict[int, dict[str, Tensor]]  # the state of one of torch's optimisers: by parameter, by name
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose update of a weight matrix is made orthogonal, so that all its directions learn alike fast.
+@dataclass(frozen=True)
+class OptimConfig:
+    """The settings of the optimiser; `muon_dtype` is the number format in which Muon multiplies matrices."""
 
-    After Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, with decoupled weight
-    decay and updates about as large as AdamW's, after Liu et al., "Muon is scalable for LLM training", 2025. A weight
-    (out, in, ...) is taken as the matrix (out, the rest). torch's own Muon (2.9) takes matrices alone and multiplies
-    them in bf16, which processors without the units emulate: here in `dtype`.
+    lr: float
+    total_steps: int
+    warmup: float = 0.2
+    weight_decay: float = 0.05
+    ema_span: float = 0.02  # fraction of all steps that the moving average of the weights looks back
+    muon: bool = True
+    muon_dtype: torch.dtype = torch.float32
+    backbone_lr: float = 1.0  # learning rate of a pretrained backbone, as a fraction of `lr`
+    scale_loss: bool = False
+
+
+class FlatOptimizer:
+    """Muon, AdamW, gradient clipping, the learning-rate cycle and the moving average (EMA) of the weights.
+
+    Muon (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024) updates the weights of
+    convolutions that mix channels; AdamW updates all others, without weight decay on biases and norms. The learning
+    rate rises and falls once (Smith and Topin, "Super-convergence", 2018). `ema_model` becomes a moving average of
+    `model`: its weights and its batch norm statistics.
+
+    The weights of both models are moved into one flat buffer each, and so are the optimiser's moments: one operation
+    then updates all of them, where one per weight costs a GPU some hundred launches a step. The values that differ from
+    step to step are read from a table on the device by a step counter on the device. `step` therefore needs nothing
+    from the host, and a CUDA graph can hold it.
+
+    With `scale_loss` (for float16), the loss is multiplied by a scale that is halved whenever a gradient overflows;
+    such a step changes no weight.
     """
 
-    def __init__(
-        self, params: list[nn.Parameter], lr: float, weight_decay: float, dtype: torch.dtype = torch.float32
-    ) -> None:
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
-        self.dtype = dtype
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                average = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
-                average.lerp_(weight.grad, 1 - MOMENTUM)
-                ahead = weight.grad.lerp(average, MOMENTUM)  # Nesterov's
-                update = orthogonal(ahead.flatten(1).to(self.dtype)).to(weight.dtype).view(weight.shape)
-                size = _UPDATE_SIZE * max(len(weight), weight[0].numel()) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Bring the singular values of a matrix (M,N) near 1 (0.7 to 1.2) by five Newton-Schulz steps."""
-    a, b, c = _NEWTON_SCHULZ
-    wide = len(matrix) <= matrix.shape[1]
-    x = matrix if wide else matrix.T
-    x = x / (x.norm() + 1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x if wide else x.T
-
-
-class Optimizers:
-    """Muon for the convolutions, AdamW for the rest and without decay on biases and norms, on one schedule.
-
-    The learning rate rises and falls once, after Smith and Topin, "Super-convergence", 2018; that of a pretrained
-    backbone is `backbone_lr` times as large. Gradients are clipped.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        lr: float,
-        *,
-        total_steps: int,
-        warmup: float,
-        weight_decay: float,
-        muon: bool,
-        muon_dtype: torch.dtype = torch.float32,
-        backbone_lr: float = 1.0,
-    ) -> None:
-        self.params = list(model.parameters())
-        mixing = [p for p in self.params if muon and p.ndim > 2 and p.shape[1] > 1]  # all but depthwise ones
-        chosen = {id(p) for p in mixing}
-        others = [p for p in self.params if id(p) not in chosen]
-        backbone = {id(p) for name, p in model.named_parameters() if name.startswith(BACKBONE)}
+    def __init__(self, model: nn.Module, ema_model: nn.Module, config: OptimConfig) -> None:
+        self.config = config
+        named = dict(model.named_parameters())
+        self.muon_params = [p for p in named.values() if config.muon and _mixes_channels(p)]
+        muon = {id(p) for p in self.muon_params}
+        rest = {name: p for name, p in named.items() if id(p) not in muon}
         groups = [
-            {
-                "params": [p for p in others if (id(p) in backbone) is slower and (p.ndim > 1) is decays],
-                "weight_decay": weight_decay if decays else 0.0,
-                "lr": lr * backbone_lr if slower else lr,
-            }
-            for slower in (False, True)
+            _Group(
+                params=[p for name, p in rest.items() if name.startswith(BACKBONE) is slow and (p.ndim > 1) is decays],
+                lr_factor=config.backbone_lr if slow else 1.0,
+                weight_decay=config.weight_decay if decays else 0.0,
+            )
+            for slow in (False, True)
             for decays in (True, False)
         ]
-        fused = all(p.device.type != "mps" for p in others)
-        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, fused=fused)]
-        if mixing:
-            self.optimizers.append(Muon(mixing, MUON_LR * lr, weight_decay, muon_dtype))
-        # torch's cycle cannot rise within its very first step
-        rise = warmup if warmup * (total_steps + 1) != 1 else 0.9 * warmup
-        self.schedules: list[LRScheduler] = [
-            OneCycleLR(
-                optimizer,
-                [group["lr"] for group in optimizer.param_groups],
-                total_steps=total_steps + 1,
-                pct_start=rise,
-                cycle_momentum="betas" in optimizer.defaults,
-                div_factor=10,
-                final_div_factor=100,
-            )
-            for optimizer in self.optimizers
-        ]
+        self.params = [*self.muon_params, *(p for group in groups for p in group.params)]
+        device = self.params[0].device
+        names = [*_names(named, self.params), *_statistics(model)]
+        layout = [_padded(model.state_dict()[name].numel()) for name in names]
+        self.weights = _flatten(model, names, layout)
+        self.ema = _flatten(ema_model, names, layout)
+        _share_counters(model, ema_model)
+        self.size = sum(layout[: len(self.params)])
+        self.muon_size = sum(layout[: len(self.muon_params)])
+        self._segments = _segments(groups, self.muon_size)
+        self._padding = [torch.zeros(_padded(p.numel()) - p.numel(), device=device) for p in self.params]
+        self.momentum = torch.zeros(self.muon_size, device=device)
+        self.mean = torch.zeros(self.size - self.muon_size, device=device)
+        self.square = torch.zeros(self.size - self.muon_size, device=device)
+        self._stacks = _stack_matrices(self.muon_params, config.muon_dtype, device)
+        self._table = torch.from_numpy(step_table(config)).to(device)
+        self.steps = torch.zeros(1, dtype=torch.int64, device=device)  # taken so far
+        self.loss_scale = torch.full((), LOSS_SCALE if config.scale_loss else 1.0, device=device)
+        self.good_steps = torch.zeros((), dtype=torch.int64, device=device)  # since the loss scale last changed
 
-    @property
-    def lr(self) -> float:
-        """AdamW's learning rate for the next step."""
-        return float(self.schedules[0].get_last_lr()[0])
+    def learning_rate(self, step: int) -> float:
+        """Return AdamW's learning rate for step `step`, counted from 0."""
+        return float(one_cycle(self.config)[0][min(step, self.config.total_steps)])
 
-    def step(self, scaler: torch.amp.GradScaler) -> None:
-        """Clip the gradients, update the weights, clear the gradients, and move the learning rate on."""
-        for optimizer in self.optimizers:
-            scaler.unscale_(optimizer)
-        norm = nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
-        # one optimizer's NaN, for which the scaler skips its step, would by the norm become the other's
-        nn.utils.clip_grads_with_norm_(self.params, CLIP_NORM, norm.nan_to_num(nan=torch.inf, posinf=torch.inf))
-        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
-            scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-            schedule.step()
-        scaler.update()
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the weights from their gradients, clear these, and move the EMA towards the weights."""
+        values = self._table.index_select(0, self.steps.clamp(max=len(self._table) - 1))
+        lr, beta1, correction1, correction2, ema_weight = values[0].unbind()
+        gradients = self._gather_gradients()
+        works: Tensor | float = 1.0  # 0 where a gradient overflowed: then nothing changes
+        norm = torch.linalg.vector_norm(gradients)
+        if self.config.scale_loss:
+            norm = norm / self.loss_scale
+            finite = norm.isfinite().float()
+            gradients.div_(self.loss_scale).nan_to_num_(0, 0, 0)
+            self._update_loss_scale(finite)
+            works = finite
+            lr = lr * works
+        gradients.mul_((CLIP_NORM / (norm.nan_to_num(nan=math.inf, posinf=math.inf) + 1e-6)).clamp(max=1))
+        if self.muon_params:
+            self._step_muon(gradients[: self.muon_size], lr * MUON_LR, works)
+        self._step_adamw(gradients[self.muon_size :], lr, beta1, (correction1, correction2), works)
+        self.ema.lerp_(self.weights, ema_weight)
+        self.steps.add_(1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights, as tensors and plain values."""
-        return {
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedules": [schedule.state_dict() for schedule in self.schedules],
-        }
+        """Return all state but the weights."""
+        return {name: getattr(self, name).to("cpu", copy=True) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
-            schedule.load_state_dict(saved)
+        """Continue from what `state_dict` returned, or from the state of torch's optimisers in a run of histo 0.1."""
+        if "optimizers" in state:
+            self._load_separate(state)
+            return
+        for name in _STATE:
+            getattr(self, name).copy_(state[name])
+
+    def _load_separate(self, state: dict[str, Any]) -> None:
+        """Load the states of torch.optim.AdamW and of a Muon with one tensor per weight."""
+        adamw, *others = state["optimizers"]
+        self._load_moments(self.params[len(self.muon_params) :], adamw["state"], "exp_avg", self.mean)
+        self._load_moments(self.params[len(self.muon_params) :], adamw["state"], "exp_avg_sq", self.square)
+        for muon in others:
+            self._load_moments(self.muon_params, muon["state"], "momentum", self.momentum)
+        self.steps.fill_(state["schedules"][0]["last_epoch"])
+
+    def _load_moments(
+        self, params: Iterable[Tensor], state: dict[int, dict[str, Tensor]], name: str, to: Tensor
+    ) -> None:
+        start = 0
+        for number, param in enumerate(params):
+            if number in state:
+                to[start : start + param.numel()] = memory_order(state[number][name].to(to.device), like=param)
+            start += _padded(param.numel())
+
+    def _gather_gradients(self) -> Tensor:
+        """Return all gradients as one vector in the order of the weights, and clear them."""
+        parts: list[Tensor] = []
+        for param, padding in zip(self.params, self._padding, strict=True):
+            gradient = torch.zeros_like(param) if param.grad is None else param.grad
+            parts.append(memory_order(gradient, like=param))
+            if len(padding):
+                parts.append(padding)
+            param.grad = None
+        return torch.cat(parts)
+
+    def _step_muon(self, gradients: Tensor, lr: Tensor, works: Tensor | float) -> None:
+        self.momentum.lerp_(gradients, (1 - MOMENTUM) * works)
+        ahead = gradients.lerp(self.momentum, MOMENTUM)  # Nesterov's momentum
+        self.weights[: self.muon_size].mul_(1 - lr * self.config.weight_decay)
+        for stack in self._stacks:
+            stack.update(ahead, self.weights, lr)
+
+    def _step_adamw(
+        self, gradients: Tensor, lr: Tensor, beta1: Tensor, corrections: tuple[Tensor, Tensor], works: Tensor | float
+    ) -> None:
+        self.mean.lerp_(gradients, (1 - beta1) * works)
+        self.square.lerp_(gradients.square(), (1 - BETA2) * works)
+        update = self.mean / (self.square.sqrt().div_(corrections[1]).add_(EPS)) * (lr / corrections[0])
+        for segment in self._segments:
+            weights = self.weights[self.muon_size + segment.start : self.muon_size + segment.stop]
+            if segment.weight_decay:
+                weights.mul_(1 - lr * (segment.lr_factor * segment.weight_decay))
+            weights.sub_(update[segment.start : segment.stop], alpha=segment.lr_factor)
+
+    def _update_loss_scale(self, works: Tensor) -> None:
+        """Halve the loss scale after an overflow; double it after `GROWTH_INTERVAL` steps without one."""
+        count = (self.good_steps + 1) * works.long()
+        grows = count >= GROWTH_INTERVAL
+        self.loss_scale.mul_(torch.where(works > 0, 1 + grows.float(), 0.5))
+        self.good_steps.copy_(torch.where(grows, 0, count))
+
+
+_STATE = ("momentum", "mean", "square", "steps", "loss_scale", "good_steps")
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Bring the singular values of matrices (B,M,N), M <= N, near 1 (0.7 to 1.2) by five Newton-Schulz steps.
+
+    Rows and columns of zeros stay zeros and change nothing else, so that matrices may be padded.
+    """
+    a, b, c = _NEWTON_SCHULZ
+    x: Tensor = matrices / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return AdamW's learning rates and beta1, each (total_steps + 1,), as torch.optim.lr_scheduler.OneCycleLR does."""
+    count = config.total_steps + 1
+    warmup = config.warmup if config.warmup * count != 1 else 0.9 * config.warmup  # the first step cannot be the peak
+    rise = warmup * count - 1
+    step = np.arange(count, dtype=np.float64)
+    first, last = config.lr / DIV_FACTOR, config.lr / DIV_FACTOR / FINAL_DIV_FACTOR
+    low, high = BETA1_RANGE
+    rises = step <= rise
+    up = step / rise if rise else np.zeros(count)
+    down = (step - rise) / (count - 1 - rise)
+    rates = np.where(rises, _anneal(first, config.lr, up), _anneal(config.lr, last, down))
+    beta1 = np.where(rises, _anneal(high, low, up), _anneal(low, high, down))
+    return rates, beta1
+
+
+def step_table(config: OptimConfig) -> np.ndarray:
+    """Return what changes from step to step, float32 (total_steps, 5).
+
+    The columns are AdamW's learning rate, beta1 and its two bias corrections, and the weight of the EMA's update, which
+    is larger at first.
+    """
+    rates, beta1 = (values[: config.total_steps] for values in one_cycle(config))
+    number = np.arange(1, config.total_steps + 1, dtype=np.float64)
+    ema_weight = np.maximum(1 / max(1.0, config.ema_span * config.total_steps), 9 / (10 + number))
+    columns = rates, beta1, 1 - beta1**number, np.sqrt(1 - BETA2**number), ema_weight
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
+    """Return the values of a tensor as a vector, in the order in which those of `like` lie in memory."""
+    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).reshape(-1)
+    return tensor.reshape(-1)
+
+
+@dataclass(frozen=True)
+class _Group:
+    params: list[nn.Parameter]
+    lr_factor: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """A range of AdamW's part of the flat buffer, with one learning rate and one weight decay."""
+
+    start: int
+    stop: int
+    lr_factor: float
+    weight_decay: float
+
+
+class _Stack:
+    """Weight matrices that are made orthogonal together, padded with zeros to one shape (rows <= columns)."""
+
+    def __init__(self, matrices: "list[tuple[int, int, int]]", shape: tuple[int, int], dtype: torch.dtype) -> None:
+        self.matrices = matrices  # of each its start in the flat buffer, its rows and its columns
+        self.shape, self.dtype = shape, dtype
+
+    def update(self, momentum: Tensor, weights: Tensor, lr: Tensor) -> None:
+        """Move the weights against the orthogonal directions of the momentum; both are flat buffers."""
+        stack = torch.zeros((len(self.matrices), *self.shape), dtype=self.dtype, device=momentum.device)
+        for padded, matrix in zip(stack, self.matrices, strict=True):
+            wide = _wide(momentum, matrix)
+            padded[: wide.shape[0], : wide.shape[1]] = wide
+        directions = orthogonalize(stack).to(weights.dtype)
+        for padded, matrix in zip(directions, self.matrices, strict=True):
+            wide = _wide(weights, matrix)
+            size = _UPDATE_SIZE * wide.shape[1] ** 0.5
+            wide.sub_(padded[: wide.shape[0], : wide.shape[1]] * (lr * size))
+
+
+def _wide(flat: Tensor, matrix: tuple[int, int, int]) -> Tensor:
+    """Return a matrix of the flat buffer as a view, transposed where it has more rows than columns."""
+    start, rows, columns = matrix
+    view = flat[start : start + rows * columns].view(rows, columns)
+    return view if rows <= columns else view.T
+
+
+def _stack_matrices(params: list[nn.Parameter], dtype: torch.dtype, device: torch.device) -> list[_Stack]:
+    """Group weights for `orthogonalize`: by shape, and on a GPU also small ones padded to the shape of larger ones.
+
+    A GPU takes as long for one small matrix as for ten; a CPU takes longer for padding.
+    """
+    groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    starts = np.cumsum([0, *(_padded(p.numel()) for p in params)]).tolist()
+    shapes = [(len(p), p.numel() // len(p)) for p in params]
+    for start, shape in sorted(zip(starts, shapes, strict=False), key=lambda item: -item[1][0] * item[1][1]):
+        wide = min(shape), max(shape)
+        fits = [s for s in groups if s == wide or (device.type != "cpu" and _holds(s, wide))]
+        groups.setdefault(fits[0] if fits else wide, []).append((start, *shape))
+    return [_Stack(matrices, shape, dtype) for shape, matrices in groups.items()]
+
+
+def _holds(large: tuple[int, int], small: tuple[int, int]) -> bool:
+    rows, columns = large
+    flops = 4 * rows * rows * columns + 2 * rows**3
+    return rows >= small[0] and columns >= small[1] and flops <= _PADDING_LIMIT
+
+
+def _mixes_channels(param: nn.Parameter) -> bool:
+    """Return whether a weight is that of a convolution, but not of a depthwise one."""
+    return param.ndim > 2 and param.shape[1] > 1
+
+
+def _anneal(start: float, end: float, fraction: np.ndarray) -> np.ndarray:
+    return end + (start - end) / 2 * (1 + np.cos(np.pi * fraction))
+
+
+def _padded(count: int) -> int:
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
+
+
+def _names(named: dict[str, nn.Parameter], params: list[nn.Parameter]) -> list[str]:
+    names = {id(param): name for name, param in named.items()}
+    return [names[id(param)] for param in params]
+
+
+def _statistics(model: nn.Module) -> list[str]:
+    """Return the names of what a model saves besides its parameters, such as batch norm's running mean."""
+    saved = model.state_dict()
+    return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
+
+
+def _segments(groups: list[_Group], offset: int) -> list[_Segment]:
+    """Return the ranges of the groups that have parameters, counted from the end of Muon's part."""
+    segments, start = [], 0
+    for group in groups:
+        stop = start + sum(_padded(p.numel()) for p in group.params)
+        if stop > start:
+            segments.append(_Segment(start, stop, group.lr_factor, group.weight_decay))
+        start = stop
+    return segments
+
+
+@torch.no_grad()
+def _flatten(model: nn.Module, names: list[str], layout: list[int]) -> Tensor:
+    """Move the named tensors of a model into one new buffer; each keeps its shape and its strides."""
+    tensors = model.state_dict(keep_vars=True)
+    flat = torch.zeros(sum(layout), device=tensors[names[0]].device)
+    start = 0
+    for name, length in zip(names, layout, strict=True):
+        tensor = tensors[name]
+        view = flat[start : start + tensor.numel()].as_strided(tensor.shape, _dense_strides(tensor))
+        view.copy_(tensor)
+        tensor.data = view
+        start += length
+    return flat
+
+
+def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    return torch.empty_like(tensor, memory_format=torch.preserve_format).stride()
+
+
+@torch.no_grad()
+def _share_counters(model: nn.Module, ema_model: nn.Module) -> None:
+    """Let the EMA use the model's own integer buffers, such as batch norm's count of batches."""
+    own = dict(model.named_buffers())
+    for name, buffer in ema_model.named_buffers():
+        if not buffer.is_floating_point():
+            buffer.data = own[name].data

@@ -43,7 +43,7 @@ def describe(
     parts = [
         compute_features(part, lambda images: _features(model, images, trainer.compute), count) for part in (train, val)
     ]
-    for head in (trainer.model, trainer.average):
+    for head in (trainer.model, trainer.ema_model):
         assert isinstance(head, Head)
         head.standardise(parts[0].features)
     return Described(*parts)

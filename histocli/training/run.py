@@ -28,13 +28,15 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_chec
 from histocli.signals import Stopped, StopRequest
 from histocli.training.calibrate import KEPT, check_rule, decided, undecided
 from histocli.training.config import TrainConfig
+from histocli.training.cuda_graph import WARM_UP
 from histocli.training.probe import describe, head_state, whole_state
 from histocli.training.progress import Epoch, Listener, Progress, quality
 from histocli.training.provenance import git_commit, note_job, versions
-from histocli.training.trainer import Recipe, Trainer
+from histocli.training.trainer import Recipe, Trainer, copy_state
 from histocli.workspace import Workspace, atomic_folder, atomic_path, write_json, write_text
 
 _SAVE_EVERY = 600.0  # seconds between saves within an epoch
+_GPU_VAL_BATCH = 1024  # patches that a GPU validates at a time at least: with fewer it waits for the host
 _NORMED = 32  # patches that batch norm should see at least: Wu and He, "Group normalization", 2018
 
 
@@ -62,7 +64,8 @@ class Run:
         self.manifest_sha256 = file_sha256(self.manifest)
         device, size = self.compute.device, config.batch_size
         self.train = Batches(train.store, train.rows, train.labels, size, device, world=world)
-        self.val = Batches(val.store, val.rows, val.labels, 2 * size, device, world=world)
+        val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size
+        self.val = Batches(val.store, val.rows, val.labels, val_size, device, world=world)
         self.labels = val.labels
         if world.size > 1 and min(size, len(self.train)) < 2 * world.size:
             raise UsageError(f"--batch-size {size}: {world.size} processes need {2 * world.size} patches a step")
@@ -75,7 +78,6 @@ class Run:
             config.learning_rate,
             self.train.steps * config.epochs,
             config.seed,
-            batch_size=min(config.batch_size, len(self.train)),
             augment=config.augment,
             rotate=config.rotate,
             compile=config.compile,
@@ -102,7 +104,9 @@ class Run:
     def try_step(self) -> None:
         """Take a step and score a validation batch, to see whether the memory is enough; the run is spoilt by it."""
         if not self.config.freeze:
-            self.trainer.train_step(next(iter(self.train.shuffled(0))), self.train.share)
+            batch = next(iter(self.train.shuffled(0)))
+            for _ in range(WARM_UP + 1 if self.trainer.graph else 1):  # the graph has memory of its own
+                self.trainer.train_step(batch, self.train.share)
         batch_log_odds(self.model, next(iter(self.val.in_order())).images, self.compute)
         if self.compute.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -248,7 +252,7 @@ class Run:
             if stop and self.world.size == 1:
                 raise self._stopped(stop)
 
-        shared = probabilities(self.trainer.average, self.val.in_order(), self.compute, on_progress=on_patches)
+        shared = probabilities(self.trainer.ema_model, self.val.in_order(), self.compute, on_progress=on_patches)
         probs = self.val.joined(shared).numpy().astype(np.float64)
         self.kept |= decided(self.labels, probs, self.config.threshold)
         certain = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
@@ -256,7 +260,7 @@ class Run:
             epoch=epoch,
             step=self.trainer.step,
             train_loss=loss,
-            lr=self.trainer.optimizers.lr,
+            lr=self.trainer.learning_rate,
             patches_per_second=rate,
             seconds=seconds,
             val_loss=float(-np.log(certain).mean()),
@@ -282,8 +286,8 @@ class Run:
         last = self.history[-1] if self.history else {}
         row = last if last.get("step") == self.trainer.step else {}
         kept = self.kept if row else undecided(self.kept, self.config.threshold)
-        average = self.trainer.average
-        weights = whole_state(self.model, average) if self.config.freeze else average.state_dict()
+        average = self.trainer.ema_model
+        weights = whole_state(self.model, average) if self.config.freeze else copy_state(average)
         checkpoint = Checkpoint(
             arch=self.model.arch,
             model={name: tensor.cpu() for name, tensor in weights.items()},

@@ -1,4 +1,4 @@
-"""All that moves while training, and one epoch of it."""
+"""The training loop: one step, one epoch, and the state to continue from."""
 
 import copy
 from collections.abc import Callable
@@ -9,9 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from histocli.compute.device import Compute
+from histocli.compute.device import Compute, seed_device
 from histocli.compute.world import ALONE, World
 from histocli.config import Augment, Precision, Rotate
 from histocli.data.features import is_features
@@ -20,9 +19,10 @@ from histocli.data.transforms import augment
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm
-from histocli.training.optim import Optimizers
+from histocli.training.cuda_graph import GraphedStep
+from histocli.training.optim import FlatOptimizer, OptimConfig
 
-_NORMS = _BatchNorm, GroupBatchNorm
+_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, GroupBatchNorm
 _APART = 0x9E3779B1  # between the seeds of processes: a processor's generator takes the lower 32 bits alone
 _CHECK_EVERY = 50  # steps between looks at the losses: on a GPU each look waits for it
 
@@ -34,32 +34,47 @@ class Recipe:
     lr: float
     total_steps: int
     seed: int
-    batch_size: int = 128
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     warmup: float = 0.2
-    average_over: float = 0.02
+    ema_span: float = 0.02  # fraction of all steps that the moving average of the weights looks back
     muon: bool = True
     backbone_lr: float = 1.0  # of a pretrained backbone, as a fraction of `lr`
     augment: Augment = Augment.FULL
     rotate: Rotate = Rotate.AUTO
     compile: bool = False
+    cuda_graph: bool = True  # whether a GPU may run the step as one CUDA graph, where that is valid
 
 
 class Trainer:
-    """All that moves while training: weights, their average, optimiser, schedule, scaler, and the step.
+    """The training loop: a step, an epoch, and the state to continue from.
 
-    Muon and AdamW, one cycle of the learning rate, gradient clipping, and an exponential moving average of the weights
-    over the last `average_over` of all steps, which is what validates and predicts. What is random in a step follows
-    from the seed and the step's number alone, so that a run can stop after any step and go on as if it had not.
+    A step draws random augmentations, computes the loss and its gradients, and updates the weights and their moving
+    average (`ema_model`), which is what validates and predicts. What is random in a step follows from the seed and the
+    step's number alone, so that a run can stop after any step and continue as if it had not.
 
-    Several processes (`world`) each train on their share of every batch and average their gradients; they come to
+    Several processes (`world`) each train on their share of every batch and average their gradients; they call
     `train_epoch` and `state` together.
     """
 
     def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, world: World = ALONE) -> None:
         self.model = model.to(compute.device)
-        self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.ema_model = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.optimizer = FlatOptimizer(
+            self.model,
+            self.ema_model,
+            OptimConfig(
+                lr=recipe.lr,
+                total_steps=recipe.total_steps,
+                warmup=recipe.warmup,
+                weight_decay=recipe.weight_decay,
+                ema_span=recipe.ema_span,
+                muon=recipe.muon,
+                muon_dtype=torch.bfloat16 if compute.precision is Precision.BF16 else torch.float32,
+                backbone_lr=recipe.backbone_lr,
+                scale_loss=compute.precision is Precision.FP16,
+            ),
+        )
         if recipe.compile:
             self.model.compile()
         self.world = world
@@ -67,21 +82,27 @@ class Trainer:
         self.compute = compute
         self.step = 0
         self.losses: list[Tensor] = []  # of this epoch, on the device
-        self.recent_loss: float | None = None  # the mean of the last ones looked at
-        self.optimizers = Optimizers(
-            self.model,
-            recipe.lr,
-            total_steps=recipe.total_steps,
-            warmup=recipe.warmup,
-            weight_decay=recipe.weight_decay,
-            muon=recipe.muon,
-            muon_dtype=torch.bfloat16 if compute.precision is Precision.BF16 else torch.float32,
-            backbone_lr=recipe.backbone_lr,
-        )
-        wanted = getattr(model, "side", None)  # a head alone wants no images
+        self.recent_loss: float | None = None  # the mean of the last ones checked
+        wanted = getattr(model, "side", None)  # a head alone takes features, not images
         self.side = wanted if wanted and wanted < PATCH_SIDE else None
         self.any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
-        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision is Precision.FP16)
+        self.graph = GraphedStep(self.compute_step) if self._can_use_graph(model) else None
+
+    def _can_use_graph(self, model: nn.Module) -> bool:
+        """Return whether the step may run as one CUDA graph: on one GPU, with a network that never waits for it."""
+        return (
+            self.recipe.cuda_graph
+            and self.compute.device.type == "cuda"
+            and self.world.size == 1
+            and not self.recipe.compile
+            and not torch.are_deterministic_algorithms_enabled()
+            and getattr(model, "arch", "").partition("/")[0] not in ("", "timm")
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """AdamW's learning rate for the next step."""
+        return self.optimizer.learning_rate(self.step)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -89,7 +110,7 @@ class Trainer:
         return self.world.replicate(self.model)
 
     def train_epoch(self, batches: Batches, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
-        """Train to the end of the epoch that `step` is in; the mean loss, or None where `on_step` said to stop.
+        """Train to the end of the current epoch; return the mean loss, or None where `on_step` said to stop.
 
         Raises:
             HistoError: a loss is not finite.
@@ -109,35 +130,32 @@ class Trainer:
         return mean
 
     def train_step(self, batch: Batch, share: float = 1.0) -> Tensor:
-        """One optimiser step on uint8 images (N,3,96,96) and labels (N,); the loss, still on the device.
+        """Take one optimiser step on uint8 images (N,3,96,96) and labels (N,); return the loss, still on the device.
 
         `share` is N over the mean of all processes' N, so that their averaged gradient is that of the whole batch.
         """
-        torch.manual_seed(_seed(self.recipe.seed, self.step + self.world.rank * _APART))
-        images = batch.images
+        seed_device(self.compute.device, _seed(self.recipe.seed, self.step + self.world.rank * _APART))
+        if self.graph and not is_features(batch.images):
+            loss = self.graph(batch.images, batch.labels)
+        else:
+            loss = self.compute_step(batch.images, batch.labels, share)
+        self.step += 1
+        return loss
+
+    def compute_step(self, images: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
+        """Augment, compute the loss and its gradients, update weights and EMA, all on the device; return the loss.
+
+        Nothing in it needs a value from the host, so that a CUDA graph can hold it.
+        """
         if not is_features(images):
             images = augment(images, self.recipe.augment, any_angle=self.any_angle, side=self.side)
         with self.compute.autocast():
-            loss = F.cross_entropy(self.network(images), batch.labels, label_smoothing=self.recipe.label_smoothing)
+            loss = F.cross_entropy(self.network(images), labels, label_smoothing=self.recipe.label_smoothing)
         if share != 1:
             loss = loss * share
-        self.scaler.scale(loss).backward()
-        self.optimizers.step(self.scaler)
-        self.step += 1
-        self._update_average()
+        (loss * self.optimizer.loss_scale if self.optimizer.config.scale_loss else loss).backward()
+        self.optimizer.step()
         return loss.detach()
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        """Move the average towards the weights, faster at first; counters are taken as they are."""
-        span = max(1.0, self.recipe.average_over * self.recipe.total_steps)
-        weight = max(1 / span, 9 / (10 + self.step))
-        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-        for average, current in pairs:
-            if average.is_floating_point():
-                average.lerp_(current, weight)
-            else:
-                average.copy_(current)
 
     @torch.no_grad()
     def _average_statistics(self) -> None:
@@ -147,14 +165,15 @@ class Trainer:
         """
         if self.world.size == 1:
             return
-        norms = [m for model in (self.model, self.average) for m in model.modules() if isinstance(m, _NORMS)]
+        norms = [m for model in (self.model, self.ema_model) for m in model.modules() if isinstance(m, _NORMS)]
         own = [value for m in norms for value in (m.running_mean, m.running_var) if value is not None]
         if own:
             means = self.world.mean(torch.cat(own)).split([len(value) for value in own])
-            torch._foreach_copy_(own, list(means))
+            for value, mean in zip(own, means, strict=True):
+                value.copy_(mean)
 
     def _check_losses(self) -> Tensor:
-        """The epoch's losses so far, each of a whole batch."""
+        """Return the epoch's losses so far, each of a whole batch."""
         if not self.losses:
             return torch.empty(0)
         losses = self.world.mean(torch.stack(self.losses))
@@ -169,30 +188,32 @@ class Trainer:
         return losses
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to go on from this step, as tensors and plain values.
+        """Return everything needed to continue from this step, as tensors on the CPU and plain values.
 
         Raises:
-            HistoError: a loss is not finite, so that nobody would want to go on from here.
+            HistoError: a loss is not finite, so that nobody would want to continue from here.
         """
         losses = self._check_losses()
         self._average_statistics()
         return {
             "step": self.step,
             "losses": losses.cpu(),
-            "model": self.model.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "model": copy_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
         }
 
-    def load_state(self, state: dict[str, Any], average: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+    def load_state(self, state: dict[str, Any], ema_state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned, or from that of a run of histo 0.1."""
         self.step = state["step"]
         self.losses = list(state["losses"].to(self.compute.device))
         self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(average)
-        self.optimizers.load_state_dict(state["optimizers"])
-        if state["scaler"]:  # empty where the run began in a precision that needs none
-            self.scaler.load_state_dict(state["scaler"])
+        self.ema_model.load_state_dict(ema_state)
+        self.optimizer.load_state_dict(state.get("optimizer") or state["optimizers"])
+
+
+def copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a model's state on the CPU, each tensor with storage of its own."""
+    return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def _seed(seed: int, number: int) -> int:

@@ -32,9 +32,9 @@ def main(path):
         model = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 23 * 23, 2))
         trainer = Trainer(model, Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, world)
         losses = [trainer.train_epoch(batches), trainer.train_epoch(batches)]
-        probs = batches.joined(probabilities(trainer.average, batches.in_order(), compute))
+        probs = batches.joined(probabilities(trainer.ema_model, batches.in_order(), compute))
         if world.leads:
-            weights = torch.cat([p.detach().flatten() for p in trainer.average.parameters()])
+            weights = torch.cat([p.detach().flatten() for p in trainer.ema_model.parameters()])
             torch.save({"losses": losses, "weights": weights, "probs": probs, "processes": world.size}, path)
 
 

@@ -125,8 +125,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_the_checkpoint_stays(root, va
         if tensor.is_floating_point():
             tensor.fill_(value)
     content["training"]["trainer"]["step"] //= 2
-    for schedule in content["training"]["trainer"]["optimizers"]["schedules"]:
-        schedule["last_epoch"] //= 2
+    content["training"]["trainer"]["optimizer"]["steps"] //= 2
     torch.save(content, last)
     before = last.read_bytes()
     process = histo(root, "train", "--resume", "--name", "first", code=1)

@@ -1,55 +1,245 @@
-"""Muon: what its updates look like, and which weights get them."""
+"""The optimiser: the same steps as torch's own parts, whatever the layout; Muon's updates; the learning-rate cycle."""
 
+import copy
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from histocli.training.optim import Muon, Optimizers, orthogonal
+from histocli.training.optim import (
+    CLIP_NORM,
+    MOMENTUM,
+    MUON_LR,
+    FlatOptimizer,
+    OptimConfig,
+    one_cycle,
+    orthogonalize,
+    step_table,
+)
 
 
-def test_an_orthogonal_matrix_keeps_the_singular_vectors_and_evens_out_the_values():
+def network():
+    """Two convolutions for Muon; a depthwise one, a norm, a bias and a linear layer for AdamW.
+
+    A bias before a norm has no gradient but rounding, which AdamW would magnify: there is none.
+    """
     torch.manual_seed(0)
-    for shape in ((20, 50), (50, 20)):
-        matrix = torch.randn(shape)
-        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-        within = u.T @ orthogonal(matrix) @ v.T  # diagonal in the singular vectors of the matrix itself
-        values = within.diagonal()
-        assert values.min() > 0.6
-        assert values.max() < 1.25
-        assert (within - values.diag()).abs().max() < 1e-4
+    mixing, depthwise = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=8, bias=False)
+    layers = mixing, depthwise, nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(4 * 4 * 4, 2)).to(memory_format=torch.channels_last)
 
 
-def test_an_update_is_as_large_whatever_the_gradient():
-    for scale in (1e-6, 1.0, 1e3):
-        torch.manual_seed(1)
-        weight = nn.Parameter(torch.zeros(16, 4, 3, 3))
-        weight.grad = torch.randn_like(weight) * scale
-        Muon([weight], lr=0.1, weight_decay=0).step()
-        assert 0.01 < weight.pow(2).mean().sqrt() < 0.03  # about 0.1 of 0.2
+def take_steps(model, optimizer_step, count, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        images = torch.randn(6, 3, 8, 8, generator=generator)
+        labels = torch.randint(0, 2, (6,), generator=generator)
+        nn.functional.cross_entropy(model(images) * 3, labels).backward()
+        optimizer_step()
 
 
-def test_an_update_in_bf16_points_the_same_way():
-    moved = []
-    for dtype in (torch.float32, torch.bfloat16):
-        torch.manual_seed(2)
-        weight = nn.Parameter(torch.zeros(16, 4, 3, 3))
-        weight.grad = torch.randn_like(weight)
-        Muon([weight], lr=0.1, weight_decay=0, dtype=dtype).step()
-        moved.append(weight.detach().flatten())
-    assert moved[0].dtype is moved[1].dtype is torch.float32
-    assert torch.cosine_similarity(*moved, dim=0) > 0.999
-    assert not torch.equal(*moved)
+class Reference:
+    """The same optimiser from torch's parts: AdamW, a plain Muon, clip_grad_norm_, OneCycleLR, AveragedModel."""
+
+    def __init__(self, model, config):
+        self.model, self.config, self.step_number = model, config, 0
+        self.muon = [p for p in model.parameters() if config.muon and p.ndim > 2 and p.shape[1] > 1]
+        others = [p for p in model.parameters() if all(p is not q for q in self.muon)]
+        decays = [[p for p in others if (p.ndim > 1) is wanted] for wanted in (True, False)]
+        groups = [{"params": decays[0]}, {"params": decays[1], "weight_decay": 0.0}]
+        self.adamw = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
+        self.cycle = OneCycleLR(
+            self.adamw, config.lr, total_steps=config.total_steps + 1, pct_start=config.warmup,
+            div_factor=10, final_div_factor=100,
+        )  # fmt: skip
+        self.momentum = [torch.zeros_like(p) for p in self.muon]
+        self.ema = copy.deepcopy(model)
+
+    def step(self):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        lr = MUON_LR * self.adamw.param_groups[0]["lr"]
+        with torch.no_grad():
+            for weight, momentum in zip(self.muon, self.momentum, strict=True):
+                momentum.lerp_(weight.grad, 1 - MOMENTUM)
+                ahead = weight.grad.lerp(momentum, MOMENTUM).flatten(1)
+                wide = ahead if len(ahead) <= ahead.shape[1] else ahead.T
+                direction = orthogonalize(wide[None])[0]
+                direction = direction if len(ahead) <= ahead.shape[1] else direction.T
+                weight.mul_(1 - lr * self.config.weight_decay)
+                weight.sub_(lr * 0.2 * max(ahead.shape) ** 0.5 * direction.view(weight.shape))
+        self.adamw.step()
+        self.cycle.step()
+        self.model.zero_grad()
+        self.step_number += 1
+        span = max(1.0, self.config.ema_span * self.config.total_steps)
+        weight = max(1 / span, 9 / (10 + self.step_number))
+        for average, value in zip(self.ema.state_dict().values(), self.model.state_dict().values(), strict=True):
+            average.lerp_(value, weight) if average.is_floating_point() else average.copy_(value)
 
 
-def test_convolutions_that_mix_channels_go_to_muon_and_all_else_to_adamw():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.BatchNorm2d(8), nn.Linear(8, 2))
-    made = Optimizers(model, 1e-3, total_steps=10, warmup=0.2, weight_decay=0.1, muon=True)
-    adamw, muon = made.optimizers
-    assert [p is model[0].weight for group in muon.param_groups for p in group["params"]] == [True]
-    adapted = [p for group in adamw.param_groups for p in group["params"]]
-    assert sum(p.numel() for p in adapted) == sum(p.numel() for p in model.parameters()) - model[0].weight.numel()
+@pytest.mark.parametrize("muon", [True, False])
+def test_it_takes_the_steps_of_the_separate_optimisers(muon):
+    config = OptimConfig(lr=0.02, total_steps=12, weight_decay=0.1, ema_span=0.3, muon=muon)
+    model, expected = network(), network()
+    ema = copy.deepcopy(model)
+    optimizer, reference = FlatOptimizer(model, ema, config), Reference(expected, config)
+    take_steps(model, optimizer.step, 12)
+    take_steps(expected, reference.step, 12)
+    for ours, theirs in ((model, expected), (ema, reference.ema)):
+        for (name, value), wanted in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+            torch.testing.assert_close(
+                value, wanted, rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
-def test_without_muon_all_goes_to_adamw():
-    model = nn.Conv2d(3, 8, 3)
-    made = Optimizers(model, 1e-3, total_steps=10, warmup=0.2, weight_decay=0.1, muon=False)
-    assert [type(optimizer) for optimizer in made.optimizers] == [torch.optim.AdamW]
+def test_the_cycle_is_that_of_torch():
+    for steps, warmup in ((1, 0.2), (4, 0.2), (9, 0.1), (50, 0.2), (1000, 0.05)):
+        config = OptimConfig(lr=0.003, total_steps=steps, warmup=warmup)
+        adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1)
+        rise = warmup if warmup * (steps + 1) != 1 else 0.9 * warmup
+        cycle = OneCycleLR(adamw, 0.003, total_steps=steps + 1, pct_start=rise, div_factor=10, final_div_factor=100)
+        rates, betas = [], []
+        for _ in range(steps):
+            rates.append(adamw.param_groups[0]["lr"])
+            betas.append(adamw.param_groups[0]["betas"][0])
+            adamw.step()
+            cycle.step()
+        ours = one_cycle(config)
+        np.testing.assert_allclose(ours[0][:steps], rates, rtol=1e-9)
+        np.testing.assert_allclose(ours[1][:steps], betas, rtol=1e-9)
+
+
+def test_the_ema_starts_fast_and_then_looks_back_over_its_span():
+    weights = step_table(OptimConfig(lr=1e-3, total_steps=1000, ema_span=0.02))[:, 4]
+    assert weights[0] > 0.8
+    assert weights[-1] == pytest.approx(1 / 20)
+    assert (np.diff(weights) <= 0).all()
+    constant = AveragedModel(nn.Linear(1, 1), multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / 20))
+    assert constant is not None  # torch's EMA has one weight for all steps, which is why it is not used here
+
+
+def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_near_1():
+    torch.manual_seed(0)
+    matrix = torch.randn(20, 50)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    within = u.T @ orthogonalize(matrix[None])[0] @ v.T  # diagonal in the singular vectors of the matrix itself
+    values = within.diagonal()
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+    assert (within - values.diag()).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_a_matrix_changes_nothing(dtype):
+    torch.manual_seed(0)
+    matrix = (torch.randn(16, 27) * 1e-3).to(dtype)
+    padded = torch.zeros(2, 64, 288, dtype=dtype)
+    padded[0, :16, :27] = matrix
+    alone, together = orthogonalize(matrix[None])[0], orthogonalize(padded)[0]
+    assert (together[:16, :27] - alone).float().abs().max() < (1e-5 if dtype is torch.float32 else 0.02)
+    assert not together[16:].any()
+    assert not together[:, 27:].any()
+
+
+def update_of(weight, gradient, **changes):
+    """Return by how much one step of Muon moves a convolution's weight."""
+    model = nn.Conv2d(weight.shape[1], weight.shape[0], 3, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(weight)
+    config = OptimConfig(lr=0.05, total_steps=10, weight_decay=0, **changes)
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
+    model.weight.grad = gradient
+    optimizer.step()
+    return model.weight.detach() - weight
+
+
+def test_an_update_has_the_same_size_for_any_gradient():
+    torch.manual_seed(1)
+    gradient = torch.randn(16, 4, 3, 3)
+    for scale in (1e-4, 1.0, 1e3):
+        size = update_of(torch.zeros(16, 4, 3, 3), gradient * scale).pow(2).mean().sqrt()
+        assert 0.001 < size < 0.003  # the first learning rate is a tenth of the peak: 0.01 times 0.2
+
+
+def test_an_update_in_bf16_has_the_same_direction():
+    torch.manual_seed(2)
+    gradient = torch.randn(16, 4, 3, 3)
+    exact, rounded = (
+        update_of(torch.zeros(16, 4, 3, 3), gradient, muon_dtype=dtype) for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert exact.dtype is rounded.dtype is torch.float32
+    assert torch.cosine_similarity(exact.flatten(), rounded.flatten(), dim=0) > 0.999
+    assert not torch.equal(exact, rounded)
+
+
+def test_convolutions_that_mix_channels_go_to_muon_and_all_others_to_adamw():
+    model = network()
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=1e-3, total_steps=10))
+    assert [p is q for p, q in zip(optimizer.muon_params, (model[0].weight, model[3].weight), strict=True)] == [
+        True
+    ] * 2
+    assert len(optimizer.params) == len(list(model.parameters()))
+
+
+def test_without_muon_adamw_updates_everything():
+    model = network()
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), OptimConfig(lr=1e-3, total_steps=10, muon=False))
+    assert optimizer.muon_params == []
+    assert len(optimizer.momentum) == 0
+
+
+def test_an_overflow_changes_no_weight_and_halves_the_loss_scale():
+    config = OptimConfig(lr=1e-2, total_steps=10, scale_loss=True)
+    model = network()
+    optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, float("inf"))
+    optimizer.step()
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert optimizer.loss_scale == 2**15
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) * optimizer.loss_scale
+    optimizer.step()
+    assert not torch.equal(before["0.weight"], model.state_dict()["0.weight"])
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_a_scaled_loss_gives_the_same_steps():
+    plain, scaled = network(), network()
+    configs = [OptimConfig(lr=0.02, total_steps=5, scale_loss=scale) for scale in (False, True)]
+    for model, config in zip((plain, scaled), configs, strict=True):
+        optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
+
+        def step(model=model, optimizer=optimizer):
+            for parameter in model.parameters():
+                parameter.grad *= optimizer.loss_scale
+            optimizer.step()
+
+        take_steps(model, step, 5)
+    for one, other in zip(plain.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_it_continues_from_the_state_of_separate_optimisers():
+    """A run that an older histo began keeps torch.optim's states in last.pt."""
+    config = OptimConfig(lr=0.02, total_steps=12)
+    model = network()
+    reference = Reference(model, config)
+    take_steps(model, reference.step, 6)
+    muon = {"state": dict(enumerate({"momentum": momentum} for momentum in reference.momentum))}
+    state = {
+        "optimizers": [reference.adamw.state_dict(), muon],
+        "schedules": [reference.cycle.state_dict(), reference.cycle.state_dict()],
+    }
+    going_on = copy.deepcopy(model)
+    optimizer = FlatOptimizer(going_on, copy.deepcopy(going_on), config)
+    optimizer.load_state_dict(state)
+    take_steps(model, reference.step, 6, seed=2)
+    take_steps(going_on, optimizer.step, 6, seed=2)
+    for one, other in zip(going_on.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5)

@@ -1,0 +1,236 @@
+"""What `histo` does on a GPU: start to exit of a training, step rates, and scoring of image files.
+
+    python -m benchmarks.gpu OUT [--device cuda] [--patches 220025] [--seconds 400]
+
+Writes OUT/gpu.jsonl, one line after each stage, so that a run that is cut off still reports. With `--device cpu
+--patches 800` it rehearses every stage on a CPU in under two minutes.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from histocli.commands.download import download
+from histocli.compute.device import choose_compute, deterministic
+from histocli.config import Augment, Device, Precision
+from histocli.data.loaders import Batches
+from histocli.models import create_model
+from histocli.sources import Patch, SourceReport
+from histocli.training.trainer import Recipe, Trainer
+from histocli.workspace import Workspace
+
+DRAWN = 8192  # synthetic patches drawn; the data set repeats them, shifted
+TIFFS = 57_458  # as many as Kaggle's test images
+EPOCHS = 10
+
+
+class ShiftedPatches:
+    """`n` patches: those of a packed array again and again, each time shifted by other offsets, slides apart."""
+
+    id_is_sha1 = drop_duplicates = False
+
+    def __init__(self, workspace: Workspace, n: int) -> None:
+        self.total = n
+        self.pixels = np.load(workspace.patches_path("drawn"), mmap_mode="r")
+        self.table = pd.read_csv(workspace.manifest_path("drawn"))
+        self.report = SourceReport(origin=f"synthetic patches, shifted: n={n}")
+
+    def patches(self) -> Iterator[Patch]:
+        """Yield the patches; the label is that of the patch before it was shifted, which is good enough for timing."""
+        labels, slides = self.table["label"].tolist(), self.table["slide"].tolist()
+        for i in range(self.total):
+            copy, base = divmod(i, len(self.pixels))
+            load = partial(_shifted, self.pixels, base, copy)
+            yield Patch(f"p{i:06d}", load, int(labels[base]), f"{slides[base]}_{copy}", "", "")
+
+
+def _shifted(pixels: Any, base: int, copy: int) -> Any:
+    """Return a patch shifted and a little darker, so that no two copies of it count as overlapping tissue."""
+    return np.roll(np.maximum(pixels[base], copy) - np.uint8(copy), (3 * copy, 5 * copy), (0, 1))
+
+
+class Bench:
+    """The stages, each of which notes its figures in `out`/gpu.jsonl."""
+
+    def __init__(self, out: Path, device: str, n: int, seconds: float) -> None:
+        self.out, self.device, self.n = out, device, n
+        self.full = n >= 100_000
+        self.began, self.limit = time.monotonic(), seconds
+        memory = Path("/dev/shm")
+        self.root = (memory if memory.is_dir() else out) / "histo-gpu-bench"
+        shutil.rmtree(self.root, ignore_errors=True)
+        out.mkdir(parents=True, exist_ok=True)
+        self.workspace = Workspace(self.root)
+
+    def note(self, stage: str, **figures: Any) -> None:
+        """Write one line of results."""
+        line = json.dumps({"stage": stage, "at": round(time.monotonic() - self.began, 1), **figures})
+        with (self.out / "gpu.jsonl").open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+    def histo(self, stage: str, *args: object, stdout: Path | None = None) -> float | None:
+        """Run a command of histo from start to exit; note its seconds, or how it failed."""
+        left = self.limit - (time.monotonic() - self.began)
+        if left < 5:
+            self.note(stage, skipped="no time left")
+            return None
+        line = [sys.executable, "-m", "histocli", "-w", str(self.root), *map(str, args)]
+        began = time.monotonic()
+        try:
+            with (stdout or Path(os.devnull)).open("wb") as file:
+                done = subprocess.run(line, stdout=file, stderr=subprocess.PIPE, timeout=left, check=False)
+        except subprocess.TimeoutExpired:
+            self.note(stage, failed="out of time")
+            return None
+        seconds = time.monotonic() - began
+        if done.returncode:
+            self.note(stage, failed=done.returncode, end=done.stderr.decode(errors="replace")[-1200:])
+            return None
+        self.note(stage, seconds=round(seconds, 2))
+        return seconds
+
+    def run(self) -> None:
+        """Run all stages, the most important ones first."""
+        self.facts()
+        self.make_data()
+        self.train("default", ())
+        self.train("batch 512", ("--batch-size", 512))
+        self.step_rates()
+        self.predict()
+        self.note("done")
+
+    def facts(self) -> None:
+        """Note the machine."""
+        facts: dict[str, Any] = {"torch": torch.__version__, "cores": os.cpu_count()}
+        if torch.cuda.is_available():
+            facts |= {"gpu": torch.cuda.get_device_name(), "capability": torch.cuda.get_device_capability()}
+        self.note("facts", **facts)
+
+    def make_data(self) -> None:
+        """Pack the patches, and balance them."""
+        drawn = min(DRAWN, self.n)
+        self.histo(f"draw {drawn} patches", "download", "--source", "synthetic", "--n", drawn, "--name", "drawn")
+        began = time.monotonic()
+        source = ShiftedPatches(self.workspace, self.n)
+        download(
+            self.workspace, "bench", "shifted", source, {}, on_progress=lambda done: None, on_unreadable=_must_not_be
+        )
+        self.note(f"pack {self.n} patches", seconds=round(time.monotonic() - began, 1))
+        self.histo("balance", "balance", "--data", "bench", "--n", 160_000 if self.full else "max")
+
+    def train(self, name: str, options: tuple[object, ...]) -> None:
+        """Train from start to exit."""
+        run, epochs = name.replace(" ", "-"), EPOCHS if self.full else 2
+        line = "train", "--epochs", epochs, "--device", self.device, "--name", run, "--seed", 0, *options
+        seconds = self.histo(f"train {epochs} epochs, {name}", *line)
+        path = self.workspace.run_dir(run) / "history.jsonl"
+        if seconds and path.is_file():
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            figures = {
+                "patches_per_second": [round(row["patches_per_second"]) for row in rows],
+                "seconds": [round(row["seconds"], 2) for row in rows],
+                "auc": [round(row["val_auc"], 4) for row in rows],
+            }
+            self.note(f"epochs, {name}", outside_steps=round(seconds - sum(figures["seconds"]), 1), **figures)
+
+    def step_rates(self) -> None:
+        """Time one step: as it is, and over one batch that stays; as a CUDA graph, and eager."""
+        compute = choose_compute(Device(self.device), Precision.AUTO)
+        count = 20_000 if self.full else 300
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 96, 96, 3), np.uint8)
+        for size in (128, 512, 2048) if self.full else (64,):
+            for graph in (True, False):
+                batches = Batches(pixels, np.arange(count), np.arange(count) % 2, size, compute.device)
+                torch.manual_seed(0)
+                with deterministic(False):
+                    made = Trainer(create_model("histonet"), Recipe(1e-3, 10_000, 0, cuda_graph=graph), compute)
+                    epochs = self._endless(batches)
+                    full = self._milliseconds(lambda made=made, epochs=epochs: made.train_step(next(epochs)))
+                    batch = next(epochs)
+                    plain = Recipe(1e-3, 10_000, 0, augment=Augment.NONE, cuda_graph=graph)
+                    fixed_trainer = Trainer(create_model("histonet"), plain, compute)
+                    fixed = self._milliseconds(lambda made=fixed_trainer, batch=batch: made.train_step(batch))
+                kind = "graph" if made.graph else "eager"
+                self.note(f"step of {size}, {kind}", milliseconds=full, fixed=fixed, ratio=round(fixed / full, 3))
+                if made.graph is None:
+                    break
+
+    @staticmethod
+    def _endless(batches: Batches) -> Iterator[Any]:
+        epoch = 0
+        while True:
+            yield from batches.shuffled(epoch)
+            epoch += 1
+
+    def _milliseconds(self, step: Any) -> float:
+        warm_up, count = (30, 200) if self.full else (2, 4)
+        for _ in range(warm_up):
+            step()
+        self._wait()
+        began = time.perf_counter()
+        for _ in range(count):
+            step()
+        self._wait()
+        return round((time.perf_counter() - began) / count * 1e3, 3)
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def predict(self) -> None:
+        """Score TIFF files and the packed array."""
+        folder, count = self.root / "tiffs", TIFFS if self.full else 200
+        folder.mkdir()
+        edges = np.linspace(0, count, (os.cpu_count() or 1) + 1).astype(int).tolist()
+        array = self.workspace.patches_path("bench")
+        with ProcessPoolExecutor() as pool:
+            list(pool.map(partial(_write_tiffs, array, folder), edges[:-1], edges[1:]))
+        for name, options in (("", ()), (" --tta", ("--tta",))):
+            out = self.root / "scores.csv"
+            line = "predict", folder, "--ckpt", "default", "--device", self.device, *options
+            if seconds := self.histo(f"predict {count} TIFFs{name}", *line, stdout=out):
+                self.note(f"predict {count} TIFFs{name}: rate", per_second=round(count / seconds))
+        line = "predict", "bench", "--ckpt", "default", "--device", self.device
+        if seconds := self.histo(f"predict {self.n} packed patches", *line, stdout=self.root / "scores.csv"):
+            self.note(f"predict {self.n} packed patches: rate", per_second=round(self.n / seconds))
+
+
+def _must_not_be(patch: str, error: Exception) -> None:
+    raise RuntimeError(f"{patch}: {error}")
+
+
+def _write_tiffs(array: Path, folder: Path, start: int, stop: int) -> None:
+    patches = np.load(array, mmap_mode="r")
+    for i in range(start, stop):
+        pixels = patches[i % len(patches)][..., ::-1]
+        cv2.imwrite(str(folder / f"{i:06}.tif"), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--patches", type=int, default=220_025)
+    parser.add_argument("--seconds", type=float, default=400)
+    options = parser.parse_args()
+    Bench(options.out, options.device, options.patches, options.seconds).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""What only a GPU can show. `pytest -m cuda` runs these; without a GPU they skip."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from histocli.compute.device import Compute, choose_compute, deterministic
+from histocli.config import Augment, Device, Precision, Rotate
+from histocli.data.loaders import Batches
+from histocli.data.transforms import augment, random_placement
+from histocli.inference.forward import batch_log_odds
+from histocli.models import create_model
+from histocli.training.trainer import Recipe, Trainer
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
+
+CPU = Compute(torch.device("cpu"), Precision.FP32, "")
+
+
+def gpu(precision=Precision.FP32):
+    return choose_compute(Device.CUDA, precision)
+
+
+def batches(device, n=256, size=32, resident=None):
+    rng = np.random.default_rng(1)
+    labels = np.arange(n) % 2
+    pixels = rng.integers(0, 128, (n, 96, 96, 3), np.uint8) + 100 * labels[:, None, None, None].astype(np.uint8)
+    return Batches(pixels, np.arange(n), labels, size, torch.device(device), resident=resident)
+
+
+def trainer(compute, total_steps=200, arch="histonet", **changes):
+    torch.manual_seed(3)
+    return Trainer(create_model(arch), Recipe(1e-3, total_steps, seed=3, **changes), compute)
+
+
+def relative(one, other):
+    return float((one.cpu().float() - other.cpu().float()).norm() / other.cpu().float().norm().clamp(min=1e-12))
+
+
+def test_a_graph_takes_the_steps_of_eager_training():
+    data = batches("cuda")
+    eager, graphed = trainer(gpu(), cuda_graph=False), trainer(gpu())
+    assert eager.graph is None
+    losses = [[], []]
+    for made, own in zip((eager, graphed), losses, strict=True):
+        for _ in range(3):
+            made.train_epoch(data, lambda step, made=made, own=own: bool(own.append(made.losses[-1].item())))
+    assert graphed.graph.graph is not None
+    assert losses[0][:8] == pytest.approx(losses[1][:8], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert int(graphed.optimizer.steps) == int(eager.optimizer.steps) == 24
+
+
+@pytest.mark.parametrize("arch", ["histonet", "resnet18", "p4m-densenet"])
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16, Precision.FP32])
+def test_every_architecture_trains_as_a_graph(arch, precision):
+    data, made = batches("cuda"), trainer(gpu(precision), arch=arch)
+    first = made.train_epoch(data)
+    for _ in range(3):
+        last = made.train_epoch(data)
+    assert made.graph.graph is not None
+    assert last < first
+
+
+def test_three_steps_are_those_of_the_cpu():
+    expected, made = trainer(CPU, augment=Augment.NONE), trainer(gpu(), augment=Augment.NONE)
+    for on_cpu, on_gpu in zip(batches("cpu").in_order(), list(batches("cuda").in_order())[:3], strict=False):
+        losses = expected.train_step(on_cpu), made.train_step(on_gpu)
+        assert float(losses[1]) == pytest.approx(float(losses[0]), rel=1e-3)
+    for name, weight in made.model.state_dict().items():
+        assert relative(weight, expected.model.state_dict()[name]) < 0.02, name
+    for name, weight in made.ema_model.state_dict().items():
+        assert relative(weight, expected.ema_model.state_dict()[name]) < 0.02, name
+
+
+def test_logits_and_gradients_are_those_of_the_cpu():
+    torch.manual_seed(0)
+    model, images = create_model("histonet"), torch.rand(16, 3, 96, 96)
+    other = copy.deepcopy(model).cuda()
+    gpu()  # sets IEEE arithmetic for fp32
+    outputs = model(images), other(images.cuda())
+    assert (outputs[0] - outputs[1].cpu()).abs().max() < 1e-3
+    for output in outputs:
+        output.square().sum().backward()
+    for one, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        if one.grad.norm() > 1e-4:
+            assert relative(theirs.grad, one.grad) < 1e-2
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
+def test_half_precision_gives_nearly_the_same_log_odds(precision):
+    torch.manual_seed(0)
+    model = create_model("histonet").cuda().eval()
+    images = next(batches("cuda").in_order()).images
+    exact = batch_log_odds(model, images, gpu(), tta=True)
+    rounded = batch_log_odds(model, images, gpu(precision), tta=True)
+    assert (exact - rounded).abs().max() < 0.05
+
+
+def test_a_step_never_waits_for_the_gpu():
+    data = batches("cuda")
+    for changes in ({}, {"cuda_graph": False}, {"cuda_graph": False, "rotate": Rotate.RIGHT}):
+        made = trainer(gpu(Precision.BF16), **changes)
+        made.train_epoch(data)
+        batch = next(data.in_order())
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(3):
+                made.train_step(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def test_patches_that_are_not_kept_on_the_gpu_give_the_same_batches():
+    kept, loaded = batches("cuda", resident=True), batches("cuda", resident=False)
+    for one, other in zip(kept.shuffled(5), loaded.shuffled(5), strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_memory_does_not_grow_over_replays():
+    data, made = batches("cuda"), trainer(gpu(Precision.BF16), total_steps=2000)
+    made.train_epoch(data)
+    made.losses = []
+    batch = next(data.in_order())
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    for _ in range(1000):
+        made.train_step(batch)
+    assert torch.cuda.memory_allocated() - before < 2**20
+
+
+def test_deterministic_training_gives_the_same_bits_and_continues_with_them():
+    states = []
+    with deterministic(True):
+        for stop in (None, None, 5):
+            data, made = batches("cuda"), trainer(gpu(Precision.BF16), total_steps=16)
+            if stop:
+                made.train_epoch(data, lambda step: step == 5)
+                state, ema = made.state(), {k: v.cpu() for k, v in made.ema_model.state_dict().items()}
+                made = trainer(gpu(Precision.BF16), total_steps=16)
+                made.load_state(state, ema)
+            while made.step < 16:
+                made.train_epoch(data)
+            states.append(made.state()["model"])
+    for other in states[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in states[0].items())
+
+
+def test_fp16_trains_for_300_steps():
+    data, made = batches("cuda"), trainer(gpu(Precision.FP16), total_steps=300)
+    losses = [made.train_epoch(data) for _ in range(37)]
+    assert losses[-1] < losses[0]
+    assert float(made.optimizer.loss_scale) >= 2**10
+
+
+def test_patches_are_placed_as_on_the_cpu():
+    """The same placements, up to interpolation: the CPU's coordinates have 1/32 of a pixel."""
+    from histocli.data import transforms
+
+    smooth = torch.nn.functional.interpolate(torch.rand(8, 3, 12, 12), 96, mode="bicubic").clamp(0, 1).mul(255).byte()
+    placement = torch.tensor([[[0.8, -0.5, 0.05], [0.5, 0.8, -0.1]]]).expand(8, 2, 3).contiguous()
+    on_cpu = transforms._remapped(smooth, placement, False).float()
+    on_gpu = transforms._sampled(smooth.cuda(), placement.cuda(), False).cpu().float()
+    assert (on_cpu - on_gpu).abs().mean() < 1
+    drawn = random_placement(smooth.cuda())
+    assert drawn.shape == smooth.shape
+
+
+def test_augmented_patches_stay_in_range():
+    images = next(batches("cuda").in_order()).images
+    for any_angle, side in ((True, 64), (False, None), (True, None)):
+        made = augment(images, Augment.FULL, any_angle=any_angle, side=side)
+        assert made.dtype is torch.float32
+        assert 0 <= float(made.min()) <= float(made.max()) <= 1
+
+
+def test_cudnn_benchmark_is_on_while_training_only():
+    before = torch.backends.cudnn.benchmark
+    with deterministic(False):
+        assert torch.backends.cudnn.benchmark
+    assert torch.backends.cudnn.benchmark is before
