@@ -118,7 +118,9 @@ class Batches:
                 yield Batch(self.resident[index].permute(0, 3, 1, 2), self.labels[index])
             return
         for images, labels in prefetch(map(self._gather, batches), AHEAD):
-            moved = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            # Only CUDA copies from pinned memory; elsewhere the source may be freed before the copy has happened.
+            asynchronous = self.device.type == "cuda"
+            moved = [part.to(self.device, non_blocking=asynchronous) for part in (images, labels)]
             yield Batch(*moved)
 
     def _gather(self, positions: "np.ndarray") -> Batch:
