@@ -1,0 +1,155 @@
+"""The CUDA path without a GPU: training steps and inference on pretended CUDA tensors, which have shapes but no values.
+
+torch's FakeTensorMode runs every operation for its shape, dtype and device alone. It fails where operands are on
+different devices, and where a value is read from the device, which would make the host wait on a real one. torch's
+autograd engine needs a real device, so that the backward pass is replaced by gradients of the right shapes.
+"""
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from histocli.compute.device import Compute
+from histocli.config import Augment, Precision, Rotate
+from histocli.data import transforms
+from histocli.data.loaders import Batch
+from histocli.inference.forward import batch_log_odds
+from histocli.models import create_model
+from histocli.training.trainer import Recipe, Trainer
+
+# Copying a model looks at the addresses of its tensors, which pretended ones do not have.
+pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
+
+ARCHS = ("histonet", "p4m-densenet", "resnet18")
+_models: dict[str, nn.Module] = {}
+
+
+class DeviceWatch(TorchDispatchMode):
+    """Count operations by what they would cost a GPU: those on the CPU, and copies between the two."""
+
+    def __init__(self):
+        super().__init__()
+        self.on_gpu, self.on_cpu, self.copies = Counter(), Counter(), Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        leaves = torch.utils._pytree.tree_leaves((args, kwargs or {}, result))
+        devices = {leaf.device.type for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim}
+        if devices == {"cuda", "cpu"}:
+            self.copies[str(function)] += 1
+        elif devices == {"cpu"}:
+            self.on_cpu[str(function)] += 1
+        elif devices:
+            self.on_gpu[str(function)] += 1
+        return result
+
+
+@pytest.fixture
+def pretended_cuda(monkeypatch):
+    """Let tensors be made on a CUDA device that is not there."""
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: None)
+    monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)  # they are there already
+    torch._C._ensureCUDADeviceGuardSet()
+    transforms._stain_matrices.cache_clear()
+    with torch.autograd.set_multithreading_enabled(False), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        yield mode
+    transforms._stain_matrices.cache_clear()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models():
+    """Build the networks before anything is pretended, in the memory format that they have."""
+    _models.update({arch: create_model(arch) for arch in ARCHS})
+    yield
+    _models.clear()
+
+
+def on_gpu(model):
+    """Give a network pretended weights on the GPU, with the strides that its own have."""
+    for module in model.modules():
+        for values in (module._parameters, module._buffers):
+            for name, value in values.items():
+                if value is not None:
+                    moved = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cuda")
+                    values[name] = nn.Parameter(moved) if values is module._parameters else moved
+    return model
+
+
+def without_backward(monkeypatch, made):
+    """Give every weight a gradient where the backward pass would."""
+
+    def backward(loss):
+        for parameter in made.model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    return made
+
+
+def batch(n=64):
+    images = torch.empty(n, 96, 96, 3, dtype=torch.uint8, device="cuda").permute(0, 3, 1, 2)
+    return Batch(images, torch.zeros(n, dtype=torch.int64, device="cuda"))
+
+
+def compute(precision):
+    return Compute(torch.device("cuda"), precision, "pretended")
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP16])
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.usefixtures("pretended_cuda")
+def test_a_training_step_stays_on_the_gpu(monkeypatch, arch, precision):
+    recipe = Recipe(1e-3, 100, 0, cuda_graph=False)
+    made = without_backward(monkeypatch, Trainer(on_gpu(_models[arch]), recipe, compute(precision)))
+    made.model.train()
+    made.train_step(batch())  # the first one uploads constants
+    with DeviceWatch() as watch:
+        loss = made.train_step(batch())
+    assert loss.device.type == "cuda"
+    assert sum(watch.on_gpu.values()) > 100
+    assert not watch.copies
+    assert not watch.on_cpu
+
+
+@pytest.mark.parametrize("augment", list(Augment))
+@pytest.mark.parametrize("rotate", [Rotate.ANY, Rotate.RIGHT])
+@pytest.mark.usefixtures("pretended_cuda")
+def test_every_augmentation_stays_on_the_gpu(monkeypatch, augment, rotate):
+    recipe = Recipe(1e-3, 100, 0, augment=augment, rotate=rotate, cuda_graph=False)
+    made = without_backward(monkeypatch, Trainer(on_gpu(_models["histonet"]), recipe, compute(Precision.BF16)))
+    made.train_step(batch())
+    with DeviceWatch() as watch:
+        made.train_step(batch())
+    assert not watch.copies
+    assert not watch.on_cpu
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP16])
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.usefixtures("pretended_cuda")
+def test_inference_stays_on_the_gpu(arch, precision):
+    model = on_gpu(_models[arch]).eval()
+    with DeviceWatch() as watch:
+        odds = batch_log_odds(model, batch().images, compute(precision), tta=True)
+    assert odds.shape == (8, 64)
+    assert odds.dtype is torch.float32
+    assert odds.device.type == "cuda"
+    assert not watch.copies
+    assert not watch.on_cpu
+
+
+@pytest.mark.usefixtures("pretended_cuda")
+def test_reading_a_value_would_be_noticed():
+    """The check can fail: FakeTensorMode refuses to read a value, and the watch counts a copy."""
+    value = torch.zeros(3, device="cuda")
+    with pytest.raises(Exception, match="_local_scalar_dense"):
+        float(value[0])
+    with DeviceWatch() as watch:
+        value.copy_(torch.ones(3, device="cpu"))
+    assert watch.copies
