@@ -128,6 +128,8 @@ def own_gpu() -> "torch.device":
     import torch
 
     number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if count == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):  # a scheduler shows each process its own GPU alone
+        number = 0
     if number >= count:
         raise HistoError(
             f"process {number + 1} on {socket.gethostname()} has no GPU: there are {count}",

@@ -17,6 +17,7 @@ _PHRASES = (
     "ALLOC_FAILED",
     "Failed to allocate memory",
     "bad_alloc",
+    "unable to find an engine",  # cuDNN, where no algorithm's workspace fits
 )
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
