@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from histocli.errors import HistoError
 
@@ -195,6 +196,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write every byte to an unbuffered file, which may take fewer at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:

@@ -16,7 +16,7 @@ from histocli.sources import Source
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
-    from histocli.sources.transfer import PlannedFile
+    from histocli.sources import PlannedFile
 
 OnTransfer = Callable[[str, int, int | None], None]
 
@@ -113,7 +113,7 @@ def plan(options: SourceOptions, workspace: Workspace) -> list[tuple[str, str, s
         (
             file.name,
             "unknown" if file.size is None else filesize.decimal(file.size),
-            "yes" if file.there else "no",
+            "yes" if file.is_here else "no",
         )
         for file in source.plan()
     ]
@@ -140,8 +140,8 @@ def _create(
         return SyntheticSource(options.n or SYNTHETIC_N, options.seed)
     first = options.locations[0] if options.locations else None
     if options.kind is SourceKind.PCAM:
+        from histocli.sources.http import DEFAULT_POLICY
         from histocli.sources.pcam import PcamSource
-        from histocli.sources.transfer import DEFAULT_POLICY
 
         policy = DEFAULT_POLICY if tries is None else replace(DEFAULT_POLICY, tries=tries)
         return PcamSource(first, workspace.downloads_dir, on_transfer=on_transfer, force=options.force, policy=policy)
@@ -169,7 +169,7 @@ def _absolute(location: str) -> str:
     """A location as it may be kept: of an address with credentials or a query, which can hold a token, a digest."""
     if "://" not in location:
         return str(Path(location).absolute())
-    from histocli.sources.transfer.web import shown
+    from histocli.sources.http import redact_url
 
-    public = shown(location)
+    public = redact_url(location)
     return public if public == location else f"{public} sha256:{sha256(location.encode()).hexdigest()}"

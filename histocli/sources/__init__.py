@@ -24,6 +24,14 @@ class Patch(NamedTuple):
     hospital: str = ""
 
 
+class PlannedFile(NamedTuple):
+    """A file that a download would fetch: its size in bytes where known, and whether it is here already."""
+
+    name: str
+    size: int | None
+    is_here: bool
+
+
 @dataclass
 class SourceReport:
     """What packing should know and tell beyond the patches themselves.

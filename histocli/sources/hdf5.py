@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.fs import human_bytes, require_space, temporary_beside
+from histocli.fs import human_bytes, require_space, temporary_beside, write_all
 from histocli.sources import Pixels
-from histocli.sources.transfer.part import write_all
 
 if TYPE_CHECKING:
     import h5py

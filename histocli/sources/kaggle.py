@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from histocli.errors import HistoError
-from histocli.sources import Patch, Pixels, SourceReport
+from histocli.sources import Patch, Pixels, PlannedFile, SourceReport
 from histocli.sources.files import File, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.http import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
     COMPETITION,
@@ -16,7 +17,6 @@ from histocli.sources.kaggle_client import (
     download_competition,
 )
 from histocli.sources.slides import hospital_of
-from histocli.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy
 
 _LAYOUT_HINT = "Kaggle's archive holds train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"
 

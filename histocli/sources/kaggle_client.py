@@ -14,8 +14,7 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.fs import hold, require_space
-from histocli.sources.transfer import DEFAULT_POLICY, RetryPolicy
-from histocli.sources.transfer.web import RETRIED, TransientError
+from histocli.sources.http import DEFAULT_POLICY, RETRIED_STATUS, RetryableError, RetryPolicy
 
 COMPETITION = "histopathologic-cancer-detection"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
@@ -44,24 +43,22 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
     """
     target = competition_dir(downloads_dir)
     with hold(target.parent / f".{COMPETITION}.lock", f"Kaggle's archive in {target.parent}"):
-        return _fetched(target, downloads_dir, force, policy)
+        return _download_if_missing(target, downloads_dir, force, policy)
 
 
-def _fetched(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
+def _download_if_missing(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
     if force or not target.is_dir():
         require_space(target.parent, ARCHIVE_BYTES + _UNPACKED_BYTES, "Kaggle's archive, packed and unpacked,")
     archive = target.with_name(f"{COMPETITION}.archive")
-    failures, best = 0, _size(archive)
-    while True:
-        try:
-            with _cache(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
-                return _download(archive, force and failures == 0)
-        except TransientError as error:
-            failures = 1 if _size(archive) > best else failures + 1
-            best = max(best, _size(archive))
-            if failures >= policy.tries:
-                raise HistoError(f"cannot fetch Kaggle's archive: {error} ({failures} tries)", _LATER_HINT) from None
-            policy.wait(failures, error.wait)
+    starts_over = force
+
+    def attempt() -> Path:
+        nonlocal starts_over
+        is_first, starts_over = starts_over, False
+        with _cache(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
+            return _download(archive, is_first)
+
+    return policy.run(attempt, "cannot download Kaggle's archive", _LATER_HINT, lambda: _size(archive))
 
 
 def _size(path: Path) -> int:
@@ -83,7 +80,7 @@ def _cache(downloads_dir: Path) -> Iterator[None]:
 
 def _download(archive: Path, force: bool) -> Path:
     import kagglehub
-    import requests  # type: ignore[import-untyped, unused-ignore]
+    import requests
     from kagglehub import exceptions as client
 
     try:
@@ -100,7 +97,7 @@ def _download(archive: Path, force: bool) -> Path:
         # An unreadable kaggle.json, or a token that no header can hold.
         raise HistoError("the Kaggle credentials are malformed", _LOGIN_HINT) from None
     except requests.RequestException as error:
-        raise TransientError(f"no connection ({type(error).__name__})") from None
+        raise RetryableError(f"no connection ({type(error).__name__})") from None
     except OSError as error:
         hint = f"free some space or set {_CACHE} to a folder elsewhere"
         raise HistoError(f"cannot write Kaggle's archive: {error.strerror}", hint) from None
@@ -116,6 +113,6 @@ def _refused(status: int) -> Exception:
         return HistoError("Kaggle refused the credentials, or there are none (HTTP 401)", _LOGIN_HINT)
     if status == 403:
         return HistoError("Kaggle wants the competition's rules accepted first (HTTP 403)", _RULES_HINT)
-    if status in RETRIED:
-        return TransientError(f"HTTP {status}")
+    if status in RETRIED_STATUS:
+        return RetryableError(f"HTTP {status}")
     return HistoError(f"Kaggle does not serve the archive (HTTP {status})", _LATER_HINT)

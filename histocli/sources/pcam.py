@@ -15,12 +15,11 @@ import numpy as np
 
 from histocli.errors import HistoError
 from histocli.fs import hold
-from histocli.sources import Patch, Pixels, SourceReport
+from histocli.sources import Patch, Pixels, PlannedFile, SourceReport
+from histocli.sources.download import download_file, file_md5, is_complete, recorded_md5, remote_size
 from histocli.sources.hdf5 import opened, read_labels, read_patches
+from histocli.sources.http import DEFAULT_POLICY, MissingFileError, RetryPolicy, redact_url
 from histocli.sources.slides import hospital_of, read_meta
-from histocli.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy, fetch, remote_size
-from histocli.sources.transfer.part import file_md5, is_complete, recorded_md5
-from histocli.sources.transfer.web import MissingFileError, shown
 
 ZENODO = "https://zenodo.org/records/2546921/files?download=1"
 SPLITS = ("train", "valid", "test")
@@ -85,7 +84,7 @@ class PcamSource:
             )
         self._files: dict[str, _SplitFiles] = {}
         self._labels: dict[str, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
-        self.report = SourceReport(origin=str(self._folder) if self._folder else shown(self._url))
+        self.report = SourceReport(origin=str(self._folder) if self._folder else redact_url(self._url))
         missing = [name for name in splits if name not in self._splits]
         if missing:
             self.report.notes.append(f"without the split {' and '.join(missing)}, which is not in the folder")
@@ -112,7 +111,7 @@ class PcamSource:
 
         Raises:
             HeldError: another process is fetching them.
-            HistoError: as `transfer.fetch`, or the labels cannot be read.
+            HistoError: as `download_file`, or the labels cannot be read.
         """
         if self._files:
             return
@@ -182,7 +181,7 @@ class PcamSource:
     def _fetch_file(self, name: str, kind: str) -> Path | None:
         md5 = self._required.get(name)
         try:
-            return fetch(
+            return download_file(
                 self._url_of(name),
                 self._downloads_dir / name,
                 md5=md5,

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
-from histocli.sources import pcam
+from histocli.sources import PlannedFile, pcam
 from histocli.sources.hdf5 import opened, read_labels, read_patches
+from histocli.sources.http import RetryPolicy
 from histocli.sources.pcam import MD5, PcamSource
 from histocli.sources.slides import hospital_of
-from histocli.sources.transfer import PlannedFile, RetryPolicy
 from histocli.workspace import Workspace
 from tests.sources.server import FileServer, Reply
 
@@ -152,7 +152,7 @@ def test_a_base_address_gives_the_same_even_when_it_cuts(pcam_files, downloads):
     assert seen[x] == (len(pcam_files[x]),) * 2
     again = PcamSource(server.url("some/where/?download=1"), downloads)
     assert rows_of(again) == ALL_ROWS  # and now without a server
-    assert all(file.there for file in again.plan())
+    assert all(file.is_here for file in again.plan())
     assert again.report.origin == server.url("some/where/")
 
 
@@ -193,12 +193,12 @@ def test_plan_says_what_would_be_fetched(pcam_files, folder, downloads):
         source = PcamSource(server.url(), downloads, splits=["valid"])
         assert source.plan() == [PlannedFile(name, len(pcam_files[name]), False) for name in names]
         source.fetch()
-        assert [file.there for file in source.plan()] == [True] * 3
+        assert [file.is_here for file in source.plan()] == [True] * 3
         assert {request.method for request in server.requests[:3]} == {"HEAD"}
         del server.files[names[1]]
         absent = PcamSource(server.url(), downloads / "other", splits=["valid"])
         assert [file.name for file in absent.plan()] == [names[0], names[2]]
-    assert all(file.there for file in PcamSource(folder, downloads).plan())
+    assert all(file.is_here for file in PcamSource(folder, downloads).plan())
 
 
 def test_unpacked_arrays_are_read_as_they_are(folder, downloads):
