@@ -1,6 +1,5 @@
 """Patches decoded in parallel, in order, a bounded number ahead of whoever takes them."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -11,8 +10,10 @@ import numpy as np
 
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
+from histocli.threads import thread_count
 
-CHUNK = 64  # patches per task: enough to make a task's own cost vanish, few enough to keep memory small
+CHUNK = 64  # patches in a task: enough to make the cost of a task itself negligible, few enough to need little memory
+_MAX_WORKERS = 8
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,9 +28,8 @@ class Chunk(NamedTuple):
 
 
 def worker_count() -> int:
-    """How many decoding threads pay: one per core this process may use, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores))
+    """Return how many decoding threads are useful: as many as `thread_count` allows, at most eight."""
+    return min(_MAX_WORKERS, thread_count())
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,18 +1,19 @@
 """The embedded data set: H&E-like lymph-node patches drawn from a seed, with nothing to download."""
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.data.stream import worker_count
+from histocli.data.stream import CHUNK, chunked
 from histocli.errors import UsageError
 from histocli.sources import Patch, Pixels, SourceReport
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
+from histocli.sources.synthetic.pool import map_in_processes
 from histocli.sources.synthetic.tissue import CENTRE, SIZE, WANDER, Blob, Layout, is_positive
+from histocli.threads import thread_count
 
 PATCHES_PER_SLIDE = 40
 FEWEST_SLIDES = 8
@@ -24,13 +25,23 @@ MANY = 600  # patches from which it pays to start processes that draw them
 CLEAR = 3.0  # px: kept between an outer tumour and the centre; a central one reaches at least so far into it
 
 
-class SyntheticSource:
-    """H&E-like patches of simulated slides, `n` of them, every byte decided by `seed`.
+class PatchPlan(NamedTuple):
+    """What one patch is drawn from: its slide, the number that its layout depends on, and its kind."""
 
-    Slides come from a few hospitals, each with stains of its own, and are normal or tumour; about 40 % of the
-    patches are positive by PCam's rule (tumour in the central 32x32). From 200 patches on, a few blank and black
-    outliers and a few exact duplicates are among them, as in the real data. Raises `UsageError` for a number of
-    patches below 1 or a negative seed.
+    slide: Slide
+    number: int
+    kind: str = "tissue"  # or "blank", "black"
+
+
+class SyntheticSource:
+    """H&E-like patches of simulated slides, `n` of them; `seed` decides every byte.
+
+    Slides come from a few hospitals, each with its own stains, and are normal or tumour; about 40 % of the patches
+    are positive by PCam's rule (tumour in the central 32x32). From 200 patches on, a few are blank or black, and a
+    few are exact duplicates, as in the real data. From `MANY` patches on, several processes draw them.
+
+    Raises:
+        UsageError: `n` is below 1, or `seed` is negative.
     """
 
     id_is_sha1 = False
@@ -46,36 +57,32 @@ class SyntheticSource:
         self.report = SourceReport(origin=f"synthetic: n={n}, seed={seed}")
 
     def patches(self) -> Iterator[Patch]:
-        """Yield `n` patches, slide by slide."""
+        """Yield `n` patches, slide by slide; they are drawn some chunks ahead of the one that is taken."""
+        plans = self.plan_patches()
+        processes = thread_count() if self.total >= MANY else 1
+        draw = partial(draw_chunk, self.seed)
+        chunks = chunked(plans, CHUNK)
+        drawn = map_in_processes(draw, chunks, processes) if processes > 1 else map(draw, chunks)
+        positives = 0
+        for start, (labels, pixels) in zip(range(0, self.total, CHUNK), drawn, strict=True):
+            positives += sum(labels)
+            for index, (label, plan) in enumerate(zip(labels, plans[start : start + CHUNK], strict=True)):
+                key = f"synthetic-{start + index:06d}"
+                yield Patch(key, partial(pixels.__getitem__, index), label, plan.slide.name, "", plan.slide.hospital)
+        duplicates = self.total - len({plan.number for plan in plans})
+        self.report.counts.update(slides=len({plan.slide.number for plan in plans}), tumour=positives)
+        self.report.counts.update(outliers=sum(plan.kind != "tissue" for plan in plans), duplicates=duplicates)
+
+    def plan_patches(self) -> list[PatchPlan]:
+        """Decide from which slide each patch is, which ones are blank or black, and which repeat the one before."""
         rng = np.random.default_rng((self.seed, 0))
         slides = self._slides(rng)
         owners = np.sort(rng.choice(len(slides), self.total, p=rng.dirichlet(np.full(len(slides), 20.0))))
         kinds, copies = self._irregular(rng, owners)
-        drawn: dict[int, Drawing] = {}
-        positives = 0
-        draw = self._draw()
-        for index, owner in enumerate(owners.tolist()):
-            slide = slides[owner]
-            if index in copies:
-                drawing = drawn[index - 1]
-            else:
-                layout = draw_layout(slide, (self.seed, slide.number, index))
-                drawing = Drawing(slide, layout)
-                if index in kinds:
-                    drawing = Drawing(slide, replace(layout, blobs=()), kinds[index])
-            drawn = {index: drawing}
-            label = int(is_positive(drawing.layout))
-            positives += label
-            yield Patch(f"synthetic-{index:06d}", partial(draw, drawing), label, slide.name, "", slide.hospital)
-        self.report.counts.update(slides=len(set(owners.tolist())), tumour=positives)
-        self.report.counts.update(outliers=len(kinds), duplicates=len(copies))
-
-    def _draw(self) -> Callable[[Drawing], Pixels]:
-        if self.total < MANY or not sys.executable:
-            return render
-        from histocli.sources.synthetic.artists import Artists
-
-        return Artists(worker_count()).render
+        return [
+            PatchPlan(slides[owner], index - (index in copies), kinds.get(index, "tissue"))
+            for index, owner in enumerate(owners.tolist())
+        ]
 
     def _slides(self, rng: np.random.Generator) -> list[Slide]:
         count = max(1, min(self.total, max(FEWEST_SLIDES, round(self.total / PATCHES_PER_SLIDE))))
@@ -100,6 +107,21 @@ class SyntheticSource:
         kinds = dict.fromkeys(odd[:blank].tolist(), "blank")
         kinds |= dict.fromkeys(odd[blank : blank + black].tolist(), "black")
         return kinds, set(odd[blank + black :][:copies].tolist())
+
+
+def draw_chunk(seed: int, plans: list[PatchPlan]) -> tuple[list[int], Pixels]:
+    """Draw some patches: their labels, 0 or 1, and their pixels (k,96,96,3) uint8 RGB."""
+    drawings = [make_drawing(seed, plan) for plan in plans]
+    labels = [int(is_positive(drawing.layout)) for drawing in drawings]
+    return labels, np.stack([render(drawing) for drawing in drawings])
+
+
+def make_drawing(seed: int, plan: PatchPlan) -> Drawing:
+    """Decide everything that is seen on one patch."""
+    layout = draw_layout(plan.slide, (seed, plan.slide.number, plan.number))
+    if plan.kind == "tissue":
+        return Drawing(plan.slide, layout)
+    return Drawing(plan.slide, replace(layout, blobs=()), plan.kind)
 
 
 def draw_layout(slide: Slide, key: tuple[int, ...]) -> Layout:
