@@ -17,30 +17,6 @@ _set_log_level(0)  # silent: we name the unreadable file ourselves
 
 PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
-SUFFIXES = frozenset(
-    [
-        ".bmp",
-        ".dib",
-        ".jpeg",
-        ".jpg",
-        ".jpe",
-        ".jp2",
-        ".png",
-        ".webp",
-        ".avif",
-        ".pbm",
-        ".pgm",
-        ".ppm",
-        ".pnm",
-        ".tiff",
-        ".tif",
-        ".gif",
-        ".exr",
-        ".hdr",
-        ".pic",
-    ]
-)
-
 # A TIFF's ExtraSamples tag with the value 2 in either byte order.
 _UNASSOCIATED_ALPHA = (b"\x52\x01\x03\0\x01\0\0\0\x02\0", b"\x01\x52\0\x03\0\0\0\x01\0\x02")
 

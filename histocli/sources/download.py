@@ -17,11 +17,8 @@ import requests
 from histocli.errors import HistoError
 from histocli.fs import fsync, human_bytes, make_folder, require_space, write_all
 from histocli.sources.http import (
-    DEFAULT_POLICY,
     RangeError,
     RefusedError,
-    RetryableError,
-    RetryPolicy,
     check_url,
     content_length,
     content_range,
@@ -29,6 +26,7 @@ from histocli.sources.http import (
     redact_url,
     refuse_web_page,
 )
+from histocli.sources.retry import DEFAULT_POLICY, RetryableError, RetryPolicy
 from histocli.workspace import read_json, write_json
 
 _CHUNK = 1 << 18

@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import NamedTuple
 
-from histocli.data.images import SUFFIXES
 from histocli.data.tables import read_table
 from histocli.errors import HistoError
 
+_IMAGE_SUFFIX = re.compile(r"\.(bmp|dib|jpeg|jpg|jpe|jp2|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic)")
 _HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # of a name such as ./a.png, which some tools write
 
 MAX_FILE_BYTES = 256 << 20  # no patch and no table of patches is larger; a bomb in an archive is
@@ -71,7 +71,7 @@ def list_images(path: Path) -> list[File]:
 
 def is_image(name: str) -> bool:
     """Whether a file's suffix is one of an image format that OpenCV reads."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    return _IMAGE_SUFFIX.fullmatch(PurePosixPath(name).suffix.lower()) is not None
 
 
 def read_bytes(file: File) -> bytes:

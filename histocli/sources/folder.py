@@ -2,15 +2,16 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from histocli.config import Resize
-from histocli.data.images import PATCH_SIZE, decode, fit
-from histocli.errors import HistoError
-from histocli.sources import Patch, Pixels, SourceReport
+from histocli.errors import HistoError, UsageError
+from histocli.sources import Patch, Pixels, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.files import File, file_at, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.options import FROM, LABELS, RESIZE, SLIDES
 from histocli.sources.slides import hospital_of
 
 _CLASSES = {
@@ -22,6 +23,16 @@ _LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.
 T = TypeVar("T")
 
 RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # what is counted of images of another size
+
+
+@dataclass(frozen=True)
+class FolderOptions(SourceOptions):
+    """The options of a `FolderSource`."""
+
+    locations: Annotated[tuple[str, ...], FROM] = ()
+    labels: Annotated[Path | None, LABELS] = None
+    slides: Annotated[Path | None, SLIDES] = None
+    resize: Annotated[Resize, RESIZE] = Resize.CROP
 
 
 class FolderSource:
@@ -71,6 +82,14 @@ class FolderSource:
         self._labels = self._by_image(known, "labels") if known else self._class_folders()
         self._slides = self._by_image(read_slides(_the_file(slides)), "slides") if slides else {}
 
+    @classmethod
+    def open(cls, options: FolderOptions, context: SourceContext) -> "FolderSource":
+        """Open the locations."""
+        if not options.locations:
+            raise UsageError("--source folder needs --from PATH", "several --from may be given")
+        locations = [Path(location) for location in options.locations]
+        return cls(locations, labels=options.labels, slides=options.slides, resize=options.resize)
+
     @property
     def total(self) -> int:
         """How many images there are."""
@@ -90,6 +109,8 @@ class FolderSource:
 
     def _loader(self, file: File) -> Callable[[], Pixels]:
         def load() -> Pixels:
+            from histocli.data.images import PATCH_SIZE, decode, fit
+
             image = decode(read_bytes(file), file.name)
             if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
                 verb = RESIZED[self._resize]
@@ -182,3 +203,6 @@ def _the_file(path: Path) -> File:
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
         raise HistoError(f"there is no {path}", "give a table in CSV")
     return file_at(path)
+
+
+SOURCE = SourceType(FolderOptions, FolderSource.open, files_may_change=True)

@@ -34,7 +34,7 @@ def read_labels(path: Path, scratch: Path) -> Labels:
     Raises:
         HistoError: truncated, damaged, or no such set.
     """
-    with opened(path, scratch, limit=_LABEL_BYTES) as file:
+    with open_h5(path, scratch, limit=_LABEL_BYTES) as file:
         found = _dataset(file, path, "y")
         if found.shape is None or not 0 < found.shape[0] == found.size <= _MAX_LABELS or found.dtype.kind not in "uib":
             raise HistoError(f"{path}: y is {found.dtype} {found.shape}, not a label per patch")
@@ -68,7 +68,7 @@ def read_patches(file: "h5py.File", path: Path, rows: int) -> Iterator[Pixels]:
 
 
 @contextmanager
-def opened(
+def open_h5(
     path: Path,
     scratch: Path,
     *,

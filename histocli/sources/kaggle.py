@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 from histocli.errors import HistoError
-from histocli.sources import Patch, Pixels, PlannedFile, SourceReport
+from histocli.sources import Patch, Pixels, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.files import File, is_image, list_files, read_bytes, read_labels, read_slides
-from histocli.sources.http import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
     COMPETITION,
@@ -16,9 +17,19 @@ from histocli.sources.kaggle_client import (
     competition_dir,
     download_competition,
 )
+from histocli.sources.options import FROM, SLIDES, single_location
+from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.slides import hospital_of
 
 _LAYOUT_HINT = "Kaggle's archive holds train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"
+
+
+@dataclass(frozen=True)
+class KaggleOptions(SourceOptions):
+    """The options of a `KaggleSource`."""
+
+    locations: Annotated[tuple[str, ...], FROM] = ()
+    slides: Annotated[Path | None, SLIDES] = None
 
 
 class KaggleSource:
@@ -53,6 +64,18 @@ class KaggleSource:
         self.report = SourceReport(origin=PAGE if location is None else str(location))
         if location is not None:
             self._index(location)
+
+    @classmethod
+    def open(cls, options: KaggleOptions, context: SourceContext) -> "KaggleSource":
+        """Open the archive or folder, or prepare a download."""
+        location = single_location("kaggle", options.locations)
+        path = Path(location) if location else None
+        return cls(path, context.downloads_dir, slides=options.slides, force=context.force, policy=context.policy)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the patches are downloaded."""
+        return self._location is None
 
     @property
     def total(self) -> int | None:
@@ -141,3 +164,6 @@ def _decoded(file: File) -> Pixels:
     from histocli.data.images import decode_patch
 
     return decode_patch(read_bytes(file), file.name)
+
+
+SOURCE = SourceType(KaggleOptions, KaggleSource.open)

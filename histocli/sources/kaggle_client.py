@@ -14,7 +14,7 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.fs import hold, require_space
-from histocli.sources.http import DEFAULT_POLICY, RETRIED_STATUS, RetryableError, RetryPolicy
+from histocli.sources.retry import DEFAULT_POLICY, RETRIED_STATUS, RetryableError, RetryPolicy
 
 COMPETITION = "histopathologic-cancer-detection"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"

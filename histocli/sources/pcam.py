@@ -3,23 +3,33 @@
 Veeling et al. 2018, doi:10.1007/978-3-030-00934-2_24; the files: doi:10.5281/zenodo.2546921.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from histocli.errors import HistoError
 from histocli.fs import hold
-from histocli.sources import Patch, Pixels, PlannedFile, SourceReport
-from histocli.sources.download import download_file, file_md5, is_complete, recorded_md5, remote_size
-from histocli.sources.hdf5 import opened, read_labels, read_patches
-from histocli.sources.http import DEFAULT_POLICY, MissingFileError, RetryPolicy, redact_url
+from histocli.sources import (
+    OnTransfer,
+    Patch,
+    Pixels,
+    PlannedFile,
+    SourceContext,
+    SourceOptions,
+    SourceReport,
+    SourceType,
+)
+from histocli.sources.options import FROM, single_location
+from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.slides import hospital_of, read_meta
+
+if TYPE_CHECKING:
+    from histocli.sources.hdf5 import Labels
 
 ZENODO = "https://zenodo.org/records/2546921/files?download=1"
 SPLITS = ("train", "valid", "test")
@@ -35,8 +45,6 @@ MD5 = {
     "camelyonpatch_level_2_split_test_meta.csv": "3455fd69135b66734e1008f3af684566",
 }
 
-OnTransfer = Callable[[str, int, int | None], None]
-
 
 class _SplitFiles(NamedTuple):
     """Where the files of one split lie; `meta` is None where there is none."""
@@ -44,6 +52,13 @@ class _SplitFiles(NamedTuple):
     x: Path
     y: Path
     meta: Path | None
+
+
+@dataclass(frozen=True)
+class PcamOptions(SourceOptions):
+    """The options of a `PcamSource`."""
+
+    locations: Annotated[tuple[str, ...], FROM] = ()
 
 
 class PcamSource:
@@ -70,6 +85,8 @@ class PcamSource:
         splits: Sequence[str] = SPLITS,
         policy: RetryPolicy = DEFAULT_POLICY,
     ) -> None:
+        from histocli.sources.http import redact_url
+
         self._url, self._folder = _url_or_folder(location)
         self._required = MD5 if location is None else {}
         self._downloads_dir = downloads_dir
@@ -83,11 +100,27 @@ class PcamSource:
                 f"it should hold {_name('train', 'x')} and so on",
             )
         self._files: dict[str, _SplitFiles] = {}
-        self._labels: dict[str, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
+        self._labels: dict[str, Labels] = {}
         self.report = SourceReport(origin=str(self._folder) if self._folder else redact_url(self._url))
         missing = [name for name in splits if name not in self._splits]
         if missing:
             self.report.notes.append(f"without the split {' and '.join(missing)}, which is not in the folder")
+
+    @classmethod
+    def open(cls, options: PcamOptions, context: SourceContext) -> "PcamSource":
+        """Open the folder, or prepare a download."""
+        return cls(
+            single_location("pcam", options.locations),
+            context.downloads_dir,
+            on_transfer=context.on_transfer,
+            force=context.force,
+            policy=context.policy,
+        )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are downloaded."""
+        return self._folder is None
 
     @property
     def total(self) -> int | None:
@@ -113,6 +146,8 @@ class PcamSource:
             HeldError: another process is fetching them.
             HistoError: as `download_file`, or the labels cannot be read.
         """
+        from histocli.sources.hdf5 import read_labels
+
         if self._files:
             return
         with ExitStack() as held:
@@ -131,10 +166,12 @@ class PcamSource:
             yield from self._patches_of(split)
 
     def _patches_of(self, split: str) -> Iterator[Patch]:
+        from histocli.sources.hdf5 import open_h5, read_patches
+
         files, labels = self._files[split], self._labels[split]
         slides = self._slides(split, files.meta)
         unpacking = partial(self._on_transfer, files.x.name.removesuffix(".gz"))
-        with opened(files.x, self._downloads_dir, rows=len(labels), on_progress=unpacking) as file:
+        with open_h5(files.x, self._downloads_dir, rows=len(labels), on_progress=unpacking) as file:
             for row, pixels in enumerate(read_patches(file, files.x, rows=len(labels))):
                 yield Patch(
                     id=sha1(pixels.tobytes(), usedforsecurity=False).hexdigest(),
@@ -164,6 +201,8 @@ class PcamSource:
         return slides
 
     def _fetch_split(self, split: str) -> _SplitFiles:
+        from histocli.sources.download import file_md5, recorded_md5
+
         if self._folder is not None:
             x, y, meta = _in_folder(self._folder, split)
         else:
@@ -179,6 +218,9 @@ class PcamSource:
         return _SplitFiles(x, y, meta)
 
     def _fetch_file(self, name: str, kind: str) -> Path | None:
+        from histocli.sources.download import download_file
+        from histocli.sources.http import MissingFileError
+
         md5 = self._required.get(name)
         try:
             return download_file(
@@ -195,6 +237,9 @@ class PcamSource:
             raise
 
     def _planned(self, name: str, kind: str) -> PlannedFile | None:
+        from histocli.sources.download import is_complete, remote_size
+        from histocli.sources.http import MissingFileError
+
         target = self._downloads_dir / name
         if not self._force and is_complete(self._url_of(name), target, self._required.get(name)):
             return PlannedFile(name, target.stat().st_size, True)
@@ -247,3 +292,6 @@ def _split_is_in(folder: Path, split: str) -> bool:
 
 def _itself(pixels: Pixels) -> Pixels:
     return pixels
+
+
+SOURCE = SourceType(PcamOptions, PcamSource.open)

@@ -29,7 +29,7 @@ from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.sources.files import File, list_files, read_bytes, read_labels, read_slides
-from histocli.sources.hdf5 import opened, read_patches
+from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
 from histocli.sources.slides import read_meta
 from histocli.workspace import Workspace, read_json
@@ -220,7 +220,7 @@ def test_hdf5(place, data):
     reads_or_refuses("labels in HDF5", lambda: read_h5_labels(path, Path(place)), str(path))
 
     def patches():
-        with opened(path, Path(place)) as file:
+        with open_h5(path, Path(place)) as file:
             return list(read_patches(file, path, 3))
 
     reads_or_refuses("patches in HDF5", patches, str(path))

@@ -14,7 +14,8 @@ import pytest
 from histocli.errors import HistoError
 from histocli.fs import human_bytes
 from histocli.sources.download import download_file, file_md5, is_complete, recorded_md5, remote_size
-from histocli.sources.http import MissingFileError, RetryPolicy, redact_url
+from histocli.sources.http import MissingFileError, redact_url
+from histocli.sources.retry import RetryPolicy
 from tests.sources.server import FileServer, Reply, self_signed
 
 BODY = bytes(range(256)) * 4000  # 1 MB: some chunks long

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from histocli.errors import HistoError
-from histocli.sources.http import RetryPolicy
 from histocli.sources.kaggle import KaggleSource
 from histocli.sources.kaggle_client import COMPETITION, competition_dir, download_competition
+from histocli.sources.retry import RetryPolicy
 from tests.sources.kaggle_layout import check_all, layout_files, zipped
 from tests.sources.server import FileServer, Reply
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
 from histocli.sources import PlannedFile, pcam
-from histocli.sources.hdf5 import opened, read_labels, read_patches
-from histocli.sources.http import RetryPolicy
+from histocli.sources.hdf5 import open_h5, read_labels, read_patches
 from histocli.sources.pcam import MD5, PcamSource
+from histocli.sources.retry import RetryPolicy
 from histocli.sources.slides import hospital_of
 from histocli.workspace import Workspace
 from tests.sources.server import FileServer, Reply
@@ -221,7 +221,7 @@ def test_some_splits_alone(folder, downloads):
 def test_chunked_and_compressed_arrays(tmp_path, options):
     pixels = pixels_of("train")
     write_h5(tmp_path / "x.h5", "x", pixels, maxshape=(None, 96, 96, 3), **options)
-    with opened(tmp_path / "x.h5.gz", tmp_path, rows=60) as file:
+    with open_h5(tmp_path / "x.h5.gz", tmp_path, rows=60) as file:
         assert np.array_equal(np.stack(list(read_patches(file, tmp_path / "x.h5.gz", 60))), pixels)
 
 
@@ -244,7 +244,7 @@ def test_whatever_is_in_the_file_it_is_read_or_refused(small_h5, tmp_path, chang
     path.write_bytes(data[: max(end, 100)])
     try:
         labels = read_labels(path, tmp_path)
-        with opened(path, tmp_path) as file:
+        with open_h5(path, tmp_path) as file:
             assert sum(pixels.shape == (96, 96, 3) for pixels in read_patches(file, path, len(labels))) == len(labels)
     except HistoError as error:
         refusal = str(error)

@@ -22,8 +22,10 @@ from sklearn.preprocessing import StandardScaler
 
 from histocli.errors import UsageError
 from histocli.sources import synthetic
-from histocli.sources.synthetic import SyntheticSource, draw_layout, make_drawing, make_slide, pool
+from histocli.sources.synthetic import SyntheticSource, pool
 from histocli.sources.synthetic.cells import NUCLEOLUS, place_cells, shape_cells
+from histocli.sources.synthetic.drawing import make_slide
+from histocli.sources.synthetic.plan import draw_layout, make_drawing, plan_patches
 from histocli.sources.synthetic.tissue import INNER, PAD, Blob, Layout, draw_scene, is_positive, tumour_field
 
 CENTRAL = (slice(32, 64), slice(32, 64))
@@ -81,7 +83,7 @@ def test_label_is_any_tumour_in_the_centre():
 
 
 def test_yielded_labels_follow_the_mask_of_what_is_drawn(patches):
-    for patch, plan in zip(patches, SyntheticSource(800, 5).plan_patches(), strict=True):
+    for patch, plan in zip(patches, plan_patches(800, 5), strict=True):
         assert patch.label == tumour_field(make_drawing(5, plan).layout)[INNER][CENTRAL].any()
 
 
@@ -124,7 +126,7 @@ def test_slides_are_normal_or_tumour_and_belong_to_one_hospital(patches):
 
 @pytest.mark.parametrize("n", [200, 2000, 4000])
 def test_there_are_slides_enough_for_a_slide_disjoint_split(n):
-    plans = SyntheticSource(n, 1).plan_patches()
+    plans = plan_patches(n, 1)
     sizes = Counter(plan.slide.name for plan in plans)
     assert len(plans) == n
     assert len(sizes) >= (20 if n >= 2000 else 8)
