@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from histocli.data.store import Packed, pack
+from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError
 from histocli.fs import hold
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
@@ -75,14 +75,14 @@ def existing_dataset(workspace: Workspace, name: str, config: DownloadConfig) ->
     path = workspace.dataset_path(name)
     if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
         return None
-    try:
-        found = Dataset(**read_json(path))
-    except TypeError as error:
-        raise HistoError(f"cannot read {path}: {error}", "--force packs it again") from error
-    request = config.request
     # A data set of an earlier version lacks the options that did not exist yet: they had their defaults.
     defaults = {d.option.flag.removeprefix("--"): _recorded(d.default) for d in declared_options().values()}
-    if {**defaults, **found.request} != request:
+    try:
+        found = Dataset(**read_json(path))
+        request = {**defaults, **found.request}
+    except TypeError as error:
+        raise HistoError(f"cannot read {path}: {error}", "--force packs it again") from error
+    if request != config.request:
         raise HistoError(
             f"there is a data set {name!r} already, made with other options ({found.source}: {found.origin})",
             "--name gives this one another name, --force replaces that one",
@@ -147,7 +147,7 @@ def download(
     return dataset
 
 
-def _counts(packed: Packed) -> dict[str, int]:
+def _counts(packed: PackResult) -> dict[str, int]:
     named = {
         "exact duplicates dropped": packed.duplicates_dropped,
         "ids that are not their pixels' SHA-1": packed.sha1_mismatches,

@@ -45,7 +45,7 @@ def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: 
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "Future[R] | None":
-    """Give a task to the pool; None where it cannot take it."""
+    """Return a task to the pool; None where it cannot take it."""
     try:
         return pool.submit(function, task)
     except (OSError, BrokenProcessPool):  # no process can be started, or one was killed
