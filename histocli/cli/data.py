@@ -61,10 +61,10 @@ def download(
         dataset = _pack(state, title, config)
     else:
         state.workspace.tidy()
-        told = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
+        message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
         if source_type(source.value).files_may_change:
-            told += " (as the files were then: --force packs them anew)"
-        state.report.done(told, "histo balance")
+            message += " (as the files were then: --force packs them anew)"
+        state.report.done(message, "histo balance")
     if json:
         write_out(dumps(vars(dataset), indent=2) + "\n")
 

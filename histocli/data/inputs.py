@@ -67,7 +67,7 @@ def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
 
 
 def fingerprint(names: list[str], workspace: Workspace) -> str:
-    """Return a SHA-256 of the names of a folder's files, the manifest of a data set, and the size and time of a file."""
+    """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time."""
     digest = sha256()
     for name in names:
         path = Path(name)

@@ -109,7 +109,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What a source gets besides its options: where its files go, and who is told of them."""
+    """What a source gets besides its options: the folder for its files, and what is called when they arrive."""
 
     downloads_dir: Path
     force: bool = False

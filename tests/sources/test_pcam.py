@@ -391,7 +391,7 @@ def bytes_elsewhere(folder):
         (wider_pixels, "uint16"),
         (third_label, "label 2 in row 0"),
         (two_labels_each, "not a label per patch"),
-        (other_set, "no set 'x'"),
+        (other_set, "no array 'x'"),
         (cut_short, "_x.h5.gz is cut short or damaged"),
         (flipped_bits, "_x.h5.gz is cut short or damaged"),
         (not_gzip, "_y.h5.gz is cut short or damaged"),
@@ -401,8 +401,8 @@ def bytes_elsewhere(folder):
         (odd_truth, "line 3, column center_tumor_patch: 'perhaps'"),
         (meta_not_text, "not a CSV table"),
         (enormous_chunks, "chunks of .* too large"),
-        (linked_elsewhere, "no set 'x'"),
-        (bytes_elsewhere, "points to other files"),
+        (linked_elsewhere, "no array 'x'"),
+        (bytes_elsewhere, "refers to other files"),
     ],
 )
 def test_a_harmed_file_is_one_error_that_names_it(folder, downloads, harm, message):
