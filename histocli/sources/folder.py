@@ -100,9 +100,8 @@ class FolderSource:
         """Yield every image in the order of the locations and, within one, of its name."""
         for key, file in zip(self._ids, self._images, strict=True):
             slide = self._slides.get(file.name, "")
-            hospital = (
-                hospital_of(slide) if "camelyon16" in slide else ""
-            )  # other data sets may have slides named tumor_001 too
+            # Other data sets may have slides named tumor_001 too.
+            hospital = hospital_of(slide) if "camelyon16" in slide else ""
             yield Patch(key, self._loader(file), self._labels.get(file.name), slide, hospital=hospital)
         counts = {
             "without a label": self.total - len(self._labels),

@@ -50,13 +50,13 @@ def _download_if_missing(target: Path, downloads_dir: Path, force: bool, policy:
     if force or not target.is_dir():
         require_space(target.parent, ARCHIVE_BYTES + _UNPACKED_BYTES, "Kaggle's archive, packed and unpacked,")
     archive = target.with_name(f"{COMPETITION}.archive")
-    starts_over = force
+    attempts = 0
 
     def attempt() -> Path:
-        nonlocal starts_over
-        is_first, starts_over = starts_over, False
+        nonlocal attempts
+        attempts += 1
         with _client_folder(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
-            return _download(archive, is_first)
+            return _download(archive, force=force and attempts == 1)  # the next attempts continue the first
 
     return policy.run(attempt, "cannot download Kaggle's archive", _LATER_HINT, lambda: _size(archive))
 

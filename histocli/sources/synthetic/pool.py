@@ -26,26 +26,26 @@ R = TypeVar("R")
 
 
 def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: int) -> Generator[R, None, None]:
-    """Yield `function(task)` for each task, in order; at most two tasks for each process are under way.
+    """Yield `function(task)` for each task, in order; at most two tasks for each process are pending.
 
-    Where a process cannot be started, or is killed, this process does the work: the results are the same.
+    If a process cannot be started, or is killed, this process does the work; the results are the same.
     """
     processes = min(processes, _MAX_PROCESSES)
     pool = ProcessPoolExecutor(processes, mp_context=_Context(), initializer=_prepare_process)
-    under_way: deque[tuple[T, Future[R] | None]] = deque()
+    pending: deque[tuple[T, Future[R] | None]] = deque()
     try:
         for task in tasks:
-            under_way.append((task, _submit(pool, function, task)))
-            if len(under_way) > 2 * processes:
-                yield _result(function, *under_way.popleft())
-        while under_way:
-            yield _result(function, *under_way.popleft())
+            pending.append((task, _submit(pool, function, task)))
+            if len(pending) > 2 * processes:
+                yield _result(function, *pending.popleft())
+        while pending:
+            yield _result(function, *pending.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "Future[R] | None":
-    """Return a task to the pool; None where it cannot take it."""
+    """Submit a task to the pool; return None if the pool cannot take it."""
     try:
         return pool.submit(function, task)
     except (OSError, BrokenProcessPool):  # no process can be started, or one was killed
@@ -53,13 +53,13 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "
 
 
 def _result(function: Callable[[T], R], task: T, future: "Future[R] | None") -> R:
-    """Wait for the result of a task, or compute it here where the pool has lost it."""
-    if future is not None:
-        try:
-            return future.result()
-        except BrokenProcessPool:
-            return function(task)
-    return function(task)
+    """Wait for the result of a task; compute it here if the pool did not take it, or lost it with a killed process."""
+    if future is None:
+        return function(task)
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return function(task)
 
 
 class _Process(SpawnProcess):
