@@ -149,7 +149,7 @@ def test_a_name_that_stands_twice_is_an_error(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("a/b.png", "c.png", second):
             archive.writestr(name, name)
-    with pytest.raises(HistoError, match=r"x\.zip holds 'a/b\.png' twice"):
+    with pytest.raises(HistoError, match=r"x\.zip contains 'a/b\.png' twice"):
         list_files(tmp_path / "x.zip")
 
 

@@ -129,7 +129,7 @@ def test_a_folder_gives_every_row_in_order(folder, downloads):
     assert rows_of(source) == ALL_ROWS
     assert source.total == 100
     assert source.report.origin == str(folder)
-    assert "not the published files" in source.report.notes[-1]
+    assert "their MD5 is not the published one" in source.report.notes[-1]
     assert len(source.report.checksums) == 9
     assert list(downloads.iterdir()) == []  # what was unpacked is gone
 
