@@ -18,6 +18,8 @@ from threading import Thread
 from types import ModuleType
 from typing import TypeVar
 
+from histocli.signals import stop_request
+
 _MAX_PROCESSES = 61  # Windows cannot wait for more
 _NOT_FOR_CHILDREN = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
 
@@ -45,11 +47,18 @@ def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: 
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "Future[R] | None":
-    """Submit a task to the pool; return None if the pool cannot take it."""
-    try:
-        return pool.submit(function, task)
-    except (OSError, BrokenProcessPool):  # no process can be started, or one was killed
-        return None
+    """Submit a task to the pool; return None if the pool cannot take it.
+
+    Ctrl-C has to wait meanwhile: if it interrupted the start of a process, the pool would not know of this process.
+    """
+    with stop_request() as request:
+        try:
+            future = pool.submit(function, task)
+        except (OSError, BrokenProcessPool):  # no process can be started, or one was killed
+            future = None
+    if request.signal is not None:
+        signal.raise_signal(request.signal)
+    return future
 
 
 def _result(function: Callable[[T], R], task: T, future: "Future[R] | None") -> R:
