@@ -24,12 +24,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from histocli.commands.download import download
+from histocli.commands.download import DownloadConfig, download
 from histocli.compute.device import choose_compute, deterministic
 from histocli.config import Augment, Device, Precision
 from histocli.data.loaders import Batches
 from histocli.models import create_model
 from histocli.sources import Patch, SourceReport
+from histocli.sources.synthetic import SyntheticOptions
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
 
@@ -127,15 +128,14 @@ class Bench:
         self.histo(f"draw {drawn} patches", "download", "--source", "synthetic", "--n", drawn, "--name", "drawn")
         began = time.monotonic()
         source = ShiftedPatches(self.workspace, self.n)
-        download(
-            self.workspace, "bench", "shifted", source, {}, on_progress=lambda done: None, on_unreadable=_must_not_be
-        )
+        config = DownloadConfig("shifted", SyntheticOptions())
+        download(self.workspace, "bench", config, source, on_progress=lambda done: None, on_unreadable=_must_not_be)
         self.note(f"pack {self.n} patches", seconds=round(time.monotonic() - began, 1))
         self.histo("balance", "balance", "--data", "bench", "--n", 160_000 if self.full else "max")
 
     def train(self, name: str, options: tuple[object, ...]) -> None:
         """Train from start to exit."""
-        run, epochs = name.replace(" ", "-"), EPOCHS if self.full else 2
+        run, epochs = name.replace(" ", "-"), EPOCHS if self.full else 1
         line = "train", "--epochs", epochs, "--device", self.device, "--name", run, "--seed", 0, *options
         seconds = self.histo(f"train {epochs} epochs, {name}", *line)
         path = self.workspace.run_dir(run) / "history.jsonl"

@@ -44,15 +44,6 @@ class Resize(StrEnum):
     SCALE = "scale"
 
 
-class SourceKind(StrEnum):
-    """Where patches come from."""
-
-    KAGGLE = "kaggle"
-    PCAM = "pcam"
-    FOLDER = "folder"
-    SYNTHETIC = "synthetic"
-
-
 class Split(StrEnum):
     """What train and validation never share: slides, patches that show the same tissue, or only the patches."""
 

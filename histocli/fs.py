@@ -1,4 +1,4 @@
-"""The disk: what outlasts a loss of power, locks that die with their holder, temporary files, free space."""
+"""Files and folders: writes that survive a loss of power, locks that end with their process, and free space."""
 
 import errno
 import os
@@ -11,25 +11,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from histocli.errors import HistoError
 
-_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
-_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF})  # the last: NFS, of folders
-_STRAY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF})  # EBADF: NFS, for folders
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 _LOCK = re.compile(r"\..+\.lock")
-_LONGEST = 200  # of a name's characters in that of its temporary file: file systems take some 255
+_MAX_NAME = 200  # characters of a name in that of its temporary file: file systems allow some 255 in all
+_POLL_SECONDS = 0.02
 _HINT = "free some space or choose another --workspace"
 
 
 class HeldError(HistoError):
-    """Another process holds a lock; the message says which process on which machine."""
+    """Another process holds a lock; the message names the process and its machine."""
 
 
 def fsync(path: Path) -> None:
-    """Flush a file or a folder to the disk, so that it outlasts a loss of power."""
+    """Flush a file or a folder to the disk, so that it survives a loss of power."""
     if path.is_dir() and os.name == "nt":
-        return  # Windows has no handle on a folder to flush
+        return  # Windows cannot open a folder to flush it
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -38,7 +40,7 @@ def fsync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless they are there, and flush each as an entry of its parent."""
+    """Make a folder and its parents where they are missing, and flush the entry of each in its parent."""
     if path.is_dir():
         return
     if path.exists() and not path.is_dir():
@@ -50,16 +52,17 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def temporary_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Make an empty file, or a folder, beside `path`; at the end remove it if it still has its name.
+    """Make an empty file, or a folder, beside `path`; remove it at the end if it still has its temporary name.
 
-    It is locked for as long, so that another process can tell it from what a killed one left; such strays are removed.
+    It is locked meanwhile, so that other processes can tell it from one that a killed process left. Those are removed
+    before.
     """
     make_folder(path.parent)
-    remove_strays(path.parent, path.name[:_LONGEST])
-    temporary = path.with_name(f".{path.name[:_LONGEST]}.{secrets.token_hex(8)}.tmp")
+    remove_strays(path.parent, path.name[:_MAX_NAME])
+    temporary = path.with_name(f".{path.name[:_MAX_NAME]}.{secrets.token_hex(8)}.tmp")
     descriptor = None
-    try:  # the name comes first, so that it is removed wherever a signal finds us
-        descriptor = _created(temporary, folder)
+    try:  # the name is known before the file exists, so that a signal at any moment leaves no file
+        descriptor = _create_and_lock(temporary, folder)
         yield temporary
     finally:
         _remove(temporary)
@@ -67,51 +70,52 @@ def temporary_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _created(temporary: Path, folder: bool) -> int | None:
+def _create_and_lock(temporary: Path, folder: bool) -> int | None:
+    """Create a file or folder and return its locked descriptor, None on Windows, where an open file has no new name."""
     while True:
         try:
             if folder:
                 temporary.mkdir()
             else:
                 os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-        except FileExistsError:  # ours, and another process is about to remove it for a stray
+        except FileExistsError:  # it is ours, and another process that took it for a stray is about to remove it
             time.sleep(0.001)
             continue
         if sys.platform == "win32":
-            return None  # what is open has no other name given to it there
+            return None
         try:
-            descriptor = _opened(temporary)
+            descriptor = _open(temporary)
         except FileNotFoundError:
-            continue  # another process took it for a stray before it was locked
-        if _lock(descriptor) is not False and _is_at(descriptor, temporary):
+            continue  # another process removed it as a stray before it was locked
+        if _try_lock(descriptor) is not False and _is_at(descriptor, temporary):
             return descriptor
         os.close(descriptor)
 
 
 def remove_strays(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in `folder`: temporary files (made to become `name`), and without it locks."""
+    """Remove what killed processes left in `folder`: temporary files of `name`, or all of them and lock files."""
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return
     for entry in list(os.scandir(folder)):
-        match = _STRAY.fullmatch(entry.name)
-        wanted = match and match[1] == name if name else match or _LOCK.fullmatch(entry.name)
-        if wanted and not entry.is_symlink():
-            _remove_if_stray(Path(entry.path))
+        match = _TEMPORARY.fullmatch(entry.name)
+        is_wanted = match and match[1] == name if name else match or _LOCK.fullmatch(entry.name)
+        if is_wanted and not entry.is_symlink():
+            _remove_if_unlocked(Path(entry.path))
 
 
-def _remove_if_stray(path: Path) -> None:
+def _remove_if_unlocked(path: Path) -> None:
     try:
-        descriptor = _opened(path)
+        descriptor = _open(path)
     except (FileNotFoundError, PermissionError):
-        return  # its process was done with it, or it is another user's
+        return  # its process has ended and removed it, or it belongs to another user
     try:
-        if _lock(descriptor):
+        if _try_lock(descriptor):
             _remove(path)
     finally:
         os.close(descriptor)
 
 
-def _opened(path: Path) -> int:
+def _open(path: Path) -> int:
     return os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
 
 
@@ -124,97 +128,96 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock `path` in this block: a file that says who holds it. When the holder dies, it is free.
+    """Hold the lock file `path` in this block; it says who holds it, and is free as soon as the holder dies.
 
-    `what` is what the lock is on, for the error. Where the file system knows no locks, nothing is guarded.
+    `what` names in the error what the lock protects. A file system that knows no locks protects nothing.
 
     Raises:
-        HeldError: another process has it, and `wait` does not say to wait.
+        HeldError: another process holds it, and `wait` is false.
         HistoError: it cannot be written.
     """
+    from filelock import FileLock, Timeout
+
+    def write_holder(descriptor: int) -> None:
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+    lock = FileLock(path, blocking=wait, poll_interval=_POLL_SECONDS, on_acquired=write_holder)
     try:
-        descriptor = _taken(path, what, wait)
+        make_folder(path.parent)
+        while not lock.is_locked:
+            try:
+                lock.acquire()
+            except Timeout:
+                if (holder := _read_holder(path)) is not None:
+                    raise HeldError(f"another histo is at work on {what}: {holder}", "wait until it is done") from None
     except OSError as error:
-        raise not_written(path, error) from error
+        if error.errno not in _NO_LOCKS:
+            raise write_error(path, error) from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is let go: whoever has it open by then sees that, and opens it anew
-        os.close(descriptor)
+        path.unlink(missing_ok=True)  # before the release: whoever waits for this file then sees that and opens it anew
+        lock.release()
 
 
-def _taken(path: Path, what: str, wait: bool) -> int:
-    make_folder(path.parent)
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        locked = _lock(descriptor)
-        if locked is not False and (locked is None or _is_at(descriptor, path)):
-            with _undone(path, descriptor):
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            return descriptor
-        holder = os.read(descriptor, 1000).decode(errors="replace").strip()
-        os.close(descriptor)
-        if locked is False and not wait:
-            raise HeldError(f"another histo is at work on {what}: {holder or 'just begun'}", "wait until it is done")
-        if locked is False:
-            time.sleep(0.02)
-
-
-@contextmanager
-def _undone(path: Path, descriptor: int) -> Iterator[None]:
-    """Let go of a lock that cannot say whose it is."""
+def _read_holder(path: Path) -> str | None:
+    """Return who holds a lock, None where it was released a moment ago."""
     try:
-        yield
-    except OSError:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-        raise
-
-
-def _lock(descriptor: int) -> bool | None:
-    """Lock an open file: whether that worked, None where there are no such locks."""
-    if sys.platform == "win32":
+        return path.read_text(errors="replace").strip() or "just started"
+    except FileNotFoundError:
         return None
-    import fcntl
+
+
+def _try_lock(descriptor: int) -> bool | None:
+    """Lock an open file and return whether that succeeded, None where the file system knows no locks."""
+    from filelock import lock_descriptor
 
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock_descriptor(descriptor, blocking=False)
     except OSError as error:
         if error.errno in _NO_LOCKS:
             return None
         raise
-    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file still has its name."""
+    """Return whether an open file still has its name."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
 
 
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write every byte to an unbuffered file, which may take fewer at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Check that `needed` bytes are free for `what` under the existing `folder`.
+    """Check that `needed` bytes are free for `what` in the existing `folder`.
 
     Raises:
-        HistoError: they are not.
+        HistoError: less is free.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise HistoError(f"{what} needs {human_bytes(needed)}, and {folder} has {human_bytes(free)} free", _HINT)
 
 
-def not_written(path: Path, error: OSError, needed: int | None = None, written: int = 0) -> HistoError:
-    """The error of a file that could not be written; of a full disk it says how much is `needed`, as far as known.
+def write_error(path: Path, error: OSError, needed: int | None = None, written: int = 0) -> HistoError:
+    """Return the error of a file that could not be written; if the disk is full it says how much space is needed.
 
-    `written` is how much of it was there when the disk was full.
+    `needed` is the size of the whole file in bytes, where it is known, `written` what was written before it failed.
     """
     why = error.strerror or str(error)
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL:
         size = human_bytes(needed) if needed is not None else f"more than {human_bytes(written)}"
         folder = next(folder for folder in path.parents if folder.is_dir())
         why += f" ({size} needed, {human_bytes(shutil.disk_usage(folder).free)} free)"
@@ -222,7 +225,7 @@ def not_written(path: Path, error: OSError, needed: int | None = None, written: 
 
 
 def human_bytes(count: float) -> str:
-    """Write a number of bytes for people: `27.8 KB`, `6.4 GB`."""
+    """Return a number of bytes as people read it: `27.8 KB`, `6.4 GB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

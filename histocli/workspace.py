@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from histocli.errors import HistoError, UsageError
-from histocli.fs import fsync, not_written, remove_strays, require_space, temporary_beside
+from histocli.fs import fsync, remove_strays, require_space, temporary_beside, write_error
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file on Windows has such a name
@@ -150,7 +150,7 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
                 written = temporary.stat().st_size if temporary.exists() else 0
         fsync(path.parent)
     except OSError as error:
-        raise not_written(path, error, size, written) from error
+        raise write_error(path, error, size, written) from error
 
 
 @contextmanager
@@ -169,7 +169,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             temporary.rename(path)
         fsync(path.parent)
     except OSError as error:
-        raise not_written(path, error) from error
+        raise write_error(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:

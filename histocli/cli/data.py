@@ -2,97 +2,102 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from json import dumps
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import filesize
 
 from histocli.cli import options
 from histocli.cli.app import State, app
-from histocli.config import Group, Resize, SourceKind, Split
+from histocli.cli.sources import open_with_bars, with_source_options
+from histocli.config import Group, Split
 from histocli.console import OnProgress, Reporter, write_out
 from histocli.errors import UsageError
+from histocli.sources import SOURCE_NAMES, source_type
+from histocli.sources.options import source_options
 
 if TYPE_CHECKING:
-    from histocli.cli.sources import SourceOptions
-    from histocli.commands.download import Dataset
+    from histocli.commands.download import Dataset, DownloadConfig
+    from histocli.sources import PlannedFile
+
+
+SourceName = StrEnum("SourceName", [(name.upper(), name) for name in SOURCE_NAMES])  # type: ignore[misc]
+DEFAULT_SOURCE = SourceName(SOURCE_NAMES[0])
 
 
 @app.command()
+@with_source_options
 def download(
     ctx: typer.Context,
-    source: Annotated[SourceKind, typer.Option(help="Where the patches come from.")] = SourceKind.KAGGLE,
-    location: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            help="Archive, folder or base URL to read instead; several may be given.",
-            metavar="PATH|URL",
-            envvar="HISTO_DOWNLOAD_FROM",
-        ),
-    ] = None,
+    source: Annotated[SourceName, typer.Option(help="Where the patches come from.")] = DEFAULT_SOURCE,
     name: Annotated[str | None, typer.Option(help="The data set's name.", show_default="the source's")] = None,
-    labels: Annotated[Path | None, typer.Option(help="CSV with the columns id,label (folder).")] = None,
-    slides: Annotated[Path | None, typer.Option(help="CSV with the columns id,wsi: each patch's slide.")] = None,
     n: Annotated[
         int | None,
         typer.Option("--n", min=1, help="This many patches, drawn with the seed.", show_default="all; 8,000 synthetic"),
     ] = None,
-    resize: options.ResizeOption = Resize.CROP,
     seed: options.Seed = 0,
     force: options.Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and how large it is.")] = False,
     json: options.Json = False,
+    *,
+    declared: dict[str, Any],
 ) -> None:
     """Bring patches into the workspace, packed into one array."""
     state: State = ctx.obj
-    from histocli.cli.sources import SourceOptions, plan
     from histocli.commands import download as command
     from histocli.commands.balance import SUBSET
 
-    wanted = SourceOptions(source, tuple(location or ()), labels, slides, n, resize, seed, force)
+    config = command.DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
     title = name or source.value
     if title == SUBSET:
         raise UsageError(f"--name {title} is the name of what histo balance writes", "choose another")
     if dry_run:
-        files = plan(wanted, state.workspace)
-        state.report.table("would be fetched", ["file", "size", "here already"], files)
-        if json:
-            write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in files], indent=2) + "\n")
+        _show_plan(state, command.plan_download(config, state.workspace), json)
         return
-    dataset = None if force else command.existing(state.workspace, title, wanted.request)
+    dataset = None if force else command.existing_dataset(state.workspace, title, config)
     if dataset is None:
-        dataset = _pack(state, title, wanted)
+        dataset = _pack(state, title, config)
     else:
         state.workspace.tidy()
-        told = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
-        if dataset.source == SourceKind.FOLDER:
-            told += " (as the files were then: --force packs them anew)"
-        state.report.done(told, "histo balance")
+        message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
+        if source_type(source.value).files_may_change:
+            message += " (as the files were then: --force packs them anew)"
+        state.report.done(message, "histo balance")
     if json:
         write_out(dumps(vars(dataset), indent=2) + "\n")
 
 
-def _pack(state: State, title: str, wanted: "SourceOptions") -> "Dataset":
-    """Fetch and pack what is wanted, and say what came of it."""
-    from histocli.cli.sources import open_source
+def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
+    """Show what a download would fetch."""
+    rows = [(file.name, _size(file), "yes" if file.is_here else "no") for file in files]
+    state.report.table("would be fetched", ["file", "size", "here already"], rows)
+    if json:
+        write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows], indent=2) + "\n")
+
+
+def _size(file: "PlannedFile") -> str:
+    if file.size is None:
+        return "unknown"
+    return filesize.decimal(file.size) if file.unit == "bytes" else f"{file.size:,} {file.unit}"
+
+
+def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
+    """Fetch and pack what `config` asks for, and report the result."""
     from histocli.commands.download import at_work_on
     from histocli.commands.download import download as command
 
-    source, fetch = open_source(wanted, state.workspace, state.report)
+    source, fetch = open_with_bars(config, state.workspace, state.report)
     with at_work_on(state.workspace, title):
         fetch()
-        total = min((n for n in (wanted.n, source.total) if n is not None), default=None)
+        total = min((n for n in (config.n, source.total) if n is not None), default=None)
         with state.report.bar("packing", total=total) as bar:
             dataset = command(
                 state.workspace,
                 title,
-                wanted.kind.value,
+                config,
                 source,
-                wanted.request,
-                n=wanted.n,
-                seed=wanted.seed,
                 on_progress=lambda done: bar(done, total),
                 on_unreadable=lambda patch, error: state.report.warn(str(error)),
             )

@@ -2,19 +2,45 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
-from histocli.data.store import Packed, pack
+from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError
 from histocli.fs import hold
-from histocli.sources import Source
+from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
+from histocli.sources.options import declared_options
+from histocli.sources.retry import DEFAULT_POLICY
 from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 
 @dataclass(frozen=True)
+class DownloadConfig:
+    """The options of `histo download`; `options` are those that the source declares."""
+
+    source: str
+    options: SourceOptions
+    n: int | None = None
+    seed: int = 0
+    force: bool = False
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What makes two downloads the same, as `dataset.json` records it."""
+        values = {
+            declared.option.flag.removeprefix("--"): _recorded(getattr(self.options, name, declared.default))
+            for name, declared in declared_options().items()
+        }
+        is_seed_used = self.n is not None or hasattr(self.options, "seed")
+        return {"source": self.source, **values, "n": self.n, "seed": self.seed if is_seed_used else None}
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """What `dataset.json` says of a packed data set."""
+    """The content of `dataset.json`: what a packed data set was made from."""
 
     name: str
     source: str
@@ -30,18 +56,18 @@ class Dataset:
 
 @contextmanager
 def at_work_on(workspace: Workspace, name: str) -> Iterator[None]:
-    """Hold a data set in this block, so that no other process makes it; what killed ones left is cleaned up.
+    """Hold a data set in this block, so that no other process makes it, and remove what killed processes left.
 
     Raises:
-        HeldError: another one is at work on it.
+        HeldError: another process holds it.
     """
     with hold(workspace.data_dir / f".{checked_name(name, 'data set')}.lock", f"data set {name!r}"):
         workspace.tidy()
         yield
 
 
-def existing(workspace: Workspace, name: str, request: dict[str, Any]) -> Dataset | None:
-    """The data set `name` if it is packed already, as `request` asks for it.
+def existing_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dataset | None:
+    """Return the data set `name` if it is packed already, as `config` asks for it, else None.
 
     Raises:
         HistoError: a data set of that name was made from something else, or cannot be read.
@@ -49,38 +75,66 @@ def existing(workspace: Workspace, name: str, request: dict[str, Any]) -> Datase
     path = workspace.dataset_path(name)
     if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
         return None
+    # A data set of an earlier version lacks the options that did not exist yet: they had their defaults.
+    defaults = {d.option.flag.removeprefix("--"): _recorded(d.default) for d in declared_options().values()}
     try:
         found = Dataset(**read_json(path))
+        request = {**defaults, **found.request}
     except TypeError as error:
         raise HistoError(f"cannot read {path}: {error}", "--force packs it again") from error
-    if found.request != request:
+    if request != config.request:
         raise HistoError(
-            f"there is a data set {name!r} already, made otherwise ({found.source}: {found.origin})",
-            "--name another gives this one its own name, --force replaces that one",
+            f"there is a data set {name!r} already, made with other options ({found.source}: {found.origin})",
+            "--name gives this one another name, --force replaces that one",
         )
     return found
+
+
+def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedFile]:
+    """Return the files that a download would fetch, or one row for a source that needs no download.
+
+    Raises:
+        HistoError: an option does not fit the source, or there is nothing at its location.
+    """
+    policy = replace(DEFAULT_POLICY, tries=2)  # somebody waits for the answer
+    source = open_source(config, SourceContext(workspace.downloads_dir, config.force, policy=policy))
+    if isinstance(source, RemoteSource):
+        return source.plan()
+    return [PlannedFile(source.report.origin, source.total, True, "patches")]
+
+
+def open_source(config: DownloadConfig, context: SourceContext) -> Source:
+    """Open the source of a download; nothing is written.
+
+    Raises:
+        HistoError: an option does not fit the source, or there is nothing at its location.
+    """
+    source: Source = source_type(config.source).open(config.options, context)
+    return source
 
 
 def download(
     workspace: Workspace,
     name: str,
-    kind: str,
+    config: DownloadConfig,
     source: Source,
-    request: dict[str, Any],
     *,
-    n: int | None = None,
-    seed: int = 0,
     on_progress: Callable[[int], None],
     on_unreadable: Callable[[str, HistoError], None],
 ) -> Dataset:
-    """Pack `source`, or `n` patches of it drawn with `seed`, as the data set `name`; `dataset.json` is written last."""
-    packed = pack(source, workspace, name, n=n, seed=seed, on_progress=on_progress, on_unreadable=on_unreadable)
+    """Pack `source`, or as many patches drawn from it as `config` says, as the data set `name`.
+
+    `dataset.json` is written last. `on_progress` is called with the number of patches so far, `on_unreadable` with
+    each one that cannot be read.
+    """
+    n = config.n
+    packed = pack(source, workspace, name, n=n, seed=config.seed, on_progress=on_progress, on_unreadable=on_unreadable)
     report = source.report
     few = [] if n is None or packed.patches >= n else [f"{n:,} patches were asked for; there are {packed.patches:,}"]
     dataset = Dataset(
         name=name,
-        source=kind,
-        request=request,
+        source=config.source,
+        request=config.request,
         origin=report.origin,
         patches=packed.patches,
         sha256=packed.sha256,
@@ -93,10 +147,29 @@ def download(
     return dataset
 
 
-def _counts(packed: Packed) -> dict[str, int]:
+def _counts(packed: PackResult) -> dict[str, int]:
     named = {
         "exact duplicates dropped": packed.duplicates_dropped,
         "ids that are not their pixels' SHA-1": packed.sha1_mismatches,
         "unreadable": packed.unreadable,
     }
     return {name: count for name, count in named.items() if count}
+
+
+def _recorded(value: Any) -> Any:
+    """Return the value of an option as JSON can hold it, with absolute paths and without secrets."""
+    if isinstance(value, tuple):
+        return [_absolute(location) for location in value]
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return value.value if isinstance(value, Enum) else value
+
+
+def _absolute(location: str) -> str:
+    """Return a location as it may be recorded: a digest hides credentials and a query, which can hold a token."""
+    if "://" not in location:
+        return str(Path(location).absolute())
+    from histocli.sources.http import redact_url
+
+    public = redact_url(location)
+    return public if public == location else f"{public} sha256:{sha256(location.encode()).hexdigest()}"

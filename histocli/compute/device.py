@@ -14,6 +14,7 @@ from histocli.compute.distributed import launched, own_gpu
 from histocli.compute.memory import keep_freed_memory
 from histocli.config import Device, Precision
 from histocli.errors import HistoError
+from histocli.threads import thread_count as thread_count
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,6 @@ def seed_device(device: torch.device, seed: int) -> None:
         torch.mps.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
-
-
-def thread_count() -> int:
-    """OMP_NUM_THREADS, else the cores this process may use: its affinity, and a container's quota if it has one."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        limit, period = quota.read_text().split()
-        if limit != "max":
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
 
 
 def _fastest_precision(kind: str) -> tuple[Precision, str]:

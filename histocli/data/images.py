@@ -1,4 +1,4 @@
-"""Any image file or bytes -> a 96x96 RGB uint8 patch."""
+"""Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
 
 import re
 from itertools import takewhile
@@ -11,36 +11,14 @@ from histocli.config import Resize
 from histocli.data import MAX_PIXELS
 from histocli.errors import HistoError
 
-cv2.setNumThreads(1)  # patches are small: the parallelism is over patches
-_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # by OpenCV's version
-_set_log_level(0)  # silent: we name the unreadable file ourselves
+cv2.setNumThreads(1)  # patches are small: several are decoded at once instead
+_set_log_level = (
+    getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+)  # which one there is depends on the version of OpenCV
+_set_log_level(0)  # silent: our own message names the unreadable file
 
 PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
-SUFFIXES = frozenset(
-    [
-        ".bmp",
-        ".dib",
-        ".jpeg",
-        ".jpg",
-        ".jpe",
-        ".jp2",
-        ".png",
-        ".webp",
-        ".avif",
-        ".pbm",
-        ".pgm",
-        ".ppm",
-        ".pnm",
-        ".tiff",
-        ".tif",
-        ".gif",
-        ".exr",
-        ".hdr",
-        ".pic",
-    ]
-)
-
 # A TIFF's ExtraSamples tag with the value 2 in either byte order.
 _UNASSOCIATED_ALPHA = (b"\x52\x01\x03\0\x01\0\0\0\x02\0", b"\x01\x52\0\x03\0\0\0\x01\0\x02")
 
@@ -54,16 +32,16 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 def decode(data: bytes, name: str) -> Pixels:
     """Decode an image file's bytes to RGB uint8 (H,W,3); `name` is for the error.
 
-    Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; of
-    several frames or pages the first is taken.
+    Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
+    there are several frames or pages, the first is decoded.
 
     Raises:
-        HistoError: no image that OpenCV reads, truncated, more than `MAX_PIXELS`, a JPEG with markers that cannot be
-            there, or a TIFF with transparent parts.
+        HistoError: it is no image that OpenCV reads, truncated, damaged, larger than `MAX_PIXELS`, or a TIFF with
+            transparent parts.
     """
     if not data:
         raise HistoError(f"{name}: the file is empty")
-    if fault := _fault(data):
+    if fault := _find_damage(data):
         raise HistoError(f"{name}: the image is {fault}")
     if data[:2] in (b"II", b"MM") and any(tag in data for tag in _UNASSOCIATED_ALPHA):
         _refuse_transparent(data, name)
@@ -80,17 +58,17 @@ def _imdecode(data: bytes, flags: int) -> "cv2.typing.MatLike | None":
         return None
 
 
-def _fault(data: bytes) -> str:
-    """What is wrong with a JPEG or PNG that OpenCV would fill up with grey, or libpng complain of on stderr."""
+def _find_damage(data: bytes) -> str:
+    """Return what is wrong with a JPEG or PNG, "" if nothing: OpenCV would fill what is missing with grey."""
     if data[:4] == b"\x89PNG":
         if int.from_bytes(data[16:20]) * int.from_bytes(data[20:24]) > MAX_PIXELS:
             return f"of more than {MAX_PIXELS:,} pixels"
         return "" if b"IEND" in data else "truncated"
-    return _jpeg_fault(data) if data[:3] == b"\xff\xd8\xff" else ""
+    return _find_jpeg_damage(data) if data[:3] == b"\xff\xd8\xff" else ""
 
 
-def _jpeg_fault(data: bytes) -> str:
-    """Walk a JPEG's segments and scans to its end (ITU-T T.81, annex B): a decoder makes grey of what it misses."""
+def _find_jpeg_damage(data: bytes) -> str:
+    """Check a JPEG's segments and scans up to its end (ITU-T T.81, annex B); return what is wrong, "" if nothing."""
     at, restarts = 2, False
     while marker := _MARKER.match(data, at):
         code, at = marker[0][1], marker.end()
@@ -108,13 +86,13 @@ def _jpeg_fault(data: bytes) -> str:
             if after[0][1] not in _AFTER_A_SCAN:
                 return "damaged"
             at = after.start()
-        while data[at : at + 2] == b"\xff\xff":  # bytes between segments, that fill up
+        while data[at : at + 2] == b"\xff\xff":  # padding between segments
             at += 1
     return "" if data.find(b"\xff\xd9", at) >= 0 else "truncated"
 
 
 def _refuse_transparent(data: bytes, name: str) -> None:
-    """OpenCV multiplies a TIFF's colours by an alpha that does not belong to them: right only where that is opaque."""
+    """Refuse a TIFF with unassociated alpha, unless it is opaque: OpenCV multiplies its colours by the alpha."""
     image = _imdecode(data, cv2.IMREAD_UNCHANGED)
     if image is None or image.ndim != 3 or image.shape[2] != 4:
         return
@@ -123,7 +101,7 @@ def _refuse_transparent(data: bytes, name: str) -> None:
 
 
 def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:
-    """Bring an RGB image (H,W,3) of any size to (96,96,3).
+    """Crop or scale an RGB image (H,W,3) of any size to (96,96,3).
 
     `crop` cuts the centre out and reflects borders where the image is smaller; `scale` resamples the largest
     central square.

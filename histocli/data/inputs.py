@@ -1,4 +1,4 @@
-"""Whatever a user wants scored, as a stream of patches: folders, files, archives, arrays, packed data sets, stdin."""
+"""The patches to be scored, from folders, files, archives, arrays, packed data sets or a list of paths on stdin."""
 
 import os
 import sys
@@ -32,34 +32,34 @@ _ARRAYS = (".npy", ".h5", ".hdf5")
 
 
 class Inputs(NamedTuple):
-    """Patches to be scored, and how many there are where that is known."""
+    """Patches to be scored, and their number where that is known."""
 
     total: int | None
     patches: Iterable[Patch]
 
 
 def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Inputs:
-    """Open paths, data set names, or `-` for a list of paths on stdin; ids are stable, and so is the order.
+    """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
-    A path wins over a data set of the same name. Image ids are file stems where those are unique, else relative paths,
-    with the input's own path where there are several; array ids are row numbers. Where some of several inputs are
-    arrays or data sets, every id begins with its input's name.
+    A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
+    else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
+    row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or holds no image.
     """
     if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
-        return _from_files([file for name in names for file in _prefixed(name)], resize)
-    opened = [_open(name, workspace, resize) for name in names]
+        return _from_files([file for name in names for file in _list_prefixed_files(name)], resize)
+    inputs = [_open_input(name, workspace, resize) for name in names]
     if len(names) > 1:
-        opened = [_named(one, name) for one, name in zip(opened, names, strict=True)]
-    totals = [one.total for one in opened]
+        inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
+    totals = [one.total for one in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
-    return Inputs(total, chain.from_iterable(one.patches for one in opened))
+    return Inputs(total, chain.from_iterable(one.patches for one in inputs))
 
 
-def _named(inputs: Inputs, name: str) -> Inputs:
-    """The same patches, their ids beginning with the input's name; paths from stdin are names enough."""
+def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
+    """Put the input's name before the ids of its patches; paths from stdin are unique already."""
     if name == STDIN:
         return inputs
     stem = Path(name).as_posix()
@@ -67,7 +67,7 @@ def _named(inputs: Inputs, name: str) -> Inputs:
 
 
 def fingerprint(names: list[str], workspace: Workspace) -> str:
-    """What tells these inputs from others: a folder's files by name, a data set by its manifest, a file by its time."""
+    """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time."""
     digest = sha256()
     for name in names:
         path = Path(name)
@@ -81,7 +81,7 @@ def fingerprint(names: list[str], workspace: Workspace) -> str:
     return digest.hexdigest()
 
 
-def _open(name: str, workspace: Workspace, resize: Resize) -> Inputs:
+def _open_input(name: str, workspace: Workspace, resize: Resize) -> Inputs:
     path = Path(name)
     if name == STDIN:
         return Inputs(None, _from_lines(sys.stdin.buffer, resize))
@@ -91,7 +91,7 @@ def _open(name: str, workspace: Workspace, resize: Resize) -> Inputs:
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
     if path.is_file() and path.suffix.lower() == ".npy":
-        return _from_array(_checked(map_array(path), path), path, resize)
+        return _from_array(_check_array(map_array(path), path), path, resize)
     if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
         return _from_array(_open_h5(path), path, resize)
     return _from_files(_images(path), resize)
@@ -108,8 +108,8 @@ def _images(path: Path) -> list[File]:
     return files
 
 
-def _prefixed(name: str) -> list[File]:
-    """An input's files, named by the input too, so that no two of several inputs are called the same."""
+def _list_prefixed_files(name: str) -> list[File]:
+    """List the files of an input with the input in their names, so that names are unique among several inputs."""
     path = Path(name)
     if path.is_file() and path.suffix.lower() != ".zip":
         return [file_at(path)]
@@ -126,7 +126,7 @@ def _loader(file: File, resize: Resize) -> Any:
 
 
 def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
-    """One path a line; the id is the path as it is given, for stems may repeat."""
+    """Yield the image at the path in each line; the id is the path as it is given, because stems may repeat."""
     for line in lines:
         if name := os.fsdecode(line.rstrip(b"\r\n")):
             file = file_at(Path(name), name)
@@ -160,13 +160,13 @@ def _open_h5(path: Path) -> "h5py.Dataset":
         file = h5py.File(path, "r")
         sets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
         if "x" not in sets and len(sets) != 1:
-            raise HistoError(f"{path} holds {', '.join(sets) or 'no arrays'}", "the patches must be named 'x'")
-        return _checked(sets["x"] if "x" in sets else next(iter(sets.values())), path)
+            raise HistoError(f"{path} contains {', '.join(sets) or 'no arrays'}", "the patches must be named 'x'")
+        return _check_array(sets["x"] if "x" in sets else next(iter(sets.values())), path)
     except (OSError, KeyError, TypeError, RuntimeError) as error:
         raise HistoError(f"cannot read {path}: {error}") from error
 
 
-def _checked(array: Any, path: Path) -> Any:
+def _check_array(array: Any, path: Path) -> Any:
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
         raise HistoError(f"{path} holds {array.dtype} {tuple(array.shape)}", "patches are uint8 (N,H,W,3) in RGB order")
     if min(array.shape) < 1 or array.shape[1] * array.shape[2] > MAX_PIXELS:

@@ -1,4 +1,4 @@
-"""Patches packed once into one memory-mapped array."""
+"""The store: the patches of a data set in one memory-mapped array (N,96,96,3) uint8."""
 
 import hashlib
 import os
@@ -23,8 +23,8 @@ _PATCH_BYTES = 96 * 96 * 3
 _HEADER_BYTES = 128
 
 
-class Packed(NamedTuple):
-    """What packing came to: counts of patches by what became of them, the SHA-256 of the pixels, and of the ids."""
+class PackResult(NamedTuple):
+    """The result of packing: numbers of patches, the SHA-256 of the pixels, and that of the ids."""
 
     patches: int
     duplicates_dropped: int
@@ -34,7 +34,7 @@ class Packed(NamedTuple):
     ids_sha256: str
 
 
-class _Fingerprinted(NamedTuple):
+class _HashedChunk(NamedTuple):
     chunk: Chunk
     sha1: list[str]
     low: list[int]
@@ -42,13 +42,13 @@ class _Fingerprinted(NamedTuple):
 
 
 def open_store(path: Path) -> Pixels:
-    """Map a packed array read-only: (N,96,96,3) uint8.
+    """Map a packed array (N,96,96,3) uint8 read-only.
 
     Raises:
-        HistoError: it is not there, or not such an array.
+        HistoError: it does not exist, or is no such array.
     """
     if not path.exists():
-        raise HistoError(f"there are no packed patches at {path}", "histo download packs them")
+        raise HistoError(f"there are no packed patches at {path}", "run histo download to pack them")
     array = map_array(path, "histo download --force packs it again")
     if array.dtype != np.uint8 or array.shape[1:] != PATCH_SHAPE:
         raise HistoError(f"{path} holds {array.dtype} {array.shape}, not uint8 (N,96,96,3)")
@@ -57,10 +57,10 @@ def open_store(path: Path) -> Pixels:
 
 
 def map_array(path: Path, hint: str = "") -> "np.ndarray[Any, Any]":
-    """Map any .npy file read-only; nothing is unpickled.
+    """Map any .npy file read-only, without unpickling anything.
 
     Raises:
-        HistoError: it is no such file, or shorter than its header says.
+        HistoError: it is no .npy file, or shorter than its header says.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-any-return, no-untyped-call]
@@ -77,12 +77,15 @@ def pack(
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[str, HistoError], None] = lambda patch, error: None,
-) -> Packed:
-    """Write the patches of `source`, or `n` drawn from them, as the array of data set `name`, and its manifest.
+) -> PackResult:
+    """Write the patches of `source`, or a sample of `n` of them, as the array of data set `name`, and its manifest.
 
-    Both files appear under their names only when everything is in them; of a data set that they replace, the
-    `dataset.json` goes first. `on_progress` is told how many patches were read so far, `on_unreadable` which could
-    not be.
+    Both files get their names only when they are complete. If they replace a data set, its `dataset.json` is removed
+    first. `on_progress` is called with the number of patches read so far, `on_unreadable` with each patch that cannot
+    be read.
+
+    Raises:
+        HistoError: no patch can be read, or the files cannot be written.
     """
     exact = None if source.total is None or source.drop_duplicates else min(source.total, n or source.total)
     size = None if exact is None else _HEADER_BYTES + exact * _PATCH_BYTES
@@ -91,9 +94,9 @@ def pack(
         row_writer(workspace.manifest_path(name)) as manifest,
         atomic_path(workspace.patches_path(name), size) as temporary,
         temporary.open("wb") as array,
-        closing(map_ordered(_fingerprint, chunked(_drawn(source, n, seed), CHUNK), worker_count())) as chunks,
+        closing(map_ordered(_hash_chunk, chunked(_sample_patches(source, n, seed), CHUNK), worker_count())) as chunks,
     ):
-        packing = _Packing(source, array, manifest)
+        packing = _Packer(source, array, manifest)
         for found in chunks:
             packing.add(found)
             for failure in found.chunk.failures:
@@ -107,8 +110,8 @@ def pack(
     return packed
 
 
-class _Packing:
-    """An array and a manifest that grow together, and the counts of what went into them."""
+class _Packer:
+    """Appends patches to an array and its manifest, and counts them."""
 
     def __init__(self, source: Source, array: IO[bytes], manifest: Any) -> None:
         self.source, self.array, self.manifest = source, array, manifest
@@ -117,8 +120,8 @@ class _Packing:
         self.pixels, self.ids = hashlib.sha256(), IdsDigest()
         _write_header(array, 0)
 
-    def add(self, found: _Fingerprinted) -> None:
-        """Append what is to be kept of some patches."""
+    def add(self, found: _HashedChunk) -> None:
+        """Append the patches of a chunk, without duplicates if the source wants that."""
         chunk = found.chunk
         keep = np.ones(len(chunk.patches), bool)
         for i, patch in enumerate(chunk.patches):
@@ -127,7 +130,7 @@ class _Packing:
                 keep[i] = key not in self.seen
                 self.seen.add(key)
             if keep[i]:
-                self._note(patch, found.sha1[i], found.low[i], found.high[i])
+                self._write_row(patch, found.sha1[i], found.low[i], found.high[i])
         kept = chunk.pixels if keep.all() else chunk.pixels[keep]
         self.array.write(kept.data)
         self.pixels.update(kept.data)
@@ -135,23 +138,23 @@ class _Packing:
         self.duplicates += int((~keep).sum())
         self.unreadable += len(chunk.failures)
 
-    def _note(self, patch: Patch, digest: str, low: int, high: int) -> None:
+    def _write_row(self, patch: Patch, digest: str, low: int, high: int) -> None:
         self.mismatches += self.source.id_is_sha1 and patch.id != digest
         self.ids.add(patch.id)
         row = Row(patch.id, patch.label, patch.slide, patch.hospital, patch.split, digest, low, high)
         self.manifest.writerow(row)
 
-    def finish(self) -> Packed:
-        """Write the array's header anew, now that its length is known."""
+    def finish(self) -> PackResult:
+        """Write the header of the array again, now that its length is known."""
         if self.count == 0:
-            raise HistoError(f"no patch could be read from {self.source.report.origin}", "check what it holds")
+            raise HistoError(f"no patch could be read from {self.source.report.origin}", "check what it contains")
         _write_header(self.array, self.count)
         counts = (self.count, self.duplicates, self.mismatches, self.unreadable)
-        return Packed(*counts, self.pixels.hexdigest(), self.ids.hexdigest())
+        return PackResult(*counts, self.pixels.hexdigest(), self.ids.hexdigest())
 
 
-def _drawn(source: Source, n: int | None, seed: int) -> Iterator[Patch]:
-    """All patches of the source, or `n` of them drawn without replacement, in its order."""
+def _sample_patches(source: Source, n: int | None, seed: int) -> Iterator[Patch]:
+    """Yield all patches of the source, or `n` of them chosen at random, in its order."""
     if n is None or source.total is None or n >= source.total:
         return source.patches()
     chosen = np.zeros(source.total, bool)
@@ -159,12 +162,12 @@ def _drawn(source: Source, n: int | None, seed: int) -> Iterator[Patch]:
     return compress(source.patches(), chosen)
 
 
-def _fingerprint(patches: list[Patch]) -> _Fingerprinted:
-    """Load a chunk and compute what the manifest wants of each patch, all on the worker thread."""
+def _hash_chunk(patches: list[Patch]) -> _HashedChunk:
+    """Load a chunk, and compute the SHA-1, minimum and maximum of each patch for the manifest, on a worker thread."""
     chunk = load_chunk(patches)
     flat = chunk.pixels.reshape(len(chunk.pixels), int(np.prod(PATCH_SHAPE)))
     low, high = flat.min(1), flat.max(1)
-    return _Fingerprinted(
+    return _HashedChunk(
         chunk,
         [hashlib.sha1(row.data, usedforsecurity=False).hexdigest() for row in flat],
         low.tolist(),
@@ -173,7 +176,7 @@ def _fingerprint(patches: list[Patch]) -> _Fingerprinted:
 
 
 def _write_header(file: IO[bytes], count: int) -> None:
-    """Write the .npy header at the file's start; NumPy pads it so that `count` may grow in place."""
+    """Write the .npy header at the start of the file; NumPy pads it, so that its length does not depend on `count`."""
     file.seek(0)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *PATCH_SHAPE)}
     np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]

@@ -1,6 +1,5 @@
-"""Patches decoded in parallel, in order, a bounded number ahead of whoever takes them."""
+"""Decode patches in parallel and in order, at most a few chunks ahead of the one that is used."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
@@ -11,15 +10,17 @@ import numpy as np
 
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
+from histocli.threads import thread_count
 
-CHUNK = 64  # patches per task: enough to make a task's own cost vanish, few enough to keep memory small
+CHUNK = 64  # patches in a task: enough to make the cost of a task itself negligible, few enough to need little memory
+_MAX_WORKERS = 8
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Chunk(NamedTuple):
-    """Some consecutive patches: those that could be read with their pixels (k,96,96,3), and the others' errors."""
+    """Consecutive patches: the readable ones with their pixels (k,96,96,3), and the ids and errors of the others."""
 
     patches: list[Patch]
     pixels: Pixels
@@ -27,9 +28,8 @@ class Chunk(NamedTuple):
 
 
 def worker_count() -> int:
-    """How many decoding threads pay: one per core this process may use, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(8, cores))
+    """Return how many decoding threads are useful: as many as `thread_count` allows, at most eight."""
+    return min(_MAX_WORKERS, thread_count())
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -40,13 +40,13 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def map_ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
-    """Yield `function(item)` in the order of `items`, computed on threads at most a few items ahead."""
+    """Yield `function(item)` in the order of `items`, computed on threads, at most a few items ahead."""
     with ThreadPoolExecutor(workers, thread_name_prefix="histo-decode") as pool:
         yield from ordered(pool, function, items, 2 * workers)
 
 
 def ordered(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
-    """Yield `function(item)` in the order of `items`, computed by `pool` at most so many ahead of who takes them."""
+    """Yield `function(item)` in the order of `items`, computed by `pool`, at most `ahead` items ahead."""
     pending: deque[Future[R]] = deque()
     try:
         for item in items:
@@ -62,7 +62,7 @@ def ordered(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahea
 
 
 def load_chunk(patches: list[Patch]) -> Chunk:
-    """Load every patch of the list; one that cannot be read becomes a failure beside the others."""
+    """Load every patch of the list; those that cannot be read are listed as failures."""
     good: list[Patch] = []
     pixels: list[Pixels] = []
     failures: list[tuple[str, HistoError]] = []

@@ -1,4 +1,4 @@
-"""CSV tables as spreadsheets and people leave them: read with the line of every row, and written."""
+"""CSV tables as spreadsheets and people write them: read with the line number of every row, and written."""
 
 import csv
 from collections.abc import Iterator
@@ -8,29 +8,30 @@ from typing import IO, Any
 
 from histocli.errors import HistoError
 
-_TOGETHER = 64  # rows: so few that they are gone before the garbage collector looks at them
+_BLOCK = 64  # rows read at once: so few that they are freed before the garbage collector looks at them
 
 
 def read_table(file: IO[str], name: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Read a table by comma or semicolon: its column names, and (line, fields) of every row; empty lines are skipped.
+    """Read a table separated by commas or semicolons: its column names, and (line, fields) of every row.
 
-    `file` is open with `newline=""`; a line is where a row begins, counted from 1, for a quoted field may hold more.
+    Empty lines are skipped. `file` is open with `newline=""`. The line, from 1, is the one where the row begins,
+    because a quoted field may contain line breaks.
 
     Raises:
-        HistoError: it is not UTF-8 or not CSV, a column's name stands twice, or a row has more or fewer fields than
-            there are columns; `name` and the line are named.
+        HistoError: it is not UTF-8 or not CSV, two columns have the same name, or a row has more or fewer fields than
+            there are columns; the message names `name` and the line.
     """
     rows = _rows(file, name)
     return _names(*next(rows, (1, [])), name), rows
 
 
 def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
-    """Read a whole table as `read_table` does, by column; those without a name are left out.
+    """Read a whole table as `read_table` does, and return its columns; those without a name are left out.
 
     Raises:
         HistoError: as `read_table`.
     """
-    if (table := _regular(file, name)) is None:  # row by row, to skip what is empty, or to say what is wrong where
+    if (table := _regular(file, name)) is None:  # row by row, to skip empty lines, or to say which line is wrong
         file.seek(0)
         columns, rows = read_table(file, name)
         fields = [row[: len(columns)] for _, row in rows]
@@ -39,14 +40,14 @@ def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
 
 
 def _regular(file: IO[str], name: str) -> tuple[list[str], list[list[str]]] | None:
-    """The columns of a table whose rows are all as long as its first line and begin with a field; else None."""
+    """Return the columns of a table whose rows all have as many fields as its header and a first field; else None."""
     try:
         reader = _reader(file)
         header: list[str] = next(reader, [])
         if not any(map(str.strip, header)):
             return None
         texts: list[list[str]] = [[] for _ in header]
-        while some := list(islice(reader, _TOGETHER)):
+        while some := list(islice(reader, _BLOCK)):
             some = list(filter(None, some))  # empty lines
             if not set(map(len, some)) <= {len(header)} or not all(map(itemgetter(0), some)):
                 return None
@@ -61,12 +62,12 @@ def _names(line: int, header: list[str], name: str) -> list[str]:
     columns = [column.strip() for column in header]
     for i, column in enumerate(columns):
         if column and column in columns[:i]:
-            raise HistoError(f"{name}, line {line}: the column {column!r} stands twice", "remove one of them")
+            raise HistoError(f"{name}, line {line}: there are two columns {column!r}", "remove one of them")
     return columns
 
 
 def table_writer(file: IO[str]) -> Any:
-    """Give a `csv.writer` that ends lines with a line feed and quotes every field that holds any line break."""
+    """Return a `csv.writer` that ends lines with a line feed and quotes every field that contains a line break."""
     return csv.writer(_LineFeeds(file), lineterminator="\r\n")
 
 
@@ -79,7 +80,7 @@ def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
             if (row and row[0]) or any(map(str.strip, row)):
                 width = width or len(row)
                 if len(row) != width and (len(row) < width or any(row[width:])):
-                    hint = "a field that holds a comma needs quotes around it"
+                    hint = "a field that contains a comma needs quotes around it"
                     raise HistoError(f"{name}, line {line}: {len(row)} fields, {width} columns", hint)
                 yield line, row
             line = reader.line_num + 1
@@ -90,14 +91,14 @@ def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _reader(file: IO[str]) -> Any:
-    """A `csv.reader` by comma or semicolon, whichever there are more of in the first line."""
+    """Return a `csv.reader` for commas or semicolons, whichever are more frequent in the first line."""
     first = file.readline()
     delimiter = ";" if first.count(";") > first.count(",") else ","
     return csv.reader(chain([first], file), delimiter=delimiter, strict=True)
 
 
 class _LineFeeds:
-    """Ends with a line feed the lines that `csv` ends with CRLF: told LF, it would leave a lone CR unquoted."""
+    """A file that replaces the CRLF at the end of each line by LF: with LF alone, `csv` would not quote a lone CR."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file

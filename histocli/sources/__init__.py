@@ -1,35 +1,57 @@
-"""Where patches come from, one module each; all of them speak in `Patch`es."""
+"""Where patches come from: one module for each source, which declares its options and yields `Patch`es.
+
+A new source is a module here with a `SOURCE` (see `SourceType`), and its name in `SOURCE_NAMES`. These modules are
+imported to show the help, so they import whatever is slow to import (numpy, OpenCV, requests) inside their functions.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-import numpy as np
+from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+if TYPE_CHECKING:
+    import numpy as np
+
+SOURCE_NAMES = ("kaggle", "pcam", "folder", "synthetic")
+
+Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
+OnTransfer = Callable[[str, int, int | None], None]  # a file's name, its bytes so far, and in all where that is known
 
 
 class Patch(NamedTuple):
     """One patch on its way into the store.
 
-    `load` gives its (96,96,3) uint8 RGB pixels; it is called on a worker thread, once, and raises `HistoError`
-    where the patch cannot be read. `label` is 1 for tumour in the central 32x32, 0 for none, None where unknown.
+    `load` returns its (96,96,3) uint8 RGB pixels; it is called on a worker thread, once, and raises `HistoError`
+    if the patch cannot be read. `label` is 1 for tumour in the central 32x32, 0 for none, None where unknown.
     """
 
     id: str
-    load: Callable[[], Pixels]
+    load: "Callable[[], Pixels]"
     label: int | None = None
     slide: str = ""
     split: str = ""
     hospital: str = ""
 
 
+class PlannedFile(NamedTuple):
+    """A file that a download would fetch: its size where known, and whether it is here already."""
+
+    name: str
+    size: int | None
+    is_here: bool
+    unit: str = "bytes"
+
+
 @dataclass
 class SourceReport:
-    """What packing should know and tell beyond the patches themselves.
+    """What packing reports beyond the patches themselves.
 
     `origin` says where they came from, `checksums` maps file names to digests, `notes` are lines for the summary,
-    `counts` are figures for it (skipped, resized, ...), filled while the patches are read.
+    `counts` are numbers for it (skipped, resized, ...), complete when the patches have been read.
     """
 
     origin: str
@@ -47,7 +69,7 @@ class Source(Protocol):
 
     @property
     def total(self) -> int | None:
-        """How many patches will come, where that is known beforehand."""
+        """How many patches will come, where that is known before."""
 
     @property
     def id_is_sha1(self) -> bool:
@@ -55,7 +77,65 @@ class Source(Protocol):
 
     @property
     def drop_duplicates(self) -> bool:
-        """Whether a patch whose pixels came before in the same split is left out of the store."""
+        """Whether the store leaves out a patch whose pixels came before in the same split."""
 
     def patches(self) -> Iterator[Patch]:
         """Yield every patch, in a stable order."""
+
+
+@runtime_checkable
+class RemoteSource(Source, Protocol):
+    """A source whose files may have to be fetched first."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its files are on a server."""
+
+    def fetch(self) -> None:
+        """Fetch what is not here yet."""
+
+    def plan(self) -> list[PlannedFile]:
+        """Return what `fetch` would bring."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """The base of each source's options, with fields such as `labels: Annotated[Path | None, LABELS] = None`.
+
+    `LABELS` is the `Option` of the command line that gives the value. A field `n` or `seed` gets the value of this
+    option of `histo download`, which every source has.
+    """
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """What a source gets besides its options: the folder for its files, and what is called when they arrive."""
+
+    downloads_dir: Path
+    force: bool = False
+    on_transfer: OnTransfer = lambda name, done, total: None
+    policy: RetryPolicy = DEFAULT_POLICY
+
+
+Options = TypeVar("Options", bound=SourceOptions)
+
+
+@dataclass(frozen=True)
+class SourceType(Generic[Options]):
+    """A kind of source: the class of its options, and what opens one.
+
+    `files_may_change` says that it reads files of the user, which may differ from when they were packed.
+
+    `open` raises `HistoError` where an option does not fit, or there is nothing at its location.
+    """
+
+    options: type[Options]
+    open: Callable[[Options, SourceContext], Source]
+    files_may_change: bool = False
+
+
+@cache
+def source_type(name: str) -> SourceType[Any]:
+    """Return the source of that name, one of `SOURCE_NAMES`."""
+    found: SourceType[Any] = import_module(f"histocli.sources.{name}").SOURCE
+    return found

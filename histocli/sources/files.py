@@ -1,4 +1,4 @@
-"""Image files in folders and zip archives, and the tables beside them that say their labels and slides."""
+"""Image files in folders and zip archives, and the tables of their labels and slides."""
 
 import io
 import lzma
@@ -14,19 +14,19 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import NamedTuple
 
-from histocli.data.images import SUFFIXES
 from histocli.data.tables import read_table
 from histocli.errors import HistoError
 
-_HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # of a name such as ./a.png, which some tools write
+_IMAGE_SUFFIX = re.compile(r"\.(bmp|dib|jpeg|jpg|jpe|jp2|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic)")
+_HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 
-MAX_FILE_BYTES = 256 << 20  # no patch and no table of patches is larger; a bomb in an archive is
+MAX_FILE_BYTES = 256 << 20  # no patch and no table is larger; a malicious archive may be
 
 
 class File(NamedTuple):
-    r"""A file by its path relative to the folder or archive it lies in, and how to get its bytes.
+    r"""A file: its path in the folder or archive, and the function that reads its bytes.
 
-    The name is made to be written as UTF-8: bytes of a file system's name that are not are escaped, as in `a\xff.png`.
+    The name is valid UTF-8: bytes that are not are escaped, as in `a\xff.png`.
     """
 
     name: str
@@ -34,23 +34,23 @@ class File(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The file's name without folders and suffix: a Kaggle patch's id."""
+        """The name without folders and suffix, which is the id of a Kaggle patch."""
         return PurePosixPath(self.name).stem
 
 
 def list_files(path: Path) -> list[File]:
-    """List a folder's files, in any nesting, or a zip archive's members, or the one file itself; sorted by name.
+    """List the files in a folder and its subfolders, the members of a zip archive, or a single file, sorted by name.
 
-    Nothing is read or unpacked yet. Hidden files and folders, what is no regular file, and members whose names lead
-    out of their archive are left out.
+    Nothing is read or unpacked yet. Hidden files and folders, devices and pipes, and members whose names lead out of
+    the archive are left out.
 
     Raises:
-        HistoError: it is not there, may not be read, is neither file nor folder, or the archive is broken, holds a
-            name twice.
+        HistoError: it does not exist, may not be read, is neither file nor folder, or the archive is damaged or
+            contains a name twice.
     """
     try:
         if path.is_dir():
-            return [File(_writable(name), _OnDisk(path, name)) for name in sorted(_walk(path))]
+            return [File(_to_utf8(name), _DiskReader(path, name)) for name in sorted(_walk(path))]
         if path.is_file():
             return _list_zip(path) if path.suffix.lower() == ".zip" else [file_at(path, path.name)]
         wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
@@ -60,25 +60,25 @@ def list_files(path: Path) -> list[File]:
 
 
 def file_at(path: Path, name: str | None = None) -> File:
-    """A file on disk, by its own path where no other name is given."""
-    return File(_writable(str(path) if name is None else name), _OnDisk(path.parent, path.name))
+    """Return a file on disk; its name is its path if no other is given."""
+    return File(_to_utf8(str(path) if name is None else name), _DiskReader(path.parent, path.name))
 
 
 def list_images(path: Path) -> list[File]:
-    """`list_files`, only those whose suffix is that of an image."""
+    """List the files whose suffix is that of an image, as `list_files` does."""
     return [file for file in list_files(path) if is_image(file.name)]
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's suffix is one of an image format that OpenCV reads."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
+    """Return whether the suffix is that of an image format that OpenCV reads."""
+    return _IMAGE_SUFFIX.fullmatch(PurePosixPath(name).suffix.lower()) is not None
 
 
 def read_bytes(file: File) -> bytes:
-    """The file's bytes.
+    """Read the bytes of a file.
 
     Raises:
-        HistoError: it cannot be read; the file is named.
+        HistoError: it cannot be read; the message names it.
     """
     try:
         return file.read()
@@ -90,14 +90,15 @@ def read_labels(file: File) -> dict[str, int]:
     """Read a table `id,label` with labels 0 and 1.
 
     Raises:
-        HistoError: a column is missing, a label is neither, an id stands twice; file, line and column are named.
+        HistoError: a column is missing, a label is neither 0 nor 1, or an id occurs twice; the message names file, line
+            and column.
     """
     labels: dict[str, int] = {}
     for line, key, value in _read_pairs(file, "id", ("label",)):
         if value not in ("0", "1", "0.0", "1.0"):
             raise HistoError(f"{file.name}, line {line}, column label: {value!r} is not 0 or 1")
         if key in labels:
-            raise HistoError(f"{file.name}, line {line}, column id: {key!r} stands twice")
+            raise HistoError(f"{file.name}, line {line}, column id: {key!r} occurs twice")
         labels[key] = int(value[0])
     return labels
 
@@ -106,17 +107,17 @@ def read_slides(file: File) -> dict[str, str]:
     """Read a table `id,wsi` (or `id,slide`): the slide each patch was cut from.
 
     Raises:
-        HistoError: a column is missing, or an id stands twice with two slides; file, line and column are named.
+        HistoError: a column is missing, or an id occurs twice with two slides; the message names file, line and column.
     """
     slides: dict[str, str] = {}
     for line, key, value in _read_pairs(file, "id", ("wsi", "slide")):
         if slides.setdefault(key, value) != value:
-            raise HistoError(f"{file.name}, line {line}, column id: {key!r} stands twice, with two slides")
+            raise HistoError(f"{file.name}, line {line}, column id: {key!r} occurs twice, with two slides")
     return slides
 
 
 def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
-    """Yield (line, key, value) of a table in UTF-8, with or without a byte order mark."""
+    """Yield (line, key, value) for each row of a table in UTF-8, with or without a byte order mark."""
     text = io.TextIOWrapper(io.BytesIO(read_bytes(file)), "utf-8-sig", newline="")
     names, rows = read_table(text, file.name)
     columns = [name.lower() for name in names]
@@ -129,8 +130,8 @@ def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple
 
 
 @dataclass(frozen=True, slots=True)
-class _OnDisk:
-    """Reads a file below a folder; a million of them are held at once, so the path is made only when it is read."""
+class _DiskReader:
+    """Reads one file in a folder. There may be a million of these: to need little memory, each keeps no full path."""
 
     folder: Path
     name: str
@@ -139,8 +140,8 @@ class _OnDisk:
         return _read_regular(self.folder / self.name)
 
 
-def _writable(name: str) -> str:
-    """A file system's name as text that UTF-8 can hold."""
+def _to_utf8(name: str) -> str:
+    """Return a name of the file system as text that can be written as UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -148,18 +149,18 @@ def _read_regular(path: Path) -> bytes:
     facts = path.stat()
     if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
         raise OSError("not a regular file")
-    with path.open("rb") as file:  # asked for more than there is, Python makes room for all of it
-        return _bounded(file.read(min(facts.st_size, MAX_FILE_BYTES) + 1))
+    with path.open("rb") as file:  # Python allocates as much memory as `read` is asked for
+        return _check_size(file.read(min(facts.st_size, MAX_FILE_BYTES) + 1))
 
 
-def _bounded(data: bytes) -> bytes:
+def _check_size(data: bytes) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise OSError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     return data
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Relative POSIX paths of all regular files below `folder`; links to folders are not followed."""
+    """Yield the relative POSIX paths of all regular files in `folder`; links to folders are not followed."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -178,17 +179,17 @@ def _list_zip(path: Path) -> list[File]:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise HistoError(f"cannot read {path}: {error}", "is the download complete?") from error
-    lock = Lock()  # members share one file position
+    lock = Lock()  # all members are read through one file object
     members = {}
     for member in archive.infolist():
         name = _HERE.sub("", member.filename.replace("\\", "/"))
         if name in members:
-            raise HistoError(f"{path} holds {name!r} twice", "pack it again with each file once")
+            raise HistoError(f"{path} contains {name!r} twice", "make the archive again with each file once")
         members[name] = member
     return [
         File(name, partial(_read_member, archive, member, lock))
         for name, member in sorted(members.items())
-        if not member.is_dir() and not _hidden(name)
+        if not member.is_dir() and not _is_hidden(name)
     ]
 
 
@@ -196,11 +197,11 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: Lock) 
     if member.file_size > MAX_FILE_BYTES:
         raise OSError(f"it unpacks to {member.file_size >> 20:,} MiB, over {MAX_FILE_BYTES >> 20}")
     with lock, archive.open(member) as file:
-        return _bounded(file.read(MAX_FILE_BYTES + 1))
+        return _check_size(file.read(MAX_FILE_BYTES + 1))
 
 
-def _hidden(name: str) -> bool:
-    """Whether a part of a member's name is hidden, or the name leads out of the archive."""
+def _is_hidden(name: str) -> bool:
+    """Return whether a part of a member's name is hidden, or the name leads out of the archive."""
     return (
         name.startswith("/")
         or bool(re.match("[A-Za-z]:", name))

@@ -1,16 +1,17 @@
-"""Patches from folders, zip archives and single image files."""
+"""Patches from folders, zip archives and image files."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from histocli.config import Resize
-from histocli.data.images import PATCH_SIZE, decode, fit
-from histocli.errors import HistoError
-from histocli.sources import Patch, Pixels, SourceReport
+from histocli.errors import HistoError, UsageError
+from histocli.sources import Patch, Pixels, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.files import File, file_at, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.options import FROM, LABELS, RESIZE, SLIDES
 from histocli.sources.slides import hospital_of
 
 _CLASSES = {
@@ -21,18 +22,29 @@ _LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.
 
 T = TypeVar("T")
 
-RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # what is counted of images of another size
+RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # what a report calls images of another size
+
+
+@dataclass(frozen=True)
+class FolderOptions(SourceOptions):
+    """The options of a `FolderSource`."""
+
+    locations: Annotated[tuple[str, ...], FROM] = ()
+    labels: Annotated[Path | None, LABELS] = None
+    slides: Annotated[Path | None, SLIDES] = None
+    resize: Annotated[Resize, RESIZE] = Resize.CROP
 
 
 class FolderSource:
-    """Images in any nesting, any size, of any format OpenCV reads.
+    """Images of any size and any format that OpenCV reads, in folders and their subfolders.
 
-    Labels come from `labels`, else from `*labels*.csv` tables inside or beside each location that know one of the
-    images, else from class folders such as `0/1`, `negative/positive` or `normal/tumor`, which may be the locations
-    themselves, else they are unknown.
+    Labels come from the table `labels`; else from tables `*labels*.csv` in or beside each location, if they contain
+    one of the images; else from class folders such as `0/1`, `negative/positive` or `normal/tumor`, which may be the
+    locations themselves; else they are unknown.
 
     Raises:
-        HistoError: a location is not there or holds no image, a table is malformed, or `labels` knows no image.
+        HistoError: a location does not exist or contains no image, a table is malformed, or `labels` contains none of
+            the images.
     """
 
     id_is_sha1 = False
@@ -50,16 +62,16 @@ class FolderSource:
         self._resize = resize
         self._lock = Lock()
         found = [list_files(location) for location in locations]
-        tables = [_the_file(labels)] if labels else _label_tables(locations, found)
+        tables = [_require_file(labels)] if labels else _label_tables(locations, found)
         known = _read_tables(tables)
         images = [file for files in found for file in files if is_image(file.name)]
         if not images:
-            raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that holds some")
+            raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that contains some")
         if not any(_key_of(image, known) for image in images):
             if labels:
-                raise HistoError(f"{labels} has no label of any image", "its ids are to be their names or paths")
+                raise HistoError(f"{labels} has no label of any image", "its ids must be their names or paths")
             known = {}
-            found = [_under_its_class(location, files) for location, files in zip(locations, found, strict=True)]
+            found = [_add_class_folder(location, files) for location, files in zip(locations, found, strict=True)]
         else:
             self.report.notes += [f"labels from {table.name}" for table in tables]
         self._images = [file for files in found for file in files if is_image(file.name)]
@@ -68,19 +80,28 @@ class FolderSource:
             raise HistoError(
                 f"files in {self.report.origin} share their relative paths", "pack them one by one (--name)"
             )
-        self._labels = self._by_image(known, "labels") if known else self._class_folders()
-        self._slides = self._by_image(read_slides(_the_file(slides)), "slides") if slides else {}
+        self._labels = self._match_images(known, "labels") if known else self._class_folders()
+        self._slides = self._match_images(read_slides(_require_file(slides)), "slides") if slides else {}
+
+    @classmethod
+    def open(cls, options: FolderOptions, context: SourceContext) -> "FolderSource":
+        """Open the locations."""
+        if not options.locations:
+            raise UsageError("--source folder needs --from PATH", "several --from may be given")
+        locations = [Path(location) for location in options.locations]
+        return cls(locations, labels=options.labels, slides=options.slides, resize=options.resize)
 
     @property
     def total(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return len(self._images)
 
     def patches(self) -> Iterator[Patch]:
         """Yield every image in the order of the locations and, within one, of its name."""
         for key, file in zip(self._ids, self._images, strict=True):
             slide = self._slides.get(file.name, "")
-            hospital = hospital_of(slide) if "camelyon16" in slide else ""  # others may call their slides tumor_001 too
+            # Other data sets may have slides named tumor_001 too.
+            hospital = hospital_of(slide) if "camelyon16" in slide else ""
             yield Patch(key, self._loader(file), self._labels.get(file.name), slide, hospital=hospital)
         counts = {
             "without a label": self.total - len(self._labels),
@@ -90,6 +111,8 @@ class FolderSource:
 
     def _loader(self, file: File) -> Callable[[], Pixels]:
         def load() -> Pixels:
+            from histocli.data.images import PATCH_SIZE, decode, fit
+
             image = decode(read_bytes(file), file.name)
             if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
                 verb = RESIZED[self._resize]
@@ -100,7 +123,7 @@ class FolderSource:
         return load
 
     def _class_folders(self) -> dict[str, int]:
-        """Each image's label by the innermost folder that is named after a class."""
+        """Return the label of each image in a class folder; the innermost one counts."""
         labels = {}
         for file in self._images:
             folders = [part.lower() for part in PurePosixPath(file.name).parent.parts if part.lower() in _LABEL_OF]
@@ -108,8 +131,8 @@ class FolderSource:
                 labels[file.name] = _LABEL_OF[folders[-1]]
         return labels
 
-    def _by_image(self, table: dict[str, T], what: str) -> dict[str, T]:
-        """Find each image in a table, by `_key_of`."""
+    def _match_images(self, table: dict[str, T], what: str) -> dict[str, T]:
+        """Return the table's value for each image that it contains."""
         found: dict[str, T] = {}
         owners: dict[str, str] = {}
         for image in self._images:
@@ -128,24 +151,24 @@ class FolderSource:
 
 
 def _read_tables(tables: list[File]) -> dict[str, int]:
-    """The labels of all tables together, by the ids as they stand there."""
+    """Return the labels of all tables, by id."""
     labels: dict[str, int] = {}
     for table in tables:
         for key, label in read_labels(table).items():
             if labels.setdefault(key, label) != label:
-                raise HistoError(f"{table.name}: another table has the other label for {key!r}", "correct one")
+                raise HistoError(f"{table.name}: another table has another label for {key!r}", "correct one of them")
     return labels
 
 
 def _key_of(image: File, table: dict[str, T]) -> str | None:
-    """The id that a table has of an image: its path, with the suffix or without, or its file name or stem."""
+    """Return the id of an image in a table: its path, with or without suffix, or its file name or stem; else None."""
     path = PurePosixPath(image.name)
     keys = (image.name, str(path.with_suffix("")), path.name, path.stem)
     return next((key for key in keys if key in table), None)
 
 
 def unique_ids(files: Sequence[File]) -> list[str]:
-    """An id per file: its stem, as Kaggle's are, where all stems differ; else its path, where need be with suffix."""
+    """Return an id for each file: its stem, as in Kaggle's data, else its path, whichever is unique for all."""
     for name in (lambda f: f.stem, lambda f: str(PurePosixPath(f.name).with_suffix("")), lambda f: f.name):
         ids = [name(file) for file in files]
         if len(set(ids)) == len(ids):
@@ -153,8 +176,8 @@ def unique_ids(files: Sequence[File]) -> list[str]:
     return ids
 
 
-def _under_its_class(location: Path, files: list[File]) -> list[File]:
-    """The files of a folder that is itself named after a class, named by it too; those of any other as they are."""
+def _add_class_folder(location: Path, files: list[File]) -> list[File]:
+    """Put the location's name before the names of its files, if it is a class folder itself."""
     name = location.absolute().name
     if name.lower() not in _LABEL_OF or not location.is_dir():
         return files
@@ -162,7 +185,7 @@ def _under_its_class(location: Path, files: list[File]) -> list[File]:
 
 
 def _label_tables(locations: Sequence[Path], found: list[list[File]]) -> list[File]:
-    """The tables inside each location, else beside it."""
+    """List the tables of labels in each location, or beside it where it contains none."""
     inside: list[File] = []
     beside: dict[Path, None] = {}
     for location, files in zip(locations, found, strict=True):
@@ -178,7 +201,10 @@ def _is_label_table(name: str) -> bool:
     return base.endswith(".csv") and "labels" in base
 
 
-def _the_file(path: Path) -> File:
+def _require_file(path: Path) -> File:
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
         raise HistoError(f"there is no {path}", "give a table in CSV")
     return file_at(path)
+
+
+SOURCE = SourceType(FolderOptions, FolderSource.open, files_may_change=True)

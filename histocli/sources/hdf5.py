@@ -1,4 +1,4 @@
-"""PCam's HDF5 arrays, packed or not, read without ever being in memory as a whole."""
+"""PCam's HDF5 arrays, compressed with gzip or not, read a few hundred patches at a time."""
 
 import gzip
 import zlib
@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.fs import human_bytes, require_space, temporary_beside
+from histocli.fs import human_bytes, require_space, temporary_beside, write_all
 from histocli.sources import Pixels
-from histocli.sources.transfer.part import write_all
 
 if TYPE_CHECKING:
     import h5py
@@ -23,23 +22,23 @@ _ROWS = 256
 _MAX_BLOCK = 4096 * 96 * 96 * 3
 _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
-_OVERHEAD = _MAX_BLOCK + (1 << 24)  # what HDF5 may add to the bare pixels: the last chunk is stored whole
+_OVERHEAD = _MAX_BLOCK + (1 << 24)  # what HDF5 may need besides the pixels: the last chunk is always stored whole
 
 Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Progress = Callable[[int, int | None], None]
 
 
 def read_labels(path: Path, scratch: Path) -> Labels:
-    """Read the set `y` of an `.h5` or `.h5.gz`: (N,) uint8 of 0 and 1.
+    """Read the labels `y` of an `.h5` or `.h5.gz`: (N,) uint8 of 0 and 1.
 
     Raises:
-        HistoError: truncated, damaged, or no such set.
+        HistoError: it is truncated or damaged, or contains no such array.
     """
-    with opened(path, scratch, limit=_LABEL_BYTES) as file:
-        found = _dataset(file, path, "y")
+    with open_h5(path, scratch, limit=_LABEL_BYTES) as file:
+        found = _find_dataset(file, path, "y")
         if found.shape is None or not 0 < found.shape[0] == found.size <= _MAX_LABELS or found.dtype.kind not in "uib":
             raise HistoError(f"{path}: y is {found.dtype} {found.shape}, not a label per patch")
-        with _damage(path):
+        with _damage_errors(path):
             labels = np.asarray(found[()]).reshape(-1)
     wrong = np.flatnonzero((labels != 0) & (labels != 1))
     if len(wrong):
@@ -48,28 +47,28 @@ def read_labels(path: Path, scratch: Path) -> Labels:
 
 
 def read_patches(file: "h5py.File", path: Path, rows: int) -> Iterator[Pixels]:
-    """Yield the patches (96,96,3) uint8 of the set `x`, reading a few hundred at a time.
+    """Yield the patches (96,96,3) uint8 of the array `x`, reading a few hundred at a time.
 
     Raises:
-        HistoError: damaged, no such set, or not `rows` of them.
+        HistoError: it is damaged, contains no such array, or not `rows` patches.
     """
-    found = _dataset(file, path, "x")
+    found = _find_dataset(file, path, "x")
     if found.shape is None or found.shape[1:] != PATCH_SHAPE or found.dtype != np.uint8:
         raise HistoError(f"{path}: x is {found.dtype} {found.shape}, not uint8 (N,96,96,3)")
     if found.shape[0] != rows:
         raise HistoError(
             f"{path} has {found.shape[0]:,} patches for {rows:,} labels",
-            "the files are of different versions: fetch them again with --force",
+            "the files are from different versions: download them again with --force",
         )
     step = _block_rows(found, path)
     for start in range(0, rows, step):
-        with _damage(path):
+        with _damage_errors(path):
             block = np.asarray(found[start : start + step])
         yield from block
 
 
 @contextmanager
-def opened(
+def open_h5(
     path: Path,
     scratch: Path,
     *,
@@ -77,26 +76,26 @@ def opened(
     limit: int | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> "Iterator[h5py.File]":
-    """Open an `.h5`, or an `.h5.gz` by way of a temporary file in `scratch` that is removed afterwards.
+    """Open an `.h5`, or unpack an `.h5.gz` to a temporary file in `scratch` and open that.
 
-    What unpacks to more than `limit` bytes, or than `rows` patches can take, is refused.
+    A file that unpacks to more than `limit` bytes, or to more than `rows` patches need, is refused.
 
     Raises:
-        HistoError: truncated, damaged, not HDF5, or no space to unpack.
+        HistoError: it is truncated, damaged or not HDF5, or there is no space to unpack it.
     """
     if path.suffix != ".gz":
-        with _h5(path, path) as file:
+        with _open_file(path, path) as file:
             yield file
         return
     expected = None if rows is None else rows * int(np.prod(PATCH_SHAPE))
     with ExitStack() as stack:
-        with _no_space(path, scratch, expected):
+        with _space_errors(path, scratch, expected):
             temporary = stack.enter_context(temporary_beside(scratch / path.stem))
         if expected is not None:
             require_space(scratch, expected, f"unpacking {path.name}")
             limit = expected + expected // 16 + _OVERHEAD
         _unpack(path, temporary, expected, limit, lambda done: on_progress(done, expected))
-        yield stack.enter_context(_h5(temporary, path))
+        yield stack.enter_context(_open_file(temporary, path))
 
 
 def _unpack(
@@ -104,22 +103,22 @@ def _unpack(
 ) -> None:
     done = 0
     with (
-        _no_space(path, target.parent, expected),
+        _space_errors(path, target.parent, expected),
         target.open("wb", buffering=0) as output,
-        _damage(path),
+        _damage_errors(path),
         gzip.open(path) as packed,
     ):
         while chunk := packed.read(_CHUNK):
             done += len(chunk)
             if limit is not None and done > limit:
                 raise HistoError(f"{path} unpacks to more than {human_bytes(limit)}", "it is not PCam's file")
-            with _no_space(path, target.parent, expected):
+            with _space_errors(path, target.parent, expected):
                 write_all(output, chunk)
             on_progress(done)
 
 
 @contextmanager
-def _no_space(path: Path, folder: Path, expected: int | None) -> Iterator[None]:
+def _space_errors(path: Path, folder: Path, expected: int | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -131,18 +130,18 @@ def _no_space(path: Path, folder: Path, expected: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def _h5(path: Path, named: Path) -> "Iterator[h5py.File]":
+def _open_file(path: Path, named: Path) -> "Iterator[h5py.File]":
     import h5py
 
-    with _damage(named):
-        file = h5py.File(path, "r", locking=path == named)  # what we unpacked is locked already
+    with _damage_errors(named):
+        file = h5py.File(path, "r", locking=path == named)  # the temporary file is locked already
     with file:
         yield file
 
 
 @contextmanager
-def _damage(path: Path) -> Iterator[None]:
-    """Turn what gzip and HDF5 raise over a cut or damaged file into one error that names it."""
+def _damage_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of gzip and HDF5 for a truncated or damaged file into one that names the file."""
     try:
         yield
     except (EOFError, zlib.error, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -152,22 +151,22 @@ def _damage(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _dataset(file: "h5py.File", path: Path, name: str) -> "h5py.Dataset":
-    """Give the set `name`, if its values lie in this file: HDF5 can point to any other file on the disk."""
+def _find_dataset(file: "h5py.File", path: Path, name: str) -> "h5py.Dataset":
+    """Return the array `name`, if it is stored in this file: HDF5 can refer to any other file on the disk."""
     import h5py
 
-    with _damage(path):
+    with _damage_errors(path):
         own = isinstance(file.get(name, getlink=True), h5py.HardLink)
         found = file[name] if own else None
         if not isinstance(found, h5py.Dataset):
-            raise HistoError(f"{path}: there is no set {name!r} in it", f"it holds {', '.join(file) or 'nothing'}")
+            raise HistoError(f"{path}: it has no array {name!r}", f"it contains {', '.join(file) or 'nothing'}")
         if found.external or found.is_virtual:
-            raise HistoError(f"{path}: the set {name!r} points to other files, which are not read")
+            raise HistoError(f"{path}: the array {name!r} refers to other files, which are not read")
         return found
 
 
 def _block_rows(found: "h5py.Dataset", path: Path) -> int:
-    """How many rows to read at a time: whole HDF5 chunks, so that none is decompressed twice."""
+    """Return how many rows to read at a time: whole HDF5 chunks, so that none is decompressed twice."""
     if found.chunks is None:
         return _ROWS
     if int(np.prod(found.chunks, dtype=object)) > _MAX_BLOCK:

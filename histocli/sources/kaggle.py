@@ -1,12 +1,14 @@
-"""Kaggle's Histopathologic Cancer Detection: by the official client, or an archive or folder on disk."""
+"""Kaggle's Histopathologic Cancer Detection: downloaded with Kaggle's client, or from an archive or folder."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 from histocli.errors import HistoError
-from histocli.sources import Patch, Pixels, SourceReport
+from histocli.sources import Patch, Pixels, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.files import File, is_image, list_files, read_bytes, read_labels, read_slides
 from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
@@ -15,20 +17,30 @@ from histocli.sources.kaggle_client import (
     competition_dir,
     download_competition,
 )
+from histocli.sources.options import FROM, SLIDES, single_location
+from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.slides import hospital_of
-from histocli.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy
 
-_LAYOUT_HINT = "Kaggle's archive holds train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"
+_LAYOUT_HINT = "Kaggle's archive contains train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"
+
+
+@dataclass(frozen=True)
+class KaggleOptions(SourceOptions):
+    """The options of a `KaggleSource`."""
+
+    locations: Annotated[tuple[str, ...], FROM] = ()
+    slides: Annotated[Path | None, SLIDES] = None
 
 
 class KaggleSource:
     """The competition's patches: `train/` with labels as split `train`, `test/` without as split `test`.
 
-    `location` is the archive or its unpacked folder, None for a download with the official client into
-    `downloads_dir` (or KAGGLEHUB_CACHE). `slides` is a table `id,wsi`, as CSV or in a zip.
+    `location` is the archive or its unpacked folder; None downloads it with Kaggle's client into `downloads_dir` (or
+    KAGGLEHUB_CACHE). `slides` is a table `id,wsi`, as CSV or in a zip.
 
     Raises:
-        HistoError: the location is not there or not laid out like Kaggle's archive, or a table is malformed.
+        HistoError: the location does not exist or does not have the layout of Kaggle's archive, or a table is
+            malformed.
     """
 
     id_is_sha1 = True
@@ -54,13 +66,25 @@ class KaggleSource:
         if location is not None:
             self._index(location)
 
+    @classmethod
+    def open(cls, options: KaggleOptions, context: SourceContext) -> "KaggleSource":
+        """Open the archive or folder, or prepare a download."""
+        location = single_location("kaggle", options.locations)
+        path = Path(location) if location else None
+        return cls(path, context.downloads_dir, slides=options.slides, force=context.force, policy=context.policy)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the patches are downloaded."""
+        return self._location is None
+
     @property
     def total(self) -> int | None:
-        """How many patches there are; known once `fetch` has run."""
+        """The number of patches, known after `fetch`."""
         return sum(map(len, self._images.values())) if self._images else None
 
     def plan(self) -> list[PlannedFile]:
-        """Say what `fetch` would bring."""
+        """Return what `fetch` would download."""
         if self._location is not None:
             size = self._location.stat().st_size if self._location.is_file() else None
             return [PlannedFile(self._location.name, size, True)]
@@ -68,10 +92,10 @@ class KaggleSource:
         return [PlannedFile(f"{COMPETITION}.zip", ARCHIVE_BYTES, there)]
 
     def fetch(self) -> None:
-        """Bring the archive, unless it is on disk, and list what is in it; a second call does nothing.
+        """Download the archive, unless it is on disk, and list its files; a second call does nothing.
 
         Raises:
-            HistoError: as `download_competition`, or what came is not laid out as expected.
+            HistoError: as `download_competition`, or the archive does not have the expected layout.
         """
         if not self._images:
             self._index(download_competition(self._downloads_dir, force=self._force, policy=self._policy))
@@ -84,7 +108,7 @@ class KaggleSource:
                 slide = self._slides.get(image.stem, "")
                 yield Patch(
                     id=image.stem,
-                    load=partial(_decoded, image),
+                    load=partial(_decode, image),
                     label=self._labels.get(image.stem) if split == "train" else None,
                     slide=slide,
                     split=split,
@@ -92,7 +116,7 @@ class KaggleSource:
                 )
 
     def _index(self, path: Path) -> None:
-        """Find the images and their labels, and count what lacks its counterpart."""
+        """Find the images and their labels, and count those without the other."""
         files = {file.name: file for file in list_files(path)}
         root = _root(files, path)
         self._labels = read_labels(files[f"{root}train_labels.csv"])
@@ -114,7 +138,7 @@ class KaggleSource:
 
 
 def _root(files: Mapping[str, File], path: Path) -> str:
-    """Find where the layout begins: "" or one folder deep, as archives often unpack."""
+    """Return the folder with train_labels.csv: "", or a single one, as some archives contain."""
     roots = [name.removesuffix("train_labels.csv") for name in files if PurePosixPath(name).name == "train_labels.csv"]
     roots = sorted((root for root in roots if root.count("/") <= 1), key=lambda root: root.count("/"))
     if not roots:
@@ -125,19 +149,22 @@ def _root(files: Mapping[str, File], path: Path) -> str:
 
 
 def _images_in(files: Mapping[str, File], folder: str) -> list[File]:
-    """Give the images that lie directly in one folder, sorted by name."""
+    """Return the images directly in one folder, sorted by name."""
     return [f for name, f in files.items() if PurePosixPath(name).parent == PurePosixPath(folder) and is_image(name)]
 
 
 def _table(path: Path) -> File:
-    """Give the table at `path`: a CSV, or the one CSV in a zip."""
+    """Return the table at `path`: a CSV, or the one CSV in a zip."""
     tables = [file for file in list_files(path) if file.name.lower().endswith(".csv")]
     if len(tables) != 1:
-        raise HistoError(f"{path} holds {len(tables)} CSV tables, not one", "give the table `id,wsi` to --slides")
+        raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "give the table `id,wsi` to --slides")
     return tables[0]
 
 
-def _decoded(file: File) -> Pixels:
+def _decode(file: File) -> Pixels:
     from histocli.data.images import decode_patch
 
     return decode_patch(read_bytes(file), file.name)
+
+
+SOURCE = SourceType(KaggleOptions, KaggleSource.open)

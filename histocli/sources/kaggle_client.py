@@ -1,6 +1,6 @@
-"""Kaggle's own client, with its failures said plainly.
+"""Downloads with Kaggle's client, with clear errors.
 
-What it raises can quote the token, so no message of its own is passed on, and no exception is chained.
+Its own messages may contain the token, so none of them is shown, and its exceptions are not chained to ours.
 """
 
 import os
@@ -14,54 +14,51 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.fs import hold, require_space
-from histocli.sources.transfer import DEFAULT_POLICY, RetryPolicy
-from histocli.sources.transfer.web import RETRIED, TransientError
+from histocli.sources.retry import DEFAULT_POLICY, RETRIED_STATUS, RetryableError, RetryPolicy
 
 COMPETITION = "histopathologic-cancer-detection"
 PAGE = f"https://www.kaggle.com/competitions/{COMPETITION}"
-ARCHIVE_BYTES = 7_000_000_000  # about: the client learns its size only as it fetches
+ARCHIVE_BYTES = 7_000_000_000  # approximately: the client learns its size during the download
 _UNPACKED_BYTES = 7_800_000_000  # 277,483 images of 27.9 KB
-_CACHE = "KAGGLEHUB_CACHE"
+_CACHE_VARIABLE = "KAGGLEHUB_CACHE"
 _LOGIN_HINT = (
     "make a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or "
     "~/.kaggle/access_token (a kaggle.json into ~/.kaggle/), or give a downloaded archive to --from"
 )
 _RULES_HINT = f"log in, accept the rules in the browser at {PAGE}/rules, and run the same command again"
-_LATER_HINT = "run the same command again later: the client goes on where it stopped"
+_LATER_HINT = "run the same command again later: the client continues where it stopped"
 
 
 def competition_dir(downloads_dir: Path) -> Path:
-    """Tell where the client unpacks the competition: in KAGGLEHUB_CACHE, else in `downloads_dir`."""
-    return Path(os.environ.get(_CACHE, downloads_dir)) / "competitions" / COMPETITION
+    """Return the folder to which the client unpacks the archive, in KAGGLEHUB_CACHE or else in `downloads_dir`."""
+    return Path(os.environ.get(_CACHE_VARIABLE, downloads_dir)) / "competitions" / COMPETITION
 
 
 def download_competition(downloads_dir: Path, *, force: bool = False, policy: RetryPolicy = DEFAULT_POLICY) -> Path:
-    """Fetch and unpack the competition's archive, unless it is there; give its folder.
+    """Download and unpack the competition's archive, unless it is there; return its folder.
 
     Raises:
-        HeldError: another process is fetching it.
+        HeldError: another process is downloading it.
         HistoError: no or refused credentials, rules not accepted, unreachable, damaged, no space.
     """
     target = competition_dir(downloads_dir)
     with hold(target.parent / f".{COMPETITION}.lock", f"Kaggle's archive in {target.parent}"):
-        return _fetched(target, downloads_dir, force, policy)
+        return _download_if_missing(target, downloads_dir, force, policy)
 
 
-def _fetched(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
+def _download_if_missing(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
     if force or not target.is_dir():
         require_space(target.parent, ARCHIVE_BYTES + _UNPACKED_BYTES, "Kaggle's archive, packed and unpacked,")
     archive = target.with_name(f"{COMPETITION}.archive")
-    failures, best = 0, _size(archive)
-    while True:
-        try:
-            with _cache(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
-                return _download(archive, force and failures == 0)
-        except TransientError as error:
-            failures = 1 if _size(archive) > best else failures + 1
-            best = max(best, _size(archive))
-            if failures >= policy.tries:
-                raise HistoError(f"cannot fetch Kaggle's archive: {error} ({failures} tries)", _LATER_HINT) from None
-            policy.wait(failures, error.wait)
+    attempts = 0
+
+    def attempt() -> Path:
+        nonlocal attempts
+        attempts += 1
+        with _client_folder(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
+            return _download(archive, force=force and attempts == 1)  # the next attempts continue the first
+
+    return policy.run(attempt, "cannot download Kaggle's archive", _LATER_HINT, lambda: _size(archive))
 
 
 def _size(path: Path) -> int:
@@ -69,53 +66,53 @@ def _size(path: Path) -> int:
 
 
 @contextmanager
-def _cache(downloads_dir: Path) -> Iterator[None]:
-    """Have the client keep its files in `downloads_dir`, unless the user has given it a place."""
-    if _CACHE in os.environ:
+def _client_folder(downloads_dir: Path) -> Iterator[None]:
+    """Make the client use `downloads_dir`, unless the user has set KAGGLEHUB_CACHE."""
+    if _CACHE_VARIABLE in os.environ:
         yield
         return
-    os.environ[_CACHE] = str(downloads_dir)
+    os.environ[_CACHE_VARIABLE] = str(downloads_dir)
     try:
         yield
     finally:
-        del os.environ[_CACHE]
+        del os.environ[_CACHE_VARIABLE]
 
 
 def _download(archive: Path, force: bool) -> Path:
     import kagglehub
-    import requests  # type: ignore[import-untyped, unused-ignore]
+    import requests
     from kagglehub import exceptions as client
 
     try:
         return Path(kagglehub.competition_download(COMPETITION, force_download=force))
     except (client.UnauthenticatedError, client.CredentialError):
-        raise _refused(401) from None
+        raise _http_error(401) from None
     except requests.HTTPError as error:
-        raise _refused(0 if error.response is None else error.response.status_code) from None
+        raise _http_error(0 if error.response is None else error.response.status_code) from None
     except (client.DataCorruptionError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError):
-        raise _damaged(archive) from None
+        raise _remove_damaged(archive) from None
     except ValueError as error:
         if str(error).startswith("Unsupported archive"):
-            raise _damaged(archive) from None
+            raise _remove_damaged(archive) from None
         # An unreadable kaggle.json, or a token that no header can hold.
         raise HistoError("the Kaggle credentials are malformed", _LOGIN_HINT) from None
     except requests.RequestException as error:
-        raise TransientError(f"no connection ({type(error).__name__})") from None
+        raise RetryableError(f"no connection ({type(error).__name__})") from None
     except OSError as error:
-        hint = f"free some space or set {_CACHE} to a folder elsewhere"
+        hint = f"free some space or set {_CACHE_VARIABLE} to a folder elsewhere"
         raise HistoError(f"cannot write Kaggle's archive: {error.strerror}", hint) from None
 
 
-def _damaged(archive: Path) -> HistoError:
-    archive.unlink(missing_ok=True)  # the client would take it for complete
-    return HistoError("Kaggle's archive came damaged", "run the same command again: it is fetched anew")
+def _remove_damaged(archive: Path) -> HistoError:
+    archive.unlink(missing_ok=True)  # the client would believe that it is complete
+    return HistoError("the download of Kaggle's archive is damaged", "run the same command again to download it anew")
 
 
-def _refused(status: int) -> Exception:
+def _http_error(status: int) -> Exception:
     if status == 401:
         return HistoError("Kaggle refused the credentials, or there are none (HTTP 401)", _LOGIN_HINT)
     if status == 403:
-        return HistoError("Kaggle wants the competition's rules accepted first (HTTP 403)", _RULES_HINT)
-    if status in RETRIED:
-        return TransientError(f"HTTP {status}")
+        return HistoError("Kaggle requires that you accept the competition's rules first (HTTP 403)", _RULES_HINT)
+    if status in RETRIED_STATUS:
+        return RetryableError(f"HTTP {status}")
     return HistoError(f"Kaggle does not serve the archive (HTTP {status})", _LATER_HINT)

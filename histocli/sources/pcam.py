@@ -3,24 +3,33 @@
 Veeling et al. 2018, doi:10.1007/978-3-030-00934-2_24; the files: doi:10.5281/zenodo.2546921.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from histocli.errors import HistoError
 from histocli.fs import hold
-from histocli.sources import Patch, Pixels, SourceReport
-from histocli.sources.hdf5 import opened, read_labels, read_patches
+from histocli.sources import (
+    OnTransfer,
+    Patch,
+    Pixels,
+    PlannedFile,
+    SourceContext,
+    SourceOptions,
+    SourceReport,
+    SourceType,
+)
+from histocli.sources.options import FROM, single_location
+from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.slides import hospital_of, read_meta
-from histocli.sources.transfer import DEFAULT_POLICY, PlannedFile, RetryPolicy, fetch, remote_size
-from histocli.sources.transfer.part import file_md5, is_complete, recorded_md5
-from histocli.sources.transfer.web import MissingFileError, shown
+
+if TYPE_CHECKING:
+    from histocli.sources.hdf5 import Labels
 
 ZENODO = "https://zenodo.org/records/2546921/files?download=1"
 SPLITS = ("train", "valid", "test")
@@ -36,26 +45,31 @@ MD5 = {
     "camelyonpatch_level_2_split_test_meta.csv": "3455fd69135b66734e1008f3af684566",
 }
 
-OnTransfer = Callable[[str, int, int | None], None]
-
 
 class _SplitFiles(NamedTuple):
-    """Where the files of one split lie; `meta` is None where there is none."""
+    """The files of one split; `meta` is None if there is none."""
 
     x: Path
     y: Path
     meta: Path | None
 
 
-class PcamSource:
-    """PCam's splits, one after the other, a patch at a time.
+@dataclass(frozen=True)
+class PcamOptions(SourceOptions):
+    """The options of a `PcamSource`."""
 
-    `location` is the base address or the folder that holds the nine files, None for Zenodo, whose published
-    MD5s are then required. From a folder, unpacked `.h5` files are taken too. Downloads go to `downloads_dir`, as
-    does what is unpacked, one array at a time. `on_transfer(name, bytes done, bytes in all or None)`.
+    locations: Annotated[tuple[str, ...], FROM] = ()
+
+
+class PcamSource:
+    """The patches of PCam's splits, one split after the other.
+
+    `location` is the base address or the folder of the nine files, None for Zenodo, whose published MD5s are then
+    required. In a folder, the `.h5` files may be unpacked already. Downloads go to `downloads_dir`, where one array at
+    a time is unpacked.
 
     Raises:
-        HistoError: the folder is not there, or holds none of the splits.
+        HistoError: the folder does not exist, or contains none of the splits.
     """
 
     id_is_sha1 = True
@@ -71,6 +85,8 @@ class PcamSource:
         splits: Sequence[str] = SPLITS,
         policy: RetryPolicy = DEFAULT_POLICY,
     ) -> None:
+        from histocli.sources.http import redact_url
+
         self._url, self._folder = _url_or_folder(location)
         self._required = MD5 if location is None else {}
         self._downloads_dir = downloads_dir
@@ -84,36 +100,54 @@ class PcamSource:
                 f"it should hold {_name('train', 'x')} and so on",
             )
         self._files: dict[str, _SplitFiles] = {}
-        self._labels: dict[str, np.ndarray[tuple[int], np.dtype[np.uint8]]] = {}
-        self.report = SourceReport(origin=str(self._folder) if self._folder else shown(self._url))
+        self._labels: dict[str, Labels] = {}
+        self.report = SourceReport(origin=str(self._folder) if self._folder else redact_url(self._url))
         missing = [name for name in splits if name not in self._splits]
         if missing:
             self.report.notes.append(f"without the split {' and '.join(missing)}, which is not in the folder")
 
+    @classmethod
+    def open(cls, options: PcamOptions, context: SourceContext) -> "PcamSource":
+        """Open the folder, or prepare a download."""
+        return cls(
+            single_location("pcam", options.locations),
+            context.downloads_dir,
+            on_transfer=context.on_transfer,
+            force=context.force,
+            policy=context.policy,
+        )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the files are downloaded."""
+        return self._folder is None
+
     @property
     def total(self) -> int | None:
-        """How many patches there are, duplicates included; known once `fetch` has run."""
+        """The number of patches, including duplicates, known after `fetch`."""
         return sum(len(labels) for labels in self._labels.values()) if self._files else None
 
     def plan(self) -> list[PlannedFile]:
-        """Say what `fetch` would bring.
+        """Return what `fetch` would download.
 
         Raises:
-            HistoError: the server cannot be reached, or has not even the patches.
+            HistoError: the server cannot be reached, or lacks the patches.
         """
         if self._folder is not None:
             found = [path for name in self._splits for path in _in_folder(self._folder, name) if path is not None]
             return [PlannedFile(path.name, path.stat().st_size, True) for path in found]
-        planned = [self._planned(_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")]
+        planned = [self._plan_file(_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")]
         return [file for file in planned if file is not None]
 
     def fetch(self) -> None:
-        """Bring all files, one at a time, and read the labels; a second call does nothing.
+        """Download all files, one at a time, and read the labels; a second call does nothing.
 
         Raises:
-            HeldError: another process is fetching them.
-            HistoError: as `transfer.fetch`, or the labels cannot be read.
+            HeldError: another process is downloading them.
+            HistoError: as `download_file`, or the labels cannot be read.
         """
+        from histocli.sources.hdf5 import read_labels
+
         if self._files:
             return
         with ExitStack() as held:
@@ -132,14 +166,16 @@ class PcamSource:
             yield from self._patches_of(split)
 
     def _patches_of(self, split: str) -> Iterator[Patch]:
+        from histocli.sources.hdf5 import open_h5, read_patches
+
         files, labels = self._files[split], self._labels[split]
         slides = self._slides(split, files.meta)
         unpacking = partial(self._on_transfer, files.x.name.removesuffix(".gz"))
-        with opened(files.x, self._downloads_dir, rows=len(labels), on_progress=unpacking) as file:
+        with open_h5(files.x, self._downloads_dir, rows=len(labels), on_progress=unpacking) as file:
             for row, pixels in enumerate(read_patches(file, files.x, rows=len(labels))):
                 yield Patch(
                     id=sha1(pixels.tobytes(), usedforsecurity=False).hexdigest(),
-                    load=partial(_itself, pixels),
+                    load=partial(_return_pixels, pixels),
                     label=int(labels[row]),
                     slide=slides[row],
                     split=split,
@@ -147,7 +183,7 @@ class PcamSource:
                 )
 
     def _slides(self, split: str, meta: Path | None) -> list[str]:
-        """Read the slide of each row, and hold the table's labels against the array's, which count."""
+        """Read the slide of each row, and count labels in the table that differ from the array's."""
         labels = self._labels[split]
         if meta is None:
             self.report.notes.append(f"{split}: no meta table, so the slides are not known")
@@ -156,7 +192,7 @@ class PcamSource:
         if len(slides) != len(labels):
             raise HistoError(
                 f"{meta} has {len(slides):,} rows, {self._files[split].y.name} {len(labels):,}",
-                "the files are of different versions: fetch them again with --force",
+                "the files are from different versions: download them again with --force",
             )
         wrong = sum(centre not in (None, label) for centre, label in zip(centres, labels.tolist(), strict=True))
         if wrong:
@@ -165,6 +201,8 @@ class PcamSource:
         return slides
 
     def _fetch_split(self, split: str) -> _SplitFiles:
+        from histocli.sources.download import file_md5, recorded_md5
+
         if self._folder is not None:
             x, y, meta = _in_folder(self._folder, split)
         else:
@@ -172,7 +210,7 @@ class PcamSource:
         if x is None or y is None:
             raise HistoError(
                 f"{self.report.origin} lacks {_name(split, 'y' if x else 'x')}",
-                "a split needs both arrays: add the file, or leave --from out to fetch it from Zenodo",
+                "a split needs both arrays: add the file, or omit --from to download it from Zenodo",
             )
         for path in (y, meta, x):
             if path is not None:
@@ -180,9 +218,12 @@ class PcamSource:
         return _SplitFiles(x, y, meta)
 
     def _fetch_file(self, name: str, kind: str) -> Path | None:
+        from histocli.sources.download import download_file
+        from histocli.sources.http import MissingFileError
+
         md5 = self._required.get(name)
         try:
-            return fetch(
+            return download_file(
                 self._url_of(name),
                 self._downloads_dir / name,
                 md5=md5,
@@ -195,7 +236,10 @@ class PcamSource:
                 return None
             raise
 
-    def _planned(self, name: str, kind: str) -> PlannedFile | None:
+    def _plan_file(self, name: str, kind: str) -> PlannedFile | None:
+        from histocli.sources.download import is_complete, remote_size
+        from histocli.sources.http import MissingFileError
+
         target = self._downloads_dir / name
         if not self._force and is_complete(self._url_of(name), target, self._required.get(name)):
             return PlannedFile(name, target.stat().st_size, True)
@@ -207,16 +251,16 @@ class PcamSource:
             raise
 
     def _url_of(self, name: str) -> str:
-        """Build the address of one file: its name ends the base's path, before the query."""
+        """Return the address of one file: its name is appended to the path of the base address."""
         parts = urlsplit(self._url)
         return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
     def _note_checksums(self) -> None:
         other = [name for name, md5 in self.report.checksums.items() if MD5.get(name) != md5]
-        told = "every MD5 is the published one"
+        note = "every MD5 is the published one"
         if other:
-            told = f"not the published files by their MD5: {', '.join(other)}"
-        self.report.notes.append(told)
+            note = f"their MD5 is not the published one: {', '.join(other)}"
+        self.report.notes.append(note)
 
 
 def _url_or_folder(location: str | Path | None) -> tuple[str, Path | None]:
@@ -226,7 +270,7 @@ def _url_or_folder(location: str | Path | None) -> tuple[str, Path | None]:
         return str(location), None
     folder = Path(location)
     if not folder.is_dir():
-        raise HistoError(f"there is no folder {folder}", "give a folder or a base address that holds PCam's files")
+        raise HistoError(f"there is no folder {folder}", "give a folder or a base address with PCam's files")
     return "", folder
 
 
@@ -235,7 +279,7 @@ def _name(split: str, kind: str) -> str:
 
 
 def _in_folder(folder: Path, split: str) -> tuple[Path | None, Path | None, Path | None]:
-    """Find the files x, y and meta of a split, packed or unpacked; None where there is none."""
+    """Return the files x, y and meta of a split, compressed or not; None for each that is missing."""
     names = [[_name(split, kind), _name(split, kind).removesuffix(".gz")] for kind in ("x", "y", "meta")]
     x, y, meta = (next((folder / name for name in pair if (folder / name).is_file()), None) for pair in names)
     return x, y, meta
@@ -246,5 +290,8 @@ def _split_is_in(folder: Path, split: str) -> bool:
     return x is not None or y is not None
 
 
-def _itself(pixels: Pixels) -> Pixels:
+def _return_pixels(pixels: Pixels) -> Pixels:
     return pixels
+
+
+SOURCE = SourceType(PcamOptions, PcamSource.open)

@@ -1,4 +1,4 @@
-"""Camelyon16's slides: the hospital each is from, and PCam's table of its patches' slides."""
+"""The slides of Camelyon16: their hospitals, and PCam's table of the slide of each patch."""
 
 import csv
 import re
@@ -12,10 +12,10 @@ _TRUTHS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 
 
 def hospital_of(slide: str) -> str:
-    """Name the hospital of a Camelyon16 training slide: RUMC or UMCU, "" where the name does not say.
+    """Return the hospital of a Camelyon16 training slide, RUMC or UMCU, or "" for another slide.
 
-    Normal slides 1 to 100 and tumour slides 1 to 70 are from Radboud, the others from Utrecht; the names of
-    the challenge's test slides tell nothing.
+    Normal slides 1 to 100 and tumour slides 1 to 70 are from Radboud, the others from Utrecht. The hospital of a test
+    slide cannot be told from its name.
     """
     match = _SLIDE.search(slide)
     if match is None:
@@ -24,10 +24,10 @@ def hospital_of(slide: str) -> str:
 
 
 def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
-    """Read `wsi` and, where there is such a column, `center_tumor_patch` of each row of PCam's meta table.
+    """Read the columns `wsi` and, if it exists, `center_tumor_patch` of PCam's meta table.
 
     Raises:
-        HistoError: not such a table; file, line and column are named.
+        HistoError: it is no such table; the message names file, line and column.
     """
     slides: list[str] = []
     centres: list[int | None] = []
@@ -40,7 +40,7 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
                 slides.append((row["wsi"] or "").strip())
                 centres.append(_truth(path, rows.line_num, row.get("center_tumor_patch")))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise HistoError(f"{path} is not a CSV table: {error}", "fetch it again with --force") from error
+        raise HistoError(f"{path} is not a CSV table: {error}", "download it again with --force") from error
     return slides, centres
 
 

@@ -239,7 +239,7 @@ def test_which_dataset_of_a_file(tmp_path, workspace):
         file["x"] = h5py.SoftLink("/nowhere")
     with h5py.File(tmp_path / "null.h5", "w") as file:
         file["x"] = h5py.Empty("u1")
-    for name, message in (("none", "holds no arrays"), ("two", "holds a, b"), ("null", r"null\.h5")):
+    for name, message in (("none", "contains no arrays"), ("two", "contains a, b"), ("null", r"null\.h5")):
         with pytest.raises(HistoError, match=message):
             open_inputs([str(tmp_path / f"{name}.h5")], workspace, Resize.CROP)
 

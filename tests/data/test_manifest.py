@@ -137,7 +137,7 @@ def test_what_spreadsheets_leave_is_read_rightly(tmp_path, text):
         ("name,label\na,1\n", "line 1: there is no column 'id'"),
         ("id,class\na,1\n", "line 1: there is no column 'label'"),
         ("id\tlabel\na\t1\n", "line 1: there is no column 'id'"),
-        ("id,label,label\na,1,0\n", "line 1: the column 'label' stands twice"),
+        ("id,label,label\na,1,0\n", "line 1: there are two columns 'label'"),
         ("id,label\na,1\nb,2\n", "line 3, column label: '2' is not 0, 1 or empty"),
         ("id,label\na,1\nb,nan\n", "line 3, column label: 'nan' is not 0, 1 or empty"),
         ("id;label\na;1\nb;0,5\n", "line 3, column label: '0,5' is not 0, 1 or empty"),

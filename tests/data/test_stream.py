@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histocli import threads
 from histocli.data.stream import chunked, load_chunks, map_ordered, worker_count
 from histocli.errors import HistoError
 from histocli.sources import Patch
@@ -124,6 +125,22 @@ def test_a_bug_is_not_taken_for_an_unreadable_patch():
         list(load_chunks([patch(0), patch(1, KeyError("a bug"))]))
 
 
-def test_there_is_at_least_one_worker():
+def test_there_is_at_least_one_worker(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert 1 <= worker_count() <= 8
     assert list(load_chunks([])) == []
+
+
+@pytest.mark.parametrize(("asked", "count"), [("3", 3), ("1", 1), ("100", 8)])
+def test_decoding_uses_as_many_threads_as_computing_may(monkeypatch, asked, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert worker_count() == count
+
+
+@pytest.mark.parametrize(("quota", "count"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 6)])
+def test_decoding_keeps_to_the_quota_of_its_container(monkeypatch, tmp_path, quota, count):
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    assert worker_count() == count

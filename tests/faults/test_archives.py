@@ -100,7 +100,7 @@ def test_a_name_that_stands_twice_is_an_error(root, place, second):
     before = tree(root)
     for line in ([*PREDICT, archive], ["download", "--source", "folder", "--from", archive, "--name", "twice"]):
         process = histo(root, *line, code=1)
-        assert f"error: {archive} holds 'x/a.tif' twice" in process.stderr
+        assert f"error: {archive} contains 'x/a.tif' twice" in process.stderr
         assert process.stdout == ""
     assert tree(root) == before
 

@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histocli.commands.download import existing
+from histocli.commands.download import DownloadConfig, existing_dataset
 from histocli.config import Resize
 from histocli.data.images import decode_patch
 from histocli.data.inputs import open_inputs
@@ -29,11 +29,13 @@ from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.sources.files import File, list_files, read_bytes, read_labels, read_slides
-from histocli.sources.hdf5 import opened, read_patches
+from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
 from histocli.sources.slides import read_meta
+from histocli.sources.synthetic import SyntheticOptions
 from histocli.workspace import Workspace, read_json
 
+SYNTHETIC = DownloadConfig("synthetic", SyntheticOptions())
 MORE = int(os.environ.get("FUZZ", "1"))
 TRIED: Counter[str] = Counter()
 PIXELS = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8), (0, 0), 2)
@@ -149,7 +151,7 @@ def test_json(place, data):
         path.write_bytes(data)
     path = workspace.dataset_path("x")
     reads_or_refuses("JSON", lambda: read_json(path), str(path))
-    reads_or_refuses("records of data sets", lambda: existing(workspace, "x", {}), "x")
+    reads_or_refuses("records of data sets", lambda: existing_dataset(workspace, "x", SYNTHETIC), "x")
 
 
 # archives
@@ -220,7 +222,7 @@ def test_hdf5(place, data):
     reads_or_refuses("labels in HDF5", lambda: read_h5_labels(path, Path(place)), str(path))
 
     def patches():
-        with opened(path, Path(place)) as file:
+        with open_h5(path, Path(place)) as file:
             return list(read_patches(file, path, 3))
 
     reads_or_refuses("patches in HDF5", patches, str(path))

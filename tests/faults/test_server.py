@@ -1,4 +1,4 @@
-"""A server that lies, met by the command itself; its every lie has a test of its own in tests/data/test_transfer.py."""
+"""A server that lies, met by the command itself; each lie has a test of its own in tests/sources/test_download.py."""
 
 import gzip
 import re
@@ -28,8 +28,8 @@ def download(root, server, code=0):
 
 LIES = {  # what the server does with one of the files, for ever -> what is said of it
     "another scheme": (Reply(status=302, headers={"Location": "ftp://127.0.0.1/x"}), "redirects to ftp:"),
-    "a local file": (Reply(status=302, headers={"Location": "file:///etc/passwd"}), "to what is not http(s)"),
-    "data in the address": (Reply(status=302, headers={"Location": "data:,hello"}), "to what is not http(s)"),
+    "a local file": (Reply(status=302, headers={"Location": "file:///etc/passwd"}), "redirects to file:"),
+    "data in the address": (Reply(status=302, headers={"Location": "data:,hello"}), "redirects to data:"),
     "a page": (Reply(body=PAGE, headers={"Content-Type": "text/html"}), "answers with a web page"),
     "a page in disguise": (Reply(body=PAGE), "answers with a web page"),
     "a hundred megabytes of nothing": (Reply(body=gzip.compress(bytes(100 << 20))), "is cut short or damaged"),
@@ -73,5 +73,5 @@ def test_a_certificate_that_does_not_hold_ends_it(tmp_path, root, pcam_files):  
     with FileServer(pcam_files, tls=self_signed(tmp_path)) as server:
         failed = download(root, server, code=1)
     assert "the certificate of https://127.0.0.1" in failed.stderr
-    assert "checking is never switched off" in failed.stderr
+    assert "never connects without this check" in failed.stderr
     assert not any((root / "downloads").glob("camelyon*"))

@@ -149,7 +149,7 @@ def test_a_name_that_stands_twice_is_an_error(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("a/b.png", "c.png", second):
             archive.writestr(name, name)
-    with pytest.raises(HistoError, match=r"x\.zip holds 'a/b\.png' twice"):
+    with pytest.raises(HistoError, match=r"x\.zip contains 'a/b\.png' twice"):
         list_files(tmp_path / "x.zip")
 
 
@@ -273,7 +273,7 @@ def test_labels(text):
     [
         ("id,label\na,1\n\nb,2\n", "line 4, column label: '2' is not 0 or 1"),
         ('id,label,x\na,1,"\n"\nb,,\n', "line 4, column label: '' is not 0 or 1"),
-        ("id,label\na,1\na,1\n", "line 3, column id: 'a' stands twice"),
+        ("id,label\na,1\na,1\n", "line 3, column id: 'a' occurs twice"),
         ("id,class\na,1\n", "line 1: it needs the columns id,label; it has id,class"),
         ("", "line 1: it needs the columns id,label"),
         ("id,label\na\n", "line 2: 1 fields, 2 columns"),
@@ -291,7 +291,7 @@ def test_a_malformed_table_is_an_error_with_its_place(text, message):
 def test_slides():
     assert read_slides(table("id,wsi\na,s1\nb,s2\na,s1\n")) == {"a": "s1", "b": "s2"}
     assert read_slides(table("slide;id\ns1;a\n")) == {"a": "s1"}
-    with pytest.raises(HistoError, match="line 3, column id: 'a' stands twice, with two slides"):
+    with pytest.raises(HistoError, match="line 3, column id: 'a' occurs twice, with two slides"):
         read_slides(table("id,wsi\na,s1\na,s2\n"))
     with pytest.raises(HistoError, match="it needs the columns id,wsi"):
         read_slides(table("id,label\na,1\n"))

@@ -111,7 +111,7 @@ def test_several_locations_each_with_its_own_table(tmp_path):
 def test_tables_that_contradict_each_other_are_an_error(tmp_path):
     first = write_folder(tmp_path / "1", {"a.tif": TIFFS[0], "labels.csv": b"id,label\na,1\n"})
     second = write_folder(tmp_path / "2", {"b.tif": TIFFS[1], "labels.csv": b"id,label\na,0\nb,1\n"})
-    with pytest.raises(HistoError, match=r"labels\.csv: another table has the other label for 'a'"):
+    with pytest.raises(HistoError, match=r"labels\.csv: another table has another label for 'a'"):
         FolderSource([first, second])
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
+from histocli.sources import PlannedFile
 from histocli.sources.kaggle import KaggleSource
 from histocli.sources.kaggle_client import COMPETITION
-from histocli.sources.transfer import PlannedFile
 from histocli.workspace import Workspace
 from tests.sources.kaggle_layout import (
     IDS,

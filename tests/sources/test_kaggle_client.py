@@ -11,7 +11,7 @@ import pytest
 from histocli.errors import HistoError
 from histocli.sources.kaggle import KaggleSource
 from histocli.sources.kaggle_client import COMPETITION, competition_dir, download_competition
-from histocli.sources.transfer import RetryPolicy
+from histocli.sources.retry import RetryPolicy
 from tests.sources.kaggle_layout import check_all, layout_files, zipped
 from tests.sources.server import FileServer, Reply
 
@@ -105,10 +105,10 @@ def test_the_archive_is_fetched_unpacked_and_kept(kaggle, downloads, policy, tok
     answer(kaggle, Reply(status=503), forever=archive_reply(layout))
     source = KaggleSource(None, downloads, policy=policy)
     assert source.total is None
-    assert [file.there for file in source.plan()] == [False]
+    assert [file.is_here for file in source.plan()] == [False]
     source.fetch()
     check_all(source)
-    assert [file.there for file in KaggleSource(None, downloads).plan()] == [True]
+    assert [file.is_here for file in KaggleSource(None, downloads).plan()] == [True]
     assert competition_dir(downloads).is_relative_to(downloads)
     captured = capfd.readouterr()
     assert captured.out == ""  # stdout is for results

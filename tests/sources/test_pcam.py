@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
-from histocli.sources import pcam
-from histocli.sources.hdf5 import opened, read_labels, read_patches
+from histocli.sources import PlannedFile, pcam
+from histocli.sources.hdf5 import open_h5, read_labels, read_patches
 from histocli.sources.pcam import MD5, PcamSource
+from histocli.sources.retry import RetryPolicy
 from histocli.sources.slides import hospital_of
-from histocli.sources.transfer import PlannedFile, RetryPolicy
 from histocli.workspace import Workspace
 from tests.sources.server import FileServer, Reply
 
@@ -129,7 +129,7 @@ def test_a_folder_gives_every_row_in_order(folder, downloads):
     assert rows_of(source) == ALL_ROWS
     assert source.total == 100
     assert source.report.origin == str(folder)
-    assert "not the published files" in source.report.notes[-1]
+    assert "their MD5 is not the published one" in source.report.notes[-1]
     assert len(source.report.checksums) == 9
     assert list(downloads.iterdir()) == []  # what was unpacked is gone
 
@@ -152,7 +152,7 @@ def test_a_base_address_gives_the_same_even_when_it_cuts(pcam_files, downloads):
     assert seen[x] == (len(pcam_files[x]),) * 2
     again = PcamSource(server.url("some/where/?download=1"), downloads)
     assert rows_of(again) == ALL_ROWS  # and now without a server
-    assert all(file.there for file in again.plan())
+    assert all(file.is_here for file in again.plan())
     assert again.report.origin == server.url("some/where/")
 
 
@@ -193,12 +193,12 @@ def test_plan_says_what_would_be_fetched(pcam_files, folder, downloads):
         source = PcamSource(server.url(), downloads, splits=["valid"])
         assert source.plan() == [PlannedFile(name, len(pcam_files[name]), False) for name in names]
         source.fetch()
-        assert [file.there for file in source.plan()] == [True] * 3
+        assert [file.is_here for file in source.plan()] == [True] * 3
         assert {request.method for request in server.requests[:3]} == {"HEAD"}
         del server.files[names[1]]
         absent = PcamSource(server.url(), downloads / "other", splits=["valid"])
         assert [file.name for file in absent.plan()] == [names[0], names[2]]
-    assert all(file.there for file in PcamSource(folder, downloads).plan())
+    assert all(file.is_here for file in PcamSource(folder, downloads).plan())
 
 
 def test_unpacked_arrays_are_read_as_they_are(folder, downloads):
@@ -221,7 +221,7 @@ def test_some_splits_alone(folder, downloads):
 def test_chunked_and_compressed_arrays(tmp_path, options):
     pixels = pixels_of("train")
     write_h5(tmp_path / "x.h5", "x", pixels, maxshape=(None, 96, 96, 3), **options)
-    with opened(tmp_path / "x.h5.gz", tmp_path, rows=60) as file:
+    with open_h5(tmp_path / "x.h5.gz", tmp_path, rows=60) as file:
         assert np.array_equal(np.stack(list(read_patches(file, tmp_path / "x.h5.gz", 60))), pixels)
 
 
@@ -244,7 +244,7 @@ def test_whatever_is_in_the_file_it_is_read_or_refused(small_h5, tmp_path, chang
     path.write_bytes(data[: max(end, 100)])
     try:
         labels = read_labels(path, tmp_path)
-        with opened(path, tmp_path) as file:
+        with open_h5(path, tmp_path) as file:
             assert sum(pixels.shape == (96, 96, 3) for pixels in read_patches(file, path, len(labels))) == len(labels)
     except HistoError as error:
         refusal = str(error)
@@ -391,7 +391,7 @@ def bytes_elsewhere(folder):
         (wider_pixels, "uint16"),
         (third_label, "label 2 in row 0"),
         (two_labels_each, "not a label per patch"),
-        (other_set, "no set 'x'"),
+        (other_set, "no array 'x'"),
         (cut_short, "_x.h5.gz is cut short or damaged"),
         (flipped_bits, "_x.h5.gz is cut short or damaged"),
         (not_gzip, "_y.h5.gz is cut short or damaged"),
@@ -401,8 +401,8 @@ def bytes_elsewhere(folder):
         (odd_truth, "line 3, column center_tumor_patch: 'perhaps'"),
         (meta_not_text, "not a CSV table"),
         (enormous_chunks, "chunks of .* too large"),
-        (linked_elsewhere, "no set 'x'"),
-        (bytes_elsewhere, "points to other files"),
+        (linked_elsewhere, "no array 'x'"),
+        (bytes_elsewhere, "refers to other files"),
     ],
 )
 def test_a_harmed_file_is_one_error_that_names_it(folder, downloads, harm, message):

@@ -1,5 +1,8 @@
 """The procedural source: the same bytes from the same seed, PCam's label rule, and no label in the mere colour."""
 
+import errno
+import multiprocessing
+import multiprocessing.spawn
 import os
 import signal
 import subprocess
@@ -7,7 +10,6 @@ import sys
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +22,11 @@ from sklearn.preprocessing import StandardScaler
 
 from histocli.errors import UsageError
 from histocli.sources import synthetic
-from histocli.sources.synthetic import SyntheticSource, draw_layout, make_slide
+from histocli.sources.synthetic import SyntheticSource, pool
 from histocli.sources.synthetic.cells import NUCLEOLUS, place_cells, shape_cells
-from histocli.sources.synthetic.tissue import INNER, PAD, Blob, Layout, draw_scene, tumour_field
+from histocli.sources.synthetic.drawing import make_slide
+from histocli.sources.synthetic.plan import draw_layout, make_drawing, plan_patches
+from histocli.sources.synthetic.tissue import INNER, PAD, Blob, Layout, draw_scene, is_positive, tumour_field
 
 CENTRAL = (slice(32, 64), slice(32, 64))
 
@@ -79,9 +83,8 @@ def test_label_is_any_tumour_in_the_centre():
 
 
 def test_yielded_labels_follow_the_mask_of_what_is_drawn(patches):
-    for patch in patches:
-        (drawing,) = patch.load.args
-        assert patch.label == tumour_field(drawing.layout)[INNER][CENTRAL].any()
+    for patch, plan in zip(patches, plan_patches(800, 5), strict=True):
+        assert patch.label == tumour_field(make_drawing(5, plan).layout)[INNER][CENTRAL].any()
 
 
 def test_mask_follows_its_blobs():
@@ -123,13 +126,13 @@ def test_slides_are_normal_or_tumour_and_belong_to_one_hospital(patches):
 
 @pytest.mark.parametrize("n", [200, 2000, 4000])
 def test_there_are_slides_enough_for_a_slide_disjoint_split(n):
-    patches = list(SyntheticSource(n, 1).patches())
-    sizes = Counter(patch.slide for patch in patches)
-    assert len(patches) == n
+    plans = plan_patches(n, 1)
+    sizes = Counter(plan.slide.name for plan in plans)
+    assert len(plans) == n
     assert len(sizes) >= (20 if n >= 2000 else 8)
     assert 15 < np.median(list(sizes.values())) < 100
     assert min(sum(slide.startswith(kind) for slide in sizes) for kind in ("tumor", "normal")) >= 3
-    assert 0.3 < np.mean([patch.label for patch in patches]) < 0.5
+    assert 0.3 < np.mean([is_positive(make_drawing(1, plan).layout) for plan in plans]) < 0.5
 
 
 def test_outliers_and_duplicates_are_planted_and_reported(pixels):
@@ -173,74 +176,132 @@ def test_impossible_arguments_are_named(n, seed):
     assert caught.value.hint
 
 
-def artists():
-    """The processes of this one that draw patches."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and b"synthetic.artists" in path.with_name("cmdline").read_bytes():
-                found.append(int(path.parent.name))
-    return found
+@pytest.fixture
+def processes(monkeypatch):
+    """Let two processes draw, however few the patches."""
+    monkeypatch.setattr(synthetic, "MANY", 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The pixels of 200 patches that this process drew."""
+    return load_all(SyntheticSource(200, 3).patches())
+
+
+def test_several_processes_draw_the_same_bytes_and_end_with_the_source(processes, alone):
+    patches = SyntheticSource(200, 3).patches()
+    first = next(patches)
+    assert len(multiprocessing.active_children()) == 2
+    assert (load_all([first, *patches]) == alone).all()
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_end_with_a_source_that_is_given_up(processes):
+    patches = SyntheticSource(200, 3).patches()
+    next(patches)
+    patches.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_what_a_killed_process_would_have_drawn_is_drawn_all_the_same(processes, alone):
+    patches = SyntheticSource(200, 3).patches()
+    drawn = [next(patches)]
+    for process in multiprocessing.active_children():
+        process.kill()
+    drawn += patches
+    assert (load_all(drawn) == alone).all()
+
+
+def test_where_no_process_can_be_started_this_one_draws(processes, alone, monkeypatch):
+    def start(self):
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(pool._Process, "start", start)
+    assert (load_all(SyntheticSource(200, 3).patches()) == alone).all()
+
+
+def test_where_python_cannot_be_found_this_process_draws(processes, alone):
+    before = multiprocessing.spawn.get_executable()
+    multiprocessing.set_executable("/nowhere/python")
+    try:
+        assert (load_all(SyntheticSource(200, 3).patches()) == alone).all()
+    finally:
+        multiprocessing.set_executable(before)
+
+
+def test_processes_that_draw_import_nothing_from_the_working_directory(processes, monkeypatch, tmp_path):
+    for module in ("numpy", "cv2", "pickle", "runpy", "multiprocessing", "histocli"):
+        (tmp_path / f"{module}.py").write_text(f"open('{tmp_path}/trap', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert load_all(SyntheticSource(70, 3).patches()).shape == (70, 96, 96, 3)
+    assert not (tmp_path / "trap").exists()
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+SCRIPT = """
+import multiprocessing
+from histocli.sources.synthetic import SyntheticSource
+patches = SyntheticSource(600, 0).patches()
+next(patches)
+print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+"""
+
+
+def start(script, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": str(Path(__file__).parents[2])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *script], env=environment, **pipes, **options)
+
+
+def test_a_script_needs_no_guard_around_its_main_part(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT + "print(len([0, *patches]))")
+    with start([tmp_path / "script.py"]) as process:
+        stdout, stderr = process.communicate(timeout=100)
+    pids, count = stdout.splitlines()
+    assert (len(pids.split()), count) == (2, "600")
+    assert stderr == ""
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are listed in /proc")
 
 
-@linux
-def test_processes_of_their_own_draw_the_same_bytes_and_end_with_the_source(monkeypatch):
-    alone = load_all(SyntheticSource(40, 3).patches())
-    monkeypatch.setattr(synthetic, "MANY", 1)
-    before = artists()
-    drawn = list(SyntheticSource(40, 3).patches())
-    assert (load_all(drawn) == alone).all()
-    assert len(artists()) > len(before)
-    drawn.clear()
-    assert artists() == before
-
-
-@linux
-def test_what_a_killed_process_would_have_drawn_is_drawn_all_the_same(monkeypatch):
-    alone = load_all(SyntheticSource(12, 3).patches())
-    monkeypatch.setattr(synthetic, "MANY", 1)
-    before = artists()
-    patches = list(SyntheticSource(12, 3).patches())
-    drawn = [patch.load() for patch in patches[:2]]
-    for pid in set(artists()) - set(before):
-        os.kill(pid, signal.SIGKILL)
-    drawn += list(load_all(patches[2:]))
-    assert (np.stack(drawn) == alone).all()
-
-
-def test_where_no_process_can_be_started_this_one_draws(monkeypatch):
-    alone = load_all(SyntheticSource(4, 3).patches())
-    monkeypatch.setattr(synthetic, "MANY", 1)
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert (load_all(SyntheticSource(4, 3).patches()) == alone).all()
-
-
-def test_processes_that_draw_import_nothing_from_the_working_directory(monkeypatch, tmp_path):
-    for module in ("numpy", "cv2", "pickle", "runpy", "histocli"):
-        (tmp_path / f"{module}.py").write_text(f"open('{tmp_path}/trap', 'w')")
-    monkeypatch.setattr(synthetic, "MANY", 1)
-    monkeypatch.chdir(tmp_path)
-    load_all(SyntheticSource(4, 3).patches())
-    assert not (tmp_path / "trap").exists()
-
-
-@linux
-def test_processes_that_draw_end_with_one_that_is_killed(monkeypatch):
-    line = "from histocli.sources.synthetic import *; p = [*SyntheticSource(600, 0).patches()]; p[0].load(); "
-    line += "from tests.sources.test_synthetic import artists; print(*artists(), flush=True); input()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", line], cwd=Path(__file__).parents[2], **pipes) as process:
-        [drawing] = map(int, process.stdout.readline().split())
-        process.kill()
+def wait_until_ended(pid):
     for _ in range(200):
-        with suppress(OSError):
-            if Path(f"/proc/{drawing}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                time.sleep(0.05)
-                continue
-        break
-    else:
-        pytest.fail("it draws on")
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return
+        except OSError:
+            return
+        time.sleep(0.05)
+    pytest.fail("it is still drawing")
+
+
+@linux
+def test_processes_that_draw_end_with_one_that_is_killed():
+    with start(["-c", SCRIPT + "input()"]) as process:
+        pids = process.stdout.readline().split()
+        process.kill()
+    assert len(pids) == 2
+    for pid in pids:
+        wait_until_ended(pid)
+
+
+@linux
+def test_ctrl_c_reaches_the_process_that_packs_and_no_other(tmp_path):
+    """A terminal sends it to all of them; those that draw would each print a traceback."""
+    line = ["-m", "histocli", "-w", tmp_path, "download", "--source", "synthetic", "--n", "50000"]
+    with start(line, start_new_session=True) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while (
+            len(pids := children.read_text().split()) < 3
+        ):  # two that draw, and Python's own that tidies up after them
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    for pid in pids:
+        wait_until_ended(pid)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -112,7 +112,7 @@ TOGETHER = 4  # columns that a pixel copies at once, 16 bytes, far faster than o
 
 
 def shape_cells(rng: np.random.Generator, cells: Cells, growth: Growth) -> Plane:
-    """Give every cell its nucleus: the table (N,16) of what is drawn of it."""
+    """Choose the nucleus of every cell; return the table (N,16) of what is drawn of each."""
     count = len(cells.points)
     table = np.empty((count, COLUMNS), np.float32)
     special = rng.random(count, np.float32) < SHARES.take(cells.kinds)

@@ -1,4 +1,4 @@
-"""One synthetic patch from what decides it: a slide of a simulated hospital, and where the tumour lies."""
+"""Draw one synthetic patch from its slide, of a simulated hospital, and its layout."""
 
 from dataclasses import dataclass
 
@@ -35,8 +35,8 @@ class Slide:
     """One simulated slide: its name, hospital, stains, optics and, where it has one, its tumour.
 
     `stains` (2,3) are the optical densities of hematoxylin and eosin at concentration 1, `white` (3,) the colour
-    of glass, `blur` and `sharpen` the scanner's optics, `noise` its grain in grey levels, `positives` the share
-    of its patches with tumour in the centre.
+    of glass, `blur` and `sharpen` the optics of the scanner, `noise` its grain in grey levels, `positives` the share
+    of patches with tumour in the centre.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Slide:
 
 @dataclass(frozen=True)
 class Drawing:
-    """All that one patch is drawn from; two equal drawings give the same bytes."""
+    """Everything that one patch depends on; equal drawings give the same bytes."""
 
     slide: Slide
     layout: Layout

@@ -126,13 +126,13 @@ def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
 
 
 def distance(x: Plane, y: Plane) -> Plane:
-    """Give the length of the vectors (x, y), several times as fast as np.hypot, which minds overflow."""
+    """Return the length of the vectors (x, y), several times as fast as np.hypot, which avoids overflow."""
     length: Plane = np.sqrt(x * x + y * y)
     return length
 
 
 def tumour_field(layout: Layout, part: slice = slice(None)) -> Mask:
-    """Say where the tumour of a layout lies, over the whole frame (108,108), or a part of its rows and columns."""
+    """Return where the tumour of a layout is, in the whole frame (108,108) or a part of its rows and columns."""
     x, y = XX[:1, part], YY[part, :1]
     if not layout.blobs:
         return np.zeros((y.size, x.size), np.bool_)
@@ -144,7 +144,7 @@ def tumour_field(layout: Layout, part: slice = slice(None)) -> Mask:
 
 
 def is_positive(layout: Layout) -> bool:
-    """Give PCam's label: whether any pixel of the central 32x32 is tumour."""
+    """Return PCam's label: whether any pixel of the central 32x32 is tumour."""
     return bool(tumour_field(layout, slice(PAD + CENTRE.start, PAD + CENTRE.stop)).any())
 
 

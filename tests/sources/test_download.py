@@ -1,4 +1,4 @@
-"""Downloads against a real server that does every harm a server can do."""
+"""Downloads from a real server that fails in every way a server can fail."""
 
 import base64
 import hashlib
@@ -6,15 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 
 from histocli.errors import HistoError
 from histocli.fs import human_bytes
-from histocli.sources.transfer import RetryPolicy, fetch, remote_size
-from histocli.sources.transfer.part import file_md5, is_complete, recorded_md5
-from histocli.sources.transfer.web import MissingFileError, shown
+from histocli.sources.download import download_file, file_md5, is_complete, recorded_md5, remote_size
+from histocli.sources.http import MissingFileError, redact_url
+from histocli.sources.retry import RetryPolicy
 from tests.sources.server import FileServer, Reply, self_signed
 
 BODY = bytes(range(256)) * 4000  # 1 MB: some chunks long
@@ -56,7 +57,7 @@ def leave_part(server, target, policy, size: int) -> None:
     """A part as a killed run leaves it: the connection ends after `size` bytes, and the client gives up."""
     server.script("patches.h5.gz", Reply(cut_after=size))
     with pytest.raises(HistoError, match="too early"):
-        fetch(server.url("patches.h5.gz"), target, policy=RetryPolicy(tries=1, sleep=policy.sleep))
+        download_file(server.url("patches.h5.gz"), target, policy=RetryPolicy(tries=1, sleep=policy.sleep))
     assert part_of(target).stat().st_size == size
     assert not target.exists()
     server.requests.clear()
@@ -64,7 +65,7 @@ def leave_part(server, target, policy, size: int) -> None:
 
 def test_a_file_arrives_whole_and_leaves_nothing_else(server, target, policy, waits):
     seen = []
-    given = fetch(
+    given = download_file(
         server.url("patches.h5.gz?download=1"),
         target,
         md5=MD5,
@@ -81,16 +82,16 @@ def test_a_file_arrives_whole_and_leaves_nothing_else(server, target, policy, wa
 
 def test_an_empty_file_is_a_file(server, target, policy):
     server.files["empty.csv"] = b""
-    assert fetch(server.url("empty.csv"), target, policy=policy).read_bytes() == b""
+    assert download_file(server.url("empty.csv"), target, policy=policy).read_bytes() == b""
 
 
 def test_a_second_run_needs_no_network(target, policy):
     with FileServer({"patches.h5.gz": BODY}) as server:
         url = server.url("patches.h5.gz")
-        fetch(url, target, policy=policy)
+        download_file(url, target, policy=policy)
     seen = []
-    fetch(url, target, on_progress=lambda done, total: seen.append((done, total)), policy=policy)
-    fetch(url, target, md5=MD5, policy=policy)
+    download_file(url, target, on_progress=lambda done, total: seen.append((done, total)), policy=policy)
+    download_file(url, target, md5=MD5, policy=policy)
     assert seen == [(len(BODY), len(BODY))]
     assert recorded_md5(target) == MD5
 
@@ -99,45 +100,45 @@ def test_a_file_put_there_by_hand_is_taken_if_its_checksum_is_right(target, poli
     target.parent.mkdir()
     target.write_bytes(BODY)
     dead = "http://127.0.0.1:9/patches.h5.gz"
-    assert fetch(dead, target, md5=MD5, policy=policy) == target
+    assert download_file(dead, target, md5=MD5, policy=policy) == target
     assert not is_complete(dead, target.with_name("absent"), MD5)
 
 
 def test_a_file_put_there_by_hand_that_is_wrong_is_fetched(server, target, policy):
     target.parent.mkdir()
     target.write_bytes(OTHER)
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
 def test_a_file_changed_after_the_download_is_fetched_again(server, target, policy):
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     target.write_bytes(OTHER)
     os.utime(target, ns=(0, 0))
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert file_md5(target) == MD5
 
 
 def test_a_file_from_another_address_is_not_taken_for_this_one(server, target, policy):
-    fetch(server.url("patches.h5.gz"), target, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, policy=policy)
     server.files["mirror/patches.h5.gz"] = OTHER
-    fetch(server.url("mirror/patches.h5.gz"), target, policy=policy)
+    download_file(server.url("mirror/patches.h5.gz"), target, policy=policy)
     assert target.read_bytes() == OTHER
 
 
 def test_force_starts_over(server, target, policy):
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     leave_part(server, target.with_name("again"), policy, 1000)
     server.files["patches.h5.gz"] = OTHER
-    fetch(server.url("patches.h5.gz"), target, force=True, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, force=True, policy=policy)
     assert target.read_bytes() == OTHER
-    fetch(server.url("patches.h5.gz"), target.with_name("again"), force=True, policy=policy)
+    download_file(server.url("patches.h5.gz"), target.with_name("again"), force=True, policy=policy)
     assert server.ranges("patches.h5.gz") == [None, None]
 
 
 def test_cut_connections_are_resumed_where_they_broke(server, target, policy, waits):
     server.script("patches.h5.gz", *(Reply(cut_after=200_000) for _ in range(4)))
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
     expected = [None, *(f"bytes={k * 200_000}-" for k in range(1, 5))]
     assert server.ranges("patches.h5.gz") == expected
@@ -147,7 +148,7 @@ def test_cut_connections_are_resumed_where_they_broke(server, target, policy, wa
 
 def test_a_later_run_resumes_what_an_earlier_one_left(server, target, policy):
     leave_part(server, target, policy, 300_000)
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == ["bytes=300000-"]
     assert target.read_bytes() == BODY
 
@@ -155,8 +156,8 @@ def test_a_later_run_resumes_what_an_earlier_one_left(server, target, policy):
 def test_a_killed_process_resumes(server, target, policy):
     server.script("patches.h5.gz", Reply(stall_after=400_000))
     code = (
-        "import sys; from pathlib import Path; from histocli.sources.transfer import fetch\n"
-        "fetch(sys.argv[1], Path(sys.argv[2]), on_progress=lambda done, total: print(done, flush=True))"
+        "import sys; from pathlib import Path; from histocli.sources.download import download_file\n"
+        "download_file(sys.argv[1], Path(sys.argv[2]), on_progress=lambda done, total: print(done, flush=True))"
     )
     arguments = [sys.executable, "-c", code, server.url("patches.h5.gz"), str(target)]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
@@ -164,7 +165,7 @@ def test_a_killed_process_resumes(server, target, policy):
             if int(line) == 400_000:
                 process.kill()
     server.requests.clear()
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == ["bytes=400000-"]
     assert target.read_bytes() == BODY
 
@@ -173,35 +174,35 @@ def test_a_part_whose_last_byte_came_before_the_kill_needs_no_network(server, ta
     leave_part(server, target, policy, len(BODY) - 1)
     with part_of(target).open("ab") as part:
         part.write(BODY[-1:])
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.requests == []
     assert target.read_bytes() == BODY
 
 
 def test_a_stalled_connection_times_out_and_is_resumed(server, target, waits):
     server.script("patches.h5.gz", Reply(stall_after=500_000))
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=RetryPolicy(timeout=0.2, sleep=waits.append))
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=RetryPolicy(timeout=0.2, sleep=waits.append))
     assert server.ranges("patches.h5.gz") == [None, "bytes=500000-"]
 
 
 def test_a_server_without_ranges_starts_over_rightly(server, target, policy):
     server.script("patches.h5.gz", Reply(cut_after=700_000), Reply(ranges=False))
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
 def test_a_server_without_ranges_that_always_breaks_at_one_place_is_given_up(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(cut_after=700_000, ranges=False))
     with pytest.raises(HistoError, match=r"3 tries") as caught:
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
-    assert "goes on" in caught.value.hint
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
+    assert "continues" in caught.value.hint
     assert not target.exists()
 
 
 def test_a_version_changed_between_two_pieces_is_not_joined(server, target, policy):
     leave_part(server, target, policy, 300_000)
     server.files["patches.h5.gz"] = OTHER
-    fetch(server.url("patches.h5.gz"), target, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert target.read_bytes() == OTHER
 
 
@@ -211,7 +212,7 @@ def test_without_validators_the_checksum_finds_a_bad_joint_and_starts_over(serve
         Reply(cut_after=300_000, validators=False, body=OTHER),
         forever=Reply(validators=False),
     )
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
     assert server.ranges("patches.h5.gz") == [None, "bytes=300000-", None]
 
@@ -222,13 +223,13 @@ def test_a_size_changed_between_two_pieces_starts_over(server, target, policy):
         Reply(cut_after=300_000, validators=False),
         forever=Reply(validators=False, body=BODY * 2),
     )
-    fetch(server.url("patches.h5.gz"), target, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert target.read_bytes() == BODY * 2
 
 
 def test_416_means_done_if_the_sizes_agree(server, target, policy):
     server.script("patches.h5.gz", Reply(length=len(BODY) + 10, cut_after=len(BODY)))
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == [None, f"bytes={len(BODY)}-"]
     assert target.read_bytes() == BODY
 
@@ -238,14 +239,14 @@ def test_416_means_start_over_if_they_do_not(server, target, policy):
     server.files["patches.h5.gz"] = BODY[:500_000]
     server.forever["patches.h5.gz"] = Reply(validators=False)
     server.script("patches.h5.gz", Reply(status=416, headers={"Content-Range": "bytes */500000"}, body=b""))
-    fetch(server.url("patches.h5.gz"), target, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert target.read_bytes() == BODY[:500_000]
 
 
 def test_416_for_a_whole_file_is_an_error(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(status=416))
     with pytest.raises(HistoError, match="HTTP 416"):
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
 
 
 def test_retry_after_is_kept_and_capped(server, target, policy, waits):
@@ -254,7 +255,7 @@ def test_retry_after_is_kept_and_capped(server, target, policy, waits):
         Reply(status=429, headers={"Retry-After": "7"}),
         Reply(status=503, headers={"Retry-After": "86400"}),
     )
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert waits == [7.0, 30.0]
 
 
@@ -264,7 +265,7 @@ def test_retry_after_may_be_a_date(server, target, policy, waits):
         Reply(status=429, headers={"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
         Reply(status=429, headers={"Retry-After": "soon"}),
     )
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert waits[0] == 0.0
     assert 1.0 <= waits[1] <= 2.0
 
@@ -273,7 +274,7 @@ def test_server_errors_are_retried_ever_more_slowly_then_given_up(server, target
     server.script("patches.h5.gz", forever=Reply(status=500))
     policy = RetryPolicy(tries=6, first_wait=1.0, longest_wait=5.0, sleep=waits.append)
     with pytest.raises(HistoError, match=r"HTTP 500.*6 tries"):
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert len(waits) == 5
     assert all(0.5 * 2**k <= wait <= 2**k for k, wait in enumerate(waits[:3]))
     assert waits[4] == 5.0
@@ -281,45 +282,45 @@ def test_server_errors_are_retried_ever_more_slowly_then_given_up(server, target
 
 def test_500_then_ok(server, target, policy):
     server.script("patches.h5.gz", Reply(status=500, body=b"<html>oops"), Reply(status=502))
-    assert fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy).read_bytes() == BODY
+    assert download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy).read_bytes() == BODY
 
 
 def test_nobody_listening_is_given_up(target, policy, waits):
     with FileServer() as gone:
         url = gone.url("patches.h5.gz")
     with pytest.raises(HistoError, match="refused"):
-        fetch(url, target, policy=policy)
+        download_file(url, target, policy=policy)
     assert len(waits) == 2
 
 
 @pytest.mark.parametrize("reply", [Reply(extra=b"more" * 10_000), Reply(headers={"Connection": "close"}, extra=b"x")])
 def test_a_body_longer_than_promised_is_stopped_at_the_promise(server, target, policy, reply):
     server.script("patches.h5.gz", reply)
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
 def test_a_promise_shorter_than_the_file_is_found_by_the_checksum(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(length=1000))
     with pytest.raises(HistoError, match="has the MD5"):
-        fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert list(target.parent.iterdir()) == []
     server.script("patches.h5.gz", Reply(length=1000))
     server.forever.clear()
-    assert fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy).read_bytes() == BODY
+    assert download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy).read_bytes() == BODY
 
 
 def test_a_promise_longer_than_the_file_is_given_up(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(length=len(BODY) + 1, ranges=False))
     with pytest.raises(HistoError, match="too early"):
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert not target.exists()
 
 
 @pytest.mark.parametrize("length", [None, "-5", "many", ""])
 def test_a_body_without_a_sound_length_is_read_to_its_end(server, target, policy, length):
     server.script("patches.h5.gz", Reply(length=length))
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
@@ -327,7 +328,7 @@ def test_a_piece_that_is_not_the_one_asked_for_is_not_joined(server, target, pol
     leave_part(server, target, policy, 300_000)
     wrong = Reply(status=206, headers={"Content-Range": f"bytes 10-{len(BODY) - 1}/{len(BODY)}"}, body=BODY[10:])
     server.script("patches.h5.gz", wrong)
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == ["bytes=300000-", None]
 
 
@@ -343,14 +344,14 @@ def test_a_web_page_is_no_file(server, target, policy, reply):
     leave_part(server, target, policy, 300_000)
     server.script("patches.h5.gz", reply)
     with pytest.raises(HistoError, match="web page") as caught:
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert "browser" in caught.value.hint
     assert part_of(target).stat().st_size == 300_000  # what was there is not lost to the page
 
 
 def test_wrong_bytes_are_thrown_away_and_fetched_once_more(server, target, policy):
     server.script("patches.h5.gz", Reply(body=OTHER))
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
     assert len(server.requests) == 2
 
@@ -358,7 +359,7 @@ def test_wrong_bytes_are_thrown_away_and_fetched_once_more(server, target, polic
 def test_wrong_bytes_twice_are_an_error_and_leave_nothing(server, target, policy):
     server.files["patches.h5.gz"] = OTHER
     with pytest.raises(HistoError, match=MD5) as caught:
-        fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert "--from" in caught.value.hint
     assert len(server.requests) == 2
     assert list(target.parent.iterdir()) == []
@@ -367,7 +368,7 @@ def test_wrong_bytes_twice_are_an_error_and_leave_nothing(server, target, policy
 def test_a_damaged_part_is_found_by_the_checksum(server, target, policy):
     leave_part(server, target, policy, 300_000)
     part_of(target).write_bytes(b"\0" * 300_000)  # as a loss of power can leave it
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
@@ -375,7 +376,7 @@ def test_a_damaged_part_is_found_by_the_checksum(server, target, policy):
 def test_a_damaged_record_starts_over(server, target, policy, note):
     leave_part(server, target, policy, 300_000)
     part_of(target).with_name(part_of(target).name + ".json").write_bytes(note)
-    fetch(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == [None]
     assert target.read_bytes() == BODY
 
@@ -383,7 +384,7 @@ def test_a_damaged_record_starts_over(server, target, policy, note):
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_followed(server, target, policy, status):
     server.script("here", forever=Reply(status=status, headers={"Location": server.url("patches.h5.gz")}, body=b""))
-    fetch(server.url("here"), target, md5=MD5, policy=policy)
+    download_file(server.url("here"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
     assert remote_size(server.url("here"), policy) == len(BODY)
 
@@ -391,7 +392,7 @@ def test_a_redirect_is_followed(server, target, policy, status):
 def test_a_redirected_download_is_resumed(server, target, policy):
     server.script("here", forever=Reply(status=302, headers={"Location": server.url("patches.h5.gz")}, body=b""))
     server.script("patches.h5.gz", Reply(cut_after=300_000))
-    fetch(server.url("here"), target, md5=MD5, policy=policy)
+    download_file(server.url("here"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == [None, "bytes=300000-"]
 
 
@@ -399,7 +400,7 @@ def test_a_redirected_download_is_resumed(server, target, policy):
 def test_a_redirect_to_another_scheme_is_refused(server, target, policy, place):
     server.script("patches.h5.gz", forever=Reply(status=302, headers={"Location": place}, body=b""))
     with pytest.raises(HistoError, match="redirect"):
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert not target.exists()
 
 
@@ -407,7 +408,7 @@ def test_redirects_in_a_circle_are_refused(server, target, policy):
     server.script("a", forever=Reply(status=302, headers={"Location": "/b"}, body=b""))
     server.script("b", forever=Reply(status=302, headers={"Location": "/a"}, body=b""))
     with pytest.raises(HistoError, match="circle"):
-        fetch(server.url("a"), target, policy=policy)
+        download_file(server.url("a"), target, policy=policy)
     assert len(server.requests) < 20
 
 
@@ -417,18 +418,43 @@ def test_credentials_stay_with_their_host_and_are_never_shown_or_stored(server, 
     there = server.url("patches.h5.gz", host="localhost")
     server.script("other", Reply(status=302, headers={"Location": there}, body=b""))
     secret = server.url().replace("http://", "http://user:pa%40ss@")
-    fetch(secret + "same", target, policy=policy)
-    fetch(secret + "other", target.with_name("two"), policy=policy)
+    download_file(secret + "same", target, policy=policy)
+    download_file(secret + "other", target.with_name("two"), policy=policy)
     sent = {request.path: request.headers.get("Authorization") for request in server.requests}
     basic = "Basic " + base64.b64encode(b"user:pa@ss").decode()
     assert sent == {"same": basic, "kept": basic, "other": basic, "patches.h5.gz": None}
     with pytest.raises(HistoError) as caught:
-        fetch(secret + "absent?token=t0ken", target, policy=policy)
+        download_file(secret + "absent?token=t0ken", target, policy=policy)
     told = str(caught.value) + caught.value.hint
     stored = b"".join(p.read_bytes() for p in target.parent.glob("*.json")).decode()
     for word in ("pa%40ss", "pa@ss", "t0ken", "user:"):
         assert word not in told
         assert word not in stored
+
+
+def test_no_traceback_shows_a_token(target, policy):
+    with FileServer() as gone:
+        url = gone.url("patches.h5.gz?token=t0ken").replace("http://", "http://user:secret@")
+    with pytest.raises(HistoError, match="refused") as caught:
+        download_file(url, target, policy=policy)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "t0ken" not in shown
+    assert "secret" not in shown
+
+
+def test_credentials_of_a_netrc_file_are_not_sent(server, target, policy, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("default login user password secret")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.script("here", Reply(status=302, headers={"Location": server.url("patches.h5.gz", host="localhost")}))
+    download_file(server.url("here"), target, policy=policy)
+    assert [request.headers.get("Authorization") for request in server.requests] == [None, None]
+
+
+def test_the_body_of_a_redirect_is_not_read(server, target, policy):
+    to_file = {"Location": server.url("patches.h5.gz")}
+    server.script("here", Reply(status=302, headers=to_file, body=b"x" * 1000, length=10**12, stall_after=1000))
+    download_file(server.url("here"), target, md5=MD5, policy=RetryPolicy(tries=1, timeout=2))
+    assert target.read_bytes() == BODY
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
@@ -437,7 +463,7 @@ def test_tls_is_never_switched_off(tmp_path, target, policy, waits):
         FileServer({"patches.h5.gz": BODY}, tls=self_signed(tmp_path)) as server,
         pytest.raises(HistoError, match="certificate") as caught,
     ):
-        fetch(server.url("patches.h5.gz", host="localhost"), target, policy=policy)
+        download_file(server.url("patches.h5.gz", host="localhost"), target, policy=policy)
     assert "certificates" in caught.value.hint
     assert waits == []
     assert server.requests == []
@@ -449,8 +475,8 @@ def test_a_redirect_from_https_to_http_is_refused(server, tmp_path, target, poli
     with FileServer({}, tls=context) as secure:
         secure.script("up", forever=Reply(status=302, headers={"Location": server.url("patches.h5.gz")}, body=b""))
         code = (
-            "import sys; from pathlib import Path; from histocli.sources.transfer import fetch\n"
-            "fetch(sys.argv[1], Path(sys.argv[2]))"
+            "import sys; from pathlib import Path; from histocli.sources.download import download_file\n"
+            "download_file(sys.argv[1], Path(sys.argv[2]))"
         )
         trusting = os.environ | {"SSL_CERT_FILE": str(tmp_path / "certificate.pem")}
         ran = subprocess.run(
@@ -470,14 +496,14 @@ def test_a_redirect_from_https_to_http_is_refused(server, tmp_path, target, poli
 def test_a_refusal_is_not_retried(server, target, policy, waits, status, kind):
     server.script("patches.h5.gz", forever=Reply(status=status))
     with pytest.raises(kind, match=f"HTTP {status}"):
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert waits == []
 
 
 def test_a_status_without_a_file_is_an_error(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(status=204, body=b""))
     with pytest.raises(HistoError, match="HTTP 204"):
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
 
 
 @pytest.mark.parametrize(
@@ -485,14 +511,14 @@ def test_a_status_without_a_file_is_an_error(server, target, policy):
 )
 def test_only_http_addresses_are_taken(target, policy, url):
     with pytest.raises(HistoError, match="not an http"):
-        fetch(url, target, policy=policy)
+        download_file(url, target, policy=policy)
     assert not target.parent.exists()
 
 
 def test_a_file_too_large_for_the_disk_is_refused_before_it_comes(server, target, policy):
     server.script("patches.h5.gz", Reply(length=10**18))
     with pytest.raises(HistoError, match=r"patches\.h5\.gz needs 1000000\.0 TB") as caught:
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert "free some space" in caught.value.hint
 
 
@@ -500,10 +526,10 @@ def test_a_file_too_large_for_the_disk_is_refused_before_it_comes(server, target
 def test_a_disk_that_fills_up_is_one_clear_error_and_the_part_stays(server, target):
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from histocli.sources.transfer import fetch; from histocli.errors import HistoError\n"
+        "from histocli.sources.download import download_file; from histocli.errors import HistoError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
-        "try: fetch(sys.argv[1], Path(sys.argv[2]))\n"
+        "try: download_file(sys.argv[1], Path(sys.argv[2]))\n"
         "except HistoError as error: sys.exit(f'{error} | {error.hint}')\n"
     )
     arguments = [sys.executable, "-c", code, server.url("patches.h5.gz"), str(target)]
@@ -513,14 +539,14 @@ def test_a_disk_that_fills_up_is_one_clear_error_and_the_part_stays(server, targ
     assert "KB were still to come" in ran.stderr
     assert "free some space" in ran.stderr
     server.requests.clear()
-    fetch(server.url("patches.h5.gz"), target, md5=MD5)
+    download_file(server.url("patches.h5.gz"), target, md5=MD5)
     assert server.ranges("patches.h5.gz") == ["bytes=400000-"]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(server, target, policy):
     part_of(target).mkdir(parents=True)
     with pytest.raises(HistoError, match="cannot write"):
-        fetch(server.url("patches.h5.gz"), target, policy=policy)
+        download_file(server.url("patches.h5.gz"), target, policy=policy)
 
 
 def test_remote_size(server, policy, waits):
@@ -556,5 +582,5 @@ def test_human_bytes(count, text):
 
 
 def test_shown_hides_what_is_secret():
-    assert shown("https://user:word@host:1/a/b.gz?sig=x#y") == "https://host:1/a/b.gz"
-    assert shown("https://host?sig=x") == "https://host/"
+    assert redact_url("https://user:word@host:1/a/b.gz?sig=x#y") == "https://host:1/a/b.gz"
+    assert redact_url("https://host?sig=x") == "https://host/"

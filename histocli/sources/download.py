@@ -1,0 +1,288 @@
+"""Resumable, checked downloads.
+
+While it arrives, a file lies beside its target as `<name>.part`; `<name>.part.json` says which version of which
+address it belongs to. A finished file has `<name>.json` with its size and MD5. Addresses are recorded as a hash,
+because they may hold a token.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import requests
+
+from histocli.errors import HistoError
+from histocli.fs import fsync, human_bytes, make_folder, require_space, write_all
+from histocli.sources.http import (
+    RangeError,
+    RefusedError,
+    check_url,
+    content_length,
+    content_range,
+    open_url,
+    redact_url,
+    refuse_web_page,
+)
+from histocli.sources.retry import DEFAULT_POLICY, RetryableError, RetryPolicy
+from histocli.workspace import read_json, write_json
+
+_CHUNK = 1 << 18
+_FIRST_BYTES = 512  # enough to recognise a web page
+_SPACE_HINT = "free some space or choose another --workspace; the same command then continues where it stopped"
+
+OnProgress = Callable[[int, int | None], None]
+
+
+def download_file(
+    url: str,
+    target: Path,
+    *,
+    md5: str | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+    force: bool = False,
+    policy: RetryPolicy = DEFAULT_POLICY,
+) -> Path:
+    """Download `url` to `target`, continuing where an earlier call stopped; do nothing if it is there already.
+
+    `url` is an http(s) address, `md5` the checksum (hex) that the file must have, and `on_progress` is called with
+    the bytes so far and in all (None: unknown); `force` starts over. Returns `target`, which is complete and flushed
+    to the disk whenever it exists.
+
+    Raises:
+        MissingFileError: the server has no such file.
+        HistoError: refused, unreachable, a web page, too large for the disk, or the checksum is wrong.
+    """
+    check_url(url)
+    part = _Part(url, target)
+    if not force and is_complete(url, target, md5):
+        part.restart()  # a killed process may have left one
+        on_progress(target.stat().st_size, target.stat().st_size)
+        return target
+    make_folder(target.parent)
+    if force:
+        part.restart()
+    else:
+        part.resume()
+    attempt = partial(_download_rest, url, part, on_progress, policy.timeout)
+    hint = "run the same command again later: it continues where it stopped"
+    for _ in range(2):  # a part may join two versions of the file, or have been damaged: the second time starts over
+        policy.run(attempt, f"cannot download {redact_url(url)}", hint, lambda: part.size)
+        found = file_md5(part.path)
+        if md5 in (None, found):
+            return part.commit(found)
+        part.restart()
+    raise HistoError(
+        f"{target.name} from {redact_url(url)} has the MD5 {found}, not {md5}",
+        "the server's file is not the published one: download it elsewhere and give its folder to --from",
+    )
+
+
+def remote_size(url: str, policy: RetryPolicy = DEFAULT_POLICY) -> int | None:
+    """Return the size in bytes of the file at `url`, None where the server does not say.
+
+    Raises:
+        MissingFileError: the server has no such file.
+        HistoError: refused or unreachable.
+    """
+    return policy.run(
+        partial(_request_size, url, policy.timeout), f"cannot reach {redact_url(url)}", "check the connection"
+    )
+
+
+def is_complete(url: str, target: Path, md5: str | None = None) -> bool:
+    """Return whether `target` is complete, without the network: by its record, else by its MD5 if that is known."""
+    if not target.is_file():
+        return False
+    record, stat = _read_record(target), target.stat()
+    is_unchanged = record.get("size") == stat.st_size and record.get("mtime_ns") == stat.st_mtime_ns
+    if md5 is None:
+        return is_unchanged and record.get("url") == _hash(url)
+    if is_unchanged and "md5" in record:
+        return bool(record["md5"] == md5)
+    if file_md5(target) != md5:
+        return False
+    _write_record(url, target, target, md5)
+    return True
+
+
+def recorded_md5(target: Path) -> str | None:
+    """Return the MD5 (hex) that was recorded when the download of `target` ended, None where there is no record."""
+    md5 = _read_record(target).get("md5")
+    return md5 if isinstance(md5, str) else None
+
+
+def file_md5(path: Path) -> str:
+    """Compute the MD5 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+
+
+def _request_size(url: str, timeout: float) -> int | None:
+    """Request the header alone, or the first byte where the server refuses that or does not say the size."""
+    try:
+        with open_url(url, timeout, method="HEAD") as response:
+            refuse_web_page(url, response)
+            if (size := content_length(response)) is not None:
+                return size
+    except RefusedError:
+        pass
+    try:
+        with open_url(url, timeout, {"Range": "bytes=0-0"}) as response:
+            refuse_web_page(url, response)
+            return content_range(response)[1] if response.status_code == 206 else content_length(response)
+    except RangeError as error:
+        return error.total  # an empty file has no first byte
+
+
+def _download_rest(url: str, part: "_Part", on_progress: OnProgress, timeout: float) -> None:
+    """Request the bytes that a part lacks and append them.
+
+    Raises:
+        RetryableError: they did not all come.
+    """
+    if part.is_complete:
+        return
+    headers = {"Range": f"bytes={part.size}-"} if part.size else {}
+    if part.size and part.validator:
+        headers["If-Range"] = part.validator
+    try:
+        with open_url(url, timeout, headers) as response:
+            chunk = response.raw.read(_FIRST_BYTES)
+            refuse_web_page(url, response, chunk if response.status_code == 200 else b"")
+            _expect(url, response, part)
+            with part.open() as file:
+                while chunk:
+                    part.append(file, chunk)
+                    on_progress(part.size, part.total)
+                    chunk = response.raw.read1(_CHUNK)  # what is there: of a stalled connection nothing is lost
+    except RangeError as error:
+        if part.size and part.size == (part.total if error.total is None else error.total):
+            return
+        is_first = part.size == 0
+        part.restart()
+        if is_first:
+            raise HistoError(f"the server does not send {redact_url(url)}: HTTP 416", "check the address") from error
+        raise RetryableError("the server does not continue in the middle of the file") from error
+    if part.total is not None and part.size != part.total:
+        raise RetryableError(f"the connection ended {human_bytes(part.total - part.size)} too early")
+
+
+def _expect(url: str, response: requests.Response, part: "_Part") -> None:
+    """Note what is coming: the rest of the part, or the whole file."""
+    if response.status_code == 206:
+        start, total = content_range(response)
+        if start != part.size or (None not in (total, part.total) and total != part.total):
+            part.restart()
+            raise RetryableError("the server sent other bytes than the requested ones")
+    elif response.status_code == 200:
+        part.restart()
+        total = content_length(response)
+    else:
+        code = response.status_code
+        raise HistoError(f"the server does not send {redact_url(url)}: HTTP {code}", "check the address")
+    # A weak ETag does not promise the same bytes, so it must not join two pieces (RFC 9110, 13.1.5).
+    etag = response.headers.get("ETag", "")
+    part.expect(total, etag if etag.startswith('"') else response.headers.get("Last-Modified", ""))
+
+
+class _Part:
+    """The first `size` bytes of a file of `total` bytes (None: unknown).
+
+    `validator` is the strong ETag or the date of the version that they belong to, "" where the server gave none.
+    """
+
+    def __init__(self, url: str, target: Path) -> None:
+        self.url, self.target = url, target
+        self.path = target.with_name(f"{target.name}.part")
+        self.size = 0
+        self.total: int | None = None
+        self.validator = ""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every expected byte is there."""
+        return 0 < self.size == self.total
+
+    def resume(self) -> None:
+        """Take the bytes that an earlier run left, if they came from the same address."""
+        record = _read_record(self.path)
+        if not self.path.is_file() or record.get("url") != _hash(self.url):
+            return
+        self.total = record["total"] if isinstance(record.get("total"), int) else None
+        self.validator = str(record.get("validator", ""))
+        self.size = self.path.stat().st_size
+        if self.total is not None and self.size > self.total:
+            self.restart()
+
+    def restart(self) -> None:
+        """Delete the bytes that are there."""
+        with self._disk_errors():
+            self.path.unlink(missing_ok=True)
+            _record_path(self.path).unlink(missing_ok=True)
+        self.size, self.total, self.validator = 0, None, ""
+
+    def expect(self, total: int | None, validator: str) -> None:
+        """Record what the server says of the file, and check that the rest of it fits on the disk."""
+        self.total = self.total if total is None else total
+        self.validator = validator
+        if self.total is not None:
+            require_space(self.path.parent, self.total - self.size, f"the rest of {self.target.name}")
+        write_json(_record_path(self.path), {"url": _hash(self.url), "total": self.total, "validator": validator})
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """Open the part for `append`; unbuffered, so that what came is kept if the process is killed."""
+        with self._disk_errors(), self.path.open("ab", buffering=0) as file:
+            yield file
+
+    def append(self, file: IO[bytes], chunk: bytes) -> None:
+        """Write a chunk, but no byte beyond the expected size."""
+        if self.total is not None:
+            chunk = chunk[: self.total - self.size]
+        write_all(file, chunk)
+        self.size += len(chunk)
+
+    def commit(self, md5: str) -> Path:
+        """Flush the part, whose MD5 (hex) is given, to the disk and give it its final name; first comes its record."""
+        with self._disk_errors():
+            fsync(self.path)
+            _write_record(self.url, self.path, self.target, md5)
+            self.path.replace(self.target)
+            fsync(self.target.parent)
+        _record_path(self.path).unlink(missing_ok=True)
+        return self.target
+
+    @contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            rest = "" if self.total is None else f" ({human_bytes(self.total - self.size)} were still to come)"
+            raise HistoError(f"cannot write {self.path}: {error.strerror or error}{rest}", _SPACE_HINT) from error
+
+
+def _write_record(url: str, file: Path, target: Path, md5: str) -> None:
+    """Record that `file`, which is or becomes `target`, is complete, with its address and MD5 (hex)."""
+    stat = file.stat()
+    record = {"url": _hash(url), "md5": md5, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    write_json(_record_path(target), record)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Read the record of a file; an empty one where there is none or it is damaged, so that the file is unknown."""
+    try:
+        record = read_json(_record_path(path))
+    except HistoError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _hash(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()

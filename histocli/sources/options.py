@@ -1,0 +1,88 @@
+"""How a source declares its options; sources that take the same option declare the same `Option`."""
+
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_type_hints
+
+from histocli.errors import UsageError
+from histocli.sources import SOURCE_NAMES, SourceOptions, source_type
+
+COMMON = ("n", "seed")  # fields that take the value of an option which every source has
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of `histo download`: its flag, its line in the help, and how the help names its value."""
+
+    flag: str
+    help: str
+    metavar: str | None = None
+    envvar: str | None = None
+
+
+@dataclass(frozen=True)
+class DeclaredOption:
+    """An option, the type and default of its field, and the names of the sources that take it."""
+
+    option: Option
+    type: Any
+    default: Any
+    sources: tuple[str, ...]
+
+
+FROM = Option(
+    "--from",
+    "Archive, folder or base URL to read instead; several may be given.",
+    metavar="PATH|URL",
+    envvar="HISTO_DOWNLOAD_FROM",
+)
+LABELS = Option("--labels", "CSV with the columns id,label (folder).")
+SLIDES = Option("--slides", "CSV with the columns id,wsi: each patch's slide.")
+RESIZE = Option("--resize", "Images that are not 96x96: cut out the centre, or scale.")
+
+
+def declared_options() -> dict[str, DeclaredOption]:
+    """Return the options of all sources, by the name of their field."""
+    declared: dict[str, DeclaredOption] = {}
+    for source in SOURCE_NAMES:
+        options = source_type(source).options
+        types = get_type_hints(options, include_extras=True)
+        for found in fields(options):
+            if found.name in COMMON:
+                continue
+            kind, option = get_args(types[found.name])
+            before = declared.get(found.name)
+            takers = (*(before.sources if before else ()), source)
+            this = DeclaredOption(option, kind, found.default, takers)
+            if before and (before.option, before.type, before.default) != (this.option, this.type, this.default):
+                raise ValueError(f"{source} and {before.sources[0]} declare {found.name} differently")
+            declared[found.name] = this
+    return declared
+
+
+def source_options(source: str, values: dict[str, Any], n: int | None, seed: int) -> SourceOptions:
+    """Make the options of a source from the values of all declared options, in the order of their declaration.
+
+    Raises:
+        UsageError: a value was given that this source has no use for.
+    """
+    options = source_type(source).options
+    names = {found.name for found in fields(options)}
+    for name, declared in declared_options().items():
+        if name not in names and values.get(name, declared.default) != declared.default:
+            takers = " and ".join(declared.sources)
+            raise UsageError(f"{declared.option.flag} has no meaning for --source {source}", f"it is for {takers}")
+    common = {"n": n, "seed": seed}
+    given = {name: value for name, value in {**values, **common}.items() if name in names and value is not None}
+    made: SourceOptions = options(**given)
+    return made
+
+
+def single_location(source: str, locations: tuple[str, ...]) -> str | None:
+    """Return the one location that was given, None where none was.
+
+    Raises:
+        UsageError: there are several.
+    """
+    if len(locations) > 1:
+        raise UsageError(f"--source {source} takes one --from", "give one of them")
+    return locations[0] if locations else None

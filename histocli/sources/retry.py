@@ -1,0 +1,61 @@
+"""Requests that fail for a while are sent again, ever more slowly."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from histocli.errors import HistoError
+
+RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP status codes that may change by themselves
+
+T = TypeVar("T")
+
+
+class RetryableError(Exception):
+    """The request may succeed if it is sent again, after `wait` seconds if the server named a time."""
+
+    def __init__(self, message: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and when to try again: `tries` in a row without progress; waits and timeout in seconds."""
+
+    tries: int = 8
+    first_wait: float = 1.0
+    longest_wait: float = 120.0
+    timeout: float = 60.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def run(self, attempt: Callable[[], T], failure: str, hint: str, progress: Callable[[], int] = lambda: 0) -> T:
+        """Call `attempt` until it raises no RetryableError, and return its result.
+
+        Only a `progress()` beyond the furthest so far starts the count of tries again: otherwise a server that starts
+        over each time and always breaks off at the same place would be asked for ever.
+
+        Raises:
+            HistoError: every try failed; it begins with `failure`.
+        """
+        failures, furthest = 0, progress()
+        while True:
+            try:
+                return attempt()
+            except RetryableError as error:
+                failures = 1 if progress() > furthest else failures + 1
+                furthest = max(furthest, progress())
+                if failures >= self.tries:
+                    raise HistoError(f"{failure}: {error} ({failures} tries)", hint) from error
+                wait = error.wait
+            self.wait(failures, wait)
+
+    def wait(self, failures: int, requested: float | None) -> None:
+        """Sleep as long as the server requested, else exponentially longer with jitter; at most `longest_wait`."""
+        backoff = self.first_wait * 2 ** (failures - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self.sleep(min(self.longest_wait, backoff if requested is None else max(requested, 0.0)))
+
+
+DEFAULT_POLICY = RetryPolicy()

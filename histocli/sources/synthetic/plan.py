@@ -1,0 +1,123 @@
+"""What the patches of a synthetic data set show: their slides, where the tumour lies, outliers and duplicates."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from histocli.sources import Pixels
+from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
+from histocli.sources.synthetic.tissue import CENTRE, SIZE, WANDER, Blob, Layout, is_positive
+
+PATCHES_PER_SLIDE = 40
+FEWEST_SLIDES = 8
+TUMOUR_SLIDES = 0.6
+BLANK_SHARE = 0.0015
+BLACK_SHARE = 0.0015
+DUPLICATE_SHARE = 0.005
+CLEAR = 3.0  # px: kept between an outer tumour and the centre; a central one reaches at least so far into it
+
+
+class PatchPlan(NamedTuple):
+    """What one patch is drawn from: its slide, the number that its layout depends on, and its kind."""
+
+    slide: Slide
+    number: int
+    kind: str = "tissue"  # or "blank", "black"
+
+
+def plan_patches(n: int, seed: int) -> list[PatchPlan]:
+    """Decide from which slide each patch is, which ones are blank or black, and which repeat the one before."""
+    rng = np.random.default_rng((seed, 0))
+    slides = _make_slides(rng, n, seed)
+    owners = np.sort(rng.choice(len(slides), n, p=rng.dirichlet(np.full(len(slides), 20.0))))
+    kinds, copies = _choose_irregular(rng, owners)
+    return [
+        PatchPlan(slides[owner], index - (index in copies), kinds.get(index, "tissue"))
+        for index, owner in enumerate(owners.tolist())
+    ]
+
+
+def _make_slides(rng: np.random.Generator, n: int, seed: int) -> list[Slide]:
+    count = max(1, min(n, max(FEWEST_SLIDES, round(n / PATCHES_PER_SLIDE))))
+    with_tumour = rng.permutation(count) < round(count * TUMOUR_SLIDES)
+    numbers = np.where(with_tumour, np.cumsum(with_tumour), np.cumsum(~with_tumour))
+    return [
+        make_slide(seed, number, f"{'tumor' if tumour else 'normal'}_{order:03d}", bool(tumour))
+        for number, (tumour, order) in enumerate(zip(with_tumour, numbers, strict=True))
+    ]
+
+
+def _choose_irregular(
+    rng: np.random.Generator, owners: np.ndarray[Any, np.dtype[np.intp]]
+) -> tuple[dict[int, str], set[int]]:
+    """Choose which patches are blank or black, and which repeat the patch before them (always of the same slide)."""
+    n = len(owners)
+    if n < 200:
+        return {}, set()
+    same = np.flatnonzero(owners[1:] == owners[:-1]) + 1
+    odd = rng.permutation(same[::3])  # never neighbours, so that no copy repeats an outlier
+    blank, black, copies = (max(1, round(n * share)) for share in (BLANK_SHARE, BLACK_SHARE, DUPLICATE_SHARE))
+    kinds = dict.fromkeys(odd[:blank].tolist(), "blank")
+    kinds |= dict.fromkeys(odd[blank : blank + black].tolist(), "black")
+    return kinds, set(odd[blank + black :][:copies].tolist())
+
+
+def draw_chunk(seed: int, plans: list[PatchPlan]) -> tuple[list[int], Pixels]:
+    """Draw some patches: their labels, 0 or 1, and their pixels (k,96,96,3) uint8 RGB."""
+    drawings = [make_drawing(seed, plan) for plan in plans]
+    labels = [int(is_positive(drawing.layout)) for drawing in drawings]
+    return labels, np.stack([render(drawing) for drawing in drawings])
+
+
+def make_drawing(seed: int, plan: PatchPlan) -> Drawing:
+    """Decide everything that is seen on one patch."""
+    layout = draw_layout(plan.slide, (seed, plan.slide.number, plan.number))
+    if plan.kind == "tissue":
+        return Drawing(plan.slide, layout)
+    return Drawing(plan.slide, replace(layout, blobs=()), plan.kind)
+
+
+def draw_layout(slide: Slide, key: tuple[int, ...]) -> Layout:
+    """Decide where the tumour of one patch lies: over the centre, in the outer ring alone, or nowhere."""
+    rng = np.random.default_rng((*key, 0))
+    chance = rng.random()
+    if not slide.has_tumour:
+        return Layout((), key)
+    if chance < slide.positives:
+        return Layout(central_blobs(rng), key)
+    if chance < slide.positives + (1 - slide.positives) * 0.6:
+        return Layout(outer_blobs(rng), key)
+    return Layout((), key)
+
+
+def central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
+    """Draw tumour that reaches the central 32x32: a sheet, an edge, or nests."""
+    form = rng.random()
+    if form < 0.35:
+        return (Blob(48, 48, 200),)
+    if form < 0.75:
+        return (touching_blob(rng, rng.uniform(40, 120), rng.uniform(WANDER + CLEAR, 40)),)
+    nests = [touching_blob(rng, rng.uniform(13, 26), rng.uniform(WANDER + CLEAR, 20))]
+    nests += [Blob(rng.uniform(0, SIZE), rng.uniform(0, SIZE), rng.uniform(10, 22)) for _ in range(rng.integers(3))]
+    return tuple(nests)
+
+
+def outer_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
+    """Draw tumour in the outer ring that stays clear of the central 32x32, whatever its outline does."""
+    blobs = [
+        touching_blob(rng, rng.choice([rng.uniform(14, 26), rng.uniform(40, 120)]), -rng.uniform(WANDER + CLEAR, 14))
+        for _ in range(rng.integers(1, 3))
+    ]
+    return tuple(blobs)
+
+
+def touching_blob(rng: np.random.Generator, radius: float, overlap: float) -> Blob:
+    """Draw a blob in a random direction that reaches `overlap` pixels into the centre (below 0: stays off it)."""
+    angle = rng.uniform(0, 2 * np.pi)
+    across = np.array([np.cos(angle), np.sin(angle)])
+    half = (CENTRE.stop - CENTRE.start) / 2
+    # Walk out from a point of the square's border, along the normal of the side (or corner) it belongs to.
+    border = np.clip(across * 2 * half, -half, half)
+    x, y = SIZE / 2 + border + across * (radius - overlap)
+    return Blob(float(x), float(y), float(radius))

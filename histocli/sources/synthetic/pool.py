@@ -1,0 +1,130 @@
+"""Work shared among processes: Python lets only one thread of a process run at a time, and drawing is all Python.
+
+The processes are those of `concurrent.futures`, started so that they also work from a script that has no
+`if __name__ == "__main__"`, import nothing from the working directory, and end with the process that started them.
+"""
+
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext, SpawnProcess
+from threading import Thread
+from types import ModuleType
+from typing import TypeVar
+
+from histocli.signals import stop_request
+
+_MAX_PROCESSES = 61  # Windows cannot wait for more
+_NOT_FOR_CHILDREN = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: int) -> Generator[R, None, None]:
+    """Yield `function(task)` for each task, in order; at most two tasks for each process are pending.
+
+    If a process cannot be started, or is killed, this process does the work; the results are the same.
+    """
+    processes = min(processes, _MAX_PROCESSES)
+    pool = ProcessPoolExecutor(processes, mp_context=_Context(), initializer=_prepare_process)
+    pending: deque[tuple[T, Future[R] | None]] = deque()
+    try:
+        for task in tasks:
+            pending.append((task, _submit(pool, function, task)))
+            if len(pending) > 2 * processes:
+                yield _result(function, *pending.popleft())
+        while pending:
+            yield _result(function, *pending.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "Future[R] | None":
+    """Submit a task to the pool; return None if the pool cannot take it.
+
+    Ctrl-C has to wait meanwhile: if it interrupted the start of a process, the pool would not know of this process.
+    """
+    with stop_request() as request:
+        try:
+            future = pool.submit(function, task)
+        except (OSError, BrokenProcessPool):  # no process can be started, or one was killed
+            future = None
+    if request.signal is not None:
+        signal.raise_signal(request.signal)
+    return future
+
+
+def _result(function: Callable[[T], R], task: T, future: "Future[R] | None") -> R:
+    """Wait for the result of a task; compute it here if the pool did not take it, or lost it with a killed process."""
+    if future is None:
+        return function(task)
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return function(task)
+
+
+class _Process(SpawnProcess):
+    """A process that does not import the main module again."""
+
+    def start(self) -> None:
+        """Start the process."""
+        with _blocked_signals(), _safe_imports():
+            super().start()
+
+
+class _Context(SpawnContext):
+    """Starts each process afresh: a copy of this one (`fork`) would inherit its locks in whatever state they are."""
+
+    Process = _Process
+
+
+@contextmanager
+def _safe_imports() -> Iterator[None]:
+    """Let processes that start in this block import nothing from the working directory, and no main module."""
+    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
+    sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run the file of the real one
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        if safe_path is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = safe_path
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Let processes that start in this block never receive Ctrl-C or a hangup, which are for their parent alone."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_CHILDREN)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_process() -> None:
+    """Let this process end with its parent, also if that is killed, and compute with one thread."""
+    import cv2
+
+    cv2.setNumThreads(1)  # there are as many processes as cores
+    Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

@@ -1,0 +1,121 @@
+"""Sources and the options that they declare."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import numpy as np
+import pytest
+
+from histocli.commands.download import DownloadConfig, download, existing_dataset, open_source
+from histocli.config import Resize
+from histocli.data.store import open_store
+from histocli.errors import UsageError
+from histocli.sources import SOURCE_NAMES, Patch, SourceContext, SourceOptions, SourceReport, SourceType, source_type
+from histocli.sources.folder import FolderOptions
+from histocli.sources.kaggle import KaggleOptions
+from histocli.sources.options import FROM, Option, declared_options, single_location, source_options
+from histocli.sources.synthetic import SyntheticOptions
+from histocli.workspace import Workspace
+
+SIZE = Option("--size", "Grey level of the squares.")
+
+
+@dataclass(frozen=True)
+class SquaresOptions(SourceOptions):
+    locations: Annotated[tuple[str, ...], FROM] = ()
+    level: Annotated[int, SIZE] = 7
+
+
+class Squares:
+    id_is_sha1 = drop_duplicates = False
+    total = 3
+
+    def __init__(self, options: SquaresOptions, context: SourceContext):
+        self.level = options.level
+        self.report = SourceReport("squares")
+
+    def patches(self):
+        for i in range(3):
+            yield Patch(str(i), lambda: np.full((96, 96, 3), self.level, np.uint8), i % 2)
+
+
+@pytest.fixture
+def squares(monkeypatch):
+    """A new source: a module and its name."""
+    module = ModuleType("histocli.sources.squares")
+    module.SOURCE = SourceType(SquaresOptions, Squares)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("histocli.sources.options.SOURCE_NAMES", (*SOURCE_NAMES, "squares"))
+    source_type.cache_clear()
+    yield module
+    source_type.cache_clear()
+
+
+def test_every_source_opens_from_the_options_it_declares():
+    for name in SOURCE_NAMES:
+        kind = source_type(name)
+        assert issubclass(kind.options, SourceOptions)
+        assert callable(kind.open)
+    assert [name for name in SOURCE_NAMES if source_type(name).files_may_change] == ["folder"]
+
+
+def test_options_are_shared_by_the_sources_that_declare_them():
+    takers = {declared.option.flag: declared.sources for declared in declared_options().values()}
+    assert takers == {
+        "--from": ("kaggle", "pcam", "folder"),
+        "--slides": ("kaggle", "folder"),
+        "--labels": ("folder",),
+        "--resize": ("folder",),
+    }
+
+
+def test_each_source_gets_its_own_options_with_their_types():
+    values = {"locations": ("a",), "slides": Path("s.csv"), "labels": None, "resize": Resize.CROP}
+    assert source_options("kaggle", values, None, 3) == KaggleOptions(("a",), Path("s.csv"))
+    assert source_options("folder", values, 5, 3) == FolderOptions(("a",), None, Path("s.csv"))
+    assert source_options("synthetic", {}, 5, 3) == SyntheticOptions(5, 3)
+    assert source_options("synthetic", {}, None, 3) == SyntheticOptions(8000, 3)
+
+
+def test_a_value_that_the_source_has_no_use_for_is_refused():
+    with pytest.raises(UsageError, match="--labels has no meaning for --source kaggle") as caught:
+        source_options("kaggle", {"labels": Path("x.csv")}, None, 0)
+    assert "folder" in caught.value.hint
+    with pytest.raises(UsageError, match="takes one --from"):
+        single_location("pcam", ("a", "b"))
+
+
+def test_a_new_source_is_a_module_and_its_name(squares, tmp_path):
+    assert declared_options()["level"].sources == ("squares",)
+    workspace = Workspace(tmp_path)
+    config = DownloadConfig("squares", source_options("squares", {"level": 9}, None, 0))
+    source = open_source(config, SourceContext(workspace.downloads_dir))
+    download(workspace, "grey", config, source, on_progress=lambda done: None, on_unreadable=lambda patch, error: None)
+    assert (open_store(workspace.patches_path("grey")) == 9).all()
+    assert existing_dataset(workspace, "grey", config).request["size"] == 9
+
+
+def test_data_sets_packed_before_an_option_existed_are_still_known(request, tmp_path):
+    workspace = Workspace(tmp_path)
+    config = DownloadConfig("synthetic", SyntheticOptions(2, 0), 2)
+    source = open_source(config, SourceContext(workspace.downloads_dir))
+    told = {"on_progress": lambda done: None, "on_unreadable": lambda patch, error: None}
+    dataset = download(workspace, "data", config, source, **told)
+    expected = {"source": "synthetic", "from": [], "labels": None, "slides": None, "n": 2, "resize": "crop", "seed": 0}
+    assert dataset.request == expected
+    request.getfixturevalue("squares")
+    assert "size" in config.request
+    assert existing_dataset(workspace, "data", config) == dataset
+
+
+def test_two_sources_may_not_declare_one_option_differently(squares):
+    @dataclass(frozen=True)
+    class Other(SourceOptions):
+        locations: Annotated[str, FROM] = ""
+
+    squares.SOURCE = SourceType(Other, Squares)
+    with pytest.raises(ValueError, match="squares and kaggle declare locations differently"):
+        declared_options()
