@@ -20,7 +20,7 @@ def test_a_temperature_that_spoiled_the_scores_is_found_again(temperature):
     scores = truth * temperature
     found = fit_temperature(labels, scores)
     assert found == pytest.approx(temperature, rel=0.03)
-    before, after = (evaluate(labels, probability(scores, t))["metrics"] for t in (1.0, found))
+    before, after = (evaluate(labels, probability(scores, t)).metrics for t in (1.0, found))
     assert after["auc"] == before["auc"]
     assert after["accuracy"] == before["accuracy"]
     assert after["ece"] < 0.02
@@ -77,7 +77,7 @@ def test_a_threshold_does_what_its_rule_says_and_no_other_does_it_better(data):
     probs = np.array(data.draw(st.lists(st.integers(1, 19), min_size=n, max_size=n))) / 20
 
     def of(threshold):
-        made = evaluate(labels, probs, threshold)["metrics"]
+        made = evaluate(labels, probs, threshold).metrics
         return made["sensitivity"], made["specificity"]
 
     others = np.append(np.unique(probs), 1)
