@@ -95,7 +95,8 @@ class WeightedScores:
 
     def mean(self, values: Floats) -> Floats:
         """Return the weighted mean (R,) of a value of each sorted patch (N,)."""
-        mean: Floats = self.weights @ values / self.total
+        sums = np.einsum("rn,n->r", self.weights, values)  # not `@`: BLAS would start threads within these threads
+        mean: Floats = sums / self.total
         return mean
 
     def sums_by_bin(self, values: Floats) -> Floats:
