@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from scipy.special import logit
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from histocli.data import manifest
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli import TRAIN, Histo, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 from tests.data.tissue import crop, texture, write_patches
@@ -86,6 +89,31 @@ def test_what_training_said_of_its_best_epoch_is_what_eval_says(histo):
         assert metrics["auc"] == pytest.approx(best["val_auc"])
         assert metrics["accuracy"] == pytest.approx(best["val_accuracy"])
     assert metrics["log_loss"] == pytest.approx(best["val_loss"], rel=1e-4)  # training speaks of raw scores
+
+
+def test_each_manifest_is_read_and_hashed_once(histo, monkeypatch):
+    read, hashed = Counter(), Counter()
+
+    def count_reads(file, name):
+        read[Path(name).name] += 1
+        return read_columns(file, name)
+
+    def count_opens(path, mode="r", *args, **kwargs):
+        hashed[path.name] += mode == "rb" and path.suffix == ".csv"
+        return path_open(path, mode, *args, **kwargs)
+
+    read_columns, path_open = manifest.read_columns, Path.open
+    monkeypatch.setattr(manifest, "read_columns", count_reads)
+    monkeypatch.setattr(Path, "open", count_opens)
+    made = report(histo, "--ckpt", "first")
+    assert made["n_in_validation"] == made["n"]
+    assert read == {"manifest.csv": 1, "synthetic.csv": 1}
+    assert +hashed == {"manifest.csv": 1}
+    read.clear()
+    hashed.clear()
+    report(histo, "--ckpt", "first", "--data", "synthetic")
+    assert read == {"manifest.csv": 1, "synthetic.csv": 1}
+    assert +hashed == {"manifest.csv": 1, "synthetic.csv": 1}
 
 
 def test_a_split_of_the_runs_own_manifest(histo):
