@@ -1,4 +1,4 @@
-"""The overlaps of packed data sets: searched once, and kept beside the patches."""
+"""The overlaps of packed data sets: searched once, and stored beside the patches."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -16,13 +16,13 @@ from histocli.workspace import Workspace, atomic_path, read_json
 def search_overlaps(
     workspace: Workspace, data: str, others: Sequence[str] = (), on_stage: OnStage = lambda what, done, total: None
 ) -> Array:
-    """Give the overlaps within a data set, as `find_overlaps` does, after those with each other one were searched too.
+    """Return the overlaps within a data set, as `find_overlaps` does, and search those with the others too.
 
-    What was searched before is not searched again; what is searched now is kept, for each two data sets by itself, so
-    that packing a third one takes nothing away.
+    What was searched before is not searched again. Results are stored for each two data sets separately, so that they
+    stay valid when a third one is packed again.
 
     Raises:
-        HistoError: a data set is not there, cannot be read or is not what its manifest says, or the disk is full.
+        HistoError: a data set is missing, cannot be read or does not fit its manifest, or the disk is full.
     """
     within = known_overlaps(workspace, data)
     new = [name for name in others if known_overlaps(workspace, data, name) is None]
@@ -42,12 +42,12 @@ def search_overlaps(
 
 
 def known_overlaps(workspace: Workspace, data: str, other: str | None = None) -> Array | None:
-    """Give the overlaps within a data set, or between it and another, if they were searched since these were packed.
+    """Return the overlaps within a data set, or between it and another; None where these have not been searched.
 
-    Of those between two, `a` numbers the patches of the first, and `b` those of the other.
+    Between two data sets, `a` is a patch of the first and `b` a patch of the other.
 
     Raises:
-        HistoError: the file that keeps them cannot be read.
+        HistoError: the file that stores them cannot be read.
     """
     path = _path(workspace, data, other)
     if not path.is_file():
@@ -55,12 +55,12 @@ def known_overlaps(workspace: Workspace, data: str, other: str | None = None) ->
     hint = "remove it: histo balance searches again"
     pairs: Array = np.asarray(map_array(path, hint))
     if pairs.dtype != PAIR:
-        raise HistoError(f"{path} holds {pairs.dtype}, not pairs of patches", hint)
+        raise HistoError(f"{path} has values of type {pairs.dtype}, not pairs of patches", hint)
     return pairs
 
 
 def _numbered(pairs: Array, starts: Array, a: int, b: int) -> Array:
-    """The pairs of patches of the stores `a` and `b`, which begin at `starts`, numbered from 0 in each."""
+    """The pairs of a patch of store `a` and one of store `b`; patches are numbered from 0 in each store."""
     chosen = pairs[_within(pairs["a"], starts, a) & _within(pairs["b"], starts, b)].copy()
     chosen["a"] -= starts[a]
     chosen["b"] -= starts[b]
@@ -78,7 +78,7 @@ def _keep(path: Path, pairs: Array) -> None:
 
 
 def _current(workspace: Workspace, data: str) -> Iterator[Path]:
-    """Where the overlaps of `data` with what is packed now are kept, or would be."""
+    """The files, existing or not, of the overlaps of `data` with the data sets that are packed now."""
     yield _path(workspace, data)
     for other in workspace.dataset_names():
         if other != data and read_json(workspace.dataset_path(other)).get("sha256"):
@@ -86,7 +86,7 @@ def _current(workspace: Workspace, data: str) -> Iterator[Path]:
 
 
 def _path(workspace: Workspace, data: str, other: str | None = None) -> Path:
-    """Where overlaps are kept: named by the pixels they were found in, so that another packing has no part in them."""
+    """The file of overlaps. Its name is a hash of the pixels, so that it is not used for data that are packed again."""
     pixels = [_pixels_sha256(workspace, name) for name in (data, other) if name]
     key = sha256(" ".join([str(MIN_OVERLAP), str(CODING_ERROR), *pixels]).encode()).hexdigest()[:16]
     return workspace.dataset_dir(data) / f"overlaps-{key}.npy"
