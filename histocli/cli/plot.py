@@ -113,7 +113,7 @@ def _summary(report: Reporter, workspace: Workspace) -> None:
 
     for run in workspace.run_names():
         for made in read_evaluations(workspace, run).values():
-            report.heading("result")
+            report.heading("results")
             rows = [[metric_title(name), number(value)] for name, value in made.measured.metrics.items()]
             report.table("metrics on slides not trained on", ["metric", "value"], rows)
     for path in sorted(workspace.plots_dir.iterdir()):

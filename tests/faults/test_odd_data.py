@@ -54,7 +54,7 @@ def test_a_class_missing_from_validation_trains_with_a_null_and_evaluates_with_r
     report = read_strictly(root / "metrics" / "one-sided-synthetic-val.json")
     assert report["metrics"]["auc"] is None
     assert report["undefined"]["auc"]
-    assert "warning: auc cannot be computed: " in process.stderr
+    assert "warning: AUC cannot be computed: " in process.stderr
     check_jsons(root)
     histo(root, "plot", "--run", "one-sided")
 
