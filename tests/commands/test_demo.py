@@ -19,7 +19,7 @@ def test_the_demo_runs_every_command_and_keeps_what_it_made(empty, tmp_path, mon
     with (kept / "preds.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 400
     summary = result.stderr.partition("\nresults\n")[2]
-    assert "auc" in summary
+    assert "AUC" in summary
     pictures = sorted((kept / "plots").iterdir())
     assert len(pictures) >= 8
     assert all(str(path) in summary.replace("\n", "") for path in pictures)
