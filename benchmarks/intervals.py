@@ -33,7 +33,7 @@ def main():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, n)
     probs = 1 / (1 + np.exp(-1.7 * (2 * labels - 1) - 1.5 * rng.normal(size=n)))
-    metrics = evaluate(labels, probs)["metrics"]
+    metrics = evaluate(labels, probs).metrics
     threads = thread_count()
     for clusters in (by_patch(n), Clusters("slide", rng.integers(0, SLIDES, n), SLIDES)):
         clock, processor = timed(lambda c=clusters: uncertainty(labels, probs, metrics, clusters=c, threads=threads))

@@ -97,7 +97,7 @@ def statistics() -> list[Row]:
     labels = rng.integers(0, 2, n)
     probs = 1 / (1 + np.exp(-1.7 * (2 * labels - 1) - 1.5 * rng.normal(size=n)))
     slides = Clusters("slide", rng.integers(0, 200, n), 200)
-    figures = evaluate(labels, probs)["metrics"]
+    figures = evaluate(labels, probs).metrics
 
     def plain() -> None:
         called = probs >= 0.5

@@ -68,6 +68,8 @@ def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, Any, Any, A
     for name, parameter in inspect.signature(function).parameters.items():
         if get_origin(hints[name]) is Annotated:
             kind, info = get_args(hints[name])[:2]
+            if info.hidden:
+                continue
             yield name, kind, info, parameter.default
 
 

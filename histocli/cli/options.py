@@ -46,7 +46,11 @@ Json = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Start over, replacing what is there.")]
 Tta = Annotated[bool, typer.Option("--tta", help="Average over the eight flips and right-angle rotations.")]
-Raw = Annotated[bool, typer.Option("--raw", help="Uncalibrated probabilities, without the checkpoint's temperature.")]
+Uncalibrated = Annotated[
+    bool,
+    typer.Option("--uncalibrated", help="Uncalibrated probabilities, without the checkpoint's temperature."),
+]
+Raw = Annotated[bool, typer.Option("--raw", hidden=True, help="Former name of --uncalibrated.")]
 
 BEST = [Path("best.pt")]
 Ckpt = Annotated[  # paths, so that the variable may hold several with the platform's separator between them

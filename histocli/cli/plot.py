@@ -15,7 +15,7 @@ from histocli.config import Device
 from histocli.console import Reporter, number
 from histocli.errors import HistoError
 from histocli.reports.plots import Format, Kind
-from histocli.workspace import Workspace, read_json
+from histocli.workspace import Workspace
 
 
 @app.command()
@@ -23,7 +23,7 @@ def plot(
     ctx: typer.Context,
     run: Annotated[str | None, typer.Option(help="The run to draw.", show_default="the newest")] = None,
     kind: Annotated[list[Kind] | None, typer.Option(help="What to draw; may be repeated.", show_default="all")] = None,
-    format: Annotated[Format, typer.Option("--format", help="The pictures' format.")] = Format.PNG,
+    format: Annotated[Format, typer.Option("--format", help="The file format.")] = Format.PNG,
 ) -> None:
     """Draw learning curves, ROC, calibration, errors and more."""
     state: State = ctx.obj
@@ -32,8 +32,8 @@ def plot(
     paths = command(state.workspace, run, kind or [Kind.ALL], format)
     for path in paths:
         state.report.note(str(path))
-    drawn = f"{len(paths)} pictures" if len(paths) != 1 else "1 picture"
-    state.report.done(f"drew {drawn} into {state.workspace.plots_dir}")
+    drawn = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"
+    state.report.done(f"wrote {drawn} to {state.workspace.plots_dir}")
 
 
 @app.command()
@@ -107,14 +107,14 @@ def _run(common: list[str], step: list[str]) -> None:
 
 
 def _summary(report: Reporter, workspace: Workspace) -> None:
-    """The metrics of the demo's evaluation, and where the pictures are."""
-    for path in sorted(workspace.metrics_dir.glob("*-val.json")):
-        metrics = read_json(path)["metrics"]
-        report.heading("what came of it")
-        report.table(
-            "",
-            ["metric on slides not trained on", "value"],
-            [[k.replace("_", " "), number(v)] for k, v in metrics.items()],
-        )
+    """Show the metrics of the demo's evaluation, and the files of the plots."""
+    from histocli.metrics.registry import metric_title
+    from histocli.reports.evaluation import read_evaluations
+
+    for run in workspace.run_names():
+        for made in read_evaluations(workspace, run).values():
+            report.heading("results")
+            rows = [[metric_title(name), number(value)] for name, value in made.measured.metrics.items()]
+            report.table("metrics on slides not trained on", ["metric", "value"], rows)
     for path in sorted(workspace.plots_dir.iterdir()):
         report.note(str(path))

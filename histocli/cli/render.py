@@ -1,156 +1,221 @@
-"""What `histo eval` shows a person of its report."""
+"""Reports as tables and messages for a person."""
 
-from typing import Any
-
+from histocli.config import Group, Split
 from histocli.console import Reporter, number
 from histocli.data.groups import plural
-from histocli.metrics.intervals import FEW_CLUSTERS
+from histocli.metrics import Interval
+from histocli.metrics.groups import GroupMetrics
+from histocli.metrics.intervals import FEW_CLUSTERS, ClassCounts
+from histocli.metrics.registry import metric_title
+from histocli.reports.audit import AuditReport
+from histocli.reports.balance import BalanceReport
+from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
+from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.repeats import RepeatsReport
 
-_WORST = 5  # slides that are named
+_WORST = 5  # slides that are listed
+_REPEATED = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
-def show_evaluation(report: Reporter, made: dict[str, Any]) -> None:
-    """Print every figure with its interval, the confusion matrix, the worst slides and each hospital."""
-    counts = f"{made['n']:,} patches, {made['positives']:,} tumour"
-    for member in made["ensemble"] or [made]:
-        report.detail(f"checkpoint {member['checkpoint']}, SHA-256 {member['checkpoint_sha256']}")
-    intervals = made["intervals"]
-    rows = [[key.replace("_", " "), number(v), _range(intervals[key])] for key, v in made["metrics"].items()]
-    drawn = made["bootstrap"]
-    title = f"{made['run']} on {made['data']}, {made['split']}: {counts}"
-    report.table(title, ["metric", "value", f"95 % by {drawn['by']}"], rows)
-    if made["delong"]:
-        report.note(f"AUC by DeLong: {_range(made['delong']['interval'])}")
-    confusion = made["confusion"]
+def show_evaluation(report: Reporter, made: EvaluationReport) -> None:
+    """Print every metric with its interval, the confusion matrix, the worst slides and each hospital."""
+    measured, uncertainty = made.measured, made.uncertainty
+    for checkpoint in made.checkpoints:
+        report.detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
+    title = f"{made.run} on {made.data}, {made.split}: {measured.n:,} patches, {measured.positives:,} tumour"
+    intervals = uncertainty.intervals if uncertainty else {}
+    by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
+    rows = [
+        [metric_title(name), number(value), _range(intervals.get(name))] for name, value in measured.metrics.items()
+    ]
+    report.table(title, ["metric", "value", f"95% interval{by}"], rows)
+    if uncertainty and uncertainty.delong:
+        report.note(f"AUC, 95% interval by DeLong: {_range(uncertainty.delong.interval)}")
+    confusion = measured.confusion
     report.table(
-        f"at threshold {made['threshold']:.4g}",
-        ["", "said normal", "said tumour"],
-        [["normal", confusion["tn"], confusion["fp"]], ["tumour", confusion["fn"], confusion["tp"]]],
+        f"patches by label and call, at threshold {measured.threshold:.4g}",
+        ["label", "called normal", "called tumour"],
+        [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
     )
     _show_calibration(report, made)
-    _show_groups(report, made)
-    for metric, reason in made["undefined"].items():
-        report.warn(f"{metric.replace('_', ' ')} cannot be computed: {reason}")
-    _warn_of_few(report, drawn)
+    _show_groups(report, "slide", _worst_slides(made.slides), len(made.slides))
+    _show_groups(report, "hospital", made.hospitals, len(made.hospitals))
+    for name, reason in measured.undefined.items():
+        report.warn(f"{metric_title(name)} cannot be computed: {reason}")
+    if uncertainty:
+        bootstrap = uncertainty.bootstrap
+        _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
     _show_doubts(report, made)
-    for what, count in made["skipped"].items():
-        report.warn(f"{count:,} {what}")
+    for reason, count in made.skipped.items():
+        report.warn(f"{count:,} patches skipped: {reason}")
 
 
-def _show_doubts(report: Reporter, made: dict[str, Any]) -> None:
-    """Say what makes the figures look better, or surer, than they are."""
-    if made["trained_on"] is None:
-        report.note("whether patches of these were trained on is not known: the run's manifest or data are not here")
-    elif made["trained_on"]:
-        report.warn(f"{made['trained_on']:,} of these patches were trained on: the figures flatter")
-    if made["chosen_on"]:
-        report.note(f"{made['chosen_on']:,} of these patches chose the epoch, temperature and threshold")
-    if made["fitted_otherwise"]:
-        report.note("temperature and threshold were fitted to single networks and views, not to this mean of several")
-    if (by := made["bootstrap"]["by"]) != "slide":
+def _show_doubts(report: Reporter, made: EvaluationReport) -> None:
+    """Print what makes the metrics look better, or more certain, than they are."""
+    if made.n_in_training is None:
+        report.note(
+            "it is not known whether these patches were trained on: the run's manifest or data set is not in the "
+            "workspace"
+        )
+    elif made.n_in_training:
+        report.warn(f"{made.n_in_training:,} of these patches were trained on: the metrics are too good")
+    if made.n_in_validation:
+        report.note(f"epoch, temperature and threshold were chosen on {made.n_in_validation:,} of these patches")
+    if made.calibration_mismatch:
+        report.note("temperature and threshold were chosen for one network and one view, not for the mean of several")
+    if made.uncertainty and (by := made.uncertainty.bootstrap.by) != "slide":
         report.note(f"not all slides are known: intervals by {by} are too narrow where slides differ")
 
 
-def _range(interval: list[float] | None) -> str:
+def _range(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _warn_of_few(report: Reporter, drawn: dict[str, Any]) -> None:
-    if drawn["by"] == "patch":
+def _warn_of_few_clusters(report: Reporter, by: str, by_class: ClassCounts, clusters: int) -> None:
+    if by == "patch":
         return
-    if drawn["clusters"] == 1:
-        report.warn(f"all patches are of one {drawn['by']}: nothing tells how sure these figures are")
+    if clusters == 1:
+        report.warn(f"all patches are of one {by}: the metrics have no intervals")
         return
-    if drawn["clusters"] < FEW_CLUSTERS:
-        report.warn(f"only {drawn['clusters']} {plural(drawn['by'])}: intervals and p-values are rough")
+    rough = "intervals and p-values are rough"
+    if clusters < FEW_CLUSTERS:
+        report.warn(f"only {clusters} {plural(by)}: {rough}")
         return
-    for what, count in drawn["holding"].items():
+    for name, count in vars(by_class).items():
         if 1 < count < FEW_CLUSTERS:
-            report.warn(f"only {count} {plural(drawn['by'])} hold {what} patches: intervals and p-values are rough")
+            report.warn(f"only {count} {plural(by)} have {name} patches: {rough}")
 
 
-def _show_calibration(report: Reporter, made: dict[str, Any]) -> None:
-    """Print what the temperature did, unless there was none."""
-    temperatures = [member["temperature"] for member in made["ensemble"] or [made]]
-    if made["raw"] or all(value == 1 for value in temperatures):
+def _show_calibration(report: Reporter, made: EvaluationReport) -> None:
+    """Print what the temperature changed, unless there was none."""
+    temperatures = [checkpoint.temperature for checkpoint in made.checkpoints]
+    if not made.is_calibrated or all(temperature == 1 for temperature in temperatures):
         return
-    changes = [
-        f"{key.replace('_', ' ').replace('ece', 'ECE').replace('brier', 'Brier score')} "
-        f"{before:.4f} to {made['metrics'][key]:.4f}"
-        for key, before in made["uncalibrated"].items()
+    shown = ", ".join(f"{temperature:.3f}" for temperature in temperatures)
+    rows = [
+        [metric_title(name), number(before), number(made.measured.metrics[name])]
+        for name, before in made.before_calibration.items()
     ]
-    at = ", ".join(f"{value:.3f}" for value in temperatures)
-    report.note(f"calibrated at temperature {at}: {', '.join(changes)}")
+    report.table(f"calibration by temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
 
 
-def _show_groups(report: Reporter, made: dict[str, Any]) -> None:
-    """Print the slides with the lowest accuracy, and all hospitals."""
-    slides = sorted(made["slides"], key=lambda row: (row["accuracy"], -row["n"]))
-    groups = {
-        "slide": ("the slide" if len(slides) == 1 else f"the worst of {len(slides):,} slides", slides[:_WORST]),
-        "hospital": ("by hospital", made["hospitals"]),
-    }
-    for key, (title, chosen) in groups.items():
-        if chosen:
-            rows = [
-                [row[key], row["n"], row["positives"], number(row["auc"]), number(row["accuracy"])] for row in chosen
-            ]
-            report.table(title, [key, "patches", "tumour", "AUC", "accuracy"], rows)
+def _worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
+    """The slides with the lowest accuracy; of equal ones, those with more patches."""
+    return sorted(slides, key=lambda slide: (slide.metrics["accuracy"] or 0, -slide.n))[:_WORST]
 
 
-def show_comparison(report: Reporter, made: dict[str, Any]) -> None:
+def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total: int) -> None:
+    if not groups:
+        return
+    names = ("auc", "accuracy")
+    title = (
+        f"each {kind}" if len(groups) == total else f"the {len(groups)} of {total:,} {kind}s with the lowest accuracy"
+    )
+    rows = [[g.name, g.n, g.positives, *(number(g.metrics[name]) for name in names)] for g in groups]
+    report.table(title, [kind, "patches", "tumour patches", *map(metric_title, names)], rows)
+
+
+def show_comparison(report: Reporter, made: ComparisonReport) -> None:
     """Print both AUCs, and their difference with its intervals and p-values."""
-    sides = [[made[key]["run"], made[key]["data"], made[key]["split"], number(made[key]["auc"])] for key in ("a", "b")]
-    report.table(f"on the {made['n']:,} patches that both scored", ["run", "data", "split", "AUC"], sides)
-    rows = [
-        [f"{name} by {found['by']}", _range(found["interval"]), "-" if found["p"] is None else f"{found['p']:.2g}"]
-        for name, found in (("bootstrap", made["bootstrap"]), ("DeLong", made["delong"]))
-        if found
-    ]
-    report.table(f"difference {made['difference']:+.4f}", ["", "95 %", "p"], rows)
-    _warn_of_few(report, made["bootstrap"])
-    for key in ("a", "b"):
-        if made[key]["trained_on"]:
-            report.warn(f"{made[key]['run']} was trained on {made[key]['trained_on']:,} of the patches it scored")
-        if made[key]["chosen_on"]:
-            report.note(
-                f"{made[key]['chosen_on']:,} of the patches chose the epoch and temperature of {made[key]['run']}"
-            )
-    for key, count in zip(("a", "b"), made["left_out"], strict=True):
+    both: tuple[ComparedEvaluation, ...] = (made.a, made.b)
+    rows = [[one.run, one.data, one.split, number(one.auc)] for one in both]
+    report.table(f"AUC on the {made.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
+    bootstrap, delong = made.paired.bootstrap, made.paired.delong
+    methods = [[f"bootstrap by {bootstrap.by}", _range(bootstrap.interval), _p_value(bootstrap.p)]]
+    if delong:
+        methods.append([f"DeLong by {delong.by}", _range(delong.interval), _p_value(delong.p)])
+    title = f"difference {made.paired.difference:+.4f}: AUC of {made.a.run} minus AUC of {made.b.run}"
+    report.table(title, ["method", "95% interval", "p-value"], methods)
+    _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
+    for one in both:
+        if one.n_in_training:
+            report.warn(f"{one.run} was trained on {one.n_in_training:,} of the patches it scored")
+        if one.n_in_validation:
+            report.note(f"epoch and temperature of {one.run} were chosen on {one.n_in_validation:,} of the patches")
+    for one, count in zip(both, made.left_out, strict=True):
         if count:
-            report.warn(f"{count:,} patches of {made[key]['file']} were not scored by the other")
+            report.warn(f"{count:,} patches of {one.file} were not scored by the other")
 
 
-def show_optimism(report: Reporter, made: dict[str, Any]) -> None:
-    """Print every run's AUC on its own validation patches and on unseen slides, and the gaps."""
+def _p_value(p: float | None) -> str:
+    return "-" if p is None else f"{p:.2g}"
+
+
+def show_repeats(report: Reporter, made: RepeatsReport) -> None:
+    """Print the validation metrics of each fold or seed, their mean and standard deviation."""
+    rows = [[run.run, *(number(run.metrics[name]) for name in _REPEATED)] for run in made.runs]
+    rows.append(["mean", *(number(made.mean[name]) for name in _REPEATED)])
+    rows.append(["standard deviation", *(number(made.standard_deviation[name]) for name in _REPEATED)])
+    title = f"validation metrics of the {made.kind} of {made.name}"
+    report.table(title, ["run", *map(metric_title, _REPEATED)], rows)
+    if made.split_by == "patch":
+        report.warn("train and validation share slides, or may share them: these metrics are too good")
+
+
+def show_balance(report: Reporter, made: BalanceReport, *, with_audit: bool) -> None:
+    """Print the subset's counts, what was dropped, and what makes validation metrics too good."""
+    if dropped := made.dropped.by_reason():
+        report.note("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()))
+    rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in made.counts.items()]
+    title = f"patches of the subset of {made.data}, split by {made.split}"
+    report.table(title, ["split", "normal", "tumour", "slides"], rows)
+    if with_audit and made.audit:
+        _show_audit(report, made.audit)
+    _show_split_leaks(report, made)
+    if made.audit:
+        _show_audit_leaks(report, made.audit)
+
+
+def _show_audit(report: Reporter, audit: AuditReport) -> None:
+    """Print what each part shares with train and with val, and what overlaps within the data set."""
     rows = [
-        [row["run"], row["parted_by"], *(_auc(row[key]) for key in ("validation", "unseen"))] for row in made["runs"]
+        [
+            leak.source,
+            leak.into,
+            leak.patches,
+            *("unknown" if n is None else n for n in (leak.duplicates, leak.overlaps, leak.shared_slides)),
+        ]
+        for leak in audit.leaks
     ]
-    unseen = made["unseen"]
-    where = f"{unseen['data']} {unseen['split']}" if unseen else "unseen"
-    report.table(f"AUC of runs on {made['data']}", ["run", "split by", "validation", where], rows)
-    gaps = [[name.replace("_", " "), "-" if v is None else f"{v:+.4f}"] for name, v in made["gaps"].items()]
-    report.table("optimism", ["gap", "AUC"], gaps)
-    if unseen and (unseen["shared_slides"] or unseen["overlaps"]):
+    columns = ["patches of", "shared with", "patches", "exact duplicates", "overlapping patches", "shared slides"]
+    report.table("audit: what each part shares with train and with val", columns, rows)
+    text = f"in {audit.data}: {audit.duplicates:,} exact duplicates"
+    if overlaps := audit.overlaps:
+        text += (
+            f"; {overlaps.patches:,} patches overlap, in {overlaps.pairs:,} pairs and {overlaps.groups:,} groups of at "
+            f"most {overlaps.largest_group:,} patches"
+        )
+    report.note(text)
+
+
+def _show_split_leaks(report: Reporter, made: BalanceReport) -> None:
+    """Print what train and validation may share."""
+    consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
+    if made.leaks and made.split == Split.OVERLAP:
         report.warn(
-            f"{where} is not unseen: it has {unseen['shared_slides'] or 0:,} slides of {made['data']}, and "
-            f"{unseen['overlaps'] or 0:,} patches that overlap some of it"
+            "no two of these patches share pixels, or their file format hides it, so the split is random and leaks: "
+            f"{consequence}; histo download --slides CSV adds the slides"
         )
-    elif unseen and unseen["shared_slides"] is None and unseen["overlaps"] is None:
+    elif made.leaks:
+        report.warn(f"a random split leaks: {consequence}; --split slide or overlap does not")
+    elif made.split == Split.OVERLAP:
         report.note(
-            f"whether {where} has slides of {made['data']} is not known: histo balance --audit compares packed data"
+            f"{made.sharing_pixels or 0:,} of {made.n:,} patches share pixels with another one and are in the same "
+            "split as it; other patches of one slide may be in both splits, which makes validation metrics too good"
         )
-    for kind, mean in made["means"].items():
-        if mean["runs"] == 1:
-            report.note(f"one run alone has a {kind} split: another seed's figures may differ by more than the gaps")
-    for row in made["runs"]:
-        if not row["unseen"]:
-            data = unseen["data"] if unseen else "NAME"
-            part = f" --split {unseen['split']}" if unseen and unseen["split"] != "all" else ""
-            report.warn(f"{row['run']} was not evaluated there: histo eval --ckpt {row['run']} --data {data}{part}")
+    elif made.split == Group.HOSPITAL and made.hospitals:
+        names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in made.hospitals.items())
+        report.note(f"no hospital is in both splits, so --val-fraction is only met approximately: {names}")
 
 
-def _auc(found: dict[str, Any] | None) -> str:
-    if not found:
-        return "-"
-    return number(found["auc"]) + (f" ({_range(found['interval'])})" if found["interval"] else "")
+def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:
+    """Print contradicting labels, and what patches for evaluation share with train."""
+    if count := audit.contradictions.patches:
+        ids = ", ".join(audit.contradictions.ids)
+        report.warn(f"{count:,} patches have the same pixels as a patch with the other label: {ids}")
+    if leaks := audit.leaks_into_train:
+        report.warn(f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train refuses this subset")
+    if parts := audit.parts_not_compared:
+        report.note(
+            f"only exact duplicates with train were searched for: {', '.join(parts)}; --audit searches everything"
+        )

@@ -1,9 +1,10 @@
 """`histo eval` and `histo predict`."""
 
 import sys
+from functools import partial
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -34,6 +35,7 @@ def evaluate(
         Part | None, typer.Option(help="Which rows.", show_default="val of the run's own, all of --data")
     ] = None,
     tta: options.Tta = False,
+    uncalibrated: options.Uncalibrated = False,
     raw: options.Raw = False,
     threshold: Annotated[
         str,
@@ -55,31 +57,21 @@ def evaluate(
             "scored.",
         ),
     ] = None,
-    optimism: Annotated[
-        bool,
-        typer.Option(
-            "--optimism",
-            help="Train and score nothing: compare the validation AUC of the run, and of others of its recipe, with "
-            "what they were measured to reach on unseen slides (--data), and a random split with one by group.",
-        ),
-    ] = False,
     json: options.Json = False,
 ) -> None:
     """Measure a checkpoint on patches whose labels are known."""
     state: State = ctx.obj
     from histocli.inference.labelled import EvalConfig
 
-    _refuse_others(ctx)
-    if optimism:
-        _show_optimism(state, [str(name) for name in ckpt], data, json)
-        return
+    if compare and is_given(ctx, "ckpt"):
+        raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
     config = EvalConfig(
         ckpt=[str(name) for name in ckpt],
         data=data,
         labels=labels,
         split=split,
         tta=tta,
-        raw=raw,
+        uncalibrated=uncalibrated or raw,
         threshold=threshold,
         resize=resize,
         batch_size=batch_size or 256,
@@ -90,57 +82,40 @@ def evaluate(
     _evaluate(state, config, compare, json)
 
 
-def _refuse_others(ctx: typer.Context) -> None:
-    """An option that would change nothing is an error in what was asked for."""
-    sense = {"optimism": {"ckpt", "data", "json", "optimism"}}
-    if ctx.params["compare"]:
-        sense["compare"] = set(ctx.params) - {"ckpt", "optimism"}
-    for mode, taken in sense.items():
-        for key in set(ctx.params) - taken if ctx.params[mode] else ():
-            source = ctx.get_parameter_source(key)
-            if source is not None and source.name == "COMMANDLINE":
-                raise UsageError(f"--{key.replace('_', '-')} means nothing with --{mode}", "leave one of them out")
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Return whether an option is on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _evaluate(state: State, config: "EvalConfig", compare: tuple[str, str] | None, json: bool) -> None:
     from histocli.cli.render import show_comparison, show_evaluation
     from histocli.commands import evaluate as commands
     from histocli.compute.distributed import WAITING, joined
+    from histocli.schema import to_json
 
     with joined(WAITING) as world, state.report.bar("scoring") as bar:
-        told: dict[str, Any] = {
-            "on_start": state.report.note,
-            "on_progress": bar,
-            "on_unreadable": lambda error: state.report.warn(str(error)),
-            "world": world,
-        }
-        if compare:
-            path, report = commands.compare(state.workspace, config, compare, **told)
-        else:
-            path, report = commands.evaluate(state.workspace, config, **told)
+        evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
+        made = evaluate_or_compare(
+            state.workspace,
+            config,
+            on_start=state.report.note,
+            on_progress=bar,
+            on_unreadable=lambda error: state.report.warn(str(error)),
+            world=world,
+        )
     if not world.leads:
         return
-    if compare:
-        show_comparison(state.report, report)
-        state.report.done(f"wrote {path}")
+    if isinstance(made, commands.Comparison):
+        show_comparison(state.report, made.report)
+        state.report.done(f"wrote {made.path}")
+        values = to_json(made.report)
     else:
-        show_evaluation(state.report, report)
-        state.report.done(f"wrote {path} and {path.with_suffix('.csv').name}", "histo plot")
+        show_evaluation(state.report, made.report)
+        state.report.done(f"wrote {made.path} and {made.path.with_suffix('.csv').name}", "histo plot")
+        values = made.report.to_json()
     if json:
-        write_out(dumps(report, indent=2) + "\n")
-
-
-def _show_optimism(state: State, ckpt: list[str], data: str | None, json: bool) -> None:
-    from histocli.cli.render import show_optimism
-    from histocli.commands.optimism import optimism
-
-    if len(ckpt) > 1:
-        raise UsageError("--optimism is of one run", "give one --ckpt")
-    made = optimism(state.workspace, ckpt[0], data)
-    show_optimism(state.report, made.report)
-    state.report.done(f"wrote {made.path} and {made.picture}")
-    if json:
-        write_out(dumps(made.report, indent=2) + "\n")
+        write_out(dumps(values, indent=2) + "\n")
 
 
 @app.command()
@@ -154,6 +129,7 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default="stdout")] = None,
     format: Annotated[Output, typer.Option("--format", help="The output's format.")] = Output.CSV,
     tta: options.Tta = False,
+    uncalibrated: options.Uncalibrated = False,
     raw: options.Raw = False,
     threshold: Annotated[
         str | None,
@@ -163,16 +139,18 @@ def predict(
             "sensitivity=0.95 or specificity=0.9 on the run's validation patches.",
         ),
     ] = None,
-    flags: Annotated[
+    qc: Annotated[
         bool,
         typer.Option(
-            "--flags",
-            help="Add columns that tell which scores not to believe: spread (of the probabilities of the eight flips "
-            "and right-angle rotations), colour (Mahalanobis' distance from the training patches), focus (standard "
-            "deviations from theirs, negative is blurred), contrast (deviation of the grey values, 0 to 128), "
-            "duplicate (the id of the same patch in training), flags (blank, unfocused, stain, unstable, duplicate).",
+            "--qc",
+            help="Quality control: add columns that tell which scores are unreliable: spread (of the probabilities of "
+            "the eight flips and right-angle rotations), colour (Mahalanobis distance from the training patches), "
+            "focus (standard deviations from theirs, negative is blurred), contrast (standard deviation of the grey "
+            "values, 0 to 128), duplicate (the id of the same patch in training), flags (blank, unfocused, stain, "
+            "unstable, duplicate).",
         ),
     ] = False,
+    flags: Annotated[bool, typer.Option("--flags", hidden=True, help="Former name of --qc.")] = False,
     resize: options.ResizeOption = Resize.CROP,
     errors: Annotated[
         OnError, typer.Option(help="What an unreadable file does: be skipped, or end the run.")
@@ -193,9 +171,9 @@ def predict(
         out=out,
         format=format,
         tta=tta,
-        raw=raw,
+        raw=uncalibrated or raw,
         threshold=threshold,
-        flags=flags,
+        flags=qc or flags,
         resize=resize,
         errors=errors,
         batch_size=batch_size or 256,

@@ -143,8 +143,10 @@ def _train_repeats(ctx: typer.Context, config: "TrainConfig", halve: bool) -> No
     """Train several runs of one recipe, and show their figures with mean and spread."""
     state: State = ctx.obj
     from histocli.cli.live import LiveTraining
+    from histocli.cli.render import show_repeats
     from histocli.commands.train import stored_config, train_repeats
     from histocli.compute.distributed import agents, joined
+    from histocli.schema import to_json
     from histocli.training.provenance import interrupted_run
     from histocli.training.repeats import first_begun
 
@@ -176,20 +178,11 @@ def _train_repeats(ctx: typer.Context, config: "TrainConfig", halve: bool) -> No
             world=world,
         )
         leads = world.leads
-    shown = ("auc", "accuracy", "log_loss", "ece")
-    rows = [[run["run"], *(number(run["metrics"][key]) for key in shown)] for run in report["runs"]]
-    spread = [
-        [key.replace("_", " "), *(number(report[key][k]) for k in shown)] for key in ("mean", "standard_deviation")
-    ]
-    state.report.table(
-        f"{report['name']}, {report['kind']}", ["run", "AUC", "accuracy", "log loss", "ECE"], rows + spread
-    )
-    if report["parted_by"] == "patch":
-        state.report.warn("train and validation share slides, or may: the figures flatter")
-    members = " ".join(f"--ckpt {run['run']}" for run in report["runs"])
-    state.report.done(f"wrote {report['name']}-{report['kind']}.json", f"histo eval {members} --data NAME")
+    show_repeats(state.report, report)
+    members = " ".join(f"--ckpt {run.run}" for run in report.runs)
+    state.report.done(f"wrote {report.name}-{report.kind}.json", f"histo eval {members} --data NAME")
     if ctx.params["json"] and leads:
-        write_out(dumps(report, indent=2) + "\n")
+        write_out(dumps(to_json(report), indent=2) + "\n")
 
 
 def _refuse_changes(ctx: typer.Context, stored: "TrainConfig") -> None:

@@ -1,13 +1,13 @@
 """`histo balance`: the balanced subset, split into train and validation, and what it shares with other patches."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocli.config import Group, Split
 from histocli.data.dataset import open_packed
-from histocli.data.groups import OVERLAP, hanging_together
+from histocli.data.groups import OVERLAP, connected_components
 from histocli.data.leakage import audit, audited_sets
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
@@ -15,7 +15,14 @@ from histocli.data.overlaps import OnStage, overlap_groups
 from histocli.data.splits import clean, draw_balanced, split_by_group, split_random
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
-from histocli.workspace import Workspace, write_json
+from histocli.reports.balance import (
+    BalanceReport,
+    PatchCounts,
+    SlideCounts,
+    SplitCounts,
+    write_balance,
+)
+from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +48,7 @@ class BalanceConfig:
 
 def balance(
     workspace: Workspace, config: BalanceConfig, on_stage: OnStage = lambda what, done, total: None
-) -> dict[str, Any]:
+) -> BalanceReport:
     """Write `manifests/balanced.csv` and `metrics/balance.json`, and return what the latter holds.
 
     `on_stage(what, done, total)` is told how a search for overlaps goes, where there is one.
@@ -62,26 +69,26 @@ def balance(
     subset = _split(config, unit, subset, groups)
     sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
     path = workspace.manifest_path(SUBSET)
-    report = {
-        "data": config.data,
-        "n": n,
-        "seed": config.seed,
-        "split": unit.value,
-        "leaks": unit is Split.RANDOM or (sharing == 0 and not (subset["slide"] != "").any()),
-        "sharing_pixels": sharing,
-        "val_fraction": config.val_fraction,
-        "dropped": dropped._asdict(),
-        "available": {"negative": int(sizes[0]), "positive": int(sizes[1])},
-        "counts": _counts(subset),
-        "slides": _slides(subset) if _all_known(cleaned, "slide") else None,
-        "hospitals": _hospitals(subset) if _all_known(cleaned, "hospital") else None,
-        "audit": audit(workspace, subset, manifest),
-    }
+    report = BalanceReport(
+        data=config.data,
+        n=n,
+        seed=config.seed,
+        split=unit.value,
+        leaks=unit is Split.RANDOM or (sharing == 0 and not (subset["slide"] != "").any()),
+        sharing_pixels=sharing,
+        val_fraction=config.val_fraction,
+        dropped=dropped,
+        available=PatchCounts(int(sizes[0]), int(sizes[1])),
+        counts=_counts(subset),
+        slides=_slides(subset) if _all_known(cleaned, "slide") else None,
+        hospitals=_hospitals(subset) if _all_known(cleaned, "hospital") else None,
+        audit=audit(workspace, subset, manifest),
+    )
     with hold(workspace.manifests_dir / f".{SUBSET}.lock", SUBSET, wait=True):  # so that both are of one drawing
         workspace.tidy()
         write_manifest(path, subset)
-        report["manifest_sha256"] = file_sha256(path)
-        write_json(workspace.metrics_dir / "balance.json", report)
+        report = replace(report, manifest_sha256=file_sha256(path))
+        write_balance(workspace.metrics_dir / "balance.json", report)
     return report
 
 
@@ -138,28 +145,28 @@ def _split(
         ours = groups[subset["index"]]
         alone = np.bincount(ours)[ours] == 1
         subset, columns = subset.assign(**{OVERLAP: np.where(alone, "", ours.astype(str))}), [*columns, OVERLAP]
-        together = hanging_together(subset)[1] if (subset["slide"] != "").any() else ours
+        together = connected_components(subset).codes if (subset["slide"] != "").any() else ours
         val = split_by_group(together, labels, config.val_fraction, config.seed, "overlap group")
     else:
         val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
     return subset.assign(split=np.where(val, "val", "train"))[columns]
 
 
-def _counts(subset: "pd.DataFrame") -> dict[str, dict[str, int]]:
+def _counts(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
     """Negative and positive patches and slides of each split."""
     counts = {}
     for split, rows in subset.groupby("split", sort=True):
         slides = rows.loc[rows["slide"] != "", "slide"].nunique()
         negative, positive = int((rows["label"] == 0).sum()), int((rows["label"] == 1).sum())
-        counts[str(split)] = {"negative": negative, "positive": positive, "slides": int(slides)}
+        counts[str(split)] = SplitCounts(negative, positive, int(slides))
     return counts
 
 
-def _slides(subset: "pd.DataFrame") -> list[dict[str, Any]]:
+def _slides(subset: "pd.DataFrame") -> list[SlideCounts]:
     """Each slide's split and counts by class."""
     table = subset.groupby(["slide", "split"], sort=True)["label"].agg(["size", "sum"])
     return [
-        {"slide": slide, "split": split, "negative": int(size - positive), "positive": int(positive)}
+        SlideCounts(slide, split, int(size - positive), int(positive))
         for (slide, split), size, positive in zip(table.index, table["size"], table["sum"], strict=True)
     ]
 

@@ -1,10 +1,10 @@
-"""`histo eval`: how good a checkpoint, or an ensemble of several, is on patches whose labels are known."""
+"""`histo eval`: how good a checkpoint, or an ensemble of several, is on labelled patches."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from histocli.compute.device import thread_count
 from histocli.compute.world import ALONE, World
@@ -13,25 +13,34 @@ from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import EvalConfig, Scored, score_folder, score_packed
-from histocli.inference.predictor import STORED, Scorer
-from histocli.inference.score_table import clusters_of, strata, write_scores
+from histocli.inference.predictor import STORED, Member, Scorer
+from histocli.inference.score_table import clusters_of, metrics_by, write_scores
+from histocli.metrics import Measurement, Uncertainty, uncertainty
 from histocli.metrics import evaluate as measure
-from histocli.metrics import uncertainty
+from histocli.metrics.registry import METRICS
 from histocli.metrics.thresholds import fixed
-from histocli.reports.model_card import note_evaluations
+from histocli.reports.comparison import ComparisonReport
+from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, is_evaluation, write_evaluation
+from histocli.reports.model_card import add_evaluations
+from histocli.schema import to_json
 from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CALIBRATION = ("ece", "brier", "log_loss")  # the figures that a temperature changes
-
 
 class Evaluation(NamedTuple):
-    """The metrics file's path and what it holds."""
+    """An evaluation, and the file that it is written to."""
 
     path: Path
-    report: dict[str, Any]
+    report: EvaluationReport
+
+
+class Comparison(NamedTuple):
+    """A comparison of two evaluations, and the file that it is written to."""
+
+    path: Path
+    report: ComparisonReport
 
 
 def evaluate(
@@ -43,15 +52,15 @@ def evaluate(
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
     world: World = ALONE,
 ) -> Evaluation:
-    """Score the data, write `metrics/<run>-<data>-<split>.json` and the scores as CSV beside it.
+    """Score the data, and write `metrics/<run>-<data>-<split>.json` with the scores as CSV beside it.
 
-    What is not as usual (`--tta`, `--raw`, `--threshold`, `--resize`) is in the name too, and where another evaluation
-    has that name already, a hash besides.
+    Options that are not at their default (`--tta`, `--uncalibrated`, `--threshold`, `--resize`) are added to the file's
+    name, and a hash where that is already the name of an evaluation of other data.
 
-    Of several processes (`world`) each scores its share, and the leading one measures and writes.
+    Of several processes (`world`), each scores its share, and the leading one measures and writes.
 
     Raises:
-        HistoError: a checkpoint, the data or the device cannot be used, or nothing is labelled.
+        HistoError: a checkpoint, the data or the device cannot be used, or no patch has a label.
     """
     on_disk = config.data is not None and Path(config.data).exists()
     _check(workspace, config, on_disk)
@@ -67,69 +76,82 @@ def evaluate(
 
 def _open(workspace: Workspace, config: EvalConfig) -> tuple[Scorer, float]:
     scorer = Scorer(
-        workspace, config.ckpt, config.device, config.precision, tta=config.tta, raw=config.raw, halve=config.halve
+        workspace,
+        config.ckpt,
+        config.device,
+        config.precision,
+        tta=config.tta,
+        raw=config.uncalibrated,
+        halve=config.halve,
     )
     return scorer, scorer.threshold(config.threshold)
 
 
 def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, threshold: float) -> Evaluation:
-    """Measure the scores, and write them and what was measured."""
-    run = _name([member.checkpoint.run for member in scorer.members])
-    unusual = {
-        "tta": config.tta,
-        "raw": config.raw,
-        f"at-{config.threshold.replace('=', '-')}": config.threshold != STORED,
-        config.resize.value: config.resize is not Resize.CROP,
-    }
-    said = [name for name, is_so in unusual.items() if is_so]
-    parts = [f"{run}{_which(workspace, scorer)}", scored.data, scored.split, *said]
-    origin = {
-        "run": run,
-        "data": scored.data,
-        "split": scored.split,
-        "folder": None if scored.packed else str(Path(config.data or "").resolve()),
-    }
-    path = _free(workspace.metrics_dir / f"{checked_name('-'.join(parts), 'metrics file')}.json", origin)
-    report = {
-        **origin,
-        **_origin(scorer),
-        "manifest_sha256": scored.manifest_sha256,
-        "tta": config.tta,
-        "raw": config.raw,
-        "skipped": scored.skipped,
-        "packed": scored.packed,
-        "trained_on": scored.trained_on,
-        "chosen_on": scored.chosen_on,
-        "fitted_otherwise": config.tta or len(scorer.members) > 1,
-        "scores": path.with_suffix(".csv").name,
-        "threshold_rule": config.threshold,
-        **_measured(scored.table, threshold),
-    }
+    """Measure the scores, and write both."""
+    is_best = [_is_best(workspace, member) for member in scorer.members]
+    folder = None if scored.packed else str(Path(config.data or "").resolve())
+    path = _unused(_path(workspace, config, scorer, scored, all(is_best)), _run_name(scorer), scored, folder)
+    measured, before, unsure = _measure(scored.table, threshold)
+    report = EvaluationReport(
+        run=_run_name(scorer),
+        data=scored.data,
+        split=scored.split,
+        folder=folder,
+        checkpoints=tuple(map(_evaluated, scorer.members)),
+        manifest_sha256=scored.manifest_sha256,
+        tta=config.tta,
+        is_calibrated=not config.uncalibrated,
+        skipped=scored.skipped,
+        packed=scored.packed,
+        n_in_training=scored.known.n_in_training,
+        n_in_validation=scored.known.n_in_validation,
+        calibration_mismatch=config.tta or len(scorer.members) > 1,
+        scores=path.with_suffix(".csv").name,
+        threshold_rule=config.threshold,
+        measured=measured,
+        before_calibration=before,
+        uncertainty=unsure,
+        slides=metrics_by("slide", scored.table, threshold),
+        hospitals=metrics_by("hospital", scored.table, threshold),
+    )
     write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
-    write_json(path, report)
-    if len(scorer.members) == 1:
-        note_evaluations(workspace, run)
+    write_evaluation(path, report)
+    if is_best == [True]:
+        add_evaluations(workspace, scorer.members[0].checkpoint.run, scorer.members[0].sha256)
     return Evaluation(path, report)
 
 
-def _free(path: Path, origin: dict[str, Any]) -> Path:
-    """`path`, or with a hash in its name, where that is an evaluation of another origin: of a folder of that name."""
+def _path(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, is_best: bool) -> Path:
+    """The file of an evaluation: its name says the checkpoints, the data, and every unusual option."""
+    unusual = {
+        "tta": config.tta,
+        "uncalibrated": config.uncalibrated,
+        f"at-{config.threshold.replace('=', '-')}": config.threshold != STORED,
+        config.resize.value: config.resize is not Resize.CROP,
+    }
+    name = _run_name(scorer)
+    if not is_best or name.endswith("-more"):
+        name += "-" + sha256("".join(member.sha256 for member in scorer.members).encode()).hexdigest()[:8]
+    parts = [name, scored.data, scored.split, *(option for option, is_set in unusual.items() if is_set)]
+    return workspace.metrics_dir / f"{checked_name('-'.join(parts), 'metrics file')}.json"
+
+
+def _unused(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
+    """`path`; with a hash in its name where the file is an evaluation of other data, as of a folder of that name."""
     if not path.is_file():
         return path
-    there = read_json(path)
-    if isinstance(there, dict) and {key: there.get(key) for key in origin} == origin:
+    origin = {"run": run, "data": scored.data, "split": scored.split, "folder": folder}
+    existing = read_json(path)
+    if is_evaluation(existing) and {key: existing.get(key) for key in origin} == origin:
         return path
     return path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
 
 
-def _which(workspace: Workspace, scorer: Scorer) -> str:
-    """What tells these checkpoints from the runs' own `best.pt`; nothing where that is what they are."""
-    best = [workspace.run_dir(member.checkpoint.run) / "best.pt" for member in scorer.members]
-    ours = [member.sha256 for member in scorer.members]
-    named = _name([member.checkpoint.run for member in scorer.members]).endswith("-more")
-    if not named and all(path.is_file() and file_sha256(path) == own for path, own in zip(best, ours, strict=True)):
-        return ""
-    return "-" + sha256("".join(ours).encode()).hexdigest()[:8]
+def _is_best(workspace: Workspace, member: Member) -> bool:
+    """Whether a checkpoint is the `best.pt` of its run, or a copy of it."""
+    best = workspace.run_dir(member.checkpoint.run) / "best.pt"
+    return best.is_file() and (member.path.samefile(best) or file_sha256(best) == member.sha256)
 
 
 def compare(
@@ -141,74 +163,72 @@ def compare(
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
     world: World = ALONE,
-) -> Evaluation:
-    """Compare two evaluations on the patches that both scored, and write what comes of it.
+) -> Comparison:
+    """Compare two evaluations on the patches that both scored, and write the comparison to `metrics/`.
 
-    A name is a metrics file (`.json`) or a checkpoint, which is evaluated first, as `config` says.
+    A name is a metrics file (`.json`), or a checkpoint, which is evaluated first with the options of `config`.
 
     Raises:
         HistoError: as `evaluate`, or the two have no patch in common.
     """
 
-    def scored(name: str) -> Path:
+    def metrics_file(name: str) -> Path:
         if not name.endswith(".json"):
             only = replace(config, ckpt=[name])
-            made = evaluate(
+            evaluation = evaluate(
                 workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, world=world
             )
-            return made.path
+            return evaluation.path
         path = Path(name)
         return path if path.exists() else workspace.metrics_dir / name
 
-    def write() -> Evaluation:
+    def write() -> Comparison:
         if one == other and names[0] != names[1]:
-            raise UsageError(f"{names[0]} and {names[1]} are one and the same evaluation", "name two that differ")
+            raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "name two that differ")
         report = compare_scores(one, other)
-        stem = checked_name(_name([one.stem, other.stem], "-vs-", 100), "metrics file")
+        stem = checked_name(_joined([one.stem, other.stem], "-vs-", 100), "metrics file")
         path = workspace.metrics_dir / f"{stem}.json"
-        write_json(path, report)
-        return Evaluation(path, report)
+        write_json(path, to_json(report))
+        return Comparison(path, report)
 
-    one, other = map(scored, names)
+    one, other = map(metrics_file, names)
     return world.lead(write)
 
 
-def _measured(table: "pd.DataFrame", threshold: float) -> dict[str, Any]:
-    """Every figure of the scores, how sure it is, what it was before calibration, and of each slide and hospital."""
+def _measure(table: "pd.DataFrame", threshold: float) -> tuple[Measurement, dict[str, float | None], Uncertainty]:
+    """The metrics of the scores, those that the temperature changed without it, and the intervals."""
     labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
-    found = measure(labels, probs, threshold)
-    before = measure(labels, table["raw"].to_numpy(), threshold)["metrics"]
-    unsure = uncertainty(labels, probs, found["metrics"], threshold, clusters_of(table), threads=thread_count())
-    uncalibrated = {"uncalibrated": {name: before[name] for name in CALIBRATION}}
-    return {**found, **uncalibrated, **unsure, **strata(table, threshold)}
+    measured = measure(labels, probs, threshold)
+    before = measure(labels, table["raw"].to_numpy(), threshold).metrics
+    unsure = uncertainty(labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count())
+    changed = {metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature}
+    return measured, changed, unsure
 
 
-def _origin(scorer: Scorer) -> dict[str, Any]:
-    """What was evaluated: of an ensemble, each member's `run`, `checkpoint` and so on; of one checkpoint, its own."""
-    members = [
-        {
-            "run": member.checkpoint.run,
-            "arch": member.checkpoint.arch,
-            "epoch": member.checkpoint.epoch,
-            "temperature": member.checkpoint.temperature,
-            "checkpoint": str(member.path),
-            "checkpoint_sha256": member.sha256,
-            "engine": member.engine,
-        }
-        for member in scorer.members
-    ]
-    only = {key: value for key, value in members[0].items() if key != "run"}
-    return {"ensemble": members} if len(members) > 1 else {"ensemble": [], **only}
+def _evaluated(member: Member) -> EvaluatedCheckpoint:
+    return EvaluatedCheckpoint(
+        run=member.checkpoint.run,
+        arch=member.checkpoint.arch,
+        epoch=member.checkpoint.epoch,
+        temperature=member.checkpoint.temperature,
+        checkpoint=str(member.path),
+        checkpoint_sha256=member.sha256,
+        engine=member.engine,
+    )
 
 
-def _name(names: list[str], between: str = "-and-", longest: int = 60) -> str:
-    """What these are called together."""
-    joined = between.join(names)
-    return joined if len(joined) <= longest else f"{names[0]}{between}{len(names) - 1}-more"
+def _run_name(scorer: Scorer) -> str:
+    return _joined([member.checkpoint.run for member in scorer.members])
+
+
+def _joined(names: list[str], separator: str = "-and-", longest: int = 60) -> str:
+    """The names as one; where that is too long, the first and how many more."""
+    joined = separator.join(names)
+    return joined if len(joined) <= longest else f"{names[0]}{separator}{len(names) - 1}-more"
 
 
 def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
-    """Raise an error for data that is not there, and for options that do not fit it."""
+    """Raise an error for data that does not exist, and for options that do not fit it."""
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not on_disk and config.data not in manifests:
         known = ", ".join(workspace.dataset_names()) or "none"

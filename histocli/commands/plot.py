@@ -1,6 +1,5 @@
-"""`histo plot`: pictures of what the other commands have written."""
+"""`histo plot`: draw the reports that the other commands have written."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,8 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
+from histocli.reports.balance import read_balance
+from histocli.reports.evaluation import EvaluationReport, read_evaluations
 from histocli.reports.plots import Format, Kind, shorten
-from histocli.workspace import Workspace, read_json
+from histocli.reports.run import read_history, read_run
+from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,11 +28,11 @@ _HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.6, Kind.CALIBRATION: 
 
 
 class MissingInputError(HistoError):
-    """The file that a kind of picture is drawn from is not there."""
+    """The file that a kind of plot is drawn from does not exist."""
 
 
-class Picture(NamedTuple):
-    """A picture to draw: its file name without extension, its size in inches, and what fills it."""
+class Plot(NamedTuple):
+    """A plot to draw: its file name without extension, its size in inches, and the function that draws it."""
 
     stem: str
     width: float
@@ -39,35 +41,35 @@ class Picture(NamedTuple):
 
 
 def plot(workspace: Workspace, run: str | None, kinds: Sequence[Kind], format: Format) -> list[Path]:
-    """Draw `kinds` of the run `run` (None: the newest) into the workspace's `plots/`, and return the files.
+    """Draw the `kinds` of the run `run` (None: the newest) into the workspace's `plots/`, and return the files.
 
-    Every evaluation of the run gets its own pictures. With `Kind.ALL`, kinds whose input is not there are left out.
+    Every evaluation of the run has its own plots. With `Kind.ALL`, kinds whose input does not exist are left out.
 
     Raises:
-        HistoError: there is no such run, a kind asked for by name has no input, or an input cannot be read.
+        HistoError: there is no such run, a kind that was asked for has no input, or an input cannot be read.
 
     """
     from histocli.reports.plots.style import save
 
     run = _chosen_run(workspace, run)
-    pictures: list[Picture] = []
+    plots: list[Plot] = []
     for kind in [kind for kind in Kind if kind is not Kind.ALL and (kind in kinds or Kind.ALL in kinds)]:
         try:
-            pictures += _pictures(workspace, run, kind)
+            plots += _plots(workspace, run, kind)
         except MissingInputError:
             if Kind.ALL not in kinds:
                 raise
-    if not pictures:
+    if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
-    return [save(workspace.plots_dir / f"{p.stem}.{format.value}", format, p.width, p.height, p.draw) for p in pictures]
+    return [save(workspace.plots_dir / f"{p.stem}.{format.value}", format, p.width, p.height, p.draw) for p in plots]
 
 
 def _chosen_run(workspace: Workspace, run: str | None) -> str | None:
-    """Give the run to draw: `run`, if it has left something, or the newest, or None where there is none."""
+    """The run to draw: `run`, if it has a folder or evaluations; by default the newest, None where there is none."""
     names = workspace.run_names()
     if run is None:
         return names[-1] if names else None
-    if not workspace.run_dir(run).is_dir() and not _evaluations(workspace, run):
+    if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
         raise HistoError(
             f"there is no run {run!r}",
             f"histo train --name {run} makes it; runs: {', '.join(names) or 'none'}",
@@ -75,24 +77,22 @@ def _chosen_run(workspace: Workspace, run: str | None) -> str | None:
     return run
 
 
-def _pictures(workspace: Workspace, run: str | None, kind: Kind) -> list[Picture]:
-    """Give the pictures of one kind.
+def _plots(workspace: Workspace, run: str | None, kind: Kind) -> list[Plot]:
+    """The plots of one kind.
 
     Raises:
-        MissingInputError: what they are drawn from is not there.
+        MissingInputError: the files that they are drawn from do not exist.
 
     """
     if kind is Kind.BALANCE:
         return [_balance(workspace)]
     if kind is Kind.SAMPLES:
         return _samples(workspace)
-    if kind is Kind.OPTIMISM:
-        return _optimism(workspace)
     if run is None:
         raise MissingInputError("there is no training run yet", "histo train makes one")
     if kind is Kind.CURVES:
         return [_curves(workspace, run)]
-    evaluations = _evaluations(workspace, run)
+    evaluations = read_evaluations(workspace, run)
     if not evaluations:
         newest = run == (workspace.run_names() or [run])[-1]
         raise MissingInputError(
@@ -100,16 +100,10 @@ def _pictures(workspace: Workspace, run: str | None, kind: Kind) -> list[Picture
         )
     if kind is Kind.ERRORS:
         return _errors(workspace, evaluations)
-    return [_evaluation(path, metrics, kind) for path, metrics in evaluations.items()]
+    return [_of_evaluation(path, report, kind) for path, report in evaluations.items()]
 
 
-def _evaluations(workspace: Workspace, run: str) -> dict[Path, dict[str, Any]]:
-    """Read every evaluation of `run`, in the order of their names."""
-    found = {path: read_json(path) for path in sorted(workspace.metrics_dir.glob(f"{run}-*.json"))}
-    return {p: m for p, m in found.items() if isinstance(m, dict) and m.get("run") == run and "curves" in m}
-
-
-def _evaluation(path: Path, metrics: dict[str, Any], kind: Kind) -> Picture:
+def _of_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
     from histocli.reports.plots import evaluation
     from histocli.reports.plots.style import COLUMN
 
@@ -120,59 +114,45 @@ def _evaluation(path: Path, metrics: dict[str, Any], kind: Kind) -> Picture:
         Kind.CALIBRATION: evaluation.draw_calibration,
         Kind.SCORES: evaluation.draw_scores,
     }
-    return Picture(f"{path.stem}-{kind}", COLUMN, _HEIGHTS[kind], partial(drawings[kind], metrics=metrics))
+    return Plot(f"{path.stem}-{kind}", COLUMN, _HEIGHTS[kind], partial(drawings[kind], report=report))
 
 
-def _curves(workspace: Workspace, run: str) -> Picture:
+def _curves(workspace: Workspace, run: str) -> Plot:
     from histocli.reports.plots.style import COLUMN
     from histocli.reports.plots.training import draw_curves
 
-    path = workspace.run_dir(run) / "history.jsonl"
+    folder = workspace.run_dir(run)
     try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        history = read_history(folder / "history.jsonl")
     except FileNotFoundError:
         raise MissingInputError(f"the run {run!r} has no history", f"histo train --name {run}") from None
-    except ValueError as error:
-        raise HistoError(f"cannot read {path}: {error}", "histo train --resume writes it again") from error
     if not history:
         raise MissingInputError(f"the run {run!r} has not finished an epoch", f"histo train --resume --name {run}")
-    config = read_json(workspace.run_dir(run) / "config.json")
-    return Picture(f"{run}-{Kind.CURVES}", COLUMN, 4.6, partial(draw_curves, config=config, history=history))
+    return Plot(f"{run}-{Kind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=read_run(folder), history=history))
 
 
-def _balance(workspace: Workspace) -> Picture:
+def _balance(workspace: Workspace) -> Plot:
     from histocli.reports.plots.style import COLUMN
     from histocli.reports.plots.subset import draw_balance
 
     path = workspace.metrics_dir / "balance.json"
     if not path.is_file():
         raise MissingInputError("there is no balanced subset yet", "histo balance draws one")
-    report = read_json(path)
-    height = 4.4 if report["slides"] else 2.4
-    return Picture(f"{report['data']}-{Kind.BALANCE}", COLUMN, height, partial(draw_balance, report=report))
+    report = read_balance(path)
+    height = 4.4 if report.slides else 2.4
+    return Plot(f"{report.data}-{Kind.BALANCE}", COLUMN, height, partial(draw_balance, report=report))
 
 
-def _optimism(workspace: Workspace) -> list[Picture]:
-    """Give a picture for each data set whose splits were compared."""
-    from histocli.reports.plots.optimism import HEIGHT, draw_optimism
-    from histocli.reports.plots.style import COLUMN
-
-    paths = sorted(workspace.metrics_dir.glob(f"*-{Kind.OPTIMISM}.json"))
-    if not paths:
-        raise MissingInputError("no splits have been compared yet", "histo eval --optimism compares them")
-    return [Picture(path.stem, COLUMN, HEIGHT, partial(draw_optimism, report=read_json(path))) for path in paths]
-
-
-def _samples(workspace: Workspace) -> list[Picture]:
-    """Give a sheet for each packed data set."""
+def _samples(workspace: Workspace) -> list[Plot]:
+    """A sheet of samples for each packed data set."""
     names = workspace.dataset_names()
     if not names:
         raise MissingInputError("there are no packed patches yet", "histo download packs them")
     return [_sample_sheet(workspace, name) for name in names]
 
 
-def _sample_sheet(workspace: Workspace, name: str) -> Picture:
-    """Draw patches of each class by lot, always the same ones; a data set without labels is one group."""
+def _sample_sheet(workspace: Workspace, name: str) -> Plot:
+    """Random patches of each class, the same at each call; a data set without labels is one group."""
     import numpy as np
 
     from histocli.reports.plots.sheets import PER_GROUP, Group
@@ -191,54 +171,56 @@ def _sample_sheet(workspace: Workspace, name: str) -> Picture:
     return _sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
 
 
-def _errors(workspace: Workspace, evaluations: dict[Path, dict[str, Any]]) -> list[Picture]:
-    """Give a sheet for each evaluation whose patches are packed here; those of a loose folder never are."""
-    pictures, missing = [], []
-    for path, metrics in evaluations.items():
-        table = path.with_name(metrics["scores"])
+def _errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
+    """A sheet of errors for each evaluation of packed patches; an evaluation of a folder has none."""
+    plots, missing = [], []
+    for path, report in evaluations.items():
+        table = path.with_name(report.scores)
         if not table.is_file():
             missing.append(table)
             continue
         scores = read_scores(table)
         if all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique()):
-            pictures.append(_error_sheet(workspace, path.stem, metrics, scores))
-    if not pictures and missing:
+            plots.append(_error_sheet(workspace, path.stem, report, scores))
+    if not plots and missing:
         raise MissingInputError(f"there is no {missing[0]}", "histo eval writes it again")
-    if not pictures:
+    if not plots:
         raise MissingInputError(
             "the scored patches are not packed here", "histo download packs them, histo eval --data NAME scores them"
         )
-    return pictures
+    return plots
 
 
-def _error_sheet(workspace: Workspace, stem: str, metrics: dict[str, Any], scores: "pd.DataFrame") -> Picture:
+def _error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
     from histocli.reports.plots.evaluation import facts
     from histocli.reports.plots.sheets import Group, most_confident_errors
 
-    threshold, confusion = metrics["threshold"], metrics["confusion"]
-    found = most_confident_errors(scores["label"], scores["prob"], threshold)
+    threshold, confusion = report.measured.threshold, report.measured.confusion
+    kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
     groups = []
-    for rows, name, key in zip(found, ("False positives", "False negatives"), ("fp", "fn"), strict=True):
+    for rows, (name, count) in zip(
+        most_confident_errors(scores["label"], scores["prob"], threshold), kinds, strict=True
+    ):
         errors = scores.iloc[rows]
         captions = [f"{prob:.3f}\n{shorten(id, 10)}" for id, prob in zip(errors["id"], errors["prob"], strict=True)]
-        shown = f"{len(rows):,} of {confusion[key]:,}, the most confident first" if len(rows) else "none"
+        shown = f"{len(rows):,} of {count:,}, the most confident first" if len(rows) else "none"
         groups.append(Group(f"{name}: {shown}", _scored_patches(workspace, errors), captions))
     key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
-    heading = f"Most confident errors: {metrics['run']}"
-    return _sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(facts(metrics)), key_line)
+    heading = f"Most confident errors: {report.run}"
+    return _sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(facts(report)), key_line)
 
 
-def _sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Picture:
+def _sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
     from histocli.reports.plots.sheets import draw_sheet, sheet_size
 
     def draw(figure: "Figure") -> None:
         draw_sheet(figure, groups, heading, *facts)
 
-    return Picture(stem, *sheet_size(groups), draw)
+    return Plot(stem, *sheet_size(groups), draw)
 
 
 def _scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
-    """Fetch (N,96,96,3) uint8 patches that may come from several data sets, in the order of `scores`.
+    """Read patches (N,96,96,3) uint8, of one or several data sets, in the order of `scores`.
 
     Raises:
         HistoError: they are not the pixels that were scored.
@@ -251,19 +233,22 @@ def _scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
     rows = scores["index"].to_numpy(np.int64)
     patches = np.empty((len(rows), 96, 96, 3), np.uint8)
     for name in scores["data"].unique():
-        here = (scores["data"] == name).to_numpy()
-        patches[here] = _patches(workspace, name, rows[here])
+        is_here = (scores["data"] == name).to_numpy()
+        patches[is_here] = _patches(workspace, name, rows[is_here])
     for patch, digest, key in zip(patches, scores["sha1"], scores["id"], strict=True):
         if digest and sha1(patch.data, usedforsecurity=False).hexdigest() != digest:
-            raise HistoError(f"the patch {key!r} was scored with other pixels", "it was packed anew: evaluate again")
+            raise HistoError(
+                f"the patch {key!r} was scored with other pixels",
+                "its data set was packed again: histo eval evaluates it again",
+            )
     return patches
 
 
 def _patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
-    """Fetch rows of the data set `name`.
+    """Read rows of the data set `name`.
 
     Raises:
-        HistoError: it has been packed anew with fewer patches, or cannot be read.
+        HistoError: it has been packed again with fewer patches, or cannot be read.
 
     """
     import numpy as np
@@ -273,7 +258,7 @@ def _patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
     store = open_store(workspace.patches_path(name))
     if len(rows) and rows.max() >= len(store):
         raise HistoError(
-            f"{name} holds {len(store):,} patches, but row {rows.max():,} is asked for",
-            "it was packed anew: balance and evaluate again",
+            f"{name} has {len(store):,} patches, but the scores name row {rows.max():,}",
+            "it was packed again: histo balance and histo eval use the new patches",
         )
     return np.asarray(store[rows])

@@ -17,6 +17,7 @@ from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.model_card import write_card
+from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped, stop_request
 from histocli.training.config import TrainConfig
 from histocli.training.progress import Listener
@@ -145,7 +146,7 @@ def train_repeats(
     halve: bool = False,
     listen: Callable[[], AbstractContextManager[Listener]] = lambda: nullcontext(Listener()),
     world: World = ALONE,
-) -> dict[str, Any]:
+) -> RepeatsReport:
     """Train each fold of a cross-validation of the manifest, or each of several seeds, one run after another.
 
     With `resume` finished runs are left as they are, and those begun or not yet begun are trained; `config` is what

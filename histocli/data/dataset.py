@@ -2,7 +2,7 @@
 
 from hashlib import sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 
 _SAMPLED = 64  # patches whose pixels are compared with the manifest
+
+
+class ReadManifest(Protocol):
+    """Reads a manifest, as `read_manifest` does."""
+
+    def __call__(self, path: Path, required: tuple[str, ...] = ...) -> "pd.DataFrame":
+        """Return the table, which has the required columns."""
 
 
 class Subset(NamedTuple):
@@ -50,14 +57,14 @@ def open_drawn(workspace: Workspace, manifest_path: Path) -> Subset:
     return subset
 
 
-def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
+def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = read_manifest) -> Subset:
     """Open the manifest of a data set, or of a subset of one, with the array it speaks of.
 
     Raises:
         HistoError: the manifest or the array is missing or malformed, or the two do not belong together: ids, pixels
             or labels have changed since the manifest was drawn.
     """
-    frame = read_manifest(manifest_path, ("id", "label", "slide", "split"))
+    frame = read(manifest_path, ("id", "label", "slide", "split"))
     if "data" not in frame.columns:
         frame["data"], frame["index"] = manifest_path.stem, range(len(frame))
     if "index" not in frame.columns:
@@ -70,7 +77,7 @@ def open_subset(workspace: Workspace, manifest_path: Path) -> Subset:
         )
     name = str(names[0])
     rows = frame["index"].to_numpy(np.int64)
-    store, packed = open_packed(workspace, name)
+    store, packed = open_packed(workspace, name, read=read)
     hint = "histo balance makes it anew; histo eval --data NAME evaluates a run from before"
     if rows.max(initial=-1) >= len(store) or not same_patches(frame, packed.iloc[rows]):
         raise HistoError(f"{manifest_path} speaks of another packing of {name}", hint)
@@ -86,7 +93,10 @@ def same_patches(drawn: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
 
 
 def open_packed(
-    workspace: Workspace, name: str, required: tuple[str, ...] = ("id", "label")
+    workspace: Workspace,
+    name: str,
+    required: tuple[str, ...] = ("id", "label"),
+    read: ReadManifest = read_manifest,
 ) -> tuple[Pixels, "pd.DataFrame"]:
     """Open the array of a data set with its manifest, row for row; these columns it must have.
 
@@ -96,7 +106,7 @@ def open_packed(
             the pixels against the manifest's SHA-1s.
     """
     store, path = open_store(workspace.patches_path(name)), workspace.manifest_path(name)
-    frame = read_manifest(path, required)
+    frame = read(path, required)
     hint = f"histo download --name {name} --force packs it again"
     if len(frame) != len(store):
         raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)

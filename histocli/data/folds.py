@@ -1,11 +1,11 @@
-"""Cross-validation: every patch validates once, and what belongs together stays together."""
+"""Cross-validation: every patch is in validation once, and patches of one slide are in the same fold."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from histocli.config import Group
-from histocli.data.groups import hanging_together, plural
+from histocli.data.groups import Groups, connected_components, plural
 from histocli.data.manifest import UNLABELLED
 from histocli.errors import HistoError
 
@@ -14,43 +14,43 @@ if TYPE_CHECKING:
 
 
 class Folds(NamedTuple):
-    """The labelled patches of train and validation, what was kept together, and the fold (N,), from 0, of each."""
+    """The labelled patches of train and validation, what groups them (`by`), and the fold of each (N,), from 0."""
 
     manifest: "pd.DataFrame"
     by: str
     number: "np.ndarray"
 
     def split(self, fold: int) -> "pd.DataFrame":
-        """The manifest with this fold for validation and all others for training."""
+        """Return the manifest with this fold for validation and all others for training."""
         return self.manifest.assign(split=np.where(self.number == fold, "val", "train"))
 
 
 def make_folds(manifest: "pd.DataFrame", k: int, seed: int, group: Group | None = None) -> Folds:
-    """Part the rows of train and validation into `k` folds, with both classes alike, whole slides where known.
+    """Assign the labelled rows of train and validation to `k` folds that have similar shares of both classes.
 
-    Where not all slides are known overlap groups stay whole, where none of those is known either, patches are alone.
-    With `group` it is that column's values that stay whole.
+    Slides are not divided where all are known; else overlap groups are not divided where some are known; else patches
+    are assigned singly. With `group`, patches that have the same value in that column are in the same fold.
 
     Raises:
-        HistoError: there are too few slides, groups or patches for both classes to stand on both sides of each fold.
+        HistoError: there are too few slides, groups or patches for both classes in and outside each fold.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     labelled = manifest[manifest["split"].isin(("train", "val")) & (manifest["label"] != UNLABELLED)]
-    by, groups = (group.value, labelled[group].to_numpy(str)) if group else hanging_together(labelled)
+    by, codes = Groups(group.value, labelled[group].to_numpy(str)) if group else connected_components(labelled)
     labels = labelled["label"].to_numpy(np.int64)
-    units = len(np.unique(groups))
-    kind, together = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, groups)
-    few = HistoError(
-        f"{units:,} {plural(by)} do not part into {k} folds with both classes",
-        f"histo balance without --group {group} keeps less together" if group else "--folds 2 is the least",
+    n_groups = len(np.unique(codes))
+    kind, groups = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, codes)
+    too_few = HistoError(
+        f"{n_groups:,} {plural(by)} cannot be divided into {k} folds with both classes in each",
+        f"histo balance without --group {group} makes smaller groups" if group else "--folds 2 is the smallest number",
     )
-    if k > units or k > int(np.bincount(labels, minlength=2).min()):
-        raise few
-    parted = kind(k, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, together)
+    if k > n_groups or k > int(np.bincount(labels, minlength=2).min()):
+        raise too_few
+    folds = kind(k, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, groups)
     number = np.empty(len(labels), np.int64)
-    for fold, (_, held) in enumerate(parted):
-        number[held] = fold
-        if len(np.unique(labels[held])) < 2 or len(np.unique(np.delete(labels, held))) < 2:
-            raise few
+    for fold, (_, held_out) in enumerate(folds):
+        number[held_out] = fold
+        if len(np.unique(labels[held_out])) < 2 or len(np.unique(np.delete(labels, held_out))) < 2:
+            raise too_few
     return Folds(labelled, by, number)

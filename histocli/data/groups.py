@@ -1,6 +1,6 @@
-"""What a split keeps apart, read from the table itself."""
+"""Which patches of a table belong together, and what its train and validation splits do not share."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -8,17 +8,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SLIDE = "slide"
-OVERLAP = "overlap_group"  # the manifests' column of patches that show the same tissue, shifted
+OVERLAP = "overlap_group"  # the manifests' column: patches with the same value show the same tissue, shifted
 
 
-def parted_by(manifest: "pd.DataFrame") -> str:
-    """What train and validation do not share: slide, overlap group, or patch alone.
+class Groups(NamedTuple):
+    """What groups the patches of a table (`by`: slide, overlap group, patch), and the group of each: `codes` (N,)."""
 
-    `slide` needs every slide known; `overlap group` needs some group known, and none on both sides.
+    by: str
+    codes: "np.ndarray"
+
+
+def split_by(manifest: "pd.DataFrame") -> str:
+    """Return what train and validation do not share: `slide`, `overlap group`, or only the `patch`.
+
+    It is `slide` where every slide is known and none is in both; else `overlap group` where some group is known and
+    none is in both.
     """
     train, val = (manifest[manifest["split"] == part] for part in ("train", "val"))
-    known = "slide" in manifest.columns and not (train["slide"] == "").any() and not (val["slide"] == "").any()
-    if known and set(train["slide"]).isdisjoint(val["slide"]):
+    known = SLIDE in manifest.columns and not (train[SLIDE] == "").any() and not (val[SLIDE] == "").any()
+    if known and set(train[SLIDE]).isdisjoint(val[SLIDE]):
         return "slide"
     if OVERLAP in manifest.columns:
         groups = set(train[OVERLAP]) - {""}, set(val[OVERLAP]) - {""}
@@ -27,15 +35,15 @@ def parted_by(manifest: "pd.DataFrame") -> str:
     return "patch"
 
 
-def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
-    """What of a table belongs together, and the number (N,) of what each row belongs to.
+def connected_components(frame: "pd.DataFrame") -> Groups:
+    """Group the patches of a table that share a slide or an overlap group, directly or through other patches.
 
-    That is the slide; where some slides are not known, what shares a slide or an overlap group, however indirectly;
-    where neither is known of any, each patch is on its own. A patch of which neither is known is one of its own, so
-    that where some slides and no groups are known it is `slide or patch`.
+    Where every slide is known, only slides count. A patch of which neither slide nor overlap group is known is a group
+    of its own: where this is so for all patches, `by` is `patch`; where some slides and no overlap groups are known,
+    it is `slide or patch`.
     """
     from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
+    from scipy.sparse.csgraph import connected_components as components_of
 
     n = len(frame)
     known = {
@@ -45,24 +53,24 @@ def hanging_together(frame: "pd.DataFrame") -> "tuple[str, np.ndarray]":
     }
     if "slide" in known and (known["slide"] != "").all():
         known = {"slide": known["slide"]}
-    nodes = n  # the patches, then the slides, then the groups
+    n_nodes = n  # the patches, then the slides, then the overlap groups
     edges = []
     for names in known.values():
         rows = np.flatnonzero(names != "")
         unique, codes = np.unique(names[rows], return_inverse=True)
-        edges.append((rows, nodes + codes))
-        nodes += len(unique)
+        edges.append((rows, n_nodes + codes))
+        n_nodes += len(unique)
     if not edges:
-        return "patch", np.arange(n)
+        return Groups("patch", np.arange(n))
     ends = np.concatenate([np.stack(edge) for edge in edges], 1)
-    graph = coo_matrix((np.ones(ends.shape[1], np.int8), ends), (nodes, nodes))
-    components = connected_components(graph, directed=False)[1][:n]
+    graph = coo_matrix((np.ones(ends.shape[1], np.int8), ends), (n_nodes, n_nodes))
+    components = components_of(graph, directed=False)[1][:n]
     by = " or ".join(known)
     if by == "slide" and (known["slide"] == "").any():
         by = "slide or patch"
-    return by, np.unique(components, return_inverse=True)[1]
+    return Groups(by, np.unique(components, return_inverse=True)[1])
 
 
 def plural(by: str) -> str:
-    """What `hanging_together` names, many of it."""
+    """Return the plural of what groups patches: `slides`, `patches`."""
     return by + ("es" if by.endswith("h") else "s")

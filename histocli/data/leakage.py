@@ -1,7 +1,7 @@
 """What a training subset shares with its validation split and with every other packed data set."""
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -9,210 +9,205 @@ from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.overlap_cache import known_overlaps
 from histocli.data.overlaps import PAIR, Array, overlap_groups
 from histocli.data.splits import HELD_OUT
-from histocli.errors import HistoError
+from histocli.reports.audit import AuditReport, Contradictions, Leak, Overlaps
 from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_NAMED = 10  # ids that stand for all patches whose labels contradict each other
+_SHOWN_IDS = 10  # how many patches with contradicting labels are named
 
 
 class _Part(NamedTuple):
-    """Some patches that are used together: rows of the table of all, whether for evaluation alone, and whose."""
+    """Patches that are used together: their rows in the combined table, whether only for evaluation, their data set."""
 
     rows: Array
     held_out: bool
     data: str
 
 
+class _Shared(NamedTuple):
+    """How many patches and slides two parts share; None where slides are not known."""
+
+    duplicates: int
+    slides: int | None
+    patches_of_slides: int | None
+
+
 def audited_sets(workspace: Workspace, data: str) -> list[str]:
-    """The data sets that an audit of `data` compares: itself first, then every other that has a manifest."""
+    """Return the data sets that an audit of `data` compares: itself first, then every other that has a manifest."""
     others = [name for name in workspace.dataset_names() if name != data and workspace.manifest_path(name).is_file()]
     return [data, *others]
 
 
-def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame | None" = None) -> dict[str, Any]:
+def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame | None" = None) -> AuditReport:
     """Count what the splits of a subset share with each other and with every other packed data set.
 
-    Takes the subset's rows (`split`, `data`, `index`) and, where it is at hand, its data set's manifest. Overlaps are
-    counted as far as they have been searched: `overlaps_searched` names the data sets; nothing is searched here. Gives,
-    as JSON holds it: `duplicates` (patches whose pixels stood before) and `overlaps` within the data set;
-    `contradictions`, equal pixels with both labels, in all data sets; and in `leaks`, for every other part into `train`
-    and into `val`: its patches whose pixels are there too, those that overlap one there, the slides that are there too,
-    and its patches of these. None stands for what is not known. A part is `held_out` where its split or its data set is
-    called test or valid.
+    Overlaps are counted as far as they have been searched before; nothing is searched here.
+
+    Args:
+        workspace: where the data sets are.
+        subset: the subset's rows, with the columns `split`, `data` and `index`.
+        manifest: its data set's manifest, if it has been read already.
 
     Raises:
         HistoError: a manifest or the file of overlaps cannot be read.
+
     """
     names = audited_sets(workspace, str(subset["data"].iloc[0]))
     own = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest
-    table, whose = _table(workspace, names, own)
-    searched, pairs = _searched(workspace, names, whose)
-    parts = _parts(table, whose, subset)
+    table, rows_of = _combined_table(workspace, names, own)
+    searched, pairs = _known_pairs(workspace, names, rows_of)
+    parts = _parts(table, rows_of, subset)
     repeated = table["sha1"].duplicated() & (table["sha1"] != "")
-    return {
-        "data": names[0],
-        "compared_with": names[1:],
-        "duplicates": int(repeated[whose[names[0]]].sum()),
-        "contradictions": _contradictions(table, repeated),
-        "overlaps_searched": searched,
-        "overlaps": _overlaps(pairs, len(own)) if names[0] in searched else None,
-        "leaks": [
-            {"from": name, "into": into, "held_out": part.held_out, "patches": len(part.rows)}
-            | _shared(table, part.rows, parts[into].rows)
-            | {"overlaps": _touching(pairs, part.rows, parts[into].rows, len(table)) if part.data in searched else None}
+    return AuditReport(
+        data=names[0],
+        compared_with=names[1:],
+        duplicates=int(repeated[rows_of[names[0]]].sum()),
+        contradictions=_contradictions(table, repeated),
+        overlaps_searched=searched,
+        overlaps=_overlaps(pairs, len(own)) if names[0] in searched else None,
+        leaks=[
+            _leak(table, pairs if part.data in searched else None, name, part, into, parts[into].rows)
             for into in ("train", "val")
             for name, part in parts.items()
             if name not in ("train", into)
         ],
-    }
+    )
 
 
-def seen_already(workspace: Workspace, subset: "pd.DataFrame", data: str, split: str) -> dict[str, int | None]:
-    """What a split of a packed data set (`all`: the whole) shares with a subset, be that train or val.
+def _leak(table: "pd.DataFrame", pairs: Array | None, name: str, part: _Part, into: str, rows_into: Array) -> Leak:
+    """Count what one part shares with train or val; `pairs` are the known overlaps, None where not searched."""
+    shared = _shared(table, part.rows, rows_into)
+    return Leak(
+        source=name,
+        into=into,
+        held_out=part.held_out,
+        patches=len(part.rows),
+        duplicates=shared.duplicates,
+        shared_slides=shared.slides,
+        patches_of_shared_slides=shared.patches_of_slides,
+        overlaps=None if pairs is None else _n_overlapping(pairs, part.rows, rows_into, len(table)),
+    )
 
-    `shared_slides` counts slides, `overlaps` patches that overlap one of the subset; None stands for what is not known.
-    """
+
+class SharedWithSubset(NamedTuple):
+    """How many slides a split shares with a subset, and how many of its patches overlap one; None where not known."""
+
+    slides: int | None
+    overlaps: int | None
+
+
+def shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data: str, split: str) -> SharedWithSubset:
+    """Count what a split of a packed data set (`all`: the whole) shares with a subset, be that train or val."""
     own = str(subset["data"].iloc[0])
     names = list(dict.fromkeys((own, data)))
-    table, whose = _table(workspace, names, read_manifest(workspace.manifest_path(own)))
-    searched, pairs = _searched(workspace, names, whose)
-    splits = table["split"].to_numpy()[whose[data]]
-    rows = whose[data].start + np.flatnonzero((splits == split) | (split == "all"))
+    table, rows_of = _combined_table(workspace, names, read_manifest(workspace.manifest_path(own)))
+    searched, pairs = _known_pairs(workspace, names, rows_of)
+    splits = table["split"].to_numpy()[rows_of[data]]
+    rows = rows_of[data].start + np.flatnonzero((splits == split) | (split == "all"))
     into = subset["index"].to_numpy()
-    return {
-        "shared_slides": _shared(table, rows, into)["shared_slides"],
-        "overlaps": _touching(pairs, rows, into, len(table)) if data in searched else None,
-    }
-
-
-def unsearched(found: dict[str, Any]) -> list[str]:
-    """What is for evaluation alone and may share more with train than `audit` knows, by slide or by overlap."""
-    return [
-        leak["from"]
-        for leak in found["leaks"]
-        if leak["held_out"] and leak["into"] == "train" and leak["overlaps"] is None and leak["shared_slides"] is None
-    ]
-
-
-def held_out_leaks(found: dict[str, Any]) -> list[str]:
-    """Say, for each part for evaluation alone that leaks into train by what `audit` gave, what of it is there."""
-    whats = {"duplicates": "exact duplicates", "overlaps": "overlapping patches", "shared_slides": "shared slides"}
-    leaks = []
-    for leak in found["leaks"]:
-        shared = [f"{what}: {leak[key]:,}" for key, what in whats.items() if leak[key]]
-        if shared and leak["held_out"] and leak["into"] == "train":
-            leaks.append(f"{leak['from']} ({', '.join(shared)})")
-    return leaks
-
-
-def refuse_leaks(found: dict[str, Any]) -> None:
-    """Raise `HistoError` where patches for evaluation alone, by what `audit` gave, leak into train."""
-    if leaks := held_out_leaks(found):
-        raise HistoError(
-            f"patches for evaluation leak into train: {'; '.join(leaks)}",
-            "histo balance --audit shows all that is shared; --allow-leak trains all the same",
-        )
+    overlaps = _n_overlapping(pairs, rows, into, len(table)) if data in searched else None
+    return SharedWithSubset(_shared(table, rows, into).slides, overlaps)
 
 
 def _is_held_out(name: str) -> bool:
-    """Whether a split's or a data set's name says that it is for evaluation alone."""
+    """Whether the name of a split or data set says that it is for evaluation only."""
     return not HELD_OUT.isdisjoint(re.split(r"[^a-z]+", name.lower()))
 
 
-def _table(workspace: Workspace, names: list[str], own: "pd.DataFrame") -> tuple["pd.DataFrame", dict[str, slice]]:
-    """All patches of all data sets, one below the other, and which rows are whose; equal slides have equal names."""
+def _combined_table(
+    workspace: Workspace, names: list[str], own: "pd.DataFrame"
+) -> tuple["pd.DataFrame", dict[str, slice]]:
+    """The patches of all data sets in one table, and the rows of each data set; equal slides have equal names."""
     import pandas as pd
 
-    frames, whose, first = [], {}, 0
+    frames, rows_of, first = [], {}, 0
     for name in names:
         frame = own if name == names[0] else read_manifest(workspace.manifest_path(name))
         texts = {column: frame.get(column, pd.Series("", frame.index)) for column in ("id", "sha1", "slide", "split")}
         texts["slide"] = _slides(workspace, name, texts["slide"])
         frames.append(pd.DataFrame({**texts, "label": frame["label"]}))
-        whose[name] = slice(first, first + len(frame))
+        rows_of[name] = slice(first, first + len(frame))
         first += len(frame)
-    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), whose
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), rows_of
 
 
 def _slides(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Series[str]":
-    """Slides of synthetic data sets are called alike without being the same, unless their seed and size are."""
+    """Rename synthetic slides: those of two data sets have equal names, but are equal only with equal seed and size."""
     dataset = read_json(workspace.dataset_path(name))
     if dataset.get("source") != "synthetic":
         return slides
     return slides.where(slides == "", f"{dataset['patches']} of seed {dataset['request']['seed']}: " + slides)
 
 
-def _parts(table: "pd.DataFrame", whose: dict[str, slice], subset: "pd.DataFrame") -> dict[str, _Part]:
-    """The splits of the subset, what its data set holds out, and the other data sets by split."""
-    data, *others = whose
+def _parts(table: "pd.DataFrame", rows_of: dict[str, slice], subset: "pd.DataFrame") -> dict[str, _Part]:
+    """The splits of the subset, the splits that its data set holds out, and the other data sets by split."""
+    data, *others = rows_of
     index, split_of = subset["index"].to_numpy(), subset["split"].to_numpy()
     parts = {name: _Part(index[split_of == name], False, data) for name in ("train", "val")}
     for name in (data, *others):
-        splits = table["split"].to_numpy()[whose[name]]
+        splits = table["split"].to_numpy()[rows_of[name]]
         for split in sorted(set(splits)):
             held_out = _is_held_out(name) or _is_held_out(split)
             if held_out or name in others:
-                rows = whose[name].start + np.flatnonzero(splits == split)
+                rows = rows_of[name].start + np.flatnonzero(splits == split)
                 parts[f"{name}: {split or 'all'}"] = _Part(rows, held_out, name)
     return parts
 
 
-def _searched(workspace: Workspace, names: list[str], whose: dict[str, slice]) -> tuple[list[str], Array]:
-    """The data sets whose overlaps with the first one are known, and the pairs, by the rows of the table of all."""
+def _known_pairs(workspace: Workspace, names: list[str], rows_of: dict[str, slice]) -> tuple[list[str], Array]:
+    """The data sets whose overlaps with the first one are known, and the pairs, by the rows of the combined table."""
     searched, found = [], [np.empty(0, PAIR)]
     for name in names:
         pairs = known_overlaps(workspace, names[0], None if name == names[0] else name)
         if pairs is None:
             continue
         moved = pairs.copy()
-        moved["b"] += whose[name].start
+        moved["b"] += rows_of[name].start
         searched.append(name)
         found.append(moved)
     return searched, np.concatenate(found)
 
 
-def _contradictions(table: "pd.DataFrame", repeated: "pd.Series[bool]") -> dict[str, Any]:
-    """Patches whose pixels stand elsewhere with the other label; two that overlap without a shift are such a pair."""
-    alike = table[table["sha1"].isin(table["sha1"][repeated])]
-    labelled = alike[alike["label"] != UNLABELLED]
+def _contradictions(table: "pd.DataFrame", repeated: "pd.Series[bool]") -> Contradictions:
+    """Find the patches whose pixels also occur with the other label."""
+    copies = table[table["sha1"].isin(table["sha1"][repeated])]
+    labelled = copies[copies["label"] != UNLABELLED]
     both = labelled[labelled.groupby("sha1")["label"].transform("nunique") > 1]
-    return {"patches": len(both), "ids": both["id"].iloc[:_NAMED].tolist()}
+    return Contradictions(len(both), both["id"].iloc[:_SHOWN_IDS].tolist())
 
 
-def _overlaps(pairs: Array, n: int) -> dict[str, int]:
-    """What the overlaps among the first `n` patches come to; groups are of two or more."""
+def _overlaps(pairs: Array, n: int) -> Overlaps:
+    """Count the overlaps among the first `n` patches; groups have two patches or more."""
     pairs = pairs[pairs["b"] < n]
     sizes = np.bincount(overlap_groups(pairs, n), minlength=1)
-    return {
-        "pairs": len(pairs),
-        "groups": int((sizes > 1).sum()),
-        "patches": int(sizes[sizes > 1].sum()),
-        "largest_group": int(sizes.max()) if len(pairs) else 0,
-    }
+    return Overlaps(
+        pairs=len(pairs),
+        groups=int((sizes > 1).sum()),
+        patches=int(sizes[sizes > 1].sum()),
+        largest_group=int(sizes.max()) if len(pairs) else 0,
+    )
 
 
-def _shared(table: "pd.DataFrame", rows: Array, into: Array) -> dict[str, int | None]:
-    """Patches of `rows` whose pixels are among those `into`, and the slides that both have."""
+def _shared(table: "pd.DataFrame", rows: Array, into: Array) -> _Shared:
+    """Count the patches of `rows` whose pixels are also in `into`, and the slides of both."""
     sha1, slide = table["sha1"].to_numpy(), table["slide"].to_numpy()
-    theirs, ours = set(slide[into]) - {""}, set(slide[rows]) - {""}
-    return {
-        "duplicates": len(_members(sha1[rows], set(sha1[into]) - {""})),
-        "shared_slides": len(theirs & ours) if theirs and ours else None,
-        "patches_of_shared_slides": len(_members(slide[rows], theirs)) if theirs and ours else None,
-    }
+    slides_into, slides = set(slide[into]) - {""}, set(slide[rows]) - {""}
+    duplicates = _n_members(sha1[rows], set(sha1[into]) - {""})
+    if not slides_into or not slides:
+        return _Shared(duplicates, None, None)
+    return _Shared(duplicates, len(slides_into & slides), _n_members(slide[rows], slides_into))
 
 
-def _members(values: Array, wanted: set[str]) -> list[str]:
-    return [value for value in values if value in wanted]
+def _n_members(values: Array, wanted: set[str]) -> int:
+    return sum(value in wanted for value in values)
 
 
-def _touching(pairs: Array, rows: Array, into: Array, n: int) -> int:
-    """How many of the patches `rows` overlap one of those `into`."""
-    there, touched = np.zeros(n, bool), np.zeros(n, bool)
-    there[into] = True
-    touched[pairs["b"][there[pairs["a"]]]] = True
-    touched[pairs["a"][there[pairs["b"]]]] = True
-    return int(touched[rows].sum())
+def _n_overlapping(pairs: Array, rows: Array, into: Array, n: int) -> int:
+    """Count the patches of `rows` that overlap one of `into`; `n` is the number of all patches."""
+    is_into, overlaps = np.zeros(n, bool), np.zeros(n, bool)
+    is_into[into] = True
+    overlaps[pairs["b"][is_into[pairs["a"]]]] = True
+    overlaps[pairs["a"][is_into[pairs["b"]]]] = True
+    return int(overlaps[rows].sum())

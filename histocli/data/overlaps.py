@@ -1,15 +1,15 @@
 """Patches that show the same tissue: pairs whose pixels coincide after a shift.
 
-Patches of one slide are cut at many places, so that two of them often share a part. Such pairs are found by content
-alone. Each block of 8x8 pixels has a hash; in every window of 9x9 blocks the one with the least hash is an anchor. Two
-patches that share 16x16 pixels share such a window and choose the same anchor in it, wherever it lies in either. Equal
-anchors propose a pair and its shift, and every proposal is compared pixel by pixel. The choice of anchors is winnowing
-(Schleimer, Wilkerson and Aiken 2003, doi:10.1145/872757.872770), here in two dimensions.
+Patches of one slide are cut at many places, so two of them often share an area. Such pairs are found only by
+their pixels. Each block of 8x8 pixels has a hash; in every window of 9x9 blocks, the block with the lowest hash is an
+anchor. Two patches that share 16x16 pixels share such a window and therefore have the same anchor in it, wherever it
+is in either. Equal anchors propose a pair and its shift, and every proposal is compared pixel by pixel. This choice of
+anchors is called winnowing (Schleimer, Wilkerson and Aiken 2003, doi:10.1145/872757.872770), here in two dimensions.
 
-A lossy format codes each patch for itself, in blocks: 16x16 pixels of a JPEG of the usual kind. Where the shift is a
-multiple of these, as between PCam's patches, most blocks are coded alike, so that anchors within them are equal and
-propose the pair; and what two patches share then differs at its rim, where colour is smoothed across blocks, and by
-little elsewhere. At any other shift lossy patches cannot be found so. Turned or mirrored patches are not compared.
+A lossy format encodes each patch separately, in blocks: 16x16 pixels in a usual JPEG. Where the shift is a multiple of
+the block size, as between PCam's patches, most blocks are encoded alike, so anchors within them are equal and propose
+the pair. The shared areas then differ at their border, where colour is smoothed across blocks, and by little elsewhere.
+At any other shift, overlaps of lossy patches are not found. Rotated or mirrored patches are not compared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,49 +26,53 @@ from histocli.data.stream import map_ordered, worker_count
 from histocli.errors import HistoError
 from histocli.sources import Pixels
 
-MIN_OVERLAP = 16  # px both ways: PCam's patches lie on a grid of 16 px, so this is the thinnest overlap they have
+MIN_OVERLAP = 16  # px in height and width: PCam's patches are on a grid of 16 px, so this is their smallest overlap
 PAIR = np.dtype([("a", "<u4"), ("b", "<u4"), ("dy", "i1"), ("dx", "i1")])
 
 OnStage = Callable[[str, int, int], None]
 Array = np.ndarray[Any, Any]
 
 _BLOCK = 8
-_BLOCKS = PATCH_SIZE - _BLOCK + 1  # places for a block along a side
+_BLOCKS = PATCH_SIZE - _BLOCK + 1  # positions of a block along a side
 _WINDOW = MIN_OVERLAP - _BLOCK + 1
 _STEP = 8  # grey levels between neighbours, across and down: a block with less is background or a straight edge
 CODING_ERROR = 0.5  # of a cell's variance: in the worst cell, PCam's pairs as JPEG have 0.23 at most, false ones 3.7
-_CELL = (16, 16)  # px: one that differs parts a pair
-_NOISE = 10.0  # grey levels of deviation that every cell is taken to have besides its own
-_LEVELS = 16  # grey levels in an overlap: what holds fewer may coincide by chance
-_JOINED = 256  # how many others an anchor is joined with; on PCam's grid a pixel lies in 36 patches at most
-_PARTS = 64  # in so many parts the anchors are joined, so that few proposals are held at a time
-_TASK, _BATCH = 256, 4  # patches per task of a thread; and at a time within it, so that they stay in the core's cache
+_CELL = (16, 16)  # px: a pair is rejected if one cell differs
+_NOISE = 10.0  # grey levels of deviation that are added to that of every cell
+_LEVELS = 16  # grey levels in an overlap: with fewer, two areas may be equal by chance
+_MAX_PAIRED = 256  # how many others an anchor is paired with; on PCam's grid a pixel is in 36 patches at most
+_PARTS = 64  # anchors are paired in so many parts, so that few proposals are in memory at a time
+_TASK, _BATCH = 256, 4  # patches per task of a thread, and at a time within it, so that they stay in its cache
 _COMPARED = 4096  # proposals between two reports of progress
-_MOST = 1 << 24  # patches that a proposal's bits can number
-_PLACE = 14  # bits of an anchor's place in its patch: 7 down, 7 across
-_ACROSS, _DOWN = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # bases of the blocks' polynomial hash: odd, else arbitrary
-_FAR = np.uint32(2**32 - 1)  # the rank of a block without structure, which is no anchor
+_MAX_PATCHES = 1 << 24  # a proposal has 24 bits for the number of a patch
+_POSITION = 14  # bits of an anchor's position in its patch: 7 down, 7 across
+_ACROSS, _DOWN = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # bases of the blocks' polynomial hash: arbitrary odd numbers
+_NO_ANCHOR = np.uint32(2**32 - 1)  # the rank of a block without structure, which is never an anchor
 
 
 def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, done, total: None) -> Array:
-    """Find every pair of patches whose pixels coincide on 16x16 of them or more, after any shift.
+    """Find every pair of patches that share an area of 16x16 pixels or more, after any shift.
 
-    Takes packed arrays (N,96,96,3) uint8, counted through as one of at most 16 million patches. Gives a sorted array of
-    `PAIR`: pixel (y, x) of patch `b` is pixel (y + dy, x + dx) of patch `a`, and a < b. What a pair shares must have
-    structure: a block of 8x8 in which neighbours differ by 8 levels of green, somewhere across and somewhere down, and
-    16 levels in all. One such block must be equal to the last bit; the rest may differ as far as a lossy format makes
-    it: in each cell of 16x16 by a mean square of `CODING_ERROR` of its variance. Of more than 257 patches that have one
-    block, each is compared with the next 256 alone: copies of one place stay one group, but not all their pairs are
-    listed. `on_stage(what, done, total)` is told of patches read, parts of their anchors joined, and proposed pairs
-    compared.
+    The shared area must have structure: a block of 8x8 pixels in which neighbours differ by 8 levels of green,
+    somewhere across and somewhere down, and 16 levels in all. One such block must be exactly equal; the rest may differ
+    as much as a lossy format makes it differ: in each cell of 16x16 by a mean square of `CODING_ERROR` of its variance.
+    Where more than 257 patches have an equal block, each is compared only with the next 256: copies of one area stay
+    one group, but not all their pairs are listed.
+
+    Args:
+        stores: packed arrays (N,96,96,3) uint8, numbered through as one; at most 16 million patches.
+        on_stage: called as `on_stage(what, done, total)` for patches read, parts of anchors paired, pairs compared.
+
+    Returns:
+        A sorted array of `PAIR`: pixel (y, x) of patch `b` is pixel (y + dy, x + dx) of patch `a`, and a < b.
 
     Raises:
         HistoError: there are more patches.
     """
     total = sum(map(len, stores))
-    if total >= _MOST:
-        raise HistoError(f"overlaps are searched among fewer than {_MOST:,} patches; here are {total:,}")
-    bits = _PLACE + total.bit_length()
+    if total >= _MAX_PATCHES:
+        raise HistoError(f"overlaps are searched among fewer than {_MAX_PATCHES:,} patches; there are {total:,}")
+    bits = _POSITION + total.bit_length()
     parts: list[list[Array]] = [[] for _ in range(_PARTS)]
     with closing(map_ordered(partial(_sorted_into_parts, bits=bits), _tasks(stores), worker_count())) as tasks:
         for done, pieces in enumerate(tasks, 1):
@@ -76,22 +80,22 @@ def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, don
                 part.append(piece)
             on_stage("reading patches", min(done * _TASK, total), total)
     proposals = np.empty(0, np.uint64)
-    with closing(map_ordered(partial(_propose, bits=bits), _emptied(parts), worker_count())) as joined:
-        for done, some in enumerate(joined, 1):
+    with closing(map_ordered(partial(_propose, bits=bits), _emptied(parts), worker_count())) as proposed:
+        for done, some in enumerate(proposed, 1):
             proposals = _distinct(np.concatenate([proposals, some]))
-            on_stage("joining parts", done, _PARTS)
+            on_stage("pairing parts", done, _PARTS)
     patches = list(chain.from_iterable(map(np.asarray, stores)))
     pairs = _decoded(proposals)
     true = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), _COMPARED):
         now = slice(start, start + _COMPARED)
-        true[now] = [_coincide(patches[a], patches[b], dy, dx) for a, b, dy, dx in pairs[now].tolist()]
+        true[now] = [_are_equal(patches[a], patches[b], dy, dx) for a, b, dy, dx in pairs[now].tolist()]
         on_stage("comparing pairs", min(start + _COMPARED, len(pairs)), len(pairs))
     return pairs[true]
 
 
 def overlap_groups(pairs: Array, n: int) -> Array:
-    """Number the groups of `n` patches that `pairs` join, however indirectly: int (n,), equal within a group."""
+    """Return the group of each of `n` patches, int (n,): pairs, and pairs of pairs, are in one group."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -101,7 +105,7 @@ def overlap_groups(pairs: Array, n: int) -> Array:
 
 
 def _tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
-    """Cut the stores into tasks: the number of the first patch, and the patches."""
+    """Divide the stores into tasks: the number of the first patch, and the patches."""
     first = 0
     for store in stores:
         for start in range(0, len(store), _TASK):
@@ -110,15 +114,15 @@ def _tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
 
 
 def _sorted_into_parts(task: tuple[int, Pixels], bits: int) -> list[Array]:
-    """The anchors of some patches, by part: as much of the hash as there is room for, above `bits` of number and place.
+    """The anchors of some patches, by part: 64 bits each, of which the lower `bits` are patch number and position.
 
-    So packed, they are sorted as they are, and half as large.
+    The upper bits are the hash, as far as there is room, so that sorting the numbers sorts by hash.
     """
     first, patches = task
     parts, keys = [], []
     for start in range(0, len(patches), _BATCH):
         hashes, number, y, x = _anchors(np.ascontiguousarray(patches[start : start + _BATCH]))
-        place = (number + (first + start)) << _PLACE | y << 7 | x
+        place = (number + (first + start)) << _POSITION | y << 7 | x
         parts.append((hashes % _PARTS).astype(np.uint8))
         keys.append((hashes >> np.uint64(bits) << np.uint64(bits)) | place.astype(np.uint64))
     part = np.concatenate(parts)
@@ -127,17 +131,17 @@ def _sorted_into_parts(task: tuple[int, Pixels], bits: int) -> list[Array]:
 
 
 def _anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
-    """Choose the anchors of patches (n,96,96,3): their hashes, and which patch, row and column they are at."""
+    """Choose the anchors of patches (n,96,96,3): their hashes, patch numbers, rows and columns."""
     hashes = _block_hashes(patches)
     ranks = (hashes >> np.uint64(32)).astype(np.uint32)
-    ranks[~_structured(patches)] = _FAR
+    ranks[~_structured(patches)] = _NO_ANCHOR
     edge, side = _WINDOW - 1, _BLOCKS + _WINDOW - 1
     least = np.zeros((len(patches), side, side), np.uint32)
     least[:, edge:-edge, edge:-edge] = _over_squares(ranks, np.minimum)
-    chosen = _over_squares(least, np.maximum) == ranks  # the least of at least one of its windows
-    chosen &= ranks != _FAR
+    chosen = _over_squares(least, np.maximum) == ranks  # the lowest of at least one of its windows
+    chosen &= ranks != _NO_ANCHOR
     number, y, x = np.nonzero(chosen)
-    # The least of many hashes is a small number, whose upper bits tell little: the product spreads it over all bits.
+    # The lowest of many hashes is a small number with few upper bits set: the product spreads it over all bits.
     return hashes[number, y, x] * np.uint64(_ACROSS), number, y, x
 
 
@@ -162,10 +166,10 @@ def _power(base: int, exponent: int) -> np.uint64:
 
 
 def _structured(patches: Pixels) -> Array:
-    """Whether each block has green neighbours that differ both across and down: bool (n,89,89)."""
+    """Whether each block has green values that differ from their neighbours, both across and down: bool (n,89,89)."""
     green = cv2.extractChannel(patches.reshape(-1, PATCH_SIZE, 3), 1)  # of all patches, one below the other
     across = cv2.absdiff(green[:, 1:], green[:, :-1])
-    down = cv2.absdiff(green[1:], green[:-1])  # from one patch into the next too, where no block begins
+    down = cv2.absdiff(green[1:], green[:-1])  # also from one patch into the next, where no block begins
     steps = cv2.min(_dilated(across, 8, 7)[:-1, :_BLOCKS], _dilated(down, 7, 8)[:, :_BLOCKS])
     steps = cv2.copyMakeBorder(steps, 0, 1, 0, 0, cv2.BORDER_CONSTANT)
     return steps.reshape(-1, PATCH_SIZE, _BLOCKS)[:, :_BLOCKS] >= _STEP
@@ -188,18 +192,18 @@ def _over_squares(values: Array, choose: "np.ufunc") -> Array:
 
 
 def _emptied(parts: list[list[Array]]) -> Iterator[Array]:
-    """Yield each part whole, and forget it."""
+    """Yield each part as one array, and free it."""
     while parts:
         yield np.concatenate([np.empty(0, np.uint64), *parts.pop()])
 
 
 def _propose(keys: Array, bits: int) -> Array:
-    """Join the anchors of equal hash: each two patches with their shift, once, as `_decoded` reads them."""
+    """Pair the anchors of equal hash: each two patches with their shift, once, in the form that `_decoded` reads."""
     keys.sort()
     hashes, places = keys >> np.uint64(bits), keys & np.uint64((1 << bits) - 1)
     first = np.arange(len(keys))
     found = [np.empty(0, np.uint64)]
-    for distance in range(1, _JOINED + 1):
+    for distance in range(1, _MAX_PAIRED + 1):
         first = first[first < len(keys) - distance]
         first = first[hashes[first] == hashes[first + distance]]
         found.append(_encoded(places[first].astype(np.int64), places[first + distance].astype(np.int64)))
@@ -209,15 +213,15 @@ def _propose(keys: Array, bits: int) -> Array:
 
 
 def _distinct(values: Array) -> Array:
-    """The distinct values, sorted: the array itself is, which takes a fraction of the time of `np.unique`."""
+    """The distinct values; sorting the array in place takes a fraction of the time of `np.unique`."""
     values.sort()
     distinct: Array = values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
     return distinct
 
 
 def _encoded(one: Array, other: Array) -> Array:
-    """Two places as 24 bits for each patch, 8 for the shift down, 8 for that across; too thin overlaps are left out."""
-    a, b = one >> _PLACE, other >> _PLACE
+    """Two positions as 24 bits for each patch, 8 for the shift down, 8 for that across; small overlaps are left out."""
+    a, b = one >> _POSITION, other >> _POSITION
     dy, dx = (one >> 7 & 127) - (other >> 7 & 127), (one & 127) - (other & 127)
     kept = (a != b) & (np.maximum(abs(dy), abs(dx)) <= PATCH_SIZE - MIN_OVERLAP)
     codes: Array = (a << 40 | b << 16 | (dy + 128) << 8 | (dx + 128))[kept].astype(np.uint64)
@@ -232,16 +236,16 @@ def _decoded(codes: Array) -> Array:
     return pairs
 
 
-def _coincide(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
-    """Whether two patches are the same where they overlap, but for how they were coded, and show enough there."""
+def _are_equal(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
+    """Whether two patches are equal where they overlap, except for coding errors, and have enough structure there."""
     shared = one[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
     theirs = other[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
-    same = shared.tobytes() == theirs.tobytes() or _coded_alike(shared, theirs)
+    same = shared.tobytes() == theirs.tobytes() or _differ_by_coding(shared, theirs)
     return same and (_levels(shared[::4, ::4]) >= _LEVELS or _levels(shared) >= _LEVELS)
 
 
-def _coded_alike(one: Pixels, other: Pixels) -> bool:
-    """Whether the mean square of the difference is a small part of the variance, in each cell and over all colours."""
+def _differ_by_coding(one: Pixels, other: Pixels) -> bool:
+    """Whether the mean squared difference is a small part of the variance in each cell, over all colours."""
     values = one.astype(np.float32)
     error = cv2.blur(np.square(values - other), _CELL).sum(2)
     variance = (cv2.blur(np.square(values), _CELL) - np.square(cv2.blur(values, _CELL)) + _NOISE**2).sum(2)
@@ -249,5 +253,5 @@ def _coded_alike(one: Pixels, other: Pixels) -> bool:
 
 
 def _levels(pixels: Pixels) -> int:
-    """How many levels of green there are."""
+    """The number of different green values."""
     return int(np.count_nonzero(np.bincount(pixels[..., 1].ravel())))

@@ -1,4 +1,4 @@
-"""What patches look like, whatever they show: colour, focus, contrast; and how far that is from the training data's."""
+"""The appearance of patches (colour, focus, contrast), and how far it is from that of the training data."""
 
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Self
@@ -9,20 +9,23 @@ import numpy.typing as npt
 
 from histocli.sources import Pixels
 
-SAMPLE = 4096  # patches that stand for a training set
-_RARE = 0.001  # the share of the training patches beyond each limit
-_BLOCK = 64  # patches whose densities are held at once
-_DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # of a value: 0 is white
+SAMPLE = 4096  # patches of a training set that are measured
+_RARE = 0.001  # the share of the training patches that is beyond each limit
+_BLOCK = 64  # patches whose optical densities are in memory at once
+_DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # the optical density of each value; white has 0
 
 Floats = npt.NDArray[np.float64]
 
 
 class Appearance(NamedTuple):
-    """Of N patches: `colour` (N,6), mean and deviation of the optical density of R, G, B; `focus` and `contrast` (N,).
+    """The appearance of N patches.
 
-    Focus is the logarithm of how much of the grey values' variance is in their finest detail (the variance of the
-    Laplacian, after Pech-Pacheco et al. 2000, over that of the values), so that it does not fall with the contrast,
-    which is the deviation of the grey values, 0 to 128.
+    Attributes:
+        colour: (N,6) mean and standard deviation of the optical density of R, G and B.
+        focus: (N,) the logarithm of the variance of the Laplacian (Pech-Pacheco et al. 2000) over the variance of the
+            grey values. Because of this division it does not fall with the contrast.
+        contrast: (N,) the standard deviation of the grey values, 0 to 128.
+
     """
 
     colour: Floats
@@ -42,22 +45,27 @@ def appearance(patches: Pixels) -> Appearance:
 
 
 class Distance(NamedTuple):
-    """How far N patches are from the training data, all (N,).
+    """How far N patches are from the training data; all arrays are (N,).
 
-    `colour` is Mahalanobis' distance, `focus` in standard deviations, negative where a patch is less sharp; and which
-    patches lie beyond what all but a thousandth of the training patches keep to.
+    Attributes:
+        colour: the Mahalanobis distance.
+        focus: in standard deviations, negative where a patch is less sharp.
+        blank: whether a patch has less contrast than all but a thousandth of the training patches.
+        unfocused: whether it has less focus than all but a thousandth of them.
+        unusual_stain: whether its colour is further away than that of all but a thousandth of them.
+
     """
 
     colour: Floats
     focus: Floats
     blank: npt.NDArray[np.bool_]
     unfocused: npt.NDArray[np.bool_]
-    stained_otherwise: npt.NDArray[np.bool_]
+    unusual_stain: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the training patches look like, as plain values that a checkpoint can hold."""
+    """The appearance of the training patches, as plain values that a checkpoint can hold."""
 
     patches: int
     colour_mean: list[float]
@@ -70,7 +78,7 @@ class Reference:
 
     @classmethod
     def is_one(cls, values: dict[str, Any]) -> bool:
-        """Whether these are the fields of a reference, as a file from anywhere may not have them."""
+        """Return whether these values, of a file from anywhere, are the fields of a reference."""
         lists = {"colour_mean": (6,), "colour_precision": (6, 6)}
         if values.keys() != {field.name for field in fields(cls)}:
             return False
@@ -82,14 +90,16 @@ class Reference:
 
     @classmethod
     def of(cls, store: Pixels, rows: "np.ndarray", seed: int = 0) -> Self:
-        """Measure `SAMPLE` of the patches (N,96,96,3) at `rows`, drawn with the seed, or all where there are fewer."""
+        """Measure `SAMPLE` random patches of a store (N,96,96,3), drawn from `rows` with the seed; all if fewer."""
         from sklearn.covariance import LedoitWolf
 
         drawn = np.random.default_rng(seed).permutation(rows)[:SAMPLE]
         drawn.sort()
         parts = [appearance(np.asarray(store[drawn[at : at + _BLOCK]])) for at in range(0, len(drawn), _BLOCK)]
         colour, focus, contrast = (np.concatenate(values) for values in zip(*parts, strict=True))
-        fitted = LedoitWolf().fit(colour)  # shrunken, so that a few patches, or grey ones, have an inverse too
+        fitted = LedoitWolf().fit(
+            colour
+        )  # shrinkage, so that the covariance of few or of grey patches has an inverse too
         distance = np.sqrt(fitted.mahalanobis(colour))
         return cls(
             patches=len(drawn),
@@ -103,7 +113,7 @@ class Reference:
         )
 
     def distance(self, seen: Appearance) -> Distance:
-        """How far patches are from these."""
+        """Return how far patches are from the training patches."""
         away = seen.colour - np.array(self.colour_mean)
         colour = np.sqrt(np.einsum("ni,ij,nj->n", away, np.array(self.colour_precision), away))
         focus = (seen.focus - self.focus_mean) / self.focus_deviation

@@ -1,33 +1,25 @@
 """Cleaning, balancing, and splitting without leaks."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocli.data.manifest import UNLABELLED
 from histocli.errors import HistoError
+from histocli.reports.balance import DroppedPatches
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DARK, BRIGHT = 10, 245  # a patch darker than the first or brighter than the second throughout shows no tissue
-_TRIES = 256  # random orders of the groups from which the split nearest to the wished fraction is taken
-_ORDERED = 2_000_000  # groups in all these orders together: where there are many, a few orders come as near
+DARK, BRIGHT = 10, 245  # a patch shows no tissue if all its values are below the first or above the second
+_TRIES = 256  # random orders of the groups; the one whose split is nearest to the wanted fraction is used
+_MAX_ORDERED = 2_000_000  # groups in all these orders together: with many groups, a few orders come as near
 
-HELD_OUT = frozenset({"test", "valid", "validation"})  # splits of public data sets that are for evaluation alone
-
-
-class Cleaning(NamedTuple):
-    """How many rows were dropped, and why."""
-
-    held_out: int
-    unlabelled: int
-    outliers: int
-    duplicates: int
+HELD_OUT = frozenset({"test", "valid", "validation"})  # splits of public data sets that are for evaluation only
 
 
-def clean(manifest: "pd.DataFrame") -> tuple["pd.DataFrame", Cleaning]:
-    """Drop rows that must not be trained on: held-out splits, no label, no tissue, and exact duplicates but the first.
+def clean(manifest: "pd.DataFrame") -> tuple["pd.DataFrame", DroppedPatches]:
+    """Drop rows that must not be trained on: held-out splits, no label, no tissue, and copies of an earlier row.
 
     No tissue means all values under 10 or all over 245 (`max < 10 or min > 245`), the usual outlier rule for the
     Kaggle set.
@@ -39,22 +31,22 @@ def clean(manifest: "pd.DataFrame") -> tuple["pd.DataFrame", Cleaning]:
     outliers = (kept["max"] < DARK) | (kept["min"] > BRIGHT)
     kept = kept[~outliers]
     duplicates = kept["sha1"].duplicated()
-    counts = Cleaning(*(int(mask.sum()) for mask in (held_out, unlabelled, outliers, duplicates)))
+    counts = DroppedPatches(*(int(mask.sum()) for mask in (held_out, unlabelled, outliers, duplicates)))
     return kept[~duplicates], counts
 
 
 def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame":
-    """Draw n/2 rows of each class without replacement, in the manifest's order.
+    """Draw n/2 rows of each class without replacement; they stay in the manifest's order.
 
     Raises:
-        HistoError: n is odd or under 2, or a class has fewer than n/2 rows; the largest n possible is given.
+        HistoError: n is odd or below 2, or a class has fewer than n/2 rows; the largest possible n is given.
     """
     sizes = [int((manifest["label"] == label).sum()) for label in (0, 1)]
     largest = 2 * min(sizes)
     if largest == 0:
         raise HistoError(f"{sizes[0]:,} negative and {sizes[1]:,} positive patches: both classes are needed")
     if n < 2 or n % 2:
-        raise HistoError(f"--n {n} cannot be halved between two classes", f"give an even number from 2 to {largest}")
+        raise HistoError(f"--n {n} is not an even number of patches", f"give an even number from 2 to {largest}")
     if n > largest:
         raise HistoError(
             f"--n {n} asks for {n // 2:,} of each class; there are {sizes[0]:,} negative and {sizes[1]:,} positive",
@@ -67,51 +59,58 @@ def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame"
 
 
 def split_random(labels: "np.ndarray", val_fraction: float, seed: int) -> "np.ndarray":
-    """Mark `val_fraction` of each class for validation, at random: bool (N,). Patches of one slide may part.
+    """Mark `val_fraction` of each class for validation, at random: bool (N,). A slide may be in both splits.
 
     Raises:
-        HistoError: a class has one patch, which cannot be on both sides.
+        HistoError: a class has one patch, which cannot be in both splits.
     """
     rng = np.random.default_rng(seed)
     val = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) < 2:
-            raise HistoError(f"one patch of class {label} cannot be on both sides of a split", "--n 4 is the least")
-        held = min(len(rows) - 1, max(1, round(len(rows) * val_fraction)))
-        val[rng.permutation(rows)[:held]] = True
+            raise HistoError(f"class {label} has one patch, which cannot be in both splits", "use --n 4 or more")
+        n_val = min(len(rows) - 1, max(1, round(len(rows) * val_fraction)))
+        val[rng.permutation(rows)[:n_val]] = True
     return val
 
 
 def split_by_group(
     groups: "np.ndarray", labels: "np.ndarray", val_fraction: float, seed: int, unit: str = "slide"
 ) -> "np.ndarray":
-    """Mark whole groups for validation, with both classes near `val_fraction` of theirs: bool (N,).
+    """Mark whole groups for validation, with about `val_fraction` of each class: bool (N,).
 
-    Of many random orders of the groups, each cut off where it comes nearest to the wished counts, the best is taken.
-    `unit` is what the error calls a group.
+    Many random orders of the groups are tried. The first groups of an order, up to where their counts are nearest to
+    the wanted ones, form its validation split; the best of these splits is used.
+
+    Args:
+        groups: (N,) the group of each patch.
+        labels: (N,) 0 or 1.
+        val_fraction: the wanted share of validation patches, 0 to 1.
+        seed: of the random orders.
+        unit: what the error calls a group.
 
     Raises:
-        HistoError: there is no way to have both classes on both sides.
+        HistoError: no split has both classes in train and in validation.
     """
     import pandas as pd
 
-    codes, names = pd.factorize(groups, sort=True, use_na_sentinel=False)  # of names, many times as fast as np.unique
+    codes, names = pd.factorize(groups, sort=True, use_na_sentinel=False)  # on text, many times as fast as np.unique
     sizes = np.stack([np.bincount(codes[labels == label], minlength=len(names)) for label in (0, 1)], 1)  # (G,2)
-    wished = sizes.sum(0) * val_fraction
+    wanted = sizes.sum(0) * val_fraction
     rng = np.random.default_rng(seed)
     best, best_error = None, np.inf
-    for _ in range(max(2, min(_TRIES, _ORDERED // len(names)))):
+    for _ in range(max(2, min(_TRIES, _MAX_ORDERED // len(names)))):
         order = rng.permutation(len(names))
-        taken = sizes[order].cumsum(0)  # (G,2) of each class if the first groups of this order validate
-        both_sides = ((taken > 0) & (taken < sizes.sum(0))).all(1)
-        error = np.where(both_sides, (np.abs(taken - wished) / np.maximum(wished, 1e-9)).max(1), np.inf)
+        counts = sizes[order].cumsum(0)  # (G,2) of each class, if validation ends with this group of the order
+        in_both = ((counts > 0) & (counts < sizes.sum(0))).all(1)
+        error = np.where(in_both, (np.abs(counts - wanted) / np.maximum(wanted, 1e-9)).max(1), np.inf)
         cut = int(error.argmin())
         if error[cut] < best_error:
             best, best_error = order[: cut + 1], float(error[cut])
     if best is None:
         raise HistoError(
-            f"{len(names)} {unit}s cannot be split with both classes on both sides",
-            f"bring more {unit}s, or keep less together (--split random parts even patches of one slide, and leaks)",
+            f"{len(names)} {unit}s cannot be split with both classes in train and in validation",
+            f"add {unit}s, or use smaller groups (--split random divides even slides, so it leaks)",
         )
     return np.isin(codes, best)

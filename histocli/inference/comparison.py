@@ -1,7 +1,7 @@
-"""Two evaluations of the same patches against each other: the paired difference of their AUCs."""
+"""Compare two evaluations of the same patches: the paired difference of their AUCs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,6 +9,8 @@ from histocli.compute.device import thread_count
 from histocli.errors import HistoError
 from histocli.inference.score_table import clusters_of, read_scores
 from histocli.metrics import auc, paired_difference
+from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
+from histocli.reports.evaluation import EvaluationReport, is_evaluation
 from histocli.workspace import read_json
 
 if TYPE_CHECKING:
@@ -17,67 +19,69 @@ if TYPE_CHECKING:
 _KEY = ["data", "id"]
 
 
-def compare(one: Path, other: Path) -> dict[str, Any]:
-    """Compare two metric files of `histo eval` whose scores lie beside them, patch by patch.
+def compare(one: Path, other: Path) -> ComparisonReport:
+    """Compare two metrics files of `histo eval` patch by patch; the files of their scores are beside them.
 
-    Patches are paired by id, and must be the same in their pixels.
-
-    The result holds `a` and `b` with the AUC of each on the patches that both scored, their `difference` a - b, and its
-    interval and p-value by bootstrap and by DeLong, over slides or overlap groups where known.
+    Patches are paired by id and must have the same pixels. The intervals are over slides or overlap groups where these
+    are known.
 
     Raises:
-        HistoError: a file is missing or no evaluation, no patch is in both, or they disagree on pixels or a label.
+        HistoError: a file is missing or no evaluation, the two have no patch in common, or they disagree on the pixels
+            or the label of a patch.
     """
-    reports = [_read(path) for path in (one, other)]
-    tables = [read_scores(path.with_name(made["scores"])) for path, made in zip((one, other), reports, strict=True)]
-    paired = _pair(tables[0], tables[1], [made["run"] for made in reports])
+    paths = (one, other)
+    reports = [_read(path) for path in paths]
+    tables = [read_scores(path.with_name(report.scores)) for path, report in zip(paths, reports, strict=True)]
+    paired = _pair(tables[0], tables[1], [report.run for report in reports])
     labels = paired["label"].to_numpy(np.int64)
     probs = [paired[name].to_numpy(np.float64) for name in ("prob", "prob_other")]
-    sides = [
-        {
-            "file": path.name,
-            "run": made["run"],
-            "data": made["data"],
-            "split": made["split"],
-            "tta": made["tta"],
-            "trained_on": made["trained_on"],
-            "chosen_on": made["chosen_on"],
-            "auc": auc(labels, scores),
-        }
-        for path, made, scores in zip((one, other), reports, probs, strict=True)
-    ]
-    if sides[0]["auc"] is None:
+    a, b = (
+        ComparedEvaluation(
+            file=path.name,
+            run=report.run,
+            data=report.data,
+            split=report.split,
+            tta=report.tta,
+            n_in_training=report.n_in_training,
+            n_in_validation=report.n_in_validation,
+            auc=auc(labels, scores),
+        )
+        for path, report, scores in zip(paths, reports, probs, strict=True)
+    )
+    if a.auc is None:
         raise HistoError("the patches that both scored are of one class", "an AUC needs both classes")
-    left_out = [len(table) - len(paired) for table in tables]
-    found = paired_difference(labels, probs[0], probs[1], clusters_of(paired), threads=thread_count())
-    return {"a": sides[0], "b": sides[1], "n": len(paired), "left_out": left_out, **found}
+    return ComparisonReport(
+        a=a,
+        b=b,
+        n=len(paired),
+        left_out=(len(tables[0]) - len(paired), len(tables[1]) - len(paired)),
+        paired=paired_difference(labels, probs[0], probs[1], clusters_of(paired), threads=thread_count()),
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    made = read_json(path)
-    if (
-        not isinstance(made, dict)
-        or not {"run", "data", "split", "tta", "trained_on", "chosen_on", "scores"} <= made.keys()
-    ):
-        raise HistoError(f"{path} is not what histo eval writes", "give two of the metrics/*.json files")
-    return made
+def _read(path: Path) -> EvaluationReport:
+    value = read_json(path)
+    if not is_evaluation(value):
+        raise HistoError(f"{path} is not an evaluation of histo eval", "give two of the metrics/*.json files")
+    return EvaluationReport.from_json(value, str(path))
 
 
-def _pair(one: "pd.DataFrame", other: "pd.DataFrame", names: list[str]) -> "pd.DataFrame":
-    """The rows of `one` that `other` has too, with its scores as `prob_other`."""
-    for table, name in zip((one, other), names, strict=True):
+def _pair(one: "pd.DataFrame", other: "pd.DataFrame", runs: list[str]) -> "pd.DataFrame":
+    """The rows of `one` that are also in `other`, whose scores are added as `prob_other`."""
+    for table, run in zip((one, other), runs, strict=True):
         if table.duplicated(_KEY).any():
-            raise HistoError(f"an id stands twice among the scores of {name}", "evaluate one split of the data set")
+            raise HistoError(f"an id occurs twice among the scores of {run}", "evaluate one split of the data set")
     right = other[[*_KEY, "label", "prob", "sha1"]]
     paired = one.merge(right, on=_KEY, suffixes=("", "_other"), validate="one_to_one")
     if paired.empty:
         raise HistoError(
-            f"{' and '.join(names)} have no scored patch in common", "evaluate both on the same --data first"
+            f"{' and '.join(runs)} have no scored patch in common", "evaluate both on the same --data first"
         )
-    pixels = paired["sha1"], paired["sha1_other"]
-    if count := int(((pixels[0] != pixels[1]) & (pixels[0] != "") & (pixels[1] != "")).sum()):
-        raise HistoError(f"{count:,} ids name other pixels in the other evaluation", "evaluate both on the same --data")
-    if (paired["label"] != paired["label_other"]).any():
-        count = int((paired["label"] != paired["label_other"]).sum())
+    pixels, others = paired["sha1"], paired["sha1_other"]
+    if count := int(((pixels != others) & (pixels != "") & (others != "")).sum()):
+        raise HistoError(
+            f"{count:,} ids belong to other pixels in the other evaluation", "evaluate both on the same --data"
+        )
+    if count := int((paired["label"] != paired["label_other"]).sum()):
         raise HistoError(f"the two evaluations disagree on the label of {count:,} patches", "evaluate both again")
     return paired

@@ -1,4 +1,4 @@
-"""Labelled patches, packed or in a folder, scored: what `histo eval` measures."""
+"""Score labelled patches, packed or in a folder: what `histo eval` measures."""
 
 import re
 from collections import Counter
@@ -18,12 +18,11 @@ from histocli.config import Device, Part, Precision, Resize
 from histocli.data.dataset import Subset, labelled_part, open_subset
 from histocli.data.groups import OVERLAP
 from histocli.data.loaders import Batches
-from histocli.data.manifest import file_sha256
 from histocli.data.overlap_cache import known_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.errors import HistoError
-from histocli.inference.leakage import count_known, pixel_digests
-from histocli.inference.predictor import STORED, Scorer
+from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
+from histocli.inference.predictor import STORED, ScoredChunk, Scorer
 from histocli.models.checkpoint import Checkpoint
 from histocli.sources.folder import RESIZED, FolderSource
 from histocli.workspace import Workspace
@@ -36,33 +35,44 @@ _COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """The options of `histo eval`; `data` None is the validation split the checkpoints were trained with."""
+    """The options of `histo eval`; `data` None is the validation split that the checkpoints were trained with."""
 
     ckpt: Sequence[str] = ("best.pt",)
     data: str | None = None
     labels: Path | None = None
     split: Part | None = None
     tta: bool = False
-    raw: bool = False
+    uncalibrated: bool = False
     threshold: str = STORED
     resize: Resize = Resize.CROP
     batch_size: int = 256
-    halve: bool = False  # the batches that do not fit the memory
+    halve: bool = False  # batches that do not fit the memory
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
 
 
 class Scored(NamedTuple):
-    """Scored patches: a table `id,label,prob,raw,slide,data,index`, and what it came from."""
+    """Scored patches, and where they are from.
+
+    Attributes:
+        data: the name of the data set or folder.
+        split: which of its patches.
+        table: the columns id, label, prob, raw (the uncalibrated probability), slide, data, index, sha1, and hospital
+            and overlap_group where known.
+        manifest_sha256: the SHA-256 of the manifest; None for a folder.
+        skipped: how many patches were not scored, by reason.
+        packed: the packed data set that holds the pixels; None for a folder.
+        known: how many of the patches the checkpoints were trained and validated on.
+
+    """
 
     data: str
     split: str
     table: "pd.DataFrame"
     manifest_sha256: str | None
     skipped: dict[str, int]
-    packed: str | None  # the data set that holds them
-    trained_on: int | None  # how many of them a checkpoint was trained on, None where that is not known
-    chosen_on: int | None  # how many of them chose a checkpoint's epoch, temperature and threshold
+    packed: str | None
+    known: KnownCounts
 
 
 def score_packed(
@@ -73,45 +83,64 @@ def score_packed(
     world: World,
 ) -> Scored:
     """Score a packed data set by name, or the validation split of the checkpoints' own runs."""
+    manifests = ManifestCache()
     checkpoints = [member.checkpoint for member in scorer.members]
-    manifest = workspace.manifest_path(config.data) if config.data else _own_manifest(workspace, checkpoints)
-    world.agree(world.each(lambda: file_sha256(manifest)), "manifests")
+    path = workspace.manifest_path(config.data) if config.data else _own_manifest(workspace, checkpoints, manifests)
+    world.agree(world.each(lambda: manifests.sha256(path)), "manifests")
     part = config.split or (Part.ALL if config.data else Part.VAL)
-    chosen = labelled_part(open_subset(workspace, manifest), part)
+    subset = labelled_part(open_subset(workspace, path, manifests.read), part)
+    probs, raw = _score_subset(scorer, subset, config.batch_size, on_progress, world)
+    table = subset.frame[[name for name in _COLUMNS if name in subset.frame.columns]].copy()
+    table.insert(2, "prob", probs)
+    table.insert(3, "raw", raw)
+    _add_overlap_groups(workspace, subset, table)
+    digests = pixel_digests(workspace, subset.data, subset.frame, manifests)
+    table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
+    return Scored(
+        data=config.data or subset.data,
+        split=part.value,
+        table=table,
+        manifest_sha256=manifests.sha256(path),
+        skipped={},
+        packed=subset.data,
+        known=count_known(workspace, checkpoints, digests, manifests),
+    )
+
+
+def _score_subset(
+    scorer: Scorer,
+    subset: Subset,
+    batch_size: int,
+    on_progress: Callable[[int, int | None], None],
+    world: World,
+) -> np.ndarray:
+    """The probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
     device = scorer.compute.device
-    batches = Batches(chosen.store, chosen.rows, chosen.labels, config.batch_size, device, resident=False, world=world)
-    own: list[np.ndarray] = [np.empty((0, 2))]
+    batches = Batches(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, world=world)
+    share: list[np.ndarray] = [np.empty((0, 2))]
     done = 0
     for batch in batches.in_order():
         scores = scorer.score(batch.images)
-        own.append(np.stack([scores.probs, scores.raw], 1))
+        share.append(np.stack([scores.probs, scores.raw], 1))
         done += world.size * len(scores.probs)
         on_progress(min(done, len(batches)), len(batches))
-    probs, raw = batches.joined(torch.from_numpy(np.concatenate(own))).numpy().T
-    table = chosen.frame[[name for name in _COLUMNS if name in chosen.frame.columns]].copy()
-    table.insert(2, "prob", probs)
-    table.insert(3, "raw", raw)
-    _note_overlaps(workspace, chosen, table)
-    digests = pixel_digests(workspace, chosen.data, chosen.frame)
-    table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
-    counts = count_known(workspace, checkpoints, digests)
-    return Scored(config.data or chosen.data, part.value, table, file_sha256(manifest), {}, chosen.data, *counts)
+    return batches.joined(torch.from_numpy(np.concatenate(share))).numpy().T
 
 
-def _note_overlaps(workspace: Workspace, chosen: Subset, table: "pd.DataFrame") -> None:
-    """Name each patch's group of those that show the same tissue, where slides are unknown and they were searched."""
+def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFrame") -> None:
+    """Add the overlap group of each patch, where slides are not known and overlaps have been searched."""
     unknown = "slide" not in table.columns or (table["slide"] == "").any()
-    if not unknown or OVERLAP in table.columns or not workspace.dataset_path(chosen.data).is_file():
+    if not unknown or OVERLAP in table.columns or not workspace.dataset_path(subset.data).is_file():
         return
-    pairs = known_overlaps(workspace, chosen.data)
+    pairs = known_overlaps(workspace, subset.data)
     if pairs is not None:
-        ours = overlap_groups(pairs, int(chosen.store.shape[0]))[chosen.rows]
-        alone = np.bincount(ours)[ours] == 1
-        table[OVERLAP] = np.where(alone, "", ours.astype(str))
+        groups = overlap_groups(pairs, int(subset.store.shape[0]))[subset.rows]
+        is_single = np.bincount(groups)[groups] == 1
+        table[OVERLAP] = np.where(is_single, "", groups.astype(str))
 
 
-def _own_manifest(workspace: Workspace, checkpoints: list[Checkpoint]) -> Path:
-    """The manifest that the checkpoints were trained with, known by its hash."""
+def _own_manifest(workspace: Workspace, checkpoints: list[Checkpoint], manifests: ManifestCache) -> Path:
+    """The manifest that the checkpoints were trained with; it is recognised by its hash."""
     if len({checkpoint.manifest_sha256 for checkpoint in checkpoints}) > 1:
         raise HistoError(
             "these checkpoints were validated on different patches",
@@ -120,12 +149,20 @@ def _own_manifest(workspace: Workspace, checkpoints: list[Checkpoint]) -> Path:
     first = checkpoints[0]
     candidates = [workspace.run_dir(checkpoint.run) / "manifest.csv" for checkpoint in checkpoints]
     for path in [*candidates, workspace.manifest_path("balanced")]:
-        if path.is_file() and file_sha256(path) == first.manifest_sha256:
+        if path.is_file() and manifests.sha256(path) == first.manifest_sha256:
             return path
     raise HistoError(
         f"the manifest that run {first.run} was trained with is not in this workspace",
         "name what to evaluate on: histo eval --data NAME or --data FOLDER",
     )
+
+
+class _FolderChunk(NamedTuple):
+    """Scored patches of a folder: their table, the SHA-1 of their pixels, and how many files could not be read."""
+
+    table: "pd.DataFrame"
+    digests: list[bytes]
+    unreadable: int
 
 
 def score_folder(
@@ -146,43 +183,52 @@ def score_folder(
     share = (patch for i, patch in enumerate(labelled) if i // size % world.size == world.rank)
     progress = lambda done: on_progress(done * world.size, source.total)  # noqa: E731
     with closing(scorer.chunks(share, size, on_unreadable, progress)) as chunks:
-        own = [
-            (
-                len(chunk.failures),
-                pd.DataFrame(
-                    {
-                        "id": [patch.id for patch in chunk.patches],
-                        "label": [patch.label for patch in chunk.patches],
-                        "prob": chunk.scores.probs,
-                        "raw": chunk.scores.raw,
-                    }
-                ),
-                [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels],
-            )
-            for chunk in chunks
-        ]
-    scored = [chunk for turn in zip_longest(*world.gather(own)) for chunk in turn if chunk]  # each had one in turn
-    decoded: Counter[str] = Counter()
-    for its in world.gather({what: source.report.counts.get(what, 0) for what in RESIZED.values()}):
-        decoded.update(its)
-    unreadable = sum(failures for failures, _, _ in scored)
-    parts = [part for _, part, _ in scored if len(part)]
-    if not parts and unreadable:
+        own = [_folder_chunk(chunk) for chunk in chunks]
+    gathered = [chunk for turn in zip_longest(*world.gather(own)) for chunk in turn if chunk]  # in the files' order
+    resized: Counter[str] = Counter()
+    for counts in world.gather({reason: source.report.counts.get(reason, 0) for reason in RESIZED.values()}):
+        resized.update(counts)
+    unreadable = sum(chunk.unreadable for chunk in gathered)
+    tables = [chunk.table for chunk in gathered if len(chunk.table)]
+    if not tables and unreadable:
         raise HistoError(f"none of the {unreadable:,} labelled images in {location} can be read")
-    if not parts:
+    if not tables:
         raise HistoError(
             f"no patch in {location} has a label",
             "--labels CSV (id,label), a *labels*.csv beside them, or folders named 0 and 1",
         )
-    digests = [digest for _, _, some in scored for digest in some]
-    table = pd.concat(parts, ignore_index=True).assign(slide="", data="", index="")
+    digests = [digest for chunk in gathered for digest in chunk.digests]
+    table = pd.concat(tables, ignore_index=True).assign(slide="", data="", index="")
     table["sha1"] = [digest.hex() for digest in digests]
-    skipped = {name: n for name, n in {**source.report.counts, **decoded, "unreadable": unreadable}.items() if n}
-    counts = count_known(workspace, [member.checkpoint for member in scorer.members], digests)
-    return Scored(name_of(location), "all", table, None, skipped, None, *counts)
+    counts = {**source.report.counts, **resized, "unreadable": unreadable}
+    checkpoints = [member.checkpoint for member in scorer.members]
+    return Scored(
+        data=folder_name(location),
+        split="all",
+        table=table,
+        manifest_sha256=None,
+        skipped={reason: count for reason, count in counts.items() if count},
+        packed=None,
+        known=count_known(workspace, checkpoints, digests, ManifestCache()),
+    )
 
 
-def name_of(location: Path) -> str:
-    """What an evaluation of a folder or zip is called: by its name, without what a file's name may not hold."""
+def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {
+            "id": [patch.id for patch in chunk.patches],
+            "label": [patch.label for patch in chunk.patches],
+            "prob": chunk.scores.probs,
+            "raw": chunk.scores.raw,
+        }
+    )
+    digests = [sha1(pixels.data, usedforsecurity=False).digest() for pixels in chunk.pixels]
+    return _FolderChunk(table, digests, len(chunk.failures))
+
+
+def folder_name(location: Path) -> str:
+    """Return the name of a folder or zip, without the characters that a file's name may not have."""
     location = location.resolve()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", location.name if location.is_dir() else location.stem)

@@ -1,6 +1,7 @@
-"""Which patches a checkpoint was trained on, and which chose its epoch, temperature and threshold: by their pixels."""
+"""Find which patches a checkpoint was trained on, and which it was validated on, by their pixels."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,55 +15,98 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Known(NamedTuple):
-    """The SHA-1 of the pixels of a run's patches, with their ids: of those it trained on, and those it validated on."""
+class ManifestCache:
+    """Reads and hashes each manifest once, however many parts of an evaluation need it."""
 
-    trained: dict[bytes, str]
-    validated: dict[bytes, str]
+    def __init__(self) -> None:
+        self._frames: dict[Path, pd.DataFrame] = {}
+        self._digests: dict[Path, str] = {}
+
+    def read(self, path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
+        """Return `read_manifest` of the file; the table is shared, so do not change its rows.
+
+        Raises:
+            HistoError: as `read_manifest`.
+        """
+        frame = self._frames.get(path)
+        if frame is None or not set(required) <= set(frame.columns):
+            self._frames[path] = frame = read_manifest(path, required)
+        return frame
+
+    def sha256(self, path: Path) -> str:
+        """Return `file_sha256` of the file."""
+        if path not in self._digests:
+            self._digests[path] = file_sha256(path)
+        return self._digests[path]
 
 
-def known_patches(workspace: Workspace, checkpoint: Checkpoint) -> Known | None:
-    """The patches of a checkpoint's run; None where they are not to be had.
+class KnownPatches(NamedTuple):
+    """The patches that a run trained on and validated on: SHA-1 of the pixels -> id."""
 
-    They are had where the very manifest it was trained with is in the workspace, and the data set still is as it was.
+    train: dict[bytes, str]
+    val: dict[bytes, str]
+
+
+class KnownCounts(NamedTuple):
+    """How many of some patches were trained on, and how many validated on; None where this is not known."""
+
+    n_in_training: int | None
+    n_in_validation: int | None
+
+
+def known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> KnownPatches | None:
+    """Return the patches that a checkpoint's run trained and validated on.
+
+    None where the manifest that it was trained with is not in the workspace, or its data set has changed since.
     """
-    path = workspace.run_dir(checkpoint.run) / "manifest.csv"
-    if not path.is_file() or file_sha256(path) != checkpoint.manifest_sha256:
+    path = _run_manifest(workspace, checkpoint, manifests)
+    if path is None:
         return None
-    own = read_manifest(path, ("id", "label", "split"))
-    if "data" not in own.columns or own["data"].nunique() != 1:
+    frame = manifests.read(path, ("id", "label", "split"))
+    if "data" not in frame.columns or frame["data"].nunique() != 1:
         return None
-    digests = pixel_digests(workspace, str(own["data"].iloc[0]), own)
+    digests = pixel_digests(workspace, str(frame["data"].iloc[0]), frame, manifests)
     if digests is None:
         return None
-    parts = own["split"].to_numpy(), own["id"].to_numpy()
-    of: dict[str, dict[bytes, str]] = {"train": {}, "val": {}}
-    for digest, split, key in zip(digests, *parts, strict=True):
-        if split in of:
-            of[split][digest] = key
-    return Known(of["train"], of["val"])
+    known: dict[str, dict[bytes, str]] = {"train": {}, "val": {}}
+    for digest, split, key in zip(digests, frame["split"].to_numpy(), frame["id"].to_numpy(), strict=True):
+        if split in known:
+            known[split][digest] = key
+    return KnownPatches(known["train"], known["val"])
 
 
-def pixel_digests(workspace: Workspace, data: str, drawn: "pd.DataFrame") -> list[bytes] | None:
-    """The SHA-1 of the pixels of a subset's rows; None where its data set was packed anew since, or is not there."""
-    packed = workspace.manifest_path(data)
-    table = read_manifest(packed) if packed.is_file() else None
-    rows = drawn["index"].to_numpy(np.int64)
-    if table is None or "sha1" not in table.columns or rows.max(initial=-1) >= len(table):
+def _run_manifest(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> Path | None:
+    """The copy of the manifest in the run's folder, if it is what the checkpoint was trained with."""
+    path = workspace.run_dir(checkpoint.run) / "manifest.csv"
+    return path if path.is_file() and manifests.sha256(path) == checkpoint.manifest_sha256 else None
+
+
+def pixel_digests(
+    workspace: Workspace, data: str, subset: "pd.DataFrame", manifests: ManifestCache
+) -> list[bytes] | None:
+    """Return the SHA-1 of the pixels of a subset's rows; None where its data set has changed or is missing."""
+    path = workspace.manifest_path(data)
+    packed = manifests.read(path) if path.is_file() else None
+    rows = subset["index"].to_numpy(np.int64)
+    if packed is None or "sha1" not in packed.columns or rows.max(initial=-1) >= len(packed):
         return None
-    patches = table.iloc[rows]
-    if not same_patches(drawn, patches):
+    patches = packed.iloc[rows]
+    if not same_patches(subset, patches):
         return None
     return [bytes.fromhex(digest) for digest in patches["sha1"]]
 
 
 def count_known(
-    workspace: Workspace, checkpoints: list[Checkpoint], digests: Iterable[bytes] | None
-) -> tuple[int | None, int | None]:
-    """How many patches any of the checkpoints was trained on, and how many it validated on; None where unknown."""
-    known = [known_patches(workspace, checkpoint) for checkpoint in checkpoints]
+    workspace: Workspace,
+    checkpoints: list[Checkpoint],
+    digests: Iterable[bytes] | None,
+    manifests: ManifestCache,
+) -> KnownCounts:
+    """Count the patches, by the SHA-1 of their pixels, that any of the checkpoints was trained or validated on."""
+    known = [known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
     if digests is None or None in known:
-        return None, None
-    of = list(digests)
-    trained, validated = ({digest for one in known if one for digest in one[part]} for part in (0, 1))
-    return sum(digest in trained for digest in of), sum(digest in validated for digest in of)
+        return KnownCounts(None, None)
+    scored = list(digests)
+    train = {digest for patches in known if patches for digest in patches.train}
+    val = {digest for patches in known if patches for digest in patches.val}
+    return KnownCounts(sum(digest in train for digest in scored), sum(digest in val for digest in scored))

@@ -1,4 +1,4 @@
-"""Marks on predictions that should not be believed: unlike the training data, part of it, or unstable when turned."""
+"""Quality control of predictions: patches unlike the training data, copies of it, or with unstable scores."""
 
 from collections.abc import Sequence
 from hashlib import sha1
@@ -9,12 +9,12 @@ import numpy.typing as npt
 
 from histocli.data.quality import Distance, Reference, appearance
 from histocli.errors import HistoError
-from histocli.inference.leakage import known_patches
+from histocli.inference.leakage import ManifestCache, known_patches
 from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
 
-UNSTABLE = 0.5  # a spread over the eight orientations from which a patch is flagged
+UNSTABLE = 0.5  # a patch is flagged when its probabilities in the eight orientations spread over this or more
 COLUMNS: dict[str, type] = {
     "spread": float,
     "colour": float,
@@ -26,10 +26,12 @@ COLUMNS: dict[str, type] = {
 
 
 class Flagger:
-    """Knows what checkpoints were trained on; gives the `COLUMNS` of any scored patches.
+    """Computes the quality control `COLUMNS` of scored patches.
 
-    `duplicates` is whether the training patches' pixels are known. Of several checkpoints, the one that a patch is
-    furthest from counts.
+    Of several checkpoints, the one counts whose training data a patch is furthest from.
+
+    Attributes:
+        duplicates: whether the pixels of the training patches are known.
 
     Raises:
         HistoError: a checkpoint does not hold what its training data look like.
@@ -39,30 +41,31 @@ class Flagger:
         for checkpoint in checkpoints:
             if not checkpoint.appearance:
                 raise HistoError(
-                    f"the checkpoint of run {checkpoint.run} does not say what its training data look like",
-                    "leave --flags out, or train again with this version",
+                    f"the checkpoint of run {checkpoint.run} does not describe the appearance of its training data",
+                    "leave out --qc, or train again with this version",
                 )
         self.references = [Reference(**checkpoint.appearance) for checkpoint in checkpoints]
-        known = [known_patches(workspace, checkpoint) for checkpoint in checkpoints]
-        self.trained_on = {digest: key for one in known if one for digest, key in one.trained.items()}
+        manifests = ManifestCache()
+        known = [known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
+        self.train_ids = {digest: key for patches in known if patches for digest, key in patches.train.items()}
         self.duplicates = None not in known
 
     def columns(self, chunk: ScoredChunk) -> dict[str, list[Any]]:
-        """The values of `COLUMNS` for each patch of a chunk that was scored with its spread."""
+        """Return the values of `COLUMNS` for each patch of a chunk that was scored with its spread."""
         seen = appearance(chunk.pixels)
-        found = [reference.distance(seen) for reference in self.references]
+        distances = [reference.distance(seen) for reference in self.references]
         digests = [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels]
-        duplicates = [self.trained_on.get(digest, "") for digest in digests]
+        duplicates = [self.train_ids.get(digest, "") for digest in digests]
         furthest = Distance(
-            np.max([one.colour for one in found], 0),
-            np.min([one.focus for one in found], 0),
-            *(np.any(masks, 0) for masks in zip(*(one[2:] for one in found), strict=True)),
+            np.max([distance.colour for distance in distances], 0),
+            np.min([distance.focus for distance in distances], 0),
+            *(np.any(masks, 0) for masks in zip(*(distance[2:] for distance in distances), strict=True)),
         )
         spread = chunk.scores.spread
         marks: dict[str, Sequence[bool] | npt.NDArray[np.bool_]] = {
             "blank": furthest.blank,
             "unfocused": furthest.unfocused,
-            "stain": furthest.stained_otherwise,
+            "stain": furthest.unusual_stain,
             "unstable": spread >= UNSTABLE,
             "duplicate": [bool(key) for key in duplicates],
         }

@@ -1,14 +1,14 @@
-"""Scored patches as a table: written beside each evaluation, read by whatever looks at single patches."""
+"""Scored patches as a table: the CSV file that `histo eval` writes beside each report."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.data.groups import hanging_together
+from histocli.data.groups import connected_components
 from histocli.errors import HistoError
 from histocli.metrics import Clusters, by_patch
-from histocli.metrics.groups import per_group
+from histocli.metrics.groups import GroupMetrics, metrics_per_group
 from histocli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -18,27 +18,27 @@ _NEEDED = ("id", "label", "prob", "data", "index")
 
 
 def write_scores(path: Path, table: "pd.DataFrame") -> None:
-    """Write the columns id, label, prob, slide, data, index, sha1, and hospital and overlap group where known.
+    """Write the columns id, label, prob, slide, data, index, sha1, and hospital and overlap_group where known.
 
-    Probabilities are written in full: what is close to 1 stays apart.
+    Probabilities are written with all their digits, so that those near 1 stay different.
     """
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_scores(path: Path) -> "pd.DataFrame":
-    """Read an evaluation's scores: `label`, `prob` and `index` as numbers, all else as text.
+    """Read an evaluation's scores: `label`, `prob` and `index` as numbers, other columns as text.
 
     Raises:
-        HistoError: the file is not there, or not such a table.
+        HistoError: the file is missing, or is not such a table.
     """
     import pandas as pd
 
     again = "histo eval writes it again"
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if absent := set(_NEEDED) - set(table.columns):
-            raise HistoError(f"{path} has no column {', '.join(sorted(absent))}", again)
+        if missing := set(_NEEDED) - set(table.columns):
+            raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", again)
         table = table.astype({"label": "int64", "prob": "float64"})
         if "sha1" not in table.columns:  # written by an earlier version
             table["sha1"] = ""
@@ -51,16 +51,14 @@ def read_scores(path: Path) -> "pd.DataFrame":
 
 
 def clusters_of(table: "pd.DataFrame") -> Clusters:
-    """What to draw again as a whole: slides, else what shows the same tissue, else patches."""
-    by, codes = hanging_together(table)
+    """Return what to resample as a whole: slides, else patches that show the same tissue, else single patches."""
+    by, codes = connected_components(table)
     return by_patch(len(table)) if by == "patch" else Clusters(by, codes, int(codes.max()) + 1)
 
 
-def strata(table: "pd.DataFrame", threshold: float) -> dict[str, list[dict[str, Any]]]:
-    """The keys `slides` and `hospitals` of an evaluation: each one's figures; empty where none is known."""
+def metrics_by(column: str, table: "pd.DataFrame", threshold: float) -> list[GroupMetrics]:
+    """Return the metrics of each slide or hospital (`column`) of scored patches; none where it is not known."""
+    if column not in table.columns:
+        return []
     labels, probs = table["label"].to_numpy(np.int64), table["prob"].to_numpy(np.float64)
-    found = {}
-    for name in ("slide", "hospital"):
-        groups = table[name].to_numpy(str) if name in table.columns else np.full(len(table), "")
-        found[f"{name}s"] = per_group(groups, labels, probs, threshold, name)
-    return found
+    return metrics_per_group(table[column].to_numpy(str), labels, probs, threshold)

@@ -3,7 +3,7 @@
 Class 1 is tumour, and a patch is called tumour when its probability is at or above the threshold.
 """
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,11 @@ import numpy.typing as npt
 from histocli.errors import HistoError
 from histocli.metrics.curves import (
     CURVE_POINTS,
+    CalibrationBin,
+    Confusion,
+    Curves,
     Floats,
+    Histogram,
     Ints,
     area,
     confusion,
@@ -21,23 +25,82 @@ from histocli.metrics.curves import (
     reliability,
     roc,
 )
-from histocli.metrics.delong import compare, delong
-from histocli.metrics.intervals import REPLICATES, Clusters, by_patch, intervals, resampled
-from histocli.metrics.weighted import NAMES, Weighted
+from histocli.metrics.delong import AucDifferenceError, AucError, delong, delong_difference
+from histocli.metrics.intervals import (
+    REPLICATES,
+    ClassCounts,
+    Clusters,
+    Interval,
+    Resampling,
+    by_patch,
+    intervals,
+    resample,
+)
+from histocli.metrics.registry import BY_NAME, NAMES, metric_values
+from histocli.metrics.weighted import SortedScores
+from histocli.schema import Count, Fraction
 
-__all__ = ["CURVE_POINTS", "Clusters", "auc", "by_patch", "evaluate", "paired_difference", "uncertainty"]
+__all__ = [
+    "CURVE_POINTS",
+    "Clusters",
+    "Interval",
+    "Measurement",
+    "PairedDifference",
+    "Resampling",
+    "Uncertainty",
+    "auc",
+    "by_patch",
+    "evaluate",
+    "paired_difference",
+    "uncertainty",
+]
 
-_UNDEFINED = {
-    "auc": "it needs patches of both classes",
-    "balanced_accuracy": "it needs patches of both classes",
-    "sensitivity": "there is no tumour patch",
-    "specificity": "there is no normal patch",
-    "ppv": "no patch is called tumour at this threshold",
-    "npv": "no patch is called normal at this threshold",
-    "f1": "no patch is tumour, and none is called tumour at this threshold",
-    "mcc": "it needs both classes, and patches called either at this threshold",
-    "average_precision": "there is no tumour patch",
-}
+
+@dataclass(frozen=True)
+class Measurement:
+    """Every metric of scored patches at one threshold; None, and the reason in `undefined`, where one is undefined."""
+
+    n: Count
+    positives: Count
+    prevalence: Fraction
+    threshold: Fraction
+    metrics: dict[str, float | None]
+    undefined: dict[str, str]
+    confusion: Confusion
+    curves: Curves
+    calibration: list[CalibrationBin]
+    histogram: Histogram
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """The 95% interval of each metric by bootstrap, None where there is none, and that of the AUC by DeLong."""
+
+    intervals: dict[str, Interval | None]
+    bootstrap: Resampling
+    delong: AucError | None
+
+
+@dataclass(frozen=True)
+class PairedBootstrap:
+    """The difference of two AUCs by bootstrap: its 95% interval and its two-sided p-value, None where there is none."""
+
+    by: str
+    clusters: Count
+    clusters_by_class: ClassCounts = field(metadata={"old": "holding"})
+    replicates: Count
+    seed: int
+    interval: Interval | None
+    p: Fraction | None
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The difference of the AUCs of two classifiers on the same patches."""
+
+    difference: float
+    bootstrap: PairedBootstrap
+    delong: AucDifferenceError | None
 
 
 def auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
@@ -55,8 +118,8 @@ def auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
     return area(rank(*checked(labels, probs)))
 
 
-def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5) -> dict[str, Any]:
-    """Compute every figure of an evaluation, ready for JSON: no NaN, but None and a reason where undefined.
+def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5) -> Measurement:
+    """Compute every metric, the confusion matrix and the curves of scored patches.
 
     The expected calibration error is that of Guo et al. (2017), https://arxiv.org/abs/1706.04599, for the
     probability of tumour over 15 bins of equal width. F1 and MCC are of the tumour class at `threshold`.
@@ -74,21 +137,20 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
     if not 0 <= threshold <= 1:
         raise HistoError(f"a threshold of {threshold} is not between 0 and 1", "0.5 is usual")
     ranking = rank(y, p)
-    figures = Weighted(y, p, threshold).figures(np.ones((1, len(y))))[:, 0]
-    metrics = {name: None if np.isnan(value) else float(value) for name, value in zip(NAMES, figures, strict=True)}
+    metrics = metric_values(SortedScores(y, p, threshold))
     n, positives = len(y), int(y.sum())
-    return {
-        "n": n,
-        "positives": positives,
-        "prevalence": positives / n,
-        "threshold": float(threshold),
-        "metrics": metrics,
-        "undefined": {name: _UNDEFINED[name] for name, value in metrics.items() if value is None},
-        "confusion": confusion(y, p, threshold)._asdict(),
-        "curves": {"roc": roc(ranking), "pr": precision_recall(ranking)},
-        "calibration": reliability(y, p),
-        "histogram": histogram(y, p),
-    }
+    return Measurement(
+        n=n,
+        positives=positives,
+        prevalence=positives / n,
+        threshold=float(threshold),
+        metrics=metrics,
+        undefined={name: BY_NAME[name].undefined for name, value in metrics.items() if value is None},
+        confusion=confusion(y, p, threshold),
+        curves=Curves(roc(ranking), precision_recall(ranking)),
+        calibration=reliability(y, p),
+        histogram=histogram(y, p),
+    )
 
 
 def uncertainty(
@@ -101,15 +163,15 @@ def uncertainty(
     replicates: int = REPLICATES,
     seed: int = 0,
     threads: int = 1,
-) -> dict[str, Any]:
-    """Compute the 95 % intervals of what `evaluate` measured: the keys `intervals`, `bootstrap` and `delong`.
+) -> Uncertainty:
+    """Compute the 95% intervals of the metrics that `evaluate` computed.
 
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
-        metrics: the figures, as `evaluate` gives them.
+        metrics: the metrics by name, as `evaluate` gives them.
         threshold: where a patch is called tumour, 0 to 1.
-        clusters: what to draw again as a whole, slides for example; None draws patches.
+        clusters: what to resample as a whole, for example slides; None resamples patches.
         replicates: how many resamples.
         seed: of the resamples.
         threads: how many to compute them on; the result does not depend on it.
@@ -119,10 +181,10 @@ def uncertainty(
 
     """
     y, p = checked(labels, probs)
-    groups = clusters or by_patch(len(y))
-    measured = [Weighted(y, p, threshold)]
-    drawn = resampled(y, measured, groups, replicates=replicates, seed=seed, threads=threads)
-    return {**intervals(drawn[0], metrics), "delong": delong(y, p, groups)}
+    clusters = clusters or by_patch(len(y))
+    scored = [SortedScores(y, p, threshold)]
+    (bootstrap,) = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
+    return Uncertainty(*intervals(bootstrap, metrics), delong(y, p, clusters))
 
 
 def paired_difference(
@@ -134,12 +196,19 @@ def paired_difference(
     replicates: int = REPLICATES,
     seed: int = 0,
     threads: int = 1,
-) -> dict[str, Any]:
-    """Compute AUC(one) - AUC(other) on the same patches, with 95 % intervals and two-sided p-values.
+) -> PairedDifference:
+    """Compute AUC(one) - AUC(other) on the same patches, with 95% intervals and two-sided p-values.
 
-    Takes (N,) labels of both classes, two classifiers' probabilities (N,), and what to draw again as a whole. Gives the
-    keys `difference`, `bootstrap` (its interval, None where all resamples agree, and the p-value at which that
-    interval would end at 0) and `delong`.
+    The p-value by bootstrap is the one at which the interval would end at 0.
+
+    Args:
+        labels: (N,) 0 or 1, both of them present.
+        one: (N,) the probabilities of one classifier.
+        other: (N,) those of the other.
+        clusters: what to resample as a whole.
+        replicates: how many resamples.
+        seed: of the resamples.
+        threads: how many to compute them on; the result does not depend on it.
 
     Raises:
         HistoError: as `auc`.
@@ -147,28 +216,29 @@ def paired_difference(
     """
     y, p = checked(labels, one)
     q = checked(labels, other)[1]
-    measured = [Weighted(y, p, 0.5), Weighted(y, q, 0.5)]
-    drawn = resampled(y, measured, clusters, replicates=replicates, seed=seed, threads=threads)
-    differences = drawn[0].figures[0] - drawn[1].figures[0]
-    interval = drawn[0].interval("auc", differences)
-    told = isinstance(interval, list) or not differences.any()
-    return {
-        "difference": float(np.subtract(auc(y, p), auc(y, q))),  # type: ignore[arg-type]
-        "bootstrap": {
-            "by": clusters.by,
-            "clusters": clusters.n,
-            "holding": dict(zip(("normal", "tumour"), drawn[0].holding, strict=True)),
-            "replicates": replicates,
-            "seed": seed,
-            "interval": interval if isinstance(interval, list) else None,
-            "p": _p_value(differences, drawn[0].telling("auc")) if told else None,
-        },
-        "delong": compare(y, p, q, clusters),
-    }
+    scored = [SortedScores(y, p, 0.5), SortedScores(y, q, 0.5)]
+    first, second = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
+    row = NAMES.index("auc")
+    differences = first.values[row] - second.values[row]
+    interval = first.interval(BY_NAME["auc"], differences)
+    has_p_value = not isinstance(interval, str) or not differences.any()
+    return PairedDifference(
+        difference=float(np.subtract(auc(y, p), auc(y, q))),  # type: ignore[arg-type]
+        bootstrap=PairedBootstrap(
+            by=clusters.by,
+            clusters=clusters.n,
+            clusters_by_class=first.by_class,
+            replicates=replicates,
+            seed=seed,
+            interval=None if isinstance(interval, str) else interval,
+            p=_p_value(differences, first.n_informative(BY_NAME["auc"])) if has_p_value else None,
+        ),
+        delong=delong_difference(y, p, q, clusters),
+    )
 
 
-def _p_value(differences: Floats, telling: int) -> float:
-    """Two-sided p-value of resampled differences (R,), expanded for few clusters as the interval is."""
+def _p_value(differences: Floats, n_informative: int) -> float:
+    """The two-sided p-value of resampled differences (R,), expanded for few clusters as the interval is."""
     from scipy.special import ndtri, stdtr
 
     defined = differences[~np.isnan(differences)]
@@ -176,20 +246,27 @@ def _p_value(differences: Floats, telling: int) -> float:
         return 1.0
     beyond = min((defined <= 0).sum(), (defined >= 0).sum())
     tail = min(0.5, (int(beyond) + 1) / (len(defined) + 1))
-    return float(2 * stdtr(telling - 1, ndtri(tail) / np.sqrt(telling / (telling - 1))))
+    return float(2 * stdtr(n_informative - 1, ndtri(tail) / np.sqrt(n_informative / (n_informative - 1))))
 
 
 def checked(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:
-    """Both as plain arrays, or the HistoError that says what is wrong with them."""
+    """Return labels and probabilities as plain arrays (N,).
+
+    Raises:
+        HistoError: they are not what `auc` takes.
+
+    """
     y, p = np.asarray(labels), np.asarray(probs, np.float64)
     if y.ndim != 1 or y.shape != p.shape:
-        raise HistoError(f"labels {y.shape} and probabilities {p.shape} do not pair up", "score the same patches again")
+        raise HistoError(
+            f"labels {y.shape} and probabilities {p.shape} have different shapes", "score the patches again"
+        )
     if not len(y):
         raise HistoError(
             "there are no labelled patches to evaluate", "histo eval --data NAME takes a labelled data set"
         )
     if not np.isin(y, (0, 1)).all():
-        raise HistoError(f"a label is {y[~np.isin(y, (0, 1))][0]}, not 0 or 1", "evaluate the labelled patches alone")
+        raise HistoError(f"a label is {y[~np.isin(y, (0, 1))][0]}, not 0 or 1", "evaluate only the labelled patches")
     if np.isnan(p).any():
         raise HistoError(
             f"{np.isnan(p).sum()} of {len(p)} probabilities are not numbers",
@@ -197,6 +274,6 @@ def checked(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:
         )
     if p.min() < 0 or p.max() > 1:
         raise HistoError(
-            f"probabilities run from {p.min():g} to {p.max():g}, not within 0 to 1", "pass softmax's output"
+            f"probabilities are from {p.min():g} to {p.max():g}, not within 0 to 1", "pass softmax's output"
         )
     return y.astype(np.int64), p

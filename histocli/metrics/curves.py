@@ -1,9 +1,12 @@
 """Curves and counts of scored patches: the ranking, ROC, precision-recall, reliability, histogram, confusion."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from histocli.schema import Count, Fraction
 
 CURVE_POINTS = 400
 CALIBRATION_BINS = 15
@@ -14,7 +17,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Ranking(NamedTuple):
-    """The scores sorted once; AUC, ROC and precision-recall all follow from it.
+    """The sorted scores, from which AUC, ROC and precision-recall are computed.
 
     `scores` (K,) are the distinct probabilities, the highest first; `tp` and `fp` (K,) count the tumour and
     the normal patches at or above each.
@@ -25,17 +28,75 @@ class Ranking(NamedTuple):
     fp: Ints
 
 
-class Confusion(NamedTuple):
-    """Patches by true class and call: true negatives, false positives, false negatives, true positives."""
+@dataclass(frozen=True)
+class Confusion:
+    """The confusion matrix: true negatives, false positives, false negatives, true positives."""
 
-    tn: int
-    fp: int
-    fn: int
-    tp: int
+    tn: Count
+    fp: Count
+    fn: Count
+    tp: Count
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """False and true positive rates, (P,) each, and the threshold of each point; empty where a class is missing."""
+
+    fpr: list[Fraction]
+    tpr: list[Fraction]
+    threshold: list[float]
+
+    def __post_init__(self) -> None:
+        if not len(self.fpr) == len(self.tpr) == len(self.threshold):
+            raise ValueError("has lists of different lengths")
+
+
+@dataclass(frozen=True)
+class PrecisionRecallCurve:
+    """Recall, rising, and the precision at each, (P,) both; empty where no patch is tumour."""
+
+    recall: list[Fraction]
+    precision: list[Fraction]
+
+    def __post_init__(self) -> None:
+        if len(self.recall) != len(self.precision):
+            raise ValueError("has lists of different lengths")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of an evaluation, at most `CURVE_POINTS` points each."""
+
+    roc: RocCurve
+    pr: PrecisionRecallCurve
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The patches whose probability is from `low` to `high`: how many, and how many of them are tumour."""
+
+    low: Fraction
+    high: Fraction
+    count: Count
+    mean_probability: Fraction
+    fraction_positive: Fraction
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many patches of each class are in each of B bins of the probability; `edges` are the B+1 bounds."""
+
+    edges: list[Fraction]
+    negative: list[Count]
+    positive: list[Count]
+
+    def __post_init__(self) -> None:
+        if not len(self.edges) - 1 == len(self.negative) == len(self.positive):
+            raise ValueError("has lists of lengths that do not fit")
 
 
 def rank(labels: Ints, probs: Floats) -> Ranking:
-    """Sort (N,) probabilities once, and count both classes at or above each distinct one."""
+    """Sort (N,) probabilities, and count both classes at or above each distinct one."""
     order = np.argsort(-probs)
     scores = probs[order]
     last = ends_of_ties(scores)
@@ -44,14 +105,14 @@ def rank(labels: Ints, probs: Floats) -> Ranking:
 
 
 def ends_of_ties(scores: Floats) -> Ints:
-    """The index of the last of each run of equal values in sorted `scores` (N,): (K,)."""
+    """Return the index of the last of each run of equal values in sorted `scores` (N,): (K,)."""
     return np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
 
 
 def area(ranking: Ranking) -> float | None:
-    """The area under the ROC curve, summed in whole numbers (twice the pairs in the right order): no rounding enters.
+    """Return the area under the ROC curve, None where a class is missing.
 
-    None where a class is missing.
+    It is summed in whole numbers (twice the pairs in the right order), so that nothing is rounded.
     """
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     twice_pairs = int(np.dot(np.diff(fp), tp[1:] + tp[:-1]))
@@ -67,62 +128,62 @@ def confusion(labels: Ints, probs: Floats, threshold: float) -> Confusion:
 
 
 def bin_of(probs: Floats) -> Ints:
-    """Which of the 15 equal bins of the reliability diagram each probability is in."""
+    """Return which of the 15 equal bins of the reliability diagram each probability is in: (N,)."""
     return np.minimum((probs * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
-def reliability(labels: Ints, probs: Floats) -> list[dict[str, float | int]]:
-    """Bin the reliability diagram: bounds, count and two means of each of 15 equal bins that is not empty."""
+def reliability(labels: Ints, probs: Floats) -> list[CalibrationBin]:
+    """Return the bins of the reliability diagram: those of 15 equal ones that are not empty."""
     which = bin_of(probs)
     count = np.bincount(which, minlength=CALIBRATION_BINS)
     probability = np.bincount(which, weights=probs, minlength=CALIBRATION_BINS)
     positive = np.bincount(which, weights=labels, minlength=CALIBRATION_BINS)
     return [
-        {
-            "low": i / CALIBRATION_BINS,
-            "high": (i + 1) / CALIBRATION_BINS,
-            "count": int(count[i]),
-            "mean_probability": float(probability[i] / count[i]),
-            "fraction_positive": float(positive[i] / count[i]),
-        }
+        CalibrationBin(
+            low=i / CALIBRATION_BINS,
+            high=(i + 1) / CALIBRATION_BINS,
+            count=int(count[i]),
+            mean_probability=float(probability[i] / count[i]),
+            fraction_positive=float(positive[i] / count[i]),
+        )
         for i in np.flatnonzero(count).tolist()
     ]
 
 
-def roc(ranking: Ranking) -> dict[str, list[float]]:
-    """Draw the ROC curve from (0, 0) to (1, 1); empty where a class is missing."""
+def roc(ranking: Ranking) -> RocCurve:
+    """Return the ROC curve from (0, 0) to (1, 1); empty where a class is missing."""
     positives, negatives = int(ranking.tp[-1]), int(ranking.fp[-1])
     if not positives or not negatives:
-        return {"fpr": [], "tpr": [], "threshold": []}
+        return RocCurve([], [], [])
     fpr, tpr = np.append(0, ranking.fp) / negatives, np.append(0, ranking.tp) / positives
     none_called = np.nextafter(ranking.scores[0], 2)  # the lowest threshold at which no patch is called tumour
     keep = _thinned(fpr, tpr)
     threshold = np.append(none_called, ranking.scores)
-    return {"fpr": fpr[keep].tolist(), "tpr": tpr[keep].tolist(), "threshold": threshold[keep].tolist()}
+    return RocCurve(fpr[keep].tolist(), tpr[keep].tolist(), threshold[keep].tolist())
 
 
-def precision_recall(ranking: Ranking) -> dict[str, list[float]]:
-    """Give precision by rising recall, from (0, 1) by convention; empty where no patch is positive."""
+def precision_recall(ranking: Ranking) -> PrecisionRecallCurve:
+    """Return precision by rising recall, from (0, 1) by convention; empty where no patch is tumour."""
     positives = int(ranking.tp[-1])
     if not positives:
-        return {"recall": [], "precision": []}
+        return PrecisionRecallCurve([], [])
     recall = np.append(0, ranking.tp / positives)
     precision = np.append(1, ranking.tp / (ranking.tp + ranking.fp))
     keep = _thinned(recall, precision)
-    return {"recall": recall[keep].tolist(), "precision": precision[keep].tolist()}
+    return PrecisionRecallCurve(recall[keep].tolist(), precision[keep].tolist())
 
 
 def _thinned(x: Floats, y: Floats) -> Ints:
     """Choose at most `CURVE_POINTS` indices spread evenly along a curve, both ends among them."""
     if len(x) <= CURVE_POINTS:
         return np.arange(len(x))
-    travelled = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    stops = np.searchsorted(travelled, np.linspace(0, travelled[-1], CURVE_POINTS - 1)[:-1])
-    return np.unique(np.append(stops, len(x) - 1))
+    length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
+    chosen = np.searchsorted(length, np.linspace(0, length[-1], CURVE_POINTS - 1)[:-1])
+    return np.unique(np.append(chosen, len(x) - 1))
 
 
-def histogram(labels: Ints, probs: Floats) -> dict[str, list[float] | list[int]]:
+def histogram(labels: Ints, probs: Floats) -> Histogram:
     """Count the scores of each class in 20 equal bins."""
     edges = np.linspace(0, 1, HISTOGRAM_BINS + 1)
     negative, positive = (np.histogram(probs[labels == label], edges)[0].tolist() for label in (0, 1))
-    return {"edges": edges.tolist(), "negative": negative, "positive": positive}
+    return Histogram(edges.tolist(), negative, positive)

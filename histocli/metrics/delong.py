@@ -2,24 +2,50 @@
 
 DeLong et al. (1988), by ranks after Sun and Xu, "Fast Implementation of DeLong's Algorithm" (2014); where patches come
 in clusters, Obuchowski, "Nonparametric Analysis of Clustered ROC Curve Data" (1997), which is DeLong's for clusters
-of one. Theirs are normal quantiles; where patches come in clusters, those of the t distribution stand in their place,
-with one degree of freedom less than clusters hold the class that fewer hold, for slides with tumour are often few.
+of one. Both use normal quantiles. Where patches come in clusters, this module uses the t distribution instead, because
+slides with tumour are often few. Its degrees of freedom are one less than the clusters of the rarer class.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from histocli.metrics.curves import Floats, Ints, rank
-from histocli.metrics.intervals import LEVEL, Clusters
+from histocli.metrics.intervals import LEVEL, Clusters, Interval
+from histocli.schema import Fraction
 
 
-def delong(labels: Ints, probs: Floats, clusters: Clusters) -> dict[str, Any] | None:
-    """The AUC's standard error and 95 % interval: the key `delong` of an evaluation; None where it has no variance.
+@dataclass(frozen=True)
+class AucError:
+    """The standard error of an AUC and its 95% interval; `by` is what was taken as independent."""
 
-    Takes (N,) labels and probabilities. A variance needs two clusters with tumour, two with normal patches, and an
-    AUC that is neither 0 nor 1.
+    by: str
+    standard_error: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class AucDifferenceError:
+    """The standard error of the difference of two AUCs, its 95% interval, and the two-sided test of no difference."""
+
+    by: str
+    standard_error: float
+    interval: Interval
+    z: float
+    p: Fraction
+
+
+def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
+    """Return the standard error and the 95% interval of an AUC; None where it has no variance.
+
+    A variance needs two clusters with tumour, two with normal patches, and an AUC that is neither 0 nor 1.
+
+    Args:
+        labels: (N,) 0 or 1.
+        probs: (N,) tumour probabilities.
+        clusters: what is independent of each other.
+
     """
     if not 0 < labels.sum() < len(labels):
         return None
@@ -30,13 +56,18 @@ def delong(labels: Ints, probs: Floats, clusters: Clusters) -> dict[str, Any] | 
         return None
     reach = -_quantile((1 - LEVEL) / 2, labels, clusters) * error
     low, high = max(0.0, value - reach), min(1.0, value + reach)
-    return {"by": clusters.by, "standard_error": error, "interval": [low, high]}
+    return AucError(clusters.by, error, (low, high))
 
 
-def compare(labels: Ints, one: Floats, other: Floats, clusters: Clusters) -> dict[str, Any] | None:
-    """The difference AUC(one) - AUC(other) on the same patches, its standard error, 95 % interval, z and p-value.
+def delong_difference(labels: Ints, one: Floats, other: Floats, clusters: Clusters) -> AucDifferenceError | None:
+    """Return the error of the difference AUC(one) - AUC(other) on the same patches; None where it has no variance.
 
-    Takes (N,) labels and two classifiers' probabilities; None where the difference has no variance.
+    Args:
+        labels: (N,) 0 or 1.
+        one: (N,) the probabilities of one classifier.
+        other: (N,) those of the other.
+        clusters: what is independent of each other.
+
     """
     difference = _shares(labels, one) - _shares(labels, other)
     value = float(difference[labels == 1].mean())
@@ -45,18 +76,14 @@ def compare(labels: Ints, one: Floats, other: Floats, clusters: Clusters) -> dic
         return None
     z = value / error
     reach = -_quantile((1 - LEVEL) / 2, labels, clusters) * error
-    return {
-        "by": clusters.by,
-        "standard_error": error,
-        "interval": [value - reach, value + reach],
-        "z": z,
-        "p": 2 * _below(-abs(z), labels, clusters),
-    }
+    p = 2 * _below(-abs(z), labels, clusters)
+    return AucDifferenceError(clusters.by, error, (value - reach, value + reach), z, p)
 
 
 def _freedom(labels: Ints, clusters: Clusters) -> float:
-    """Degrees of freedom of the t distribution: infinitely many, which is the normal one, for patches on their own."""
-    return math.inf if clusters.n == len(labels) else min(clusters.holding(labels)) - 1
+    """Degrees of freedom of the t distribution; infinitely many, as the normal distribution has, for single patches."""
+    counts = clusters.by_class(labels)
+    return math.inf if clusters.n == len(labels) else min(counts.normal, counts.tumour) - 1
 
 
 def _quantile(share: float, labels: Ints, clusters: Clusters) -> float:
@@ -72,7 +99,7 @@ def _below(value: float, labels: Ints, clusters: Clusters) -> float:
 
 
 def _shares(labels: Ints, probs: Floats) -> Floats:
-    """DeLong's structural components (N,): the share of the other class that each patch is on the right side of."""
+    """DeLong's structural components (N,): the share of the other class that each patch is correctly ranked against."""
     ranking = rank(labels, probs)
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     of_tumour = 1 - (fp[1:] + fp[:-1]) / (2 * fp[-1])
@@ -83,15 +110,16 @@ def _shares(labels: Ints, probs: Floats) -> Floats:
 
 
 def _standard_error(labels: Ints, shares: Floats, clusters: Clusters) -> float | None:
-    """Obuchowski's: the shares' deviations are summed within clusters before they are squared."""
+    """Obuchowski's standard error: deviations are summed within clusters before they are squared."""
     tumour = labels == 1
-    away = shares - shares[tumour].mean()
+    deviations = shares - shares[tumour].mean()
     n = clusters.n
-    sums = [np.bincount(clusters.codes[part], away[part], n) for part in (tumour, ~tumour)]
+    sums = [np.bincount(clusters.codes[part], deviations[part], n) for part in (tumour, ~tumour)]
     sizes = [int(part.sum()) for part in (tumour, ~tumour)]
-    holding = clusters.holding(labels)[::-1]
-    if min(holding) < 2:
+    counts = clusters.by_class(labels)
+    with_class = (counts.tumour, counts.normal)
+    if min(with_class) < 2:
         return None
-    squares = sum(k / (k - 1) * float(s @ s) / m**2 for k, s, m in zip(holding, sums, sizes, strict=True))
+    squares = sum(k / (k - 1) * float(s @ s) / m**2 for k, s, m in zip(with_class, sums, sizes, strict=True))
     both = 2 * n / (n - 1) * float(sums[0] @ sums[1]) / (sizes[0] * sizes[1])
     return math.sqrt(squares + both) if squares + both > 0 else None

@@ -1,30 +1,36 @@
-"""The figures of each slide, or of each hospital, on its own."""
+"""The metrics of each slide, or of each hospital."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from histocli.metrics.curves import Floats, Ints
-from histocli.metrics.weighted import NAMES, Weighted
+from histocli.metrics.registry import METRICS, metric_values
+from histocli.metrics.weighted import SortedScores
+from histocli.schema import Count
 
-_SHOWN = ("auc", "accuracy", "sensitivity", "specificity", "brier", "log_loss")
+
+@dataclass(frozen=True)
+class GroupMetrics:
+    """The metrics of the patches of one slide or hospital; None where undefined."""
+
+    name: str
+    n: Count
+    positives: Count
+    metrics: dict[str, float | None]
 
 
-def per_group(
-    groups: npt.NDArray[np.str_], labels: Ints, probs: Floats, threshold: float, name: str
-) -> list[dict[str, Any]]:
-    """Measure each group of (N,) patches, by name; patches whose group is "" are left out.
-
-    Each row holds its name under the key `name`, `n`, `positives`, and some figures, None where undefined.
-    """
+def metrics_per_group(
+    groups: npt.NDArray[np.str_], labels: Ints, probs: Floats, threshold: float
+) -> list[GroupMetrics]:
+    """Compute the metrics of each group of (N,) patches, by name; patches whose group is "" are left out."""
     order = np.argsort(groups, kind="stable")
     names, starts = np.unique(groups[order], return_index=True)
     rows = []
-    for group, part in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
-        if group:
-            figures = Weighted(labels[part], probs[part], threshold).figures(np.ones((1, len(part))))[:, 0].tolist()
-            values = {key: None if np.isnan(value) else value for key, value in zip(NAMES, figures, strict=True)}
-            shown = {key: values[key] for key in _SHOWN}
-            rows.append({name: group, "n": len(part), "positives": int(labels[part].sum()), **shown})
+    for name, part in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
+        if name:
+            values = metric_values(SortedScores(labels[part], probs[part], threshold))
+            shown = {metric.name: values[metric.name] for metric in METRICS if metric.by_group}
+            rows.append(GroupMetrics(name, len(part), int(labels[part].sum()), shown))
     return rows

@@ -1,139 +1,160 @@
-"""How sure a figure is: 95 % intervals by resampling whole clusters of patches."""
+"""95% intervals of metrics, by resampling whole clusters of patches."""
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from histocli.metrics.curves import Floats, Ints
-from histocli.metrics.weighted import NAMES, Weighted
+from histocli.metrics.registry import BY_NAME, NAMES, Metric, compute_metrics
+from histocli.metrics.weighted import SortedScores
+from histocli.schema import Count, Fraction
 
 LEVEL = 0.95
 REPLICATES = 2000
-FEW_CLUSTERS = 10  # from fewer an interval is a rough one, however expanded: none reaches beyond the worst cluster
-_BLOCK_CELLS = 1 << 16  # weights held at once by a thread: few enough to stay in its cache
-_OF_ALL = {"accuracy", "brier", "log_loss", "ece"}  # figures that patches of either class tell of
-_OF_CLASS = {"specificity": 0, "sensitivity": 1}
-_DEFINED = 0.95  # the share of replicates in which a figure must exist
+FEW_CLUSTERS = 10  # with fewer an interval is rough, however expanded: no resample is worse than the worst cluster
+_BLOCK_CELLS = 1 << 16  # weights that a thread holds at once: few enough to stay in its cache
+_DEFINED = 0.95  # the share of resamples in which a metric must have a value
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """How many clusters have patches of each class."""
+
+    normal: Count
+    tumour: Count
 
 
 class Clusters(NamedTuple):
-    """What is drawn again as a whole: `by` names it (slide, overlap group, patch), `codes` (N,) number the `n`."""
+    """What is resampled as a whole: `by` names it (slide, overlap group, patch), `codes` (N,) number the `n`."""
 
     by: str
     codes: Ints
     n: int
 
-    def holding(self, labels: Ints) -> tuple[int, int]:
-        """How many of them hold normal patches, and how many hold tumour, by the labels (N,)."""
+    def by_class(self, labels: Ints) -> ClassCounts:
+        """Count the clusters with normal patches and those with tumour, by the labels (N,)."""
         normal, tumour = (len(np.unique(self.codes[labels == label])) for label in (0, 1))
-        return normal, tumour
+        return ClassCounts(normal, tumour)
 
 
 def by_patch(n: int) -> Clusters:
-    """Every patch for itself."""
+    """Return clusters of one patch each."""
     return Clusters("patch", np.arange(n), n)
 
 
-class Bootstrap(NamedTuple):
-    """Figures of `replicates` resamples: `figures` (len(NAMES),R), NaN where undefined, and how they were drawn.
+@dataclass(frozen=True)
+class Resampling:
+    """How an interval was found: what was resampled, how often and from which seed.
 
-    `holding` are the clusters with normal patches and those with tumour.
+    `undefined` says of each metric without an interval why it has none.
     """
 
-    figures: Floats
+    by: str
+    clusters: Count
+    clusters_by_class: ClassCounts = field(metadata={"old": "holding"})
+    replicates: Count
+    seed: int
+    level: Fraction
+    undefined: dict[str, str]
+
+
+class Bootstrap(NamedTuple):
+    """Every metric of R resamples: `values` (len(METRICS),R), NaN where undefined, and how they were drawn."""
+
+    values: Floats
     by: str
     clusters: int
-    holding: tuple[int, int]
+    by_class: ClassCounts
     seed: int
 
-    def telling(self, name: str) -> int:
-        """How many clusters tell of a figure: of an AUC, say, no more than hold the class that fewer hold."""
-        if name in _OF_ALL:
-            return self.clusters
-        return self.holding[_OF_CLASS[name]] if name in _OF_CLASS else min(self.holding)
+    def n_informative(self, metric: Metric) -> int:
+        """Return how many clusters carry information about a metric."""
+        return metric.n_informative(self.clusters, self.by_class.normal, self.by_class.tumour)
 
-    def interval(self, name: str, values: Floats, *, basic_at: float | None = None) -> list[float] | str:
-        """The 95 % interval of the replicates (R,) of the figure `name`, or why there is none.
+    def interval(self, metric: Metric, values: Floats, estimate: float | None = None) -> Interval | str:
+        """Return the 95% interval of a metric from its resampled values (R,), or why there is none.
 
-        Percentiles, expanded for few clusters after Hesterberg, "What Teachers Should Know About the Bootstrap"
-        (2015), section 5.3; with many clusters these are the plain 2.5 % and 97.5 %. Those that count are the ones that
-        tell of the figure: where four slides of forty hold tumour, the sensitivity is known from four. With `basic_at`,
-        the estimate, the squares of the percentiles are mirrored in its square (the basic interval), kept at or above
-        0, and widened to hold it: for a figure that chance makes larger, and resampling larger again, as it does a
-        calibration error.
+        These are percentiles, expanded for few clusters after Hesterberg, "What Teachers Should Know About the
+        Bootstrap" (2015), section 5.3; with many clusters they are the plain 2.5% and 97.5%. Only informative clusters
+        count: where four slides of forty have tumour, the sensitivity is known from four. For a metric that is biased
+        upwards, and with its `estimate`, the squares of the percentiles are mirrored in the square of the estimate (the
+        basic interval), kept at or above 0, and widened to contain it.
         """
         defined = values[~np.isnan(values)]
         if len(defined) < _DEFINED * len(values):
             return f"it exists in only {len(defined):,} of {len(values):,} resamples"
         if self.clusters < 2:
             return f"all patches are of one {self.by}"
-        if self.telling(name) < 2:
+        if self.n_informative(metric) < 2:
             return f"all patches of a class are of one {self.by}"
         if np.ptp(defined) == 0:
-            return "it is the same in every resample, which says nothing of its error"
-        low, high = np.quantile(defined, _tails(self.telling(name))).tolist()
-        if basic_at is not None:
-            low, high = (max(0.0, 2 * basic_at**2 - end**2) ** 0.5 for end in (high, low))
-            low, high = min(low, basic_at), max(high, basic_at)
-        return [low, high]
+            return "it is the same in every resample, which tells nothing about its error"
+        low, high = np.quantile(defined, _tails(self.n_informative(metric))).tolist()
+        if metric.biased_upwards and estimate is not None:
+            low, high = (max(0.0, 2 * estimate**2 - end**2) ** 0.5 for end in (high, low))
+            low, high = min(low, estimate), max(high, estimate)
+        return low, high
 
 
-def resampled(
+def resample(
     labels: Ints,
-    measured: list[Weighted],
+    scored: list[SortedScores],
     clusters: Clusters,
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
     threads: int = 1,
 ) -> list[Bootstrap]:
-    """Compute every figure on `replicates` resamples of the clusters, drawn with replacement.
+    """Compute every metric on `replicates` resamples of the clusters, drawn with replacement.
 
-    All of `measured` are of the same patches, labelled `labels` (N,), and see the same resamples. What is drawn follows
-    from the seed alone, whatever the number of threads. 57,458 patches take about a millisecond a replicate and thread.
+    All of `scored` are of the same patches, labelled `labels` (N,), and see the same resamples. These follow from the
+    seed alone, whatever the number of threads. 57,458 patches take about a millisecond a resample and thread.
     """
     patches = len(clusters.codes)
-    alone = clusters.n == patches and len(measured) == 1  # then the draws are as good in any order
+    any_order = clusters.n == patches and len(scored) == 1  # then each patch may take any of the drawn counts
     rows = max(1, _BLOCK_CELLS // patches)
     sizes = [min(rows, replicates - start) for start in range(0, replicates, rows)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
-    codes = [None if alone else clusters.codes[weighted.order] for weighted in measured]
+    codes = [None if any_order else clusters.codes[one.order] for one in scored]
 
     def block(size: int, seed: np.random.SeedSequence) -> Floats:
         counts = _draw(np.random.default_rng(seed), size, clusters.n)
-        pairs = zip(measured, codes, strict=True)
-        return np.stack([one.figures(counts if ours is None else counts.take(ours, 1)) for one, ours in pairs])
+        pairs = zip(scored, codes, strict=True)
+        return np.stack([compute_metrics(one, counts if code is None else counts.take(code, 1)) for one, code in pairs])
 
     with ThreadPoolExecutor(threads) as pool:
-        figures = np.concatenate(list(pool.map(block, sizes, seeds)), 2)  # (len(measured),len(NAMES),R)
-    return [Bootstrap(values, clusters.by, clusters.n, clusters.holding(labels), seed) for values in figures]
+        values = np.concatenate(list(pool.map(block, sizes, seeds)), 2)  # (len(scored),len(METRICS),R)
+    return [Bootstrap(each, clusters.by, clusters.n, clusters.by_class(labels), seed) for each in values]
 
 
-def intervals(made: Bootstrap, metrics: dict[str, float | None]) -> dict[str, Any]:
-    """The keys `intervals` and `bootstrap` of an evaluation, ready for JSON.
+def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[dict[str, Interval | None], Resampling]:
+    """Return the interval of each metric, None where there is none, and how they were found.
 
-    `metrics` are the estimates; a figure without an interval has None, and its reason in `bootstrap.undefined`.
+    Args:
+        bootstrap: every metric of each resample.
+        metrics: the estimates by name.
+
     """
-    found = {name: _of(made, name, metrics[name], values) for name, values in zip(NAMES, made.figures, strict=True)}
-    return {
-        "intervals": {name: interval if isinstance(interval, list) else None for name, interval in found.items()},
-        "bootstrap": {
-            "by": made.by,
-            "clusters": made.clusters,
-            "holding": dict(zip(("normal", "tumour"), made.holding, strict=True)),
-            "replicates": made.figures.shape[1],
-            "seed": made.seed,
-            "level": LEVEL,
-            "undefined": {name: why for name, why in found.items() if isinstance(why, str)},
-        },
-    }
-
-
-def _of(made: Bootstrap, name: str, estimate: float | None, values: Floats) -> list[float] | str:
-    if estimate is None:
-        return "the figure itself is undefined"
-    return made.interval(name, values, basic_at=estimate if name == "ece" else None)
+    found: dict[str, Interval | str] = {}
+    for name, values in zip(NAMES, bootstrap.values, strict=True):
+        if metrics[name] is None:
+            found[name] = "the metric itself is undefined"
+        else:
+            found[name] = bootstrap.interval(BY_NAME[name], values, metrics[name])
+    resampling = Resampling(
+        by=bootstrap.by,
+        clusters=bootstrap.clusters,
+        clusters_by_class=bootstrap.by_class,
+        replicates=bootstrap.values.shape[1],
+        seed=bootstrap.seed,
+        level=LEVEL,
+        undefined={name: why for name, why in found.items() if isinstance(why, str)},
+    )
+    return {name: None if isinstance(value, str) else value for name, value in found.items()}, resampling
 
 
 def _draw(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Where a patch is called tumour: a number, or a rule that finds one on scored patches."""
+"""The probability from which a patch is called tumour: a number, or a rule that chooses one on scored patches."""
 
 import re
 
@@ -12,7 +12,7 @@ _RULE = re.compile(r"(youden)|(sensitivity|specificity)=(\d*\.?\d+)")
 
 
 def fixed(rule: str) -> float | None:
-    """The threshold that the rule is, or None where it takes scored patches to find one.
+    """Return the threshold where the rule is a number; None where it has to be chosen on scored patches.
 
     Raises:
         UsageError: it is neither a number from 0 to 1 nor a rule.
@@ -25,19 +25,19 @@ def fixed(rule: str) -> float | None:
     except ValueError:
         value = -1
     if not 0 <= value <= 1:
-        raise UsageError(f"--threshold {rule} is no threshold", f"it takes {RULES}")
+        raise UsageError(f"--threshold {rule} is no threshold", f"give {RULES}")
     return value
 
 
 def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
-    """Find the threshold that the rule asks for on (N,) labels and probabilities, half way between two scores.
+    """Return the threshold that a rule chooses on (N,) labels and probabilities, half way between two of these.
 
-    `youden` is where sensitivity + specificity is highest (Youden 1950); `sensitivity=S` the highest threshold with
-    a sensitivity of at least S, `specificity=S` the lowest with a specificity of at least S.
+    `youden` is where sensitivity + specificity is highest (Youden 1950); `sensitivity=S` is the highest threshold with
+    a sensitivity of at least S, `specificity=S` is the lowest with a specificity of at least S.
 
     Raises:
         UsageError: as `fixed`.
-        HistoError: a class that the rule needs is missing.
+        HistoError: the rule needs both classes, and one is missing.
     """
     value = fixed(rule)
     if value is not None:

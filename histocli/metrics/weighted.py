@@ -1,98 +1,109 @@
-"""Every figure from how often each patch counts: the scores are sorted once, and no resample sorts them again."""
+"""Scored patches with weights: what every metric, and every resample of it, is computed from.
+
+The scores are sorted once. A bootstrap resample only changes how often each patch counts, so it sorts nothing again.
+"""
+
+from functools import cached_property
 
 import numpy as np
 
 from histocli.metrics.curves import Floats, Ints, bin_of, ends_of_ties
 
-NAMES = (
-    "auc",
-    "accuracy",
-    "balanced_accuracy",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "f1",
-    "mcc",
-    "average_precision",
-    "brier",
-    "log_loss",
-    "ece",
-)
 
-
-class Weighted:
-    """The figures of N scored patches, `NAMES`, as functions of the patches' weights.
+class SortedScores:
+    """N scored patches in the order of falling probability.
 
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
         threshold: a patch is called tumour when its probability is at or above it.
 
-    `order` (N,) is the order in which weights are given: that of falling probability.
+    Attributes:
+        order: (N,) the index of each sorted patch in the arrays given.
+        labels: (N,) the sorted labels as 0.0 and 1.0.
+        probs: (N,) the sorted probabilities.
+        n_called: how many patches are called tumour; they come first.
+        tie_starts: (K,) where each run of equal probabilities begins, None where all differ.
+        bin_starts: (B,) where each calibration bin begins that is not empty.
+
     """
 
     def __init__(self, labels: Ints, probs: Floats, threshold: float) -> None:
         self.order = np.argsort(-probs)
-        scores = probs[self.order]
-        self.tumour = labels[self.order].astype(np.float64)
-        self.excess = scores - self.tumour
-        ends = ends_of_ties(scores)
-        self.starts = None if len(ends) == len(scores) else np.append(0, ends[:-1] + 1)
-        self.called = int(np.searchsorted(-scores, -threshold, side="right"))
-        bins = bin_of(scores)
-        self.bins = np.flatnonzero(np.append(True, bins[1:] != bins[:-1]))  # where each begins: they fall with scores
-        of_label = np.where(self.tumour == 1, scores, 1 - scores)
-        nats = -np.log(np.clip(of_label, np.finfo(np.float64).eps, 1))  # clipped, so that certainty stays finite
-        self.losses = np.stack([self.excess**2, nats], 1)  # (N,2)
+        self.probs = probs[self.order]
+        self.labels = labels[self.order].astype(np.float64)
+        self.n_called = int(np.searchsorted(-self.probs, -threshold, side="right"))
+        ends = ends_of_ties(self.probs)
+        self.tie_starts = None if len(ends) == len(probs) else np.append(0, ends[:-1] + 1)
+        bins = bin_of(self.probs)
+        self.bin_starts = np.flatnonzero(np.append(True, bins[1:] != bins[:-1]))
 
-    def figures(self, weights: Floats) -> Floats:
-        """The figures of R resamples: (len(NAMES),R), NaN where undefined.
+    @cached_property
+    def errors(self) -> Floats:
+        """Probability minus label (N,)."""
+        return self.probs - self.labels
 
-        Takes (R,N) counts of the patches in `order`, each row with a sum above 0.
-        """
-        tumour = weights * self.tumour
-        called, called_tp = weights[:, : self.called].sum(1), tumour[:, : self.called].sum(1)
-        gaps = np.add.reduceat(weights * self.excess, self.bins, 1)
-        losses = weights @ self.losses
-        if self.starts is not None:
-            weights, tumour = (np.add.reduceat(counts, self.starts, 1) for counts in (weights, tumour))
-        tp, seen = tumour.cumsum(1), weights.cumsum(1)  # (R,K) tumour and all patches at or above each score
-        positives, total = tp[:, -1].copy(), seen[:, -1].copy()
-        negatives = total - positives
-        np.maximum(seen, 1, out=seen)  # where the first patches have no weight, nothing is seen yet
-        called_fp = called - called_tp
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ranked = _pairs(weights, tumour, tp) / (positives * negatives)
-            precision = _dot(tumour, np.divide(tp, seen, out=tp)) / positives
-            calls = _of_calls(negatives - called_fp, called_fp, positives - called_tp, called_tp)
-        return np.stack([ranked, *calls, precision, *losses.T / total, np.abs(gaps).sum(1) / total])
+    @cached_property
+    def squared_errors(self) -> Floats:
+        """The squares of `errors` (N,)."""
+        return self.errors**2
+
+    @cached_property
+    def log_losses(self) -> Floats:
+        """The negative logarithm of the probability of the true class (N,), finite also for a certain wrong score."""
+        of_label = np.where(self.labels == 1, self.probs, 1 - self.probs)
+        losses: Floats = -np.log(np.clip(of_label, np.finfo(np.float64).eps, 1))
+        return losses
 
 
-def _pairs(weights: Floats, tumour: Floats, tp: Floats) -> Floats:
-    """The pairs of a tumour and a normal patch in the right order, ties counted half: (R,).
+class WeightedScores:
+    """`SortedScores` and R rows of weights: the one argument of a metric's function.
 
-    That is the sum over scores of `(weights - tumour) * (tp - tumour / 2)`, without its temporaries.
+    Args:
+        scores: N scored patches.
+        weights: (R,N) how often each patch counts, in the order of `scores.order`; each row has a sum above 0.
+
     """
-    return _dot(weights, tp) - _dot(tumour, tp) - (_dot(weights, tumour) - _dot(tumour, tumour)) / 2
 
+    def __init__(self, scores: SortedScores, weights: Floats) -> None:
+        self.scores = scores
+        self.weights = weights
+        self.tumour_weights = weights * scores.labels  # (R,N)
+        self.total = weights.sum(1)
+        self.n_tumour = self.tumour_weights.sum(1)
+        self.n_normal = self.total - self.n_tumour
+        self.tp = self.tumour_weights[:, : scores.n_called].sum(1)
+        self.fp = weights[:, : scores.n_called].sum(1) - self.tp
+        self.fn = self.n_tumour - self.tp
+        self.tn = self.n_normal - self.fp
 
-def _dot(one: Floats, other: Floats) -> Floats:
-    """The dot product of each row."""
-    products: Floats = np.einsum("rk,rk->r", one, other)
-    return products
+    @cached_property
+    def tied_weights(self) -> Floats:
+        """The weight of the patches at each of K distinct probabilities (R,K), the highest first."""
+        return self._by_tie(self.weights)
 
+    @cached_property
+    def tied_tumour(self) -> Floats:
+        """The weight of the tumour patches at each distinct probability (R,K)."""
+        return self._by_tie(self.tumour_weights)
 
-def _of_calls(tn: Floats, fp: Floats, fn: Floats, tp: Floats) -> tuple[Floats, ...]:
-    """From accuracy to MCC, in the order of `NAMES`."""
-    sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
-    return (
-        (tp + tn) / (tn + fp + fn + tp),
-        (sensitivity + specificity) / 2,
-        sensitivity,
-        specificity,
-        tp / (tp + fp),
-        tn / (tn + fn),
-        2 * tp / (2 * tp + fp + fn),
-        (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)),
-    )
+    @cached_property
+    def tumour_above(self) -> Floats:
+        """The weight of the tumour patches at or above each distinct probability (R,K)."""
+        above: Floats = self.tied_tumour.cumsum(1)
+        return above
+
+    def mean(self, values: Floats) -> Floats:
+        """Return the weighted mean (R,) of a value of each sorted patch (N,)."""
+        sums = np.einsum("rn,n->r", self.weights, values)  # not `@`: BLAS would start threads within these threads
+        mean: Floats = sums / self.total
+        return mean
+
+    def sums_by_bin(self, values: Floats) -> Floats:
+        """Return the weighted sum of values (N,) in each calibration bin (R,B)."""
+        sums: Floats = np.add.reduceat(self.weights * values, self.scores.bin_starts, 1)
+        return sums
+
+    def _by_tie(self, weights: Floats) -> Floats:
+        starts = self.scores.tie_starts
+        return weights if starts is None else np.add.reduceat(weights, starts, 1)

@@ -1,6 +1,6 @@
-"""What the validation patches decide about a network's scores: their temperature, and where tumour begins."""
+"""Choose a network's temperature and threshold on its validation patches."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,42 +10,59 @@ from histocli.metrics.calibration import fit_temperature, probability
 from histocli.metrics.curves import Floats, Ints
 from histocli.metrics.thresholds import choose_threshold, fixed
 
-KEPT = ("temperature", "threshold", "validation", "appearance")  # a checkpoint's fields beyond weights and progress
-_LEAST = 1e-7  # a single-precision probability says no more than this of certainty
+CHECKPOINT_FIELDS = ("temperature", "threshold", "validation", "appearance")  # of a checkpoint, beside its weights
+_LEAST = 1e-7  # a probability in single precision is not known to be nearer to 0 or 1 than this
+
+
+class Calibration(NamedTuple):
+    """The checkpoint fields that are chosen on the validation patches.
+
+    `validation` holds their labels uint8 (N,) and uncalibrated log odds float32 (N,).
+    """
+
+    temperature: float
+    threshold: float
+    validation: dict[str, torch.Tensor]
 
 
 def check_rule(rule: str, labels: Ints) -> None:
-    """Raise an error for a threshold that is none, or a rule that these validation labels (N,) cannot decide.
+    """Check that a threshold, or the rule that chooses one, can be applied to validation labels (N,).
 
     Raises:
-        UsageError: it is neither a number nor a rule.
-        HistoError: it takes both classes.
+        UsageError: it is neither a number from 0 to 1 nor a rule.
+        HistoError: the rule needs both classes, and one is missing.
     """
     if fixed(rule) is None and len(set(labels.tolist())) < 2:
         raise HistoError(f"--threshold {rule} needs validation patches of both classes", "--threshold 0.5 needs none")
 
 
-def decided(labels: Ints, probs: Floats, rule: str) -> dict[str, Any]:
-    """The fields `temperature`, `threshold` and `validation` of a checkpoint.
+def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
+    """Fit the temperature, and choose the threshold on calibrated probabilities.
 
-    Takes the validation labels (N,), the uncalibrated probabilities (N,), and the rule for the threshold, which holds
-    on calibrated ones.
+    Args:
+        labels: (N,) the labels of the validation patches, 0 or 1.
+        probs: (N,) their uncalibrated probabilities.
+        rule: the threshold, or the rule that chooses one.
+
     """
-    certain = np.clip(probs, _LEAST, 1 - _LEAST)
-    log_odds = np.log(certain) - np.log1p(-certain)
+    clipped = np.clip(probs, _LEAST, 1 - _LEAST)
+    log_odds = np.log(clipped) - np.log1p(-clipped)
     temperature = fit_temperature(labels, log_odds)
-    return {
-        "temperature": temperature,
-        "threshold": choose_threshold(rule, labels, probability(log_odds, temperature)),
-        "validation": {
+    return Calibration(
+        temperature=temperature,
+        threshold=choose_threshold(rule, labels, probability(log_odds, temperature)),
+        validation={
             "labels": torch.from_numpy(labels.astype(np.uint8)),
             "log_odds": torch.from_numpy(log_odds.astype(np.float32)),
         },
-    }
+    )
 
 
-def undecided(kept: dict[str, Any], rule: str) -> dict[str, Any]:
-    """Of what a checkpoint keeps, what holds for weights that have moved on since: a number as the threshold does."""
+def without_validation(kept: dict[str, Any], rule: str) -> dict[str, Any]:
+    """Return the checkpoint fields that stay true after further training steps.
+
+    These are the appearance of the training patches, and a threshold that was given as a number.
+    """
     known = {name: value for name, value in kept.items() if name == "appearance"}
-    number = fixed(rule)
-    return known if number is None else known | {"threshold": number}
+    threshold = fixed(rule)
+    return known if threshold is None else known | {"threshold": threshold}

@@ -1,29 +1,31 @@
-"""Several runs of one recipe, for a mean and a spread: the folds of a cross-validation, or other seeds."""
+"""Several runs that differ in fold or seed: the folds of a cross-validation, or repeats with other seeds."""
 
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from histocli.config import Group
 from histocli.data.dataset import open_drawn
 from histocli.data.folds import make_folds
-from histocli.data.groups import parted_by
+from histocli.data.groups import split_by
 from histocli.data.manifest import file_sha256, read_manifest, write_manifest
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
-from histocli.training.calibrate import decided
+from histocli.reports.balance import read_balance
+from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
+from histocli.training.calibrate import calibrate
 from histocli.training.config import TrainConfig
 from histocli.training.provenance import stem_of
-from histocli.workspace import Workspace, checked_name, read_json, write_json
+from histocli.workspace import Workspace, checked_name
 
 
 class Member(NamedTuple):
-    """One of the runs: its name, its options, and the fold (from 1) or the seed that is its own."""
+    """One of the runs: its name, its options, and its fold (from 1) or its seed as `number`."""
 
     name: str
     config: TrainConfig
@@ -31,46 +33,47 @@ class Member(NamedTuple):
 
 
 class Repeats(NamedTuple):
-    """The runs to be, what they are (`folds` or `seeds`), and what they are called together."""
+    """The planned runs: what they repeat (`folds` or `seeds`), and the name that theirs begin with."""
 
     name: str
-    kind: str
+    kind: Literal["folds", "seeds"]
     members: list[Member]
 
     def path(self, workspace: Workspace) -> Path:
-        """Where their mean and spread are written."""
+        """Return the file of their report."""
         return workspace.metrics_dir / f"{self.name}-{self.kind}.json"
 
 
 def plan_repeats(workspace: Workspace, config: TrainConfig, name: str | None, folds: int, seeds: int) -> Repeats:
-    """Name the runs of `folds` folds of the manifest, or of `seeds` seeds from the config's on; the other is 0.
+    """Return the runs of `folds` folds of the manifest, or of `seeds` seeds from the config's on; the other is 0.
 
     Raises:
-        UsageError: both are asked for, or too few of one.
+        UsageError: both are asked for, or fewer than two.
     """
-    kind, count = ("folds", folds) if folds else ("seeds", seeds)
+    kind: Literal["folds", "seeds"] = "folds" if folds else "seeds"
+    count = folds or seeds
     if folds and seeds:
-        raise UsageError("--folds and --seeds exclude one another", "give --seeds to each of the folds' manifests")
+        raise UsageError("--folds and --seeds cannot be combined", "run --seeds on the manifest of each fold")
     if count < 2:
         raise UsageError(f"--{kind} {count}: at least 2 are needed")
-    together = checked_name(name or _unused(workspace, config.arch), "run")
+    prefix = checked_name(name or _unused_name(workspace, config.arch), "run")
     if folds:
         numbers = range(1, folds + 1)
-        members = [Member(f"{together}-fold{i}", replace(config, data=f"{together}-fold{i}"), i) for i in numbers]
+        members = [Member(f"{prefix}-fold{i}", replace(config, data=f"{prefix}-fold{i}"), i) for i in numbers]
     else:
         numbers = range(config.seed, config.seed + seeds)
-        members = [Member(f"{together}-seed{i}", replace(config, seed=i), i) for i in numbers]
-    return Repeats(together, kind, members)
+        members = [Member(f"{prefix}-seed{i}", replace(config, seed=i), i) for i in numbers]
+    return Repeats(prefix, kind, members)
 
 
 def first_begun(workspace: Workspace, name: str, kind: str) -> str | None:
-    """The run of the lowest fold or seed (`kind`: folds, seeds) among those that are together called `name`."""
+    """Return the run of the lowest fold or seed (`kind`: folds, seeds) whose name begins with `name`."""
     pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
-    begun = {int(found[1]): run for run in workspace.run_names() if (found := pattern.fullmatch(run))}
+    begun = {int(match[1]): run for run in workspace.run_names() if (match := pattern.fullmatch(run))}
     return begun[min(begun)] if begun else None
 
 
-def _unused(workspace: Workspace, arch: str) -> str:
+def _unused_name(workspace: Workspace, arch: str) -> str:
     """The first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
     stem, number, runs = stem_of(arch), 1, workspace.run_names()
     while any(run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs):
@@ -79,82 +82,90 @@ def _unused(workspace: Workspace, arch: str) -> str:
 
 
 def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: bool) -> None:
-    """Write each fold's manifest, `manifests/<name>-fold1.csv` and so on, from the manifest `data`.
+    """Write the manifest of each fold, `manifests/<name>-fold1.csv` and so on, from the manifest `data`.
 
-    `again` leaves those that were written when the runs were begun as they are.
+    With `again`, the runs are resumed: the manifests that were written when they began stay as they are.
 
     Raises:
-        UsageError: there were more of them, or fewer.
-        HistoError: the manifest is not there, or its patches do not part into so many folds.
+        UsageError: another number of folds was begun.
+        HistoError: the manifest is missing, its patches cannot be divided into so many folds, or a fold would have the
+            name of a data set.
     """
     wanted = {member.config.data for member in repeats.members}
-    ours = re.compile(rf"{re.escape(repeats.name)}-fold\d+")
+    pattern = re.compile(rf"{re.escape(repeats.name)}-fold\d+")
     packed = set(workspace.dataset_names())
-    there = {path.stem for path in workspace.manifests_dir.glob("*.csv") if ours.fullmatch(path.stem)} - packed
+    existing = {path.stem for path in workspace.manifests_dir.glob("*.csv") if pattern.fullmatch(path.stem)} - packed
     if taken := wanted & packed:
-        raise HistoError(f"{min(taken)} is the name of a data set, as it would be that of a fold", "--name another")
+        raise HistoError(
+            f"{min(taken)} is the name of a data set and cannot be the name of a fold", "use another --name"
+        )
     if again:
-        if there != wanted:
-            raise UsageError(f"--folds {len(wanted)}: {repeats.name} was begun with {len(there)}")
+        if existing != wanted:
+            raise UsageError(f"--folds {len(wanted)}: {repeats.name} was begun with {len(existing)}")
         return
     seed = repeats.members[0].config.seed
     path = workspace.manifest_path(data)
-    made = make_folds(open_drawn(workspace, path).frame, len(repeats.members), seed, _kept_whole(workspace, path))
-    for stale in there - wanted:  # of a start that failed
+    folds = make_folds(open_drawn(workspace, path).frame, len(repeats.members), seed, _balance_group(workspace, path))
+    for stale in existing - wanted:  # of an earlier start that failed
         workspace.manifest_path(stale).unlink()
     for member in repeats.members:
-        write_manifest(workspace.manifest_path(member.config.data), made.split(member.number - 1))
+        write_manifest(workspace.manifest_path(member.config.data), folds.split(member.number - 1))
 
 
-def _kept_whole(workspace: Workspace, manifest_path: Path) -> Group | None:
-    """What `histo balance --group` kept on one side when it drew this manifest; None where another was drawn since."""
-    report_path = workspace.metrics_dir / "balance.json"
-    report = read_json(report_path) if report_path.is_file() else {}
-    drawn = report["split"] if report.get("manifest_sha256") == file_sha256(manifest_path) else None
-    return Group(drawn) if drawn in list(Group) else None
+def _balance_group(workspace: Workspace, manifest_path: Path) -> Group | None:
+    """The `--group` that `histo balance` drew this manifest with; None without one, and for any other manifest."""
+    path = workspace.metrics_dir / "balance.json"
+    report = read_balance(path) if path.is_file() else None
+    if report is None or report.manifest_sha256 != file_sha256(manifest_path) or report.split not in list(Group):
+        return None
+    return Group(report.split)
 
 
-def summarise(workspace: Workspace, repeats: Repeats) -> dict[str, Any]:
-    """Write the mean and the spread of the finished runs' validation figures, and return what is written.
+def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
+    """Write and return the validation metrics of the finished runs, with mean and standard deviation.
 
-    Temperature and threshold are each run's own; of folds, what the other folds' held-out patches decide. The best
-    epoch was chosen on the patches it is judged on.
+    Each run of `--seeds` uses its own temperature and threshold. Those of a fold are chosen on the validation patches
+    of the other folds, so that they are not chosen on the patches that they are applied to; the best epoch still is.
     """
     best = [load_checkpoint(workspace.run_dir(member.name) / "best.pt") for member in repeats.members]
-    found = _held_out(best) if repeats.kind == "folds" else [_figures(each, vars(each)) for each in best]
+    if repeats.kind == "folds":
+        chosen = _chosen_on_other_folds(best)
+    else:
+        chosen = [(checkpoint.temperature, checkpoint.threshold) for checkpoint in best]
     runs = [
-        {"run": member.name, "number": member.number, "epoch": each.epoch, **figures}
-        for member, each, figures in zip(repeats.members, best, found, strict=True)
+        _repeated_run(member, checkpoint, temperature, threshold)
+        for member, checkpoint, (temperature, threshold) in zip(repeats.members, best, chosen, strict=True)
     ]
-    names = runs[0]["metrics"].keys()
-    values = {name: [run["metrics"][name] for run in runs] for name in names}
-    known = {name: column for name, column in values.items() if None not in column}
-    report = {
-        "name": repeats.name,
-        "kind": repeats.kind,
-        "parted_by": parted_by(read_manifest(workspace.run_dir(runs[0]["run"]) / "manifest.csv")),
-        "runs": runs,
-        "mean": {name: float(np.mean(known[name])) if name in known else None for name in names},
-        "standard_deviation": {name: float(np.std(known[name], ddof=1)) if name in known else None for name in names},
-    }
-    write_json(repeats.path(workspace), report)
+    names = list(runs[0].metrics)
+    values = {name: [run.metrics[name] for run in runs] for name in names}
+    known = {name: np.array(column, np.float64) for name, column in values.items() if None not in column}
+    report = RepeatsReport(
+        name=repeats.name,
+        kind=repeats.kind,
+        split_by=split_by(read_manifest(workspace.run_dir(runs[0].run) / "manifest.csv")),
+        runs=runs,
+        mean={name: float(np.mean(known[name])) if name in known else None for name in names},
+        standard_deviation={name: float(np.std(known[name], ddof=1)) if name in known else None for name in names},
+    )
+    write_repeats(repeats.path(workspace), report)
     return report
 
 
-def _held_out(best: list[Checkpoint]) -> list[dict[str, Any]]:
-    """Each fold's figures at the temperature and threshold that the other folds' held-out scores decide."""
-    labels, odds = ([each.validation[name].numpy() for each in best] for name in ("labels", "log_odds"))
-    found = []
-    for i, each in enumerate(best):
+def _chosen_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float]]:
+    """The temperature and threshold of each fold, chosen on the validation scores of the other folds."""
+    labels, odds = ([checkpoint.validation[name].numpy() for checkpoint in best] for name in ("labels", "log_odds"))
+    chosen = []
+    for i, checkpoint in enumerate(best):
         others = [j for j in range(len(best)) if j != i]
-        theirs = np.concatenate([labels[j] for j in others]).astype(np.int64)
+        y = np.concatenate([labels[j] for j in others]).astype(np.int64)
         probs = probability(np.concatenate([odds[j] for j in others]).astype(np.float64))
-        found.append(_figures(each, decided(theirs, probs, str(each.config.get("threshold", "0.5")))))
-    return found
+        calibration = calibrate(y, probs, str(checkpoint.config.get("threshold", "0.5")))
+        chosen.append((calibration.temperature, calibration.threshold))
+    return chosen
 
 
-def _figures(best: Checkpoint, at: dict[str, Any]) -> dict[str, Any]:
-    """A best epoch's validation figures, calibrated by one temperature and judged at one threshold."""
+def _repeated_run(member: Member, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
+    """The validation metrics of a run's best epoch at a temperature and a threshold."""
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
-    found = evaluate(labels, probability(odds, at["temperature"]), at["threshold"])
-    return {"n": found["n"], "threshold": at["threshold"], "metrics": found["metrics"]}
+    measured = evaluate(labels, probability(odds, temperature), threshold)
+    return RepeatedRun(member.name, member.number, best.epoch, measured.n, threshold, measured.metrics)

@@ -16,7 +16,7 @@ from histocli.compute.distributed import agents
 from histocli.compute.world import ALONE, World
 from histocli.config import Part, Weights
 from histocli.data.dataset import labelled_part, open_drawn
-from histocli.data.leakage import audit, refuse_leaks
+from histocli.data.leakage import audit
 from histocli.data.loaders import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
@@ -25,8 +25,9 @@ from histocli.inference.forward import batch_log_odds, probabilities
 from histocli.metrics import auc
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints, save_checkpoint
+from histocli.schema import to_json
 from histocli.signals import Stopped, StopRequest
-from histocli.training.calibrate import KEPT, check_rule, decided, undecided
+from histocli.training.calibrate import CHECKPOINT_FIELDS, calibrate, check_rule, without_validation
 from histocli.training.config import TrainConfig
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.probe import describe, head_state, whole_state
@@ -57,9 +58,9 @@ class Run:
         if len(set(train.labels)) < 2:
             raise HistoError("all training patches have the same label", "histo balance takes both classes")
         check_rule(config.threshold, val.labels)
-        self.audit = {} if name else audit(workspace, subset.frame)  # a resumed run keeps what it was begun with
+        self.audit = None if name else audit(workspace, subset.frame)  # a resumed run keeps what it was begun with
         if self.audit and not config.allow_leak:
-            refuse_leaks(self.audit)
+            self.audit.refuse_leaks()
         self.data = subset.data
         self.manifest_sha256 = file_sha256(self.manifest)
         device, size = self.compute.device, config.batch_size
@@ -89,7 +90,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.trained: dict[str, float] = {}  # of an epoch whose steps are done: all but its validation
-        self.kept: dict[str, Any] = {}  # what a checkpoint holds besides: see `KEPT`
+        self.kept: dict[str, Any] = {}  # what a checkpoint holds besides: see `CHECKPOINT_FIELDS`
 
     @property
     def dir(self) -> Path:
@@ -187,7 +188,7 @@ class Run:
         self.history, self.best = checkpoint.training["history"], checkpoint.training["best"]
         self.trained = checkpoint.training.get("trained", {})
         self.processes_before = checkpoint.training.get("processes", 1)
-        self.kept = {name: getattr(checkpoint, name) for name in KEPT}
+        self.kept = {name: getattr(checkpoint, name) for name in CHECKPOINT_FIELDS}
 
     def begin(self, name: str) -> None:
         """Lay the run's folder: the manifest as it is, the configuration, an empty history, and what to resume from.
@@ -222,7 +223,7 @@ class Run:
                 "train_patches": len(self.train),
                 "val_patches": len(self.val),
                 "manifest_sha256": self.manifest_sha256,
-                "audit": self.audit,
+                "audit": self.audit and to_json(self.audit),
                 "device": self.compute.reason,
                 "versions": versions(),
                 "git_commit": git_commit(),
@@ -254,7 +255,7 @@ class Run:
 
         shared = probabilities(self.trainer.ema_model, self.val.in_order(), self.compute, on_progress=on_patches)
         probs = self.val.joined(shared).numpy().astype(np.float64)
-        self.kept |= decided(self.labels, probs, self.config.threshold)
+        self.kept |= calibrate(self.labels, probs, self.config.threshold)._asdict()
         certain = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
         return Epoch(
             epoch=epoch,
@@ -285,9 +286,9 @@ class Run:
     def _write(self, folder: Path, state: dict[str, Any], best: bool) -> None:
         last = self.history[-1] if self.history else {}
         row = last if last.get("step") == self.trainer.step else {}
-        kept = self.kept if row else undecided(self.kept, self.config.threshold)
-        average = self.trainer.ema_model
-        weights = whole_state(self.model, average) if self.config.freeze else copy_state(average)
+        kept = self.kept if row else without_validation(self.kept, self.config.threshold)
+        ema = self.trainer.ema_model
+        weights = whole_state(self.model, ema) if self.config.freeze else copy_state(ema)
         checkpoint = Checkpoint(
             arch=self.model.arch,
             model={name: tensor.cpu() for name, tensor in weights.items()},

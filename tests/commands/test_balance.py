@@ -53,7 +53,10 @@ def test_max_takes_all_there_is_and_more_is_refused_with_that_number(histo):
     histo("balance", "--n", report["n"])
 
 
-@pytest.mark.parametrize(("n", "code", "why"), [("7", 1, "halved"), ("0", 1, "halved"), ("abc", 2, "whole number")])
+@pytest.mark.parametrize(
+    ("n", "code", "why"),
+    [("7", 1, "is not an even number"), ("0", 1, "is not an even number"), ("abc", 2, "whole number")],
+)
 def test_a_number_that_will_not_do(histo, n, code, why):
     error, hint = histo.fails("balance", "--n", n, code=code)
     assert f"--n {n}" in error
@@ -106,7 +109,7 @@ def test_where_neither_slide_nor_overlap_is_known_the_split_leaks_and_says_so(hi
     without_slides(histo)
     result = histo("balance", "--n", "max", "--json")
     assert "no two of these patches share pixels" in result.stderr
-    assert "leaks: patches of one slide stand on both sides" in result.stderr
+    assert "leaks: one slide may have patches in train and in validation" in result.stderr
     report = json.loads(result.stdout)
     assert (report["split"], report["leaks"]) == ("overlap", True)
     assert report["audit"]["overlaps"]["pairs"] == report["dropped"]["duplicates"]  # the source's own copies
@@ -130,7 +133,7 @@ def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
     rows, report = subset(empty), json.loads(result.stdout)
     assert (report["split"], report["leaks"]) == ("overlap", False)
     assert report["audit"]["overlaps"] == {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
-    assert "240 of 240 patches share pixels with another and stay on its side" in result.stderr
+    assert "240 of 240 patches share pixels with another one and are in the same split as it" in result.stderr
     sides = {}
     for row in rows:
         sides.setdefault((row["label"], row["id"].partition("-")[2]), set()).add((row["split"], row["overlap_group"]))
@@ -169,7 +172,7 @@ def test_overlaps_are_searched_once_for_the_same_pixels(empty, tmp_path):
     empty(*download)
     split = ["balance", "--n", "max", "--split", "overlap"]
     error, hint = empty.fails(*split)
-    assert error == "1 overlap groups cannot be split with both classes on both sides"
+    assert error == "1 overlap groups cannot be split with both classes in train and in validation"
     assert "--split random" in hint
     (kept,) = (empty.root / "data" / "mine").glob("overlaps-*.npy")
     kept.write_bytes(kept.read_bytes()[:-1])  # read, and not searched again
@@ -206,7 +209,7 @@ def test_by_hospital_is_refused_where_it_cannot_be(histo):
     assert error == "--group hospital and --split slide are two splits"
     edit(histo, lambda row: row | {"hospital": "RUMC"})
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital")
-    assert error == "1 hospitals cannot be split with both classes on both sides"
+    assert error == "1 hospitals cannot be split with both classes in train and in validation"
     edit(histo, lambda row: row | {"hospital": ""})
     error, hint = histo.fails("balance", "--n", 40, "--group", "hospital")
     assert error == "the hospitals of synthetic are not known for every patch"

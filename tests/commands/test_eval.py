@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from scipy.special import logit
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from histocli.data import manifest
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli import TRAIN, Histo, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 from tests.data.tissue import crop, texture, write_patches
@@ -64,7 +67,7 @@ def test_the_default_is_the_runs_own_validation_split(histo):
     order = list(made["metrics"])
     assert order[:2] == ["auc", "accuracy"]
     table = result.stderr
-    assert table.index("auc") < table.index("accuracy") < table.index("sensitivity") < table.index("said tumour")
+    assert table.index("AUC") < table.index("accuracy") < table.index("sensitivity") < table.index("called tumour")
 
 
 def test_the_figures_are_those_of_the_scores_written(histo):
@@ -82,10 +85,35 @@ def test_the_figures_are_those_of_the_scores_written(histo):
 def test_what_training_said_of_its_best_epoch_is_what_eval_says(histo):
     history = (histo.root / "runs" / "first" / "history.jsonl").read_text().splitlines()
     best = max(map(json.loads, history), key=lambda row: (row["val_auc"], -row["val_loss"]))
-    for metrics in (report(histo)["metrics"], report(histo, "--raw")["metrics"]):
+    for metrics in (report(histo)["metrics"], report(histo, "--uncalibrated")["metrics"]):
         assert metrics["auc"] == pytest.approx(best["val_auc"])
         assert metrics["accuracy"] == pytest.approx(best["val_accuracy"])
     assert metrics["log_loss"] == pytest.approx(best["val_loss"], rel=1e-4)  # training speaks of raw scores
+
+
+def test_each_manifest_is_read_and_hashed_once(histo, monkeypatch):
+    read, hashed = Counter(), Counter()
+
+    def count_reads(file, name):
+        read[Path(name).name] += 1
+        return read_columns(file, name)
+
+    def count_opens(path, mode="r", *args, **kwargs):
+        hashed[path.name] += mode == "rb" and path.suffix == ".csv"
+        return path_open(path, mode, *args, **kwargs)
+
+    read_columns, path_open = manifest.read_columns, Path.open
+    monkeypatch.setattr(manifest, "read_columns", count_reads)
+    monkeypatch.setattr(Path, "open", count_opens)
+    made = report(histo, "--ckpt", "first")
+    assert made["n_in_validation"] == made["n"]
+    assert read == {"manifest.csv": 1, "synthetic.csv": 1}
+    assert +hashed == {"manifest.csv": 1}
+    read.clear()
+    hashed.clear()
+    report(histo, "--ckpt", "first", "--data", "synthetic")
+    assert read == {"manifest.csv": 1, "synthetic.csv": 1}
+    assert +hashed == {"manifest.csv": 1, "synthetic.csv": 1}
 
 
 def test_a_split_of_the_runs_own_manifest(histo):
@@ -134,7 +162,7 @@ def test_unreadable_files_are_named_and_counted(histo, folder):
     result = histo(*EVAL, "--data", folder, "--json")
     assert json.loads(result.stdout)["skipped"] == {"unreadable": 1}
     assert "warning: tumor/broken.png" in result.stderr
-    assert "warning: 1 unreadable" in result.stderr
+    assert "warning: 1 patches skipped: unreadable" in result.stderr
 
 
 def test_tta_is_another_measurement_beside_the_first(histo):
@@ -149,7 +177,7 @@ def test_the_threshold_moves_the_confusion_alone(histo):
     assert all_tumour["confusion"]["tn"] == all_tumour["confusion"]["fn"] == 0
     assert all_tumour["metrics"]["auc"] == half["metrics"]["auc"]
     assert all_tumour["threshold"] == 0
-    assert "warning: npv cannot be computed" in histo(*EVAL, "--threshold", 0).stderr
+    assert "warning: NPV cannot be computed" in histo(*EVAL, "--threshold", 0).stderr
 
 
 def test_a_checkpoint_by_path_by_name_and_by_run(histo, tmp_path, monkeypatch):
@@ -207,8 +235,8 @@ def test_other_patches_of_the_same_ids_are_not_mistaken_for_the_old_ones(histo):
     assert "another packing of synthetic" in histo.fails(*EVAL)[0]
     assert "another packing of synthetic" in histo.fails(*TRAIN, "--epochs", 1)[0]
     done = histo(*EVAL, "--json", "--data", "synthetic")
-    assert json.loads(done.stdout)["trained_on"] is None
-    assert "is not known" in done.stderr
+    assert json.loads(done.stdout)["n_in_training"] is None
+    assert "it is not known whether these patches were trained on" in done.stderr
 
 
 def test_evaluations_of_folders_of_one_name_are_kept_side_by_side(histo, tmp_path):
@@ -241,10 +269,10 @@ def test_patches_that_were_trained_on_are_counted_and_warned_of(histo):
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         trained = sum(row["split"] == "train" for row in csv.DictReader(file))
     done = histo(*EVAL, "--json", "--data", "synthetic")
-    assert json.loads(done.stdout)["trained_on"] == trained > 0
+    assert json.loads(done.stdout)["n_in_training"] == trained > 0
     assert f"{trained} of these patches were trained on" in done.stderr
     own = histo(*EVAL, "--json")
-    assert json.loads(own.stdout)["trained_on"] == 0
+    assert json.loads(own.stdout)["n_in_training"] == 0
     assert "trained on" not in own.stderr
 
 
@@ -259,7 +287,7 @@ def test_every_figure_has_an_interval_by_slide_where_slides_are_known(histo):
     for name, ends in made["intervals"].items():
         assert ends is None if name in drawn["undefined"] else ends[0] <= made["metrics"][name] <= ends[1], name
     low, high = made["intervals"]["auc"]
-    assert re.search(rf"auc +{made['metrics']['auc']:.4f} +{low:.4f} to {high:.4f}", result.stderr)
+    assert re.search(rf"AUC +{made['metrics']['auc']:.4f} +{low:.4f} to {high:.4f}", result.stderr)
     assert made["delong"]["by"] == "slide"
     again = report(histo, "--data", "synthetic")
     assert again["intervals"] == made["intervals"]
@@ -319,8 +347,8 @@ def test_slides_and_hospitals_have_their_own_figures(histo):
             assert (group["n"], group["accuracy"]) == (len(own), pytest.approx(np.mean(right)))
             assert group["positives"] == sum(int(row["label"]) for row in own)
     worst = min(made["slides"], key=lambda row: (row["accuracy"], -row["n"]))
-    shown = result.stderr[result.stderr.index("the worst of") :]
-    assert shown.index(worst["slide"]) < shown.index("by hospital") < shown.index("north") < shown.index("south")
+    shown = result.stderr[result.stderr.index("lowest accuracy") :]
+    assert shown.index(worst["slide"]) < shown.index("each hospital") < shown.index("north") < shown.index("south")
 
 
 def test_without_slides_there_are_no_tables_of_them(histo, folder):
@@ -332,15 +360,18 @@ def test_calibration_is_applied_and_told_and_raw_goes_without(histo):
     best = load_checkpoint(histo.root / "checkpoints" / "best.pt")
     save_checkpoint(replace(best, temperature=2.5), histo.root / "checkpoints" / "best.pt")
     result = histo(*EVAL, "--json")
-    made, raw = json.loads(result.stdout), report(histo, "--raw")
-    assert (made["temperature"], made["raw"], raw["raw"]) == (2.5, False, True)
-    assert raw["scores"] == made["scores"].replace(".csv", "-raw.csv")
+    made, raw = json.loads(result.stdout), report(histo, "--uncalibrated")
+    assert (made["temperature"], made["is_calibrated"], raw["is_calibrated"]) == (2.5, True, False)
+    assert raw["scores"] == made["scores"].replace(".csv", "-uncalibrated.csv")
     calibrated, uncalibrated = ([logit(float(row["prob"])) for row in scores(histo, m)] for m in (made, raw))
     assert 2.5 * np.array(calibrated) == pytest.approx(uncalibrated, abs=1e-4)
     for name in ("ece", "brier", "log_loss"):
-        assert made["uncalibrated"][name] == pytest.approx(raw["metrics"][name])
+        assert made["before_calibration"][name] == pytest.approx(raw["metrics"][name])
     assert made["metrics"]["auc"] == raw["metrics"]["auc"]
-    assert f"log loss {raw['metrics']['log_loss']:.4f} to {made['metrics']['log_loss']:.4f}" in result.stderr
+    assert "calibration by temperature 2.500" in result.stderr
+    before, after = (f"{one['metrics']['log_loss']:.4f}" for one in (raw, made))
+    assert re.search(rf"^log loss +{before} +{after}$", result.stderr, re.M)
+    assert report(histo, "--raw") == raw  # the former name of the option
 
 
 def test_an_ensemble_averages_the_probabilities(histo, tmp_path):
@@ -375,7 +406,7 @@ def test_the_stored_threshold_is_the_default_and_rules_look_at_the_validation_pa
     rule = report(histo, "--ckpt", "second", "--threshold", "sensitivity=0.9", "--data", "synthetic")
     assert rule["threshold"] == pytest.approx(made["threshold"], abs=1e-6)
     assert report(histo, "--ckpt", "second", "--threshold", 0.5)["threshold"] == 0.5
-    raw = report(histo, "--ckpt", "second", "--raw")
+    raw = report(histo, "--ckpt", "second", "--uncalibrated")
     assert raw["confusion"] == made["confusion"]
     error, hint = histo.fails(*EVAL, "--threshold", "1.5", code=2)
     assert "--threshold 1.5" in error
@@ -391,7 +422,7 @@ def test_a_checkpoint_of_the_first_version_is_as_it_was(histo):
     torch.save(content, path)
     made = report(histo)
     assert made["temperature"] == 1
-    assert made["metrics"] == report(histo, "--raw")["metrics"]
+    assert made["metrics"] == report(histo, "--uncalibrated")["metrics"]
     error, hint = histo.fails(*EVAL, "--threshold", "youden")
     assert "keeps no validation scores" in error
     assert "number" in hint
@@ -419,14 +450,14 @@ def test_two_checkpoints_are_compared_on_the_same_patches(histo):
 def test_what_is_compared_says_what_it_was_trained_on(histo):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
     result = histo(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
-    trained = report(histo, "--data", "synthetic")["trained_on"]
-    assert json.loads(result.stdout)["a"]["trained_on"] == trained > 0
+    trained = report(histo, "--data", "synthetic")["n_in_training"]
+    assert json.loads(result.stdout)["a"]["n_in_training"] == trained > 0
     assert f"first was trained on {trained} of the patches it scored" in result.stderr
 
 
 def test_one_evaluation_under_two_names_is_not_compared_with_itself(histo):
     error, hint = histo.fails(*EVAL, "--compare", "first", "best.pt", code=2)
-    assert "first and best.pt are one and the same evaluation" in error
+    assert "first and best.pt are the same evaluation" in error
     assert "two that differ" in hint
 
 
@@ -457,15 +488,15 @@ def test_patches_trained_on_are_known_by_their_pixels(histo, tmp_path):
         cv2.imwrite(os.fspath(target), pixels[int(row["index"])][:, :, ::-1])
     result = histo(*EVAL, "--data", tmp_path / "again", "--json")
     made = json.loads(result.stdout)
-    assert (made["trained_on"], made["chosen_on"]) == (9, 3)
+    assert (made["n_in_training"], made["n_in_validation"]) == (9, 3)
     assert "9 of these patches were trained on" in result.stderr
-    assert "3 of these patches chose the epoch" in result.stderr
+    assert "epoch, temperature and threshold were chosen on 3 of these patches" in result.stderr
     histo("download", "--source", "folder", "--from", tmp_path / "again", "--name", "again")
-    assert report(histo, "--data", "again")["trained_on"] == 9
+    assert report(histo, "--data", "again")["n_in_training"] == 9
     (histo.root / "runs" / "first" / "manifest.csv").write_text("id,label,split\n")
     result = histo(*EVAL, "--data", tmp_path / "again", "--json")
-    assert json.loads(result.stdout)["trained_on"] is None
-    assert "is not known" in result.stderr
+    assert json.loads(result.stdout)["n_in_training"] is None
+    assert "it is not known whether these patches were trained on" in result.stderr
 
 
 def test_a_network_does_not_differ_from_itself(histo):
@@ -482,9 +513,11 @@ def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path
     error, hint = histo.fails("eval", "--compare", *files)
     assert "have no scored patch in common" in error
     assert "--data" in hint
-    assert "means nothing with --compare" in histo.fails("eval", "--compare", *files, "--ckpt", "first", code=2)[0]
+    assert "cannot be combined with --compare" in histo.fails("eval", "--compare", *files, "--ckpt", "first", code=2)[0]
     (tmp_path / "other.json").write_text("[]")
-    assert "is not what histo eval writes" in histo.fails("eval", "--compare", tmp_path / "other.json", files[0])[0]
+    assert (
+        "is not an evaluation of histo eval" in histo.fails("eval", "--compare", tmp_path / "other.json", files[0])[0]
+    )
 
 
 def test_other_patches_of_the_same_names_cannot_be_compared(histo, tmp_path):
@@ -492,7 +525,7 @@ def test_other_patches_of_the_same_names_cannot_be_compared(histo, tmp_path):
         write_patches(tmp_path / place, {f"{i % 2}/{i}": crop(texture(first + i), 0, 0) for i in range(8)})
     one, other = (report(histo, "--data", tmp_path / place) for place in ("a", "b"))
     names = [made["scores"].replace("csv", "json") for made in (one, other)]
-    assert "8 ids name other pixels" in histo.fails("eval", "--compare", *names)[0]
+    assert "8 ids belong to other pixels" in histo.fails("eval", "--compare", *names)[0]
 
 
 def test_scores_near_one_stay_apart_in_what_is_written(histo):
@@ -507,61 +540,6 @@ def test_scores_near_one_stay_apart_in_what_is_written(histo):
     assert roc_auc_score(labels, probs) == pytest.approx(made["metrics"]["auc"], abs=1e-12)
 
 
-@pytest.fixture
-def siblings(histo):
-    """A run with a random split beside `first`, both evaluated on other slides."""
-    histo("balance", "--n", 64, "--val-fraction", 0.25, "--split", "random")
-    histo(*TRAIN, "--epochs", 2, "--name", "leaky", "--seed", 7)
-    histo("download", "--source", "synthetic", "--name", "elsewhere", "--n", 80, "--seed", 5)
-    return {run: report(histo, "--ckpt", run, "--data", "elsewhere") for run in ("first", "leaky")}
-
-
-def test_optimism_is_the_gap_between_splits_and_unseen_slides(histo, siblings):
-    result = histo("eval", "--ckpt", "first", "--optimism", "--json")
-    made = json.loads(result.stdout)
-    rows = {row["run"]: row for row in made["runs"]}
-    assert {run: (row["kind"], row["parted_by"]) for run, row in rows.items()} == {
-        "first": ("grouped", "slide"),
-        "leaky": ("random", "patch"),
-    }
-    manifest = digest(histo.root / "manifests" / "elsewhere.csv")
-    known = {"shared_slides": 0, "overlaps": None}
-    assert made["unseen"] == {"data": "elsewhere", "split": "all", "sha256": manifest, **known}
-    assert "is not unseen" not in result.stderr
-    for run, row in rows.items():
-        assert row["validation"]["auc"] == pytest.approx(report(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
-        assert row["unseen"]["auc"] == siblings[run]["metrics"]["auc"]
-        assert row["unseen"]["interval"] == siblings[run]["intervals"]["auc"]
-    random, grouped = rows["leaky"], rows["first"]
-    assert made["gaps"] == {
-        "random_minus_grouped": pytest.approx(random["validation"]["auc"] - grouped["validation"]["auc"]),
-        "grouped_minus_unseen": pytest.approx(grouped["validation"]["auc"] - grouped["unseen"]["auc"]),
-        "random_minus_unseen": pytest.approx(random["validation"]["auc"] - random["unseen"]["auc"]),
-    }
-    assert f"{made['gaps']['random_minus_unseen']:+.4f}" in result.stderr
-    assert "one run alone has a random split" in result.stderr
-    picture = histo.root / "plots" / "synthetic-optimism.png"
-    before = picture.read_bytes()
-    picture.unlink()
-    histo("plot", "--kind", "optimism")
-    assert picture.read_bytes() == before
-
-
-def test_runs_of_another_version_or_network_are_not_of_the_same_recipe(histo, siblings):
-    path = histo.root / "runs" / "leaky" / "config.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"versions": config["versions"] | {"histo": "0.0.1"}}))
-    made = json.loads(histo("eval", "--ckpt", "first", "--optimism", "--json").stdout)
-    assert [row["run"] for row in made["runs"]] == ["first"]
-    path.write_text(json.dumps(config))
-    best = histo.root / "runs" / "leaky" / "best.pt"
-    checkpoint = load_checkpoint(best)
-    widened = {name: torch.cat([tensor, tensor]) for name, tensor in checkpoint.model.items() if tensor.ndim}
-    save_checkpoint(replace(checkpoint, model=widened), best)
-    made = json.loads(histo("eval", "--ckpt", "first", "--optimism", "--json").stdout)
-    assert [row["run"] for row in made["runs"]] == ["first"]
-
-
 def test_few_slides_with_tumour_among_many_without_are_told(histo, tmp_path):
     patches = {f"{int(i % 15 < 3)}/{i}": crop(texture(i), 0, 0) for i in range(45)}
     write_patches(tmp_path / "mine", patches)
@@ -569,72 +547,9 @@ def test_few_slides_with_tumour_among_many_without_are_told(histo, tmp_path):
     table.write_text("id,wsi\n" + "".join(f"{i},slide {i % 15}\n" for i in range(45)))
     histo("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
     result = histo(*EVAL, "--data", "mine", "--json")
-    assert json.loads(result.stdout)["bootstrap"]["holding"] == {"normal": 12, "tumour": 3}
-    assert "only 3 slides hold tumour patches: intervals and p-values are rough" in result.stderr
+    assert json.loads(result.stdout)["bootstrap"]["clusters_by_class"] == {"normal": 12, "tumour": 3}
+    assert "only 3 slides have tumour patches: intervals and p-values are rough" in result.stderr
     assert "only 15 slides" not in result.stderr
-
-
-def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings):
-    """Other patches of the same slides, as a part of a data set has that was packed in two."""
-    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
-        slides = sorted({row["slide"] for row in csv.DictReader(file)})
-    table = histo.root / "manifests" / "elsewhere.csv"
-    with table.open(newline="") as file:
-        rows = [row | {"slide": slides[i % len(slides)]} for i, row in enumerate(csv.DictReader(file))]
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    for name in ("synthetic", "elsewhere"):  # slides of synthetic sets are called alike without being the same
-        path = histo.root / "data" / name / "dataset.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "folder"}))
-    for run in siblings:
-        report(histo, "--ckpt", run, "--data", "elsewhere")
-    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
-        drawn = {row["slide"] for row in csv.DictReader(file)}
-    result = histo("eval", "--ckpt", "first", "--optimism", "--json")
-    assert json.loads(result.stdout)["unseen"]["shared_slides"] == len(drawn & {row["slide"] for row in rows})
-    assert "elsewhere all is not unseen" in result.stderr
-
-
-def test_folders_of_one_name_are_not_taken_for_the_same_patches(histo, siblings, tmp_path):
-    for run, count in (("first", 12), ("leaky", 16)):
-        folder = tmp_path / run / "valid"
-        write_patches(folder, {f"{i % 2}/{run}{i}": crop(texture(i), 0, 0) for i in range(count)})
-        report(histo, "--ckpt", run, "--data", folder)
-    assert "--data" not in histo("eval", "--ckpt", "first", "--optimism", "--data", tmp_path / "first" / "valid").stdout
-    result = histo("eval", "--ckpt", "first", "--optimism", "--data", "valid", "--json")
-    rows = {row["run"]: row["unseen"] for row in json.loads(result.stdout)["runs"]}
-    assert sum(found is not None for found in rows.values()) == 1
-    assert "whether valid all has slides of synthetic is not known" in result.stderr
-
-
-def test_optimism_needs_something_to_compare_with_and_says_what_was_not_measured(histo, siblings):
-    error, hint = histo.fails("eval", "--ckpt", "first", "--optimism", "--data", "nowhere")
-    assert "none of these runs was evaluated on nowhere" in error
-    assert hint == "histo eval --ckpt first --data nowhere"
-    report(histo, "--ckpt", "first", "--data", "synthetic")
-    hint = histo.fails("eval", "--ckpt", "first", "--optimism", "--data", "synthetic")[1]
-    assert "of its patches were trained on" in hint
-    (histo.root / "metrics" / "leaky-elsewhere-all.json").unlink()
-    result = histo("eval", "--ckpt", "first", "--optimism", "--json")
-    assert json.loads(result.stdout)["gaps"]["random_minus_unseen"] is None
-    assert "histo eval --ckpt leaky --data elsewhere" in result.stderr
-    shutil.rmtree(histo.root / "runs" / "leaky")
-    made = json.loads(histo("eval", "--ckpt", "first", "--optimism", "--json").stdout)
-    [first] = made["runs"]
-    assert made["gaps"] == {
-        "random_minus_grouped": None,
-        "grouped_minus_unseen": first["validation"]["auc"] - first["unseen"]["auc"],
-        "random_minus_unseen": None,
-    }
-    assert made["means"]["random"] == {"runs": 0, "validation": None, "unseen": None}
-    (histo.root / "metrics" / "first-elsewhere-all.json").unlink()
-    error, hint = histo.fails("eval", "--ckpt", "first", "--optimism")
-    assert "none was evaluated on unseen patches" in error
-    assert "histo eval --ckpt first --data NAME" in hint
-    assert "--split random" in hint
-    assert "means nothing with --optimism" in histo.fails("eval", "--optimism", "--tta", code=2)[0]
 
 
 def test_the_model_card_takes_in_what_was_measured(histo):
@@ -646,7 +561,7 @@ def test_the_model_card_takes_in_what_was_measured(histo):
     low, high = made["intervals"]["auc"]
     line = next(line for line in text.splitlines() if line.startswith("| synthetic, all, 8 orientations"))
     assert f"{made['metrics']['auc']:.4f} ({low:.4f} to {high:.4f})" in line
-    assert f"| {made['trained_on']} |" in line
+    assert f"| {made['n_in_training']} |" in line
     report(histo)
     assert text.splitlines()[:20] == card.read_text().splitlines()[:20]
     assert card.read_text().count("## Evaluations") == 1

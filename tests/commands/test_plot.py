@@ -13,6 +13,7 @@ from histocli.commands.plot import plot
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.reports.plots import Format, Kind
+from histocli.schema import to_json
 from histocli.workspace import Workspace, write_json, write_text
 
 OF_EVALUATION = [Kind.ROC, Kind.PR, Kind.CONFUSION, Kind.CALIBRATION, Kind.SCORES, Kind.ERRORS]
@@ -41,7 +42,7 @@ def add_run(workspace, run, epochs=3, age=0):
 def add_evaluation(workspace, run, data, split, labels, probs, packed=True):
     stem = f"{run}-{data}-{split}"
     names = {"run": run, "data": data, "split": split, "tta": False, "raw": False, "scores": f"{stem}.csv"}
-    write_json(workspace.metrics_dir / f"{stem}.json", evaluate(labels, probs) | names)
+    write_json(workspace.metrics_dir / f"{stem}.json", to_json(evaluate(labels, probs)) | names)
     with (workspace.metrics_dir / f"{stem}.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["id", "label", "prob", "data", "index"])
@@ -296,3 +297,40 @@ def test_all_goes_on_without_the_pixels(workspace):
     drawn = names(plot(workspace, None, [Kind.ALL], Format.SVG))
     assert "net-1-pcam-val-roc.svg" in drawn
     assert not any("samples" in name or "errors" in name for name in drawn)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"confusion": {"tn": "many", "fp": 0, "fn": 0, "tp": 0}}, "confusion.tn is 'many', not a whole number"),
+        ({"threshold": 1.5}, "threshold is 1.5, not at least 0 and at most 1"),
+        ({"n": -1}, "n is -1, not at least 0"),
+        (
+            {
+                "curves": {
+                    "roc": {"fpr": [0, 1], "tpr": [0], "threshold": [1, 0]},
+                    "pr": {"recall": [], "precision": []},
+                }
+            },
+            "curves.roc has lists of different lengths",
+        ),
+        ({"tta": 1}, "tta is 1, not true or false"),
+        ({"histogram": None}, "histogram is None, not an object"),
+    ],
+)
+def test_a_metrics_file_that_was_changed_by_hand_is_refused_by_its_field(workspace, change, field):
+    path = workspace.metrics_dir / "net-1-pcam-val.json"
+    write_json(path, json.loads(path.read_text()) | change)
+    with pytest.raises(HistoError, match="the field") as caught:
+        plot(workspace, None, [Kind.ROC], Format.PNG)
+    assert str(caught.value) == f"{path}: the field {field}"
+    assert "histo eval" in caught.value.hint
+
+
+def test_a_metrics_file_without_a_field_names_it(workspace):
+    path = workspace.metrics_dir / "net-1-pcam-val.json"
+    values = json.loads(path.read_text())
+    del values["confusion"]
+    write_json(path, values)
+    with pytest.raises(HistoError, match=r"net-1-pcam-val\.json: the field confusion is missing"):
+        plot(workspace, None, [Kind.ROC], Format.PNG)

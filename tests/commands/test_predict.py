@@ -364,8 +364,8 @@ def test_flags_without_the_training_patches_or_what_they_look_like(histo, images
     path = histo.root / "checkpoints" / "best.pt"
     save_checkpoint(replace(load_checkpoint(path), appearance={}), path)
     error, hint = histo.fails(*PREDICT, images, "--flags")
-    assert "does not say what its training data look like" in error
-    assert "--flags" in hint
+    assert "does not describe the appearance of its training data" in error
+    assert "--qc" in hint
 
 
 def test_flags_in_jsonl_are_those_of_the_csv(histo, images):

@@ -69,7 +69,7 @@ def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
         sides.append(val)
     assert sides[0].isdisjoint(sides[1])
     error, hint = histo.fails(*TRAIN, "--folds", 30, "--name", "more")
-    assert "hospitals do not part into 30 folds" in error
+    assert "hospitals cannot be divided into 30 folds" in error
     assert "without --group hospital" in hint
 
 
@@ -143,8 +143,8 @@ def test_folds_leave_the_manifests_of_data_sets_alone(histo):
 
 def test_folds_that_cannot_be_are_refused_before_any_training(histo):
     error, _ = histo.fails(*TRAIN, "--folds", 40, "--name", "cv")
-    assert "do not part into 40 folds" in error
-    assert "exclude one another" in histo.fails(*TRAIN, "--folds", 2, "--seeds", 2, code=2)[0]
+    assert "cannot be divided into 40 folds" in error
+    assert "cannot be combined" in histo.fails(*TRAIN, "--folds", 2, "--seeds", 2, code=2)[0]
     assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from histocli.config import Group
 from histocli.data.folds import make_folds
-from histocli.data.groups import OVERLAP, hanging_together, parted_by
+from histocli.data.groups import OVERLAP, connected_components, split_by
 from histocli.errors import HistoError
 
 
@@ -31,11 +31,11 @@ def manifest(n=120, slides=12, groups=None):
 def test_what_hangs_together_does_so_through_slides_and_groups():
     frame = pd.DataFrame({"slide": list("aa  b ")}).replace(" ", "")
     frame[OVERLAP] = ["1", "", "1", "2", "2", ""]
-    by, number = hanging_together(frame)
+    by, number = connected_components(frame)
     assert by == "slide or overlap group"
     assert [set(np.flatnonzero(number == i)) for i in range(3)] == [{0, 1, 2}, {3, 4}, {5}]
-    assert hanging_together(frame.assign(slide=list("abcdef")))[0] == "slide"
-    by, number = hanging_together(frame.drop(columns=OVERLAP).assign(slide=["a", "", "a", "", "b", "b"]))
+    assert connected_components(frame.assign(slide=list("abcdef")))[0] == "slide"
+    by, number = connected_components(frame.drop(columns=OVERLAP).assign(slide=["a", "", "a", "", "b", "b"]))
     assert by == "slide or patch"  # where no group is known
     assert len(set(number)) == 4
 
@@ -54,7 +54,7 @@ def test_folds_part_the_patches_and_keep_together_what_belongs_together(slides, 
         assert val["label"].mean() == pytest.approx(0.5, abs=0.2)
         for column in {"slide": ["slide"], "overlap group": [OVERLAP], "patch": []}[by]:
             assert set(val[column]) & set(train[column]) <= {""}
-        assert parted_by(split) == by
+        assert split_by(split) == by
         held += val["id"].tolist()
     assert sorted(held) == sorted(made.manifest["id"])
     assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=1).number == made.number).all()
@@ -66,13 +66,13 @@ def test_folds_by_hospital_keep_hospitals_whole():
     made = make_folds(frame, 3, seed=0, group=Group.HOSPITAL)
     held = [set(rows.loc[rows["split"] == "val", "hospital"]) for rows in map(made.split, range(3))]
     assert sorted(map(sorted, held)) == [["h0"], ["h1"], ["h2"]]
-    with pytest.raises(HistoError, match="3 hospitals do not part into 4 folds"):
+    with pytest.raises(HistoError, match="3 hospitals cannot be divided into 4 folds"):
         make_folds(frame, 4, seed=0, group=Group.HOSPITAL)
 
 
 @pytest.mark.parametrize(("slides", "k"), [(3, 4), (0, 70)])
 def test_too_many_folds_are_refused(slides, k):
-    with pytest.raises(HistoError, match=f"do not part into {k} folds"):
+    with pytest.raises(HistoError, match=f"cannot be divided into {k} folds"):
         make_folds(manifest(slides=slides), k, seed=0)
 
 
@@ -85,9 +85,9 @@ def test_slides_of_one_class_alone_cannot_validate():
 
 def test_what_a_split_keeps_apart():
     frame = manifest(slides=12)
-    assert parted_by(frame) == "patch"
-    assert parted_by(frame.assign(split=np.where(frame["slide"] == "s3", "val", "train"))) == "slide"
+    assert split_by(frame) == "patch"
+    assert split_by(frame.assign(split=np.where(frame["slide"] == "s3", "val", "train"))) == "slide"
     grouped = manifest(slides=0, groups=7)
-    assert parted_by(grouped) == "patch"
-    assert parted_by(grouped.assign(split=np.where(grouped[OVERLAP] == "g4", "val", "train"))) == "overlap group"
-    assert parted_by(grouped.assign(**{OVERLAP: ""})) == "patch"
+    assert split_by(grouped) == "patch"
+    assert split_by(grouped.assign(split=np.where(grouped[OVERLAP] == "g4", "val", "train"))) == "overlap group"
+    assert split_by(grouped.assign(**{OVERLAP: ""})) == "patch"

@@ -38,7 +38,7 @@ def test_turning_a_patch_changes_nothing(patches):
 def test_few_of_the_training_patches_are_beyond_the_limits_and_strangers_are(patches):
     reference = Reference.of(patches, np.arange(200))
     own = reference.distance(appearance(patches))
-    for marked in (own.blank, own.unfocused, own.stained_otherwise):
+    for marked in (own.blank, own.unfocused, own.unusual_stain):
         assert marked.sum() <= 1
     assert own.focus.mean() == pytest.approx(0, abs=1e-6)
     strangers = np.stack(
@@ -46,7 +46,7 @@ def test_few_of_the_training_patches_are_beyond_the_limits_and_strangers_are(pat
     )
     seen = reference.distance(appearance(strangers))
     assert seen.blank[:2].tolist() == [True, False]
-    assert seen.stained_otherwise[1]
+    assert seen.unusual_stain[1]
     assert seen.unfocused[2]
 
 

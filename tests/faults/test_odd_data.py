@@ -54,7 +54,7 @@ def test_a_class_missing_from_validation_trains_with_a_null_and_evaluates_with_r
     report = read_strictly(root / "metrics" / "one-sided-synthetic-val.json")
     assert report["metrics"]["auc"] is None
     assert report["undefined"]["auc"]
-    assert "warning: auc cannot be computed: " in process.stderr
+    assert "warning: AUC cannot be computed: " in process.stderr
     check_jsons(root)
     histo(root, "plot", "--run", "one-sided")
 
@@ -86,7 +86,7 @@ def test_all_labels_equal_cannot_be_balanced(root):
 def test_one_slide_alone_cannot_be_split_by_slide(root):
     write_manifest(root, [{**row, "slide": "s1"} for row in manifest(root, "synthetic")], "synthetic")
     process = histo(root, "balance", "--n", 32, code=1)
-    assert "error: 1 slides cannot be split with both classes on both sides" in process.stderr
+    assert "error: 1 slides cannot be split with both classes in train and in validation" in process.stderr
     assert "hint: " in process.stderr
     histo(root, "balance", "--n", 32, "--split", "random")
     check_jsons(root)
@@ -95,9 +95,9 @@ def test_one_slide_alone_cannot_be_split_by_slide(root):
 @pytest.mark.parametrize(
     ("n", "split", "told"),
     [
-        ("2", "random", "--n 4 is the least"),
-        ("3", "random", "--n 3 cannot be halved between two classes"),
-        ("0", "random", "--n 0 cannot be halved"),
+        ("2", "random", "use --n 4 or more"),
+        ("3", "random", "--n 3 is not an even number of patches"),
+        ("0", "random", "--n 0 is not an even number of patches"),
         ("1000000", "random", "the largest n possible is --n "),
         ("2", "slide", "slides cannot be split"),
     ],

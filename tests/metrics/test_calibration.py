@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import auc, evaluate
-from histocli.metrics.calibration import COLDEST, HOTTEST, fit_temperature, probability, rescaled
+from histocli.metrics.calibration import HIGHEST, LOWEST, fit_temperature, probability, rescaled
 from histocli.metrics.thresholds import choose_threshold, fixed
 
 
@@ -20,7 +20,7 @@ def test_a_temperature_that_spoiled_the_scores_is_found_again(temperature):
     scores = truth * temperature
     found = fit_temperature(labels, scores)
     assert found == pytest.approx(temperature, rel=0.03)
-    before, after = (evaluate(labels, probability(scores, t))["metrics"] for t in (1.0, found))
+    before, after = (evaluate(labels, probability(scores, t)).metrics for t in (1.0, found))
     assert after["auc"] == before["auc"]
     assert after["accuracy"] == before["accuracy"]
     assert after["ece"] < 0.02
@@ -52,9 +52,9 @@ def test_scores_that_part_the_classes_are_not_made_certain():
 
 def test_scores_that_say_the_opposite_or_nothing_end_at_the_bounds():
     labels = np.repeat([0, 1], 20)
-    assert fit_temperature(labels, np.where(labels == 1, -1.0, 1.0)) == HOTTEST
-    assert fit_temperature(labels, np.where(labels == 1, 1e-4, -1e-4)) == COLDEST
-    assert fit_temperature(labels, np.zeros(40)) == HOTTEST
+    assert fit_temperature(labels, np.where(labels == 1, -1.0, 1.0)) == HIGHEST
+    assert fit_temperature(labels, np.where(labels == 1, 1e-4, -1e-4)) == LOWEST
+    assert fit_temperature(labels, np.zeros(40)) == HIGHEST
 
 
 @given(st.floats(0, 1), st.floats(0.1, 9), st.floats(-20, 20))
@@ -77,7 +77,7 @@ def test_a_threshold_does_what_its_rule_says_and_no_other_does_it_better(data):
     probs = np.array(data.draw(st.lists(st.integers(1, 19), min_size=n, max_size=n))) / 20
 
     def of(threshold):
-        made = evaluate(labels, probs, threshold)["metrics"]
+        made = evaluate(labels, probs, threshold).metrics
         return made["sensitivity"], made["specificity"]
 
     others = np.append(np.unique(probs), 1)

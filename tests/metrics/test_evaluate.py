@@ -10,7 +10,9 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as reference
 
 from histocli.errors import HistoError
-from histocli.metrics import CURVE_POINTS, auc, evaluate
+from histocli.metrics import CURVE_POINTS, Measurement, auc, evaluate
+from histocli.metrics.curves import Confusion
+from histocli.schema import from_json, to_json
 
 
 @st.composite
@@ -30,7 +32,7 @@ def scored(draw, both_classes=True):
 def test_every_figure_is_scikit_learns(case, threshold):
     labels, probs = case
     called = (probs >= threshold).astype(int)
-    ours = evaluate(labels, probs, threshold)["metrics"]
+    ours = evaluate(labels, probs, threshold).metrics
     expected = {
         "auc": reference.roc_auc_score(labels, probs),
         "accuracy": reference.accuracy_score(labels, called),
@@ -61,15 +63,15 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(case):
 @given(scored())
 def test_curves_hold_at_their_thresholds(case):
     labels, probs = case
-    curves = evaluate(labels, probs)["curves"]
-    roc = curves["roc"]
-    for fpr, tpr, threshold in zip(roc["fpr"], roc["tpr"], roc["threshold"], strict=True):
+    curves = evaluate(labels, probs).curves
+    roc = curves.roc
+    for fpr, tpr, threshold in zip(roc.fpr, roc.tpr, roc.threshold, strict=True):
         called = probs >= threshold
         assert (fpr, tpr) == (called[labels == 0].mean(), called[labels == 1].mean())
-    assert (roc["fpr"][0], roc["tpr"][0], roc["fpr"][-1], roc["tpr"][-1]) == (0, 0, 1, 1)
+    assert (roc.fpr[0], roc.tpr[0], roc.fpr[-1], roc.tpr[-1]) == (0, 0, 1, 1)
     precision, recall, _ = reference.precision_recall_curve(labels, probs)
-    assert curves["pr"]["precision"] == pytest.approx(precision[::-1], abs=1e-12)
-    assert curves["pr"]["recall"] == pytest.approx(recall[::-1], abs=1e-12)
+    assert curves.pr.precision == pytest.approx(precision[::-1], abs=1e-12)
+    assert curves.pr.recall == pytest.approx(recall[::-1], abs=1e-12)
 
 
 @settings(deadline=None, max_examples=25)
@@ -79,28 +81,28 @@ def test_calibration_and_histogram_count_every_patch(case):
     probs = np.floor(probs * 64) / 64  # no bound of a fifteenth but 0 and 1 is a multiple of 1/64
     result = evaluate(labels, probs)
     error = 0.0
-    for bin in result["calibration"]:
-        inside = (probs >= bin["low"]) & ((probs < bin["high"]) | (bin["high"] == 1))
-        assert bin["count"] == inside.sum() > 0
-        assert bin["mean_probability"] == pytest.approx(probs[inside].mean())
-        assert bin["fraction_positive"] == pytest.approx(labels[inside].mean())
+    for bin in result.calibration:
+        inside = (probs >= bin.low) & ((probs < bin.high) | (bin.high == 1))
+        assert bin.count == inside.sum() > 0
+        assert bin.mean_probability == pytest.approx(probs[inside].mean())
+        assert bin.fraction_positive == pytest.approx(labels[inside].mean())
         error += inside.mean() * abs(probs[inside].mean() - labels[inside].mean())
-    assert sum(bin["count"] for bin in result["calibration"]) == len(labels)
-    assert result["metrics"]["ece"] == pytest.approx(error)
-    histogram = result["histogram"]
-    assert (len(histogram["edges"]), histogram["edges"][0], histogram["edges"][-1]) == (21, 0, 1)
-    assert sum(histogram["negative"]) == (labels == 0).sum()
-    assert sum(histogram["positive"]) == (labels == 1).sum()
+    assert sum(bin.count for bin in result.calibration) == len(labels)
+    assert result.metrics["ece"] == pytest.approx(error)
+    histogram = result.histogram
+    assert (len(histogram.edges), histogram.edges[0], histogram.edges[-1]) == (21, 0, 1)
+    assert sum(histogram.negative) == (labels == 0).sum()
+    assert sum(histogram.positive) == (labels == 1).sum()
 
 
 @settings(deadline=None, max_examples=25)
 @given(scored(both_classes=False), st.floats(0, 1))
 def test_the_result_is_plain_json_and_every_gap_has_a_reason(case, threshold):
     result = evaluate(*case, threshold)
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    missing = {name for name, value in result["metrics"].items() if value is None}
-    assert missing == set(result["undefined"])
-    assert sum(result["confusion"].values()) == result["n"] == len(case[0])
+    assert from_json(Measurement, json.loads(json.dumps(to_json(result), allow_nan=False)), "x.json") == result
+    missing = {name for name, value in result.metrics.items() if value is None}
+    assert missing == set(result.undefined)
+    assert sum(vars(result.confusion).values()) == result.n == len(case[0])
 
 
 @pytest.mark.parametrize(
@@ -116,24 +118,24 @@ def test_the_result_is_plain_json_and_every_gap_has_a_reason(case, threshold):
 )
 def test_what_cannot_be_computed_is_none(labels, probs, undefined):
     result = evaluate(labels, probs)
-    assert set(result["undefined"]) == undefined
-    assert all(result["undefined"].values())
+    assert set(result.undefined) == undefined
+    assert all(result.undefined.values())
 
 
 def test_equal_scores_are_chance():
     result = evaluate([0, 1, 0, 1, 1], [0.3] * 5)
-    assert result["metrics"]["auc"] == 0.5
-    assert result["curves"]["roc"]["fpr"] == [0, 1]
-    assert result["metrics"]["average_precision"] == pytest.approx(0.6)
+    assert result.metrics["auc"] == 0.5
+    assert result.curves.roc.fpr == [0, 1]
+    assert result.metrics["average_precision"] == pytest.approx(0.6)
 
 
 def test_certainty_that_is_wrong_costs_much_but_not_infinitely():
-    loss = evaluate([0, 1], [1.0, 0.0])["metrics"]["log_loss"]
+    loss = evaluate([0, 1], [1.0, 0.0]).metrics["log_loss"]
     assert 30 < loss < 40
 
 
 def test_a_score_at_the_threshold_is_called_tumour():
-    assert evaluate([1, 0], [0.7, 0.69], threshold=0.7)["confusion"] == {"tn": 1, "fp": 0, "fn": 0, "tp": 1}
+    assert evaluate([1, 0], [0.7, 0.69], threshold=0.7).confusion == Confusion(tn=1, fp=0, fn=0, tp=1)
 
 
 def test_long_curves_are_thinned_with_both_ends_kept():
@@ -141,20 +143,20 @@ def test_long_curves_are_thinned_with_both_ends_kept():
     labels = rng.integers(0, 2, 20_000)
     probs = 1 / (1 + np.exp(-(2 * labels - 1) - rng.normal(size=20_000)))
     result = evaluate(labels, probs)
-    roc, pr = result["curves"]["roc"], result["curves"]["pr"]
-    assert 200 < len(roc["fpr"]) <= CURVE_POINTS
-    assert len(roc["fpr"]) == len(roc["tpr"]) == len(roc["threshold"])
-    assert (roc["fpr"][0], roc["tpr"][0], roc["fpr"][-1], roc["tpr"][-1]) == (0, 0, 1, 1)
-    assert reference.auc(roc["fpr"], roc["tpr"]) == pytest.approx(result["metrics"]["auc"], abs=1e-4)
-    assert 200 < len(pr["recall"]) <= CURVE_POINTS
-    assert (pr["recall"][0], pr["precision"][0], pr["recall"][-1]) == (0, 1, 1)
-    assert pr["precision"][-1] == pytest.approx(labels.mean())
+    roc, pr = result.curves.roc, result.curves.pr
+    assert 200 < len(roc.fpr) <= CURVE_POINTS
+    assert len(roc.fpr) == len(roc.tpr) == len(roc.threshold)
+    assert (roc.fpr[0], roc.tpr[0], roc.fpr[-1], roc.tpr[-1]) == (0, 0, 1, 1)
+    assert reference.auc(roc.fpr, roc.tpr) == pytest.approx(result.metrics["auc"], abs=1e-4)
+    assert 200 < len(pr.recall) <= CURVE_POINTS
+    assert (pr.recall[0], pr.precision[0], pr.recall[-1]) == (0, 1, 1)
+    assert pr.precision[-1] == pytest.approx(labels.mean())
 
 
 def test_single_precision_and_booleans_are_taken():
     labels, probs = np.array([False, True, True]), np.array([0.25, 0.5, 0.125], np.float32)
     assert auc(labels, probs) == 0.5
-    assert evaluate(labels, probs)["confusion"] == {"tn": 1, "fp": 0, "fn": 1, "tp": 1}
+    assert evaluate(labels, probs).confusion == Confusion(tn=1, fp=0, fn=1, tp=1)
 
 
 @pytest.mark.parametrize("measure", [auc, evaluate])
@@ -165,8 +167,8 @@ def test_single_precision_and_booleans_are_taken():
         ([0, 1], [0.5, 1.5], "0.5 to 1.5"),
         ([0, 1], [-0.5, float("inf")], "-0.5 to inf"),
         ([0, -1], [0.5, 0.5], "a label is -1"),
-        ([0, 1, 1], [0.5, 0.5], "do not pair up"),
-        ([[0, 1]], [[0.5, 0.5]], "do not pair up"),
+        ([0, 1, 1], [0.5, 0.5], "have different shapes"),
+        ([[0, 1]], [[0.5, 0.5]], "have different shapes"),
         ([], [], "no labelled patches"),
     ],
 )

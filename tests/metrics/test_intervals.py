@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from histocli.metrics import Clusters, auc, by_patch, evaluate, paired_difference, uncertainty
-from histocli.metrics.delong import compare, delong
-from histocli.metrics.intervals import resampled
-from histocli.metrics.weighted import NAMES, Weighted
+from histocli.metrics import Clusters, Uncertainty, auc, by_patch, evaluate, paired_difference, uncertainty
+from histocli.metrics.delong import delong, delong_difference
+from histocli.metrics.intervals import resample
+from histocli.metrics.registry import BY_NAME, METRICS, NAMES, compute_metrics
+from histocli.metrics.weighted import SortedScores
+from histocli.schema import from_json, to_json
 
 
 def scores(rng, n, distance=1.5):
@@ -22,8 +24,8 @@ def scores(rng, n, distance=1.5):
 
 
 def interval(labels, probs, name="auc", clusters=None, **options):
-    made = uncertainty(labels, probs, evaluate(labels, probs)["metrics"], clusters=clusters, **options)
-    return made["intervals"][name]
+    made = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters, **options)
+    return made.intervals[name]
 
 
 @settings(deadline=None, max_examples=40)
@@ -35,18 +37,18 @@ def test_a_patch_of_weight_w_counts_as_w_patches(data):
     weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
     weights[0] += 1
     threshold = data.draw(st.sampled_from([0, 0.3, 0.5, 1]))
-    weighted = Weighted(labels, probs, threshold)
-    rows = np.stack([np.ones(n), weights])[:, weighted.order]
-    for figures, repeats in zip(weighted.figures(rows).T, (np.ones(n, int), weights), strict=True):
-        expected = evaluate(np.repeat(labels, repeats), np.repeat(probs, repeats), threshold)["metrics"]
+    scored = SortedScores(labels, probs, threshold)
+    rows = np.stack([np.ones(n), weights])[:, scored.order]
+    for values, repeats in zip(compute_metrics(scored, rows).T, (np.ones(n, int), weights), strict=True):
+        expected = evaluate(np.repeat(labels, repeats), np.repeat(probs, repeats), threshold).metrics
         expected["auc"] = auc(np.repeat(labels, repeats), np.repeat(probs, repeats))  # counted in another way
-        for name, value in zip(NAMES, figures, strict=True):
+        for name, value in zip(NAMES, values, strict=True):
             assert value == pytest.approx(np.nan if expected[name] is None else expected[name], nan_ok=True), name
 
 
 def test_by_patch_it_is_scipys_percentile_bootstrap():
     labels, probs = scores(np.random.default_rng(3), 300)
-    made = uncertainty(labels, probs, evaluate(labels, probs)["metrics"])
+    made = uncertainty(labels, probs, evaluate(labels, probs).metrics)
     statistics = {
         "auc": auc,
         "brier": lambda y, p: np.mean((y - p) ** 2),
@@ -57,11 +59,11 @@ def test_by_patch_it_is_scipys_percentile_bootstrap():
             (labels, probs), statistic, paired=True, vectorized=False, method="percentile", n_resamples=1500, rng=8
         ).confidence_interval
         width = theirs.high - theirs.low
-        assert made["intervals"][name] == pytest.approx([theirs.low, theirs.high], abs=0.12 * width), name
-    assert made["bootstrap"] == {
+        assert made.intervals[name] == pytest.approx([theirs.low, theirs.high], abs=0.12 * width), name
+    assert to_json(made.bootstrap) == {
         "by": "patch",
         "clusters": 300,
-        "holding": {"normal": 150, "tumour": 150},
+        "clusters_by_class": {"normal": 150, "tumour": 150},
         "replicates": 2000,
         "seed": 0,
         "level": 0.95,
@@ -75,8 +77,8 @@ def test_few_clusters_widen_it():
     replicates = np.array(NormalDist().samples(200_000, seed=1))
 
     def width(name, slides, codes):
-        made = resampled(labels, [Weighted(labels, probs, 0.5)], Clusters("slide", codes, slides))[0]
-        low, high = made.interval(name, replicates)
+        made = resample(labels, [SortedScores(labels, probs, 0.5)], Clusters("slide", codes, slides))[0]
+        low, high = made.interval(BY_NAME[name], replicates)
         assert low == pytest.approx(-high, rel=0.05)
         return high - low
 
@@ -99,9 +101,7 @@ def test_copies_of_a_patch_in_one_cluster_tell_nothing_new():
     copied = np.repeat(labels, 7), np.repeat(probs, 7)
     slides = Clusters("slide", np.repeat(np.arange(60), 7), 60)
     assert interval(*copied, clusters=slides) == pytest.approx(interval(labels, probs), abs=0.02)
-    assert delong(*copied, slides)["standard_error"] == pytest.approx(
-        delong(labels, probs, by_patch(60))["standard_error"]
-    )
+    assert delong(*copied, slides).standard_error == pytest.approx(delong(labels, probs, by_patch(60)).standard_error)
     low, high = interval(*copied)
     wide_low, wide_high = interval(*copied, clusters=slides)
     assert wide_high - wide_low > 2 * (high - low)
@@ -128,14 +128,14 @@ def test_delong_is_its_definition():
         return (k.mean(1).var(ddof=1) / len(k) + k.mean(0).var(ddof=1) / k.shape[1]) ** 0.5
 
     made = delong(labels, probs, by_patch(50))
-    assert made["standard_error"] == pytest.approx(error(kernel(probs)))
-    assert made["interval"] == pytest.approx(
-        [auc(labels, probs) + sign * 1.959964 * made["standard_error"] for sign in (-1, 1)], abs=1e-6
+    assert made.standard_error == pytest.approx(error(kernel(probs)))
+    assert made.interval == pytest.approx(
+        [auc(labels, probs) + sign * 1.959964 * made.standard_error for sign in (-1, 1)], abs=1e-6
     )
-    paired = compare(labels, probs, other, by_patch(50))
-    assert paired["standard_error"] == pytest.approx(error(kernel(probs) - kernel(other)))
-    z = (auc(labels, probs) - auc(labels, other)) / paired["standard_error"]
-    assert (paired["z"], paired["p"]) == (pytest.approx(z), pytest.approx(2 * stats.norm.sf(abs(z))))
+    paired = delong_difference(labels, probs, other, by_patch(50))
+    assert paired.standard_error == pytest.approx(error(kernel(probs) - kernel(other)))
+    z = (auc(labels, probs) - auc(labels, other)) / paired.standard_error
+    assert (paired.z, paired.p) == (pytest.approx(z), pytest.approx(2 * stats.norm.sf(abs(z))))
 
 
 @pytest.mark.parametrize("slides", [None, 30])
@@ -147,10 +147,10 @@ def test_delong_and_the_bootstrap_agree(slides):
         codes = rng.integers(0, slides, 900)
         probs = stats.norm.cdf(stats.norm.ppf(probs) + rng.normal(size=slides)[codes])
         clusters = Clusters("slide", codes, slides)
-    made = uncertainty(labels, probs, evaluate(labels, probs)["metrics"], clusters=clusters)
-    low, high = made["intervals"]["auc"]
-    assert made["delong"]["by"] == clusters.by
-    assert made["delong"]["interval"] == pytest.approx([low, high], abs=0.15 * (high - low))
+    made = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters)
+    low, high = made.intervals["auc"]
+    assert made.delong.by == clusters.by
+    assert made.delong.interval == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
 def covered(draw, truth, clusters, simulations=150, sensitivity=0.0):
@@ -158,9 +158,9 @@ def covered(draw, truth, clusters, simulations=150, sensitivity=0.0):
     held = np.zeros(3)
     for number in range(simulations):
         labels, probs, groups = draw(np.random.default_rng([17, number]))
-        metrics = evaluate(labels, probs)["metrics"]
+        metrics = evaluate(labels, probs).metrics
         made = uncertainty(labels, probs, metrics, clusters=groups if clusters else None, replicates=300, seed=number)
-        found = made["intervals"]["auc"], made["delong"]["interval"], made["intervals"]["sensitivity"]
+        found = made.intervals["auc"], made.delong.interval, made.intervals["sensitivity"]
         for i, ((low, high), value) in enumerate(zip(found, (truth, truth, sensitivity), strict=True)):
             held[i] += low <= value <= high
     return held / simulations
@@ -212,7 +212,7 @@ def test_coverage_where_few_of_many_slides_hold_tumour(with_tumour):
 @pytest.mark.parametrize(
     ("labels", "probs", "threshold", "slides", "missing", "why"),
     [
-        ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.5, None, "auc", "the figure itself is undefined"),
+        ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.5, None, "auc", "the metric itself is undefined"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0, None, "sensitivity", "it is the same in every resample"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0.5, [0] * 40, "brier", "all patches are of one slide"),
         ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "it exists in only"),
@@ -220,11 +220,11 @@ def test_coverage_where_few_of_many_slides_hold_tumour(with_tumour):
 )
 def test_what_cannot_be_told_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):
     clusters = Clusters("slide", np.array(slides), 1) if slides else None
-    made = uncertainty(labels, probs, evaluate(labels, probs, threshold)["metrics"], threshold, clusters)
-    assert made["intervals"][missing] is None
-    assert made["bootstrap"]["undefined"][missing].startswith(why)
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
-    assert {name for name, ends in made["intervals"].items() if ends is None} == set(made["bootstrap"]["undefined"])
+    made = uncertainty(labels, probs, evaluate(labels, probs, threshold).metrics, threshold, clusters)
+    assert made.intervals[missing] is None
+    assert made.bootstrap.undefined[missing].startswith(why)
+    assert from_json(Uncertainty, json.loads(json.dumps(to_json(made), allow_nan=False)), "x.json") == made
+    assert {name for name, ends in made.intervals.items() if ends is None} == set(made.bootstrap.undefined)
 
 
 @pytest.mark.parametrize(
@@ -247,10 +247,16 @@ def test_the_p_value_is_below_a_twentieth_where_the_interval_leaves_0_out(slides
         labels, probs = scores(rng, 300)
         better = np.clip(probs + strength * (labels - 0.5), 0, 1)
         codes = rng.permutation(np.arange(300) % slides)
-        found = paired_difference(labels, better, probs, Clusters("slide", codes, slides))["bootstrap"]
+        found = paired_difference(labels, better, probs, Clusters("slide", codes, slides)).bootstrap
         if slides == 1:
-            assert found["interval"] is None
-            assert found["p"] == (1 if strength == 0 else None)
-        elif found["interval"]:
-            low, high = found["interval"]
-            assert (found["p"] < 0.05) == (low > 0 or high < 0)
+            assert found.interval is None
+            assert found.p == (1 if strength == 0 else None)
+        elif found.interval:
+            low, high = found.interval
+            assert (found.p < 0.05) == (low > 0 or high < 0)
+
+
+@pytest.mark.parametrize(("classes", "expected"), [("either", 25), ("normal", 20), ("tumour", 5), ("both", 5)])
+def test_a_metric_is_known_from_the_clusters_of_the_classes_that_it_depends_on(classes, expected):
+    metric = next(metric for metric in METRICS if metric.classes == classes)
+    assert metric.n_informative(25, 20, 5) == expected

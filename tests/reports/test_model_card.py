@@ -3,6 +3,9 @@
 import json
 import re
 
+import pytest
+
+from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.model_card import write_card
 from histocli.workspace import Workspace
@@ -18,31 +21,40 @@ def test_the_model_card_is_complete(histo):
     assert dataset["sha256"] in text
     assert f"{best.temperature:.4f}" in text
     assert "Train and validation share no slide." in text
-    assert re.search(rf"^\| auc \| {best.metrics['val_auc']:.4f}", text, re.M)
-    assert "95 % intervals by bootstrap over" in text
+    assert re.search(rf"^\| AUC \| {best.metrics['val_auc']:.4f}", text, re.M)
+    assert "95% intervals by bootstrap over" in text
     assert "Trained on synthetic patches" in text
     for heading in ("Intended use", "Data", "Leakage", "Training", "Calibration and threshold", "Limits"):
         section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
         assert len(section.split()) > 6, heading
-    assert not re.search(r"\b(TODO|TBD|None|nan)\b|[{}]", text.partition("## Evaluations")[0])
+    assert not re.search(r"\b(TODO|TBD|None|nan|Undefined)\b|[{}]", text.partition("## Evaluations")[0])
 
 
-def test_the_model_card_tells_what_the_audit_found_and_that_a_random_split_flatters(histo):
+def test_the_model_card_tells_what_the_audit_found_and_that_a_random_split_is_too_good(histo):
     histo("balance", "--n", 64, "--split", "random")
     histo(*TRAIN, "--epochs", 1, "--name", "leaky")
     folder = histo.root / "runs" / "leaky"
-    assert "validation figures flatter" in (folder / "model_card.md").read_text()
+    assert "the validation metrics are too good" in (folder / "model_card.md").read_text()
     config = json.loads((folder / "config.json").read_text())
-    config["audit"] = {
-        "exact_duplicates": 3,
-        "overlaps": {"train_val": 12},
-        "shared_slides": [],
-        "leaks": [{"from": "x: test", "held_out": True, "overlaps": None}],
+    (leak, *_) = config["audit"]["leaks"]
+    config["audit"] |= {
+        "duplicates": 3,
+        "compared_with": [],
+        "contradictions": {"patches": 2, "ids": ["a", "b"]},
+        "overlaps": {"pairs": 7, "groups": 2, "patches": 12, "largest_group": 5},
+        "leaks": [leak | {"from": "x|y: test", "held_out": True, "patches": 80, "duplicates": 4, "overlaps": None}],
     }
     (folder / "config.json").write_text(json.dumps(config))
     text = write_card(Workspace(histo.root), "leaky").read_text()
-    assert "- exact duplicates: 3\n- overlaps:\n  - train val: 12\n- shared slides: none\n" in text
-    assert "- leaks:\n  - from x: test, held out yes, overlaps not known\n" in text
+    assert "- Compared with the data sets: none\n- Exact duplicates in `synthetic`: 3\n" in text
+    assert "2 (a, b)\n- Overlaps in `synthetic`: 12 patches, in 7 pairs and 2 groups of at most 5 patches\n" in text
+    assert "| x\\|y: test | train | 80 | yes | 4 | not known | " in text
+    config["audit"]["leaks"][0]["patches"] = "80"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        HistoError, match=r"config\.json: the field audit\.leaks\[0\]\.patches is '80', not a whole number"
+    ):
+        write_card(Workspace(histo.root), "leaky")
     del config["audit"]
     (folder / "config.json").write_text(json.dumps(config))
     assert "Not audited." in write_card(Workspace(histo.root), "leaky").read_text()

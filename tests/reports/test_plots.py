@@ -1,6 +1,7 @@
-"""The drawings themselves: what they say, what they take without a warning, and that they come out the same."""
+"""The plots: the text in them, inputs that are drawn without a warning, and equal bytes for equal inputs."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -11,15 +12,25 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from histocli.errors import HistoError
-from histocli.metrics import evaluate
+from histocli.metrics import evaluate, uncertainty
+from histocli.reports.balance import BalanceReport
+from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Format, evaluation
-from histocli.reports.plots.optimism import draw_optimism
 from histocli.reports.plots.sheets import PER_GROUP, Group, draw_sheet, most_confident_errors, sheet_size
 from histocli.reports.plots.style import save
 from histocli.reports.plots.subset import draw_balance
 from histocli.reports.plots.training import draw_curves
+from histocli.reports.run import EpochRecord, RunRecord
+from histocli.schema import from_json
 
-NAMES = {"run": "histonet-7", "data": "pcam_valid", "split": "test", "tta": False, "raw": False}
+NAMES = {
+    "run": "histonet-7",
+    "data": "pcam_valid",
+    "split": "test",
+    "tta": False,
+    "is_calibrated": True,
+    "scores": "x.csv",
+}
 DRAWINGS = {
     "roc": evaluation.draw_roc,
     "pr": evaluation.draw_pr,
@@ -33,17 +44,21 @@ def measured(n=300, separation=2.0, threshold=0.5, **names):
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, n)
     probs = 1 / (1 + np.exp(-separation * (2 * labels - 1) - rng.normal(size=n)))
-    return evaluate(labels, probs, threshold) | NAMES | names
+    return report(evaluate(labels, probs, threshold), **names)
+
+
+def report(measured, **names):
+    return EvaluationReport(measured=measured, **NAMES | names)
 
 
 def history(epochs, auc=0.9):
     row = {"train_loss": 0.5, "val_loss": 0.6, "val_auc": auc, "val_accuracy": 0.8, "lr": 0.001}
-    return [row | {"epoch": epoch} for epoch in range(1, epochs + 1)]
+    return [EpochRecord(epoch=epoch, **row) for epoch in range(1, epochs + 1)]
 
 
 def subset(slides, leaks=False):
     counts = {name: {"negative": 80, "positive": 75, "slides": slides} for name in ("train", "val")}
-    return {
+    values = {
         "data": "kaggle",
         "n": 310,
         "split": "random" if leaks else "slide",
@@ -56,6 +71,7 @@ def subset(slides, leaks=False):
         ]
         or None,
     }
+    return from_json(BalanceReport, values, "balance.json")
 
 
 def texts(tmp_path, draw, width=3.5, height=3.5):
@@ -69,11 +85,11 @@ def texts(tmp_path, draw, width=3.5, height=3.5):
 @pytest.mark.parametrize("kind", DRAWINGS)
 def test_titles_say_run_data_split_count_and_result(tmp_path, kind):
     metrics = measured()
-    written = texts(tmp_path, partial(DRAWINGS[kind], metrics=metrics))
+    written = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
     result = ("accuracy", "accuracy") if kind == "confusion" else ("AUC", "auc")
     assert "histonet-7" in written
     assert "pcam_valid test" in written
-    assert f"n = 300, {result[0]} {metrics['metrics'][result[1]]:.3f}" in written
+    assert f"n = 300, {result[0]} {metrics.measured.metrics[result[1]]:.3f}" in written
     assert "orientations" not in written
 
 
@@ -84,16 +100,16 @@ def test_titles_say_that_orientations_were_averaged():
 @pytest.mark.parametrize("kind", DRAWINGS)
 @pytest.mark.parametrize(("labels", "probs"), [([1], [1.0]), ([0] * 9, [0.1] * 9)])
 def test_few_patches_and_one_class_are_drawn_too(tmp_path, kind, labels, probs):
-    metrics = evaluate(labels, probs) | NAMES
-    written = texts(tmp_path, partial(DRAWINGS[kind], metrics=metrics))
+    metrics = report(evaluate(labels, probs))
+    written = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
     if kind == "roc" and len(set(labels)) == 1:
         assert "it needs patches of both classes" in written
     assert f"n = {len(labels)}" in written
 
 
 def test_the_confusion_matrix_shows_counts_and_shares(tmp_path):
-    metrics = evaluate([0] * 5 + [1] * 4, [0.1, 0.1, 0.1, 0.1, 0.9, 0.2, 0.8, 0.8, 0.8]) | NAMES
-    written = texts(tmp_path, partial(evaluation.draw_confusion, metrics=metrics))
+    metrics = report(evaluate([0] * 5 + [1] * 4, [0.1, 0.1, 0.1, 0.1, 0.9, 0.2, 0.8, 0.8, 0.8]))
+    written = texts(tmp_path, partial(evaluation.draw_confusion, report=metrics))
     for cell in ("4 | 80.0%", "1 | 20.0%", "1 | 25.0%", "3 | 75.0%"):
         assert cell in written
 
@@ -101,16 +117,16 @@ def test_the_confusion_matrix_shows_counts_and_shares(tmp_path):
 @pytest.mark.parametrize("epochs", [1, 60])
 def test_learning_curves_name_the_best_epoch(tmp_path, epochs):
     rows = history(epochs)
-    rows[epochs // 2]["val_auc"] = 0.95
-    config = {"run": "histonet-7", "data": "pcam", "val_patches": 2907}
-    written = texts(tmp_path, partial(draw_curves, config=config, history=rows))
+    rows[epochs // 2] = replace(rows[epochs // 2], val_auc=0.95)
+    run = RunRecord("histonet-7", "pcam", 2907)
+    written = texts(tmp_path, partial(draw_curves, run=run, history=rows))
     assert f"best AUC 0.950 at epoch {epochs // 2 + 1} of {epochs}" in written
     assert "pcam val, n = 2,907" in written
 
 
 def test_learning_curves_without_an_auc(tmp_path):
-    config = {"run": "r", "data": "pcam", "val_patches": 5}
-    written = texts(tmp_path, partial(draw_curves, config=config, history=history(2, auc=None)))
+    run = RunRecord("r", "pcam", 5)
+    written = texts(tmp_path, partial(draw_curves, run=run, history=history(2, auc=None)))
     assert "AUC undefined" in written
     assert "validation AUC" not in written
 
@@ -175,7 +191,7 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
 
 @pytest.mark.parametrize("format", Format)
 def test_the_same_input_gives_the_same_bytes(tmp_path, format):
-    draw = partial(evaluation.draw_scores, metrics=measured())
+    draw = partial(evaluation.draw_scores, report=measured())
     first = save(tmp_path / "first", format, 3.5, 2.9, draw).read_bytes()
     assert save(tmp_path / "second", format, 3.5, 2.9, draw).read_bytes() == first
 
@@ -183,7 +199,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, format):
 def test_a_users_own_matplotlib_settings_do_not_enter(tmp_path):
     import matplotlib
 
-    draw = partial(evaluation.draw_roc, metrics=measured())
+    draw = partial(evaluation.draw_roc, report=measured())
     expected = save(tmp_path / "plain.png", Format.PNG, 3.5, 3.8, draw).read_bytes()
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "lines.linewidth": 9}):
         assert save(tmp_path / "styled.png", Format.PNG, 3.5, 3.8, draw).read_bytes() == expected
@@ -203,38 +219,11 @@ def test_a_drawing_that_fails_leaves_the_old_picture(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_intervals_stand_beside_their_figures(tmp_path):
-    made = measured() | {"intervals": {"auc": [0.912, 0.987], "average_precision": None, "ece": [0.011, 0.099]}}
-    assert "(0.912 to 0.987)" in texts(tmp_path, partial(evaluation.draw_roc, metrics=made))
-    assert "(0.011 to 0.099)" in texts(tmp_path, partial(evaluation.draw_calibration, metrics=made))
-    assert " to " not in texts(tmp_path, partial(evaluation.draw_pr, metrics=made))
-
-
-@pytest.mark.parametrize("unseen", [True, False])
-def test_optimism_is_drawn_with_or_without_unseen_slides(tmp_path, unseen):
-    found = {"auc": 0.9, "interval": [0.85, 0.94]}
-    report = {
-        "data": "kaggle",
-        "grouped_by": "slide",
-        "unseen": {"data": "pcam", "split": "valid", "tta": False} if unseen else None,
-        "runs": [
-            {"parted_by": parted, "validation": found, "unseen": {"auc": 0.8, "interval": None} if unseen else None}
-            for parted in ("patch", "slide", "patch", "overlap group")
-        ],
-        "gaps": {
-            "random_minus_grouped": 0.0,
-            "grouped_minus_unseen": 0.1 if unseen else None,
-            "random_minus_unseen": 0.1 if unseen else None,
-        },
-    }
-    drawn = texts(tmp_path, partial(draw_optimism, report=report))
-    assert "Optimism: kaggle" in drawn
-    assert "random split" in drawn
-    assert "split by slide" in drawn
-    assert "overlap group" not in drawn  # not compared where there are slides
-    assert ("pcam valid" in drawn) == ("+0.100" in drawn) == unseen
-    report["runs"] = report["runs"][1:2]
-    report["gaps"]["random_minus_unseen"] = None
-    drawn = texts(tmp_path, partial(draw_optimism, report=report))
-    assert "random split" not in drawn
-    assert ("split by slide minus unseen slides: +0.100" in drawn) == unseen
+def test_intervals_are_beside_their_metrics(tmp_path):
+    made = measured()
+    unsure = uncertainty([0, 1] * 50, [0.2, 0.8] * 50, made.measured.metrics)
+    found = unsure.intervals | {"auc": (0.912, 0.987), "average_precision": None, "ece": (0.011, 0.099)}
+    made = replace(made, uncertainty=replace(unsure, intervals=found))
+    assert "(0.912 to 0.987)" in texts(tmp_path, partial(evaluation.draw_roc, report=made))
+    assert "(0.011 to 0.099)" in texts(tmp_path, partial(evaluation.draw_calibration, report=made))
+    assert " to " not in texts(tmp_path, partial(evaluation.draw_pr, report=made))

@@ -1,10 +1,10 @@
-"""Metric files in, pictures out: one module per kind of input, one shared style."""
+"""Plots of reports: one module per kind of report, one shared style."""
 
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What to draw; `ALL` is every kind whose file is there."""
+    """What to draw; `ALL` is every kind whose input exists."""
 
     ALL = "all"
     CURVES = "curves"
@@ -16,11 +16,10 @@ class Kind(StrEnum):
     BALANCE = "balance"
     SAMPLES = "samples"
     ERRORS = "errors"
-    OPTIMISM = "optimism"
 
 
 class Format(StrEnum):
-    """The file formats of a picture, by their extension."""
+    """The file formats of a plot, by their extension."""
 
     PNG = "png"
     SVG = "svg"
@@ -28,6 +27,6 @@ class Format(StrEnum):
 
 
 def shorten(name: str, length: int) -> str:
-    """A name of at most `length` characters: a longer one loses its middle, for what tells names apart is at an end."""
+    """Shorten a name to `length` characters by its middle, because names mostly differ at their ends."""
     head = (length - 1) // 2
     return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"

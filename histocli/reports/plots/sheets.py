@@ -30,9 +30,16 @@ class Group(NamedTuple):
 def most_confident_errors(
     labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float, count: int = PER_GROUP
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Find the rows of the false positives and of the false negatives, the most confident first.
+    """Return the rows of the false positives and of the false negatives, the most confident first.
 
-    Takes (N,) labels, 0 or 1, and (N,) probabilities; gives at most `count` of each. Equal scores keep their order.
+    Equal scores keep their order.
+
+    Args:
+        labels: (N,) 0 or 1.
+        probs: (N,) tumour probabilities.
+        threshold: where a patch is called tumour.
+        count: how many of each to return at most.
+
     """
     y, p = np.asarray(labels), np.asarray(probs, np.float64)
     false_positives = np.flatnonzero((y == 0) & (p >= threshold))
@@ -44,7 +51,7 @@ def most_confident_errors(
 
 
 def sheet_size(groups: Sequence[Group]) -> tuple[float, float]:
-    """Give the width and height in inches of a sheet of `groups`."""
+    """Return the width and height in inches of a sheet of `groups`."""
     pixels = sum(_height(group) for group in groups)
     return PAGE, 0.6 + 0.25 * len(groups) + pixels * PAGE / (COLUMNS * (_SIDE + _GAP))
 
@@ -76,7 +83,7 @@ def _draw_group(axes: Axes, group: Group) -> None:
 
 
 def _mark_centre(axes: Axes, x: int, y: int) -> None:
-    """Outline the 32x32 pixels that decide the label; white on black shows on every stain."""
+    """Outline the central 32x32 pixels, whose tissue gives the label; white on black is visible on every stain."""
     corner = (x + (_SIDE - _CENTRE) / 2 - 0.5, y + (_SIDE - _CENTRE) / 2 - 0.5)
     box = Rectangle(corner, _CENTRE, _CENTRE, fill=False, edgecolor="white", linewidth=0.6)
     box.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
@@ -88,10 +95,10 @@ def _rows(group: Group) -> int:
 
 
 def _height(group: Group) -> int:
-    """Count the pixels that a group is high; an empty one is little more than its heading."""
+    """The height of a group in pixels; an empty one has only its heading."""
     return max(_GAP, _rows(group) * _pitch(group))
 
 
 def _pitch(group: Group) -> int:
-    """Count the pixels from one row of patches to the next."""
+    """The distance of two rows of patches in pixels."""
     return _SIDE + (_CAPTION if group.captions else _GAP)

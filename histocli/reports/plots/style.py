@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from histocli.reports.plots import Format
 from histocli.workspace import atomic_path
 
-# Okabe & Ito (2008), told apart under every common colour blindness: https://jfly.uni-koeln.de/color/
+# Okabe & Ito (2008): colours that differ under every common colour blindness: https://jfly.uni-koeln.de/color/
 NORMAL, TUMOUR = "#0072B2", "#D55E00"
 GREEN, ORANGE, PURPLE, GREY = "#009E73", "#E69F00", "#CC79A7", "#666666"
 CLASS_NAMES = ("normal", "tumour")
@@ -33,7 +33,7 @@ _STYLE: dict[str, Any] = {
     "axes.titlesize": 9,
     "figure.dpi": DPI,
     "figure.titlesize": 9,
-    "font.family": "DejaVu Sans",  # comes with Matplotlib, so that every machine draws the same
+    "font.family": "DejaVu Sans",  # it comes with Matplotlib, so that every machine draws the same
     "font.size": 8,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.5,
@@ -46,7 +46,7 @@ _STYLE: dict[str, Any] = {
     "pdf.fonttype": 42,
     "savefig.dpi": DPI,
     "svg.hashsalt": "histo",
-    "text.parse_math": False,  # a name may hold a dollar sign
+    "text.parse_math": False,  # a name may have a dollar sign
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
@@ -58,9 +58,11 @@ _METADATA: dict[Format, dict[str, Any]] = {
 
 
 def save(path: Path, format: Format, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
-    """Let `draw` fill a figure of `width` by `height` inches, and write it to `path`, whole or not at all.
+    """Draw a figure of `width` by `height` inches with `draw`, and write it to `path` atomically.
 
-    Raises HistoError where it cannot be written.
+    Raises:
+        HistoError: it cannot be written.
+
     """
     with matplotlib.style.context(["default", _STYLE]), atomic_path(path) as temporary:
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -77,11 +79,11 @@ def title(figure: Figure, heading: str, *facts: str) -> None:
 
 
 def thousands(axis: Axis) -> None:
-    """Label an axis of counts with few whole numbers, their thousands set apart."""
+    """Label an axis of counts with a few whole numbers with thousands separators."""
     axis.set_major_locator(MaxNLocator(5, integer=True))
     axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a figure for a title."""
+    """Write a metric for a title."""
     return "undefined" if value is None else f"{value:.{digits}f}"

@@ -1,44 +1,43 @@
 """The balanced subset: classes by split, and how its patches spread over slides."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histocli.reports.balance import BalanceReport, SlideCounts, SplitCounts
 from histocli.reports.plots import shorten
 from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, thousands, title
 
 _KEYS = ("negative", "positive")
-_NAMED_SLIDES = 16  # more names than these would overlap
-_GAPPED_SLIDES = 60  # more bars than these would be thinner than the gaps between them
+_NAMED_SLIDES = 16  # more names would overlap
+_GAPPED_SLIDES = 60  # more bars would be thinner than the gaps between them
 
 
-def draw_balance(figure: Figure, report: dict[str, Any]) -> None:
+def draw_balance(figure: Figure, report: BalanceReport) -> None:
     """Draw patches of each class by split and, where slides are known, by slide."""
-    if report["slides"]:
+    if report.slides:
         splits, slides = figure.subplots(2, 1, height_ratios=(1, 1.25))
-        _draw_slides(slides, report["slides"])
+        _draw_slides(slides, report.slides)
     else:
         splits = figure.subplots()
-    _draw_splits(splits, report["counts"])
+    _draw_splits(splits, report.counts)
     handles, labels = splits.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
-    known = f"{len(report['slides'])} slides, " if report["slides"] else "slides not known, "
-    leaks = "split at random: it leaks" if report["leaks"] else f"split by {report['split']}"
-    dropped = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in report["dropped"].items() if count)
+    known = f"{len(report.slides)} slides, " if report.slides else "slides not known, "
+    split = "split at random: it leaks" if report.leaks else f"split by {report.split}"
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.by_reason().items())
     title(
         figure,
-        f"Balanced subset of {report['data']}, n = {report['n']:,}",
-        known + leaks,
+        f"Balanced subset of {report.data}, n = {report.n:,}",
+        known + split,
         *([f"dropped: {dropped}"] if dropped else []),
     )
 
 
-def _draw_splits(axes: Axes, counts: dict[str, dict[str, int]]) -> None:
+def _draw_splits(axes: Axes, counts: dict[str, SplitCounts]) -> None:
     """Draw a pair of bars for each split, their counts beside them."""
     for offset, label in ((-0.2, 0), (0.2, 1)):
-        values = [of_split[_KEYS[label]] for of_split in counts.values()]
+        values = [getattr(split, _KEYS[label]) for split in counts.values()]
         y = np.arange(len(counts)) + offset
         bars = axes.barh(y, values, 0.4, color=CLASS_COLOURS[label], edgecolor="white", label=CLASS_NAMES[label])
         axes.bar_label(bars, [f"{value:,}" for value in values], padding=2)
@@ -50,17 +49,17 @@ def _draw_splits(axes: Axes, counts: dict[str, dict[str, int]]) -> None:
     axes.set(xlabel="patches")
 
 
-def _draw_slides(axes: Axes, slides: list[dict[str, Any]]) -> None:
+def _draw_slides(axes: Axes, slides: list[SlideCounts]) -> None:
     """Draw a stacked bar for each slide, split by split and the largest first; every second split is shaded."""
-    rows = sorted(slides, key=lambda row: (row["split"], -row["negative"] - row["positive"], row["slide"]))
+    rows = sorted(slides, key=lambda row: (row.split, -row.negative - row.positive, row.slide))
     x = np.arange(len(rows))
     width = 0.9 if len(rows) <= _GAPPED_SLIDES else 1.0
     bottom = np.zeros(len(rows))
     for key, colour in zip(_KEYS, CLASS_COLOURS, strict=True):
-        heights = np.array([row[key] for row in rows])
+        heights = np.array([getattr(row, key) for row in rows])
         axes.bar(x, heights, width, bottom, color=colour)
         bottom += heights
-    splits = [row["split"] for row in rows]
+    splits = [row.split for row in rows]
     for i, split in enumerate(sorted(set(splits))):
         first, count = splits.index(split), splits.count(split)
         if i % 2:
@@ -73,7 +72,7 @@ def _draw_slides(axes: Axes, slides: list[dict[str, Any]]) -> None:
     thousands(axes.yaxis)
     axes.set(ylabel="patches")
     if len(rows) <= _NAMED_SLIDES:
-        axes.set_xticks(x, [shorten(row["slide"], 16) for row in rows], rotation=90 if len(rows) > 2 else 0)
+        axes.set_xticks(x, [shorten(row.slide, 16) for row in rows], rotation=90 if len(rows) > 2 else 0)
     else:
         axes.set_xticks([])
         axes.set(xlabel="slides, the largest of each split first")

@@ -1,17 +1,16 @@
 """Learning curves, from a run's history."""
 
-from typing import Any
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from histocli.reports.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, number, title
+from histocli.reports.run import EpochRecord, RunRecord
 
-_MARKED_EPOCHS = 30  # more markers than these would run into each other
+_MARKED_EPOCHS = 30  # with more epochs the markers would overlap
 
 
-def draw_curves(figure: Figure, config: dict[str, Any], history: list[dict[str, Any]]) -> None:
+def draw_curves(figure: Figure, run: RunRecord, history: list[EpochRecord]) -> None:
     """Draw loss, validation AUC and accuracy, and learning rate by epoch; the best epoch is marked."""
     loss, quality, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     _line(loss, history, "train_loss", "training", TUMOUR)
@@ -26,27 +25,23 @@ def draw_curves(figure: Figure, config: dict[str, Any], history: list[dict[str, 
     rate.yaxis.set_major_locator(MaxNLocator(2))
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     rate.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    rate.set_xlim(history[0]["epoch"] - 0.5, history[-1]["epoch"] + 0.5)
-    scored = [row for row in history if row["val_auc"] is not None]
-    best = max(scored, key=lambda row: row["val_auc"], default=None)
+    rate.set_xlim(history[0].epoch - 0.5, history[-1].epoch + 0.5)
+    aucs = [(row.val_auc, row.epoch) for row in history if row.val_auc is not None]
+    best = max(aucs, key=lambda pair: pair[0], default=None)
     if best:
         for axes in (loss, quality, rate):
-            axes.axvline(best["epoch"], color=GREY, linestyle=":", linewidth=0.9)
+            axes.axvline(best[1], color=GREY, linestyle=":", linewidth=0.9)
     loss.legend(loc="best")
     quality.legend(loc="best")
     figure.align_ylabels()
-    epochs = history[-1]["epoch"]
-    result = f"best AUC {number(best['val_auc'])} at epoch {best['epoch']} of {epochs}" if best else "AUC undefined"
-    title(
-        figure,
-        f"Learning curves: {config['run']}",
-        f"{config['data']} val, n = {config['val_patches']:,}",
-        result,
-    )
+    epochs = history[-1].epoch
+    result = f"best AUC {number(best[0])} at epoch {best[1]} of {epochs}" if best else "AUC undefined"
+    title(figure, f"Learning curves: {run.run}", f"{run.data} val, n = {run.val_patches:,}", result)
 
 
-def _line(axes: Axes, history: list[dict[str, Any]], key: str, label: str, colour: str) -> None:
-    points = [(row["epoch"], row[key]) for row in history if row[key] is not None]
+def _line(axes: Axes, history: list[EpochRecord], key: str, label: str, colour: str) -> None:
+    values = [(row.epoch, getattr(row, key)) for row in history]
+    points = [(epoch, value) for epoch, value in values if value is not None]
     marker = "o-" if len(points) <= _MARKED_EPOCHS else "-"
     if points:
         axes.plot(*zip(*points, strict=True), marker, color=colour, label=label)

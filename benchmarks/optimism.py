@@ -1,0 +1,216 @@
+"""How much too good validation AUCs are: runs with a random split and with a split by group, against unseen slides.
+
+    python -m benchmarks.optimism WORKSPACE DATA RUN [RUN ...]
+
+Train runs that differ only in their split and seed, evaluate each with `histo eval --ckpt RUN --data DATA` on patches
+of other slides, and name them here. Prints a table and the gaps, and draws them in plots/optimism.png.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from histocli.console import Reporter, number
+from histocli.data.groups import split_by
+from histocli.data.leakage import shared_with_subset
+from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
+from histocli.errors import HistoError
+from histocli.inference.score_table import clusters_of, read_scores
+from histocli.metrics import Interval, evaluate, uncertainty
+from histocli.metrics.calibration import probability
+from histocli.models.checkpoint import load_checkpoint
+from histocli.reports.evaluation import EvaluationReport, read_evaluations
+from histocli.reports.plots import Format
+from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, save, title
+from histocli.reports.run import RunRecord, read_run
+from histocli.workspace import Workspace
+
+MAY_DIFFER = {"data", "seed", "device", "precision", "compile", "threshold", "allow_leak"}  # options of compared runs
+PATCHES_MAY_DIFFER = 0.1  # the share by which the training splits may differ: splits by group vary in size
+
+
+@dataclass(frozen=True)
+class Auc:
+    """An AUC and its 95% interval."""
+
+    value: float
+    interval: Interval | None
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """A run: what its train and validation do not share, its AUC on validation, and its AUC on unseen patches."""
+
+    run: str
+    split_by: str
+    validation: Auc
+    unseen: Auc
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """Runs of one recipe, and the unseen data that all were evaluated on.
+
+    `shared_slides` and `overlaps` count what the unseen data share with the training data; None where not known.
+    """
+
+    data: str
+    runs: list[MeasuredRun]
+    shared_slides: int | None
+    overlaps: int | None
+
+    def gaps(self) -> dict[str, float]:
+        """Return the mean of validation AUC minus unseen AUC for each kind of split."""
+        by_split: dict[str, list[float]] = {}
+        for run in self.runs:
+            by_split.setdefault(run.split_by, []).append(run.validation.value - run.unseen.value)
+        return {split: float(np.mean(gaps)) for split, gaps in by_split.items()}
+
+
+def measure(workspace: Workspace, data: str, runs: Sequence[str]) -> Optimism:
+    """Collect the AUCs of the runs.
+
+    Raises:
+        HistoError: the runs are not of one recipe, or one was not evaluated on the same unseen patches.
+    """
+    records = [read_run(workspace.run_dir(run)) for run in runs]
+    networks = [_network(workspace, run) for run in runs]
+    for record, network in zip(records[1:], networks[1:], strict=True):
+        if _recipe(record) != _recipe(records[0]) or network != networks[0] or not _as_many(record, records[0]):
+            raise HistoError(
+                f"{record.run} was not trained as {runs[0]} was", "name runs that differ in split and seed"
+            )
+    evaluations = {run: _evaluation(workspace, run, data) for run in runs}
+    patches = {run: _patches_sha256(workspace, report) for run, report in evaluations.items()}
+    if len(set(patches.values())) > 1:
+        raise HistoError(f"these runs were not evaluated on the same patches of {data}", "evaluate them again")
+    shared = [_shared(workspace, run, evaluations[run]) for run in runs]
+    return Optimism(
+        data=data,
+        runs=[_measured(workspace, run, evaluations[run]) for run in runs],
+        shared_slides=max((slides for slides, _ in shared if slides is not None), default=None),
+        overlaps=max((overlaps for _, overlaps in shared if overlaps is not None), default=None),
+    )
+
+
+def _recipe(record: RunRecord) -> tuple[object, ...]:
+    options = {name: value for name, value in record.options.items() if name not in MAY_DIFFER}
+    return record.data, options, record.versions["histo"]
+
+
+def _network(workspace: Workspace, run: str) -> dict[str, object]:
+    model = load_checkpoint(workspace.run_dir(run) / "best.pt").model
+    return {name: tensor.shape for name, tensor in model.items()}
+
+
+def _as_many(one: RunRecord, other: RunRecord) -> bool:
+    return abs(one.train_patches / other.train_patches - 1) <= PATCHES_MAY_DIFFER
+
+
+def _evaluation(workspace: Workspace, run: str, data: str) -> EvaluationReport:
+    """The evaluation of the best.pt of a run that is comparable with its validation: one view, calibrated, unseen."""
+    best = file_sha256(workspace.run_dir(run) / "best.pt")
+    evaluations = [
+        report
+        for report in read_evaluations(workspace, run).values()
+        if report.data == data and [one.checkpoint_sha256 for one in report.checkpoints] == [best]
+    ]
+    comparable = [report for report in evaluations if report.is_calibrated and not report.tta]
+    if not comparable:
+        raise HistoError(f"{run} was not evaluated on {data}", f"histo eval --ckpt {run} --data {data}")
+    for report in comparable:
+        if report.n_in_training == 0 and report.n_in_validation == 0:
+            return report
+    known = [r for r in comparable if r.n_in_training is not None and r.n_in_validation is not None]
+    if not known:
+        raise HistoError(
+            f"it is not known whether {run} was trained on patches of {data}", "its run's data are missing"
+        )
+    count = (known[0].n_in_training or 0) + (known[0].n_in_validation or 0)
+    raise HistoError(f"{run} was trained or validated on {count:,} patches of {data}", "leave them out")
+
+
+def _patches_sha256(workspace: Workspace, report: EvaluationReport) -> str:
+    """What tells data of one name apart: the manifest's hash, or for a folder its ids and labels."""
+    if report.manifest_sha256:
+        return report.manifest_sha256 + report.split
+    table = read_scores(workspace.metrics_dir / report.scores).sort_values("id")
+    return table[["id", "label"]].to_csv(index=False)
+
+
+def _shared(workspace: Workspace, run: str, report: EvaluationReport) -> tuple[int | None, int | None]:
+    """The slides of the unseen data that the run's data have too, and the patches that overlap one of them."""
+    subset = read_manifest(workspace.run_dir(run) / "manifest.csv")
+    if not {report.data, str(subset["data"].iloc[0])} <= set(workspace.dataset_names()):
+        return None, None
+    return shared_with_subset(workspace, subset, report.data, report.split)
+
+
+def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> MeasuredRun:
+    best = load_checkpoint(workspace.run_dir(run) / "best.pt")
+    manifest = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "split"))
+    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
+    labels = best.validation["labels"].numpy().astype(np.int64)
+    probs = probability(best.validation["log_odds"].numpy(), best.temperature)
+    metrics = evaluate(labels, probs, best.threshold).metrics
+    intervals = uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows)).intervals
+    unseen = report.uncertainty.intervals["auc"] if report.uncertainty else None
+    on_validation, on_unseen = metrics["auc"], report.measured.metrics["auc"]
+    if on_validation is None or on_unseen is None:
+        raise HistoError(f"the AUC of {run} is undefined: its patches are of one class")
+    return MeasuredRun(run, split_by(manifest), Auc(on_validation, intervals["auc"]), Auc(on_unseen, unseen))
+
+
+def draw(figure: Figure, made: Optimism) -> None:
+    """Draw each run's AUC on its own validation patches and on unseen patches, joined by a line."""
+    axes = figure.add_subplot()
+    colours = {"patch": TUMOUR, "overlap group": NORMAL, "slide": NORMAL}
+    drawn: set[str] = set()
+    for i, run in enumerate(made.runs):
+        x = np.array([0, 1]) + 0.03 * (i - (len(made.runs) - 1) / 2)  # side by side, so that intervals do not overlap
+        label = None if run.split_by in drawn else f"split by {run.split_by}"
+        drawn.add(run.split_by)
+        colour = colours[run.split_by]
+        axes.plot(x, [run.validation.value, run.unseen.value], "o-", color=colour, label=label)
+        for at, auc in zip(x, (run.validation, run.unseen), strict=True):
+            if auc.interval:
+                axes.plot([at, at], auc.interval, color=colour, linewidth=0.8)
+    axes.set_xticks([0, 1], ["own validation", f"unseen patches\n({made.data})"])
+    axes.set(ylabel="AUC", xlim=(-0.4, 1.4))
+    axes.axvline(0.5, color=GREY, linewidth=0.5, linestyle=":")
+    figure.legend(loc="outside lower center", ncols=2)
+    gaps = [f"split by {split}: validation minus unseen {gap:+.3f}" for split, gap in made.gaps().items()]
+    title(figure, "Optimism of validation", *gaps)
+
+
+def main(arguments: Sequence[str]) -> Optimism:
+    """Print the table and the gaps, and draw them."""
+    root, data, *runs = arguments
+    workspace, report = Workspace(Path(root)), Reporter()
+    made = measure(workspace, data, runs)
+
+    def shown(auc: Auc) -> str:
+        return number(auc.value) + (f" ({auc.interval[0]:.4f} to {auc.interval[1]:.4f})" if auc.interval else "")
+
+    rows = [[run.run, run.split_by, shown(run.validation), shown(run.unseen)] for run in made.runs]
+    report.table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)
+    rows = [[split, f"{gap:+.4f}"] for split, gap in made.gaps().items()]
+    report.table("mean of validation AUC minus unseen AUC", ["split by", "gap"], rows)
+    if made.shared_slides or made.overlaps:
+        report.warn(
+            f"{data} is not unseen: it shares {made.shared_slides or 0:,} slides with the training data, and "
+            f"{made.overlaps or 0:,} of its patches overlap some of it"
+        )
+    elif made.shared_slides is None and made.overlaps is None:
+        report.note(f"it is not known whether {data} shares slides with the training data")
+    path = save(workspace.plots_dir / "optimism.png", Format.PNG, COLUMN, 3.4, lambda figure: draw(figure, made))
+    report.done(f"wrote {path}")
+    return made
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

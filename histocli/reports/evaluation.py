@@ -1,0 +1,140 @@
+"""The report of `histo eval`: what was measured, on which patches, of which checkpoint."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from histocli.metrics import Measurement, Uncertainty
+from histocli.metrics.groups import GroupMetrics
+from histocli.schema import Count, Json, from_json, to_json
+from histocli.workspace import Workspace, read_json, write_json
+
+_HINT = "histo eval writes it again"
+_GROUPS = {"slides": "slide", "hospitals": "hospital"}  # lists of rows, and the key of the name in each row
+
+
+@dataclass(frozen=True)
+class EvaluatedCheckpoint:
+    """A checkpoint that was evaluated: its run and epoch, the file and its SHA-256, and what computed its scores."""
+
+    run: str
+    arch: str
+    epoch: Count
+    temperature: float
+    checkpoint: str
+    checkpoint_sha256: str
+    engine: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """An evaluation of one checkpoint, or of an ensemble of several, on labelled patches.
+
+    Attributes:
+        run: the run's name; of an ensemble, the names of all.
+        data: the data set, or the folder's name.
+        split: which of its patches.
+        folder: the folder or zip, None for a packed data set.
+        checkpoints: what was evaluated; empty in files of early versions.
+        manifest_sha256: the SHA-256 of the manifest that lists the patches.
+        tta: whether the eight flips and right-angle rotations were averaged.
+        is_calibrated: whether each checkpoint's temperature was applied.
+        skipped: how many patches were not scored, by reason.
+        packed: the packed data set that holds the pixels.
+        n_in_training: how many of the patches a checkpoint was trained on; None where this is not known.
+        n_in_validation: how many of them a checkpoint's epoch, temperature and threshold were chosen on.
+        calibration_mismatch: whether several views or networks were averaged, while temperature and threshold were
+            chosen for one.
+        scores: the name of the CSV file of scores.
+        threshold_rule: the rule that gave the threshold.
+        measured: the metrics and curves.
+        before_calibration: the metrics that the temperature changed, without it.
+        uncertainty: the intervals; None in files of early versions.
+        slides: the metrics of each slide.
+        hospitals: the metrics of each hospital.
+
+    """
+
+    run: str
+    data: str
+    split: str
+    folder: str | None = None
+    checkpoints: tuple[EvaluatedCheckpoint, ...] = ()
+    manifest_sha256: str | None = None
+    tta: bool
+    is_calibrated: bool
+    skipped: dict[str, Count] = field(default_factory=dict)
+    packed: str | None = None
+    n_in_training: Count | None = field(default=None, metadata={"old": "trained_on"})
+    n_in_validation: Count | None = field(default=None, metadata={"old": "chosen_on"})
+    calibration_mismatch: bool = field(default=False, metadata={"old": "fitted_otherwise"})
+    scores: str
+    threshold_rule: str = "stored"
+    measured: Measurement = field(metadata={"flat": True})
+    before_calibration: dict[str, float | None] = field(default_factory=dict, metadata={"old": "uncalibrated"})
+    uncertainty: Uncertainty | None = field(default=None, metadata={"flat": True})
+    slides: list[GroupMetrics] = field(default_factory=list)
+    hospitals: list[GroupMetrics] = field(default_factory=list)
+
+    def to_json(self) -> Json:
+        """Return the report as plain values; one checkpoint's fields stand beside the others, several in `ensemble`."""
+        values = to_json(self)
+        for key, name in _GROUPS.items():
+            groups: list[GroupMetrics] = getattr(self, key)
+            values[key] = [{name: g.name, "n": g.n, "positives": g.positives, **g.metrics} for g in groups]
+        checkpoints = cast(list[Json], values.pop("checkpoints"))
+        if len(checkpoints) == 1:
+            return {"ensemble": []} | checkpoints[0] | values
+        return {"ensemble": checkpoints} | values
+
+    @classmethod
+    def from_json(cls, value: object, file: str) -> "EvaluationReport":
+        """Return the report that a metrics file holds, also one of an earlier version.
+
+        Raises:
+            HistoError: a field is missing or is not what it should be.
+
+        """
+        if not isinstance(value, dict):
+            return from_json(cls, value, file, _HINT)
+        values = dict(value)
+        if "raw" in values and "is_calibrated" not in values:
+            values["is_calibrated"] = values["raw"] is False
+        values["checkpoints"] = values.get("ensemble") or ([values] if "checkpoint" in values else [])
+        for key, name in _GROUPS.items():
+            rows = values.get(key, [])
+            values[key] = [_group(row, name) for row in rows] if isinstance(rows, list) else rows
+        return from_json(cls, values, file, _HINT)
+
+
+def _group(row: object, name: str) -> object:
+    """Return a row of a slide or hospital in the shape of `GroupMetrics`."""
+    if not isinstance(row, dict):
+        return row
+    metrics = {key: value for key, value in row.items() if key not in (name, "n", "positives")}
+    return {"name": row.get(name), "n": row.get("n"), "positives": row.get("positives"), "metrics": metrics}
+
+
+def is_evaluation(value: object) -> bool:
+    """Return whether the content of a metrics file is an evaluation, and not another report of the same folder."""
+    return isinstance(value, dict) and {"run", "data", "split", "scores", "metrics", "curves"} <= value.keys()
+
+
+def read_evaluations(workspace: Workspace, run: str) -> dict[Path, EvaluationReport]:
+    """Read every evaluation of a run in the workspace, in the order of the files' names.
+
+    Raises:
+        HistoError: a file cannot be read, or a field of it is not what it should be.
+
+    """
+    values = {path: read_json(path) for path in sorted(workspace.metrics_dir.glob(f"{run}-*.json"))}
+    return {
+        path: EvaluationReport.from_json(value, str(path))
+        for path, value in values.items()
+        if is_evaluation(value) and value["run"] == run
+    }
+
+
+def write_evaluation(path: Path, report: EvaluationReport) -> None:
+    """Write an evaluation atomically."""
+    write_json(path, report.to_json())

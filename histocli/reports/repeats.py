@@ -1,0 +1,41 @@
+"""The report of `histo train --folds` and `--seeds`: the validation metrics of several runs, their mean and spread."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from histocli.schema import Count, Fraction, to_json
+from histocli.workspace import write_json
+
+
+@dataclass(frozen=True)
+class RepeatedRun:
+    """One of the runs: its fold (from 1) or seed as `number`, and the metrics of its best epoch on validation."""
+
+    run: str
+    number: Count
+    epoch: Count
+    n: Count
+    threshold: Fraction
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RepeatsReport:
+    """Runs that differ only in the fold or in the seed, with mean and standard deviation of each metric.
+
+    `split_by` says what train and validation do not share: slide, overlap group or patch. Mean and deviation of a
+    metric are None where it is undefined for some run.
+    """
+
+    name: str
+    kind: Literal["folds", "seeds"]
+    split_by: str = field(metadata={"old": "parted_by"})
+    runs: list[RepeatedRun]
+    mean: dict[str, float | None]
+    standard_deviation: dict[str, float | None]
+
+
+def write_repeats(path: Path, report: RepeatsReport) -> None:
+    """Write the report of several runs atomically."""
+    write_json(path, to_json(report))

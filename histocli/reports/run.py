@@ -1,0 +1,74 @@
+"""What a training run writes about itself: `config.json`, and a row of `history.jsonl` for each epoch."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histocli.errors import HistoError
+from histocli.reports.audit import AuditReport
+from histocli.schema import Count, from_json
+from histocli.workspace import read_json
+
+Option = bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """How a run was trained: its options, data, device and versions, and what its subset shares with other data."""
+
+    run: str
+    data: str
+    val_patches: Count
+    train_patches: Count = 0
+    options: dict[str, Option] = field(default_factory=dict)
+    learning_rate: float = 0.0
+    manifest_sha256: str = ""
+    audit: AuditReport | None = None
+    device: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Loss, validation metrics and learning rate of an epoch; None where a metric is undefined."""
+
+    epoch: Count
+    train_loss: float
+    val_loss: float
+    val_auc: float | None
+    val_accuracy: float | None
+    lr: float
+
+
+def read_run(run_dir: Path) -> RunRecord:
+    """Read the `config.json` of a run.
+
+    Raises:
+        HistoError: it cannot be read, or a field of it is not what it should be.
+
+    """
+    path = run_dir / "config.json"
+    value = read_json(path)
+    if isinstance(value, dict) and not value.get("audit"):  # a run without an audit has an empty one
+        value["audit"] = None
+    return from_json(RunRecord, value, str(path))
+
+
+def read_history(path: Path) -> list[EpochRecord]:
+    """Read the `history.jsonl` of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        HistoError: it cannot be read, or a field of it is not what it should be.
+
+    """
+    hint = "histo train --resume writes it again"
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise HistoError(f"cannot read {path}, line {number}: {error}", hint) from error
+        rows.append(from_json(EpochRecord, value, f"{path}, line {number}", hint))
+    return rows

@@ -1,0 +1,174 @@
+"""Dataclasses as JSON and back: every type and range is checked when a file is read.
+
+A dataclass field may say in its `metadata` how it stands in the file: `key` is its name there, `old` the name that an
+earlier version gave it, and `flat` puts the fields of a nested dataclass beside those of the outer one.
+"""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from histocli.errors import HistoError
+
+T = TypeVar("T")
+Json = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Range:
+    """The lowest and the highest value that a number may have."""
+
+    low: float
+    high: float
+
+
+Count = Annotated[int, Range(0, math.inf)]
+Fraction = Annotated[float, Range(0, 1)]
+
+
+def to_json(report: object) -> Json:
+    """Return a dataclass as plain values, ready for `json.dumps`."""
+    if not is_dataclass(report):
+        raise TypeError(f"{type(report).__name__} is not a dataclass")
+    values: Json = {}
+    for field in fields(report):
+        value = getattr(report, field.name)
+        if not field.metadata.get("flat"):
+            values[_key(field)] = _plain(value)
+        elif value is not None:
+            values |= to_json(value)
+    return values
+
+
+def from_json(kind: type[T], value: object, file: str, hint: str = "") -> T:
+    """Return the dataclass `kind` that `to_json` wrote; keys that it does not have are ignored.
+
+    Args:
+        kind: the dataclass.
+        value: what the JSON file holds.
+        file: the file's name, for the error.
+        hint: how to write the file again, for the error.
+
+    Raises:
+        HistoError: a field is missing, of another type or out of its range; file and field are named.
+
+    """
+    return cast(T, _Reader(file, hint).parse(kind, value, ""))
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value):
+        return to_json(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _key(field: "Field[Any]") -> str:
+    return str(field.metadata.get("key", field.name))
+
+
+_types_of = cache(get_type_hints)  # it evaluates every annotation: too slow for each row of a table
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Turns the values of one file into dataclasses; `at` is the path of keys to the value, for the error."""
+
+    file: str
+    hint: str
+
+    def parse(self, kind: Any, value: object, at: str) -> object:
+        origin, args = get_origin(kind), get_args(kind)
+        if origin is Annotated:
+            return self._in_range(self.parse(args[0], value, at), args[1], at)
+        if origin in (Union, types.UnionType):
+            if value is None and type(None) in args:
+                return None
+            return self._one_of(args, value, at)
+        if origin is Literal:
+            return value if value in args else self._refuse(at, " or ".join(map(repr, args)), value)
+        if origin in (list, tuple):
+            return self._sequence(origin, args, value, at)
+        if origin is dict:
+            pairs = self._checked(dict, "an object", value, at).items()
+            return {name: self.parse(args[1], item, _below(at, name)) for name, item in pairs}
+        if is_dataclass(kind):
+            return self._dataclass(kind, self._checked(dict, "an object", value, at), at)
+        return self._scalar(kind, value, at)
+
+    def _one_of(self, kinds: tuple[Any, ...], value: object, at: str) -> object:
+        *others, last = [kind for kind in kinds if kind is not type(None)]
+        for kind in others:
+            try:
+                return self.parse(kind, value, at)
+            except HistoError:
+                continue  # it may be of the next type; of the last one the error stays
+        return self.parse(last, value, at)
+
+    def _sequence(self, origin: Any, args: tuple[Any, ...], value: object, at: str) -> object:
+        items = self._checked(list, "a list", value, at)
+        kinds = args if origin is tuple and args[-1] is not Ellipsis else (args[0],) * len(items)
+        if len(items) != len(kinds):
+            self._refuse(at, f"a list of {len(kinds)}", value)
+        return origin(self.parse(kind, item, f"{at}[{i}]") for i, (kind, item) in enumerate(zip(kinds, items)))  # noqa: B905
+
+    def _dataclass(self, kind: Any, values: Mapping[str, object], at: str) -> object:
+        known: dict[str, object] = {}
+        hints = _types_of(kind, include_extras=True)
+        for field in fields(kind):
+            name = _key(field)
+            if field.metadata.get("flat"):
+                if not (field.default is None and _first_key(hints[field.name]) not in values):
+                    known[field.name] = self.parse(hints[field.name], values, at)
+                continue
+            if name not in values and field.metadata.get("old") in values:
+                name = field.metadata["old"]
+            if name in values:
+                known[field.name] = self.parse(hints[field.name], values[name], _below(at, name))
+            elif field.default is MISSING and field.default_factory is MISSING:
+                raise self._error(_below(at, name), "is missing")
+        try:
+            return kind(**known)
+        except ValueError as error:
+            raise self._error(at, str(error)) from error
+
+    def _scalar(self, kind: type, value: object, at: str) -> object:
+        if kind is float:
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return float(cast(float, value)) if number else self._refuse(at, "a number", value)
+        if kind is int and isinstance(value, bool):
+            return self._refuse(at, "a whole number", value)
+        names = {int: "a whole number", str: "a text", bool: "true or false"}
+        return self._checked(kind, names[kind], value, at)
+
+    def _in_range(self, value: object, allowed: Range, at: str) -> object:
+        if isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
+            high = "" if allowed.high == math.inf else f" and at most {allowed.high:g}"
+            self._refuse(at, f"at least {allowed.low:g}{high}", value)
+        return value
+
+    def _checked(self, kind: type[T], name: str, value: object, at: str) -> T:
+        return value if isinstance(value, kind) else self._refuse(at, name, value)
+
+    def _refuse(self, at: str, wanted: str, value: object) -> Any:
+        shown = repr(value)
+        raise self._error(at, f"is {shown if len(shown) <= 40 else shown[:40] + '…'}, not {wanted}")
+
+    def _error(self, at: str, problem: str) -> HistoError:
+        return HistoError(f"{self.file}: {f'the field {at}' if at else 'its content'} {problem}", self.hint)
+
+
+def _below(at: str, name: object) -> str:
+    return f"{at}.{name}" if at else str(name)
+
+
+def _first_key(kind: Any) -> str:
+    """The key by which one tells whether an optional flat dataclass is in the file."""
+    (nested,) = [arg for arg in get_args(kind) or (kind,) if is_dataclass(arg)]
+    return _key(fields(nested)[0])

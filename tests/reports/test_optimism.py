@@ -1,0 +1,125 @@
+"""`benchmarks/optimism.py`: the gap between validation and unseen patches, and what is not compared."""
+
+import csv
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.optimism import main, measure
+from histocli.errors import HistoError
+from histocli.models.checkpoint import load_checkpoint, save_checkpoint
+from histocli.workspace import Workspace
+from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.data.tissue import crop, texture, write_patches
+
+RUNS = ("first", "leaky")
+
+
+def report(histo, *options):
+    return json.loads(histo("eval", "--device", "cpu", "--json", *options).stdout)
+
+
+@pytest.fixture
+def siblings(histo):
+    """A run with a random split beside `first`, both evaluated on other slides."""
+    histo("balance", "--n", 64, "--val-fraction", 0.25, "--split", "random")
+    histo(*TRAIN, "--epochs", 2, "--name", "leaky", "--seed", 7)
+    histo("download", "--source", "synthetic", "--name", "elsewhere", "--n", 80, "--seed", 5)
+    return {run: report(histo, "--ckpt", run, "--data", "elsewhere") for run in RUNS}
+
+
+def refused(histo, data, *runs):
+    with pytest.raises(HistoError) as caught:
+        measure(Workspace(histo.root), data, runs)
+    return str(caught.value), caught.value.hint
+
+
+def test_optimism_is_the_gap_between_validation_and_unseen_slides(histo, siblings, capsys):
+    made = main([str(histo.root), "elsewhere", *RUNS])
+    rows = {run.run: run for run in made.runs}
+    assert {run: row.split_by for run, row in rows.items()} == {"first": "slide", "leaky": "patch"}
+    assert (made.shared_slides, made.overlaps) == (0, None)
+    for run, row in rows.items():
+        assert row.validation.value == pytest.approx(report(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
+        assert row.unseen.value == siblings[run]["metrics"]["auc"]
+        assert list(row.unseen.interval) == siblings[run]["intervals"]["auc"]
+    gaps = made.gaps()
+    assert gaps == {
+        "slide": pytest.approx(rows["first"].validation.value - rows["first"].unseen.value),
+        "patch": pytest.approx(rows["leaky"].validation.value - rows["leaky"].unseen.value),
+    }
+    shown = capsys.readouterr().err
+    assert f"{gaps['patch']:+.4f}" in shown
+    assert "is not unseen" not in shown
+    picture = histo.root / "plots" / "optimism.png"
+    before = picture.read_bytes()
+    main([str(histo.root), "elsewhere", *RUNS])
+    assert picture.read_bytes() == before
+
+
+def test_runs_of_another_version_network_or_number_of_patches_are_not_of_the_same_recipe(histo, siblings):
+    path = histo.root / "runs" / "leaky" / "config.json"
+    config = json.loads(path.read_text())
+    for change in (
+        {"versions": config["versions"] | {"histo": "0.0.1"}},
+        {"options": config["options"] | {"epochs": 9}},
+        {"train_patches": 2 * config["train_patches"]},
+    ):
+        path.write_text(json.dumps(config | change))
+        assert "leaky was not trained as first was" in refused(histo, "elsewhere", *RUNS)[0]
+    path.write_text(json.dumps(config))
+    best = histo.root / "runs" / "leaky" / "best.pt"
+    checkpoint = load_checkpoint(best)
+    widened = {name: torch.cat([tensor, tensor]) for name, tensor in checkpoint.model.items() if tensor.ndim}
+    save_checkpoint(replace(checkpoint, model=widened), best)
+    assert "leaky was not trained as first was" in refused(histo, "elsewhere", *RUNS)[0]
+
+
+def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings, capsys):
+    """Other patches of the same slides, as a part of a data set has that was packed in two."""
+    with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
+        slides = sorted({row["slide"] for row in csv.DictReader(file)})
+    table = histo.root / "manifests" / "elsewhere.csv"
+    with table.open(newline="") as file:
+        rows = [row | {"slide": slides[i % len(slides)]} for i, row in enumerate(csv.DictReader(file))]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    for name in ("synthetic", "elsewhere"):  # the slides of synthetic data sets have equal names, but are not equal
+        path = histo.root / "data" / name / "dataset.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "folder"}))
+    for run in siblings:
+        report(histo, "--ckpt", run, "--data", "elsewhere")
+    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+        drawn = {row["slide"] for row in csv.DictReader(file)}
+    made = main([str(histo.root), "elsewhere", *RUNS])
+    assert made.shared_slides == len(drawn & {row["slide"] for row in rows})
+    assert "elsewhere is not unseen" in capsys.readouterr().err
+
+
+def test_folders_of_one_name_are_not_taken_for_the_same_patches(histo, siblings, tmp_path, capsys):
+    for run, count in (("first", 12), ("leaky", 16)):
+        folder = tmp_path / run / "valid"
+        write_patches(folder, {f"{i % 2}/{run}{i}": crop(texture(i), 0, 0) for i in range(count)})
+        report(histo, "--ckpt", run, "--data", folder)
+    assert "not evaluated on the same patches of valid" in refused(histo, "valid", *RUNS)[0]
+    main([str(histo.root), "valid", "first"])
+    assert "it is not known whether valid shares slides" in capsys.readouterr().err
+
+
+def test_only_evaluations_of_unseen_patches_count(histo, siblings):
+    error, hint = refused(histo, "nowhere", *RUNS)
+    assert (error, hint) == ("first was not evaluated on nowhere", "histo eval --ckpt first --data nowhere")
+    made = report(histo, "--ckpt", "first", "--data", "synthetic")
+    count = made["n_in_training"] + made["n_in_validation"]
+    assert refused(histo, "synthetic", "first")[0] == (
+        f"first was trained or validated on {count} patches of synthetic"
+    )
+    (histo.root / "metrics" / "leaky-elsewhere-all.json").unlink()
+    assert refused(histo, "elsewhere", *RUNS)[1] == "histo eval --ckpt leaky --data elsewhere"
+    report(histo, "--ckpt", "leaky", "--data", "elsewhere", "--tta")
+    assert refused(histo, "elsewhere", *RUNS)[0] == "leaky was not evaluated on elsewhere"
+    assert set(measure(Workspace(histo.root), "elsewhere", ["first"]).gaps()) == {"slide"}

@@ -1,0 +1,141 @@
+"""Reports as JSON: what is written is read again, as is what earlier versions wrote, and nothing else."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from histocli.errors import HistoError
+from histocli.metrics import Clusters, evaluate, paired_difference, uncertainty
+from histocli.metrics.groups import GroupMetrics
+from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
+from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
+from histocli.reports.repeats import RepeatedRun, RepeatsReport
+from histocli.schema import Count, Fraction, from_json, to_json
+
+LABELS, PROBS = [0, 1] * 20, [0.1, 0.8, 0.4, 0.3] * 10
+CODES = [i // 4 for i in range(40)]
+
+
+def again(report):
+    """What a file of the report reads as."""
+    return json.loads(json.dumps(to_json(report), allow_nan=False))
+
+
+def evaluation(n_checkpoints=1):
+    import numpy as np
+
+    measured = evaluate(LABELS, PROBS)
+    checkpoint = EvaluatedCheckpoint("a", "histonet", 3, 1.2, "/a/best.pt", "0" * 64, "torch")
+    return EvaluationReport(
+        run="a",
+        data="mine",
+        split="val",
+        checkpoints=(checkpoint,) * n_checkpoints,
+        manifest_sha256="1" * 64,
+        tta=False,
+        is_calibrated=True,
+        skipped={"unreadable": 2},
+        packed="mine",
+        n_in_training=0,
+        n_in_validation=40,
+        calibration_mismatch=True,
+        scores="a-mine-val.csv",
+        measured=measured,
+        before_calibration={"ece": 0.5},
+        uncertainty=uncertainty(LABELS, PROBS, measured.metrics, clusters=Clusters("slide", np.array(CODES), 10)),
+        slides=[GroupMetrics("s1", 4, 2, {"auc": None, "accuracy": 0.5})],
+        hospitals=[],
+    )
+
+
+@pytest.mark.parametrize("n_checkpoints", [0, 1, 2])
+def test_an_evaluation_is_read_as_it_was_written(n_checkpoints):
+    report = evaluation(n_checkpoints)
+    assert EvaluationReport.from_json(json.loads(json.dumps(report.to_json())), "x.json") == report
+
+
+def test_an_evaluation_of_the_version_before_is_read():
+    report = evaluation()
+    values = json.loads(json.dumps(report.to_json()))
+    old = {
+        "n_in_training": "trained_on",
+        "n_in_validation": "chosen_on",
+        "calibration_mismatch": "fitted_otherwise",
+        "before_calibration": "uncalibrated",
+    }
+    for new, key in old.items():
+        values[key] = values.pop(new)
+    values["raw"] = not values.pop("is_calibrated")
+    values["bootstrap"]["holding"] = values["bootstrap"].pop("clusters_by_class")
+    assert EvaluationReport.from_json(values, "x.json") == report
+    for key in ("intervals", "bootstrap", "delong", "slides", "hospitals", *old.values()):  # in no early version
+        del values[key]
+    early = EvaluationReport.from_json(values, "x.json")
+    assert (early.measured, early.uncertainty, early.slides) == (report.measured, None, [])
+
+
+def test_other_reports_are_read_as_they_were_written():
+    import numpy as np
+
+    paired = paired_difference(LABELS, PROBS, PROBS[::-1], Clusters("slide", np.array(CODES), 10))
+    side = ComparedEvaluation("a.json", "a", "mine", "val", False, None, 3, 0.9)
+    comparison = ComparisonReport(side, side, 40, (0, 3), paired)
+    assert from_json(ComparisonReport, again(comparison), "x.json") == comparison
+    run = RepeatedRun("a-fold1", 1, 3, 40, 0.5, {"auc": 0.9, "mcc": None})
+    repeats = RepeatsReport("a", "folds", "slide", [run], {"auc": 0.9, "mcc": None}, {"auc": 0.0, "mcc": None})
+    values = again(repeats)
+    assert from_json(RepeatsReport, values, "x.json") == repeats
+    values["parted_by"] = values.pop("split_by")
+    assert from_json(RepeatsReport, values, "x.json") == repeats
+
+
+@dataclass(frozen=True)
+class Inner:
+    count: Count
+    share: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class Outer:
+    kind: Literal["a", "b"]
+    inner: Inner
+    rows: list[Inner] = field(default_factory=list)
+    pair: tuple[float, float] = (0.0, 1.0)
+    names: dict[str, str] = field(default_factory=dict)
+    option: bool | int | str | None = None
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ([], "its content is [], not an object"),
+        ({"kind": "a"}, "the field inner is missing"),
+        ({"kind": "c", "inner": {"count": 1}}, "the field kind is 'c', not 'a' or 'b'"),
+        ({"kind": "a", "inner": {"count": 1.5}}, "the field inner.count is 1.5, not a whole number"),
+        ({"kind": "a", "inner": {"count": True}}, "the field inner.count is True, not a whole number"),
+        (
+            {"kind": "a", "inner": {"count": 1, "share": 2}},
+            "the field inner.share is 2.0, not at least 0 and at most 1",
+        ),
+        ({"kind": "a", "inner": {"count": 1, "share": float("nan")}}, "the field inner.share is nan, not a number"),
+        (
+            {"kind": "a", "inner": {"count": 1}, "rows": [{"count": -1}]},
+            "the field rows[0].count is -1, not at least 0",
+        ),
+        ({"kind": "a", "inner": {"count": 1}, "pair": [1]}, "the field pair is [1], not a list of 2"),
+        ({"kind": "a", "inner": {"count": 1}, "names": {"x": 1}}, "the field names.x is 1, not a text"),
+        ({"kind": "a", "inner": {"count": 1}, "option": []}, "the field option is [], not a text"),
+    ],
+)
+def test_a_field_of_another_type_or_range_is_named(value, problem):
+    with pytest.raises(HistoError) as caught:
+        from_json(Outer, value, "x.json", "write it again")
+    assert str(caught.value) == f"x.json: {problem}"
+    assert caught.value.hint == "write it again"
+
+
+def test_keys_of_a_newer_version_are_ignored():
+    value = {"kind": "a", "inner": {"count": 1, "new": 3}, "pair": [1, 2], "option": 5, "new": []}
+    assert from_json(Outer, value, "x.json") == Outer("a", Inner(1), pair=(1.0, 2.0), option=5)
