@@ -61,6 +61,8 @@ def test_scores_that_say_the_opposite_or_nothing_end_at_the_bounds():
 def test_a_rescaled_threshold_calls_the_same_patches(threshold, temperature, odds):
     if 1e-9 < threshold < 1 - 1e-9 and abs(odds / temperature - logit(threshold)) < 1e-6:
         return  # rounding decides
+    if threshold > 1 - 1e-9 and odds / temperature > 20:
+        return  # here too: the calibrated probability is rounded to 1
     calibrated, raw = probability([odds], temperature), probability([odds])
     assert (calibrated >= threshold) == (raw >= rescaled(threshold, temperature))
 
