@@ -5,6 +5,7 @@ and moved over the old one in a single step.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
 from histocli.fs import fsync, not_written, remove_strays, require_space, temporary_beside
 
@@ -89,6 +91,15 @@ class Workspace:
         """The exported network of the checkpoint with this SHA-256."""
         return self.exports_dir / f"{sha256[:16]}.{format}"
 
+    def balance_path(self, subset: str) -> Path:
+        """The report of `histo balance` on a subset."""
+        return self.metrics_dir / ("balance.json" if subset == SUBSET else f"{subset}-balance.json")
+
+    def balance_paths(self) -> list[Path]:
+        """The reports of `histo balance` on all subsets, that of the default name first."""
+        default = self.balance_path(SUBSET)
+        return [path for path in (default, *sorted(self.metrics_dir.glob("*-balance.json"))) if path.is_file()]
+
     def dataset_names(self) -> list[str]:
         """The names of all packed data sets, sorted."""
         if not self.data_dir.is_dir():
@@ -111,6 +122,11 @@ class Workspace:
             remove_strays(folder)
         for folder in (*self.data_dir.glob("*"), *self.runs_dir.glob("*")):
             remove_strays(folder)
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name that a user gave is a path: it has a separator, as `./best.pt` has."""
+    return "/" in name or os.sep in name
 
 
 def checked_name(name: str, what: str) -> str:

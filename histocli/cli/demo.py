@@ -10,28 +10,31 @@ from typing import Annotated
 import typer
 
 from histocli.cli import options
-from histocli.cli.app import State, app
+from histocli.cli.app import State, app, command
 from histocli.config import Device
 from histocli.console import Reporter, number
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, read_json
 
 
-@app.command()
+@command(
+    "histo demo",
+    "histo demo --keep demo-workspace --epochs 10",
+)
 def demo(
     ctx: typer.Context,
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the workspace in this folder.", show_default="only its pictures stay")
+        Path | None, typer.Option(help="Keep the workspace in this new folder.", show_default="only the plots are kept")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=400, help="Synthetic patches to make.")] = 5_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 3,
+    n: Annotated[int, typer.Option("--n", min=400, help="How many synthetic patches to make.")] = 5_000,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training patches.")] = 3,
     seed: options.Seed = 0,
     device: options.DeviceOption = Device.AUTO,
 ) -> None:
     """Run the whole pipeline once, on synthetic patches."""
     state: State = ctx.obj
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
-        raise HistoError(f"--keep {keep}: the folder is not empty", "name a new one")
+        raise HistoError(f"--keep {keep}: the folder is not empty", "give a new folder")
     workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
     try:
         for step in _steps(workspace.root, n, epochs, seed, device):
@@ -42,13 +45,13 @@ def demo(
         if keep is None:
             _remove_all_but(workspace.plots_dir)
     if keep is None:
-        state.report.done("the pictures stay, all else is removed", "histo demo --keep DIR")
+        state.report.done("kept the plots and removed all other files", "histo demo --keep DIR")
     else:
         state.report.done(f"everything is in {keep}", f"histo -w {shlex.quote(str(keep))} eval --tta")
 
 
 def _remove_all_but(kept: Path) -> None:
-    """Empty a folder but for `kept`; where that was never made, remove the folder too."""
+    """Remove everything beside the folder `kept`, and their parent if there is no `kept`."""
     for path in kept.parent.iterdir():
         if path.is_dir() and path != kept:
             shutil.rmtree(path)
@@ -59,7 +62,7 @@ def _remove_all_but(kept: Path) -> None:
 
 
 def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
-    """The command lines of the pipeline."""
+    """Return the command lines of the pipeline."""
     seeded = ["--seed", str(seed)]
     return [
         ["download", "--source", "synthetic", "--n", str(n), *seeded],
@@ -74,27 +77,27 @@ def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[l
 def _run(common: list[str], step: list[str]) -> None:
     """Run a command of this application in this process, so that torch is loaded once.
 
-    Variables that stand for a command's own options are not heard: they are meant for other data.
+    Environment variables of the command's own options are ignored, because they are meant for other data.
     """
-    meant_elsewhere = {key: v for key, v in os.environ.items() if key.startswith(f"HISTO_{step[0].upper()}_")}
-    for key in meant_elsewhere:
+    ignored = {key: v for key, v in os.environ.items() if key.startswith(f"HISTO_{step[0].upper()}_")}
+    for key in ignored:
         del os.environ[key]
     try:
         code = typer.main.get_command(app).main([*common, *step], prog_name="histo", standalone_mode=False)
     finally:
-        os.environ.update(meant_elsewhere)
+        os.environ.update(ignored)
     if code:
         raise typer.Exit(code)
 
 
 def _summary(report: Reporter, workspace: Workspace) -> None:
-    """The metrics of the demo's evaluation, and where the pictures are."""
+    """Show the metrics of the demo's evaluation, and the paths of the plots."""
     for path in sorted(workspace.metrics_dir.glob("*-val.json")):
         metrics = read_json(path)["metrics"]
-        report.heading("what came of it")
+        report.heading("results")
         report.table(
             "",
-            ["metric on slides not trained on", "value"],
+            ["metric on unseen slides", "value"],
             [[k.replace("_", " "), number(v)] for k, v in metrics.items()],
         )
     for path in sorted(workspace.plots_dir.iterdir()):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histocli.cli import options
-from histocli.cli.app import State, app
+from histocli.cli.app import State, command
 from histocli.config import Resize, SourceKind
 from histocli.console import write_out
 from histocli.errors import UsageError
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from histocli.commands.download import Dataset
 
 
-@app.command()
+@command(
+    "histo download",
+    "histo download --source folder --from patches/ --labels labels.csv --name mine",
+)
 def download(
     ctx: typer.Context,
     source: Annotated[SourceKind, typer.Option(help="Where the patches come from.")] = SourceKind.KAGGLE,
@@ -46,20 +49,21 @@ def download(
     """Bring patches into the workspace, packed into one array."""
     state: State = ctx.obj
     from histocli.cli.sources import SourceOptions, plan
-    from histocli.commands import download as command
-    from histocli.commands.balance import SUBSET
+    from histocli.commands.balance import is_subset
+    from histocli.commands.download import existing
+    from histocli.config import SUBSET
 
     wanted = SourceOptions(source, tuple(location or ()), labels, slides, n, resize, seed, force)
     title = name or source.value
-    if title == SUBSET:
-        raise UsageError(f"--name {title} is the name of what histo balance writes", "choose another")
+    if title == SUBSET or is_subset(state.workspace, title):
+        raise UsageError(f"--name {title} is the name of a subset that histo balance writes", "give another name")
     if dry_run:
         files = plan(wanted, state.workspace)
         state.report.table("would be fetched", ["file", "size", "here already"], files)
         if json:
             write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in files], indent=2) + "\n")
         return
-    dataset = None if force else command.existing(state.workspace, title, wanted.request)
+    dataset = None if force else existing(state.workspace, title, wanted.request)
     if dataset is None:
         dataset = _pack(state, title, wanted)
     else:
@@ -76,14 +80,14 @@ def _pack(state: State, title: str, wanted: "SourceOptions") -> "Dataset":
     """Fetch and pack what is wanted, and say what came of it."""
     from histocli.cli.sources import open_source
     from histocli.commands.download import at_work_on
-    from histocli.commands.download import download as command
+    from histocli.commands.download import download as run_download
 
     source, fetch = open_source(wanted, state.workspace, state.report)
     with at_work_on(state.workspace, title):
         fetch()
         total = min((n for n in (wanted.n, source.total) if n is not None), default=None)
         with state.report.bar("packing", total=total) as bar:
-            dataset = command(
+            dataset = run_download(
                 state.workspace,
                 title,
                 wanted.kind.value,

@@ -4,22 +4,28 @@ from typing import Annotated
 
 import typer
 
-from histocli.cli.app import State, app
-from histocli.reports.plots import Format, Kind
+from histocli.cli.app import State, command
+from histocli.config import PlotConfig, PlotFormat, PlotKind
 
 
-@app.command()
+@command(
+    "histo plot",
+    "histo plot --run histonet-1 --kind roc --kind calibration --format pdf",
+)
 def plot(
     ctx: typer.Context,
-    run: Annotated[str | None, typer.Option(help="The run to draw.", show_default="the newest")] = None,
-    kind: Annotated[list[Kind] | None, typer.Option(help="What to draw; may be repeated.", show_default="all")] = None,
-    format: Annotated[Format, typer.Option("--format", help="The pictures' format.")] = Format.PNG,
+    run: Annotated[str | None, typer.Option(help="The run to plot.", show_default="the newest")] = PlotConfig.run,
+    kind: Annotated[
+        list[PlotKind] | None, typer.Option(help="What to plot; may be repeated.", show_default="all")
+    ] = None,
+    format: Annotated[PlotFormat, typer.Option("--format", help="The plots' file format.")] = PlotConfig.format,
 ) -> None:
-    """Draw learning curves, ROC, calibration, errors and more."""
+    """Plot learning curves, ROC, calibration, errors and more."""
     state: State = ctx.obj
-    from histocli.commands.plot import plot as command
+    from histocli.commands.plot import plot as run_plot
 
-    paths = command(state.workspace, run, kind or [Kind.ALL], format)
+    config = PlotConfig(run=run, kind=tuple(kind or PlotConfig.kind), format=format)
+    paths = run_plot(state.workspace, config.run, config.kind, config.format)
     for path in paths:
         state.report.note(str(path))
     drawn = f"{len(paths)} pictures" if len(paths) != 1 else "1 picture"

@@ -7,59 +7,73 @@ from typing import Annotated
 import typer
 
 from histocli.cli import options
-from histocli.cli.app import State, app
-from histocli.config import Device, OnError, Output, Precision, Resize
+from histocli.cli.app import State, command
+from histocli.cli.options import DATA, OUTPUT
+from histocli.config import OnError, Output, PredictConfig
 from histocli.console import stdout_is_a_file
 from histocli.errors import HistoError
 
 
-@app.command()
+@command(
+    "histo predict slides/ --ckpt best.pt --out predictions.csv",
+    "histo predict kaggle --tta --out submission.csv",
+)
 def predict(
     ctx: typer.Context,
     inputs: Annotated[
         list[str],
-        typer.Argument(help="Folders, images, zips, .npy or .h5 arrays, packed data sets; - reads paths from stdin."),
+        typer.Argument(
+            help="Folders, images, zip files, .npy or .h5 arrays, packed data sets; - reads paths from stdin."
+        ),
     ],
     ckpt: options.Ckpt = options.BEST,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write.", show_default="stdout")] = None,
-    format: Annotated[Output, typer.Option("--format", help="The output's format.")] = Output.CSV,
-    tta: options.Tta = False,
-    raw: options.Raw = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write.", show_default="stdout", rich_help_panel=OUTPUT),
+    ] = PredictConfig.out,
+    format: Annotated[
+        Output, typer.Option("--format", help="The output's format.", rich_help_panel=OUTPUT)
+    ] = PredictConfig.format,
+    tta: options.Tta = PredictConfig.tta,
+    raw: options.Raw = PredictConfig.raw,
     threshold: Annotated[
         str | None,
         typer.Option(
             metavar="WHERE",
-            help="Add the column class, 1 from this probability on: a number, stored (by histo train), youden, "
-            "sensitivity=0.95 or specificity=0.9 on the run's validation patches.",
+            help="Add the column class, which is 1 from this probability on: a number; stored (by histo train); or "
+            "youden, sensitivity=0.95 or specificity=0.9 on the run's validation patches.",
+            rich_help_panel=OUTPUT,
         ),
-    ] = None,
+    ] = PredictConfig.threshold,
     flags: Annotated[
         bool,
         typer.Option(
             "--flags",
-            help="Add columns that tell which scores not to believe: spread (of the probabilities of the eight flips "
-            "and right-angle rotations), colour (Mahalanobis' distance from the training patches), focus (standard "
-            "deviations from theirs, negative is blurred), contrast (deviation of the grey values, 0 to 128), "
-            "duplicate (the id of the same patch in training), flags (blank, unfocused, stain, unstable, duplicate).",
+            help="Add columns that show which predictions are doubtful: spread (of the probabilities of the eight "
+            "flips and right-angle rotations), colour (Mahalanobis distance to the training patches), focus "
+            "(standard deviations from theirs; negative is blurred), contrast (standard deviation of the grey values, "
+            "0 to 128), duplicate (id of the same patch in training), flags (blank, unfocused, stain, unstable, "
+            "duplicate).",
+            rich_help_panel=OUTPUT,
         ),
-    ] = False,
-    resize: options.ResizeOption = Resize.CROP,
+    ] = PredictConfig.flags,
+    resize: options.ResizeOption = PredictConfig.resize,
     errors: Annotated[
-        OnError, typer.Option(help="What an unreadable file does: be skipped, or end the run.")
-    ] = OnError.SKIP,
-    batch_size: options.BatchSize = 256,
-    device: options.DeviceOption = Device.AUTO,
-    precision: options.PrecisionOption = Precision.AUTO,
+        OnError,
+        typer.Option(help="Skip an unreadable file, or end with an error.", rich_help_panel=DATA),
+    ] = PredictConfig.errors,
+    batch_size: options.BatchSize = PredictConfig.batch_size,
+    device: options.DeviceOption = PredictConfig.device,
+    precision: options.PrecisionOption = PredictConfig.precision,
 ) -> None:
     """Write a tumour probability for every patch as CSV: id,label."""
     state: State = ctx.obj
-    from histocli.commands.predict import PredictConfig
-    from histocli.commands.predict import predict as command
+    from histocli.commands.predict import predict as run_predict
     from histocli.compute.distributed import WAITING, joined
 
     config = PredictConfig(
-        inputs,
-        ckpt=[str(name) for name in ckpt],
+        inputs=tuple(inputs),
+        ckpt=options.checkpoint_names(ctx, ckpt),
         out=out,
         format=format,
         tta=tta,
@@ -68,7 +82,7 @@ def predict(
         flags=flags,
         resize=resize,
         errors=errors,
-        batch_size=batch_size or 256,
+        batch_size=batch_size or PredictConfig.batch_size,
         halve=batch_size == options.AUTO,
         device=device,
         precision=precision,
@@ -81,7 +95,7 @@ def predict(
 
     hidden = out is None and not stdout_is_a_file()
     with joined(WAITING) as world, state.report.bar("scoring", hidden=hidden) as bar:
-        done = command(
+        done = run_predict(
             state.workspace,
             config,
             sys.stdout,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.compute.device import thread_count
 from histocli.compute.world import ALONE, World
-from histocli.config import Part, Resize
+from histocli.config import EvalConfig, Part, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.comparison import compare as compare_scores
-from histocli.inference.labelled import EvalConfig, Scored, score_folder, score_packed
+from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.predictor import STORED, Scorer
 from histocli.inference.score_table import clusters_of, strata, write_scores
 from histocli.metrics import evaluate as measure
@@ -152,7 +152,7 @@ def compare(
 
     def scored(name: str) -> Path:
         if not name.endswith(".json"):
-            only = replace(config, ckpt=[name])
+            only = replace(config, ckpt=(name,))
             made = evaluate(
                 workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, world=world
             )

@@ -1,6 +1,5 @@
 """`histo export`: a checkpoint as one file that runs without this tool."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import torch
 
 import histocli
 from histocli.compute.device import choose_compute
-from histocli.config import Device, ExportFormat, Precision
+from histocli.config import Device, ExportConfig, Precision
 from histocli.data.manifest import file_sha256
 from histocli.data.store import open_store
 from histocli.errors import HistoError, UsageError
@@ -24,15 +23,6 @@ from histocli.workspace import Workspace, atomic_path
 
 CHECKED = 64  # patches that the exported network and the checkpoint must agree on
 TOLERANCE = 1e-4  # of probability, calibrated or not: convolutions summed in another order differ by about 1e-6
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """The options of `histo export`."""
-
-    out: Path | None = None  # else the workspace's `exports/`
-    ckpt: str = "best.pt"
-    format: ExportFormat = ExportFormat.ONNX
 
 
 class Export(NamedTuple):

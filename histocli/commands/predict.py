@@ -1,16 +1,15 @@
 """`histo predict`: a tumour probability for every patch, written as it is computed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import histocli
 from histocli.compute.world import ALONE, World
-from histocli.config import Device, OnError, Output, Precision, Resize
+from histocli.config import OnError, Output, PredictConfig
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
 from histocli.errors import HistoError, UsageError
 from histocli.inference.parts import Parts
@@ -19,26 +18,6 @@ from histocli.inference.qc import COLUMNS, Flagger
 from histocli.inference.writers import Table, Writer, written
 from histocli.metrics.thresholds import fixed
 from histocli.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """The options of `histo predict`; `out` None writes to the stream given to `predict`."""
-
-    inputs: list[str]
-    ckpt: Sequence[str] = ("best.pt",)
-    out: Path | None = None
-    format: Output = Output.CSV
-    tta: bool = False
-    raw: bool = False
-    threshold: str | None = None
-    flags: bool = False
-    resize: Resize = Resize.CROP
-    errors: OnError = OnError.SKIP
-    batch_size: int = 256
-    halve: bool = False  # the batches that do not fit the memory
-    device: Device = Device.AUTO
-    precision: Precision = Precision.AUTO
 
 
 class Prediction(NamedTuple):

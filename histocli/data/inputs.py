@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
 from itertools import chain
@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
     patches: Iterable[Patch]
 
 
-def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Inputs:
+def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids are stable, and so is the order.
 
     A path wins over a data set of the same name. Image ids are file stems where those are unique, else relative paths,
@@ -66,7 +66,7 @@ def _named(inputs: Inputs, name: str) -> Inputs:
     return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
-def fingerprint(names: list[str], workspace: Workspace) -> str:
+def fingerprint(names: Sequence[str], workspace: Workspace) -> str:
     """What tells these inputs from others: a folder's files by name, a data set by its manifest, a file by its time."""
     digest = sha256()
     for name in names:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from histocli.config import Group
+from histocli.config import Group, RunConfig
 from histocli.data.dataset import open_drawn
 from histocli.data.folds import make_folds
 from histocli.data.groups import parted_by
@@ -17,7 +17,6 @@ from histocli.metrics import evaluate
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.training.calibrate import decided
-from histocli.training.config import TrainConfig
 from histocli.training.provenance import stem_of
 from histocli.workspace import Workspace, checked_name, read_json, write_json
 
@@ -26,7 +25,7 @@ class Member(NamedTuple):
     """One of the runs: its name, its options, and the fold (from 1) or the seed that is its own."""
 
     name: str
-    config: TrainConfig
+    config: RunConfig
     number: int
 
 
@@ -42,7 +41,7 @@ class Repeats(NamedTuple):
         return workspace.metrics_dir / f"{self.name}-{self.kind}.json"
 
 
-def plan_repeats(workspace: Workspace, config: TrainConfig, name: str | None, folds: int, seeds: int) -> Repeats:
+def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, folds: int, seeds: int) -> Repeats:
     """Name the runs of `folds` folds of the manifest, or of `seeds` seeds from the config's on; the other is 0.
 
     Raises:
@@ -68,6 +67,16 @@ def first_begun(workspace: Workspace, name: str, kind: str) -> str | None:
     pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
     begun = {int(found[1]): run for run in workspace.run_names() if (found := pattern.fullmatch(run))}
     return begun[min(begun)] if begun else None
+
+
+def repeats_name(run: str) -> str:
+    """Return what the runs of several folds or seeds are called together, given the name of one of them."""
+    return re.sub(r"-(fold|seed)\d+$", "", run)
+
+
+def is_member(run: str, config: RunConfig) -> bool:
+    """Return whether a run is a fold of a cross-validation or one of several seeds, by its name and options."""
+    return config.data == run or run.endswith(f"-seed{config.seed}")
 
 
 def _unused(workspace: Workspace, arch: str) -> str:
@@ -108,7 +117,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: boo
 
 def _kept_whole(workspace: Workspace, manifest_path: Path) -> Group | None:
     """What `histo balance --group` kept on one side when it drew this manifest; None where another was drawn since."""
-    report_path = workspace.metrics_dir / "balance.json"
+    report_path = workspace.balance_path(manifest_path.stem)
     report = read_json(report_path) if report_path.is_file() else {}
     drawn = report["split"] if report.get("manifest_sha256") == file_sha256(manifest_path) else None
     return Group(drawn) if drawn in list(Group) else None

@@ -106,7 +106,7 @@ def test_where_neither_slide_nor_overlap_is_known_the_split_leaks_and_says_so(hi
     without_slides(histo)
     result = histo("balance", "--n", "max", "--json")
     assert "no two of these patches share pixels" in result.stderr
-    assert "leaks: patches of one slide stand on both sides" in result.stderr
+    assert "leaks: patches of one slide are in both train and val" in result.stderr
     report = json.loads(result.stdout)
     assert (report["split"], report["leaks"]) == ("overlap", True)
     assert report["audit"]["overlaps"]["pairs"] == report["dropped"]["duplicates"]  # the source's own copies
@@ -130,7 +130,7 @@ def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
     rows, report = subset(empty), json.loads(result.stdout)
     assert (report["split"], report["leaks"]) == ("overlap", False)
     assert report["audit"]["overlaps"] == {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
-    assert "240 of 240 patches share pixels with another and stay on its side" in result.stderr
+    assert "240 of 240 patches share pixels with others and are not split" in result.stderr
     sides = {}
     for row in rows:
         sides.setdefault((row["label"], row["id"].partition("-")[2]), set()).add((row["split"], row["overlap_group"]))

@@ -125,7 +125,7 @@ def test_a_run_killed_before_its_first_epoch_is_over_can_be_resumed(histo):
 def test_resuming_a_finished_run_says_so_and_changes_nothing(histo):
     before = (histo.root / "runs" / "first" / "last.pt").read_bytes()
     result = histo("train", "--resume", "--json")
-    assert "first has all its 2 epochs already; nothing to be done" in result.stderr
+    assert "first is finished already: it has all its epochs" in result.stderr
     assert json.loads(result.stdout)["run"] == "first"
     assert (histo.root / "runs" / "first" / "last.pt").read_bytes() == before
 
