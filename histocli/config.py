@@ -145,6 +145,21 @@ LEARNING_RATE = 3e-3  # at the default batch size; it grows with the square root
 
 
 @dataclass(frozen=True)
+class DownloadConfig:
+    """The options of `histo download`."""
+
+    source: SourceKind = SourceKind.KAGGLE
+    location: tuple[str, ...] = ()  # --from: archives, folders or base URLs to read instead of the source's own
+    name: str | None = None  # None: the source's name
+    labels: Path | None = None
+    slides: Path | None = None
+    n: int | None = None  # None: all patches; 8,000 of the synthetic source
+    resize: Resize = Resize.CROP
+    seed: int = 0
+    force: bool = False
+
+
+@dataclass(frozen=True)
 class BalanceConfig:
     """The options of `histo balance`."""
 

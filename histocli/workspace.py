@@ -124,6 +124,15 @@ class Workspace:
             remove_strays(folder)
 
 
+def default_workspace() -> Workspace:
+    """Return the workspace that HISTO_WORKSPACE names, or else the one in the platform's data folder."""
+    if path := os.environ.get("HISTO_WORKSPACE"):
+        return Workspace(Path(path))
+    from platformdirs import user_data_path
+
+    return Workspace(user_data_path("histo", appauthor=False))
+
+
 def is_path(name: str) -> bool:
     """Return whether a name that a user gave is a path: it has a separator, as `./best.pt` has."""
     return "/" in name or os.sep in name

@@ -25,7 +25,7 @@ from histocli.errors import (
     UsageError,
 )
 from histocli.signals import Stopped
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, default_workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -160,13 +160,8 @@ def root(
     ] = False,
 ) -> None:
     """Read the options that stand before the command's name."""
-    ctx.obj = State(Workspace(workspace or _default_root()), Reporter(quiet=quiet, verbose=verbose, rank=rank()))
-
-
-def _default_root() -> Path:
-    from platformdirs import user_data_path
-
-    return user_data_path("histo", appauthor=False)
+    chosen = Workspace(workspace) if workspace else default_workspace()
+    ctx.obj = State(chosen, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
 
 
 def _reporter(ctx: Any) -> Reporter:

@@ -8,7 +8,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.config import Resize, SourceKind
+from histocli.config import SUBSET, DownloadConfig, SourceKind
 from histocli.console import write_out
 from histocli.errors import UsageError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 )
 def download(
     ctx: typer.Context,
-    source: Annotated[SourceKind, typer.Option(help="Where the patches come from.")] = SourceKind.KAGGLE,
+    source: Annotated[SourceKind, typer.Option(help="Where the patches come from.")] = DownloadConfig.source,
     location: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,9 +40,9 @@ def download(
         int | None,
         typer.Option("--n", min=1, help="This many patches, drawn with the seed.", show_default="all; 8,000 synthetic"),
     ] = None,
-    resize: options.ResizeOption = Resize.CROP,
-    seed: options.Seed = 0,
-    force: options.Force = False,
+    resize: options.ResizeOption = DownloadConfig.resize,
+    seed: options.Seed = DownloadConfig.seed,
+    force: options.Force = DownloadConfig.force,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and how large it is.")] = False,
     json: options.Json = False,
 ) -> None:
@@ -51,7 +51,6 @@ def download(
     from histocli.cli.sources import SourceOptions, plan
     from histocli.commands.balance import is_subset
     from histocli.commands.download import existing
-    from histocli.config import SUBSET
 
     wanted = SourceOptions(source, tuple(location or ()), labels, slides, n, resize, seed, force)
     title = name or source.value

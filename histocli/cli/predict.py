@@ -99,6 +99,7 @@ def predict(
             state.workspace,
             config,
             sys.stdout,
+            on_checkpoint=state.report.note,
             on_start=start,
             on_progress=lambda count: bar(count, total[0]),
             on_unreadable=lambda error: state.report.warn(str(error)),

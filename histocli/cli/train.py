@@ -153,7 +153,7 @@ def train(
     ] = 1,
     json: options.Json = False,
 ) -> None:
-    """Train a network on the balanced subset, validating after each epoch."""
+    """Train a network on the balanced subset, validating each epoch."""
     state: State = ctx.obj
     from histocli.compute.distributed import joined, launched
     from histocli.compute.launch import launch

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from histocli.compute.device import thread_count
+from histocli.compute.device import compute_settings, thread_count
 from histocli.compute.world import ALONE, World
 from histocli.config import EvalConfig, Part, Resize
 from histocli.data.manifest import file_sha256
@@ -34,6 +34,7 @@ class Evaluation(NamedTuple):
     report: dict[str, Any]
 
 
+@compute_settings()
 def evaluate(
     workspace: Workspace,
     config: EvalConfig,
@@ -57,6 +58,8 @@ def evaluate(
     _check(workspace, config, on_disk)
     scorer, threshold = world.each(lambda: _open(workspace, config))
     world.agree([[member.sha256 for member in scorer.members], scorer.kind], "checkpoints or devices")
+    for member in scorer.members:
+        on_start(member.checkpoint.describe())
     on_start(scorer.reason)
     if on_disk:
         scored = score_folder(workspace, scorer, config, on_progress, on_unreadable, world)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import histocli
-from histocli.compute.device import choose_compute
+from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import Device, ExportConfig, Precision
 from histocli.data.manifest import file_sha256
 from histocli.data.store import open_store
@@ -33,6 +33,7 @@ class Export(NamedTuple):
     patches: str
 
 
+@compute_settings()
 def export(workspace: Workspace, config: ExportConfig) -> Export:
     """Write a checkpoint as a network that takes float RGB images (N,3,96,96) in [0, 1].
 

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import IO, Any, NamedTuple
 
 import histocli
+from histocli.compute.device import compute_settings
 from histocli.compute.world import ALONE, World
 from histocli.config import OnError, Output, PredictConfig
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
@@ -69,11 +70,13 @@ class _Tally:
         return Prediction(self.scored, len(self.unreadable), self.flagged, known)
 
 
+@compute_settings()
 def predict(
     workspace: Workspace,
     config: PredictConfig,
     stream: IO[str],
     *,
+    on_checkpoint: Callable[[str], None] = lambda description: None,
     on_start: Callable[[str, int | None], None] = lambda device, total: None,
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
@@ -89,6 +92,8 @@ def predict(
     """
     _check(config, world)
     task = world.each(lambda: _open(workspace, config))
+    for member in task.scorer.members:
+        on_checkpoint(member.checkpoint.describe())
 
     def refuse(error: HistoError) -> None:
         if config.errors is OnError.FAIL:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histocli.compute.device import deterministic
+from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.distributed import agents
 from histocli.compute.memory import explained, is_out_of_memory, memory_is_full
 from histocli.compute.world import ALONE, World
@@ -79,6 +79,7 @@ def train(
     )
 
 
+@compute_settings()
 def _train_run(
     workspace: Workspace,
     config: RunConfig,

@@ -47,6 +47,12 @@ class Checkpoint:
     format: int = FORMAT
     origin: str = field(default="the checkpoint", init=False)  # the file it was read from; not in it
 
+    def describe(self) -> str:
+        """Return what this checkpoint is: its file, run, epoch and validation AUC."""
+        auc = self.metrics.get("val_auc")
+        score = "no validation AUC" if auc is None else f"validation AUC {auc:.4f}"
+        return f"checkpoint {self.origin}: run {self.run}, epoch {self.epoch}, {score}"
+
     def build(self) -> Classifier:
         """The model itself, with these weights, ready to predict.
 
