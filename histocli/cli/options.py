@@ -93,6 +93,7 @@ Tta = Annotated[
 Raw = Annotated[
     bool,
     typer.Option(
+        "--uncalibrated",
         "--raw",
         help="Uncalibrated probabilities, without the checkpoint's temperature.",
         rich_help_panel=MODEL,

@@ -48,6 +48,7 @@ def predict(
     flags: Annotated[
         bool,
         typer.Option(
+            "--qc",
             "--flags",
             help="Add columns that show which predictions are doubtful: spread (of the probabilities of the eight "
             "flips and right-angle rotations), colour (Mahalanobis distance to the training patches), focus "
