@@ -19,7 +19,7 @@ from histocli.metrics import evaluate as measure
 from histocli.metrics import uncertainty
 from histocli.metrics.thresholds import fixed
 from histocli.reports.model_card import note_evaluations
-from histocli.workspace import Workspace, checked_name, read_json, write_json
+from histocli.workspace import Workspace, checked_name, is_path, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,8 +160,7 @@ def compare(
                 workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, world=world
             )
             return made.path
-        path = Path(name)
-        return path if path.exists() else workspace.metrics_dir / name
+        return Path(name) if is_path(name) else workspace.metrics_dir / name
 
     def write() -> Evaluation:
         if one == other and names[0] != names[1]:

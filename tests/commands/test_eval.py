@@ -482,7 +482,7 @@ def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path
     error, hint = histo.fails("eval", "--compare", *files)
     assert "have no scored patch in common" in error
     assert "--data" in hint
-    assert "means nothing with --compare" in histo.fails("eval", "--compare", *files, "--ckpt", "first", code=2)[0]
+    assert "has no meaning with --compare" in histo.fails("eval", "--compare", *files, "--ckpt", "first", code=2)[0]
     (tmp_path / "other.json").write_text("[]")
     assert "is not what histo eval writes" in histo.fails("eval", "--compare", tmp_path / "other.json", files[0])[0]
 
@@ -634,7 +634,7 @@ def test_optimism_needs_something_to_compare_with_and_says_what_was_not_measured
     assert "none was evaluated on unseen patches" in error
     assert "histo eval --ckpt first --data NAME" in hint
     assert "--split random" in hint
-    assert "means nothing with --optimism" in histo.fails("eval", "--optimism", "--tta", code=2)[0]
+    assert "has no meaning with --optimism" in histo.fails("eval", "--optimism", "--tta", code=2)[0]
 
 
 def test_the_model_card_takes_in_what_was_measured(histo):
