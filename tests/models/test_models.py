@@ -256,8 +256,8 @@ def test_a_pretrained_backbone_learns_at_its_own_rate(one_thread):
         (["--backbone-lr", 0.1], "--backbone-lr is for pretrained networks"),
         (["--weights", "pretrained", "--backbone-lr", 0], "--backbone-lr 0"),
         (["--weights", "pretrained", "--backbone-lr", 0.1, "--freeze"], "--freeze does not train the backbone"),
-        (["--weights", "pretrained", "--freeze", "--augment", "none"], "--augment means nothing with --freeze"),
-        (["--weights", "pretrained", "--freeze", "--compile"], "--compile means nothing with --freeze"),
+        (["--weights", "pretrained", "--freeze", "--augment", "none"], "--augment has no meaning with --freeze"),
+        (["--weights", "pretrained", "--freeze", "--compile"], "--compile has no meaning with --freeze"),
     ],
 )
 def test_options_that_would_mean_nothing_are_refused(histo, options, why):
