@@ -18,7 +18,7 @@ def test_the_demo_runs_every_command_and_keeps_what_it_made(empty, tmp_path, mon
     }
     with (kept / "preds.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 400
-    summary = result.stderr.partition("what came of it")[2]
+    summary = result.stderr.partition("\nresults\n")[2]
     assert "auc" in summary
     pictures = sorted((kept / "plots").iterdir())
     assert len(pictures) >= 8
@@ -38,7 +38,7 @@ def test_the_demo_refuses_a_file_to_keep_things_in(empty, tmp_path):
 
 def test_the_pictures_it_names_stay_where_they_are(empty, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    summary = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.partition("what came of it")[2]
+    summary = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.partition("\nresults\n")[2]
     (root,) = tmp_path.glob("histo-demo-*")
     assert [path.name for path in root.iterdir()] == ["plots"]
     assert all(str(path) in summary.replace("\n", "") for path in (root / "plots").iterdir())
