@@ -18,7 +18,7 @@ import torch
 from benchmarks import memory, prediction, tables, training
 from benchmarks.made import Made
 from benchmarks.pairs import PAIRS, Row, record
-from histocli.compute.device import thread_count
+from histocli.compute.device import compute_settings, thread_count
 from histocli.training.provenance import git_commit, versions
 
 HERE = Path(__file__).parent
@@ -72,6 +72,7 @@ def table(results: dict[str, object]) -> str:
     return "\n".join([said, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
+@compute_settings()
 def main() -> None:
     """Measure, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -21,14 +21,13 @@ from torch import nn
 
 from benchmarks.made import Histo
 from benchmarks.training import BATCH, plain_loader
-from histocli.compute.device import choose_compute
-from histocli.config import Device, Part, Precision
+from histocli.compute.device import choose_compute, compute_settings
+from histocli.config import LEARNING_RATE, Device, Part, Precision
 from histocli.data.dataset import Subset, labelled_part, open_subset
 from histocli.data.loaders import Batches
 from histocli.inference.forward import probabilities
 from histocli.metrics import auc
 from histocli.models import create_model
-from histocli.training.config import LEARNING_RATE
 from histocli.training.trainer import Recipe, Trainer
 
 EPOCHS = 20  # a schedule that both end in less than an hour
@@ -81,6 +80,7 @@ def seconds(name: str, epochs: Epochs, score: Callable[[nn.Module], float], goal
             return spent
 
 
+@compute_settings()
 def main() -> None:
     """Let both run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -12,8 +12,9 @@ from sklearn import metrics as sk
 
 from benchmarks.made import Made
 from benchmarks.pairs import Row, alternate, row
-from histocli.commands.balance import BalanceConfig, balance
+from histocli.commands.balance import balance
 from histocli.compute.device import thread_count
+from histocli.config import BalanceConfig
 from histocli.metrics import Clusters, evaluate, uncertainty
 from histocli.workspace import Workspace, write_json
 
@@ -83,7 +84,7 @@ def balancing(root: Path) -> list[Row]:
     ).to_csv(manifest, index=False)
     copy = root / "copy.csv"
     ways = {
-        f"`balance` of {n:,} rows": timed(lambda: balance(workspace, BalanceConfig("large"))),
+        f"`balance` of {n:,} rows": timed(lambda: balance(workspace, BalanceConfig(data="large"))),
         "pandas reading and writing the same CSV": timed(lambda: pd.read_csv(manifest).to_csv(copy, index=False)),
     }
     ours, theirs = ways

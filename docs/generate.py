@@ -1,7 +1,7 @@
-"""Write the completions and the command-line reference from the application; `--check` only compares.
+"""Write the completion scripts and the command-line reference; with `--check` only compare them.
 
-The completion scripts ask `histo` itself at each TAB (Typer's protocol), so that they stay short and always agree
-with the version installed.
+The completion scripts call `histo` itself at each TAB (Typer's protocol), so that they are short and always agree with
+the version that is installed.
 """
 
 import inspect
@@ -59,6 +59,14 @@ def reference() -> str:
         usage = "".join(f" {n.upper()}..." for n, _, info, _ in _parameters(command.callback) if _is_argument(info))
         lines += ["", f"## histo {name}", "", inspect.getdoc(command.callback), ""]
         lines += [f"`histo {name} [OPTIONS]{usage}`", "", *_table(command.callback, f"HISTO_{name.upper()}")]
+        lines += [
+            "",
+            "Examples:",
+            "",
+            "```console",
+            *(f"$ {example}" for example in command.epilog.splitlines()),
+            "```",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -68,14 +76,14 @@ def _parameters(function: Callable[..., Any]) -> Iterator[tuple[str, Any, Any, A
     for name, parameter in inspect.signature(function).parameters.items():
         if get_origin(hints[name]) is Annotated:
             kind, info = get_args(hints[name])[:2]
-            if info.hidden:
-                continue
-            yield name, kind, info, parameter.default
+            if not getattr(info, "hidden", False):
+                yield name, kind, info, parameter.default
 
 
 def _table(function: Callable[..., Any], prefix: str) -> list[str]:
-    rows = ["| option | what | default | variable |", "| --- | --- | --- | --- |"]
-    for name, kind, info, default in _parameters(function):
+    rows = ["| option | meaning | default | environment variable |", "| --- | --- | --- | --- |"]
+    in_panels = sorted(_parameters(function), key=lambda parameter: parameter[2].rich_help_panel is None)
+    for name, kind, info, default in in_panels:  # in the order of `--help`
         if _is_argument(info):
             rows.append(f"| `{name.upper()}` | {info.help} | | |")
             continue
@@ -91,7 +99,7 @@ def _is_argument(info: Any) -> bool:
 
 
 def _choices(kind: Any) -> str:
-    """The words that an option takes, where it takes only some."""
+    """Return the values that an option takes, if it takes only some words."""
     for one in (kind, *get_args(kind)):
         if isinstance(one, type) and issubclass(one, Enum):
             return " One of " + ", ".join(f"`{choice.value}`" for choice in one) + "."
@@ -103,12 +111,12 @@ def _default(info: Any, default: Any) -> str:
         return info.show_default
     if default is None or default is False:
         return ""
-    values = default if isinstance(default, list) else [default]
+    values = default if isinstance(default, list | tuple) else [default]
     return ", ".join(f"`{value.value if isinstance(value, Enum) else value}`" for value in values)
 
 
 def main() -> None:
-    """Write the files, or with `--check` end with 1 where one is not current."""
+    """Write the files; with `--check` write nothing and exit with 1 if one is out of date."""
     wanted = {
         "completions/histo.bash": BASH,
         "completions/_histo": ZSH,
@@ -118,7 +126,7 @@ def main() -> None:
     stale = [name for name, text in wanted.items() if not _same(ROOT / name, text)]
     if "--check" in sys.argv[1:]:
         for name in stale:
-            sys.stderr.write(f"{name} is not current: run python docs/generate.py\n")
+            sys.stderr.write(f"{name} is out of date: run python docs/generate.py\n")
         raise SystemExit(bool(stale))
     for name in stale:
         (ROOT / name).write_text(wanted[name], encoding="utf-8", newline="\n")

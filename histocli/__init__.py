@@ -1,3 +1,40 @@
-"""histo: from raw H&E lymph-node patches to an honestly evaluated classifier of metastatic cancer."""
+"""histo: from raw H&E lymph-node patches to an honestly evaluated classifier of metastatic cancer.
+
+The Python API, described in docs/python.md:
+
+    import histocli as histo
+
+    histo.download(source="synthetic", n=2000)
+    histo.balance(n=1000)
+    histo.train(epochs=3)
+    histo.load("best.pt").predict("patches/")
+
+Importing this package is cheap: torch and pandas are imported by the functions that need them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from histocli.api import Predictor, balance, download, evaluate, load, train
+    from histocli.errors import HistoError
+    from histocli.workspace import Workspace
 
 __version__ = "0.2.0.dev0"
+__all__ = ["HistoError", "Predictor", "Workspace", "balance", "download", "evaluate", "load", "train"]
+
+_MODULES = {"HistoError": "histocli.errors", "Workspace": "histocli.workspace"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the API when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_MODULES.get(name, "histocli.api")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`histo`, which is also `python -m histocli`."""
+"""The `histo` executable, also started by `python -m histocli`."""
 
 import sys
 from io import TextIOWrapper
@@ -10,12 +10,12 @@ def main() -> None:
     """Run `histo`."""
     try:
         with unwinding_on_termination():
-            from histocli.cli import app  # takes a while, and may be interrupted too
+            from histocli.cli import app  # inside the block, because importing takes a while
 
             if isinstance(sys.stdout, TextIOWrapper):
-                sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: results are read by programs
+                sys.stdout.reconfigure(encoding="utf-8")  # in any locale, because programs read the results
             app(prog_name="histo")
-    except Stopped as stopped:  # before any command had begun
+    except Stopped as stopped:  # before any command started
         sys.exit(stopped.exit_code)
 
 

@@ -1,10 +1,18 @@
-"""The words that options take; importing them costs nothing, so that help and completion answer at once."""
+"""The options of each command, as one frozen dataclass per command, and the values that they take.
 
+Every default stands here, once: the command line and the Python API take theirs from these classes. Importing this
+module is cheap, so that `histo --help` and TAB answer at once.
+"""
+
+from dataclasses import dataclass, fields
 from enum import StrEnum
+from pathlib import Path
+
+from histocli.errors import UsageError
 
 
 class Augment(StrEnum):
-    """What is done to training patches; each level includes the one before it."""
+    """How training patches are augmented; each level includes the one before it."""
 
     NONE = "none"
     FLIPS = "flips"
@@ -12,7 +20,7 @@ class Augment(StrEnum):
 
 
 class Rotate(StrEnum):
-    """The angles a training patch is turned by; auto is any where the network looks at smaller images than patches."""
+    """The angles by which training patches are rotated; auto is `any` for a network that reduces its input first."""
 
     AUTO = "auto"
     RIGHT = "right"
@@ -20,7 +28,7 @@ class Rotate(StrEnum):
 
 
 class Device(StrEnum):
-    """Where the arithmetic is done."""
+    """The device to compute on."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -29,7 +37,7 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """The number format of the convolutions; weights are always kept in fp32."""
+    """The number format of the convolutions; weights are always stored in fp32."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -38,14 +46,14 @@ class Precision(StrEnum):
 
 
 class Resize(StrEnum):
-    """How an image of another size becomes a patch."""
+    """How an image of another size becomes a patch of 96x96 pixels."""
 
     CROP = "crop"
     SCALE = "scale"
 
 
 class Split(StrEnum):
-    """What train and validation never share: slides, patches that show the same tissue, or only the patches."""
+    """What training and validation never share: slides, overlapping patches, or only the patches themselves."""
 
     SLIDE = "slide"
     OVERLAP = "overlap"
@@ -53,13 +61,13 @@ class Split(StrEnum):
 
 
 class Group(StrEnum):
-    """What is kept on one side of the split, beyond slides."""
+    """A unit larger than a slide that is kept on one side of the split."""
 
     HOSPITAL = "hospital"
 
 
 class Weights(StrEnum):
-    """What a network starts from."""
+    """The weights that training starts from."""
 
     RANDOM = "random"
     PRETRAINED = "pretrained"
@@ -77,14 +85,14 @@ class Part(StrEnum):
 
 
 class OnError(StrEnum):
-    """What becomes of an unreadable file."""
+    """What to do about an unreadable file."""
 
     SKIP = "skip"
     FAIL = "fail"
 
 
 class Output(StrEnum):
-    """The format of predictions."""
+    """The file format of predictions."""
 
     CSV = "csv"
     JSONL = "jsonl"
@@ -92,7 +100,167 @@ class Output(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """The format of an exported network."""
+    """The file format of an exported network."""
 
     ONNX = "onnx"
     PT2 = "pt2"
+
+
+class PlotKind(StrEnum):
+    """What to draw; `all` is every kind whose input file exists."""
+
+    ALL = "all"
+    CURVES = "curves"
+    ROC = "roc"
+    PR = "pr"
+    CONFUSION = "confusion"
+    CALIBRATION = "calibration"
+    SCORES = "scores"
+    BALANCE = "balance"
+    SAMPLES = "samples"
+    ERRORS = "errors"
+    OPTIMISM = "optimism"
+
+
+class PlotFormat(StrEnum):
+    """The file format of plots."""
+
+    PNG = "png"
+    SVG = "svg"
+    PDF = "pdf"
+
+
+SUBSET = "balanced"  # the subset that `histo balance` writes and `histo train` uses
+CHECKPOINT = "best.pt"  # in the workspace's checkpoints/: the best epoch of the newest finished run
+LEARNING_RATE = 3e-3  # at the default batch size; it grows with the square root of the batch size
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """The options of `histo balance`."""
+
+    data: str | None = None  # None: the only data set, else kaggle
+    name: str = SUBSET
+    n: int | None = 160_000  # None: the largest balanced subset
+    val_fraction: float = 0.1
+    split: Split | None = None  # None: by slide where all slides are known, else by overlap
+    group: Group | None = None
+    audit: bool = False  # search the overlaps with every packed data set
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The options that decide what a training run computes; its checkpoints store them."""
+
+    epochs: int = 12
+    arch: str = "histonet"
+    weights: Weights = Weights.RANDOM
+    data: str = SUBSET
+    batch_size: int = 128
+    lr: float | None = None  # None: `LEARNING_RATE`, scaled to the batch size
+    precision: Precision = Precision.AUTO
+    device: Device = Device.AUTO
+    augment: Augment = Augment.FULL
+    rotate: Rotate = Rotate.AUTO
+    compile: bool = False
+    seed: int = 0
+    freeze: bool = False
+    backbone_lr: float = 1.0
+    threshold: str = "0.5"
+    allow_leak: bool = False
+    deterministic: bool = False
+
+    def check(self) -> None:
+        """Raise `UsageError` naming the option whose value cannot be used."""
+        if self.epochs < 1:
+            raise UsageError(f"--epochs {self.epochs}: at least 1 is needed")
+        if self.batch_size < 2:
+            raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2")
+        if self.lr is not None and not 0 < self.lr < 10:
+            raise UsageError(f"--lr {self.lr}: a number between 0 and 10 is needed", f"{LEARNING_RATE} is the default")
+        if not 0 < self.backbone_lr <= 1:
+            raise UsageError(f"--backbone-lr {self.backbone_lr}: a fraction of --lr is needed, such as 0.1")
+        pretrained = self.weights is not Weights.RANDOM
+        for flag, given in (("--freeze", self.freeze), ("--backbone-lr", self.backbone_lr != 1)):
+            if given and not pretrained:
+                raise UsageError(f"{flag} is for pretrained networks", "--weights pretrained starts from such weights")
+        if self.freeze and self.backbone_lr != 1:
+            raise UsageError("--freeze does not train the backbone, --backbone-lr does", "leave one of them out")
+
+    @property
+    def learning_rate(self) -> float:
+        """The highest learning rate of the cycle."""
+        return self.lr if self.lr is not None else LEARNING_RATE * (self.batch_size / RunConfig.batch_size) ** 0.5
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig):
+    """The options of `histo train`: those of a run, and which runs to train."""
+
+    halve: bool = False  # halve the batch size until a step fits the memory: --batch-size auto
+    name: str | None = None  # None: ARCH-1, ARCH-2, ...; with `resume` the newest run
+    resume: bool = False
+    folds: int | None = None  # train one run per fold of a cross-validation with so many folds
+    seeds: int | None = None  # train one run for each of so many seeds, starting from `seed`
+
+    @property
+    def run(self) -> RunConfig:
+        """The options that the run's checkpoints store."""
+        return RunConfig(**{field.name: getattr(self, field.name) for field in fields(RunConfig)})
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """The options of `histo eval`."""
+
+    ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
+    data: str | None = None  # None: the validation patches that the checkpoints were trained with
+    labels: Path | None = None
+    split: Part | None = None  # None: val of the run's own patches, all of `data`
+    tta: bool = False
+    uncalibrated: bool = False
+    threshold: str = "stored"
+    resize: Resize = Resize.CROP
+    batch_size: int = 256
+    halve: bool = False  # halve the batches that do not fit the memory: --batch-size auto
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """The options of `histo predict`."""
+
+    inputs: tuple[str, ...]
+    ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
+    out: Path | None = None  # None: stdout
+    format: Output = Output.CSV
+    tta: bool = False
+    uncalibrated: bool = False
+    threshold: str | None = None
+    qc: bool = False
+    resize: Resize = Resize.CROP
+    errors: OnError = OnError.SKIP
+    batch_size: int = 256
+    halve: bool = False  # halve the batches that do not fit the memory: --batch-size auto
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """The options of `histo export`."""
+
+    ckpt: str = CHECKPOINT
+    out: Path | None = None  # None: a file in the workspace's exports/
+    format: ExportFormat = ExportFormat.ONNX
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """The options of `histo plot`."""
+
+    run: str | None = None  # None: the newest run
+    kind: tuple[PlotKind, ...] = (PlotKind.ALL,)
+    format: PlotFormat = PlotFormat.PNG

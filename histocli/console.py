@@ -1,4 +1,4 @@
-"""Messages, progress bars and tables: all of them on stderr; stdout carries results alone."""
+"""Messages, progress bars and tables, all on stderr; stdout carries only results."""
 
 import errno
 import os
@@ -32,7 +32,7 @@ OnProgress = Callable[[int, int | None], None]
 
 
 class Rate(ProgressColumn):
-    """How many units a second pass."""
+    """A column with the number of units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class Rate(ProgressColumn):
 
 
 class Reporter:
-    """All that a person reads while a command runs."""
+    """Prints everything that a person reads while a command runs."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, rank: int = 0) -> None:
-        """Of several processes, the leading one (`rank` 0) alone tells more than what went wrong."""
+        """Of several processes, only that of `rank` 0 prints more than warnings and errors."""
         self.leads = rank == 0
         self.quiet = quiet or not self.leads
         self.verbose = verbose and self.leads
@@ -57,26 +57,26 @@ class Reporter:
         self._at: Callable[[str], None] = lambda stage: None
 
     def note(self, message: str) -> None:
-        """A fact about what is going on."""
+        """Print a message."""
         if not self.quiet:
             self.console.print(_plain(message))
 
     def detail(self, message: str) -> None:
-        """A fact that only `-v` shows."""
+        """Print a message that only `-v` shows."""
         if self.verbose:
             self.console.print(_plain(message), style="dim")
 
     def heading(self, message: str) -> None:
-        """What comes next, set off from what came before."""
+        """Print a heading, after an empty line."""
         if not self.quiet:
             self.console.print(f"\n[bold cyan]{escape(message)}[/]")
 
     def warn(self, message: str) -> None:
-        """Something that went well but should be known; shown even with `-q`."""
+        """Print a warning, even with `-q`."""
         self.console.print(f"[yellow]warning:[/] {self.speaker}{_plain(message)}")
 
     def done(self, written: str, then: str = "") -> None:
-        """The last line: what was written and what to run next; two lines where the terminal is too narrow."""
+        """Print what was written and what to run next, on one line, or on two if the terminal is too narrow."""
         if not self.quiet:
             parts = [("green", "done:", written), ("dim", "next:", then)][: 2 if then else 1]
             width = sum(len(text) + len(word) + 3 for _, word, text in parts)
@@ -84,13 +84,13 @@ class Reporter:
             self.console.print(apart.join(f"[{style}]{word}[/] {_plain(text)}" for style, word, text in parts))
 
     def error(self, error: HistoError) -> None:
-        """What went wrong and, on a line of its own, how to mend it."""
+        """Print an error and, on a line of its own, how to fix it."""
         self.console.print(f"[bold red]error:[/] {self.speaker}{_plain(str(error))}")
         if error.hint:
             self.console.print(f"[bold]hint:[/] {_plain(error.hint)}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """A table: the first column to the left, the others to the right."""
+        """Print a table: the first column is aligned to the left, the others to the right."""
         if self.quiet:
             return
         if title:
@@ -106,9 +106,9 @@ class Reporter:
     def bar(
         self, what: str, unit: str = "patches", total: int | None = None, *, hidden: bool = False
     ) -> Iterator[OnProgress]:
-        """A bar with rate and time left; yields `report(done, total)`. The unit "bytes" shows sizes.
+        """Show a progress bar with rate and time left; yields `report(done, total)`. The unit "bytes" shows sizes.
 
-        Nothing is drawn off a terminal, nor where `hidden`.
+        Nothing is shown if stderr is not a terminal, or with `hidden`.
         """
         in_bytes = unit == "bytes"
         counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(), Rate(unit))
@@ -131,59 +131,55 @@ class Reporter:
             yield report
 
     def at_stage(self, stage: str) -> None:
-        """Say beside the bar that is shown what is done before it moves on."""
+        """Show a stage of the work beside the present bar."""
         self._at(stage)
 
     def progress(self, *columns: ProgressColumn, hidden: bool = False) -> Progress:
-        """A live display of `columns`. Results go past it to stdout: Rich would send them to its own stream."""
+        """Return a live display of `columns`, which leaves stdout and stderr as they are."""
         off = hidden or self.quiet or not self.console.is_terminal
-        console = Console(quiet=True) if off else self.console  # before 14.3 Rich ends even a disabled one with a line
-        return Progress(*columns, console=console, disable=off, redirect_stdout=False)
+        console = Console(quiet=True) if off else self.console  # before 14.3 Rich prints a line even for a disabled one
+        return Progress(*columns, console=console, disable=off, redirect_stdout=False, redirect_stderr=False)
 
 
 class _Stderr:
-    """What stands for stderr at the moment; messages that nobody can read any more are no error.
+    """The present `sys.stderr`; writing to a terminal that was closed, or to a closed pipe, is no error.
 
-    A terminal may be closed, and the work that was begun on it go on.
+    Work that was started on a terminal may continue after the terminal is closed.
     """
 
-    @property
-    def _stream(self) -> IO[str]:
-        return cast(IO[str], getattr(sys.stderr, "rich_proxied_file", sys.stderr))  # a bar stands in its place
-
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(sys.stderr, name)
 
     def write(self, text: str) -> int:
-        """Write what somebody may read."""
-        with self._heard_by_nobody():
-            self._stream.write(text)
+        """Write text."""
+        with self._ignore_closed():
+            sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Let it be read."""
-        with self._heard_by_nobody():
-            self._stream.flush()
+        """Flush the stream."""
+        with self._ignore_closed():
+            sys.stderr.flush()
 
     @contextmanager
-    def _heard_by_nobody(self) -> Iterator[None]:
+    def _ignore_closed(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self._stream.fileno())  # so that what is still to be written has somewhere to go
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, sys.stderr.fileno())  # so that further writes do not fail
+            os.close(devnull)
 
 
 def _plain(message: str) -> str:
-    """A message on one line, with what a file's name may do to a terminal escaped."""
+    """Return a message as one line; control characters, which a file's name may contain, are escaped."""
     return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 def stdout_is_a_file() -> bool:
-    """Whether results go to a file: on a terminal, or through a pipe that ends on one, they would cross a bar."""
+    """Return whether stdout is a file; results on a terminal, also through a pipe, would mix with a progress bar."""
     try:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     except OSError:  # a stream with no descriptor, as in a notebook
@@ -191,11 +187,11 @@ def stdout_is_a_file() -> bool:
 
 
 def write_out(text: str) -> None:
-    """Write a result to stdout at once."""
+    """Write a result to stdout, and flush it."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def number(value: float | None) -> str:
-    """A metric to four places, or a dash where it has no value."""
+    """Format a metric with four decimals, or as a dash if it has no value."""
     return "-" if value is None else f"{value:.4f}"

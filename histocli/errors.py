@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind of it ends with; a signal's is 128 and its number."""
+"""The expected errors, and the exit codes; the exit code of a signal is 128 + its number."""
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -7,9 +7,9 @@ EXIT_BUG = 3
 
 
 class HistoError(Exception):
-    """An expected failure: one line says what is wrong, `hint` how to mend it.
+    """An expected failure: the message says what is wrong, and `hint` how to fix it.
 
-    The command line prints both and exits with `EXIT_FAILURE`; anything else that escapes is a bug.
+    The command line prints both and exits with `EXIT_FAILURE`; any other exception is a bug.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -18,4 +18,4 @@ class HistoError(Exception):
 
 
 class UsageError(HistoError):
-    """The options themselves are wrong: the same two lines, and `EXIT_USAGE`."""
+    """The options cannot be used; the command line exits with `EXIT_USAGE`."""

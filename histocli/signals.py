@@ -1,34 +1,38 @@
-"""SIGINT, SIGTERM and SIGHUP: as a wish to stop, heard at the next safe moment, or else by unwinding at once."""
+"""SIGINT, SIGTERM and SIGHUP: either the program stops at the next safe moment, or an exception ends it at once.
+
+Both are context managers that restore the handlers from before.
+"""
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Timer, current_thread, main_thread
 from types import FrameType
 
-_AGAIN = 0.05  # seconds until a signal that was dropped is sent again
-_unwinding = False  # whether signals unwind the program: see `unwinding_on_termination`
+_RESEND_AFTER = 0.05  # seconds until a signal whose exception was dropped is sent again
+_is_unwinding = False  # whether `unwinding_on_termination` is active
+Handler = Callable[[int, FrameType | None], None]
 
 
 class StopRequest:
-    """Whether a signal came, and which; a second one interrupts at once."""
+    """Whether a signal came, and which one; the second signal raises an exception at once."""
 
     signal: int | None = None
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
-    def hear(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; at the second, give up waiting."""
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Store the first signal; raise an exception at the second."""
         if self.signal is not None:
-            raise _Heard(number)
+            raise _Signalled(number)
         self.signal = number
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the work: exit code 128 + its number; a message says how to go on from what is saved."""
+    """A signal ended the work. The exit code is 128 + its number; the message says how to continue."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -36,63 +40,66 @@ class Stopped(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class _Heard(Stopped):
-    """Raised where a signal found the program; if it is freed before the program has unwound, the signal is sent again.
+class _Signalled(Stopped):
+    """Raised by a signal handler; if it is freed before the program has ended, the signal is sent again.
 
-    For not everything lets it pass: Python drops what is raised while it frees an object or ends an import, and so
-    does numpy while it looks at what it shall make an array of.
+    Some code drops exceptions: Python does while it frees an object or finishes an import, and numpy does while it
+    converts to an array.
     """
 
     def __del__(self) -> None:
-        if _unwinding and not sys.is_finalizing():
-            again = Timer(_AGAIN, _send_again, (self.number,))
+        if _is_unwinding and not sys.is_finalizing():
+            again = Timer(_RESEND_AFTER, _send_again, (self.number,))
             again.daemon = True
             again.start()
 
 
 def _send_again(number: int) -> None:
-    if _unwinding:
+    if _is_unwinding:
         os.kill(os.getpid(), number)
 
 
 @contextmanager
 def unwinding_on_termination() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP unwind what runs in this block, so that no temporary file stays behind."""
+    """Raise `Stopped` at SIGINT, SIGTERM and SIGHUP in this block, so that `finally` removes temporary files."""
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        raise _Heard(number)
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _Signalled(number)
 
-    def drop(dropped: "sys.UnraisableHookArgs") -> None:
-        if not isinstance(dropped.exc_value, _Heard):
-            sys.__unraisablehook__(dropped)
+    def ignore_dropped(dropped: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(dropped.exc_value, _Signalled):
+            hook(dropped)
 
-    global _unwinding
-    _unwinding = True
-    sys.unraisablehook = drop
-    for number in _heeded("SIGINT", "SIGTERM", "SIGHUP"):
-        signal.signal(number, hear)
+    global _is_unwinding
+    _is_unwinding, hook = True, sys.unraisablehook
+    sys.unraisablehook = ignore_dropped
     try:
-        yield
+        with _handlers(handle):
+            yield
     finally:
-        _unwinding = False
+        _is_unwinding, sys.unraisablehook = False, hook
 
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Hear SIGINT, SIGTERM and SIGHUP in this block instead of dying of them."""
+    """Store SIGINT, SIGTERM and SIGHUP in this block instead of ending the process."""
     request = StopRequest()
     if current_thread() is not main_thread():
-        yield request  # only the main thread can hear signals
+        yield request  # only the main thread can set signal handlers
         return
-    before = {number: signal.signal(number, request.hear) for number in _heeded("SIGINT", "SIGTERM", "SIGHUP")}
-    try:
+    with _handlers(request.handle):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
-def _heeded(*names: str) -> list[signal.Signals]:
-    """Those of the signals that this platform has and that are not ignored, as SIGHUP is under `nohup`."""
+@contextmanager
+def _handlers(handler: Handler) -> Iterator[None]:
+    """Set the handler of each signal that is not ignored, as SIGHUP is under `nohup`; restore those from before."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
-    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in handled}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)

@@ -1,10 +1,11 @@
-"""Every path in the workspace, and atomic writes to it.
+"""The paths in the workspace, and atomic writes to it.
 
-A file under its final name is always whole: it is written beside it under a temporary name, flushed to the disk,
-and moved over the old one in a single step.
+A file is first written under a temporary name in the same folder, then flushed to the disk, and then renamed in one
+step. So a file under its final name is always complete.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,32 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
 from histocli.fs import fsync, remove_strays, require_space, temporary_beside, write_error
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
-_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file on Windows has such a name
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file can have these names on Windows
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder that all commands share; nothing in it is created before something is written."""
+    """The folder that all commands share; its folders are created when something is written to them."""
 
     root: Path
 
     @property
     def data_dir(self) -> Path:
-        """Packed data sets, a folder each."""
+        """The packed data sets, one folder each."""
         return self.root / "data"
 
     @property
     def manifests_dir(self) -> Path:
-        """One CSV per data set, and `balanced.csv`."""
+        """One CSV file per data set and per subset, such as `balanced.csv`."""
         return self.root / "manifests"
 
     @property
     def downloads_dir(self) -> Path:
-        """Fetched archives, whole and partial."""
+        """Downloaded files, complete and partial."""
         return self.root / "downloads"
 
     @property
@@ -47,22 +49,22 @@ class Workspace:
 
     @property
     def checkpoints_dir(self) -> Path:
-        """The newest run's `best.pt` and `last.pt`."""
+        """`best.pt` and `last.pt` of the newest finished run, folds and seeds excepted."""
         return self.root / "checkpoints"
 
     @property
     def exports_dir(self) -> Path:
-        """Networks that `histo export` wrote, to run without torch."""
+        """The networks that `histo export` wrote."""
         return self.root / "exports"
 
     @property
     def metrics_dir(self) -> Path:
-        """JSON files that `plot` draws and scripts may read."""
+        """The JSON and CSV files that commands write, and that `histo plot` reads."""
         return self.root / "metrics"
 
     @property
     def plots_dir(self) -> Path:
-        """Figures."""
+        """The plots."""
         return self.root / "plots"
 
     def dataset_dir(self, name: str) -> Path:
@@ -74,11 +76,11 @@ class Workspace:
         return self.dataset_dir(name) / "patches.npy"
 
     def dataset_path(self, name: str) -> Path:
-        """Where the data set `name` came from: counts and checksums."""
+        """The origin, counts and checksums of the data set `name`, as JSON."""
         return self.dataset_dir(name) / "dataset.json"
 
     def manifest_path(self, name: str) -> Path:
-        """The table of the data set `name`, a row per patch in the array's order."""
+        """The table of a data set, with a row per patch in the array's order, or of a subset."""
         return self.manifests_dir / f"{checked_name(name, 'data set')}.csv"
 
     def run_dir(self, run: str) -> Path:
@@ -89,21 +91,30 @@ class Workspace:
         """The exported network of the checkpoint with this SHA-256."""
         return self.exports_dir / f"{sha256[:16]}.{format}"
 
+    def balance_path(self, subset: str) -> Path:
+        """The report of `histo balance` on a subset."""
+        return self.metrics_dir / ("balance.json" if subset == SUBSET else f"{subset}-balance.json")
+
+    def balance_paths(self) -> list[Path]:
+        """The reports of `histo balance` on all subsets, that of the default name first."""
+        default = self.balance_path(SUBSET)
+        return [path for path in (default, *sorted(self.metrics_dir.glob("*-balance.json"))) if path.is_file()]
+
     def dataset_names(self) -> list[str]:
-        """The names of all packed data sets, sorted."""
+        """Return the names of all packed data sets, sorted."""
         if not self.data_dir.is_dir():
             return []
         return sorted(p.parent.name for p in self.data_dir.glob("[!.]*/dataset.json"))
 
     def run_names(self) -> list[str]:
-        """The names of all training runs, the newest last."""
+        """Return the names of all training runs, sorted by when they were started; the newest is the last."""
         if not self.runs_dir.is_dir():
             return []
         configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
         return [p.parent.name for p in configs]
 
     def tidy(self) -> None:
-        """Remove the temporary files that killed processes left; those of living ones stay."""
+        """Remove the temporary files of processes that were killed; those of running processes stay."""
         for folder in (
             *(self.data_dir, self.manifests_dir, self.downloads_dir, self.runs_dir),
             *(self.checkpoints_dir, self.exports_dir, self.metrics_dir, self.plots_dir),
@@ -113,8 +124,22 @@ class Workspace:
             remove_strays(folder)
 
 
+def default_workspace() -> Workspace:
+    """Return the workspace that HISTO_WORKSPACE names, or else the one in the platform's data folder."""
+    if path := os.environ.get("HISTO_WORKSPACE"):
+        return Workspace(Path(path))
+    from platformdirs import user_data_path
+
+    return Workspace(user_data_path("histo", appauthor=False))
+
+
+def is_path(name: str) -> bool:
+    """Return whether a name that a user gave is a path: it has a separator, as `./best.pt` has."""
+    return "/" in name or os.sep in name
+
+
 def checked_name(name: str, what: str) -> str:
-    """Return `name` if it can stand as one folder or file name on every platform.
+    """Return `name` if it can be the name of a folder or file on every platform.
 
     Raises:
         UsageError: it holds a separator, starts or ends with a dot, is empty, over 100 characters or a device.
@@ -129,10 +154,10 @@ def checked_name(name: str, what: str) -> str:
 
 @contextmanager
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; on success flush it to disk and move it over `path`.
+    """Yield a temporary path beside `path` to write to; at the end, flush it to the disk and rename it to `path`.
 
-    On any exception the temporary file is removed and `path` stays as it was. What killed processes left of the same
-    file is removed first. `size` is how many bytes it will have, where that is known.
+    On any exception the temporary file is removed and `path` stays as it was. Temporary files that killed processes
+    left of the same file are removed first. `size` is the number of bytes that will be written, if it is known.
 
     Raises:
         HistoError: there is no room for it, the disk is full or the folder cannot be written.
@@ -155,9 +180,9 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` to fill; on success it gets that name in a single step.
+    """Yield a temporary folder beside `path` to fill; at the end, rename it to `path` in one step.
 
-    On any exception it is removed. The files in it are to be written atomically, so that they are on the disk.
+    On any exception it is removed. Write the files in it atomically, so that they are on the disk.
 
     Raises:
         HistoError: there is such a folder already, the disk is full or the folder cannot be written.
@@ -179,7 +204,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as JSON atomically; NaN and infinity are a `ValueError`, for no parser but Python's reads them."""
+    """Write `value` as JSON atomically; NaN and infinity raise `ValueError`, because they are not valid JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -187,7 +212,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        HistoError: it is not there, or not JSON.
+        HistoError: the file does not exist, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,12 +12,14 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import histocli
 import histocli.commands.balance
 from histocli.cli import app
-from histocli.signals import stop_request
+from histocli.models.checkpoint import load_checkpoint
+from histocli.signals import stop_request, unwinding_on_termination
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
 COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "demo"]
@@ -51,6 +54,48 @@ def test_each_command_has_help(command):
         assert re.search(r"[A-Za-z]{3}", option[1]), f"{option[0]} says nothing"
     assert "default: " in result.stdout
     assert re.search(rf"HISTO_{command.upper()}_\w+", result.stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_help_ends_with_two_examples_that_parse(command):
+    text = run(command, "--help").stdout
+    examples = re.findall(r"^  (histo .*)$", text.partition("\nExamples:\n")[2], re.M)
+    assert len(examples) == 2
+    assert text.rstrip().endswith(examples[-1])
+    for example in examples:
+        _, name, *arguments = shlex.split(example)
+        assert name == command
+        typer.main.get_command(app).commands[name].make_context(name, arguments)
+
+
+def test_the_options_of_train_stand_in_panels():
+    text = run("train", "--help").stdout
+    assert re.findall(r"^(\w+):$", text, re.M) == [
+        "Data",
+        "Model",
+        "Training",
+        "Runs",
+        "Computing",
+        "Options",
+        "Examples",
+    ]
+    panel = text[text.index("\nTraining:") : text.index("\nRuns:")]
+    assert re.findall(r"^  (--[a-z-]+)", panel, re.M) == ["--epochs", "--batch-size", "--lr", "--backbone-lr"]
+
+
+@pytest.mark.parametrize(("line", "meant"), [(["trian"], "train"), (["train", "--epoch", "2"], "--epochs")])
+def test_a_near_miss_is_answered_with_what_was_meant(empty, line, meant):
+    error = empty(*line, code=2).stderr.partition("Error: ")[2]
+    assert re.search(rf"(Did you mean|Possible options:).*{meant}\b", error)
+
+
+def test_several_processes_get_the_arguments_that_the_application_was_called_with(empty, monkeypatch):
+    """And not those of the program that calls it, as `sys.argv` has them."""
+    launched = []
+    monkeypatch.setattr("histocli.compute.launch.launch", lambda *args: launched.append(args))
+    empty("train", "--processes", 2, "--batch-size", "auto", "--threshold", "sensitivity=0.9")
+    line = ["train", "--processes", "2", "--batch-size", "auto", "--threshold", "sensitivity=0.9"]
+    assert launched == [(["-w", str(empty.root), *line], 2)]
 
 
 def test_help_keeps_square_brackets_and_ranges():
@@ -282,3 +327,18 @@ def test_a_stop_request_leaves_ignored_signals_ignored():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_handlers_are_restored():
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
+    with unwinding_on_termination(), stop_request():
+        assert [signal.getsignal(number) for number in numbers] != before[0]
+    assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
+
+
+def test_eval_and_predict_name_the_checkpoint_before_they_start(histo):
+    auc = load_checkpoint(histo.root / "checkpoints" / "best.pt").metrics["val_auc"]
+    line = re.compile(rf"checkpoint \S+best\.pt: run first, epoch \d, validation AUC {auc:.4f}")
+    for command in (["eval"], ["predict", "synthetic"]):
+        assert line.match(histo(*command, "--device", "cpu").stderr.replace("\n", " "))

@@ -1,8 +1,8 @@
-"""The `histo` executable: options -> a config -> one command -> a rendered result."""
+"""The command line: one file per command, which turns options into a config, calls the command and shows the result."""
 
-# Importing them registers their commands, in the order in which help lists them.
+# Importing a file registers its command; this is the order of the help.
 # isort: off
-from histocli.cli import data, train, scores, export, plot  # noqa: F401
+from histocli.cli import download, balance, train, evaluate, predict, export, plot, demo  # noqa: F401
 from histocli.cli.app import app
 # isort: on
 

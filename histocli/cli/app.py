@@ -1,16 +1,17 @@
-"""The application, its root options, and the one error boundary."""
+"""The application: its root options, how commands are registered, and how errors become messages and exit codes."""
 
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from histocli import __version__
 from histocli.compute.distributed import rank
@@ -24,21 +25,31 @@ from histocli.errors import (
     UsageError,
 )
 from histocli.signals import Stopped
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, default_workspace
 
-_EXIT_PIPE = 141  # what a filter that writes to a closed pipe ends with
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ARGUMENTS = "histocli.arguments"  # in a context's `meta`: the whole command line
+_EXIT_PIPE = 141  # the exit code of a program that writes to a closed pipe: 128 + SIGPIPE
 
 
 @dataclass(frozen=True)
 class State:
-    """What the root options say, for every command."""
+    """The values of the root options, which every command reads from `ctx.obj`."""
 
     workspace: Workspace
     report: Reporter
 
 
-class Boundary(TyperGroup):
-    """Turns every exception that escapes a command into its message and exit code."""
+class Application(TyperGroup):
+    """The root command, which turns every exception of a command into a message and an exit code."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse the command line, and keep it for `arguments_of`."""
+        given = list(args)  # parsing empties `args`
+        ctx = super().make_context(info_name, args, parent, **extra)
+        ctx.meta[_ARGUMENTS] = given
+        return ctx
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -54,7 +65,7 @@ class Boundary(TyperGroup):
                 _reporter(ctx).error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
             raise typer.Exit(stopped.exit_code) from stopped
         except BrokenPipeError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the exit flushes nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python can flush stdout at exit
             raise typer.Exit(_EXIT_PIPE) from error
         except (typer.Exit, typer.Abort):
             raise
@@ -63,7 +74,7 @@ class Boundary(TyperGroup):
             _reporter(ctx).error(HistoError(f"{error.filename or 'the system'}: {error.strerror or error}"))
             raise typer.Exit(EXIT_FAILURE) from error
         except Exception as error:
-            if not _is_ours(error):
+            if not _is_unhandled(error):
                 raise
             _trace(error)
             if is_out_of_memory(error):
@@ -73,9 +84,30 @@ class Boundary(TyperGroup):
             raise typer.Exit(EXIT_BUG) from error
 
 
+class Command(TyperCommand):
+    """A command whose help groups its options in panels, and ends with examples: the lines of its epilog."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options under the titles of their panels; those without a panel come last."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                panel = getattr(parameter, "rich_help_panel", None)
+                title = panel or ("Options" if parameter.param_type_name == "option" else "Arguments")
+                panels.setdefault(title, []).append(record)
+        for title, records in sorted(panels.items(), key=lambda panel: panel[0] == "Options"):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the examples, one per line."""
+        with formatter.section("Examples"):
+            formatter.write("".join(f"  {example}\n" for example in (self.epilog or "").splitlines()))
+
+
 app = typer.Typer(
     name="histo",
-    cls=Boundary,
+    cls=Application,
     help="From raw H&E lymph-node patches to an honestly evaluated classifier of metastatic cancer.",
     epilog="Research use only: not a medical device.",
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HISTO"},
@@ -85,8 +117,18 @@ app = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def command(*examples: str, name: str | None = None) -> Callable[[F], F]:
+    """Register a function as a command, whose help ends with `examples`."""
+    return app.command(name=name, cls=Command, epilog="\n".join(examples))
+
+
+def arguments_of(ctx: typer.Context) -> list[str]:
+    """Return the command line that `ctx` was made from, without the program's name."""
+    return list(ctx.meta[_ARGUMENTS])
+
+
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"histo {__version__}")
         raise typer.Exit
 
@@ -105,7 +147,7 @@ def root(
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More of what is going on.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages about what is going on.")] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -113,37 +155,32 @@ def root(
             help="Show the version and exit.",
             callback=_show_version,
             is_eager=True,
-            allow_from_autoenv=False,  # a container may well say HISTO_VERSION=1.2
+            allow_from_autoenv=False,  # a container may well define HISTO_VERSION=1.2
         ),
     ] = False,
 ) -> None:
-    """Take the options before the command's name."""
-    ctx.obj = State(Workspace(workspace or _default_root()), Reporter(quiet=quiet, verbose=verbose, rank=rank()))
-
-
-def _default_root() -> Path:
-    from platformdirs import user_data_path
-
-    return user_data_path("histo", appauthor=False)
+    """Read the options that stand before the command's name."""
+    chosen = Workspace(workspace) if workspace else default_workspace()
+    ctx.obj = State(chosen, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
 
 
 def _reporter(ctx: Any) -> Reporter:
     return ctx.obj.report if isinstance(ctx.obj, State) else Reporter()
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether this is neither typer's own usage error nor an exit: those it renders itself."""
+def _is_unhandled(error: Exception) -> bool:
+    """Return whether typer does not handle this error itself, as it does its usage errors and exits."""
     return not hasattr(error, "exit_code")
 
 
 def _trace(error: Exception) -> None:
-    """Show the traceback to whoever asked for it."""
+    """Print the traceback if HISTO_DEBUG asks for it."""
     if os.environ.get("HISTO_DEBUG") == "1":
         traceback.print_exception(error)
 
 
 def _log(error: Exception) -> Path:
-    """Write the traceback to a log file of its own; where there is no home for logs, among the temporary files."""
+    """Write the traceback to a new log file, and return its path; it is a temporary file if logs cannot be written."""
     from platformdirs import user_log_path
 
     path = user_log_path("histo", appauthor=False) / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"

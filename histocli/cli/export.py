@@ -5,33 +5,37 @@ from typing import Annotated
 
 import typer
 
-from histocli.cli.app import State, app
-from histocli.config import ExportFormat
+from histocli.cli.app import State, command
+from histocli.cli.options import CKPT_HELP
+from histocli.config import ExportConfig, ExportFormat
 
 
-@app.command()
+@command(
+    "histo export --ckpt best.pt --out model.onnx",
+    "histo export --ckpt histonet-1 --format pt2",
+)
 def export(
     ctx: typer.Context,
     ckpt: Annotated[
         str,
-        typer.Option("--ckpt", envvar="HISTO_CKPT", help="A file, a name in the workspace's checkpoints/, or a run."),
-    ] = "best.pt",
+        typer.Option("--ckpt", envvar="HISTO_CKPT", metavar="NAME", help=f"{CKPT_HELP}."),
+    ] = ExportConfig.ckpt,
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write.", show_default="in the workspace's exports/")
-    ] = None,
+    ] = ExportConfig.out,
     format: Annotated[
-        ExportFormat, typer.Option("--format", help="ONNX, which needs histocli[onnx], or torch.export's.")
-    ] = ExportFormat.ONNX,
+        ExportFormat, typer.Option("--format", help="onnx, which needs histocli[onnx], or pt2 of torch.export.")
+    ] = ExportConfig.format,
 ) -> None:
     """Write a checkpoint as one file that runs without histo.
 
-    It takes float RGB images (N,3,96,96) in [0, 1] and gives calibrated probabilities of tumour (N,) and log odds (N,).
-    Without --out, eval and predict run an ONNX file in its checkpoint's place wherever they compute in fp32 on a CPU.
+    Its input are float RGB images (N,3,96,96) in [0, 1]; its outputs are calibrated probabilities of tumour (N,) and
+    log odds (N,). Without --out, eval and predict use the ONNX file instead of the checkpoint when they compute in fp32
+    on a CPU.
     """
     state: State = ctx.obj
-    from histocli.commands.export import ExportConfig
-    from histocli.commands.export import export as command
+    from histocli.commands.export import export as run_export
 
-    done = command(state.workspace, ExportConfig(out, ckpt, format))
-    state.report.note(f"on {done.patches} it differs from {ckpt} by {done.difference:.1g} at most")
-    state.report.done(f"wrote {done.path}")
+    report = run_export(state.workspace, ExportConfig(ckpt=ckpt, out=out, format=format))
+    state.report.note(f"on {report.patches} it differs from {ckpt} by at most {report.difference:.1g}")
+    state.report.done(f"wrote {report.path}")

@@ -1,4 +1,4 @@
-"""How training looks while it runs: a row for each epoch, and a bar below them."""
+"""The display of training: a row for each epoch, and a progress bar below them."""
 
 from contextlib import ExitStack
 from types import TracebackType
@@ -19,7 +19,7 @@ from histocli.training.run import Run
 
 
 class LiveTraining(Listener):
-    """Draws a run's progress; off a terminal it prints the rows alone."""
+    """Shows a run's progress; if stderr is not a terminal, only the rows."""
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
@@ -44,7 +44,7 @@ class LiveTraining(Listener):
         self.stack.close()
 
     def started(self, run: Run, at: int) -> None:
-        """Say what runs where."""
+        """Print what is trained, and where."""
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         self.report.note(run.compute.reason + (f"; {run.world.size} processes" if run.world.size > 1 else ""))
         for name, value in vars(run.config).items():
@@ -58,12 +58,12 @@ class LiveTraining(Listener):
         size = min(run.config.batch_size, len(run.train))
         self.task = self.progress.add_task(
             f"epoch {len(run.history) + 1}/{run.config.epochs}",
-            completed=at * size,  # what another process has done says nothing of this one's rate
+            completed=at * size,  # the steps of the process before are not part of this one's rate
             total=run.trainer.recipe.total_steps * size,
         )
 
     def described(self, done: int, total: int) -> None:
-        """Say how many patches have their features."""
+        """Show how many patches have features."""
         self.progress.update(self.task, description=f"features {done:,}/{total:,}")
 
     def stepped(self, progress: Step) -> None:
@@ -91,7 +91,7 @@ class LiveTraining(Listener):
 
 
 def _shown(progress: Step) -> str:
-    """Loss and validation AUC, as far as they are known yet."""
+    """Return the loss and the validation AUC as text, if they are known yet."""
     loss = "" if progress.loss is None else f" loss {progress.loss:.3f}"
     return loss + ("" if progress.auc is None else f" AUC {progress.auc:.3f}")
 

@@ -1,17 +1,20 @@
 """Options that several commands share."""
 
-from pathlib import Path
+import os
 from typing import Annotated
 
 import typer
 
-from histocli.config import Device, Precision, Resize
+from histocli.config import CHECKPOINT, Device, Precision, Resize
 
-AUTO = 0  # as a batch size: a usual one, halved where memory is short
+AUTO = 0  # the value of `--batch-size auto`
+
+# The panels of a command's help.
+DATA, MODEL, TRAINING, COMPUTE, OUTPUT = "Data", "Model", "Training", "Computing", "Output"
 
 
 def batch_size(text: str | int) -> int:
-    """The value of `--batch-size`: a number from 1 on, or `AUTO`."""
+    """Return the value of `--batch-size`: a number from 1 on, or `AUTO`."""
     if text == "auto" or (text == AUTO and isinstance(text, int)):
         return AUTO
     size = int(text)
@@ -20,45 +23,79 @@ def batch_size(text: str | int) -> int:
     return size
 
 
+def is_given(ctx: typer.Context, option: str, *sources: str) -> bool:
+    """Return whether an option stands on the command line, or comes from another of click's `sources`."""
+    source = ctx.get_parameter_source(option)
+    return source is not None and source.name in ("COMMANDLINE", *sources)
+
+
+def checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:
+    """Return the values of `--ckpt`; an environment variable holds several of them separated as in PATH."""
+    if names and is_given(ctx, "ckpt", "ENVIRONMENT") and not is_given(ctx, "ckpt"):
+        text = os.environ.get("HISTO_CKPT") or os.environ[f"{ctx.auto_envvar_prefix}_CKPT"]
+        return tuple(text.split(os.pathsep))
+    return tuple(names)
+
+
+CKPT_HELP = "A name in the workspace's checkpoints/, a run, or the path of a file: ./best.pt"
+BEST = [CHECKPOINT]
+Ckpt = Annotated[
+    list[str],
+    typer.Option(
+        "--ckpt",
+        envvar="HISTO_CKPT",
+        metavar="NAME",
+        help=f"{CKPT_HELP}; several are averaged.",
+        rich_help_panel=MODEL,
+    ),
+]
 BatchSize = Annotated[
     int,
     typer.Option(
         "--batch-size",
         parser=batch_size,
         metavar="INTEGER|auto",
-        help="Patches per forward pass, 64 at most for each core of a CPU; auto halves them where memory is short.",
+        help="Patches per forward pass, at most 64 per core of a CPU; auto halves it while memory is full.",
+        rich_help_panel=COMPUTE,
     ),
 ]
-Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, max=2**32 - 1, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(envvar="HISTO_SEED", min=0, max=2**32 - 1, help="Seed of all random numbers.")]
 DeviceOption = Annotated[
     Device,
-    typer.Option("--device", envvar="HISTO_DEVICE", help="Where to compute; auto takes CUDA, then MPS, then CPU."),
+    typer.Option(
+        "--device",
+        envvar="HISTO_DEVICE",
+        help="Where to compute; auto takes CUDA, else MPS, else the CPU.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 PrecisionOption = Annotated[
     Precision,
-    typer.Option("--precision", envvar="HISTO_PRECISION", help="Number format; auto takes the fastest."),
+    typer.Option(
+        "--precision",
+        envvar="HISTO_PRECISION",
+        help="Number format; auto takes the fastest.",
+        rich_help_panel=COMPUTE,
+    ),
 ]
 ResizeOption = Annotated[
-    Resize, typer.Option("--resize", help="Images that are not 96x96: cut out the centre, or scale.")
+    Resize,
+    typer.Option("--resize", help="For images that are not 96x96: cut out the centre, or scale.", rich_help_panel=DATA),
 ]
 Json = Annotated[
     bool, typer.Option("--json", envvar="HISTO_JSON", help="Print the result as one JSON document on stdout.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Start over, replacing what is there.")]
-Tta = Annotated[bool, typer.Option("--tta", help="Average over the eight flips and right-angle rotations.")]
+Force = Annotated[bool, typer.Option("--force", help="Start over, replacing the files that exist.")]
+Tta = Annotated[
+    bool,
+    typer.Option("--tta", help="Average over the eight flips and right-angle rotations.", rich_help_panel=MODEL),
+]
 Uncalibrated = Annotated[
     bool,
-    typer.Option("--uncalibrated", help="Uncalibrated probabilities, without the checkpoint's temperature."),
-]
-Raw = Annotated[bool, typer.Option("--raw", hidden=True, help="Former name of --uncalibrated.")]
-
-BEST = [Path("best.pt")]
-Ckpt = Annotated[  # paths, so that the variable may hold several with the platform's separator between them
-    list[Path],
     typer.Option(
-        "--ckpt",
-        envvar="HISTO_CKPT",
-        metavar="NAME",
-        help="A file, a name in the workspace's checkpoints/, or a run; of several, their mean.",
+        "--uncalibrated",
+        help="Uncalibrated probabilities, without the checkpoint's temperature.",
+        rich_help_panel=MODEL,
     ),
 ]
+Raw = Annotated[bool, typer.Option("--raw", hidden=True, help="Former name of --uncalibrated.")]

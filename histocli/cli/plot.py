@@ -1,120 +1,32 @@
-"""`histo plot` and `histo demo`."""
+"""`histo plot`."""
 
-import os
-import shlex
-import shutil
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Annotated
 
 import typer
 
-from histocli.cli import options
-from histocli.cli.app import State, app
-from histocli.config import Device
-from histocli.console import Reporter, number
-from histocli.errors import HistoError
-from histocli.reports.plots import Format, Kind
-from histocli.workspace import Workspace
+from histocli.cli.app import State, command
+from histocli.config import PlotConfig, PlotFormat, PlotKind
 
 
-@app.command()
+@command(
+    "histo plot",
+    "histo plot --run histonet-1 --kind roc --kind calibration --format pdf",
+)
 def plot(
     ctx: typer.Context,
-    run: Annotated[str | None, typer.Option(help="The run to draw.", show_default="the newest")] = None,
-    kind: Annotated[list[Kind] | None, typer.Option(help="What to draw; may be repeated.", show_default="all")] = None,
-    format: Annotated[Format, typer.Option("--format", help="The file format.")] = Format.PNG,
+    run: Annotated[str | None, typer.Option(help="The run to plot.", show_default="the newest")] = PlotConfig.run,
+    kind: Annotated[
+        list[PlotKind] | None, typer.Option(help="What to plot; may be repeated.", show_default="all")
+    ] = None,
+    format: Annotated[PlotFormat, typer.Option("--format", help="The plots' file format.")] = PlotConfig.format,
 ) -> None:
-    """Draw learning curves, ROC, calibration, errors and more."""
+    """Plot learning curves, ROC, calibration, errors and more."""
     state: State = ctx.obj
-    from histocli.commands.plot import plot as command
+    from histocli.commands.plot import plot as run_plot
 
-    paths = command(state.workspace, run, kind or [Kind.ALL], format)
+    config = PlotConfig(run=run, kind=tuple(kind or PlotConfig.kind), format=format)
+    paths = run_plot(state.workspace, config.run, config.kind, config.format)
     for path in paths:
         state.report.note(str(path))
-    drawn = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"
-    state.report.done(f"wrote {drawn} to {state.workspace.plots_dir}")
-
-
-@app.command()
-def demo(
-    ctx: typer.Context,
-    keep: Annotated[
-        Path | None, typer.Option(help="Keep the workspace in this folder.", show_default="only its pictures stay")
-    ] = None,
-    n: Annotated[int, typer.Option("--n", min=400, help="Synthetic patches to make.")] = 5_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training split.")] = 3,
-    seed: options.Seed = 0,
-    device: options.DeviceOption = Device.AUTO,
-) -> None:
-    """Run the whole pipeline once, on synthetic patches."""
-    state: State = ctx.obj
-    if keep is not None and keep.is_dir() and any(keep.iterdir()):
-        raise HistoError(f"--keep {keep}: the folder is not empty", "name a new one")
-    workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
-    try:
-        for step in _steps(workspace.root, n, epochs, seed, device):
-            state.report.heading("histo " + shlex.join(step))
-            _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else [])], step)
-        _summary(state.report, workspace)
-    finally:
-        if keep is None:
-            _remove_all_but(workspace.plots_dir)
-    if keep is None:
-        state.report.done("the pictures stay, all else is removed", "histo demo --keep DIR")
-    else:
-        state.report.done(f"everything is in {keep}", f"histo -w {shlex.quote(str(keep))} eval --tta")
-
-
-def _remove_all_but(kept: Path) -> None:
-    """Empty a folder but for `kept`; where that was never made, remove the folder too."""
-    for path in kept.parent.iterdir():
-        if path.is_dir() and path != kept:
-            shutil.rmtree(path)
-        elif path != kept:
-            path.unlink()
-    if not kept.exists():
-        kept.parent.rmdir()
-
-
-def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
-    """The command lines of the pipeline."""
-    seeded = ["--seed", str(seed)]
-    return [
-        ["download", "--source", "synthetic", "--n", str(n), *seeded],
-        ["balance", "--n", "max", "--val-fraction", "0.2", *seeded],
-        ["train", "--epochs", str(epochs), "--device", device.value, *seeded],
-        ["eval", "--ckpt", "best.pt", "--device", device.value],
-        ["predict", "synthetic", "--ckpt", "best.pt", "--device", device.value, "--out", str(root / "preds.csv")],
-        ["plot"],
-    ]
-
-
-def _run(common: list[str], step: list[str]) -> None:
-    """Run a command of this application in this process, so that torch is loaded once.
-
-    Variables that stand for a command's own options are not heard: they are meant for other data.
-    """
-    meant_elsewhere = {key: v for key, v in os.environ.items() if key.startswith(f"HISTO_{step[0].upper()}_")}
-    for key in meant_elsewhere:
-        del os.environ[key]
-    try:
-        code = typer.main.get_command(app).main([*common, *step], prog_name="histo", standalone_mode=False)
-    finally:
-        os.environ.update(meant_elsewhere)
-    if code:
-        raise typer.Exit(code)
-
-
-def _summary(report: Reporter, workspace: Workspace) -> None:
-    """Show the metrics of the demo's evaluation, and the files of the plots."""
-    from histocli.metrics.registry import metric_title
-    from histocli.reports.evaluation import read_evaluations
-
-    for run in workspace.run_names():
-        for made in read_evaluations(workspace, run).values():
-            report.heading("results")
-            rows = [[metric_title(name), number(value)] for name, value in made.measured.metrics.items()]
-            report.table("metrics on slides not trained on", ["metric", "value"], rows)
-    for path in sorted(workspace.plots_dir.iterdir()):
-        report.note(str(path))
+    drawn = f"{len(paths)} pictures" if len(paths) != 1 else "1 picture"
+    state.report.done(f"drew {drawn} into {state.workspace.plots_dir}")

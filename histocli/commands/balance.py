@@ -1,11 +1,12 @@
-"""`histo balance`: the balanced subset, split into train and validation, and what it shares with other patches."""
+"""`histo balance`: draw a balanced subset, split it into train and validation, and count what leaks."""
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.config import Group, Split
+from histocli.config import SUBSET, BalanceConfig, Group, Split
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
 from histocli.data.leakage import audit, audited_sets
@@ -27,50 +28,35 @@ from histocli.workspace import Workspace
 if TYPE_CHECKING:
     import pandas as pd
 
-SUBSET = "balanced"
-
-
-@dataclass(frozen=True)
-class BalanceConfig:
-    """The options of `histo balance`; `n` None takes the largest balanced subset, `split` None slides where known.
-
-    `audit` searches the overlaps with every packed data set; without it what has been searched is counted.
-    """
-
-    data: str
-    n: int | None = 160_000
-    val_fraction: float = 0.1
-    seed: int = 0
-    split: Split | None = None
-    group: Group | None = None
-    audit: bool = False
-
 
 def balance(
     workspace: Workspace, config: BalanceConfig, on_stage: OnStage = lambda what, done, total: None
 ) -> BalanceReport:
-    """Write `manifests/balanced.csv` and `metrics/balance.json`, and return what the latter holds.
+    """Write `manifests/NAME.csv` and the report on it in `metrics/`, and return the report.
 
-    `on_stage(what, done, total)` is told how a search for overlaps goes, where there is one.
+    `on_stage(what, done, total)` is called while overlaps are searched.
 
     Raises:
         HistoError: no such data set, too few patches of a class, or slides or hospitals asked for that are not known.
     """
-    manifest = _read(workspace, config)
+    data = config.data or default_dataset(workspace)
+    _check(workspace, config)
+    manifest = _read(workspace, data)
     cleaned, dropped = clean(manifest)
-    unit = _unit(config, cleaned)
+    unit = _unit(config, data, cleaned)
     sizes = np.bincount(cleaned["label"], minlength=2)
     n = 2 * int(sizes.min()) if config.n is None else config.n
     subset = draw_balanced(cleaned, n, config.seed)
     groups = None
     if config.audit or unit is Split.OVERLAP:
-        others = audited_sets(workspace, config.data)[1:] if config.audit else []
-        groups = overlap_groups(search_overlaps(workspace, config.data, others, on_stage), len(manifest))
+        others = audited_sets(workspace, data)[1:] if config.audit else []
+        groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _split(config, unit, subset, groups)
     sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
-    path = workspace.manifest_path(SUBSET)
+    path = workspace.manifest_path(config.name)
     report = BalanceReport(
-        data=config.data,
+        data=data,
+        name=config.name,
         n=n,
         seed=config.seed,
         split=unit.value,
@@ -84,44 +70,65 @@ def balance(
         hospitals=_hospitals(subset) if _all_known(cleaned, "hospital") else None,
         audit=audit(workspace, subset, manifest),
     )
-    with hold(workspace.manifests_dir / f".{SUBSET}.lock", SUBSET, wait=True):  # so that both are of one drawing
+    lock = workspace.manifests_dir / f".{config.name}.lock"
+    with hold(lock, config.name, wait=True):  # so that the subset and its report belong together
         workspace.tidy()
         write_manifest(path, subset)
         report = replace(report, manifest_sha256=file_sha256(path))
-        write_balance(workspace.metrics_dir / "balance.json", report)
+        write_balance(workspace.balance_path(config.name), report)
     return report
 
 
-def _read(workspace: Workspace, config: BalanceConfig) -> "pd.DataFrame":
-    """The data set's manifest, with the columns that a subset has besides."""
+def default_dataset(workspace: Workspace) -> str:
+    """Return the name of the only data set, or else kaggle."""
+    names = workspace.dataset_names()
+    return names[0] if len(names) == 1 else "kaggle"
+
+
+def is_subset(workspace: Workspace, name: str) -> bool:
+    """Return whether `manifests/NAME.csv` is a subset, which names rows of a data set, and not a data set's own."""
+    path = workspace.manifest_path(name)
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return "index" in re.split(r"[,;]", file.readline().strip())
+
+
+def _check(workspace: Workspace, config: BalanceConfig) -> None:
+    """Raise an error for options that cannot be used, before anything is read."""
+    is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace, config.name)
+    if config.name in workspace.dataset_names() or (is_taken and config.name != SUBSET):
+        raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")
     if not 0 < config.val_fraction < 1:
         raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "0.1 is usual")
+
+
+def _read(workspace: Workspace, data: str) -> "pd.DataFrame":
+    """Return the manifest of the data set, with the two columns that only a subset has."""
     known = workspace.dataset_names()
-    if config.data not in known:
+    if data not in known:
         raise HistoError(
-            f"there is no data set {config.data!r}",
+            f"there is no data set {data!r}",
             f"choose --data from {', '.join(known)}" if known else "histo download makes one",
         )
-    _, manifest = open_packed(
-        workspace, config.data, ("id", "label", "slide", "hospital", "split", "sha1", "min", "max")
-    )
-    manifest["data"], manifest["index"] = config.data, range(len(manifest))
+    _, manifest = open_packed(workspace, data, ("id", "label", "slide", "hospital", "split", "sha1", "min", "max"))
+    manifest["data"], manifest["index"] = data, range(len(manifest))
     return manifest
 
 
-def _unit(config: BalanceConfig, cleaned: "pd.DataFrame") -> Split | Group:
-    """What stays on one side: what was asked for, else slides where all are known, else what shows the same tissue."""
+def _unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> Split | Group:
+    """Return the unit that the split keeps together: as given, else the slide if all are known, else the overlap."""
     if config.group and config.split:
         raise UsageError(f"--group {config.group} and --split {config.split} are two splits", "leave one of them out")
     if config.group and not _all_known(cleaned, config.group):
         raise HistoError(
-            f"the hospitals of {config.data} are not known for every patch",
-            "they follow from Camelyon16's slide names, which histo download --slides CSV joins",
+            f"the hospitals of {data} are not known for every patch",
+            "they follow from Camelyon16's slide names, which histo download --slides CSV adds",
         )
     if config.split is Split.SLIDE and not _all_known(cleaned, "slide"):
         raise HistoError(
-            f"the slides of {config.data} are not known for every patch",
-            "histo download --slides CSV joins them; --split overlap keeps together what shows the same tissue",
+            f"the slides of {data} are not known for every patch",
+            "histo download --slides CSV adds them; --split overlap keeps overlapping patches together",
         )
     return config.group or config.split or (Split.SLIDE if _all_known(cleaned, "slide") else Split.OVERLAP)
 
@@ -133,9 +140,9 @@ def _all_known(rows: "pd.DataFrame", column: str) -> bool:
 def _split(
     config: BalanceConfig, unit: Split | Group, subset: "pd.DataFrame", groups: "np.ndarray | None"
 ) -> "pd.DataFrame":
-    """Mark the rows `train` and `val`; by overlap, name the group of each that has another patch in it.
+    """Return the subset with the column `split`, train or val; by overlap also with each patch's overlap group.
 
-    Where ids do not name the pixels, as Kaggle's do, SHA-1s beside them do.
+    The column `sha1` is added where the ids are not the SHA-1 of the pixels, as Kaggle's are.
     """
     labels: np.ndarray = subset["label"].to_numpy()
     columns = [*SUBSET_COLUMNS, "sha1"] if (subset["sha1"] != subset["id"]).any() else [*SUBSET_COLUMNS]
@@ -143,8 +150,8 @@ def _split(
         val = split_random(labels, config.val_fraction, config.seed)
     elif unit is Split.OVERLAP and groups is not None:
         ours = groups[subset["index"]]
-        alone = np.bincount(ours)[ours] == 1
-        subset, columns = subset.assign(**{OVERLAP: np.where(alone, "", ours.astype(str))}), [*columns, OVERLAP]
+        is_single = np.bincount(ours)[ours] == 1
+        subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", ours.astype(str))}), [*columns, OVERLAP]
         together = connected_components(subset).codes if (subset["slide"] != "").any() else ours
         val = split_by_group(together, labels, config.val_fraction, config.seed, "overlap group")
     else:
@@ -153,7 +160,7 @@ def _split(
 
 
 def _counts(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
-    """Negative and positive patches and slides of each split."""
+    """Return the numbers of negative and positive patches and of slides of each split."""
     counts = {}
     for split, rows in subset.groupby("split", sort=True):
         slides = rows.loc[rows["slide"] != "", "slide"].nunique()
@@ -163,7 +170,7 @@ def _counts(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
 
 
 def _slides(subset: "pd.DataFrame") -> list[SlideCounts]:
-    """Each slide's split and counts by class."""
+    """Return each slide's split and its numbers of patches per class."""
     table = subset.groupby(["slide", "split"], sort=True)["label"].agg(["size", "sum"])
     return [
         SlideCounts(slide, split, int(size - positive), int(positive))
@@ -172,5 +179,5 @@ def _slides(subset: "pd.DataFrame") -> list[SlideCounts]:
 
 
 def _hospitals(subset: "pd.DataFrame") -> dict[str, list[str]]:
-    """The hospitals of each split."""
+    """Return the hospitals of each split."""
     return {str(split): sorted(rows["hospital"].unique()) for split, rows in subset.groupby("split", sort=True)}

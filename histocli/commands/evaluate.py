@@ -6,13 +6,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from histocli.compute.device import thread_count
+from histocli.compute.device import compute_settings, thread_count
 from histocli.compute.world import ALONE, World
-from histocli.config import Part, Resize
+from histocli.config import EvalConfig, Part, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.comparison import compare as compare_scores
-from histocli.inference.labelled import EvalConfig, Scored, score_folder, score_packed
+from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.predictor import STORED, Member, Scorer
 from histocli.inference.score_table import clusters_of, metrics_by, write_scores
 from histocli.metrics import Measurement, Uncertainty, uncertainty
@@ -23,7 +23,7 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
-from histocli.workspace import Workspace, checked_name, read_json, write_json
+from histocli.workspace import Workspace, checked_name, is_path, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +43,7 @@ class Comparison(NamedTuple):
     report: ComparisonReport
 
 
+@compute_settings()
 def evaluate(
     workspace: Workspace,
     config: EvalConfig,
@@ -66,6 +67,8 @@ def evaluate(
     _check(workspace, config, on_disk)
     scorer, threshold = world.each(lambda: _open(workspace, config))
     world.agree([[member.sha256 for member in scorer.members], scorer.kind], "checkpoints or devices")
+    for member in scorer.members:
+        on_start(member.checkpoint.describe())
     on_start(scorer.reason)
     if on_disk:
         scored = score_folder(workspace, scorer, config, on_progress, on_unreadable, world)
@@ -174,13 +177,12 @@ def compare(
 
     def metrics_file(name: str) -> Path:
         if not name.endswith(".json"):
-            only = replace(config, ckpt=[name])
+            only = replace(config, ckpt=(name,))
             evaluation = evaluate(
                 workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, world=world
             )
             return evaluation.path
-        path = Path(name)
-        return path if path.exists() else workspace.metrics_dir / name
+        return Path(name) if is_path(name) else workspace.metrics_dir / name
 
     def write() -> Comparison:
         if one == other and names[0] != names[1]:

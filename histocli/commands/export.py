@@ -1,6 +1,5 @@
 """`histo export`: a checkpoint as one file that runs without this tool."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,8 +7,8 @@ import numpy as np
 import torch
 
 import histocli
-from histocli.compute.device import choose_compute
-from histocli.config import Device, ExportFormat, Precision
+from histocli.compute.device import choose_compute, compute_settings
+from histocli.config import Device, ExportConfig, Precision
 from histocli.data.manifest import file_sha256
 from histocli.data.store import open_store
 from histocli.errors import HistoError, UsageError
@@ -26,15 +25,6 @@ CHECKED = 64  # patches that the exported network and the checkpoint must agree 
 TOLERANCE = 1e-4  # of probability, calibrated or not: convolutions summed in another order differ by about 1e-6
 
 
-@dataclass(frozen=True)
-class ExportConfig:
-    """The options of `histo export`."""
-
-    out: Path | None = None  # else the workspace's `exports/`
-    ckpt: str = "best.pt"
-    format: ExportFormat = ExportFormat.ONNX
-
-
 class Export(NamedTuple):
     """What was written, the largest difference in probability that was found, and on which patches."""
 
@@ -43,6 +33,7 @@ class Export(NamedTuple):
     patches: str
 
 
+@compute_settings()
 def export(workspace: Workspace, config: ExportConfig) -> Export:
     """Write a checkpoint as a network that takes float RGB images (N,3,96,96) in [0, 1].
 

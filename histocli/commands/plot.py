@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from histocli.config import SUBSET
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
@@ -85,7 +86,7 @@ def _plots(workspace: Workspace, run: str | None, kind: Kind) -> list[Plot]:
 
     """
     if kind is Kind.BALANCE:
-        return [_balance(workspace)]
+        return _balance(workspace)
     if kind is Kind.SAMPLES:
         return _samples(workspace)
     if run is None:
@@ -131,16 +132,23 @@ def _curves(workspace: Workspace, run: str) -> Plot:
     return Plot(f"{run}-{Kind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=read_run(folder), history=history))
 
 
-def _balance(workspace: Workspace) -> Plot:
+def _balance(workspace: Workspace) -> list[Plot]:
+    """Return a plot of each balanced subset."""
     from histocli.reports.plots.style import COLUMN
     from histocli.reports.plots.subset import draw_balance
 
-    path = workspace.metrics_dir / "balance.json"
-    if not path.is_file():
+    reports = {path: read_balance(path) for path in workspace.balance_paths()}
+    if not reports:
         raise MissingInputError("there is no balanced subset yet", "histo balance draws one")
-    report = read_balance(path)
-    height = 4.4 if report.slides else 2.4
-    return Plot(f"{report.data}-{Kind.BALANCE}", COLUMN, height, partial(draw_balance, report=report))
+    return [
+        Plot(
+            f"{report.data}-{Kind.BALANCE}" if path == workspace.balance_path(SUBSET) else path.stem,
+            COLUMN,
+            4.4 if report.slides else 2.4,
+            partial(draw_balance, report=report),
+        )
+        for path, report in reports.items()
+    ]
 
 
 def _samples(workspace: Workspace) -> list[Plot]:

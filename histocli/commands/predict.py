@@ -1,16 +1,16 @@
 """`histo predict`: a tumour probability for every patch, written as it is computed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import histocli
+from histocli.compute.device import compute_settings
 from histocli.compute.world import ALONE, World
-from histocli.config import Device, OnError, Output, Precision, Resize
+from histocli.config import OnError, Output, PredictConfig
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
 from histocli.errors import HistoError, UsageError
 from histocli.inference.parts import Parts
@@ -19,26 +19,6 @@ from histocli.inference.qc import COLUMNS, Flagger
 from histocli.inference.writers import Table, Writer, written
 from histocli.metrics.thresholds import fixed
 from histocli.workspace import Workspace
-
-
-@dataclass(frozen=True)
-class PredictConfig:
-    """The options of `histo predict`; `out` None writes to the stream given to `predict`."""
-
-    inputs: list[str]
-    ckpt: Sequence[str] = ("best.pt",)
-    out: Path | None = None
-    format: Output = Output.CSV
-    tta: bool = False
-    raw: bool = False
-    threshold: str | None = None
-    flags: bool = False
-    resize: Resize = Resize.CROP
-    errors: OnError = OnError.SKIP
-    batch_size: int = 256
-    halve: bool = False  # the batches that do not fit the memory
-    device: Device = Device.AUTO
-    precision: Precision = Precision.AUTO
 
 
 class Prediction(NamedTuple):
@@ -90,11 +70,13 @@ class _Tally:
         return Prediction(self.scored, len(self.unreadable), self.flagged, known)
 
 
+@compute_settings()
 def predict(
     workspace: Workspace,
     config: PredictConfig,
     stream: IO[str],
     *,
+    on_checkpoint: Callable[[str], None] = lambda description: None,
     on_start: Callable[[str, int | None], None] = lambda device, total: None,
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
@@ -110,6 +92,8 @@ def predict(
     """
     _check(config, world)
     task = world.each(lambda: _open(workspace, config))
+    for member in task.scorer.members:
+        on_checkpoint(member.checkpoint.describe())
 
     def refuse(error: HistoError) -> None:
         if config.errors is OnError.FAIL:
@@ -177,7 +161,7 @@ def _merge(config: PredictConfig, task: _Task, parts: Parts, on_unreadable: Call
 
 def _made_of(workspace: Workspace, config: PredictConfig, task: _Task) -> dict[str, Any]:
     """All that decides what the result holds."""
-    options = ("format", "tta", "raw", "threshold", "flags", "resize", "errors")
+    options = ("format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
     return {
         "histo": histocli.__version__,
         "inputs": fingerprint(config.inputs, workspace),
@@ -207,12 +191,12 @@ def _open(workspace: Workspace, config: PredictConfig) -> _Task:
         config.device,
         config.precision,
         tta=config.tta,
-        raw=config.raw,
-        spread=config.flags,
+        raw=config.uncalibrated,
+        spread=config.qc,
         halve=config.halve,
     )
     threshold = None if config.threshold is None else scorer.threshold(config.threshold)
-    flagger = Flagger(workspace, [member.checkpoint for member in scorer.members]) if config.flags else None
+    flagger = Flagger(workspace, [member.checkpoint for member in scorer.members]) if config.qc else None
     inputs = open_inputs(config.inputs, workspace, config.resize)
     return _Task(scorer, threshold, flagger, inputs, scorer.at_once(config.batch_size))
 

@@ -1,41 +1,43 @@
-"""`histo train`: a network from the balanced subset, validated each epoch."""
+"""`histo train`: train a network on the balanced subset, validating after each epoch."""
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from histocli.compute.device import deterministic
+from histocli.compute.device import compute_settings, deterministic
+from histocli.compute.distributed import agents
 from histocli.compute.memory import explained, is_out_of_memory, memory_is_full
 from histocli.compute.world import ALONE, World
-from histocli.config import Augment, Device, Precision, Rotate, Weights
+from histocli.config import Augment, Device, Precision, Rotate, RunConfig, TrainConfig, Weights
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
-from histocli.models.checkpoint import load_checkpoint
+from histocli.models.checkpoint import load_checkpoint, publish_checkpoints
 from histocli.reports.model_card import write_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped, stop_request
-from histocli.training.config import TrainConfig
-from histocli.training.progress import Listener
-from histocli.training.provenance import at_work_on, claimed, name_taken
-from histocli.training.repeats import Member, plan_repeats, summarise, write_folds
+from histocli.training.progress import Epoch, Listener
+from histocli.training.provenance import at_work_on, claimed, interrupted_run, name_taken
+from histocli.training.repeats import Member, first_begun, is_member, plan_repeats, repeats_name, summarise, write_folds
 from histocli.training.run import Run
 from histocli.workspace import Workspace
 
+_NOT_WITH_FREEZE = ("augment", "rotate", "compile")
 
-class Result(NamedTuple):
-    """What training came to: the run's folder, the best epoch's row, and how many steps were taken now.
 
-    `signal` came too late to stop it.
+class TrainReport(NamedTuple):
+    """The result of a training run: its name and folder, its best epoch, and the seconds and steps of this call.
+
+    `signal` is the number of a signal that came too late to stop the run.
     """
 
     run: str
     run_dir: Path
-    best: dict[str, Any]
+    best: Epoch
     seconds: float
     steps: int
     signal: int | None
@@ -45,51 +47,106 @@ def train(
     workspace: Workspace,
     config: TrainConfig,
     *,
-    name: str | None = None,
-    resume: bool = False,
-    halve: bool = False,
+    given: Collection[str] = (),
     listener: Listener | None = None,
     world: World = ALONE,
-) -> Result:
-    """Train a new run, or go on with one; `name` defaults to the next number, or the newest run to resume.
+) -> TrainReport:
+    """Train a new run, or with `config.resume` continue one with the options that it was started with.
 
-    With `halve`, the batch of a new run is halved until it fits the memory. Every process of a `world` calls this with
-    the same values.
+    `given` names the options that the user gave: a resumed run refuses those that differ from its own, except for
+    the device. Every process of a `world` calls this with the same values.
 
     Raises:
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
-        Stopped: a signal came; the state is saved and `--resume` goes on from it.
+        Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    listener = listener or Listener()
-    began = time.monotonic()
-    with ExitStack() as held:
-        held.enter_context(deterministic(config.deterministic))
+    here = agents(world)
+    restarted = world.lead(lambda: interrupted_run(workspace, here))
+    run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
+    if resume:
+        name, stored = world.lead(lambda: stored_config(workspace, restarted or config.name))
+        run_config = _resumed_config(stored, config, given)
+    _refuse_unused(run_config, given)
+    publish = not (resume and name and is_member(name, run_config))
+    return _train_run(
+        workspace,
+        run_config,
+        name,
+        resume=resume,
+        halve=config.halve,
+        publish=publish,
+        listener=listener or Listener(),
+        world=world,
+    )
+
+
+@compute_settings()
+def _train_run(
+    workspace: Workspace,
+    config: RunConfig,
+    name: str | None,
+    *,
+    resume: bool,
+    halve: bool,
+    publish: bool,
+    listener: Listener,
+    world: World,
+) -> TrainReport:
+    """Train one run; with `publish`, its checkpoints become the workspace's when it is finished."""
+    start = time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(deterministic(config.deterministic))
         if resume:
-            going_on = name or stored_config(workspace, None)[0]
-            world.lead(lambda: held.enter_context(at_work_on(workspace, going_on)))
-            run = world.each(lambda: Run(workspace, config, going_on, world))
+            assert name is not None
+            world.lead(lambda: stack.enter_context(at_work_on(workspace, name)))
+            run = world.each(lambda: Run(workspace, config, name, world))
             run.resume()
         elif name and world.lead(workspace.run_dir(name).exists):
             raise name_taken(name)
         else:
             if halve:
-                config = _fitted(workspace, config, world)
+                config = _halved_to_fit(workspace, config, world)
             run = world.each(lambda: Run(workspace, config, "", world))
-        held.enter_context(explained(config.batch_size))
+        stack.enter_context(explained(config.batch_size))
         with stop_request() as stop:
             if not resume:
-                run.begin(world.lead(lambda: held.enter_context(claimed(workspace, name, config.arch))))
+                run.begin(world.lead(lambda: stack.enter_context(claimed(workspace, name, config.arch))))
             resumed_at = run.trainer.step
             if not run.finished:
                 listener.started(run, resumed_at)
                 run.fit(listener, stop)
+        if publish:
+            world.lead(lambda: publish_checkpoints(workspace, run.dir))
         world.lead(lambda: write_card(workspace, run.name))
-    steps = run.trainer.step - resumed_at
-    return Result(run.name, run.dir, run.best or {}, time.monotonic() - began, steps, stop.signal)
+    assert run.best is not None
+    seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
+    return TrainReport(run.name, run.dir, Epoch(**run.best), seconds, steps, stop.signal)
 
 
-def _fitted(workspace: Workspace, config: TrainConfig, world: World) -> TrainConfig:
-    """The options with the batch halved as often as it takes for a step to fit the memory."""
+def _resumed_config(stored: RunConfig, config: TrainConfig, given: Collection[str]) -> RunConfig:
+    """Return the options of the run to resume, on the device that was given.
+
+    Raises:
+        UsageError: another option was given that differs from what the run was started with.
+    """
+    for key, value in vars(stored).items():
+        wanted = getattr(config, key)
+        is_auto = key == "batch_size" and config.halve
+        if key in given and key != "device" and not is_auto and wanted != value:
+            flag = "--" + key.replace("_", "-")
+            raise UsageError(f"{flag} {wanted}: the run has {value}", f"leave {flag} out, or start a new run")
+    return replace(stored, device=config.device) if "device" in given else stored
+
+
+def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
+    """Raise `UsageError` for an option that was given and would change nothing."""
+    for key in _NOT_WITH_FREEZE:
+        if config.freeze and key in given:
+            raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
+
+
+def _halved_to_fit(workspace: Workspace, config: RunConfig, world: World) -> RunConfig:
+    """Return the options with the batch size halved until a training step fits the memory."""
     if world.size > 1:
         raise UsageError("--batch-size auto is for one process", "give a number")
     while True:
@@ -102,12 +159,12 @@ def _fitted(workspace: Workspace, config: TrainConfig, world: World) -> TrainCon
                 raise memory_is_full(config.batch_size) from error
         else:
             return config
-        gc.collect()  # the run that did not fit holds on to itself in circles
+        gc.collect()  # the run that did not fit is part of reference cycles
         config = replace(config, batch_size=config.batch_size // 2)
 
 
-def stored_config(workspace: Workspace, name: str | None) -> tuple[str, TrainConfig]:
-    """The name and options of the run to resume: `name`, or the newest.
+def stored_config(workspace: Workspace, name: str | None) -> tuple[str, RunConfig]:
+    """Return the name and the options of the run to resume: `name`, or the newest run.
 
     Raises:
         HistoError: there is no such run.
@@ -129,76 +186,89 @@ def stored_config(workspace: Workspace, name: str | None) -> tuple[str, TrainCon
     }
     try:
         options = {key: kinds[key](value) if key in kinds else value for key, value in saved.items()}
-        return run, TrainConfig(**options)
+        return run, RunConfig(**options)
     except (TypeError, ValueError) as error:
         last = workspace.run_dir(run) / "last.pt"
-        raise HistoError(f"{last} has options that this histo does not know: {error}", "train anew") from error
+        raise HistoError(f"{last} has options that this version does not know: {error}", "start a new run") from error
 
 
 def train_repeats(
     workspace: Workspace,
     config: TrainConfig,
     *,
-    folds: int = 0,
-    seeds: int = 0,
-    name: str | None = None,
-    resume: bool = False,
-    halve: bool = False,
+    given: Collection[str] = (),
     listen: Callable[[], AbstractContextManager[Listener]] = lambda: nullcontext(Listener()),
     world: World = ALONE,
 ) -> RepeatsReport:
-    """Train each fold of a cross-validation of the manifest, or each of several seeds, one run after another.
+    """Train one run per fold of a cross-validation of the subset, or one run per seed, one after another.
 
-    With `resume` finished runs are left as they are, and those begun or not yet begun are trained; `config` is what
-    they were begun with, but for the device. Each run has a listener of its own. The mean and the spread are written
-    to `metrics/` and returned.
+    With `config.resume`, finished runs are left as they are, and the others are continued or started. Each run has a
+    listener of its own. The mean and the spread of their metrics are written to `metrics/` and returned.
 
     Raises:
-        HistoError: as `train`, or the manifest does not part into so many folds, or is not what the first was begun
-            with.
-        Stopped: a signal came; the state is saved and `--resume` goes on from it.
+        HistoError: as `train`; or the subset cannot be split into so many folds, or it has changed since the first
+            run was started.
+        Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    config.check()
-    repeats = world.lead(lambda: plan_repeats(workspace, config, name, folds, seeds))
+    here = agents(world)
+    restarted = world.lead(lambda: interrupted_run(workspace, here))
+    name, resume = config.name or (repeats_name(restarted) if restarted else None), config.resume or bool(restarted)
+    run_config = config.run
+    kind = "folds" if config.folds else "seeds"
+    if resume and name and (first := world.lead(lambda: first_begun(workspace, name, kind))):
+        stored = world.lead(lambda: stored_config(workspace, first))[1]
+        if config.folds:
+            stored = replace(stored, data=config.data)  # each fold has its own manifest
+        run_config = _resumed_config(stored, config, given)
+    _refuse_unused(run_config, given)
+    run_config.check()
+    repeats = world.lead(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]
     begun = world.lead(lambda: {run for run in names if workspace.run_dir(run).exists()})
     if resume and not begun:
-        raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of those to go on with")
+        raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of the runs to continue")
     if begun and not resume:
         raise name_taken(min(begun))
-    if folds:
-        world.lead(lambda: write_folds(workspace, config.data, repeats, again=resume))
+    if config.folds:
+        world.lead(lambda: write_folds(workspace, run_config.data, repeats, again=resume))
     elif begun:
-        world.lead(lambda: _check_manifest(workspace, config.data, min(begun)))
+        world.lead(lambda: _check_manifest(workspace, run_config.data, min(begun)))
     again = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
     for member in repeats.members:
-        there = member.name in begun
-        if there and world.lead(partial(_is_finished, workspace, member)):
+        is_begun = member.name in begun
+        if is_begun and world.lead(partial(_is_finished, workspace, member)):
             continue
-        own = replace(stored_config(workspace, member.name)[1], device=config.device) if there else member.config
+        own = replace(stored_config(workspace, member.name)[1], device=run_config.device) if is_begun else member.config
         try:
             with listen() as listener:
-                done = train(
-                    workspace, own, name=member.name, resume=there, halve=halve, listener=listener, world=world
+                report = _train_run(
+                    workspace,
+                    own,
+                    member.name,
+                    resume=is_begun,
+                    halve=config.halve,
+                    publish=False,
+                    listener=listener,
+                    world=world,
                 )
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
             raise Stopped(stopped.exit_code - 128, again) from stopped
-        (number,) = world.largest(done.signal or 0)
+        (number,) = world.largest(report.signal or 0)
         if number and member is not repeats.members[-1]:
             raise Stopped(number, again)
     return world.lead(lambda: summarise(workspace, repeats))
 
 
 def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
-    """Refuse to train other seeds on another manifest than the first was trained on."""
+    """Raise an error if the subset has changed since the first of several seeds was started."""
     manifest, copy = workspace.manifest_path(data), workspace.run_dir(first) / "manifest.csv"
     if not manifest.is_file() or file_sha256(manifest) != file_sha256(copy):
-        raise HistoError(f"{manifest} is not what {first} was begun with", f"cp {copy} {manifest}")
+        raise HistoError(f"{manifest} has changed since {first} was started", f"cp {copy} {manifest}")
 
 
 def _is_finished(workspace: Workspace, member: Member) -> bool:
-    """Whether a run has all its epochs."""
+    """Return whether a run has all its epochs."""
     history = workspace.run_dir(member.name) / "history.jsonl"
     return history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) >= member.config.epochs

@@ -32,14 +32,12 @@ class Compute:
 
 
 def choose_compute(device: Device = Device.AUTO, precision: Precision = Precision.AUTO) -> Compute:
-    """Pick the device (CUDA, then MPS, then CPU) and its fastest precision; settle torch's threads and freed memory.
+    """Pick the device (CUDA, then MPS, then CPU) and its fastest precision.
 
     Raises:
         HistoError: a device asked for is not there, or another process has it.
     """
     threads = thread_count()
-    torch.set_num_threads(threads)
-    keep_freed_memory()
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if (device is Device.CUDA and not cuda) or (device is Device.MPS and not mps):
         why = "torch was built without it" if device is Device.CUDA and not torch.version.cuda else "none was found"
@@ -52,6 +50,18 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions
     return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})")
+
+
+@contextmanager
+def compute_settings() -> Iterator[None]:
+    """Use `thread_count` threads and keep freed memory in this block; both are set back when it ends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(thread_count())
+    try:
+        with keep_freed_memory():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

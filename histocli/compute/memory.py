@@ -21,18 +21,30 @@ _PHRASES = (
 )
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536  # what mallopt(3) names as defaults
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, instead of giving it back to the system (glibc alone).
+@contextmanager
+def keep_freed_memory() -> Iterator[None]:
+    """In this block, let this process keep the memory that it frees, and reuse it (on glibc only).
 
     By default each large tensor is mapped anew, and the system zeroes its pages at the first touch: 40,000 pages for
     each training step of 128 patches. https://man7.org/linux/man-pages/man3/mallopt.3.html says what is set here; the
     threshold of mapping, which it names too, older versions do not raise beyond 32 MiB.
     """
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if libc is None or not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+    try:
+        yield
+    finally:  # glibc cannot be asked for the values before
+        libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)  # give back what was kept
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
 from itertools import chain
@@ -38,7 +38,7 @@ class Inputs(NamedTuple):
     patches: Iterable[Patch]
 
 
-def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Inputs:
+def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
     A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
@@ -66,7 +66,7 @@ def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
     return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
-def fingerprint(names: list[str], workspace: Workspace) -> str:
+def fingerprint(names: Sequence[str], workspace: Workspace) -> str:
     """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time."""
     digest = sha256()
     for name in names:

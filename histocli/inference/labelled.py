@@ -2,9 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from hashlib import sha1
 from itertools import zip_longest
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from histocli.compute.world import World
-from histocli.config import Device, Part, Precision, Resize
+from histocli.config import EvalConfig, Part
 from histocli.data.dataset import Subset, labelled_part, open_subset
 from histocli.data.groups import OVERLAP
 from histocli.data.loaders import Batches
@@ -22,7 +21,7 @@ from histocli.data.overlap_cache import known_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.errors import HistoError
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
-from histocli.inference.predictor import STORED, ScoredChunk, Scorer
+from histocli.inference.predictor import ScoredChunk, Scorer
 from histocli.models.checkpoint import Checkpoint
 from histocli.sources.folder import RESIZED, FolderSource
 from histocli.workspace import Workspace
@@ -31,24 +30,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """The options of `histo eval`; `data` None is the validation split that the checkpoints were trained with."""
-
-    ckpt: Sequence[str] = ("best.pt",)
-    data: str | None = None
-    labels: Path | None = None
-    split: Part | None = None
-    tta: bool = False
-    uncalibrated: bool = False
-    threshold: str = STORED
-    resize: Resize = Resize.CROP
-    batch_size: int = 256
-    halve: bool = False  # batches that do not fit the memory
-    device: Device = Device.AUTO
-    precision: Precision = Precision.AUTO
 
 
 class Scored(NamedTuple):

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values only, enough to rebuild the model they hold."""
 
+import os
 import shutil
 import sys
 from dataclasses import dataclass, field, fields
@@ -14,7 +15,7 @@ from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold, human_bytes
 from histocli.models import Classifier, rebuild_model
-from histocli.workspace import Workspace, atomic_path
+from histocli.workspace import Workspace, atomic_path, is_path
 
 FORMAT = 3  # 1: histonet looked at patches in full resolution; 2: its pooling did not blur
 
@@ -45,6 +46,12 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
     origin: str = field(default="the checkpoint", init=False)  # the file it was read from; not in it
+
+    def describe(self) -> str:
+        """Return what this checkpoint is: its file, run, epoch and validation AUC."""
+        auc = self.metrics.get("val_auc")
+        score = "no validation AUC" if auc is None else f"validation AUC {auc:.4f}"
+        return f"checkpoint {self.origin}: run {self.run}, epoch {self.epoch}, {score}"
 
     def build(self) -> Classifier:
         """The model itself, with these weights, ready to predict.
@@ -144,31 +151,46 @@ def _refuse_compressed(path: Path) -> None:
 
 
 def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
-    """Copy a run's checkpoints to the workspace's, once there is a best one, so that the two are of one run."""
-    if not (run_dir / "best.pt").is_file():
-        return
-    there = workspace.checkpoints_dir
-    with hold(there / ".lock", "the workspace's checkpoints", wait=True):
+    """Copy a finished run's checkpoints to `checkpoints/`, unless those there are of a run that finished later."""
+    target = workspace.checkpoints_dir
+    with hold(target / ".lock", "the workspace's checkpoints", wait=True):
+        last, published = run_dir / "last.pt", target / "last.pt"
+        if published.is_file() and published.stat().st_mtime_ns > last.stat().st_mtime_ns:
+            return
         for name in ("best.pt", "last.pt"):
-            with atomic_path(there / name, (run_dir / name).stat().st_size) as temporary:
+            with atomic_path(target / name, (run_dir / name).stat().st_size) as temporary:
                 shutil.copyfile(run_dir / name, temporary)
 
 
 def find_checkpoint(workspace: Workspace, name: str) -> Path:
-    """Resolve `--ckpt`: a path if it exists, else a file in the workspace's `checkpoints/`, else a run's best.
+    """Return the file that `--ckpt` names: in the workspace's `checkpoints/`, or a run's best, or a path.
+
+    Only a name with a path separator is a path, so that files in the current directory are never used by chance.
 
     Raises:
-        HistoError: it is none of them; what there is is listed.
+        HistoError: there is no such checkpoint.
     """
-    candidates = [Path(name), workspace.checkpoints_dir / name, workspace.runs_dir / name / "best.pt"]
-    for path in candidates:
+    if is_path(name):
+        if Path(name).is_file():
+            return Path(name)
+        raise HistoError(f"there is no checkpoint {name}", "give a file, a run, or best.pt")
+    for path in (workspace.checkpoints_dir / name, workspace.runs_dir / name / "best.pt"):
         if path.is_file():
             return path
-    runs = ", ".join(workspace.run_names()) or "none yet"
-    raise HistoError(
-        f"there is no checkpoint {name!r}: no such file, none in {workspace.checkpoints_dir}, no run of that name",
-        f"histo train makes one (runs: {runs})",
-    )
+    where = f"there is no checkpoint {name!r}: none in {workspace.checkpoints_dir}, no run of that name"
+    raise HistoError(where, _checkpoint_hint(workspace, name))
+
+
+def _checkpoint_hint(workspace: Workspace, name: str) -> str:
+    """Return how to name a checkpoint that exists, or how to make one."""
+    if Path(name).is_file():
+        return f"to use the file in the current directory, write .{os.sep}{name}"
+    runs = workspace.run_names()
+    if not runs:
+        return "histo train makes one"
+    if (workspace.run_dir(runs[-1]) / "best.pt").is_file():
+        return f"--ckpt {runs[-1]} uses the best epoch of that run so far (runs: {', '.join(runs)})"
+    return f"histo train --resume finishes {runs[-1]} (runs: {', '.join(runs)})"
 
 
 def _first_line(error: BaseException) -> str:

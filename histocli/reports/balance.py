@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from histocli.config import SUBSET
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, Fraction, from_json, to_json
 from histocli.workspace import read_json, write_json
@@ -55,6 +56,7 @@ class BalanceReport:
 
     Attributes:
         data: the data set.
+        name: of the subset.
         n: how many patches the subset has.
         seed: of the drawing and the split.
         split: what train and validation do not share: slide, overlap, random or hospital.
@@ -72,6 +74,7 @@ class BalanceReport:
     """
 
     data: str
+    name: str = SUBSET
     n: Count
     seed: Count = 0
     split: str

@@ -1,4 +1,4 @@
-"""What a training run tells of its progress, and who is told."""
+"""The progress of a training run, and the listener that receives it."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class Progress(NamedTuple):
-    """Where a run stands after a step; `loss` is the mean of recent steps, `auc` that of the last full epoch."""
+    """The state of a run after a step; `loss` is the mean of recent steps, `auc` that of the last complete epoch."""
 
     epoch: int
     epochs: int
@@ -19,7 +19,7 @@ class Progress(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """A row of `history.jsonl`."""
+    """The metrics of an epoch: a row of `history.jsonl`."""
 
     epoch: int
     step: int
@@ -33,21 +33,21 @@ class Epoch(NamedTuple):
 
 
 class Listener:
-    """Told how training goes; this one says nothing."""
+    """Receives the progress of training; this base class ignores it."""
 
     def started(self, run: "Run", at: int) -> None:
-        """Everything is checked and the step after `at` comes next; that is 0 for a new run."""
+        """Everything is checked, and training starts after step `at`, which is 0 for a new run."""
 
     def described(self, done: int, total: int) -> None:
-        """A frozen backbone has seen so many of all patches."""
+        """A frozen backbone has computed the features of `done` patches."""
 
     def stepped(self, progress: Progress) -> None:
-        """A step is done."""
+        """A step is finished."""
 
     def finished_epoch(self, row: Epoch, best: bool) -> None:
         """An epoch is trained, validated and saved."""
 
 
 def quality(row: dict[str, Any]) -> tuple[float, float]:
-    """What makes an epoch the best: the validation AUC, then the loss; the loss alone where there is no AUC."""
+    """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""
     return (-1.0 if row["val_auc"] is None else row["val_auc"], -row["val_loss"])

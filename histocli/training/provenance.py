@@ -1,4 +1,4 @@
-"""What a run is known by: its name, the job that is at work on it, the versions and the commit it was made with."""
+"""The provenance of a run: its name, the job that trains it, the versions and the commit that it was made with."""
 
 import os
 import platform
@@ -16,22 +16,22 @@ from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 
 def stem_of(arch: str) -> str:
-    """What the names of runs of an architecture begin with: it, without what no file name may hold."""
+    """Return the start of the names of an architecture's runs, without characters that files cannot have."""
     return re.sub(r"[^\w.-]+", "-", arch.partition("?")[0])
 
 
 def _names(workspace: Workspace, arch: str) -> Iterator[str]:
-    """The unused ones of `<arch>-1`, `<arch>-2`, ..."""
+    """Yield the unused names among `<arch>-1`, `<arch>-2`, ..."""
     names = (f"{stem_of(arch)}-{number}" for number in count(1))
     return (name for name in names if not workspace.run_dir(name).exists())
 
 
 @contextmanager
 def claimed(workspace: Workspace, name: str | None, arch: str) -> Iterator[str]:
-    """Hold the name of a new run in this block; of several that begin at the same moment, one alone gets it.
+    """Hold the name of a new run in this block; of several processes that start at the same time, only one gets it.
 
     Raises:
-        HistoError: there is a run of that name, or another process is at work on one.
+        HistoError: there is a run of that name, or another process is training one.
     """
     with ExitStack() as held:
         for run in [name] if name else _names(workspace, arch):
@@ -51,10 +51,10 @@ def claimed(workspace: Workspace, name: str | None, arch: str) -> Iterator[str]:
 
 @contextmanager
 def at_work_on(workspace: Workspace, run: str) -> Iterator[None]:
-    """Hold a run in this block, so that no other process trains it; what killed ones left is cleaned up.
+    """Hold a run in this block, so that no other process trains it; temporary files of killed processes are removed.
 
     Raises:
-        HeldError: another one does.
+        HeldError: another process holds it.
     """
     with hold(workspace.runs_dir / f".{checked_name(run, 'run')}.lock", f"run {run!r}"):
         workspace.tidy()
@@ -62,18 +62,18 @@ def at_work_on(workspace: Workspace, run: str) -> Iterator[None]:
 
 
 def name_taken(name: str) -> HistoError:
-    """The error of a new run whose name another has."""
-    return HistoError(f"there is a run {name!r} already", "--resume goes on with it; another --name starts anew")
+    """Return the error for a new run with the name of another."""
+    return HistoError(f"there is a run {name!r} already", "--resume continues it; another --name starts a new run")
 
 
 def note_job(run_dir: Path, agents: set[str]) -> None:
-    """Write down which torchruns are at work on a run, for they may start their processes again."""
+    """Store which torchrun agents train a run, because they may restart their processes."""
     if agents:
         write_json(run_dir / "job.json", {"agents": sorted(agents)})
 
 
 def interrupted_run(workspace: Workspace, agents: set[str]) -> str | None:
-    """The newest run that one of these torchruns was at before it started its processes again, if there is one."""
+    """Return the newest run that one of these torchrun agents trained before it restarted its processes, or None."""
     notes = {run: workspace.run_dir(run) / "job.json" for run in workspace.run_names()}
     theirs = [run for run, path in notes.items() if path.is_file() and agents & set(read_json(path)["agents"])]
     resumable = [run for run in theirs if (workspace.run_dir(run) / "last.pt").is_file()]
@@ -81,7 +81,7 @@ def interrupted_run(workspace: Workspace, agents: set[str]) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """The versions of this tool, Python, and the packages that decide what training comes to."""
+    """Return the versions of this tool, of Python, and of the packages that influence the result of training."""
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
@@ -89,7 +89,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of this tool's checkout, where it runs from one."""
+    """Return the commit of this tool's git checkout, or None if it does not run from one."""
     if not Path(histocli.__file__).parents[1].joinpath(".git").exists():
         return None
     command = ["git", "-C", os.fspath(Path(histocli.__file__).parent), "rev-parse", "HEAD"]

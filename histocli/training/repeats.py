@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from histocli.config import Group
+from histocli.config import Group, RunConfig
 from histocli.data.dataset import open_drawn
 from histocli.data.folds import make_folds
 from histocli.data.groups import split_by
@@ -19,7 +19,6 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.balance import read_balance
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
 from histocli.training.calibrate import calibrate
-from histocli.training.config import TrainConfig
 from histocli.training.provenance import stem_of
 from histocli.workspace import Workspace, checked_name
 
@@ -28,7 +27,7 @@ class Member(NamedTuple):
     """One of the runs: its name, its options, and its fold (from 1) or its seed as `number`."""
 
     name: str
-    config: TrainConfig
+    config: RunConfig
     number: int
 
 
@@ -44,7 +43,7 @@ class Repeats(NamedTuple):
         return workspace.metrics_dir / f"{self.name}-{self.kind}.json"
 
 
-def plan_repeats(workspace: Workspace, config: TrainConfig, name: str | None, folds: int, seeds: int) -> Repeats:
+def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, folds: int, seeds: int) -> Repeats:
     """Return the runs of `folds` folds of the manifest, or of `seeds` seeds from the config's on; the other is 0.
 
     Raises:
@@ -71,6 +70,16 @@ def first_begun(workspace: Workspace, name: str, kind: str) -> str | None:
     pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
     begun = {int(match[1]): run for run in workspace.run_names() if (match := pattern.fullmatch(run))}
     return begun[min(begun)] if begun else None
+
+
+def repeats_name(run: str) -> str:
+    """Return what the runs of several folds or seeds are called together, given the name of one of them."""
+    return re.sub(r"-(fold|seed)\d+$", "", run)
+
+
+def is_member(run: str, config: RunConfig) -> bool:
+    """Return whether a run is a fold of a cross-validation or one of several seeds, by its name and options."""
+    return config.data == run or run.endswith(f"-seed{config.seed}")
 
 
 def _unused_name(workspace: Workspace, arch: str) -> str:
@@ -113,8 +122,8 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: boo
 
 
 def _balance_group(workspace: Workspace, manifest_path: Path) -> Group | None:
-    """The `--group` that `histo balance` drew this manifest with; None without one, and for any other manifest."""
-    path = workspace.metrics_dir / "balance.json"
+    """Return the `--group` that `histo balance` drew this manifest with, or None."""
+    path = workspace.balance_path(manifest_path.stem)
     report = read_balance(path) if path.is_file() else None
     if report is None or report.manifest_sha256 != file_sha256(manifest_path) or report.split not in list(Group):
         return None

@@ -14,7 +14,7 @@ from torch import nn
 from histocli.compute.device import choose_compute
 from histocli.compute.distributed import agents
 from histocli.compute.world import ALONE, World
-from histocli.config import Part, Weights
+from histocli.config import Part, RunConfig, Weights
 from histocli.data.dataset import labelled_part, open_drawn
 from histocli.data.leakage import audit
 from histocli.data.loaders import Batches
@@ -24,11 +24,10 @@ from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import batch_log_odds, probabilities
 from histocli.metrics import auc
 from histocli.models import create_model
-from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints, save_checkpoint
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.schema import to_json
 from histocli.signals import Stopped, StopRequest
 from histocli.training.calibrate import CHECKPOINT_FIELDS, calibrate, check_rule, without_validation
-from histocli.training.config import TrainConfig
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.probe import describe, head_state, whole_state
 from histocli.training.progress import Epoch, Listener, Progress, quality
@@ -47,7 +46,7 @@ class Run:
     Several processes (`world`) make the same calls; the leading one alone writes.
     """
 
-    def __init__(self, workspace: Workspace, config: TrainConfig, name: str = "", world: World = ALONE) -> None:
+    def __init__(self, workspace: Workspace, config: RunConfig, name: str = "", world: World = ALONE) -> None:
         config.check()
         self.workspace, self.name, self.config, self.world = workspace, name, config, world
         self.processes_before = world.size  # of a resumed run, before it was
@@ -272,7 +271,6 @@ class Run:
     def _save(self, best: bool) -> None:
         state = self._state()
         self.world.lead(lambda: self._write(self.dir, state, best))
-        self.world.lead(lambda: publish_checkpoints(self.workspace, self.dir))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -308,10 +306,5 @@ class Run:
         write_text(folder / "history.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.history))
 
     def _rewrite(self) -> None:
-        """Make all that follows from `last.pt` agree with it: a process that was killed may not have come so far.
-
-        The checkpoints of an older run that is finished stay in its folder.
-        """
+        """Make the history agree with `last.pt`: a process that was killed may not have come so far."""
         self._write_history(self.dir)
-        if not self.finished or self.workspace.run_names()[-1:] == [self.name]:
-            publish_checkpoints(self.workspace, self.dir)

@@ -249,3 +249,28 @@ def test_a_manifest_damaged_in_an_editor_is_named_with_its_line(histo):
     path.write_text("\n".join(lines) + "\n")
     error, _ = histo.fails("balance", "--n", 40)
     assert f"{path}, line 8, column label: 'tumour' is not 0, 1 or empty" in error
+
+
+def test_a_subset_of_another_name_stands_beside_the_first(histo):
+    first = (histo.root / "manifests" / "balanced.csv").read_bytes()
+    result = histo("balance", "--n", 40, "--name", "small", "--json")
+    assert (histo.root / "manifests" / "balanced.csv").read_bytes() == first
+    report = json.loads(result.stdout)
+    assert json.loads((histo.root / "metrics" / "small-balance.json").read_text()) == report
+    assert (report["name"], report["n"]) == ("small", 40)
+    assert "next: histo train --data small" in result.stderr
+    histo("train", "--data", "small", "--epochs", 1, "--device", "cpu", "--batch-size", 8, "--name", "r")
+    copy = (histo.root / "runs" / "r" / "manifest.csv").read_bytes()
+    assert copy == (histo.root / "manifests" / "small.csv").read_bytes()
+    histo("plot", "--kind", "balance")
+    assert {"synthetic-balance.png", "small-balance.png"} <= {path.name for path in (histo.root / "plots").iterdir()}
+
+
+def test_a_subset_and_a_data_set_never_have_one_name(histo):
+    error, hint = histo.fails("balance", "--n", 40, "--name", "synthetic", code=2)
+    assert error == "--name synthetic is the name of a data set"
+    assert hint
+    histo("balance", "--n", 40, "--name", "small")
+    error, _ = histo.fails("download", "--source", "synthetic", "--n", 20, "--name", "small", code=2)
+    assert error == "--name small is the name of a subset that histo balance writes"
+    assert "cannot name" in histo.fails("balance", "--n", 40, "--name", "a/b", code=2)[0]

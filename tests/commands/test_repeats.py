@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from histocli.commands import train as commands
+from histocli.config import TrainConfig
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
-from histocli.training.config import TrainConfig
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
 from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
@@ -106,7 +106,7 @@ def test_resumed_repeats_are_as_they_were_begun(histo):
     with (histo.root / "manifests" / "other.csv").open("a") as file:
         file.write("\n")
     error, hint = histo.fails("train", "--seeds", 2, "--name", "s", "--resume")
-    assert "other.csv is not what s-seed7 was begun with" in error
+    assert "other.csv has changed since s-seed7 was started" in error
     assert hint == f"cp {runs / 's-seed7' / 'manifest.csv'} {histo.root / 'manifests' / 'other.csv'}"
     histo(*TRAIN, "--epochs", 1, "--folds", 2, "--seed", 3, "--name", "cv", "--data", "other")
     shutil.rmtree(runs / "cv-fold2")
@@ -122,13 +122,14 @@ def test_a_signal_in_the_last_epoch_of_one_keeps_the_next_from_beginning(histo, 
     begun = []
 
     def ends_with_a_signal(*args, **kwargs):
-        begun.append(kwargs["name"])
-        return train(*args, **kwargs)._replace(signal=2)
+        begun.append(args[2])
+        return train_run(*args, **kwargs)._replace(signal=2)
 
-    train = commands.train
-    monkeypatch.setattr(commands, "train", ends_with_a_signal)
+    train_run = commands._train_run
+    monkeypatch.setattr(commands, "_train_run", ends_with_a_signal)
+    config = TrainConfig(epochs=1, batch_size=16, seeds=2, name="s")
     with pytest.raises(Stopped, match="histo train --seeds 2 --name s --resume"):
-        commands.train_repeats(Workspace(histo.root), TrainConfig(epochs=1, batch_size=16), seeds=2, name="s")
+        commands.train_repeats(Workspace(histo.root), config)
     assert begun == ["s-seed0"]
 
 

@@ -125,7 +125,7 @@ def test_a_run_killed_before_its_first_epoch_is_over_can_be_resumed(histo):
 def test_resuming_a_finished_run_says_so_and_changes_nothing(histo):
     before = (histo.root / "runs" / "first" / "last.pt").read_bytes()
     result = histo("train", "--resume", "--json")
-    assert "first has all its 2 epochs already; nothing to be done" in result.stderr
+    assert "first is finished already: it has all its epochs" in result.stderr
     assert json.loads(result.stdout)["run"] == "first"
     assert (histo.root / "runs" / "first" / "last.pt").read_bytes() == before
 
@@ -265,3 +265,37 @@ def test_a_data_sets_own_manifest_is_no_subset_to_train_on(histo):
     error, hint = histo.fails(*TRAIN, "--data", "synthetic")
     assert error == "the manifest synthetic is not a drawn subset"
     assert hint == "histo balance --data synthetic"
+
+
+def newest(histo):
+    return [load_checkpoint(histo.root / "checkpoints" / name).run for name in ("best.pt", "last.pt")]
+
+
+def test_the_workspace_s_checkpoints_are_of_the_newest_finished_run(histo):
+    with histo.start(*LONG, "--name", "stopped") as process:
+        while not (histo.root / "runs" / "stopped" / "best.pt").is_file():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    if process.returncode:  # it has a best epoch, and is not finished
+        assert newest(histo) == ["first", "first"]
+    histo("train", "--resume", "--name", "stopped")
+    assert newest(histo) == ["stopped", "stopped"]
+    histo("train", "--resume", "--name", "first")  # finished long ago
+    assert newest(histo) == ["stopped", "stopped"]
+
+
+def test_folds_and_seeds_do_not_become_the_workspace_s_checkpoints(histo):
+    histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "s")
+    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    assert newest(histo) == ["first", "first"]
+    histo("train", "--resume", "--name", "cv-fold2")
+    assert newest(histo) == ["first", "first"]
+
+
+def test_without_a_finished_run_the_error_says_what_to_use(histo):
+    shutil.rmtree(histo.root / "checkpoints")
+    error, hint = histo.fails("eval")
+    assert error.startswith("there is no checkpoint 'best.pt'")
+    assert hint == "--ckpt first uses the best epoch of that run so far (runs: first)"

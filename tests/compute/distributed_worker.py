@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from histocli.compute.device import choose_compute
+from histocli.compute.device import choose_compute, compute_settings
 from histocli.compute.distributed import joined
 from histocli.config import Augment, Device, Precision
 from histocli.data.loaders import Batches
@@ -20,6 +20,7 @@ from histocli.training.trainer import Recipe, Trainer
 PATCHES, BATCH, STEPS = 23, 7, 3  # 7 patches do not go evenly into 2 or 3 shares
 
 
+@compute_settings()
 def main(path):
     """Train, and let the leading process write."""
     compute = choose_compute(Device.CPU, Precision.FP32)

@@ -343,7 +343,8 @@ def test_a_mistake_is_told_once_and_leaves_nothing(empty):
 
 
 def test_several_processes_cannot_share_a_stream(histo, monkeypatch):
-    from histocli.commands.predict import PredictConfig, predict
+    from histocli.commands.predict import predict
+    from histocli.config import PredictConfig
     from histocli.errors import UsageError
     from histocli.workspace import Workspace
 

@@ -140,17 +140,29 @@ def test_a_failed_write_leaves_the_old_checkpoint(path):
     assert [file.name for file in path.parent.iterdir()] == ["best.pt"]
 
 
-def test_a_path_wins_over_the_newest_and_that_over_a_run(path, monkeypatch, tmp_path):
+def test_a_bare_name_is_looked_up_in_the_workspace_alone(path, monkeypatch, tmp_path):
+    """`path` is best.pt in the current directory: of any other tool, as far as anybody knows."""
     monkeypatch.chdir(tmp_path)
     workspace = Workspace(tmp_path / "workspace")
     for place in ("checkpoints", "runs/best.pt", "runs/other"):
         (workspace.root / place).mkdir(parents=True)
         save_checkpoint(checkpoint(), workspace.root / place / "best.pt")
-    assert find_checkpoint(workspace, "best.pt").resolve() == path
-    path.unlink()
     assert find_checkpoint(workspace, "best.pt") == workspace.checkpoints_dir / "best.pt"
+    assert find_checkpoint(workspace, "./best.pt").resolve() == path
+    assert find_checkpoint(workspace, str(path)) == path
     (workspace.checkpoints_dir / "best.pt").unlink()
     assert find_checkpoint(workspace, "best.pt") == workspace.runs_dir / "best.pt" / "best.pt"
     assert find_checkpoint(workspace, "other") == workspace.runs_dir / "other" / "best.pt"
-    with pytest.raises(HistoError, match="there is no checkpoint 'another'"):
-        find_checkpoint(workspace, "another")
+
+
+def test_the_error_of_a_name_says_how_to_use_the_file_in_the_current_directory(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HistoError, match=r"there is no checkpoint 'best\.pt'") as caught:
+        find_checkpoint(Workspace(tmp_path / "workspace"), "best.pt")
+    assert caught.value.hint == "to use the file in the current directory, write ./best.pt"
+    path.unlink()
+    with pytest.raises(HistoError, match=r"there is no checkpoint 'best\.pt'") as caught:
+        find_checkpoint(Workspace(tmp_path / "workspace"), "best.pt")
+    assert caught.value.hint == "histo train makes one"
+    with pytest.raises(HistoError, match=r"there is no checkpoint \./best\.pt"):
+        find_checkpoint(Workspace(tmp_path / "workspace"), "./best.pt")

@@ -12,7 +12,7 @@ from torch import nn
 
 from histocli.commands.train import train
 from histocli.compute.device import choose_compute
-from histocli.config import Device, Precision, Weights
+from histocli.config import Device, Precision, TrainConfig, Weights
 from histocli.data.loaders import Batch
 from histocli.data.transforms import symmetries
 from histocli.errors import HistoError, UsageError
@@ -22,7 +22,6 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import torchvision_names
 from histocli.signals import Stopped
-from histocli.training.config import TrainConfig
 from histocli.training.probe import head_state, whole_state
 from histocli.training.progress import Listener
 from histocli.training.trainer import Recipe, Trainer
@@ -257,8 +256,8 @@ def test_a_pretrained_backbone_learns_at_its_own_rate(one_thread):
         (["--backbone-lr", 0.1], "--backbone-lr is for pretrained networks"),
         (["--weights", "pretrained", "--backbone-lr", 0], "--backbone-lr 0"),
         (["--weights", "pretrained", "--backbone-lr", 0.1, "--freeze"], "--freeze does not train the backbone"),
-        (["--weights", "pretrained", "--freeze", "--augment", "none"], "--augment means nothing with --freeze"),
-        (["--weights", "pretrained", "--freeze", "--compile"], "--compile means nothing with --freeze"),
+        (["--weights", "pretrained", "--freeze", "--augment", "none"], "--augment has no meaning with --freeze"),
+        (["--weights", "pretrained", "--freeze", "--compile"], "--compile has no meaning with --freeze"),
     ],
 )
 def test_options_that_would_mean_nothing_are_refused(histo, options, why):
@@ -320,10 +319,17 @@ def test_a_frozen_run_goes_on_as_if_it_had_not_stopped_and_fetches_nothing(histo
     publish(SMALL, hub)
     freeze(histo, "--epochs", 3, "--name", "through")
     config = TrainConfig(
-        3, SMALL, Weights.PRETRAINED, batch_size=16, device=Device.CPU, precision=Precision.FP32, freeze=True
+        epochs=3,
+        arch=SMALL,
+        weights=Weights.PRETRAINED,
+        batch_size=16,
+        device=Device.CPU,
+        precision=Precision.FP32,
+        freeze=True,
+        name="halves",
     )
     with pytest.raises(Stopped):
-        train(Workspace(histo.root), config, name="halves", listener=Stops())
+        train(Workspace(histo.root), config, listener=Stops())
     shutil.rmtree(hub)
     histo("train", "--resume", "--name", "halves")
     halves, through = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("halves", "through"))

@@ -1,29 +1,9 @@
 """Plots of reports: one module per kind of report, one shared style."""
 
-from enum import StrEnum
+from histocli.config import PlotFormat as Format
+from histocli.config import PlotKind as Kind
 
-
-class Kind(StrEnum):
-    """What to draw; `ALL` is every kind whose input exists."""
-
-    ALL = "all"
-    CURVES = "curves"
-    ROC = "roc"
-    PR = "pr"
-    CONFUSION = "confusion"
-    CALIBRATION = "calibration"
-    SCORES = "scores"
-    BALANCE = "balance"
-    SAMPLES = "samples"
-    ERRORS = "errors"
-
-
-class Format(StrEnum):
-    """The file formats of a plot, by their extension."""
-
-    PNG = "png"
-    SVG = "svg"
-    PDF = "pdf"
+__all__ = ["Format", "Kind", "shorten"]
 
 
 def shorten(name: str, length: int) -> str:

@@ -1,7 +1,5 @@
-"""`histo download` and `histo balance`."""
+"""`histo download`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +8,10 @@ import typer
 from rich import filesize
 
 from histocli.cli import options
-from histocli.cli.app import State, app
+from histocli.cli.app import State, command
 from histocli.cli.sources import open_with_bars, with_source_options
-from histocli.config import Group, Split
-from histocli.console import OnProgress, Reporter, write_out
+from histocli.config import SUBSET
+from histocli.console import write_out
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, source_type
 from histocli.sources.options import source_options
@@ -27,7 +25,10 @@ SourceName = StrEnum("SourceName", [(name.upper(), name) for name in SOURCE_NAME
 DEFAULT_SOURCE = SourceName(SOURCE_NAMES[0])
 
 
-@app.command()
+@command(
+    "histo download",
+    "histo download --source folder --from patches/ --labels labels.csv --name mine",
+)
 @with_source_options
 def download(
     ctx: typer.Context,
@@ -46,17 +47,17 @@ def download(
 ) -> None:
     """Bring patches into the workspace, packed into one array."""
     state: State = ctx.obj
-    from histocli.commands import download as command
-    from histocli.commands.balance import SUBSET
+    from histocli.commands.balance import is_subset
+    from histocli.commands.download import DownloadConfig, existing_dataset, plan_download
 
-    config = command.DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
+    config = DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
     title = name or source.value
-    if title == SUBSET:
-        raise UsageError(f"--name {title} is the name of what histo balance writes", "choose another")
+    if title == SUBSET or is_subset(state.workspace, title):
+        raise UsageError(f"--name {title} is the name of a subset that histo balance writes", "give another name")
     if dry_run:
-        _show_plan(state, command.plan_download(config, state.workspace), json)
+        _show_plan(state, plan_download(config, state.workspace), json)
         return
-    dataset = None if force else command.existing_dataset(state.workspace, title, config)
+    dataset = None if force else existing_dataset(state.workspace, title, config)
     if dataset is None:
         dataset = _pack(state, title, config)
     else:
@@ -86,14 +87,14 @@ def _size(file: "PlannedFile") -> str:
 def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     """Fetch and pack what `config` asks for, and report the result."""
     from histocli.commands.download import at_work_on
-    from histocli.commands.download import download as command
+    from histocli.commands.download import download as run_download
 
     source, fetch = open_with_bars(config, state.workspace, state.report)
     with at_work_on(state.workspace, title):
         fetch()
         total = min((n for n in (config.n, source.total) if n is not None), default=None)
         with state.report.bar("packing", total=total) as bar:
-            dataset = command(
+            dataset = run_download(
                 state.workspace,
                 title,
                 config,
@@ -110,61 +111,3 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     path = state.workspace.patches_path(title)
     state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", f"histo balance --data {title}")
     return dataset
-
-
-@app.command()
-def balance(
-    ctx: typer.Context,
-    n: Annotated[str, typer.Option("--n", help="Patches in the subset, half of each class; or max.")] = "160000",
-    data: Annotated[str | None, typer.Option(help="The data set.", show_default="the only one, else kaggle")] = None,
-    val_fraction: Annotated[float, typer.Option(help="Share of the subset that validates.")] = 0.1,
-    split: Annotated[
-        Split | None,
-        typer.Option(
-            help="What train and validation never share: slides, patches that show the same tissue, or only the "
-            "patches themselves, which leaks.",
-            show_default="slide where known, else overlap",
-        ),
-    ] = None,
-    group: Annotated[
-        Group | None, typer.Option(help="Keep every hospital on one side: validation is of another hospital.")
-    ] = None,
-    audit: Annotated[
-        bool, typer.Option("--audit", help="Search every packed data set for what it shares with train and val.")
-    ] = False,
-    seed: options.Seed = 0,
-    json: options.Json = False,
-) -> None:
-    """Draw the balanced subset and split it into train and validation."""
-    state: State = ctx.obj
-    from histocli.cli.render import show_balance
-    from histocli.commands.balance import BalanceConfig
-    from histocli.commands.balance import balance as command
-    from histocli.schema import to_json
-
-    if n != "max" and not n.isdecimal():
-        raise UsageError(f"--n {n} is not a whole number", "give an even number, or max for all there is")
-    names = state.workspace.dataset_names()
-    chosen = data or (names[0] if len(names) == 1 else "kaggle")
-    config = BalanceConfig(chosen, None if n == "max" else int(n), val_fraction, seed, split, group, audit)
-    with _stages(state.report) as on_stage:
-        report = command(state.workspace, config, on_stage)
-    show_balance(state.report, report, with_audit=audit)
-    state.report.done(f"wrote {state.workspace.manifest_path('balanced')}", "histo train")
-    if json:
-        write_out(dumps(to_json(report), indent=2) + "\n")
-
-
-@contextmanager
-def _stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage of a long search, named by it, in the place of the one before."""
-    bars: dict[str, OnProgress] = {}
-    with ExitStack() as shown:
-
-        def on_stage(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                shown.close()
-                bars[what] = shown.enter_context(report.bar(what, unit=what.split()[-1], total=total))
-            bars[what](done, total)
-
-        yield on_stage

@@ -1,0 +1,270 @@
+"""The Python API: the commands as functions, and a predictor for arrays and files.
+
+Every function takes the options of its command under the same names, as keywords or as one dataclass of
+`histocli.config`; values may be text, as on the command line. Everything that can be expected to go wrong is raised as
+`histocli.HistoError`.
+"""
+
+import os
+import warnings
+from collections.abc import Iterable
+from contextlib import closing
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+
+from histocli.config import (
+    CHECKPOINT,
+    BalanceConfig,
+    Device,
+    EvalConfig,
+    Precision,
+    PredictConfig,
+    Resize,
+    TrainConfig,
+)
+from histocli.errors import HistoError, UsageError
+from histocli.workspace import Workspace, default_workspace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from histocli.commands.download import Dataset
+    from histocli.commands.evaluate import Evaluation
+    from histocli.commands.train import TrainReport
+    from histocli.reports.balance import BalanceReport
+    from histocli.reports.repeats import RepeatsReport
+
+Config = TypeVar("Config", BalanceConfig, EvalConfig, TrainConfig)
+PathLike = str | os.PathLike[str]
+
+
+def download(
+    workspace: Workspace | PathLike | None = None,
+    source: str = "kaggle",
+    *,
+    name: str | None = None,
+    n: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    **options: Any,
+) -> "Dataset":
+    """Pack patches into the workspace, as `histo download` does, and return what is known of the data set.
+
+    `options` are those that the source declares: `location` (--from), `labels`, `slides`, `resize`.
+    """
+    from histocli.commands.download import DownloadConfig, at_work_on, existing_dataset, open_source
+    from histocli.commands.download import download as run_download
+    from histocli.sources import RemoteSource, SourceContext
+    from histocli.sources.options import declared_options, source_options
+
+    folder, declared = _workspace(workspace), declared_options()
+    if unknown := options.keys() - declared.keys():
+        raise TypeError(f"histo download has no option {', '.join(sorted(unknown))}")
+    values = {key: _converted(key, value, declared[key].type) for key, value in options.items()}
+    config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
+    title = name or source
+    if not force and (dataset := existing_dataset(folder, title, config)):
+        return dataset
+    opened = open_source(config, SourceContext(folder.downloads_dir, force))
+    with at_work_on(folder, title):
+        if isinstance(opened, RemoteSource):
+            opened.fetch()
+        return run_download(
+            folder,
+            title,
+            config,
+            opened,
+            on_progress=lambda done: None,
+            on_unreadable=lambda patch, error: warnings.warn(str(error), stacklevel=2),
+        )
+
+
+def balance(
+    workspace: Workspace | PathLike | None = None, config: BalanceConfig | None = None, **options: Any
+) -> "BalanceReport":
+    """Draw a balanced subset, as `histo balance` does, and return the report on it; `n="max"` takes all patches."""
+    from histocli.commands.balance import balance as run_balance
+
+    if options.get("n") == "max":
+        options["n"] = None
+    return run_balance(_workspace(workspace), _config(BalanceConfig, config, options))
+
+
+def train(
+    workspace: Workspace | PathLike | None = None, config: TrainConfig | None = None, **options: Any
+) -> "TrainReport | RepeatsReport":
+    """Train a network, as `histo train` does.
+
+    Returns the run's name, folder and best epoch; with `folds` or `seeds`, the metrics of all runs with their mean and
+    spread. For several processes use the command line.
+    """
+    from histocli.commands.train import train as run_train
+    from histocli.commands.train import train_repeats
+
+    config = _config(TrainConfig, config, options)
+    if config.folds or config.seeds:
+        return train_repeats(_workspace(workspace), config, given=set(options))
+    return run_train(_workspace(workspace), config, given=set(options))
+
+
+def evaluate(
+    workspace: Workspace | PathLike | None = None, config: EvalConfig | None = None, **options: Any
+) -> "Evaluation":
+    """Measure a checkpoint on labelled patches, as `histo eval` does; return the metrics file's path and content."""
+    from histocli.commands.evaluate import evaluate as run_evaluate
+
+    return run_evaluate(
+        _workspace(workspace),
+        _config(EvalConfig, config, options),
+        on_unreadable=lambda error: warnings.warn(str(error), stacklevel=2),
+    )
+
+
+def load(
+    *ckpt: PathLike,
+    workspace: Workspace | PathLike | None = None,
+    tta: bool = False,
+    raw: bool = False,
+    device: Device | str = Device.AUTO,
+    precision: Precision | str = Precision.AUTO,
+    batch_size: int = PredictConfig.batch_size,
+) -> "Predictor":
+    """Load a checkpoint to predict with: `best.pt` (the default), a run's name, or the path of a file.
+
+    The probabilities of several checkpoints are averaged. The other options are those of `histo predict`.
+    """
+    return Predictor(
+        _workspace(workspace),
+        [os.fspath(name) if isinstance(name, str) else str(Path(name).absolute()) for name in ckpt] or [CHECKPOINT],
+        device=Device(device),
+        precision=Precision(precision),
+        tta=tta,
+        raw=raw,
+        batch_size=batch_size,
+    )
+
+
+class Predictor:
+    """Checkpoints in use: tumour probabilities for arrays, files and folders. `load` makes one."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        ckpt: list[str],
+        *,
+        device: Device,
+        precision: Precision,
+        tta: bool,
+        raw: bool,
+        batch_size: int,
+    ) -> None:
+        from histocli.inference.predictor import Scorer
+
+        self._workspace, self._batch_size = workspace, batch_size
+        self._scorer = Scorer(workspace, ckpt, device, precision, tta=tta, raw=raw)
+        self.threshold = self._scorer.threshold()
+
+    def __repr__(self) -> str:
+        return f"<histocli.Predictor: {'; '.join(m.checkpoint.describe() for m in self._scorer.members)}>"
+
+    def predict_proba(self, patches: "np.ndarray") -> "np.ndarray":
+        """Return the tumour probabilities, float64 (N,), of patches, uint8 (N,96,96,3) in RGB order.
+
+        Raises:
+            UsageError: the array has another shape or type.
+        """
+        import numpy as np
+        import torch
+
+        from histocli.compute.device import compute_settings
+
+        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != (96, 96, 3):
+            reason = f"an array of {patches.dtype} {patches.shape} cannot be scored"
+            raise UsageError(reason, "give patches as uint8 (N,96,96,3) in RGB order")
+        with compute_settings():
+            batches = (patches[i : i + self._batch_size] for i in range(0, len(patches), self._batch_size))
+            tensors = (torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2) for batch in batches)
+            scores = [self._scorer.score(images.to(self._scorer.compute.device)).probs for images in tensors]
+        return np.concatenate(scores) if scores else np.empty(0)
+
+    def predict(
+        self, patches: "np.ndarray | PathLike | Iterable[PathLike]", *, resize: Resize | str = Resize.CROP
+    ) -> "pd.DataFrame":
+        """Return a table with a row per patch: `id`, `label` (the tumour probability) and `class` (0 or 1).
+
+        `patches` is an array as for `predict_proba`, whose ids are 0 to N-1, or everything that `histo predict` reads:
+        a folder, an image, a zip file, an .npy or .h5 array, the name of a packed data set, or a list of these. Files
+        that cannot be read are left out with a warning. `class` is 1 from the threshold of the checkpoint on.
+        """
+        import numpy as np
+        import pandas as pd
+
+        if isinstance(patches, np.ndarray):
+            probs = self.predict_proba(patches)
+            return self._table([str(i) for i in range(len(probs))], probs)
+        inputs = [patches] if isinstance(patches, str | os.PathLike) else patches
+        chunks = list(self._predict_files([os.fspath(path) for path in inputs], Resize(resize)))
+        return pd.concat(chunks, ignore_index=True) if chunks else self._table([], np.empty(0))
+
+    def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterable[pd.DataFrame]":
+        from histocli.compute.device import compute_settings
+        from histocli.data.inputs import open_inputs
+
+        def warn(error: HistoError) -> None:
+            warnings.warn(str(error), stacklevel=2)
+
+        size = self._scorer.at_once(self._batch_size)
+        patches = open_inputs(inputs, self._workspace, resize).patches
+        with compute_settings(), closing(self._scorer.chunks(patches, size, warn, lambda done: None)) as chunks:
+            for chunk in chunks:
+                if chunk.patches:
+                    yield self._table([patch.id for patch in chunk.patches], chunk.scores.probs)
+
+    def _table(self, ids: list[str], probs: "np.ndarray") -> "pd.DataFrame":
+        import pandas as pd
+
+        return pd.DataFrame({"id": ids, "label": probs, "class": (probs >= self.threshold).astype(int)})
+
+
+def _workspace(workspace: Workspace | PathLike | None) -> Workspace:
+    if isinstance(workspace, Workspace):
+        return workspace
+    return Workspace(Path(workspace)) if workspace is not None else default_workspace()
+
+
+def _config(kind: type[Config], config: Config | None, options: dict[str, Any]) -> Config:
+    """Return the options as the dataclass of the command; text becomes a member of an enumeration, or a path.
+
+    Raises:
+        TypeError: a dataclass and options are both given, or an option is not known.
+        UsageError: a value is not one of those that the option takes.
+    """
+    if config is not None:
+        if options:
+            raise TypeError("give either a config or options, not both")
+        return config
+    if options.get("batch_size") == "auto":
+        options = {name: value for name, value in options.items() if name != "batch_size"} | {"halve": True}
+    hints = get_type_hints(kind)
+    return kind(**{name: _converted(name, value, hints.get(name)) for name, value in options.items()})
+
+
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """Return a value as the type that its field has: an enumeration's member, a path, or a tuple."""
+    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
+    if value is None:
+        return None
+    for kind in kinds:
+        if issubclass(kind, Enum):
+            try:
+                return kind(value)
+            except ValueError:
+                raise UsageError(f"{name}={value!r} is none of {', '.join(member.value for member in kind)}") from None
+        if issubclass(kind, Path):
+            return Path(value)
+    if str(hint).startswith("tuple"):
+        values = (value,) if isinstance(value, str | os.PathLike) else value
+        return tuple(os.fspath(item) for item in values)
+    return value

@@ -1,0 +1,91 @@
+"""`histo balance`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from json import dumps
+from typing import Annotated
+
+import typer
+
+from histocli.cli import options
+from histocli.cli.app import State, command
+from histocli.config import BalanceConfig, Group, Split
+from histocli.console import OnProgress, Reporter, write_out
+from histocli.errors import UsageError
+
+
+@command(
+    "histo balance --n 20000",
+    "histo balance --data pcam --n max --split slide --name pcam-slides",
+)
+def balance(
+    ctx: typer.Context,
+    n: Annotated[str, typer.Option("--n", help="Patches in the subset, half of each class; or max.")] = str(
+        BalanceConfig.n
+    ),
+    data: Annotated[
+        str | None, typer.Option(help="The data set.", show_default="the only one, else kaggle")
+    ] = BalanceConfig.data,
+    name: Annotated[
+        str, typer.Option(help="The subset's name, for histo train --data NAME.", metavar="NAME")
+    ] = BalanceConfig.name,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share of the subset that is used for validation.")
+    ] = BalanceConfig.val_fraction,
+    split: Annotated[
+        Split | None,
+        typer.Option(
+            help="What train and validation never share: slides, overlapping patches, or only the patches "
+            "themselves, which leaks.",
+            show_default="slide where known, else overlap",
+        ),
+    ] = BalanceConfig.split,
+    group: Annotated[
+        Group | None, typer.Option(help="Keep every hospital on one side: validate on other hospitals.")
+    ] = BalanceConfig.group,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Search every packed data set for overlaps with train and val.")
+    ] = BalanceConfig.audit,
+    seed: options.Seed = BalanceConfig.seed,
+    json: options.Json = False,
+) -> None:
+    """Draw the balanced subset and split it into train and validation."""
+    state: State = ctx.obj
+    from histocli.cli.render import show_balance
+    from histocli.commands.balance import balance as run_balance
+    from histocli.schema import to_json
+
+    if n != "max" and not n.isdecimal():
+        raise UsageError(f"--n {n} is not a whole number", "give an even number, or max for the largest subset")
+    config = BalanceConfig(
+        data=data,
+        name=name,
+        n=None if n == "max" else int(n),
+        val_fraction=val_fraction,
+        split=split,
+        group=group,
+        audit=audit,
+        seed=seed,
+    )
+    with _stages(state.report) as on_stage:
+        report = run_balance(state.workspace, config, on_stage)
+    show_balance(state.report, report, with_audit=audit)
+    then = "histo train" if name == BalanceConfig.name else f"histo train --data {name}"
+    state.report.done(f"wrote {state.workspace.manifest_path(name)}", then)
+    if json:
+        write_out(dumps(to_json(report), indent=2) + "\n")
+
+
+@contextmanager
+def _stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
+    """Show a progress bar for each stage of a long search; each replaces the one before."""
+    bars: dict[str, OnProgress] = {}
+    with ExitStack() as shown:
+
+        def on_stage(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                shown.close()
+                bars[what] = shown.enter_context(report.bar(what, unit=what.split()[-1], total=total))
+            bars[what](done, total)
+
+        yield on_stage

@@ -1,0 +1,123 @@
+"""`histo eval`."""
+
+from functools import partial
+from json import dumps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histocli.cli import options
+from histocli.cli.app import State, command
+from histocli.cli.options import DATA, MODEL
+from histocli.config import EvalConfig, Part
+from histocli.console import write_out
+from histocli.errors import UsageError
+
+_COMPARING = "Comparing"
+
+
+@command(
+    "histo eval --ckpt best.pt",
+    "histo eval --data pcam --split test --tta",
+    name="eval",
+)
+def evaluate(
+    ctx: typer.Context,
+    ckpt: options.Ckpt = options.BEST,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="A packed data set, or a labelled folder or zip file.",
+            metavar="NAME|PATH",
+            show_default="the run's own validation patches",
+            rich_help_panel=DATA,
+        ),
+    ] = EvalConfig.data,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV with the columns id,label, for a folder or zip file.", rich_help_panel=DATA),
+    ] = EvalConfig.labels,
+    split: Annotated[
+        Part | None,
+        typer.Option(
+            help="The part to evaluate on.", show_default="val of the run's own, all of --data", rich_help_panel=DATA
+        ),
+    ] = EvalConfig.split,
+    tta: options.Tta = EvalConfig.tta,
+    uncalibrated: options.Uncalibrated = EvalConfig.uncalibrated,
+    raw: options.Raw = False,
+    threshold: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="Probability from which a patch counts as tumour: a number; stored (by histo train); or youden, "
+            "sensitivity=0.95 or specificity=0.9 on the run's validation patches.",
+            rich_help_panel=MODEL,
+        ),
+    ] = EvalConfig.threshold,
+    resize: options.ResizeOption = EvalConfig.resize,
+    batch_size: options.BatchSize = EvalConfig.batch_size,
+    device: options.DeviceOption = EvalConfig.device,
+    precision: options.PrecisionOption = EvalConfig.precision,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B",
+            help="Compare the AUC of two checkpoints, or of two metrics files of histo eval, on the patches that both "
+            "scored.",
+            rich_help_panel=_COMPARING,
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Measure how well a checkpoint classifies labelled patches."""
+    state: State = ctx.obj
+    if compare and options.is_given(ctx, "ckpt"):
+        raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
+    names = options.checkpoint_names(ctx, ckpt)
+    config = EvalConfig(
+        ckpt=names,
+        data=data,
+        labels=labels,
+        split=split,
+        tta=tta,
+        uncalibrated=uncalibrated or raw,
+        threshold=threshold,
+        resize=resize,
+        batch_size=batch_size or EvalConfig.batch_size,
+        halve=batch_size == options.AUTO,
+        device=device,
+        precision=precision,
+    )
+    _evaluate(state, config, compare, json)
+
+
+def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:
+    from histocli.cli.render import show_comparison, show_evaluation
+    from histocli.commands import evaluate as commands
+    from histocli.compute.distributed import WAITING, joined
+    from histocli.schema import to_json
+
+    with joined(WAITING) as world, state.report.bar("scoring") as bar:
+        evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
+        made = evaluate_or_compare(
+            state.workspace,
+            config,
+            on_start=state.report.note,
+            on_progress=bar,
+            on_unreadable=lambda error: state.report.warn(str(error)),
+            world=world,
+        )
+    if not world.leads:
+        return
+    if isinstance(made, commands.Comparison):
+        show_comparison(state.report, made.report)
+        state.report.done(f"wrote {made.path}")
+        values = to_json(made.report)
+    else:
+        show_evaluation(state.report, made.report)
+        state.report.done(f"wrote {made.path} and {made.path.with_suffix('.csv').name}", "histo plot")
+        values = made.report.to_json()
+    if json:
+        write_out(dumps(values, indent=2) + "\n")

@@ -1,0 +1,122 @@
+"""`histo predict`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histocli.cli import options
+from histocli.cli.app import State, command
+from histocli.cli.options import DATA, OUTPUT
+from histocli.config import OnError, Output, PredictConfig
+from histocli.console import stdout_is_a_file
+from histocli.errors import HistoError
+
+
+@command(
+    "histo predict slides/ --ckpt best.pt --out predictions.csv",
+    "histo predict kaggle --tta --out submission.csv",
+)
+def predict(
+    ctx: typer.Context,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, images, zip files, .npy or .h5 arrays, packed data sets; - reads paths from stdin."
+        ),
+    ],
+    ckpt: options.Ckpt = options.BEST,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="File to write.", show_default="stdout", rich_help_panel=OUTPUT),
+    ] = PredictConfig.out,
+    format: Annotated[
+        Output, typer.Option("--format", help="The output's format.", rich_help_panel=OUTPUT)
+    ] = PredictConfig.format,
+    tta: options.Tta = PredictConfig.tta,
+    uncalibrated: options.Uncalibrated = PredictConfig.uncalibrated,
+    raw: options.Raw = False,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="Add the column class, which is 1 from this probability on: a number; stored (by histo train); or "
+            "youden, sensitivity=0.95 or specificity=0.9 on the run's validation patches.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.threshold,
+    qc: Annotated[
+        bool,
+        typer.Option(
+            "--qc",
+            help="Add columns that show which predictions are doubtful: spread (of the probabilities of the eight "
+            "flips and right-angle rotations), colour (Mahalanobis distance to the training patches), focus "
+            "(standard deviations from theirs; negative is blurred), contrast (standard deviation of the grey values, "
+            "0 to 128), duplicate (id of the same patch in training), flags (blank, unfocused, stain, unstable, "
+            "duplicate).",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.qc,
+    flags: Annotated[bool, typer.Option("--flags", hidden=True, help="Former name of --qc.")] = False,
+    resize: options.ResizeOption = PredictConfig.resize,
+    errors: Annotated[
+        OnError,
+        typer.Option(help="Skip an unreadable file, or end with an error.", rich_help_panel=DATA),
+    ] = PredictConfig.errors,
+    batch_size: options.BatchSize = PredictConfig.batch_size,
+    device: options.DeviceOption = PredictConfig.device,
+    precision: options.PrecisionOption = PredictConfig.precision,
+) -> None:
+    """Write a tumour probability for every patch as CSV: id,label."""
+    state: State = ctx.obj
+    from histocli.commands.predict import predict as run_predict
+    from histocli.compute.distributed import WAITING, joined
+
+    config = PredictConfig(
+        inputs=tuple(inputs),
+        ckpt=options.checkpoint_names(ctx, ckpt),
+        out=out,
+        format=format,
+        tta=tta,
+        uncalibrated=uncalibrated or raw,
+        threshold=threshold,
+        qc=qc or flags,
+        resize=resize,
+        errors=errors,
+        batch_size=batch_size or PredictConfig.batch_size,
+        halve=batch_size == options.AUTO,
+        device=device,
+        precision=precision,
+    )
+    total: list[int | None] = [None]
+
+    def start(device: str, count: int | None) -> None:
+        state.report.note(device)
+        total[0] = count
+
+    hidden = out is None and not stdout_is_a_file()
+    with joined(WAITING) as world, state.report.bar("scoring", hidden=hidden) as bar:
+        done = run_predict(
+            state.workspace,
+            config,
+            sys.stdout,
+            on_checkpoint=state.report.note,
+            on_start=start,
+            on_progress=lambda count: bar(count, total[0]),
+            on_unreadable=lambda error: state.report.warn(str(error)),
+            world=world,
+        )
+    if not world.leads:
+        return
+    if not done.duplicates:
+        state.report.warn("the patches trained on are not in this workspace: the column duplicate is empty")
+    if done.flagged:
+        state.report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in done.flagged.items()))
+    where = str(out) if out else "stdout"
+    state.report.done(f"{done.scored:,} patches scored to {where}")
+    if done.unreadable:
+        raise HistoError(
+            f"{done.unreadable:,} of {done.scored + done.unreadable:,} files could not be read; all others are scored",
+            "they are named above",
+        )

@@ -1,0 +1,122 @@
+"""Each default stands once: the command line, the Python API and docs/cli.md take it from config.py."""
+
+import inspect
+import re
+from dataclasses import MISSING, fields
+from enum import Enum
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+import typer
+
+from histocli import api
+from histocli.cli import app
+from histocli.config import (
+    BalanceConfig,
+    EvalConfig,
+    ExportConfig,
+    PlotConfig,
+    PredictConfig,
+    TrainConfig,
+)
+
+CONFIGS = {
+    "balance": BalanceConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "predict": PredictConfig,
+    "export": ExportConfig,
+    "plot": PlotConfig,
+}
+MODES = {  # options that say how the command runs, and not what it computes
+    "balance": {"json"},
+    "train": {"processes", "json"},
+    "eval": {"compare", "json"},
+}
+COMMANDS = {(info.name or info.callback.__name__): info for info in app.registered_commands}
+
+
+def plain(value):
+    """A default as text or a plain value, whether it comes from a dataclass, an option or a page."""
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value] or None
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path | int | float) and not isinstance(value, bool) else value
+
+
+def defaults(config):
+    return {field.name: plain(field.default) for field in fields(config) if field.default is not MISSING}
+
+
+@pytest.mark.parametrize("command", CONFIGS)
+def test_the_command_line_takes_its_options_and_defaults_from_the_dataclass(command):
+    expected = defaults(CONFIGS[command])
+    expected.pop("halve", None)  # which --batch-size auto sets
+    former = {"raw", "flags"}  # hidden options
+    parameters = inspect.signature(COMMANDS[command].callback).parameters
+    found = {
+        name: plain(parameter.default)
+        for name, parameter in parameters.items()
+        if name not in {"ctx", "inputs", *former}
+    }
+    assert found.keys() - MODES.get(command, set()) == expected.keys()
+    differing = {name for name in expected if found[name] != expected[name]}
+    assert differing <= {"kind"}  # of plot: not given means all
+
+
+def test_download_has_the_same_defaults_on_the_command_line_and_in_python():
+    command = inspect.signature(COMMANDS["download"].callback).parameters
+    function = inspect.signature(api.download).parameters
+    for name in ("source", "name", "n", "seed", "force"):
+        assert plain(command[name].default) == plain(function[name].default), name
+
+
+@pytest.mark.parametrize("command", CONFIGS)
+def test_the_reference_shows_these_defaults(command):
+    text = (Path(__file__).parents[1] / "docs" / "cli.md").read_text(encoding="utf-8")
+    section = re.split(r"^## histo ", text, flags=re.MULTILINE)
+    (section,) = [part for part in section if part.startswith(f"{command}\n")]
+    rows = dict(
+        re.findall(r"^\| `--([a-z-]+)`[^|]*\|[^|]*\| ([^|]*) \|", section.replace("INTEGER|", ""), re.MULTILINE)
+    )
+    checked = 0
+    for name, value in defaults(CONFIGS[command]).items():
+        shown = rows.get({"location": "from"}.get(name, name).replace("_", "-"))
+        if shown and shown.startswith("`"):
+            assert shown.replace("`", "").split(", ") == (value if isinstance(value, list) else [value]), name
+            checked += 1
+    assert checked
+
+
+@pytest.mark.parametrize("name", ["balance", "train", "evaluate"])
+def test_a_function_of_the_api_takes_the_dataclass_of_its_command(name):
+    hint = get_type_hints(getattr(api, name), vars(api) | _typed_only())["config"]
+    assert hint == CONFIGS[{"evaluate": "eval"}.get(name, name)] | None
+
+
+def _typed_only():
+    from histocli.commands.download import Dataset
+    from histocli.commands.evaluate import Evaluation
+    from histocli.commands.train import TrainReport
+    from histocli.reports.balance import BalanceReport
+    from histocli.reports.repeats import RepeatsReport
+
+    return {
+        "BalanceReport": BalanceReport,
+        "RepeatsReport": RepeatsReport,
+        "Dataset": Dataset,
+        "Evaluation": Evaluation,
+        "TrainReport": TrainReport,
+    }
+
+
+def test_load_takes_the_defaults_of_predict():
+    parameters = inspect.signature(api.load).parameters
+    for name in ("tta", "raw", "device", "precision", "batch_size"):
+        assert parameters[name].default == getattr(PredictConfig, name)
+
+
+def test_every_command_has_a_dataclass_or_is_the_demo():
+    assert set(typer.main.get_command(app).commands) == {*CONFIGS, "download", "demo"}
