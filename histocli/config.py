@@ -37,6 +37,14 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+class Engine(StrEnum):
+    """What runs the network: PyTorch, or ONNX Runtime on the file that `histo export` wrote."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
 class Resize(StrEnum):
     """How an image of another size becomes a patch."""
 

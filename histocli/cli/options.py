@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from histocli.config import Device, Precision, Resize
+from histocli.config import Device, Engine, Precision, Resize
 
 AUTO = 0  # as a batch size: a usual one, halved where memory is short
 
@@ -37,6 +37,13 @@ DeviceOption = Annotated[
 PrecisionOption = Annotated[
     Precision,
     typer.Option("--precision", envvar="HISTO_PRECISION", help="Number format; auto takes the fastest."),
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="What runs the network: torch, or onnx on the file of histo export; auto takes that on a CPU in fp32.",
+    ),
 ]
 ResizeOption = Annotated[
     Resize, typer.Option("--resize", help="Images that are not 96x96: cut out the centre, or scale.")

@@ -9,7 +9,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, app
-from histocli.config import Device, OnError, Output, Part, Precision, Resize
+from histocli.config import Device, Engine, OnError, Output, Part, Precision, Resize
 from histocli.console import stdout_is_a_file, write_out
 from histocli.errors import HistoError, UsageError
 
@@ -47,6 +47,7 @@ def evaluate(
     batch_size: options.BatchSize = 256,
     device: options.DeviceOption = Device.AUTO,
     precision: options.PrecisionOption = Precision.AUTO,
+    engine: options.EngineOption = Engine.AUTO,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -86,6 +87,7 @@ def evaluate(
         halve=batch_size == options.AUTO,
         device=device,
         precision=precision,
+        engine=engine,
     )
     _evaluate(state, config, compare, json)
 
@@ -180,6 +182,7 @@ def predict(
     batch_size: options.BatchSize = 256,
     device: options.DeviceOption = Device.AUTO,
     precision: options.PrecisionOption = Precision.AUTO,
+    engine: options.EngineOption = Engine.AUTO,
 ) -> None:
     """Write a tumour probability for every patch as CSV: id,label."""
     state: State = ctx.obj
@@ -202,6 +205,7 @@ def predict(
         halve=batch_size == options.AUTO,
         device=device,
         precision=precision,
+        engine=engine,
     )
     total: list[int | None] = [None]
 

@@ -11,9 +11,9 @@ from histocli.compute.world import ALONE, World
 from histocli.config import Part, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_predictor
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import EvalConfig, Scored, score_folder, score_packed
-from histocli.inference.predictor import STORED, Scorer
 from histocli.inference.score_table import clusters_of, strata, write_scores
 from histocli.metrics import evaluate as measure
 from histocli.metrics import uncertainty
@@ -65,14 +65,15 @@ def evaluate(
     return world.lead(lambda: _write(workspace, config, scorer, scored, threshold))
 
 
-def _open(workspace: Workspace, config: EvalConfig) -> tuple[Scorer, float]:
-    scorer = Scorer(
-        workspace, config.ckpt, config.device, config.precision, tta=config.tta, raw=config.raw, halve=config.halve
-    )
+def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
+    options = {"tta": config.tta, "raw": config.raw, "halve": config.halve}
+    scorer = load_predictor(workspace, config.ckpt, config.device, config.precision, config.engine, **options)
     return scorer, scorer.threshold(config.threshold)
 
 
-def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, threshold: float) -> Evaluation:
+def _write(
+    workspace: Workspace, config: EvalConfig, scorer: CheckpointPredictor, scored: Scored, threshold: float
+) -> Evaluation:
     """Measure the scores, and write them and what was measured."""
     run = _name([member.checkpoint.run for member in scorer.members])
     unusual = {
@@ -122,7 +123,7 @@ def _free(path: Path, origin: dict[str, Any]) -> Path:
     return path.with_name(f"{path.stem}-{sha256(repr(origin).encode()).hexdigest()[:8]}.json")
 
 
-def _which(workspace: Workspace, scorer: Scorer) -> str:
+def _which(workspace: Workspace, scorer: CheckpointPredictor) -> str:
     """What tells these checkpoints from the runs' own `best.pt`; nothing where that is what they are."""
     best = [workspace.run_dir(member.checkpoint.run) / "best.pt" for member in scorer.members]
     ours = [member.sha256 for member in scorer.members]
@@ -183,7 +184,7 @@ def _measured(table: "pd.DataFrame", threshold: float) -> dict[str, Any]:
     return {**found, **uncalibrated, **unsure, **strata(table, threshold)}
 
 
-def _origin(scorer: Scorer) -> dict[str, Any]:
+def _origin(scorer: CheckpointPredictor) -> dict[str, Any]:
     """What was evaluated: of an ensemble, each member's `run`, `checkpoint` and so on; of one checkpoint, its own."""
     members = [
         {

@@ -38,19 +38,19 @@ class Inputs(NamedTuple):
     patches: Iterable[Patch]
 
 
-def open_inputs(names: list[str], workspace: Workspace, resize: Resize) -> Inputs:
+def open_inputs(names: list[str], workspace: Workspace, resize: Resize, lines: list[bytes] | None = None) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids are stable, and so is the order.
 
     A path wins over a data set of the same name. Image ids are file stems where those are unique, else relative paths,
     with the input's own path where there are several; array ids are row numbers. Where some of several inputs are
-    arrays or data sets, every id begins with its input's name.
+    arrays or data sets, every id begins with its input's name. `lines` are the paths of `-`, if they were read before.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or holds no image.
     """
     if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
         return _from_files([file for name in names for file in _prefixed(name)], resize)
-    opened = [_open(name, workspace, resize) for name in names]
+    opened = [_open(name, workspace, resize, lines) for name in names]
     if len(names) > 1:
         opened = [_named(one, name) for one, name in zip(opened, names, strict=True)]
     totals = [one.total for one in opened]
@@ -66,13 +66,15 @@ def _named(inputs: Inputs, name: str) -> Inputs:
     return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
-def fingerprint(names: list[str], workspace: Workspace) -> str:
+def fingerprint(names: list[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
     """What tells these inputs from others: a folder's files by name, a data set by its manifest, a file by its time."""
     digest = sha256()
     for name in names:
         path = Path(name)
         digest.update(f"{path.absolute()}\n".encode("utf-8", "surrogateescape"))
-        if path.is_dir():
+        if name == STDIN:
+            digest.update(b"".join(lines or []))
+        elif path.is_dir():
             digest.update("\n".join(file.name for file in _images(path)).encode())
         elif path.is_file():
             digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
@@ -81,10 +83,11 @@ def fingerprint(names: list[str], workspace: Workspace) -> str:
     return digest.hexdigest()
 
 
-def _open(name: str, workspace: Workspace, resize: Resize) -> Inputs:
+def _open(name: str, workspace: Workspace, resize: Resize, lines: list[bytes] | None) -> Inputs:
     path = Path(name)
     if name == STDIN:
-        return Inputs(None, _from_lines(sys.stdin.buffer, resize))
+        total, source = (None, sys.stdin.buffer) if lines is None else (len(lines), lines)
+        return Inputs(total, _from_lines(source, resize))
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
             return _from_dataset(workspace, name)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from histocli.compute.world import World
-from histocli.config import Device, Part, Precision, Resize
+from histocli.config import Device, Engine, Part, Precision, Resize
 from histocli.data.dataset import Subset, labelled_part, open_subset
 from histocli.data.groups import OVERLAP
 from histocli.data.loaders import Batches
@@ -22,8 +21,8 @@ from histocli.data.manifest import file_sha256
 from histocli.data.overlap_cache import known_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.errors import HistoError
+from histocli.inference.checkpoints import STORED, CheckpointPredictor
 from histocli.inference.leakage import count_known, pixel_digests
-from histocli.inference.predictor import STORED, Scorer
 from histocli.models.checkpoint import Checkpoint
 from histocli.sources.folder import RESIZED, FolderSource
 from histocli.workspace import Workspace
@@ -50,6 +49,7 @@ class EvalConfig:
     halve: bool = False  # the batches that do not fit the memory
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    engine: Engine = Engine.AUTO
 
 
 class Scored(NamedTuple):
@@ -67,7 +67,7 @@ class Scored(NamedTuple):
 
 def score_packed(
     workspace: Workspace,
-    scorer: Scorer,
+    scorer: CheckpointPredictor,
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
     world: World,
@@ -80,17 +80,10 @@ def score_packed(
     chosen = labelled_part(open_subset(workspace, manifest), part)
     device = scorer.compute.device
     batches = Batches(chosen.store, chosen.rows, chosen.labels, config.batch_size, device, resident=False, world=world)
-    own: list[np.ndarray] = [np.empty((0, 2))]
-    done = 0
-    for batch in batches.in_order():
-        scores = scorer.score(batch.images)
-        own.append(np.stack([scores.probs, scores.raw], 1))
-        done += world.size * len(scores.probs)
-        on_progress(min(done, len(batches)), len(batches))
-    probs, raw = batches.joined(torch.from_numpy(np.concatenate(own))).numpy().T
+    scores = scorer.predict_packed(batches, lambda done: on_progress(done, len(batches)))
     table = chosen.frame[[name for name in _COLUMNS if name in chosen.frame.columns]].copy()
-    table.insert(2, "prob", probs)
-    table.insert(3, "raw", raw)
+    table.insert(2, "prob", scores.probs)
+    table.insert(3, "raw", scores.raw)
     _note_overlaps(workspace, chosen, table)
     digests = pixel_digests(workspace, chosen.data, chosen.frame)
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
@@ -130,7 +123,7 @@ def _own_manifest(workspace: Workspace, checkpoints: list[Checkpoint]) -> Path:
 
 def score_folder(
     workspace: Workspace,
-    scorer: Scorer,
+    scorer: CheckpointPredictor,
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
     on_unreadable: Callable[[HistoError], None],
@@ -142,10 +135,10 @@ def score_folder(
     location = Path(config.data or "")
     source = FolderSource([location], labels=config.labels, resize=config.resize)
     labelled = (patch for patch in source.patches() if patch.label is not None)
-    size = scorer.at_once(config.batch_size)
+    size = scorer.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % world.size == world.rank)
     progress = lambda done: on_progress(done * world.size, source.total)  # noqa: E731
-    with closing(scorer.chunks(share, size, on_unreadable, progress)) as chunks:
+    with closing(scorer.predict_patches(share, size, on_unreadable, progress)) as chunks:
         own = [
             (
                 len(chunk.failures),

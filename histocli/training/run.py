@@ -21,7 +21,8 @@ from histocli.data.loaders import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
-from histocli.inference.forward import batch_log_odds, probabilities
+from histocli.inference.forward import batch_log_odds
+from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, publish_checkpoints, save_checkpoint
@@ -248,8 +249,8 @@ class Run:
             if stop and self.world.size == 1:
                 raise self._stopped(stop)
 
-        shared = probabilities(self.trainer.average, self.val.in_order(), self.compute, on_progress=on_patches)
-        probs = self.val.joined(shared).numpy().astype(np.float64)
+        predictor = Predictor([CalibratedNetwork(self.trainer.average)], self.compute)
+        probs = predictor.predict_packed(self.val, on_patches).probs
         self.kept |= decided(self.labels, probs, self.config.threshold)
         certain = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
         return Epoch(
