@@ -14,12 +14,13 @@ import numpy as np
 from histocli.config import Resize
 from histocli.data import MAX_PIXELS
 from histocli.data.dataset import open_packed
-from histocli.data.images import decode_patch, fit
+from histocli.data.decoding import ImageFile
+from histocli.data.images import fit
 from histocli.data.manifest import file_sha256
 from histocli.data.store import map_array
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
-from histocli.sources.files import File, file_at, list_files, list_images, read_bytes
+from histocli.sources.files import File, file_at, list_files, list_images
 from histocli.sources.folder import unique_ids
 from histocli.workspace import Workspace
 
@@ -121,11 +122,7 @@ def _prefixed(name: str) -> list[File]:
 
 def _from_files(files: list[File], resize: Resize) -> Inputs:
     pairs = zip(unique_ids(files), files, strict=True)
-    return Inputs(len(files), (Patch(key, _loader(file, resize)) for key, file in pairs))
-
-
-def _loader(file: File, resize: Resize) -> Any:
-    return lambda: decode_patch(read_bytes(file), file.name, resize)
+    return Inputs(len(files), (Patch(key, ImageFile(file.name, file.read, resize)) for key, file in pairs))
 
 
 def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
@@ -133,7 +130,7 @@ def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
     for line in lines:
         if name := os.fsdecode(line.rstrip(b"\r\n")):
             file = file_at(Path(name), name)
-            yield Patch(file.name, _loader(file, resize))
+            yield Patch(file.name, ImageFile(file.name, file.read, resize))
 
 
 def _from_dataset(workspace: Workspace, name: str) -> Inputs:

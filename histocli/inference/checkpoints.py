@@ -47,7 +47,8 @@ class CheckpointPredictor(Predictor):
     def reason(self) -> str:
         """Say where and how it computes, and why."""
         engines = {member.engine: None for member in self.members}
-        return f"{self.compute.reason}, by {' and '.join(engines)}"
+        remark = " (on the file of histo export; --engine torch does without it)" if ONNX_RUNTIME in engines else ""
+        return f"{self.compute.reason}, by {' and '.join(engines)}{remark}"
 
     @property
     def kind(self) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from histocli.compute.cores import PIECE, every_core
-from histocli.compute.device import Compute
+from histocli.compute.device import Compute, thread_count
 from histocli.compute.memory import is_out_of_memory, memory_is_full
 from histocli.data.loaders import Batches
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
@@ -21,6 +21,9 @@ from histocli.inference.forward import Network, batch_log_odds
 from histocli.metrics.calibration import probability
 from histocli.metrics.curves import Floats
 from histocli.sources import Patch, Pixels
+
+_CORES_FOR_PROCESSES = 4  # with fewer cores, processes that decode would take the time of this one
+_MOST_PROCESSES = 16  # that decode for one GPU: they decode more patches in a second than it scores
 
 
 class CalibratedNetwork(NamedTuple):
@@ -162,7 +165,9 @@ class Predictor:
     def _on_gpu(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
         """Start each chunk before the scores of the chunk before it are used, so that the GPU always has work."""
         before: tuple[Chunk, _Download] | None = None
-        with closing(load_chunks(patches, size)) as chunks:
+        cores = thread_count()
+        processes = min(_MOST_PROCESSES, cores - 2) if cores >= _CORES_FOR_PROCESSES else 0
+        with closing(load_chunks(patches, size, processes=processes)) as chunks:
             for chunk in chunks:
                 started = chunk, self._start(chunk)
                 if before:

@@ -1,16 +1,20 @@
 """Checkpoints at work: averages, temperatures and thresholds on small networks, and streams with broken patches."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit, logit
 
 from histocli.compute.device import Compute
-from histocli.config import Device, Precision
+from histocli.config import Device, Engine, Precision, Resize
+from histocli.data.inputs import open_inputs
 from histocli.data.loaders import Batches
 from histocli.data.transforms import symmetries
 from histocli.errors import HistoError, UsageError
+from histocli.inference import checkpoints
 from histocli.inference.checkpoints import load_predictor
+from histocli.inference.forward import _join_views, batch_log_odds
 from histocli.inference.predictor import CalibratedNetwork, Predictor, _mean_log_odds
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
@@ -217,3 +221,125 @@ def test_a_processor_takes_few_of_a_stream_at_a_time(predictor):
 def test_a_checkpoint_is_given_once(predictor, workspace):
     with pytest.raises(UsageError, match="is given twice"):
         predictor("one", "other", str(workspace.run_dir("one") / "best.pt"))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Take the road of a GPU on this CPU: four cores that decode in processes, and scores that are used later."""
+    monkeypatch.setattr(Predictor, "has_gpu", True)
+    monkeypatch.setattr("histocli.inference.predictor.thread_count", lambda: 4)
+    monkeypatch.setattr("histocli.data.stream._FEW", 0)
+
+
+def test_the_road_of_a_gpu_gives_the_same_scores_and_errors(predictor, images, tmp_path, as_on_a_gpu):
+    for i, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), pixels[:, :, ::-1])
+    for i in (2, 3):
+        (tmp_path / f"{i}.png").write_bytes(b"no picture")
+    opened = open_inputs([str(tmp_path)], Workspace(tmp_path), Resize.CROP)
+    errors, told = [], []
+    one = predictor("one")
+    chunks = list(one.predict_patches(opened.patches, 2, errors.append, told.append))
+    assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
+    assert [str(error)[:5] for error in errors] == ["2.png", "3.png"]
+    assert told == [2, 4, 6]
+    expected = one.predict_batch(images).probs[[0, 1, 4, 5]]
+    assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
+    assert one.chunk_size(256) == 256
+
+
+def test_the_gpu_has_work_before_scores_are_used(predictor, images, as_on_a_gpu):
+    one, started = predictor("one"), []
+    start = one._start
+    one._start = lambda chunk: started.append(chunk) or start(chunk)
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    chunks = one.predict_patches([Patch(str(i), lambda i=i: pixels[i]) for i in range(6)], 2)
+    next(chunks)
+    assert len(started) == 2
+    chunks.close()
+
+
+def test_views_are_joined_into_one_batch_on_a_gpu_alone():
+    cpu = [torch.empty(4, 3, 8, 8) for _ in range(8)]
+    gpu = [view.to("meta") for view in cpu]
+    assert _join_views(cpu) is cpu
+    assert [len(batch) for batch in _join_views(gpu)] == [32]
+    large = [torch.empty(1000, 3, 8, 8, device="meta") for _ in range(8)]
+    assert [len(batch) for batch in _join_views(large)] == [2000] * 4
+    assert [len(batch) for batch in _join_views(gpu[:1])] == [4]
+
+
+@pytest.mark.parametrize("views", [1, 8])
+def test_joined_views_give_the_same_log_odds(network, images, monkeypatch, views):
+    compute = Compute(torch.device("cpu"), Precision.FP32, "")
+    network.eval()
+    expected = batch_log_odds(network, images, compute, tta=views == 8)
+    monkeypatch.setattr("histocli.inference.forward._join_views", lambda views: [torch.cat(views)])
+    joined = batch_log_odds(network, images, compute, tta=views == 8)
+    assert joined.shape == (views, 6)
+    assert torch.allclose(joined, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["histonet", "p4m-densenet", "resnet18"])
+@pytest.mark.parametrize("number", [torch.bfloat16, torch.float16])
+def test_the_head_computes_in_fp32_under_autocast(arch, number):
+    torch.manual_seed(0)
+    model = create_model(arch).eval()
+    seen = []
+    head = model.network.head
+    linear = (
+        head if isinstance(head, torch.nn.Linear) else [m for m in head.modules() if isinstance(m, torch.nn.Linear)][-1]
+    )
+    linear.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.no_grad(), torch.autocast("cpu", number):
+        logits = model(torch.rand(2, 3, 96, 96))
+    assert seen == [(torch.float32, torch.float32)]
+    assert logits.dtype is torch.float32
+
+
+def test_scores_in_bf16_are_not_quantised(network):
+    images = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (64, 3, 96, 96), np.uint8))
+    compute = Compute(torch.device("cpu"), Precision.BF16, "")
+    odds = batch_log_odds(network.eval(), images, compute)[0]
+    assert len(odds.unique()) >= 60
+
+
+def exported(workspace, predictor, monkeypatch):
+    """A file where `histo export` would write it; opening it is left out."""
+    path = workspace.export_path(predictor("one").members[0].sha256, "onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    monkeypatch.setattr(checkpoints, "OnnxNetwork", lambda path, sha256: lambda images: torch.zeros(len(images), 2))
+    monkeypatch.setattr(checkpoints, "can_run", lambda: True)
+    return path
+
+
+def test_the_engine_is_chosen_and_said(predictor, workspace, monkeypatch):
+    path = exported(workspace, predictor, monkeypatch)
+    try:
+        by_onnx = predictor("one")
+        assert by_onnx.members[0].engine == "ONNX Runtime"
+        assert "by ONNX Runtime (on the file of histo export; --engine torch does without it)" in by_onnx.reason
+        assert predictor("one", engine=Engine.TORCH).members[0].engine == "torch"
+        assert predictor("one", engine=Engine.TORCH).reason.endswith("by torch")
+        onnx = load_predictor(workspace, ["one"], Device.AUTO, Precision.AUTO, Engine.ONNX)
+        assert onnx.members[0].engine == "ONNX Runtime"
+        assert (onnx.compute.device.type, onnx.compute.precision) == ("cpu", Precision.FP32)
+        assert load_predictor(workspace, ["one"], Device.CPU, Precision.BF16).members[0].engine == "torch"
+        assert predictor("one").kind != predictor("one", engine=Engine.TORCH).kind
+    finally:
+        path.unlink()
+
+
+def test_an_engine_that_cannot_be_had_is_an_error_with_a_hint(predictor, workspace, monkeypatch):
+    with pytest.raises(UsageError, match="--engine onnx does not run with --precision bf16"):
+        load_predictor(workspace, ["one"], Device.AUTO, Precision.BF16, Engine.ONNX)
+    with pytest.raises(UsageError, match="--engine onnx does not run with --device cuda"):
+        load_predictor(workspace, ["one"], Device.CUDA, Precision.AUTO, Engine.ONNX)
+    monkeypatch.setattr(checkpoints, "can_run", lambda: True)
+    with pytest.raises(HistoError, match="no ONNX file of run one") as caught:
+        predictor("one", engine=Engine.ONNX)
+    assert "histo export --ckpt" in caught.value.hint
+    monkeypatch.setattr(checkpoints, "can_run", lambda: False)
+    with pytest.raises(HistoError, match="needs onnxruntime"):
+        predictor("one", engine=Engine.ONNX)
