@@ -147,7 +147,7 @@ start = DecodingProcesses._start
 
 def tell(self):
     process = start(self)
-    sys.stdout.write(f"{process.pid}\n")  # in one piece: two threads start processes
+    sys.stdout.write(f"{process.pid}\\n")  # in one piece: two threads start processes
     sys.stdout.flush()
     return process
 
