@@ -169,7 +169,7 @@ def predict(
         bool,
         typer.Option(
             "--flags",
-            help="Add columns that tell which scores not to believe: spread (of the probabilities of the eight flips "
+            help="Add columns that say which scores not to trust: spread (of the probabilities of the eight flips "
             "and right-angle rotations), colour (Mahalanobis' distance from the training patches), focus (standard "
             "deviations from theirs, negative is blurred), contrast (deviation of the grey values, 0 to 128), "
             "duplicate (the id of the same patch in training), flags (blank, unfocused, stain, unstable, duplicate).",
@@ -177,14 +177,14 @@ def predict(
     ] = False,
     resize: options.ResizeOption = Resize.CROP,
     errors: Annotated[
-        OnError, typer.Option(help="What an unreadable file does: be skipped, or end the run.")
+        OnError, typer.Option(help="What to do with a file that cannot be read: skip it, or fail.")
     ] = OnError.SKIP,
     batch_size: options.BatchSize = 256,
     device: options.DeviceOption = Device.AUTO,
     precision: options.PrecisionOption = Precision.AUTO,
     engine: options.EngineOption = Engine.AUTO,
 ) -> None:
-    """Write a tumour probability for every patch as CSV: id,label."""
+    """Write the probability of tumour for every patch as CSV: id,label."""
     state: State = ctx.obj
     from histocli.commands.predict import PredictConfig
     from histocli.commands.predict import predict as command
