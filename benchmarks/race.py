@@ -25,7 +25,7 @@ from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import LEARNING_RATE, Device, Part, Precision
 from histocli.data.dataset import Subset, labelled_part, open_subset
 from histocli.data.loaders import Batches
-from histocli.inference.forward import probabilities
+from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
@@ -105,7 +105,9 @@ def main() -> None:
         held = Batches(unseen.store, unseen.rows, unseen.labels.copy(), 2 * BATCH, compute.device)
 
         def score(network: nn.Module) -> float:
-            return auc(unseen.labels, probabilities(network, held.in_order(), compute).double().numpy()) or 0.0
+            return (
+                auc(unseen.labels, Predictor([CalibratedNetwork(network)], compute).predict_packed(held).probs) or 0.0
+            )
 
         print("| training | seconds | AUC |\n| --- | --- | --- |", flush=True)
         mine = seconds("`histo train`", ours(part), score, asked.goal)

@@ -126,7 +126,7 @@ def load(
     *ckpt: PathLike,
     workspace: Workspace | PathLike | None = None,
     tta: bool = False,
-    raw: bool = False,
+    uncalibrated: bool = False,
     device: Device | str = Device.AUTO,
     precision: Precision | str = Precision.AUTO,
     batch_size: int = PredictConfig.batch_size,
@@ -141,7 +141,7 @@ def load(
         device=Device(device),
         precision=Precision(precision),
         tta=tta,
-        raw=raw,
+        uncalibrated=uncalibrated,
         batch_size=batch_size,
     )
 
@@ -157,17 +157,17 @@ class Predictor:
         device: Device,
         precision: Precision,
         tta: bool,
-        raw: bool,
+        uncalibrated: bool,
         batch_size: int,
     ) -> None:
-        from histocli.inference.predictor import Scorer
+        from histocli.inference.checkpoints import load_predictor
 
         self._workspace, self._batch_size = workspace, batch_size
-        self._scorer = Scorer(workspace, ckpt, device, precision, tta=tta, raw=raw)
-        self.threshold = self._scorer.threshold()
+        self._predictor = load_predictor(workspace, ckpt, device, precision, tta=tta, raw=uncalibrated)
+        self.threshold = self._predictor.threshold()
 
     def __repr__(self) -> str:
-        return f"<histocli.Predictor: {'; '.join(m.checkpoint.describe() for m in self._scorer.members)}>"
+        return f"<histocli.Predictor: {'; '.join(m.checkpoint.describe() for m in self._predictor.members)}>"
 
     def predict_proba(self, patches: "np.ndarray") -> "np.ndarray":
         """Return the tumour probabilities, float64 (N,), of patches, uint8 (N,96,96,3) in RGB order.
@@ -176,7 +176,6 @@ class Predictor:
             UsageError: the array has another shape or type.
         """
         import numpy as np
-        import torch
 
         from histocli.compute.device import compute_settings
 
@@ -185,8 +184,7 @@ class Predictor:
             raise UsageError(reason, "give patches as uint8 (N,96,96,3) in RGB order")
         with compute_settings():
             batches = (patches[i : i + self._batch_size] for i in range(0, len(patches), self._batch_size))
-            tensors = (torch.from_numpy(np.ascontiguousarray(batch)).permute(0, 3, 1, 2) for batch in batches)
-            scores = [self._scorer.score(images.to(self._scorer.compute.device)).probs for images in tensors]
+            scores = [self._predictor.predict_array(np.ascontiguousarray(batch)).probs for batch in batches]
         return np.concatenate(scores) if scores else np.empty(0)
 
     def predict(
@@ -215,9 +213,12 @@ class Predictor:
         def warn(error: HistoError) -> None:
             warnings.warn(str(error), stacklevel=2)
 
-        size = self._scorer.at_once(self._batch_size)
+        size = self._predictor.chunk_size(self._batch_size)
         patches = open_inputs(inputs, self._workspace, resize).patches
-        with compute_settings(), closing(self._scorer.chunks(patches, size, warn, lambda done: None)) as chunks:
+        with (
+            compute_settings(),
+            closing(self._predictor.predict_patches(patches, size, warn, lambda done: None)) as chunks,
+        ):
             for chunk in chunks:
                 if chunk.patches:
                     yield self._table([patch.id for patch in chunk.patches], chunk.scores.probs)

@@ -45,6 +45,14 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+class Engine(StrEnum):
+    """What runs the network: PyTorch, or ONNX Runtime on the file that `histo export` wrote."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    ONNX = "onnx"
+
+
 class Resize(StrEnum):
     """How an image of another size becomes a patch of 96x96 pixels."""
 
@@ -226,6 +234,7 @@ class EvalConfig:
     halve: bool = False  # halve the batches that do not fit the memory: --batch-size auto
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    engine: Engine = Engine.AUTO
 
 
 @dataclass(frozen=True)
@@ -246,6 +255,7 @@ class PredictConfig:
     halve: bool = False  # halve the batches that do not fit the memory: --batch-size auto
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    engine: Engine = Engine.AUTO
 
 
 @dataclass(frozen=True)

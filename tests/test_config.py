@@ -54,12 +54,11 @@ def defaults(config):
 def test_the_command_line_takes_its_options_and_defaults_from_the_dataclass(command):
     expected = defaults(CONFIGS[command])
     expected.pop("halve", None)  # which --batch-size auto sets
-    former = {"raw", "flags"}  # hidden options
     parameters = inspect.signature(COMMANDS[command].callback).parameters
     found = {
         name: plain(parameter.default)
         for name, parameter in parameters.items()
-        if name not in {"ctx", "inputs", *former}
+        if name not in {"ctx", "inputs", "raw", "flags"}
     }
     assert found.keys() - MODES.get(command, set()) == expected.keys()
     differing = {name for name in expected if found[name] != expected[name]}
@@ -114,7 +113,7 @@ def _typed_only():
 
 def test_load_takes_the_defaults_of_predict():
     parameters = inspect.signature(api.load).parameters
-    for name in ("tta", "raw", "device", "precision", "batch_size"):
+    for name in ("tta", "uncalibrated", "device", "precision", "batch_size"):
         assert parameters[name].default == getattr(PredictConfig, name)
 
 

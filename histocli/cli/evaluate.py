@@ -60,6 +60,7 @@ def evaluate(
     batch_size: options.BatchSize = EvalConfig.batch_size,
     device: options.DeviceOption = EvalConfig.device,
     precision: options.PrecisionOption = EvalConfig.precision,
+    engine: options.EngineOption = EvalConfig.engine,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -89,6 +90,7 @@ def evaluate(
         halve=batch_size == options.AUTO,
         device=device,
         precision=precision,
+        engine=engine,
     )
     _evaluate(state, config, compare, json)
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from histocli.config import CHECKPOINT, Device, Precision, Resize
+from histocli.config import CHECKPOINT, Device, Engine, Precision, Resize
 
 AUTO = 0  # the value of `--batch-size auto`
 
@@ -75,6 +75,14 @@ PrecisionOption = Annotated[
         "--precision",
         envvar="HISTO_PRECISION",
         help="Number format; auto takes the fastest.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="What runs the network: torch, or onnx on the file of histo export; auto takes that on a CPU in fp32.",
         rich_help_panel=COMPUTE,
     ),
 ]

@@ -67,6 +67,7 @@ def predict(
     batch_size: options.BatchSize = PredictConfig.batch_size,
     device: options.DeviceOption = PredictConfig.device,
     precision: options.PrecisionOption = PredictConfig.precision,
+    engine: options.EngineOption = PredictConfig.engine,
 ) -> None:
     """Write a tumour probability for every patch as CSV: id,label."""
     state: State = ctx.obj
@@ -88,6 +89,7 @@ def predict(
         halve=batch_size == options.AUTO,
         device=device,
         precision=precision,
+        engine=engine,
     )
     total: list[int | None] = [None]
 

@@ -11,9 +11,9 @@ from histocli.compute.world import ALONE, World
 from histocli.config import EvalConfig, Part, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, load_predictor
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
-from histocli.inference.predictor import STORED, Member, Scorer
 from histocli.inference.score_table import clusters_of, metrics_by, write_scores
 from histocli.metrics import Measurement, Uncertainty, uncertainty
 from histocli.metrics import evaluate as measure
@@ -65,43 +65,38 @@ def evaluate(
     """
     on_disk = config.data is not None and Path(config.data).exists()
     _check(workspace, config, on_disk)
-    scorer, threshold = world.each(lambda: _open(workspace, config))
-    world.agree([[member.sha256 for member in scorer.members], scorer.kind], "checkpoints or devices")
-    for member in scorer.members:
+    predictor, threshold = world.each(lambda: _open(workspace, config))
+    world.agree([[member.sha256 for member in predictor.members], predictor.kind], "checkpoints or devices")
+    for member in predictor.members:
         on_start(member.checkpoint.describe())
-    on_start(scorer.reason)
+    on_start(predictor.reason)
     if on_disk:
-        scored = score_folder(workspace, scorer, config, on_progress, on_unreadable, world)
+        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, world)
     else:
-        scored = score_packed(workspace, scorer, config, on_progress, world)
-    return world.lead(lambda: _write(workspace, config, scorer, scored, threshold))
+        scored = score_packed(workspace, predictor, config, on_progress, world)
+    return world.lead(lambda: _write(workspace, config, predictor, scored, threshold))
 
 
-def _open(workspace: Workspace, config: EvalConfig) -> tuple[Scorer, float]:
-    scorer = Scorer(
-        workspace,
-        config.ckpt,
-        config.device,
-        config.precision,
-        tta=config.tta,
-        raw=config.uncalibrated,
-        halve=config.halve,
-    )
-    return scorer, scorer.threshold(config.threshold)
+def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
+    options = {"tta": config.tta, "raw": config.uncalibrated, "halve": config.halve}
+    predictor = load_predictor(workspace, config.ckpt, config.device, config.precision, config.engine, **options)
+    return predictor, predictor.threshold(config.threshold)
 
 
-def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, threshold: float) -> Evaluation:
+def _write(
+    workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, threshold: float
+) -> Evaluation:
     """Measure the scores, and write both."""
-    is_best = [_is_best(workspace, member) for member in scorer.members]
+    is_best = [_is_best(workspace, member) for member in predictor.members]
     folder = None if scored.packed else str(Path(config.data or "").resolve())
-    path = _unused(_path(workspace, config, scorer, scored, all(is_best)), _run_name(scorer), scored, folder)
+    path = _unused(_path(workspace, config, predictor, scored, all(is_best)), _run_name(predictor), scored, folder)
     measured, before, unsure = _measure(scored.table, threshold)
     report = EvaluationReport(
-        run=_run_name(scorer),
+        run=_run_name(predictor),
         data=scored.data,
         split=scored.split,
         folder=folder,
-        checkpoints=tuple(map(_evaluated, scorer.members)),
+        checkpoints=tuple(map(_evaluated, predictor.members)),
         manifest_sha256=scored.manifest_sha256,
         tta=config.tta,
         is_calibrated=not config.uncalibrated,
@@ -109,7 +104,7 @@ def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Sco
         packed=scored.packed,
         n_in_training=scored.known.n_in_training,
         n_in_validation=scored.known.n_in_validation,
-        calibration_mismatch=config.tta or len(scorer.members) > 1,
+        calibration_mismatch=config.tta or len(predictor.members) > 1,
         scores=path.with_suffix(".csv").name,
         threshold_rule=config.threshold,
         measured=measured,
@@ -121,11 +116,13 @@ def _write(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Sco
     write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
     write_evaluation(path, report)
     if is_best == [True]:
-        add_evaluations(workspace, scorer.members[0].checkpoint.run, scorer.members[0].sha256)
+        add_evaluations(workspace, predictor.members[0].checkpoint.run, predictor.members[0].sha256)
     return Evaluation(path, report)
 
 
-def _path(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scored, is_best: bool) -> Path:
+def _path(
+    workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, is_best: bool
+) -> Path:
     """The file of an evaluation: its name says the checkpoints, the data, and every unusual option."""
     unusual = {
         "tta": config.tta,
@@ -133,9 +130,9 @@ def _path(workspace: Workspace, config: EvalConfig, scorer: Scorer, scored: Scor
         f"at-{config.threshold.replace('=', '-')}": config.threshold != STORED,
         config.resize.value: config.resize is not Resize.CROP,
     }
-    name = _run_name(scorer)
+    name = _run_name(predictor)
     if not is_best or name.endswith("-more"):
-        name += "-" + sha256("".join(member.sha256 for member in scorer.members).encode()).hexdigest()[:8]
+        name += "-" + sha256("".join(member.sha256 for member in predictor.members).encode()).hexdigest()[:8]
     parts = [name, scored.data, scored.split, *(option for option, is_set in unusual.items() if is_set)]
     return workspace.metrics_dir / f"{checked_name('-'.join(parts), 'metrics file')}.json"
 
@@ -219,8 +216,8 @@ def _evaluated(member: Member) -> EvaluatedCheckpoint:
     )
 
 
-def _run_name(scorer: Scorer) -> str:
-    return _joined([member.checkpoint.run for member in scorer.members])
+def _run_name(predictor: CheckpointPredictor) -> str:
+    return _joined([member.checkpoint.run for member in predictor.members])
 
 
 def _joined(names: list[str], separator: str = "-and-", longest: int = 60) -> str:

@@ -39,7 +39,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
 
     It gives probabilities (N,), calibrated by the checkpoint's temperature, and log odds before that (N,). Before the
     file has its name, what is in it scores some patches, in batches of several sizes, and is compared with the
-    checkpoint. Under the name that it has in the workspace by default, `Scorer` takes it.
+    checkpoint. Under the name that it has in the workspace by default, `histo eval` and `histo predict` use it.
 
     Raises:
         HistoError: the checkpoint cannot be used, a package is missing, or the two do not agree.

@@ -1,10 +1,12 @@
-"""`histo predict`: a tumour probability for every patch, written as it is computed."""
+"""`histo predict`: a tumour probability for every patch."""
 
 import math
-from collections.abc import Callable
-from contextlib import closing
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
-from itertools import groupby
+from itertools import islice
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import histocli
@@ -13,16 +15,18 @@ from histocli.compute.world import ALONE, World
 from histocli.config import OnError, Output, PredictConfig
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
 from histocli.errors import HistoError, UsageError
+from histocli.fs import hold
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_predictor
 from histocli.inference.parts import Parts
-from histocli.inference.predictor import STORED, ScoredChunk, Scorer
+from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import COLUMNS, Flagger
-from histocli.inference.writers import Table, Writer, written
+from histocli.inference.writers import Table, Writer, is_stream, open_part, open_writer
 from histocli.metrics.thresholds import fixed
 from histocli.workspace import Workspace
 
 
 class Prediction(NamedTuple):
-    """How many patches were scored, how many could not be read, and how many bear each flag.
+    """How many patches were scored, how many could not be read, and how many have each flag.
 
     `duplicates` is whether it was known which patches were trained on, where flags were asked for.
     """
@@ -33,41 +37,62 @@ class Prediction(NamedTuple):
     duplicates: bool
 
 
-class _Task(NamedTuple):
-    """Everything opened, and ready to score."""
-
-    scorer: Scorer
-    threshold: float | None
-    flagger: Flagger | None
-    inputs: Inputs
-    size: int  # of the chunks that are scored at a time
-
-    @property
-    def kinds(self) -> dict[str, type]:
-        """The columns of the result."""
-        columns = {"id": str, "label": float} | ({} if self.threshold is None else {"class": int})
-        return columns | (COLUMNS if self.flagger else {})
-
-
 @dataclass
-class _Tally:
-    """What was met on the way; `unreadable` are the errors as text."""
+class _Counts:
+    """How many patches were scored and have each flag; `unreadable` are the messages of those that cannot be read."""
 
     scored: int = 0
     unreadable: list[str] = field(default_factory=list)
     flagged: dict[str, int] = field(default_factory=dict)
 
-    def add(self, other: "_Tally") -> None:
-        """Count what another has met, too."""
+    def add(self, other: "_Counts") -> None:
+        """Add the counts of other patches."""
         self.scored += other.scored
         self.unreadable += other.unreadable
         for flag, count in other.flagged.items():
             self.flagged[flag] = self.flagged.get(flag, 0) + count
 
-    def prediction(self, task: _Task) -> Prediction:
-        """The result of it all."""
-        known = task.flagger is None or task.flagger.duplicates
-        return Prediction(self.scored, len(self.unreadable), self.flagged, known)
+
+class _Job(NamedTuple):
+    """Everything that `predict` has opened, ready to score."""
+
+    config: PredictConfig
+    predictor: CheckpointPredictor
+    threshold: float | None
+    flagger: Flagger | None
+    inputs: Inputs
+    lines: list[bytes] | None  # the paths that were read from stdin
+    size: int  # of the chunks that are scored at a time
+
+    @property
+    def kinds(self) -> dict[str, type]:
+        """The columns of the result, with their types."""
+        columns = {"id": str, "label": float} | ({} if self.threshold is None else {"class": int})
+        return columns | (COLUMNS if self.flagger else {})
+
+    def write(self, chunk: ScoredChunk, writer: Writer) -> _Counts:
+        """Write the rows of a chunk, and count its patches."""
+        counts = _Counts(len(chunk.patches), [str(error) for error in chunk.failures])
+        if chunk.patches:
+            table = self._table(chunk)
+            writer.rows(table)
+            for flag in ";".join(filter(None, table.get("flags", []))).split(";"):
+                if flag:
+                    counts.flagged[flag] = counts.flagged.get(flag, 0) + 1
+        return counts
+
+    def _table(self, chunk: ScoredChunk) -> Table:
+        """Return the rows of a chunk, by column."""
+        probs = chunk.scores.probs
+        table: Table = {"id": [patch.id for patch in chunk.patches], "label": probs.tolist()}
+        if self.threshold is not None:
+            table["class"] = (probs >= self.threshold).astype(int).tolist()
+        return table | (self.flagger.columns(chunk) if self.flagger else {})
+
+    def result(self, counts: _Counts) -> Prediction:
+        """Return what `predict` returns."""
+        known = self.flagger is None or self.flagger.duplicates
+        return Prediction(counts.scored, len(counts.unreadable), counts.flagged, known)
 
 
 @compute_settings()
@@ -82,99 +107,139 @@ def predict(
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
     world: World = ALONE,
 ) -> Prediction:
-    """Score every input patch in order, to `config.out` (whole or not at all) or to `stream` as it goes.
+    """Score every input patch in order, and write the results to the file `config.out`, or to `stream` as they come.
 
-    Several processes (`world`) make the same call; `on_start` and `on_progress` are told of what is this one's to do.
+    The file is written in parts: where such a job was killed, the same call continues from its finished parts. It
+    appears under its name only when all of it is written.
+
+    Several processes (`world`) make the same call; each scores its share. `on_start` and `on_progress` receive the
+    numbers of this process's patches.
 
     Raises:
         HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
             be read.
     """
     _check(config, world)
-    task = world.each(lambda: _open(workspace, config))
-    for member in task.scorer.members:
+    job = world.each(lambda: _open(workspace, config))
+    for member in job.predictor.members:
         on_checkpoint(member.checkpoint.describe())
 
-    def refuse(error: HistoError) -> None:
+    def report(error: HistoError) -> None:
         if config.errors is OnError.FAIL:
             raise error
         on_unreadable(error)
 
-    if world.size > 1:
-        return _predict_parts(workspace, config, task, world, on_start, on_progress, refuse)
-    on_start(task.scorer.reason, task.inputs.total)
-    tally = _Tally()
+    if _streams(config):
+        on_start(job.predictor.reason, job.inputs.total)
+        return _write_stream(job, config.out or stream, report, on_progress)
+    assert config.out is not None
+    lock = config.out.with_name(f".{config.out.name[:200]}.lock")
+    with ExitStack() as stack:  # only one process of the job can hold the lock
+        world.lead(lambda: stack.enter_context(hold(lock, str(config.out))))
+        return _write_parts(job, _made_of(workspace, job), world, on_start, report, on_unreadable, on_progress)
+
+
+def _write_stream(
+    job: _Job, to: Path | IO[str], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
+) -> Prediction:
+    """Write the rows as they are computed."""
+    counts = _Counts()
     with (
-        written(config.out or stream, config.format, task.kinds) as writer,
-        closing(task.scorer.chunks(task.inputs.patches, task.size, refuse, on_progress)) as chunks,
+        open_writer(to, job.config.format, job.kinds) as writer,
+        closing(job.predictor.predict_patches(job.inputs.patches, job.size, report, on_progress)) as chunks,
     ):
         for chunk in chunks:
-            tally.add(_write(chunk, task, writer))
-    return tally.prediction(task)
+            counts.add(job.write(chunk, writer))
+    return job.result(counts)
 
 
-def _predict_parts(
-    workspace: Workspace,
-    config: PredictConfig,
-    task: _Task,
+def _write_parts(
+    job: _Job,
+    made_of: dict[str, Any],
     world: World,
     on_start: Callable[[str, int | None], None],
-    on_progress: Callable[[int], None],
+    report: Callable[[HistoError], None],
     on_unreadable: Callable[[HistoError], None],
+    on_progress: Callable[[int], None],
 ) -> Prediction:
-    """Score this process's parts of the inputs; once all are there, the leading process puts them together.
+    """Score this process's share of the unfinished parts; when all parts are finished, join them.
 
-    Each part is made from whole batches of those that one process would score, so that the result is the same.
+    A part is made from whole chunks, and the chunks are the same for any number of processes, and so are the scores.
     """
-    assert config.out is not None
-    assert task.inputs.total is not None
-    total, size = task.inputs.total, task.size
-    made_of = world.each(lambda: _made_of(workspace, config, task))
+    out, total, size = job.config.out, job.inputs.total, job.size
+    assert out is not None
+    assert total is not None
     world.agree(made_of, "inputs, checkpoints or devices")
-    parts = Parts(config.out, made_of, math.ceil(total / size), world)
-    on_start(task.scorer.reason, parts.size(total, size))
-    refuse = on_unreadable if config.errors is OnError.FAIL else lambda error: None  # else they are told in order
-    with closing(task.scorer.chunks(parts.share(task.inputs.patches, size), size, refuse, on_progress)) as chunks:
-        for index, group in groupby(enumerate(chunks), lambda pair: pair[0] // parts.chunks):
-            tally = _Tally()
-            with written(parts.path(parts.own[index]), config.format, task.kinds) as writer:
-                for _, chunk in group:
-                    tally.add(_write(chunk, task, writer))
-            parts.finish(parts.own[index], asdict(tally))
-    world.gather(None)
-    return world.lead(lambda: _merge(config, task, parts, on_unreadable))
+    parts = Parts(out, made_of, math.ceil(total / size), world)
+    before = total - parts.unfinished_size(total, size)
+    resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
+    on_start(job.predictor.reason + resumed, parts.share_size(total, size))
+    if world.size == 1:
+        for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
+            _report_all(_Counts(**parts.read_counts(number)), on_unreadable)
+    elif job.config.errors is OnError.SKIP:
+        report = lambda error: None  # noqa: E731 - several processes' errors are reported in order, at the end
+    patches = parts.share(job.inputs.patches, size)
+    try:
+        with closing(job.predictor.predict_patches(patches, size, report, on_progress)) as chunks:
+            for number in parts.own:
+                _write_part(job, parts, number, islice(chunks, parts.chunks))
+    except BaseException:
+        if world.size == 1:
+            parts.remove_unless_begun()
+        raise
+    world.gather(None)  # wait until every process has finished its parts
+    return world.lead(lambda: _join(job, parts, on_unreadable if world.size > 1 else lambda error: None))
 
 
-def _merge(config: PredictConfig, task: _Task, parts: Parts, on_unreadable: Callable[[HistoError], None]) -> Prediction:
-    """Put the finished parts together, and remove them."""
-    assert config.out is not None
-    whole = _Tally()
-    with written(config.out, config.format, task.kinds) as writer:
-        for number, facts in enumerate(parts.facts()):
+def _write_part(job: _Job, parts: Parts, number: int, chunks: Iterator[ScoredChunk]) -> None:
+    counts = _Counts()
+    with (
+        parts.write(number, lambda: asdict(counts)) as path,
+        open_part(path, job.config.format, job.kinds) as writer,
+    ):
+        for chunk in chunks:
+            counts.add(job.write(chunk, writer))
+
+
+def _join(job: _Job, parts: Parts, on_unreadable: Callable[[HistoError], None]) -> Prediction:
+    """Join the finished parts into the file, and remove them."""
+    counts = _Counts()
+    with open_writer(parts.target, job.config.format, job.kinds) as writer:
+        for number in range(parts.count):
             writer.append(parts.path(number))
-            whole.add(_Tally(**facts))
+            counts.add(_Counts(**parts.read_counts(number)))
     parts.remove()
-    for text in whole.unreadable:
-        on_unreadable(HistoError(text))
-    return whole.prediction(task)
+    _report_all(counts, on_unreadable)
+    return job.result(counts)
 
 
-def _made_of(workspace: Workspace, config: PredictConfig, task: _Task) -> dict[str, Any]:
-    """All that decides what the result holds."""
+def _report_all(counts: _Counts, on_unreadable: Callable[[HistoError], None]) -> None:
+    for message in counts.unreadable:
+        on_unreadable(HistoError(message))
+
+
+def _made_of(workspace: Workspace, job: _Job) -> dict[str, Any]:
+    """Return everything that decides what the result contains."""
     options = ("format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
     return {
         "histo": histocli.__version__,
-        "inputs": fingerprint(config.inputs, workspace),
-        "total": task.inputs.total,
-        "size": task.size,
-        "checkpoints": [member.sha256 for member in task.scorer.members],
-        "compute": task.scorer.kind,
-        **{name: getattr(config, name) for name in options},
+        "inputs": fingerprint(job.config.inputs, workspace, job.lines),
+        "total": job.inputs.total,
+        "size": job.size,
+        "checkpoints": [member.sha256 for member in job.predictor.members],
+        "compute": job.predictor.kind,
+        **{name: getattr(job.config, name) for name in options},
     }
 
 
+def _streams(config: PredictConfig) -> bool:
+    """Whether the results are written as they come, and not to a file."""
+    return config.out is None or is_stream(config.out, config.format)
+
+
 def _check(config: PredictConfig, world: World) -> None:
-    if world.size > 1 and (config.out is None or STDIN in config.inputs):
+    if world.size > 1 and (_streams(config) or STDIN in config.inputs):
         raise UsageError("several processes need inputs to share and a file to write", "name both: --out FILE")
     if config.format is Output.PARQUET and config.out is None:
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
@@ -184,38 +249,22 @@ def _check(config: PredictConfig, world: World) -> None:
         raise UsageError(f"--out {config.out} is a folder", "name the file to write")
 
 
-def _open(workspace: Workspace, config: PredictConfig) -> _Task:
-    scorer = Scorer(
+def _open(workspace: Workspace, config: PredictConfig) -> _Job:
+    predictor = load_predictor(
         workspace,
         config.ckpt,
         config.device,
         config.precision,
+        config.engine,
         tta=config.tta,
         raw=config.uncalibrated,
         spread=config.qc,
         halve=config.halve,
     )
-    threshold = None if config.threshold is None else scorer.threshold(config.threshold)
-    flagger = Flagger(workspace, [member.checkpoint for member in scorer.members]) if config.qc else None
-    inputs = open_inputs(config.inputs, workspace, config.resize)
-    return _Task(scorer, threshold, flagger, inputs, scorer.at_once(config.batch_size))
-
-
-def _write(chunk: ScoredChunk, task: _Task, writer: Writer) -> _Tally:
-    tally = _Tally(len(chunk.patches), [str(error) for error in chunk.failures])
-    if chunk.patches:
-        table = _table(chunk, task.threshold, task.flagger)
-        writer.rows(table)
-        for flag in ";".join(filter(None, table.get("flags", []))).split(";"):
-            if flag:
-                tally.flagged[flag] = tally.flagged.get(flag, 0) + 1
-    return tally
-
-
-def _table(chunk: ScoredChunk, threshold: float | None, flagger: Flagger | None) -> Table:
-    """The rows of a chunk, by column."""
-    probs = chunk.scores.probs
-    table: Table = {"id": [patch.id for patch in chunk.patches], "label": probs.tolist()}
-    if threshold is not None:
-        table["class"] = (probs >= threshold).astype(int).tolist()
-    return table | (flagger.columns(chunk) if flagger else {})
+    threshold = None if config.threshold is None else predictor.threshold(config.threshold)
+    flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
+    lines = None
+    if STDIN in config.inputs and not _streams(config):  # the parts of a file need to know all of their inputs
+        lines = [line for line in sys.stdin.buffer if line.strip(b"\r\n")]
+    inputs = open_inputs(config.inputs, workspace, config.resize, lines)
+    return _Job(config, predictor, threshold, flagger, inputs, lines, predictor.chunk_size(config.batch_size))

@@ -1,7 +1,8 @@
-"""Patches on all cores of a processor at once, each core with patches of its own.
+"""Compute on all cores of a processor at once, with different patches on each core.
 
-Two cores that work on one convolution wait for each other at the end of it, hundreds of times a batch; with patches of
-their own they meet once. A network that trains is not parted so: its batch norm is to see the whole batch.
+Two cores that share one convolution must wait for each other at its end, hundreds of times in a batch. If each core has
+its own patches, they wait only once, at the end of the batch. Training does not work like this: batch norm needs the
+whole batch.
 """
 
 import math
@@ -14,52 +15,55 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-PIECE = 64  # patches that a core scores at a time: with more they leave its caches, fewer cost more calls
-FEWEST = 32  # patches that a core of its own pays for
+PIECE = 64  # patches that one core scores at a time: more do not fit its caches, and fewer need more calls
+FEWEST = 32  # patches that are worth a core of their own
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Cores:
-    """Threads that compute side by side, with torch's threads shared out among them."""
+    """Threads that compute side by side; torch's threads are divided among them."""
 
     def __init__(self, count: int, threads: int) -> None:
         self.count = count
-        self.pool = ThreadPoolExecutor(count, "histo-core", _take_threads, (threads // count,))
+        self.pool = ThreadPoolExecutor(count, "histo-core", _set_thread_count, (threads // count,))
         started = Barrier(count)
         try:
-            list(self.pool.map(lambda _: started.wait(), range(count)))  # each exists and has set its own number
-        except RuntimeError:  # one cannot be started: the others wait for it
+            list(self.pool.map(lambda _: started.wait(), range(count)))  # now every thread has set its own number
+        except RuntimeError:  # a thread cannot be started, and the other threads wait for it
             started.abort()
             raise
         torch.set_num_threads(threads)
 
-    def map(self, function: Callable[[T], R], shares: Iterable[T]) -> list[R]:
-        """What `function` makes of each share, in order."""
-        return list(self.pool.map(function, shares))
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return `function(item)` for each item, in the order of the items."""
+        return list(self.pool.map(function, items))
 
 
-_cores = cache(Cores)  # made once, and again only where torch's number of threads is set anew
+_cores = cache(Cores)  # one set of threads for each number of torch's threads
 
 
 def every_core() -> Cores:
-    """A thread for each of torch's, which computes with no other's help."""
+    """Return one thread for each of torch's threads; each computes alone."""
     threads = torch.get_num_threads()
     return _cores(threads, threads)
 
 
-def in_pieces(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """What `function` makes of a batch (N,...), which it gives as (...,N), computed on all cores of the processor."""
+def map_pieces(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Apply a function to a batch, on a CPU in pieces on all cores, and join what it returns.
+
+    Takes images (N,...), and a function that returns (...,k) for k images; returns (...,N).
+    """
     if images.device.type != "cpu":
         return function(images)
     count = max(1, min(torch.get_num_threads(), len(images) // FEWEST))
     pieces = images.split(max(1, min(PIECE, math.ceil(len(images) / count))))
-    made = map(function, pieces) if count == 1 else _cores(count, torch.get_num_threads()).map(function, pieces)
-    return torch.cat(list(made), -1)
+    results = map(function, pieces) if count == 1 else _cores(count, torch.get_num_threads()).map(function, pieces)
+    return torch.cat(list(results), -1)
 
 
-def _take_threads(count: int) -> None:
-    """Let this thread compute with `count` threads, whatever others set later."""
+def _set_thread_count(count: int) -> None:
+    """Let the calling thread compute with `count` threads, even if other threads set another number later."""
     torch.set_num_threads(count)
-    torch.get_num_threads()  # a thread takes the process's number at its first look, and must have had it
+    torch.get_num_threads()  # a thread reads the number of the process once, at its first call: let that be now

@@ -14,12 +14,13 @@ import numpy as np
 from histocli.config import Resize
 from histocli.data import MAX_PIXELS
 from histocli.data.dataset import open_packed
-from histocli.data.images import decode_patch, fit
+from histocli.data.decoding import ImageFile
+from histocli.data.images import fit
 from histocli.data.manifest import file_sha256
 from histocli.data.store import map_array
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
-from histocli.sources.files import File, file_at, list_files, list_images, read_bytes
+from histocli.sources.files import File, file_at, list_files, list_images
 from histocli.sources.folder import unique_ids
 from histocli.workspace import Workspace
 
@@ -38,19 +39,20 @@ class Inputs(NamedTuple):
     patches: Iterable[Patch]
 
 
-def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize) -> Inputs:
+def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize, lines: list[bytes] | None = None) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
     A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
     else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
     row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
+    `lines` are the paths of `-`, if they were read before.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or holds no image.
     """
     if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
         return _from_files([file for name in names for file in _list_prefixed_files(name)], resize)
-    inputs = [_open_input(name, workspace, resize) for name in names]
+    inputs = [_open_input(name, workspace, resize, lines) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
     totals = [one.total for one in inputs]
@@ -66,13 +68,15 @@ def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
     return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
-def fingerprint(names: Sequence[str], workspace: Workspace) -> str:
+def fingerprint(names: Sequence[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
     """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time."""
     digest = sha256()
     for name in names:
         path = Path(name)
         digest.update(f"{path.absolute()}\n".encode("utf-8", "surrogateescape"))
-        if path.is_dir():
+        if name == STDIN:
+            digest.update(b"".join(lines or []))
+        elif path.is_dir():
             digest.update("\n".join(file.name for file in _images(path)).encode())
         elif path.is_file():
             digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
@@ -81,10 +85,11 @@ def fingerprint(names: Sequence[str], workspace: Workspace) -> str:
     return digest.hexdigest()
 
 
-def _open_input(name: str, workspace: Workspace, resize: Resize) -> Inputs:
+def _open_input(name: str, workspace: Workspace, resize: Resize, lines: list[bytes] | None) -> Inputs:
     path = Path(name)
     if name == STDIN:
-        return Inputs(None, _from_lines(sys.stdin.buffer, resize))
+        total, source = (None, sys.stdin.buffer) if lines is None else (len(lines), lines)
+        return Inputs(total, _from_lines(source, resize))
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
             return _from_dataset(workspace, name)
@@ -118,11 +123,7 @@ def _list_prefixed_files(name: str) -> list[File]:
 
 def _from_files(files: list[File], resize: Resize) -> Inputs:
     pairs = zip(unique_ids(files), files, strict=True)
-    return Inputs(len(files), (Patch(key, _loader(file, resize)) for key, file in pairs))
-
-
-def _loader(file: File, resize: Resize) -> Any:
-    return lambda: decode_patch(read_bytes(file), file.name, resize)
+    return Inputs(len(files), (Patch(key, ImageFile(file.name, file.read, resize)) for key, file in pairs))
 
 
 def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
@@ -130,7 +131,7 @@ def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
     for line in lines:
         if name := os.fsdecode(line.rstrip(b"\r\n")):
             file = file_at(Path(name), name)
-            yield Patch(file.name, _loader(file, resize))
+            yield Patch(file.name, ImageFile(file.name, file.read, resize))
 
 
 def _from_dataset(workspace: Workspace, name: str) -> Inputs:

@@ -3,16 +3,17 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-import numpy as np
-
+from histocli.data.decoding import Decoded, DecodingProcesses, Loader, decode_all
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
 from histocli.threads import thread_count
 
 CHUNK = 64  # patches in a task: enough to make the cost of a task itself negligible, few enough to need little memory
+_FEW = 4096  # patches that threads have loaded before processes have started
 _MAX_WORKERS = 8
 
 T = TypeVar("T")
@@ -61,23 +62,34 @@ def ordered(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahea
         wait(pending)
 
 
-def load_chunk(patches: list[Patch]) -> Chunk:
+def load_chunk(patches: list[Patch], decode: Callable[[list[Loader]], Decoded] = decode_all) -> Chunk:
     """Load every patch of the list; those that cannot be read are listed as failures."""
-    good: list[Patch] = []
-    pixels: list[Pixels] = []
-    failures: list[tuple[str, HistoError]] = []
-    for patch in patches:
-        try:
-            pixels.append(patch.load())
-            good.append(patch)
-        except HistoError as error:
-            failures.append((patch.id, error))
-    stacked = np.stack(pixels) if pixels else np.empty((0, 96, 96, 3), np.uint8)
-    return Chunk(good, stacked, failures)
+    pixels, errors = decode([patch.load for patch in patches])
+    good = [patch for i, patch in enumerate(patches) if i not in errors]
+    return Chunk(good, pixels, [(patches[i].id, error) for i, error in errors.items()])
 
 
 def load_chunks(
-    patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None
+    patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None, *, processes: int = 0
 ) -> Generator[Chunk, None, None]:
-    """Load patches on worker threads and yield them in order, `size` at a time."""
-    return map_ordered(load_chunk, chunked(patches, size), workers or worker_count())
+    """Load patches and yield them in order, `size` at a time.
+
+    They are loaded on `workers` threads, or with `processes` in that many processes, which pay for many image files
+    where a GPU waits for them: see `decoding`.
+    """
+    chunks, workers = chunked(patches, size), workers or worker_count()
+    if not processes:
+        return map_ordered(load_chunk, chunks, workers)
+    return _load_in_processes(chunks, islice(chunks, _FEW // size), workers, processes)
+
+
+def _load_in_processes(
+    chunks: Iterator[list[Patch]], first: Iterator[list[Patch]], workers: int, processes: int
+) -> Generator[Chunk, None, None]:
+    """Load the first chunks on threads, since few files do not pay for starting processes, and all others in these."""
+    yield from map_ordered(load_chunk, first, workers)
+    pool = DecodingProcesses(processes)
+    try:
+        yield from map_ordered(partial(load_chunk, decode=pool.decode), chunks, processes)
+    finally:
+        pool.close()

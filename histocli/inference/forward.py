@@ -1,79 +1,51 @@
-"""Probabilities for any stream of batches."""
+"""The forward pass: images in, log odds out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from histocli.compute.cores import in_pieces
+from histocli.compute.cores import map_pieces
 from histocli.compute.device import Compute
 from histocli.data.features import is_features
-from histocli.data.loaders import Batch
 from histocli.data.transforms import symmetries
-from histocli.errors import HistoError
 
 Network = Callable[[Tensor], Tensor]  # float images (N,3,96,96) in [0, 1], or their features (N,F) -> logits (N,2)
 
-
-@torch.inference_mode()
-def probabilities(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    compute: Compute,
-    *,
-    tta: bool = False,
-    on_progress: Callable[[int], None] = lambda done: None,
-) -> Tensor:
-    """The probability of tumour for every patch, in order: float32 (N,) on the CPU.
-
-    `tta` averages the probabilities over the eight flips and right-angle rotations.
-
-    Raises:
-        HistoError: one is not finite.
-    """
-    model.eval()
-    scores: list[Tensor] = []
-    done = 0
-    for batch in batches:
-        scores.append(batch_probabilities(model, batch.images, compute, tta=tta))
-        done += len(batch.images)
-        on_progress(done)
-    return finite(torch.cat(scores)) if scores else torch.empty(0)
-
-
-def finite(probs: Tensor) -> Tensor:
-    """Give back probabilities (N,) on the CPU.
-
-    Raises:
-        HistoError: one is not finite.
-    """
-    probs = probs.cpu()
-    if not probs.isfinite().all():
-        raise HistoError("the network's probabilities are not finite", "use --precision fp32; in training, lower --lr")
-    return probs
+_LARGEST_PASS = 2048  # images in one forward pass over several views: more are not faster, and take more memory
 
 
 @torch.inference_mode()
-def batch_probabilities(model: Network, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
-    """The probability of tumour for uint8 images (N,3,96,96) on the device: float32 (N,), still there."""
-    return batch_log_odds(model, images, compute, tta=tta).sigmoid().mean(0)
+def batch_log_odds(network: Network, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
+    """Return the log odds of tumour for uint8 images (N,3,96,96) on the device: float32 (V,N) on the same device.
 
-
-def batch_log_odds(model: Network, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
-    """The log odds of tumour for uint8 images (N,3,96,96) on the device: float32 (V,N), still there.
-
-    V is 1, or 8 with `tta`: a row for each of the flips and right-angle rotations, the images themselves first.
+    V is 1, or 8 with `tta`: one row for each flip and right-angle rotation, and the first for the images as they are.
+    A GPU computes the eight views as one batch; on a CPU each core computes the views of its images in turn.
     """
 
     @torch.inference_mode()
-    def score(images: Tensor) -> Tensor:
+    def compute_piece(images: Tensor) -> Tensor:
         if is_features(images):
             views = [images]
         else:
             pixels = images.float().div_(255)
             views = symmetries(pixels) if tta else [pixels]
         with compute.autocast():
-            logits = [model(view) for view in views]
-        return torch.stack([view[:, 1].float() - view[:, 0].float() for view in logits])
+            logits = [network(batch) for batch in _join_views(views)]
+        return torch.cat([_log_odds(batch) for batch in logits]).view(len(views), len(images))
 
-    return in_pieces(score, images)
+    return map_pieces(compute_piece, images)
+
+
+def _join_views(views: list[Tensor]) -> list[Tensor]:
+    """Put several views into one batch where a GPU computes them, but at most `_LARGEST_PASS` images."""
+    size = len(views[0])
+    if len(views) == 1 or views[0].device.type == "cpu" or size == 0:
+        return views
+    together = max(1, min(len(views), _LARGEST_PASS // size))
+    return [torch.cat(views[first : first + together]) for first in range(0, len(views), together)]
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """Subtract the two logits of each image in fp32: (N,2) -> (N,)."""
+    return logits[:, 1].float() - logits[:, 0].float()

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
 from histocli.compute.world import World
 from histocli.config import EvalConfig, Part
@@ -20,8 +19,9 @@ from histocli.data.loaders import Batches
 from histocli.data.overlap_cache import known_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.errors import HistoError
+from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
-from histocli.inference.predictor import ScoredChunk, Scorer
+from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
 from histocli.sources.folder import RESIZED, FolderSource
 from histocli.workspace import Workspace
@@ -58,19 +58,19 @@ class Scored(NamedTuple):
 
 def score_packed(
     workspace: Workspace,
-    scorer: Scorer,
+    predictor: CheckpointPredictor,
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
     world: World,
 ) -> Scored:
     """Score a packed data set by name, or the validation split of the checkpoints' own runs."""
     manifests = ManifestCache()
-    checkpoints = [member.checkpoint for member in scorer.members]
+    checkpoints = [member.checkpoint for member in predictor.members]
     path = workspace.manifest_path(config.data) if config.data else _own_manifest(workspace, checkpoints, manifests)
     world.agree(world.each(lambda: manifests.sha256(path)), "manifests")
     part = config.split or (Part.ALL if config.data else Part.VAL)
     subset = labelled_part(open_subset(workspace, path, manifests.read), part)
-    probs, raw = _score_subset(scorer, subset, config.batch_size, on_progress, world)
+    probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, world)
     table = subset.frame[[name for name in _COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
     table.insert(3, "raw", raw)
@@ -89,23 +89,17 @@ def score_packed(
 
 
 def _score_subset(
-    scorer: Scorer,
+    predictor: CheckpointPredictor,
     subset: Subset,
     batch_size: int,
     on_progress: Callable[[int, int | None], None],
     world: World,
 ) -> np.ndarray:
     """The probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
-    device = scorer.compute.device
+    device = predictor.compute.device
     batches = Batches(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, world=world)
-    share: list[np.ndarray] = [np.empty((0, 2))]
-    done = 0
-    for batch in batches.in_order():
-        scores = scorer.score(batch.images)
-        share.append(np.stack([scores.probs, scores.raw], 1))
-        done += world.size * len(scores.probs)
-        on_progress(min(done, len(batches)), len(batches))
-    return batches.joined(torch.from_numpy(np.concatenate(share))).numpy().T
+    scores = predictor.predict_packed(batches, lambda done: on_progress(done, len(batches)))
+    return np.stack([scores.probs, scores.raw])
 
 
 def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFrame") -> None:
@@ -148,7 +142,7 @@ class _FolderChunk(NamedTuple):
 
 def score_folder(
     workspace: Workspace,
-    scorer: Scorer,
+    predictor: CheckpointPredictor,
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
     on_unreadable: Callable[[HistoError], None],
@@ -160,10 +154,10 @@ def score_folder(
     location = Path(config.data or "")
     source = FolderSource([location], labels=config.labels, resize=config.resize)
     labelled = (patch for patch in source.patches() if patch.label is not None)
-    size = scorer.at_once(config.batch_size)
+    size = predictor.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % world.size == world.rank)
     progress = lambda done: on_progress(done * world.size, source.total)  # noqa: E731
-    with closing(scorer.chunks(share, size, on_unreadable, progress)) as chunks:
+    with closing(predictor.predict_patches(share, size, on_unreadable, progress)) as chunks:
         own = [_folder_chunk(chunk) for chunk in chunks]
     gathered = [chunk for turn in zip_longest(*world.gather(own)) for chunk in turn if chunk]  # in the files' order
     resized: Counter[str] = Counter()
@@ -182,7 +176,7 @@ def score_folder(
     table = pd.concat(tables, ignore_index=True).assign(slide="", data="", index="")
     table["sha1"] = [digest.hex() for digest in digests]
     counts = {**source.report.counts, **resized, "unreadable": unreadable}
-    checkpoints = [member.checkpoint for member in scorer.members]
+    checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
         data=folder_name(location),
         split="all",

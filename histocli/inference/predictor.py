@@ -1,58 +1,52 @@
-"""Checkpoints at work: calibrated tumour probabilities for any stream of patches, of one network or of several."""
+"""The one road from images to calibrated probabilities of tumour, for packed data, files and arrays.
+
+Validation during training, `histo eval` and `histo predict` all use `Predictor`.
+"""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from histocli.compute.cores import PIECE, every_core
-from histocli.compute.device import choose_compute
+from histocli.compute.device import Compute, thread_count
 from histocli.compute.memory import is_out_of_memory, memory_is_full
-from histocli.config import Device, ExportFormat, Precision
-from histocli.data.manifest import file_sha256
+from histocli.data.loaders import Batches
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
-from histocli.errors import HistoError, UsageError
-from histocli.inference.forward import Network, batch_log_odds, finite
-from histocli.metrics.calibration import probability, rescaled
+from histocli.errors import HistoError
+from histocli.inference.forward import Network, batch_log_odds
+from histocli.metrics.calibration import probability
 from histocli.metrics.curves import Floats
-from histocli.metrics.thresholds import choose_threshold, fixed
-from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.models.fuse import fold
-from histocli.models.onnx_network import OnnxNetwork, can_run
 from histocli.sources import Patch, Pixels
-from histocli.workspace import Workspace
 
-STORED = "stored"
-VIEWS = 8
+_CORES_FOR_PROCESSES = 4  # with fewer cores, processes that decode would take the time of this one
+_MOST_PROCESSES = 16  # that decode for one GPU: they decode more patches in a second than it scores
 
 
-class Member(NamedTuple):
-    """A checkpoint in use: the file and its SHA-256, what it holds, its network on the device, and who runs that."""
+class CalibratedNetwork(NamedTuple):
+    """A network on the device, and the temperature that its log odds are divided by."""
 
-    path: Path
-    sha256: str
-    checkpoint: Checkpoint
     network: Network
-    engine: str
+    temperature: float = 1.0
 
 
 class Scores(NamedTuple):
-    """Of N patches: the probabilities of tumour, uncalibrated too, and how far apart the eight views' are, all (N,)."""
+    """The scores of N patches, each float64 (N,).
+
+    `probs` are the probabilities of tumour, `raw` those before calibration, and `spread` is the largest minus the
+    smallest probability of the eight flips and right-angle rotations (0 where only one was computed).
+    """
 
     probs: Floats
     raw: Floats
     spread: Floats
 
 
-_NONE = Scores(np.empty(0), np.empty(0), np.empty(0))
-
-
 class ScoredChunk(NamedTuple):
-    """Some consecutive patches: those that could be read with their pixels (k,96,96,3) and scores; others' errors."""
+    """Consecutive patches: those that could be read, with their pixels (k,96,96,3) and scores; the others' errors."""
 
     patches: list[Patch]
     pixels: Pixels
@@ -60,134 +54,90 @@ class ScoredChunk(NamedTuple):
     failures: list[HistoError]
 
 
-class Scorer:
-    """One checkpoint on a device, or several whose probabilities are averaged.
+class Predictor:
+    """One network on a device, or several whose probabilities are averaged.
 
-    Each network's probability is that of the mean over the views of a patch (one, or with `tta` the eight flips and
-    right-angle rotations), then calibrated by the checkpoint's temperature unless `raw`. `spread` computes the eight
-    views even where one alone is scored. `halve` goes on with half as many patches at a time where memory is short.
+    The probability of one network is the mean over the views of a patch, calibrated by the network's temperature.
 
-    Raises:
-        UsageError: a checkpoint is given twice.
-        HistoError: a checkpoint or the device cannot be used.
+    Args:
+        networks: the networks, on the device, with their temperatures.
+        compute: the device and the number format.
+        tta: average over the eight flips and right-angle rotations instead of scoring the patch as it is.
+        raw: return uncalibrated probabilities as `probs` too.
+        spread: compute the eight views for `spread`, even without `tta`.
+        halve: where the memory is too small for a batch, continue with half as many patches at a time.
     """
 
     def __init__(
         self,
-        workspace: Workspace,
-        names: Sequence[str],
-        device: Device = Device.AUTO,
-        precision: Precision = Precision.AUTO,
+        networks: Sequence[CalibratedNetwork],
+        compute: Compute,
         *,
         tta: bool = False,
         raw: bool = False,
         spread: bool = False,
         halve: bool = False,
     ) -> None:
-        paths = [find_checkpoint(workspace, name) for name in names]
-        digests = [file_sha256(path) for path in paths]
-        for i, digest in enumerate(digests):
-            if digest in digests[:i]:
-                raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble is of different checkpoints")
-        checkpoints = [load_checkpoint(path) for path in paths]
-        self.compute = choose_compute(device, precision)
+        self.networks, self.compute = list(networks), compute
         self.tta, self.raw, self.spread, self.halve = tta, raw, spread, halve
-        self.fits: int | None = None  # the patches at a time that memory was found to be enough for
-        self.members = [
-            Member(path, digest, checkpoint, *self._network(workspace, checkpoint, digest))
-            for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True)
-        ]
+        self._largest_batch: int | None = None  # that fits the memory; None until a batch did not fit
+        for network, _ in self.networks:
+            if isinstance(network, nn.Module):
+                network.eval()
 
-    def _network(self, workspace: Workspace, checkpoint: Checkpoint, sha256: str) -> tuple[Network, str]:
-        """The checkpoint's network, and who runs it: ONNX Runtime, where it is faster and `histo export` was called."""
-        exported = workspace.export_path(sha256, ExportFormat.ONNX)
-        if not self._has_gpu and self.compute.precision is Precision.FP32 and exported.is_file() and can_run():
-            return OnnxNetwork(exported, sha256), "ONNX Runtime"
-        network = checkpoint.build().to(self.compute.device)
-        fold(network)
-        return network, "torch"
-
-    @property
-    def reason(self) -> str:
-        """Where and how it computes, and why."""
-        engines = {member.engine: None for member in self.members}
-        return f"{self.compute.reason}, by {' and '.join(engines)}"
-
-    @property
-    def kind(self) -> list[str]:
-        """What decides the last bits of a score: the kind of device, the number format, and who runs each network."""
-        return [self.compute.device.type, str(self.compute.precision), *(member.engine for member in self.members)]
-
-    def threshold(self, wanted: str = STORED) -> float:
-        """The threshold on this scorer's probabilities that `wanted` names.
-
-        A number is itself; `stored` is what training chose; a rule, such as `youden`, is applied to the validation
-        patches that the checkpoint keeps the scores of. Of several checkpoints the mean is taken.
-
-        Raises:
-            UsageError: it is none of these.
-            HistoError: a checkpoint keeps no validation scores to apply a rule to.
-        """
-        if wanted != STORED and (value := fixed(wanted)) is not None:
-            return value
-        found = [self._own_threshold(member.checkpoint, wanted) for member in self.members]
-        return sum(found) / len(found)
-
-    def _own_threshold(self, checkpoint: Checkpoint, wanted: str) -> float:
-        calibrated = checkpoint.threshold if wanted == STORED else _by_rule(checkpoint, wanted)
-        return rescaled(calibrated, checkpoint.temperature) if self.raw else calibrated
-
-    def score(self, images: Tensor) -> Scores:
+    def predict_batch(self, images: Tensor) -> Scores:
         """Score uint8 images (N,3,96,96) that are on the device.
 
         Raises:
-            HistoError: a probability is not finite, or memory is full.
+            HistoError: a probability is not finite, or the memory is too small.
         """
-        size = min(self.fits or len(images), len(images))
-        while True:
-            try:
-                parts = [self._score(part) for part in images.split(size)]
-                return Scores(*(np.concatenate(values) for values in zip(*parts, strict=True)))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if not self.halve or size == 1:
-                    raise memory_is_full(size) from error
-            self.fits = size = size // 2
-            if self.compute.device.type == "cuda":
-                torch.cuda.empty_cache()
+        return self._scores(self._log_odds(images))
 
-    def _score(self, images: Tensor) -> Scores:
-        raws, calibrated, spreads = [], [], []
-        for member in self.members:
-            views = batch_log_odds(member.network, images, self.compute, tta=self.tta or self.spread)
-            odds = finite(views).numpy().astype(np.float64)  # (V,N)
-            temperature = member.checkpoint.temperature
-            mean = _mean_log_odds(odds) if self.tta else odds[0]
-            raws.append(probability(mean))
-            calibrated.append(probability(mean, temperature))
-            spreads.append(probability(odds, 1.0 if self.raw else temperature))
-        raw = np.mean(raws, 0)
-        return Scores(raw if self.raw else np.mean(calibrated, 0), raw, np.ptp(np.mean(spreads, 0), 0))
+    def predict_array(self, pixels: Pixels, batch_size: int = 256) -> Scores:
+        """Score an array of patches, uint8 (N,96,96,3) in RGB order.
 
-    def at_once(self, batch_size: int) -> int:
-        """How many patches of a stream to score at a time where `batch_size` may be: a core takes fewer than a GPU."""
-        return batch_size if self._has_gpu else min(batch_size, PIECE)
+        Raises:
+            HistoError: as `predict_batch`.
+        """
+        batches = (pixels[first : first + batch_size] for first in range(0, len(pixels), batch_size))
+        return self._scores(self._join([self._log_odds(self._upload(batch)) for batch in batches]))
 
-    def chunks(
+    def predict_packed(self, batches: Batches, on_progress: Callable[[int], None] = lambda done: None) -> Scores:
+        """Score every patch of a loader, in the order of its rows.
+
+        Each process of a job scores its share, and all of them get the scores of all patches. `on_progress` receives
+        the number of patches that all processes together have scored so far.
+
+        Raises:
+            HistoError: as `predict_batch`.
+        """
+        log_odds: list[Tensor] = []  # they stay on the device, so that a GPU never waits for the CPU
+        done = 0
+        for batch in batches.in_order():
+            log_odds.append(self._log_odds(batch.images))
+            done += len(batch.images) * batches.world.size
+            on_progress(min(done, len(batches)))
+        share = self._scores(self._join(log_odds))
+        return Scores(*batches.joined(torch.from_numpy(np.stack(share, 1))).numpy().T)
+
+    def predict_patches(
         self,
         patches: Iterable[Patch],
         size: int,
-        on_unreadable: Callable[[HistoError], None],
-        on_progress: Callable[[int], None],
+        on_unreadable: Callable[[HistoError], None] = lambda error: None,
+        on_progress: Callable[[int], None] = lambda done: None,
     ) -> Generator[ScoredChunk, None, None]:
-        """Read and score a stream of patches, in order, `size` at a time.
+        """Read and score a stream of patches, `size` at a time, and yield them in order.
 
-        A processor's cores read and score a chunk each; a GPU scores what they read. `on_progress` is told how many
-        patches were taken so far, once whoever takes the chunks is done with them.
+        On a CPU each core reads and scores chunks of its own; a GPU scores what the CPU reads meanwhile.
+        `on_unreadable` receives the error of each patch that cannot be read, in order, before its chunk is yielded;
+        `on_progress` receives the number of patches so far, after the caller has used the chunk.
+
+        Raises:
+            HistoError: as `predict_batch`.
         """
         done = 0
-        with closing(self._scored(patches, size)) as chunks:
+        with closing(self._on_gpu(patches, size) if self.has_gpu else self._on_cores(patches, size)) as chunks:
             for chunk in chunks:
                 for error in chunk.failures:
                     on_unreadable(error)
@@ -195,40 +145,106 @@ class Scorer:
                 done += len(chunk.patches) + len(chunk.failures)
                 on_progress(done)
 
+    def chunk_size(self, batch_size: int) -> int:
+        """Return how many patches of a stream to score at a time: `batch_size` on a GPU, at most 64 on each core."""
+        return batch_size if self.has_gpu else min(batch_size, PIECE)
+
     @property
-    def _has_gpu(self) -> bool:
+    def has_gpu(self) -> bool:
+        """Whether the networks run on a GPU."""
         return self.compute.device.type != "cpu"
 
-    def _scored(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
-        if self._has_gpu:
-            with closing(load_chunks(patches, size)) as chunks:
-                yield from map(self._scored_chunk, chunks)
-        else:
-            cores = every_core()
-            yield from ordered(cores.pool, self._read_and_scored, chunked(patches, size), 2 * cores.count)
+    def _on_cores(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
+        cores = every_core()
+        return ordered(cores.pool, self._read_and_score, chunked(patches, size), 2 * cores.count)
 
-    def _read_and_scored(self, patches: list[Patch]) -> ScoredChunk:
-        return self._scored_chunk(load_chunk(patches))
+    def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:
+        chunk = load_chunk(patches)
+        return self._scored(chunk, self._start(chunk))
 
-    def _scored_chunk(self, chunk: Chunk) -> ScoredChunk:
-        scores = _NONE
-        if chunk.patches:
-            scores = self.score(torch.from_numpy(chunk.pixels).permute(0, 3, 1, 2).to(self.compute.device))
+    def _on_gpu(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
+        """Start each chunk before the scores of the chunk before it are used, so that the GPU always has work."""
+        before: tuple[Chunk, _Download] | None = None
+        cores = thread_count()
+        processes = min(_MOST_PROCESSES, cores - 2) if cores >= _CORES_FOR_PROCESSES else 0
+        with closing(load_chunks(patches, size, processes=processes)) as chunks:
+            for chunk in chunks:
+                started = chunk, self._start(chunk)
+                if before:
+                    yield self._scored(*before)
+                before = started
+        if before:
+            yield self._scored(*before)
+
+    def _start(self, chunk: Chunk) -> "_Download":
+        return _Download(self._log_odds(self._upload(chunk.pixels)) if chunk.patches else self._join([]))
+
+    def _scored(self, chunk: Chunk, log_odds: "_Download") -> ScoredChunk:
+        scores = self._scores(log_odds.wait())
         return ScoredChunk(chunk.patches, chunk.pixels, scores, [error for _, error in chunk.failures])
 
+    def _upload(self, pixels: Pixels) -> Tensor:
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.compute.device)
 
-def _by_rule(checkpoint: Checkpoint, rule: str) -> float:
-    """Apply the rule to the calibrated validation scores that the checkpoint keeps."""
-    if not checkpoint.validation:
-        raise HistoError(
-            f"the checkpoint of run {checkpoint.run} keeps no validation scores to find --threshold {rule} on",
-            "give a number, or train again",
-        )
-    labels, odds = (checkpoint.validation[name].numpy() for name in ("labels", "log_odds"))
-    return choose_threshold(rule, labels.astype(np.int64), probability(odds, checkpoint.temperature))
+    def _join(self, log_odds: list[Tensor]) -> Tensor:
+        return torch.cat(log_odds, 2) if log_odds else torch.empty(len(self.networks), 1, 0)
+
+    def _log_odds(self, images: Tensor) -> Tensor:
+        """Compute the log odds float32 (M,V,N) of M networks, V views and N images; they stay on the device."""
+        size = min(self._largest_batch or len(images), len(images))
+        while True:
+            try:
+                parts = images.split(size) if size else [images]
+                return self._join([self._forward(part) for part in parts])
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if not self.halve or size == 1:
+                    raise memory_is_full(size) from error
+            self._largest_batch = size = size // 2
+            if self.compute.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _forward(self, images: Tensor) -> Tensor:
+        all_views = self.tta or self.spread
+        return torch.stack([batch_log_odds(one.network, images, self.compute, tta=all_views) for one in self.networks])
+
+    def _scores(self, log_odds: Tensor) -> Scores:
+        """Turn log odds (M,V,N) into scores, in double precision on the CPU."""
+        odds = log_odds.cpu().numpy().astype(np.float64)
+        if not np.isfinite(odds).all():
+            hint = "use --precision fp32; in training, lower --lr"
+            raise HistoError("the network's probabilities are not finite", hint)
+        means = [_mean_log_odds(views) if self.tta else views[0] for views in odds]
+        raw = np.mean([probability(mean) for mean in means], 0)
+        if self.raw:
+            probs, views = raw, [probability(views) for views in odds]
+        else:
+            temperatures = [one.temperature for one in self.networks]
+            probs = np.mean([probability(mean, t) for mean, t in zip(means, temperatures, strict=True)], 0)
+            views = [probability(views, t) for views, t in zip(odds, temperatures, strict=True)]
+        return Scores(probs, raw, np.ptp(np.mean(views, 0), 0))
+
+
+class _Download:
+    """Log odds on their way from a GPU to the CPU, which does not wait for them until they are used."""
+
+    def __init__(self, log_odds: Tensor) -> None:
+        self._tensor, self._copied = log_odds, None
+        if log_odds.device.type == "cuda":
+            self._tensor = torch.empty(log_odds.shape, dtype=log_odds.dtype, pin_memory=True)
+            self._tensor.copy_(log_odds, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+
+    def wait(self) -> Tensor:
+        """Return them."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._tensor
 
 
 def _mean_log_odds(odds: Floats) -> Floats:
-    """The log odds (N,) of the mean probability over views (V,N), exact where that is near 0 or 1."""
+    """Return the log odds (N,) of the mean probability over views (V,N), exact even near 0 and 1."""
     mean: Floats = np.logaddexp.reduce(-np.logaddexp(0, -odds)) - np.logaddexp.reduce(-np.logaddexp(0, odds))
     return mean

@@ -1,9 +1,9 @@
-"""Scored patches as CSV, JSON lines or Parquet, written as they come."""
+"""Write scores as CSV, JSON lines or Parquet."""
 
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -12,41 +12,58 @@ from histocli.data.tables import table_writer
 from histocli.errors import HistoError
 from histocli.workspace import atomic_path
 
-DIGITS = 6  # after the point, in every format
+DIGITS = 6  # after the decimal point, in every format
 Table = dict[str, list[Any]]
 
 
 class Writer(Protocol):
-    """Writes scored rows."""
+    """Writes rows of scores."""
 
     def rows(self, table: Table) -> None:
-        """Write some patches' rows, given by column."""
+        """Write the rows of some patches, given by column."""
 
     def append(self, path: Path) -> None:
-        """Write the rows of a file that such a writer wrote."""
+        """Write the rows of another file that a writer of this class wrote."""
 
     def close(self) -> None:
-        """Write what is still held."""
+        """Write what is not written yet."""
 
 
 @contextmanager
-def written(to: Path | IO[str], format: Output, kinds: dict[str, type]) -> Iterator[Writer]:
-    """A writer of the columns that `kinds` names, to a stream or to a file, which is there whole or not at all.
+def open_writer(to: Path | IO[str], format: Output, kinds: dict[str, type]) -> Iterator[Writer]:
+    """Open a writer of the columns that `kinds` names, to a stream or to a file.
 
-    A path that is there and is no file, as a pipe or a device, is written to as it comes.
+    The file appears under its name only when all of it is written. A path that exists and is not a regular file, such
+    as a pipe or a device, is written to directly.
     """
-    with ExitStack() as stack:
-        writer: Writer
-        if isinstance(to, Path) and format is not Output.PARQUET and to.exists() and not to.is_file():
-            to = stack.enter_context(to.open("w", encoding="utf-8", newline=""))
-        if not isinstance(to, Path):
-            writer = _text_writer(to, format, kinds)
-        elif format is Output.PARQUET:
-            writer = ParquetWriter(stack.enter_context(atomic_path(to)), kinds)
-        else:
-            path = stack.enter_context(atomic_path(to))
-            file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
-            writer = _text_writer(file, format, kinds)
+    if not isinstance(to, Path):
+        writer = _text_writer(to, format, kinds)
+        yield writer
+        writer.close()
+    elif is_stream(to, format):
+        with open_part(to, format, kinds) as writer:
+            yield writer
+    else:
+        with atomic_path(to) as temporary, open_part(temporary, format, kinds) as writer:
+            yield writer
+
+
+def is_stream(path: Path, format: Output) -> bool:
+    """Whether results go to this path as they come: it exists, and is a pipe or a device, not a file."""
+    return format is not Output.PARQUET and path.exists() and not path.is_file()
+
+
+@contextmanager
+def open_part(path: Path, format: Output, kinds: dict[str, type]) -> Iterator[Writer]:
+    """Open a writer that writes to `path` directly."""
+    writer: Writer
+    if format is Output.PARQUET:
+        writer = ParquetWriter(path, kinds)
+        yield writer
+        writer.close()
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = _text_writer(file, format, kinds)
         yield writer
         writer.close()
 
@@ -56,7 +73,7 @@ def _text_writer(stream: IO[str], format: Output, kinds: dict[str, type]) -> Wri
 
 
 class CsvWriter:
-    """`id,label` with the tumour probability in `label`, the Kaggle submission as it stands; more columns if asked."""
+    """CSV with the columns `id,label` of a Kaggle submission, `label` being the probability, and more if asked."""
 
     def __init__(self, stream: IO[str], kinds: dict[str, type]) -> None:
         self.stream = stream
@@ -64,13 +81,13 @@ class CsvWriter:
         self.writer.writerow(kinds)
 
     def rows(self, table: Table) -> None:
-        """Write some patches' rows, and flush them to whoever reads along."""
+        """Write the rows of some patches, and flush them for programs that read them meanwhile."""
         texts = [[f"{v:.{DIGITS}f}" if isinstance(v, float) else v for v in column] for column in table.values()]
         self.writer.writerows(zip(*texts, strict=True))
         self.stream.flush()
 
     def append(self, path: Path) -> None:
-        """Write the rows of another such file, without its header."""
+        """Write the rows of another CSV file, without its header."""
         with path.open(encoding="utf-8", newline="") as file:
             file.readline()
             shutil.copyfileobj(file, self.stream)
@@ -87,13 +104,13 @@ class JsonWriter:
         self.stream = stream
 
     def rows(self, table: Table) -> None:
-        """Write some patches' rows, and flush them."""
+        """Write the rows of some patches, and flush them."""
         for row in _records(table):
             self.stream.write(json.dumps(row) + "\n")
         self.stream.flush()
 
     def append(self, path: Path) -> None:
-        """Write the rows of another such file."""
+        """Write the rows of another file of JSON lines."""
         with path.open(encoding="utf-8", newline="") as file:
             shutil.copyfileobj(file, self.stream)
 
@@ -103,7 +120,7 @@ class JsonWriter:
 
 
 class ParquetWriter:
-    """A Parquet file, a row group for each batch.
+    """A Parquet file with a row group for each batch.
 
     Raises:
         HistoError: pyarrow is not installed.
@@ -120,11 +137,11 @@ class ParquetWriter:
         self.writer = pq.ParquetWriter(path, self.schema)
 
     def rows(self, table: Table) -> None:
-        """Write some patches' rows as a row group."""
+        """Write the rows of some patches as a row group."""
         self.writer.write_table(self.table.from_pylist(_records(table), schema=self.schema))
 
     def append(self, path: Path) -> None:
-        """Write the row groups of another such file."""
+        """Write the row groups of another Parquet file."""
         from pyarrow.parquet import ParquetFile
 
         with ParquetFile(path) as file:
@@ -137,6 +154,6 @@ class ParquetWriter:
 
 
 def _records(table: Table) -> list[dict[str, Any]]:
-    """Rows as mappings, with the numbers as the CSV has them."""
+    """Return the rows as dictionaries, with the numbers rounded as in the CSV."""
     rounded = [[round(v, DIGITS) if isinstance(v, float) else v for v in column] for column in table.values()]
     return [dict(zip(table, row, strict=True)) for row in zip(*rounded, strict=True)]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from histocli.errors import HistoError
+from histocli.models.head import head_in_fp32
 
 PATCH_SIDE = 96
 PCAM_MEAN, PCAM_STD = (0.7024, 0.5462, 0.6965), (0.2389, 0.2821, 0.2163)
@@ -78,8 +79,7 @@ class HeadedNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N,2) of normalised images (N,3,H,W)."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        return head_in_fp32(self.head, self.features(images))
 
 
 def weights_missing(arch: str, error: Exception, place: str) -> HistoError:

@@ -1,4 +1,4 @@
-"""Networks in formats that run without this tool: ONNX, and torch.export's."""
+"""Write networks in formats that run without this tool: ONNX, and the format of torch.export."""
 
 import json
 import warnings
@@ -22,7 +22,7 @@ Exported = Callable[["np.ndarray"], list["np.ndarray"]]
 
 
 class Probability(nn.Module):
-    """Float RGB images (N,3,96,96) in [0, 1] -> the probability of tumour (N,), and its log odds before calibration."""
+    """The network that is exported: float RGB images (N,3,96,96) in [0, 1] -> probabilities and log odds, each (N,)."""
 
     def __init__(self, model: Classifier, temperature: float) -> None:
         super().__init__()
@@ -30,23 +30,23 @@ class Probability(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Classify, and divide the log odds by the temperature."""
+        """Return the calibrated probabilities of tumour (N,), and the log odds (N,) before calibration."""
         logits = self.model(images)
         log_odds = logits[:, 1] - logits[:, 0]
         return torch.sigmoid(log_odds / self.temperature), log_odds
 
 
 def require(format: ExportFormat) -> None:
-    """Raise `HistoError` where what a format needs is not installed."""
+    """Raise `HistoError` if a package that the format needs is not installed."""
     absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if format is ExportFormat.ONNX and absent:
         raise HistoError(f"--format onnx needs {' and '.join(absent)}", "pip install 'histocli[onnx]'")
 
 
 def export(module: Probability, format: ExportFormat, path: Path, facts: dict[str, str]) -> Exported:
-    """Write a network, for any number of images, with `facts` beside it in the file; give it back as read from there.
+    """Write a network for any number of images, with `facts` in the same file, and return it as read from the file.
 
-    What is given back takes float32 images (N,3,96,96) and gives `OUTPUTS`, each (N,); it runs on the CPU.
+    The returned function takes float32 images (N,3,96,96) and returns `OUTPUTS`, each (N,); it runs on the CPU.
 
     Raises:
         HistoError: torch cannot trace the network.
@@ -81,7 +81,7 @@ def _run_onnx(path: Path) -> Exported:
 
 
 def onnx_session(path: Path, threads: int) -> Any:
-    """Open a network of ONNX Runtime's on the processor."""
+    """Open an ONNX file with ONNX Runtime, to run on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -91,14 +91,17 @@ def onnx_session(path: Path, threads: int) -> Any:
 
 def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
     program = torch.export.export(module, _example(), dynamic_shapes=({0: torch.export.Dim("N")},))
-    with path.open("wb") as file, warnings.catch_warnings():  # a file, for a temporary name does not end in .pt2
-        warnings.filterwarnings("ignore", "No complete tensor found")  # of constants cut from one; here all are whole
+    with (
+        path.open("wb") as file,
+        warnings.catch_warnings(),
+    ):  # the temporary name does not end in .pt2
+        warnings.filterwarnings("ignore", "No complete tensor found")  # of constants that are views: none is
         torch.export.save(program, file, extra_files={FACTS: json.dumps(facts)})
 
 
 def _run_pt2(path: Path) -> Exported:
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch's own, which writes nothing there
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch reads from it and never writes
         module = torch.export.load(file).module()
 
     @torch.inference_mode()

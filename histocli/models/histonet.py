@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from histocli.models.head import head_in_fp32
+
 WIDTHS = (16, 32, 64, 128, 256)
 REFINEMENTS = (0, 0, 1, 2, 3)
 _CENTRE = slice(1, 3)  # of the last stage's 4x4 cells: the central 48x48 of 96 pixels, around the 32x32 that decide
@@ -46,8 +48,7 @@ class HistoNet(nn.Module):
         """Logits (N,2) of normalised images (N,3,64,64); their softmax are the class probabilities."""
         maps = self.stages(images)  # (N,256,4,4)
         centre = maps[:, :, _CENTRE, _CENTRE].amax((2, 3))
-        logits: Tensor = self.head(torch.cat([centre, maps.mean((2, 3))], 1))
-        return logits
+        return head_in_fp32(self.head, torch.cat([centre, maps.mean((2, 3))], 1))
 
 
 class BlurredMaxPool(nn.Module):

@@ -1,4 +1,4 @@
-"""A network that `histo export` wrote, run by ONNX Runtime: the faster way on a processor without bf16 units."""
+"""Run a network that `histo export` wrote with ONNX Runtime, which is faster on a CPU without bf16 units."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,19 +13,19 @@ from histocli.models.export import INPUT, OUTPUTS, onnx_session
 
 
 class OnnxNetwork:
-    """What a `Classifier` is to who scores with it: float images (N,3,96,96) in [0, 1] -> logits (N,2).
+    """A network as `Classifier` is one: float images (N,3,96,96) in [0, 1] -> logits (N,2).
 
-    It computes on the thread that calls it, and any number of threads may.
+    It computes on the thread that calls it; any number of threads may call it at once.
 
     Raises:
         HistoError: the file is broken, or was made from another checkpoint than that with this SHA-256.
     """
 
     def __init__(self, path: Path, sha256: str) -> None:
-        hint = "remove it, or make it anew with histo export"
+        hint = "remove it, or write it again with histo export"
         try:
             self._session = onnx_session(path, threads=1)
-        except Exception as error:  # ONNX Runtime's have no class in common
+        except Exception as error:  # ONNX Runtime's exceptions have no common class
             if is_out_of_memory(error) or isinstance(error, ImportError):
                 raise
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -37,12 +37,12 @@ class OnnxNetwork:
             raise HistoError(f"{path} was made by histo {facts.get('histo')}", hint)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The log odds, and beside them zeros."""
+        """Return the log odds as the second logit; the first is 0."""
         [odds] = self._session.run(OUTPUTS[1:], {INPUT: images.contiguous().numpy()})
         log_odds = torch.from_numpy(odds)
         return torch.stack([torch.zeros_like(log_odds), log_odds], 1)
 
 
 def can_run() -> bool:
-    """Whether ONNX Runtime is installed."""
+    """Return whether ONNX Runtime is installed."""
     return find_spec("onnxruntime") is not None

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histocli.models.equivariant import GroupBatchNorm, GroupConv, LiftingConv, group_mean
+from histocli.models.head import head_in_fp32
 
 BLOCKS = 5
 GROWTH = 9  # fields of eight orientations each
@@ -45,8 +46,7 @@ class P4MDenseNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N,2) of normalised images (N,3,96,96); their softmax are the class probabilities."""
         maps = self.layers(images)  # (N,8C,2,2)
-        logits: Tensor = self.head(group_mean(maps.mean((2, 3))))
-        return logits
+        return head_in_fp32(self.head, group_mean(maps.mean((2, 3))))
 
 
 class DenseLayer(nn.Module):

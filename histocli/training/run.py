@@ -21,7 +21,8 @@ from histocli.data.loaders import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
-from histocli.inference.forward import batch_log_odds, probabilities
+from histocli.inference.forward import batch_log_odds
+from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -252,8 +253,8 @@ class Run:
             if stop and self.world.size == 1:
                 raise self._stopped(stop)
 
-        shared = probabilities(self.trainer.ema_model, self.val.in_order(), self.compute, on_progress=on_patches)
-        probs = self.val.joined(shared).numpy().astype(np.float64)
+        predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
+        probs = predictor.predict_packed(self.val, on_patches).probs
         self.kept |= calibrate(self.labels, probs, self.config.threshold)._asdict()
         certain = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
         return Epoch(

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
+from histocli.errors import HistoError
+from histocli.fs import hold
+from histocli.inference.parts import Parts
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
@@ -184,9 +187,101 @@ def test_out_is_whole_or_as_it_was(histo, images, tmp_path):
     (images / "patch-11.png").write_bytes(b"no picture")
     histo(*PREDICT, images, "--out", out, "--errors", "fail", "--batch-size", 4, code=1)
     assert out.read_text() == before
+    histo(*PREDICT, images, "--out", out, "--errors", "fail", code=1)  # other options: the finished parts are removed
+    assert out.read_text() == before
     assert [path.name for path in out.parent.iterdir()] == ["preds.csv"]
     error, _ = histo.fails(*PREDICT, images, "--out", out.parent, code=2)
     assert f"--out {out.parent} is a folder" in error
+
+
+def test_a_run_that_failed_continues_from_its_finished_parts(histo, images, tmp_path):
+    line = [*PREDICT, images, "--errors", "fail", "--batch-size", 2, "--out"]
+    histo(*line, tmp_path / "whole.csv")
+    last, out = (images / "patch-11.png").read_bytes(), tmp_path / "preds.csv"
+    (images / "patch-11.png").write_bytes(b"no picture")
+    histo(*line, out, code=1)
+    assert not out.exists()
+    [parts] = tmp_path.glob(".preds.csv.*.parts")
+    (images / "patch-11.png").write_bytes(last)
+    (images / "patch-02.png").write_bytes(b"a finished part is not read again")
+    result = histo(*line, out)
+    assert "10 of 12 patches were scored before" in result.stderr
+    assert "done: 12 patches scored" in result.stderr
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("change", ["checkpoint", "options", "inputs"])
+def test_parts_of_another_checkpoint_options_or_inputs_are_not_used(histo, images, tmp_path, change):
+    line, out = [*PREDICT, images, "--batch-size", 2, "--errors", "fail"], tmp_path / "preds.csv"
+    (images / "patch-11.png").write_bytes(b"no picture")
+    histo(*line, "--out", out, code=1)
+    assert list(tmp_path.glob(".preds.csv.*.parts"))
+    (images / "patch-11.png").unlink()
+    if change != "inputs":
+        write_images(histo, images)
+    if change == "checkpoint":
+        path = histo.root / "checkpoints" / "best.pt"
+        save_checkpoint(replace(load_checkpoint(path), temperature=3.0), path)
+    line += ["--raw"] if change == "options" else []
+    result = histo(*line, "--out", out)
+    assert "scored before" not in result.stderr
+    assert out.read_text() == histo(*line).stdout
+    assert list(tmp_path.glob(".preds.csv.*.parts")) == []
+
+
+def test_unreadable_files_of_finished_parts_are_named_again(histo, images, tmp_path, monkeypatch):
+    line, out = [*PREDICT, images, "--batch-size", 2], tmp_path / "preds.csv"
+    (images / "patch-01.png").write_bytes(b"no picture")
+    write = Parts.write
+
+    def fail_at_the_fifth(self, number, counts):
+        if number == 4:
+            raise HistoError("the disk is full")
+        return write(self, number, counts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "write", fail_at_the_fifth)
+        assert histo(*line, "--out", out, code=1).stderr.count("warning: patch-01.png") == 1
+    result = histo(*line, "--out", out, code=1)
+    assert "8 of 12 patches were scored before" in result.stderr
+    assert result.stderr.count("warning: patch-01.png") == 1
+    assert "error: 1 of 12 files" in result.stderr
+    assert out.read_text() == histo(*line, code=1).stdout
+
+
+def test_a_part_that_is_damaged_is_made_again(histo, images, tmp_path):
+    line, out = [*PREDICT, images, "--batch-size", 2, "--errors", "fail", "--out"], tmp_path / "preds.csv"
+    last = (images / "patch-11.png").read_bytes()
+    (images / "patch-11.png").write_bytes(b"no picture")
+    histo(*line, out, code=1)
+    [folder] = tmp_path.glob(".preds.csv.*.parts")
+    (folder / "0001").write_bytes(b"\0" * (folder / "0001").stat().st_size)  # as after a loss of power
+    (folder / "0002").write_bytes(b"")
+    (folder / "0003.json").write_bytes(b"")
+    (images / "patch-11.png").write_bytes(last)
+    assert "4 of 12 patches were scored before" in histo(*line, out).stderr
+    assert out.read_text() == histo(*line[:-1]).stdout
+
+
+def test_a_list_of_paths_from_stdin_continues_too(histo, images, tmp_path):
+    line, out = [*PREDICT, "-", "--batch-size", 2, "--errors", "fail"], tmp_path / "preds.csv"
+    names = "".join(f"{path}\n" for path in sorted(images.iterdir()))
+    last = (images / "patch-11.png").read_bytes()
+    (images / "patch-11.png").write_bytes(b"no picture")
+    histo(*line, "--out", out, stdin=names, code=1)
+    (images / "patch-11.png").write_bytes(last)
+    assert "10 of 12 patches were scored before" in histo(*line, "--out", out, stdin=names).stderr
+    assert out.read_text() == histo(*line, stdin=names).stdout
+
+
+def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
+    with hold(tmp_path / ".preds.csv.lock", "preds.csv"):
+        error, hint = histo.fails(*PREDICT, images, "--out", tmp_path / "preds.csv")
+    assert "another histo is at work on" in error
+    assert "wait" in hint
+    histo(*PREDICT, images, "--out", tmp_path / "preds.csv")
+    assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["preds.csv"]
 
 
 def test_a_pipe_is_written_to_and_stays_one(histo, images, tmp_path):

@@ -14,7 +14,7 @@ from histocli.compute.device import choose_compute, compute_settings
 from histocli.compute.distributed import joined
 from histocli.config import Augment, Device, Precision
 from histocli.data.loaders import Batches
-from histocli.inference.forward import probabilities
+from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.training.trainer import Recipe, Trainer
 
 PATCHES, BATCH, STEPS = 23, 7, 3  # 7 patches do not go evenly into 2 or 3 shares
@@ -33,7 +33,8 @@ def main(path):
         model = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 23 * 23, 2))
         trainer = Trainer(model, Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, world)
         losses = [trainer.train_epoch(batches), trainer.train_epoch(batches)]
-        probs = batches.joined(probabilities(trainer.ema_model, batches.in_order(), compute))
+        predictor = Predictor([CalibratedNetwork(trainer.ema_model)], compute)
+        probs = torch.from_numpy(predictor.predict_packed(batches).probs)
         if world.leads:
             weights = torch.cat([p.detach().flatten() for p in trainer.ema_model.parameters()])
             torch.save({"losses": losses, "weights": weights, "probs": probs, "processes": world.size}, path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from histocli.compute.cores import Cores, in_pieces
+from histocli.compute.cores import Cores, map_pieces
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def test_each_core_computes_with_its_own_threads_and_the_process_keeps_its_numbe
 
 
 @pytest.mark.parametrize(("count", "expected"), [(130, [31, 33, 33, 33]), (600, [24] + 9 * [64]), (20, [20]), (0, [0])])
-def test_a_batch_in_pieces_gives_what_it_gives_as_a_whole(count, expected):
+def test_a_batch_map_pieces_gives_what_it_gives_as_a_whole(count, expected):
     images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     sizes = []
 
@@ -29,6 +29,6 @@ def test_a_batch_in_pieces_gives_what_it_gives_as_a_whole(count, expected):
         sizes.append(len(piece))
         return torch.stack([piece[:, 0, 0, 0], piece[:, -1, -1, -1]])
 
-    torch.testing.assert_close(in_pieces(ends, images), ends(images))
+    torch.testing.assert_close(map_pieces(ends, images), ends(images))
     assert sorted(sizes[:-1]) == expected
     assert sizes[-1] == count

@@ -91,8 +91,9 @@ def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp
     parts = [Parts(target, {"inputs": "a"}, 6, Pretended(rank, 2)) for rank in range(2)]
     shares = [list(part.share(range(22), 4)) for part in parts]
     assert sorted(flat(shares)) == list(range(22))
-    assert [part.size(22, 4) for part in parts] == [len(share) for share in shares]
-    parts[0].finish(2, {"scored": 4})
+    assert [part.share_size(22, 4) for part in parts] == [len(share) for share in shares]
+    with parts[0].write(2, lambda: {"scored": 4}) as path:
+        path.write_text("rows")
     again = Parts(target, {"inputs": "a"}, 6, ALONE)
     assert again.own == [0, 1, 3, 4, 5]
     assert set(again.share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}

@@ -1,14 +1,21 @@
 """Checkpoints at work: averages, temperatures and thresholds on small networks, and streams with broken patches."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit, logit
 
-from histocli.config import Device, Precision
+from histocli.compute.device import Compute
+from histocli.config import Device, Engine, Precision, Resize
+from histocli.data.inputs import open_inputs
+from histocli.data.loaders import Batches
 from histocli.data.transforms import symmetries
 from histocli.errors import HistoError, UsageError
-from histocli.inference.predictor import Scorer, _mean_log_odds
+from histocli.inference import checkpoints
+from histocli.inference.checkpoints import load_predictor
+from histocli.inference.forward import _join_views, batch_log_odds
+from histocli.inference.predictor import CalibratedNetwork, Predictor, _mean_log_odds
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
 from histocli.sources import Patch
@@ -44,40 +51,91 @@ def images():
 
 
 @pytest.fixture
-def scorer(one_thread, workspace):
-    """A scorer of these runs."""
-    return lambda *names, **options: Scorer(workspace, names, Device.CPU, Precision.FP32, **options)
+def predictor(one_thread, workspace):
+    """Make a predictor from some of these runs."""
+    return lambda *names, **options: load_predictor(workspace, names, Device.CPU, Precision.FP32, **options)
 
 
-def raw_probabilities(scorer, run, images):
-    model = scorer(run).members[0].checkpoint.build().eval()
+def raw_probabilities(predictor, run, images):
+    model = predictor(run).members[0].checkpoint.build().eval()
     with torch.no_grad():
         return model(images.float() / 255).double().softmax(1)[:, 1].numpy()
 
 
-def test_one_network_is_divided_by_its_temperature(scorer, images):
-    expected = raw_probabilities(scorer, "one", images)
-    scores = scorer("one").score(images)
+def test_one_network_is_divided_by_its_temperature(predictor, images):
+    expected = raw_probabilities(predictor, "one", images)
+    scores = predictor("one").predict_batch(images)
     assert scores.raw == pytest.approx(expected, abs=1e-5)
     assert scores.probs == pytest.approx(expit(logit(expected) / 2), abs=1e-5)
-    assert scorer("one", raw=True).score(images).probs == pytest.approx(expected, abs=1e-5)
+    assert predictor("one", raw=True).predict_batch(images).probs == pytest.approx(expected, abs=1e-5)
     assert (scores.spread == 0).all()
 
 
-def test_an_ensemble_is_the_mean_of_calibrated_probabilities(scorer, images):
-    alone = [scorer(run).score(images).probs for run in TEMPERATURES]
-    assert scorer("one", "other").score(images).probs == pytest.approx(np.mean(alone, 0), abs=1e-6)
+def test_an_ensemble_is_the_mean_of_calibrated_probabilities(predictor, images):
+    alone = [predictor(run).predict_batch(images).probs for run in TEMPERATURES]
+    assert predictor("one", "other").predict_batch(images).probs == pytest.approx(np.mean(alone, 0), abs=1e-6)
 
 
-def test_orientations_are_averaged_before_the_temperature(scorer, images):
-    views = [raw_probabilities(scorer, "other", view) for view in symmetries(images)]
-    scores = scorer("other", tta=True).score(images)
+def test_orientations_are_averaged_before_the_temperature(predictor, images):
+    views = [raw_probabilities(predictor, "other", view) for view in symmetries(images)]
+    scores = predictor("other", tta=True).predict_batch(images)
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
     assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)
     assert scores.spread == pytest.approx(np.ptp(expit(logit(views) / 0.5), 0), abs=1e-4)
-    plain = scorer("other", spread=True).score(images)
+    plain = predictor("other", spread=True).predict_batch(images)
     assert plain.spread == pytest.approx(scores.spread, abs=1e-6)
     assert plain.raw == pytest.approx(views[0], abs=1e-5)
+
+
+@pytest.fixture
+def network():
+    """A network as training validates it: without a checkpoint, uncalibrated."""
+    torch.manual_seed(3)
+    return create_model("histonet")
+
+
+def uncalibrated(network, **options):
+    return Predictor([CalibratedNetwork(network)], Compute(torch.device("cpu"), Precision.FP32, ""), **options)
+
+
+def loader(images, size):
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    return Batches(pixels, np.arange(len(pixels)), np.zeros(len(pixels)), size, torch.device("cpu"))
+
+
+def test_packed_data_arrays_and_streams_get_the_same_scores_whatever_the_batch_size(one_thread, network, images):
+    predictor = uncalibrated(network)
+    expected = predictor.predict_batch(images).probs
+    assert ((expected > 0) & (expected < 1)).all()
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    patches = [Patch(str(i), lambda i=i: pixels[i]) for i in range(6)]
+    for size in (1, 4, 6):
+        assert predictor.predict_packed(loader(images, size)).probs == pytest.approx(expected, abs=1e-5)
+        assert predictor.predict_array(pixels, size).probs == pytest.approx(expected, abs=1e-5)
+        chunks = list(predictor.predict_patches(patches, size))
+        assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_scores_that_are_not_finite_are_an_error(network, images):
+    with torch.no_grad():
+        list(network.parameters())[-1].fill_(float("nan"))
+    with pytest.raises(HistoError, match="not finite") as caught:
+        uncalibrated(network).predict_packed(loader(images, 4))
+    assert "--precision fp32" in caught.value.hint
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_no_patches_have_no_scores(network, images, tta):
+    predictor = uncalibrated(network, tta=tta)
+    assert predictor.predict_packed(loader(images[:0], 4)).probs.shape == (0,)
+    assert predictor.predict_array(np.empty((0, 96, 96, 3), np.uint8)).probs.shape == (0,)
+    assert list(predictor.predict_patches([], 4)) == []
+
+
+def test_progress_counts_the_patches_of_a_loader(network, images):
+    told = []
+    uncalibrated(network).predict_packed(loader(images, 4), told.append)
+    assert told == [4, 6]
 
 
 def test_the_mean_over_views_is_exact_where_probabilities_are_not():
@@ -88,19 +146,19 @@ def test_the_mean_over_views_is_exact_where_probabilities_are_not():
     assert found[2:] == pytest.approx(logit(expit(odds).mean(0)[2:]))
 
 
-def test_thresholds_by_number_as_stored_and_by_rule(scorer):
-    assert scorer("one").threshold("0.7") == 0.7
-    assert scorer("one").threshold() == 0.3
-    assert scorer("one", "other").threshold("stored") == pytest.approx(0.45)
-    assert scorer("one", raw=True).threshold() == pytest.approx(expit(2 * logit(0.3)))
-    by_rule = scorer("one").threshold("sensitivity=0.9")
-    assert scorer("one", raw=True).threshold("sensitivity=0.9") == pytest.approx(expit(2 * logit(by_rule)))
+def test_thresholds_by_number_as_stored_and_by_rule(predictor):
+    assert predictor("one").threshold("0.7") == 0.7
+    assert predictor("one").threshold() == 0.3
+    assert predictor("one", "other").threshold("stored") == pytest.approx(0.45)
+    assert predictor("one", raw=True).threshold() == pytest.approx(expit(2 * logit(0.3)))
+    by_rule = predictor("one").threshold("sensitivity=0.9")
+    assert predictor("one", raw=True).threshold("sensitivity=0.9") == pytest.approx(expit(2 * logit(by_rule)))
     with pytest.raises(UsageError, match="no threshold"):
-        scorer("one").threshold("highest")
+        predictor("one").threshold("highest")
 
 
 @pytest.mark.parametrize("cores", ["1", "3"])
-def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(scorer, images, cores, monkeypatch):
+def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(predictor, images, cores, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", cores)
     pixels = images.permute(0, 2, 3, 1).numpy()
 
@@ -109,11 +167,11 @@ def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(scorer, ima
 
     patches = [Patch(str(i), broken if i in (1, 5) else lambda i=i: pixels[i]) for i in range(6)]
     errors, told = [], []
-    chunks = list(scorer("one").chunks(iter(patches), 2, errors.append, told.append))
+    chunks = list(predictor("one").predict_patches(iter(patches), 2, errors.append, told.append))
     assert [patch.id for chunk in chunks for patch in chunk.patches] == ["0", "2", "3", "4"]
     assert [str(error) for error in errors] == ["broken"] * 2
     assert told == [2, 4, 6]
-    expected = scorer("one").score(images).probs[[0, 2, 3, 4]]
+    expected = predictor("one").predict_batch(images).probs[[0, 2, 3, 4]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
 
 
@@ -130,36 +188,158 @@ def many(monkeypatch, images):
     return [Patch(str(i), lambda i=i: load(i)) for i in range(120)], read
 
 
-def test_many_chunks_on_several_cores_stay_in_order(scorer, images, many):
+def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many):
     patches, _ = many
-    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
     scored = [(chunk.patches, chunk.scores.probs) for chunk in chunks]
     assert [patch for some, _ in scored for patch in some] == patches
-    expected = np.tile(scorer("one").score(images).probs, 20)
+    expected = np.tile(predictor("one").predict_batch(images).probs, 20)
     assert np.concatenate([probs for _, probs in scored]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_who_stops_early_has_little_read_in_vain(scorer, many):
+def test_who_stops_early_has_little_read_in_vain(predictor, many):
     patches, read = many
-    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
     next(chunks)
     chunks.close()
     assert 3 <= len(read) <= 3 * (2 * 3 + 1)
 
 
-def test_a_mistake_on_a_core_comes_through_in_its_turn(scorer, many):
+def test_a_mistake_on_a_core_comes_through_in_its_turn(predictor, many):
     patches, _ = many
     patches[31] = Patch("31", lambda: 1 // 0)
-    chunks = scorer("one").chunks(iter(patches), 3, lambda error: None, lambda done: None)
+    chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
     assert len([next(chunks) for _ in range(10)]) == 10
     with pytest.raises(ZeroDivisionError):
         next(chunks)
 
 
-def test_a_processor_takes_few_of_a_stream_at_a_time(scorer):
-    assert [scorer("one").at_once(size) for size in (8, 64, 256)] == [8, 64, 64]
+def test_a_processor_takes_few_of_a_stream_at_a_time(predictor):
+    assert [predictor("one").chunk_size(size) for size in (8, 64, 256)] == [8, 64, 64]
 
 
-def test_a_checkpoint_is_given_once(scorer, workspace):
+def test_a_checkpoint_is_given_once(predictor, workspace):
     with pytest.raises(UsageError, match="is given twice"):
-        scorer("one", "other", str(workspace.run_dir("one") / "best.pt"))
+        predictor("one", "other", str(workspace.run_dir("one") / "best.pt"))
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Take the road of a GPU on this CPU: four cores that decode in processes, and scores that are used later."""
+    monkeypatch.setattr(Predictor, "has_gpu", True)
+    monkeypatch.setattr("histocli.inference.predictor.thread_count", lambda: 4)
+    monkeypatch.setattr("histocli.data.stream._FEW", 0)
+
+
+def test_the_road_of_a_gpu_gives_the_same_scores_and_errors(predictor, images, tmp_path, as_on_a_gpu):
+    for i, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), pixels[:, :, ::-1])
+    for i in (2, 3):
+        (tmp_path / f"{i}.png").write_bytes(b"no picture")
+    opened = open_inputs([str(tmp_path)], Workspace(tmp_path), Resize.CROP)
+    errors, told = [], []
+    one = predictor("one")
+    chunks = list(one.predict_patches(opened.patches, 2, errors.append, told.append))
+    assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
+    assert [str(error)[:5] for error in errors] == ["2.png", "3.png"]
+    assert told == [2, 4, 6]
+    expected = one.predict_batch(images).probs[[0, 1, 4, 5]]
+    assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
+    assert one.chunk_size(256) == 256
+
+
+def test_the_gpu_has_work_before_scores_are_used(predictor, images, as_on_a_gpu):
+    one, started = predictor("one"), []
+    start = one._start
+    one._start = lambda chunk: started.append(chunk) or start(chunk)
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    chunks = one.predict_patches([Patch(str(i), lambda i=i: pixels[i]) for i in range(6)], 2)
+    next(chunks)
+    assert len(started) == 2
+    chunks.close()
+
+
+def test_views_are_joined_into_one_batch_on_a_gpu_alone():
+    cpu = [torch.empty(4, 3, 8, 8) for _ in range(8)]
+    gpu = [view.to("meta") for view in cpu]
+    assert _join_views(cpu) is cpu
+    assert [len(batch) for batch in _join_views(gpu)] == [32]
+    large = [torch.empty(1000, 3, 8, 8, device="meta") for _ in range(8)]
+    assert [len(batch) for batch in _join_views(large)] == [2000] * 4
+    assert [len(batch) for batch in _join_views(gpu[:1])] == [4]
+
+
+@pytest.mark.parametrize("views", [1, 8])
+def test_joined_views_give_the_same_log_odds(network, images, monkeypatch, views):
+    compute = Compute(torch.device("cpu"), Precision.FP32, "")
+    network.eval()
+    expected = batch_log_odds(network, images, compute, tta=views == 8)
+    monkeypatch.setattr("histocli.inference.forward._join_views", lambda views: [torch.cat(views)])
+    joined = batch_log_odds(network, images, compute, tta=views == 8)
+    assert joined.shape == (views, 6)
+    assert torch.allclose(joined, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["histonet", "p4m-densenet", "resnet18"])
+@pytest.mark.parametrize("number", [torch.bfloat16, torch.float16])
+def test_the_head_computes_in_fp32_under_autocast(arch, number):
+    torch.manual_seed(0)
+    model = create_model(arch).eval()
+    seen = []
+    head = model.network.head
+    linear = (
+        head if isinstance(head, torch.nn.Linear) else [m for m in head.modules() if isinstance(m, torch.nn.Linear)][-1]
+    )
+    linear.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    with torch.no_grad(), torch.autocast("cpu", number):
+        logits = model(torch.rand(2, 3, 96, 96))
+    assert seen == [(torch.float32, torch.float32)]
+    assert logits.dtype is torch.float32
+
+
+def test_scores_in_bf16_are_not_quantised(network):
+    images = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (64, 3, 96, 96), np.uint8))
+    compute = Compute(torch.device("cpu"), Precision.BF16, "")
+    odds = batch_log_odds(network.eval(), images, compute)[0]
+    assert len(odds.unique()) >= 60
+
+
+def exported(workspace, predictor, monkeypatch):
+    """A file where `histo export` would write it; opening it is left out."""
+    path = workspace.export_path(predictor("one").members[0].sha256, "onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    monkeypatch.setattr(checkpoints, "OnnxNetwork", lambda path, sha256: lambda images: torch.zeros(len(images), 2))
+    monkeypatch.setattr(checkpoints, "can_run", lambda: True)
+    return path
+
+
+def test_the_engine_is_chosen_and_said(predictor, workspace, monkeypatch):
+    path = exported(workspace, predictor, monkeypatch)
+    try:
+        by_onnx = predictor("one")
+        assert by_onnx.members[0].engine == "ONNX Runtime"
+        assert "by ONNX Runtime (on the file of histo export; --engine torch does without it)" in by_onnx.reason
+        assert predictor("one", engine=Engine.TORCH).members[0].engine == "torch"
+        assert predictor("one", engine=Engine.TORCH).reason.endswith("by torch")
+        onnx = load_predictor(workspace, ["one"], Device.AUTO, Precision.AUTO, Engine.ONNX)
+        assert onnx.members[0].engine == "ONNX Runtime"
+        assert (onnx.compute.device.type, onnx.compute.precision) == ("cpu", Precision.FP32)
+        assert load_predictor(workspace, ["one"], Device.CPU, Precision.BF16).members[0].engine == "torch"
+        assert predictor("one").kind != predictor("one", engine=Engine.TORCH).kind
+    finally:
+        path.unlink()
+
+
+def test_an_engine_that_cannot_be_had_is_an_error_with_a_hint(predictor, workspace, monkeypatch):
+    with pytest.raises(UsageError, match="--engine onnx does not run with --precision bf16"):
+        load_predictor(workspace, ["one"], Device.AUTO, Precision.BF16, Engine.ONNX)
+    with pytest.raises(UsageError, match="--engine onnx does not run with --device cuda"):
+        load_predictor(workspace, ["one"], Device.CUDA, Precision.AUTO, Engine.ONNX)
+    monkeypatch.setattr(checkpoints, "can_run", lambda: True)
+    with pytest.raises(HistoError, match="no ONNX file of run one") as caught:
+        predictor("one", engine=Engine.ONNX)
+    assert "histo export --ckpt" in caught.value.hint
+    monkeypatch.setattr(checkpoints, "can_run", lambda: False)
+    with pytest.raises(HistoError, match="needs onnxruntime"):
+        predictor("one", engine=Engine.ONNX)

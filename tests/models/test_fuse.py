@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from histocli.models import create_model
-from histocli.models.fuse import fold
+from histocli.models.fuse import fuse_batch_norm
 
 
 def norms(model):
@@ -25,7 +25,7 @@ def test_folded_it_scores_alike(arch, left):
             module.weight.data.normal_(1, 0.5)
             module.bias.data.normal_(0, 0.1)
     folded = copy.deepcopy(model)
-    fold(folded)
+    fuse_batch_norm(folded)
     assert norms(model) > norms(folded) == left
     images = torch.rand(3, 3, 96, 96)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Training steps, schedules, stopping and going on, and probabilities, on a handful of patches."""
+"""Training steps, schedules, stopping and going on, on a handful of patches."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from histocli.compute.device import Compute, choose_compute, thread_count
 from histocli.config import Augment, Device, Precision, Rotate
 from histocli.data.loaders import Batch, Batches
 from histocli.errors import HistoError
-from histocli.inference.forward import batch_probabilities, probabilities
+from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -54,8 +54,9 @@ def test_it_learns_what_is_easy(compute):
     data, made = batches(48, 8), trainer(compute, total_steps=24, augment=Augment.FLIPS)
     for _ in range(4):
         made.train_epoch(data)
-    probs = probabilities(made.ema_model, data.in_order(), compute)
-    assert probs[data.labels == 1].min() > probs[data.labels == 0].max()
+    probs = Predictor([CalibratedNetwork(made.ema_model)], compute).predict_packed(data).probs
+    labels = data.labels.numpy()
+    assert probs[labels == 1].min() > probs[labels == 0].max()
     assert all(parameter.dtype == torch.float32 for parameter in made.model.parameters())
 
 
@@ -179,43 +180,6 @@ def test_weights_that_overflow_are_caught_within_the_epoch():
 def test_other_architectures_train_a_step(arch):
     made = trainer(arch=arch)
     assert made.train_step(next(batches(4).in_order())).isfinite()
-
-
-def test_probabilities_do_not_depend_on_the_batches():
-    model = trainer().ema_model
-    one, other = (probabilities(model, batches(24, size).in_order(), FP32) for size in (24, 7))
-    assert one.shape == (24,)
-    assert ((one > 0) & (one < 1)).all()
-    assert (one - other).abs().max() < 1e-5
-
-
-def test_tta_averages_the_eight_symmetries():
-    model, data = trainer().ema_model, batches(4)
-    images = next(data.in_order()).images
-    views = [turned for k in range(4) for turned in (images.rot90(k, (2, 3)), images.rot90(k, (2, 3)).flip(3))]
-    expected = torch.stack([batch_probabilities(model, view, FP32) for view in views]).mean(0)
-    assert torch.allclose(batch_probabilities(model, images, FP32, tta=True), expected, atol=1e-6)
-    turned = batch_probabilities(model, images.rot90(1, (2, 3)), FP32, tta=True)
-    assert torch.allclose(turned, expected, atol=1e-6)
-
-
-def test_probabilities_that_are_not_finite_are_an_error():
-    model = trainer().ema_model
-    with torch.no_grad():
-        list(model.parameters())[-1].fill_(float("nan"))
-    with pytest.raises(HistoError, match="not finite") as caught:
-        probabilities(model, batches(4).in_order(), FP32)
-    assert "--precision fp32" in caught.value.hint
-
-
-def test_no_batches_have_no_probabilities():
-    assert probabilities(trainer().ema_model, [], FP32).shape == (0,)
-
-
-def test_progress_counts_patches():
-    told = []
-    probabilities(trainer().ema_model, batches(10, 4).in_order(), FP32, on_progress=told.append)
-    assert told == [4, 8, 10]
 
 
 def test_the_device_is_chosen_and_the_reason_said(monkeypatch):

@@ -1,0 +1,146 @@
+"""Predictors from checkpoints: what runs each network, and where its threshold is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from histocli.compute.device import Compute, choose_compute
+from histocli.config import Device, Engine, ExportFormat, Precision
+from histocli.data.manifest import file_sha256
+from histocli.errors import HistoError, UsageError
+from histocli.inference.forward import Network
+from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.metrics.calibration import probability, rescaled
+from histocli.metrics.thresholds import choose_threshold, fixed
+from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from histocli.models.fuse import fuse_batch_norm
+from histocli.models.onnx_network import OnnxNetwork, can_run
+from histocli.workspace import Workspace
+
+STORED = "stored"  # the threshold that training chose
+TORCH, ONNX_RUNTIME = "torch", "ONNX Runtime"
+
+
+class Member(NamedTuple):
+    """A checkpoint that is in use: its file and SHA-256, its content, and what runs its network."""
+
+    path: Path
+    sha256: str
+    checkpoint: Checkpoint
+    engine: str
+
+
+class CheckpointPredictor(Predictor):
+    """A `Predictor` that is made from one checkpoint or several; `members` has an entry for each."""
+
+    def __init__(
+        self, members: Sequence[Member], networks: Sequence[Network], compute: Compute, **options: bool
+    ) -> None:
+        temperatures = [member.checkpoint.temperature for member in members]
+        calibrated = [CalibratedNetwork(*pair) for pair in zip(networks, temperatures, strict=True)]
+        super().__init__(calibrated, compute, **options)
+        self.members = list(members)
+
+    @property
+    def reason(self) -> str:
+        """Say where and how it computes, and why."""
+        engines = {member.engine: None for member in self.members}
+        remark = " (on the file of histo export; --engine torch does without it)" if ONNX_RUNTIME in engines else ""
+        return f"{self.compute.reason}, by {' and '.join(engines)}{remark}"
+
+    @property
+    def kind(self) -> list[str]:
+        """What decides the last bits of a score: the kind of device, the number format, and what runs each network."""
+        return [self.compute.device.type, str(self.compute.precision), *(member.engine for member in self.members)]
+
+    def threshold(self, wanted: str = STORED) -> float:
+        """Return the threshold on this predictor's probabilities that `wanted` names.
+
+        A number is itself; `stored` is what training chose; a rule, such as `youden`, is applied to the scores of the
+        validation patches that the checkpoint holds. For several checkpoints the mean is returned.
+
+        Raises:
+            UsageError: it is none of these.
+            HistoError: a checkpoint holds no validation scores to apply a rule to.
+        """
+        if wanted != STORED and (value := fixed(wanted)) is not None:
+            return value
+        thresholds = [self._threshold_of(member.checkpoint, wanted) for member in self.members]
+        return sum(thresholds) / len(thresholds)
+
+    def _threshold_of(self, checkpoint: Checkpoint, wanted: str) -> float:
+        calibrated = checkpoint.threshold if wanted == STORED else _threshold_by_rule(checkpoint, wanted)
+        return rescaled(calibrated, checkpoint.temperature) if self.raw else calibrated
+
+
+def load_predictor(
+    workspace: Workspace,
+    names: Sequence[str],
+    device: Device = Device.AUTO,
+    precision: Precision = Precision.AUTO,
+    engine: Engine = Engine.AUTO,
+    **options: bool,
+) -> CheckpointPredictor:
+    """Load checkpoints by name or path, and put their networks on the device.
+
+    `options` are those of `Predictor`. The engine `auto` is ONNX Runtime where `histo export` wrote the checkpoint's
+    network, the device is the CPU and the number format is fp32; else it is torch.
+
+    Raises:
+        UsageError: a checkpoint is given twice, or the engine does not fit the device or the number format.
+        HistoError: a checkpoint, the device or the engine cannot be used.
+    """
+    paths = [find_checkpoint(workspace, name) for name in names]
+    digests = [file_sha256(path) for path in paths]
+    for i, digest in enumerate(digests):
+        if digest in digests[:i]:
+            raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble is of different checkpoints")
+    checkpoints = [load_checkpoint(path) for path in paths]
+    compute = _choose_compute(device, precision, engine)
+    members, networks = [], []
+    for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True):
+        exported = workspace.export_path(digest, ExportFormat.ONNX)
+        by_onnx = _uses_onnx(engine, exported, checkpoint, compute)
+        members.append(Member(path, digest, checkpoint, ONNX_RUNTIME if by_onnx else TORCH))
+        networks.append(OnnxNetwork(exported, digest) if by_onnx else _torch_network(checkpoint, compute))
+    return CheckpointPredictor(members, networks, compute, **options)
+
+
+def _choose_compute(device: Device, precision: Precision, engine: Engine) -> Compute:
+    if engine is Engine.ONNX:
+        if device not in (Device.AUTO, Device.CPU) or precision not in (Precision.AUTO, Precision.FP32):
+            asked = f"--device {device}" if device not in (Device.AUTO, Device.CPU) else f"--precision {precision}"
+            raise UsageError(f"--engine onnx does not run with {asked}", "it runs on the CPU in fp32")
+        return choose_compute(Device.CPU, Precision.FP32)
+    return choose_compute(device, precision)
+
+
+def _uses_onnx(engine: Engine, exported: Path, checkpoint: Checkpoint, compute: Compute) -> bool:
+    if engine is Engine.ONNX:
+        if not can_run():
+            raise HistoError("--engine onnx needs onnxruntime", "pip install 'histocli[onnx]'")
+        if not exported.is_file():
+            hint = f"write it: histo export --ckpt {checkpoint.run}"
+            raise HistoError(f"--engine onnx: the workspace has no ONNX file of run {checkpoint.run}", hint)
+        return True
+    fits = compute.device.type == "cpu" and compute.precision is Precision.FP32
+    return engine is Engine.AUTO and fits and exported.is_file() and can_run()
+
+
+def _torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
+    network = checkpoint.build().to(compute.device)
+    fuse_batch_norm(network)
+    return network
+
+
+def _threshold_by_rule(checkpoint: Checkpoint, rule: str) -> float:
+    """Apply the rule to the calibrated validation scores that the checkpoint holds."""
+    if not checkpoint.validation:
+        raise HistoError(
+            f"the checkpoint of run {checkpoint.run} keeps no validation scores to find --threshold {rule} on",
+            "give a number, or train again",
+        )
+    labels, odds = (checkpoint.validation[name].numpy() for name in ("labels", "log_odds"))
+    return choose_threshold(rule, labels.astype(np.int64), probability(odds, checkpoint.temperature))

@@ -1,0 +1,20 @@
+"""The last layers of a network, computed in fp32 whatever the number format of the layers before them."""
+
+import torch
+from torch import Tensor, nn
+
+
+def head_in_fp32(head: nn.Module, features: Tensor) -> Tensor:
+    """Return the logits (N,2) of features (N,F) in fp32, also under autocast to bf16 or fp16.
+
+    A logit in bf16 has 8 significant bits, so that many patches would get the same score. The head takes so little of
+    a network's time that fp32 costs nothing there.
+    """
+    device = features.device.type
+    logits: Tensor
+    if not torch.is_autocast_enabled(device):  # as in an export, which could not contain a change of autocast
+        logits = head(features)
+        return logits
+    with torch.autocast(device, enabled=False):
+        logits = head(features.float())
+        return logits

@@ -1,0 +1,191 @@
+"""Image files decoded in other processes: the same pixels and errors, in order, and no process left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from histocli.config import Resize
+from histocli.data import stream
+from histocli.data.decoding import DecodingProcesses, ImageFile, decode_all
+from histocli.errors import HistoError
+from histocli.sources import Patch
+from histocli.sources.files import list_images
+from tests.cli import REPOSITORY
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty images, of which three cannot be read."""
+    rng = np.random.default_rng(5)
+    for i in range(20):
+        pixels = rng.integers(0, 256, (96, 96 + 8 * (i % 2), 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), pixels)
+    for i in (3, 4, 19):
+        (tmp_path / f"{i:02}.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+@pytest.fixture
+def pool():
+    """Two processes that decode."""
+    processes = DecodingProcesses(2)
+    yield processes
+    processes.close()
+
+
+def loaders(path):
+    return [ImageFile(file.name, file.read, Resize.CROP) for file in list_images(path)]
+
+
+def patches(path):
+    return [Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in list_images(path)]
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def check_same(one, other):
+    assert np.array_equal(one.pixels, other.pixels)
+    assert {i: (str(e), e.hint) for i, e in one.errors.items()} == {
+        i: (str(e), e.hint) for i, e in other.errors.items()
+    }
+
+
+def test_a_process_decodes_as_this_one_does(folder, pool):
+    expected = decode_all(loaders(folder))
+    assert sorted(expected.errors) == [3, 4, 19]
+    check_same(pool.decode(loaders(folder)), expected)
+    check_same(pool.decode(loaders(folder)[3:5]), decode_all(loaders(folder)[3:5]))  # no pixels at all
+    check_same(pool.decode([]), decode_all([]))
+    assert len(pool._started) <= 2
+
+
+def test_members_of_an_archive_are_decoded_here(folder, pool, tmp_path):
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.glob("*.png")):
+            file.write(path, path.name)
+    check_same(pool.decode(loaders(archive)), decode_all(loaders(folder)))
+    assert pool._started == []
+
+
+def test_a_process_that_is_killed_is_replaced(folder, pool):
+    expected = decode_all(loaders(folder))
+    for _ in range(3):
+        check_same(pool.decode(loaders(folder)), expected)
+        for process in pool._started:
+            process.kill()
+            process.wait()
+    check_same(pool.decode(loaders(folder)), expected)
+
+
+def test_a_bug_comes_through(folder, pool):
+    with pytest.raises(TypeError, match="len"):
+        pool.decode([ImageFile("none.png", len, Resize.CROP), *loaders(folder)[:2]])
+    check_same(pool.decode(loaders(folder)), decode_all(loaders(folder)))
+
+
+@pytest.mark.parametrize("few", [0, 8, 4096])
+def test_chunks_from_processes_are_those_from_threads(folder, monkeypatch, few):
+    monkeypatch.setattr(stream, "_FEW", few)
+    expected = list(stream.load_chunks(patches(folder), 3, 2))
+    chunks = list(stream.load_chunks(patches(folder), 3, 2, processes=3))
+    assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [
+        [patch.id for patch in chunk.patches] for chunk in expected
+    ]
+    assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(chunks, expected, strict=True))
+    assert [(key, str(error)) for chunk in chunks for key, error in chunk.failures] == [
+        (key, str(error)) for chunk in expected for key, error in chunk.failures
+    ]
+
+
+def test_no_process_is_left_when_the_caller_stops_early(folder, monkeypatch):
+    monkeypatch.setattr(stream, "_FEW", 0)
+    started = []
+    start = DecodingProcesses._start
+
+    def note(self):
+        process = start(self)
+        started.append(process.pid)
+        return process
+
+    monkeypatch.setattr(DecodingProcesses, "_start", note)
+    chunks = stream.load_chunks(patches(folder) * 50, 3, processes=2)
+    next(chunks)
+    assert started
+    chunks.close()
+    assert not any(is_alive(pid) for pid in started)
+
+
+ENDLESS = """
+import sys
+from itertools import chain, repeat
+from pathlib import Path
+from histocli.config import Resize
+from histocli.data import stream
+from histocli.data.decoding import DecodingProcesses, ImageFile
+from histocli.signals import unwinding_on_termination
+from histocli.sources import Patch
+from histocli.sources.files import list_images
+
+stream._FEW = 0
+files = list_images(Path(sys.argv[1]))
+start = DecodingProcesses._start
+
+def tell(self):
+    process = start(self)
+    sys.stdout.write(f"{process.pid}\\n")  # in one piece: two threads start processes
+    sys.stdout.flush()
+    return process
+
+DecodingProcesses._start = tell
+endless = chain.from_iterable(repeat(files))
+patches = (Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in endless)
+with unwinding_on_termination():
+    for chunk in stream.load_chunks(patches, 16, processes=2):
+        pass
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_all_processes_promptly(folder, number):
+    line = [sys.executable, "-c", ENDLESS, str(folder)]
+    env = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) as process:
+        try:
+            pids = [int(process.stdout.readline()) for _ in range(2)]
+            time.sleep(0.5)
+            assert all(map(is_alive, pids))
+            process.send_signal(number)
+            process.wait(20)
+        finally:
+            process.kill()
+    until = time.monotonic() + 20
+    while any(map(is_running, pids)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(is_running, pids))
+
+
+def is_running(pid):
+    """Whether a process is there and no zombie that waits for its parent."""
+    status = Path(f"/proc/{pid}/stat")
+    return is_alive(pid) and not (status.is_file() and status.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_an_image_file_names_itself(tmp_path):
+    with pytest.raises(HistoError, match=r"a.png: No such file"):
+        ImageFile("a.png", lambda: (tmp_path / "a.png").read_bytes(), Resize.CROP)()
