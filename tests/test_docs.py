@@ -21,7 +21,9 @@ PAGES = sorted(
 )
 PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 LINK = re.compile(r"\]\((?P<path>[^)\s#:]+)(?:#[^)\s]*)?\)")
-CALL = re.compile(r"(?:^|[\s`(])(?<!docker build -t )(?:histo|-m histocli)(?= |$)(?P<words>[^`|>#\n]*)", flags=re.MULTILINE)
+CALL = re.compile(
+    r"(?:^|[\s`(])(?<!docker build -t )(?:histo|-m histocli)(?= |$)(?P<words>[^`|>#\n]*)", flags=re.MULTILINE
+)
 MOST_README_LINES = 120
 
 
