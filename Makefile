@@ -1,20 +1,21 @@
-# make demo | test | check | lint | docs ; needs only Python 3.11 or newer (PYTHON=python3.12 to choose one)
+# make demo | test | check | lint | docs | site ; needs only Python 3.11 or newer (PYTHON=python3.12 to choose one)
 PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint docs bench test-lowest audit clean
+.PHONY: help demo test check lint docs site bench test-lowest audit clean
 
 help:
 	@echo "make demo   install and run the whole pipeline on synthetic patches"
 	@echo "make test   install with the test tools and run the test suite"
-	@echo "make check  what CI runs: lint, types, current docs and completions, tests"
+	@echo "make check  what CI runs: lint, types, current docs and completions, links, tests"
 	@echo "make bench  measure speed against other tools, and write benchmarks/README.md"
 	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml allows"
 	@echo "make audit  the dependencies against the known vulnerabilities"
-	@echo "make docs   write completions/ and docs/cli.md anew"
+	@echo "make docs   write completions/ and docs/cli.md again"
+	@echo "make site   build the pages into site/; a dead link is an error"
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "histo needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -50,10 +51,13 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 
-check: lint test
+check: lint site test
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/generate.py
+
+site: $(VENV)/installed-dev
+	$(BIN)/mkdocs build --strict --quiet
 
 # what old packages warn of is what newer ones below them will take away
 test-lowest: $(LOWEST)/installed
@@ -67,4 +71,4 @@ bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.bench
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) $(LOWEST) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage
