@@ -46,6 +46,8 @@ class LiveTraining(Listener):
     def started(self, run: Run, at: int) -> None:
         """Print what is trained, and where."""
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
+        if run.compute.warning:
+            self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
         self.report.note(run.compute.reason + (f"; {run.world.size} processes" if run.world.size > 1 else ""))
         for name, value in vars(run.config).items():
             self.report.detail(f"{name.replace('_', ' ')}: {value}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.distributed import agents
-from histocli.compute.memory import explained, is_out_of_memory, memory_is_full
+from histocli.compute.memory import explained, is_out_of_memory, memory_is_full, release_gpu_memory
 from histocli.compute.world import ALONE, World
 from histocli.config import Augment, Device, Precision, Rotate, RunConfig, TrainConfig, Weights
 from histocli.data.manifest import file_sha256
@@ -150,6 +150,7 @@ def _halved_to_fit(workspace: Workspace, config: RunConfig, world: World) -> Run
     if world.size > 1:
         raise UsageError("--batch-size auto is for one process", "give a number")
     while True:
+        fits = True
         try:
             Run(workspace, config).try_step()
         except Exception as error:
@@ -157,9 +158,11 @@ def _halved_to_fit(workspace: Workspace, config: RunConfig, world: World) -> Run
                 raise
             if config.batch_size < 4:
                 raise memory_is_full(config.batch_size) from error
-        else:
+            fits = False
+        gc.collect()  # the trial run is part of reference cycles, and holds a copy of the patches on a GPU
+        release_gpu_memory()
+        if fits:
             return config
-        gc.collect()  # the run that did not fit is part of reference cycles
         config = replace(config, batch_size=config.batch_size // 2)
 
 

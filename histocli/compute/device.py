@@ -16,14 +16,17 @@ from histocli.config import Device, Precision
 from histocli.errors import HistoError
 from histocli.threads import thread_count as thread_count
 
+GPU_FILE = Path("/dev/nvidia0")  # is there on a machine with an NVIDIA GPU, whatever torch can do with it
+
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and in which number format the model runs; `reason` says why."""
+    """Where and in which number format the model runs; `reason` says why, `warning` why a GPU is not used."""
 
     device: torch.device
     precision: Precision
     reason: str
+    warning: str = ""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for forward passes."""
@@ -35,21 +38,65 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     """Pick the device (CUDA, then MPS, then CPU) and its fastest precision.
 
     Raises:
-        HistoError: a device asked for is not there, or another process has it.
+        HistoError: a device that was asked for is not there or cannot be used.
     """
-    threads = thread_count()
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if (device is Device.CUDA and not cuda) or (device is Device.MPS and not mps):
-        why = "torch was built without it" if device is Device.CUDA and not torch.version.cuda else "none was found"
-        raise HistoError(f"--device {device}: {why}", "--device auto takes what there is")
+    problem = _gpu_problem() if device in (Device.AUTO, Device.CUDA) else None
+    if device is Device.CUDA and (problem or not cuda):
+        raise HistoError(f"--device cuda: {problem or 'no GPU was found'}", "--device cpu, or --device auto")
+    if device is Device.MPS and not mps:
+        raise HistoError("--device mps: no Apple GPU was found", "--device auto takes what there is")
+    cuda = cuda and not problem
     kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
     asked = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
+    if problem:
+        asked = "the GPU cannot be used"
     place = own_gpu() if kind == "cuda" and launched() else torch.device(kind)
-    name = torch.cuda.get_device_name() if kind == "cuda" else f"{threads} threads" if kind == "cpu" else "Apple GPU"
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{thread_count()} threads"
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions
-    return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})")
+    name = "Apple GPU" if kind == "mps" else name
+    return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})", problem or "")
+
+
+def _gpu_problem() -> str | None:
+    """Return why the NVIDIA GPU of this machine cannot be used; None if it can, or if there is none."""
+    if not torch.cuda.is_available():
+        if not GPU_FILE.exists():
+            return None
+        if not torch.version.cuda:
+            return "this build of torch has no CUDA; install the build that pytorch.org gives for your system"
+        try:
+            torch.cuda.init()
+        except RuntimeError as error:
+            return _first_line(error)
+        return "torch does not find it"
+    major, minor = torch.cuda.get_device_capability()
+    builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
+    if not any(_runs(kind, int(number.rstrip("af")), 10 * major + minor) for kind, number in builds):
+        built_for = ", ".join(f"{int(n.rstrip('af')) / 10:.1f}" for kind, n in builds if kind == "sm")
+        name = torch.cuda.get_device_name()
+        return (
+            f"{name} has compute capability {major}.{minor}, and this torch is built for {built_for}; "
+            "install an older torch, or its build for an older CUDA"
+        )
+    try:
+        torch.zeros(1, device="cuda")
+    except RuntimeError as error:  # another process holds all of its memory, or the GPU for itself
+        return f"{_first_line(error)}; nvidia-smi shows who uses the GPU"
+    return None
+
+
+def _runs(kind: str, built_for: int, capability: int) -> bool:
+    """Return whether code for one architecture (`sm`, binary, or `compute`, portable) runs on a GPU."""
+    if kind == "sm":
+        return built_for // 10 == capability // 10 and built_for <= capability
+    return built_for <= capability
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

@@ -55,6 +55,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return known and any(phrase in str(error) for phrase in _PHRASES)
 
 
+def release_gpu_memory() -> None:
+    """Give the GPU's memory that torch keeps for later back to the GPU."""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        sys.modules["torch"].cuda.empty_cache()
+
+
 def memory_is_full(patches: int) -> HistoError:
     """The error of a step or a forward pass of so many patches that did not fit."""
     smaller = f"--batch-size {patches // 2}, or --batch-size auto, takes less" if patches > 1 else "free some of it"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -13,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
 from histocli.compute.world import ALONE, World
+from histocli.data.stream import ordered
 from histocli.sources import Pixels
+from histocli.threads import thread_count
 
 _BLOCK = 4096  # patches copied to a GPU at a time
 AHEAD = 3  # batches gathered before they are asked for
@@ -129,11 +132,13 @@ class Batches:
         return Batch(images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else Batch(images, labels)
 
     def _upload(self) -> Tensor:
-        """The whole subset on the device, copied a block at a time: host memory does not grow with it."""
+        """Copy the whole subset to the device, a block at a time, so that the host's memory does not grow with it."""
         there = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
-        for start in range(0, len(self), _BLOCK):
-            block = self.rows[start : start + _BLOCK]
-            there[start : start + _BLOCK] = torch.from_numpy(self.store[block])
+        starts = range(0, len(self), _BLOCK)
+        with ThreadPoolExecutor(thread_count(), "histo-upload") as pool:
+            blocks = ordered(pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, thread_count())
+            for start, block in zip(starts, blocks, strict=True):
+                there[start : start + _BLOCK] = torch.from_numpy(block)
         return there
 
     def _fits(self) -> bool:

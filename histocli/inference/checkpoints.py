@@ -48,7 +48,8 @@ class CheckpointPredictor(Predictor):
         """Say where and how it computes, and why."""
         engines = {member.engine: None for member in self.members}
         remark = " (on the file of histo export; --engine torch does without it)" if ONNX_RUNTIME in engines else ""
-        return f"{self.compute.reason}, by {' and '.join(engines)}{remark}"
+        problem = f"; the GPU cannot be used: {self.compute.warning}" if self.compute.warning else ""
+        return f"{self.compute.reason}, by {' and '.join(engines)}{remark}{problem}"
 
     @property
     def kind(self) -> list[str]:

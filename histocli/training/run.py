@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.trained: dict[str, float] = {}  # of an epoch whose steps are done: all but its validation
+        self.appearance: Future[dict[str, Any]] | None = None  # of the training patches
         self.kept: dict[str, Any] = {}  # what a checkpoint holds besides: see `CHECKPOINT_FIELDS`
 
     @property
@@ -189,6 +191,14 @@ class Run:
         self.trained = checkpoint.training.get("trained", {})
         self.processes_before = checkpoint.training.get("processes", 1)
         self.kept = {name: getattr(checkpoint, name) for name in CHECKPOINT_FIELDS}
+        if not self.kept["appearance"]:  # the run was stopped before its first step
+            self._measure_appearance()
+
+    def _measure_appearance(self) -> None:
+        """Start to measure the appearance of the training patches on a thread, beside the first epoch."""
+        if self.world.leads:
+            store, rows, seed = self.train.store, self.train.rows, self.config.seed
+            self.appearance = ThreadPoolExecutor(1).submit(lambda: asdict(Reference.of(store, rows, seed)))
 
     def begin(self, name: str) -> None:
         """Lay the run's folder: the manifest as it is, the configuration, an empty history, and what to resume from.
@@ -200,11 +210,11 @@ class Run:
         """
         self.name = name
         self.world.agree(self.manifest_sha256, "manifests")
+        self._measure_appearance()
         state, here = self._state(), agents(self.world)
         self.world.lead(lambda: self._lay(state, here))
 
     def _lay(self, state: dict[str, Any], here: set[str]) -> None:
-        self.kept["appearance"] = asdict(Reference.of(self.train.store, self.train.rows, self.config.seed))
         with atomic_folder(self.dir) as folder:
             self._describe_run(folder)
             note_job(folder, here)
@@ -285,6 +295,8 @@ class Run:
     def _write(self, folder: Path, state: dict[str, Any], best: bool) -> None:
         last = self.history[-1] if self.history else {}
         row = last if last.get("step") == self.trainer.step else {}
+        if self.appearance and self.trainer.step:
+            self.kept["appearance"] = self.appearance.result()
         kept = self.kept if row else without_validation(self.kept, self.config.threshold)
         ema = self.trainer.ema_model
         weights = whole_state(self.model, ema) if self.config.freeze else copy_state(ema)
