@@ -110,9 +110,9 @@ class Bench:
         self.facts()
         self.make_data()
         self.train("default", ())
+        self.predict()
         self.train("batch 512", ("--batch-size", 512))
         self.step_rates()
-        self.predict()
         self.note("done")
 
     def facts(self) -> None:

@@ -127,7 +127,6 @@ class PlotKind(StrEnum):
     BALANCE = "balance"
     SAMPLES = "samples"
     ERRORS = "errors"
-    OPTIMISM = "optimism"
 
 
 class PlotFormat(StrEnum):

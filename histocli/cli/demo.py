@@ -92,13 +92,15 @@ def _run(common: list[str], step: list[str]) -> None:
 
 def _summary(report: Reporter, workspace: Workspace) -> None:
     """Show the metrics of the demo's evaluation, and the paths of the plots."""
+    from histocli.metrics.registry import metric_title
+
     for path in sorted(workspace.metrics_dir.glob("*-val.json")):
         metrics = read_json(path)["metrics"]
         report.heading("results")
         report.table(
             "",
             ["metric on unseen slides", "value"],
-            [[k.replace("_", " "), number(v)] for k, v in metrics.items()],
+            [[metric_title(name), number(value)] for name, value in metrics.items()],
         )
     for path in sorted(workspace.plots_dir.iterdir()):
         report.note(str(path))

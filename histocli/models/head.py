@@ -12,7 +12,9 @@ def head_in_fp32(head: nn.Module, features: Tensor) -> Tensor:
     """
     device = features.device.type
     logits: Tensor
-    if not torch.is_autocast_enabled(device):  # as in an export, which could not contain a change of autocast
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(
+        device
+    ):  # as in an export, which could not contain a change of autocast
         logits = head(features)
         return logits
     with torch.autocast(device, enabled=False):

@@ -178,7 +178,7 @@ def test_overlaps_are_searched_once_for_the_same_pixels(empty, tmp_path):
     kept.write_bytes(kept.read_bytes()[:-1])  # read, and not searched again
     error, hint = empty.fails(*split)
     assert str(kept) in error
-    assert "remove it" in hint
+    assert "delete it" in hint
     write_patches(tmp_path / "mine", {f"{i % 2}/new{i}": crop(texture(i + 1), 0, 0) for i in range(10)})
     empty(*download, "--force")
     empty(*split)

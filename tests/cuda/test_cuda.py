@@ -178,10 +178,3 @@ def test_augmented_patches_stay_in_range():
         made = augment(images, Augment.FULL, any_angle=any_angle, side=side)
         assert made.dtype is torch.float32
         assert 0 <= float(made.min()) <= float(made.max()) <= 1
-
-
-def test_cudnn_benchmark_is_on_while_training_only():
-    before = torch.backends.cudnn.benchmark
-    with deterministic(False):
-        assert torch.backends.cudnn.benchmark
-    assert torch.backends.cudnn.benchmark is before

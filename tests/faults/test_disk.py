@@ -133,7 +133,7 @@ def test_results_that_do_not_fit_leave_the_old_ones(made, disk):
     histo(root, *line)
     before = tree(root)
     fill(place, 0)
-    assert re.search(rf"cannot write {root}/preds.csv: No space left on device {SPACE}", fails(root, *line))
+    assert re.search(rf"cannot write {root}/.preds.csv.lock: No space left on device {SPACE}", fails(root, *line))
     assert "cannot write" in fails(root, "balance", "--n", 40)
     assert "cannot write" in fails(root, "eval", "--ckpt", "first", "--device", "cpu")
     (place / "filler").unlink()

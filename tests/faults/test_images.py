@@ -134,7 +134,7 @@ def test_a_folder_of_everything_gives_the_right_pixels_or_a_line(root, strange, 
     assert sorted(line.removeprefix("warning: ").partition(": ")[0] for line in warnings) == sorted(
         name.replace("\n", "\\n") for name in BROKEN
     )
-    known = ("warning: ", "done: ", "cpu ", "error: ", "hint: ")
+    known = ("checkpoint ", "warning: ", "done: ", "cpu ", "error: ", "hint: ")
     assert [line for line in process.stderr.splitlines() if not line.startswith(known)] == []
     assert f"error: {len(BROKEN)} of {len(scores) + len(BROKEN)} files could not be read" in process.stderr
 
