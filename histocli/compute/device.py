@@ -115,8 +115,8 @@ def compute_settings() -> Iterator[None]:
 def deterministic(wanted: bool) -> Iterator[None]:
     """Let CUDA use algorithms in this block that give the same bits each time, if that is `wanted`.
 
-    Without it, cuDNN chooses by its heuristics. Letting it measure (torch.backends.cudnn.benchmark) took 7 to 10 seconds
-    for each batch size on an H100, and the steps were no faster (2.76 ms against 2.73 ms).
+    Without it, cuDNN chooses by its heuristics. Letting it measure (torch.backends.cudnn.benchmark) took 7 to 10
+    seconds for each batch size on an H100, and the steps were no faster (2.76 ms against 2.73 ms).
 
     https://docs.pytorch.org/docs/stable/notes/randomness.html; to be entered before anything is computed.
 
