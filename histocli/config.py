@@ -4,6 +4,7 @@ Every default stands here, once: the command line and the Python API take theirs
 module is cheap, so that `histo --help` and TAB answer at once.
 """
 
+import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -139,7 +140,15 @@ class PlotFormat(StrEnum):
 
 SUBSET = "balanced"  # the subset that `histo balance` writes and `histo train` uses
 CHECKPOINT = "best.pt"  # in the workspace's checkpoints/: the best epoch of the newest finished run
-LEARNING_RATE = 3e-3  # at the default batch size; it grows with the square root of the batch size
+BATCH_SIZE = 128  # patches per training step
+GPU_BATCH_SIZE = 512  # on a GPU, which takes longer for four steps of 128; the AUC is the same (benchmarks/gpu.md)
+GPU_BATCH_PATCHES = 30_000  # training patches from which the larger batch was measured: fewer would be few steps
+LEARNING_RATE = 3e-3  # at BATCH_SIZE; it grows with the square root of the batch size
+
+
+def default_batch_size(device: str, patches: int) -> int:
+    """Return the patches per step for a kind of device ("cuda", "cpu") and a number of training patches."""
+    return GPU_BATCH_SIZE if device == "cuda" and patches >= GPU_BATCH_PATCHES else BATCH_SIZE
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,7 @@ class RunConfig:
     arch: str = "histonet"
     weights: Weights = Weights.RANDOM
     data: str = SUBSET
-    batch_size: int = 128
+    batch_size: int | None = None  # None: `default_batch_size`
     lr: float | None = None  # None: `LEARNING_RATE`, scaled to the batch size
     precision: Precision = Precision.AUTO
     device: Device = Device.AUTO
@@ -182,7 +191,7 @@ class RunConfig:
         """Raise `UsageError` naming the option whose value cannot be used."""
         if self.epochs < 1:
             raise UsageError(f"--epochs {self.epochs}: at least 1 is needed")
-        if self.batch_size < 2:
+        if self.batch_size is not None and self.batch_size < 2:
             raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2")
         if self.lr is not None and not 0 < self.lr < 10:
             raise UsageError(f"--lr {self.lr}: a number between 0 and 10 is needed", f"{LEARNING_RATE} is the default")
@@ -198,7 +207,9 @@ class RunConfig:
     @property
     def learning_rate(self) -> float:
         """The highest learning rate of the cycle."""
-        return self.lr if self.lr is not None else LEARNING_RATE * (self.batch_size / RunConfig.batch_size) ** 0.5
+        if self.lr is not None:
+            return self.lr
+        return LEARNING_RATE * math.sqrt((self.batch_size or BATCH_SIZE) / BATCH_SIZE)
 
 
 @dataclass(frozen=True)

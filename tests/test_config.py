@@ -19,6 +19,7 @@ from histocli.config import (
     PlotConfig,
     PredictConfig,
     TrainConfig,
+    default_batch_size,
 )
 
 CONFIGS = {
@@ -119,3 +120,17 @@ def test_load_takes_the_defaults_of_predict():
 
 def test_every_command_has_a_dataclass_or_is_the_demo():
     assert set(typer.main.get_command(app).commands) == {*CONFIGS, "download", "demo"}
+
+
+@pytest.mark.parametrize(
+    ("device", "patches", "expected"), [("cpu", 200_000, 128), ("cuda", 29_999, 128), ("cuda", 30_000, 512)]
+)
+def test_a_gpu_takes_larger_batches_of_many_patches(device, patches, expected):
+    assert default_batch_size(device, patches) == expected
+    assert TrainConfig().batch_size is None
+
+
+def test_the_learning_rate_grows_with_the_square_root_of_the_batch():
+    rates = [TrainConfig(batch_size=size).learning_rate for size in (None, 128, 512)]
+    assert rates == [0.003, 0.003, 0.006]
+    assert TrainConfig(batch_size=512, lr=0.001).learning_rate == 0.001

@@ -4,10 +4,12 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
+from packaging.requirements import Requirement
 
 from histocli.cli import app
 
@@ -111,3 +113,12 @@ def test_every_page_is_in_the_navigation_of_the_site():
     renamed = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md"}  # as docs/site_pages.py does
     navigation = set(re.findall(r"[\w-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert navigation == {renamed.get(name, Path(name).name.lower()) for name in PAGE_NAMES}
+
+
+def test_an_installation_keeps_the_torch_of_a_notebook():
+    """Kaggle's and Colab's images bring torch 2.11 and torchvision 0.26; histo must not ask pip for others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    assert "2.11.0+cu130" in requirements["torch"]
+    assert "0.26.0+cu130" in requirements["torchvision"]
+    assert "2.9.1" not in requirements["torch"]  # CVE-2026-24747: code execution when a checkpoint is loaded

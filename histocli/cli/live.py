@@ -57,7 +57,7 @@ class LiveTraining(Listener):
             self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
         self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
         self.stack.enter_context(self.progress)
-        size = min(run.config.batch_size, len(run.train))
+        size = min(run.train.batch_size, len(run.train))
         self.task = self.progress.add_task(
             f"epoch {len(run.history) + 1}/{run.config.epochs}",
             completed=at * size,  # the steps of the process before are not part of this one's rate

@@ -13,7 +13,7 @@ from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.distributed import agents
 from histocli.compute.memory import explained, is_out_of_memory, memory_is_full, release_gpu_memory
 from histocli.compute.world import ALONE, World
-from histocli.config import Augment, Device, Precision, Rotate, RunConfig, TrainConfig, Weights
+from histocli.config import BATCH_SIZE, Augment, Device, Precision, Rotate, RunConfig, TrainConfig, Weights
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint, publish_checkpoints
@@ -107,7 +107,7 @@ def _train_run(
             if halve:
                 config = _halved_to_fit(workspace, config, world)
             run = world.each(lambda: Run(workspace, config, "", world))
-        stack.enter_context(explained(config.batch_size))
+        stack.enter_context(explained(run.train.batch_size))
         with stop_request() as stop:
             if not resume:
                 run.begin(world.lead(lambda: stack.enter_context(claimed(workspace, name, config.arch))))
@@ -150,20 +150,24 @@ def _halved_to_fit(workspace: Workspace, config: RunConfig, world: World) -> Run
     if world.size > 1:
         raise UsageError("--batch-size auto is for one process", "give a number")
     while True:
-        fits = True
+        fits, run = True, None
         try:
-            Run(workspace, config).try_step()
+            run = Run(workspace, config)
+            config = run.config
+            run.try_step()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            if config.batch_size < 4:
-                raise memory_is_full(config.batch_size) from error
+            size = config.batch_size or BATCH_SIZE
+            if size < 4:
+                raise memory_is_full(size) from error
             fits = False
+        del run
         gc.collect()  # the trial run is part of reference cycles, and holds a copy of the patches on a GPU
         release_gpu_memory()
         if fits:
             return config
-        config = replace(config, batch_size=config.batch_size // 2)
+        config = replace(config, batch_size=size // 2)
 
 
 def stored_config(workspace: Workspace, name: str | None) -> tuple[str, RunConfig]:

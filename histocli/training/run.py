@@ -15,7 +15,7 @@ from torch import nn
 from histocli.compute.device import choose_compute
 from histocli.compute.distributed import agents
 from histocli.compute.world import ALONE, World
-from histocli.config import Part, RunConfig, Weights
+from histocli.config import Part, RunConfig, Weights, default_batch_size
 from histocli.data.dataset import labelled_part, open_drawn
 from histocli.data.leakage import audit
 from histocli.data.loaders import Batches
@@ -64,7 +64,9 @@ class Run:
             self.audit.refuse_leaks()
         self.data = subset.data
         self.manifest_sha256 = file_sha256(self.manifest)
-        device, size = self.compute.device, config.batch_size
+        device = self.compute.device
+        size = config.batch_size or default_batch_size(device.type, len(train.rows))
+        self.config = config = replace(config, batch_size=size)
         self.train = Batches(train.store, train.rows, train.labels, size, device, world=world)
         val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size
         self.val = Batches(val.store, val.rows, val.labels, val_size, device, world=world)
@@ -256,7 +258,7 @@ class Run:
         )
 
     def _patches(self, steps: int) -> int:
-        return steps * min(self.config.batch_size, len(self.train))
+        return steps * min(self.train.batch_size, len(self.train))
 
     def _validate(self, epoch: int, loss: float, rate: float, seconds: float, stop: StopRequest) -> Epoch:
         def on_patches(done: int) -> None:

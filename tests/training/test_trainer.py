@@ -248,3 +248,66 @@ def test_a_run_begun_without_a_scaler_goes_on_with_one():
     going_on.load_state(state, average)
     assert going_on.step == 1
     assert same(going_on.model.state_dict(), begun.model.state_dict())
+
+
+class PretendedGpu:
+    """What torch.cuda says of a GPU that is there."""
+
+    def __init__(self, monkeypatch, tmp_path, *, available=True, capability=(9, 0), init=None, zeros=None):
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *args: capability)
+        monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90", "compute_90"])
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda *args: "Tesla P100")
+        monkeypatch.setattr(torch.cuda, "init", self._raise(init))
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        if zeros:
+            monkeypatch.setattr(device.torch, "zeros", self._raise(zeros))
+        (tmp_path / "nvidia0").touch()
+        monkeypatch.setattr(device, "GPU_FILE", tmp_path / "nvidia0")
+
+    @staticmethod
+    def _raise(message):
+        def call(*args, **kwargs):
+            if message:
+                raise RuntimeError(message)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words"),
+    [
+        ({"available": False, "init": "The NVIDIA driver on your system is too old (found version 11040)."}, "too old"),
+        ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this torch is built for 7.5, 8.0, 9.0"),
+        ({"zeros": "CUDA error: out of memory\nmore"}, "CUDA error: out of memory; nvidia-smi shows who uses the GPU"),
+    ],
+    ids=["driver", "architecture", "memory"],
+)
+def test_a_gpu_that_cannot_be_used_is_said_and_auto_takes_the_cpu(monkeypatch, tmp_path, gpu, words):
+    PretendedGpu(monkeypatch, tmp_path, **gpu)
+    with pytest.raises(HistoError, match="--device cuda: ") as caught:
+        choose_compute(Device.CUDA)
+    assert words in str(caught.value)
+    assert "--device cpu" in caught.value.hint
+    chosen = choose_compute(Device.AUTO)
+    assert chosen.device.type == "cpu"
+    assert words in chosen.warning
+    assert "the GPU cannot be used" in chosen.reason
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (8, 6), (9, 0), (12, 0)])
+def test_newer_gpus_run_what_was_built_for_older_ones(monkeypatch, tmp_path, capability):
+    PretendedGpu(monkeypatch, tmp_path, capability=capability, zeros=None)
+    monkeypatch.setattr(device.torch, "zeros", lambda *args, **kwargs: None)
+    assert device._gpu_problem() is None
+
+
+def test_the_network_is_one_graph_for_torch_compile():
+    """A break in the graph would compile it in pieces, which is slower than not to compile it."""
+    compiled = torch.compile(create_model("histonet"), backend="eager", fullgraph=True)
+    for training in (True, False):
+        compiled.train(training)
+        assert compiled(torch.rand(2, 3, 96, 96)).shape == (2, 2)
+    with torch.inference_mode():
+        assert compiled(torch.rand(2, 3, 96, 96)).shape == (2, 2)
