@@ -4,10 +4,12 @@ import sys
 from io import TextIOWrapper
 
 from histocli.signals import Stopped, unwinding_on_termination
+from histocli.threads import let_waiting_threads_sleep
 
 
 def main() -> None:
     """Run `histo`."""
+    let_waiting_threads_sleep()
     try:
         with unwinding_on_termination():
             from histocli.cli import app  # inside the block, because importing takes a while

@@ -1,9 +1,19 @@
-"""How many threads this process may keep busy."""
+"""How many threads this process uses, and what they do while they wait."""
 
 import os
 from pathlib import Path
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def let_waiting_threads_sleep() -> None:
+    """Let OpenMP's threads sleep while they wait for one another; by default they keep their cores busy.
+
+    This counts where other processes use the same cores: on two cores with a load of 3, training took 83 to 91
+    patches/s before and 188 to 197 after. It has an effect only before torch is imported. OMP_WAIT_POLICY=ACTIVE in
+    the environment restores the default.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def thread_count() -> int:
