@@ -21,6 +21,7 @@ from histocli.data.leakage import audit
 from histocli.data.loaders import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
+from histocli.data.readahead import read_ahead
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import batch_log_odds
 from histocli.inference.predictor import CalibratedNetwork, Predictor
@@ -67,6 +68,7 @@ class Run:
         device = self.compute.device
         size = config.batch_size or default_batch_size(device.type, len(train.rows))
         self.config = config = replace(config, batch_size=size)
+        read_ahead(workspace.patches_path(self.data))
         self.train = Batches(train.store, train.rows, train.labels, size, device, world=world)
         val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size
         self.val = Batches(val.store, val.rows, val.labels, val_size, device, world=world)

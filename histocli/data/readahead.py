@@ -1,0 +1,43 @@
+"""Read a packed array in the order in which it lies on the disk, before training reads it in random order."""
+
+from pathlib import Path
+from threading import Thread
+
+MEMORY = Path("/proc/meminfo")
+_BLOCK = 8 << 20  # bytes
+_SHARE = 0.5  # of the memory that is available: the system keeps read files in what no process needs
+
+
+def read_ahead(path: Path) -> Thread | None:
+    """Start to read a file from its beginning to its end on a thread, so that the system keeps it in memory.
+
+    A slow disk reads in order many times faster than in random order: with 400 requests per second of 128 KB, gathering
+    20,000 patches took 17.2 s, and 1.7 to 2.4 s with this (`benchmarks/cold.py`). On a fast disk nothing changes.
+
+    The thread ends with the process. Returns None, and reads nothing, where the file would take more than half of the
+    available memory, or where that is not known.
+    """
+    available = available_memory()
+    if available is None or path.stat().st_size > _SHARE * available:
+        return None
+    thread = Thread(target=_read, args=(path,), name="histo-read-ahead", daemon=True)
+    thread.start()
+    return thread
+
+
+def available_memory() -> int | None:
+    """Return the bytes of memory that processes can get without swapping, on Linux; None elsewhere."""
+    if not MEMORY.is_file():
+        return None
+    for line in MEMORY.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            return int(value.split()[0]) * 1024
+    return None
+
+
+def _read(path: Path) -> None:
+    buffer = bytearray(_BLOCK)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(buffer):
+            pass

@@ -1,0 +1,33 @@
+"""Reading a packed array before training asks for it."""
+
+import pytest
+
+from histocli.data import readahead
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "patches.npy"
+    path.write_bytes(bytes(range(256)) * 100_000)  # 25.6 MB
+    return path
+
+
+@pytest.mark.parametrize("available", [None, 40_000_000])
+def test_a_file_that_does_not_fit_the_memory_is_not_read(file, monkeypatch, available):
+    monkeypatch.setattr(readahead, "available_memory", lambda: available)
+    assert readahead.read_ahead(file) is None
+
+
+def test_a_file_that_fits_is_read_to_its_end(file, monkeypatch):
+    monkeypatch.setattr(readahead, "available_memory", lambda: 60_000_000)
+    thread = readahead.read_ahead(file)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert thread.daemon
+
+
+def test_the_available_memory_is_what_linux_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(readahead, "MEMORY", tmp_path / "meminfo")
+    assert readahead.available_memory() is None
+    (tmp_path / "meminfo").write_text("MemTotal:  24000000 kB\nMemAvailable:   1000 kB\n")
+    assert readahead.available_memory() == 1_024_000
