@@ -48,11 +48,11 @@ class LiveTraining(Listener):
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         if run.compute.warning:
             self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
-        self.report.note(run.compute.reason + (f"; {run.world.size} processes" if run.world.size > 1 else ""))
+        self.report.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():
             self.report.detail(f"{name.replace('_', ' ')}: {value}")
         if at:
-            before, now = run.processes_before, run.world.size
+            before, now = run.processes_before, run.ranks.size
             changed = f", with {now} process{'es' * (now > 1)} where there were {before}" if now != before else ""
             self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
         self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))

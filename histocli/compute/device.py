@@ -2,6 +2,7 @@
 
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from histocli.compute.distributed import launched, own_gpu
+from histocli.compute.ddp import is_distributed
 from histocli.compute.memory import keep_freed_memory
 from histocli.config import Device, Precision
 from histocli.errors import HistoError
@@ -51,13 +52,31 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     asked = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
     if problem:
         asked = "the GPU cannot be used"
-    place = own_gpu() if kind == "cuda" and launched() else torch.device(kind)
+    place = local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{thread_count()} threads"
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions
     name = "Apple GPU" if kind == "mps" else name
     return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})", problem or "")
+
+
+def local_gpu() -> torch.device:
+    """Select the GPU of this process, one of several on this machine, and return it.
+
+    Raises:
+        HistoError: the machine has fewer GPUs than processes.
+    """
+    number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if count == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):  # a scheduler lets each process see only its own GPU
+        number = 0
+    if number >= count:
+        raise HistoError(
+            f"process {number + 1} on {socket.gethostname()} has no GPU: the machine has {count}",
+            f"torchrun --nproc-per-node {count}, or --device cpu",
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def _gpu_problem() -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histocli.data.loaders import Batch, Batches
+from histocli.data.loaders import Batch, PatchLoader
 
 
 def is_features(images: Tensor) -> bool:
@@ -14,13 +14,13 @@ def is_features(images: Tensor) -> bool:
     return images.ndim == 2
 
 
-class FeatureBatches(Batches):
+class FeatureLoader(PatchLoader):
     """The batches of `patches` with features in their place: float32 (N,F), a row for each, all kept on the device."""
 
-    def __init__(self, patches: Batches, features: Tensor) -> None:
+    def __init__(self, patches: PatchLoader, features: Tensor) -> None:
         labels = patches.labels.numpy(force=True)
         size, device = patches.batch_size, patches.device
-        super().__init__(patches.store, patches.rows, labels, size, device, resident=False, world=patches.world)
+        super().__init__(patches.store, patches.rows, labels, size, device, resident=False, ranks=patches.ranks)
         self.features, self.labels = features.to(device), self.labels.to(device)
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
@@ -31,11 +31,11 @@ class FeatureBatches(Batches):
 
 @torch.no_grad()
 def compute_features(
-    patches: Batches, describe: Callable[[Tensor], Tensor], on_patches: Callable[[int], None] = lambda count: None
-) -> FeatureBatches:
+    patches: PatchLoader, describe: Callable[[Tensor], Tensor], on_patches: Callable[[int], None] = lambda count: None
+) -> FeatureLoader:
     """Give every patch to `describe` once, which makes features (N,F) of images uint8 (N,3,96,96) on the device."""
     parts: list[Tensor] = []
-    for batch in patches.in_order():
+    for batch in patches.eval_batches():
         parts.append(describe(batch.images).float().cpu())
         on_patches(len(batch.images))
-    return FeatureBatches(patches, patches.joined(torch.cat(parts) if parts else torch.empty(0)))
+    return FeatureLoader(patches, patches.gather_shares(torch.cat(parts) if parts else torch.empty(0)))

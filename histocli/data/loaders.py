@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
-from histocli.compute.world import ALONE, World
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.data.stream import ordered
 from histocli.sources import Pixels
 from histocli.threads import thread_count
@@ -40,14 +40,14 @@ class SubsetSampler(SubsetRandomSampler):
         return order
 
 
-class Batches:
+class PatchLoader:
     """A subset of a packed store, by row, as batches on `device`.
 
     Where the whole subset takes less than half of a GPU's free memory it is kept there (`resident`) and gathered by
     the GPU; else a thread gathers each batch from the memory map, for CUDA into pinned memory, from where it is copied
     without waiting.
 
-    Of several processes (`world`) each gets its share: a slice of every training batch, and every so many'th of the
+    Of several processes (`ranks`) each gets its share: a slice of every training batch, and every so many'th of the
     batches in order. The batches themselves are the same for any number of processes.
     """
 
@@ -60,14 +60,14 @@ class Batches:
         device: torch.device,
         *,
         resident: bool | None = None,
-        world: World = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.store = store
         self.rows = np.asarray(rows, np.int64)
         self.labels = torch.from_numpy(np.asarray(labels, np.int64))
         self.batch_size = batch_size
         self.device = device
-        self.world = world
+        self.ranks = ranks
         self.resident: Tensor | None = None
         if self._fits() if resident is None else resident:
             self.resident = self._upload()
@@ -85,23 +85,23 @@ class Batches:
     def share(self) -> float:
         """The patches of a training batch that are this process's, over what is the mean of all processes."""
         size = min(self.batch_size, len(self))
-        return len(range(self.world.rank, size, self.world.size)) * self.world.size / size
+        return len(range(self.ranks.rank, size, self.ranks.size)) * self.ranks.size / size
 
-    def in_order(self) -> Iterator[Batch]:
+    def eval_batches(self) -> Iterator[Batch]:
         """Every patch once, in the order of the rows; the last batch may be smaller."""
         positions = np.arange(len(self))
         batches = np.split(positions, range(self.batch_size, len(self), self.batch_size))
-        return self._load(batches[self.world.rank :: self.world.size])
+        return self._load(batches[self.ranks.rank :: self.ranks.size])
 
-    def joined(self, values: Tensor) -> Tensor:
+    def gather_shares(self, values: Tensor) -> Tensor:
         """What all processes made of their shares of `in_order`, in the order of the rows: (N,) on the CPU."""
-        if self.world.size == 1:
+        if self.ranks.size == 1:
             return values
-        shares = [share.split(self.batch_size) for share in self.world.gather(values)]
+        shares = [share.split(self.batch_size) for share in self.ranks.all_gather(values)]
         batches = range(math.ceil(len(self) / self.batch_size))
         return torch.cat([shares[i % len(shares)][i // len(shares)] for i in batches])
 
-    def shuffled(self, seed: int, first: int = 0) -> Iterator[Batch]:
+    def train_batches(self, seed: int, first: int = 0) -> Iterator[Batch]:
         """One epoch of full batches in an order that follows from `seed` alone, from batch `first` on.
 
         The patches that do not fill a last batch are left out; another epoch's order leaves out others.
@@ -109,7 +109,7 @@ class Batches:
         order = SubsetSampler(range(len(self)), torch.Generator().manual_seed(seed)).order()
         size = min(self.batch_size, len(self))
         batches = order[: self.steps * size].reshape(self.steps, size)
-        return self._load(batches[first:, self.world.rank :: self.world.size])
+        return self._load(batches[first:, self.ranks.rank :: self.ranks.size])
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
         if self.resident is not None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from histocli.compute.device import Compute
-from histocli.data.features import FeatureBatches, compute_features
-from histocli.data.loaders import Batches
+from histocli.data.features import FeatureLoader, compute_features
+from histocli.data.loaders import PatchLoader
 from histocli.models import Classifier
 from histocli.models.backbone import HEAD, Head
 from histocli.training.trainer import Trainer
@@ -17,15 +17,15 @@ from histocli.training.trainer import Trainer
 class Described(NamedTuple):
     """The training and the validation patches by their features."""
 
-    train: FeatureBatches
-    val: FeatureBatches
+    train: FeatureLoader
+    val: FeatureLoader
 
 
 def describe(
     model: Classifier,
     trainer: Trainer,
-    train: Batches,
-    val: Batches,
+    train: PatchLoader,
+    val: PatchLoader,
     on_patches: Callable[[int], None] = lambda done: None,
 ) -> Described:
     """Compute both parts' features, and let the heads that `trainer` trains and averages standardise by the first's.

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import choose_compute
-from histocli.compute.distributed import agents
-from histocli.compute.world import ALONE, World
 from histocli.config import Part, RunConfig, Weights
 from histocli.data.dataset import labelled_part, open_drawn
 from histocli.data.leakage import audit
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
@@ -45,13 +44,13 @@ _NORMED = 32  # patches that batch norm should see at least: Wu and He, "Group n
 class Run:
     """A training run: its folder, its data, its trainer; then `begin` or, with the name it has, `resume`.
 
-    Several processes (`world`) make the same calls; the leading one alone writes.
+    Several processes (`ranks`) make the same calls; the leading one alone writes.
     """
 
-    def __init__(self, workspace: Workspace, config: RunConfig, name: str = "", world: World = ALONE) -> None:
+    def __init__(self, workspace: Workspace, config: RunConfig, name: str = "", ranks: Ranks = SINGLE_PROCESS) -> None:
         config.check()
-        self.workspace, self.name, self.config, self.world = workspace, name, config, world
-        self.processes_before = world.size  # of a resumed run, before it was
+        self.workspace, self.name, self.config, self.ranks = workspace, name, config, ranks
+        self.processes_before = ranks.size  # of a resumed run, before it was
         self.compute = choose_compute(config.device, config.precision)
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_drawn(workspace, self.manifest)
@@ -65,15 +64,15 @@ class Run:
         self.data = subset.data
         self.manifest_sha256 = file_sha256(self.manifest)
         device, size = self.compute.device, config.batch_size
-        self.train = Batches(train.store, train.rows, train.labels, size, device, world=world)
+        self.train = PatchLoader(train.store, train.rows, train.labels, size, device, ranks=ranks)
         val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size
-        self.val = Batches(val.store, val.rows, val.labels, val_size, device, world=world)
+        self.val = PatchLoader(val.store, val.rows, val.labels, val_size, device, ranks=ranks)
         self.labels = val.labels
-        if world.size > 1 and min(size, len(self.train)) < 2 * world.size:
-            raise UsageError(f"--batch-size {size}: {world.size} processes need {2 * world.size} patches a step")
+        if ranks.size > 1 and min(size, len(self.train)) < 2 * ranks.size:
+            raise UsageError(f"--batch-size {size}: {ranks.size} processes need {2 * ranks.size} patches a step")
         torch.manual_seed(config.seed)
         model = load_checkpoint(self.dir / "last.pt").build() if name else create_model(config.arch, config.weights)
-        if device.type == "cuda" and world.size > 1 and size < _NORMED * world.size:
+        if device.type == "cuda" and ranks.size > 1 and size < _NORMED * ranks.size:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(device)
         recipe = Recipe(
@@ -87,7 +86,7 @@ class Run:
             muon=config.weights is Weights.RANDOM,  # what AdamW trained before, AdamW had better train on
         )
         trained = model.headed.head if config.freeze else model
-        self.trainer = Trainer(trained, recipe, self.compute, world)
+        self.trainer = Trainer(trained, recipe, self.compute, ranks)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.trained: dict[str, float] = {}  # of an epoch whose steps are done: all but its validation
@@ -107,10 +106,10 @@ class Run:
     def try_step(self) -> None:
         """Take a step and score a validation batch, to see whether the memory is enough; the run is spoilt by it."""
         if not self.config.freeze:
-            batch = next(iter(self.train.shuffled(0)))
+            batch = next(iter(self.train.train_batches(0)))
             for _ in range(WARM_UP + 1 if self.trainer.graph else 1):  # the graph has memory of its own
                 self.trainer.train_step(batch, self.train.share)
-        batch_log_odds(self.model, next(iter(self.val.in_order())).images, self.compute)
+        batch_log_odds(self.model, next(iter(self.val.eval_batches())).images, self.compute)
         if self.compute.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -129,9 +128,9 @@ class Run:
             def on_step(step: int, epoch: int = epoch) -> bool:
                 nonlocal saved
                 listener.stepped(self._progress(epoch))
-                if due := self.world.leads and time.monotonic() - saved > _SAVE_EVERY:
+                if due := self.ranks.is_rank0 and time.monotonic() - saved > _SAVE_EVERY:
                     saved = time.monotonic()
-                number, save = self.world.largest_lately(stop.signal or 0, due)
+                number, save = self.ranks.all_max_async(stop.signal or 0, due)
                 if save:
                     self._save(best=False)
                 return bool(number)
@@ -152,7 +151,7 @@ class Run:
             self.best = row._asdict() if best else self.best
             self._save(best)
             listener.finished_epoch(row, best)
-            if epoch < self.config.epochs and any(self.world.largest(stop.signal or 0)):
+            if epoch < self.config.epochs and any(self.ranks.all_max(stop.signal or 0)):
                 raise self._stopped(stop)
 
     def _describe(self, listener: Listener, stop: StopRequest) -> None:
@@ -161,20 +160,20 @@ class Run:
 
         def on_patches(done: int) -> None:
             listener.described(done, total)
-            if stop and self.world.size == 1:
+            if stop and self.ranks.size == 1:
                 raise self._stopped(stop)
 
         self.train, self.val = describe(self.model, self.trainer, self.train, self.val, on_patches)
-        if any(self.world.largest(stop.signal or 0)):
+        if any(self.ranks.all_max(stop.signal or 0)):
             raise self._stopped(stop)
 
     def resume(self) -> None:
         """Go on from `last.pt`."""
-        self.world.each(self._load)
-        self.world.agree((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
-        self.world.lead(self._rewrite)
-        here = agents(self.world)
-        self.world.lead(lambda: note_job(self.dir, here))
+        self.ranks.on_all_ranks(self._load)
+        self.ranks.check_equal((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
+        self.ranks.on_rank0(self._rewrite)
+        here = torchrun_agents(self.ranks)
+        self.ranks.on_rank0(lambda: note_job(self.dir, here))
 
     def _load(self) -> None:
         checkpoint = load_checkpoint(self.dir / "last.pt")
@@ -196,7 +195,7 @@ class Run:
 
     def _measure_appearance(self) -> None:
         """Start to measure the appearance of the training patches on a thread, beside the first epoch."""
-        if self.world.leads:
+        if self.ranks.is_rank0:
             store, rows, seed = self.train.store, self.train.rows, self.config.seed
             self.appearance = ThreadPoolExecutor(1).submit(lambda: asdict(Reference.of(store, rows, seed)))
 
@@ -209,10 +208,10 @@ class Run:
             HistoError: the folder cannot be written.
         """
         self.name = name
-        self.world.agree(self.manifest_sha256, "manifests")
+        self.ranks.check_equal(self.manifest_sha256, "manifests")
         self._measure_appearance()
-        state, here = self._state(), agents(self.world)
-        self.world.lead(lambda: self._lay(state, here))
+        state, here = self._state(), torchrun_agents(self.ranks)
+        self.ranks.on_rank0(lambda: self._lay(state, here))
 
     def _lay(self, state: dict[str, Any], here: set[str]) -> None:
         with atomic_folder(self.dir) as folder:
@@ -241,7 +240,7 @@ class Run:
         )
 
     def _stopped(self, stop: StopRequest) -> Stopped:
-        number = max(self.world.gather(stop.signal or 0))
+        number = max(self.ranks.all_gather(stop.signal or 0))
         return Stopped(number, f"histo train --resume --name {self.name}")
 
     def _progress(self, epoch: int) -> Progress:
@@ -260,7 +259,7 @@ class Run:
 
     def _validate(self, epoch: int, loss: float, rate: float, seconds: float, stop: StopRequest) -> Epoch:
         def on_patches(done: int) -> None:
-            if stop and self.world.size == 1:
+            if stop and self.ranks.size == 1:
                 raise self._stopped(stop)
 
         predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
@@ -281,7 +280,7 @@ class Run:
 
     def _save(self, best: bool) -> None:
         state = self._state()
-        self.world.lead(lambda: self._write(self.dir, state, best))
+        self.ranks.on_rank0(lambda: self._write(self.dir, state, best))
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -289,7 +288,7 @@ class Run:
             "history": self.history,
             "best": self.best,
             "trained": self.trained,
-            "processes": self.world.size,
+            "processes": self.ranks.size,
         }
 
     def _write(self, folder: Path, state: dict[str, Any], best: bool) -> None:

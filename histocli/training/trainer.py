@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import Compute, seed_device
-from histocli.compute.world import ALONE, World
 from histocli.config import Augment, Precision, Rotate
 from histocli.data.features import is_features
-from histocli.data.loaders import Batch, Batches
+from histocli.data.loaders import Batch, PatchLoader
 from histocli.data.transforms import augment
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
@@ -53,11 +53,11 @@ class Trainer:
     average (`ema_model`), which is what validates and predicts. What is random in a step follows from the seed and the
     step's number alone, so that a run can stop after any step and continue as if it had not.
 
-    Several processes (`world`) each train on their share of every batch and average their gradients; they call
+    Several processes (`ranks`) each train on their share of every batch and average their gradients; they call
     `train_epoch` and `state` together.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, world: World = ALONE) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, ranks: Ranks = SINGLE_PROCESS) -> None:
         self.model = model.to(compute.device)
         self.ema_model = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = FlatOptimizer(
@@ -77,7 +77,7 @@ class Trainer:
         )
         if recipe.compile:
             self.model.compile()
-        self.world = world
+        self.ranks = ranks
         self.recipe = recipe
         self.compute = compute
         self.step = 0
@@ -93,7 +93,7 @@ class Trainer:
         return (
             self.recipe.cuda_graph
             and self.compute.device.type == "cuda"
-            and self.world.size == 1
+            and self.ranks.size == 1
             and not self.recipe.compile
             and not torch.are_deterministic_algorithms_enabled()
             and getattr(model, "arch", "").partition("/")[0] not in ("", "timm")
@@ -107,9 +107,9 @@ class Trainer:
     @cached_property
     def network(self) -> nn.Module:
         """What trains: `model`, or a replica around it; made at the first step, when all processes have come so far."""
-        return self.world.replicate(self.model)
+        return self.ranks.wrap_model(self.model)
 
-    def train_epoch(self, batches: Batches, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
+    def train_epoch(self, batches: PatchLoader, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
         """Train to the end of the current epoch; return the mean loss, or None where `on_step` said to stop.
 
         Raises:
@@ -117,7 +117,7 @@ class Trainer:
         """
         epoch, first = divmod(self.step, batches.steps)
         self.model.train()
-        for batch in batches.shuffled(_seed(self.recipe.seed, -1 - epoch), first):
+        for batch in batches.train_batches(_seed(self.recipe.seed, -1 - epoch), first):
             self.losses.append(self.train_step(batch, batches.share))
             if len(self.losses) % _CHECK_EVERY == 0:
                 self._check_losses()
@@ -134,7 +134,7 @@ class Trainer:
 
         `share` is N over the mean of all processes' N, so that their averaged gradient is that of the whole batch.
         """
-        seed_device(self.compute.device, _seed(self.recipe.seed, self.step + self.world.rank * _APART))
+        seed_device(self.compute.device, _seed(self.recipe.seed, self.step + self.ranks.rank * _APART))
         if self.graph and not is_features(batch.images):
             loss = self.graph(batch.images, batch.labels)
         else:
@@ -163,12 +163,12 @@ class Trainer:
 
         They are linear in the batches' statistics, so that it makes no difference how often this is done.
         """
-        if self.world.size == 1:
+        if self.ranks.size == 1:
             return
         norms = [m for model in (self.model, self.ema_model) for m in model.modules() if isinstance(m, _NORMS)]
         own = [value for m in norms for value in (m.running_mean, m.running_var) if value is not None]
         if own:
-            means = self.world.mean(torch.cat(own)).split([len(value) for value in own])
+            means = self.ranks.all_mean(torch.cat(own)).split([len(value) for value in own])
             for value, mean in zip(own, means, strict=True):
                 value.copy_(mean)
 
@@ -176,7 +176,7 @@ class Trainer:
         """Return the epoch's losses so far, each of a whole batch."""
         if not self.losses:
             return torch.empty(0)
-        losses = self.world.mean(torch.stack(self.losses))
+        losses = self.ranks.all_mean(torch.stack(self.losses))
         self.recent_loss = float(losses[-_CHECK_EVERY:].mean())
         finite = losses.isfinite()
         if not finite.all():

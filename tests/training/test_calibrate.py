@@ -73,7 +73,7 @@ def test_weights_that_have_moved_on_since_validation_keep_none_of_what_it_decide
     run = Run(workspace, stored_config(workspace, "first")[1], "first")
     run.resume()
     assert run.kept["validation"]
-    run.trainer.train_step(next(iter(run.train.shuffled(0))))
+    run.trainer.train_step(next(iter(run.train.train_batches(0))))
     run._save(best=False)
     moved = last(histo, "first")
     assert (moved.temperature, moved.threshold, moved.validation) == (1, 0.5, {})
