@@ -1,4 +1,4 @@
-"""Features in the place of patches: what a frozen backbone gives of them, computed once."""
+"""Features of patches, computed once by a frozen backbone and used instead of the patches."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,12 +10,15 @@ from histocli.data.loaders import Batch, PatchLoader
 
 
 def is_features(images: Tensor) -> bool:
-    """Whether the `images` of a batch are features (N,F), not patches (N,3,H,W)."""
+    """Return whether the `images` of a batch are features (N,F) and not patches (N,3,H,W)."""
     return images.ndim == 2
 
 
 class FeatureLoader(PatchLoader):
-    """The batches of `patches` with features in their place: float32 (N,F), a row for each, all kept on the device."""
+    """Loads the same batches as `patches`, but with features instead of images; all features stay on the device.
+
+    `features` is float32 (N,F), one row for each patch.
+    """
 
     def __init__(self, patches: PatchLoader, features: Tensor) -> None:
         labels = patches.labels.numpy(force=True)
@@ -31,11 +34,15 @@ class FeatureLoader(PatchLoader):
 
 @torch.no_grad()
 def compute_features(
-    patches: PatchLoader, describe: Callable[[Tensor], Tensor], on_patches: Callable[[int], None] = lambda count: None
+    patches: PatchLoader, backbone: Callable[[Tensor], Tensor], on_patches: Callable[[int], None] = lambda count: None
 ) -> FeatureLoader:
-    """Give every patch to `describe` once, which makes features (N,F) of images uint8 (N,3,96,96) on the device."""
+    """Compute the features of every patch once; each process computes its share.
+
+    `backbone` takes uint8 images (N,3,96,96) on the device and returns features (N,F). `on_patches` receives the size
+    of each batch when it is done.
+    """
     parts: list[Tensor] = []
     for batch in patches.eval_batches():
-        parts.append(describe(batch.images).float().cpu())
+        parts.append(backbone(batch.images).float().cpu())
         on_patches(len(batch.images))
     return FeatureLoader(patches, patches.gather_shares(torch.cat(parts) if parts else torch.empty(0)))

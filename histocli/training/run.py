@@ -108,7 +108,7 @@ class Run:
         if not self.config.freeze:
             batch = next(iter(self.train.train_batches(0)))
             for _ in range(WARM_UP + 1 if self.trainer.graph else 1):  # the graph has memory of its own
-                self.trainer.train_step(batch, self.train.share)
+                self.trainer.train_step(batch, self.train.loss_weight)
         batch_log_odds(self.model, next(iter(self.val.eval_batches())).images, self.compute)
         if self.compute.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -118,7 +118,7 @@ class Trainer:
         epoch, first = divmod(self.step, batches.steps)
         self.model.train()
         for batch in batches.train_batches(_seed(self.recipe.seed, -1 - epoch), first):
-            self.losses.append(self.train_step(batch, batches.share))
+            self.losses.append(self.train_step(batch, batches.loss_weight))
             if len(self.losses) % _CHECK_EVERY == 0:
                 self._check_losses()
             if on_step(self.step) and self.step % batches.steps:

@@ -44,7 +44,7 @@ class Pretended(Ranks):
         return list(self.everyone)
 
 
-def batches(ranks, n=23, size=7):
+def loader(ranks, n=23, size=7):
     pixels = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
     return PatchLoader(pixels, np.arange(n), np.arange(n) % 2, size, torch.device("cpu"), ranks=ranks)
 
@@ -60,29 +60,29 @@ def flat(lists):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_shares_of_a_training_batch_are_the_batch_of_one_process(size):
-    whole = numbers(batches(SINGLE_PROCESS).train_batches(3))
-    shares = [numbers(batches(Pretended(rank, size)).train_batches(3)) for rank in range(size)]
+    whole = numbers(loader(SINGLE_PROCESS).train_batches(3))
+    shares = [numbers(loader(Pretended(rank, size)).train_batches(3)) for rank in range(size)]
     together = [flat(parts) for parts in zip(*shares, strict=True)]
     assert [sorted(batch) for batch in together] == [sorted(batch) for batch in whole]
     assert len(set(flat(together))) == 21  # each once an epoch, but for those that fill no batch
-    later = [numbers(batches(Pretended(rank, size)).train_batches(3, first=1)) for rank in range(size)]
+    later = [numbers(loader(Pretended(rank, size)).train_batches(3, first=1)) for rank in range(size)]
     assert later == [share[1:] for share in shares]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_shares_weigh_as_much_as_their_patches(size):
-    weights = [batches(Pretended(rank, size)).share for rank in range(size)]
-    counts = [len(numbers(batches(Pretended(rank, size)).train_batches(0))[0]) for rank in range(size)]
+    weights = [loader(Pretended(rank, size)).loss_weight for rank in range(size)]
+    counts = [len(numbers(loader(Pretended(rank, size)).train_batches(0))[0]) for rank in range(size)]
     assert weights == pytest.approx([count * size / 7 for count in counts])
     assert np.mean(weights) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_validated_in_shares_is_whole_and_in_order_again(size):
-    shares = [numbers(batches(Pretended(rank, size)).eval_batches()) for rank in range(size)]
+    shares = [numbers(loader(Pretended(rank, size)).eval_batches()) for rank in range(size)]
     assert sorted(flat(flat(shares))) == list(range(23))
     values = [torch.tensor(flat(share), dtype=torch.float32) for share in shares]
-    assert batches(Pretended(0, size, values)).gather_shares(values[0]).tolist() == list(range(23))
+    assert loader(Pretended(0, size, values)).gather_shares(values[0]).tolist() == list(range(23))
 
 
 def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp_path):
