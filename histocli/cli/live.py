@@ -43,7 +43,7 @@ class LiveTraining(Listener):
     ) -> None:
         self.stack.close()
 
-    def started(self, run: Run, at: int) -> None:
+    def on_start(self, run: Run, at: int) -> None:
         """Print what is trained, and where."""
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         if run.compute.warning:
@@ -64,11 +64,11 @@ class LiveTraining(Listener):
             total=run.trainer.recipe.total_steps * size,
         )
 
-    def described(self, done: int, total: int) -> None:
+    def on_features(self, done: int, total: int) -> None:
         """Show how many patches have features."""
         self.progress.update(self.task, description=f"features {done:,}/{total:,}")
 
-    def stepped(self, progress: Step) -> None:
+    def on_step(self, progress: Step) -> None:
         """Move the bar."""
         self.progress.update(
             self.task,
@@ -76,19 +76,19 @@ class LiveTraining(Listener):
             completed=progress.patches,
         )
 
-    def finished_epoch(self, row: Epoch, best: bool) -> None:
-        """Print the epoch's row."""
+    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
+        """Print the epoch's epoch."""
         self.report.note(
             _row(
-                str(row.epoch),
-                f"{row.train_loss:.4f}",
-                f"{row.val_loss:.4f}",
-                number(row.val_auc),
-                f"{row.val_accuracy:.4f}",
-                f"{row.patches_per_second:,.0f}",
-                f"{row.seconds:,.0f}",
+                str(epoch.epoch),
+                f"{epoch.train_loss:.4f}",
+                f"{epoch.val_loss:.4f}",
+                number(epoch.val_auc),
+                f"{epoch.val_accuracy:.4f}",
+                f"{epoch.patches_per_second:,.0f}",
+                f"{epoch.seconds:,.0f}",
             )
-            + ("  best" if best else "")
+            + ("  best" if is_best else "")
         )
 
 

@@ -109,17 +109,17 @@ def _train_run(
         stack.enter_context(explained(config.batch_size))
         with stop_request() as stop:
             if not resume:
-                run.begin(ranks.on_rank0(lambda: stack.enter_context(claimed(workspace, name, config.arch))))
+                run.create(ranks.on_rank0(lambda: stack.enter_context(claimed(workspace, name, config.arch))))
             resumed_at = run.trainer.step
-            if not run.finished:
-                listener.started(run, resumed_at)
+            if not run.is_finished:
+                listener.on_start(run, resumed_at)
                 run.fit(listener, stop)
         if publish:
             ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
         ranks.on_rank0(lambda: write_card(workspace, run.name))
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
-    return TrainReport(run.name, run.dir, Epoch(**run.best), seconds, steps, stop.signal)
+    return TrainReport(run.name, run.dir, run.best, seconds, steps, stop.signal)
 
 
 def _resumed_config(stored: RunConfig, config: TrainConfig, given: Collection[str]) -> RunConfig:

@@ -135,9 +135,7 @@ class PatchLoader:
             parts = list(batches)
             if not parts:
                 return
-            order = torch.from_numpy(np.concatenate(parts)).to(
-                self.device
-            )  # one copy for the epoch, because the host waits for each
+            order = torch.from_numpy(np.concatenate(parts)).to(self.device)  # once: the host waits for each copy
             for index in order.split([len(part) for part in parts]):
                 yield Batch(self.resident[index].permute(0, 3, 1, 2), self.labels[index])
             return
