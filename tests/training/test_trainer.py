@@ -206,8 +206,8 @@ def test_the_device_is_chosen_and_the_reason_said(monkeypatch):
     ],
 )
 def test_a_processor_computes_in_bf16_where_that_is_faster(monkeypatch, amx, bf16, intel, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    capabilities = {"amx_tile": amx, "avx512_bf16": bf16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(device, "_is_intel", lambda: intel)
     assert choose_compute(Device.CPU).precision is expected
 
@@ -248,3 +248,10 @@ def test_a_run_begun_without_a_scaler_goes_on_with_one():
     going_on.load_state(state, average)
     assert going_on.step == 1
     assert same(going_on.model.state_dict(), begun.model.state_dict())
+
+
+def test_torch_without_public_capabilities_is_asked_by_its_private_functions(monkeypatch):
+    """Version 2.10, the oldest that is supported."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert choose_compute(Device.CPU).reason.endswith("(the processor has AMX)")
