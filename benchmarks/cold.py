@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.data.readahead import read_ahead
 
 
@@ -34,7 +34,7 @@ def seconds(path: Path, *, ahead: bool) -> float:
         raise SystemExit("the file does not fit the memory")
     store = np.load(path, mmap_mode="r")
     rows = np.arange(len(store))
-    for batch in Batches(store, rows, rows % 2, 128, torch.device("cpu")).shuffled(0):
+    for batch in PatchLoader(store, rows, rows % 2, 128, torch.device("cpu")).train_batches(0):
         assert len(batch.images)
     return time.perf_counter() - began
 

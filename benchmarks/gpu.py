@@ -27,7 +27,7 @@ import torch
 from histocli.commands.download import DownloadConfig, download
 from histocli.compute.device import choose_compute, deterministic
 from histocli.config import Augment, Device, Precision
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.models import create_model
 from histocli.sources import Patch, SourceReport
 from histocli.sources.synthetic import SyntheticOptions
@@ -155,7 +155,7 @@ class Bench:
         pixels = np.random.default_rng(0).integers(0, 256, (count, 96, 96, 3), np.uint8)
         for size in (128, 512, 2048) if self.full else (64,):
             for graph in (True, False):
-                batches = Batches(pixels, np.arange(count), np.arange(count) % 2, size, compute.device)
+                batches = PatchLoader(pixels, np.arange(count), np.arange(count) % 2, size, compute.device)
                 torch.manual_seed(0)
                 with deterministic(False):
                     made = Trainer(create_model("histonet"), Recipe(1e-3, 10_000, 0, cuda_graph=graph), compute)
@@ -171,10 +171,10 @@ class Bench:
                     break
 
     @staticmethod
-    def _endless(batches: Batches) -> Iterator[Any]:
+    def _endless(batches: PatchLoader) -> Iterator[Any]:
         epoch = 0
         while True:
-            yield from batches.shuffled(epoch)
+            yield from batches.train_batches(epoch)
             epoch += 1
 
     def _milliseconds(self, step: Any) -> float:

@@ -24,7 +24,7 @@ from benchmarks.training import BATCH, plain_loader
 from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import LEARNING_RATE, Device, Part, Precision
 from histocli.data.dataset import Subset, labelled_part, open_subset
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
 from histocli.models import create_model
@@ -37,7 +37,7 @@ Epochs = Iterator[nn.Module]  # the network to predict with, after every epoch
 def ours(part: Subset) -> Epochs:
     """As `histo train` trains."""
     compute = choose_compute(Device.CPU, Precision.AUTO)
-    batches = Batches(part.store, part.rows, part.labels.copy(), BATCH, compute.device)
+    batches = PatchLoader(part.store, part.rows, part.labels.copy(), BATCH, compute.device)
     torch.manual_seed(0)
     trainer = Trainer(create_model("histonet"), Recipe(LEARNING_RATE, batches.steps * EPOCHS, 0), compute)
     for _ in range(EPOCHS):
@@ -102,7 +102,7 @@ def main() -> None:
             (files / str(label)).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(files / str(label) / f"{i:07d}.png"), part.store[row][:, :, ::-1])
         compute = choose_compute(Device.CPU, Precision.AUTO)
-        held = Batches(unseen.store, unseen.rows, unseen.labels.copy(), 2 * BATCH, compute.device)
+        held = PatchLoader(unseen.store, unseen.rows, unseen.labels.copy(), 2 * BATCH, compute.device)
 
         def score(network: nn.Module) -> float:
             return (

@@ -15,7 +15,7 @@ from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
 from histocli.config import Augment, Device, Part, Precision
 from histocli.data.dataset import labelled_part, open_subset
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
@@ -32,11 +32,11 @@ class Ours:
         self.compute = choose_compute(Device.AUTO, Precision.AUTO)
         subset = open_subset(made.workspace, made.workspace.manifest_path("balanced"))
         part = labelled_part(subset, Part.TRAIN)
-        self.batches = Batches(part.store, part.rows, part.labels, BATCH, self.compute.device)
+        self.batches = PatchLoader(part.store, part.rows, part.labels, BATCH, self.compute.device)
         self.steps = min(STEPS[arch], self.batches.steps)
         recipe = Recipe(3e-3, 100_000, 0, augment=level)
         self.trainer = Trainer(create_model(arch), recipe, self.compute)
-        batch = next(iter(self.batches.in_order()))
+        batch = next(iter(self.batches.eval_batches()))
         side = self.trainer.side
         self.images = augment(batch.images, level, any_angle=self.trainer.any_angle, side=side)
         self.labels = batch.labels

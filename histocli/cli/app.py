@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from histocli import __version__
-from histocli.compute.distributed import rank
+from histocli.compute.ddp import rank
 from histocli.compute.memory import is_out_of_memory
 from histocli.console import Reporter
 from histocli.errors import (

@@ -98,10 +98,10 @@ def evaluate(
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:
     from histocli.cli.render import show_comparison, show_evaluation
     from histocli.commands import evaluate as commands
-    from histocli.compute.distributed import WAITING, joined
+    from histocli.compute.ddp import LONG_TIMEOUT, process_group
     from histocli.schema import to_json
 
-    with joined(WAITING) as world, state.report.bar("scoring") as bar:
+    with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring") as bar:
         evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
         made = evaluate_or_compare(
             state.workspace,
@@ -109,9 +109,9 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
             on_start=state.report.note,
             on_progress=bar,
             on_unreadable=lambda error: state.report.warn(str(error)),
-            world=world,
+            ranks=ranks,
         )
-    if not world.leads:
+    if not ranks.is_rank0:
         return
     if isinstance(made, commands.Comparison):
         show_comparison(state.report, made.report)

@@ -43,16 +43,16 @@ class LiveTraining(Listener):
     ) -> None:
         self.stack.close()
 
-    def started(self, run: Run, at: int) -> None:
+    def on_start(self, run: Run, at: int) -> None:
         """Print what is trained, and where."""
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         if run.compute.warning:
             self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
-        self.report.note(run.compute.reason + (f"; {run.world.size} processes" if run.world.size > 1 else ""))
+        self.report.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():
             self.report.detail(f"{name.replace('_', ' ')}: {value}")
         if at:
-            before, now = run.processes_before, run.world.size
+            before, now = run.processes_before, run.ranks.size
             changed = f", with {now} process{'es' * (now > 1)} where there were {before}" if now != before else ""
             self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
         self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
@@ -64,11 +64,11 @@ class LiveTraining(Listener):
             total=run.trainer.recipe.total_steps * size,
         )
 
-    def described(self, done: int, total: int) -> None:
+    def on_features(self, done: int, total: int) -> None:
         """Show how many patches have features."""
         self.progress.update(self.task, description=f"features {done:,}/{total:,}")
 
-    def stepped(self, progress: Step) -> None:
+    def on_step(self, progress: Step) -> None:
         """Move the bar."""
         self.progress.update(
             self.task,
@@ -76,19 +76,19 @@ class LiveTraining(Listener):
             completed=progress.patches,
         )
 
-    def finished_epoch(self, row: Epoch, best: bool) -> None:
-        """Print the epoch's row."""
+    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
+        """Print the epoch's epoch."""
         self.report.note(
             _row(
-                str(row.epoch),
-                f"{row.train_loss:.4f}",
-                f"{row.val_loss:.4f}",
-                number(row.val_auc),
-                f"{row.val_accuracy:.4f}",
-                f"{row.patches_per_second:,.0f}",
-                f"{row.seconds:,.0f}",
+                str(epoch.epoch),
+                f"{epoch.train_loss:.4f}",
+                f"{epoch.val_loss:.4f}",
+                number(epoch.val_auc),
+                f"{epoch.val_accuracy:.4f}",
+                f"{epoch.patches_per_second:,.0f}",
+                f"{epoch.seconds:,.0f}",
             )
-            + ("  best" if best else "")
+            + ("  best" if is_best else "")
         )
 
 

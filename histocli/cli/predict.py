@@ -72,7 +72,7 @@ def predict(
     """Write a tumour probability for every patch as CSV: id,label."""
     state: State = ctx.obj
     from histocli.commands.predict import predict as run_predict
-    from histocli.compute.distributed import WAITING, joined
+    from histocli.compute.ddp import LONG_TIMEOUT, process_group
 
     config = PredictConfig(
         inputs=tuple(inputs),
@@ -98,7 +98,7 @@ def predict(
         total[0] = count
 
     hidden = out is None and not stdout_is_a_file()
-    with joined(WAITING) as world, state.report.bar("scoring", hidden=hidden) as bar:
+    with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", hidden=hidden) as bar:
         done = run_predict(
             state.workspace,
             config,
@@ -107,9 +107,9 @@ def predict(
             on_start=start,
             on_progress=lambda count: bar(count, total[0]),
             on_unreadable=lambda error: state.report.warn(str(error)),
-            world=world,
+            ranks=ranks,
         )
-    if not world.leads:
+    if not ranks.is_rank0:
         return
     if not done.duplicates:
         state.report.warn("the patches trained on are not in this workspace: the column duplicate is empty")

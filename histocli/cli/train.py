@@ -12,7 +12,7 @@ from histocli.config import Augment, Rotate, TrainConfig, Weights
 from histocli.console import number, write_out
 
 if TYPE_CHECKING:
-    from histocli.compute.world import World
+    from histocli.compute.ddp import Ranks
 
 _RUNS = "Runs"
 
@@ -156,10 +156,10 @@ def train(
 ) -> None:
     """Train a network on the balanced subset, validating each epoch."""
     state: State = ctx.obj
-    from histocli.compute.distributed import joined, launched
+    from histocli.compute.ddp import is_distributed, process_group
     from histocli.compute.launch import launch
 
-    if processes > 1 and not launched():
+    if processes > 1 and not is_distributed():
         launch(arguments_of(ctx), processes)
         return
     config = TrainConfig(
@@ -188,20 +188,20 @@ def train(
     )
     given = {option for option in ctx.params if options.is_given(ctx, option)}
     given |= {"device"} if options.is_given(ctx, "device", "ENVIRONMENT") else set()
-    with joined() as world:
+    with process_group() as ranks:
         train_runs = _train_repeats if folds or seeds else _train_one
-        result = train_runs(state, config, given, world)
-        if json and world.leads:
+        result = train_runs(state, config, given, ranks)
+        if json and ranks.is_rank0:
             write_out(dumps(result, indent=2) + "\n")
 
 
-def _train_one(state: State, config: TrainConfig, given: set[str], world: "World") -> dict[str, Any]:
+def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
     """Train one run, show its best epoch, and return what `--json` prints."""
     from histocli.cli.live import LiveTraining
     from histocli.commands.train import train as run_train
 
     with LiveTraining(state.report) as listener:
-        result = run_train(state.workspace, config, given=given, listener=listener, world=world)
+        result = run_train(state.workspace, config, given=given, listener=listener, ranks=ranks)
     best = result.best
     if not result.steps:
         state.report.note(f"{result.run} is finished already: it has all its epochs")
@@ -212,14 +212,14 @@ def _train_one(state: State, config: TrainConfig, given: set[str], world: "World
     return {"run": result.run, "run_dir": str(result.run_dir), **best._asdict()}
 
 
-def _train_repeats(state: State, config: TrainConfig, given: set[str], world: "World") -> dict[str, Any]:
+def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
     """Train one run per fold or per seed, show their metrics with mean and spread, and return what `--json` prints."""
     from histocli.cli.live import LiveTraining
     from histocli.cli.render import show_repeats
     from histocli.commands.train import train_repeats
     from histocli.schema import to_json
 
-    report = train_repeats(state.workspace, config, given=given, listen=lambda: LiveTraining(state.report), world=world)
+    report = train_repeats(state.workspace, config, given=given, listen=lambda: LiveTraining(state.report), ranks=ranks)
     show_repeats(state.report, report)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
     state.report.done(f"wrote {report.name}-{report.kind}.json", f"histo eval {members} --data NAME")

@@ -6,8 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings, thread_count
-from histocli.compute.world import ALONE, World
 from histocli.config import EvalConfig, Part, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
@@ -51,30 +51,30 @@ def evaluate(
     on_start: Callable[[str], None] = lambda device: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
     """Score the data, and write `metrics/<run>-<data>-<split>.json` with the scores as CSV beside it.
 
     Options that are not at their default (`--tta`, `--uncalibrated`, `--threshold`, `--resize`) are added to the file's
     name, and a hash where that is already the name of an evaluation of other data.
 
-    Of several processes (`world`), each scores its share, and the leading one measures and writes.
+    Of several processes (`ranks`), each scores its share, and the leading one measures and writes.
 
     Raises:
         HistoError: a checkpoint, the data or the device cannot be used, or no patch has a label.
     """
     on_disk = config.data is not None and Path(config.data).exists()
     _check(workspace, config, on_disk)
-    predictor, threshold = world.each(lambda: _open(workspace, config))
-    world.agree([[member.sha256 for member in predictor.members], predictor.kind], "checkpoints or devices")
+    predictor, threshold = ranks.on_all_ranks(lambda: _open(workspace, config))
+    ranks.check_equal([[member.sha256 for member in predictor.members], predictor.kind], "checkpoints or devices")
     for member in predictor.members:
         on_start(member.checkpoint.describe())
     on_start(predictor.reason)
     if on_disk:
-        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, world)
+        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, ranks)
     else:
-        scored = score_packed(workspace, predictor, config, on_progress, world)
-    return world.lead(lambda: _write(workspace, config, predictor, scored, threshold))
+        scored = score_packed(workspace, predictor, config, on_progress, ranks)
+    return ranks.on_rank0(lambda: _write(workspace, config, predictor, scored, threshold))
 
 
 def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
@@ -162,7 +162,7 @@ def compare(
     on_start: Callable[[str], None] = lambda device: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Comparison:
     """Compare two evaluations on the patches that both scored, and write the comparison to `metrics/`.
 
@@ -176,7 +176,7 @@ def compare(
         if not name.endswith(".json"):
             only = replace(config, ckpt=(name,))
             evaluation = evaluate(
-                workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, world=world
+                workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, ranks=ranks
             )
             return evaluation.path
         return Path(name) if is_path(name) else workspace.metrics_dir / name
@@ -191,7 +191,7 @@ def compare(
         return Comparison(path, report)
 
     one, other = map(metrics_file, names)
-    return world.lead(write)
+    return ranks.on_rank0(write)
 
 
 def _measure(table: "pd.DataFrame", threshold: float) -> tuple[Measurement, dict[str, float | None], Uncertainty]:

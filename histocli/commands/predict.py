@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import histocli
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
-from histocli.compute.world import ALONE, World
 from histocli.config import OnError, Output, PredictConfig
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
 from histocli.errors import HistoError, UsageError
@@ -105,22 +105,22 @@ def predict(
     on_start: Callable[[str, int | None], None] = lambda device, total: None,
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Prediction:
     """Score every input patch in order, and write the results to the file `config.out`, or to `stream` as they come.
 
     The file is written in parts: where such a job was killed, the same call continues from its finished parts. It
     appears under its name only when all of it is written.
 
-    Several processes (`world`) make the same call; each scores its share. `on_start` and `on_progress` receive the
+    Several processes (`ranks`) make the same call; each scores its share. `on_start` and `on_progress` receive the
     numbers of this process's patches.
 
     Raises:
         HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
             be read.
     """
-    _check(config, world)
-    job = world.each(lambda: _open(workspace, config))
+    _check(config, ranks)
+    job = ranks.on_all_ranks(lambda: _open(workspace, config))
     for member in job.predictor.members:
         on_checkpoint(member.checkpoint.describe())
 
@@ -135,8 +135,8 @@ def predict(
     assert config.out is not None
     lock = config.out.with_name(f".{config.out.name[:200]}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
-        world.lead(lambda: stack.enter_context(hold(lock, str(config.out))))
-        return _write_parts(job, _made_of(workspace, job), world, on_start, report, on_unreadable, on_progress)
+        ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
+        return _write_parts(job, _made_of(workspace, job), ranks, on_start, report, on_unreadable, on_progress)
 
 
 def _write_stream(
@@ -156,7 +156,7 @@ def _write_stream(
 def _write_parts(
     job: _Job,
     made_of: dict[str, Any],
-    world: World,
+    ranks: Ranks,
     on_start: Callable[[str, int | None], None],
     report: Callable[[HistoError], None],
     on_unreadable: Callable[[HistoError], None],
@@ -169,12 +169,12 @@ def _write_parts(
     out, total, size = job.config.out, job.inputs.total, job.size
     assert out is not None
     assert total is not None
-    world.agree(made_of, "inputs, checkpoints or devices")
-    parts = Parts(out, made_of, math.ceil(total / size), world)
+    ranks.check_equal(made_of, "inputs, checkpoints or devices")
+    parts = Parts(out, made_of, math.ceil(total / size), ranks)
     before = total - parts.unfinished_size(total, size)
     resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
     on_start(job.predictor.reason + resumed, parts.share_size(total, size))
-    if world.size == 1:
+    if ranks.size == 1:
         for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
             _report_all(_Counts(**parts.read_counts(number)), on_unreadable)
     elif job.config.errors is OnError.SKIP:
@@ -185,11 +185,11 @@ def _write_parts(
             for number in parts.own:
                 _write_part(job, parts, number, islice(chunks, parts.chunks))
     except BaseException:
-        if world.size == 1:
+        if ranks.size == 1:
             parts.remove_unless_begun()
         raise
-    world.gather(None)  # wait until every process has finished its parts
-    return world.lead(lambda: _join(job, parts, on_unreadable if world.size > 1 else lambda error: None))
+    ranks.all_gather(None)  # wait until every process has finished its parts
+    return ranks.on_rank0(lambda: _join(job, parts, on_unreadable if ranks.size > 1 else lambda error: None))
 
 
 def _write_part(job: _Job, parts: Parts, number: int, chunks: Iterator[ScoredChunk]) -> None:
@@ -238,8 +238,8 @@ def _streams(config: PredictConfig) -> bool:
     return config.out is None or is_stream(config.out, config.format)
 
 
-def _check(config: PredictConfig, world: World) -> None:
-    if world.size > 1 and (_streams(config) or STDIN in config.inputs):
+def _check(config: PredictConfig, ranks: Ranks) -> None:
+    if ranks.size > 1 and (_streams(config) or STDIN in config.inputs):
         raise UsageError("several processes need inputs to share and a file to write", "name both: --out FILE")
     if config.format is Output.PARQUET and config.out is None:
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")

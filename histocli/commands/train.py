@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import compute_settings, deterministic
-from histocli.compute.distributed import agents
 from histocli.compute.memory import explained, is_out_of_memory, memory_is_full, release_gpu_memory
-from histocli.compute.world import ALONE, World
 from histocli.config import BATCH_SIZE, Augment, Device, Precision, Rotate, RunConfig, TrainConfig, Weights
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
@@ -49,22 +48,22 @@ def train(
     *,
     given: Collection[str] = (),
     listener: Listener | None = None,
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> TrainReport:
     """Train a new run, or with `config.resume` continue one with the options that it was started with.
 
     `given` names the options that the user gave: a resumed run refuses those that differ from its own, except for
-    the device. Every process of a `world` calls this with the same values.
+    the device. Every process of a job calls this with the same values.
 
     Raises:
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    here = agents(world)
-    restarted = world.lead(lambda: interrupted_run(workspace, here))
+    here = torchrun_agents(ranks)
+    restarted = ranks.on_rank0(lambda: interrupted_run(workspace, here))
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
     if resume:
-        name, stored = world.lead(lambda: stored_config(workspace, restarted or config.name))
+        name, stored = ranks.on_rank0(lambda: stored_config(workspace, restarted or config.name))
         run_config = _resumed_config(stored, config, given)
     _refuse_unused(run_config, given)
     publish = not (resume and name and is_member(name, run_config))
@@ -76,7 +75,7 @@ def train(
         halve=config.halve,
         publish=publish,
         listener=listener or Listener(),
-        world=world,
+        ranks=ranks,
     )
 
 
@@ -90,7 +89,7 @@ def _train_run(
     halve: bool,
     publish: bool,
     listener: Listener,
-    world: World,
+    ranks: Ranks,
 ) -> TrainReport:
     """Train one run; with `publish`, its checkpoints become the workspace's when it is finished."""
     start = time.monotonic()
@@ -98,29 +97,29 @@ def _train_run(
         stack.enter_context(deterministic(config.deterministic))
         if resume:
             assert name is not None
-            world.lead(lambda: stack.enter_context(at_work_on(workspace, name)))
-            run = world.each(lambda: Run(workspace, config, name, world))
+            ranks.on_rank0(lambda: stack.enter_context(at_work_on(workspace, name)))
+            run = ranks.on_all_ranks(lambda: Run(workspace, config, name, ranks))
             run.resume()
-        elif name and world.lead(workspace.run_dir(name).exists):
+        elif name and ranks.on_rank0(workspace.run_dir(name).exists):
             raise name_taken(name)
         else:
             if halve:
-                config = _halved_to_fit(workspace, config, world)
-            run = world.each(lambda: Run(workspace, config, "", world))
+                config = _halved_to_fit(workspace, config, ranks)
+            run = ranks.on_all_ranks(lambda: Run(workspace, config, "", ranks))
         stack.enter_context(explained(run.train.batch_size))
         with stop_request() as stop:
             if not resume:
-                run.begin(world.lead(lambda: stack.enter_context(claimed(workspace, name, config.arch))))
+                run.create(ranks.on_rank0(lambda: stack.enter_context(claimed(workspace, name, config.arch))))
             resumed_at = run.trainer.step
-            if not run.finished:
-                listener.started(run, resumed_at)
+            if not run.is_finished:
+                listener.on_start(run, resumed_at)
                 run.fit(listener, stop)
         if publish:
-            world.lead(lambda: publish_checkpoints(workspace, run.dir))
-        world.lead(lambda: write_card(workspace, run.name))
+            ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
+        ranks.on_rank0(lambda: write_card(workspace, run.name))
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
-    return TrainReport(run.name, run.dir, Epoch(**run.best), seconds, steps, stop.signal)
+    return TrainReport(run.name, run.dir, run.best, seconds, steps, stop.signal)
 
 
 def _resumed_config(stored: RunConfig, config: TrainConfig, given: Collection[str]) -> RunConfig:
@@ -145,9 +144,9 @@ def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
 
 
-def _halved_to_fit(workspace: Workspace, config: RunConfig, world: World) -> RunConfig:
+def _halved_to_fit(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:
     """Return the options with the batch size halved until a training step fits the memory."""
-    if world.size > 1:
+    if ranks.size > 1:
         raise UsageError("--batch-size auto is for one process", "give a number")
     while True:
         fits, run = True, None
@@ -205,7 +204,7 @@ def train_repeats(
     *,
     given: Collection[str] = (),
     listen: Callable[[], AbstractContextManager[Listener]] = lambda: nullcontext(Listener()),
-    world: World = ALONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> RepeatsReport:
     """Train one run per fold of a cross-validation of the subset, or one run per seed, one after another.
 
@@ -217,33 +216,33 @@ def train_repeats(
             run was started.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    here = agents(world)
-    restarted = world.lead(lambda: interrupted_run(workspace, here))
+    here = torchrun_agents(ranks)
+    restarted = ranks.on_rank0(lambda: interrupted_run(workspace, here))
     name, resume = config.name or (repeats_name(restarted) if restarted else None), config.resume or bool(restarted)
     run_config = config.run
     kind = "folds" if config.folds else "seeds"
-    if resume and name and (first := world.lead(lambda: first_begun(workspace, name, kind))):
-        stored = world.lead(lambda: stored_config(workspace, first))[1]
+    if resume and name and (first := ranks.on_rank0(lambda: first_begun(workspace, name, kind))):
+        stored = ranks.on_rank0(lambda: stored_config(workspace, first))[1]
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
         run_config = _resumed_config(stored, config, given)
     _refuse_unused(run_config, given)
     run_config.check()
-    repeats = world.lead(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
+    repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]
-    begun = world.lead(lambda: {run for run in names if workspace.run_dir(run).exists()})
+    begun = ranks.on_rank0(lambda: {run for run in names if workspace.run_dir(run).exists()})
     if resume and not begun:
         raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of the runs to continue")
     if begun and not resume:
         raise name_taken(min(begun))
     if config.folds:
-        world.lead(lambda: write_folds(workspace, run_config.data, repeats, again=resume))
+        ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, again=resume))
     elif begun:
-        world.lead(lambda: _check_manifest(workspace, run_config.data, min(begun)))
+        ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(begun)))
     again = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
     for member in repeats.members:
         is_begun = member.name in begun
-        if is_begun and world.lead(partial(_is_finished, workspace, member)):
+        if is_begun and ranks.on_rank0(partial(_is_finished, workspace, member)):
             continue
         own = replace(stored_config(workspace, member.name)[1], device=run_config.device) if is_begun else member.config
         try:
@@ -256,16 +255,16 @@ def train_repeats(
                     halve=config.halve,
                     publish=False,
                     listener=listener,
-                    world=world,
+                    ranks=ranks,
                 )
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
             raise Stopped(stopped.exit_code - 128, again) from stopped
-        (number,) = world.largest(report.signal or 0)
+        (number,) = ranks.all_max(report.signal or 0)
         if number and member is not repeats.members[-1]:
             raise Stopped(number, again)
-    return world.lead(lambda: summarise(workspace, repeats))
+    return ranks.on_rank0(lambda: summarise(workspace, repeats))
 
 
 def _check_manifest(workspace: Workspace, data: str, first: str) -> None:

@@ -1,7 +1,8 @@
-"""Where and in which number format to compute, with how many threads, and whether the same bits come each time."""
+"""Choose the device, the number format, the threads, and deterministic algorithms."""
 
 import os
 import platform
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,18 +11,18 @@ from typing import Any
 
 import torch
 
-from histocli.compute.distributed import launched, own_gpu
+from histocli.compute.ddp import is_distributed
 from histocli.compute.memory import keep_freed_memory
 from histocli.config import Device, Precision
 from histocli.errors import HistoError
 from histocli.threads import thread_count as thread_count
 
-GPU_FILE = Path("/dev/nvidia0")  # is there on a machine with an NVIDIA GPU, whatever torch can do with it
+GPU_FILE = Path("/dev/nvidia0")  # exists if the machine has an NVIDIA GPU, even if torch cannot use it
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and in which number format the model runs; `reason` says why, `warning` why a GPU is not used."""
+    """The device and the number format of the model; `reason` explains the choice, `warning` why a GPU is not used."""
 
     device: torch.device
     precision: Precision
@@ -29,7 +30,7 @@ class Compute:
     warning: str = ""
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context for forward passes."""
+        """Return the autocast context for forward passes."""
         dtype = torch.float16 if self.precision is Precision.FP16 else torch.bfloat16
         return torch.autocast(self.device.type, dtype, enabled=self.precision is not Precision.FP32)
 
@@ -38,26 +39,44 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     """Pick the device (CUDA, then MPS, then CPU) and its fastest precision.
 
     Raises:
-        HistoError: a device that was asked for is not there or cannot be used.
+        HistoError: the given device does not exist or cannot be used.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     problem = _gpu_problem() if device in (Device.AUTO, Device.CUDA) else None
     if device is Device.CUDA and (problem or not cuda):
         raise HistoError(f"--device cuda: {problem or 'no GPU was found'}", "--device cpu, or --device auto")
     if device is Device.MPS and not mps:
-        raise HistoError("--device mps: no Apple GPU was found", "--device auto takes what there is")
+        raise HistoError("--device mps: no Apple GPU was found", "--device auto uses what the machine has")
     cuda = cuda and not problem
     kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
     asked = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
     if problem:
         asked = "the GPU cannot be used"
-    place = own_gpu() if kind == "cuda" and launched() else torch.device(kind)
+    place = local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{thread_count()} threads"
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions
     name = "Apple GPU" if kind == "mps" else name
     return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})", problem or "")
+
+
+def local_gpu() -> torch.device:
+    """Select the GPU of this process, one of several on this machine, and return it.
+
+    Raises:
+        HistoError: the machine has fewer GPUs than processes.
+    """
+    number, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if count == 1 and os.environ.get("CUDA_VISIBLE_DEVICES"):  # a scheduler lets each process see only its own GPU
+        number = 0
+    if number >= count:
+        raise HistoError(
+            f"process {number + 1} on {socket.gethostname()} has no GPU: the machine has {count}",
+            f"torchrun --nproc-per-node {count}, or --device cpu",
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 def _gpu_problem() -> str | None:
@@ -101,7 +120,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def compute_settings() -> Iterator[None]:
-    """Use `thread_count` threads and keep freed memory in this block; both are set back when it ends."""
+    """Use `thread_count` threads and keep freed memory in this block; afterwards restore both settings."""
     before = torch.get_num_threads()
     torch.set_num_threads(thread_count())
     try:
@@ -113,15 +132,15 @@ def compute_settings() -> Iterator[None]:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Let CUDA use algorithms in this block that give the same bits each time, if that is `wanted`.
+    """Use only CUDA algorithms that give the same bits each time in this block, if `wanted`.
 
     Without it, cuDNN chooses by its heuristics. Letting it measure (torch.backends.cudnn.benchmark) took 7 to 10
     seconds for each batch size on an H100, and the steps were no faster (2.76 ms against 2.73 ms).
 
-    https://docs.pytorch.org/docs/stable/notes/randomness.html; to be entered before anything is computed.
+    Enter this block before the first computation: https://docs.pytorch.org/docs/stable/notes/randomness.html
 
     Raises:
-        HistoError: the network needs an operation that has no such algorithm.
+        HistoError: the network uses an operation that has no deterministic algorithm.
     """
     if not wanted:
         yield
@@ -150,20 +169,28 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 
 def _fastest_precision(kind: str) -> tuple[Precision, str]:
-    """Half precision where it is faster: emulated bf16 is not, nor Intel's AVX-512 without AMX."""
+    """Return the fastest number format of a kind of device, and why: emulated bf16 is slower than fp32."""
     if kind == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.BF16, "the GPU has bf16 units"
         return Precision.FP16, "the GPU has no bf16 units"
-    if kind == "cpu" and torch.cpu._is_amx_tile_supported():
+    if kind == "cpu" and _cpu_has("amx_tile"):
         return Precision.BF16, "the processor has AMX"
-    if kind == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        if _is_intel():  # three quarters of fp32's patches/s in training: benchmarks/README.md
+    if kind == "cpu" and _cpu_has("avx512_bf16"):
+        if _is_intel():  # bf16 trains three quarters as many patches per second as fp32: benchmarks/README.md
             return Precision.FP32, "faster than bf16 without AMX"
         return Precision.BF16, "the processor has bf16 units"
     return Precision.FP32, "no bf16 units"
 
 
+def _cpu_has(feature: str) -> bool:
+    """Return whether the processor has `amx_tile` or `avx512_bf16`."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return bool(torch.cpu.get_capabilities().get(feature))
+    return bool(getattr(torch.cpu, f"_is_{feature}_supported")())  # torch 2.10 has no public function for it
+
+
 def _is_intel() -> bool:
+    """Return whether Intel made the processor."""
     info = Path("/proc/cpuinfo")
     return "GenuineIntel" in (info.read_text() if info.is_file() else platform.processor())

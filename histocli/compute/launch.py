@@ -1,4 +1,4 @@
-"""torchrun, started by `histo` itself: several processes on this machine."""
+"""`--processes`: start several processes on this machine with torchrun's own functions."""
 
 import logging
 import os
@@ -9,35 +9,35 @@ from uuid import uuid4
 
 from histocli import child
 from histocli.compute.device import thread_count
-from histocli.compute.meeting import MEETING
+from histocli.compute.rendezvous import RENDEZVOUS_FILE
 from histocli.errors import HistoError
 
-_SHUTDOWN = "300"  # seconds that torch gives processes to save and stop, before it kills them
+_SHUTDOWN_TIMEOUT = "300"  # seconds that processes have to save and stop before torch kills them
 
 
 def launch(arguments: list[str], processes: int) -> None:
-    """Run `histo` with `arguments` in so many processes on this machine; each is told its number and finds the others.
+    """Run `histo` with `arguments` in several processes on this machine, as one job.
 
-    The cores are shared out among them, unless OMP_NUM_THREADS says how many each has.
+    The cores are divided among the processes, unless OMP_NUM_THREADS gives the threads of each.
 
     Raises:
-        HistoError: a process was killed.
-        SystemExit: one failed, or a signal came; what it said stands above.
+        HistoError: a process was killed by a signal.
+        SystemExit: a process failed, or a signal arrived; the processes have printed their errors.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would say again what we say
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would repeat our error messages
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, thread_count() // processes)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN_TIMEOUT)
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # torch's stores listen on all interfaces, and what they hold is unpickled: here they are files of this user's
+    # By default torch's stores listen on all network interfaces and unpickle what they receive; use private files.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     with TemporaryDirectory(prefix="histo-") as folder:
-        os.environ[MEETING] = f"{folder}/meeting"
+        os.environ[RENDEZVOUS_FILE] = f"{folder}/processes"
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -58,5 +58,7 @@ def launch(arguments: list[str], processes: int) -> None:
             rank, failure = error.get_first_failure()
             if failure.exitcode < 0:
                 name = signal.Signals(-failure.exitcode).name
-                raise HistoError(f"process {rank} of {processes} was ended by {name}", "--resume goes on") from error
+                raise HistoError(
+                    f"process {rank} of {processes} was killed by {name}", "--resume continues the run"
+                ) from error
             raise SystemExit(failure.exitcode) from error

@@ -1,4 +1,4 @@
-"""The host's memory: kept from one step for the next; and told as what it is where it is used up."""
+"""Memory: keep what is freed for the next step, and turn errors of full memory into clear messages."""
 
 import ctypes
 import sys
@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from histocli.errors import HistoError
 
-# torch has a class for a GPU's memory alone; of the host's, these are its words, oneDNN's, cuDNN's and ONNX Runtime's
+# torch has an exception class for full GPU memory only. For the host's memory, the messages of torch, oneDNN, cuDNN and
+# ONNX Runtime contain one of these phrases.
 _PHRASES = (
     "out of memory",
     "can't allocate memory",
@@ -21,16 +22,16 @@ _PHRASES = (
 )
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
-_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536  # what mallopt(3) names as defaults
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 128 * 1024, 65536  # the defaults in mallopt(3)
 
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]:
     """In this block, let this process keep the memory that it frees, and reuse it (on glibc only).
 
-    By default each large tensor is mapped anew, and the system zeroes its pages at the first touch: 40,000 pages for
-    each training step of 128 patches. https://man7.org/linux/man-pages/man3/mallopt.3.html says what is set here; the
-    threshold of mapping, which it names too, older versions do not raise beyond 32 MiB.
+    By default glibc maps new pages for each large tensor, and the system fills them with zeros when they are first
+    used: 40,000 pages in each training step of 128 patches. https://man7.org/linux/man-pages/man3/mallopt.3.html
+    describes the settings. M_MMAP_THRESHOLD is not enough: older versions limit it to 32 MiB.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "mallopt"):
@@ -40,15 +41,15 @@ def keep_freed_memory() -> Iterator[None]:
     libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
     try:
         yield
-    finally:  # glibc cannot be asked for the values before
+    finally:  # glibc has no function that returns the values before
         libc.mallopt(_M_MMAP_MAX, _DEFAULT_MMAP_MAX)
         libc.mallopt(_M_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
         if hasattr(libc, "malloc_trim"):
-            libc.malloc_trim(0)  # give back what was kept
+            libc.malloc_trim(0)  # return the kept memory to the system
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the memory of the GPU or of the host is used up."""
+    """Return whether an exception says that the memory of the GPU or of the host is full."""
     if isinstance(error, MemoryError):
         return True
     known = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
@@ -56,23 +57,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_gpu_memory() -> None:
-    """Give the GPU's memory that torch keeps for later back to the GPU."""
+    """Free the GPU memory that torch keeps for later use."""
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
         sys.modules["torch"].cuda.empty_cache()
 
 
 def memory_is_full(patches: int) -> HistoError:
-    """The error of a step or a forward pass of so many patches that did not fit."""
+    """Return the error for a batch of so many patches that needs more memory than there is."""
     smaller = f"--batch-size {patches // 2}, or --batch-size auto, takes less" if patches > 1 else "free some of it"
     return HistoError(f"memory is full with {patches:,} patches at a time", smaller)
 
 
 @contextmanager
 def explained(patches: int) -> Iterator[None]:
-    """Say of an exception about memory how many patches at a time would take less.
+    """Replace an exception about full memory in this block by one that says which batch size to try.
 
     Raises:
-        HistoError: in the place of such an exception.
+        HistoError: the memory is full.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Features in the place of patches: what a frozen backbone gives of them, computed once."""
+"""Features of patches, computed once by a frozen backbone and used instead of the patches."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,21 +6,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histocli.data.loaders import Batch, Batches
+from histocli.data.loaders import Batch, PatchLoader
 
 
 def is_features(images: Tensor) -> bool:
-    """Whether the `images` of a batch are features (N,F), not patches (N,3,H,W)."""
+    """Return whether the `images` of a batch are features (N,F) and not patches (N,3,H,W)."""
     return images.ndim == 2
 
 
-class FeatureBatches(Batches):
-    """The batches of `patches` with features in their place: float32 (N,F), a row for each, all kept on the device."""
+class FeatureLoader(PatchLoader):
+    """Loads the same batches as `patches`, but with features instead of images; all features stay on the device.
 
-    def __init__(self, patches: Batches, features: Tensor) -> None:
+    `features` is float32 (N,F), one row for each patch.
+    """
+
+    def __init__(self, patches: PatchLoader, features: Tensor) -> None:
         labels = patches.labels.numpy(force=True)
         size, device = patches.batch_size, patches.device
-        super().__init__(patches.store, patches.rows, labels, size, device, resident=False, world=patches.world)
+        super().__init__(patches.store, patches.rows, labels, size, device, resident=False, ranks=patches.ranks)
         self.features, self.labels = features.to(device), self.labels.to(device)
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
@@ -31,11 +34,15 @@ class FeatureBatches(Batches):
 
 @torch.no_grad()
 def compute_features(
-    patches: Batches, describe: Callable[[Tensor], Tensor], on_patches: Callable[[int], None] = lambda count: None
-) -> FeatureBatches:
-    """Give every patch to `describe` once, which makes features (N,F) of images uint8 (N,3,96,96) on the device."""
+    patches: PatchLoader, backbone: Callable[[Tensor], Tensor], on_patches: Callable[[int], None] = lambda count: None
+) -> FeatureLoader:
+    """Compute the features of every patch once; each process computes its share.
+
+    `backbone` takes uint8 images (N,3,96,96) on the device and returns features (N,F). `on_patches` receives the size
+    of each batch when it is done.
+    """
     parts: list[Tensor] = []
-    for batch in patches.in_order():
-        parts.append(describe(batch.images).float().cpu())
+    for batch in patches.eval_batches():
+        parts.append(backbone(batch.images).float().cpu())
         on_patches(len(batch.images))
-    return FeatureBatches(patches, patches.joined(torch.cat(parts) if parts else torch.empty(0)))
+    return FeatureLoader(patches, patches.gather_shares(torch.cat(parts) if parts else torch.empty(0)))

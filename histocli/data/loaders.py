@@ -1,4 +1,4 @@
-"""Store + rows -> batches on the device, gathered whole on a background thread."""
+"""Load batches of patches from a packed store onto a device, with a background thread that reads ahead."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
-from histocli.compute.world import ALONE, World
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.data.stream import ordered
 from histocli.sources import Pixels
 from histocli.threads import thread_count
 
-_BLOCK = 4096  # patches copied to a GPU at a time
-AHEAD = 3  # batches gathered before they are asked for
+_BLOCK = 4096  # patches copied to a GPU at a time while the whole subset is uploaded
+AHEAD = 3  # batches that the background thread reads ahead
 T = TypeVar("T")
 
 
@@ -40,15 +40,24 @@ class SubsetSampler(SubsetRandomSampler):
         return order
 
 
-class Batches:
-    """A subset of a packed store, by row, as batches on `device`.
+class PatchLoader:
+    """Loads some rows of a packed store as batches on `device`.
 
-    Where the whole subset takes less than half of a GPU's free memory it is kept there (`resident`) and gathered by
-    the GPU; else a thread gathers each batch from the memory map, for CUDA into pinned memory, from where it is copied
-    without waiting.
+    If the rows take less than half of a GPU's free memory, all of them are copied there once (`resident`) and the GPU
+    selects each batch. Otherwise a background thread reads each batch from the store, for CUDA into pinned memory.
 
-    Of several processes (`world`) each gets its share: a slice of every training batch, and every so many'th of the
-    batches in order. The batches themselves are the same for any number of processes.
+    With several processes (`ranks`), each loads its share: a part of every training batch, and every `ranks.size`-th
+    batch of `eval_batches`. The batches themselves are the same for any number of processes.
+
+    Args:
+        store: uint8 RGB patches (M,96,96,3).
+        rows: (N,) the rows of the store to load.
+        labels: (N,) their labels, 0 or 1.
+        batch_size: patches per batch, over all processes.
+        device: where the batches are needed.
+        resident: whether to keep all rows on the device; None decides by its free memory.
+        ranks: the processes of the job.
+
     """
 
     def __init__(
@@ -60,14 +69,14 @@ class Batches:
         device: torch.device,
         *,
         resident: bool | None = None,
-        world: World = ALONE,
+        ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.store = store
         self.rows = np.asarray(rows, np.int64)
         self.labels = torch.from_numpy(np.asarray(labels, np.int64))
         self.batch_size = batch_size
         self.device = device
-        self.world = world
+        self.ranks = ranks
         self.resident: Tensor | None = None
         if self._fits() if resident is None else resident:
             self.resident = self._upload()
@@ -78,53 +87,62 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """How many full batches a training epoch has; a subset smaller than one batch is one batch."""
+        """The number of batches of a training epoch; rows that do not fill one batch are one smaller batch."""
         return max(1, len(self) // self.batch_size)
 
     @property
-    def share(self) -> float:
-        """The patches of a training batch that are this process's, over what is the mean of all processes."""
-        size = min(self.batch_size, len(self))
-        return len(range(self.world.rank, size, self.world.size)) * self.world.size / size
+    def loss_weight(self) -> float:
+        """The weight of this process's loss, so that the mean gradient of all is the gradient of the whole batch.
 
-    def in_order(self) -> Iterator[Batch]:
-        """Every patch once, in the order of the rows; the last batch may be smaller."""
+        It is the number of this process's patches in a training batch, over the mean of that number.
+        """
+        size = min(self.batch_size, len(self))
+        return len(range(self.ranks.rank, size, self.ranks.size)) * self.ranks.size / size
+
+    def eval_batches(self) -> Iterator[Batch]:
+        """Yield this process's share of the batches that have every patch once, in the order of the rows.
+
+        The last batch may be smaller.
+        """
         positions = np.arange(len(self))
         batches = np.split(positions, range(self.batch_size, len(self), self.batch_size))
-        return self._load(batches[self.world.rank :: self.world.size])
+        return self._load(batches[self.ranks.rank :: self.ranks.size])
 
-    def joined(self, values: Tensor) -> Tensor:
-        """What all processes made of their shares of `in_order`, in the order of the rows: (N,) on the CPU."""
-        if self.world.size == 1:
+    def gather_shares(self, values: Tensor) -> Tensor:
+        """Return the values (N,) of all patches, in the order of the rows, on the CPU.
+
+        Takes one value for each patch of this process's share of `eval_batches`, on the CPU.
+        """
+        if self.ranks.size == 1:
             return values
-        shares = [share.split(self.batch_size) for share in self.world.gather(values)]
+        shares = [share.split(self.batch_size) for share in self.ranks.all_gather(values)]
         batches = range(math.ceil(len(self) / self.batch_size))
         return torch.cat([shares[i % len(shares)][i // len(shares)] for i in batches])
 
-    def shuffled(self, seed: int, first: int = 0) -> Iterator[Batch]:
-        """One epoch of full batches in an order that follows from `seed` alone, from batch `first` on.
+    def train_batches(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """Yield this process's share of one epoch of full batches, from batch number `first` on.
 
-        The patches that do not fill a last batch are left out; another epoch's order leaves out others.
+        The random order depends only on `seed`. Patches that do not fill a last batch are left out; they are different
+        ones for each seed.
         """
         order = SubsetSampler(range(len(self)), torch.Generator().manual_seed(seed)).order()
         size = min(self.batch_size, len(self))
         batches = order[: self.steps * size].reshape(self.steps, size)
-        return self._load(batches[first:, self.world.rank :: self.world.size])
+        return self._load(batches[first:, self.ranks.rank :: self.ranks.size])
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
         if self.resident is not None:
             parts = list(batches)
             if not parts:
                 return
-            order = torch.from_numpy(np.concatenate(parts)).to(self.device)  # once: each copy makes the host wait
+            order = torch.from_numpy(np.concatenate(parts)).to(self.device)  # once: the host waits for each copy
             for index in order.split([len(part) for part in parts]):
                 yield Batch(self.resident[index].permute(0, 3, 1, 2), self.labels[index])
             return
         for images, labels in prefetch(map(self._gather, batches), AHEAD):
-            # Only CUDA copies from pinned memory; elsewhere the source may be freed before the copy has happened.
-            asynchronous = self.device.type == "cuda"
-            moved = [part.to(self.device, non_blocking=asynchronous) for part in (images, labels)]
-            yield Batch(*moved)
+            # Only CUDA can copy in the background, from pinned memory; on MPS the source could be freed too early.
+            is_cuda = self.device.type == "cuda"
+            yield Batch(*(part.to(self.device, non_blocking=is_cuda) for part in (images, labels)))
 
     def _gather(self, positions: "np.ndarray") -> Batch:
         images = torch.from_numpy(self.store[self.rows[positions]]).permute(0, 3, 1, 2)
@@ -132,14 +150,14 @@ class Batches:
         return Batch(images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else Batch(images, labels)
 
     def _upload(self) -> Tensor:
-        """Copy the whole subset to the device, a block at a time, so that the host's memory does not grow with it."""
-        there = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
+        """Return a copy of all rows on the device; they are copied in blocks, so that the host needs little memory."""
+        resident = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
         starts = range(0, len(self), _BLOCK)
         with ThreadPoolExecutor(thread_count(), "histo-upload") as pool:
             blocks = ordered(pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, thread_count())
             for start, block in zip(starts, blocks, strict=True):
-                there[start : start + _BLOCK] = torch.from_numpy(block)
-        return there
+                resident[start : start + _BLOCK] = torch.from_numpy(block)
+        return resident
 
     def _fits(self) -> bool:
         if self.device.type != "cuda":
@@ -149,7 +167,7 @@ class Batches:
 
 
 def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
-    """Yield `items`, computed on a thread of their own at most `ahead` before they are taken; errors come through."""
+    """Yield `items`, which a background thread computes up to `ahead` items in advance; its errors are raised here."""
     queue: Queue[tuple[bool, T | BaseException | None]] = Queue(ahead)
     stopped = Event()
 
@@ -160,7 +178,7 @@ def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
                 if stopped.is_set():
                     return
             queue.put((False, None))
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that takes, which raises it
+        except BaseException as error:  # noqa: BLE001 - the consuming thread raises it
             queue.put((False, error))
 
     thread = Thread(target=produce, name="histo-prefetch", daemon=True)
@@ -176,6 +194,6 @@ def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
                 return
     finally:
         stopped.set()
-        while thread.is_alive():  # it may wait for room in the queue
+        while thread.is_alive():  # it may be waiting for space in the queue
             with suppress(Empty):
                 queue.get(timeout=0.01)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.compute.world import World
+from histocli.compute.ddp import Ranks
 from histocli.config import EvalConfig, Part
 from histocli.data.dataset import Subset, labelled_part, open_subset
 from histocli.data.groups import OVERLAP
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import known_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.errors import HistoError
@@ -61,16 +61,16 @@ def score_packed(
     predictor: CheckpointPredictor,
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
-    world: World,
+    ranks: Ranks,
 ) -> Scored:
     """Score a packed data set by name, or the validation split of the checkpoints' own runs."""
     manifests = ManifestCache()
     checkpoints = [member.checkpoint for member in predictor.members]
     path = workspace.manifest_path(config.data) if config.data else _own_manifest(workspace, checkpoints, manifests)
-    world.agree(world.each(lambda: manifests.sha256(path)), "manifests")
+    ranks.check_equal(ranks.on_all_ranks(lambda: manifests.sha256(path)), "manifests")
     part = config.split or (Part.ALL if config.data else Part.VAL)
     subset = labelled_part(open_subset(workspace, path, manifests.read), part)
-    probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, world)
+    probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, ranks)
     table = subset.frame[[name for name in _COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
     table.insert(3, "raw", raw)
@@ -93,11 +93,11 @@ def _score_subset(
     subset: Subset,
     batch_size: int,
     on_progress: Callable[[int, int | None], None],
-    world: World,
+    ranks: Ranks,
 ) -> np.ndarray:
     """The probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
     device = predictor.compute.device
-    batches = Batches(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, world=world)
+    batches = PatchLoader(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, ranks=ranks)
     scores = predictor.predict_packed(batches, lambda done: on_progress(done, len(batches)))
     return np.stack([scores.probs, scores.raw])
 
@@ -146,7 +146,7 @@ def score_folder(
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
     on_unreadable: Callable[[HistoError], None],
-    world: World,
+    ranks: Ranks,
 ) -> Scored:
     """Score a labelled folder or zip without packing it."""
     import pandas as pd
@@ -155,13 +155,13 @@ def score_folder(
     source = FolderSource([location], labels=config.labels, resize=config.resize)
     labelled = (patch for patch in source.patches() if patch.label is not None)
     size = predictor.chunk_size(config.batch_size)
-    share = (patch for i, patch in enumerate(labelled) if i // size % world.size == world.rank)
-    progress = lambda done: on_progress(done * world.size, source.total)  # noqa: E731
+    share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
+    progress = lambda done: on_progress(done * ranks.size, source.total)  # noqa: E731
     with closing(predictor.predict_patches(share, size, on_unreadable, progress)) as chunks:
         own = [_folder_chunk(chunk) for chunk in chunks]
-    gathered = [chunk for turn in zip_longest(*world.gather(own)) for chunk in turn if chunk]  # in the files' order
+    gathered = [chunk for turn in zip_longest(*ranks.all_gather(own)) for chunk in turn if chunk]  # in the files' order
     resized: Counter[str] = Counter()
-    for counts in world.gather({reason: source.report.counts.get(reason, 0) for reason in RESIZED.values()}):
+    for counts in ranks.all_gather({reason: source.report.counts.get(reason, 0) for reason in RESIZED.values()}):
         resized.update(counts)
     unreadable = sum(chunk.unreadable for chunk in gathered)
     tables = [chunk.table for chunk in gathered if len(chunk.table)]

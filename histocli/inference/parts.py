@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
-from histocli.compute.world import World
+from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
 from histocli.fs import make_folder, write_error
 from histocli.workspace import read_json
@@ -39,7 +39,7 @@ class Parts:
         HistoError: the folder cannot be written.
     """
 
-    def __init__(self, target: Path, made_of: dict[str, Any], chunks: int, world: World) -> None:
+    def __init__(self, target: Path, made_of: dict[str, Any], chunks: int, ranks: Ranks) -> None:
         key = sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
         self.target = target
         # The folder is hidden because the file may lie in a folder that is an input itself.
@@ -47,8 +47,8 @@ class Parts:
         few = min(_CHUNKS_OF_A_PART, math.ceil(chunks / _FEWEST_PARTS))
         self.chunks = max(1, few, math.ceil(chunks / _MOST_PARTS))  # of each part
         self.count = math.ceil(chunks / self.chunks)
-        self.unfinished = world.lead(self._prepare)
-        self.own = self.unfinished[world.rank :: world.size]
+        self.unfinished = ranks.on_rank0(self._prepare)
+        self.own = self.unfinished[ranks.rank :: ranks.size]
 
     def _prepare(self) -> list[int]:
         """Remove the parts of other jobs, and return the numbers of the unfinished parts of this one."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from histocli.compute.cores import PIECE, every_core
 from histocli.compute.device import Compute, thread_count
 from histocli.compute.memory import is_out_of_memory, memory_is_full
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
 from histocli.errors import HistoError
 from histocli.inference.forward import Network, batch_log_odds
@@ -102,7 +102,7 @@ class Predictor:
         batches = (pixels[first : first + batch_size] for first in range(0, len(pixels), batch_size))
         return self._scores(self._join([self._log_odds(self._upload(batch)) for batch in batches]))
 
-    def predict_packed(self, batches: Batches, on_progress: Callable[[int], None] = lambda done: None) -> Scores:
+    def predict_packed(self, batches: PatchLoader, on_progress: Callable[[int], None] = lambda done: None) -> Scores:
         """Score every patch of a loader, in the order of its rows.
 
         Each process of a job scores its share, and all of them get the scores of all patches. `on_progress` receives
@@ -113,12 +113,12 @@ class Predictor:
         """
         log_odds: list[Tensor] = []  # they stay on the device, so that a GPU never waits for the CPU
         done = 0
-        for batch in batches.in_order():
+        for batch in batches.eval_batches():
             log_odds.append(self._log_odds(batch.images))
-            done += len(batch.images) * batches.world.size
+            done += len(batch.images) * batches.ranks.size
             on_progress(min(done, len(batches)))
         share = self._scores(self._join(log_odds))
-        return Scores(*batches.joined(torch.from_numpy(np.stack(share, 1))).numpy().T)
+        return Scores(*batches.gather_shares(torch.from_numpy(np.stack(share, 1))).numpy().T)
 
     def predict_patches(
         self,

@@ -3,7 +3,9 @@
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any, get_origin
@@ -15,6 +17,7 @@ from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold, human_bytes
 from histocli.models import Classifier, rebuild_model
+from histocli.models.backbone import HEAD
 from histocli.workspace import Workspace, atomic_path, is_path
 
 FORMAT = 3  # 1: histonet looked at patches in full resolution; 2: its pooling did not blur
@@ -22,14 +25,18 @@ FORMAT = 3  # 1: histonet looked at patches in full resolution; 2: its pooling d
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
-    `model` is the state to predict with (the averaged weights); `training` is what `--resume` needs beyond it and
-    is empty in `best.pt`. `config` are the options of the run, `metrics` its validation figures at `epoch`.
+    `model` has the weights that predict (the EMA). `training` has what `--resume` needs besides, and is empty in
+    best.pt. `config` has the options of the run, `metrics` its validation metrics at `epoch`.
 
-    `temperature` and `threshold` (on calibrated probabilities) were found on the validation patches, whose `labels`
-    uint8 (N,) and `log_odds` float32 (N,) are kept in `validation`; `appearance` is what the training patches look
-    like. A file from before these has their defaults.
+    `temperature` and `threshold` (on calibrated probabilities) were chosen on the validation patches; `validation` has
+    the `labels` uint8 (N,) and `log_odds` float32 (N,) of these. `appearance` has the fields of `Reference`.
+
+    If `backbone_sha256` is not empty, `model` has the weights of the head only. The backbone is the one of the network
+    `arch` whose weights have this SHA-256, and best.pt in the same folder contains it.
+
+    A file of an older version that lacks some of these fields gets their defaults.
     """
 
     arch: str
@@ -44,6 +51,7 @@ class Checkpoint:
     validation: dict[str, torch.Tensor] = field(default_factory=dict)
     appearance: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    backbone_sha256: str = ""
     format: int = FORMAT
     origin: str = field(default="the checkpoint", init=False)  # the file it was read from; not in it
 
@@ -53,26 +61,56 @@ class Checkpoint:
         score = "no validation AUC" if auc is None else f"validation AUC {auc:.4f}"
         return f"checkpoint {self.origin}: run {self.run}, epoch {self.epoch}, {score}"
 
-    def build(self) -> Classifier:
-        """The model itself, with these weights, ready to predict.
+    def build(self, backbone: Mapping[str, torch.Tensor] | None = None) -> Classifier:
+        """Return the network with these weights, in evaluation mode.
+
+        If this checkpoint has the weights of the head only, those of the backbone are taken from the state `backbone`
+        of a whole network, or else from best.pt in the same folder.
 
         Raises:
-            HistoError: the architecture is not known, the weights do not fit it, or they are not finite.
+            HistoError: the architecture is not known, the weights do not fit it or are not finite, or the backbone is
+                missing or a different one.
         """
+        weights = self.model | self._backbone_weights(backbone) if self.backbone_sha256 else self.model
         try:
             model = rebuild_model(self.arch)
         except UsageError as error:
             raise HistoError(
-                f"{self.origin}: its architecture {self.arch!r} is not known", "is it of a newer histo?"
+                f"{self.origin}: the architecture {self.arch!r} is not known", "a newer version of histo may know it"
             ) from error
         try:
-            model.load_state_dict(self.model)
+            model.load_state_dict(weights)
         except RuntimeError as error:
-            reason = f"{self.origin}: its weights do not fit {self.arch}: {_first_line(error)}"
-            raise HistoError(reason, "is it of an earlier histo? train it anew") from error
-        if not all(tensor.isfinite().all() for tensor in self.model.values()):
-            raise HistoError(f"{self.origin}: its weights are not finite", "use an earlier one")
+            reason = f"{self.origin}: the weights do not fit {self.arch}: {_first_line(error)}"
+            raise HistoError(reason, "if an older version of histo wrote it, train again") from error
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise HistoError(f"{self.origin}: the weights are not finite", "use an earlier checkpoint")
         return model.eval()
+
+    def _backbone_weights(self, state: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        """Return all weights but the head's, from `state` or else from best.pt in the same folder."""
+        source = f"the pretrained network {self.arch}"
+        if state is None:
+            best = Path(self.origin).with_name("best.pt")
+            if not best.is_file():
+                raise HistoError(
+                    f"{self.origin} has the weights of the head only, and {best} does not exist",
+                    "copy both files, or use best.pt",
+                )
+            source, state = str(best), load_checkpoint(best).model
+        if backbone_sha256(state) != self.backbone_sha256:
+            raise HistoError(f"{self.origin} was trained with another backbone than that of {source}", "train again")
+        return {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
+
+
+def backbone_sha256(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of all weights of a network but the head's, whatever their device and memory format."""
+    digest = sha256()
+    for name in sorted(name for name in state if not name.startswith(HEAD)):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

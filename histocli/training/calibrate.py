@@ -1,6 +1,6 @@
 """Choose a network's temperature and threshold on its validation patches."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +10,13 @@ from histocli.metrics.calibration import fit_temperature, probability
 from histocli.metrics.curves import Floats, Ints
 from histocli.metrics.thresholds import choose_threshold, fixed
 
-CHECKPOINT_FIELDS = ("temperature", "threshold", "validation", "appearance")  # of a checkpoint, beside its weights
-_LEAST = 1e-7  # a probability in single precision is not known to be nearer to 0 or 1 than this
+_MARGIN = 1e-7  # from 0 and from 1: probabilities in single precision are no more exact than this
 
 
 class Calibration(NamedTuple):
     """The checkpoint fields that are chosen on the validation patches.
 
-    `validation` holds their labels uint8 (N,) and uncalibrated log odds float32 (N,).
+    `validation` holds their labels uint8 (N,) and uncalibrated log odds float32 (N,); it is empty before validation.
     """
 
     temperature: float
@@ -45,7 +44,7 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
         rule: the threshold, or the rule that chooses one.
 
     """
-    clipped = np.clip(probs, _LEAST, 1 - _LEAST)
+    clipped = np.clip(probs, _MARGIN, 1 - _MARGIN)
     log_odds = np.log(clipped) - np.log1p(-clipped)
     temperature = fit_temperature(labels, log_odds)
     return Calibration(
@@ -58,11 +57,7 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
     )
 
 
-def without_validation(kept: dict[str, Any], rule: str) -> dict[str, Any]:
-    """Return the checkpoint fields that stay true after further training steps.
-
-    These are the appearance of the training patches, and a threshold that was given as a number.
-    """
-    known = {name: value for name, value in kept.items() if name == "appearance"}
+def uncalibrated(rule: str) -> Calibration:
+    """Return the calibration of weights that are not validated: temperature 1, and a threshold that is given or 0.5."""
     threshold = fixed(rule)
-    return known if threshold is None else known | {"threshold": threshold}
+    return Calibration(1.0, 0.5 if threshold is None else threshold, {})

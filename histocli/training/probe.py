@@ -1,4 +1,4 @@
-"""`--freeze`: a head trained on the features that a pretrained backbone gives of each patch once, as it is."""
+"""`--freeze`: train only the head, on features that the frozen backbone computes once for each patch."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -6,31 +6,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from histocli.compute.device import Compute
-from histocli.data.features import FeatureBatches, compute_features
-from histocli.data.loaders import Batches
+from histocli.data.features import FeatureLoader, compute_features
+from histocli.data.loaders import PatchLoader
 from histocli.models import Classifier
 from histocli.models.backbone import HEAD, Head
-from histocli.training.trainer import Trainer
+from histocli.training.trainer import Trainer, copy_state
 
 
-class Described(NamedTuple):
-    """The training and the validation patches by their features."""
+class FeatureLoaders(NamedTuple):
+    """The features of the training and of the validation patches."""
 
-    train: FeatureBatches
-    val: FeatureBatches
+    train: FeatureLoader
+    val: FeatureLoader
 
 
-def describe(
+def extract_features(
     model: Classifier,
     trainer: Trainer,
-    train: Batches,
-    val: Batches,
+    train: PatchLoader,
+    val: PatchLoader,
     on_patches: Callable[[int], None] = lambda done: None,
-) -> Described:
-    """Compute both parts' features, and let the heads that `trainer` trains and averages standardise by the first's.
+) -> FeatureLoaders:
+    """Compute the features of all patches once, and standardise the trainer's heads by those of the training patches.
 
-    Each patch is seen once, upright and without augmentation. `on_patches` is told how many are done in all.
+    The patches are not augmented. `on_patches` receives the number of patches that are done.
     """
     model.to(trainer.compute.device).eval()
     done = 0
@@ -40,26 +39,28 @@ def describe(
         done += patches
         on_patches(done)
 
-    parts = [
-        compute_features(part, lambda images: _features(model, images, trainer.compute), count) for part in (train, val)
-    ]
+    def backbone(images: Tensor) -> Tensor:
+        pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
+        with trainer.compute.autocast():
+            return model.features(pixels)
+
+    loaders = FeatureLoaders(*(compute_features(patches, backbone, count) for patches in (train, val)))
     for head in (trainer.model, trainer.ema_model):
         assert isinstance(head, Head)
-        head.standardise(parts[0].features)
-    return Described(*parts)
-
-
-def _features(model: Classifier, images: Tensor, compute: Compute) -> Tensor:
-    pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
-    with compute.autocast():
-        return model.features(pixels)
+        head.standardise(loaders.train.features)
+    return loaders
 
 
 def whole_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:
-    """The state of the model with that of `head` in the place of its own."""
-    return model.state_dict() | {HEAD + name: tensor for name, tensor in head.state_dict().items()}
+    """Return a copy of the state of `model` with the weights of `head` instead of its own head, on the CPU."""
+    return copy_state(model) | head_weights(head)
+
+
+def head_weights(head: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the state of a head on the CPU, with the names that it has in the state of a whole model."""
+    return {HEAD + name: tensor for name, tensor in copy_state(head).items()}
 
 
 def head_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head's part of a model's state."""
+    """Return the state of the head alone, given the state of a whole model."""
     return {name.removeprefix(HEAD): tensor for name, tensor in state.items() if name.startswith(HEAD)}

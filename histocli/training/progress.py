@@ -1,6 +1,6 @@
 """The progress of a training run, and the listener that receives it."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
@@ -16,6 +16,14 @@ class Progress(NamedTuple):
     patches: int
     loss: float | None
     auc: float | None
+
+
+class EpochStats(NamedTuple):
+    """The mean loss of an epoch's training steps, patches per second, and seconds."""
+
+    loss: float
+    rate: float
+    seconds: float
 
 
 class Epoch(NamedTuple):
@@ -35,19 +43,19 @@ class Epoch(NamedTuple):
 class Listener:
     """Receives the progress of training; this base class ignores it."""
 
-    def started(self, run: "Run", at: int) -> None:
-        """Everything is checked, and training starts after step `at`, which is 0 for a new run."""
+    def on_start(self, run: "Run", at: int) -> None:
+        """Training starts after step `at`, which is 0 for a new run."""
 
-    def described(self, done: int, total: int) -> None:
+    def on_features(self, done: int, total: int) -> None:
         """A frozen backbone has computed the features of `done` patches."""
 
-    def stepped(self, progress: Progress) -> None:
+    def on_step(self, progress: Progress) -> None:
         """A step is finished."""
 
-    def finished_epoch(self, row: Epoch, best: bool) -> None:
+    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
         """An epoch is trained, validated and saved."""
 
 
-def quality(row: dict[str, Any]) -> tuple[float, float]:
+def quality(epoch: Epoch) -> tuple[float, float]:
     """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""
-    return (-1.0 if row["val_auc"] is None else row["val_auc"], -row["val_loss"])
+    return (-1.0 if epoch.val_auc is None else epoch.val_auc, -epoch.val_loss)

@@ -1,7 +1,5 @@
-"""A training run: its folder, its data, its trainer."""
+"""One training run: its data, its network, the loop over the epochs, and saving and resuming."""
 
-import json
-import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -10,93 +8,69 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import choose_compute
-from histocli.compute.distributed import agents
-from histocli.compute.world import ALONE, World
-from histocli.config import Part, RunConfig, Weights, default_batch_size
-from histocli.data.dataset import labelled_part, open_drawn
+from histocli.config import RunConfig
+from histocli.data.dataset import open_drawn
 from histocli.data.leakage import audit
-from histocli.data.loaders import Batches
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
 from histocli.data.readahead import read_ahead
-from histocli.errors import HistoError, UsageError
+from histocli.errors import HistoError
 from histocli.inference.forward import batch_log_odds
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
-from histocli.models import create_model
-from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.schema import to_json
+from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpoint, save_checkpoint
 from histocli.signals import Stopped, StopRequest
-from histocli.training.calibrate import CHECKPOINT_FIELDS, calibrate, check_rule, without_validation
+from histocli.training.calibrate import Calibration, calibrate, check_rule, uncalibrated
 from histocli.training.cuda_graph import WARM_UP
-from histocli.training.probe import describe, head_state, whole_state
-from histocli.training.progress import Epoch, Listener, Progress, quality
-from histocli.training.provenance import git_commit, note_job, versions
-from histocli.training.trainer import Recipe, Trainer, copy_state
-from histocli.workspace import Workspace, atomic_folder, atomic_path, write_json, write_text
+from histocli.training.probe import extract_features, head_state, head_weights, whole_state
+from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality
+from histocli.training.provenance import note_job
+from histocli.training.run_folder import describe_run, write_history
+from histocli.training.setup import make_loaders, make_model, make_recipe
+from histocli.training.trainer import Trainer, copy_state
+from histocli.workspace import Workspace, atomic_folder
 
-_SAVE_EVERY = 600.0  # seconds between saves within an epoch
-_GPU_VAL_BATCH = 1024  # patches that a GPU validates at a time at least: with fewer it waits for the host
-_NORMED = 32  # patches that batch norm should see at least: Wu and He, "Group normalization", 2018
+_SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
 
 
 class Run:
-    """A training run: its folder, its data, its trainer; then `begin` or, with the name it has, `resume`.
+    """A training run. After construction call `create` or, for a run that has a name, `resume`; then `fit`.
 
-    Several processes (`world`) make the same calls; the leading one alone writes.
+    All processes of a job (`ranks`) make the same calls; only process 0 writes files.
     """
 
-    def __init__(self, workspace: Workspace, config: RunConfig, name: str = "", world: World = ALONE) -> None:
+    def __init__(self, workspace: Workspace, config: RunConfig, name: str = "", ranks: Ranks = SINGLE_PROCESS) -> None:
         config.check()
-        self.workspace, self.name, self.config, self.world = workspace, name, config, world
-        self.processes_before = world.size  # of a resumed run, before it was
+        self.workspace, self.name, self.config, self.ranks = workspace, name, config, ranks
+        self.processes_before = ranks.size  # the number of processes when a resumed run was saved
         self.compute = choose_compute(config.device, config.precision)
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_drawn(workspace, self.manifest)
-        train, val = labelled_part(subset, Part.TRAIN), labelled_part(subset, Part.VAL)
-        if len(set(train.labels)) < 2:
-            raise HistoError("all training patches have the same label", "histo balance takes both classes")
-        check_rule(config.threshold, val.labels)
-        self.audit = None if name else audit(workspace, subset.frame)  # a resumed run keeps what it was begun with
+        read_ahead(workspace.patches_path(subset.data))
+        self.train, self.val = make_loaders(subset, config, self.compute.device, ranks)
+        self.config = config = replace(config, batch_size=self.train.batch_size)  # the default depends on the device
+        self.labels = self.val.labels.numpy(force=True)
+        check_rule(config.threshold, self.labels)
+        self.audit = None if name else audit(workspace, subset.frame)  # a resumed run was audited when it began
         if self.audit and not config.allow_leak:
             self.audit.refuse_leaks()
         self.data = subset.data
         self.manifest_sha256 = file_sha256(self.manifest)
-        device = self.compute.device
-        size = config.batch_size or default_batch_size(device.type, len(train.rows))
-        self.config = config = replace(config, batch_size=size)
-        read_ahead(workspace.patches_path(self.data))
-        self.train = Batches(train.store, train.rows, train.labels, size, device, world=world)
-        val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size
-        self.val = Batches(val.store, val.rows, val.labels, val_size, device, world=world)
-        self.labels = val.labels
-        if world.size > 1 and min(size, len(self.train)) < 2 * world.size:
-            raise UsageError(f"--batch-size {size}: {world.size} processes need {2 * world.size} patches a step")
         torch.manual_seed(config.seed)
-        model = load_checkpoint(self.dir / "last.pt").build() if name else create_model(config.arch, config.weights)
-        if device.type == "cuda" and world.size > 1 and size < _NORMED * world.size:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        self.model = model.to(device)
-        recipe = Recipe(
-            config.learning_rate,
-            self.train.steps * config.epochs,
-            config.seed,
-            augment=config.augment,
-            rotate=config.rotate,
-            compile=config.compile,
-            backbone_lr=config.backbone_lr,
-            muon=config.weights is Weights.RANDOM,  # what AdamW trained before, AdamW had better train on
-        )
-        trained = model.headed.head if config.freeze else model
-        self.trainer = Trainer(trained, recipe, self.compute, world)
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] | None = None
-        self.trained: dict[str, float] = {}  # of an epoch whose steps are done: all but its validation
-        self.appearance: Future[dict[str, Any]] | None = None  # of the training patches
-        self.kept: dict[str, Any] = {}  # what a checkpoint holds besides: see `CHECKPOINT_FIELDS`
+        self.model = make_model(config, self.compute.device, ranks, self.dir if name else None)
+        self.backbone_sha256 = backbone_sha256(self.model.state_dict()) if config.freeze else ""
+        trained = self.model.headed.head if config.freeze else self.model
+        self.trainer = Trainer(trained, make_recipe(config, self.train.steps * config.epochs), self.compute, ranks)
+        self.history: list[Epoch] = []
+        self.best: Epoch | None = None
+        self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
+        self.calibration = uncalibrated(config.threshold)
+        self.appearance: dict[str, Any] = {}  # of the training patches: the fields of `Reference`
+        self._appearance_job: Future[Reference] | None = None
+        self._last_save = time.monotonic()
 
     @property
     def dir(self) -> Path:
@@ -104,224 +78,225 @@ class Run:
         return self.workspace.run_dir(self.name)
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all epochs are trained."""
         return len(self.history) >= self.config.epochs
 
-    def try_step(self) -> None:
-        """Take a step and score a validation batch, to see whether the memory is enough; the run is spoilt by it."""
-        if not self.config.freeze:
-            batch = next(iter(self.train.shuffled(0)))
-            for _ in range(WARM_UP + 1 if self.trainer.graph else 1):  # the graph has memory of its own
-                self.trainer.train_step(batch, self.train.share)
-        batch_log_odds(self.model, next(iter(self.val.in_order())).images, self.compute)
-        if self.compute.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def fit(self, listener: Listener, stop: StopRequest) -> None:
-        """Train and validate until the last epoch; after each, and when told to stop, save.
+        """Train and validate each remaining epoch; save after training, after validation, and after a signal.
 
         Raises:
-            Stopped: a signal came, to any process; the state is saved.
+            Stopped: a process received a signal; the state is saved.
             HistoError: the loss is not finite, or the disk is full.
         """
         if self.config.freeze:
-            self._describe(listener, stop)
-        for epoch in range(len(self.history) + 1, self.config.epochs + 1):
-            began, first, saved = time.monotonic(), self.trainer.step, time.monotonic()
-
-            def on_step(step: int, epoch: int = epoch) -> bool:
-                nonlocal saved
-                listener.stepped(self._progress(epoch))
-                if due := self.world.leads and time.monotonic() - saved > _SAVE_EVERY:
-                    saved = time.monotonic()
-                number, save = self.world.largest_lately(stop.signal or 0, due)
-                if save:
-                    self._save(best=False)
-                return bool(number)
-
-            if not self.trained:
-                loss = self.trainer.train_epoch(self.train, on_step)
-                if loss is not None:
-                    seconds = time.monotonic() - began
-                    rate = self._patches(self.trainer.step - first) / seconds
-                    self.trained = {"loss": loss, "rate": rate, "seconds": seconds}
-                self._save(best=False)
-                if loss is None:
+            self._extract_features(listener, stop)
+        while not self.is_finished:
+            if self.epoch_stats is None:  # otherwise the run stopped after the last step of this epoch
+                self.epoch_stats = self._train_epoch(listener, stop)
+                self._save()
+                if self.epoch_stats is None:
                     raise self._stopped(stop)
-            row = self._validate(epoch, **self.trained, stop=stop)
-            self.trained = {}
-            self.history.append(row._asdict())
-            best = self.best is None or quality(row._asdict()) > quality(self.best)
-            self.best = row._asdict() if best else self.best
-            self._save(best)
-            listener.finished_epoch(row, best)
-            if epoch < self.config.epochs and any(self.world.largest(stop.signal or 0)):
+            epoch = self._validate(self.epoch_stats, stop)
+            self.epoch_stats = None
+            self.history.append(epoch)
+            is_best = self.best is None or quality(epoch) > quality(self.best)
+            if is_best:
+                self.best = epoch
+            self._save(is_best=is_best)
+            listener.on_epoch_end(epoch, is_best)
+            if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
                 raise self._stopped(stop)
 
-    def _describe(self, listener: Listener, stop: StopRequest) -> None:
-        """Put the features that the frozen backbone gives of the patches in their place."""
+    def _train_epoch(self, listener: Listener, stop: StopRequest) -> EpochStats | None:
+        """Train to the end of the current epoch; return None if a signal stopped it before."""
+
+        def on_step(step: int) -> bool:
+            listener.on_step(self._progress())
+            is_due = self.ranks.is_rank0 and time.monotonic() - self._last_save > _SAVE_INTERVAL
+            if is_due:
+                self._last_save = time.monotonic()
+            signal, save = self.ranks.all_max_async(stop.signal or 0, is_due)
+            if save:
+                self._save()
+            return bool(signal)
+
+        start, first_step = time.monotonic(), self.trainer.step
+        self._last_save = start
+        loss = self.trainer.train_epoch(self.train, on_step)
+        if loss is None:
+            return None
+        seconds = time.monotonic() - start
+        return EpochStats(loss, self._patches(self.trainer.step - first_step) / seconds, seconds)
+
+    def _validate(self, stats: EpochStats, stop: StopRequest) -> Epoch:
+        """Score the validation patches with the EMA of the weights, and calibrate on them."""
+        predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
+        probs = predictor.predict_packed(self.val, lambda done: self._stop_single_process(stop)).probs
+        self.calibration = calibrate(self.labels, probs, self.config.threshold)
+        label_probs = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
+        return Epoch(
+            epoch=len(self.history) + 1,
+            step=self.trainer.step,
+            train_loss=stats.loss,
+            lr=self.trainer.learning_rate,
+            patches_per_second=stats.rate,
+            seconds=stats.seconds,
+            val_loss=float(-np.log(label_probs).mean()),
+            val_auc=auc(self.labels, probs),
+            val_accuracy=float(((probs >= 0.5) == self.labels).mean()),
+        )
+
+    def _extract_features(self, listener: Listener, stop: StopRequest) -> None:
+        """Replace the patches of both loaders by the features that the frozen backbone computes from them."""
         total = len(self.train) + len(self.val)
 
         def on_patches(done: int) -> None:
-            listener.described(done, total)
-            if stop and self.world.size == 1:
-                raise self._stopped(stop)
+            listener.on_features(done, total)
+            self._stop_single_process(stop)
 
-        self.train, self.val = describe(self.model, self.trainer, self.train, self.val, on_patches)
-        if any(self.world.largest(stop.signal or 0)):
+        self.train, self.val = extract_features(self.model, self.trainer, self.train, self.val, on_patches)
+        if any(self.ranks.all_max(stop.signal or 0)):
             raise self._stopped(stop)
 
-    def resume(self) -> None:
-        """Go on from `last.pt`."""
-        self.world.each(self._load)
-        self.world.agree((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
-        self.world.lead(self._rewrite)
-        here = agents(self.world)
-        self.world.lead(lambda: note_job(self.dir, here))
+    def try_step(self) -> None:
+        """Train and validate one batch, to see whether the memory is enough; the run cannot be used afterwards."""
+        if not self.config.freeze:
+            batch = next(iter(self.train.train_batches(0)))
+            for _ in range(WARM_UP + 1 if self.trainer.graph else 1):  # the graph needs memory of its own
+                self.trainer.train_step(batch, self.train.loss_weight)
+        batch_log_odds(self.model, next(iter(self.val.eval_batches())).images, self.compute)
+        if self.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def _load(self) -> None:
-        checkpoint = load_checkpoint(self.dir / "last.pt")
-        if not checkpoint.training:
-            raise HistoError(f"{self.dir / 'last.pt'} holds no training state", "train under another --name")
-        if checkpoint.manifest_sha256 != self.manifest_sha256:
-            raise HistoError(f"{self.manifest} is not what the run was begun with", "train under another --name")
-        average = checkpoint.model
-        if self.config.freeze:
-            self.model.load_state_dict(average)
-            average = head_state(average)
-        self.trainer.load_state(checkpoint.training["trainer"], average)
-        self.history, self.best = checkpoint.training["history"], checkpoint.training["best"]
-        self.trained = checkpoint.training.get("trained", {})
-        self.processes_before = checkpoint.training.get("processes", 1)
-        self.kept = {name: getattr(checkpoint, name) for name in CHECKPOINT_FIELDS}
-        if not self.kept["appearance"]:  # the run was stopped before its first step
-            self._measure_appearance()
+    def create(self, name: str) -> None:
+        """Create the run's folder with its manifest, config.json, an empty history and a last.pt to resume from.
 
-    def _measure_appearance(self) -> None:
-        """Start to measure the appearance of the training patches on a thread, beside the first epoch."""
-        if self.world.leads:
-            store, rows, seed = self.train.store, self.train.rows, self.config.seed
-            self.appearance = ThreadPoolExecutor(1).submit(lambda: asdict(Reference.of(store, rows, seed)))
-
-    def begin(self, name: str) -> None:
-        """Lay the run's folder: the manifest as it is, the configuration, an empty history, and what to resume from.
-
-        It appears with all that is in it. The name is not another run's.
+        The folder appears with all of its files at once. No other run has the name.
 
         Raises:
             HistoError: the folder cannot be written.
         """
         self.name = name
-        self.world.agree(self.manifest_sha256, "manifests")
+        self.ranks.check_equal(self.manifest_sha256, "manifests")
         self._measure_appearance()
-        state, here = self._state(), agents(self.world)
-        self.world.lead(lambda: self._lay(state, here))
+        state, agents = self._training_state(), torchrun_agents(self.ranks)
 
-    def _lay(self, state: dict[str, Any], here: set[str]) -> None:
-        with atomic_folder(self.dir) as folder:
-            self._describe_run(folder)
-            note_job(folder, here)
-            self._write(folder, state, best=False)
+        def write() -> None:
+            with atomic_folder(self.dir) as folder:
+                describe_run(self, folder)
+                note_job(folder, agents)
+                self._write(folder, state, is_best=False)
 
-    def _describe_run(self, folder: Path) -> None:
-        with atomic_path(folder / "manifest.csv") as copy:  # to the byte, however its lines end: its hash is kept
-            shutil.copyfile(self.manifest, copy)
-        write_json(
-            folder / "config.json",
-            {
-                "run": self.name,
-                "options": asdict(self.config),
-                "learning_rate": self.config.learning_rate,
-                "data": self.data,
-                "train_patches": len(self.train),
-                "val_patches": len(self.val),
-                "manifest_sha256": self.manifest_sha256,
-                "audit": self.audit and to_json(self.audit),
-                "device": self.compute.reason,
-                "versions": versions(),
-                "git_commit": git_commit(),
-            },
+        self.ranks.on_rank0(write)
+
+    def resume(self) -> None:
+        """Continue from `last.pt`."""
+        self.ranks.on_all_ranks(self._load)
+        self.ranks.check_equal((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
+        agents = torchrun_agents(self.ranks)
+
+        def write() -> None:
+            write_history(self.dir, self.history)  # a killed process may have saved last.pt only
+            note_job(self.dir, agents)
+
+        self.ranks.on_rank0(write)
+
+    def _load(self) -> None:
+        checkpoint = load_checkpoint(self.dir / "last.pt")
+        if not checkpoint.training:
+            raise HistoError(f"{self.dir / 'last.pt'} has no training state to resume from", "use another --name")
+        if checkpoint.manifest_sha256 != self.manifest_sha256:
+            raise HistoError(f"{self.manifest} has changed since the run was started", "use another --name")
+        state = checkpoint.training
+        ema_state = head_state(checkpoint.model) if self.config.freeze else checkpoint.model
+        self.trainer.load_state(state["trainer"], ema_state)
+        self.history = [Epoch(**row) for row in state["history"]]
+        self.best = Epoch(**state["best"]) if state["best"] else None
+        self.epoch_stats = EpochStats(**state["trained"]) if state.get("trained") else None
+        self.processes_before = state.get("processes", 1)
+        self.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
+        self.appearance = checkpoint.appearance
+        if not self.appearance:  # the run was stopped before its first step
+            self._measure_appearance()
+
+    def _save(self, *, is_best: bool = False) -> None:
+        """Write last.pt and the history, and with `is_best` also best.pt."""
+        state = self._training_state()
+        self.ranks.on_rank0(lambda: self._write(self.dir, state, is_best=is_best))
+
+    def _training_state(self) -> dict[str, Any]:
+        """Return what last.pt needs to resume; all processes must call this together."""
+        return {
+            "trainer": self.trainer.state(),
+            "history": [epoch._asdict() for epoch in self.history],
+            "best": self.best and self.best._asdict(),
+            "trained": self.epoch_stats._asdict() if self.epoch_stats else {},
+            "processes": self.ranks.size,
+        }
+
+    def _write(self, folder: Path, state: dict[str, Any], *, is_best: bool) -> None:
+        """Write the checkpoints and the history.
+
+        A frozen backbone is written into best.pt only. last.pt has the head and the SHA-256 of the backbone, so that
+        each save writes kilobytes, even if the backbone has gigabytes.
+        """
+        ema = self.trainer.ema_model
+        checkpoint = self._checkpoint(head_weights(ema) if self.config.freeze else copy_state(ema))
+        if is_best:
+            best = replace(checkpoint, model=whole_state(self.model, ema)) if self.config.freeze else checkpoint
+            save_checkpoint(best, folder / "best.pt")
+        last = replace(checkpoint, training=state, backbone_sha256=self.backbone_sha256)
+        save_checkpoint(last, folder / "last.pt")
+        write_history(folder, self.history)
+
+    def _checkpoint(self, weights: dict[str, torch.Tensor]) -> Checkpoint:
+        """Return the checkpoint of the current step, with `weights`."""
+        epoch = self.history[-1] if self.history else None
+        if epoch and epoch.step != self.trainer.step:  # its metrics and calibration belong to other weights
+            epoch = None
+        metrics = epoch._asdict() if epoch else {}
+        calibration = self.calibration if epoch else uncalibrated(self.config.threshold)
+        if self._appearance_job and self.trainer.step:
+            self.appearance = asdict(self._appearance_job.result())
+        return Checkpoint(
+            arch=self.model.arch,
+            model=weights,
+            run=self.name,
+            epoch=len(self.history),
+            metrics={name: metrics.get(name) for name in ("val_auc", "val_accuracy", "val_loss")},
+            config={name: str(v) if isinstance(v, str) else v for name, v in asdict(self.config).items()},
+            manifest_sha256=self.manifest_sha256,
+            appearance=self.appearance,
+            **calibration._asdict(),
         )
 
-    def _stopped(self, stop: StopRequest) -> Stopped:
-        number = max(self.world.gather(stop.signal or 0))
-        return Stopped(number, f"histo train --resume --name {self.name}")
+    def _measure_appearance(self) -> None:
+        """Start to measure the appearance of the training patches on a thread, while the first epoch trains."""
+        if self.ranks.is_rank0:
+            store, rows, seed = self.train.store, self.train.rows, self.config.seed
+            self._appearance_job = ThreadPoolExecutor(1).submit(lambda: Reference.of(store, rows, seed))
 
-    def _progress(self, epoch: int) -> Progress:
+    def _stop_single_process(self, stop: StopRequest) -> None:
+        """Raise `Stopped` after a signal. Several processes wait for the end of a stage, to stop at the same place."""
+        if stop and self.ranks.size == 1:
+            raise self._stopped(stop)
+
+    def _stopped(self, stop: StopRequest) -> Stopped:
+        signal = max(self.ranks.all_gather(stop.signal or 0))
+        return Stopped(signal, f"histo train --resume --name {self.name}")
+
+    def _progress(self) -> Progress:
         return Progress(
-            epoch=epoch,
+            epoch=len(self.history) + 1,
             epochs=self.config.epochs,
             step=self.trainer.step,
             steps=self.trainer.recipe.total_steps,
             patches=self._patches(self.trainer.step),
             loss=self.trainer.recent_loss,
-            auc=self.history[-1]["val_auc"] if self.history else None,
+            auc=self.history[-1].val_auc if self.history else None,
         )
 
     def _patches(self, steps: int) -> int:
+        """Return the number of patches in so many steps."""
         return steps * min(self.train.batch_size, len(self.train))
-
-    def _validate(self, epoch: int, loss: float, rate: float, seconds: float, stop: StopRequest) -> Epoch:
-        def on_patches(done: int) -> None:
-            if stop and self.world.size == 1:
-                raise self._stopped(stop)
-
-        predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
-        probs = predictor.predict_packed(self.val, on_patches).probs
-        self.kept |= calibrate(self.labels, probs, self.config.threshold)._asdict()
-        certain = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
-        return Epoch(
-            epoch=epoch,
-            step=self.trainer.step,
-            train_loss=loss,
-            lr=self.trainer.learning_rate,
-            patches_per_second=rate,
-            seconds=seconds,
-            val_loss=float(-np.log(certain).mean()),
-            val_auc=auc(self.labels, probs),
-            val_accuracy=float(((probs >= 0.5) == self.labels).mean()),
-        )
-
-    def _save(self, best: bool) -> None:
-        state = self._state()
-        self.world.lead(lambda: self._write(self.dir, state, best))
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "trainer": self.trainer.state(),
-            "history": self.history,
-            "best": self.best,
-            "trained": self.trained,
-            "processes": self.world.size,
-        }
-
-    def _write(self, folder: Path, state: dict[str, Any], best: bool) -> None:
-        last = self.history[-1] if self.history else {}
-        row = last if last.get("step") == self.trainer.step else {}
-        if self.appearance and self.trainer.step:
-            self.kept["appearance"] = self.appearance.result()
-        kept = self.kept if row else without_validation(self.kept, self.config.threshold)
-        ema = self.trainer.ema_model
-        weights = whole_state(self.model, ema) if self.config.freeze else copy_state(ema)
-        checkpoint = Checkpoint(
-            arch=self.model.arch,
-            model={name: tensor.cpu() for name, tensor in weights.items()},
-            run=self.name,
-            epoch=len(self.history),
-            metrics={name: row.get(name) for name in ("val_auc", "val_accuracy", "val_loss")},
-            config={name: str(v) if isinstance(v, str) else v for name, v in asdict(self.config).items()},
-            manifest_sha256=self.manifest_sha256,
-            **kept,
-        )
-        if best:
-            save_checkpoint(checkpoint, folder / "best.pt")
-        save_checkpoint(replace(checkpoint, training=state), folder / "last.pt")
-        self._write_history(folder)
-
-    def _write_history(self, folder: Path) -> None:
-        write_text(folder / "history.jsonl", "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.history))
-
-    def _rewrite(self) -> None:
-        """Make the history agree with `last.pt`: a process that was killed may not have come so far."""
-        self._write_history(self.dir)

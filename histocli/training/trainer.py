@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import Compute, seed_device
-from histocli.compute.world import ALONE, World
 from histocli.config import Augment, Precision, Rotate
 from histocli.data.features import is_features
-from histocli.data.loaders import Batch, Batches
+from histocli.data.loaders import Batch, PatchLoader
 from histocli.data.transforms import augment
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
@@ -23,13 +23,13 @@ from histocli.training.cuda_graph import GraphedStep
 from histocli.training.optim import FlatOptimizer, OptimConfig
 
 _NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, GroupBatchNorm
-_APART = 0x9E3779B1  # between the seeds of processes: a processor's generator takes the lower 32 bits alone
-_CHECK_EVERY = 50  # steps between looks at the losses: on a GPU each look waits for it
+_RANK_STRIDE = 0x9E3779B1  # between the seeds of two processes: the CPU generator uses only the lower 32 bits
+_CHECK_INTERVAL = 50  # steps between checks of the losses: each check waits for the GPU
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one step trains, apart from the data: everything the optimiser and the augmentation need."""
+    """The settings of training that do not depend on the data: for the optimiser, the loss and the augmentation."""
 
     lr: float
     total_steps: int
@@ -53,11 +53,11 @@ class Trainer:
     average (`ema_model`), which is what validates and predicts. What is random in a step follows from the seed and the
     step's number alone, so that a run can stop after any step and continue as if it had not.
 
-    Several processes (`world`) each train on their share of every batch and average their gradients; they call
+    Several processes (`ranks`) each train on their share of every batch and average their gradients; they call
     `train_epoch` and `state` together.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, world: World = ALONE) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, compute: Compute, ranks: Ranks = SINGLE_PROCESS) -> None:
         self.model = model.to(compute.device)
         self.ema_model = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimizer = FlatOptimizer(
@@ -77,13 +77,13 @@ class Trainer:
         )
         if recipe.compile:
             self.model.compile()
-        self.world = world
+        self.ranks = ranks
         self.recipe = recipe
         self.compute = compute
         self.step = 0
         self.losses: list[Tensor] = []  # of this epoch, on the device
-        self.recent_loss: float | None = None  # the mean of the last ones checked
-        wanted = getattr(model, "side", None)  # a head alone takes features, not images
+        self.recent_loss: float | None = None  # mean of the latest losses at the last check
+        wanted = getattr(model, "side", None)  # None for a head alone, which takes features
         self.side = wanted if wanted and wanted < PATCH_SIDE else None
         self.any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
         self.graph = GraphedStep(self.compute_step) if self._can_use_graph(model) else None
@@ -93,7 +93,7 @@ class Trainer:
         return (
             self.recipe.cuda_graph
             and self.compute.device.type == "cuda"
-            and self.world.size == 1
+            and self.ranks.size == 1
             and not self.recipe.compile
             and not torch.are_deterministic_algorithms_enabled()
             and getattr(model, "arch", "").partition("/")[0] not in ("", "timm")
@@ -106,20 +106,20 @@ class Trainer:
 
     @cached_property
     def network(self) -> nn.Module:
-        """What trains: `model`, or a replica around it; made at the first step, when all processes have come so far."""
-        return self.world.replicate(self.model)
+        """The model, wrapped for several processes. Wrapping connects them, so it happens at the first step."""
+        return self.ranks.wrap_model(self.model)
 
-    def train_epoch(self, batches: Batches, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
-        """Train to the end of the current epoch; return the mean loss, or None where `on_step` said to stop.
+    def train_epoch(self, batches: PatchLoader, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
+        """Train to the end of the current epoch; return the mean loss, or None if `on_step` returned True before.
 
         Raises:
             HistoError: a loss is not finite.
         """
         epoch, first = divmod(self.step, batches.steps)
         self.model.train()
-        for batch in batches.shuffled(_seed(self.recipe.seed, -1 - epoch), first):
-            self.losses.append(self.train_step(batch, batches.share))
-            if len(self.losses) % _CHECK_EVERY == 0:
+        for batch in batches.train_batches(_seed(self.recipe.seed, -1 - epoch), first):
+            self.losses.append(self.train_step(batch, batches.loss_weight))
+            if len(self.losses) % _CHECK_INTERVAL == 0:
                 self._check_losses()
             if on_step(self.step) and self.step % batches.steps:
                 self._check_losses()
@@ -129,20 +129,20 @@ class Trainer:
         self.losses = []
         return mean
 
-    def train_step(self, batch: Batch, share: float = 1.0) -> Tensor:
+    def train_step(self, batch: Batch, loss_weight: float = 1.0) -> Tensor:
         """Take one optimiser step on uint8 images (N,3,96,96) and labels (N,); return the loss, still on the device.
 
-        `share` is N over the mean of all processes' N, so that their averaged gradient is that of the whole batch.
+        `loss_weight` is N over the mean of N of all processes: see `PatchLoader.loss_weight`.
         """
-        seed_device(self.compute.device, _seed(self.recipe.seed, self.step + self.world.rank * _APART))
+        seed_device(self.compute.device, _seed(self.recipe.seed, self.step + self.ranks.rank * _RANK_STRIDE))
         if self.graph and not is_features(batch.images):
             loss = self.graph(batch.images, batch.labels)
         else:
-            loss = self.compute_step(batch.images, batch.labels, share)
+            loss = self.compute_step(batch.images, batch.labels, loss_weight)
         self.step += 1
         return loss
 
-    def compute_step(self, images: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
+    def compute_step(self, images: Tensor, labels: Tensor, loss_weight: float = 1.0) -> Tensor:
         """Augment, compute the loss and its gradients, update weights and EMA, all on the device; return the loss.
 
         Nothing in it needs a value from the host, so that a CUDA graph can hold it.
@@ -151,33 +151,37 @@ class Trainer:
             images = augment(images, self.recipe.augment, any_angle=self.any_angle, side=self.side)
         with self.compute.autocast():
             loss = F.cross_entropy(self.network(images), labels, label_smoothing=self.recipe.label_smoothing)
-        if share != 1:
-            loss = loss * share
+        if loss_weight != 1:
+            loss = loss * loss_weight
         (loss * self.optimizer.loss_scale if self.optimizer.config.scale_loss else loss).backward()
         self.optimizer.step()
         return loss.detach()
 
     @torch.no_grad()
     def _average_statistics(self) -> None:
-        """Give every process the same running statistics of batch norm: the mean of all processes' own.
+        """Set the running statistics of batch norm on every process to their mean over the processes.
 
-        They are linear in the batches' statistics, so that it makes no difference how often this is done.
+        They are a linear function of the statistics of the batches, so that it does not matter how often this is done.
         """
-        if self.world.size == 1:
+        if self.ranks.size == 1:
             return
         norms = [m for model in (self.model, self.ema_model) for m in model.modules() if isinstance(m, _NORMS)]
-        own = [value for m in norms for value in (m.running_mean, m.running_var) if value is not None]
-        if own:
-            means = self.world.mean(torch.cat(own)).split([len(value) for value in own])
-            for value, mean in zip(own, means, strict=True):
+        values = [value for m in norms for value in (m.running_mean, m.running_var) if value is not None]
+        if values:
+            means = self.ranks.all_mean(torch.cat(values)).split([len(value) for value in values])
+            for value, mean in zip(values, means, strict=True):
                 value.copy_(mean)
 
     def _check_losses(self) -> Tensor:
-        """Return the epoch's losses so far, each of a whole batch."""
+        """Return the losses of this epoch so far, each over a whole batch.
+
+        Raises:
+            HistoError: a loss is not finite.
+        """
         if not self.losses:
             return torch.empty(0)
-        losses = self.world.mean(torch.stack(self.losses))
-        self.recent_loss = float(losses[-_CHECK_EVERY:].mean())
+        losses = self.ranks.all_mean(torch.stack(self.losses))
+        self.recent_loss = float(losses[-_CHECK_INTERVAL:].mean())
         finite = losses.isfinite()
         if not finite.all():
             step = self.step - len(self.losses) + int((~finite).int().argmax()) + 1
@@ -191,7 +195,7 @@ class Trainer:
         """Return everything needed to continue from this step, as tensors on the CPU and plain values.
 
         Raises:
-            HistoError: a loss is not finite, so that nobody would want to continue from here.
+            HistoError: a loss is not finite.
         """
         losses = self._check_losses()
         self._average_statistics()
@@ -217,5 +221,5 @@ def copy_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _seed(seed: int, number: int) -> int:
-    """A seed for step `number` >= 0, or for the order of epoch -1 - `number`."""
+    """Return the seed of step `number` if it is >= 0, else of the order of the patches in epoch -1 - `number`."""
     return (seed * 0x9E3779B97F4A7C15 + number) % (1 << 63)

@@ -170,7 +170,7 @@ def test_a_manifest_changed_since_is_refused(histo):
     path = histo.root / "runs" / "first" / "manifest.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     error, _ = histo.fails("train", "--resume")
-    assert f"{path} is not what the run was begun with" in error
+    assert f"{path} has changed since the run was started" in error
 
 
 def test_a_balanced_set_drawn_anew_does_not_disturb_a_run(histo):

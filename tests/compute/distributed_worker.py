@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from histocli.compute.ddp import process_group
 from histocli.compute.device import choose_compute, compute_settings
-from histocli.compute.distributed import joined
 from histocli.config import Augment, Device, Precision
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.training.trainer import Recipe, Trainer
 
@@ -27,17 +27,17 @@ def main(path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (PATCHES, 96, 96, 3), np.uint8)
     labels = rng.integers(0, 2, PATCHES)
-    with joined() as world:
-        batches = Batches(pixels, np.arange(PATCHES), labels, BATCH, compute.device, world=world)
+    with process_group() as ranks:
+        batches = PatchLoader(pixels, np.arange(PATCHES), labels, BATCH, compute.device, ranks=ranks)
         torch.manual_seed(1)
         model = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 23 * 23, 2))
-        trainer = Trainer(model, Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, world)
+        trainer = Trainer(model, Recipe(1e-3, 2 * STEPS, 0, augment=Augment.NONE), compute, ranks)
         losses = [trainer.train_epoch(batches), trainer.train_epoch(batches)]
         predictor = Predictor([CalibratedNetwork(trainer.ema_model)], compute)
         probs = torch.from_numpy(predictor.predict_packed(batches).probs)
-        if world.leads:
+        if ranks.is_rank0:
             weights = torch.cat([p.detach().flatten() for p in trainer.ema_model.parameters()])
-            torch.save({"losses": losses, "weights": weights, "probs": probs, "processes": world.size}, path)
+            torch.save({"losses": losses, "weights": weights, "probs": probs, "processes": ranks.size}, path)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.compute.distributed import agents
-from histocli.compute.meeting import agreed_name
-from histocli.compute.world import ALONE, World
-from histocli.data.loaders import Batches
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
+from histocli.compute.rendezvous import agree_on_prefix
+from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.inference.parts import Parts
 from histocli.training.provenance import interrupted_run, note_job
@@ -35,19 +34,19 @@ SIZES = (1, 2, 3, 5)
 EPOCH = re.compile(r"\s+(\d+)   \d\.\d{4}")  # the row of an epoch
 
 
-class Pretended(World):
+class Pretended(Ranks):
     """One of several processes, in a test that is all of them in turn."""
 
     def __init__(self, rank, size, everyone=()):
         self.rank, self.size, self.everyone = rank, size, everyone
 
-    def gather(self, value):
+    def all_gather(self, value):
         return list(self.everyone)
 
 
-def batches(world, n=23, size=7):
+def loader(ranks, n=23, size=7):
     pixels = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
-    return Batches(pixels, np.arange(n), np.arange(n) % 2, size, torch.device("cpu"), world=world)
+    return PatchLoader(pixels, np.arange(n), np.arange(n) % 2, size, torch.device("cpu"), ranks=ranks)
 
 
 def numbers(stream):
@@ -61,29 +60,29 @@ def flat(lists):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_the_shares_of_a_training_batch_are_the_batch_of_one_process(size):
-    whole = numbers(batches(ALONE).shuffled(3))
-    shares = [numbers(batches(Pretended(rank, size)).shuffled(3)) for rank in range(size)]
+    whole = numbers(loader(SINGLE_PROCESS).train_batches(3))
+    shares = [numbers(loader(Pretended(rank, size)).train_batches(3)) for rank in range(size)]
     together = [flat(parts) for parts in zip(*shares, strict=True)]
     assert [sorted(batch) for batch in together] == [sorted(batch) for batch in whole]
     assert len(set(flat(together))) == 21  # each once an epoch, but for those that fill no batch
-    later = [numbers(batches(Pretended(rank, size)).shuffled(3, first=1)) for rank in range(size)]
+    later = [numbers(loader(Pretended(rank, size)).train_batches(3, first=1)) for rank in range(size)]
     assert later == [share[1:] for share in shares]
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_shares_weigh_as_much_as_their_patches(size):
-    weights = [batches(Pretended(rank, size)).share for rank in range(size)]
-    counts = [len(numbers(batches(Pretended(rank, size)).shuffled(0))[0]) for rank in range(size)]
+    weights = [loader(Pretended(rank, size)).loss_weight for rank in range(size)]
+    counts = [len(numbers(loader(Pretended(rank, size)).train_batches(0))[0]) for rank in range(size)]
     assert weights == pytest.approx([count * size / 7 for count in counts])
     assert np.mean(weights) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_what_is_validated_in_shares_is_whole_and_in_order_again(size):
-    shares = [numbers(batches(Pretended(rank, size)).in_order()) for rank in range(size)]
+    shares = [numbers(loader(Pretended(rank, size)).eval_batches()) for rank in range(size)]
     assert sorted(flat(flat(shares))) == list(range(23))
     values = [torch.tensor(flat(share), dtype=torch.float32) for share in shares]
-    assert batches(Pretended(0, size, values)).joined(values[0]).tolist() == list(range(23))
+    assert loader(Pretended(0, size, values)).gather_shares(values[0]).tolist() == list(range(23))
 
 
 def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp_path):
@@ -94,30 +93,30 @@ def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp
     assert [part.share_size(22, 4) for part in parts] == [len(share) for share in shares]
     with parts[0].write(2, lambda: {"scored": 4}) as path:
         path.write_text("rows")
-    again = Parts(target, {"inputs": "a"}, 6, ALONE)
+    again = Parts(target, {"inputs": "a"}, 6, SINGLE_PROCESS)
     assert again.own == [0, 1, 3, 4, 5]
     assert set(again.share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}
-    assert Parts(target, {"inputs": "b"}, 6, ALONE).own == [0, 1, 2, 3, 4, 5]
+    assert Parts(target, {"inputs": "b"}, 6, SINGLE_PROCESS).own == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_of_many_chunks_has_a_bounded_number_of_parts(tmp_path):
-    parts = Parts(tmp_path / "out.csv", {}, 1_000_000, ALONE)
+    parts = Parts(tmp_path / "out.csv", {}, 1_000_000, SINGLE_PROCESS)
     assert 500 < parts.count <= 1024
     assert parts.count * parts.chunks >= 1_000_000
 
 
 def test_two_jobs_with_one_target_do_not_mix_their_parts(tmp_path):
     target = tmp_path / "out.csv"
-    late = Parts(target, {"checkpoint": "a"}, 2, ALONE)
-    chosen = Parts(target, {"checkpoint": "b"}, 2, ALONE)
+    late = Parts(target, {"checkpoint": "a"}, 2, SINGLE_PROCESS)
+    chosen = Parts(target, {"checkpoint": "b"}, 2, SINGLE_PROCESS)
     assert late.path(1) != chosen.path(1)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [chosen.folder]
 
 
 def test_processes_that_see_different_things_do_not_go_on():
-    with pytest.raises(HistoError, match="see different checkpoints"):
-        Pretended(0, 2, ["a", "b"]).agree("a", "checkpoints")
-    assert Pretended(0, 2, ["a", "a"]).agree("a", "checkpoints") == "a"
+    with pytest.raises(HistoError, match="read different checkpoints"):
+        Pretended(0, 2, ["a", "b"]).check_equal("a", "checkpoints")
+    assert Pretended(0, 2, ["a", "a"]).check_equal("a", "checkpoints") == "a"
 
 
 @pytest.mark.parametrize(
@@ -142,9 +141,9 @@ def test_a_job_knows_its_own_run_by_any_torchrun_that_outlived_it(tmp_path, here
 def test_a_torchrun_that_leaves_no_error_file_is_not_known(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/tmp/x/host/attempt_0/0/error.json")
-    assert len(agents(ALONE)) == 1
+    assert len(torchrun_agents(SINGLE_PROCESS)) == 1
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "")
-    assert agents(ALONE) == set()
+    assert torchrun_agents(SINGLE_PROCESS) == set()
 
 
 def test_processes_that_were_started_again_do_not_meet_the_dead():
@@ -154,7 +153,7 @@ def test_processes_that_were_started_again_do_not_meet_the_dead():
     store, names = HashStore(), []
     with ThreadPoolExecutor(3) as pool:
         for size in (3, 3, 2):
-            told = set(pool.map(agreed_name, [store] * size, reversed(range(size)), [size] * size))
+            told = set(pool.map(agree_on_prefix, [store] * size, reversed(range(size)), [size] * size))
             assert len(told) == 1
             names += told
     assert len(set(names)) == 3
@@ -256,7 +255,7 @@ def test_a_process_that_dies_is_named_and_a_restart_goes_on(histo):
                 killed += 1
     text = "".join(told)
     assert (job.returncode, killed) == (1, 2), text
-    assert "error: another process of this job is gone" in text
+    assert "error: another process of this job has ended" in text
     assert re.search(r"resumed after step \d+ of 720\n", text)
     cause = text[text.index("Root Cause") :]
     assert re.search(r"rank\s+: 1 ", cause)
@@ -351,7 +350,7 @@ def test_several_processes_cannot_share_a_stream(histo, monkeypatch):
 
     for config in (PredictConfig(["synthetic"]), PredictConfig(["-"], out=histo.root / "preds.csv")):
         with pytest.raises(UsageError, match="need inputs to share and a file to write"):
-            predict(Workspace(histo.root), config, sys.stdout, world=Pretended(0, 2))
+            predict(Workspace(histo.root), config, sys.stdout, ranks=Pretended(0, 2))
 
 
 @contextmanager

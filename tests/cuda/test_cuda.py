@@ -8,7 +8,7 @@ import torch
 
 from histocli.compute.device import Compute, choose_compute, deterministic
 from histocli.config import Augment, Device, Precision, Rotate
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment, random_placement
 from histocli.inference.forward import batch_log_odds
 from histocli.models import create_model
@@ -27,7 +27,7 @@ def batches(device, n=256, size=32, resident=None):
     rng = np.random.default_rng(1)
     labels = np.arange(n) % 2
     pixels = rng.integers(0, 128, (n, 96, 96, 3), np.uint8) + 100 * labels[:, None, None, None].astype(np.uint8)
-    return Batches(pixels, np.arange(n), labels, size, torch.device(device), resident=resident)
+    return PatchLoader(pixels, np.arange(n), labels, size, torch.device(device), resident=resident)
 
 
 def trainer(compute, total_steps=200, arch="histonet", **changes):
@@ -68,7 +68,7 @@ def test_three_steps_are_those_of_the_cpu():
     expected, made = trainer(CPU, augment=Augment.NONE), trainer(gpu(), augment=Augment.NONE)
     # Muon raises small singular values to 1, so that differences in rounding grow from step to step.
     tolerances = iter((1e-4, 5e-3, 5e-3))
-    for on_cpu, on_gpu in zip(batches("cpu", 96).in_order(), batches("cuda", 96).in_order(), strict=True):
+    for on_cpu, on_gpu in zip(batches("cpu", 96).eval_batches(), batches("cuda", 96).eval_batches(), strict=True):
         losses = expected.train_step(on_cpu), made.train_step(on_gpu)
         assert float(losses[1]) == pytest.approx(float(losses[0]), rel=next(tolerances))
     for name, weight in made.model.state_dict().items():
@@ -95,7 +95,7 @@ def test_logits_and_gradients_are_those_of_the_cpu():
 def test_half_precision_gives_nearly_the_same_log_odds(precision):
     torch.manual_seed(0)
     model = create_model("histonet").cuda().eval()
-    images = next(batches("cuda").in_order()).images
+    images = next(batches("cuda").eval_batches()).images
     exact = batch_log_odds(model, images, gpu(), tta=True)
     rounded = batch_log_odds(model, images, gpu(precision), tta=True)
     assert (exact - rounded).abs().max() < 0.05
@@ -106,7 +106,7 @@ def test_a_step_never_waits_for_the_gpu():
     for changes in ({}, {"cuda_graph": False}, {"cuda_graph": False, "rotate": Rotate.RIGHT}):
         made = trainer(gpu(Precision.BF16), **changes)
         made.train_epoch(data)
-        batch = next(data.in_order())
+        batch = next(data.eval_batches())
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -118,7 +118,7 @@ def test_a_step_never_waits_for_the_gpu():
 
 def test_patches_that_are_not_kept_on_the_gpu_give_the_same_batches():
     kept, loaded = batches("cuda", resident=True), batches("cuda", resident=False)
-    for one, other in zip(kept.shuffled(5), loaded.shuffled(5), strict=True):
+    for one, other in zip(kept.train_batches(5), loaded.train_batches(5), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
 
@@ -127,7 +127,7 @@ def test_memory_does_not_grow_over_replays():
     data, made = batches("cuda"), trainer(gpu(Precision.BF16), total_steps=2000)
     made.train_epoch(data)
     made.losses = []
-    batch = next(data.in_order())
+    batch = next(data.eval_batches())
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     for _ in range(1000):
@@ -173,7 +173,7 @@ def test_patches_are_placed_as_on_the_cpu():
 
 
 def test_augmented_patches_stay_in_range():
-    images = next(batches("cuda").in_order()).images
+    images = next(batches("cuda").eval_batches()).images
     for any_angle, side in ((True, 64), (False, None), (True, None)):
         made = augment(images, Augment.FULL, any_angle=any_angle, side=side)
         assert made.dtype is torch.float32

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.data.loaders import AHEAD, Batches, prefetch
+from histocli.data.loaders import AHEAD, PatchLoader, prefetch
 
 CPU = torch.device("cpu")
 STORE = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
@@ -18,7 +18,7 @@ STORE[:, 0, 0, 0] = np.arange(64)  # tells a row by its first value
 
 def batches(rows, size, **options):
     rows = np.asarray(rows)
-    return Batches(STORE, rows, rows % 2, size, CPU, **options)
+    return PatchLoader(STORE, rows, rows % 2, size, CPU, **options)
 
 
 def rows_of(batch):
@@ -45,8 +45,8 @@ ROWS = st.lists(st.integers(0, 63), min_size=1, max_size=64, unique=True)
 
 @given(ROWS, st.integers(1, 70), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_in_order_gives_every_row_once(rows, size, resident):
-    parts = [rows_of(batch) for batch in batches(rows, size, resident=resident).in_order()]
+def test_eval_batches_give_every_row_once(rows, size, resident):
+    parts = [rows_of(batch) for batch in batches(rows, size, resident=resident).eval_batches()]
     assert flat(parts) == rows
     assert all(len(part) == size for part in parts[:-1])
     assert 1 <= len(parts[-1]) <= size
@@ -54,9 +54,9 @@ def test_in_order_gives_every_row_once(rows, size, resident):
 
 @given(ROWS, st.integers(1, 70), st.integers(0, 2**63 - 1), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_shuffled_gives_full_batches_and_no_row_twice(rows, size, seed, resident):
+def test_train_batches_are_full_and_have_no_row_twice(rows, size, seed, resident):
     data = batches(rows, size, resident=resident)
-    parts = [rows_of(batch) for batch in data.shuffled(seed)]
+    parts = [rows_of(batch) for batch in data.train_batches(seed)]
     drawn = flat(parts)
     assert len(parts) == data.steps == max(1, len(rows) // size)
     assert {len(part) for part in parts} == {min(size, len(rows))}
@@ -67,7 +67,7 @@ def test_shuffled_gives_full_batches_and_no_row_twice(rows, size, seed, resident
 @pytest.mark.parametrize("resident", [False, True])
 def test_the_order_follows_from_the_seed(resident):
     data = batches(range(64), 8, resident=resident)
-    epochs = [[rows_of(batch) for batch in data.shuffled(seed)] for seed in (1, 1, 2)]
+    epochs = [[rows_of(batch) for batch in data.train_batches(seed)] for seed in (1, 1, 2)]
     assert epochs[0] == epochs[1] != epochs[2]
     assert flat(epochs[0]) != list(range(64))
 
@@ -77,14 +77,15 @@ def test_the_order_follows_from_the_seed(resident):
 def test_an_epoch_can_start_at_any_batch(rows, size, data):
     data_set = batches(rows, size)
     first = data.draw(st.integers(0, data_set.steps))
-    assert [rows_of(b) for b in data_set.shuffled(5, first)] == [rows_of(b) for b in data_set.shuffled(5)][first:]
+    whole = [rows_of(batch) for batch in data_set.train_batches(5)]
+    assert [rows_of(batch) for batch in data_set.train_batches(5, first)] == whole[first:]
 
 
 def test_over_epochs_every_row_is_left_out_alike_often():
     data = batches(range(10), 4)
     counts = np.zeros(10)
     for seed in range(500):
-        for batch in data.shuffled(seed):
+        for batch in data.train_batches(seed):
             counts[rows_of(batch)] += 1
     assert (np.abs(counts - 400) < 50).all()
 
@@ -93,7 +94,7 @@ def test_resident_and_streamed_are_the_same():
     rows = np.random.default_rng(1).permutation(64)[:50]
     streamed, resident = batches(rows, 16, resident=False), batches(rows, 16, resident=True)
     assert batches(rows, 16).resident is None  # on a CPU the page cache holds the map
-    for way in (Batches.in_order, lambda data: data.shuffled(3)):
+    for way in (PatchLoader.eval_batches, lambda data: data.train_batches(3)):
         for a, b in zip(way(streamed), way(resident), strict=True):
             assert torch.equal(a.images, b.images)
             assert torch.equal(a.labels, b.labels)
@@ -102,14 +103,14 @@ def test_resident_and_streamed_are_the_same():
 def test_a_subset_smaller_than_a_batch_is_one_batch():
     data = batches([5, 6, 7], 100)
     assert (len(data), data.steps) == (3, 1)
-    (batch,) = data.shuffled(0)
+    (batch,) = data.train_batches(0)
     assert sorted(rows_of(batch)) == [5, 6, 7]
 
 
 def test_a_memory_map_is_read(tmp_path):
     np.save(tmp_path / "x.npy", STORE)
-    data = Batches(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64), np.arange(64) % 2, 10, CPU)
-    assert flat(rows_of(batch) for batch in data.in_order()) == list(range(64))
+    data = PatchLoader(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64), np.arange(64) % 2, 10, CPU)
+    assert flat(rows_of(batch) for batch in data.eval_batches()) == list(range(64))
 
 
 # prefetching
@@ -172,7 +173,7 @@ def test_a_consumer_that_stops_early_ends_the_thread(taken):
 
 
 def test_an_epoch_that_is_left_ends_its_thread():
-    epoch = batches(range(64), 2).shuffled(0)
+    epoch = batches(range(64), 2).train_batches(0)
     next(epoch)
     assert prefetchers()
     epoch.close()

@@ -129,10 +129,10 @@ FAULTS = {
     truncated: "is no checkpoint that can be read safely",
     empty: "is no checkpoint that can be read safely",
     later_version: f"is no histo checkpoint of format {FORMAT} (found 99)",
-    unknown_architecture: "its architecture 'resnet9000' is not known",
-    other_architecture: "its weights do not fit resnet18",
-    not_numbers: "its weights are not finite",
-    enormous_shape: "its weights do not fit histonet",
+    unknown_architecture: "the architecture 'resnet9000' is not known",
+    other_architecture: "the weights do not fit resnet18",
+    not_numbers: "the weights are not finite",
+    enormous_shape: "the weights do not fit histonet",
     enormous_promise: "is no checkpoint that can be read safely",
     without_storage: "its 'model' holds",
     sparse: "its 'model' holds",
@@ -194,8 +194,8 @@ def test_a_run_of_another_histos_network_says_so(root):
     assert len(lacking) < len(checkpoint.model)
     torch.save(vars(replace(checkpoint, model=lacking)), last)
     refused = histo(root, "train", "--resume", "--name", "first", code=1)
-    assert f"error: {last}: its weights do not fit histonet" in refused.stderr
-    assert "hint: is it of an earlier histo? train it anew" in refused.stderr
+    assert f"error: {last}: the weights do not fit histonet" in refused.stderr
+    assert "hint: if an older version of histo wrote it, train again" in refused.stderr
 
 
 def test_a_run_with_options_that_are_not_known_says_so(root):

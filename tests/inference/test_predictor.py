@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 from histocli.compute.device import Compute
 from histocli.config import Device, Engine, Precision, Resize
 from histocli.data.inputs import open_inputs
-from histocli.data.loaders import Batches
+from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import symmetries
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
@@ -100,7 +100,7 @@ def uncalibrated(network, **options):
 
 def loader(images, size):
     pixels = images.permute(0, 2, 3, 1).numpy()
-    return Batches(pixels, np.arange(len(pixels)), np.zeros(len(pixels)), size, torch.device("cpu"))
+    return PatchLoader(pixels, np.arange(len(pixels)), np.zeros(len(pixels)), size, torch.device("cpu"))
 
 
 def test_packed_data_arrays_and_streams_get_the_same_scores_whatever_the_batch_size(one_thread, network, images):

@@ -5,12 +5,14 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from histocli.commands.train import train
+from histocli.commands.train import stored_config, train
+from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
 from histocli.config import Device, Precision, TrainConfig, Weights
 from histocli.data.loaders import Batch
@@ -24,6 +26,7 @@ from histocli.models.torchvision_models import torchvision_names
 from histocli.signals import Stopped
 from histocli.training.probe import head_state, whole_state
 from histocli.training.progress import Listener
+from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
 from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
@@ -311,7 +314,7 @@ def test_the_state_of_a_frozen_model_has_the_averaged_head():
 class Stops(Listener):
     """Ends the run after its first epoch."""
 
-    def finished_epoch(self, row, best):
+    def on_epoch_end(self, epoch, is_best):
         raise Stopped(2)
 
 
@@ -332,9 +335,58 @@ def test_a_frozen_run_goes_on_as_if_it_had_not_stopped_and_fetches_nothing(histo
         train(Workspace(histo.root), config, listener=Stops())
     shutil.rmtree(hub)
     histo("train", "--resume", "--name", "halves")
-    halves, through = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("halves", "through"))
-    assert len(halves.training["history"]) == 3
-    assert all(torch.equal(tensor, through.model[name]) for name, tensor in halves.model.items())
+    for file in ("last.pt", "best.pt"):
+        halves, through = (load_checkpoint(histo.root / "runs" / name / file) for name in ("halves", "through"))
+        assert halves.epoch == through.epoch
+        assert halves.model.keys() == through.model.keys()
+        assert all(torch.equal(tensor, through.model[name]) for name, tensor in halves.model.items())
+
+
+def test_the_last_checkpoint_of_a_frozen_run_has_the_head_alone(histo, hub, tmp_path):
+    network = publish(SMALL, hub)
+    freeze(histo, "--epochs", 1, "--name", "head")
+    run = histo.root / "runs" / "head"
+    last = load_checkpoint(run / "last.pt")
+    assert all(name.startswith("network.head.") for name in last.model)
+    assert (run / "last.pt").stat().st_size < 0.1 * (run / "best.pt").stat().st_size
+    rebuilt, best = last.build().state_dict(), load_checkpoint(run / "best.pt").build().state_dict()
+    assert all(torch.equal(tensor, best[name]) for name, tensor in rebuilt.items())  # with the backbone of best.pt
+    alone = tmp_path / "last.pt"
+    shutil.copy(run / "last.pt", alone)
+    with pytest.raises(HistoError, match=r"has the weights of the head only, and .*best.pt does not exist"):
+        load_checkpoint(alone).build()
+    other = load_checkpoint(run / "best.pt")
+    other.model[next(iter(other.model))].add_(1)
+    save_checkpoint(other, tmp_path / "best.pt")
+    with pytest.raises(HistoError, match="was trained with another backbone than that of"):
+        load_checkpoint(alone).build()
+    (run / "best.pt").unlink()  # as if stopped in the first epoch: the pretrained weights are loaded again
+    published = network.state_dict()
+    model = make_model(stored_config(Workspace(histo.root), "head")[1], torch.device("cpu"), SINGLE_PROCESS, run)
+    assert all(torch.equal(tensor, published[name]) for name, tensor in model.headed.backbone.state_dict().items())
+
+
+def test_a_frozen_run_whose_last_checkpoint_has_the_backbone_goes_on(histo, hub):
+    """Versions before wrote the whole network."""
+    publish(SMALL, hub)
+    config = TrainConfig(
+        epochs=2,
+        arch=SMALL,
+        weights=Weights.PRETRAINED,
+        batch_size=16,
+        device=Device.CPU,
+        precision=Precision.FP32,
+        freeze=True,
+        name="old",
+    )
+    with pytest.raises(Stopped):
+        train(Workspace(histo.root), config, listener=Stops())
+    run = histo.root / "runs" / "old"
+    last, best = load_checkpoint(run / "last.pt"), load_checkpoint(run / "best.pt")
+    save_checkpoint(replace(last, model=best.model | last.model, backbone_sha256=""), run / "last.pt")
+    shutil.rmtree(hub)
+    histo("train", "--resume", "--name", "old")
+    assert load_checkpoint(run / "last.pt").epoch == 2
 
 
 # timm

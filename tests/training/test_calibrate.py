@@ -49,9 +49,9 @@ def test_what_was_decided_outlives_an_interruption(histo):
     run = Run(workspace, stored_config(workspace, "first")[1], "first")
     run.resume()
     saved = last(histo, "first")
-    assert (run.kept["temperature"], run.kept["threshold"]) == (saved.temperature, saved.threshold)
-    assert run.kept["appearance"] == saved.appearance != {}
-    assert torch.equal(run.kept["validation"]["log_odds"], saved.validation["log_odds"])
+    assert (run.calibration.temperature, run.calibration.threshold) == (saved.temperature, saved.threshold)
+    assert run.appearance == saved.appearance != {}
+    assert torch.equal(run.calibration.validation["log_odds"], saved.validation["log_odds"])
 
 
 def test_a_rule_needs_validation_patches_of_both_classes(histo):
@@ -72,10 +72,10 @@ def test_weights_that_have_moved_on_since_validation_keep_none_of_what_it_decide
     workspace = Workspace(histo.root)
     run = Run(workspace, stored_config(workspace, "first")[1], "first")
     run.resume()
-    assert run.kept["validation"]
-    run.trainer.train_step(next(iter(run.train.shuffled(0))))
-    run._save(best=False)
+    assert run.calibration.validation
+    run.trainer.train_step(next(iter(run.train.train_batches(0))))
+    run._save()
     moved = last(histo, "first")
     assert (moved.temperature, moved.threshold, moved.validation) == (1, 0.5, {})
     assert moved.metrics["val_auc"] is None
-    assert moved.appearance == run.kept["appearance"]
+    assert moved.appearance == run.appearance

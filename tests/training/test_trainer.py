@@ -7,7 +7,7 @@ import torch
 from histocli.compute import device
 from histocli.compute.device import Compute, choose_compute, thread_count
 from histocli.config import Augment, Device, Precision, Rotate
-from histocli.data.loaders import Batch, Batches
+from histocli.data.loaders import Batch, PatchLoader
 from histocli.errors import HistoError
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.models import create_model
@@ -22,7 +22,7 @@ def batches(n=24, size=4):
     rng = np.random.default_rng(1)
     labels = np.arange(n) % 2
     pixels = rng.integers(0, 128, (n, 96, 96, 3), np.uint8) + 100 * labels[:, None, None, None].astype(np.uint8)
-    return Batches(pixels, np.arange(n), labels, size, CPU)
+    return PatchLoader(pixels, np.arange(n), labels, size, CPU)
 
 
 def trainer(compute=FP32, total_steps=12, arch="histonet", **changes):
@@ -40,7 +40,7 @@ def same(one, other):
 def test_a_step_moves_every_weight_and_the_average(augment, rotate):
     made = trainer(augment=augment, rotate=rotate, weight_decay=0)  # which moves what has no gradient too
     before = {name: tensor.clone() for name, tensor in made.model.named_parameters()}
-    loss = made.train_step(next(batches().in_order()))
+    loss = made.train_step(next(batches().eval_batches()))
     assert loss.isfinite()
     assert loss.item() > 0
     assert made.step == 1
@@ -120,7 +120,7 @@ def test_batch_norm_sees_the_whole_batch_whatever_the_number_of_cores(compute):
     seen = []
     made.model.train()
     first.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    made.train_step(next(batches(64, 64).in_order()))
+    made.train_step(next(batches(64, 64).eval_batches()))
     assert seen == [64]
 
 
@@ -179,7 +179,7 @@ def test_weights_that_overflow_are_caught_within_the_epoch():
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121"])
 def test_other_architectures_train_a_step(arch):
     made = trainer(arch=arch)
-    assert made.train_step(next(batches(4).in_order())).isfinite()
+    assert made.train_step(next(batches(4).eval_batches())).isfinite()
 
 
 def test_the_device_is_chosen_and_the_reason_said(monkeypatch):
@@ -206,8 +206,8 @@ def test_the_device_is_chosen_and_the_reason_said(monkeypatch):
     ],
 )
 def test_a_processor_computes_in_bf16_where_that_is_faster(monkeypatch, amx, bf16, intel, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    capabilities = {"amx_tile": amx, "avx512_bf16": bf16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(device, "_is_intel", lambda: intel)
     assert choose_compute(Device.CPU).precision is expected
 
@@ -217,7 +217,7 @@ def test_a_gpu_is_taken_and_trains_alike():
     compute = choose_compute()
     assert compute.device.type == "cuda"
     made = trainer(compute)
-    images, labels = next(batches().in_order())
+    images, labels = next(batches().eval_batches())
     assert made.train_step(Batch(images.cuda(), labels.cuda())).isfinite()
 
 
@@ -231,7 +231,7 @@ def test_threads_are_those_asked_for(monkeypatch):
 @pytest.mark.parametrize("total_steps", range(1, 13))
 def test_a_run_of_any_length_goes_through_its_schedule(total_steps):
     made = trainer(total_steps=total_steps)
-    batch = next(batches().in_order())
+    batch = next(batches().eval_batches())
     rates = []
     for _ in range(total_steps):
         made.train_step(batch)
@@ -242,7 +242,7 @@ def test_a_run_of_any_length_goes_through_its_schedule(total_steps):
 
 def test_a_run_begun_without_a_scaler_goes_on_with_one():
     begun = trainer()
-    begun.train_step(next(batches().in_order()))
+    begun.train_step(next(batches().eval_batches()))
     state, average = begun.state(), begun.ema_model.state_dict()
     going_on = trainer(Compute(CPU, Precision.FP16, ""))
     going_on.load_state(state, average)
@@ -311,3 +311,10 @@ def test_the_network_is_one_graph_for_torch_compile():
         assert compiled(torch.rand(2, 3, 96, 96)).shape == (2, 2)
     with torch.inference_mode():
         assert compiled(torch.rand(2, 3, 96, 96)).shape == (2, 2)
+
+
+def test_torch_without_public_capabilities_is_asked_by_its_private_functions(monkeypatch):
+    """Version 2.10, the oldest that is supported."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert choose_compute(Device.CPU).reason.endswith("(the processor has AMX)")

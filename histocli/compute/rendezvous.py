@@ -1,0 +1,89 @@
+"""How the processes of a job find each other, and what torchrun knows about them."""
+
+import os
+import socket
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    from torch.distributed import Store  # type: ignore[attr-defined]
+
+RENDEZVOUS_FILE = "HISTO_MEETING"  # variable: the file through which processes that `histo` started find each other
+_TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
+_POLL_INTERVAL = 0.02  # seconds
+
+
+class Rendezvous(NamedTuple):
+    """The store through which the processes exchange their addresses, this process's rank, and their number."""
+
+    store: "Store"
+    rank: int
+    size: int
+
+
+def find_processes() -> Rendezvous:
+    """Wait for all processes of this job in the store that torchrun, or `histo` itself, created for them.
+
+    Raises:
+        RuntimeError: the store cannot be reached, or a process does not appear within 30 minutes.
+    """
+    from torch.distributed import FileStore, PrefixStore, rendezvous  # type: ignore[attr-defined]
+
+    if RENDEZVOUS_FILE in os.environ:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        return Rendezvous(FileStore(os.environ[RENDEZVOUS_FILE], size), rank, size)
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    return Rendezvous(PrefixStore(f"histo/{agree_on_prefix(store, rank, size)}", store), rank, size)
+
+
+def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
+    """Return a key prefix that is the same for all processes of this attempt, and differs from earlier attempts.
+
+    torchrun keeps its store when it restarts processes, with the addresses of the ended processes in it, and it gives
+    no attempt number that is the same on all machines (https://github.com/pytorch/pytorch/issues/135712). Therefore
+    process 0 chooses a random prefix. Every other process writes a random key of its own and waits for the answer
+    under this key, so that it cannot read the answer to an earlier attempt.
+    """
+    from torch.distributed import DistError
+
+    name = uuid4().hex
+    if rank:
+        store.set(f"histo/here/{rank}", name)
+        prefix = store.get(f"histo/answer/{name}").decode()
+        store.set(f"histo/heard/{prefix}/{rank}", "")
+        return prefix
+    missing, deadline = set(range(1, size)), time.monotonic() + _TIMEOUT.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            # The key may be that of an earlier attempt: then nobody reads the answer, and a later turn answers again.
+            if store.check([f"histo/here/{other}"]):
+                store.set(f"histo/answer/{store.get(f'histo/here/{other}').decode()}", name)
+            if store.check([f"histo/heard/{name}/{other}"]):
+                missing.remove(other)
+        if time.monotonic() > deadline:
+            raise DistError(f"process {min(missing)} does not appear")
+        time.sleep(_POLL_INTERVAL)
+    return name
+
+
+def torchrun_agent() -> str | None:
+    """Return an identifier of the torchrun that started this process, or None.
+
+    A machine has one torchrun for each job; it keeps its identifier when it restarts its processes.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    # The path ends in <folder of this torchrun>/attempt_0/0/error.json.
+    folder = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).parts[:-3]
+    return "/".join((socket.gethostname(), *folder[-2:])) if len(folder) > 1 else None
+
+
+def report_to_torchrun(error: Exception) -> None:
+    """Write the error to the file that torchrun reads; call this while the error is handled."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    if os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        get_error_handler().record_exception(error)

@@ -1,0 +1,44 @@
+"""The files of a run's folder beside its checkpoints: manifest.csv, config.json and history.jsonl."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histocli.schema import to_json
+from histocli.training.progress import Epoch
+from histocli.training.provenance import git_commit, versions
+from histocli.workspace import atomic_path, write_json, write_text
+
+if TYPE_CHECKING:
+    from histocli.training.run import Run
+
+
+def describe_run(run: "Run", folder: Path) -> None:
+    """Write the manifest and config.json of a new run."""
+    with atomic_path(folder / "manifest.csv") as copy:  # an exact copy, because its SHA-256 is stored
+        shutil.copyfile(run.manifest, copy)
+    write_json(
+        folder / "config.json",
+        {
+            "run": run.name,
+            "options": asdict(run.config),
+            "learning_rate": run.config.learning_rate,
+            "data": run.data,
+            "train_patches": len(run.train),
+            "val_patches": len(run.val),
+            "manifest_sha256": run.manifest_sha256,
+            "audit": run.audit and to_json(run.audit),
+            "device": run.compute.reason,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        },
+    )
+
+
+def write_history(folder: Path, history: Sequence[Epoch]) -> None:
+    """Write history.jsonl: one line for each epoch."""
+    lines = [json.dumps(epoch._asdict(), allow_nan=False) + "\n" for epoch in history]
+    write_text(folder / "history.jsonl", "".join(lines))

@@ -1,0 +1,80 @@
+"""The parts of a training run that follow from its options: loaders, network and recipe."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from histocli.compute.ddp import Ranks
+from histocli.config import BATCH_SIZE, Part, RunConfig, Weights, default_batch_size
+from histocli.data.dataset import Subset, labelled_part
+from histocli.data.loaders import PatchLoader
+from histocli.errors import HistoError, UsageError
+from histocli.models import Classifier, create_model
+from histocli.models.checkpoint import load_checkpoint
+from histocli.training.trainer import Recipe
+
+_GPU_VAL_BATCH = 1024  # the smallest validation batch on a GPU; with smaller ones it waits for the host
+_MIN_NORM_BATCH = 32  # the fewest patches for batch norm's statistics: Wu and He, "Group normalization", 2018
+
+
+class Loaders(NamedTuple):
+    """The training and the validation patches."""
+
+    train: PatchLoader
+    val: PatchLoader
+
+
+def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks: Ranks) -> Loaders:
+    """Return the loaders of a subset's training and validation patches.
+
+    Raises:
+        HistoError: the training patches have one class only.
+        UsageError: the batch is too small for the number of processes.
+    """
+    train, val = labelled_part(subset, Part.TRAIN), labelled_part(subset, Part.VAL)
+    if len(set(train.labels)) < 2:
+        raise HistoError("all training patches have the same label", "histo balance selects patches of both classes")
+    size, fewest = config.batch_size or default_batch_size(device.type, len(train.rows)), 2 * ranks.size
+    if ranks.size > 1 and min(size, len(train.rows)) < fewest:
+        raise UsageError(f"--batch-size {size}: {ranks.size} processes need at least {fewest} patches per step")
+    val_size = max(2 * size, _GPU_VAL_BATCH) if device.type == "cuda" else 2 * size
+    return Loaders(
+        PatchLoader(train.store, train.rows, train.labels, size, device, ranks=ranks),
+        PatchLoader(val.store, val.rows, val.labels, val_size, device, ranks=ranks),
+    )
+
+
+def make_model(config: RunConfig, device: torch.device, ranks: Ranks, run_dir: Path | None) -> Classifier:
+    """Return the network on the device: a new one, or that of the last.pt in `run_dir`.
+
+    Raises:
+        HistoError: the checkpoint cannot be used, or pretrained weights cannot be loaded.
+    """
+    model = create_model(config.arch, config.weights) if run_dir is None else _resumed_model(config, run_dir)
+    size = config.batch_size or BATCH_SIZE
+    if device.type == "cuda" and ranks.size > 1 and size < _MIN_NORM_BATCH * ranks.size:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(device)
+
+
+def _resumed_model(config: RunConfig, run_dir: Path) -> Classifier:
+    checkpoint = load_checkpoint(run_dir / "last.pt")
+    if checkpoint.backbone_sha256 and not (run_dir / "best.pt").is_file():  # stopped before the end of the first epoch
+        return checkpoint.build(create_model(config.arch, config.weights).state_dict())
+    return checkpoint.build()
+
+
+def make_recipe(config: RunConfig, total_steps: int) -> Recipe:
+    """Return the trainer's settings for the options of a run."""
+    return Recipe(
+        config.learning_rate,
+        total_steps,
+        config.seed,
+        augment=config.augment,
+        rotate=config.rotate,
+        compile=config.compile,
+        backbone_lr=config.backbone_lr,
+        muon=config.weights is Weights.RANDOM,  # pretrained weights were trained with AdamW, so continue with AdamW
+    )
