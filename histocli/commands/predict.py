@@ -224,7 +224,7 @@ def _made_of(workspace: Workspace, job: _Job) -> dict[str, Any]:
     options = ("format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
     return {
         "histo": histocli.__version__,
-        "inputs": fingerprint(job.config.inputs, workspace, job.lines),
+        "inputs": fingerprint(job.inputs, job.config.inputs, workspace, job.lines),
         "total": job.inputs.total,
         "size": job.size,
         "checkpoints": [member.sha256 for member in job.predictor.members],

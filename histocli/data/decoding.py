@@ -11,7 +11,6 @@ import sys
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import IO, NamedTuple
 
@@ -30,8 +29,7 @@ _Process = subprocess.Popen[bytes]
 Loader = Callable[[], Pixels]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFile:
+class ImageFile(NamedTuple):
     """Reads an image file and returns it as a patch (96,96,3); can be sent to another process if `read` can."""
 
     name: str
