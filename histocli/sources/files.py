@@ -8,6 +8,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -129,7 +130,8 @@ def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple
         yield line, row[at_key].strip(), row[at_value].strip()
 
 
-class _DiskReader(NamedTuple):
+@dataclass(slots=True)
+class _DiskReader:
     """Reads one file in a folder. There may be a million of these: to need little memory, each keeps no full path."""
 
     folder: str

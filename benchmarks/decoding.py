@@ -1,0 +1,91 @@
+"""What a patch of a folder costs the process that scores: `python -m benchmarks.decoding [N] [BATCH_SIZE]`.
+
+Other processes decode, as on a machine with a GPU, and the network answers at once: what remains is the work of this
+one process, which limits how many patches a GPU is given in a second. Prints processor time in microseconds per patch
+by step; `threads` is what the threads that talk to the other processes need, most of it without the lock of Python.
+"""
+
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.made import write_tiffs
+from histocli.commands import predict as command
+from histocli.compute.device import choose_compute
+from histocli.config import Device, Precision, PredictConfig
+from histocli.data import inputs, stream
+from histocli.inference import predictor
+from histocli.inference.checkpoints import CheckpointPredictor
+from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.workspace import Workspace
+
+_DIFFERENT = 512  # pictures; the files are this many, again and again
+_seconds: dict[str, float] = defaultdict(float)
+
+
+class Instant(CheckpointPredictor):
+    """A network that answers at once, and takes its patches as a GPU does."""
+
+    has_gpu = True
+
+    def __init__(self) -> None:
+        compute = choose_compute(Device.CPU, Precision.FP32)
+        Predictor.__init__(self, [CalibratedNetwork(lambda images: images)], compute)
+        self.members = []
+
+    def _forward(self, images: Tensor) -> Tensor:
+        return torch.zeros(1, 1, len(images))
+
+
+def measure(place: Any, name: str, step: str) -> None:
+    """Add the processor time of the thread that calls `place.name` to a step."""
+    function: Callable[..., Any] = getattr(place, name)
+
+    def measured(*args: Any, **options: Any) -> Any:
+        began = time.thread_time()
+        try:
+            return function(*args, **options)
+        finally:
+            _seconds[step] += time.thread_time() - began
+
+    setattr(place, name, measured)
+
+
+def main(n: int = 20_000, batch_size: int = 256) -> None:
+    """Score n files."""
+    command.load_predictor = lambda *args, **options: Instant()  # type: ignore[assignment]
+    predictor.thread_count = lambda: 4
+    stream._FEW = 0
+    measure(inputs, "_images", "list the folder")
+    measure(inputs, "unique_ids", "ids")
+    measure(Predictor, "_start", "pixels to the device")
+    measure(Predictor, "_scored", "log odds to scores")
+    measure(command._Job, "write", "rows")
+    measure(command, "_join", "join the parts")
+    with tempfile.TemporaryDirectory() as folder:
+        made = np.random.default_rng(0).integers(0, 256, (_DIFFERENT, 96, 96, 3), np.uint8)
+        np.save(f"{folder}/made.npy", np.resize(made, (n, 96, 96, 3)))
+        write_tiffs(Path(folder, "made.npy"), [Path(folder, "files")] * n)
+        config = PredictConfig(inputs=(f"{folder}/files",), out=Path(folder, "out.csv"), batch_size=batch_size)
+        clocks = time.perf_counter, time.process_time, time.thread_time
+        began = [clock() for clock in clocks]
+        command.predict(Workspace(Path(folder)), config, sys.stdout)
+        wall, process, thread = (clock() - start for clock, start in zip(clocks, began, strict=True))
+    _seconds["patches, order, progress and all else"] = thread - sum(_seconds.values())
+    _seconds["this thread"] = thread
+    _seconds["threads"] = process - thread
+    _seconds["wall clock"] = wall
+    for step, seconds in _seconds.items():
+        print(f"{seconds / n * 1e6:8.1f} us  {step}")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
