@@ -71,9 +71,6 @@ def predict(
 ) -> None:
     """Write a tumour probability for every patch as CSV: id,label."""
     state: State = ctx.obj
-    from histocli.commands.predict import predict as run_predict
-    from histocli.compute.distributed import WAITING, joined
-
     config = PredictConfig(
         inputs=tuple(inputs),
         ckpt=options.checkpoint_names(ctx, ckpt),
@@ -91,6 +88,8 @@ def predict(
         precision=precision,
         engine=engine,
     )
+    from histocli.data.early import early_processes
+
     total: list[int | None] = [None]
 
     def start(device: str, count: int | None) -> None:
@@ -98,17 +97,22 @@ def predict(
         total[0] = count
 
     hidden = out is None and not stdout_is_a_file()
-    with joined(WAITING) as world, state.report.bar("scoring", hidden=hidden) as bar:
-        done = run_predict(
-            state.workspace,
-            config,
-            sys.stdout,
-            on_checkpoint=state.report.note,
-            on_start=start,
-            on_progress=lambda count: bar(count, total[0]),
-            on_unreadable=lambda error: state.report.warn(str(error)),
-            world=world,
-        )
+    with early_processes(config.inputs, config.device) as pool:
+        from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
+        from histocli.compute.distributed import WAITING, joined
+
+        with joined(WAITING) as world, state.report.bar("scoring", hidden=hidden) as bar:
+            done = run_predict(
+                state.workspace,
+                config,
+                sys.stdout,
+                on_checkpoint=state.report.note,
+                on_start=start,
+                on_progress=lambda count: bar(count, total[0]),
+                on_unreadable=lambda error: state.report.warn(str(error)),
+                world=world,
+                pool=pool,
+            )
     if not world.leads:
         return
     if not done.duplicates:

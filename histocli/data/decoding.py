@@ -28,6 +28,7 @@ from histocli.errors import HistoError
 from histocli.sources import Pixels
 from histocli.sources.files import File, read_bytes
 
+FEW_FILES = 4096  # that do not pay for starting processes
 _SHARED = 256  # patches in the memory that is shared with a process, 7 MB
 _PATCH_SHAPE = (PATCH_SIZE, PATCH_SIZE, 3)
 Loader = Callable[[], Pixels]
@@ -73,10 +74,11 @@ def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
 
 
 class DecodingProcesses:
-    """Up to `count` processes that decode image files; each starts when it is needed, and ends with `close`.
+    """Up to `count` processes that decode image files; each starts with `start` or when it is needed.
 
     Any number of threads may call `decode`; each call waits for an idle process. This process decodes itself what
     cannot be sent (a member of an archive, a row of an array), and in the place of a process that was killed.
+    `close` ends the processes; so does the end of this process, also by a signal.
     """
 
     def __init__(self, count: int) -> None:
@@ -86,6 +88,11 @@ class DecodingProcesses:
             self._idle.put(None)
         self._started: list[_Worker] = []
         self._close = weakref.finalize(self, _end_all, self._started)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there is a process."""
+        return bool(self._started)
 
     def start(self) -> None:
         """Start all processes now, without waiting for them, so that they are ready when they are needed."""

@@ -102,7 +102,7 @@ def test_a_bug_comes_through(folder, pool):
 def test_chunks_from_processes_are_those_from_threads(folder, monkeypatch, few):
     monkeypatch.setattr(stream, "_FEW", few)
     expected = list(stream.load_chunks(patches(folder), 3, 2))
-    chunks = list(stream.load_chunks(patches(folder), 3, 2, processes=3))
+    chunks = list(stream.load_chunks(patches(folder), 3, 2, DecodingProcesses(3)))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [
         [patch.id for patch in chunk.patches] for chunk in expected
     ]
@@ -123,7 +123,7 @@ def test_no_process_is_left_when_the_caller_stops_early(folder, monkeypatch):
         return worker
 
     monkeypatch.setattr(DecodingProcesses, "_start", note)
-    chunks = stream.load_chunks(patches(folder) * 50, 3, processes=2)
+    chunks = stream.load_chunks(patches(folder) * 50, 3, pool=DecodingProcesses(2))
     next(chunks)
     assert started
     chunks.close()
@@ -155,7 +155,7 @@ DecodingProcesses._start = tell
 endless = chain.from_iterable(repeat(files))
 patches = (Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in endless)
 with unwinding_on_termination():
-    for chunk in stream.load_chunks(patches, 16, processes=2):
+    for chunk in stream.load_chunks(patches, 16, pool=DecodingProcesses(2)):
         pass
 """
 
