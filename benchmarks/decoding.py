@@ -1,15 +1,15 @@
 """What a patch of a folder costs the process that scores: `python -m benchmarks.decoding [N] [BATCH_SIZE]`.
 
-Other processes decode, as on a machine with a GPU, and the network answers at once: what remains is the work of this
-one process, which limits how many patches a GPU is given in a second. Prints processor time in microseconds per patch
-by step; `threads` is what the threads that talk to the other processes need, most of it without the lock of Python.
+Two other processes decode, as on a machine with a GPU, and the network answers at once: what remains is the work of
+this one process, which limits how many patches a GPU is given in a second. Prints processor time in microseconds per
+patch by step; `threads` is what the threads that talk to the other processes need, most of it without Python's lock.
 """
 
+import gc
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,14 @@ from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.workspace import Workspace
 
-_DIFFERENT = 512  # pictures; the files are this many, again and again
-_PROCESSES = 2
+_STEPS = {
+    "list the folder": (inputs, "_images"),
+    "ids": (inputs, "unique_ids"),
+    "pixels to the device": (Predictor, "_start"),
+    "log odds to scores": (Predictor, "_scored"),
+    "rows": (command._Job, "write"),
+    "join the parts": (command, "_join"),
+}
 _seconds: dict[str, float] = defaultdict(float)
 
 
@@ -37,54 +43,47 @@ class Instant(CheckpointPredictor):
 
     has_gpu = True
 
-    def __init__(self) -> None:
-        compute = choose_compute(Device.CPU, Precision.FP32)
-        Predictor.__init__(self, [CalibratedNetwork(lambda images: images)], compute)
+    def __init__(self, *args: object, **options: object) -> None:
+        Predictor.__init__(self, [CalibratedNetwork(torch.abs)], choose_compute(Device.CPU, Precision.FP32))
         self.members = []
 
     def _forward(self, images: Tensor) -> Tensor:
         return torch.zeros(1, 1, len(images))
 
 
-def measure(place: Any, name: str, step: str) -> None:
+def measure(step: str, place: Any, name: str) -> None:
     """Add the processor time of the thread that calls `place.name` to a step."""
-    function: Callable[..., Any] = getattr(place, name)
+    function = getattr(place, name)
 
     def measured(*args: Any, **options: Any) -> Any:
         began = time.thread_time()
-        try:
-            return function(*args, **options)
-        finally:
-            _seconds[step] += time.thread_time() - began
+        result = function(*args, **options)
+        _seconds[step] += time.thread_time() - began
+        return result
 
     setattr(place, name, measured)
 
 
-def main(n: int = 20_000, batch_size: int = 256) -> None:
+def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     """Score n files."""
-    command.load_predictor = lambda *args, **options: Instant()  # type: ignore[assignment]
-    measure(inputs, "_images", "list the folder")
-    measure(inputs, "unique_ids", "ids")
-    measure(Predictor, "_start", "pixels to the device")
-    measure(Predictor, "_scored", "log odds to scores")
-    measure(command._Job, "write", "rows")
-    measure(command, "_join", "join the parts")
+    command.load_predictor = Instant  # type: ignore[assignment]
+    for step, function in _STEPS.items():
+        measure(step, *function)
     with tempfile.TemporaryDirectory() as folder:
-        made = np.random.default_rng(0).integers(0, 256, (_DIFFERENT, 96, 96, 3), np.uint8)
+        made = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)
         np.save(f"{folder}/made.npy", np.resize(made, (n, 96, 96, 3)))
         write_tiffs(Path(folder, "made.npy"), [Path(folder, "files")] * n)
         config = PredictConfig(inputs=(f"{folder}/files",), out=Path(folder, "out.csv"), batch_size=batch_size)
-        pool = DecodingProcesses(_PROCESSES)
+        pool = DecodingProcesses(2)
         pool.start()
+        gc.freeze()  # as the command does
         clocks = time.perf_counter, time.process_time, time.thread_time
         began = [clock() for clock in clocks]
         command.predict(Workspace(Path(folder)), config, sys.stdout, pool=pool)
         wall, process, thread = (clock() - start for clock, start in zip(clocks, began, strict=True))
-    _seconds["patches, order, progress and all else"] = thread - sum(_seconds.values())
-    _seconds["this thread"] = thread
-    _seconds["threads"] = process - thread
-    _seconds["wall clock"] = wall
-    for step, seconds in _seconds.items():
+    rest = thread - sum(_seconds.values())
+    totals = {"patches, order, progress, all else": rest, "this thread": thread, "threads": process - thread}
+    for step, seconds in {**_seconds, **totals, "wall clock": wall}.items():
         print(f"{seconds / n * 1e6:8.1f} us  {step}")
 
 

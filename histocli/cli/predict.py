@@ -1,5 +1,6 @@
 """`histo predict`."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -83,7 +84,7 @@ def predict(
         resize=resize,
         errors=errors,
         batch_size=batch_size or PredictConfig.batch_size,
-        halve=batch_size == options.AUTO,
+        halve=batch_size == options.AUTO or not options.is_given(ctx, "batch_size", "ENVIRONMENT"),
         device=device,
         precision=precision,
         engine=engine,
@@ -101,6 +102,7 @@ def predict(
         from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
         from histocli.compute.distributed import WAITING, joined
 
+        gc.freeze()  # the garbage collector need not look at torch's million objects again and again
         with joined(WAITING) as world, state.report.bar("scoring", hidden=hidden) as bar:
             done = run_predict(
                 state.workspace,
