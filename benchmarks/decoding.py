@@ -1,8 +1,7 @@
-"""What a patch of a folder costs the process that scores: `python -m benchmarks.decoding [N] [BATCH_SIZE]`.
+"""Measure the processor time per patch of the process that scores: `python -m benchmarks.decoding [N] [BATCH_SIZE]`.
 
-Two other processes decode, as on a machine with a GPU, and the network answers at once: what remains is the work of
-this one process, which limits how many patches a GPU is given in a second. Prints processor time in microseconds per
-patch by step; `threads` is what the threads that talk to the other processes need, most of it without Python's lock.
+Two other processes decode, as on a machine with a GPU, and the network answers at once. `threads` is the time of the
+threads that wait for these processes and copy the pixels, most of it without Python's lock.
 """
 
 import gc
@@ -27,14 +26,6 @@ from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.workspace import Workspace
 
-_STEPS = {
-    "list the folder": (inputs, "_images"),
-    "ids": (inputs, "unique_ids"),
-    "pixels to the device": (Predictor, "_start"),
-    "log odds to scores": (Predictor, "_scored"),
-    "rows": (command._Job, "write"),
-    "join the parts": (command, "_join"),
-}
 _seconds: dict[str, float] = defaultdict(float)
 
 
@@ -52,7 +43,7 @@ class Instant(CheckpointPredictor):
 
 
 def measure(step: str, place: Any, name: str) -> None:
-    """Add the processor time of the thread that calls `place.name` to a step."""
+    """Measure the processor time of the calls of `place.name`."""
     function = getattr(place, name)
 
     def measured(*args: Any, **options: Any) -> Any:
@@ -67,8 +58,11 @@ def measure(step: str, place: Any, name: str) -> None:
 def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     """Score n files."""
     command.load_predictor = Instant  # type: ignore[assignment]
-    for step, function in _STEPS.items():
-        measure(step, *function)
+    measure("list the folder", inputs, "_images")
+    measure("ids", inputs, "unique_ids")
+    measure("pixels to the device", Predictor, "_start")
+    measure("log odds to scores", Predictor, "_scored")
+    measure("write rows", command._Job, "write")
     with tempfile.TemporaryDirectory() as folder:
         made = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)
         np.save(f"{folder}/made.npy", np.resize(made, (n, 96, 96, 3)))
@@ -77,13 +71,11 @@ def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
         pool = DecodingProcesses(2)
         pool.start()
         gc.freeze()  # as the command does
-        clocks = time.perf_counter, time.process_time, time.thread_time
-        began = [clock() for clock in clocks]
+        process, thread = time.process_time(), time.thread_time()
         command.predict(Workspace(Path(folder)), config, sys.stdout, pool=pool)
-        wall, process, thread = (clock() - start for clock, start in zip(clocks, began, strict=True))
-    rest = thread - sum(_seconds.values())
-    totals = {"patches, order, progress, all else": rest, "this thread": thread, "threads": process - thread}
-    for step, seconds in {**_seconds, **totals, "wall clock": wall}.items():
+        process, thread = time.process_time() - process, time.thread_time() - thread
+    _seconds.update({"all else": thread - sum(_seconds.values()), "this thread": thread, "threads": process - thread})
+    for step, seconds in _seconds.items():
         print(f"{seconds / n * 1e6:8.1f} us  {step}")
 
 
