@@ -163,7 +163,7 @@ def _check_size(data: bytes) -> bytes:
 
 
 def _split_suffix(name: str) -> tuple[str, str]:
-    """Return the stem and the suffix of a file, as `PurePosixPath` does, but in a tenth of the time."""
+    """Return the stem and the suffix of a file, as `PurePosixPath` does, without making one for each file."""
     base = name.rpartition("/")[2]
     dot = base.rfind(".")
     return (base[:dot], base[dot:]) if 0 < dot < len(base) - 1 else (base, "")
