@@ -261,7 +261,7 @@ class PredictConfig:
     qc: bool = False
     resize: Resize = Resize.CROP
     errors: OnError = OnError.SKIP
-    batch_size: int = 256
+    batch_size: int = 1024  # fewer keep a GPU waiting for the host
     halve: bool = False  # halve the batches that do not fit the memory: --batch-size auto
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO

@@ -1,5 +1,6 @@
 """`histo predict`."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -71,9 +72,6 @@ def predict(
 ) -> None:
     """Write a tumour probability for every patch as CSV: id,label."""
     state: State = ctx.obj
-    from histocli.commands.predict import predict as run_predict
-    from histocli.compute.ddp import LONG_TIMEOUT, process_group
-
     config = PredictConfig(
         inputs=tuple(inputs),
         ckpt=options.checkpoint_names(ctx, ckpt),
@@ -86,11 +84,13 @@ def predict(
         resize=resize,
         errors=errors,
         batch_size=batch_size or PredictConfig.batch_size,
-        halve=batch_size == options.AUTO,
+        halve=batch_size == options.AUTO or not options.is_given(ctx, "batch_size", "ENVIRONMENT"),
         device=device,
         precision=precision,
         engine=engine,
     )
+    from histocli.data.early import early_processes
+
     total: list[int | None] = [None]
 
     def start(device: str, count: int | None) -> None:
@@ -98,17 +98,23 @@ def predict(
         total[0] = count
 
     hidden = out is None and not stdout_is_a_file()
-    with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", hidden=hidden) as bar:
-        done = run_predict(
-            state.workspace,
-            config,
-            sys.stdout,
-            on_checkpoint=state.report.note,
-            on_start=start,
-            on_progress=lambda count: bar(count, total[0]),
-            on_unreadable=lambda error: state.report.warn(str(error)),
-            ranks=ranks,
-        )
+    with early_processes(config.inputs, config.device) as pool:
+        from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
+        from histocli.compute.ddp import LONG_TIMEOUT, process_group
+
+        gc.freeze()  # the garbage collector need not look at torch's million objects again and again
+        with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", hidden=hidden) as bar:
+            done = run_predict(
+                state.workspace,
+                config,
+                sys.stdout,
+                on_checkpoint=state.report.note,
+                on_start=start,
+                on_progress=lambda count: bar(count, total[0]),
+                on_unreadable=lambda error: state.report.warn(str(error)),
+                ranks=ranks,
+                pool=pool,
+            )
     if not ranks.is_rank0:
         return
     if not done.duplicates:

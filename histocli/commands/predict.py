@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -13,6 +13,7 @@ import histocli
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
 from histocli.config import OnError, Output, PredictConfig
+from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
@@ -22,6 +23,7 @@ from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import COLUMNS, Flagger
 from histocli.inference.writers import Table, Writer, is_stream, open_part, open_writer
 from histocli.metrics.thresholds import fixed
+from histocli.sources import Patch
 from histocli.workspace import Workspace
 
 
@@ -63,12 +65,19 @@ class _Job(NamedTuple):
     inputs: Inputs
     lines: list[bytes] | None  # the paths that were read from stdin
     size: int  # of the chunks that are scored at a time
+    pool: DecodingProcesses | None
 
     @property
     def kinds(self) -> dict[str, type]:
         """The columns of the result, with their types."""
         columns = {"id": str, "label": float} | ({} if self.threshold is None else {"class": int})
         return columns | (COLUMNS if self.flagger else {})
+
+    def score(
+        self, patches: Iterable[Patch], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
+    ) -> Generator[ScoredChunk, None, None]:
+        """Read and score patches, as `Predictor.predict_patches` does."""
+        return self.predictor.predict_patches(patches, self.size, report, on_progress, self.pool)
 
     def write(self, chunk: ScoredChunk, writer: Writer) -> _Counts:
         """Write the rows of a chunk, and count its patches."""
@@ -106,6 +115,7 @@ def predict(
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
     ranks: Ranks = SINGLE_PROCESS,
+    pool: DecodingProcesses | None = None,
 ) -> Prediction:
     """Score every input patch in order, and write the results to the file `config.out`, or to `stream` as they come.
 
@@ -113,14 +123,14 @@ def predict(
     appears under its name only when all of it is written.
 
     Several processes (`ranks`) make the same call; each scores its share. `on_start` and `on_progress` receive the
-    numbers of this process's patches.
+    numbers of this process's patches. `pool` are processes that decode, if they have been started.
 
     Raises:
         HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
             be read.
     """
     _check(config, ranks)
-    job = ranks.on_all_ranks(lambda: _open(workspace, config))
+    job = ranks.on_all_ranks(lambda: _open(workspace, config, pool))
     for member in job.predictor.members:
         on_checkpoint(member.checkpoint.describe())
 
@@ -146,7 +156,7 @@ def _write_stream(
     counts = _Counts()
     with (
         open_writer(to, job.config.format, job.kinds) as writer,
-        closing(job.predictor.predict_patches(job.inputs.patches, job.size, report, on_progress)) as chunks,
+        closing(job.score(job.inputs.patches, report, on_progress)) as chunks,
     ):
         for chunk in chunks:
             counts.add(job.write(chunk, writer))
@@ -181,7 +191,7 @@ def _write_parts(
         report = lambda error: None  # noqa: E731 - several processes' errors are reported in order, at the end
     patches = parts.share(job.inputs.patches, size)
     try:
-        with closing(job.predictor.predict_patches(patches, size, report, on_progress)) as chunks:
+        with closing(job.score(patches, report, on_progress)) as chunks:
             for number in parts.own:
                 _write_part(job, parts, number, islice(chunks, parts.chunks))
     except BaseException:
@@ -224,7 +234,7 @@ def _made_of(workspace: Workspace, job: _Job) -> dict[str, Any]:
     options = ("format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
     return {
         "histo": histocli.__version__,
-        "inputs": fingerprint(job.config.inputs, workspace, job.lines),
+        "inputs": fingerprint(job.inputs, job.config.inputs, workspace, job.lines),
         "total": job.inputs.total,
         "size": job.size,
         "checkpoints": [member.sha256 for member in job.predictor.members],
@@ -249,7 +259,7 @@ def _check(config: PredictConfig, ranks: Ranks) -> None:
         raise UsageError(f"--out {config.out} is a folder", "name the file to write")
 
 
-def _open(workspace: Workspace, config: PredictConfig) -> _Job:
+def _open(workspace: Workspace, config: PredictConfig, pool: DecodingProcesses | None) -> _Job:
     predictor = load_predictor(
         workspace,
         config.ckpt,
@@ -267,4 +277,4 @@ def _open(workspace: Workspace, config: PredictConfig) -> _Job:
     if STDIN in config.inputs and not _streams(config):  # the parts of a file need to know all of their inputs
         lines = [line for line in sys.stdin.buffer if line.strip(b"\r\n")]
     inputs = open_inputs(config.inputs, workspace, config.resize, lines)
-    return _Job(config, predictor, threshold, flagger, inputs, lines, predictor.chunk_size(config.batch_size))
+    return _Job(config, predictor, threshold, flagger, inputs, lines, predictor.chunk_size(config.batch_size), pool)

@@ -1,19 +1,23 @@
 """Image files decoded in processes of their own.
 
 Threads share Python's interpreter lock, so that some 10,000 patches are decoded in a second whatever the number of
-cores; that is too slow for a GPU. Processes have a lock each. They receive the files' names through a pipe, and send
-the pixels back through another one.
+cores; that is too slow for a GPU. Processes have a lock each. They receive the files' names through a pipe, and write
+the pixels into memory that they share with this process. Pixels that came through a pipe would be read in many small
+steps, each of which waits for the lock.
 """
 
+import mmap
+import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,13 +28,13 @@ from histocli.errors import HistoError
 from histocli.sources import Pixels
 from histocli.sources.files import File, read_bytes
 
-_PIPE_BYTES = 1 << 20  # what a pipe holds: with more than the usual 64 KB there are fewer calls for a chunk
+FEW_FILES = 4096  # that do not pay for starting processes
+_SHARED = 256  # patches in the memory that is shared with a process, 7 MB
 _PATCH_SHAPE = (PATCH_SIZE, PATCH_SIZE, 3)
-_Process = subprocess.Popen[bytes]
 Loader = Callable[[], Pixels]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImageFile:
     """Reads an image file and returns it as a patch (96,96,3); can be sent to another process if `read` can."""
 
@@ -54,130 +58,183 @@ class Decoded(NamedTuple):
     errors: dict[int, HistoError]
 
 
-def decode_all(loaders: list[Loader]) -> Decoded:
-    """Load each patch; the errors of those that cannot be read stand beside the others."""
-    pixels: list[Pixels] = []
+def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
+    """Load each patch; the errors of those that cannot be read stand beside the others.
+
+    The pixels are written to the beginning of `into` (at least N,96,96,3), or to a new array.
+    """
+    pixels = np.empty((len(loaders), *_PATCH_SHAPE), np.uint8) if into is None else into
     errors: dict[int, HistoError] = {}
     for position, load in enumerate(loaders):
         try:
-            pixels.append(load())
+            pixels[position - len(errors)] = load()
         except HistoError as error:
             errors[position] = error
-    return Decoded(np.stack(pixels) if pixels else np.empty((0, *_PATCH_SHAPE), np.uint8), errors)
+    return Decoded(pixels[: len(loaders) - len(errors)], errors)
 
 
 class DecodingProcesses:
-    """Up to `count` processes that decode image files; they start when they are needed, and end with `close`.
+    """Up to `count` processes that decode image files; each starts with `start` or when it is needed.
 
     Any number of threads may call `decode`; each call waits for an idle process. This process decodes itself what
     cannot be sent (a member of an archive, a row of an array), and in the place of a process that was killed.
+    `close` ends the processes; so does the end of this process, also by a signal.
     """
 
     def __init__(self, count: int) -> None:
-        self._idle: SimpleQueue[_Process | None] = SimpleQueue()  # None for a process that is not started yet
+        self.count = count
+        self._idle: SimpleQueue[_Worker | None] = SimpleQueue()  # None for a process that is not started yet
         for _ in range(count):
             self._idle.put(None)
-        self._started: list[_Process] = []
+        self._started: list[_Worker] = []
         self._close = weakref.finalize(self, _end_all, self._started)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether there is a process."""
+        return bool(self._started)
+
+    def start(self) -> None:
+        """Start all processes now, without waiting for them, so that they are ready when they are needed."""
+        for _ in range(self.count):
+            worker = self._idle.get()
+            try:
+                worker = worker or self._start()
+            except OSError:  # there are too many processes: `decode` will try again
+                pass
+            finally:
+                self._idle.put(worker)
 
     def decode(self, loaders: list[Loader]) -> Decoded:
         """Do what `decode_all` does, in another process."""
-        request = _serialise(loaders)
-        if request is None:
+        requests = _serialise(loaders)
+        if requests is None:
             return decode_all(loaders)
-        process = self._idle.get()
+        worker = self._idle.get()
         decoded = None
         try:
-            process = process or self._start()
-            decoded = _ask(process, request, len(loaders))
+            worker = worker or self._start()
+            decoded = worker.decode(requests, len(loaders))
         except OSError:  # it was killed, or cannot be started
             pass
         finally:
-            if process is not None and decoded is None:  # it may be in the middle of an answer
-                process.kill()
-                process = None
-            self._idle.put(process)
+            if worker is not None and decoded is None:  # it may be in the middle of an answer
+                worker.process.kill()
+                worker = None
+            self._idle.put(worker)
         return decoded or decode_all(loaders)
 
     def close(self) -> None:
         """End the processes at once."""
         self._close()
 
-    def _start(self) -> _Process:
-        process = subprocess.Popen(  # noqa: S603 - in a session of its own: Ctrl-C is for this process alone
-            [sys.executable, *arguments(__spec__.name)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._started.append(process)
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            _enlarge(pipe)
-        return process
+    def _start(self) -> "_Worker":
+        worker = _Worker()
+        self._started.append(worker)
+        return worker
 
 
-def _end_all(processes: list[_Process]) -> None:
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
+class _Worker:
+    """A process that decodes, and the memory (256,96,96,3) that it shares with this process."""
+
+    def __init__(self) -> None:
+        descriptor = _create_shared_memory()
+        try:
+            self.pixels = _map_shared_memory(descriptor)
+            self.process = subprocess.Popen(  # noqa: S603 - in a session of its own: Ctrl-C is for this process alone
+                [sys.executable, *arguments(__spec__.name), str(descriptor)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[descriptor],
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # NumPy would start a thread for each core
+            )
+        finally:
+            os.close(descriptor)
+
+    def decode(self, requests: list[bytes], count: int) -> Decoded | None:
+        """Decode `count` files; return None if the process had a bug, which this process will then raise."""
+        pixels, done = np.empty((count, *_PATCH_SHAPE), np.uint8), 0
+        errors: dict[int, HistoError] = {}
+        for number, request in enumerate(requests):
+            messages = self._ask(request)
+            if messages is None:
+                return None
+            first = number * _SHARED
+            errors |= {first + position: HistoError(*message) for position, message in messages.items()}
+            good = min(_SHARED, count - first) - len(messages)
+            pixels[done : done + good] = self.pixels[:good]
+            done += good
+        return Decoded(pixels[:done], errors)
+
+    def _ask(self, request: bytes) -> dict[int, tuple[str, str]] | None:
+        """Send a request, wait until the pixels are there, and return the errors' messages and hints by position."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(request)
+        self.process.stdin.flush()
+        try:
+            messages: dict[int, tuple[str, str]] | None = pickle.load(self.process.stdout)  # noqa: S301 - our process
+        except (EOFError, pickle.UnpicklingError):  # it ended, perhaps in the middle of its answer
+            return None
+        return messages
+
+
+def _end_all(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.wait()
+        for pipe in (worker.process.stdin, worker.process.stdout):
             assert pipe is not None
             with suppress(OSError):  # what the process did not read cannot be flushed any more
                 pipe.close()
 
 
-def _serialise(loaders: list[Loader]) -> bytes | None:
-    """Serialise image files for another process; None where one of them cannot be sent."""
+def _create_shared_memory() -> int:
+    """Return the descriptor of memory that has no name: nothing is left of it when the last process has ended.
+
+    It needs no room in /dev/shm, of which Docker gives 64 MB.
+    """
+    size = _SHARED * int(np.prod(_PATCH_SHAPE))
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("histo-patches")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.truncate(descriptor, size)
+    return descriptor
+
+
+def _map_shared_memory(descriptor: int) -> Pixels:
+    return np.frombuffer(mmap.mmap(descriptor, 0), np.uint8).reshape(-1, *_PATCH_SHAPE)
+
+
+def _serialise(loaders: list[Loader]) -> list[bytes] | None:
+    """Serialise image files for another process, as many at a time as it can decode; None if one cannot be sent."""
     if not all(isinstance(load, ImageFile) for load in loaders):
         return None
+    pieces = [loaders[first : first + _SHARED] for first in range(0, len(loaders), _SHARED)]
     try:
-        return pickle.dumps(loaders, pickle.HIGHEST_PROTOCOL)
+        return [pickle.dumps(piece, pickle.HIGHEST_PROTOCOL) for piece in pieces]
     except (TypeError, pickle.PicklingError):  # it holds an open archive
         return None
 
 
-def _enlarge(pipe: IO[bytes]) -> None:
-    if sys.platform == "linux":
-        import fcntl
-
-        with suppress(OSError):  # the user's pipes are too large together: it stays as it is
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-
-def _ask(process: _Process, request: bytes, count: int) -> Decoded | None:
-    """Send a request, and return the answer; None if the process had a bug, which this process will then raise."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(request)
-    process.stdin.flush()
-    try:
-        messages: dict[int, tuple[str, str]] | None = pickle.load(process.stdout)  # noqa: S301 - from our own process
-    except EOFError:
-        return None
-    if messages is None:
-        return None
-    pixels = np.empty((count - len(messages), *_PATCH_SHAPE), np.uint8)
-    if process.stdout.readinto(pixels.reshape(-1).data) != pixels.nbytes:  # type: ignore[attr-defined]
-        return None
-    return Decoded(pixels, {position: HistoError(*message) for position, message in messages.items()})
-
-
 def main() -> None:
-    """Decode the files that are named on stdin until it ends."""
+    """Decode the files that are named on stdin until it ends, into the memory whose descriptor is the argument."""
     source, target = sys.stdin.buffer, sys.stdout.buffer
+    shared = _map_shared_memory(int(sys.argv[1]))
     try:
         while True:
             loaders = pickle.load(source)  # noqa: S301 - from the process that started this one
             try:
-                pixels, errors = decode_all(loaders)
+                errors = decode_all(loaders, shared).errors
             except Exception:  # noqa: BLE001 - a bug: the other process decodes these files too, and meets it
                 pickle.dump(None, target)
             else:
                 pickle.dump({position: (str(error), error.hint) for position, error in errors.items()}, target)
-                target.write(pixels.data)
             target.flush()
     except (EOFError, OSError):
         sys.stdout = None  # type: ignore[assignment]  # Python would flush it at exit, into a pipe that is closed

@@ -2,7 +2,7 @@
 
 import re
 from itertools import takewhile
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ def decode(data: bytes, name: str) -> Pixels:
         raise HistoError(f"{name}: the file is empty")
     if fault := _find_damage(data):
         raise HistoError(f"{name}: the image is {fault}")
-    if data[:2] in (b"II", b"MM") and any(tag in data for tag in _UNASSOCIATED_ALPHA):
+    if data[:2] in (b"II", b"MM") and any(tag in _tiff_tags(data) for tag in _UNASSOCIATED_ALPHA):
         _refuse_transparent(data, name)
     image = _imdecode(data, cv2.IMREAD_COLOR)
     if image is None:
@@ -89,6 +89,14 @@ def _find_jpeg_damage(data: bytes) -> str:
         while data[at : at + 2] == b"\xff\xff":  # padding between segments
             at += 1
     return "" if data.find(b"\xff\xd9", at) >= 0 else "truncated"
+
+
+def _tiff_tags(data: bytes) -> bytes:
+    """Return the tags of a TIFF's first page; a TIFF that is damaged there, or a BigTIFF, is returned as a whole."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    first = int.from_bytes(data[4:8], order)
+    tags = data[first + 2 : first + 2 + 12 * int.from_bytes(data[first : first + 2], order)]
+    return tags or data
 
 
 def _refuse_transparent(data: bytes, name: str) -> None:

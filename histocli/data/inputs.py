@@ -33,10 +33,11 @@ _ARRAYS = (".npy", ".h5", ".hdf5")
 
 
 class Inputs(NamedTuple):
-    """Patches to be scored, and their number where that is known."""
+    """Patches to be scored, and their number where that is known; `files` are the image files in each folder."""
 
     total: int | None
     patches: Iterable[Patch]
+    files: dict[str, list[File]]
 
 
 def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize, lines: list[bytes] | None = None) -> Inputs:
@@ -51,13 +52,15 @@ def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize, line
         HistoError: an input is neither a path nor a data set, or holds no image.
     """
     if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
-        return _from_files([file for name in names for file in _list_prefixed_files(name)], resize)
+        files = {name: _list_prefixed_files(name) for name in names}
+        return _from_files([file for name in names for file in files[name]], resize, files)
     inputs = [_open_input(name, workspace, resize, lines) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
     totals = [one.total for one in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
-    return Inputs(total, chain.from_iterable(one.patches for one in inputs))
+    files = {name: files for one in inputs for name, files in one.files.items()}
+    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
@@ -68,8 +71,11 @@ def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
     return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
-def fingerprint(names: Sequence[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
-    """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time."""
+def fingerprint(inputs: Inputs, names: Sequence[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
+    """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time.
+
+    `inputs` are what `open_inputs` returned for the same `names` and `lines`.
+    """
     digest = sha256()
     for name in names:
         path = Path(name)
@@ -77,7 +83,7 @@ def fingerprint(names: Sequence[str], workspace: Workspace, lines: list[bytes] |
         if name == STDIN:
             digest.update(b"".join(lines or []))
         elif path.is_dir():
-            digest.update("\n".join(file.name for file in _images(path)).encode())
+            digest.update("\n".join(file.name for file in inputs.files[name]).encode())
         elif path.is_file():
             digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
         else:
@@ -89,7 +95,7 @@ def _open_input(name: str, workspace: Workspace, resize: Resize, lines: list[byt
     path = Path(name)
     if name == STDIN:
         total, source = (None, sys.stdin.buffer) if lines is None else (len(lines), lines)
-        return Inputs(total, _from_lines(source, resize))
+        return Inputs(total, _from_lines(source, resize), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
             return _from_dataset(workspace, name)
@@ -99,7 +105,8 @@ def _open_input(name: str, workspace: Workspace, resize: Resize, lines: list[byt
         return _from_array(_check_array(map_array(path), path), path, resize)
     if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
         return _from_array(_open_h5(path), path, resize)
-    return _from_files(_images(path), resize)
+    files = _images(path)
+    return _from_files(files, resize, {name: files})
 
 
 def _holds_images(path: Path) -> bool:
@@ -121,9 +128,9 @@ def _list_prefixed_files(name: str) -> list[File]:
     return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path)]
 
 
-def _from_files(files: list[File], resize: Resize) -> Inputs:
+def _from_files(files: list[File], resize: Resize, by_input: dict[str, list[File]]) -> Inputs:
     pairs = zip(unique_ids(files), files, strict=True)
-    return Inputs(len(files), (Patch(key, ImageFile(file.name, file.read, resize)) for key, file in pairs))
+    return Inputs(len(files), (Patch(key, ImageFile(file.name, file.read, resize)) for key, file in pairs), by_input)
 
 
 def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
@@ -136,7 +143,7 @@ def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
 
 def _from_dataset(workspace: Workspace, name: str) -> Inputs:
     store, manifest = open_packed(workspace, name)
-    return Inputs(len(store), (Patch(key, partial(store.__getitem__, i)) for i, key in enumerate(manifest["id"])))
+    return Inputs(len(store), (Patch(key, partial(store.__getitem__, i)) for i, key in enumerate(manifest["id"])), {})
 
 
 def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) -> Inputs:
@@ -151,7 +158,7 @@ def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) 
             for i, image in enumerate(block):
                 yield Patch(str(start + i), partial(fit, np.ascontiguousarray(image), resize))
 
-    return Inputs(len(array), patches())
+    return Inputs(len(array), patches(), {})
 
 
 def _open_h5(path: Path) -> "h5py.Dataset":

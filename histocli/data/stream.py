@@ -4,16 +4,16 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
-from histocli.data.decoding import Decoded, DecodingProcesses, Loader, decode_all
+from histocli.data.decoding import FEW_FILES, Decoded, DecodingProcesses, Loader, decode_all
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
 from histocli.threads import thread_count
 
 CHUNK = 64  # patches in a task: enough to make the cost of a task itself negligible, few enough to need little memory
-_FEW = 4096  # patches that threads have loaded before processes have started
+_FEW = FEW_FILES  # patches that threads have loaded before processes have started
 _MAX_WORKERS = 8
 
 T = TypeVar("T")
@@ -70,26 +70,28 @@ def load_chunk(patches: list[Patch], decode: Callable[[list[Loader]], Decoded] =
 
 
 def load_chunks(
-    patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None, *, processes: int = 0
+    patches: Iterable[Patch], size: int = CHUNK, workers: int | None = None, pool: DecodingProcesses | None = None
 ) -> Generator[Chunk, None, None]:
-    """Load patches and yield them in order, `size` at a time.
+    """Load patches and yield them in order, `size` at a time: on `workers` threads, or in the processes of `pool`.
 
-    They are loaded on `workers` threads, or with `processes` in that many processes, which pay for many image files
-    where a GPU waits for them: see `decoding`.
+    Processes pay for many image files where a GPU waits for them. If none of them has started, threads load the first
+    patches, since few files do not pay for starting processes, and the processes start when there are more. They end
+    when all patches are loaded, or the caller stops.
     """
     chunks, workers = chunked(patches, size), workers or worker_count()
-    if not processes:
+    if pool is None:
         return map_ordered(load_chunk, chunks, workers)
-    return _load_in_processes(chunks, islice(chunks, _FEW // size), workers, processes)
+    return _load_in_processes(chunks, size, workers, pool)
 
 
 def _load_in_processes(
-    chunks: Iterator[list[Patch]], first: Iterator[list[Patch]], workers: int, processes: int
+    chunks: Iterator[list[Patch]], size: int, workers: int, pool: DecodingProcesses
 ) -> Generator[Chunk, None, None]:
-    """Load the first chunks on threads, since few files do not pay for starting processes, and all others in these."""
-    yield from map_ordered(load_chunk, first, workers)
-    pool = DecodingProcesses(processes)
     try:
-        yield from map_ordered(partial(load_chunk, decode=pool.decode), chunks, processes)
+        if not pool.has_started:
+            yield from map_ordered(load_chunk, islice(chunks, _FEW // size), workers)
+        if (more := next(chunks, None)) is not None:
+            pool.start()
+            yield from map_ordered(partial(load_chunk, decode=pool.decode), chain([more], chunks), pool.count)
     finally:
         pool.close()

@@ -22,7 +22,7 @@ from histocli.workspace import read_json
 
 T = TypeVar("T")
 _MOST_PARTS = 1024  # of one file
-_CHUNKS_OF_A_PART = 32  # where the file is large enough: 2,048 patches on a CPU, 8,192 on a GPU
+_CHUNKS_OF_A_PART = 32  # where the file is large enough: 2,048 patches on a CPU, 32,768 on a GPU
 _FEWEST_PARTS = 64  # of a file that has so many chunks: for several processes to share
 _LONGEST_NAME = 200  # characters of the file's name in the folder's: file systems allow some 255
 _READ = 1 << 20  # bytes

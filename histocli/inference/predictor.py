@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from histocli.compute.cores import PIECE, every_core
-from histocli.compute.device import Compute, thread_count
+from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory, memory_is_full
+from histocli.data.decoding import DecodingProcesses
+from histocli.data.early import decoding_processes
 from histocli.data.loaders import PatchLoader
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
 from histocli.errors import HistoError
@@ -21,9 +23,6 @@ from histocli.inference.forward import Network, batch_log_odds
 from histocli.metrics.calibration import probability
 from histocli.metrics.curves import Floats
 from histocli.sources import Patch, Pixels
-
-_CORES_FOR_PROCESSES = 4  # with fewer cores, processes that decode would take the time of this one
-_MOST_PROCESSES = 16  # that decode for one GPU: they decode more patches in a second than it scores
 
 
 class CalibratedNetwork(NamedTuple):
@@ -126,10 +125,12 @@ class Predictor:
         size: int,
         on_unreadable: Callable[[HistoError], None] = lambda error: None,
         on_progress: Callable[[int], None] = lambda done: None,
+        pool: DecodingProcesses | None = None,
     ) -> Generator[ScoredChunk, None, None]:
         """Read and score a stream of patches, `size` at a time, and yield them in order.
 
-        On a CPU each core reads and scores chunks of its own; a GPU scores what the CPU reads meanwhile.
+        On a CPU each core reads and scores chunks of its own; a GPU scores what the CPU reads meanwhile, in `pool` or
+        in processes that are started where there are many patches.
         `on_unreadable` receives the error of each patch that cannot be read, in order, before its chunk is yielded;
         `on_progress` receives the number of patches so far, after the caller has used the chunk.
 
@@ -137,7 +138,10 @@ class Predictor:
             HistoError: as `predict_batch`.
         """
         done = 0
-        with closing(self._on_gpu(patches, size) if self.has_gpu else self._on_cores(patches, size)) as chunks:
+        if pool is not None and not self.has_gpu:
+            pool.close()
+        scored = self._on_gpu(patches, size, pool) if self.has_gpu else self._on_cores(patches, size)
+        with closing(scored) as chunks:
             for chunk in chunks:
                 for error in chunk.failures:
                     on_unreadable(error)
@@ -162,12 +166,12 @@ class Predictor:
         chunk = load_chunk(patches)
         return self._scored(chunk, self._start(chunk))
 
-    def _on_gpu(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
+    def _on_gpu(
+        self, patches: Iterable[Patch], size: int, pool: DecodingProcesses | None
+    ) -> Generator[ScoredChunk, None, None]:
         """Start each chunk before the scores of the chunk before it are used, so that the GPU always has work."""
         before: tuple[Chunk, _Download] | None = None
-        cores = thread_count()
-        processes = min(_MOST_PROCESSES, cores - 2) if cores >= _CORES_FOR_PROCESSES else 0
-        with closing(load_chunks(patches, size, processes=processes)) as chunks:
+        with closing(load_chunks(patches, size, pool=pool or decoding_processes())) as chunks:
             for chunk in chunks:
                 started = chunk, self._start(chunk)
                 if before:

@@ -86,9 +86,9 @@ def test_a_process_that_is_killed_is_replaced(folder, pool):
     expected = decode_all(loaders(folder))
     for _ in range(3):
         check_same(pool.decode(loaders(folder)), expected)
-        for process in pool._started:
-            process.kill()
-            process.wait()
+        for worker in pool._started:
+            worker.process.kill()
+            worker.process.wait()
     check_same(pool.decode(loaders(folder)), expected)
 
 
@@ -102,7 +102,7 @@ def test_a_bug_comes_through(folder, pool):
 def test_chunks_from_processes_are_those_from_threads(folder, monkeypatch, few):
     monkeypatch.setattr(stream, "_FEW", few)
     expected = list(stream.load_chunks(patches(folder), 3, 2))
-    chunks = list(stream.load_chunks(patches(folder), 3, 2, processes=3))
+    chunks = list(stream.load_chunks(patches(folder), 3, 2, DecodingProcesses(3)))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [
         [patch.id for patch in chunk.patches] for chunk in expected
     ]
@@ -118,12 +118,12 @@ def test_no_process_is_left_when_the_caller_stops_early(folder, monkeypatch):
     start = DecodingProcesses._start
 
     def note(self):
-        process = start(self)
-        started.append(process.pid)
-        return process
+        worker = start(self)
+        started.append(worker.process.pid)
+        return worker
 
     monkeypatch.setattr(DecodingProcesses, "_start", note)
-    chunks = stream.load_chunks(patches(folder) * 50, 3, processes=2)
+    chunks = stream.load_chunks(patches(folder) * 50, 3, pool=DecodingProcesses(2))
     next(chunks)
     assert started
     chunks.close()
@@ -146,16 +146,16 @@ files = list_images(Path(sys.argv[1]))
 start = DecodingProcesses._start
 
 def tell(self):
-    process = start(self)
-    sys.stdout.write(f"{process.pid}\\n")  # in one piece: two threads start processes
+    worker = start(self)
+    sys.stdout.write(f"{worker.process.pid}\\n")  # in one piece: two threads start processes
     sys.stdout.flush()
-    return process
+    return worker
 
 DecodingProcesses._start = tell
 endless = chain.from_iterable(repeat(files))
 patches = (Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in endless)
 with unwinding_on_termination():
-    for chunk in stream.load_chunks(patches, 16, processes=2):
+    for chunk in stream.load_chunks(patches, 16, pool=DecodingProcesses(2)):
         pass
 """
 

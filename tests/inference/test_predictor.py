@@ -227,7 +227,7 @@ def test_a_checkpoint_is_given_once(predictor, workspace):
 def as_on_a_gpu(monkeypatch):
     """Take the road of a GPU on this CPU: four cores that decode in processes, and scores that are used later."""
     monkeypatch.setattr(Predictor, "has_gpu", True)
-    monkeypatch.setattr("histocli.inference.predictor.thread_count", lambda: 4)
+    monkeypatch.setattr("histocli.data.early.thread_count", lambda: 4)
     monkeypatch.setattr("histocli.data.stream._FEW", 0)
 
 

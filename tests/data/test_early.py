@@ -1,0 +1,74 @@
+"""Processes that decode, started before torch is imported: only where they are useful, and none is left."""
+
+import pytest
+
+from histocli.config import Device
+from histocli.data import early
+from histocli.data.early import early_processes
+from tests.data.test_decoding import is_alive
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Twelve files in two folders, on a machine with four cores and a GPU, where ten files are many."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(early, "FEW_FILES", 10)
+    monkeypatch.setattr(early, "thread_count", lambda: 4)
+    monkeypatch.setattr(early, "_GPU_DRIVERS", ("none", "null"))
+    for i in range(12):
+        path = tmp_path / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def test_they_start_at_once_and_end_with_the_block(folder):
+    with early_processes([str(folder)], Device.AUTO) as pool:
+        pids = [worker.process.pid for worker in pool._started]
+        assert len(pids) == 2
+        assert all(map(is_alive, pids))
+    assert not any(map(is_alive, pids))
+
+
+def test_they_end_when_the_command_fails(folder):
+    pids = []
+
+    def fail():
+        with early_processes([str(folder)], Device.AUTO) as pool:
+            pids.extend(worker.process.pid for worker in pool._started)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert len(pids) == 2
+    assert not any(map(is_alive, pids))
+
+
+def test_several_folders_are_counted_together(folder):
+    with early_processes([str(folder / "0"), str(folder / "1")], Device.CUDA) as pool:
+        assert pool.has_started
+
+
+@pytest.mark.parametrize("names", [["0"], ["0/0.png"], ["missing"], []])
+def test_few_files_start_none(folder, names):
+    with early_processes([str(folder / name) for name in names], Device.AUTO) as pool:
+        assert pool is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda patch: patch.setattr(early, "_GPU_DRIVERS", ("none",)),
+        lambda patch: patch.setattr(early, "thread_count", lambda: 3),
+        lambda patch: patch.setenv("CUDA_VISIBLE_DEVICES", ""),
+    ],
+)
+def test_none_start_without_a_gpu_or_with_few_cores(folder, monkeypatch, change):
+    change(monkeypatch)
+    with early_processes([str(folder)], Device.AUTO) as pool:
+        assert pool is None
+
+
+def test_none_start_for_the_cpu(folder):
+    with early_processes([str(folder)], Device.CPU) as pool:
+        assert pool is None
