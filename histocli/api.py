@@ -54,7 +54,7 @@ def download(
 
     `options` are those that the source declares: `location` (--from), `labels`, `slides`, `resize`.
     """
-    from histocli.commands.download import DownloadConfig, at_work_on, existing_dataset, open_source
+    from histocli.commands.download import DownloadConfig, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download
     from histocli.sources import RemoteSource, SourceContext
     from histocli.sources.options import declared_options, source_options
@@ -65,10 +65,10 @@ def download(
     values = {key: _converted(key, value, declared[key].type) for key, value in options.items()}
     config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
     title = name or source
-    if not force and (dataset := existing_dataset(folder, title, config)):
+    if not force and (dataset := find_dataset(folder, title, config)):
         return dataset
     opened = open_source(config, SourceContext(folder.downloads_dir, force))
-    with at_work_on(folder, title):
+    with lock_dataset(folder, title):
         if isinstance(opened, RemoteSource):
             opened.fetch()
         return run_download(

@@ -117,7 +117,7 @@ def test_what_a_killed_process_left_goes_though_its_data_set_is_packed_already(r
     (root / "data" / ".synthetic.lock").write_text("process 1 on a machine")
     (root / "data" / "synthetic" / f".manifest.csv.{'0' * 16}.tmp").write_text("id,la")
     again = histo(root, "download", "--source", "synthetic", "--n", 72)
-    assert "nothing to be done" in again.stderr
+    assert "nothing to do" in again.stderr
     assert differences(tree(root), before) == []
 
 
