@@ -1,4 +1,4 @@
-"""How many threads this process may keep busy."""
+"""The number of threads that this process should use."""
 
 import os
 from pathlib import Path
@@ -7,9 +7,9 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def thread_count() -> int:
-    """Return OMP_NUM_THREADS, else the number of cores that this process may use.
+    """Return OMP_NUM_THREADS if it is set, else the number of cores that this process may use.
 
-    That is its CPU affinity, and no more than the quota of its container (cgroup v2).
+    These are the cores of its CPU affinity, limited by the CPU quota of its container (cgroup v2).
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:

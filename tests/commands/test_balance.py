@@ -206,7 +206,7 @@ def test_of_two_hospitals_one_validates(histo):
 
 def test_by_hospital_is_refused_where_it_cannot_be(histo):
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital", "--split", "slide", code=2)
-    assert error == "--group hospital and --split slide are two splits"
+    assert error == "--group hospital and --split slide cannot be combined"
     edit(histo, lambda row: row | {"hospital": "RUMC"})
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital")
     assert error == "1 hospitals cannot be split with both classes in train and in validation"

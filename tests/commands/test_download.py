@@ -161,7 +161,7 @@ def test_n_draws_with_the_seed_and_says_when_there_are_fewer(histo, classes):
     assert ids["a"] == ids["b"] != ids["c"]
     assert [len(each) for each in ids.values()] == [5, 5, 5]
     result = histo(*line, "--n", 1000, "--name", "all")
-    assert "1,000 patches were asked for; there are 12" in result.stderr
+    assert "there are only 12 patches, not 1,000" in result.stderr
     assert len(manifest(histo, "all")) == 12
 
 

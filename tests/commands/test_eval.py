@@ -214,7 +214,7 @@ def test_the_runs_own_split_is_known_by_its_hash_after_balancing_anew(histo):
 @pytest.mark.parametrize("name", ["nothing", "./no/such/folder"])
 def test_data_that_is_neither_path_nor_name(histo, name):
     error, hint = histo.fails(*EVAL, "--data", name)
-    assert error == f"there is no {name}: no such path, and no data set of that name"
+    assert error == f"there is no path and no data set {name}"
     assert hint == "data sets: synthetic"
 
 

@@ -278,7 +278,7 @@ def test_a_list_of_paths_from_stdin_continues_too(histo, images, tmp_path):
 def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
     with hold(tmp_path / ".preds.csv.lock", "preds.csv"):
         error, hint = histo.fails(*PREDICT, images, "--out", tmp_path / "preds.csv")
-    assert "another histo is at work on" in error
+    assert "another histo process is using" in error
     assert "wait" in hint
     histo(*PREDICT, images, "--out", tmp_path / "preds.csv")
     assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["preds.csv"]

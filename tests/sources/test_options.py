@@ -82,7 +82,7 @@ def test_each_source_gets_its_own_options_with_their_types():
 
 
 def test_a_value_that_the_source_has_no_use_for_is_refused():
-    with pytest.raises(UsageError, match="--labels has no meaning for --source kaggle") as caught:
+    with pytest.raises(UsageError, match="--source kaggle has no option --labels") as caught:
         source_options("kaggle", {"labels": Path("x.csv")}, None, 0)
     assert "folder" in caught.value.hint
     with pytest.raises(UsageError, match="takes one --from"):
