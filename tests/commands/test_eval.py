@@ -458,7 +458,7 @@ def test_what_is_compared_says_what_it_was_trained_on(histo):
 def test_one_evaluation_under_two_names_is_not_compared_with_itself(histo):
     error, hint = histo.fails(*EVAL, "--compare", "first", "best.pt", code=2)
     assert "first and best.pt are the same evaluation" in error
-    assert "two that differ" in hint
+    assert "two different ones" in hint
 
 
 def test_another_checkpoint_of_a_run_does_not_take_the_place_of_its_best(histo):

@@ -153,7 +153,7 @@ def test_whoever_waits_gets_the_lock_when_it_is_let_go_of(tmp_path):
     with hold(tmp_path / "lock", "it"):
         for thread in threads:
             thread.start()
-        with pytest.raises(HeldError, match=rf"at work on it: process {os.getpid()} on {socket.gethostname()}"):
+        with pytest.raises(HeldError, match=rf"using it: process {os.getpid()} on {socket.gethostname()}"):
             hold(tmp_path / "lock", "it").__enter__()
         assert order == []
     for thread in threads:
