@@ -1,7 +1,7 @@
 """The Python API: the commands as functions, and a predictor for arrays and files.
 
 Every function takes the options of its command under the same names, as keywords or as one dataclass of
-`histocli.config`; values may be text, as on the command line. Everything that can be expected to go wrong is raised as
+`histocli.config`; values may be text, as on the command line. An error that a user can fix is raised as
 `histocli.HistoError`.
 """
 
@@ -50,11 +50,11 @@ def download(
     force: bool = False,
     **options: Any,
 ) -> "Dataset":
-    """Pack patches into the workspace, as `histo download` does, and return what is known of the data set.
+    """Pack patches into the workspace, as `histo download` does, and return the content of its `dataset.json`.
 
-    `options` are those that the source declares: `location` (--from), `labels`, `slides`, `resize`.
+    `options` are the options of the source: `location` (--from), `labels`, `slides`, `resize`.
     """
-    from histocli.commands.download import DownloadConfig, at_work_on, existing_dataset, open_source
+    from histocli.commands.download import DownloadConfig, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download
     from histocli.sources import RemoteSource, SourceContext
     from histocli.sources.options import declared_options, source_options
@@ -65,10 +65,10 @@ def download(
     values = {key: _converted(key, value, declared[key].type) for key, value in options.items()}
     config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
     title = name or source
-    if not force and (dataset := existing_dataset(folder, title, config)):
+    if not force and (dataset := find_dataset(folder, title, config)):
         return dataset
     opened = open_source(config, SourceContext(folder.downloads_dir, force))
-    with at_work_on(folder, title):
+    with lock_dataset(folder, title):
         if isinstance(opened, RemoteSource):
             opened.fetch()
         return run_download(
@@ -131,7 +131,7 @@ def load(
     precision: Precision | str = Precision.AUTO,
     batch_size: int = PredictConfig.batch_size,
 ) -> "Predictor":
-    """Load a checkpoint to predict with: `best.pt` (the default), a run's name, or the path of a file.
+    """Load a checkpoint for prediction: `best.pt` (the default), the name of a run, or the path of a file.
 
     The probabilities of several checkpoints are averaged. The other options are those of `histo predict`.
     """
@@ -147,7 +147,7 @@ def load(
 
 
 class Predictor:
-    """Checkpoints in use: tumour probabilities for arrays, files and folders. `load` makes one."""
+    """Predicts tumour probabilities of arrays, files and folders with loaded checkpoints; `load` makes one."""
 
     def __init__(
         self,
@@ -190,11 +190,12 @@ class Predictor:
     def predict(
         self, patches: "np.ndarray | PathLike | Iterable[PathLike]", *, resize: Resize | str = Resize.CROP
     ) -> "pd.DataFrame":
-        """Return a table with a row per patch: `id`, `label` (the tumour probability) and `class` (0 or 1).
+        """Return a table with a row for each patch: `id`, `label` (the tumour probability) and `class` (0 or 1).
 
-        `patches` is an array as for `predict_proba`, whose ids are 0 to N-1, or everything that `histo predict` reads:
-        a folder, an image, a zip file, an .npy or .h5 array, the name of a packed data set, or a list of these. Files
-        that cannot be read are left out with a warning. `class` is 1 from the threshold of the checkpoint on.
+        `patches` is an array as for `predict_proba`; its ids are 0 to N-1. Or it is an input of `histo predict`: a
+        folder, an image, a zip file, an .npy or .h5 array, the name of a packed data set, or a list of these. Files
+        that cannot be read are skipped with a warning. `class` is 1 if `label` is at or above the checkpoint's
+        threshold.
         """
         import numpy as np
         import pandas as pd
@@ -239,8 +240,8 @@ def _config(kind: type[Config], config: Config | None, options: dict[str, Any]) 
     """Return the options as the dataclass of the command; text becomes a member of an enumeration, or a path.
 
     Raises:
-        TypeError: a dataclass and options are both given, or an option is not known.
-        UsageError: a value is not one of those that the option takes.
+        TypeError: both a dataclass and options are given, or an option does not exist.
+        UsageError: a value is not allowed.
     """
     if config is not None:
         if options:
@@ -262,7 +263,9 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
             try:
                 return kind(value)
             except ValueError:
-                raise UsageError(f"{name}={value!r} is none of {', '.join(member.value for member in kind)}") from None
+                raise UsageError(
+                    f"{name}={value!r} is not one of {', '.join(member.value for member in kind)}"
+                ) from None
         if issubclass(kind, Path):
             return Path(value)
     if str(hint).startswith("tuple"):

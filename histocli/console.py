@@ -1,4 +1,4 @@
-"""Messages, progress bars and tables, all on stderr; stdout carries only results."""
+"""Messages, progress bars and tables on stderr, and results on stdout."""
 
 import errno
 import os
@@ -45,14 +45,14 @@ class Rate(ProgressColumn):
 
 
 class Reporter:
-    """Prints everything that a person reads while a command runs."""
+    """Prints messages, tables and progress bars on stderr."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, rank: int = 0) -> None:
-        """Of several processes, only that of `rank` 0 prints more than warnings and errors."""
+        """Set what is printed; a process with a `rank` above 0 prints only warnings and errors."""
         self.leads = rank == 0
         self.quiet = quiet or not self.leads
         self.verbose = verbose and self.leads
-        self.speaker = "" if self.leads else f"process {rank}: "
+        self.prefix = "" if self.leads else f"process {rank}: "
         self.console = Console(file=cast(IO[str], _Stderr()), highlight=False, soft_wrap=True)
         self._at: Callable[[str], None] = lambda stage: None
 
@@ -73,10 +73,10 @@ class Reporter:
 
     def warn(self, message: str) -> None:
         """Print a warning, even with `-q`."""
-        self.console.print(f"[yellow]warning:[/] {self.speaker}{_plain(message)}")
+        self.console.print(f"[yellow]warning:[/] {self.prefix}{_plain(message)}")
 
     def done(self, written: str, then: str = "") -> None:
-        """Print what was written and what to run next, on one line, or on two if the terminal is too narrow."""
+        """Print what was written and which command to run next, on one line if the terminal is wide enough."""
         if not self.quiet:
             parts = [("green", "done:", written), ("dim", "next:", then)][: 2 if then else 1]
             width = sum(len(text) + len(word) + 3 for _, word, text in parts)
@@ -84,8 +84,8 @@ class Reporter:
             self.console.print(apart.join(f"[{style}]{word}[/] {_plain(text)}" for style, word, text in parts))
 
     def error(self, error: HistoError) -> None:
-        """Print an error and, on a line of its own, how to fix it."""
-        self.console.print(f"[bold red]error:[/] {self.speaker}{_plain(str(error))}")
+        """Print an error, and on the next line how to fix it."""
+        self.console.print(f"[bold red]error:[/] {self.prefix}{_plain(str(error))}")
         if error.hint:
             self.console.print(f"[bold]hint:[/] {_plain(error.hint)}")
 
@@ -106,7 +106,9 @@ class Reporter:
     def bar(
         self, what: str, unit: str = "patches", total: int | None = None, *, hidden: bool = False
     ) -> Iterator[OnProgress]:
-        """Show a progress bar with rate and time left; yields `report(done, total)`. The unit "bytes" shows sizes.
+        """Show a progress bar with rate and remaining time, and yield its function `report(done, total)`.
+
+        With the unit "bytes", numbers are shown as sizes.
 
         Nothing is shown if stderr is not a terminal, or with `hidden`.
         """
@@ -131,7 +133,7 @@ class Reporter:
             yield report
 
     def at_stage(self, stage: str) -> None:
-        """Show a stage of the work beside the present bar."""
+        """Show the current stage of the work beside the progress bar."""
         self._at(stage)
 
     def progress(self, *columns: ProgressColumn, hidden: bool = False) -> Progress:
@@ -142,9 +144,9 @@ class Reporter:
 
 
 class _Stderr:
-    """The present `sys.stderr`; writing to a terminal that was closed, or to a closed pipe, is no error.
+    """The current `sys.stderr`; it ignores errors of a closed terminal or pipe.
 
-    Work that was started on a terminal may continue after the terminal is closed.
+    So a command can continue after its terminal was closed.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -174,12 +176,12 @@ class _Stderr:
 
 
 def _plain(message: str) -> str:
-    """Return a message as one line; control characters, which a file's name may contain, are escaped."""
+    """Return a message on one line, with control characters escaped; file names can contain them."""
     return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
 
 
 def stdout_is_a_file() -> bool:
-    """Return whether stdout is a file; results on a terminal, also through a pipe, would mix with a progress bar."""
+    """Return whether stdout is a regular file; on a terminal, results and a progress bar would mix."""
     try:
         return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     except OSError:  # a stream with no descriptor, as in a notebook

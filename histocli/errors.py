@@ -1,4 +1,4 @@
-"""The expected errors, and the exit codes; the exit code of a signal is 128 + its number."""
+"""Errors that a user can fix, and exit codes; after a signal the exit code is 128 + its number."""
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -7,7 +7,7 @@ EXIT_BUG = 3
 
 
 class HistoError(Exception):
-    """An expected failure: the message says what is wrong, and `hint` how to fix it.
+    """An error that a user can fix: the message says what is wrong, and `hint` how to fix it.
 
     The command line prints both and exits with `EXIT_FAILURE`; any other exception is a bug.
     """
@@ -18,4 +18,4 @@ class HistoError(Exception):
 
 
 class UsageError(HistoError):
-    """The options cannot be used; the command line exits with `EXIT_USAGE`."""
+    """An option or its value is not allowed; the command line exits with `EXIT_USAGE`."""

@@ -1,4 +1,4 @@
-"""Files and folders: writes that survive a loss of power, locks that end with their process, and free space."""
+"""Files and folders: writes that survive a power failure, lock files, temporary files, and free disk space."""
 
 import errno
 import os
@@ -19,17 +19,17 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errn
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF})  # EBADF: NFS, for folders
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 _LOCK = re.compile(r"\..+\.lock")
-_MAX_NAME = 200  # characters of a name in that of its temporary file: file systems allow some 255 in all
+_MAX_NAME = 200  # characters of a name that its temporary file repeats: most file systems allow 255 in all
 _POLL_SECONDS = 0.02
 _HINT = "free some space or choose another --workspace"
 
 
 class HeldError(HistoError):
-    """Another process holds a lock; the message names the process and its machine."""
+    """Another process has a lock; the message names the process and its machine."""
 
 
 def fsync(path: Path) -> None:
-    """Flush a file or a folder to the disk, so that it survives a loss of power."""
+    """Flush a file or a folder to the disk, so that it survives a power failure."""
     if path.is_dir() and os.name == "nt":
         return  # Windows cannot open a folder to flush it
     descriptor = os.open(path, os.O_RDONLY)
@@ -40,7 +40,7 @@ def fsync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and its parents where they are missing, and flush the entry of each in its parent."""
+    """Make a folder and its missing parents, and flush each new folder to the disk."""
     if path.is_dir():
         return
     if path.exists() and not path.is_dir():
@@ -52,16 +52,16 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def temporary_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Make an empty file, or a folder, beside `path`; remove it at the end if it still has its temporary name.
+    """Make an empty file or folder beside `path`; at the end, remove it unless it was renamed.
 
-    It is locked meanwhile, so that other processes can tell it from one that a killed process left. Those are removed
-    before.
+    It is locked in this block, so that other processes do not take it for a file that a killed process left. Such files
+    of the same `path` are removed first.
     """
     make_folder(path.parent)
     remove_strays(path.parent, path.name[:_MAX_NAME])
     temporary = path.with_name(f".{path.name[:_MAX_NAME]}.{secrets.token_hex(8)}.tmp")
     descriptor = None
-    try:  # the name is known before the file exists, so that a signal at any moment leaves no file
+    try:  # choose the name first, so that the file is removed even if a signal comes while it is created
         descriptor = _create_and_lock(temporary, folder)
         yield temporary
     finally:
@@ -71,14 +71,16 @@ def temporary_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 
 def _create_and_lock(temporary: Path, folder: bool) -> int | None:
-    """Create a file or folder and return its locked descriptor, None on Windows, where an open file has no new name."""
+    """Create a file or folder and return its locked descriptor; None on Windows, where open files cannot be renamed."""
     while True:
         try:
             if folder:
                 temporary.mkdir()
             else:
                 os.close(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-        except FileExistsError:  # it is ours, and another process that took it for a stray is about to remove it
+        except (
+            FileExistsError
+        ):  # we created it, and another process is about to remove it, because it was not locked yet
             time.sleep(0.001)
             continue
         if sys.platform == "win32":
@@ -87,13 +89,13 @@ def _create_and_lock(temporary: Path, folder: bool) -> int | None:
             descriptor = _open(temporary)
         except FileNotFoundError:
             continue  # another process removed it as a stray before it was locked
-        if _try_lock(descriptor) is not False and _is_at(descriptor, temporary):
+        if _try_lock(descriptor) is not False and _has_path(descriptor, temporary):
             return descriptor
         os.close(descriptor)
 
 
 def remove_strays(folder: Path, name: str | None = None) -> None:
-    """Remove what killed processes left in `folder`: temporary files of `name`, or all of them and lock files."""
+    """Remove temporary files that killed processes left in `folder`: those of `name`, or all, and lock files."""
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return
     for entry in list(os.scandir(folder)):
@@ -128,13 +130,14 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path` in this block; it says who holds it, and is free as soon as the holder dies.
+    """Hold the lock file `path` in this block; the lock is free again when this process ends, even if it is killed.
 
-    `what` names in the error what the lock protects. A file system that knows no locks protects nothing.
+    The file contains the number and machine of the process. `what` names the locked thing in the error message. On file
+    systems without locks nothing is locked.
 
     Raises:
-        HeldError: another process holds it, and `wait` is false.
-        HistoError: it cannot be written.
+        HeldError: another process has the lock, and `wait` is false.
+        HistoError: the file cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -154,19 +157,21 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
                 lock.acquire()
             except Timeout:
                 if (holder := _read_holder(path)) is not None:
-                    raise HeldError(f"another histo is at work on {what}: {holder}", "wait until it is done") from None
+                    raise HeldError(
+                        f"another histo process is using {what}: {holder}", "wait until it has finished"
+                    ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise write_error(path, error) from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before the release: whoever waits for this file then sees that and opens it anew
+        path.unlink(missing_ok=True)  # before the release, so that a waiting process notices and opens a new file
         lock.release()
 
 
 def _read_holder(path: Path) -> str | None:
-    """Return who holds a lock, None where it was released a moment ago."""
+    """Return the process that has a lock; None if the lock was just released."""
     try:
         return path.read_text(errors="replace").strip() or "just started"
     except FileNotFoundError:
@@ -174,7 +179,7 @@ def _read_holder(path: Path) -> str | None:
 
 
 def _try_lock(descriptor: int) -> bool | None:
-    """Lock an open file and return whether that succeeded, None where the file system knows no locks."""
+    """Lock an open file, and return whether this succeeded; None if the file system has no locks."""
     from filelock import lock_descriptor
 
     try:
@@ -185,8 +190,8 @@ def _try_lock(descriptor: int) -> bool | None:
         raise
 
 
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Return whether an open file still has its name."""
+def _has_path(descriptor: int, path: Path) -> bool:
+    """Return whether `path` is still the name of an open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
@@ -194,17 +199,17 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:
-    """Write every byte to an unbuffered file, which may take fewer at a time."""
+    """Write all bytes to an unbuffered file; a single write may write fewer."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def require_space(folder: Path, needed: int, what: str) -> None:
-    """Check that `needed` bytes are free for `what` in the existing `folder`.
+    """Check that `folder`, which must exist, has `needed` bytes free for `what`.
 
     Raises:
-        HistoError: less is free.
+        HistoError: fewer bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -212,9 +217,9 @@ def require_space(folder: Path, needed: int, what: str) -> None:
 
 
 def write_error(path: Path, error: OSError, needed: int | None = None, written: int = 0) -> HistoError:
-    """Return the error of a file that could not be written; if the disk is full it says how much space is needed.
+    """Return the error for a file that could not be written; if the disk is full, it names the space that is needed.
 
-    `needed` is the size of the whole file in bytes, where it is known, `written` what was written before it failed.
+    `needed` is the size of the whole file in bytes, if it is known; `written` is the number of bytes already written.
     """
     why = error.strerror or str(error)
     if error.errno in _DISK_FULL:
@@ -225,7 +230,7 @@ def write_error(path: Path, error: OSError, needed: int | None = None, written: 
 
 
 def human_bytes(count: float) -> str:
-    """Return a number of bytes as people read it: `27.8 KB`, `6.4 GB`."""
+    """Format a number of bytes: `27.8 KB`, `6.4 GB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"

@@ -1,7 +1,7 @@
-"""Dataclasses as JSON and back: every type and range is checked when a file is read.
+"""Write dataclasses as JSON, and read them again; types and ranges are checked when a file is read.
 
-A dataclass field may say in its `metadata` how it stands in the file: `key` is its name there, `old` the name that an
-earlier version gave it, and `flat` puts the fields of a nested dataclass beside those of the outer one.
+The `metadata` of a dataclass field can change how it is written. `key` is its name in the file, if it differs. `old` is
+the name that an earlier version used. `flat` writes the fields of a nested dataclass at the level of the outer one.
 """
 
 import math
@@ -44,16 +44,16 @@ def to_json(report: object) -> Json:
 
 
 def from_json(kind: type[T], value: object, file: str, hint: str = "") -> T:
-    """Return the dataclass `kind` that `to_json` wrote; keys that it does not have are ignored.
+    """Return an object of the dataclass `kind` from JSON that `to_json` wrote; unknown keys are ignored.
 
     Args:
         kind: the dataclass.
-        value: what the JSON file holds.
-        file: the file's name, for the error.
-        hint: how to write the file again, for the error.
+        value: the content of the JSON file.
+        file: the name of the file, for error messages.
+        hint: how to write the file again, for error messages.
 
     Raises:
-        HistoError: a field is missing, of another type or out of its range; file and field are named.
+        HistoError: a field is missing, or has another type or a value out of its range; the message names it.
 
     """
     return cast(T, _Reader(file, hint).parse(kind, value, ""))
@@ -73,12 +73,12 @@ def _key(field: "Field[Any]") -> str:
     return str(field.metadata.get("key", field.name))
 
 
-_types_of = cache(get_type_hints)  # it evaluates every annotation: too slow for each row of a table
+_types_of = cache(get_type_hints)  # cached, because it is too slow to call for each row of a table
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns the values of one file into dataclasses; `at` is the path of keys to the value, for the error."""
+    """Turns the values of a file into dataclasses; `at` is the path of keys to a value, for error messages."""
 
     file: str
     hint: str
@@ -108,7 +108,7 @@ class _Reader:
             try:
                 return self.parse(kind, value, at)
             except HistoError:
-                continue  # it may be of the next type; of the last one the error stays
+                continue  # try the next type; for the last one, the error is raised
         return self.parse(last, value, at)
 
     def _sequence(self, origin: Any, args: tuple[Any, ...], value: object, at: str) -> object:
@@ -169,6 +169,6 @@ def _below(at: str, name: object) -> str:
 
 
 def _first_key(kind: Any) -> str:
-    """The key by which one tells whether an optional flat dataclass is in the file."""
+    """Return the first key of an optional flat dataclass, which shows whether the dataclass is in the file."""
     (nested,) = [arg for arg in get_args(kind) or (kind,) if is_dataclass(arg)]
     return _key(fields(nested)[0])

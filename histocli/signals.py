@@ -1,6 +1,6 @@
-"""SIGINT, SIGTERM and SIGHUP: either the program stops at the next safe moment, or an exception ends it at once.
+"""SIGINT, SIGTERM and SIGHUP: stop at the next safe moment (`stop_request`), or at once with an exception.
 
-Both are context managers that restore the handlers from before.
+Both context managers restore the previous signal handlers at their end.
 """
 
 import os
@@ -17,7 +17,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class StopRequest:
-    """Whether a signal came, and which one; the second signal raises an exception at once."""
+    """The signal that was received, if any; a second signal raises an exception at once."""
 
     signal: int | None = None
 
@@ -32,7 +32,7 @@ class StopRequest:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the work. The exit code is 128 + its number; the message says how to continue."""
+    """A signal stopped the command. The exit code is 128 + its number; the message says how to continue."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -41,10 +41,10 @@ class Stopped(KeyboardInterrupt):
 
 
 class _Signalled(Stopped):
-    """Raised by a signal handler; if it is freed before the program has ended, the signal is sent again.
+    """Raised by a signal handler; if other code drops this exception, the signal is sent again.
 
-    Some code drops exceptions: Python does while it frees an object or finishes an import, and numpy does while it
-    converts to an array.
+    Python drops exceptions while it frees an object or finishes an import, and NumPy does while it converts an object
+    to an array. When the exception is freed and the program still runs, it was dropped.
     """
 
     def __del__(self) -> None:
@@ -93,7 +93,7 @@ def stop_request() -> Iterator[StopRequest]:
 
 @contextmanager
 def _handlers(handler: Handler) -> Iterator[None]:
-    """Set the handler of each signal that is not ignored, as SIGHUP is under `nohup`; restore those from before."""
+    """Set the handler of each signal that is not ignored (`nohup` ignores SIGHUP); restore the old ones at the end."""
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [signal.Signals[name] for name in names if name in signal.Signals.__members__]
     handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]

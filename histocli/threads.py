@@ -17,9 +17,9 @@ def let_waiting_threads_sleep() -> None:
 
 
 def thread_count() -> int:
-    """Return OMP_NUM_THREADS, else the number of cores that this process may use.
+    """Return OMP_NUM_THREADS if it is set, else the number of cores that this process may use.
 
-    That is its CPU affinity, and no more than the quota of its container (cgroup v2).
+    These are the cores of its CPU affinity, limited by the CPU quota of its container (cgroup v2).
     """
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdecimal() and int(asked) > 0:

@@ -49,7 +49,7 @@ class Workspace:
 
     @property
     def checkpoints_dir(self) -> Path:
-        """`best.pt` and `last.pt` of the newest finished run, folds and seeds excepted."""
+        """`best.pt` and `last.pt` of the newest finished run that is not a fold or one of several seeds."""
         return self.root / "checkpoints"
 
     @property
@@ -80,7 +80,7 @@ class Workspace:
         return self.dataset_dir(name) / "dataset.json"
 
     def manifest_path(self, name: str) -> Path:
-        """The table of a data set, with a row per patch in the array's order, or of a subset."""
+        """The manifest of a data set (a row for each patch, in the order of the array), or of a subset."""
         return self.manifests_dir / f"{checked_name(name, 'data set')}.csv"
 
     def run_dir(self, run: str) -> Path:
@@ -96,7 +96,7 @@ class Workspace:
         return self.metrics_dir / ("balance.json" if subset == SUBSET else f"{subset}-balance.json")
 
     def balance_paths(self) -> list[Path]:
-        """The reports of `histo balance` on all subsets, that of the default name first."""
+        """The reports of `histo balance` on all subsets; that of the default subset is the first."""
         default = self.balance_path(SUBSET)
         return [path for path in (default, *sorted(self.metrics_dir.glob("*-balance.json"))) if path.is_file()]
 
@@ -107,14 +107,14 @@ class Workspace:
         return sorted(p.parent.name for p in self.data_dir.glob("[!.]*/dataset.json"))
 
     def run_names(self) -> list[str]:
-        """Return the names of all training runs, sorted by when they were started; the newest is the last."""
+        """Return the names of all training runs, sorted by start time; the newest is the last."""
         if not self.runs_dir.is_dir():
             return []
         configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
         return [p.parent.name for p in configs]
 
     def tidy(self) -> None:
-        """Remove the temporary files of processes that were killed; those of running processes stay."""
+        """Remove the temporary files of killed processes; those of running processes are not removed."""
         for folder in (
             *(self.data_dir, self.manifests_dir, self.downloads_dir, self.runs_dir),
             *(self.checkpoints_dir, self.exports_dir, self.metrics_dir, self.plots_dir),
@@ -134,15 +134,16 @@ def default_workspace() -> Workspace:
 
 
 def is_path(name: str) -> bool:
-    """Return whether a name that a user gave is a path: it has a separator, as `./best.pt` has."""
+    """Return whether a name that a user gave is a path: a path has a separator, such as `./best.pt`."""
     return "/" in name or os.sep in name
 
 
 def checked_name(name: str, what: str) -> str:
-    """Return `name` if it can be the name of a folder or file on every platform.
+    """Return `name`, after checking that it can be the name of a file or folder on every platform.
 
     Raises:
-        UsageError: it holds a separator, starts or ends with a dot, is empty, over 100 characters or a device.
+        UsageError: it is empty, has a separator or more than 100 characters, begins or ends with a dot, or is the name
+            of a device on Windows.
     """
     if not _NAME.fullmatch(name) or _DEVICE.fullmatch(name):
         raise UsageError(
@@ -156,11 +157,11 @@ def checked_name(name: str, what: str) -> str:
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write to; at the end, flush it to the disk and rename it to `path`.
 
-    On any exception the temporary file is removed and `path` stays as it was. Temporary files that killed processes
-    left of the same file are removed first. `size` is the number of bytes that will be written, if it is known.
+    On any exception the temporary file is removed, and `path` does not change. Temporary files of the same `path` that
+    killed processes left are removed first. `size` is the number of bytes that will be written, if it is known.
 
     Raises:
-        HistoError: there is no room for it, the disk is full or the folder cannot be written.
+        HistoError: there is not enough space, or the folder cannot be written.
     """
     written = 0
     try:
@@ -185,7 +186,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     On any exception it is removed. Write the files in it atomically, so that they are on the disk.
 
     Raises:
-        HistoError: there is such a folder already, the disk is full or the folder cannot be written.
+        HistoError: the folder exists already, there is not enough space, or the parent cannot be written.
     """
     try:
         with temporary_beside(path, folder=True) as temporary:

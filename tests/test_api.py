@@ -79,7 +79,7 @@ def test_arrays_of_another_shape_or_type_are_refused(ran, shape):
 def test_options_that_do_not_exist_and_values_that_are_none_of_theirs_are_refused(ran):
     with pytest.raises(TypeError, match="epoch"):
         histo.train(ran.root, epoch=1)
-    with pytest.raises(UsageError, match="device='tpu' is none of auto, cpu, cuda, mps"):
+    with pytest.raises(UsageError, match="device='tpu' is not one of auto, cpu, cuda, mps"):
         histo.train(ran.root, device="tpu")
     with pytest.raises(HistoError, match="there is no data set 'nothing'"):
         histo.balance(Workspace(ran.root), data="nothing")

@@ -42,7 +42,7 @@ class State:
 
 
 class Application(TyperGroup):
-    """The root command, which turns every exception of a command into a message and an exit code."""
+    """The root command; it turns each exception of a command into a message and an exit code."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Parse the command line, and keep it for `arguments_of`."""
@@ -85,7 +85,7 @@ class Application(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose help groups its options in panels, and ends with examples: the lines of its epilog."""
+    """A command; its help shows the options in panels, and ends with examples, which are the lines of its epilog."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options under the titles of their panels; those without a panel come last."""
@@ -118,7 +118,7 @@ app = typer.Typer(
 
 
 def command(*examples: str, name: str | None = None) -> Callable[[F], F]:
-    """Register a function as a command, whose help ends with `examples`."""
+    """Register a function as a command; its help ends with `examples`."""
     return app.command(name=name, cls=Command, epilog="\n".join(examples))
 
 
@@ -146,8 +146,8 @@ def root(
             show_default="data folder",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="More messages about what is going on.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more messages.")] = False,
     version: Annotated[
         bool,
         typer.Option(
@@ -159,7 +159,7 @@ def root(
         ),
     ] = False,
 ) -> None:
-    """Read the options that stand before the command's name."""
+    """Read the options before the command's name."""
     chosen = Workspace(workspace) if workspace else default_workspace()
     ctx.obj = State(chosen, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
 

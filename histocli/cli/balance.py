@@ -20,14 +20,14 @@ from histocli.errors import UsageError
 )
 def balance(
     ctx: typer.Context,
-    n: Annotated[str, typer.Option("--n", help="Patches in the subset, half of each class; or max.")] = str(
+    n: Annotated[str, typer.Option("--n", help="Number of patches, half of each class; or max.")] = str(
         BalanceConfig.n
     ),
     data: Annotated[
-        str | None, typer.Option(help="The data set.", show_default="the only one, else kaggle")
+        str | None, typer.Option(help="Data set to draw from.", show_default="the only one, else kaggle")
     ] = BalanceConfig.data,
     name: Annotated[
-        str, typer.Option(help="The subset's name, for histo train --data NAME.", metavar="NAME")
+        str, typer.Option(help="Name of the subset, for histo train --data NAME.", metavar="NAME")
     ] = BalanceConfig.name,
     val_fraction: Annotated[
         float, typer.Option(help="Share of the subset that is used for validation.")
@@ -35,16 +35,16 @@ def balance(
     split: Annotated[
         Split | None,
         typer.Option(
-            help="What train and validation never share: slides, overlapping patches, or only the patches "
-            "themselves, which leaks.",
-            show_default="slide where known, else overlap",
+            help="Keep each slide on one side of the split, or each group of overlapping patches; or split patches at "
+            "random, which leaks.",
+            show_default="slide if all slides are known, else overlap",
         ),
     ] = BalanceConfig.split,
     group: Annotated[
-        Group | None, typer.Option(help="Keep every hospital on one side: validate on other hospitals.")
+        Group | None, typer.Option(help="Keep each hospital on one side of the split.")
     ] = BalanceConfig.group,
     audit: Annotated[
-        bool, typer.Option("--audit", help="Search every packed data set for overlaps with train and val.")
+        bool, typer.Option("--audit", help="Search all packed data sets for patches that overlap with the subset.")
     ] = BalanceConfig.audit,
     seed: options.Seed = BalanceConfig.seed,
     json: options.Json = False,
@@ -78,7 +78,7 @@ def balance(
 
 @contextmanager
 def _stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
-    """Show a progress bar for each stage of a long search; each replaces the one before."""
+    """Show a progress bar for the current stage of a long search."""
     bars: dict[str, OnProgress] = {}
     with ExitStack() as shown:
 

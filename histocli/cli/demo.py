@@ -24,9 +24,9 @@ from histocli.workspace import Workspace, read_json
 def demo(
     ctx: typer.Context,
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the workspace in this new folder.", show_default="only the plots are kept")
+        Path | None, typer.Option(help="Keep the workspace in this new folder.", show_default="keep only the plots")
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=400, help="How many synthetic patches to make.")] = 5_000,
+    n: Annotated[int, typer.Option("--n", min=400, help="Number of synthetic patches.")] = 5_000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training patches.")] = 3,
     seed: options.Seed = 0,
     device: options.DeviceOption = Device.AUTO,
@@ -45,20 +45,20 @@ def demo(
         if keep is None:
             _remove_all_but(workspace.plots_dir)
     if keep is None:
-        state.report.done("kept the plots and removed all other files", "histo demo --keep DIR")
+        state.report.done("kept the plots, removed all other files", "histo demo --keep DIR")
     else:
         state.report.done(f"everything is in {keep}", f"histo -w {shlex.quote(str(keep))} eval --tta")
 
 
-def _remove_all_but(kept: Path) -> None:
-    """Remove everything beside the folder `kept`, and their parent if there is no `kept`."""
-    for path in kept.parent.iterdir():
-        if path.is_dir() and path != kept:
+def _remove_all_but(folder: Path) -> None:
+    """Remove everything beside `folder`; if `folder` does not exist, remove its parent too."""
+    for path in folder.parent.iterdir():
+        if path.is_dir() and path != folder:
             shutil.rmtree(path)
-        elif path != kept:
+        elif path != folder:
             path.unlink()
-    if not kept.exists():
-        kept.parent.rmdir()
+    if not folder.exists():
+        folder.parent.rmdir()
 
 
 def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:

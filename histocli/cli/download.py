@@ -33,22 +33,24 @@ DEFAULT_SOURCE = SourceName(SOURCE_NAMES[0])
 def download(
     ctx: typer.Context,
     source: Annotated[SourceName, typer.Option(help="Where the patches come from.")] = DEFAULT_SOURCE,
-    name: Annotated[str | None, typer.Option(help="The data set's name.", show_default="the source's")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set.", show_default="name of the source")] = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", min=1, help="This many patches, drawn with the seed.", show_default="all; 8,000 synthetic"),
+        typer.Option("--n", min=1, help="Number of patches, drawn at random.", show_default="all; 8,000 synthetic"),
     ] = None,
     seed: options.Seed = 0,
     force: options.Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and how large it is.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show which files would be downloaded, and their sizes.")
+    ] = False,
     json: options.Json = False,
     *,
     declared: dict[str, Any],
 ) -> None:
-    """Bring patches into the workspace, packed into one array."""
+    """Download patches, or read your own, and pack them."""
     state: State = ctx.obj
     from histocli.commands.balance import is_subset
-    from histocli.commands.download import DownloadConfig, existing_dataset, plan_download
+    from histocli.commands.download import DownloadConfig, find_dataset, plan_download
 
     config = DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
     title = name or source.value
@@ -57,23 +59,23 @@ def download(
     if dry_run:
         _show_plan(state, plan_download(config, state.workspace), json)
         return
-    dataset = None if force else existing_dataset(state.workspace, title, config)
+    dataset = None if force else find_dataset(state.workspace, title, config)
     if dataset is None:
         dataset = _pack(state, title, config)
     else:
         state.workspace.tidy()
-        message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to be done"
+        message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to do"
         if source_type(source.value).files_may_change:
-            message += " (as the files were then: --force packs them anew)"
+            message += " (if the files have changed, --force packs them again)"
         state.report.done(message, "histo balance")
     if json:
         write_out(dumps(vars(dataset), indent=2) + "\n")
 
 
 def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
-    """Show what a download would fetch."""
+    """Show the files that a download would fetch."""
     rows = [(file.name, _size(file), "yes" if file.is_here else "no") for file in files]
-    state.report.table("would be fetched", ["file", "size", "here already"], rows)
+    state.report.table("files to download", ["file", "size", "already here"], rows)
     if json:
         write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows], indent=2) + "\n")
 
@@ -86,11 +88,11 @@ def _size(file: "PlannedFile") -> str:
 
 def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     """Fetch and pack what `config` asks for, and report the result."""
-    from histocli.commands.download import at_work_on
     from histocli.commands.download import download as run_download
+    from histocli.commands.download import lock_dataset
 
     source, fetch = open_with_bars(config, state.workspace, state.report)
-    with at_work_on(state.workspace, title):
+    with lock_dataset(state.workspace, title):
         fetch()
         total = min((n for n in (config.n, source.total) if n is not None), default=None)
         with state.report.bar("packing", total=total) as bar:

@@ -41,7 +41,7 @@ def evaluate(
     split: Annotated[
         Part | None,
         typer.Option(
-            help="The part to evaluate on.", show_default="val of the run's own, all of --data", rich_help_panel=DATA
+            help="Part of the data to evaluate.", show_default="val without --data, else all", rich_help_panel=DATA
         ),
     ] = EvalConfig.split,
     tta: options.Tta = EvalConfig.tta,
@@ -51,8 +51,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="WHERE",
-            help="Probability from which a patch counts as tumour: a number; stored (by histo train); or youden, "
-            "sensitivity=0.95 or specificity=0.9 on the run's validation patches.",
+            help="A patch is called tumour at this probability or above: a number; stored, which is the one in the "
+            "checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or specificity=0.9.",
             rich_help_panel=MODEL,
         ),
     ] = EvalConfig.threshold,

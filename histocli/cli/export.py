@@ -24,18 +24,20 @@ def export(
         Path | None, typer.Option("--out", help="File to write.", show_default="in the workspace's exports/")
     ] = ExportConfig.out,
     format: Annotated[
-        ExportFormat, typer.Option("--format", help="onnx, which needs histocli[onnx], or pt2 of torch.export.")
+        ExportFormat, typer.Option("--format", help="onnx (needs histocli[onnx]), or pt2 (torch.export).")
     ] = ExportConfig.format,
 ) -> None:
     """Write a checkpoint as one file that runs without histo.
 
-    Its input are float RGB images (N,3,96,96) in [0, 1]; its outputs are calibrated probabilities of tumour (N,) and
-    log odds (N,). Without --out, eval and predict use the ONNX file instead of the checkpoint when they compute in fp32
-    on a CPU.
+    Its input is a float array of RGB images (N,3,96,96) in [0, 1]. Its outputs are calibrated probabilities of tumour
+    (N,) and uncalibrated log odds (N,). An ONNX file that was written without --out is used by eval and predict instead
+    of the checkpoint when they compute in fp32 on a CPU.
     """
     state: State = ctx.obj
     from histocli.commands.export import export as run_export
 
     report = run_export(state.workspace, ExportConfig(ckpt=ckpt, out=out, format=format))
-    state.report.note(f"on {report.patches} it differs from {ckpt} by at most {report.difference:.1g}")
+    state.report.note(
+        f"its probabilities of {report.patches} differ from those of {ckpt} by at most {report.difference:.1g}"
+    )
     state.report.done(f"wrote {report.path}")

@@ -19,7 +19,7 @@ from histocli.training.run import Run
 
 
 class LiveTraining(Listener):
-    """Shows a run's progress; if stderr is not a terminal, only the rows."""
+    """Shows the progress of a run; if stderr is not a terminal, only the row of each epoch."""
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
@@ -44,7 +44,7 @@ class LiveTraining(Listener):
         self.stack.close()
 
     def on_start(self, run: Run, at: int) -> None:
-        """Print what is trained, and where."""
+        """Print the run, its numbers of patches and its device."""
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         if run.compute.warning:
             self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
@@ -60,16 +60,16 @@ class LiveTraining(Listener):
         size = min(run.train.batch_size, len(run.train))
         self.task = self.progress.add_task(
             f"epoch {len(run.history) + 1}/{run.config.epochs}",
-            completed=at * size,  # the steps of the process before are not part of this one's rate
+            completed=at * size,  # steps before resuming do not count in the rate
             total=run.trainer.recipe.total_steps * size,
         )
 
     def on_features(self, done: int, total: int) -> None:
-        """Show how many patches have features."""
+        """Show for how many patches the features are computed."""
         self.progress.update(self.task, description=f"features {done:,}/{total:,}")
 
     def on_step(self, progress: Step) -> None:
-        """Move the bar."""
+        """Update the progress bar."""
         self.progress.update(
             self.task,
             description=f"epoch {progress.epoch}/{progress.epochs}" + _shown(progress),

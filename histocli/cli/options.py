@@ -14,7 +14,7 @@ DATA, MODEL, TRAINING, COMPUTE, OUTPUT = "Data", "Model", "Training", "Computing
 
 
 def batch_size(text: str | int) -> int:
-    """Return the value of `--batch-size`: a number from 1 on, or `AUTO`."""
+    """Return the value of `--batch-size`: a number of at least 1, or `AUTO`."""
     if text == "auto" or (text == AUTO and isinstance(text, int)):
         return AUTO
     size = int(text)
@@ -24,13 +24,13 @@ def batch_size(text: str | int) -> int:
 
 
 def is_given(ctx: typer.Context, option: str, *sources: str) -> bool:
-    """Return whether an option stands on the command line, or comes from another of click's `sources`."""
+    """Return whether an option is on the command line, or comes from one of `sources`, such as "ENVIRONMENT"."""
     source = ctx.get_parameter_source(option)
     return source is not None and source.name in ("COMMANDLINE", *sources)
 
 
 def checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:
-    """Return the values of `--ckpt`; an environment variable holds several of them separated as in PATH."""
+    """Return the values of `--ckpt`; in an environment variable several are separated by a colon, as in PATH."""
     if names and is_given(ctx, "ckpt", "ENVIRONMENT") and not is_given(ctx, "ckpt"):
         text = os.environ.get("HISTO_CKPT") or os.environ[f"{ctx.auto_envvar_prefix}_CKPT"]
         return tuple(text.split(os.pathsep))
@@ -55,7 +55,7 @@ BatchSize = Annotated[
         "--batch-size",
         parser=batch_size,
         metavar="INTEGER|auto",
-        help="Patches per forward pass, at most 64 per core of a CPU; auto halves it while memory is full.",
+        help="Patches per forward pass, at most 64 per CPU core; auto halves the number until it fits the memory.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -65,7 +65,7 @@ DeviceOption = Annotated[
     typer.Option(
         "--device",
         envvar="HISTO_DEVICE",
-        help="Where to compute; auto takes CUDA, else MPS, else the CPU.",
+        help="Where to compute; auto uses CUDA, else MPS, else the CPU.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -74,7 +74,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         envvar="HISTO_PRECISION",
-        help="Number format; auto takes the fastest.",
+        help="Number format; auto uses the fastest one of the device.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -82,13 +82,16 @@ EngineOption = Annotated[
     Engine,
     typer.Option(
         "--engine",
-        help="What runs the network: torch, or onnx on the file of histo export; auto takes that on a CPU in fp32.",
+        help="What runs the network: PyTorch, or ONNX Runtime with the file of histo export; auto uses ONNX Runtime if "
+        "this file exists and a CPU computes in fp32.",
         rich_help_panel=COMPUTE,
     ),
 ]
 ResizeOption = Annotated[
     Resize,
-    typer.Option("--resize", help="For images that are not 96x96: cut out the centre, or scale.", rich_help_panel=DATA),
+    typer.Option(
+        "--resize", help="How to change images that are not 96x96: cut out the centre, or scale.", rich_help_panel=DATA
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", envvar="HISTO_JSON", help="Print the result as one JSON document on stdout.")
@@ -102,7 +105,7 @@ Uncalibrated = Annotated[
     bool,
     typer.Option(
         "--uncalibrated",
-        help="Uncalibrated probabilities, without the checkpoint's temperature.",
+        help="Do not calibrate the probabilities with the checkpoint's temperature.",
         rich_help_panel=MODEL,
     ),
 ]

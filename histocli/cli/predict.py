@@ -42,8 +42,9 @@ def predict(
         str | None,
         typer.Option(
             metavar="WHERE",
-            help="Add the column class, which is 1 from this probability on: a number; stored (by histo train); or "
-            "youden, sensitivity=0.95 or specificity=0.9 on the run's validation patches.",
+            help="Add the column class, which is 1 if the probability is this or above: a number; stored, which is the "
+            "one in the checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or "
+            "specificity=0.9.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.threshold,
@@ -51,11 +52,10 @@ def predict(
         bool,
         typer.Option(
             "--qc",
-            help="Add columns that show which predictions are doubtful: spread (of the probabilities of the eight "
-            "flips and right-angle rotations), colour (Mahalanobis distance to the training patches), focus "
-            "(standard deviations from theirs; negative is blurred), contrast (standard deviation of the grey values, "
-            "0 to 128), duplicate (id of the same patch in training), flags (blank, unfocused, stain, unstable, "
-            "duplicate).",
+            help="Add columns that show which scores may be wrong. spread: range of the probabilities of the eight "
+            "flips and rotations. colour: distance to the colours of the training patches. focus: sharpness; negative "
+            "is blurred. contrast: standard deviation of the grey values. duplicate: id of the training patch with the "
+            "same pixels. flags: blank, unfocused, stain, unstable, duplicate.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.qc,
@@ -63,14 +63,14 @@ def predict(
     resize: options.ResizeOption = PredictConfig.resize,
     errors: Annotated[
         OnError,
-        typer.Option(help="Skip an unreadable file, or end with an error.", rich_help_panel=DATA),
+        typer.Option(help="Skip a file that cannot be read, or end with an error.", rich_help_panel=DATA),
     ] = PredictConfig.errors,
     batch_size: options.BatchSize = PredictConfig.batch_size,
     device: options.DeviceOption = PredictConfig.device,
     precision: options.PrecisionOption = PredictConfig.precision,
     engine: options.EngineOption = PredictConfig.engine,
 ) -> None:
-    """Write a tumour probability for every patch as CSV: id,label."""
+    """Write the probability of tumour of each patch as CSV: id,label."""
     state: State = ctx.obj
     config = PredictConfig(
         inputs=tuple(inputs),
@@ -118,7 +118,7 @@ def predict(
     if not ranks.is_rank0:
         return
     if not done.duplicates:
-        state.report.warn("the patches trained on are not in this workspace: the column duplicate is empty")
+        state.report.warn("the training patches are not in this workspace, so the column duplicate is empty")
     if done.flagged:
         state.report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in done.flagged.items()))
     where = str(out) if out else "stdout"
@@ -126,5 +126,5 @@ def predict(
     if done.unreadable:
         raise HistoError(
             f"{done.unreadable:,} of {done.scored + done.unreadable:,} files could not be read; all others are scored",
-            "they are named above",
+            "the warnings above name the files that could not be read",
         )

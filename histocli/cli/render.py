@@ -1,4 +1,4 @@
-"""Reports as tables and messages for a person."""
+"""Print reports as tables and messages."""
 
 from histocli.config import Group, Split
 from histocli.console import Reporter, number
@@ -13,7 +13,7 @@ from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport
 
-_WORST = 5  # slides that are listed
+_WORST = 5  # number of slides in the table of the lowest accuracy
 _REPEATED = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
@@ -33,7 +33,7 @@ def show_evaluation(report: Reporter, made: EvaluationReport) -> None:
         report.note(f"AUC, 95% interval by DeLong: {_range(uncertainty.delong.interval)}")
     confusion = measured.confusion
     report.table(
-        f"patches by label and call, at threshold {measured.threshold:.4g}",
+        f"confusion matrix at threshold {measured.threshold:.4g}",
         ["label", "called normal", "called tumour"],
         [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
     )
@@ -51,20 +51,22 @@ def show_evaluation(report: Reporter, made: EvaluationReport) -> None:
 
 
 def _show_doubts(report: Reporter, made: EvaluationReport) -> None:
-    """Print what makes the metrics look better, or more certain, than they are."""
+    """Print why the metrics may be better, or their intervals narrower, than on new slides."""
     if made.n_in_training is None:
         report.note(
-            "it is not known whether these patches were trained on: the run's manifest or data set is not in the "
-            "workspace"
+            "it is not known whether the network was trained on these patches: the run's manifest or data set is not "
+            "in the workspace"
         )
     elif made.n_in_training:
-        report.warn(f"{made.n_in_training:,} of these patches were trained on: the metrics are too good")
+        report.warn(f"the network was trained on {made.n_in_training:,} of these patches: the metrics are too good")
     if made.n_in_validation:
-        report.note(f"epoch, temperature and threshold were chosen on {made.n_in_validation:,} of these patches")
+        report.note(f"{made.n_in_validation:,} of these patches were used to choose epoch, temperature and threshold")
     if made.calibration_mismatch:
-        report.note("temperature and threshold were chosen for one network and one view, not for the mean of several")
+        report.note(
+            "temperature and threshold were chosen for one network without --tta, not for a mean of several scores"
+        )
     if made.uncertainty and (by := made.uncertainty.bootstrap.by) != "slide":
-        report.note(f"not all slides are known: intervals by {by} are too narrow where slides differ")
+        report.note(f"not all slides are known: intervals by {by} are too narrow, because slides differ")
 
 
 def _range(interval: Interval | None) -> str:
@@ -87,7 +89,7 @@ def _warn_of_few_clusters(report: Reporter, by: str, by_class: ClassCounts, clus
 
 
 def _show_calibration(report: Reporter, made: EvaluationReport) -> None:
-    """Print what the temperature changed, unless there was none."""
+    """Print the metrics with and without the temperature, unless the scores are not calibrated."""
     temperatures = [checkpoint.temperature for checkpoint in made.checkpoints]
     if not made.is_calibrated or all(temperature == 1 for temperature in temperatures):
         return
@@ -96,11 +98,11 @@ def _show_calibration(report: Reporter, made: EvaluationReport) -> None:
         [metric_title(name), number(before), number(made.measured.metrics[name])]
         for name, before in made.before_calibration.items()
     ]
-    report.table(f"calibration by temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
+    report.table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
 
 
 def _worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
-    """The slides with the lowest accuracy; of equal ones, those with more patches."""
+    """Return the slides with the lowest accuracy; if it is equal, those with more patches."""
     return sorted(slides, key=lambda slide: (slide.metrics["accuracy"] or 0, -slide.n))[:_WORST]
 
 
@@ -129,9 +131,11 @@ def show_comparison(report: Reporter, made: ComparisonReport) -> None:
     _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
     for one in both:
         if one.n_in_training:
-            report.warn(f"{one.run} was trained on {one.n_in_training:,} of the patches it scored")
+            report.warn(f"{one.run} was trained on {one.n_in_training:,} of the patches that it scored")
         if one.n_in_validation:
-            report.note(f"epoch and temperature of {one.run} were chosen on {one.n_in_validation:,} of the patches")
+            report.note(
+                f"{one.n_in_validation:,} of the patches were used to choose the epoch and temperature of {one.run}"
+            )
     for one, count in zip(both, made.left_out, strict=True):
         if count:
             report.warn(f"{count:,} patches of {one.file} were not scored by the other")
@@ -149,11 +153,11 @@ def show_repeats(report: Reporter, made: RepeatsReport) -> None:
     title = f"validation metrics of the {made.kind} of {made.name}"
     report.table(title, ["run", *map(metric_title, _REPEATED)], rows)
     if made.split_by == "patch":
-        report.warn("train and validation share slides, or may share them: these metrics are too good")
+        report.warn("slides are, or may be, in both train and validation: these metrics are too good")
 
 
 def show_balance(report: Reporter, made: BalanceReport, *, with_audit: bool) -> None:
-    """Print the subset's counts, what was dropped, and what makes validation metrics too good."""
+    """Print the counts of the subset, the dropped patches, and why validation metrics may be too good."""
     if dropped := made.dropped.by_reason():
         report.note("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()))
     rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in made.counts.items()]
@@ -167,7 +171,7 @@ def show_balance(report: Reporter, made: BalanceReport, *, with_audit: bool) -> 
 
 
 def _show_audit(report: Reporter, audit: AuditReport) -> None:
-    """Print what each part shares with train and with val, and what overlaps within the data set."""
+    """Print what each split shares with train and val, and the overlaps within the data set."""
     rows = [
         [
             leak.source,
@@ -178,18 +182,18 @@ def _show_audit(report: Reporter, audit: AuditReport) -> None:
         for leak in audit.leaks
     ]
     columns = ["patches of", "shared with", "patches", "exact duplicates", "overlapping patches", "shared slides"]
-    report.table("audit: what each part shares with train and with val", columns, rows)
+    report.table("audit: patches and slides that each split shares with train and val", columns, rows)
     text = f"in {audit.data}: {audit.duplicates:,} exact duplicates"
     if overlaps := audit.overlaps:
         text += (
-            f"; {overlaps.patches:,} patches overlap, in {overlaps.pairs:,} pairs and {overlaps.groups:,} groups of at "
-            f"most {overlaps.largest_group:,} patches"
+            f"; {overlaps.patches:,} patches overlap with another ({overlaps.pairs:,} pairs, {overlaps.groups:,} groups"
+            f"; the largest group has {overlaps.largest_group:,} patches)"
         )
     report.note(text)
 
 
 def _show_split_leaks(report: Reporter, made: BalanceReport) -> None:
-    """Print what train and validation may share."""
+    """Print whether patches of one slide may be in both train and validation."""
     consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
     if made.leaks and made.split == Split.OVERLAP:
         report.warn(
@@ -200,22 +204,24 @@ def _show_split_leaks(report: Reporter, made: BalanceReport) -> None:
         report.warn(f"a random split leaks: {consequence}; --split slide or overlap does not")
     elif made.split == Split.OVERLAP:
         report.note(
-            f"{made.sharing_pixels or 0:,} of {made.n:,} patches share pixels with another one and are in the same "
-            "split as it; other patches of one slide may be in both splits, which makes validation metrics too good"
+            f"{made.sharing_pixels or 0:,} of {made.n:,} patches overlap with another patch, and are in the same split "
+            "as it; other patches of a slide may be in both splits, which makes validation metrics too good"
         )
     elif made.split == Group.HOSPITAL and made.hospitals:
         names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in made.hospitals.items())
-        report.note(f"no hospital is in both splits, so --val-fraction is only met approximately: {names}")
+        report.note(f"no hospital is in both splits, so the share of validation is only about --val-fraction: {names}")
 
 
 def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:
-    """Print contradicting labels, and what patches for evaluation share with train."""
+    """Print equal patches with different labels, and patches for evaluation that leak into train."""
     if count := audit.contradictions.patches:
         ids = ", ".join(audit.contradictions.ids)
-        report.warn(f"{count:,} patches have the same pixels as a patch with the other label: {ids}")
+        report.warn(f"{count:,} patches have the same pixels as another patch, but the other label: {ids}")
     if leaks := audit.leaks_into_train:
-        report.warn(f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train refuses this subset")
+        report.warn(
+            f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train ends with an error on this subset"
+        )
     if parts := audit.parts_not_compared:
         report.note(
-            f"only exact duplicates with train were searched for: {', '.join(parts)}; --audit searches everything"
+            f"searched for exact duplicates only, not for overlaps with train: {', '.join(parts)}; --audit does both"
         )

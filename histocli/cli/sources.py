@@ -1,4 +1,4 @@
-"""The options that sources declare, as options of `histo download`; and the bars of their files."""
+"""Options of `histo download` that sources declare, and progress bars for the files that they download."""
 
 import inspect
 from collections.abc import Callable
@@ -18,23 +18,24 @@ if TYPE_CHECKING:
 
 
 def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that sources declare to a command, which gets their values as the dict `declared`."""
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "declared"]
+    """Add the options that sources declare to a command; it receives their values as the dictionary `declared`."""
+    fixed = [p for p in inspect.signature(command).parameters.values() if p.name != "declared"]
     declared = declared_options()
-    parameters = [_parameter(name, option) for name, option in declared.items()]
+    parameters = [_make_parameter(name, option) for name, option in declared.items()]
 
     @wraps(command)
     def with_options(*args: Any, **values: Any) -> None:
         given = {name: _value(values.pop(name), option) for name, option in declared.items()}
         command(*args, **values, declared=given)
 
-    every = [*own[:2], *parameters, *own[2:]]  # after the context and --source
+    every = [*fixed[:2], *parameters, *fixed[2:]]  # after the context and --source
     with_options.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
     with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
     return with_options
 
 
-def _parameter(name: str, declared: DeclaredOption) -> inspect.Parameter:
+def _make_parameter(name: str, declared: DeclaredOption) -> inspect.Parameter:
+    """Return the parameter from which Typer makes a command-line option."""
     option = declared.option
     is_list = get_origin(declared.type) is tuple
     kind = list[get_args(declared.type)[0]] | None if is_list else declared.type  # type: ignore[misc]
@@ -52,19 +53,21 @@ def _value(value: Any, declared: DeclaredOption) -> Any:
 def open_with_bars(
     config: "DownloadConfig", workspace: Workspace, report: Reporter
 ) -> tuple[Source, Callable[[], None]]:
-    """Open the source, and return it with what fetches its files, each with its own bar; nothing is written before.
+    """Open the source, and return it with a function that downloads its files with a progress bar for each.
+
+    Nothing is written before this function is called.
 
     Raises:
         HistoError: an option does not fit the source, or there is nothing at its location.
     """
     from histocli.commands.download import open_source
 
-    bars: dict[str, OnProgress] = {}  # the bar of a file replaces the one before when its first bytes come
+    bars: dict[str, OnProgress] = {}  # when the first bytes of a file arrive, its bar replaces the previous one
     fetching = ExitStack()
     is_fetched = False
 
     def on_transfer(name: str, done: int, total: int | None) -> None:
-        if is_fetched:  # files are unpacked while patches are packed, which has a bar already
+        if is_fetched:  # the bar for packing is shown, and files are unpacked meanwhile
             report.at_stage(f"unpacking {_short(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
             return
         if name not in bars:

@@ -29,14 +29,14 @@ def train(
     augment: Annotated[
         Augment,
         typer.Option(
-            help="No augmentation; flips and right-angle rotations; or stain jitter as well.", rich_help_panel=DATA
+            help="flips: flips and right-angle rotations; full: also --rotate and stain jitter.", rich_help_panel=DATA
         ),
     ] = TrainConfig.augment,
     rotate: Annotated[
         Rotate,
         typer.Option(
-            help="Rotate by right angles; or by any angle, with a little zoom and shift and reflected borders; auto: "
-            "by any angle where the network reduces its input first, which removes the blur of rotating.",
+            help="right: by right angles; any: by any angle, with a little zoom and shift; auto: any if the network "
+            "first makes its input smaller, which removes the blur of the rotation.",
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.rotate,
@@ -58,9 +58,7 @@ def train(
     ] = TrainConfig.arch,
     weights: Annotated[
         Weights,
-        typer.Option(
-            help="The weights that training starts from; imagenet means the same as pretrained.", rich_help_panel=MODEL
-        ),
+        typer.Option(help="Weights to start from; imagenet means the same as pretrained.", rich_help_panel=MODEL),
     ] = TrainConfig.weights,
     freeze: Annotated[
         bool,
@@ -74,8 +72,8 @@ def train(
         str,
         typer.Option(
             metavar="RULE",
-            help="Probability from which a patch counts as tumour, stored in the checkpoint: a number, or youden, "
-            "sensitivity=0.95 or specificity=0.9 on the validation patches.",
+            help="A patch is called tumour at this probability or above: a number, or a rule for the validation "
+            "patches: youden, sensitivity=0.95 or specificity=0.9. It is saved in the checkpoint.",
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.threshold,
@@ -121,14 +119,16 @@ def train(
         int | None,
         typer.Option(
             min=2,
-            help="Cross-validate: train this many runs, NAME-fold1, ..., one per part of the subset.",
+            help="Cross-validate: train this many runs, NAME-fold1, ..., each validated on another part of the subset.",
             rich_help_panel=_RUNS,
         ),
     ] = TrainConfig.folds,
     seeds: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Train this many runs, NAME-seed0, ..., with seeds from --seed on.", rich_help_panel=_RUNS
+            min=2,
+            help="Train this many runs, NAME-seed0, ..., with the seeds --seed, --seed + 1, ...",
+            rich_help_panel=_RUNS,
         ),
     ] = TrainConfig.seeds,
     device: options.DeviceOption = TrainConfig.device,
@@ -140,7 +140,7 @@ def train(
         bool,
         typer.Option(
             "--deterministic",
-            help="The same seed gives the same bytes on CUDA too; slower there.",
+            help="The same seed gives the same weights on CUDA too; this is slower.",
             rich_help_panel=COMPUTE,
         ),
     ] = TrainConfig.deterministic,
@@ -148,7 +148,7 @@ def train(
         int,
         typer.Option(
             min=1,
-            help="Processes on this machine, each with a GPU or a share of the cores.",
+            help="Number of processes on this machine; each uses one GPU, or a share of the cores.",
             rich_help_panel=COMPUTE,
         ),
     ] = 1,
@@ -213,7 +213,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
 
 
 def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
-    """Train one run per fold or per seed, show their metrics with mean and spread, and return what `--json` prints."""
+    """Train a run for each fold or seed, show the mean and spread of the metrics, and return what `--json` prints."""
     from histocli.cli.live import LiveTraining
     from histocli.cli.render import show_repeats
     from histocli.commands.train import train_repeats

@@ -1,1 +1,1 @@
-"""One module per subcommand; they take plain values, write to the workspace and return what is to be shown."""
+"""One module per command: it takes a config, writes to the workspace, and returns a report; it prints nothing."""

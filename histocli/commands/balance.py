@@ -32,18 +32,19 @@ if TYPE_CHECKING:
 def balance(
     workspace: Workspace, config: BalanceConfig, on_stage: OnStage = lambda what, done, total: None
 ) -> BalanceReport:
-    """Write `manifests/NAME.csv` and the report on it in `metrics/`, and return the report.
+    """Draw a balanced subset, write it to `manifests/NAME.csv` and a report to `metrics/`, and return the report.
 
-    `on_stage(what, done, total)` is called while overlaps are searched.
+    `on_stage(what, done, total)` is called during the search for overlaps.
 
     Raises:
-        HistoError: no such data set, too few patches of a class, or slides or hospitals asked for that are not known.
+        HistoError: the data set does not exist, a class has too few patches, or the split needs slides or hospitals
+            that are not known.
     """
     data = config.data or default_dataset(workspace)
     _check(workspace, config)
-    manifest = _read(workspace, data)
+    manifest = _read_manifest(workspace, data)
     cleaned, dropped = clean(manifest)
-    unit = _unit(config, data, cleaned)
+    unit = _choose_unit(config, data, cleaned)
     sizes = np.bincount(cleaned["label"], minlength=2)
     n = 2 * int(sizes.min()) if config.n is None else config.n
     subset = draw_balanced(cleaned, n, config.seed)
@@ -65,13 +66,13 @@ def balance(
         val_fraction=config.val_fraction,
         dropped=dropped,
         available=PatchCounts(int(sizes[0]), int(sizes[1])),
-        counts=_counts(subset),
-        slides=_slides(subset) if _all_known(cleaned, "slide") else None,
-        hospitals=_hospitals(subset) if _all_known(cleaned, "hospital") else None,
+        counts=_count_patches(subset),
+        slides=_count_slides(subset) if _all_known(cleaned, "slide") else None,
+        hospitals=_list_hospitals(subset) if _all_known(cleaned, "hospital") else None,
         audit=audit(workspace, subset, manifest),
     )
     lock = workspace.manifests_dir / f".{config.name}.lock"
-    with hold(lock, config.name, wait=True):  # so that the subset and its report belong together
+    with hold(lock, config.name, wait=True):  # so that the subset and its report always match
         workspace.tidy()
         write_manifest(path, subset)
         report = replace(report, manifest_sha256=file_sha256(path))
@@ -80,13 +81,13 @@ def balance(
 
 
 def default_dataset(workspace: Workspace) -> str:
-    """Return the name of the only data set, or else kaggle."""
+    """Return the name of the only data set; if there are none or several, return "kaggle"."""
     names = workspace.dataset_names()
     return names[0] if len(names) == 1 else "kaggle"
 
 
 def is_subset(workspace: Workspace, name: str) -> bool:
-    """Return whether `manifests/NAME.csv` is a subset, which names rows of a data set, and not a data set's own."""
+    """Return whether `manifests/NAME.csv` is the manifest of a subset, and not of a data set."""
     path = workspace.manifest_path(name)
     if not path.is_file():
         return False
@@ -95,15 +96,19 @@ def is_subset(workspace: Workspace, name: str) -> bool:
 
 
 def _check(workspace: Workspace, config: BalanceConfig) -> None:
-    """Raise an error for options that cannot be used, before anything is read."""
+    """Check the options before anything is read.
+
+    Raises:
+        UsageError: `name` is the name of a data set, or `val_fraction` is not between 0 and 1.
+    """
     is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace, config.name)
     if config.name in workspace.dataset_names() or (is_taken and config.name != SUBSET):
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")
     if not 0 < config.val_fraction < 1:
-        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "0.1 is usual")
+        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "give 0.1, for example")
 
 
-def _read(workspace: Workspace, data: str) -> "pd.DataFrame":
+def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
     """Return the manifest of the data set, with the two columns that only a subset has."""
     known = workspace.dataset_names()
     if data not in known:
@@ -116,14 +121,16 @@ def _read(workspace: Workspace, data: str) -> "pd.DataFrame":
     return manifest
 
 
-def _unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> Split | Group:
-    """Return the unit that the split keeps together: as given, else the slide if all are known, else the overlap."""
+def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> Split | Group:
+    """Return what the split keeps together: the option, else slides if all are known, else overlapping patches."""
     if config.group and config.split:
-        raise UsageError(f"--group {config.group} and --split {config.split} are two splits", "leave one of them out")
+        raise UsageError(
+            f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
+        )
     if config.group and not _all_known(cleaned, config.group):
         raise HistoError(
             f"the hospitals of {data} are not known for every patch",
-            "they follow from Camelyon16's slide names, which histo download --slides CSV adds",
+            "histo reads them from the names of Camelyon16's slides: add these with histo download --slides CSV",
         )
     if config.split is Split.SLIDE and not _all_known(cleaned, "slide"):
         raise HistoError(
@@ -140,9 +147,9 @@ def _all_known(rows: "pd.DataFrame", column: str) -> bool:
 def _split(
     config: BalanceConfig, unit: Split | Group, subset: "pd.DataFrame", groups: "np.ndarray | None"
 ) -> "pd.DataFrame":
-    """Return the subset with the column `split`, train or val; by overlap also with each patch's overlap group.
+    """Return the subset with the column `split` (train or val); a split by overlap also adds the overlap groups.
 
-    The column `sha1` is added where the ids are not the SHA-1 of the pixels, as Kaggle's are.
+    The column `sha1` is added if the ids are not the SHA-1 of the pixels. Kaggle's ids are.
     """
     labels: np.ndarray = subset["label"].to_numpy()
     columns = [*SUBSET_COLUMNS, "sha1"] if (subset["sha1"] != subset["id"]).any() else [*SUBSET_COLUMNS]
@@ -159,8 +166,8 @@ def _split(
     return subset.assign(split=np.where(val, "val", "train"))[columns]
 
 
-def _counts(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
-    """Return the numbers of negative and positive patches and of slides of each split."""
+def _count_patches(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
+    """Return the number of patches of each class and of slides in each split."""
     counts = {}
     for split, rows in subset.groupby("split", sort=True):
         slides = rows.loc[rows["slide"] != "", "slide"].nunique()
@@ -169,8 +176,8 @@ def _counts(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
     return counts
 
 
-def _slides(subset: "pd.DataFrame") -> list[SlideCounts]:
-    """Return each slide's split and its numbers of patches per class."""
+def _count_slides(subset: "pd.DataFrame") -> list[SlideCounts]:
+    """Return the split and the number of patches of each class of each slide."""
     table = subset.groupby(["slide", "split"], sort=True)["label"].agg(["size", "sum"])
     return [
         SlideCounts(slide, split, int(size - positive), int(positive))
@@ -178,6 +185,6 @@ def _slides(subset: "pd.DataFrame") -> list[SlideCounts]:
     ]
 
 
-def _hospitals(subset: "pd.DataFrame") -> dict[str, list[str]]:
+def _list_hospitals(subset: "pd.DataFrame") -> dict[str, list[str]]:
     """Return the hospitals of each split."""
     return {str(split): sorted(rows["hospital"].unique()) for split, rows in subset.groupby("split", sort=True)}

@@ -1,4 +1,4 @@
-"""`histo download`: bring patches into the workspace, packed once."""
+"""`histo download`: download or read patches, and pack them into the workspace."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from histocli.workspace import Workspace, checked_name, read_json, write_json
 
 @dataclass(frozen=True)
 class DownloadConfig:
-    """The options of `histo download`; `options` are those that the source declares."""
+    """The options of `histo download`; `options` are the options that the source declares."""
 
     source: str
     options: SourceOptions
@@ -29,9 +29,9 @@ class DownloadConfig:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What makes two downloads the same, as `dataset.json` records it."""
+        """The options that decide the content of the data set, as `dataset.json` records them."""
         values = {
-            declared.option.flag.removeprefix("--"): _recorded(getattr(self.options, name, declared.default))
+            declared.option.flag.removeprefix("--"): _to_json_value(getattr(self.options, name, declared.default))
             for name, declared in declared_options().items()
         }
         is_seed_used = self.n is not None or hasattr(self.options, "seed")
@@ -40,7 +40,7 @@ class DownloadConfig:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The content of `dataset.json`: what a packed data set was made from."""
+    """The content of `dataset.json`: the source, options, counts and checksums of a packed data set."""
 
     name: str
     source: str
@@ -55,28 +55,28 @@ class Dataset:
 
 
 @contextmanager
-def at_work_on(workspace: Workspace, name: str) -> Iterator[None]:
-    """Hold a data set in this block, so that no other process makes it, and remove what killed processes left.
+def lock_dataset(workspace: Workspace, name: str) -> Iterator[None]:
+    """Lock a data set in this block, and remove temporary files that killed processes left.
 
     Raises:
-        HeldError: another process holds it.
+        HeldError: another process has locked it.
     """
     with hold(workspace.data_dir / f".{checked_name(name, 'data set')}.lock", f"data set {name!r}"):
         workspace.tidy()
         yield
 
 
-def existing_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dataset | None:
-    """Return the data set `name` if it is packed already, as `config` asks for it, else None.
+def find_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dataset | None:
+    """Return the data set `name` if it exists, None if it does not.
 
     Raises:
-        HistoError: a data set of that name was made from something else, or cannot be read.
+        HistoError: it was packed with other options than `config`, or cannot be read.
     """
     path = workspace.dataset_path(name)
     if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
         return None
-    # A data set of an earlier version lacks the options that did not exist yet: they had their defaults.
-    defaults = {d.option.flag.removeprefix("--"): _recorded(d.default) for d in declared_options().values()}
+    # A data set of an earlier version does not record options that were added later. They have their defaults.
+    defaults = {d.option.flag.removeprefix("--"): _to_json_value(d.default) for d in declared_options().values()}
     try:
         found = Dataset(**read_json(path))
         request = {**defaults, **found.request}
@@ -84,19 +84,19 @@ def existing_dataset(workspace: Workspace, name: str, config: DownloadConfig) ->
         raise HistoError(f"cannot read {path}: {error}", "--force packs it again") from error
     if request != config.request:
         raise HistoError(
-            f"there is a data set {name!r} already, made with other options ({found.source}: {found.origin})",
-            "--name gives this one another name, --force replaces that one",
+            f"there is a data set {name!r} already, packed with other options ({found.source}: {found.origin})",
+            "choose another --name, or replace the old data set with --force",
         )
     return found
 
 
 def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedFile]:
-    """Return the files that a download would fetch, or one row for a source that needs no download.
+    """Return the files that a download would fetch; for a source without downloads, return one entry.
 
     Raises:
-        HistoError: an option does not fit the source, or there is nothing at its location.
+        HistoError: an option is not possible with this source, or its location does not exist.
     """
-    policy = replace(DEFAULT_POLICY, tries=2)  # somebody waits for the answer
+    policy = replace(DEFAULT_POLICY, tries=2)  # the user waits for the answer
     source = open_source(config, SourceContext(workspace.downloads_dir, config.force, policy=policy))
     if isinstance(source, RemoteSource):
         return source.plan()
@@ -104,10 +104,10 @@ def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedF
 
 
 def open_source(config: DownloadConfig, context: SourceContext) -> Source:
-    """Open the source of a download; nothing is written.
+    """Open the source of a download, without writing anything.
 
     Raises:
-        HistoError: an option does not fit the source, or there is nothing at its location.
+        HistoError: an option is not possible with this source, or its location does not exist.
     """
     source: Source = source_type(config.source).open(config.options, context)
     return source
@@ -122,15 +122,15 @@ def download(
     on_progress: Callable[[int], None],
     on_unreadable: Callable[[str, HistoError], None],
 ) -> Dataset:
-    """Pack `source`, or as many patches drawn from it as `config` says, as the data set `name`.
+    """Pack the patches of `source` (all, or `config.n` drawn at random) as the data set `name`.
 
-    `dataset.json` is written last. `on_progress` is called with the number of patches so far, `on_unreadable` with
-    each one that cannot be read.
+    `dataset.json` is written last. `on_progress` is called with the number of patches so far, and `on_unreadable` for
+    each patch that cannot be read.
     """
     n = config.n
     packed = pack(source, workspace, name, n=n, seed=config.seed, on_progress=on_progress, on_unreadable=on_unreadable)
     report = source.report
-    few = [] if n is None or packed.patches >= n else [f"{n:,} patches were asked for; there are {packed.patches:,}"]
+    shortage = [f"there are only {packed.patches:,} patches, not {n:,}"] if n and packed.patches < n else []
     dataset = Dataset(
         name=name,
         source=config.source,
@@ -141,7 +141,7 @@ def download(
         ids_sha256=packed.ids_sha256,
         counts={**report.counts, **_counts(packed)},
         checksums=report.checksums,
-        notes=report.notes + few,
+        notes=report.notes + shortage,
     )
     write_json(workspace.dataset_path(name), vars(dataset))
     return dataset
@@ -156,17 +156,17 @@ def _counts(packed: PackResult) -> dict[str, int]:
     return {name: count for name, count in named.items() if count}
 
 
-def _recorded(value: Any) -> Any:
-    """Return the value of an option as JSON can hold it, with absolute paths and without secrets."""
+def _to_json_value(value: Any) -> Any:
+    """Return the value of an option for a JSON file, with absolute paths and without secrets."""
     if isinstance(value, tuple):
-        return [_absolute(location) for location in value]
+        return [_without_secrets(location) for location in value]
     if isinstance(value, Path):
         return str(value.absolute())
     return value.value if isinstance(value, Enum) else value
 
 
-def _absolute(location: str) -> str:
-    """Return a location as it may be recorded: a digest hides credentials and a query, which can hold a token."""
+def _without_secrets(location: str) -> str:
+    """Return an absolute path, or an address without secrets: a hash replaces its credentials and its query."""
     if "://" not in location:
         return str(Path(location).absolute())
     from histocli.sources.http import redact_url

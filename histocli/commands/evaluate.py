@@ -1,4 +1,4 @@
-"""`histo eval`: how good a checkpoint, or an ensemble of several, is on labelled patches."""
+"""`histo eval`: measure a checkpoint, or an ensemble of checkpoints, on labelled patches."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,12 +53,12 @@ def evaluate(
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
-    """Score the data, and write `metrics/<run>-<data>-<split>.json` with the scores as CSV beside it.
+    """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file beside it.
 
-    Options that are not at their default (`--tta`, `--uncalibrated`, `--threshold`, `--resize`) are added to the file's
-    name, and a hash where that is already the name of an evaluation of other data.
+    Options that differ from their defaults (`--tta`, `--uncalibrated`, `--threshold`, `--resize`) are added to the name
+    of the file. If a file with this name has an evaluation of other data, a hash is added too.
 
-    Of several processes (`ranks`), each scores its share, and the leading one measures and writes.
+    With several processes (`ranks`), each scores its share, and rank 0 computes the metrics and writes the files.
 
     Raises:
         HistoError: a checkpoint, the data or the device cannot be used, or no patch has a label.
@@ -86,17 +86,19 @@ def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor
 def _write(
     workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, threshold: float
 ) -> Evaluation:
-    """Measure the scores, and write both."""
+    """Compute the metrics of the scores, and write both."""
     is_best = [_is_best(workspace, member) for member in predictor.members]
     folder = None if scored.packed else str(Path(config.data or "").resolve())
-    path = _unused(_path(workspace, config, predictor, scored, all(is_best)), _run_name(predictor), scored, folder)
-    measured, before, unsure = _measure(scored.table, threshold)
+    path = _unused_path(
+        _metrics_path(workspace, config, predictor, scored, all(is_best)), _run_name(predictor), scored, folder
+    )
+    measured, before, intervals = _measure(scored.table, threshold)
     report = EvaluationReport(
         run=_run_name(predictor),
         data=scored.data,
         split=scored.split,
         folder=folder,
-        checkpoints=tuple(map(_evaluated, predictor.members)),
+        checkpoints=tuple(map(_describe, predictor.members)),
         manifest_sha256=scored.manifest_sha256,
         tta=config.tta,
         is_calibrated=not config.uncalibrated,
@@ -109,7 +111,7 @@ def _write(
         threshold_rule=config.threshold,
         measured=measured,
         before_calibration=before,
-        uncertainty=unsure,
+        uncertainty=intervals,
         slides=metrics_by("slide", scored.table, threshold),
         hospitals=metrics_by("hospital", scored.table, threshold),
     )
@@ -120,10 +122,10 @@ def _write(
     return Evaluation(path, report)
 
 
-def _path(
+def _metrics_path(
     workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, is_best: bool
 ) -> Path:
-    """The file of an evaluation: its name says the checkpoints, the data, and every unusual option."""
+    """Return the path of an evaluation; its name has the checkpoints, the data, and changed options."""
     unusual = {
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
@@ -137,8 +139,8 @@ def _path(
     return workspace.metrics_dir / f"{checked_name('-'.join(parts), 'metrics file')}.json"
 
 
-def _unused(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
-    """`path`; with a hash in its name where the file is an evaluation of other data, as of a folder of that name."""
+def _unused_path(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
+    """Return `path`; add a hash to its name if the file is an evaluation of other data, such as another folder."""
     if not path.is_file():
         return path
     origin = {"run": run, "data": scored.data, "split": scored.split, "folder": folder}
@@ -149,7 +151,7 @@ def _unused(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
 
 
 def _is_best(workspace: Workspace, member: Member) -> bool:
-    """Whether a checkpoint is the `best.pt` of its run, or a copy of it."""
+    """Return whether a checkpoint is the `best.pt` of its run, or a copy of it."""
     best = workspace.run_dir(member.checkpoint.run) / "best.pt"
     return best.is_file() and (member.path.samefile(best) or file_sha256(best) == member.sha256)
 
@@ -166,45 +168,46 @@ def compare(
 ) -> Comparison:
     """Compare two evaluations on the patches that both scored, and write the comparison to `metrics/`.
 
-    A name is a metrics file (`.json`), or a checkpoint, which is evaluated first with the options of `config`.
+    A name is that of a metrics file (`.json`), or of a checkpoint, which is first evaluated with the options of
+    `config`.
 
     Raises:
-        HistoError: as `evaluate`, or the two have no patch in common.
+        HistoError: as `evaluate`, or the two evaluations have no patch in common.
     """
 
-    def metrics_file(name: str) -> Path:
+    def find_or_evaluate(name: str) -> Path:
         if not name.endswith(".json"):
-            only = replace(config, ckpt=(name,))
+            single = replace(config, ckpt=(name,))
             evaluation = evaluate(
-                workspace, only, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, ranks=ranks
+                workspace, single, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, ranks=ranks
             )
             return evaluation.path
         return Path(name) if is_path(name) else workspace.metrics_dir / name
 
     def write() -> Comparison:
         if one == other and names[0] != names[1]:
-            raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "name two that differ")
+            raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
         report = compare_scores(one, other)
-        stem = checked_name(_joined([one.stem, other.stem], "-vs-", 100), "metrics file")
+        stem = checked_name(_join_names([one.stem, other.stem], "-vs-", 100), "metrics file")
         path = workspace.metrics_dir / f"{stem}.json"
         write_json(path, to_json(report))
         return Comparison(path, report)
 
-    one, other = map(metrics_file, names)
+    one, other = map(find_or_evaluate, names)
     return ranks.on_rank0(write)
 
 
 def _measure(table: "pd.DataFrame", threshold: float) -> tuple[Measurement, dict[str, float | None], Uncertainty]:
-    """The metrics of the scores, those that the temperature changed without it, and the intervals."""
+    """Return the metrics, the metrics without the temperature that depend on it, and the intervals."""
     labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
     measured = measure(labels, probs, threshold)
     before = measure(labels, table["raw"].to_numpy(), threshold).metrics
-    unsure = uncertainty(labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count())
+    intervals = uncertainty(labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count())
     changed = {metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature}
-    return measured, changed, unsure
+    return measured, changed, intervals
 
 
-def _evaluated(member: Member) -> EvaluatedCheckpoint:
+def _describe(member: Member) -> EvaluatedCheckpoint:
     return EvaluatedCheckpoint(
         run=member.checkpoint.run,
         arch=member.checkpoint.arch,
@@ -217,25 +220,30 @@ def _evaluated(member: Member) -> EvaluatedCheckpoint:
 
 
 def _run_name(predictor: CheckpointPredictor) -> str:
-    return _joined([member.checkpoint.run for member in predictor.members])
+    return _join_names([member.checkpoint.run for member in predictor.members])
 
 
-def _joined(names: list[str], separator: str = "-and-", longest: int = 60) -> str:
-    """The names as one; where that is too long, the first and how many more."""
+def _join_names(names: list[str], separator: str = "-and-", longest: int = 60) -> str:
+    """Join names; if the result is longer than `longest`, return the first name and the number of the others."""
     joined = separator.join(names)
     return joined if len(joined) <= longest else f"{names[0]}{separator}{len(names) - 1}-more"
 
 
 def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
-    """Raise an error for data that does not exist, and for options that do not fit it."""
+    """Check that the data exists and that the options are possible with it.
+
+    Raises:
+        HistoError: the data does not exist.
+        UsageError: an option is not possible with this data.
+    """
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not on_disk and config.data not in manifests:
         known = ", ".join(workspace.dataset_names()) or "none"
-        raise HistoError(
-            f"there is no {config.data}: no such path, and no data set of that name", f"data sets: {known}"
-        )
+        raise HistoError(f"there is no path and no data set {config.data}", f"data sets: {known}")
     if config.labels and not on_disk:
-        raise UsageError("--labels is for a folder or zip", "packed data sets have theirs: histo download --labels")
+        raise UsageError(
+            "--labels is for a folder or zip", "give the labels of a packed data set to histo download --labels"
+        )
     if on_disk and config.split not in (None, Part.ALL):
         raise UsageError(f"--split {config.split}: a folder has no splits", "leave it out, or pack it: histo download")
     if config.threshold != STORED:

@@ -1,4 +1,4 @@
-"""`histo export`: a checkpoint as one file that runs without this tool."""
+"""`histo export`: write a checkpoint as one file that runs without histo."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +21,12 @@ from histocli.sources import Pixels
 from histocli.sources.synthetic import SyntheticSource
 from histocli.workspace import Workspace, atomic_path
 
-CHECKED = 64  # patches that the exported network and the checkpoint must agree on
-TOLERANCE = 1e-4  # of probability, calibrated or not: convolutions summed in another order differ by about 1e-6
+N_CHECKED = 64  # number of patches on which the exported network is compared with the checkpoint
+TOLERANCE = 1e-4  # largest allowed difference in probability; another order of summation gives about 1e-6
 
 
 class Export(NamedTuple):
-    """What was written, the largest difference in probability that was found, and on which patches."""
+    """The file, its largest difference in probability from the checkpoint, and the patches that were compared."""
 
     path: Path
     difference: float
@@ -37,12 +37,12 @@ class Export(NamedTuple):
 def export(workspace: Workspace, config: ExportConfig) -> Export:
     """Write a checkpoint as a network that takes float RGB images (N,3,96,96) in [0, 1].
 
-    It gives probabilities (N,), calibrated by the checkpoint's temperature, and log odds before that (N,). Before the
-    file has its name, what is in it scores some patches, in batches of several sizes, and is compared with the
-    checkpoint. Under the name that it has in the workspace by default, `histo eval` and `histo predict` use it.
+    Its outputs are calibrated probabilities (N,) and uncalibrated log odds (N,). Before the file gets its final name,
+    it scores some patches, in batches of several sizes, and the scores are compared with those of the checkpoint.
+    `histo eval` and `histo predict` use an ONNX file with the default name in the workspace.
 
     Raises:
-        HistoError: the checkpoint cannot be used, a package is missing, or the two do not agree.
+        HistoError: the checkpoint cannot be used, a package is missing, or the scores differ too much.
     """
     require(config.format)
     if config.out is not None and config.out.is_dir():
@@ -62,7 +62,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         "output": "probability of tumour in the central 32x32, and its log odds before calibration",
         "use": "research only: not a medical device",
     }
-    origin, pixels = _patches(workspace)
+    origin, pixels = _sample_patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     [odds] = batch_log_odds(module.model, images, choose_compute(Device.CPU, Precision.FP32)).numpy()
     expected = np.stack([probability(odds.astype(np.float64), checkpoint.temperature), probability(odds)])
@@ -71,21 +71,21 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         floats = images.float().div(255).contiguous().numpy()
         parts = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]
         probs, log_odds = np.concatenate(parts, 1).astype(np.float64)
-        found = np.stack([probs, probability(log_odds)])
-        difference = float(np.abs(found - expected).max())
+        actual = np.stack([probs, probability(log_odds)])
+        difference = float(np.abs(actual - expected).max())
         if not difference <= TOLERANCE:
             raise HistoError(
                 f"the exported network's probabilities differ from the checkpoint's by up to {difference:.2g}",
-                "nothing was written; another --format may do",
+                "nothing was written; try another --format",
             )
     return Export(out, difference, origin)
 
 
-def _patches(workspace: Workspace) -> tuple[str, Pixels]:
-    """Some patches to compare on: of the first packed data set, or else synthetic ones."""
+def _sample_patches(workspace: Workspace) -> tuple[str, Pixels]:
+    """Return a description and patches to compare on: of the first packed data set, else synthetic ones."""
     for name in workspace.dataset_names():
         store = open_store(workspace.patches_path(name))
         if len(store):
-            rows = np.unique(np.linspace(0, len(store) - 1, CHECKED).astype(int))
+            rows = np.unique(np.linspace(0, len(store) - 1, N_CHECKED).astype(int))
             return f"patches of {name}", np.ascontiguousarray(store[rows])
-    return "synthetic patches", np.stack([patch.load() for patch in SyntheticSource(CHECKED, 0).patches()])
+    return "synthetic patches", np.stack([patch.load() for patch in SyntheticSource(N_CHECKED, 0).patches()])

@@ -1,4 +1,4 @@
-"""`histo plot`: draw the reports that the other commands have written."""
+"""`histo plot`: draw the reports that other commands wrote."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,21 +42,21 @@ class Plot(NamedTuple):
 
 
 def plot(workspace: Workspace, run: str | None, kinds: Sequence[Kind], format: Format) -> list[Path]:
-    """Draw the `kinds` of the run `run` (None: the newest) into the workspace's `plots/`, and return the files.
+    """Draw plots of the run `run` (None: the newest) into the workspace's `plots/`, and return the files.
 
-    Every evaluation of the run has its own plots. With `Kind.ALL`, kinds whose input does not exist are left out.
+    Each evaluation of the run has its own plots. `Kind.ALL` draws all kinds for which there is input.
 
     Raises:
-        HistoError: there is no such run, a kind that was asked for has no input, or an input cannot be read.
+        HistoError: the run does not exist, there is no input for one of `kinds`, or an input cannot be read.
 
     """
     from histocli.reports.plots.style import save
 
-    run = _chosen_run(workspace, run)
+    run = _choose_run(workspace, run)
     plots: list[Plot] = []
     for kind in [kind for kind in Kind if kind is not Kind.ALL and (kind in kinds or Kind.ALL in kinds)]:
         try:
-            plots += _plots(workspace, run, kind)
+            plots += _plan_plots(workspace, run, kind)
         except MissingInputError:
             if Kind.ALL not in kinds:
                 raise
@@ -65,8 +65,8 @@ def plot(workspace: Workspace, run: str | None, kinds: Sequence[Kind], format: F
     return [save(workspace.plots_dir / f"{p.stem}.{format.value}", format, p.width, p.height, p.draw) for p in plots]
 
 
-def _chosen_run(workspace: Workspace, run: str | None) -> str | None:
-    """The run to draw: `run`, if it has a folder or evaluations; by default the newest, None where there is none."""
+def _choose_run(workspace: Workspace, run: str | None) -> str | None:
+    """Return the run to draw: `run` if it exists, else the newest run; None if there are no runs."""
     names = workspace.run_names()
     if run is None:
         return names[-1] if names else None
@@ -78,21 +78,21 @@ def _chosen_run(workspace: Workspace, run: str | None) -> str | None:
     return run
 
 
-def _plots(workspace: Workspace, run: str | None, kind: Kind) -> list[Plot]:
-    """The plots of one kind.
+def _plan_plots(workspace: Workspace, run: str | None, kind: Kind) -> list[Plot]:
+    """Return the plots of one kind.
 
     Raises:
-        MissingInputError: the files that they are drawn from do not exist.
+        MissingInputError: the files that the plots are drawn from do not exist.
 
     """
     if kind is Kind.BALANCE:
-        return _balance(workspace)
+        return _plan_balance(workspace)
     if kind is Kind.SAMPLES:
-        return _samples(workspace)
+        return _plan_samples(workspace)
     if run is None:
         raise MissingInputError("there is no training run yet", "histo train makes one")
     if kind is Kind.CURVES:
-        return [_curves(workspace, run)]
+        return [_plan_curves(workspace, run)]
     evaluations = read_evaluations(workspace, run)
     if not evaluations:
         newest = run == (workspace.run_names() or [run])[-1]
@@ -100,11 +100,11 @@ def _plots(workspace: Workspace, run: str | None, kind: Kind) -> list[Plot]:
             f"the run {run!r} has not been evaluated", f"histo eval --ckpt {'best.pt' if newest else run}"
         )
     if kind is Kind.ERRORS:
-        return _errors(workspace, evaluations)
-    return [_of_evaluation(path, report, kind) for path, report in evaluations.items()]
+        return _plan_errors(workspace, evaluations)
+    return [_plan_evaluation(path, report, kind) for path, report in evaluations.items()]
 
 
-def _of_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
+def _plan_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
     from histocli.reports.plots import evaluation
     from histocli.reports.plots.style import COLUMN
 
@@ -118,7 +118,7 @@ def _of_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
     return Plot(f"{path.stem}-{kind}", COLUMN, _HEIGHTS[kind], partial(drawings[kind], report=report))
 
 
-def _curves(workspace: Workspace, run: str) -> Plot:
+def _plan_curves(workspace: Workspace, run: str) -> Plot:
     from histocli.reports.plots.style import COLUMN
     from histocli.reports.plots.training import draw_curves
 
@@ -132,7 +132,7 @@ def _curves(workspace: Workspace, run: str) -> Plot:
     return Plot(f"{run}-{Kind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=read_run(folder), history=history))
 
 
-def _balance(workspace: Workspace) -> list[Plot]:
+def _plan_balance(workspace: Workspace) -> list[Plot]:
     """Return a plot of each balanced subset."""
     from histocli.reports.plots.style import COLUMN
     from histocli.reports.plots.subset import draw_balance
@@ -151,16 +151,16 @@ def _balance(workspace: Workspace) -> list[Plot]:
     ]
 
 
-def _samples(workspace: Workspace) -> list[Plot]:
-    """A sheet of samples for each packed data set."""
+def _plan_samples(workspace: Workspace) -> list[Plot]:
+    """Return a sheet of samples of each packed data set."""
     names = workspace.dataset_names()
     if not names:
         raise MissingInputError("there are no packed patches yet", "histo download packs them")
-    return [_sample_sheet(workspace, name) for name in names]
+    return [_plan_sample_sheet(workspace, name) for name in names]
 
 
-def _sample_sheet(workspace: Workspace, name: str) -> Plot:
-    """Random patches of each class, the same at each call; a data set without labels is one group."""
+def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
+    """Return a sheet of random patches of each class, the same at each call; without labels there is one group."""
     import numpy as np
 
     from histocli.reports.plots.sheets import PER_GROUP, Group
@@ -174,13 +174,13 @@ def _sample_sheet(workspace: Workspace, name: str) -> Plot:
         if not len(rows) and (label == UNLABELLED or (labels == UNLABELLED).all()):
             continue
         drawn = np.sort(rng.choice(rows, min(PER_GROUP, len(rows)), replace=False))
-        groups.append(Group(f"{heading} (n = {len(rows):,})", _patches(workspace, name, drawn)))
+        groups.append(Group(f"{heading} (n = {len(rows):,})", _read_patches(workspace, name, drawn)))
     counts = f"n = {len(labels):,}; label 1: tumour within the marked central 32x32 pixels"
-    return _sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
+    return _plan_sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
 
 
-def _errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
-    """A sheet of errors for each evaluation of packed patches; an evaluation of a folder has none."""
+def _plan_errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
+    """Return a sheet of errors for each evaluation of packed patches; an evaluation of a folder has none."""
     plots, missing = [], []
     for path, report in evaluations.items():
         table = path.with_name(report.scores)
@@ -189,17 +189,18 @@ def _errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> 
             continue
         scores = read_scores(table)
         if all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique()):
-            plots.append(_error_sheet(workspace, path.stem, report, scores))
+            plots.append(_plan_error_sheet(workspace, path.stem, report, scores))
     if not plots and missing:
         raise MissingInputError(f"there is no {missing[0]}", "histo eval writes it again")
     if not plots:
         raise MissingInputError(
-            "the scored patches are not packed here", "histo download packs them, histo eval --data NAME scores them"
+            "the scored patches are not packed in this workspace",
+            "pack them with histo download, and score them with histo eval --data NAME",
         )
     return plots
 
 
-def _error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
+def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
     from histocli.reports.plots.evaluation import facts
     from histocli.reports.plots.sheets import Group, most_confident_errors
 
@@ -212,13 +213,13 @@ def _error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scor
         errors = scores.iloc[rows]
         captions = [f"{prob:.3f}\n{shorten(id, 10)}" for id, prob in zip(errors["id"], errors["prob"], strict=True)]
         shown = f"{len(rows):,} of {count:,}, the most confident first" if len(rows) else "none"
-        groups.append(Group(f"{name}: {shown}", _scored_patches(workspace, errors), captions))
+        groups.append(Group(f"{name}: {shown}", _read_scored_patches(workspace, errors), captions))
     key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
     heading = f"Most confident errors: {report.run}"
-    return _sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(facts(report)), key_line)
+    return _plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(facts(report)), key_line)
 
 
-def _sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
+def _plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
     from histocli.reports.plots.sheets import draw_sheet, sheet_size
 
     def draw(figure: "Figure") -> None:
@@ -227,7 +228,7 @@ def _sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
     return Plot(stem, *sheet_size(groups), draw)
 
 
-def _scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
+def _read_scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
     """Read patches (N,96,96,3) uint8, of one or several data sets, in the order of `scores`.
 
     Raises:
@@ -242,17 +243,17 @@ def _scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
     patches = np.empty((len(rows), 96, 96, 3), np.uint8)
     for name in scores["data"].unique():
         is_here = (scores["data"] == name).to_numpy()
-        patches[is_here] = _patches(workspace, name, rows[is_here])
+        patches[is_here] = _read_patches(workspace, name, rows[is_here])
     for patch, digest, key in zip(patches, scores["sha1"], scores["id"], strict=True):
         if digest and sha1(patch.data, usedforsecurity=False).hexdigest() != digest:
             raise HistoError(
                 f"the patch {key!r} was scored with other pixels",
-                "its data set was packed again: histo eval evaluates it again",
+                "its data set was packed again: run histo eval again",
             )
     return patches
 
 
-def _patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
+def _read_patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
     """Read rows of the data set `name`.
 
     Raises:
@@ -267,6 +268,6 @@ def _patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
     if len(rows) and rows.max() >= len(store):
         raise HistoError(
             f"{name} has {len(store):,} patches, but the scores name row {rows.max():,}",
-            "it was packed again: histo balance and histo eval use the new patches",
+            "it was packed again: run histo balance and histo eval again",
         )
     return np.asarray(store[rows])

@@ -1,4 +1,4 @@
-"""`histo predict`: a tumour probability for every patch."""
+"""`histo predict`: write the probability of tumour of each patch."""
 
 import math
 import sys
@@ -28,9 +28,9 @@ from histocli.workspace import Workspace
 
 
 class Prediction(NamedTuple):
-    """How many patches were scored, how many could not be read, and how many have each flag.
+    """The number of patches that were scored, that could not be read, and that have each flag.
 
-    `duplicates` is whether it was known which patches were trained on, where flags were asked for.
+    `duplicates` is false if duplicates were asked for and the training patches are not in the workspace.
     """
 
     scored: int
@@ -41,7 +41,7 @@ class Prediction(NamedTuple):
 
 @dataclass
 class _Counts:
-    """How many patches were scored and have each flag; `unreadable` are the messages of those that cannot be read."""
+    """The number of scored patches, the number with each flag, and the messages of patches that cannot be read."""
 
     scored: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class _Counts:
 
 
 class _Job(NamedTuple):
-    """Everything that `predict` has opened, ready to score."""
+    """The opened checkpoints and inputs of `predict`."""
 
     config: PredictConfig
     predictor: CheckpointPredictor
@@ -64,12 +64,12 @@ class _Job(NamedTuple):
     flagger: Flagger | None
     inputs: Inputs
     lines: list[bytes] | None  # the paths that were read from stdin
-    size: int  # of the chunks that are scored at a time
+    size: int  # number of patches in a chunk
     pool: DecodingProcesses | None
 
     @property
-    def kinds(self) -> dict[str, type]:
-        """The columns of the result, with their types."""
+    def column_types(self) -> dict[str, type]:
+        """The columns of the result and their types."""
         columns = {"id": str, "label": float} | ({} if self.threshold is None else {"class": int})
         return columns | (COLUMNS if self.flagger else {})
 
@@ -80,7 +80,7 @@ class _Job(NamedTuple):
         return self.predictor.predict_patches(patches, self.size, report, on_progress, self.pool)
 
     def write(self, chunk: ScoredChunk, writer: Writer) -> _Counts:
-        """Write the rows of a chunk, and count its patches."""
+        """Write the rows of a chunk, and return the counts of its patches."""
         counts = _Counts(len(chunk.patches), [str(error) for error in chunk.failures])
         if chunk.patches:
             table = self._table(chunk)
@@ -99,7 +99,7 @@ class _Job(NamedTuple):
         return table | (self.flagger.columns(chunk) if self.flagger else {})
 
     def result(self, counts: _Counts) -> Prediction:
-        """Return what `predict` returns."""
+        """Return the counts as the result of `predict`."""
         known = self.flagger is None or self.flagger.duplicates
         return Prediction(counts.scored, len(counts.unreadable), counts.flagged, known)
 
@@ -117,13 +117,13 @@ def predict(
     ranks: Ranks = SINGLE_PROCESS,
     pool: DecodingProcesses | None = None,
 ) -> Prediction:
-    """Score every input patch in order, and write the results to the file `config.out`, or to `stream` as they come.
+    """Score all input patches in order, and write the results to the file `config.out`, else to `stream`.
 
-    The file is written in parts: where such a job was killed, the same call continues from its finished parts. It
-    appears under its name only when all of it is written.
+    The file is written in parts. If the process is killed, the same call continues from the finished parts. The file
+    gets its name when it is complete.
 
-    Several processes (`ranks`) make the same call; each scores its share. `on_start` and `on_progress` receive the
-    numbers of this process's patches. `pool` are processes that decode, if they have been started.
+    Several processes (`ranks`) make the same call, and each scores its share. `on_start` and `on_progress` are called
+    with the numbers of patches of this process. `pool` are processes that decode, if they have been started.
 
     Raises:
         HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
@@ -139,23 +139,23 @@ def predict(
             raise error
         on_unreadable(error)
 
-    if _streams(config):
+    if _is_streamed(config):
         on_start(job.predictor.reason, job.inputs.total)
         return _write_stream(job, config.out or stream, report, on_progress)
     assert config.out is not None
     lock = config.out.with_name(f".{config.out.name[:200]}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
-        return _write_parts(job, _made_of(workspace, job), ranks, on_start, report, on_unreadable, on_progress)
+        return _write_parts(job, _dependencies(workspace, job), ranks, on_start, report, on_unreadable, on_progress)
 
 
 def _write_stream(
     job: _Job, to: Path | IO[str], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
 ) -> Prediction:
-    """Write the rows as they are computed."""
+    """Write each row as soon as it is computed."""
     counts = _Counts()
     with (
-        open_writer(to, job.config.format, job.kinds) as writer,
+        open_writer(to, job.config.format, job.column_types) as writer,
         closing(job.score(job.inputs.patches, report, on_progress)) as chunks,
     ):
         for chunk in chunks:
@@ -172,9 +172,9 @@ def _write_parts(
     on_unreadable: Callable[[HistoError], None],
     on_progress: Callable[[int], None],
 ) -> Prediction:
-    """Score this process's share of the unfinished parts; when all parts are finished, join them.
+    """Score this process's share of the unfinished parts; when all parts are finished, join them into the file.
 
-    A part is made from whole chunks, and the chunks are the same for any number of processes, and so are the scores.
+    A part consists of whole chunks. The chunks, and so the scores, are the same for any number of processes.
     """
     out, total, size = job.config.out, job.inputs.total, job.size
     assert out is not None
@@ -188,7 +188,7 @@ def _write_parts(
         for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
             _report_all(_Counts(**parts.read_counts(number)), on_unreadable)
     elif job.config.errors is OnError.SKIP:
-        report = lambda error: None  # noqa: E731 - several processes' errors are reported in order, at the end
+        report = lambda error: None  # noqa: E731 - with several processes, errors are reported at the end, in order
     patches = parts.share(job.inputs.patches, size)
     try:
         with closing(job.score(patches, report, on_progress)) as chunks:
@@ -206,16 +206,16 @@ def _write_part(job: _Job, parts: Parts, number: int, chunks: Iterator[ScoredChu
     counts = _Counts()
     with (
         parts.write(number, lambda: asdict(counts)) as path,
-        open_part(path, job.config.format, job.kinds) as writer,
+        open_part(path, job.config.format, job.column_types) as writer,
     ):
         for chunk in chunks:
             counts.add(job.write(chunk, writer))
 
 
 def _join(job: _Job, parts: Parts, on_unreadable: Callable[[HistoError], None]) -> Prediction:
-    """Join the finished parts into the file, and remove them."""
+    """Join the finished parts into the file, and remove the parts."""
     counts = _Counts()
-    with open_writer(parts.target, job.config.format, job.kinds) as writer:
+    with open_writer(parts.target, job.config.format, job.column_types) as writer:
         for number in range(parts.count):
             writer.append(parts.path(number))
             counts.add(_Counts(**parts.read_counts(number)))
@@ -229,8 +229,8 @@ def _report_all(counts: _Counts, on_unreadable: Callable[[HistoError], None]) ->
         on_unreadable(HistoError(message))
 
 
-def _made_of(workspace: Workspace, job: _Job) -> dict[str, Any]:
-    """Return everything that decides what the result contains."""
+def _dependencies(workspace: Workspace, job: _Job) -> dict[str, Any]:
+    """Return everything that the result depends on; parts are only used again if it is the same."""
     options = ("format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
     return {
         "histo": histocli.__version__,
@@ -243,14 +243,16 @@ def _made_of(workspace: Workspace, job: _Job) -> dict[str, Any]:
     }
 
 
-def _streams(config: PredictConfig) -> bool:
-    """Whether the results are written as they come, and not to a file."""
+def _is_streamed(config: PredictConfig) -> bool:
+    """Return whether the results go to stdout, a pipe or a device, and not to a regular file."""
     return config.out is None or is_stream(config.out, config.format)
 
 
 def _check(config: PredictConfig, ranks: Ranks) -> None:
-    if ranks.size > 1 and (_streams(config) or STDIN in config.inputs):
-        raise UsageError("several processes need inputs to share and a file to write", "name both: --out FILE")
+    if ranks.size > 1 and (_is_streamed(config) or STDIN in config.inputs):
+        raise UsageError(
+            "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
+        )
     if config.format is Output.PARQUET and config.out is None:
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
     if config.threshold not in (None, STORED):
@@ -274,7 +276,7 @@ def _open(workspace: Workspace, config: PredictConfig, pool: DecodingProcesses |
     threshold = None if config.threshold is None else predictor.threshold(config.threshold)
     flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
     lines = None
-    if STDIN in config.inputs and not _streams(config):  # the parts of a file need to know all of their inputs
+    if STDIN in config.inputs and not _is_streamed(config):  # to resume, all inputs must be known first
         lines = [line for line in sys.stdin.buffer if line.strip(b"\r\n")]
     inputs = open_inputs(config.inputs, workspace, config.resize, lines)
     return _Job(config, predictor, threshold, flagger, inputs, lines, predictor.chunk_size(config.batch_size), pool)

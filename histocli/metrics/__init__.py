@@ -58,7 +58,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Measurement:
-    """Every metric of scored patches at one threshold; None, and the reason in `undefined`, where one is undefined."""
+    """Every metric of scored patches at one threshold.
+
+    A metric that is undefined is None, and `undefined` gives the reason.
+    """
 
     n: Count
     positives: Count
@@ -74,7 +77,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """The 95% interval of each metric by bootstrap, None where there is none, and that of the AUC by DeLong."""
+    """The 95% interval of each metric by bootstrap (None if it has none), and that of the AUC by DeLong."""
 
     intervals: dict[str, Interval | None]
     bootstrap: Resampling
@@ -83,7 +86,7 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class PairedBootstrap:
-    """The difference of two AUCs by bootstrap: its 95% interval and its two-sided p-value, None where there is none."""
+    """The difference of two AUCs by bootstrap: its 95% interval and two-sided p-value (None if it has none)."""
 
     by: str
     clusters: Count
@@ -104,7 +107,7 @@ class PairedDifference:
 
 
 def auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
-    """Return the area under the ROC curve, ties counted half; None where a class is missing.
+    """Return the area under the ROC curve, in which ties count half; None if a class is missing.
 
     Args:
         labels: (N,) 0 or 1.
@@ -127,7 +130,7 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
-        threshold: where a patch is called tumour, 0 to 1.
+        threshold: a patch is called tumour if its probability is at or above it, 0 to 1.
 
     Raises:
         HistoError: as `auc`, or the threshold is outside 0 to 1.
@@ -135,7 +138,7 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
     """
     y, p = checked(labels, probs)
     if not 0 <= threshold <= 1:
-        raise HistoError(f"a threshold of {threshold} is not between 0 and 1", "0.5 is usual")
+        raise HistoError(f"a threshold of {threshold} is not between 0 and 1", "give 0.5, for example")
     ranking = rank(y, p)
     metrics = metric_values(SortedScores(y, p, threshold))
     n, positives = len(y), int(y.sum())
@@ -170,11 +173,11 @@ def uncertainty(
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
         metrics: the metrics by name, as `evaluate` gives them.
-        threshold: where a patch is called tumour, 0 to 1.
-        clusters: what to resample as a whole, for example slides; None resamples patches.
-        replicates: how many resamples.
-        seed: of the resamples.
-        threads: how many to compute them on; the result does not depend on it.
+        threshold: a patch is called tumour if its probability is at or above it, 0 to 1.
+        clusters: groups of patches that are drawn together, for example slides; None draws single patches.
+        replicates: the number of resamples.
+        seed: the seed of the resamples.
+        threads: the number of threads; the result does not depend on it.
 
     Raises:
         HistoError: as `auc`.
@@ -199,16 +202,16 @@ def paired_difference(
 ) -> PairedDifference:
     """Compute AUC(one) - AUC(other) on the same patches, with 95% intervals and two-sided p-values.
 
-    The p-value by bootstrap is the one at which the interval would end at 0.
+    The p-value by bootstrap is that for which an interval of level 1 - p would end at 0.
 
     Args:
-        labels: (N,) 0 or 1, both of them present.
+        labels: (N,) 0 or 1, with both classes.
         one: (N,) the probabilities of one classifier.
-        other: (N,) those of the other.
-        clusters: what to resample as a whole.
-        replicates: how many resamples.
-        seed: of the resamples.
-        threads: how many to compute them on; the result does not depend on it.
+        other: (N,) the probabilities of the other classifier.
+        clusters: groups of patches that are drawn together.
+        replicates: the number of resamples.
+        seed: the seed of the resamples.
+        threads: the number of threads; the result does not depend on it.
 
     Raises:
         HistoError: as `auc`.
@@ -238,7 +241,7 @@ def paired_difference(
 
 
 def _p_value(differences: Floats, n_informative: int) -> float:
-    """The two-sided p-value of resampled differences (R,), expanded for few clusters as the interval is."""
+    """Return the two-sided p-value of resampled differences (R,), widened for few clusters as the interval is."""
     from scipy.special import ndtri, stdtr
 
     defined = differences[~np.isnan(differences)]
@@ -250,10 +253,10 @@ def _p_value(differences: Floats, n_informative: int) -> float:
 
 
 def checked(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:
-    """Return labels and probabilities as plain arrays (N,).
+    """Return labels (int64) and probabilities (float64) as arrays (N,).
 
     Raises:
-        HistoError: they are not what `auc` takes.
+        HistoError: as `auc`.
 
     """
     y, p = np.asarray(labels), np.asarray(probs, np.float64)
@@ -274,6 +277,6 @@ def checked(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:
         )
     if p.min() < 0 or p.max() > 1:
         raise HistoError(
-            f"probabilities are from {p.min():g} to {p.max():g}, not within 0 to 1", "pass softmax's output"
+            f"probabilities are from {p.min():g} to {p.max():g}, not from 0 to 1", "pass the output of softmax"
         )
     return y.astype(np.int64), p

@@ -11,8 +11,9 @@ LOWEST, HIGHEST = 0.05, 20.0
 def fit_temperature(labels: npt.ArrayLike, log_odds: npt.ArrayLike) -> float:
     """Return the temperature for which `probability(log_odds, temperature)` gives the labels the highest likelihood.
 
-    Guo et al., "On Calibration of Modern Neural Networks" (2017), with the targets of Platt (1999) instead of 0 and 1:
-    with these, scores that separate the classes perfectly would become certain. The likelihood has one optimum.
+    The method is from Guo et al., "On Calibration of Modern Neural Networks" (2017). The targets are those of Platt
+    (1999), slightly inside 0 and 1: with 0 and 1, scores that separate the classes perfectly would be scaled without
+    end. The likelihood has one optimum.
 
     Args:
         labels: (N,) 0 or 1, N above 0.
@@ -30,7 +31,7 @@ def fit_temperature(labels: npt.ArrayLike, log_odds: npt.ArrayLike) -> float:
     targets = np.where(y == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
     def slope(log_scale: float) -> float:
-        """The derivative of the loss by the factor of the log odds, which is 1 / temperature; it rises everywhere."""
+        """Return the derivative of the loss with respect to exp(log_scale), which is 1 / temperature."""
         return float(odds @ (expit(odds * np.exp(log_scale)) - targets))
 
     smallest, largest = -np.log(HIGHEST), -np.log(LOWEST)
@@ -51,6 +52,6 @@ def probability(log_odds: npt.ArrayLike, temperature: float = 1.0) -> Floats:
 
 
 def rescaled(threshold: float, temperature: float) -> float:
-    """Return the threshold on uncalibrated probabilities with the same calls as `threshold` on calibrated ones."""
+    """Return the threshold on uncalibrated probabilities that calls the same patches as a calibrated `threshold`."""
     with np.errstate(divide="ignore"):
         return float(probability(temperature * (np.log(threshold) - np.log1p(-threshold))))

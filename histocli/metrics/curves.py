@@ -1,4 +1,4 @@
-"""Curves and counts of scored patches: the ranking, ROC, precision-recall, reliability, histogram, confusion."""
+"""Curves and counts of scored patches: ROC, precision-recall, reliability diagram, histogram, confusion matrix."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,8 +19,8 @@ Ints = npt.NDArray[np.int64]
 class Ranking(NamedTuple):
     """The sorted scores, from which AUC, ROC and precision-recall are computed.
 
-    `scores` (K,) are the distinct probabilities, the highest first; `tp` and `fp` (K,) count the tumour and
-    the normal patches at or above each.
+    `scores` (K,) are the distinct probabilities, the highest first. `tp` and `fp` (K,) are the numbers of tumour and
+    normal patches at or above each of them.
     """
 
     scores: Floats
@@ -40,7 +40,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """False and true positive rates, (P,) each, and the threshold of each point; empty where a class is missing."""
+    """False positive rates, true positive rates and thresholds of P points; empty if a class is missing."""
 
     fpr: list[Fraction]
     tpr: list[Fraction]
@@ -53,7 +53,7 @@ class RocCurve:
 
 @dataclass(frozen=True)
 class PrecisionRecallCurve:
-    """Recall, rising, and the precision at each, (P,) both; empty where no patch is tumour."""
+    """Recall, increasing, and precision of P points; empty if no patch is tumour."""
 
     recall: list[Fraction]
     precision: list[Fraction]
@@ -65,7 +65,7 @@ class PrecisionRecallCurve:
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves of an evaluation, at most `CURVE_POINTS` points each."""
+    """The curves of an evaluation, with at most `CURVE_POINTS` points each."""
 
     roc: RocCurve
     pr: PrecisionRecallCurve
@@ -73,7 +73,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The patches whose probability is from `low` to `high`: how many, and how many of them are tumour."""
+    """One bin of the reliability diagram: patches with a probability from `low` to `high`."""
 
     low: Fraction
     high: Fraction
@@ -84,7 +84,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many patches of each class are in each of B bins of the probability; `edges` are the B+1 bounds."""
+    """The number of patches of each class in B bins of the probability; `edges` are the B+1 bounds of the bins."""
 
     edges: list[Fraction]
     negative: list[Count]
@@ -92,11 +92,11 @@ class Histogram:
 
     def __post_init__(self) -> None:
         if not len(self.edges) - 1 == len(self.negative) == len(self.positive):
-            raise ValueError("has lists of lengths that do not fit")
+            raise ValueError("has lists of lengths that do not match")
 
 
 def rank(labels: Ints, probs: Floats) -> Ranking:
-    """Sort (N,) probabilities, and count both classes at or above each distinct one."""
+    """Sort (N,) probabilities, and count the patches of each class at or above each distinct probability."""
     order = np.argsort(-probs)
     scores = probs[order]
     last = ends_of_ties(scores)
@@ -105,14 +105,14 @@ def rank(labels: Ints, probs: Floats) -> Ranking:
 
 
 def ends_of_ties(scores: Floats) -> Ints:
-    """Return the index of the last of each run of equal values in sorted `scores` (N,): (K,)."""
+    """Return the last index (K,) of each run of equal values in sorted `scores` (N,)."""
     return np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
 
 
 def area(ranking: Ranking) -> float | None:
-    """Return the area under the ROC curve, None where a class is missing.
+    """Return the area under the ROC curve, None if a class is missing.
 
-    It is summed in whole numbers (twice the pairs in the right order), so that nothing is rounded.
+    The sum is twice the number of correctly ordered pairs. It is an integer, so there is no rounding error.
     """
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     twice_pairs = int(np.dot(np.diff(fp), tp[1:] + tp[:-1]))
@@ -121,19 +121,19 @@ def area(ranking: Ranking) -> float | None:
 
 
 def confusion(labels: Ints, probs: Floats, threshold: float) -> Confusion:
-    """Count the confusion matrix of (N,) labels and probabilities at `threshold`."""
+    """Return the confusion matrix of (N,) labels and probabilities at `threshold`."""
     called = probs >= threshold
     tn, fp, fn, tp = np.bincount(2 * labels + called, minlength=4).tolist()
     return Confusion(tn, fp, fn, tp)
 
 
 def bin_of(probs: Floats) -> Ints:
-    """Return which of the 15 equal bins of the reliability diagram each probability is in: (N,)."""
+    """Return the bin (N,) of each probability, from 0 to 14, in the reliability diagram."""
     return np.minimum((probs * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
 def reliability(labels: Ints, probs: Floats) -> list[CalibrationBin]:
-    """Return the bins of the reliability diagram: those of 15 equal ones that are not empty."""
+    """Return the bins of the reliability diagram that are not empty, of 15 bins of equal width."""
     which = bin_of(probs)
     count = np.bincount(which, minlength=CALIBRATION_BINS)
     probability = np.bincount(which, weights=probs, minlength=CALIBRATION_BINS)
@@ -151,7 +151,7 @@ def reliability(labels: Ints, probs: Floats) -> list[CalibrationBin]:
 
 
 def roc(ranking: Ranking) -> RocCurve:
-    """Return the ROC curve from (0, 0) to (1, 1); empty where a class is missing."""
+    """Return the ROC curve from (0, 0) to (1, 1); it is empty if a class is missing."""
     positives, negatives = int(ranking.tp[-1]), int(ranking.fp[-1])
     if not positives or not negatives:
         return RocCurve([], [], [])
@@ -163,7 +163,7 @@ def roc(ranking: Ranking) -> RocCurve:
 
 
 def precision_recall(ranking: Ranking) -> PrecisionRecallCurve:
-    """Return precision by rising recall, from (0, 1) by convention; empty where no patch is tumour."""
+    """Return precision by increasing recall, beginning at (0, 1) by convention; it is empty if no patch is tumour."""
     positives = int(ranking.tp[-1])
     if not positives:
         return PrecisionRecallCurve([], [])
@@ -174,7 +174,7 @@ def precision_recall(ranking: Ranking) -> PrecisionRecallCurve:
 
 
 def _thinned(x: Floats, y: Floats) -> Ints:
-    """Choose at most `CURVE_POINTS` indices spread evenly along a curve, both ends among them."""
+    """Return at most `CURVE_POINTS` indices at equal distances along a curve, including both ends."""
     if len(x) <= CURVE_POINTS:
         return np.arange(len(x))
     length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))

@@ -1,9 +1,10 @@
-"""The variance of an AUC, and of the difference of two, without resampling.
+"""The variance of an AUC, and of the difference of two AUCs, without resampling.
 
-DeLong et al. (1988), by ranks after Sun and Xu, "Fast Implementation of DeLong's Algorithm" (2014); where patches come
-in clusters, Obuchowski, "Nonparametric Analysis of Clustered ROC Curve Data" (1997), which is DeLong's for clusters
-of one. Both use normal quantiles. Where patches come in clusters, this module uses the t distribution instead, because
-slides with tumour are often few. Its degrees of freedom are one less than the clusters of the rarer class.
+For independent patches the method is DeLong et al. (1988), computed from ranks as in Sun and Xu, "Fast Implementation
+of DeLong's Algorithm" (2014). For patches in clusters it is Obuchowski, "Nonparametric Analysis of Clustered ROC Curve
+Data" (1997), which is equal to DeLong's for clusters of one patch. Both use normal quantiles. For clusters this module
+uses the t distribution instead, because there are often few slides with tumour. The degrees of freedom are the number
+of clusters of the rarer class, minus one.
 """
 
 import math
@@ -18,7 +19,7 @@ from histocli.schema import Fraction
 
 @dataclass(frozen=True)
 class AucError:
-    """The standard error of an AUC and its 95% interval; `by` is what was taken as independent."""
+    """The standard error of an AUC and its 95% interval; `by` names the clusters, for example slide."""
 
     by: str
     standard_error: float
@@ -27,7 +28,7 @@ class AucError:
 
 @dataclass(frozen=True)
 class AucDifferenceError:
-    """The standard error of the difference of two AUCs, its 95% interval, and the two-sided test of no difference."""
+    """The difference of two AUCs: its standard error, 95% interval, z statistic and two-sided p-value."""
 
     by: str
     standard_error: float
@@ -37,14 +38,14 @@ class AucDifferenceError:
 
 
 def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
-    """Return the standard error and the 95% interval of an AUC; None where it has no variance.
+    """Return the standard error and the 95% interval of an AUC; None if it has no variance.
 
     A variance needs two clusters with tumour, two with normal patches, and an AUC that is neither 0 nor 1.
 
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
-        clusters: what is independent of each other.
+        clusters: groups of patches that are independent of one another.
 
     """
     if not 0 < labels.sum() < len(labels):
@@ -60,13 +61,13 @@ def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
 
 
 def delong_difference(labels: Ints, one: Floats, other: Floats, clusters: Clusters) -> AucDifferenceError | None:
-    """Return the error of the difference AUC(one) - AUC(other) on the same patches; None where it has no variance.
+    """Return the error of the difference AUC(one) - AUC(other) on the same patches; None if it has no variance.
 
     Args:
         labels: (N,) 0 or 1.
         one: (N,) the probabilities of one classifier.
-        other: (N,) those of the other.
-        clusters: what is independent of each other.
+        other: (N,) the probabilities of the other classifier.
+        clusters: groups of patches that are independent of one another.
 
     """
     difference = _shares(labels, one) - _shares(labels, other)
@@ -76,12 +77,12 @@ def delong_difference(labels: Ints, one: Floats, other: Floats, clusters: Cluste
         return None
     z = value / error
     reach = -_quantile((1 - LEVEL) / 2, labels, clusters) * error
-    p = 2 * _below(-abs(z), labels, clusters)
+    p = 2 * _probability_below(-abs(z), labels, clusters)
     return AucDifferenceError(clusters.by, error, (value - reach, value + reach), z, p)
 
 
-def _freedom(labels: Ints, clusters: Clusters) -> float:
-    """Degrees of freedom of the t distribution; infinitely many, as the normal distribution has, for single patches."""
+def _degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
+    """Return the degrees of freedom of the t distribution; infinity for single patches, which is the normal one."""
     counts = clusters.by_class(labels)
     return math.inf if clusters.n == len(labels) else min(counts.normal, counts.tumour) - 1
 
@@ -89,17 +90,20 @@ def _freedom(labels: Ints, clusters: Clusters) -> float:
 def _quantile(share: float, labels: Ints, clusters: Clusters) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(_freedom(labels, clusters), share))
+    return float(stdtrit(_degrees_of_freedom(labels, clusters), share))
 
 
-def _below(value: float, labels: Ints, clusters: Clusters) -> float:
+def _probability_below(value: float, labels: Ints, clusters: Clusters) -> float:
     from scipy.special import stdtr
 
-    return float(stdtr(_freedom(labels, clusters), value))
+    return float(stdtr(_degrees_of_freedom(labels, clusters), value))
 
 
 def _shares(labels: Ints, probs: Floats) -> Floats:
-    """DeLong's structural components (N,): the share of the other class that each patch is correctly ranked against."""
+    """Return DeLong's structural components (N,).
+
+    That of a patch is the share of patches of the other class with which it forms a correctly ordered pair.
+    """
     ranking = rank(labels, probs)
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     of_tumour = 1 - (fp[1:] + fp[:-1]) / (2 * fp[-1])
@@ -110,7 +114,7 @@ def _shares(labels: Ints, probs: Floats) -> Floats:
 
 
 def _standard_error(labels: Ints, shares: Floats, clusters: Clusters) -> float | None:
-    """Obuchowski's standard error: deviations are summed within clusters before they are squared."""
+    """Return Obuchowski's standard error: deviations are summed within each cluster before they are squared."""
     tumour = labels == 1
     deviations = shares - shares[tumour].mean()
     n = clusters.n

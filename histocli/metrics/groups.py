@@ -24,7 +24,10 @@ class GroupMetrics:
 def metrics_per_group(
     groups: npt.NDArray[np.str_], labels: Ints, probs: Floats, threshold: float
 ) -> list[GroupMetrics]:
-    """Compute the metrics of each group of (N,) patches, by name; patches whose group is "" are left out."""
+    """Compute the metrics of each group, sorted by name; patches with the group "" are left out.
+
+    `groups`, `labels` and `probs` are (N,), with one value for each patch.
+    """
     order = np.argsort(groups, kind="stable")
     names, starts = np.unique(groups[order], return_index=True)
     rows = []

@@ -1,4 +1,4 @@
-"""95% intervals of metrics, by resampling whole clusters of patches."""
+"""95% intervals of metrics by bootstrap, which draws whole clusters of patches."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ from histocli.schema import Count, Fraction
 
 LEVEL = 0.95
 REPLICATES = 2000
-FEW_CLUSTERS = 10  # with fewer an interval is rough, however expanded: no resample is worse than the worst cluster
-_BLOCK_CELLS = 1 << 16  # weights that a thread holds at once: few enough to stay in its cache
+FEW_CLUSTERS = 10  # with fewer clusters an interval is rough: a resample cannot be worse than the worst cluster
+_BLOCK_CELLS = 1 << 16  # weights in memory per thread: few enough for the cache of a core
 _DEFINED = 0.95  # the share of resamples in which a metric must have a value
 
 Interval = tuple[float, float]
@@ -29,7 +29,10 @@ class ClassCounts:
 
 
 class Clusters(NamedTuple):
-    """What is resampled as a whole: `by` names it (slide, overlap group, patch), `codes` (N,) number the `n`."""
+    """Groups of patches that are drawn together.
+
+    `by` names their kind (slide, overlap group or patch), `codes` (N,) is the group of each patch, 0 to n - 1.
+    """
 
     by: str
     codes: Ints
@@ -48,9 +51,9 @@ def by_patch(n: int) -> Clusters:
 
 @dataclass(frozen=True)
 class Resampling:
-    """How an interval was found: what was resampled, how often and from which seed.
+    """How the intervals were computed: the clusters, the number of resamples and the seed.
 
-    `undefined` says of each metric without an interval why it has none.
+    `undefined` gives, for each metric without an interval, the reason.
     """
 
     by: str
@@ -63,7 +66,7 @@ class Resampling:
 
 
 class Bootstrap(NamedTuple):
-    """Every metric of R resamples: `values` (len(METRICS),R), NaN where undefined, and how they were drawn."""
+    """Every metric of R resamples: `values` (len(METRICS),R), NaN if undefined, and how the resamples were drawn."""
 
     values: Floats
     by: str
@@ -76,23 +79,25 @@ class Bootstrap(NamedTuple):
         return metric.n_informative(self.clusters, self.by_class.normal, self.by_class.tumour)
 
     def interval(self, metric: Metric, values: Floats, estimate: float | None = None) -> Interval | str:
-        """Return the 95% interval of a metric from its resampled values (R,), or why there is none.
+        """Return the 95% interval of a metric from its resampled values (R,), or the reason why it has none.
 
-        These are percentiles, expanded for few clusters after Hesterberg, "What Teachers Should Know About the
-        Bootstrap" (2015), section 5.3; with many clusters they are the plain 2.5% and 97.5%. Only informative clusters
-        count: where four slides of forty have tumour, the sensitivity is known from four. For a metric that is biased
-        upwards, and with its `estimate`, the squares of the percentiles are mirrored in the square of the estimate (the
-        basic interval), kept at or above 0, and widened to contain it.
+        With many clusters the interval goes from the 2.5th to the 97.5th percentile. With few clusters it is wider, as
+        in Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), section 5.3. Only informative clusters
+        are counted: if four of forty slides have tumour, there are four for the sensitivity.
+
+        Resampling makes a metric that is biased upwards larger again. If its `estimate` is given, the interval is the
+        basic bootstrap interval of the squared metric: from 2 * estimate**2 - high**2 to 2 * estimate**2 - low**2. It
+        is at least 0, and is widened to contain the estimate.
         """
         defined = values[~np.isnan(values)]
         if len(defined) < _DEFINED * len(values):
-            return f"it exists in only {len(defined):,} of {len(values):,} resamples"
+            return f"it is defined in only {len(defined):,} of {len(values):,} resamples"
         if self.clusters < 2:
             return f"all patches are of one {self.by}"
         if self.n_informative(metric) < 2:
             return f"all patches of a class are of one {self.by}"
         if np.ptp(defined) == 0:
-            return "it is the same in every resample, which tells nothing about its error"
+            return "it is the same in every resample, so its error is not known"
         low, high = np.quantile(defined, _tails(self.n_informative(metric))).tolist()
         if metric.biased_upwards and estimate is not None:
             low, high = (max(0.0, 2 * estimate**2 - end**2) ** 0.5 for end in (high, low))
@@ -111,11 +116,12 @@ def resample(
 ) -> list[Bootstrap]:
     """Compute every metric on `replicates` resamples of the clusters, drawn with replacement.
 
-    All of `scored` are of the same patches, labelled `labels` (N,), and see the same resamples. These follow from the
-    seed alone, whatever the number of threads. 57,458 patches take about a millisecond a resample and thread.
+    All of `scored` are scores of the same patches, which have the `labels` (N,), and they get the same resamples. The
+    resamples depend on the seed, but not on the number of threads. A resample of 57,458 patches takes a thread about a
+    millisecond.
     """
     patches = len(clusters.codes)
-    any_order = clusters.n == patches and len(scored) == 1  # then each patch may take any of the drawn counts
+    any_order = clusters.n == patches and len(scored) == 1  # then it does not matter which patch gets which count
     rows = max(1, _BLOCK_CELLS // patches)
     sizes = [min(rows, replicates - start) for start in range(0, replicates, rows)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
@@ -132,11 +138,11 @@ def resample(
 
 
 def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[dict[str, Interval | None], Resampling]:
-    """Return the interval of each metric, None where there is none, and how they were found.
+    """Return the interval of each metric (None if it has none), and how the intervals were computed.
 
     Args:
         bootstrap: every metric of each resample.
-        metrics: the estimates by name.
+        metrics: the value of each metric on all patches, by name.
 
     """
     found: dict[str, Interval | str] = {}
@@ -158,14 +164,14 @@ def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[d
 
 
 def _draw(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:
-    """How often each cluster is drawn, in `replicates` draws of as many as there are: (R,C)."""
-    drawn = rng.integers(0, clusters, (replicates, clusters), np.uint32).astype(np.int64)  # faster than 64 bits each
+    """Return how often each of C clusters is drawn in each of R resamples: (R,C); each resample draws C times."""
+    drawn = rng.integers(0, clusters, (replicates, clusters), np.uint32).astype(np.int64)  # uint32 is drawn faster
     drawn += clusters * np.arange(replicates)[:, None]
     return np.bincount(drawn.ravel(), minlength=replicates * clusters).reshape(replicates, clusters).astype(np.float64)
 
 
 def _tails(clusters: int) -> list[float]:
-    """The two quantiles to read, further out the fewer clusters there are."""
+    """Return the two quantiles that bound an interval; the fewer clusters, the closer they are to 0 and 1."""
     from scipy.special import ndtr, stdtrit
 
     tail = (1 - LEVEL) / 2

@@ -1,7 +1,7 @@
-"""The list of metrics. To add one, add an entry to `METRICS`: tables, intervals, reports and plots follow from it.
+"""The list of metrics. To add one, add an entry to `METRICS`: tables, intervals, reports and plots use this list.
 
-A metric's function takes `WeightedScores` and returns one value for each of its R rows of weights, (R,), NaN where the
-metric is not defined. It divides without checking: NaN and infinity from a division by zero are expected.
+The function of a metric takes `WeightedScores` and returns one value for each of R rows of weights, shape (R,). The
+value is NaN if the metric is undefined. The function need not check for division by zero, which gives NaN.
 """
 
 from collections.abc import Callable
@@ -19,15 +19,16 @@ class Metric:
     """One metric of scored patches.
 
     Attributes:
-        name: its key in reports.
-        compute: its function, see this module's description.
-        title: its name in tables.
-        undefined: why it has no value, where it has none.
-        classes: the class whose patches it depends on. It decides how many clusters are informative: the sensitivity,
-            for example, is only measured on the slides that have tumour.
-        depends_on_temperature: whether calibration changes it.
-        by_group: whether it is also reported for each slide and each hospital.
-        biased_upwards: whether chance makes it larger, and resampling larger again; its interval corrects for this.
+        name: the key in reports.
+        compute: the function, as described at the top of this module.
+        title: the name in tables.
+        undefined: the reason that is printed if the metric is undefined.
+        classes: the class of patches that a cluster must have to be informative. The sensitivity, for example, depends
+            only on slides that have tumour patches.
+        depends_on_temperature: whether calibration changes the metric.
+        by_group: whether the metric is also computed for each slide and each hospital.
+        biased_upwards: whether the metric is too large on small samples, and larger again on resamples; its interval
+            corrects this.
 
     """
 
@@ -44,9 +45,9 @@ class Metric:
         """Return how many clusters carry information about this metric.
 
         Args:
-            clusters: how many there are.
-            with_normal: how many of them have normal patches.
-            with_tumour: how many of them have tumour patches.
+            clusters: the number of clusters.
+            with_normal: the number of clusters that have normal patches.
+            with_tumour: the number of clusters that have tumour patches.
 
         """
         counts = {
@@ -59,9 +60,10 @@ class Metric:
 
 
 def _auc(s: WeightedScores) -> Floats:
-    """The share of pairs of a tumour and a normal patch in the right order; ties count half.
+    """Return the share of pairs of a tumour and a normal patch that are in the right order; ties count half.
 
-    The numerator is the sum over distinct scores of (all - tumour) * (tumour above - tumour / 2), without temporaries.
+    The numerator is the sum over distinct scores of (all - tumour) * (tumour above - tumour / 2). It is computed from
+    dot products, which need no temporary arrays.
     """
     ordered = _dot(s.tied_weights, s.tumour_above) - _dot(s.tied_tumour, s.tumour_above)
     tied = (_dot(s.tied_weights, s.tied_tumour) - _dot(s.tied_tumour, s.tied_tumour)) / 2
@@ -71,7 +73,7 @@ def _auc(s: WeightedScores) -> Floats:
 
 def _average_precision(s: WeightedScores) -> Floats:
     precision = s.tied_weights.cumsum(1)
-    np.maximum(precision, 1, out=precision)  # where the first patches have no weight, none are above a score yet
+    np.maximum(precision, 1, out=precision)  # the first patches may have no weight, which would be 0 / 0
     np.divide(s.tumour_above, precision, out=precision)
     average: Floats = _dot(s.tied_tumour, precision) / s.n_tumour
     return average
@@ -99,7 +101,7 @@ def _ece(s: WeightedScores) -> Floats:
 
 
 def _dot(one: Floats, other: Floats) -> Floats:
-    """The dot product of each row."""
+    """Return the dot product of each row: (R,)."""
     products: Floats = np.einsum("rk,rk->r", one, other)
     return products
 
@@ -140,18 +142,18 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 
 
 def compute_metrics(scores: SortedScores, weights: Floats) -> Floats:
-    """Compute every metric for each of R rows of weights (R,N): (len(METRICS),R), NaN where undefined."""
+    """Return every metric for each of R rows of weights (R,N): (len(METRICS),R), NaN if undefined."""
     weighted = WeightedScores(scores, weights)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.stack([metric.compute(weighted) for metric in METRICS])
 
 
 def metric_values(scores: SortedScores) -> dict[str, float | None]:
-    """Compute every metric with each patch counted once, by name; None where undefined."""
+    """Return every metric by name, with each patch counted once; None if undefined."""
     values = compute_metrics(scores, np.ones((1, len(scores.probs))))[:, 0].tolist()
     return {name: None if np.isnan(value) else value for name, value in zip(NAMES, values, strict=True)}
 
 
 def metric_title(name: str) -> str:
-    """Return a metric's name in tables; one of another version keeps its key."""
+    """Return the title of a metric in tables; a metric that this version does not know has its key as title."""
     return BY_NAME[name].title if name in BY_NAME else name.replace("_", " ")

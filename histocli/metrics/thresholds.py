@@ -1,4 +1,4 @@
-"""The probability from which a patch is called tumour: a number, or a rule that chooses one on scored patches."""
+"""The threshold at which a patch is called tumour: a number, or a rule that chooses it on scored patches."""
 
 import re
 
@@ -12,7 +12,7 @@ _RULE = re.compile(r"(youden)|(sensitivity|specificity)=(\d*\.?\d+)")
 
 
 def fixed(rule: str) -> float | None:
-    """Return the threshold where the rule is a number; None where it has to be chosen on scored patches.
+    """Return the threshold if the rule is a number; None if the threshold must be chosen on scored patches.
 
     Raises:
         UsageError: it is neither a number from 0 to 1 nor a rule.
@@ -25,15 +25,16 @@ def fixed(rule: str) -> float | None:
     except ValueError:
         value = -1
     if not 0 <= value <= 1:
-        raise UsageError(f"--threshold {rule} is no threshold", f"give {RULES}")
+        raise UsageError(f"--threshold {rule} is not a threshold", f"give {RULES}")
     return value
 
 
 def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
-    """Return the threshold that a rule chooses on (N,) labels and probabilities, half way between two of these.
+    """Return the threshold that a rule chooses on (N,) labels and probabilities.
 
-    `youden` is where sensitivity + specificity is highest (Youden 1950); `sensitivity=S` is the highest threshold with
-    a sensitivity of at least S, `specificity=S` is the lowest with a specificity of at least S.
+    `youden` is the threshold with the highest sensitivity + specificity (Youden 1950). `sensitivity=S` is the highest
+    threshold with a sensitivity of at least S. `specificity=S` is the lowest threshold with a specificity of at least
+    S. The threshold is in the middle between two neighbouring probabilities.
 
     Raises:
         UsageError: as `fixed`.
@@ -46,7 +47,7 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
     ranking = rank(labels, probs)
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     if not tp[-1] or not fp[-1]:
-        raise HistoError(f"--threshold {rule} needs patches of both classes", "--threshold 0.5 needs none")
+        raise HistoError(f"--threshold {rule} needs patches of both classes", "give a number, such as --threshold 0.5")
     edges = np.concatenate([[1.0], ranking.scores, [0.0]])
     between = (edges[:-1] + edges[1:]) / 2
     sensitivity, specificity = tp / tp[-1], 1 - fp / fp[-1]

@@ -1,6 +1,6 @@
-"""Scored patches with weights: what every metric, and every resample of it, is computed from.
+"""Scored patches with weights, from which metrics and their bootstrap resamples are computed.
 
-The scores are sorted once. A bootstrap resample only changes how often each patch counts, so it sorts nothing again.
+The scores are sorted only once. A bootstrap resample changes how often each patch counts, and not the order.
 """
 
 from functools import cached_property
@@ -11,7 +11,7 @@ from histocli.metrics.curves import Floats, Ints, bin_of, ends_of_ties
 
 
 class SortedScores:
-    """N scored patches in the order of falling probability.
+    """N scored patches, sorted by decreasing probability.
 
     Args:
         labels: (N,) 0 or 1.
@@ -19,12 +19,12 @@ class SortedScores:
         threshold: a patch is called tumour when its probability is at or above it.
 
     Attributes:
-        order: (N,) the index of each sorted patch in the arrays given.
+        order: (N,) the index of each sorted patch in the arguments.
         labels: (N,) the sorted labels as 0.0 and 1.0.
         probs: (N,) the sorted probabilities.
-        n_called: how many patches are called tumour; they come first.
-        tie_starts: (K,) where each run of equal probabilities begins, None where all differ.
-        bin_starts: (B,) where each calibration bin begins that is not empty.
+        n_called: the number of patches that are called tumour; they are the first ones.
+        tie_starts: (K,) the first index of each run of equal probabilities; None if all differ.
+        bin_starts: (B,) the first index of each calibration bin that is not empty.
 
     """
 
@@ -40,24 +40,24 @@ class SortedScores:
 
     @cached_property
     def errors(self) -> Floats:
-        """Probability minus label (N,)."""
+        """Return probability minus label (N,)."""
         return self.probs - self.labels
 
     @cached_property
     def squared_errors(self) -> Floats:
-        """The squares of `errors` (N,)."""
+        """Return the squares of `errors` (N,)."""
         return self.errors**2
 
     @cached_property
     def log_losses(self) -> Floats:
-        """The negative logarithm of the probability of the true class (N,), finite also for a certain wrong score."""
+        """Return -log of the probability of the true class (N,); it is finite even if this probability is 0."""
         of_label = np.where(self.labels == 1, self.probs, 1 - self.probs)
         losses: Floats = -np.log(np.clip(of_label, np.finfo(np.float64).eps, 1))
         return losses
 
 
 class WeightedScores:
-    """`SortedScores` and R rows of weights: the one argument of a metric's function.
+    """`SortedScores` and R rows of weights: the argument of the function of a metric.
 
     Args:
         scores: N scored patches.
@@ -79,17 +79,17 @@ class WeightedScores:
 
     @cached_property
     def tied_weights(self) -> Floats:
-        """The weight of the patches at each of K distinct probabilities (R,K), the highest first."""
+        """Return the weight of the patches at each of K distinct probabilities (R,K), the highest first."""
         return self._by_tie(self.weights)
 
     @cached_property
     def tied_tumour(self) -> Floats:
-        """The weight of the tumour patches at each distinct probability (R,K)."""
+        """Return the weight of the tumour patches at each distinct probability (R,K)."""
         return self._by_tie(self.tumour_weights)
 
     @cached_property
     def tumour_above(self) -> Floats:
-        """The weight of the tumour patches at or above each distinct probability (R,K)."""
+        """Return the weight of the tumour patches at or above each distinct probability (R,K)."""
         above: Floats = self.tied_tumour.cumsum(1)
         return above
 

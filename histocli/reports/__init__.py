@@ -1,1 +1,1 @@
-"""Typed reports, and what is made from them: tables, plots, the model card."""
+"""Reports of the commands as dataclasses, the model card, and plots."""

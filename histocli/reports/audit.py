@@ -8,7 +8,7 @@ from histocli.schema import Count
 
 @dataclass(frozen=True)
 class Contradictions:
-    """Patches whose pixels also occur with the other label: how many, and the ids of some."""
+    """Patches that have the same pixels as another patch but a different label: the number, and some of the ids."""
 
     patches: Count
     ids: list[str]
@@ -26,10 +26,10 @@ class Overlaps:
 
 @dataclass(frozen=True)
 class Leak:
-    """What the patches of `source` share with the split `into`: counts; None where this is not known.
+    """Counts of what the patches of `source` share with the split `into`; None if a count is not known.
 
-    `source` is a split of the subset, a split that its data set holds out, or a split of another data set. It is
-    `held_out` where its name says that it is for evaluation only.
+    `source` is a split of the subset, a held-out split of its data set, or a split of another data set. `held_out` says
+    whether it is for evaluation only; its name then contains test or valid.
     """
 
     source: str = field(metadata={"key": "from"})
@@ -44,16 +44,16 @@ class Leak:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What a subset shares with its own splits and with other packed data sets.
+    """What the splits of a subset share with each other and with other packed data sets.
 
     Attributes:
         data: the data set that the subset is drawn from.
         compared_with: the other data sets.
-        duplicates: how many of its patches have the same pixels as an earlier one.
+        duplicates: the number of patches of `data` that have the same pixels as an earlier one.
         contradictions: patches of all data sets that have equal pixels and different labels.
-        overlaps_searched: the data sets whose overlaps with `data` are known.
-        overlaps: the overlaps within `data`, None where they were not searched.
-        leaks: what each other part shares with train and with val.
+        overlaps_searched: the data sets that were searched for overlaps with `data`.
+        overlaps: the overlaps within `data`; None if they were not searched.
+        leaks: what each other split shares with train and with val.
 
     """
 
@@ -67,14 +67,14 @@ class AuditReport:
 
     @property
     def parts_not_compared(self) -> list[str]:
-        """The parts for evaluation of which neither the slides nor the overlaps shared with train are known."""
+        """The splits for evaluation for which shared slides and overlaps with train are both unknown."""
         return [
             leak.source for leak in self._held_out_into_train() if leak.overlaps is None and leak.shared_slides is None
         ]
 
     @property
     def leaks_into_train(self) -> list[str]:
-        """A description of each part for evaluation that shares patches or slides with train."""
+        """A description of each split for evaluation that shares patches or slides with train."""
         leaks = []
         for leak in self._held_out_into_train():
             counts = {
@@ -87,16 +87,16 @@ class AuditReport:
         return leaks
 
     def refuse_leaks(self) -> None:
-        """Raise an error where patches for evaluation leak into train.
+        """Check that no patches for evaluation are in train.
 
         Raises:
-            HistoError: they do.
+            HistoError: patches for evaluation leak into train.
 
         """
         if leaks := self.leaks_into_train:
             raise HistoError(
                 f"patches for evaluation leak into train: {'; '.join(leaks)}",
-                "histo balance --audit shows what is shared; --allow-leak trains despite it",
+                "histo balance --audit shows which patches are shared; --allow-leak trains anyway",
             )
 
     def _held_out_into_train(self) -> list[Leak]:

@@ -1,4 +1,4 @@
-"""The report of `histo balance`: the subset's counts by split and slide, and what it shares with other patches."""
+"""The report of `histo balance`: counts of the subset by split and slide, and the leakage audit."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,10 @@ from histocli.workspace import read_json, write_json
 
 @dataclass(frozen=True)
 class DroppedPatches:
-    """How many patches were not used: of splits for evaluation, without label, without tissue, and copies."""
+    """The number of patches that were not used.
+
+    They are in a split for evaluation, have no label, show no tissue, or are copies of another patch.
+    """
 
     held_out: Count = 0
     unlabelled: Count = 0
@@ -19,13 +22,13 @@ class DroppedPatches:
     duplicates: Count = 0
 
     def by_reason(self) -> dict[str, int]:
-        """Return the counts above 0, by reason in words."""
+        """Return the counts above 0, by the reason in words."""
         return {name.replace("_", " "): count for name, count in vars(self).items() if count}
 
 
 @dataclass(frozen=True)
 class PatchCounts:
-    """How many patches there are of each class."""
+    """The number of patches of each class."""
 
     negative: Count
     positive: Count
@@ -33,7 +36,7 @@ class PatchCounts:
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """How many patches of each class a split has, and on how many known slides."""
+    """The number of patches of each class in a split, and the number of its known slides."""
 
     negative: Count
     positive: Count
@@ -42,7 +45,7 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class SlideCounts:
-    """The split of a slide, and how many of its patches of each class are in the subset."""
+    """The split of a slide, and the number of its patches of each class in the subset."""
 
     slide: str
     split: str
@@ -56,19 +59,19 @@ class BalanceReport:
 
     Attributes:
         data: the data set.
-        name: of the subset.
-        n: how many patches the subset has.
-        seed: of the drawing and the split.
-        split: what train and validation do not share: slide, overlap, random or hospital.
-        leaks: whether patches of one slide are in both train and validation.
-        sharing_pixels: how many patches share pixels with another; None where the split is not by overlap.
-        val_fraction: the share of patches that was asked for in validation.
-        dropped: patches that were not used.
-        available: patches of each class that could be drawn.
-        counts: the patches of each split.
-        slides: the patches of each slide, None where slides are not known.
-        hospitals: the hospitals of each split, None where they are not known.
-        audit: what the subset shares with other patches; None in files of early versions.
+        name: the name of the subset.
+        n: the number of patches in the subset.
+        seed: the seed of the draw and of the split.
+        split: how the subset is split: by slide, overlap or hospital, or random.
+        leaks: whether patches of one slide may be in both train and validation.
+        sharing_pixels: the number of patches that overlap with another; None if the split is not by overlap.
+        val_fraction: the requested share of validation patches.
+        dropped: the numbers of patches that were not used.
+        available: the numbers of patches of each class that could be drawn.
+        counts: the numbers of patches of each split.
+        slides: the numbers of patches of each slide; None if slides are not known.
+        hospitals: the hospitals of each split; None if they are not known.
+        audit: the leakage audit; None in files of early versions.
         manifest_sha256: the SHA-256 of the subset's manifest.
 
     """
@@ -94,7 +97,7 @@ def read_balance(path: Path) -> BalanceReport:
     """Read the report of a subset.
 
     Raises:
-        HistoError: the file cannot be read, or a field of it is not what it should be.
+        HistoError: the file cannot be read, or a field is missing or has a wrong type or value.
 
     """
     return from_json(BalanceReport, read_json(path), str(path), "histo balance writes it again")

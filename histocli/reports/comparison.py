@@ -8,7 +8,7 @@ from histocli.schema import Count
 
 @dataclass(frozen=True)
 class ComparedEvaluation:
-    """One of the two: its metrics file, what it evaluated, and its AUC on the common patches."""
+    """One of two compared evaluations: its file, run, data and split, and its AUC on the common patches."""
 
     file: str
     run: str
@@ -24,7 +24,7 @@ class ComparedEvaluation:
 class ComparisonReport:
     """The AUC of `a` minus that of `b` on the `n` patches that both scored.
 
-    `left_out` counts the patches that only `a`, and only `b`, scored.
+    `left_out` has the number of patches that only `a` scored, and the number that only `b` scored.
     """
 
     a: ComparedEvaluation

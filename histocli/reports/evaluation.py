@@ -1,4 +1,4 @@
-"""The report of `histo eval`: what was measured, on which patches, of which checkpoint."""
+"""The report of `histo eval`: the metrics of checkpoints on labelled patches."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +10,15 @@ from histocli.schema import Count, Json, from_json, to_json
 from histocli.workspace import Workspace, read_json, write_json
 
 _HINT = "histo eval writes it again"
-_GROUPS = {"slides": "slide", "hospitals": "hospital"}  # lists of rows, and the key of the name in each row
+_GROUPS = {
+    "slides": "slide",
+    "hospitals": "hospital",
+}  # fields with a list of groups, and the key of the group's name in JSON
 
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """A checkpoint that was evaluated: its run and epoch, the file and its SHA-256, and what computed its scores."""
+    """A checkpoint that was evaluated: its run, epoch, file and SHA-256, and the engine that computed its scores."""
 
     run: str
     arch: str
@@ -31,24 +34,24 @@ class EvaluationReport:
     """An evaluation of one checkpoint, or of an ensemble of several, on labelled patches.
 
     Attributes:
-        run: the run's name; of an ensemble, the names of all.
-        data: the data set, or the folder's name.
-        split: which of its patches.
-        folder: the folder or zip, None for a packed data set.
-        checkpoints: what was evaluated; empty in files of early versions.
+        run: the name of the run; for an ensemble, the names of all runs.
+        data: the name of the data set or folder.
+        split: the split of the data set.
+        folder: the path of the folder or zip; None for a packed data set.
+        checkpoints: the checkpoints that were evaluated; empty in files of early versions.
         manifest_sha256: the SHA-256 of the manifest that lists the patches.
         tta: whether the eight flips and right-angle rotations were averaged.
         is_calibrated: whether each checkpoint's temperature was applied.
-        skipped: how many patches were not scored, by reason.
-        packed: the packed data set that holds the pixels.
-        n_in_training: how many of the patches a checkpoint was trained on; None where this is not known.
-        n_in_validation: how many of them a checkpoint's epoch, temperature and threshold were chosen on.
-        calibration_mismatch: whether several views or networks were averaged, while temperature and threshold were
-            chosen for one.
+        skipped: the number of patches that were not scored, by reason.
+        packed: the packed data set of the patches; None for a folder.
+        n_in_training: the number of patches that a checkpoint was trained on; None if it is not known.
+        n_in_validation: the number of patches with which the epoch, temperature and threshold were chosen.
+        calibration_mismatch: whether several views or networks were averaged, although temperature and threshold were
+            chosen for one view of one network.
         scores: the name of the CSV file of scores.
-        threshold_rule: the rule that gave the threshold.
+        threshold_rule: the value of `--threshold`.
         measured: the metrics and curves.
-        before_calibration: the metrics that the temperature changed, without it.
+        before_calibration: the metrics that depend on the temperature, computed without it.
         uncertainty: the intervals; None in files of early versions.
         slides: the metrics of each slide.
         hospitals: the metrics of each hospital.
@@ -77,7 +80,10 @@ class EvaluationReport:
     hospitals: list[GroupMetrics] = field(default_factory=list)
 
     def to_json(self) -> Json:
-        """Return the report as plain values; one checkpoint's fields stand beside the others, several in `ensemble`."""
+        """Return the report as plain values.
+
+        The fields of a single checkpoint are at the top level; several checkpoints are a list under `ensemble`.
+        """
         values = to_json(self)
         for key, name in _GROUPS.items():
             groups: list[GroupMetrics] = getattr(self, key)
@@ -89,10 +95,10 @@ class EvaluationReport:
 
     @classmethod
     def from_json(cls, value: object, file: str) -> "EvaluationReport":
-        """Return the report that a metrics file holds, also one of an earlier version.
+        """Return the report of a metrics file, which may be from an earlier version.
 
         Raises:
-            HistoError: a field is missing or is not what it should be.
+            HistoError: a field is missing or has a wrong type or value.
 
         """
         if not isinstance(value, dict):
@@ -108,7 +114,7 @@ class EvaluationReport:
 
 
 def _group(row: object, name: str) -> object:
-    """Return a row of a slide or hospital in the shape of `GroupMetrics`."""
+    """Return a JSON row of a slide or hospital with the fields of `GroupMetrics`."""
     if not isinstance(row, dict):
         return row
     metrics = {key: value for key, value in row.items() if key not in (name, "n", "positives")}
@@ -116,15 +122,15 @@ def _group(row: object, name: str) -> object:
 
 
 def is_evaluation(value: object) -> bool:
-    """Return whether the content of a metrics file is an evaluation, and not another report of the same folder."""
+    """Return whether the content of a JSON file in `metrics/` is an evaluation, and not another kind of report."""
     return isinstance(value, dict) and {"run", "data", "split", "scores", "metrics", "curves"} <= value.keys()
 
 
 def read_evaluations(workspace: Workspace, run: str) -> dict[Path, EvaluationReport]:
-    """Read every evaluation of a run in the workspace, in the order of the files' names.
+    """Read all evaluations of a run in the workspace, sorted by file name.
 
     Raises:
-        HistoError: a file cannot be read, or a field of it is not what it should be.
+        HistoError: a file cannot be read, or a field is missing or has a wrong type or value.
 
     """
     values = {path: read_json(path) for path in sorted(workspace.metrics_dir.glob(f"{run}-*.json"))}

@@ -1,6 +1,7 @@
-"""`model_card.md`: what a run was trained on, how good it is and how certain that is, and what it is not for.
+"""Write `model_card.md`: the training data of a run, its metrics with intervals, its intended use and its limits.
 
-After Mitchell et al., "Model Cards for Model Reporting" (2019). The text is in `templates/model_card.md.j2`.
+The sections follow Mitchell et al., "Model Cards for Model Reporting" (2019). The text is in
+`templates/model_card.md.j2`.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ _EVALUATIONS = "## Evaluations\n"
 
 @dataclass(frozen=True)
 class DatasetRecord:
-    """What the card says about a packed data set, from its `dataset.json`."""
+    """The fields of `dataset.json` that the card shows."""
 
     source: str
     origin: str
@@ -45,7 +46,7 @@ class DatasetRecord:
 
 
 class SplitSummary(NamedTuple):
-    """The labelled patches of a split by class, and its known slides."""
+    """The number of labelled patches of each class in a split, and of known slides."""
 
     name: str
     tumour: int
@@ -56,7 +57,7 @@ class SplitSummary(NamedTuple):
 class ValidationSummary(NamedTuple):
     """The metrics of the best epoch on the validation patches.
 
-    `units` names what was resampled; `no_interval` says why the AUC has no interval, if it has none.
+    `units` names what the bootstrap draws, for example slides. `no_interval` is the reason if the AUC has no interval.
     """
 
     measured: Measurement
@@ -69,10 +70,10 @@ class ValidationSummary(NamedTuple):
 
 
 def write_card(workspace: Workspace, run: str) -> Path:
-    """Write the card of a finished run, from the files in its folder and in the workspace.
+    """Write the model card of a finished run, from the files in its folder and in the workspace.
 
     Raises:
-        HistoError: one of them cannot be read.
+        HistoError: one of these files cannot be read.
     """
     folder = workspace.run_dir(run)
     record = read_run(folder)
@@ -100,7 +101,7 @@ def write_card(workspace: Workspace, run: str) -> Path:
 
 
 def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
-    """Write the evaluations of a run's `best.pt`, known by its SHA-256, into the run's card, if it has one.
+    """Write the evaluations of a run's `best.pt` (with this SHA-256) into the run's model card, if it has one.
 
     Raises:
         HistoError: an evaluation cannot be read.
@@ -129,20 +130,20 @@ def _split_summary(manifest: "pd.DataFrame", name: str) -> SplitSummary:
 
 
 def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary:
-    """The metrics on the validation patches, whose scores the checkpoint keeps."""
+    """Return the metrics on the validation patches; the checkpoint contains their scores."""
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     labels = best.validation["labels"].numpy().astype(np.int64)
     odds = best.validation["log_odds"].numpy()
     probs = probability(odds, best.temperature)
     measured = evaluate(labels, probs, best.threshold)
     before = evaluate(labels, probability(odds)).metrics
-    unsure = uncertainty(labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count())
-    resampling = unsure.bootstrap
+    result = uncertainty(labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count())
+    resampling = result.bootstrap
     fewest = min(resampling.clusters_by_class.normal, resampling.clusters_by_class.tumour)
     return ValidationSummary(
         measured=measured,
         before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature},
-        intervals=unsure.intervals,
+        intervals=result.intervals,
         resampling=resampling,
         units=plural(resampling.by),
         few_clusters=1 < fewest < FEW_CLUSTERS,
@@ -152,7 +153,7 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary
 
 @cache
 def _environment() -> "Environment":
-    """Jinja with the templates of this package, and filters that write numbers as the card does."""
+    """Return a Jinja environment with the templates of this package and filters that format numbers."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # noqa: S701 - the card is Markdown, in which HTML's escapes would be wrong
@@ -163,7 +164,7 @@ def _environment() -> "Environment":
 
 
 def _number(value: float | None, interval: Interval | None = None) -> str:
-    """A metric to four places, with its interval in parentheses."""
+    """Format a metric with four decimals, and its interval in parentheses."""
     text = "undefined" if value is None else f"{value:.4f}"
     return f"{text} ({interval[0]:.4f} to {interval[1]:.4f})" if interval else text
 
@@ -173,5 +174,5 @@ def _known(count: int | None) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a Markdown table, in which a bar would end the cell."""
+    """Escape text for a cell of a Markdown table, in which a bar would end the cell."""
     return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The report of `histo train --folds` and `--seeds`: the validation metrics of several runs, their mean and spread."""
+"""The report of `histo train --folds` and `--seeds`: validation metrics of several runs, their mean and spread."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from histocli.workspace import write_json
 
 @dataclass(frozen=True)
 class RepeatedRun:
-    """One of the runs: its fold (from 1) or seed as `number`, and the metrics of its best epoch on validation."""
+    """One of the runs: its fold (from 1) or seed as `number`, and the validation metrics of its best epoch."""
 
     run: str
     number: Count
@@ -24,8 +24,8 @@ class RepeatedRun:
 class RepeatsReport:
     """Runs that differ only in the fold or in the seed, with mean and standard deviation of each metric.
 
-    `split_by` says what train and validation do not share: slide, overlap group or patch. Mean and deviation of a
-    metric are None where it is undefined for some run.
+    `split_by` is what the split keeps together: slide, overlap group or patch. The mean and standard deviation of a
+    metric are None if the metric is undefined for any run.
     """
 
     name: str

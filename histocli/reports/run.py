@@ -1,4 +1,4 @@
-"""What a training run writes about itself: `config.json`, and a row of `history.jsonl` for each epoch."""
+"""The records of a training run: `config.json`, and `history.jsonl` with a row for each epoch."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ Option = bool | int | float | str | None
 
 @dataclass(frozen=True)
 class RunRecord:
-    """How a run was trained: its options, data, device and versions, and what its subset shares with other data."""
+    """How a run was trained: its options, data, device and versions, and the leakage audit of its subset."""
 
     run: str
     data: str
@@ -31,7 +31,7 @@ class RunRecord:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """Loss, validation metrics and learning rate of an epoch; None where a metric is undefined."""
+    """Loss, validation metrics and learning rate of an epoch; an undefined metric is None."""
 
     epoch: Count
     train_loss: float
@@ -45,7 +45,7 @@ def read_run(run_dir: Path) -> RunRecord:
     """Read the `config.json` of a run.
 
     Raises:
-        HistoError: it cannot be read, or a field of it is not what it should be.
+        HistoError: it cannot be read, or a field is missing or has a wrong type or value.
 
     """
     path = run_dir / "config.json"
@@ -59,8 +59,8 @@ def read_history(path: Path) -> list[EpochRecord]:
     """Read the `history.jsonl` of a run.
 
     Raises:
-        FileNotFoundError: there is none.
-        HistoError: it cannot be read, or a field of it is not what it should be.
+        FileNotFoundError: the file does not exist.
+        HistoError: it cannot be read, or a field is missing or has a wrong type or value.
 
     """
     hint = "histo train --resume writes it again"

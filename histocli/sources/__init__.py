@@ -1,7 +1,7 @@
-"""Where patches come from: one module for each source, which declares its options and yields `Patch`es.
+"""Sources of patches: each is one module, which declares its options and yields objects of type `Patch`.
 
-A new source is a module here with a `SOURCE` (see `SourceType`), and its name in `SOURCE_NAMES`. These modules are
-imported to show the help, so they import whatever is slow to import (numpy, OpenCV, requests) inside their functions.
+To add a source, write a module with a `SOURCE` (see `SourceType`), and add its name to `SOURCE_NAMES`. `histo download
+--help` imports all these modules, so import slow packages (numpy, OpenCV, requests) inside functions.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 SOURCE_NAMES = ("kaggle", "pcam", "folder", "synthetic")
 
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
-OnTransfer = Callable[[str, int, int | None], None]  # a file's name, its bytes so far, and in all where that is known
+OnTransfer = Callable[[str, int, int | None], None]  # name of the file, bytes so far, and bytes in all if known
 
 
 class Patch(NamedTuple):
-    """One patch on its way into the store.
+    """A patch that a source yields.
 
-    `load` returns its (96,96,3) uint8 RGB pixels; it is called on a worker thread, once, and raises `HistoError`
-    if the patch cannot be read. `label` is 1 for tumour in the central 32x32, 0 for none, None where unknown.
+    `load` returns its pixels (96,96,3), uint8, RGB. It is called once, on a worker thread, and raises `HistoError` if
+    the patch cannot be read. `label` is 1 if the central 32x32 pixels contain tumour, 0 if not, None if not known.
     """
 
     id: str
@@ -38,7 +38,7 @@ class Patch(NamedTuple):
 
 
 class PlannedFile(NamedTuple):
-    """A file that a download would fetch: its size where known, and whether it is here already."""
+    """A file that a download would fetch: its size (None if not known), and whether it is already on this machine."""
 
     name: str
     size: int | None
@@ -48,10 +48,10 @@ class PlannedFile(NamedTuple):
 
 @dataclass
 class SourceReport:
-    """What packing reports beyond the patches themselves.
+    """Information about the patches of a source, for `dataset.json` and the summary of `histo download`.
 
-    `origin` says where they came from, `checksums` maps file names to digests, `notes` are lines for the summary,
-    `counts` are numbers for it (skipped, resized, ...), complete when the patches have been read.
+    `origin` is a path, an address or a description, `checksums` maps file names to hashes, `notes` are lines of text,
+    and `counts` are numbers of patches (skipped, resized, ...). It is complete after all patches were read.
     """
 
     origin: str
@@ -61,55 +61,55 @@ class SourceReport:
 
 
 class Source(Protocol):
-    """A finite, ordered stream of patches."""
+    """An ordered sequence of patches, which are read one after the other."""
 
     @property
     def report(self) -> SourceReport:
-        """Complete once `patches` is exhausted."""
+        """Information about the patches; complete after `patches` has yielded all."""
 
     @property
     def total(self) -> int | None:
-        """How many patches will come, where that is known before."""
+        """The number of patches; None if it is not known in advance."""
 
     @property
     def id_is_sha1(self) -> bool:
-        """Whether every id should equal the SHA-1 of the raw pixels, as Kaggle's do."""
+        """Whether each id must be the SHA-1 of the pixels, as Kaggle's ids are; packing counts the others."""
 
     @property
     def drop_duplicates(self) -> bool:
-        """Whether the store leaves out a patch whose pixels came before in the same split."""
+        """Whether packing drops a patch that has the same pixels as an earlier patch of the same split."""
 
     def patches(self) -> Iterator[Patch]:
-        """Yield every patch, in a stable order."""
+        """Yield all patches, always in the same order."""
 
 
 @runtime_checkable
 class RemoteSource(Source, Protocol):
-    """A source whose files may have to be fetched first."""
+    """A source with files that may have to be downloaded first."""
 
     @property
     def is_remote(self) -> bool:
         """Whether its files are on a server."""
 
     def fetch(self) -> None:
-        """Fetch what is not here yet."""
+        """Download the files that are missing."""
 
     def plan(self) -> list[PlannedFile]:
-        """Return what `fetch` would bring."""
+        """Return the files that `fetch` would download."""
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """The base of each source's options, with fields such as `labels: Annotated[Path | None, LABELS] = None`.
+    """The base class of the options of a source, with fields such as `labels: Annotated[Path | None, LABELS] = None`.
 
-    `LABELS` is the `Option` of the command line that gives the value. A field `n` or `seed` gets the value of this
-    option of `histo download`, which every source has.
+    Here `LABELS` is an `Option`: it describes the option of `histo download` that sets the field. The fields `n` and
+    `seed` need no `Option`: they get the values of `--n` and `--seed`.
     """
 
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What a source gets besides its options: the folder for its files, and what is called when they arrive."""
+    """The folder for downloads, whether to download again, a progress callback, and when to retry requests."""
 
     downloads_dir: Path
     force: bool = False
@@ -122,11 +122,10 @@ Options = TypeVar("Options", bound=SourceOptions)
 
 @dataclass(frozen=True)
 class SourceType(Generic[Options]):
-    """A kind of source: the class of its options, and what opens one.
+    """A kind of source: the class of its options, and a function that opens it.
 
-    `files_may_change` says that it reads files of the user, which may differ from when they were packed.
-
-    `open` raises `HistoError` where an option does not fit, or there is nothing at its location.
+    `open` raises `HistoError` if an option is not possible or the location does not exist. `files_may_change` is true
+    if the source reads files of the user, which can change after they were packed.
     """
 
     options: type[Options]
@@ -136,6 +135,6 @@ class SourceType(Generic[Options]):
 
 @cache
 def source_type(name: str) -> SourceType[Any]:
-    """Return the source of that name, one of `SOURCE_NAMES`."""
+    """Return the `SOURCE` of the module `name`, one of `SOURCE_NAMES`."""
     found: SourceType[Any] = import_module(f"histocli.sources.{name}").SOURCE
     return found

@@ -1,8 +1,8 @@
-"""Resumable, checked downloads.
+"""Downloads that can be resumed and are checked.
 
-While it arrives, a file lies beside its target as `<name>.part`; `<name>.part.json` says which version of which
-address it belongs to. A finished file has `<name>.json` with its size and MD5. Addresses are recorded as a hash,
-because they may hold a token.
+During the download the file has the name `<name>.part`, and `<name>.part.json` records its address and version. A
+finished file has a `<name>.json` with its size and MD5. Addresses are recorded as a hash, because they can contain a
+token.
 """
 
 import hashlib
@@ -45,20 +45,20 @@ def download_file(
     force: bool = False,
     policy: RetryPolicy = DEFAULT_POLICY,
 ) -> Path:
-    """Download `url` to `target`, continuing where an earlier call stopped; do nothing if it is there already.
+    """Download `url` to `target` and return `target`; continue where an earlier call stopped.
 
-    `url` is an http(s) address, `md5` the checksum (hex) that the file must have, and `on_progress` is called with
-    the bytes so far and in all (None: unknown); `force` starts over. Returns `target`, which is complete and flushed
-    to the disk whenever it exists.
+    If `target` is complete already, nothing is downloaded, unless `force` is true. `url` is an http(s) address and
+    `md5` the checksum (hex) that the file must have. `on_progress` is called with the bytes so far and in all (None if
+    not known). If `target` exists, it is complete and flushed to the disk.
 
     Raises:
         MissingFileError: the server has no such file.
-        HistoError: refused, unreachable, a web page, too large for the disk, or the checksum is wrong.
+        HistoError: the server refuses, cannot be reached or sends a web page; the disk is full; the checksum is wrong.
     """
     check_url(url)
     part = _Part(url, target)
     if not force and is_complete(url, target, md5):
-        part.restart()  # a killed process may have left one
+        part.restart()  # remove the part that a killed process may have left
         on_progress(target.stat().st_size, target.stat().st_size)
         return target
     make_folder(target.parent)
@@ -68,7 +68,7 @@ def download_file(
         part.resume()
     attempt = partial(_download_rest, url, part, on_progress, policy.timeout)
     hint = "run the same command again later: it continues where it stopped"
-    for _ in range(2):  # a part may join two versions of the file, or have been damaged: the second time starts over
+    for _ in range(2):  # a part can be damaged or from two versions of the file: then download the whole file again
         policy.run(attempt, f"cannot download {redact_url(url)}", hint, lambda: part.size)
         found = file_md5(part.path)
         if md5 in (None, found):
@@ -76,16 +76,16 @@ def download_file(
         part.restart()
     raise HistoError(
         f"{target.name} from {redact_url(url)} has the MD5 {found}, not {md5}",
-        "the server's file is not the published one: download it elsewhere and give its folder to --from",
+        "the file on the server is not the published one: download it elsewhere, and give its folder to --from",
     )
 
 
 def remote_size(url: str, policy: RetryPolicy = DEFAULT_POLICY) -> int | None:
-    """Return the size in bytes of the file at `url`, None where the server does not say.
+    """Return the size in bytes of the file at `url`; None if the server does not send it.
 
     Raises:
         MissingFileError: the server has no such file.
-        HistoError: refused or unreachable.
+        HistoError: the server refuses or cannot be reached.
     """
     return policy.run(
         partial(_request_size, url, policy.timeout), f"cannot reach {redact_url(url)}", "check the connection"
@@ -93,7 +93,7 @@ def remote_size(url: str, policy: RetryPolicy = DEFAULT_POLICY) -> int | None:
 
 
 def is_complete(url: str, target: Path, md5: str | None = None) -> bool:
-    """Return whether `target` is complete, without the network: by its record, else by its MD5 if that is known."""
+    """Return whether `target` is complete, from its record or from its MD5 if that is given; nothing is downloaded."""
     if not target.is_file():
         return False
     record, stat = _read_record(target), target.stat()
@@ -109,7 +109,7 @@ def is_complete(url: str, target: Path, md5: str | None = None) -> bool:
 
 
 def recorded_md5(target: Path) -> str | None:
-    """Return the MD5 (hex) that was recorded when the download of `target` ended, None where there is no record."""
+    """Return the MD5 (hex) that was recorded after the download of `target`; None if there is no record."""
     md5 = _read_record(target).get("md5")
     return md5 if isinstance(md5, str) else None
 
@@ -121,7 +121,7 @@ def file_md5(path: Path) -> str:
 
 
 def _request_size(url: str, timeout: float) -> int | None:
-    """Request the header alone, or the first byte where the server refuses that or does not say the size."""
+    """Request only the header; if the server refuses this or does not send the size, request the first byte."""
     try:
         with open_url(url, timeout, method="HEAD") as response:
             refuse_web_page(url, response)
@@ -138,10 +138,10 @@ def _request_size(url: str, timeout: float) -> int | None:
 
 
 def _download_rest(url: str, part: "_Part", on_progress: OnProgress, timeout: float) -> None:
-    """Request the bytes that a part lacks and append them.
+    """Request the missing bytes of a part, and append them.
 
     Raises:
-        RetryableError: they did not all come.
+        RetryableError: some bytes did not arrive.
     """
     if part.is_complete:
         return
@@ -157,7 +157,9 @@ def _download_rest(url: str, part: "_Part", on_progress: OnProgress, timeout: fl
                 while chunk:
                     part.append(file, chunk)
                     on_progress(part.size, part.total)
-                    chunk = response.raw.read1(_CHUNK)  # what is there: of a stalled connection nothing is lost
+                    chunk = response.raw.read1(
+                        _CHUNK
+                    )  # returns what has arrived, so that nothing is lost if the connection stalls
     except RangeError as error:
         if part.size and part.size == (part.total if error.total is None else error.total):
             return
@@ -171,7 +173,7 @@ def _download_rest(url: str, part: "_Part", on_progress: OnProgress, timeout: fl
 
 
 def _expect(url: str, response: requests.Response, part: "_Part") -> None:
-    """Note what is coming: the rest of the part, or the whole file."""
+    """Record whether the response is the rest of the part or the whole file."""
     if response.status_code == 206:
         start, total = content_range(response)
         if start != part.size or (None not in (total, part.total) and total != part.total):
@@ -183,15 +185,15 @@ def _expect(url: str, response: requests.Response, part: "_Part") -> None:
     else:
         code = response.status_code
         raise HistoError(f"the server does not send {redact_url(url)}: HTTP {code}", "check the address")
-    # A weak ETag does not promise the same bytes, so it must not join two pieces (RFC 9110, 13.1.5).
+    # A weak ETag does not guarantee the same bytes, so it cannot be used to continue a file (RFC 9110, 13.1.5).
     etag = response.headers.get("ETag", "")
     part.expect(total, etag if etag.startswith('"') else response.headers.get("Last-Modified", ""))
 
 
 class _Part:
-    """The first `size` bytes of a file of `total` bytes (None: unknown).
+    """The first `size` bytes of a file of `total` bytes (None if not known).
 
-    `validator` is the strong ETag or the date of the version that they belong to, "" where the server gave none.
+    `validator` is the strong ETag or the date of this version of the file; "" if the server sent neither.
     """
 
     def __init__(self, url: str, target: Path) -> None:
@@ -203,11 +205,11 @@ class _Part:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every expected byte is there."""
+        """Whether all bytes have arrived."""
         return 0 < self.size == self.total
 
     def resume(self) -> None:
-        """Take the bytes that an earlier run left, if they came from the same address."""
+        """Continue the part of an earlier call, if it is from the same address."""
         record = _read_record(self.path)
         if not self.path.is_file() or record.get("url") != _hash(self.url):
             return
@@ -218,14 +220,14 @@ class _Part:
             self.restart()
 
     def restart(self) -> None:
-        """Delete the bytes that are there."""
+        """Delete the part, to start again."""
         with self._disk_errors():
             self.path.unlink(missing_ok=True)
             _record_path(self.path).unlink(missing_ok=True)
         self.size, self.total, self.validator = 0, None, ""
 
     def expect(self, total: int | None, validator: str) -> None:
-        """Record what the server says of the file, and check that the rest of it fits on the disk."""
+        """Record the size and version of the file, and check that the disk has space for the rest."""
         self.total = self.total if total is None else total
         self.validator = validator
         if self.total is not None:
@@ -234,19 +236,19 @@ class _Part:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Open the part for `append`; unbuffered, so that what came is kept if the process is killed."""
+        """Open the part for `append`, without a buffer, so that no bytes are lost if the process is killed."""
         with self._disk_errors(), self.path.open("ab", buffering=0) as file:
             yield file
 
     def append(self, file: IO[bytes], chunk: bytes) -> None:
-        """Write a chunk, but no byte beyond the expected size."""
+        """Write a chunk, but not more than `total` bytes in all."""
         if self.total is not None:
             chunk = chunk[: self.total - self.size]
         write_all(file, chunk)
         self.size += len(chunk)
 
     def commit(self, md5: str) -> Path:
-        """Flush the part, whose MD5 (hex) is given, to the disk and give it its final name; first comes its record."""
+        """Flush the part to the disk, write its record with the MD5 (hex), and rename the part to `target`."""
         with self._disk_errors():
             fsync(self.path)
             _write_record(self.url, self.path, self.target, md5)
@@ -265,14 +267,14 @@ class _Part:
 
 
 def _write_record(url: str, file: Path, target: Path, md5: str) -> None:
-    """Record that `file`, which is or becomes `target`, is complete, with its address and MD5 (hex)."""
+    """Record the address, size and MD5 (hex) of `file`, which is `target` or will be renamed to it."""
     stat = file.stat()
     record = {"url": _hash(url), "md5": md5, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     write_json(_record_path(target), record)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Read the record of a file; an empty one where there is none or it is damaged, so that the file is unknown."""
+    """Read the record of a file; return an empty dictionary if the record is missing or damaged."""
     try:
         record = read_json(_record_path(path))
     except HistoError:

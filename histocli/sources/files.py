@@ -41,11 +41,11 @@ class File(NamedTuple):
 def list_files(path: Path) -> list[File]:
     """List the files in a folder and its subfolders, the members of a zip archive, or a single file, sorted by name.
 
-    Nothing is read or unpacked yet. Hidden files and folders, devices and pipes, and members whose names lead out of
-    the archive are left out.
+    No file is read or unpacked. Hidden files, devices and pipes are skipped, and so are members of an archive with a
+    path outside it.
 
     Raises:
-        HistoError: it does not exist, may not be read, is neither file nor folder, or the archive is damaged or
+        HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged or
             contains a name twice.
     """
     try:
@@ -61,17 +61,17 @@ def list_files(path: Path) -> list[File]:
 
 
 def file_at(path: Path, name: str | None = None) -> File:
-    """Return a file on disk; its name is its path if no other is given."""
+    """Return the `File` of a path; its name is the path unless `name` is given."""
     return File(_to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
 
 
 def list_images(path: Path) -> list[File]:
-    """List the files whose suffix is that of an image, as `list_files` does."""
+    """List the files of `list_files` that have the suffix of an image format."""
     return [file for file in list_files(path) if is_image(file.name)]
 
 
 def is_image(name: str) -> bool:
-    """Return whether the suffix is that of an image format that OpenCV reads."""
+    """Return whether a file name has the suffix of an image format that OpenCV reads."""
     return _IMAGE_SUFFIX.fullmatch(_split_suffix(name)[1].lower()) is not None
 
 
@@ -79,7 +79,7 @@ def read_bytes(file: File) -> bytes:
     """Read the bytes of a file.
 
     Raises:
-        HistoError: it cannot be read; the message names it.
+        HistoError: the file cannot be read; the message names it.
     """
     try:
         return file.read()
@@ -105,10 +105,10 @@ def read_labels(file: File) -> dict[str, int]:
 
 
 def read_slides(file: File) -> dict[str, str]:
-    """Read a table `id,wsi` (or `id,slide`): the slide each patch was cut from.
+    """Read a table `id,wsi` (or `id,slide`) with the slide of each patch.
 
     Raises:
-        HistoError: a column is missing, or an id occurs twice with two slides; the message names file, line and column.
+        HistoError: a column is missing, or an id has two slides; the message names file, line and column.
     """
     slides: dict[str, str] = {}
     for line, key, value in _read_pairs(file, "id", ("wsi", "slide")):
@@ -124,7 +124,7 @@ def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple
     columns = [name.lower() for name in names]
     value = next((name for name in values if name in columns), "")
     if key not in columns or not value:
-        raise HistoError(f"{file.name}, line 1: it needs the columns {key},{values[0]}; it has {','.join(columns)}")
+        raise HistoError(f"{file.name}, line 1: the columns must be {key},{values[0]}, but are {','.join(columns)}")
     at_key, at_value = columns.index(key), columns.index(value)
     for line, row in rows:
         yield line, row[at_key].strip(), row[at_value].strip()
@@ -132,7 +132,7 @@ def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple
 
 @dataclass(slots=True)
 class _DiskReader:
-    """Reads one file in a folder. There may be a million of these: to need little memory, each keeps no full path."""
+    """Reads one file in a folder. It has no full path, to save memory: there can be a million of these objects."""
 
     folder: str
     name: str
@@ -142,7 +142,7 @@ class _DiskReader:
 
 
 def _to_utf8(name: str) -> str:
-    """Return a name of the file system as text that can be written as UTF-8."""
+    """Return a file name as text that can be encoded as UTF-8; other bytes are escaped."""
     if name.isascii():
         return name
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -150,9 +150,10 @@ def _to_utf8(name: str) -> str:
 
 def _read_regular(path: str) -> bytes:
     facts = os.stat(path)  # noqa: PTH116 - a `Path` for each of a million files takes longer than reading it
-    if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait for ever
+    if not stat.S_ISREG(facts.st_mode):  # reading a pipe could block for ever
         raise OSError("not a regular file")
-    with open(path, "rb") as file:  # noqa: PTH123 - Python allocates as much memory as `read` is asked for
+    # The size is limited, because Python allocates as much memory as `read` asks for.
+    with open(path, "rb") as file:  # noqa: PTH123
         return _check_size(file.read(min(facts.st_size, MAX_FILE_BYTES) + 1))
 
 
@@ -193,8 +194,8 @@ def _list_zip(path: Path) -> list[File]:
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise HistoError(f"cannot read {path}: {error}", "is the download complete?") from error
-    lock = Lock()  # all members are read through one file object
+        raise HistoError(f"cannot read {path}: {error}", "check that the download is complete") from error
+    lock = Lock()  # all members share one file object
     members = {}
     for member in archive.infolist():
         name = _HERE.sub("", member.filename.replace("\\", "/"))
@@ -216,7 +217,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: Lock) 
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a part of a member's name is hidden, or the name leads out of the archive."""
+    """Return whether a part of a member's path is hidden, or the path is outside the archive."""
     return (
         name.startswith("/")
         or bool(re.match("[A-Za-z]:", name))

@@ -22,7 +22,7 @@ _LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.
 
 T = TypeVar("T")
 
-RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # what a report calls images of another size
+RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # names of the counts of images with another size
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,14 @@ class FolderOptions(SourceOptions):
 
 
 class FolderSource:
-    """Images of any size and any format that OpenCV reads, in folders and their subfolders.
+    """Images of any size, in any format that OpenCV reads, in folders and their subfolders.
 
-    Labels come from the table `labels`; else from tables `*labels*.csv` in or beside each location, if they contain
-    one of the images; else from class folders such as `0/1`, `negative/positive` or `normal/tumor`, which may be the
-    locations themselves; else they are unknown.
+    Labels are looked for in this order: the table `labels`; tables `*labels*.csv` in or beside each location, if they
+    contain an id of an image; class folders such as `0` and `1` or `normal` and `tumor`, which can be the locations
+    themselves. If nothing is found, labels are None.
 
     Raises:
-        HistoError: a location does not exist or contains no image, a table is malformed, or `labels` contains none of
-            the images.
+        HistoError: a location does not exist or has no image, a table is malformed, or `labels` has no id of an image.
     """
 
     id_is_sha1 = False
@@ -66,10 +65,14 @@ class FolderSource:
         known = _read_tables(tables)
         images = [file for files in found for file in files if is_image(file.name)]
         if not images:
-            raise HistoError(f"there are no images in {self.report.origin}", "give a folder or .zip that contains some")
+            raise HistoError(
+                f"there are no images in {self.report.origin}", "give a folder or .zip that contains images"
+            )
         if not any(_key_of(image, known) for image in images):
             if labels:
-                raise HistoError(f"{labels} has no label of any image", "its ids must be their names or paths")
+                raise HistoError(
+                    f"{labels} has no label of any image", "its ids must be the names or paths of the images"
+                )
             known = {}
             found = [_add_class_folder(location, files) for location, files in zip(locations, found, strict=True)]
         else:
@@ -78,7 +81,8 @@ class FolderSource:
         self._ids = unique_ids(self._images)
         if len(self._ids) != len(set(self._ids)):
             raise HistoError(
-                f"files in {self.report.origin} share their relative paths", "pack them one by one (--name)"
+                f"files in {self.report.origin} have the same relative paths",
+                "pack each --from as a data set with another --name",
             )
         self._labels = self._match_images(known, "labels") if known else self._class_folders()
         self._slides = self._match_images(read_slides(_require_file(slides)), "slides") if slides else {}
@@ -87,7 +91,7 @@ class FolderSource:
     def open(cls, options: FolderOptions, context: SourceContext) -> "FolderSource":
         """Open the locations."""
         if not options.locations:
-            raise UsageError("--source folder needs --from PATH", "several --from may be given")
+            raise UsageError("--source folder needs --from PATH", "--from may be repeated")
         locations = [Path(location) for location in options.locations]
         return cls(locations, labels=options.labels, slides=options.slides, resize=options.resize)
 
@@ -97,10 +101,10 @@ class FolderSource:
         return len(self._images)
 
     def patches(self) -> Iterator[Patch]:
-        """Yield every image in the order of the locations and, within one, of its name."""
+        """Yield all images, in the order of the locations, and sorted by name in each location."""
         for key, file in zip(self._ids, self._images, strict=True):
             slide = self._slides.get(file.name, "")
-            # Other data sets may have slides named tumor_001 too.
+            # Other data sets can also have slides with names such as tumor_001.
             hospital = hospital_of(slide) if "camelyon16" in slide else ""
             yield Patch(key, self._loader(file), self._labels.get(file.name), slide, hospital=hospital)
         counts = {
@@ -123,7 +127,7 @@ class FolderSource:
         return load
 
     def _class_folders(self) -> dict[str, int]:
-        """Return the label of each image in a class folder; the innermost one counts."""
+        """Return the label of each image in a class folder; of nested class folders the innermost is used."""
         labels = {}
         for file in self._images:
             folders = [part.lower() for part in PurePosixPath(file.name).parent.parts if part.lower() in _LABEL_OF]
@@ -132,7 +136,7 @@ class FolderSource:
         return labels
 
     def _match_images(self, table: dict[str, T], what: str) -> dict[str, T]:
-        """Return the table's value for each image that it contains."""
+        """Return the value of each image that a table contains, by the image's name."""
         found: dict[str, T] = {}
         owners: dict[str, str] = {}
         for image in self._images:
@@ -141,8 +145,8 @@ class FolderSource:
                 continue
             if owners.setdefault(key, image.name) != image.name:
                 raise HistoError(
-                    f"the id {key!r} in the table of {what} fits both {owners[key]} and {image.name}",
-                    "write the images' paths as ids in the table",
+                    f"the id {key!r} in the table of {what} is that of two images, {owners[key]} and {image.name}",
+                    "use the paths of the images as ids in the table",
                 )
             found[image.name] = table[key]
         if missing := len(table) - len(owners):
@@ -156,19 +160,21 @@ def _read_tables(tables: list[File]) -> dict[str, int]:
     for table in tables:
         for key, label in read_labels(table).items():
             if labels.setdefault(key, label) != label:
-                raise HistoError(f"{table.name}: another table has another label for {key!r}", "correct one of them")
+                raise HistoError(
+                    f"{table.name}: another table has a different label for {key!r}", "correct one of the tables"
+                )
     return labels
 
 
 def _key_of(image: File, table: dict[str, T]) -> str | None:
-    """Return the id of an image in a table: its path, with or without suffix, or its file name or stem; else None."""
+    """Return the key of an image in a table (its path or file name, with or without suffix), or None."""
     path = PurePosixPath(image.name)
     keys = (image.name, str(path.with_suffix("")), path.name, path.stem)
     return next((key for key in keys if key in table), None)
 
 
 def unique_ids(files: Sequence[File]) -> list[str]:
-    """Return an id for each file: its stem, as in Kaggle's data, else its path, whichever is unique for all."""
+    """Return a unique id for each file: the stem (as in Kaggle's data) if all differ, else the path."""
     for name in (lambda f: f.stem, lambda f: str(PurePosixPath(f.name).with_suffix("")), lambda f: f.name):
         ids = [name(file) for file in files]
         if len(set(ids)) == len(ids):
@@ -177,7 +183,7 @@ def unique_ids(files: Sequence[File]) -> list[str]:
 
 
 def _add_class_folder(location: Path, files: list[File]) -> list[File]:
-    """Put the location's name before the names of its files, if it is a class folder itself."""
+    """Add the name of the location to the names of its files, if the location is a class folder itself."""
     name = location.absolute().name
     if name.lower() not in _LABEL_OF or not location.is_dir():
         return files
@@ -185,7 +191,7 @@ def _add_class_folder(location: Path, files: list[File]) -> list[File]:
 
 
 def _label_tables(locations: Sequence[Path], found: list[list[File]]) -> list[File]:
-    """List the tables of labels in each location, or beside it where it contains none."""
+    """List the tables of labels in each location, or beside it if the location contains none."""
     inside: list[File] = []
     beside: dict[Path, None] = {}
     for location, files in zip(locations, found, strict=True):

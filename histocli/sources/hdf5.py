@@ -1,4 +1,4 @@
-"""PCam's HDF5 arrays, compressed with gzip or not, read a few hundred patches at a time."""
+"""Read PCam's HDF5 arrays, which may be compressed with gzip, a few hundred patches at a time."""
 
 import gzip
 import zlib
@@ -22,17 +22,19 @@ _ROWS = 256
 _MAX_BLOCK = 4096 * 96 * 96 * 3
 _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
-_OVERHEAD = _MAX_BLOCK + (1 << 24)  # what HDF5 may need besides the pixels: the last chunk is always stored whole
+_OVERHEAD = _MAX_BLOCK + (
+    1 << 24
+)  # bytes of HDF5 besides the pixels: the last chunk is always stored with its full size
 
 Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Progress = Callable[[int, int | None], None]
 
 
 def read_labels(path: Path, scratch: Path) -> Labels:
-    """Read the labels `y` of an `.h5` or `.h5.gz`: (N,) uint8 of 0 and 1.
+    """Read the labels `y` of an `.h5` or `.h5.gz`: 0 or 1, (N,) uint8.
 
     Raises:
-        HistoError: it is truncated or damaged, or contains no such array.
+        HistoError: the file is truncated or damaged, or does not contain this array.
     """
     with open_h5(path, scratch, limit=_LABEL_BYTES) as file:
         found = _find_dataset(file, path, "y")
@@ -50,7 +52,7 @@ def read_patches(file: "h5py.File", path: Path, rows: int) -> Iterator[Pixels]:
     """Yield the patches (96,96,3) uint8 of the array `x`, reading a few hundred at a time.
 
     Raises:
-        HistoError: it is damaged, contains no such array, or not `rows` patches.
+        HistoError: the file is damaged, does not contain this array, or the number of patches is not `rows`.
     """
     found = _find_dataset(file, path, "x")
     if found.shape is None or found.shape[1:] != PATCH_SHAPE or found.dtype != np.uint8:
@@ -78,10 +80,10 @@ def open_h5(
 ) -> "Iterator[h5py.File]":
     """Open an `.h5`, or unpack an `.h5.gz` to a temporary file in `scratch` and open that.
 
-    A file that unpacks to more than `limit` bytes, or to more than `rows` patches need, is refused.
+    An `.h5.gz` may unpack to at most `limit` bytes, or to the size of `rows` patches.
 
     Raises:
-        HistoError: it is truncated, damaged or not HDF5, or there is no space to unpack it.
+        HistoError: the file is truncated, damaged or not HDF5, unpacks to more, or the disk has no space for it.
     """
     if path.suffix != ".gz":
         with _open_file(path, path) as file:
@@ -141,32 +143,32 @@ def _open_file(path: Path, named: Path) -> "Iterator[h5py.File]":
 
 @contextmanager
 def _damage_errors(path: Path) -> Iterator[None]:
-    """Turn the errors of gzip and HDF5 for a truncated or damaged file into one that names the file."""
+    """Turn errors of gzip and HDF5 for a truncated or damaged file into a `HistoError` that names the file."""
     try:
         yield
     except (EOFError, zlib.error, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise HistoError(
-            f"{path} is cut short or damaged: {error}",
+            f"{path} is truncated or damaged: {error}",
             f"delete {path.name} and run the same command again, or give --force",
         ) from error
 
 
 def _find_dataset(file: "h5py.File", path: Path, name: str) -> "h5py.Dataset":
-    """Return the array `name`, if it is stored in this file: HDF5 can refer to any other file on the disk."""
+    """Return the array `name`, which must be in this file: a reference of HDF5 could read any other file."""
     import h5py
 
     with _damage_errors(path):
-        own = isinstance(file.get(name, getlink=True), h5py.HardLink)
-        found = file[name] if own else None
+        is_in_file = isinstance(file.get(name, getlink=True), h5py.HardLink)
+        found = file[name] if is_in_file else None
         if not isinstance(found, h5py.Dataset):
-            raise HistoError(f"{path}: it has no array {name!r}", f"it contains {', '.join(file) or 'nothing'}")
+            raise HistoError(f"{path} has no array {name!r}", f"it contains {', '.join(file) or 'nothing'}")
         if found.external or found.is_virtual:
-            raise HistoError(f"{path}: the array {name!r} refers to other files, which are not read")
+            raise HistoError(f"{path}: the array {name!r} is stored in other files, which histo does not read")
         return found
 
 
 def _block_rows(found: "h5py.Dataset", path: Path) -> int:
-    """Return how many rows to read at a time: whole HDF5 chunks, so that none is decompressed twice."""
+    """Return the number of rows to read at a time: whole HDF5 chunks, so that no chunk is decompressed twice."""
     if found.chunks is None:
         return _ROWS
     if int(np.prod(found.chunks, dtype=object)) > _MAX_BLOCK:

@@ -1,7 +1,7 @@
-"""HTTP(S) requests with `requests`: redirects are followed safely, and errors are sorted by what to do.
+"""HTTP(S) requests with `requests`: follow redirects safely, and tell errors that may be retried from others.
 
-A redirect may lead neither away from http(s) nor from https to http. Credentials in an address
-(`https://user:password@host/`) are sent to that host only and are never shown.
+A redirect must lead to http or https, and not from https to http. Credentials in an address
+(`https://user:password@host/`) are sent only to this host and never shown.
 """
 
 import email.utils
@@ -40,7 +40,7 @@ class RefusedError(HistoError):
 
 
 class RangeError(Exception):
-    """The server has no bytes in the requested range (416); `total` is the file's size in bytes if it says so."""
+    """The server has no bytes in the requested range (416); `total` is the size of the file in bytes, if known."""
 
     def __init__(self, total: int | None) -> None:
         super().__init__("range not satisfiable")
@@ -51,7 +51,7 @@ def check_url(url: str) -> None:
     """Check that `url` is an http(s) address with a host.
 
     Raises:
-        HistoError: it is something else.
+        HistoError: it is not.
     """
     try:
         parts = urlsplit(url)
@@ -63,7 +63,7 @@ def check_url(url: str) -> None:
 
 
 def redact_url(url: str) -> str:
-    """Return the address without credentials and query, which can hold a token."""
+    """Return the address without credentials and query, which can contain a token."""
     scheme, _, rest = re.split(r"[?#]", url, maxsplit=1)[0].partition("://")
     host, _, path = rest.partition("/")
     return f"{scheme}://{host.rpartition('@')[2]}/{path}"
@@ -73,12 +73,12 @@ def redact_url(url: str) -> str:
 def open_url(
     url: str, timeout: float, headers: dict[str, str] | None = None, method: str = "GET"
 ) -> Iterator[requests.Response]:
-    """Send one request, follow its redirects, and give the response (2xx); its body is not read yet.
+    """Send a request, follow redirects, and yield the response (2xx) before its body is read.
 
     Raises:
         MissingFileError: 404 or 410.
         RangeError: 416.
-        RetryableError: 408, 425, 429, 5xx, no connection, or one that ends or stalls while the body is read.
+        RetryableError: 408, 425, 429, 5xx, or a connection that fails, ends or stalls, also while the body is read.
         RefusedError: any other status.
         HistoError: an unsafe redirect, or a certificate that is not valid.
     """
@@ -91,36 +91,36 @@ def open_url(
 
 
 def content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    """Return where a partial response starts and how large the whole file is, in bytes; None where it is not said."""
+    """Return the start of a partial response and the size of the whole file, in bytes; None if not known."""
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
     start, total = match.groups() if match else (None, None)
     return (None if start is None else int(start)), (None if total in (None, "*") else int(total))
 
 
 def content_length(response: requests.Response) -> int | None:
-    """Return how many bytes the server says the body has, None where it does not say."""
+    """Return the size of the body in bytes, None if the server does not send it."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
 
 
 def refuse_web_page(url: str, response: requests.Response, start: bytes = b"") -> None:
-    """Check that a file is coming and not a page about it; `start` holds the first bytes of the body, if known.
+    """Check that a response is a file and not a web page; `start` has the first bytes of the body, if known.
 
     Raises:
-        HistoError: it is a page. Hosts send one when a quota is used up or a login is needed.
+        HistoError: it is a web page. Servers send one if a quota is used up or a login is needed.
     """
     kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     is_page = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
     if is_page or kind in ("text/html", "application/xhtml+xml"):
         raise HistoError(
-            f"{redact_url(url)} answers with a web page instead of the file",
-            "its quota may be used up, or it wants a login: open the address in a browser, download there, "
-            "and give the folder to --from",
+            f"{redact_url(url)} sends a web page instead of the file",
+            "its quota may be used up, or it may need a login: download the file in a browser, and give its folder "
+            "to --from",
         )
 
 
 class _Session(requests.Session):
-    """A session that trusts the system's certificates too, and leaves redirects to `_send`."""
+    """A session that also trusts the certificates of the system; `_send` follows its redirects."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,12 +128,12 @@ class _Session(requests.Session):
         self.mount("https://", _SystemCertificates())
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """Return None: requests would read the body of a redirect to its end, however long that is."""
+        """Return None, so that requests follows no redirect: it would first read the whole body of each."""
         return None
 
 
 class _SystemCertificates(HTTPAdapter):
-    """Trusts the certificates of the system (and of SSL_CERT_FILE) besides those that come with requests."""
+    """An adapter that also trusts the certificates of the system and of SSL_CERT_FILE."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **options)
@@ -145,7 +145,7 @@ class _SystemCertificates(HTTPAdapter):
 def _send(
     session: requests.Session, method: str, url: str, headers: dict[str, str], timeout: float
 ) -> requests.Response:
-    """Send a request and follow its redirects; return the first response that is none."""
+    """Send a request, follow its redirects, and return the first response that is not a redirect."""
     check_url(url)
     parts = urlsplit(url)
     host = (parts.scheme, parts.netloc.rpartition("@")[2])
@@ -159,19 +159,19 @@ def _send(
             return response
         response.close()
         target = _redirect_target(target, response.headers["Location"])
-    raise HistoError(f"{redact_url(url)} redirects in a circle", "give the file's own https address")
+    raise HistoError(f"{redact_url(url)} redirects too often", "give the https address of the file itself")
 
 
 def _send_as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Return the request unchanged: without an `auth`, requests adds what a .netrc file has for the host."""
+    """Return the request unchanged. Without this `auth`, requests would add credentials from a .netrc file."""
     return request
 
 
 def _redirect_target(url: str, location: str) -> str:
-    """Return the address that a redirect leads to.
+    """Return the address of a redirect.
 
     Raises:
-        HistoError: it is not followed, because it is not http(s) or leads from https to http.
+        HistoError: the address is not http(s), or the redirect is from https to http.
     """
     try:
         target = requote_uri(urljoin(url, location))
@@ -179,7 +179,7 @@ def _redirect_target(url: str, location: str) -> str:
         target = location
     scheme = target.partition(":")[0].lower()
     if scheme not in ("http", "https") or (url.startswith("https:") and scheme == "http"):
-        hint = "give the file's own https address"
+        hint = "give the https address of the file itself"
         raise HistoError(f"{redact_url(url)} redirects to {scheme}:, which is not followed", hint)
     check_url(target)
     return target
@@ -204,7 +204,7 @@ def _check_status(url: str, response: requests.Response) -> None:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Return the wait that the server asks for, in seconds: a number or a date (RFC 9110, 10.2.3)."""
+    """Return the wait in seconds that the server requests, as a number or a date (RFC 9110, 10.2.3)."""
     value = response.headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
@@ -215,7 +215,7 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def _raise_connection_error(url: str, error: Exception) -> NoReturn:
-    """Raise the error that fits; requests' own is not chained to it, because its message quotes the whole address."""
+    """Raise an error for a failed connection, without the error of requests, which quotes the whole address."""
     cause: BaseException = error
     while (deeper := cause.__cause__ or cause.__context__) is not None:
         cause = deeper

@@ -1,4 +1,4 @@
-"""Kaggle's Histopathologic Cancer Detection: downloaded with Kaggle's client, or from an archive or folder."""
+"""Kaggle's Histopathologic Cancer Detection, downloaded with Kaggle's client, or from an archive or folder."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ class KaggleOptions(SourceOptions):
 
 
 class KaggleSource:
-    """The competition's patches: `train/` with labels as split `train`, `test/` without as split `test`.
+    """The patches of the competition: the split `train` with labels, and the split `test` without.
 
     `location` is the archive or its unpacked folder; None downloads it with Kaggle's client into `downloads_dir` (or
     KAGGLEHUB_CACHE). `slides` is a table `id,wsi`, as CSV or in a zip.
@@ -116,7 +116,7 @@ class KaggleSource:
                 )
 
     def _index(self, path: Path) -> None:
-        """Find the images and their labels, and count those without the other."""
+        """Find the images and their labels; count images without a label and labels without an image."""
         files = {file.name: file for file in list_files(path)}
         root = _root(files, path)
         self._labels = read_labels(files[f"{root}train_labels.csv"])
@@ -138,7 +138,7 @@ class KaggleSource:
 
 
 def _root(files: Mapping[str, File], path: Path) -> str:
-    """Return the folder with train_labels.csv: "", or a single one, as some archives contain."""
+    """Return the folder with train_labels.csv: "" for the top level, or one folder below it, as in some archives."""
     roots = [name.removesuffix("train_labels.csv") for name in files if PurePosixPath(name).name == "train_labels.csv"]
     roots = sorted((root for root in roots if root.count("/") <= 1), key=lambda root: root.count("/"))
     if not roots:
@@ -149,12 +149,12 @@ def _root(files: Mapping[str, File], path: Path) -> str:
 
 
 def _images_in(files: Mapping[str, File], folder: str) -> list[File]:
-    """Return the images directly in one folder, sorted by name."""
+    """Return the images in a folder, but not in its subfolders, sorted by name."""
     return [f for name, f in files.items() if PurePosixPath(name).parent == PurePosixPath(folder) and is_image(name)]
 
 
 def _table(path: Path) -> File:
-    """Return the table at `path`: a CSV, or the one CSV in a zip."""
+    """Return the table at `path`, which is a CSV file or a zip with one CSV file."""
     tables = [file for file in list_files(path) if file.name.lower().endswith(".csv")]
     if len(tables) != 1:
         raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "give the table `id,wsi` to --slides")

@@ -1,6 +1,6 @@
-"""Downloads with Kaggle's client, with clear errors.
+"""Download with Kaggle's client, and turn its exceptions into errors with hints.
 
-Its own messages may contain the token, so none of them is shown, and its exceptions are not chained to ours.
+The messages of the client can contain the token. So they are not shown, and its exceptions are not chained.
 """
 
 import os
@@ -39,7 +39,8 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
 
     Raises:
         HeldError: another process is downloading it.
-        HistoError: no or refused credentials, rules not accepted, unreachable, damaged, no space.
+        HistoError: credentials are missing or refused, the rules are not accepted, Kaggle cannot be reached, the
+            archive is damaged, or the disk has not enough space.
     """
     target = competition_dir(downloads_dir)
     with hold(target.parent / f".{COMPETITION}.lock", f"Kaggle's archive in {target.parent}"):
@@ -104,13 +105,13 @@ def _download(archive: Path, force: bool) -> Path:
 
 
 def _remove_damaged(archive: Path) -> HistoError:
-    archive.unlink(missing_ok=True)  # the client would believe that it is complete
-    return HistoError("the download of Kaggle's archive is damaged", "run the same command again to download it anew")
+    archive.unlink(missing_ok=True)  # else the client would take it for complete
+    return HistoError("the download of Kaggle's archive is damaged", "run the same command again to download it again")
 
 
 def _http_error(status: int) -> Exception:
     if status == 401:
-        return HistoError("Kaggle refused the credentials, or there are none (HTTP 401)", _LOGIN_HINT)
+        return HistoError("Kaggle credentials are missing or wrong (HTTP 401)", _LOGIN_HINT)
     if status == 403:
         return HistoError("Kaggle requires that you accept the competition's rules first (HTTP 403)", _RULES_HINT)
     if status in RETRIED_STATUS:

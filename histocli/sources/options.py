@@ -1,4 +1,4 @@
-"""How a source declares its options; sources that take the same option declare the same `Option`."""
+"""Options of `histo download` that sources declare; sources with the same option share one `Option`."""
 
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
@@ -6,12 +6,12 @@ from typing import Any, get_args, get_type_hints
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, SourceOptions, source_type
 
-COMMON = ("n", "seed")  # fields that take the value of an option which every source has
+COMMON = ("n", "seed")  # fields that are set by --n and --seed, which every source has
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of `histo download`: its flag, its line in the help, and how the help names its value."""
+    """An option of `histo download`: its flag, its help text, and the name of its value in the help."""
 
     flag: str
     help: str
@@ -21,7 +21,7 @@ class Option:
 
 @dataclass(frozen=True)
 class DeclaredOption:
-    """An option, the type and default of its field, and the names of the sources that take it."""
+    """An option, the type and default of its field, and the names of the sources that have it."""
 
     option: Option
     type: Any
@@ -31,17 +31,17 @@ class DeclaredOption:
 
 FROM = Option(
     "--from",
-    "Archive, folder or base URL to read instead; several may be given.",
+    "Archive, folder or base URL to read instead of a download; may be repeated.",
     metavar="PATH|URL",
     envvar="HISTO_DOWNLOAD_FROM",
 )
-LABELS = Option("--labels", "CSV with the columns id,label (folder).")
-SLIDES = Option("--slides", "CSV with the columns id,wsi: each patch's slide.")
-RESIZE = Option("--resize", "Images that are not 96x96: cut out the centre, or scale.")
+LABELS = Option("--labels", "CSV with the columns id,label: the label of each image.")
+SLIDES = Option("--slides", "CSV with the columns id,wsi: the slide of each patch.")
+RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")
 
 
 def declared_options() -> dict[str, DeclaredOption]:
-    """Return the options of all sources, by the name of their field."""
+    """Return the options of all sources, by the name of the field."""
     declared: dict[str, DeclaredOption] = {}
     for source in SOURCE_NAMES:
         options = source_type(source).options
@@ -60,17 +60,19 @@ def declared_options() -> dict[str, DeclaredOption]:
 
 
 def source_options(source: str, values: dict[str, Any], n: int | None, seed: int) -> SourceOptions:
-    """Make the options of a source from the values of all declared options, in the order of their declaration.
+    """Return the options of a source, with those of `values` (the options of all sources) that it has.
 
     Raises:
-        UsageError: a value was given that this source has no use for.
+        UsageError: an option was given that this source does not have.
     """
     options = source_type(source).options
     names = {found.name for found in fields(options)}
     for name, declared in declared_options().items():
         if name not in names and values.get(name, declared.default) != declared.default:
-            takers = " and ".join(declared.sources)
-            raise UsageError(f"{declared.option.flag} has no meaning for --source {source}", f"it is for {takers}")
+            takers = " or ".join(declared.sources)
+            raise UsageError(
+                f"--source {source} has no option {declared.option.flag}", f"use it with --source {takers}"
+            )
     common = {"n": n, "seed": seed}
     given = {name: value for name, value in {**values, **common}.items() if name in names and value is not None}
     made: SourceOptions = options(**given)
@@ -78,10 +80,10 @@ def source_options(source: str, values: dict[str, Any], n: int | None, seed: int
 
 
 def single_location(source: str, locations: tuple[str, ...]) -> str | None:
-    """Return the one location that was given, None where none was.
+    """Return the only location; None if there is none.
 
     Raises:
-        UsageError: there are several.
+        UsageError: there are several locations.
     """
     if len(locations) > 1:
         raise UsageError(f"--source {source} takes one --from", "give one of them")

@@ -64,12 +64,12 @@ class PcamOptions(SourceOptions):
 class PcamSource:
     """The patches of PCam's splits, one split after the other.
 
-    `location` is the base address or the folder of the nine files, None for Zenodo, whose published MD5s are then
-    required. In a folder, the `.h5` files may be unpacked already. Downloads go to `downloads_dir`, where one array at
-    a time is unpacked.
+    `location` is the base address or the folder of the nine files. None means Zenodo; the files must then have the
+    published MD5s. The files in a folder may be unpacked (`.h5`). Downloads are saved in `downloads_dir`, and one array
+    at a time is unpacked there.
 
     Raises:
-        HistoError: the folder does not exist, or contains none of the splits.
+        HistoError: the folder does not exist, or does not contain a split.
     """
 
     id_is_sha1 = True
@@ -96,8 +96,8 @@ class PcamSource:
         self._splits = [name for name in splits if self._folder is None or _split_is_in(self._folder, name)]
         if not self._splits:
             raise HistoError(
-                f"there is none of PCam's files in {self._folder}",
-                f"it should hold {_name('train', 'x')} and so on",
+                f"there are no files of PCam in {self._folder}",
+                f"they have names such as {_name('train', 'x')}",
             )
         self._files: dict[str, _SplitFiles] = {}
         self._labels: dict[str, Labels] = {}
@@ -131,7 +131,7 @@ class PcamSource:
         """Return what `fetch` would download.
 
         Raises:
-            HistoError: the server cannot be reached, or lacks the patches.
+            HistoError: the server cannot be reached, or does not have the files.
         """
         if self._folder is not None:
             found = [path for name in self._splits for path in _in_folder(self._folder, name) if path is not None]
@@ -151,7 +151,7 @@ class PcamSource:
         if self._files:
             return
         with ExitStack() as held:
-            if self._folder is None:  # two processes that append to one file would mix their bytes
+            if self._folder is None:  # so that two processes do not append to the same file
                 held.enter_context(hold(self._downloads_dir / ".pcam.lock", f"PCam's files in {self._downloads_dir}"))
             files = {split: self._fetch_split(split) for split in self._splits}
         for split, (_, y, _) in files.items():
@@ -183,7 +183,7 @@ class PcamSource:
                 )
 
     def _slides(self, split: str, meta: Path | None) -> list[str]:
-        """Read the slide of each row, and count labels in the table that differ from the array's."""
+        """Return the slide of each row; count labels of the table that differ from the array."""
         labels = self._labels[split]
         if meta is None:
             self.report.notes.append(f"{split}: no meta table, so the slides are not known")
@@ -251,15 +251,15 @@ class PcamSource:
             raise
 
     def _url_of(self, name: str) -> str:
-        """Return the address of one file: its name is appended to the path of the base address."""
+        """Return the address of a file: the base address with the name of the file added to its path."""
         parts = urlsplit(self._url)
         return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
     def _note_checksums(self) -> None:
         other = [name for name, md5 in self.report.checksums.items() if MD5.get(name) != md5]
-        note = "every MD5 is the published one"
+        note = "all files have the published MD5"
         if other:
-            note = f"their MD5 is not the published one: {', '.join(other)}"
+            note = f"the MD5 of these files is not the published one: {', '.join(other)}"
         self.report.notes.append(note)
 
 

@@ -1,4 +1,4 @@
-"""Requests that fail for a while are sent again, ever more slowly."""
+"""Retry requests that fail, with increasing waits."""
 
 import random
 import time
@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from histocli.errors import HistoError
 
-RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP status codes that may change by themselves
+RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}  # HTTP status codes for which a later request may succeed
 
 T = TypeVar("T")
 
 
 class RetryableError(Exception):
-    """The request may succeed if it is sent again, after `wait` seconds if the server named a time."""
+    """The request may succeed if it is sent again; `wait` is the wait in seconds that the server requested, if any."""
 
     def __init__(self, message: str, wait: float | None = None) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class RetryableError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and when to try again: `tries` in a row without progress; waits and timeout in seconds."""
+    """When to retry: `tries` is the number of tries in a row without progress; waits and timeout are in seconds."""
 
     tries: int = 8
     first_wait: float = 1.0
@@ -34,11 +34,11 @@ class RetryPolicy:
     def run(self, attempt: Callable[[], T], failure: str, hint: str, progress: Callable[[], int] = lambda: 0) -> T:
         """Call `attempt` until it raises no RetryableError, and return its result.
 
-        Only a `progress()` beyond the furthest so far starts the count of tries again: otherwise a server that starts
-        over each time and always breaks off at the same place would be asked for ever.
+        The count of failed tries starts again at 1 only if `progress()` is larger than ever before. So a server that
+        always sends the same first bytes again is not asked for ever.
 
         Raises:
-            HistoError: every try failed; it begins with `failure`.
+            HistoError: all tries failed; the message begins with `failure`.
         """
         failures, furthest = 0, progress()
         while True:
@@ -53,7 +53,7 @@ class RetryPolicy:
             self.wait(failures, wait)
 
     def wait(self, failures: int, requested: float | None) -> None:
-        """Sleep as long as the server requested, else exponentially longer with jitter; at most `longest_wait`."""
+        """Sleep as long as the server requested, else with exponential backoff and jitter; at most `longest_wait`."""
         backoff = self.first_wait * 2 ** (failures - 1) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self.sleep(min(self.longest_wait, backoff if requested is None else max(requested, 0.0)))
 

@@ -1,4 +1,4 @@
-"""The slides of Camelyon16: their hospitals, and PCam's table of the slide of each patch."""
+"""Slides of Camelyon16: their hospitals, and PCam's table with the slide of each patch."""
 
 import csv
 import re
@@ -14,8 +14,8 @@ _TRUTHS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 def hospital_of(slide: str) -> str:
     """Return the hospital of a Camelyon16 training slide, RUMC or UMCU, or "" for another slide.
 
-    Normal slides 1 to 100 and tumour slides 1 to 70 are from Radboud, the others from Utrecht. The hospital of a test
-    slide cannot be told from its name.
+    Normal slides 1 to 100 and tumour slides 1 to 70 are from Radboud, the others from Utrecht. The name of a test
+    slide does not show its hospital.
     """
     match = _SLIDE.search(slide)
     if match is None:
@@ -27,7 +27,7 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
     """Read the columns `wsi` and, if it exists, `center_tumor_patch` of PCam's meta table.
 
     Raises:
-        HistoError: it is no such table; the message names file, line and column.
+        HistoError: the file is not such a table; the message names file, line and column.
     """
     slides: list[str] = []
     centres: list[int | None] = []
@@ -35,7 +35,7 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream)
             if "wsi" not in (rows.fieldnames or ()):
-                raise HistoError(f"{path}, line 1: there is no column 'wsi'", "is this PCam's meta table?")
+                raise HistoError(f"{path}, line 1: there is no column 'wsi'", "give the meta table of PCam")
             for row in rows:
                 slides.append((row["wsi"] or "").strip())
                 centres.append(_truth(path, rows.line_num, row.get("center_tumor_patch")))

@@ -133,7 +133,7 @@ def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
     rows, report = subset(empty), json.loads(result.stdout)
     assert (report["split"], report["leaks"]) == ("overlap", False)
     assert report["audit"]["overlaps"] == {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
-    assert "240 of 240 patches share pixels with another one and are in the same split as it" in result.stderr
+    assert "240 of 240 patches overlap with another patch, and are in the same split as it" in result.stderr
     sides = {}
     for row in rows:
         sides.setdefault((row["label"], row["id"].partition("-")[2]), set()).add((row["split"], row["overlap_group"]))
@@ -206,7 +206,7 @@ def test_of_two_hospitals_one_validates(histo):
 
 def test_by_hospital_is_refused_where_it_cannot_be(histo):
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital", "--split", "slide", code=2)
-    assert error == "--group hospital and --split slide are two splits"
+    assert error == "--group hospital and --split slide cannot be combined"
     edit(histo, lambda row: row | {"hospital": "RUMC"})
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital")
     assert error == "1 hospitals cannot be split with both classes in train and in validation"

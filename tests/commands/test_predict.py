@@ -278,7 +278,7 @@ def test_a_list_of_paths_from_stdin_continues_too(histo, images, tmp_path):
 def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
     with hold(tmp_path / ".preds.csv.lock", "preds.csv"):
         error, hint = histo.fails(*PREDICT, images, "--out", tmp_path / "preds.csv")
-    assert "another histo is at work on" in error
+    assert "another histo process is using" in error
     assert "wait" in hint
     histo(*PREDICT, images, "--out", tmp_path / "preds.csv")
     assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["preds.csv"]
@@ -374,7 +374,7 @@ def test_stored_thresholds_and_rules_are_those_of_the_checkpoint(histo, images):
         assert [row["class"] for row in predicted(histo, images, "--threshold", "stored", *more)] == expected
     assert len(predicted(histo, images, "--threshold", "specificity=0.9")) == 12
     error, hint = histo.fails(*PREDICT, images, "--threshold", "high", code=2)
-    assert error == "--threshold high is no threshold"
+    assert error == "--threshold high is not a threshold"
     assert "youden" in hint
 
 
@@ -455,7 +455,7 @@ def test_flags_without_the_training_patches_or_what_they_look_like(histo, images
     (histo.root / "runs" / "first" / "manifest.csv").unlink()
     result = histo(*PREDICT, images, "--flags")
     assert {row["duplicate"] for row in table(result.stdout)} == {""}
-    assert "the patches trained on are not in this workspace" in result.stderr
+    assert "the training patches are not in this workspace" in result.stderr
     path = histo.root / "checkpoints" / "best.pt"
     save_checkpoint(replace(load_checkpoint(path), appearance={}), path)
     error, hint = histo.fails(*PREDICT, images, "--flags")

@@ -349,7 +349,7 @@ def test_several_processes_cannot_share_a_stream(histo, monkeypatch):
     from histocli.workspace import Workspace
 
     for config in (PredictConfig(["synthetic"]), PredictConfig(["-"], out=histo.root / "preds.csv")):
-        with pytest.raises(UsageError, match="need inputs to share and a file to write"):
+        with pytest.raises(UsageError, match="cannot read a list from stdin or write to stdout"):
             predict(Workspace(histo.root), config, sys.stdout, ranks=Pretended(0, 2))
 
 

@@ -81,7 +81,7 @@ def test_what_was_searched_stays_known_when_another_set_is_packed(empty, tmp_pat
     pack(empty, tmp_path, "mine", mine() | shared)
     pack(empty, tmp_path, "test", {"a": crop(image, 20, 30), "b": crop(image, 30, 20), "c": crop(texture(51), 0, 0)})
     at_random = "--split", "random"
-    told = "only exact duplicates with train were searched for: test: all; --audit searches everything"
+    told = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
     assert told in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
     audit = balanced(empty, "--audit", *at_random)
     assert leak(audit, "test: all")["overlaps"] == 2
@@ -133,7 +133,7 @@ def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
     assert sorted(audit["contradictions"]["ids"]) == ["003", "105", "elsewhere", "wrong"]
     assert audit["contradictions"]["patches"] == 4
     assert audit["duplicates"] == 2
-    assert "4 patches have the same pixels as a patch with the other label" in result.stderr
+    assert "4 patches have the same pixels as another patch, but the other label" in result.stderr
 
 
 def test_slides_of_made_up_data_sets_are_not_confused(empty):
@@ -160,7 +160,7 @@ def test_training_is_refused_where_patches_for_evaluation_leak_into_it(empty, le
     assert error == f"patches for evaluation leak into train: {leaking}: all (exact duplicates: 1)"
     assert "--allow-leak" in hint
     assert not (empty.root / "runs").exists()
-    assert f"leak into train: {leaking}: all (exact duplicates: 1); histo train refuses this subset" in (
+    assert f"leak into train: {leaking}: all (exact duplicates: 1); histo train ends with an error on this subset" in (
         empty("balance", "--n", "max", "--data", "mine").stderr
     )
 

@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histocli.commands.download import DownloadConfig, existing_dataset
+from histocli.commands.download import DownloadConfig, find_dataset
 from histocli.config import Resize
 from histocli.data.images import decode_patch
 from histocli.data.inputs import open_inputs
@@ -151,7 +151,7 @@ def test_json(place, data):
         path.write_bytes(data)
     path = workspace.dataset_path("x")
     reads_or_refuses("JSON", lambda: read_json(path), str(path))
-    reads_or_refuses("records of data sets", lambda: existing_dataset(workspace, "x", SYNTHETIC), "x")
+    reads_or_refuses("records of data sets", lambda: find_dataset(workspace, "x", SYNTHETIC), "x")
 
 
 # archives

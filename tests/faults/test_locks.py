@@ -50,7 +50,7 @@ def test_a_run_is_trained_by_one_process_and_the_other_is_told_which(root, train
     for line in (["train", "--resume", "--name", "long"], [*LONG, "--name", "long"]):
         refused = histo(root, *line, code=1)
         if "--resume" in line:
-            assert f"error: another histo is at work on run 'long': {by(training)}" in refused.stderr
+            assert f"error: another histo process is using run 'long': {by(training)}" in refused.stderr
         else:
             assert "error: there is a run 'long' already" in refused.stderr
     check_whole(root)
@@ -104,7 +104,7 @@ def test_two_runs_side_by_side_end_as_they_would_alone(root, tmp_path):
 def test_a_data_set_is_packed_by_one_process_and_the_other_is_told_which(root, packing):
     line = ["download", "--source", "synthetic", "--n", 60, "--name", "large"]
     refused = histo(root, *line, code=1)
-    assert f"error: another histo is at work on data set 'large': {by(packing)}" in refused.stderr
+    assert f"error: another histo process is using data set 'large': {by(packing)}" in refused.stderr
     packing.kill()
     assert list((root / "data" / "large").glob(".*.tmp"))
     histo(root, *line)
@@ -117,7 +117,7 @@ def test_what_a_killed_process_left_goes_though_its_data_set_is_packed_already(r
     (root / "data" / ".synthetic.lock").write_text("process 1 on a machine")
     (root / "data" / "synthetic" / f".manifest.csv.{'0' * 16}.tmp").write_text("id,la")
     again = histo(root, "download", "--source", "synthetic", "--n", 72)
-    assert "nothing to be done" in again.stderr
+    assert "nothing to do" in again.stderr
     assert differences(tree(root), before) == []
 
 
@@ -131,7 +131,7 @@ def test_one_process_fetches_a_file_for_all(root, pcam_files):  # noqa: F811
         part = root / "downloads" / (file_name("valid", "x") + ".h5.gz.part")
         process.until(lambda: part.is_file() and part.stat().st_size >= 20_000)
         refused = histo(root, *second, code=1, NO_PROXY="*")
-        assert re.search(rf"another histo is at work on PCam's files in .*: {by(process)}", refused.stderr)
+        assert re.search(rf"another histo process is using PCam's files in .*: {by(process)}", refused.stderr)
         process.kill()
         histo(root, *second, NO_PROXY="*")
     check_whole(root)
@@ -153,7 +153,7 @@ def test_whoever_waits_gets_the_lock_when_it_is_let_go_of(tmp_path):
     with hold(tmp_path / "lock", "it"):
         for thread in threads:
             thread.start()
-        with pytest.raises(HeldError, match=rf"at work on it: process {os.getpid()} on {socket.gethostname()}"):
+        with pytest.raises(HeldError, match=rf"using it: process {os.getpid()} on {socket.gethostname()}"):
             hold(tmp_path / "lock", "it").__enter__()
         assert order == []
     for thread in threads:

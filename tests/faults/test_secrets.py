@@ -40,7 +40,7 @@ def test_credentials_in_an_address_are_used_and_never_shown_or_kept(tmp_path, pc
     texts = [text for process in (planned, done, again, other) for text in (process.stdout, process.stderr)]
     assert secrets_in(tmp_path, *texts) == []
     assert "is packed already" in again.stderr  # it is known to be the same address all the same
-    assert "made with other options" in other.stderr
+    assert "packed with other options" in other.stderr
     [kept] = json.loads((root / "data" / "pcam" / "dataset.json").read_text())["request"]["from"]
     assert kept.startswith(f"http://127.0.0.1:{server.port}/ sha256:")
 

@@ -30,11 +30,11 @@ LIES = {  # what the server does with one of the files, for ever -> what is said
     "another scheme": (Reply(status=302, headers={"Location": "ftp://127.0.0.1/x"}), "redirects to ftp:"),
     "a local file": (Reply(status=302, headers={"Location": "file:///etc/passwd"}), "redirects to file:"),
     "data in the address": (Reply(status=302, headers={"Location": "data:,hello"}), "redirects to data:"),
-    "a page": (Reply(body=PAGE, headers={"Content-Type": "text/html"}), "answers with a web page"),
-    "a page in disguise": (Reply(body=PAGE), "answers with a web page"),
-    "a hundred megabytes of nothing": (Reply(body=gzip.compress(bytes(100 << 20))), "is cut short or damaged"),
-    "other bytes": (Reply(body=b"no archive at all"), "is cut short or damaged"),
-    "half a file": (Reply(body=b"\x1f\x8b\x08\x00"), "is cut short or damaged"),
+    "a page": (Reply(body=PAGE, headers={"Content-Type": "text/html"}), "sends a web page"),
+    "a page in disguise": (Reply(body=PAGE), "sends a web page"),
+    "a hundred megabytes of nothing": (Reply(body=gzip.compress(bytes(100 << 20))), "is truncated or damaged"),
+    "other bytes": (Reply(body=b"no archive at all"), "is truncated or damaged"),
+    "half a file": (Reply(body=b"\x1f\x8b\x08\x00"), "is truncated or damaged"),
     "more than fits": (Reply(body=b"x", length=10**16), "needs 10000.0 TB, and"),
 }
 

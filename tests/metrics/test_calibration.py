@@ -107,7 +107,7 @@ def test_a_number_is_itself_and_needs_no_patches():
 
 @pytest.mark.parametrize("rule", ["", "two", "1.5", "-1", "nan", "youden=1", "sensitivity", "sensitivity=0", "ppv=0.9"])
 def test_what_is_no_rule_is_refused(rule):
-    with pytest.raises(UsageError, match="is no threshold") as caught:
+    with pytest.raises(UsageError, match="is not a threshold") as caught:
         choose_threshold(rule, np.array([0, 1]), np.array([0.1, 0.9]))
     assert "youden" in caught.value.hint
 

@@ -215,7 +215,7 @@ def test_coverage_where_few_of_many_slides_hold_tumour(with_tumour):
         ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.5, None, "auc", "the metric itself is undefined"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0, None, "sensitivity", "it is the same in every resample"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0.5, [0] * 40, "brier", "all patches are of one slide"),
-        ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "it exists in only"),
+        ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "it is defined in only"),
     ],
 )
 def test_what_cannot_be_told_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):

@@ -23,7 +23,7 @@ def test_the_model_card_is_complete(histo):
     assert "Train and validation share no slide." in text
     assert re.search(rf"^\| AUC \| {best.metrics['val_auc']:.4f}", text, re.M)
     assert "95% intervals by bootstrap over" in text
-    assert "Trained on synthetic patches" in text
+    assert "trained on synthetic patches" in text
     for heading in ("Intended use", "Data", "Leakage", "Training", "Calibration and threshold", "Limits"):
         section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
         assert len(section.split()) > 6, heading

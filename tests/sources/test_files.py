@@ -274,8 +274,8 @@ def test_labels(text):
         ("id,label\na,1\n\nb,2\n", "line 4, column label: '2' is not 0 or 1"),
         ('id,label,x\na,1,"\n"\nb,,\n', "line 4, column label: '' is not 0 or 1"),
         ("id,label\na,1\na,1\n", "line 3, column id: 'a' occurs twice"),
-        ("id,class\na,1\n", "line 1: it needs the columns id,label; it has id,class"),
-        ("", "line 1: it needs the columns id,label"),
+        ("id,class\na,1\n", "line 1: the columns must be id,label, but are id,class"),
+        ("", "line 1: the columns must be id,label"),
         ("id,label\na\n", "line 2: 1 fields, 2 columns"),
         (b"id,label\n\xff,1\n", "is not UTF-8 text"),
         ('id,label\n"a,1\n', "line 2: unexpected end of data"),
@@ -293,7 +293,7 @@ def test_slides():
     assert read_slides(table("slide;id\ns1;a\n")) == {"a": "s1"}
     with pytest.raises(HistoError, match="line 3, column id: 'a' occurs twice, with two slides"):
         read_slides(table("id,wsi\na,s1\na,s2\n"))
-    with pytest.raises(HistoError, match="it needs the columns id,wsi"):
+    with pytest.raises(HistoError, match="the columns must be id,wsi"):
         read_slides(table("id,label\na,1\n"))
 
 

@@ -111,7 +111,7 @@ def test_several_locations_each_with_its_own_table(tmp_path):
 def test_tables_that_contradict_each_other_are_an_error(tmp_path):
     first = write_folder(tmp_path / "1", {"a.tif": TIFFS[0], "labels.csv": b"id,label\na,1\n"})
     second = write_folder(tmp_path / "2", {"b.tif": TIFFS[1], "labels.csv": b"id,label\na,0\nb,1\n"})
-    with pytest.raises(HistoError, match=r"labels\.csv: another table has another label for 'a'"):
+    with pytest.raises(HistoError, match=r"labels\.csv: another table has a different label for 'a'"):
         FolderSource([first, second])
 
 
@@ -132,7 +132,9 @@ def test_ids_are_unique_where_stems_clash(tmp_path, names, ids):
 def test_a_label_that_fits_two_images_is_an_error(tmp_path):
     tree = {"x/a.tif": TIFFS[0], "y/a.tif": TIFFS[1]}
     folder = write_folder(tmp_path / "x", tree | {"labels.csv": b"id,label\na,1\n"})
-    with pytest.raises(HistoError, match=r"'a' in the table of labels fits both x/a\.tif and y/a\.tif") as raised:
+    with pytest.raises(
+        HistoError, match=r"'a' in the table of labels is that of two images, x/a\.tif and y/a\.tif"
+    ) as raised:
         FolderSource([folder])
     assert "paths" in raised.value.hint
     (folder / "labels.csv").write_text("id,label\nx/a.tif,1\ny/a,0\n")
@@ -141,7 +143,7 @@ def test_a_label_that_fits_two_images_is_an_error(tmp_path):
 
 def test_the_same_paths_in_two_locations_are_an_error(tmp_path):
     places = [write_folder(tmp_path / name, {"a.tif": TIFFS[0]}) for name in "xy"]
-    with pytest.raises(HistoError, match="share their relative paths"):
+    with pytest.raises(HistoError, match="have the same relative paths"):
         FolderSource(places)
 
 

@@ -86,7 +86,7 @@ def test_no_credentials(kaggle, downloads, policy):
 @pytest.mark.parametrize(
     ("status", "message", "hint"),
     [
-        (401, "refused the credentials", "KAGGLE_API_TOKEN"),
+        (401, "credentials are missing or wrong", "KAGGLE_API_TOKEN"),
         (403, "rules", f"https://www.kaggle.com/competitions/{COMPETITION}/rules"),
         (404, "HTTP 404", "later"),
     ],

@@ -129,7 +129,7 @@ def test_a_folder_gives_every_row_in_order(folder, downloads):
     assert rows_of(source) == ALL_ROWS
     assert source.total == 100
     assert source.report.origin == str(folder)
-    assert "their MD5 is not the published one" in source.report.notes[-1]
+    assert "the MD5 of these files is not the published one" in source.report.notes[-1]
     assert len(source.report.checksums) == 9
     assert list(downloads.iterdir()) == []  # what was unpacked is gone
 
@@ -174,7 +174,7 @@ def test_zenodo_files_must_have_the_published_md5(pcam_files, downloads, monkeyp
         monkeypatch.setattr(pcam, "MD5", {n: hashlib.md5(data).hexdigest() for n, data in pcam_files.items()})
         source = PcamSource(None, downloads)
         source.fetch()
-    assert source.report.notes == ["every MD5 is the published one"]
+    assert source.report.notes == ["all files have the published MD5"]
     assert source.report.checksums == pcam.MD5
 
 
@@ -273,7 +273,7 @@ def test_without_an_array_it_is_an_error(folder, downloads, pcam_files, kind):
 
 
 def test_a_place_without_any_of_the_files_is_an_error(tmp_path, downloads):
-    with pytest.raises(HistoError, match="none of PCam's files"):
+    with pytest.raises(HistoError, match="there are no files of PCam"):
         PcamSource(tmp_path, downloads)
     with pytest.raises(HistoError, match="no folder"):
         PcamSource(tmp_path / "absent", downloads)
@@ -392,17 +392,17 @@ def bytes_elsewhere(folder):
         (third_label, "label 2 in row 0"),
         (two_labels_each, "not a label per patch"),
         (other_set, "no array 'x'"),
-        (cut_short, "_x.h5.gz is cut short or damaged"),
-        (flipped_bits, "_x.h5.gz is cut short or damaged"),
-        (not_gzip, "_y.h5.gz is cut short or damaged"),
-        (not_hdf5, "_y.h5.gz is cut short or damaged"),
+        (cut_short, "_x.h5.gz is truncated or damaged"),
+        (flipped_bits, "_x.h5.gz is truncated or damaged"),
+        (not_gzip, "_y.h5.gz is truncated or damaged"),
+        (not_hdf5, "_y.h5.gz is truncated or damaged"),
         (bomb, "unpacks to more than"),
         (no_wsi, "line 1: there is no column 'wsi'"),
         (odd_truth, "line 3, column center_tumor_patch: 'perhaps'"),
         (meta_not_text, "not a CSV table"),
         (enormous_chunks, "chunks of .* too large"),
         (linked_elsewhere, "no array 'x'"),
-        (bytes_elsewhere, "refers to other files"),
+        (bytes_elsewhere, "is stored in other files"),
     ],
 )
 def test_a_harmed_file_is_one_error_that_names_it(folder, downloads, harm, message):

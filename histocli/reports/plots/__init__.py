@@ -7,6 +7,6 @@ __all__ = ["Format", "Kind", "shorten"]
 
 
 def shorten(name: str, length: int) -> str:
-    """Shorten a name to `length` characters by its middle, because names mostly differ at their ends."""
+    """Shorten a name to `length` characters; its middle is removed, because names mostly differ at their ends."""
     head = (length - 1) // 2
     return name if len(name) <= length else f"{name[:head]}…{name[head + 1 - length :]}"

@@ -26,7 +26,7 @@ def draw_roc(figure: Figure, report: EvaluationReport) -> None:
 
 
 def draw_pr(figure: Figure, report: EvaluationReport) -> None:
-    """Draw precision against recall, with the prevalence that chance would reach."""
+    """Draw precision against recall, and the prevalence, which is the precision of random scores."""
     measured, curve, values = report.measured, report.measured.curves.pr, report.measured.metrics
     axes = _square(figure, "recall (sensitivity)", "precision (PPV)")
     prevalence = measured.prevalence
@@ -44,7 +44,7 @@ def draw_pr(figure: Figure, report: EvaluationReport) -> None:
 
 
 def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
-    """Draw the confusion matrix: counts, and each as a share of its true class."""
+    """Draw the confusion matrix, with counts and shares of the true class."""
     confusion = report.measured.confusion
     counts = np.array([[confusion.tn, confusion.fp], [confusion.fn, confusion.tp]])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -64,7 +64,7 @@ def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
 
 
 def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
-    """Draw the reliability diagram, and how many patches each bin has."""
+    """Draw the reliability diagram, and the number of patches in each bin."""
     bins = report.measured.calibration
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="perfect calibration")
@@ -107,7 +107,7 @@ def facts(report: EvaluationReport, result: str = "") -> tuple[str, ...]:
 
 
 def _with_interval(report: EvaluationReport, name: str) -> str:
-    """Write a metric with its 95% interval, where it has one."""
+    """Format a metric with its 95% interval, if it has one."""
     interval = report.uncertainty.intervals.get(name) if report.uncertainty else None
     value = number(report.measured.metrics[name])
     return f"{value} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else value
@@ -120,5 +120,5 @@ def _square(figure: Figure, xlabel: str, ylabel: str) -> Axes:
 
 
 def _show_reason(axes: Axes, reason: str) -> None:
-    """Write into empty axes why they are empty."""
+    """Write the reason into empty axes."""
     axes.text(0.5, 0.5, reason, ha="center", va="center", transform=axes.transAxes, color=GREY, wrap=True)

@@ -20,7 +20,7 @@ _CAPTION = 42  # pixels under a patch that has a caption of two lines
 
 
 class Group(NamedTuple):
-    """Patches under one heading: `pixels` (N,96,96,3) uint8, and N captions of two lines or none."""
+    """Patches under one heading: `pixels` (N,96,96,3) uint8, and N captions of two lines, or no captions."""
 
     heading: str
     pixels: npt.NDArray[np.uint8]
@@ -57,7 +57,7 @@ def sheet_size(groups: Sequence[Group]) -> tuple[float, float]:
 
 
 def draw_sheet(figure: Figure, groups: Sequence[Group], heading: str, *facts: str) -> None:
-    """Draw the groups one under the other."""
+    """Draw the groups one below the other."""
     ratios = [_height(group) for group in groups]
     column = figure.subplots(len(groups), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, group in zip(column, groups, strict=True):
@@ -83,7 +83,7 @@ def _draw_group(axes: Axes, group: Group) -> None:
 
 
 def _mark_centre(axes: Axes, x: int, y: int) -> None:
-    """Outline the central 32x32 pixels, whose tissue gives the label; white on black is visible on every stain."""
+    """Outline the central 32x32 pixels, which decide the label; white on black is visible on every stain."""
     corner = (x + (_SIDE - _CENTRE) / 2 - 0.5, y + (_SIDE - _CENTRE) / 2 - 0.5)
     box = Rectangle(corner, _CENTRE, _CENTRE, fill=False, edgecolor="white", linewidth=0.6)
     box.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
@@ -95,10 +95,10 @@ def _rows(group: Group) -> int:
 
 
 def _height(group: Group) -> int:
-    """The height of a group in pixels; an empty one has only its heading."""
+    """Return the height of a group in pixels; an empty group has only its heading."""
     return max(_GAP, _rows(group) * _pitch(group))
 
 
 def _pitch(group: Group) -> int:
-    """The distance of two rows of patches in pixels."""
+    """Return the distance between two rows of patches in pixels."""
     return _SIDE + (_CAPTION if group.captions else _GAP)

@@ -1,4 +1,4 @@
-"""The one style of all figures, and the one way to write them: no pyplot, same input same bytes."""
+"""The style of all figures, and a function that writes them; the same input gives the same bytes."""
 
 import textwrap
 from collections.abc import Callable
@@ -85,5 +85,5 @@ def thousands(axis: Axis) -> None:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a metric for a title."""
+    """Format a metric for a title."""
     return "undefined" if value is None else f"{value:.{digits}f}"

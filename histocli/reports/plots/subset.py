@@ -1,4 +1,4 @@
-"""The balanced subset: classes by split, and how its patches spread over slides."""
+"""Plot a balanced subset: the patches of each class by split and by slide."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ _GAPPED_SLIDES = 60  # more bars would be thinner than the gaps between them
 
 
 def draw_balance(figure: Figure, report: BalanceReport) -> None:
-    """Draw patches of each class by split and, where slides are known, by slide."""
+    """Draw the number of patches of each class by split and, if slides are known, by slide."""
     if report.slides:
         splits, slides = figure.subplots(2, 1, height_ratios=(1, 1.25))
         _draw_slides(slides, report.slides)
@@ -35,7 +35,7 @@ def draw_balance(figure: Figure, report: BalanceReport) -> None:
 
 
 def _draw_splits(axes: Axes, counts: dict[str, SplitCounts]) -> None:
-    """Draw a pair of bars for each split, their counts beside them."""
+    """Draw a pair of bars with their counts for each split."""
     for offset, label in ((-0.2, 0), (0.2, 1)):
         values = [getattr(split, _KEYS[label]) for split in counts.values()]
         y = np.arange(len(counts)) + offset
@@ -50,7 +50,7 @@ def _draw_splits(axes: Axes, counts: dict[str, SplitCounts]) -> None:
 
 
 def _draw_slides(axes: Axes, slides: list[SlideCounts]) -> None:
-    """Draw a stacked bar for each slide, split by split and the largest first; every second split is shaded."""
+    """Draw a stacked bar for each slide, sorted by split and size; every second split has a grey background."""
     rows = sorted(slides, key=lambda row: (row.split, -row.negative - row.positive, row.slide))
     x = np.arange(len(rows))
     width = 0.9 if len(rows) <= _GAPPED_SLIDES else 1.0

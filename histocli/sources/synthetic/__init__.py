@@ -1,4 +1,4 @@
-"""A data set that needs no download: H&E-like lymph-node patches drawn from a seed."""
+"""Synthetic lymph-node patches that look like H&E; they depend only on a seed and need no download."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, 
 from histocli.threads import thread_count
 
 DEFAULT_N = 8_000
-MANY = 600  # patches: for fewer it takes longer to start processes than to draw them here
+MANY = 600  # with fewer patches, starting processes takes longer than drawing the patches here
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class SyntheticOptions(SourceOptions):
 
 
 class SyntheticSource:
-    """H&E-like patches of simulated slides, `n` of them; `seed` decides every byte.
+    """`n` patches of simulated slides that look like H&E; all pixels depend on `seed`.
 
-    Slides come from a few hospitals, each with its own stains, and are normal or tumour; about 40 % of the patches
-    are positive by PCam's rule (tumour in the central 32x32). From 200 patches on, a few are blank or black, and a
-    few are exact duplicates, as in the real data. From `MANY` patches on, several processes draw them.
+    Slides are from a few hospitals with different stains, and are normal or tumour. About 40% of the patches have label
+    1 (tumour in the central 32x32). With 200 patches or more, a few are blank or black and a few are exact duplicates,
+    as in real data. With `MANY` patches or more, several processes draw them.
 
     Raises:
         UsageError: `n` is below 1, or `seed` is negative.
@@ -44,7 +44,7 @@ class SyntheticSource:
         self.report = SourceReport(origin=f"synthetic: n={n}, seed={seed}")
 
     def patches(self) -> Iterator[Patch]:
-        """Yield `n` patches, slide by slide; they are drawn some chunks ahead of the one that is taken."""
+        """Yield `n` patches, slide by slide; some chunks are drawn in advance."""
         from histocli.data.stream import CHUNK, chunked
         from histocli.sources.synthetic.plan import draw_chunk, plan_patches
         from histocli.sources.synthetic.pool import map_in_processes
@@ -66,7 +66,7 @@ class SyntheticSource:
 
 
 def open_synthetic(options: SyntheticOptions, context: SourceContext) -> SyntheticSource:
-    """Make the source; nothing is read or written."""
+    """Return the source, without reading or writing anything."""
     return SyntheticSource(options.n, options.seed)
 
 

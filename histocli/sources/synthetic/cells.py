@@ -1,9 +1,9 @@
-"""The cells of a synthetic patch: where they lie, the shape of their nuclei, and the stain these take up.
+"""Draw the cells of a synthetic patch: their positions, the shapes of their nuclei, and their stain.
 
-Jittered lattices put cells on every kind of tissue, and a nearest-cell pass (Worley, "A cellular texture basis
-function", SIGGRAPH 1996) gives every pixel its cell: so crowded nuclei press against one another instead of
-overlapping, and the borders of cells come for free. What all the cells of a patch need is worked out in one pass
-over them: a patch has few cells and many kinds of step, so that the number of steps is what costs.
+The cells of each kind of tissue are the points of a hexagonal lattice, moved at random. Each pixel belongs to the
+nearest cell (Worley, "A cellular texture basis function", SIGGRAPH 1996). So neighbouring nuclei do not overlap, and
+the borders of cells are where this label changes. All cells of a patch are drawn together: a patch has few cells, so
+the time depends mainly on the number of NumPy calls.
 """
 
 from typing import Any, NamedTuple
@@ -39,15 +39,15 @@ Labels = np.ndarray[Any, np.dtype[np.intp]]
 
 
 class Cells(NamedTuple):
-    """Where the cells of a patch lie: `points` (N,2) as x, y, each one's kind of tissue (N,), its `angle` (N,)."""
+    """The cells of a patch: `points` (N,2) as x and y, the kind of tissue of each (N,), and its `angle` (N,)."""
 
     points: Plane
     kinds: Kinds
     angle: Plane
 
 
-# Cells by kind: their spacing from and to (pixels; for tumour in units of its own), how far they stray from
-# the lattice, and the share of its places that are taken, from and to.
+# Cells of each kind of tissue: lowest and highest spacing (pixels; for tumour a factor on `Growth.spacing`), size of
+# the random moves, and lowest and highest share of lattice points that have a cell.
 DENSITY = {
     LYMPH: (6.1, 7.6, 0.34, 0.88, 0.99),
     GERMINAL: (8.4, 10.4, 0.30, 0.93, 0.97),
@@ -59,7 +59,7 @@ DENSITY = {
 
 
 def place_cells(rng: np.random.Generator, scene: Scene, growth: Growth) -> Cells:
-    """Place all cells of a patch, kind by kind."""
+    """Choose the positions of all cells of a patch, one kind of tissue after the other."""
     placed = {kind: places_of(rng, kind, scene, growth) for kind in DENSITY if (scene.kinds == kind).any()}
     points = np.concatenate([np.zeros((0, 2), np.float32), *placed.values()])
     kinds = np.repeat(np.array([*placed], np.uint8), [len(places) for places in placed.values()])
@@ -70,20 +70,20 @@ def place_cells(rng: np.random.Generator, scene: Scene, growth: Growth) -> Cells
 
 
 def places_of(rng: np.random.Generator, kind: int, scene: Scene, growth: Growth) -> Plane:
-    """Choose the points (N,2) of the cells that lie on one kind of tissue."""
+    """Choose the positions (N,2) of the cells of one kind of tissue."""
     closest, widest, jitter, fewest, most = DENSITY[kind]
     unit = growth.spacing if kind == TUMOUR else 1.0
     points = lattice(rng, unit * rng.uniform(closest, widest), jitter)
     share = rng.uniform(fewest, most)
-    if kind == LUMEN:  # empty, with a few red cells, or full of them
+    if kind == LUMEN:  # empty, with a few red cells, or with many
         share = (0.0, 0.1, 0.9)[rng.integers(3)]
     columns, rows = (points.T + PAD).astype(np.intp)
-    kept: Plane = points[(scene.kinds[rows, columns] == kind) & (rng.random(len(points), np.float32) < share)]
-    return kept
+    chosen: Plane = points[(scene.kinds[rows, columns] == kind) & (rng.random(len(points), np.float32) < share)]
+    return chosen
 
 
-# Nuclei by kind: the share of the kind's cells that have them (the others are small lymphocytes), then the mean and
-# deviation of their radius (pixels), stretch (long over short axis) and chromatin, then texture, rim, irregularity.
+# Nuclei of each kind of tissue: the share of cells that have them (the other cells are small lymphocytes), then mean
+# and deviation of radius (pixels), of long axis / short axis, and of chromatin, then texture, rim and irregularity.
 LYMPHOCYTE = (3.1, 0.35, 1.1, 0.28, 1.25, 0.3, 0.28, 0.15, 0.14)
 RED_CELL = (3.2, 0.2, 1.1, 0.1, 0.0, 0.0, 0.0, 0.0, 0.1)
 NUCLEI = {
@@ -93,26 +93,26 @@ NUCLEI = {
     SINUS: (0.6, (4.4, 0.6, 1.5, 0.3, 0.75, 0.18, 0.22, 0.35, 0.10)),
     STROMA: (0.85, (3.1, 0.5, 4.0, 1.6, 1.05, 0.3, 0.25, 0.0, 0.2)),
     LUMEN: (1.0, RED_CELL),
-    TUMOUR: (0.95, LYMPHOCYTE),  # in place of these, each slide has cancer cells of its own
+    TUMOUR: (0.95, LYMPHOCYTE),  # replaced by the cancer cells of the slide
 }
 SHARES = np.array([NUCLEI[kind][0] for kind in range(TUMOUR + 1)], np.float32)
 FORMS = np.array([form for kind in range(TUMOUR + 1) for form in (LYMPHOCYTE, NUCLEI[kind][1])], np.float32)
 
-# How much darker (above 0) or paler the border between two cells is than their cytoplasm, as a share of it.
+# How much darker (above 0) or paler (below 0) than the cytoplasm a border between two cells is, as a share.
 #                     glass lymph germ  sinus stroma lumen tumour
 BORDERS = np.array([0.0, -0.7, -0.5, -0.4, 0.0, 0.0, 0.0], np.float32)
 
-# What is drawn of a cell, a column each. Where in a nucleus a pixel lies comes of two forms linear in x and y, both
-# from -1 to 1 between its ends: U along its long axis, V along its short one. Then its nucleolus, in the same units:
-# of what strength it is, where its middle lies, and how fast it fades, about as many pixels wide in every nucleus.
+# The columns of the table of cells. The position of a pixel in a nucleus is u = UX * x + UY * y + U0 along the long
+# axis and v = VX * x + VY * y + V0 along the short axis, both from -1 to 1. The last four columns are the nucleolus:
+# its strength, its centre (NU, NV) in these units, and how fast it fades, so that its width (pixels) is about constant.
 UX, UY, U0, SHORT, VX, VY, V0, IRREGULAR, CHROMATIN, TEXTURE, RIM, RED = range(12)
 NUCLEOLUS, NU, NV, SHARPNESS = range(12, 16)
 COLUMNS = 16
-TOGETHER = 4  # columns that a pixel copies at once, 16 bytes, far faster than one after another or all of them
+TOGETHER = 4  # columns that are copied at once: 16 bytes per pixel is much faster than one column, or all
 
 
 def shape_cells(rng: np.random.Generator, cells: Cells, growth: Growth) -> Plane:
-    """Choose the nucleus of every cell; return the table (N,16) of what is drawn of each."""
+    """Choose the nucleus of each cell, and return the table (N,16) of cells."""
     count = len(cells.points)
     table = np.empty((count, COLUMNS), np.float32)
     special = rng.random(count, np.float32) < SHARES.take(cells.kinds)
@@ -140,27 +140,27 @@ def shape_cells(rng: np.random.Generator, cells: Cells, growth: Growth) -> Plane
 
 
 def cancer_nuclei(growth: Growth) -> tuple[float, ...]:
-    """Describe the nuclei of one slide's tumour, as `NUCLEI` does those of other kinds."""
+    """Return the nuclei of the tumour of a slide, as numbers like those in `NUCLEI`."""
     size, chromatin = (growth.radius, 0.15 * growth.radius), (growth.chromatin, 0.2 * growth.chromatin)
     return (*size, 1.25, 0.2, *chromatin, 0.24, growth.rim, growth.irregularity)
 
 
 def nearest_cell(points: Plane) -> tuple[Labels, Labels]:
-    """Label every pixel (96,96) of the patch with the cell that is nearest; and say which cell (L,) has which label."""
+    """Return the label (96,96) of the nearest cell of each pixel, and the cell (L,) of each label."""
     import cv2
 
     columns, rows = (points.T + PAD).astype(np.intp)
     free = np.ones((FRAME, FRAME), np.uint8)
     free[rows, columns] = 0
     _, labels = cv2.distanceTransformWithLabels(free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    own = labels[rows, columns]
-    cells = np.zeros(own.max() + 1, np.intp)  # labels count from 1, in the order of the pixels
-    cells[own] = np.arange(len(points))
+    label_of_cell = labels[rows, columns]
+    cells = np.zeros(label_of_cell.max() + 1, np.intp)  # labels begin at 1, in the order of the pixels
+    cells[label_of_cell] = np.arange(len(points))
     return labels[INNER].astype(np.intp), cells
 
 
 def draw_borders(labels: Labels, strength: Plane, hematoxylin: Plane, eosin: Plane) -> None:
-    """Set the cytoplasm of neighbouring cells off against one another, in place; `strength` is each label's."""
+    """Make the borders between cells darker or paler, in place; `strength` (L,) is that of each label."""
     edges = np.zeros((SIZE, SIZE), np.uint8)
     edges[:-1] = labels[1:] != labels[:-1]
     edges[:, 1:] += (labels[:, 1:] != labels[:, :-1]).view(np.uint8)
@@ -170,7 +170,7 @@ def draw_borders(labels: Labels, strength: Plane, hematoxylin: Plane, eosin: Pla
 
 
 def draw_cells(rng: np.random.Generator, scene: Scene, growth: Growth, hematoxylin: Plane, eosin: Plane) -> None:
-    """Lay the cells of a patch over its ground (96,96), in place."""
+    """Draw the cells of a patch over its background (96,96), in place."""
     cells = place_cells(rng, scene, growth)
     if not len(cells.points):
         return

@@ -32,11 +32,11 @@ HOSPITALS = {
 
 @dataclass(frozen=True)
 class Slide:
-    """One simulated slide: its name, hospital, stains, optics and, where it has one, its tumour.
+    """One simulated slide: its name, hospital, stains, scanner, and its tumour, if it has one.
 
-    `stains` (2,3) are the optical densities of hematoxylin and eosin at concentration 1, `white` (3,) the colour
-    of glass, `blur` and `sharpen` the optics of the scanner, `noise` its grain in grey levels, `positives` the share
-    of patches with tumour in the centre.
+    `stains` (2,3) are the optical densities of hematoxylin and eosin at concentration 1, and `white` (3,) is the colour
+    of glass. `blur`, `sharpen` and `noise` (in grey levels) are properties of the scanner. `positives` is the share of
+    patches with tumour in the centre.
     """
 
     number: int
@@ -62,7 +62,7 @@ class Drawing:
 
 
 def make_slide(seed: int, number: int, name: str, has_tumour: bool) -> Slide:
-    """Make one slide of a seed: its hospital's stains varied, its scanner, and the growth of its tumour."""
+    """Return a slide with random stains near those of its hospital, a scanner, and the growth of its tumour."""
     rng = np.random.default_rng((seed, number, 1))
     hospital = str(rng.choice(list(HOSPITALS), p=[0.4, 0.3, 0.18, 0.12]))
     stains = np.array(HOSPITALS[hospital]) * rng.normal(1, 0.04, (2, 3))
@@ -113,23 +113,23 @@ def stain(rng: np.random.Generator, layout: Layout, growth: Growth) -> tuple[Pla
     hematoxylin, eosin = draw_ground(rng, scene, growth)
     draw_cells(rng, scene, growth, hematoxylin, eosin)
     thickness = 1 + noise(rng, THICKNESS)
-    if rng.random() < 0.01:  # a fold: the section lies double along a band
+    if rng.random() < 0.01:  # a fold: along a band the section is double
         thickness += np.exp(-np.square(half_plane(rng, 20)[INNER] / np.float32(rng.uniform(4, 9))))
     return hematoxylin * thickness, eosin * thickness
 
 
 def photograph(rng: np.random.Generator, slide: Slide, hematoxylin: Plane, eosin: Plane) -> Pixels:
-    """Turn stain (96,96) into (96,96,3) uint8 RGB, by Beer-Lambert's law and through the slide's scanner."""
+    """Return the image (96,96,3), uint8, RGB, of stain concentrations (96,96), by Beer-Lambert's law."""
     import cv2
 
     h, e = slide.stains
     light = [np.exp(np.log(white) - h[i] * hematoxylin - e[i] * eosin) for i, white in enumerate(slide.white)]
     colour = cv2.cvtColor(cv2.convertScaleAbs(cv2.merge(light)), cv2.COLOR_RGB2YCrCb)
-    blur = slide.blur if rng.random() > 0.02 else rng.uniform(0.7, 0.95)  # now and then out of focus
+    blur = slide.blur if rng.random() > 0.02 else rng.uniform(0.7, 0.95)  # 2% are out of focus
     grey = np.asarray(cv2.GaussianBlur(colour[..., 0].astype(np.float32), (5, 5), blur), np.float32)
     grey += np.float32(slide.sharpen) * (grey - cv2.GaussianBlur(grey, (7, 7), 1.2))
     grey += np.float32(slide.noise) * noise(rng, GRAIN)
-    # Colour is kept at half the resolution of brightness, as JPEG does.
+    # Colour has half the resolution of brightness, as in JPEG.
     half = cv2.resize(colour, (SIZE // 2, SIZE // 2), interpolation=cv2.INTER_AREA)
     colour = cv2.resize(half, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
     cv2.insertChannel(cv2.convertScaleAbs(np.maximum(grey, 0)), colour, 0)

@@ -1,4 +1,4 @@
-"""What the patches of a synthetic data set show: their slides, where the tumour lies, outliers and duplicates."""
+"""Plan the patches of a synthetic data set: their slides, the position of tumour, outliers and duplicates."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ TUMOUR_SLIDES = 0.6
 BLANK_SHARE = 0.0015
 BLACK_SHARE = 0.0015
 DUPLICATE_SHARE = 0.005
-CLEAR = 3.0  # px: kept between an outer tumour and the centre; a central one reaches at least so far into it
+CLEAR = 3.0  # px: distance of an outer tumour from the centre, and overlap of a central tumour with it
 
 
 class PatchPlan(NamedTuple):
-    """What one patch is drawn from: its slide, the number that its layout depends on, and its kind."""
+    """The plan of one patch: its slide, the number that its layout depends on, and its kind."""
 
     slide: Slide
     number: int
@@ -27,7 +27,7 @@ class PatchPlan(NamedTuple):
 
 
 def plan_patches(n: int, seed: int) -> list[PatchPlan]:
-    """Decide from which slide each patch is, which ones are blank or black, and which repeat the one before."""
+    """Choose the slide of each patch, the blank and black patches, and those that repeat the previous patch."""
     rng = np.random.default_rng((seed, 0))
     slides = _make_slides(rng, n, seed)
     owners = np.sort(rng.choice(len(slides), n, p=rng.dirichlet(np.full(len(slides), 20.0))))
@@ -51,7 +51,7 @@ def _make_slides(rng: np.random.Generator, n: int, seed: int) -> list[Slide]:
 def _choose_irregular(
     rng: np.random.Generator, owners: np.ndarray[Any, np.dtype[np.intp]]
 ) -> tuple[dict[int, str], set[int]]:
-    """Choose which patches are blank or black, and which repeat the patch before them (always of the same slide)."""
+    """Choose the patches that are blank or black, and those that repeat the previous patch of the same slide."""
     n = len(owners)
     if n < 200:
         return {}, set()
@@ -64,14 +64,14 @@ def _choose_irregular(
 
 
 def draw_chunk(seed: int, plans: list[PatchPlan]) -> tuple[list[int], Pixels]:
-    """Draw some patches: their labels, 0 or 1, and their pixels (k,96,96,3) uint8 RGB."""
+    """Draw some patches, and return their labels (0 or 1) and pixels (k,96,96,3), uint8, RGB."""
     drawings = [make_drawing(seed, plan) for plan in plans]
     labels = [int(is_positive(drawing.layout)) for drawing in drawings]
     return labels, np.stack([render(drawing) for drawing in drawings])
 
 
 def make_drawing(seed: int, plan: PatchPlan) -> Drawing:
-    """Decide everything that is seen on one patch."""
+    """Return the slide, layout and kind of one patch, from which it is drawn."""
     layout = draw_layout(plan.slide, (seed, plan.slide.number, plan.number))
     if plan.kind == "tissue":
         return Drawing(plan.slide, layout)
@@ -79,7 +79,7 @@ def make_drawing(seed: int, plan: PatchPlan) -> Drawing:
 
 
 def draw_layout(slide: Slide, key: tuple[int, ...]) -> Layout:
-    """Decide where the tumour of one patch lies: over the centre, in the outer ring alone, or nowhere."""
+    """Choose the position of tumour in a patch: over the centre, only in the outer ring, or nowhere."""
     rng = np.random.default_rng((*key, 0))
     chance = rng.random()
     if not slide.has_tumour:
@@ -92,7 +92,7 @@ def draw_layout(slide: Slide, key: tuple[int, ...]) -> Layout:
 
 
 def central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
-    """Draw tumour that reaches the central 32x32: a sheet, an edge, or nests."""
+    """Return blobs of tumour that reach the central 32x32 pixels: a sheet, an edge, or nests."""
     form = rng.random()
     if form < 0.35:
         return (Blob(48, 48, 200),)
@@ -104,7 +104,7 @@ def central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
 
 
 def outer_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
-    """Draw tumour in the outer ring that stays clear of the central 32x32, whatever its outline does."""
+    """Return blobs of tumour in the outer ring that cannot reach the central 32x32 pixels."""
     blobs = [
         touching_blob(rng, rng.choice([rng.uniform(14, 26), rng.uniform(40, 120)]), -rng.uniform(WANDER + CLEAR, 14))
         for _ in range(rng.integers(1, 3))
@@ -113,7 +113,7 @@ def outer_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
 
 
 def touching_blob(rng: np.random.Generator, radius: float, overlap: float) -> Blob:
-    """Draw a blob in a random direction that reaches `overlap` pixels into the centre (below 0: stays off it)."""
+    """Return a blob in a random direction that overlaps the centre by `overlap` pixels (negative: a distance)."""
     angle = rng.uniform(0, 2 * np.pi)
     across = np.array([np.cos(angle), np.sin(angle)])
     half = (CENTRE.stop - CENTRE.start) / 2

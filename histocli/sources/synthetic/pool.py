@@ -1,7 +1,7 @@
-"""Work shared among processes: Python lets only one thread of a process run at a time, and drawing is all Python.
+"""Draw patches in several processes: drawing is Python code, and of one process only one thread runs it at a time.
 
-The processes are those of `concurrent.futures`, started so that they also work from a script that has no
-`if __name__ == "__main__"`, import nothing from the working directory, and end with the process that started them.
+The pool is that of `concurrent.futures`. Its processes also work if the main script has no
+`if __name__ == "__main__"`, import nothing from the working directory, and end when their parent process ends.
 """
 
 import os
@@ -49,7 +49,7 @@ def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "Future[R] | None":
     """Submit a task to the pool; return None if the pool cannot take it.
 
-    Ctrl-C has to wait meanwhile: if it interrupted the start of a process, the pool would not know of this process.
+    Ctrl-C is delayed during this call: the pool would not know a process if its start was interrupted.
     """
     with stop_request() as request:
         try:
@@ -81,7 +81,7 @@ class _Process(SpawnProcess):
 
 
 class _Context(SpawnContext):
-    """Starts each process afresh: a copy of this one (`fork`) would inherit its locks in whatever state they are."""
+    """Starts new processes; a copy of this one (`fork`) could inherit locked locks."""
 
     Process = _Process
 
@@ -104,7 +104,7 @@ def _safe_imports() -> Iterator[None]:
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Let processes that start in this block never receive Ctrl-C or a hangup, which are for their parent alone."""
+    """Block Ctrl-C and SIGHUP for processes that start in this block; only their parent handles these signals."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -116,7 +116,7 @@ def _blocked_signals() -> Iterator[None]:
 
 
 def _prepare_process() -> None:
-    """Let this process end with its parent, also if that is killed, and compute with one thread."""
+    """Make this process use one thread, and end when its parent ends or is killed."""
     import cv2
 
     cv2.setNumThreads(1)  # there are as many processes as cores

@@ -1,8 +1,8 @@
-"""Procedural lymph-node tissue: which kind lies where in a 96x96 patch, and what is seen between its nuclei.
+"""Draw lymph-node tissue: a map of the kinds of tissue in a 96x96 patch, and everything except the cells.
 
-A patch is drawn in two planes of stain concentration, hematoxylin and eosin, at PCam's 0.972 um per pixel: 0
-is glass, about 1.5 a dark nucleus. A map of tissue kinds is laid out first, with a margin around the patch so
-that cells outside it still press on those inside. Everything is vectorised over the pixels of a patch.
+A patch has two planes of stain concentration, hematoxylin and eosin, at 0.972 um per pixel as in PCam: 0 is glass,
+about 1.5 is a dark nucleus. The map of tissue kinds is drawn first. It has a margin around the patch, because cells
+near the patch change the shapes of cells inside it. All functions are vectorised over the pixels of a patch.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ INNER = (slice(PAD, -PAD), slice(PAD, -PAD))
 BANK = 768
 
 GLASS, LYMPH, GERMINAL, SINUS, STROMA, LUMEN, TUMOUR = range(7)
-SIGMAS = (0.6, 1.5, 2.6, 6.0, 14.0)  # px: how far each bank of noise is smoothed
+SIGMAS = (0.6, 1.5, 2.6, 6.0, 14.0)  # px: standard deviation of the Gaussian blur of each noise texture
 GRAIN, FINE, MEDIUM, COARSE, BROAD = range(5)
-# And sums of them that are wanted together, share by share: what is added once need not be for every patch.
+# Weighted sums of these textures. They are computed once, and not for each patch.
 SUMS = (
     (0, 0.6, 1, 0, 0),
     (0.9, 0.5, 0, 0, 0),
@@ -36,8 +36,8 @@ SUMS = (
     (0.1, 0, 0, 0, 0.08),
 )
 OUTLINES, MOTTLE, WAVES, TEARS, SPECKLE, THICKNESS = range(5, 5 + len(SUMS))
-OUTLINE = 2.5  # px: how far a tumour's outline wanders per standard deviation of its noise
-WANDER = 2 * OUTLINE  # px: and the most that it does
+OUTLINE = 2.5  # px: distance by which a tumour's outline moves per standard deviation of its noise
+WANDER = 2 * OUTLINE  # px: the largest such distance
 
 YY, XX = (axis.astype(np.float32) for axis in np.mgrid[-PAD : SIZE + PAD, -PAD : SIZE + PAD])
 
@@ -50,7 +50,7 @@ def hexagons() -> Points:
 
 
 def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: float = PAD) -> Plane:
-    """Draw points (N,2) as x, y over the patch and a margin: a turned hexagonal lattice, each point moved."""
+    """Return points (N,2) as x and y in the patch and a margin: a rotated hexagonal lattice with random moves."""
     steps = min(40, int((SIZE + 2 * margin) * 0.8 / spacing) + 1)
     reach = slice(40 - steps, 41 + steps)
     points = hexagons()[reach, reach].flatten()
@@ -59,8 +59,8 @@ def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: flo
     points *= np.complex64(spacing * np.exp(1j * np.pi * rng.random()))
     points += np.complex64(SIZE / 2 * (1 + 1j) + spacing * complex(rng.random() - 0.5, rng.random() - 0.5))
     x, y = points.real, points.imag
-    kept = points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
-    return kept.view(np.float32).reshape(-1, 2)
+    inside = points[(np.minimum(x, y) >= -margin) & (np.maximum(x, y) < SIZE + margin)]
+    return inside.view(np.float32).reshape(-1, 2)
 
 
 class Blob(NamedTuple):
@@ -73,7 +73,7 @@ class Blob(NamedTuple):
 
 @dataclass(frozen=True)
 class Growth:
-    """How the tumour of one slide looks: lengths in pixels, the rest in stain concentration or as a share."""
+    """The appearance of the tumour of a slide: lengths in pixels, other values as stain concentration or share."""
 
     radius: float
     spacing: float
@@ -90,7 +90,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Layout:
-    """What one patch shows: its tumour, and the key that everything else in it is drawn from."""
+    """The tumour of one patch, and the random key from which everything else is drawn."""
 
     blobs: tuple[Blob, ...]
     key: tuple[int, ...]
@@ -98,7 +98,7 @@ class Layout:
 
 @dataclass
 class Scene:
-    """The ground of one patch: a kind per pixel (108,108), the direction of fibres, and thin walls (96,96)."""
+    """The background of one patch: kind of tissue (108,108), direction of fibres, and thin walls (96,96)."""
 
     kinds: Kinds
     angle: float
@@ -107,20 +107,20 @@ class Scene:
 
 @cache
 def noise_bank() -> Plane:
-    """Make textures (11,768,768): from grain to broad, of unit variance, then sums. Patches take random windows."""
+    """Return noise textures (11,768,768), from fine to coarse with variance 1, then their weighted sums."""
     import cv2
 
     white = np.random.default_rng(1931).standard_normal((len(SIGMAS), BANK, BANK), dtype=np.float32)
     planes = [cv2.GaussianBlur(plane, (0, 0), sigma) for plane, sigma in zip(white, SIGMAS, strict=True)]
     bank = [plane / plane.std() for plane in planes]
-    for shares in SUMS:  # plane by plane: what a linear algebra library sums depends on the processor
+    for shares in SUMS:  # one by one: the rounding of a matrix product depends on the processor
         wanted = [np.float32(share) * plane for share, plane in zip(shares, bank, strict=False) if share]
         bank.append(np.add.reduce(wanted))
     return np.stack(bank)
 
 
 def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
-    """Take a random window (size,size) of one noise bank: a view, not to be written."""
+    """Return a random window (size,size) of a noise texture; it is a view, so do not write to it."""
     x, y = int(rng.random() * (BANK - size)), int(rng.random() * (BANK - size))
     return noise_bank()[scale, y : y + size, x : x + size]
 
@@ -132,7 +132,7 @@ def distance(x: Plane, y: Plane) -> Plane:
 
 
 def tumour_field(layout: Layout, part: slice = slice(None)) -> Mask:
-    """Return where the tumour of a layout is, in the whole frame (108,108) or a part of its rows and columns."""
+    """Return the mask of the tumour of a layout, for the whole frame (108,108) or a part of it."""
     x, y = XX[:1, part], YY[part, :1]
     if not layout.blobs:
         return np.zeros((y.size, x.size), np.bool_)
@@ -154,7 +154,7 @@ AROUND_TUMOUR = np.cumsum([0.03, 0.38, 0.05, 0.14, 0.40])
 
 
 def draw_scene(rng: np.random.Generator, tumour: Mask, growth: Growth) -> Scene:
-    """Lay out the kinds of tissue of a patch around (and inside) its tumour (108,108)."""
+    """Return the map of tissue kinds of a patch, given the mask of its tumour (108,108)."""
     has_tumour = bool(tumour.any())
     main, second = np.searchsorted(AROUND_TUMOUR if has_tumour else MAIN_KINDS, rng.random(2) * 0.9999)
     kinds: Kinds = np.full((FRAME, FRAME), main, np.uint8)
@@ -177,7 +177,7 @@ def draw_scene(rng: np.random.Generator, tumour: Mask, growth: Growth) -> Scene:
 
 
 def half_plane(rng: np.random.Generator, spread: float) -> Plane:
-    """Draw a wavy boundary at a random place and angle: the signed distance (108,108) to it, in pixels."""
+    """Return the signed distance (108,108) in pixels to a wavy line at a random position and angle."""
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     offset = np.float32(rng.normal(0, spread) + (cos + sin) * SIZE / 2)
@@ -186,12 +186,12 @@ def half_plane(rng: np.random.Generator, spread: float) -> Plane:
 
 
 def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
-    """Turn a region into adipocytes: vacuoles of glass, and thin walls between them, given as (96,96)."""
+    """Turn a region into adipocytes (vacuoles of glass), and return the thin walls between them (96,96)."""
     import cv2
 
     spacing = rng.uniform(34, 70)
     centres = lattice(rng, spacing, 0.33, margin=spacing)
-    coarse = slice(None, None, 2)  # the distances are smooth: half the resolution will do
+    coarse = slice(None, None, 2)  # the distances are smooth, so half the resolution is enough
     warp = 0.9 * noise(rng, WAVES, FRAME)[coarse, coarse]
     distances = distance(
         XX[coarse, coarse] + warp - centres[:, 0, None, None], YY[coarse, coarse] - centres[:, 1, None, None]
@@ -199,7 +199,7 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
     first = distances.min(axis=0)
     second = np.where(distances == first, np.float32(np.inf), distances).min(axis=0)
     gap = cv2.resize(second - first, (FRAME, FRAME), interpolation=cv2.INTER_CUBIC)
-    corner = first > np.float32(spacing * rng.uniform(0.6, 0.8))  # where three cells meet: fibres, capillaries
+    corner = first > np.float32(spacing * rng.uniform(0.6, 0.8))  # corners between three cells: fibres, capillaries
     kinds[where] = GLASS
     kinds[where & cv2.resize(corner.astype(np.uint8), (FRAME, FRAME)).astype(bool)] = STROMA
     width = np.float32(rng.uniform(1.2, 2.6)) * (1 + 0.25 * noise(rng, COARSE))
@@ -208,7 +208,7 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
 
 
 def draw_vessel(rng: np.random.Generator, kinds: Kinds) -> None:
-    """Put a blood or lymph vessel into the map: a wall of stroma around a lumen."""
+    """Draw a blood or lymph vessel into the map: a wall of stroma around a lumen."""
     x, y = rng.uniform(0, SIZE, 2).astype(np.float32)
     long, short = rng.uniform((12, 6), (42, 16)).astype(np.float32)
     angle = rng.uniform(0, np.pi)
@@ -220,7 +220,7 @@ def draw_vessel(rng: np.random.Generator, kinds: Kinds) -> None:
 
 
 def draw_tumour(rng: np.random.Generator, kinds: Kinds, tumour: Mask, growth: Growth) -> None:
-    """Put the tumour into the map, with the strands of stroma and the lumens that its growth has."""
+    """Draw the tumour into the map, with its strands of stroma and its lumens."""
     kinds[tumour] = TUMOUR
     if growth.strands:
         kinds[tumour & (np.abs(noise(rng, BROAD, FRAME)) < growth.strands)] = STROMA
@@ -228,7 +228,7 @@ def draw_tumour(rng: np.random.Generator, kinds: Kinds, tumour: Mask, growth: Gr
         kinds[tumour & (noise(rng, COARSE, FRAME) > 2.6 - growth.lumens)] = GLASS
 
 
-# What lies between the nuclei of each kind of tissue.
+# The background of each kind of tissue.
 #                          glass lymph germ  sinus stroma lumen tumour
 GROUND = np.array(
     [  # eosin, hematoxylin, how far tears and vacuoles open, fibres
@@ -238,14 +238,14 @@ GROUND = np.array(
         (0.45, 0.16, 0.95, 0),  # sinus
         (0.46, 0.06, 0.00, 1),  # stroma
         (0.06, 0.00, 0.00, 0),  # lumen
-        (0.00, 0.00, 0.30, 0),  # tumour, whose stains each slide has of its own
+        (0.00, 0.00, 0.30, 0),  # tumour; its stains depend on the slide
     ],
     np.float32,
 )
 
 
 def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple[Plane, Plane]:
-    """Draw cytoplasm, fibres, walls and tears: hematoxylin and eosin (96,96) of all but the nuclei."""
+    """Return the hematoxylin and eosin (96,96) of cytoplasm, fibres, walls and tears."""
     import cv2
 
     levels = GROUND.copy()
@@ -265,13 +265,13 @@ def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple
     return np.maximum(hematoxylin, 0), np.maximum(eosin, 0)
 
 
-# The fibres of one patch, from and over how wide a range: how dense across and along, how loose, of what contrast.
+# Lowest value and range of the properties of fibres: density across, density along, looseness and contrast.
 FIBRES_FROM = np.array([1.0, 0.08, -3.0, 0.1], np.float32)
 FIBRES_OVER = np.array([0.8, 0.22, 2.8, 0.25], np.float32)
 
 
 def fibres(rng: np.random.Generator, angle: float) -> Plane:
-    """Draw wavy bundles along an angle: a factor (96,96) on the eosin, 0 in clefts and up to 2."""
+    """Return a factor (96,96) on the eosin for wavy bundles along an angle: 0 in clefts, up to 2."""
     import cv2
 
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
