@@ -32,9 +32,9 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
     """
     if level is not Augment.NONE:
         stays = side in (None, images.shape[-1])
-        images = random_placement(images, sharp=stays) if any_angle else random_symmetry(images)
+        images = random_affine(images, sharp=stays) if any_angle else random_d4(images)
     smaller = resized(images, side).float()
-    return random_stain(smaller) if level is Augment.FULL else smaller.div_(255)
+    return hed_jitter(smaller) if level is Augment.FULL else smaller.div_(255)
 
 
 def resized(images: Tensor, side: int | None) -> Tensor:
@@ -49,7 +49,7 @@ def resized(images: Tensor, side: int | None) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def symmetries(images: Tensor) -> list[Tensor]:
+def d4_views(images: Tensor) -> list[Tensor]:
     """The eight flips and right-angle rotations of square images (N,C,H,H), the images themselves first."""
     return [_symmetry(images, number) for number in range(8)]
 
@@ -59,21 +59,21 @@ def _symmetry(images: Tensor, number: int) -> Tensor:
     return turned.flip(3) if number >= 4 else turned
 
 
-def random_symmetry(images: Tensor) -> Tensor:
+def random_d4(images: Tensor) -> Tensor:
     """Give each eighth of the batch one of the eight symmetries, in random order.
 
     A training batch is in random order itself, so every patch meets every symmetry alike often; and an eighth at a
     time costs one copy of the batch, where a choice for each sample costs some five times as much.
     """
     if images.device.type != "cpu":  # where reading the order from the device would make the host wait
-        return _random_symmetry_of_each(images)
+        return _random_d4_of_each(images)
     order = torch.randperm(8).tolist()
     parts = zip(images.tensor_split(8), order, strict=True)
     turned = [_symmetry(part, number).permute(0, 2, 3, 1) for part, number in parts]
     return torch.cat(turned).permute(0, 3, 1, 2)  # channels last in memory, as they came
 
 
-def _random_symmetry_of_each(images: Tensor) -> Tensor:
+def _random_d4_of_each(images: Tensor) -> Tensor:
     """Give each image one of the eight symmetries, with nothing decided on the host."""
     draws = torch.rand(3, len(images), 1, 1, 1, device=images.device) < 0.5
     images = torch.where(draws[0], images.mT, images)
@@ -87,7 +87,7 @@ def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
     return _STAINS.to(device), _UNMIX.to(device)
 
 
-def random_stain(images: Tensor) -> Tensor:
+def hed_jitter(images: Tensor) -> Tensor:
     """Scale and shift each sample's stain concentrations in optical density.
 
     Images (N,3,H,W) from 0 to 255 in, float32 in [0, 1] out. After Tellez et al., "Whole-slide mitosis detection in
@@ -107,7 +107,7 @@ def random_stain(images: Tensor) -> Tensor:
     return jittered.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
-def random_placement(images: Tensor, *, sharp: bool = False) -> Tensor:
+def random_affine(images: Tensor, *, sharp: bool = False) -> Tensor:
     """Flip each image (N,3,H,H), turn it by any angle, zoom and move it: uint8 or float32, on a GPU always the latter.
 
     What falls in from outside is reflected at the border. Linear interpolation blurs, which is lost again where images

@@ -42,22 +42,22 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
 
     @property
-    def headed(self) -> HeadedNetwork:
+    def backbone_and_head(self) -> HeadedNetwork:
         """The network where it is a backbone with a head, as all that can be pretrained are."""
         assert isinstance(self.network, HeadedNetwork)
         return self.network
 
-    def prepared(self, images: Tensor) -> Tensor:
+    def preprocess(self, images: Tensor) -> Tensor:
         """Images as the network takes them: normalised, by PCam's training pixels or as its weights were made."""
         return torch.addcmul(-self.mean / self.std, resized(images, self.side), 1 / self.std)
 
     def features(self, images: Tensor) -> Tensor:
         """What the head of a pretrained network sees: (N,F)."""
-        return self.headed.features(self.prepared(images))
+        return self.backbone_and_head.features(self.preprocess(images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Prepare and classify."""
-        logits: Tensor = self.network(self.prepared(images))
+        logits: Tensor = self.network(self.preprocess(images))
         return logits
 
 

@@ -2,7 +2,7 @@
 
 After Cohen and Welling, "Group equivariant convolutional networks", 2016, and Veeling et al., "Rotation equivariant
 CNNs for digital pathology", 2018. A feature map has one plane for each of the eight symmetries of the square (D4, in
-the order of `data.transforms.symmetries`): (N,8C,H,W), where channel 8c+g is field c seen in orientation g. When
+the order of `data.transforms.d4_views`): (N,8C,H,W), where channel 8c+g is field c seen in orientation g. When
 the input image turns by a symmetry, so do the planes, and they change places among themselves; whatever is pooled over
 both the planes and the image stays as it is.
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from histocli.data.transforms import symmetries
+from histocli.data.transforms import d4_views
 
 ORDER = 8  # elements of the group
 
@@ -134,7 +134,7 @@ def group_mean(maps: Tensor) -> Tensor:
 def _turned_pixels(side: int) -> Tensor:
     """Where the pixels of a square turned by each symmetry come from: int64 (8,side²), flat indices."""
     square = torch.arange(side**2).view(1, 1, side, side)
-    return torch.stack([turned.flatten() for turned in symmetries(square)])
+    return torch.stack([turned.flatten() for turned in d4_views(square)])
 
 
 def _turned_filter(side: int) -> Tensor:

@@ -62,7 +62,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.model = make_model(config, self.compute.device, ranks, self.dir if name else None)
         self.backbone_sha256 = backbone_sha256(self.model.state_dict()) if config.freeze else ""
-        trained = self.model.headed.head if config.freeze else self.model
+        trained = self.model.backbone_and_head.head if config.freeze else self.model
         self.trainer = Trainer(trained, make_recipe(config, self.train.steps * config.epochs), self.compute, ranks)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None

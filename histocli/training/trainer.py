@@ -20,7 +20,8 @@ from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm
 from histocli.training.cuda_graph import GraphedStep
-from histocli.training.optim import FlatOptimizer, OptimConfig
+from histocli.training.optim import FlatOptimizer
+from histocli.training.schedule import OptimConfig
 
 _NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, GroupBatchNorm
 _RANK_STRIDE = 0x9E3779B1  # between the seeds of two processes: the CPU generator uses only the lower 32 bits

@@ -9,7 +9,7 @@ import torch
 from histocli.compute.device import Compute, choose_compute, deterministic
 from histocli.config import Augment, Device, Precision, Rotate
 from histocli.data.loaders import PatchLoader
-from histocli.data.transforms import augment, random_placement
+from histocli.data.transforms import augment, random_affine
 from histocli.inference.forward import batch_log_odds
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
@@ -168,7 +168,7 @@ def test_patches_are_placed_as_on_the_cpu():
     on_cpu = transforms._remapped(smooth, placement, False).float()
     on_gpu = transforms._sampled(smooth.cuda(), placement.cuda(), False).cpu().float()
     assert (on_cpu - on_gpu).abs().mean() < 1
-    drawn = random_placement(smooth.cuda())
+    drawn = random_affine(smooth.cuda())
     assert drawn.shape == smooth.shape
 
 

@@ -7,7 +7,7 @@ import torch
 from histocli.config import Augment
 from histocli.data import transforms as module
 from histocli.data.images import CENTRE
-from histocli.data.transforms import augment, random_placement, random_stain, random_symmetry, resized, symmetries
+from histocli.data.transforms import augment, hed_jitter, random_affine, random_d4, resized
 
 LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
 SIDES = [None, 96, 64, 48]
@@ -27,7 +27,7 @@ def patches(count, side=96):
 
 def which(image, original):
     """The number of the symmetry of `original` that `image` is."""
-    matches = [number for number, view in enumerate(symmetries(original[None])) if torch.equal(view[0], image)]
+    matches = [number for number, view in enumerate(d4_views(original[None])) if torch.equal(view[0], image)]
     assert len(matches) == 1
     return matches[0]
 
@@ -76,17 +76,17 @@ def test_the_seed_decides(level, any_angle):
 
 def test_the_eight_symmetries_are_those_of_the_square():
     numbers = torch.arange(9).view(1, 1, 3, 3)
-    views = {tuple(view.flatten().tolist()) for view in symmetries(numbers)}
+    views = {tuple(view.flatten().tolist()) for view in d4_views(numbers)}
     rotations = [np.rot90(np.arange(9).reshape(3, 3), quarter) for quarter in range(4)]
     assert views == {tuple(view.ravel()) for r in rotations for view in (r, r.T)}
     assert len(views) == 8
-    assert torch.equal(symmetries(numbers)[0], numbers)
+    assert torch.equal(d4_views(numbers)[0], numbers)
 
 
 def test_a_symmetry_of_a_symmetry_is_one_of_the_eight():
     image = patches(1, 6)
-    for view in symmetries(image):
-        assert {which(again[0], image[0]) for again in symmetries(view)} == set(range(8))
+    for view in d4_views(image):
+        assert {which(again[0], image[0]) for again in d4_views(view)} == set(range(8))
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 21])
@@ -95,7 +95,7 @@ def test_random_symmetry_gives_each_sample_one_of_the_eight_alike_often(count):
     images = patches(count, 4)
     drawn = np.zeros((count, 8))
     for _ in range(400):
-        for i, image in enumerate(random_symmetry(images)):
+        for i, image in enumerate(random_d4(images)):
             drawn[i, which(image, images[i])] += 1
     assert (np.abs(drawn - 50) < 32).all()
 
@@ -103,7 +103,7 @@ def test_random_symmetry_gives_each_sample_one_of_the_eight_alike_often(count):
 def test_samples_of_a_batch_are_turned_differently():
     torch.manual_seed(0)
     images = patches(64, 4)
-    turned = random_symmetry(images)
+    turned = random_d4(images)
     assert len({which(image, original) for image, original in zip(turned, images, strict=True)}) == 8
 
 
@@ -126,14 +126,14 @@ def test_without_strength_the_stains_stay(monkeypatch):
     monkeypatch.setattr(module, "STAIN_SHIFT", 0.0)
     images = patches(4)
     images[0, :, 0] = torch.arange(96)
-    assert (random_stain(images) - images.float() / 255).abs().max() <= 1 / 255 + 1e-5
+    assert (hed_jitter(images) - images.float() / 255).abs().max() <= 1 / 255 + 1e-5
 
 
 def test_stains_differ_between_samples_and_not_within_one():
     torch.manual_seed(0)
     images = torch.full((32, 3, 8, 8), 0, dtype=torch.uint8)
     images[:] = torch.tensor([180, 110, 170], dtype=torch.uint8).view(3, 1, 1)
-    pixels = random_stain(images)
+    pixels = hed_jitter(images)
     assert (pixels - pixels[:, :, :1, :1]).abs().max() < 1e-5
     colours = pixels[:, :, 0, 0]
     assert len(torch.unique(colours, dim=0)) == 32
@@ -150,7 +150,7 @@ def test_stain_jitter_is_linear_in_optical_density(monkeypatch):
     jittered = []
     for images in (pale, dark):
         torch.manual_seed(3)
-        jittered.append(-random_stain(images).log())
+        jittered.append(-hed_jitter(images).log())
     assert torch.allclose(jittered[1], 2 * jittered[0], atol=0.03)
     assert (jittered[0] - density).abs().max() > 0.01
 
@@ -162,7 +162,7 @@ def test_a_disc_turns_into_itself(in_place):
     torch.manual_seed(0)
     y, x = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(96) - 47.5, indexing="ij")
     disc = torch.exp(-(x**2 + y**2) / 500).expand(16, 3, 96, 96)
-    turned = random_placement(disc)
+    turned = random_affine(disc)
     radius = (x**2 + y**2).sqrt() < 46
     assert (turned - disc)[..., radius].abs().max() < 0.01
 
@@ -178,7 +178,7 @@ def ramps(count):
 
 def test_angles_are_any_and_differ(in_place):
     torch.manual_seed(0)
-    across, down = slopes(random_placement(ramps(200)))
+    across, down = slopes(random_affine(ramps(200)))
     angles = torch.atan2(down, across)
     assert torch.allclose(torch.hypot(across, down), torch.tensor(20 / 95), atol=1e-3)
     counts = torch.histc(angles, 4, -torch.pi, torch.pi)
@@ -188,9 +188,9 @@ def test_angles_are_any_and_differ(in_place):
 
 def test_half_of_the_patches_are_mirrored(in_place):
     torch.manual_seed(0)
-    across, down = slopes(random_placement(ramps(400)))
+    across, down = slopes(random_affine(ramps(400)))
     torch.manual_seed(0)
-    across_below, down_below = slopes(random_placement(ramps(400).transpose(2, 3)))
+    across_below, down_below = slopes(random_affine(ramps(400).transpose(2, 3)))
     handedness = (across * down_below - down * across_below).sign()  # of the images of two axes
     assert 140 < int((handedness > 0).sum()) < 260
     assert handedness.abs().min() == 1
@@ -198,7 +198,7 @@ def test_half_of_the_patches_are_mirrored(in_place):
 
 def test_zoom_and_offset_stay_within_their_bounds():
     torch.manual_seed(0)
-    turned = random_placement(ramps(400))
+    turned = random_affine(ramps(400))
     size = torch.hypot(*slopes(turned)) / (20 / 95)
     assert 1 / module.ZOOM - 1e-3 <= size.min() < 0.87
     assert 1.15 < size.max() <= module.ZOOM + 1e-3
@@ -220,11 +220,11 @@ def test_made_smaller_a_fine_pattern_becomes_grey_and_not_a_coarse_one():
 def test_a_processor_places_patches_as_a_gpu_does(monkeypatch, count, side, sharp):
     images = patches(count, side)
     torch.manual_seed(0)
-    placed = random_placement(images, sharp=sharp)
+    placed = random_affine(images, sharp=sharp)
     assert placed.dtype == torch.uint8
     monkeypatch.setattr(module, "_remapped", module._sampled)
     torch.manual_seed(0)
-    as_a_gpu_does = random_placement(images, sharp=sharp)
+    as_a_gpu_does = random_affine(images, sharp=sharp)
     assert 0 <= as_a_gpu_does.min() <= as_a_gpu_does.max() <= 255
     assert (placed - as_a_gpu_does).abs().mean() < 2  # of white noise, which a 1/32 of a pixel changes most
     smooth = resized(as_a_gpu_does, side // 4) - resized(placed.float(), side // 4)
@@ -237,9 +237,7 @@ def test_fine_patterns_stay_where_patches_are_not_made_smaller(in_place, period)
     wave = 128 + 100 * torch.cos(torch.arange(96) * 2 * torch.pi / period)
     images = wave.round().to(torch.uint8).view(1, 1, 1, 96).expand(64, 3, 96, 96)
     inside = slice(24, 72)
-    blurred, sharp = (
-        random_placement(images, sharp=sharp)[:, :, inside, inside].float().var() for sharp in (False, True)
-    )
+    blurred, sharp = (random_affine(images, sharp=sharp)[:, :, inside, inside].float().var() for sharp in (False, True))
     torch.manual_seed(0)
     assert sharp / images.float().var() > blurred / images.float().var() + 0.15
     torch.manual_seed(0)
@@ -256,4 +254,4 @@ def test_bytes_are_made_smaller_as_floats_are_and_rounded():
 
 def test_borders_are_reflected_not_black():
     torch.manual_seed(0)
-    assert random_placement(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69
+    assert random_affine(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69

@@ -10,7 +10,7 @@ from histocli.compute.device import Compute
 from histocli.config import Device, Engine, Precision, Resize
 from histocli.data.inputs import open_inputs
 from histocli.data.loaders import PatchLoader
-from histocli.data.transforms import symmetries
+from histocli.data.transforms import d4_views
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import load_predictor
@@ -77,7 +77,7 @@ def test_an_ensemble_is_the_mean_of_calibrated_probabilities(predictor, images):
 
 
 def test_orientations_are_averaged_before_the_temperature(predictor, images):
-    views = [raw_probabilities(predictor, "other", view) for view in symmetries(images)]
+    views = [raw_probabilities(predictor, "other", view) for view in d4_views(images)]
     scores = predictor("other", tta=True).predict_batch(images)
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
     assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)

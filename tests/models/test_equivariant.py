@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from histocli.data.transforms import symmetries
+from histocli.data.transforms import d4_views
 from histocli.models.equivariant import (
     DepthwiseGroupConv,
     GroupBatchNorm,
@@ -14,16 +14,14 @@ from histocli.models.equivariant import (
 )
 
 PROBE = torch.arange(9.0).view(1, 1, 3, 3)
-VIEWS = [tuple(view.flatten().tolist()) for view in symmetries(PROBE)]
+VIEWS = [tuple(view.flatten().tolist()) for view in d4_views(PROBE)]
 # orientation h of an image turned by a is orientation (a after h) of the image
-PLACE = [
-    [VIEWS.index(tuple(symmetries(turned)[a].flatten().tolist())) for turned in symmetries(PROBE)] for a in range(8)
-]
+PLACE = [[VIEWS.index(tuple(d4_views(turned)[a].flatten().tolist())) for turned in d4_views(PROBE)] for a in range(8)]
 
 
 def turn_maps(maps, a):
     """Feature maps (N,8C,H,W) of an image, as they must be when symmetry `a` turns the image."""
-    turned = symmetries(maps)[a].unflatten(1, (-1, 8))
+    turned = d4_views(maps)[a].unflatten(1, (-1, 8))
     moved = torch.empty_like(turned)
     moved[:, :, PLACE[a]] = turned
     return moved.flatten(1, 2)
@@ -62,7 +60,7 @@ def test_layers_turn_with_their_input(kernel, stride, padding, side, a):
     lifting = settled(LiftingConv(3, 2, kernel, **options), 3)
     group = settled(GroupConv(2, 3, kernel, **options), 16)
     depthwise = settled(DepthwiseGroupConv(2, kernel, **options), 16)
-    assert torch.allclose(lifting(symmetries(image)[a]), turn_maps(lifting(image), a), atol=1e-4)
+    assert torch.allclose(lifting(d4_views(image)[a]), turn_maps(lifting(image), a), atol=1e-4)
     for layer in (group, depthwise):
         assert torch.allclose(layer(turn_maps(maps, a)), turn_maps(layer(maps), a), atol=1e-4)
 
@@ -74,7 +72,7 @@ def test_norms_turn_and_pools_over_the_group_do_not_care(a):
     assert torch.allclose(norm(turn_maps(maps, a)), turn_maps(norm(maps), a), atol=1e-6)
     for pool in (group_max, group_mean):
         assert pool(maps).shape == (2, 2, 5, 5)
-        assert torch.allclose(pool(turn_maps(maps, a)), symmetries(pool(maps))[a], atol=1e-6)
+        assert torch.allclose(pool(turn_maps(maps, a)), d4_views(pool(maps))[a], atol=1e-6)
 
 
 def test_the_layers_tell_orientations_apart():

@@ -16,7 +16,7 @@ from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
 from histocli.config import Device, Precision, TrainConfig, Weights
 from histocli.data.loaders import Batch
-from histocli.data.transforms import symmetries
+from histocli.data.transforms import d4_views
 from histocli.errors import HistoError, UsageError
 from histocli.models import OWN, Classifier, create_model, rebuild_model
 from histocli.models.backbone import Head
@@ -112,7 +112,7 @@ def test_p4m_densenet_sees_no_difference_between_the_eight_symmetries():
     model = settled(create_model("p4m-densenet"))
     images = images_of(3)
     with torch.no_grad():
-        logits = [model(view) for view in symmetries(images)]
+        logits = [model(view) for view in d4_views(images)]
     assert all(torch.allclose(one, logits[0], atol=1e-5) for one in logits)
     assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # and it does see differences between patches
 
@@ -142,7 +142,7 @@ def test_pooling_that_blurs_takes_flips_and_turns_along_and_is_the_same_without_
     pool, maps = BlurredMaxPool(3), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert pool(maps).shape == (2, 3, 4, 4)
     pooled = pool(maps)
-    for one, other in zip(symmetries(maps), symmetries(pooled), strict=True):
+    for one, other in zip(d4_views(maps), d4_views(pooled), strict=True):
         assert torch.allclose(pool(one), other, atol=1e-6)
     with torch.inference_mode():
         assert torch.equal(pool(maps), pooled)
@@ -201,9 +201,9 @@ def test_patches_are_resized_where_the_network_takes_one_size_only(arch, side):
 def test_resizing_keeps_what_is_seen(side):
     model = Classifier(nn.Identity(), "none", side=side)
     ramp = torch.linspace(0, 1, 96).expand(1, 3, 96, 96)
-    prepared = model.prepared(ramp)
+    prepared = model.preprocess(ramp)
     assert prepared.shape == (1, 3, side, side)
-    plain = Classifier(nn.Identity(), "none").prepared(ramp)
+    plain = Classifier(nn.Identity(), "none").preprocess(ramp)
     assert (prepared.mean() - plain.mean()).abs() < 1e-4
     assert (prepared[..., 1:] >= prepared[..., :-1]).all()
 
@@ -304,7 +304,7 @@ def test_a_feature_that_hardly_varied_in_training_does_not_decide_alone():
 
 def test_the_state_of_a_frozen_model_has_the_averaged_head():
     model = create_model(SMALL)
-    average = Head(model.headed.width)
+    average = Head(model.backbone_and_head.width)
     whole = whole_state(model, average)
     assert whole.keys() == model.state_dict().keys()
     assert torch.equal(whole["network.head.linear.weight"], average.linear.weight)
@@ -363,7 +363,9 @@ def test_the_last_checkpoint_of_a_frozen_run_has_the_head_alone(histo, hub, tmp_
     (run / "best.pt").unlink()  # as if stopped in the first epoch: the pretrained weights are loaded again
     published = network.state_dict()
     model = make_model(stored_config(Workspace(histo.root), "head")[1], torch.device("cpu"), SINGLE_PROCESS, run)
-    assert all(torch.equal(tensor, published[name]) for name, tensor in model.headed.backbone.state_dict().items())
+    assert all(
+        torch.equal(tensor, published[name]) for name, tensor in model.backbone_and_head.backbone.state_dict().items()
+    )
 
 
 def test_a_frozen_run_whose_last_checkpoint_has_the_backbone_goes_on(histo, hub):

@@ -14,11 +14,9 @@ from histocli.training.optim import (
     MOMENTUM,
     MUON_LR,
     FlatOptimizer,
-    OptimConfig,
-    one_cycle,
     orthogonalize,
-    step_table,
 )
+from histocli.training.schedule import OptimConfig, one_cycle, step_table
 
 
 def network():
