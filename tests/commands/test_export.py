@@ -33,7 +33,7 @@ def test_a_program_of_torch_export_scores_as_predict_does(histo, tmp_path, warm)
     checkpoint, images, expected = warm
     out = tmp_path / "model.pt2"
     result = histo("export", "--ckpt", checkpoint, "--format", "pt2", "--out", out)
-    assert "on patches of synthetic it differs" in result.stderr
+    assert "its probabilities of patches of synthetic differ" in result.stderr
     assert f"done: wrote {out}" in result.stderr
     facts = {"histo.json": ""}
     model = torch.export.load(out, extra_files=facts).module()
