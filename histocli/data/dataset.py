@@ -37,19 +37,19 @@ class Subset(NamedTuple):
     frame: "pd.DataFrame"
 
     def part(self, split: str) -> "Subset":
-        """The patches of one split."""
+        """Return the patches of one split."""
         return self.where((self.frame["split"] == split).to_numpy())
 
     def where(self, mask: "np.ndarray") -> "Subset":
-        """The patches that `mask` (N,) marks."""
+        """Return the patches for which `mask` (N,) is true."""
         return self._replace(rows=self.rows[mask], labels=self.labels[mask], frame=self.frame[mask])
 
 
 def open_drawn(workspace: Workspace, manifest_path: Path) -> Subset:
-    """`open_subset` of one that says of which data set it was drawn, so that a copy of it elsewhere says so too.
+    """Open a subset that `histo balance` drew, or a copy of its manifest.
 
     Raises:
-        HistoError: as there, or it is a data set's own manifest.
+        HistoError: as `open_subset`, or the manifest is that of a whole data set.
     """
     subset = open_subset(workspace, manifest_path)
     if manifest_path == workspace.manifest_path(subset.data):
@@ -58,17 +58,17 @@ def open_drawn(workspace: Workspace, manifest_path: Path) -> Subset:
 
 
 def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = read_manifest) -> Subset:
-    """Open the manifest of a data set, or of a subset of one, with the array it speaks of.
+    """Open the manifest of a data set or of a subset, with the packed array that its rows are in.
 
     Raises:
-        HistoError: the manifest or the array is missing or malformed, or the two do not belong together: ids, pixels
-            or labels have changed since the manifest was drawn.
+        HistoError: the manifest or the array is missing or malformed; or ids, pixels or labels of the data set have
+            changed since the subset was drawn.
     """
     frame = read(manifest_path, ("id", "label", "slide", "split"))
     if "data" not in frame.columns:
         frame["data"], frame["index"] = manifest_path.stem, range(len(frame))
     if "index" not in frame.columns:
-        raise HistoError(f"{manifest_path}, line 1: there is no column 'index'", "histo balance makes it anew")
+        raise HistoError(f"{manifest_path}, line 1: there is no column 'index'", "histo balance writes it again")
     names = frame["data"].unique()
     if len(names) != 1:
         raise HistoError(
@@ -78,16 +78,16 @@ def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = 
     name = str(names[0])
     rows = frame["index"].to_numpy(np.int64)
     store, packed = open_packed(workspace, name, read=read)
-    hint = "histo balance makes it anew; histo eval --data NAME evaluates a run from before"
+    hint = "histo balance writes it again; histo eval --data NAME evaluates a run from before"
     if rows.max(initial=-1) >= len(store) or not same_patches(frame, packed.iloc[rows]):
-        raise HistoError(f"{manifest_path} speaks of another packing of {name}", hint)
+        raise HistoError(f"{manifest_path} does not match the packed data set {name}", hint)
     if changed := int((frame["label"].to_numpy() != packed["label"].to_numpy()[rows]).sum()):
         raise HistoError(f"{manifest_path} and the manifest of {name} disagree on {changed:,} labels", hint)
     return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
 
 
 def same_patches(drawn: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
-    """Whether rows of a subset are those of the data set's manifest: by id, and by pixels where both name them."""
+    """Return whether rows of a subset and of a data set agree in their ids, and in their SHA-1s if both have them."""
     names = [name for name in ("id", "sha1") if name in drawn.columns and name in packed.columns]
     return all(bool((drawn[name].to_numpy() == packed[name].to_numpy()).all()) for name in names)
 
@@ -98,12 +98,12 @@ def open_packed(
     required: tuple[str, ...] = ("id", "label"),
     read: ReadManifest = read_manifest,
 ) -> tuple[Pixels, "pd.DataFrame"]:
-    """Open the array of a data set with its manifest, row for row; these columns it must have.
+    """Open the array of a data set and its manifest, which have the same rows in the same order.
 
     Raises:
-        HistoError: one of them is missing or malformed, or their rows do not belong together, for a table sorted by
-            hand would mislabel every patch: the ids and their order are held against what was packed, and a sample of
-            the pixels against the manifest's SHA-1s.
+        HistoError: one of them is missing or malformed, or their rows differ: a table that was sorted by hand would
+            give every patch a wrong label. The ids and their order are compared with those that were packed, and the
+            pixels of a sample of patches with the SHA-1s of the manifest.
     """
     store, path = open_store(workspace.patches_path(name)), workspace.manifest_path(name)
     frame = read(path, required)
@@ -115,25 +115,25 @@ def open_packed(
     for row in rows if "sha1" in frame.columns and len(store) else ():
         if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
             key, line = frame["id"].iloc[row], line_of(path, int(row))
-            wrong = f"{key!r} does not stand in the row of its pixels (or was changed)"
+            wrong = f"{key!r} is not in the row of its pixels, or was changed"
             raise HistoError(f"{path}, line {line}, column id: {wrong}", hint)
     if moved:
-        raise HistoError(f"{path}, column id: its ids or their order are not those that were packed", hint)
+        raise HistoError(f"{path}, column id: the ids or their order differ from those that were packed", hint)
     return store, frame
 
 
 def _recorded_ids(workspace: Workspace, name: str) -> str | None:
-    """The digest of the data set's ids, if its packing wrote one down."""
+    """Return the digest of the ids that were packed; None if it was not recorded."""
     path = workspace.dataset_path(name)
     recorded = read_json(path) if path.is_file() else None
     return recorded.get("ids_sha256") if isinstance(recorded, dict) else None
 
 
 def labelled_part(subset: Subset, part: Part) -> Subset:
-    """The labelled patches of a split; of them all for `all`.
+    """Return the labelled patches of a split, or of all splits for `Part.ALL`.
 
     Raises:
-        HistoError: there are none.
+        HistoError: there are no such patches.
     """
     chosen = subset if part is Part.ALL else subset.part(part.value)
     chosen = chosen.where(chosen.labels != UNLABELLED)

@@ -122,7 +122,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _canonical(value: Any) -> Any:
-    """The same value as every other that equals it: a pickle tells apart what is one object and what are two."""
+    """Return a copy in which equal texts are one object, so that equal values are pickled to equal bytes."""
     if type(value) is dict:
         return {_canonical(key): _canonical(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -131,39 +131,39 @@ def _canonical(value: Any) -> Any:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU; nothing in the file can run.
+    """Read a checkpoint onto the CPU, without running any code that the file may contain.
 
     Raises:
-        HistoError: it is not there, no checkpoint of this tool, broken, or of another format.
+        HistoError: the file is missing or damaged, is not a checkpoint of histo, or has another format.
     """
     try:
         _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
-    except Exception as error:  # what torch raises over damaged bytes is up to the bytes
-        raise HistoError(f"{path} is no checkpoint that can be read safely: {_first_line(error)}") from error
+    except Exception as error:  # damaged bytes can make torch raise any kind of exception
+        raise HistoError(f"{path} cannot be read safely as a checkpoint: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise HistoError(f"{path} is no histo checkpoint of format {FORMAT} (found {found!r})")
+        raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {found!r})")
     try:
         checkpoint = Checkpoint(**content)
     except TypeError as error:
-        raise HistoError(f"{path} lacks something a checkpoint needs: {_first_line(error)}") from error
+        raise HistoError(f"{path} lacks a field of a checkpoint: {_first_line(error)}") from error
     checkpoint.origin = str(path)
     for item in fields(Checkpoint):
         kind: Any = get_origin(item.type) or item.type
         if not isinstance(getattr(checkpoint, item.name), kind):
-            raise HistoError(f"{path} is no histo checkpoint: its {item.name!r} is of the wrong kind")
+            raise HistoError(f"{path} is not a histo checkpoint: its {item.name!r} has the wrong type")
     if not 0 < checkpoint.temperature < float("inf") or not 0 <= checkpoint.threshold <= 1:
-        raise HistoError(f"{path} is no histo checkpoint: its temperature or its threshold cannot be")
+        raise HistoError(f"{path} is not a histo checkpoint: its temperature or threshold is out of range")
     if unsound := _unsound(checkpoint):
-        raise HistoError(f"{path} is no histo checkpoint: its {unsound!r} holds what cannot be")
+        raise HistoError(f"{path} is not a histo checkpoint: its {unsound!r} has invalid content")
     return checkpoint
 
 
 def _unsound(checkpoint: Checkpoint) -> str:
-    """The first field whose values are not what they are taken for; weights are held against their network later."""
+    """Return the first field with values of a wrong type, or ""; weights are compared with their network later."""
     if not all(map(_is_plain, checkpoint.model.values())):
         return "model"
     if checkpoint.validation:
@@ -178,9 +178,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Raise an error where the file unpacks to more than it holds: torch stores its tensors as they are.
+    """Raise ValueError if the zip file would unpack to more bytes than it has.
 
-    It would unpack them whatever their size, and takes for other formats what is no zip archive.
+    torch stores tensors uncompressed, but would unpack compressed ones of any size. It reads a file that is not a zip
+    archive as another format.
     """
     with ZipFile(path) as archive:
         declared = sum(member.file_size for member in archive.infolist())

@@ -73,9 +73,9 @@ def edit(path, change):
         (lambda rows: rows[:-1], "has 89 rows, its array 90"),
         (lambda rows: rows[1:], "has 89 rows, its array 90"),
         (lambda rows: [*rows, rows[0].replace("p0", "p90")], "has 91 rows, its array 90"),
-        (sorted, "does not stand in the row of its pixels"),
-        (lambda rows: rows[::-1], "does not stand in the row of its pixels"),
-        (lambda rows: [*rows[1:], rows[0]], "does not stand in the row of its pixels"),
+        (sorted, "is not in the row of its pixels"),
+        (lambda rows: rows[::-1], "is not in the row of its pixels"),
+        (lambda rows: [*rows[1:], rows[0]], "is not in the row of its pixels"),
     ],
     ids=["last missing", "first missing", "one more", "sorted", "reversed", "moved"],
 )
@@ -105,7 +105,7 @@ def test_labels_and_splits_may_be_edited(workspace):
 )
 def test_a_subset_of_another_packing_is_an_error(workspace, changes):
     path = balanced(workspace, [1, 2], **changes)
-    with pytest.raises(HistoError, match=r"balanced\.csv speaks of another packing of mine") as raised:
+    with pytest.raises(HistoError, match=r"balanced\.csv does not match the packed data set mine") as raised:
         open_subset(workspace, path)
     assert "histo balance" in raised.value.hint
 
@@ -114,7 +114,7 @@ def test_a_subset_of_other_pixels_or_labels_is_an_error(workspace):
     """Packed anew, other patches may have the ids that the former ones had."""
     digest = read_manifest(workspace.manifest_path("mine"))["sha1"].iloc[1]
     assert len(open_subset(workspace, balanced(workspace, [1], sha1=digest)).rows) == 1
-    with pytest.raises(HistoError, match="speaks of another packing of mine"):
+    with pytest.raises(HistoError, match="does not match the packed data set mine"):
         open_subset(workspace, balanced(workspace, [1], sha1=digest[::-1]))
     with pytest.raises(HistoError, match="disagree on 2 labels"):
         open_subset(workspace, balanced(workspace, [1, 2, 4], label=[0, 1, 0]))

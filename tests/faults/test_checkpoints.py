@@ -122,21 +122,21 @@ def looks_unsaid(good, path):
 
 
 FAULTS = {
-    code: "is no checkpoint that can be read safely",
-    bare_pickle: "is no checkpoint that can be read safely",
-    legacy: "is no checkpoint that can be read safely",
-    whole_module: "is no checkpoint that can be read safely",
-    truncated: "is no checkpoint that can be read safely",
-    empty: "is no checkpoint that can be read safely",
-    later_version: f"is no histo checkpoint of format {FORMAT} (found 99)",
+    code: "cannot be read safely as a checkpoint",
+    bare_pickle: "cannot be read safely as a checkpoint",
+    legacy: "cannot be read safely as a checkpoint",
+    whole_module: "cannot be read safely as a checkpoint",
+    truncated: "cannot be read safely as a checkpoint",
+    empty: "cannot be read safely as a checkpoint",
+    later_version: f"is not a histo checkpoint of format {FORMAT} (found 99)",
     unknown_architecture: "the architecture 'resnet9000' is not known",
     other_architecture: "the weights do not fit resnet18",
     not_numbers: "the weights are not finite",
     enormous_shape: "the weights do not fit histonet",
-    enormous_promise: "is no checkpoint that can be read safely",
+    enormous_promise: "cannot be read safely as a checkpoint",
     without_storage: "its 'model' holds",
     sparse: "its 'model' holds",
-    compressed: "is no checkpoint that can be read safely: it would unpack to",
+    compressed: "cannot be read safely as a checkpoint: it would unpack to",
     labels_of_another_kind: "its 'validation' holds",
     looks_of_another_kind: "its 'appearance' holds",
     looks_unsaid: "its 'appearance' holds",
@@ -184,7 +184,7 @@ def test_a_run_whose_last_checkpoint_is_damaged_says_so(root):
     last = root / "runs" / "first" / "last.pt"
     last.write_bytes(last.read_bytes()[:5000])
     refused = histo(root, "train", "--resume", "--name", "first", code=1)
-    assert f"error: {last} is no checkpoint that can be read safely" in refused.stderr
+    assert f"error: {last} cannot be read safely as a checkpoint" in refused.stderr
 
 
 def test_a_run_of_another_histos_network_says_so(root):

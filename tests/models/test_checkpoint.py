@@ -64,7 +64,7 @@ class Hostile:
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, monkeypatch, save, value):
     monkeypatch.chdir(tmp_path)
     save(value, tmp_path / "evil.pt")
-    assert "is no checkpoint that can be read safely" in refused(tmp_path / "evil.pt")
+    assert "cannot be read safely as a checkpoint" in refused(tmp_path / "evil.pt")
     assert not (tmp_path / "owned").exists()
 
 
@@ -104,12 +104,12 @@ def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
         ({"state_dict": {}}, "found None"),
         ({"format": FORMAT, "arch": "histonet"}, "lacks something"),
         ({**vars(checkpoint()), "surprise": 1}, "surprise"),
-        ({**vars(checkpoint()), "model": [1]}, "'model' is of the wrong kind"),
-        ({**vars(checkpoint()), "epoch": "three"}, "'epoch' is of the wrong kind"),
+        ({**vars(checkpoint()), "model": [1]}, "'model' has the wrong type"),
+        ({**vars(checkpoint()), "epoch": "three"}, "'epoch' has the wrong type"),
         ({**vars(checkpoint()), "arch": "vgg99"}, "'vgg99' is not known"),
         ({**vars(checkpoint()), "arch": "resnet18"}, "do not fit resnet18"),
         ({**vars(checkpoint()), "model": {}}, "do not fit histonet"),
-        ({**vars(checkpoint()), "model": {"a": 1}}, "'model' holds what cannot be"),
+        ({**vars(checkpoint()), "model": {"a": 1}}, "'model' has invalid content"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
