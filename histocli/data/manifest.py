@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 @contextmanager
 def row_writer(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
-    """Give a `csv.writer` whose file appears at `path`, whole, when the block ends without an exception."""
+    """Yield a `csv.writer`; the complete file appears at `path` when the block ends without an exception."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = table_writer(file)
         writer.writerow(columns)
@@ -88,32 +88,32 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
 
 
 def line_of(path: Path, row: int) -> int:
-    """The line that a row begins on, both counted as editors and `read_manifest` do: the first row is number 0."""
+    """Return the line (from 1) of the file on which a row (from 0) of the table begins."""
     with _open(path) as file:
         return next(islice(read_table(file, str(path))[1], row, None))[0]
 
 
 class IdsDigest:
-    """The SHA-256 of ids in their order: of a table sorted, cut or renumbered by hand it is another one."""
+    """Compute the SHA-256 of ids in their order, which differs if a table is sorted, cut or renumbered by hand."""
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self._digest = sha256()
         self._take("".join(f"{len(key)}:{key}" for key in ids))
 
     def add(self, key: str) -> None:
-        """Take the next id."""
+        """Add the next id."""
         self._take(f"{len(key)}:{key}")
 
     def _take(self, text: str) -> None:
         self._digest.update(text.encode("utf-8", "surrogatepass"))
 
     def hexdigest(self) -> str:
-        """The digest, as hexadecimal."""
+        """Return the digest as hexadecimal text."""
         return self._digest.hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal."""
+    """Return the SHA-256 of a file's bytes as hexadecimal text."""
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Random flips, rotations and stain jitter: per sample, whole batches at a time, on the device the images are on."""
+"""Random flips, rotations and stain jitter, different for each image, computed by batch on the images' device."""
 
 import math
 from functools import cache
@@ -38,9 +38,9 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
 
 
 def resized(images: Tensor, side: int | None) -> Tensor:
-    """Images (N,C,H,H) as (N,C,S,S), where S is `side` or else H: without aliasing, channels last in memory.
+    """Resize images (N,C,H,H) to (N,C,S,S) with antialiasing, channels last in memory; S is `side`, or H without it.
 
-    Made smaller, uint8 images are rounded on a processor, and floats elsewhere.
+    uint8 images that are made smaller stay uint8 on a CPU, and become float32 elsewhere.
     """
     if side not in (None, images.shape[-1]):
         bytewise = images.dtype is torch.uint8 and images.device.type == "cpu"
@@ -50,7 +50,7 @@ def resized(images: Tensor, side: int | None) -> Tensor:
 
 
 def d4_views(images: Tensor) -> list[Tensor]:
-    """The eight flips and right-angle rotations of square images (N,C,H,H), the images themselves first."""
+    """Return the eight flips and right-angle rotations of square images (N,C,H,H), the images themselves first."""
     return [_symmetry(images, number) for number in range(8)]
 
 
@@ -60,7 +60,7 @@ def _symmetry(images: Tensor, number: int) -> Tensor:
 
 
 def random_d4(images: Tensor) -> Tensor:
-    """Give each eighth of the batch one of the eight symmetries, in random order.
+    """Flip and rotate each eighth of the batch by one of the eight elements of D4, in random order.
 
     A training batch is in random order itself, so every patch meets every symmetry alike often; and an eighth at a
     time costs one copy of the batch, where a choice for each sample costs some five times as much.
@@ -74,7 +74,7 @@ def random_d4(images: Tensor) -> Tensor:
 
 
 def _random_d4_of_each(images: Tensor) -> Tensor:
-    """Give each image one of the eight symmetries, with nothing decided on the host."""
+    """Flip and rotate each image by a random element of D4, without reading a value from the device."""
     draws = torch.rand(3, len(images), 1, 1, 1, device=images.device) < 0.5
     images = torch.where(draws[0], images.mT, images)
     images = torch.where(draws[1], images.flip(2), images)
@@ -88,7 +88,7 @@ def _stain_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def hed_jitter(images: Tensor) -> Tensor:
-    """Scale and shift each sample's stain concentrations in optical density.
+    """Scale and shift each image's stain concentrations in optical density.
 
     Images (N,3,H,W) from 0 to 255 in, float32 in [0, 1] out. After Tellez et al., "Whole-slide mitosis detection in
     H&E breast histology using PHH3 as a reference to train distilled stain-invariant convolutional networks", 2018.
@@ -108,7 +108,7 @@ def hed_jitter(images: Tensor) -> Tensor:
 
 
 def random_affine(images: Tensor, *, sharp: bool = False) -> Tensor:
-    """Flip each image (N,3,H,H), turn it by any angle, zoom and move it: uint8 or float32, on a GPU always the latter.
+    """Flip each image (N,3,H,H), rotate it by any angle, zoom and shift it. Returns uint8, or float32 on a GPU.
 
     What falls in from outside is reflected at the border. Linear interpolation blurs, which is lost again where images
     are made smaller afterwards; where they are not, `sharp` interpolates cubically, pixels being from 0 to 255.
@@ -132,7 +132,7 @@ def _sampled(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
 
 
 def _remapped(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
-    """What `_sampled` gives, rounded, in a fraction of the time: by OpenCV, with coordinates of 1/32 of a pixel."""
+    """Return what `_sampled` returns, rounded: OpenCV is faster, and has coordinates of 1/32 of a pixel."""
     count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_ROWS // (images.shape[-1] + 4))))
     parts = zip(images.tensor_split(count), placement.tensor_split(count), strict=True)
     return torch.cat(every_core().map(lambda part: _remapped_part(*part, sharp), parts))

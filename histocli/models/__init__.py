@@ -18,7 +18,7 @@ OWN: dict[str, type[HistoNet] | type[P4MDenseNet]] = {"histonet": HistoNet, "p4m
 
 
 class Classifier(nn.Module):
-    """A network and what it wants of its input: float RGB images (N,3,H,W) in [0, 1] -> logits (N,2).
+    """A network with its preprocessing: float RGB images (N,3,H,W) in [0, 1] -> logits (N,2).
 
     `arch` is the name that `rebuild_model` knows it by. Where the network takes images of one size only, they are
     resized to `side` x `side`.
@@ -43,20 +43,20 @@ class Classifier(nn.Module):
 
     @property
     def backbone_and_head(self) -> HeadedNetwork:
-        """The network where it is a backbone with a head, as all that can be pretrained are."""
+        """The network, if it is a backbone with a head, as every pretrained network is."""
         assert isinstance(self.network, HeadedNetwork)
         return self.network
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Images as the network takes them: normalised, by PCam's training pixels or as its weights were made."""
+        """Resize and normalise images for the network."""
         return torch.addcmul(-self.mean / self.std, resized(images, self.side), 1 / self.std)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head of a pretrained network sees: (N,F)."""
+        """Return the input of a pretrained network's head: (N,F)."""
         return self.backbone_and_head.features(self.preprocess(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Prepare and classify."""
+        """Preprocess and classify."""
         logits: Tensor = self.network(self.preprocess(images))
         return logits
 
@@ -91,7 +91,7 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
 
 
 def rebuild_model(arch: str) -> Classifier:
-    """Build the network that `Classifier.arch` names, with random weights; nothing is fetched.
+    """Build the network that `Classifier.arch` names, with random weights and without a download.
 
     Raises:
         UsageError: no architecture has that name.

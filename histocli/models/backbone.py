@@ -1,4 +1,4 @@
-"""Networks made by others: a backbone that gives one vector for each image, and a head of two classes."""
+"""Networks of other libraries: a backbone that computes one vector per image, and a head with two classes."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ BACKBONE, HEAD = "network.backbone.", "network.head."  # where their parameters 
 
 
 class Backbone(NamedTuple):
-    """A network without its last layer, and what it wants of its input.
+    """A network without its last layer, and the input that it expects.
 
     `network` takes normalised images (N,3,H,W), resized to H = W = `side` unless that is None, and gives (N,`width`).
     `arch` is a name that builds it again without weights and without asking anyone.
@@ -42,7 +42,7 @@ class Head(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def standardise(self, features: Tensor) -> None:
-        """Take the mean and deviation of features (N,F) as those to standardise by.
+        """Store the mean and standard deviation of features (N,F), by which the head standardises its input.
 
         One that hardly varies here is not magnified beyond reason: elsewhere it may.
         """
@@ -51,7 +51,7 @@ class Head(nn.Module):
         self.std.copy_(deviations.clamp(min=max(0.1 * float(deviations.mean()), 1e-6)))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (N,2) of features (N,F)."""
+        """Return the logits (N,2) of features (N,F)."""
         logits: Tensor = self.linear((features - self.mean) / self.std)
         return logits
 
@@ -66,7 +66,7 @@ class HeadedNetwork(nn.Module):
         self.head = Head(backbone.width)
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees: (N,F).
+        """Return the input of the head: (N,F).
 
         Raises:
             HistoError: the backbone gives something else than one vector for each image.
@@ -78,12 +78,12 @@ class HeadedNetwork(nn.Module):
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N,2) of normalised images (N,3,H,W)."""
+        """Return the logits (N,2) of normalised images (N,3,H,W)."""
         return head_in_fp32(self.head, self.features(images))
 
 
 def weights_missing(arch: str, error: Exception, place: str) -> HistoError:
-    """The error of pretrained weights that cannot be loaded; `place` is where their file may be put by hand."""
+    """Return the error for pretrained weights that cannot be loaded; their file can be put into `place` by hand."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HistoError(
         f"the pretrained weights of {arch} cannot be had: {reason}",

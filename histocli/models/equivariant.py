@@ -34,7 +34,7 @@ class LiftingConv(nn.Module):
         self.register_buffer("pixels", _turned_pixels(kernel_size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """One convolution with 8 out filters."""
+        """Convolve with the filters in all orientations."""
         fields, channels, side = self.weight.shape[:3]
         turned = self.weight.flatten(2)[:, :, self.pixels].transpose(1, 2)  # (out,8,in,k²)
         filters = turned.reshape(ORDER * fields, channels, side, side)
@@ -60,7 +60,7 @@ class GroupConv(nn.Module):
         self.register_buffer("index", _turned_filter(kernel_size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """One convolution with 8 out filters over 8 in channels."""
+        """Convolve with the filters in all orientations."""
         fields, channels, side = *self.weight.shape[:2], self.kernel_size
         turned = self.weight.flatten(0, 1).index_select(1, self.index)  # several times as fast as [..., index]
         turned = turned.view(fields, channels, ORDER, ORDER * side**2).transpose(1, 2)  # (out,8,in,8k²)
@@ -81,7 +81,7 @@ class DepthwiseGroupConv(nn.Module):
         self.register_buffer("pixels", _turned_pixels(kernel_size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """One convolution with a filter for each of the 8C channels."""
+        """Convolve each channel with its filter."""
         channels, _, side = self.weight.shape[:3]
         filters = self.weight.flatten(1)[:, self.pixels].reshape(ORDER * channels, 1, side, side)
         return F.conv2d(maps, filters, stride=self.stride, padding=self.padding, groups=ORDER * channels)
@@ -107,7 +107,7 @@ class GroupBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Normalise (N,8C,H,W); in training, take note of its mean and variance."""
+        """Normalise (N,8C,H,W); in training, update the running mean and variance."""
         mean, var, weight, bias = (
             tensor.repeat_interleave(ORDER) for tensor in (self.running_mean, self.running_var, self.weight, self.bias)
         )
@@ -120,30 +120,30 @@ class GroupBatchNorm(nn.Module):
 
 
 def group_max(maps: Tensor) -> Tensor:
-    """The strongest of the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
+    """Return the maximum over the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
     strongest: Tensor = maps.unflatten(1, (-1, ORDER)).amax(2)
     return strongest
 
 
 def group_mean(maps: Tensor) -> Tensor:
-    """The mean of the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
+    """Return the mean over the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
     mean: Tensor = maps.unflatten(1, (-1, ORDER)).mean(2)
     return mean
 
 
 def _turned_pixels(side: int) -> Tensor:
-    """Where the pixels of a square turned by each symmetry come from: int64 (8,side²), flat indices."""
+    """Return the source of each pixel of a square after each symmetry: flat indices, int64 (8,side²)."""
     square = torch.arange(side**2).view(1, 1, side, side)
     return torch.stack([turned.flatten() for turned in d4_views(square)])
 
 
 def _turned_filter(side: int) -> Tensor:
-    """Where the values of a filter (8,side,side), turned by each symmetry, come from: int64 (8*8*side²), flat."""
+    """Return the source of each value of a filter (8,side,side) after each symmetry: flat, int64 (8*8*side²)."""
     return (_relative()[:, :, None] * side**2 + _turned_pixels(side)[:, None]).flatten()
 
 
 def _relative() -> Tensor:
-    """The group's table: entry [g,h] of (8,8) is the number of the element (g inverse) h."""
+    """Return the group's table (8,8): entry [g,h] is the number of the element (g inverse) h."""
     corners = _turned_pixels(2)  # a symmetry is known by what it does to the corners of a square
     products = corners[:, corners].transpose(0, 1)  # [a,b]: first b, then a
     table = (products[:, :, None] == corners).all(-1).int().argmax(-1)

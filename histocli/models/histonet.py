@@ -45,17 +45,17 @@ class HistoNet(nn.Module):
         self.head = nn.Sequential(nn.Linear(2 * channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 2))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N,2) of normalised images (N,3,64,64); their softmax are the class probabilities."""
+        """Return the logits (N,2) of normalised images (N,3,64,64); their softmax is the class probabilities."""
         maps = self.stages(images)  # (N,256,4,4)
         centre = maps[:, :, _CENTRE, _CENTRE].amax((2, 3))
         return head_in_fp32(self.head, torch.cat([centre, maps.mean((2, 3))], 1))
 
 
 class BlurredMaxPool(nn.Module):
-    """Max-pooling of all 2x2, then every other one of them, blurred: (N,C,H,W) -> (N,C,H/2,W/2).
+    """Max-pooling with stride 1, then a blur with stride 2: (N,C,H,W) -> (N,C,H/2,W/2).
 
-    What plain max-pooling keeps of fine detail depends on how it lies on the grid of pixels; blurred before it is
-    halved, it hardly does (Zhang, "Making convolutional networks shift-invariant again", 2019).
+    The output of plain max-pooling with stride 2 depends on whether a detail begins at an even or an odd pixel. A blur
+    before the reduction removes most of this (Zhang, "Making convolutional networks shift-invariant again", 2019).
     """
 
     kernel: Tensor
@@ -75,7 +75,7 @@ class BlurredMaxPool(nn.Module):
 
 
 def _largest(maps: Tensor, dim: int) -> Tensor:
-    """The larger of each two neighbours along a dimension, and its ends: half of max-pooling's time, no gradient."""
+    """Return the maximum of each two neighbours along a dimension, and both ends; without gradient."""
     shape = [size + (axis == dim) for axis, size in enumerate(maps.shape)]
     made = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
     pairs = maps.shape[dim] - 1
@@ -98,5 +98,5 @@ class Refinement(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Add what was found, and rectify."""
+        """Add the output of the convolutions, and apply ReLU."""
         return torch.relu_(maps + self.body(maps))

@@ -44,20 +44,20 @@ class P4MDenseNet(nn.Module):
         self.head = nn.Linear(channels, 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N,2) of normalised images (N,3,96,96); their softmax are the class probabilities."""
+        """Return the logits (N,2) of normalised images (N,3,96,96); their softmax is the class probabilities."""
         maps = self.layers(images)  # (N,8C,2,2)
         return head_in_fp32(self.head, group_mean(maps.mean((2, 3))))
 
 
 class DenseLayer(nn.Module):
-    """Batch norm, ReLU and a 3x3 group convolution, joined to what came in: (N,8C,H,W) -> (N,8(C+growth),H-2,W-2)."""
+    """Batch norm, ReLU and 3x3 group convolution, concatenated to the input: (N,8C,H,W) -> (N,8(C+growth),H-2,W-2)."""
 
     def __init__(self, channels: int, growth: int) -> None:
         super().__init__()
         self.body = nn.Sequential(GroupBatchNorm(channels), nn.ReLU(inplace=True), GroupConv(channels, growth, 3))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The maps without their border, and the fields found in them."""
+        """Return the input without its border, concatenated with the new fields."""
         return torch.cat([F.pad(maps, (-1,) * 4), self.body(maps)], 1)
 
 

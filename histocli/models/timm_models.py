@@ -21,14 +21,15 @@ _HUB, _FOLDER = "hf-hub:", "local-dir:"
 
 
 def is_stored_elsewhere(arch: str) -> bool:
-    """Whether a hub or a folder has to be asked how the network is built."""
+    """Return whether the architecture is described on a hub or in a folder."""
     return arch.startswith((PREFIX + _HUB, PREFIX + _FOLDER))
 
 
 def timm_backbone(arch: str, pretrained: bool) -> Backbone:
-    """The network `timm/<name>`, `timm/hf-hub:<owner>/<model>` or `timm/local-dir:<folder>`, without its last layer.
+    """Return a network without its last layer.
 
-    Transformers, and all others of a fixed input size, have patches resized to it; the rest takes them as they are.
+    `arch` is `timm/<name>`, `timm/hf-hub:<owner>/<model>` or `timm/local-dir:<folder>`. Patches are resized for
+    transformers and other networks with a fixed input size; other networks take patches of 96x96 pixels.
 
     Raises:
         HistoError: timm is not installed, or the weights cannot be had.
@@ -59,7 +60,7 @@ def timm_backbone(arch: str, pretrained: bool) -> Backbone:
 
 
 def _described(network: Any, architecture: str, options: dict[str, Any], pretrained: bool) -> Backbone:
-    """The network with what it wants of its input, and with a name that holds all it takes to build it."""
+    """Return the network with the input that it expects, and a name from which it can be built again."""
     from timm.data import resolve_model_data_config
 
     wanted = resolve_model_data_config(network)
@@ -75,7 +76,7 @@ def _described(network: Any, architecture: str, options: dict[str, Any], pretrai
 
 
 def _stored_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str, Any]]:
-    """The architecture and the options in the `config.json` of a model on the hub or in a folder."""
+    """Return the architecture and the options in the `config.json` of a model on the hub or in a folder."""
     if name.startswith(_FOLDER):
         path = Path(name.removeprefix(_FOLDER)) / "config.json"
     else:
@@ -94,7 +95,7 @@ def _stored_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str,
 
 
 def _parsed(query: str) -> dict[str, Any]:
-    """Options as they follow a name: numbers, true, false, null and JSON as such, all else as text."""
+    """Parse the options after a name: numbers, true, false, null and JSON are converted, other values are text."""
     return {key: _value(text) for key, text in parse_qsl(query)}
 
 

@@ -16,16 +16,16 @@ _SIDES = {"inception_v3": 299}  # at 96 pixels its last map is a single cell
 
 @cache
 def torchvision_names() -> tuple[str, ...]:
-    """Every classifier by its registered name."""
+    """Return the registered names of all classifiers."""
     from torchvision import models
 
     return tuple(models.list_models(module=models))
 
 
 def torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
-    """The network registered as `arch`, without its last layer.
+    """Return the network registered as `arch`, without its last layer.
 
-    It takes patches as they are, unless it was made for images no smaller than some larger side: then that side.
+    It takes patches of 96x96 pixels, unless it needs larger images: then patches are resized to its smallest size.
 
     Raises:
         HistoError: the pretrained weights cannot be loaded.
@@ -58,7 +58,7 @@ def torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
 
 
 def _remove_last_layer(network: nn.Module) -> int:
-    """Take out the layer that tells ImageNet's classes apart; how many values it was given for each image.
+    """Remove the layer for ImageNet's classes, and return the number of its inputs.
 
     SqueezeNet's is a 1x1 convolution before the mean over the map; without it the mean is over its input, which is as
     well, for both are linear.

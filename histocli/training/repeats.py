@@ -32,7 +32,7 @@ class Member(NamedTuple):
 
 
 class Repeats(NamedTuple):
-    """The planned runs: what they repeat (`folds` or `seeds`), and the name that theirs begin with."""
+    """The planned runs, what differs between them (`folds` or `seeds`), and the beginning of their names."""
 
     name: str
     kind: Literal["folds", "seeds"]
@@ -83,7 +83,7 @@ def is_member(run: str, config: RunConfig) -> bool:
 
 
 def _unused_name(workspace: Workspace, arch: str) -> str:
-    """The first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
+    """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
     stem, number, runs = stem_of(arch), 1, workspace.run_names()
     while any(run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs):
         number += 1
@@ -161,7 +161,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
 
 
 def _chosen_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float]]:
-    """The temperature and threshold of each fold, chosen on the validation scores of the other folds."""
+    """Return the temperature and threshold of each fold, chosen on the validation scores of the other folds."""
     labels, odds = ([checkpoint.validation[name].numpy() for checkpoint in best] for name in ("labels", "log_odds"))
     chosen = []
     for i, checkpoint in enumerate(best):
@@ -174,7 +174,7 @@ def _chosen_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float]]:
 
 
 def _repeated_run(member: Member, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
-    """The validation metrics of a run's best epoch at a temperature and a threshold."""
+    """Return the validation metrics of a run's best epoch at a temperature and a threshold."""
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
     measured = evaluate(labels, probability(odds, temperature), threshold)
     return RepeatedRun(member.name, member.number, best.epoch, measured.n, threshold, measured.metrics)
