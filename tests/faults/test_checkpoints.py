@@ -134,12 +134,12 @@ FAULTS = {
     not_numbers: "the weights are not finite",
     enormous_shape: "the weights do not fit histonet",
     enormous_promise: "cannot be read safely as a checkpoint",
-    without_storage: "its 'model' holds",
-    sparse: "its 'model' holds",
+    without_storage: "its 'model' has invalid content",
+    sparse: "its 'model' has invalid content",
     compressed: "cannot be read safely as a checkpoint: it would unpack to",
-    labels_of_another_kind: "its 'validation' holds",
-    looks_of_another_kind: "its 'appearance' holds",
-    looks_unsaid: "its 'appearance' holds",
+    labels_of_another_kind: "its 'validation' has invalid content",
+    looks_of_another_kind: "its 'appearance' has invalid content",
+    looks_unsaid: "its 'appearance' has invalid content",
 }
 
 
