@@ -78,7 +78,7 @@ def hungry(root):
 
 
 def test_too_large_a_batch_is_an_error_that_says_which_may_do(root, wide, hungry):
-    process = histo(root, *hungry, wide, code=1, limits={"memory": LITTLE})
+    process = histo(root, *hungry, wide, "--batch-size", 64, code=1, limits={"memory": LITTLE})
     assert "error: memory is full with 64 patches at a time" in process.stderr
     assert "hint: --batch-size 32, or --batch-size auto, takes less" in process.stderr
     assert "Traceback" not in process.stderr

@@ -153,7 +153,7 @@ def test_thresholds_by_number_as_stored_and_by_rule(predictor):
     assert predictor("one", raw=True).threshold() == pytest.approx(expit(2 * logit(0.3)))
     by_rule = predictor("one").threshold("sensitivity=0.9")
     assert predictor("one", raw=True).threshold("sensitivity=0.9") == pytest.approx(expit(2 * logit(by_rule)))
-    with pytest.raises(UsageError, match="no threshold"):
+    with pytest.raises(UsageError, match="is not a threshold"):
         predictor("one").threshold("highest")
 
 

@@ -102,7 +102,7 @@ def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
         ([1, 2], "found 'list'"),
         ({"format": 1}, "found 1"),
         ({"state_dict": {}}, "found None"),
-        ({"format": FORMAT, "arch": "histonet"}, "lacks something"),
+        ({"format": FORMAT, "arch": "histonet"}, "lacks a field"),
         ({**vars(checkpoint()), "surprise": 1}, "surprise"),
         ({**vars(checkpoint()), "model": [1]}, "'model' has the wrong type"),
         ({**vars(checkpoint()), "epoch": "three"}, "'epoch' has the wrong type"),

@@ -41,7 +41,7 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
     assert best.threshold == pytest.approx(chosen, abs=1e-6)
     error, _ = histo.fails("train", "--resume", "--name", "ruled", "--threshold", "0.5", code=2)
     assert f"the run has {rule}" in error
-    assert "no threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
+    assert "is not a threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
 
 
 def test_what_was_decided_outlives_an_interruption(histo):
