@@ -108,7 +108,7 @@ class FlatOptimizer:
         return {name: getattr(self, name).to("cpu", copy=True) for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` returned, or from the state of torch's optimisers in a run of histo 0.1."""
+        """Continue from what `state_dict` returned, or from that of an earlier version, which used torch.optim."""
         if "optimizers" in state:
             self._load_separate(state)
             return

@@ -208,7 +208,7 @@ class Trainer:
         }
 
     def load_state(self, state: dict[str, Any], ema_state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned, or from that of a run of histo 0.1."""
+        """Continue from what `state` returned, or from what an earlier version saved."""
         self.step = state["step"]
         self.losses = list(state["losses"].to(self.compute.device))
         self.model.load_state_dict(state["model"])
