@@ -226,14 +226,14 @@ def test_options_that_do_not_fit_the_data_are_refused(histo, folder, tmp_path):
 def test_a_data_set_packed_anew_is_not_mistaken_for_the_old_one(histo):
     histo("download", "--source", "synthetic", "--n", 160, "--seed", 5, "--force")
     error, hint = histo.fails(*EVAL)
-    assert "another packing of synthetic" in error
+    assert "does not match the packed data set synthetic" in error
     assert "histo balance" in hint
 
 
 def test_other_patches_of_the_same_ids_are_not_mistaken_for_the_old_ones(histo):
     histo("download", "--source", "synthetic", "--n", 320, "--seed", 5, "--force")
-    assert "another packing of synthetic" in histo.fails(*EVAL)[0]
-    assert "another packing of synthetic" in histo.fails(*TRAIN, "--epochs", 1)[0]
+    assert "does not match the packed data set synthetic" in histo.fails(*EVAL)[0]
+    assert "does not match the packed data set synthetic" in histo.fails(*TRAIN, "--epochs", 1)[0]
     done = histo(*EVAL, "--json", "--data", "synthetic")
     assert json.loads(done.stdout)["n_in_training"] is None
     assert "it is not known whether the network was trained on these patches" in done.stderr

@@ -345,7 +345,7 @@ def test_larger_images_are_cut_or_scaled(histo, images, tmp_path):
         (["EMPTY"], "there are no images"),
         (["FLOATS.npy"], "float64"),
         (["synthetic", "--ckpt", "nothing.pt"], "there is no checkpoint"),
-        (["synthetic", "--ckpt", "./FLOATS.npy"], "no checkpoint that can be read safely"),
+        (["synthetic", "--ckpt", "./FLOATS.npy"], "cannot be read safely as a checkpoint"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -35,7 +35,8 @@ def training(root):
 def packing(root):
     """A process that packs the data set `large`, halted; killed at the end."""
     process = Process(root, "download", "--source", "synthetic", "--n", 50_000, "--name", "large")
-    process.until(lambda: any((root / "data" / "large").glob(".patches*")) if (root / "data" / "large").is_dir() else 0)
+    # The process locks its temporary file before it writes the first byte.
+    process.until(lambda: any(path.stat().st_size for path in (root / "data" / "large").glob(".patches*")))
     process.signal(signal.SIGSTOP)
     yield process
     if process.code is None:
