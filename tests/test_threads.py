@@ -1,21 +1,20 @@
 """What `histo` sets for the threads of torch before it imports torch."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
+from histocli import threads
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_environment_says_otherwise(given, expected):
-    code = (
-        "import os, sys; sys.argv = ['histo', '--version']\n"
-        "from histocli.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == f"{expected} False"
+
+@pytest.mark.parametrize(
+    ("load", "given", "expected"), [(3.0, None, "PASSIVE"), (0.2, None, None), (3.0, "ACTIVE", "ACTIVE")]
+)
+def test_waiting_threads_sleep_on_a_busy_machine(monkeypatch, load, given, expected):
+    monkeypatch.setattr(threads, "thread_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    threads.let_waiting_threads_sleep()
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
