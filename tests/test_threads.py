@@ -13,8 +13,7 @@ from histocli import threads
 def test_waiting_threads_sleep_on_a_busy_machine(monkeypatch, load, given, expected):
     monkeypatch.setattr(threads, "thread_count", lambda: 2)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if given:
-        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+    environment = {"OMP_WAIT_POLICY": given} if given else {}
+    monkeypatch.setattr(os, "environ", environment)  # a copy, so that no later test is affected
     threads.let_waiting_threads_sleep()
-    assert os.environ.get("OMP_WAIT_POLICY") == expected
+    assert environment.get("OMP_WAIT_POLICY") == expected
