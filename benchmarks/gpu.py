@@ -1,14 +1,16 @@
 """What `histo` does on a GPU: start to exit of a training, step rates, and scoring of image files.
 
-    python -m benchmarks.gpu OUT [--device cuda] [--patches 220025] [--seconds 400]
+    python -m benchmarks.gpu OUT [--device cuda] [--patches 220025] [--seconds 400] [--timm TRAIN_PY]
 
 Writes OUT/gpu.jsonl, one line after each stage, so that a run that is cut off still reports. With `--device cpu
---patches 800` it rehearses every stage on a CPU in under two minutes.
+--patches 800` it rehearses every stage on a CPU in under two minutes. TRAIN_PY is timm's own training script, from
+https://github.com/huggingface/pytorch-image-models.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,10 +69,11 @@ def _shifted(pixels: Any, base: int, copy: int) -> Any:
 class Bench:
     """The stages, each of which notes its figures in `out`/gpu.jsonl."""
 
-    def __init__(self, out: Path, device: str, n: int, seconds: float) -> None:
-        self.out, self.device, self.n = out, device, n
+    def __init__(self, out: Path, device: str, n: int, seconds: float, timm: Path | None) -> None:
+        self.out, self.device, self.n, self.timm = out, device, n, timm
         self.full = n >= 100_000
         self.began, self.limit = time.monotonic(), seconds
+        self.start: float | None = None  # seconds that scoring one patch takes
         memory = Path("/dev/shm")
         self.root = (memory if memory.is_dir() else out) / "histo-gpu-bench"
         shutil.rmtree(self.root, ignore_errors=True)
@@ -86,15 +89,21 @@ class Bench:
 
     def histo(self, stage: str, *args: object, stdout: Path | None = None) -> float | None:
         """Run a command of histo from start to exit; note its seconds, or how it failed."""
+        return self.command(stage, [sys.executable, "-m", "histocli", "-w", self.root, *args], stdout)
+
+    def command(self, stage: str, line: list[object], stdout: Path | None = None, **environment: str) -> float | None:
+        """Run a command from start to exit; note its seconds, or how it failed."""
         left = self.limit - (time.monotonic() - self.began)
         if left < 5:
             self.note(stage, skipped="no time left")
             return None
-        line = [sys.executable, "-m", "histocli", "-w", str(self.root), *map(str, args)]
         began = time.monotonic()
+        words, variables = [str(word) for word in line], {**os.environ, **environment}
         try:
             with (stdout or Path(os.devnull)).open("wb") as file:
-                done = subprocess.run(line, stdout=file, stderr=subprocess.PIPE, timeout=left, check=False)
+                done = subprocess.run(
+                    words, stdout=file, stderr=subprocess.PIPE, timeout=left, check=False, env=variables
+                )
         except subprocess.TimeoutExpired:
             self.note(stage, failed="out of time")
             return None
@@ -111,8 +120,10 @@ class Bench:
         self.make_data()
         self.train("default", ())
         self.predict()
-        self.train("batch 512", ("--batch-size", 512))
+        self.train_with_timm()
+        self.predict_more()
         self.step_rates()
+        self.train_in_other_ways()
         self.note("done")
 
     def facts(self) -> None:
@@ -154,7 +165,7 @@ class Bench:
         count = 20_000 if self.full else 300
         pixels = np.random.default_rng(0).integers(0, 256, (count, 96, 96, 3), np.uint8)
         for size in (128, 512, 2048) if self.full else (64,):
-            for graph in (True, False):
+            for graph in (True, False) if size < 512 else (True,):  # eager is bound by the launches, whatever the size
                 batches = PatchLoader(pixels, np.arange(count), np.arange(count) % 2, size, compute.device)
                 torch.manual_seed(0)
                 with deterministic(False):
@@ -192,22 +203,71 @@ class Bench:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
+    def train_in_other_ways(self) -> None:
+        """Train on fewer patches under torchrun, also as two processes on one GPU, compiled, and with other options."""
+        few = 20_000 if self.full else 200
+        self.histo(f"balance {few}", "balance", "--data", "bench", "--n", few, "--name", "few")
+        train = ["train", "--data", "few", "--epochs", 2, "--device", self.device]
+        histo, torchrun = ["-m", "histocli", "-w", self.root], [sys.executable, "-m", "torch.distributed.run"]
+        one = [*torchrun, "--standalone", "--nproc-per-node", 1, *histo, *train, "--name", "torchrun-1"]
+        self.command("torchrun, one process", one)
+        two = [*torchrun, "--standalone", "--nproc-per-node", 2, *histo, *train, "--name", "torchrun-2"]
+        visible = {"CUDA_VISIBLE_DEVICES": "0"} if self.device == "cuda" else {}
+        self.command("torchrun, two processes on one GPU", two, HISTO_DISTRIBUTED_BACKEND="gloo", **visible)
+        self.histo("train, batch size auto", *train, "--batch-size", "auto", "--name", "auto")
+        self.histo("train, batch size 128", *train, "--batch-size", 128, "--name", "b128")
+        self.histo("train, resnet18", *train, "--arch", "resnet18", "--name", "resnet18")
+        if self.full:
+            self.histo("train --compile", *train, "--compile", "--name", "compiled")
+
+    def train_with_timm(self) -> None:
+        """Train the same network for two epochs by timm's script, on the TIFFs as an ImageFolder; note its rate."""
+        if self.timm is None:
+            self.note("timm", skipped="no --timm TRAIN_PY")
+            return
+        log = self.root / "timm.log"
+        line = [sys.executable, "-m", "benchmarks.timm_train", self.timm, "--data-dir", self.root / "tiffs"]
+        line += ["--model", "histonet", "--num-classes", 2, "--input-size", 3, 64, 64, "--epochs", 2]
+        line += ["--batch-size", 512 if self.full else 64, "--workers", os.cpu_count() or 1, "--opt", "adamw"]
+        line += ["--lr", "0.003", "--warmup-epochs", 0, "--cooldown-epochs", 0, "--vflip", "0.5", "--model-ema"]
+        line += ["--scale", "0.7", 1, "--color-jitter", "0.1", "--val-split", "", "--train-split", "train"]
+        line += ["--log-interval", 10, "--output", self.root / "timm", "--device", self.device, "--channels-last"]
+        line += ["--mean", 0.7, 0.55, 0.7, "--std", 0.24, 0.28, 0.22, "--pin-mem"]
+        line += ["--amp", "--amp-dtype", "bfloat16"] if self.device == "cuda" else []
+        began = time.monotonic()
+        self.command("timm's train.py, two epochs", line, log)
+        rates = re.findall(r"Train: 1 .*?Time:.*?\( *[\d.]+s, +([\d.]+)/s\)", log.read_text().replace("\n", " "))
+        self.note("timm", rate=float(rates[-1]) if rates else None, seconds=round(time.monotonic() - began, 1))
+        if not rates:
+            self.note("timm", end=log.read_text()[-1500:])
+
     def predict(self) -> None:
         """Score TIFF files and the packed array."""
         folder, count = self.root / "tiffs", TIFFS if self.full else 200
-        folder.mkdir()
+        for label in "01":
+            (folder / "train" / label).mkdir(parents=True)
         edges = np.linspace(0, count, (os.cpu_count() or 1) + 1).astype(int).tolist()
         array = self.workspace.patches_path("bench")
         with ProcessPoolExecutor() as pool:
             list(pool.map(partial(_write_tiffs, array, folder), edges[:-1], edges[1:]))
-        for name, options in (("", ()), (" --tta", ("--tta",))):
-            out = self.root / "scores.csv"
-            line = "predict", folder, "--ckpt", "default", "--device", self.device, *options
-            if seconds := self.histo(f"predict {count} TIFFs{name}", *line, stdout=out):
-                self.note(f"predict {count} TIFFs{name}: rate", per_second=round(count / seconds))
-        line = "predict", "bench", "--ckpt", "default", "--device", self.device
-        if seconds := self.histo(f"predict {self.n} packed patches", *line, stdout=self.root / "scores.csv"):
-            self.note(f"predict {self.n} packed patches: rate", per_second=round(self.n / seconds))
+        one = folder / "train" / "0" / "000000.tif"
+        self.start = self.score("predict 1 TIFF", one, 1)
+        self.score(f"predict {count} TIFFs", folder, count)
+
+    def predict_more(self) -> None:
+        """Score the TIFF files in eight views, and the packed array."""
+        count = TIFFS if self.full else 200
+        self.score(f"predict {count} TIFFs --tta", self.root / "tiffs", count, "--tta")
+        self.score(f"predict {self.n} packed patches", "bench", self.n)
+
+    def score(self, stage: str, inputs: object, count: int, *options: object) -> float | None:
+        """Score patches from start to exit; note the rate, with and without the time that one patch takes."""
+        line = "predict", inputs, "--ckpt", "default", "--device", self.device, *options
+        seconds = self.histo(stage, *line, stdout=self.root / "scores.csv")
+        if seconds and count > 1:
+            after = seconds - (self.start or 0)
+            self.note(f"{stage}: rate", per_second=round(count / seconds), after_start=round(count / after))
+        return seconds
 
 
 def _must_not_be(patch: str, error: Exception) -> None:
@@ -218,7 +278,7 @@ def _write_tiffs(array: Path, folder: Path, start: int, stop: int) -> None:
     patches = np.load(array, mmap_mode="r")
     for i in range(start, stop):
         pixels = patches[i % len(patches)][..., ::-1]
-        cv2.imwrite(str(folder / f"{i:06}.tif"), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+        cv2.imwrite(str(folder / "train" / str(i % 2) / f"{i:06}.tif"), pixels, [cv2.IMWRITE_TIFF_COMPRESSION, 1])
 
 
 def main() -> None:
@@ -228,8 +288,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--patches", type=int, default=220_025)
     parser.add_argument("--seconds", type=float, default=400)
+    parser.add_argument("--timm", type=Path, help="timm's train.py")
     options = parser.parse_args()
-    Bench(options.out, options.device, options.patches, options.seconds).run()
+    Bench(options.out, options.device, options.patches, options.seconds, options.timm).run()
 
 
 if __name__ == "__main__":
