@@ -4,16 +4,17 @@ import sys
 from io import TextIOWrapper
 
 from histocli.signals import Stopped, unwinding_on_termination
-from histocli.threads import let_waiting_threads_sleep
+from histocli.threads import OtherProcesses, let_waiting_threads_sleep
 
 
 def main() -> None:
     """Run `histo`."""
-    let_waiting_threads_sleep()
+    others = OtherProcesses()
     try:
         with unwinding_on_termination():
             from histocli.cli import app  # inside the block, because importing takes a while
 
+            let_waiting_threads_sleep(others)
             if isinstance(sys.stdout, TextIOWrapper):
                 sys.stdout.reconfigure(encoding="utf-8")  # in any locale, because programs read the results
             app(prog_name="histo")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from histocli.threads import let_waiting_threads_sleep
-
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 FP32 = {"HISTO_PRECISION": "fp32"}
 
@@ -20,7 +18,7 @@ def pytest_configure():
     bf16 units `auto` would take.
     """
     os.environ.update(FP32)
-    let_waiting_threads_sleep()  # as `histo` does; the tests run in several processes
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the tests run in several processes
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)

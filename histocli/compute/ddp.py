@@ -244,7 +244,8 @@ def _connect(timeout: timedelta) -> ProcessGroup:
 
     try:
         found = find_processes()
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        usual = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        backend = os.environ.get("HISTO_DISTRIBUTED_BACKEND", usual)  # NCCL refuses two processes on one GPU
         with _stdout_to_stderr():  # gloo in torch 2.9 prints its connections on stdout
             dist.init_process_group(backend, store=found.store, rank=found.rank, world_size=found.size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
