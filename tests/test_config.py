@@ -51,6 +51,16 @@ def defaults(config):
     return {field.name: plain(field.default) for field in fields(config) if field.default is not MISSING}
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_with_a_metavar_names_its_flag(command):
+    """Typer 0.27 takes the metavar for the flag where none is named: `--NAME NAME`."""
+    for parameter in inspect.signature(COMMANDS[command].callback, eval_str=True).parameters.values():
+        for info in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(info, typer.models.OptionInfo) and info.metavar:
+                flags = info.default, *(info.param_decls or ())  # in Annotated, the first one takes the default's place
+                assert any(isinstance(flag, str) and flag.startswith("-") for flag in flags), parameter.name
+
+
 @pytest.mark.parametrize("command", CONFIGS)
 def test_the_command_line_takes_its_options_and_defaults_from_the_dataclass(command):
     expected = defaults(CONFIGS[command])

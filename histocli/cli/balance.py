@@ -27,7 +27,7 @@ def balance(
         str | None, typer.Option(help="Data set to draw from.", show_default="the only one, else kaggle")
     ] = BalanceConfig.data,
     name: Annotated[
-        str, typer.Option(help="Name of the subset, for histo train --data NAME.", metavar="NAME")
+        str, typer.Option("--name", help="Name of the subset, for histo train --data NAME.", metavar="NAME")
     ] = BalanceConfig.name,
     val_fraction: Annotated[
         float, typer.Option(help="Share of the subset that is used for validation.")

@@ -66,8 +66,9 @@ def test_every_architecture_trains_as_a_graph(arch, precision):
 
 def test_three_steps_are_those_of_the_cpu():
     expected, made = trainer(CPU, augment=Augment.NONE), trainer(gpu(), augment=Augment.NONE)
-    # Muon raises small singular values to 1, so that differences in rounding grow from step to step.
-    tolerances = iter((1e-4, 5e-3, 5e-3))
+    # The CPU rounds images that it makes smaller to bytes, which changes this loss by 0.08 %. Muon raises small
+    # singular values to 1, so that differences in rounding grow from step to step.
+    tolerances = iter((2e-3, 5e-3, 5e-3))
     for on_cpu, on_gpu in zip(batches("cpu", 96).eval_batches(), batches("cuda", 96).eval_batches(), strict=True):
         losses = expected.train_step(on_cpu), made.train_step(on_gpu)
         assert float(losses[1]) == pytest.approx(float(losses[0]), rel=next(tolerances))
