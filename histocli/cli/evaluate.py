@@ -28,6 +28,7 @@ def evaluate(
     data: Annotated[
         str | None,
         typer.Option(
+            "--data",
             help="A packed data set, or a labelled folder or zip file.",
             metavar="NAME|PATH",
             show_default="the run's own validation patches",
@@ -50,6 +51,7 @@ def evaluate(
     threshold: Annotated[
         str,
         typer.Option(
+            "--threshold",
             metavar="WHERE",
             help="A patch is called tumour at this probability or above: a number; stored, which is the one in the "
             "checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or specificity=0.9.",
@@ -64,6 +66,7 @@ def evaluate(
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
+            "--compare",
             metavar="A B",
             help="Compare the AUC of two checkpoints, or of two metrics files of histo eval, on the patches that both "
             "scored.",

@@ -41,6 +41,7 @@ def predict(
     threshold: Annotated[
         str | None,
         typer.Option(
+            "--threshold",
             metavar="WHERE",
             help="Add the column class, which is 1 if the probability is this or above: a number; stored, which is the "
             "one in the checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or "

@@ -71,6 +71,7 @@ def train(
     threshold: Annotated[
         str,
         typer.Option(
+            "--threshold",
             metavar="RULE",
             help="A patch is called tumour at this probability or above: a number, or a rule for the validation "
             "patches: youden, sensitivity=0.95 or specificity=0.9. It is saved in the checkpoint.",
@@ -83,6 +84,7 @@ def train(
     batch_size: Annotated[
         int | None,
         typer.Option(
+            "--batch-size",
             parser=options.batch_size,
             metavar="INTEGER|auto",
             help="Patches per step; auto halves the default until a step fits the memory.",
