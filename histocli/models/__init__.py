@@ -1,6 +1,8 @@
 """The architectures, by name."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +12,16 @@ from histocli.data.transforms import resized
 from histocli.errors import HistoError, UsageError
 from histocli.models import timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
-from histocli.models.histonet import HistoNet
+from histocli.models.histonet import WIDE, HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
 from histocli.models.torchvision_models import torchvision_backbone, torchvision_names
 
-OWN: dict[str, type[HistoNet] | type[P4MDenseNet]] = {"histonet": HistoNet, "p4m-densenet": P4MDenseNet}
+OWN: dict[str, Callable[[], HistoNet | P4MDenseNet]] = {
+    "histonet": HistoNet,
+    "histonet-wide": partial(HistoNet, widths=WIDE),
+    "histonet-64": partial(HistoNet, side=64),  # the default until version 0.2: patches made smaller
+    "p4m-densenet": P4MDenseNet,
+}
 
 
 class Classifier(nn.Module):
@@ -75,8 +82,8 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     if arch in OWN:
         if pretrained:
             raise UsageError(f"{arch} has no pretrained weights", "leave --weights out, or choose --arch resnet18")
-        own = OWN[arch]
-        model = Classifier(own(), arch, side=own.SIDE)
+        own = OWN[arch]()
+        model = Classifier(own, arch, side=own.side)
     else:
         if arch.startswith(timm_models.PREFIX):
             backbone = timm_models.timm_backbone(arch, pretrained)

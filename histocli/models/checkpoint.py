@@ -20,7 +20,7 @@ from histocli.models import Classifier, rebuild_model
 from histocli.models.backbone import HEAD
 from histocli.workspace import Workspace, atomic_path, is_path
 
-FORMAT = 3  # 1: histonet looked at patches in full resolution; 2: its pooling did not blur
+FORMAT = 4  # 3: histonet was what histonet-64 is now
 
 
 @dataclass
@@ -143,6 +143,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
     except Exception as error:  # damaged bytes can make torch raise any kind of exception
         raise HistoError(f"{path} cannot be read safely as a checkpoint: {_first_line(error)}") from error
+    if isinstance(content, dict) and content.get("format") == 3:
+        content = _converted_from_3(content)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {found!r})")
@@ -160,6 +162,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if unsound := _unsound(checkpoint):
         raise HistoError(f"{path} is not a histo checkpoint: its {unsound!r} has invalid content")
     return checkpoint
+
+
+def _converted_from_3(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a checkpoint of format 3 as one of this format, in which its network has another name."""
+    content = {**content, "format": FORMAT}
+    if content.get("arch") == "histonet":
+        content["arch"] = "histonet-64"
+        if isinstance(content.get("config"), dict):
+            content["config"] = {**content["config"], "arch": "histonet-64"}
+    return content
 
 
 def _unsound(checkpoint: Checkpoint) -> str:

@@ -31,7 +31,7 @@ class P4MDenseNet(nn.Module):
     Costs for one patch: 123,455 parameters, 1,477 MFLOP forward (a multiply-add counts as two).
     """
 
-    SIDE: int | None = None  # patches as they are
+    side: int | None = None  # patches as they are
 
     def __init__(self, growth: int = GROWTH, blocks: int = BLOCKS) -> None:
         super().__init__()
