@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from histocli.console import Reporter, number
 from histocli.data.groups import split_by
-from histocli.data.leakage import shared_with_subset
+from histocli.data.leakage import count_shared_with_subset
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.errors import HistoError
 from histocli.inference.score_table import clusters_of, read_scores
@@ -147,7 +147,7 @@ def _shared(workspace: Workspace, run: str, report: EvaluationReport) -> tuple[i
     subset = read_manifest(workspace.run_dir(run) / "manifest.csv")
     if not {report.data, str(subset["data"].iloc[0])} <= set(workspace.dataset_names()):
         return None, None
-    return shared_with_subset(workspace, subset, report.data, report.split)
+    return count_shared_with_subset(workspace, subset, report.data, report.split)
 
 
 def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> MeasuredRun:

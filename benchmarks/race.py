@@ -23,7 +23,7 @@ from benchmarks.made import Histo
 from benchmarks.training import BATCH, plain_loader
 from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import LEARNING_RATE, Device, Part, Precision
-from histocli.data.dataset import Subset, labelled_part, open_subset
+from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
@@ -96,7 +96,7 @@ def main() -> None:
         histo.seconds("balance", "--n", "max", "--data", "train")
         names = "balanced", "unseen"
         subset, unseen = (open_subset(histo.workspace, histo.workspace.manifest_path(name)) for name in names)
-        part = labelled_part(subset, Part.TRAIN)
+        part = select_labelled(subset, Part.TRAIN)
         files = Path(folder) / "files"
         for i, (row, label) in enumerate(zip(part.rows, part.labels, strict=True)):
             (files / str(label)).mkdir(parents=True, exist_ok=True)

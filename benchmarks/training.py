@@ -14,7 +14,7 @@ from benchmarks.made import Made
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
 from histocli.config import Augment, Device, Part, Precision
-from histocli.data.dataset import labelled_part, open_subset
+from histocli.data.dataset import open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment
 from histocli.models import create_model
@@ -31,7 +31,7 @@ class Ours:
     def __init__(self, made: Made, arch: str, level: Augment = Augment.FULL) -> None:
         self.compute = choose_compute(Device.AUTO, Precision.AUTO)
         subset = open_subset(made.workspace, made.workspace.manifest_path("balanced"))
-        part = labelled_part(subset, Part.TRAIN)
+        part = select_labelled(subset, Part.TRAIN)
         self.batches = PatchLoader(part.store, part.rows, part.labels, BATCH, self.compute.device)
         self.steps = min(STEPS[arch], self.batches.steps)
         recipe = Recipe(3e-3, 100_000, 0, augment=level)

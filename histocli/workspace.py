@@ -69,7 +69,7 @@ class Workspace:
 
     def dataset_dir(self, name: str) -> Path:
         """The folder of the packed data set `name`."""
-        return self.data_dir / checked_name(name, "data set")
+        return self.data_dir / check_name(name, "data set")
 
     def patches_path(self, name: str) -> Path:
         """The memory-mapped array (N,96,96,3) uint8 of the data set `name`."""
@@ -81,11 +81,11 @@ class Workspace:
 
     def manifest_path(self, name: str) -> Path:
         """The manifest of a data set (a row for each patch, in the order of the array), or of a subset."""
-        return self.manifests_dir / f"{checked_name(name, 'data set')}.csv"
+        return self.manifests_dir / f"{check_name(name, 'data set')}.csv"
 
     def run_dir(self, run: str) -> Path:
         """The folder of the training run `run`."""
-        return self.runs_dir / checked_name(run, "run")
+        return self.runs_dir / check_name(run, "run")
 
     def export_path(self, sha256: str, format: str) -> Path:
         """The exported network of the checkpoint with this SHA-256."""
@@ -138,7 +138,7 @@ def is_path(name: str) -> bool:
     return "/" in name or os.sep in name
 
 
-def checked_name(name: str, what: str) -> str:
+def check_name(name: str, what: str) -> str:
     """Return `name`, after checking that it can be the name of a file or folder on every platform.
 
     Raises:

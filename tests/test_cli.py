@@ -19,7 +19,7 @@ import histocli
 import histocli.commands.balance
 from histocli.cli import app
 from histocli.models.checkpoint import load_checkpoint
-from histocli.signals import stop_request, unwinding_on_termination
+from histocli.signals import raise_on_termination, stop_request
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 
 COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "demo"]
@@ -281,12 +281,12 @@ def test_a_signal_that_is_dropped_is_heard_all_the_same(name, where):
     """What is raised while an object is freed goes nowhere, and so it does in a part of numpy."""
     program = f"""
 import os, signal, time
-from histocli.signals import Stopped, unwinding_on_termination
+from histocli.signals import Stopped, raise_on_termination
 def send():
     os.kill(os.getpid(), signal.{name})
     time.sleep(0.01)
 try:
-    with unwinding_on_termination():
+    with raise_on_termination():
 {textwrap.indent(DROPPED[where], "        ")}
         time.sleep(60)
 except Stopped as heard:
@@ -332,7 +332,7 @@ def test_a_stop_request_leaves_ignored_signals_ignored():
 def test_handlers_are_restored():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
-    with unwinding_on_termination(), stop_request():
+    with raise_on_termination(), stop_request():
         assert [signal.getsignal(number) for number in numbers] != before[0]
     assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.errors import HistoError, UsageError
-from histocli.workspace import Workspace, atomic_path, checked_name, read_json, write_json, write_text
+from histocli.workspace import Workspace, atomic_path, check_name, read_json, write_json, write_text
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_data_sets_and_runs_are_those_that_were_finished_and_begun(workspace):
 
 @pytest.mark.parametrize("name", ["a", "pcam", "2024-01-31_run.2", "A" * 100, "console", "com10"])
 def test_names(name):
-    assert checked_name(name, "run") == name
+    assert check_name(name, "run") == name
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_names(name):
 )
 def test_names_that_no_folder_can_have_everywhere(workspace, name):
     with pytest.raises(UsageError, match="cannot name a"):
-        checked_name(name, "run")
+        check_name(name, "run")
     for path in (workspace.dataset_dir, workspace.manifest_path, workspace.run_dir):
         with pytest.raises(UsageError, match="cannot name a"):
             path(name)

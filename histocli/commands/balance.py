@@ -9,7 +9,7 @@ import numpy as np
 from histocli.config import SUBSET, BalanceConfig, Group, Split
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
-from histocli.data.leakage import audit, audited_sets
+from histocli.data.leakage import audit, names_to_audit
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, overlap_groups
@@ -50,7 +50,7 @@ def balance(
     subset = draw_balanced(cleaned, n, config.seed)
     groups = None
     if config.audit or unit is Split.OVERLAP:
-        others = audited_sets(workspace, data)[1:] if config.audit else []
+        others = names_to_audit(workspace, data)[1:] if config.audit else []
         groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _split(config, unit, subset, groups)
     sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None

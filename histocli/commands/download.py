@@ -14,7 +14,7 @@ from histocli.fs import hold
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
 from histocli.sources.options import declared_options
 from histocli.sources.retry import DEFAULT_POLICY
-from histocli.workspace import Workspace, checked_name, read_json, write_json
+from histocli.workspace import Workspace, check_name, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def lock_dataset(workspace: Workspace, name: str) -> Iterator[None]:
     Raises:
         HeldError: another process has locked it.
     """
-    with hold(workspace.data_dir / f".{checked_name(name, 'data set')}.lock", f"data set {name!r}"):
+    with hold(workspace.data_dir / f".{check_name(name, 'data set')}.lock", f"data set {name!r}"):
         workspace.tidy()
         yield
 

@@ -1,5 +1,7 @@
 """The default network: five stages of convolutions for patches whose centre decides the label."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class HistoNet(nn.Module):
     Costs for one patch: 706,642 parameters, 55 MFLOP forward (a multiply-add counts as two).
     """
 
-    SIDE = 64
+    SIDE: ClassVar[int | None] = 64  # patches are resized to two thirds of their size
 
     def __init__(self, hidden: int = 128) -> None:
         super().__init__()

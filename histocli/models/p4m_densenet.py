@@ -1,5 +1,7 @@
 """P4M-DenseNet: a densely connected network that is equivariant to flips and right-angle rotations."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ class P4MDenseNet(nn.Module):
     Costs for one patch: 123,455 parameters, 1,477 MFLOP forward (a multiply-add counts as two).
     """
 
-    SIDE: int | None = None  # patches as they are
+    SIDE: ClassVar[int | None] = None  # patches as they are
 
     def __init__(self, growth: int = GROWTH, blocks: int = BLOCKS) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from histocli.compute.rendezvous import agree_on_prefix
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.inference.parts import Parts
-from histocli.training.provenance import interrupted_run, note_job
+from histocli.training.provenance import find_interrupted_run, note_job
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
 from tests.compute import distributed_worker
@@ -94,9 +94,9 @@ def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp
     with parts[0].write(2, lambda: {"scored": 4}) as path:
         path.write_text("rows")
     again = Parts(target, {"inputs": "a"}, 6, SINGLE_PROCESS)
-    assert again.own == [0, 1, 3, 4, 5]
+    assert again.assigned == [0, 1, 3, 4, 5]
     assert set(again.share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}
-    assert Parts(target, {"inputs": "b"}, 6, SINGLE_PROCESS).own == [0, 1, 2, 3, 4, 5]
+    assert Parts(target, {"inputs": "b"}, 6, SINGLE_PROCESS).assigned == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_of_many_chunks_has_a_bounded_number_of_parts(tmp_path):
@@ -135,7 +135,7 @@ def test_a_job_knows_its_own_run_by_any_torchrun_that_outlived_it(tmp_path, here
         for name in ("config.json", "last.pt"):
             (workspace.run_dir(run) / name).touch()
         note_job(workspace.run_dir(run), torchruns)
-    assert interrupted_run(workspace, here) == found
+    assert find_interrupted_run(workspace, here) == found
 
 
 def test_a_torchrun_that_leaves_no_error_file_is_not_known(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histocli.config import Part
-from histocli.data.dataset import labelled_part, open_packed, open_subset
+from histocli.data.dataset import open_packed, open_subset, select_labelled
 from histocli.data.manifest import SUBSET_COLUMNS, read_manifest, write_manifest
 from histocli.data.store import pack
 from histocli.errors import HistoError
@@ -53,12 +53,12 @@ def test_a_subset_names_rows_of_the_array(workspace):
 
 def test_the_labelled_patches_of_a_part(workspace):
     subset = open_subset(workspace, workspace.manifest_path("mine"))
-    test = labelled_part(subset, Part.TEST)
+    test = select_labelled(subset, Part.TEST)
     assert test.rows.tolist() == [i for i in range(80, 90) if i % 3]
     assert test.labels.tolist() == [i % 2 for i in range(80, 90) if i % 3]
-    assert len(labelled_part(subset, Part.ALL).rows) == sum(i % 3 > 0 for i in range(COUNT))
+    assert len(select_labelled(subset, Part.ALL).rows) == sum(i % 3 > 0 for i in range(COUNT))
     with pytest.raises(HistoError, match="mine has no labelled patches in its split 'val'") as raised:
-        labelled_part(subset, Part.VAL)
+        select_labelled(subset, Part.VAL)
     assert raised.value.hint == "its splits: test, train"
 
 

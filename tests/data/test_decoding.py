@@ -137,7 +137,7 @@ from pathlib import Path
 from histocli.config import Resize
 from histocli.data import stream
 from histocli.data.decoding import DecodingProcesses, ImageFile
-from histocli.signals import unwinding_on_termination
+from histocli.signals import raise_on_termination
 from histocli.sources import Patch
 from histocli.sources.files import list_images
 
@@ -154,7 +154,7 @@ def tell(self):
 DecodingProcesses._start = tell
 endless = chain.from_iterable(repeat(files))
 patches = (Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in endless)
-with unwinding_on_termination():
+with raise_on_termination():
     for chunk in stream.load_chunks(patches, 16, pool=DecodingProcesses(2)):
         pass
 """

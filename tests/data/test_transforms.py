@@ -7,7 +7,7 @@ import torch
 from histocli.config import Augment
 from histocli.data import transforms as module
 from histocli.data.images import CENTRE
-from histocli.data.transforms import augment, d4_views, hed_jitter, random_affine, random_d4, resized
+from histocli.data.transforms import augment, d4_views, hed_jitter, random_affine, random_d4, resize_images
 
 LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
 SIDES = [None, 96, 64, 48]
@@ -36,7 +36,7 @@ def which(image, original):
 def test_none_is_division_by_255_and_draws_nothing(side):
     images = patches(4)
     state = torch.get_rng_state()
-    expected = resized(images, side).float() / 255
+    expected = resize_images(images, side).float() / 255
     assert torch.equal(augment(images, Augment.NONE, side=side), expected)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -209,9 +209,9 @@ def test_zoom_and_offset_stay_within_their_bounds():
 def test_made_smaller_a_fine_pattern_becomes_grey_and_not_a_coarse_one():
     stripes = torch.zeros(1, 3, 96, 96)
     stripes[..., ::2] = 1
-    assert (resized(stripes, 48)[..., 4:-4] - 0.5).abs().max() < 0.01
-    assert (resized(stripes, 64)[..., 4:-4] - 0.5).abs().max() < 0.2
-    for same in (resized(stripes, 96), resized(stripes, None)):
+    assert (resize_images(stripes, 48)[..., 4:-4] - 0.5).abs().max() < 0.01
+    assert (resize_images(stripes, 64)[..., 4:-4] - 0.5).abs().max() < 0.2
+    for same in (resize_images(stripes, 96), resize_images(stripes, None)):
         assert torch.equal(same, stripes)
 
 
@@ -222,12 +222,12 @@ def test_a_processor_places_patches_as_a_gpu_does(monkeypatch, count, side, shar
     torch.manual_seed(0)
     placed = random_affine(images, sharp=sharp)
     assert placed.dtype == torch.uint8
-    monkeypatch.setattr(module, "_remapped", module._sampled)
+    monkeypatch.setattr(module, "_warp_with_opencv", module._warp_with_grid_sample)
     torch.manual_seed(0)
     as_a_gpu_does = random_affine(images, sharp=sharp)
     assert 0 <= as_a_gpu_does.min() <= as_a_gpu_does.max() <= 255
     assert (placed - as_a_gpu_does).abs().mean() < 2  # of white noise, which a 1/32 of a pixel changes most
-    smooth = resized(as_a_gpu_does, side // 4) - resized(placed.float(), side // 4)
+    smooth = resize_images(as_a_gpu_does, side // 4) - resize_images(placed.float(), side // 4)
     assert smooth.abs().max() < 2
 
 
@@ -247,9 +247,9 @@ def test_fine_patterns_stay_where_patches_are_not_made_smaller(in_place, period)
 
 def test_bytes_are_made_smaller_as_floats_are_and_rounded():
     images = patches(5)
-    smaller = resized(images, 64)
+    smaller = resize_images(images, 64)
     assert smaller.dtype == torch.uint8
-    assert (smaller - resized(images.float(), 64)).abs().max() <= 1
+    assert (smaller - resize_images(images.float(), 64)).abs().max() <= 1
 
 
 def test_borders_are_reflected_not_black():

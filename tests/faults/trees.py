@@ -5,7 +5,7 @@ import re
 
 import torch
 
-from histocli.commands.train import stored_config
+from histocli.commands.train import load_run_config
 from histocli.data.dataset import open_packed
 from histocli.data.manifest import read_manifest
 from histocli.data.store import open_store
@@ -56,7 +56,7 @@ def check_whole(root):
         store, manifest = open_packed(workspace, name)
         assert len(store) == len(manifest)
     for run in workspace.run_names():
-        assert stored_config(workspace, run)[0] == run
+        assert load_run_config(workspace, run)[0] == run
 
 
 def check_file(path):

@@ -8,8 +8,8 @@ from scipy.special import expit, logit
 
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import auc, evaluate
-from histocli.metrics.calibration import HIGHEST, LOWEST, fit_temperature, probability, rescaled
-from histocli.metrics.thresholds import choose_threshold, fixed
+from histocli.metrics.calibration import HIGHEST, LOWEST, fit_temperature, probability, rescale_threshold
+from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
@@ -64,11 +64,11 @@ def test_a_rescaled_threshold_calls_the_same_patches(threshold, temperature, odd
     if threshold > 1 - 1e-9 and odds / temperature > 20:
         return  # here too: the calibrated probability is rounded to 1
     calibrated, raw = probability([odds], temperature), probability([odds])
-    assert (calibrated >= threshold) == (raw >= rescaled(threshold, temperature))
+    assert (calibrated >= threshold) == (raw >= rescale_threshold(threshold, temperature))
 
 
 def test_certain_thresholds_stay_where_they_are():
-    assert [rescaled(edge, 3.0) for edge in (0, 0.5, 1)] == [0, 0.5, 1]
+    assert [rescale_threshold(edge, 3.0) for edge in (0, 0.5, 1)] == [0, 0.5, 1]
 
 
 @settings(deadline=None)
@@ -102,7 +102,7 @@ def test_a_threshold_stands_half_way_between_two_scores():
 
 def test_a_number_is_itself_and_needs_no_patches():
     assert choose_threshold("0.3", np.array([1]), np.array([0.5])) == 0.3
-    assert (fixed("0"), fixed("1"), fixed("youden"), fixed("specificity=.9")) == (0, 1, None, None)
+    assert [parse_threshold(rule) for rule in ("0", "1", "youden", "specificity=.9")] == [0, 1, None, None]
 
 
 @pytest.mark.parametrize("rule", ["", "two", "1.5", "-1", "nan", "youden=1", "sensitivity", "sensitivity=0", "ppv=0.9"])

@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from histocli.commands.train import stored_config, train
+from histocli.commands.train import load_run_config, train
 from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
 from histocli.config import Device, Precision, TrainConfig, Weights
 from histocli.data.loaders import Batch
 from histocli.data.transforms import d4_views
 from histocli.errors import HistoError, UsageError
-from histocli.models import OWN, Classifier, create_model, rebuild_model
+from histocli.models import ARCHITECTURES, Classifier, create_model, rebuild_model
 from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.histonet import BlurredMaxPool
@@ -121,7 +121,7 @@ def test_p4m_densenet_sees_no_difference_between_the_eight_symmetries():
 def test_networks_cost_what_their_docstrings_say(arch, side):
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = OWN[arch]()
+    network = ARCHITECTURES[arch]()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(images_of(1, side))
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -151,7 +151,7 @@ def test_pooling_that_blurs_takes_flips_and_turns_along_and_is_the_same_without_
 # names
 
 
-@pytest.mark.parametrize("arch", [*OWN, *FAMILIES])
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, *FAMILIES])
 def test_every_family_takes_patches_and_tells_two_classes_apart(arch):
     # shapes without numbers, but for one family that computes with them while it is built
     with torch.device("cpu" if arch.startswith("regnet") else "meta"):
@@ -174,7 +174,7 @@ def test_an_unknown_name_is_answered_with_those_near_it(arch, close):
     assert close in caught.value.hint
 
 
-@pytest.mark.parametrize("arch", OWN)
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_this_tools_networks_have_no_pretrained_weights(arch):
     with pytest.raises(UsageError, match=f"{arch} has no pretrained weights"):
         create_model(arch, Weights.PRETRAINED)
@@ -362,7 +362,7 @@ def test_the_last_checkpoint_of_a_frozen_run_has_the_head_alone(histo, hub, tmp_
         load_checkpoint(alone).build()
     (run / "best.pt").unlink()  # as if stopped in the first epoch: the pretrained weights are loaded again
     published = network.state_dict()
-    model = make_model(stored_config(Workspace(histo.root), "head")[1], torch.device("cpu"), SINGLE_PROCESS, run)
+    model = make_model(load_run_config(Workspace(histo.root), "head")[1], torch.device("cpu"), SINGLE_PROCESS, run)
     assert all(
         torch.equal(tensor, published[name]) for name, tensor in model.backbone_and_head.backbone.state_dict().items()
     )

@@ -13,7 +13,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.fs import human_bytes
-from histocli.sources.download import download_file, file_md5, is_complete, recorded_md5, remote_size
+from histocli.sources.download import download_file, file_md5, is_complete, read_recorded_md5, remote_size
 from histocli.sources.http import MissingFileError, redact_url
 from histocli.sources.retry import RetryPolicy
 from tests.sources.server import FileServer, Reply, self_signed
@@ -93,7 +93,7 @@ def test_a_second_run_needs_no_network(target, policy):
     download_file(url, target, on_progress=lambda done, total: seen.append((done, total)), policy=policy)
     download_file(url, target, md5=MD5, policy=policy)
     assert seen == [(len(BODY), len(BODY))]
-    assert recorded_md5(target) == MD5
+    assert read_recorded_md5(target) == MD5
 
 
 def test_a_file_put_there_by_hand_is_taken_if_its_checksum_is_right(target, policy):

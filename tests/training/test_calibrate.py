@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from histocli.commands.train import stored_config
+from histocli.commands.train import load_run_config
 from histocli.metrics import auc
 from histocli.metrics.calibration import fit_temperature, probability
 from histocli.metrics.thresholds import choose_threshold
@@ -46,7 +46,7 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
 
 def test_what_was_decided_outlives_an_interruption(histo):
     workspace = Workspace(histo.root)
-    run = Run(workspace, stored_config(workspace, "first")[1], "first")
+    run = Run(workspace, load_run_config(workspace, "first")[1], "first")
     run.resume()
     saved = last(histo, "first")
     assert (run.calibration.temperature, run.calibration.threshold) == (saved.temperature, saved.threshold)
@@ -70,7 +70,7 @@ def test_a_rule_needs_validation_patches_of_both_classes(histo):
 
 def test_weights_that_have_moved_on_since_validation_keep_none_of_what_it_decided(histo):
     workspace = Workspace(histo.root)
-    run = Run(workspace, stored_config(workspace, "first")[1], "first")
+    run = Run(workspace, load_run_config(workspace, "first")[1], "first")
     run.resume()
     assert run.calibration.validation
     run.trainer.train_step(next(iter(run.train.train_batches(0))))
