@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.cli", "tests.sources.pcam_layout", "tests.sources.kaggle_server")  # modules with fixtures
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 FP32 = {"HISTO_PRECISION": "fp32"}
 

@@ -46,26 +46,22 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
     if uncertainty:
         bootstrap = uncertainty.bootstrap
         _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
-    _show_doubts(report, evaluation)
+    _show_caveats(report, evaluation)
     for reason, count in evaluation.skipped.items():
         report.warn(f"{count:,} patches skipped: {reason}")
 
 
-def _show_doubts(report: Reporter, evaluation: EvaluationReport) -> None:
+def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
     """Print why the metrics may be better, or their intervals narrower, than on new slides."""
     if evaluation.n_in_training is None:
         report.note(
             "it is not known whether the network was trained on these patches: the run's manifest or data set is not "
             "in the workspace"
         )
-    elif evaluation.n_in_training:
-        report.warn(
-            f"the network was trained on {evaluation.n_in_training:,} of these patches: the metrics are too good"
-        )
-    if evaluation.n_in_validation:
-        report.note(
-            f"{evaluation.n_in_validation:,} of these patches were used to choose epoch, temperature and threshold"
-        )
+    elif count := evaluation.n_in_training:
+        report.warn(f"the network was trained on {count:,} of these patches: the metrics are too good")
+    if count := evaluation.n_in_validation:
+        report.note(f"{count:,} of these patches were used to choose epoch, temperature and threshold")
     if evaluation.calibration_mismatch:
         report.note(
             "temperature and threshold were chosen for one network without --tta, not for a mean of several scores"

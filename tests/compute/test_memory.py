@@ -26,7 +26,7 @@ print(faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are not told what to keep")
-def test_large_tensors_are_made_in_memory_that_was_freed():
+def test_large_tensors_reuse_freed_memory():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     inside, after = map(int, done.stdout.split())
     assert inside < 100

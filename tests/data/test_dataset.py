@@ -29,7 +29,7 @@ def balanced(workspace, rows, **changes):
     return workspace.manifest_path("balanced")
 
 
-def test_a_data_sets_own_manifest(workspace):
+def test_the_manifest_of_a_data_set(workspace):
     subset = open_subset(workspace, workspace.manifest_path("mine"))
     assert subset.data == "mine"
     assert subset.rows.tolist() == list(range(COUNT))
@@ -51,7 +51,7 @@ def test_a_subset_names_rows_of_the_array(workspace):
     assert subset.where(mask).frame["id"].tolist() == ["p70", "p20"]
 
 
-def test_the_labelled_patches_of_a_part(workspace):
+def test_select_labelled_returns_the_labelled_patches_of_a_split(workspace):
     subset = open_subset(workspace, workspace.manifest_path("mine"))
     test = select_labelled(subset, Part.TEST)
     assert test.rows.tolist() == [i for i in range(80, 90) if i % 3]
@@ -79,7 +79,7 @@ def edit(path, change):
     ],
     ids=["last missing", "first missing", "one more", "sorted", "reversed", "moved"],
 )
-def test_a_manifest_whose_rows_are_not_the_arrays_is_an_error(workspace, change, message):
+def test_a_manifest_with_other_rows_than_the_array_is_an_error(workspace, change, message):
     path = workspace.manifest_path("mine")
     subset = balanced(workspace, [1, 2])
     edit(path, change)
@@ -93,7 +93,7 @@ def test_a_manifest_whose_rows_are_not_the_arrays_is_an_error(workspace, change,
         assert "histo download --name mine --force" in raised.value.hint
 
 
-def test_labels_and_splits_may_be_edited(workspace):
+def test_labels_and_splits_can_be_edited(workspace):
     path = workspace.manifest_path("mine")
     edit(path, lambda rows: [rows[0].replace("p0,,s0,RUMC,train", "p0,1,s0,RUMC,val"), *rows[1:]])
     subset = open_subset(workspace, path)
@@ -103,7 +103,7 @@ def test_labels_and_splits_may_be_edited(workspace):
 @pytest.mark.parametrize(
     "changes", [{"index": [1, 3]}, {"index": [1, 90]}, {"id": ["p1", "p3"]}, {"index": [1, 10**14]}], ids=str
 )
-def test_a_subset_of_another_packing_is_an_error(workspace, changes):
+def test_a_subset_of_data_that_was_packed_again_is_an_error(workspace, changes):
     path = balanced(workspace, [1, 2], **changes)
     with pytest.raises(HistoError, match=r"balanced\.csv does not match the packed data set mine") as raised:
         open_subset(workspace, path)

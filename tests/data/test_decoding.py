@@ -64,7 +64,7 @@ def check_same(one, other):
     }
 
 
-def test_a_process_decodes_as_this_one_does(folder, pool):
+def test_another_process_decodes_the_same_pixels(folder, pool):
     expected = decode_all(loaders(folder))
     assert sorted(expected.errors) == [3, 4, 19]
     check_same(pool.decode(loaders(folder)), expected)
@@ -73,7 +73,7 @@ def test_a_process_decodes_as_this_one_does(folder, pool):
     assert len(pool._started) <= 2
 
 
-def test_members_of_an_archive_are_decoded_here(folder, pool, tmp_path):
+def test_members_of_an_archive_are_decoded_in_this_process(folder, pool, tmp_path):
     archive = tmp_path / "images.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(folder.glob("*.png")):
@@ -92,14 +92,14 @@ def test_a_process_that_is_killed_is_replaced(folder, pool):
     check_same(pool.decode(loaders(folder)), expected)
 
 
-def test_a_bug_comes_through(folder, pool):
+def test_a_bug_in_another_process_is_raised(folder, pool):
     with pytest.raises(TypeError, match="len"):
         pool.decode([ImageFile("none.png", len, Resize.CROP), *loaders(folder)[:2]])
     check_same(pool.decode(loaders(folder)), decode_all(loaders(folder)))
 
 
 @pytest.mark.parametrize("few", [0, 8, 4096])
-def test_chunks_from_processes_are_those_from_threads(folder, monkeypatch, few):
+def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
     monkeypatch.setattr(stream, "_FEW", few)
     expected = list(stream.load_chunks(patches(folder), 3, 2))
     chunks = list(stream.load_chunks(patches(folder), 3, 2, DecodingProcesses(3)))
@@ -112,7 +112,7 @@ def test_chunks_from_processes_are_those_from_threads(folder, monkeypatch, few):
     ]
 
 
-def test_no_process_is_left_when_the_caller_stops_early(folder, monkeypatch):
+def test_processes_end_when_the_caller_stops_early(folder, monkeypatch):
     monkeypatch.setattr(stream, "_FEW", 0)
     started = []
     start = DecodingProcesses._start

@@ -149,7 +149,7 @@ def good(made):
 
 
 @pytest.mark.parametrize("harm", FAULTS, ids=lambda harm: harm.__name__)
-def test_a_strangers_checkpoint_is_one_error_that_names_it(made, good, tmp_path, harm):
+def test_a_file_that_is_not_a_histo_checkpoint_is_one_error_that_names_it(made, good, tmp_path, harm):
     path = tmp_path / "stranger's.pt"
     harm(good, path)
     line = ["predict", "synthetic", "--ckpt", path, "--device", "cpu", "--flags", "--threshold", "youden"]
@@ -162,7 +162,7 @@ def test_a_strangers_checkpoint_is_one_error_that_names_it(made, good, tmp_path,
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_bomb_takes_no_memory(made, good, tmp_path):
+def test_a_decompression_bomb_is_refused_without_using_memory(made, good, tmp_path):
     path = tmp_path / "bomb.pt"
     compressed(good, path)
     assert path.stat().st_size < 4 * MIB
@@ -171,7 +171,7 @@ def test_a_bomb_takes_no_memory(made, good, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["eval", "--data", "synthetic"], ["predict", "synthetic"]])
-def test_a_runs_name_leads_nowhere(root, good, tmp_path, command):
+def test_a_run_name_in_a_checkpoint_cannot_be_a_path(root, good, tmp_path, command):
     path = tmp_path / "climbs.pt"
     name_that_climbs(good, path)
     before = sorted(tmp_path.rglob("*"))
@@ -180,14 +180,14 @@ def test_a_runs_name_leads_nowhere(root, good, tmp_path, command):
     assert [found for found in sorted(tmp_path.rglob("*")) if found not in before] == []
 
 
-def test_a_run_whose_last_checkpoint_is_damaged_says_so(root):
+def test_a_damaged_last_checkpoint_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     last.write_bytes(last.read_bytes()[:5000])
     refused = histo(root, "train", "--resume", "--name", "first", code=1)
     assert f"error: {last} cannot be read safely as a checkpoint" in refused.stderr
 
 
-def test_a_run_of_another_histos_network_says_so(root):
+def test_a_run_with_an_unknown_network_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     checkpoint = load_checkpoint(last)
     lacking = {name: tensor for name, tensor in checkpoint.model.items() if "head" not in name}
@@ -198,7 +198,7 @@ def test_a_run_of_another_histos_network_says_so(root):
     assert "hint: if an older version of histo wrote it, train again" in refused.stderr
 
 
-def test_a_run_with_options_that_are_not_known_says_so(root):
+def test_a_run_with_unknown_options_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     checkpoint = load_checkpoint(last)
     content = {**vars(replace(checkpoint, config={**checkpoint.config, "surprise": 1}))}

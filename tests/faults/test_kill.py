@@ -10,7 +10,6 @@ from tests.faults.conftest import TRAIN
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 from tests.sources.server import FileServer
-from tests.sources.test_pcam import pcam_files  # noqa: F401
 
 KILLS, CHAIN = 20, 4  # of each command; so many one after the other before it may end
 COMMANDS = {
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(pcam_files):  # noqa: F811
+def server(pcam_files):
     with FileServer(pcam_files) as server:
         yield server
 
@@ -45,7 +44,7 @@ def kill_once(root, line, chance, seconds, operations):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_and_run_again_it_ends_as_if_it_had_not_been(made, tmp_path, server, name):
+def test_a_killed_command_run_again_ends_as_if_never_killed(made, tmp_path, server, name):
     root, chance = tmp_path / "workspace", random.Random(name)
     line = [root / part if part == "preds.csv" else part for part in COMMANDS[name]]
     line += ["--from", server.url().rstrip("/")] if name == "download" else []

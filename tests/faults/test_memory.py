@@ -77,14 +77,14 @@ def hungry(root):
     return ["predict", "--ckpt", root / "hungry.pt", "--device", "cpu", "--precision", "fp32"]
 
 
-def test_too_large_a_batch_is_an_error_that_says_which_may_do(root, wide, hungry):
+def test_too_large_a_batch_is_an_error_that_suggests_a_smaller_one(root, wide, hungry):
     process = histo(root, *hungry, wide, "--batch-size", 64, code=1, limits={"memory": LITTLE})
     assert "error: memory is full with 64 patches at a time" in process.stderr
     assert "hint: --batch-size 32, or --batch-size auto, takes less" in process.stderr
     assert "Traceback" not in process.stderr
 
 
-def test_auto_halves_the_batch_and_goes_on(root, wide, hungry):
+def test_auto_halves_the_batch_until_it_fits(root, wide, hungry):
     process = histo(root, *hungry, wide, "--batch-size", "auto", limits={"memory": LITTLE})
     rows = list(csv.DictReader(io.StringIO(process.stdout)))
     assert [row["id"] for row in rows] == [str(i) for i in range(128)]
@@ -94,7 +94,7 @@ def test_auto_halves_the_batch_and_goes_on(root, wide, hungry):
     )
 
 
-def test_training_that_does_not_fit_says_so_and_leaves_no_run(root):
+def test_training_without_enough_memory_is_an_error_and_leaves_no_run(root):
     histo(root, "download", "--source", "synthetic", "--n", 400, "--name", "more")
     histo(root, "balance", "--data", "more", "--n", "max", "--val-fraction", 0.2)
     line = ["train", "--device", "cpu", "--epochs", 1, "--name", "large", "--arch", "p4m-densenet"]  # takes gigabytes
@@ -105,7 +105,7 @@ def test_training_that_does_not_fit_says_so_and_leaves_no_run(root):
     assert tree(root / "checkpoints") == before
 
 
-def test_auto_takes_the_usual_batch_where_there_is_room(root):
+def test_auto_keeps_the_default_batch_if_it_fits(root):
     histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", "auto", "--name", "auto"])
     histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", 128, "--name", "usual"])
     one, other = (load_checkpoint(root / "runs" / name / "best.pt") for name in ("auto", "usual"))
@@ -114,5 +114,5 @@ def test_auto_takes_the_usual_batch_where_there_is_room(root):
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "half", "1.5"])
-def test_a_batch_size_that_is_none(root, value):
+def test_an_invalid_batch_size_is_refused(root, value):
     assert "--batch-size" in histo(root, *PREDICT, "synthetic", "--batch-size", value, code=2).stderr

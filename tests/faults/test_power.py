@@ -40,7 +40,7 @@ def calls(monkeypatch):
     return done
 
 
-def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_after(tmp_path, calls):
+def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path, calls):
     path = tmp_path / "a" / "b" / "x.json"
     write_json(path, {})
     words = [(name, *(re.sub(r"\.[0-9a-f]{16}\.tmp", ".TMP", arg) for arg in args)) for name, *args in calls]
@@ -56,7 +56,7 @@ def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_after(tmp_path,
     ]
 
 
-def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_path, calls):
+def test_a_folder_and_its_files_are_flushed_before_the_rename(tmp_path, calls):
     with atomic_folder(tmp_path / "run") as folder:
         write_json(folder / "config.json", {})
     kinds = [name for name, *_ in calls]
@@ -64,7 +64,7 @@ def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_p
     assert calls[-1] == ("fsync", str(tmp_path))
 
 
-def test_a_folder_that_is_there_costs_nothing(tmp_path, calls):
+def test_an_existing_folder_is_not_flushed(tmp_path, calls):
     make_folder(tmp_path)
     assert calls == []
 

@@ -47,7 +47,7 @@ def test_a_checkpoint_rebuilds_its_own_model(tmp_path, arch):
         assert torch.equal(rebuilt(images), model(images))
 
 
-def test_everything_in_it_comes_back(path):
+def test_a_saved_checkpoint_is_read_unchanged(path):
     loaded, made = load_checkpoint(path), checkpoint()
     assert vars(loaded).keys() - {"origin"} == vars(made).keys()
     for name in vars(made).keys() - {"model"}:
@@ -140,7 +140,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(path):
     assert [file.name for file in path.parent.iterdir()] == ["best.pt"]
 
 
-def test_a_bare_name_is_looked_up_in_the_workspace_alone(path, monkeypatch, tmp_path):
+def test_a_bare_name_is_only_looked_up_in_the_workspace(path, monkeypatch, tmp_path):
     """`path` is best.pt in the current directory: of any other tool, as far as anybody knows."""
     monkeypatch.chdir(tmp_path)
     workspace = Workspace(tmp_path / "workspace")

@@ -54,7 +54,7 @@ GRIDS = [
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "side"), GRIDS)
 @pytest.mark.parametrize("a", range(8))
-def test_layers_turn_with_their_input(kernel, stride, padding, side, a):
+def test_layers_are_equivariant(kernel, stride, padding, side, a):
     options = {"stride": stride, "padding": padding}
     image, maps = maps_of(3, side), maps_of(16, side)
     lifting = settled(LiftingConv(3, 2, kernel, **options), 3)
@@ -66,7 +66,7 @@ def test_layers_turn_with_their_input(kernel, stride, padding, side, a):
 
 
 @pytest.mark.parametrize("a", range(8))
-def test_norms_turn_and_pools_over_the_group_do_not_care(a):
+def test_norms_are_equivariant_and_group_pools_are_invariant(a):
     maps = maps_of(16, 5)
     norm = settled(GroupBatchNorm(2), 16)
     assert torch.allclose(norm(turn_maps(maps, a)), turn_maps(norm(maps), a), atol=1e-6)
@@ -75,7 +75,7 @@ def test_norms_turn_and_pools_over_the_group_do_not_care(a):
         assert torch.allclose(pool(turn_maps(maps, a)), d4_views(pool(maps))[a], atol=1e-6)
 
 
-def test_the_layers_tell_orientations_apart():
+def test_the_layers_distinguish_orientations():
     """A layer that pooled too early would turn with its input as well, and see less."""
     image = maps_of(3, 7)
     lifted = settled(LiftingConv(3, 2, 3), 3)(image)
@@ -93,7 +93,7 @@ def test_the_first_orientation_is_the_plain_convolution():
     assert torch.allclose(lifting(images).unflatten(1, (4, 8))[:, :, 0], plain, atol=1e-6)
 
 
-def test_batch_norm_learns_the_mean_and_variance_of_what_it_sees():
+def test_batch_norm_learns_the_mean_and_variance_of_its_input():
     norm = GroupBatchNorm(2, momentum=1.0)
     maps = maps_of(16, 9) * torch.tensor([2.0] * 8 + [5.0] * 8).view(1, 16, 1, 1) + 3
     assert norm(maps).mean((0, 2, 3)).abs().max() < 1e-5
@@ -117,7 +117,7 @@ def test_weights_start_at_the_size_of_their_fan_in_and_take_gradients(layer, cha
     assert (maps.grad != 0).any(dim=0).all()
 
 
-def test_a_state_holds_weights_and_no_tables_and_memory_can_be_channels_last():
+def test_the_state_has_only_weights_and_memory_can_be_channels_last():
     layers = torch.nn.Sequential(LiftingConv(3, 2, 3), GroupBatchNorm(2), GroupConv(2, 2, 3), DepthwiseGroupConv(2, 3))
     expected = layers.eval()(maps_of(3, 9))
     assert sorted(layers.state_dict()) == [

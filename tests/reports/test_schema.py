@@ -56,7 +56,7 @@ def test_an_evaluation_is_read_as_it_was_written(n_checkpoints):
     assert EvaluationReport.from_json(json.loads(json.dumps(report.to_json())), "x.json") == report
 
 
-def test_an_evaluation_of_the_version_before_is_read():
+def test_an_evaluation_of_an_earlier_version_is_read():
     report = evaluation()
     values = json.loads(json.dumps(report.to_json()))
     old = {

@@ -145,7 +145,7 @@ def test_inference_stays_on_the_gpu(arch, precision):
 
 
 @pytest.mark.usefixtures("pretended_cuda")
-def test_reading_a_value_would_be_noticed():
+def test_the_test_device_notices_that_a_value_is_read():
     """The check can fail: FakeTensorMode refuses to read a value, and the watch counts a copy."""
     value = torch.zeros(3, device="cuda")
     with pytest.raises(Exception, match="_local_scalar_dense"):
