@@ -1,4 +1,4 @@
-"""Every benchmark that ends in a ratio: `make bench`, or `python -m benchmarks.bench [PART ...]`.
+"""Run every benchmark whose result is a ratio: `make bench`, or `python -m benchmarks.bench [PART ...]`.
 
 Writes `benchmarks/results/<machine>.json` and the table in `benchmarks/README.md`. Parts: training, prediction,
 packing, balancing, statistics, memory; without any, all of them.
@@ -35,7 +35,7 @@ PARTS: dict[str, Callable[[Made], list[Row]]] = {
 
 
 def processor() -> str:
-    """The processor's name, and the GPU's where there is one."""
+    """Return the name of the processor, and of the GPU if there is one."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
     name = named[1] if named else platform.processor() or platform.machine()
@@ -43,7 +43,7 @@ def processor() -> str:
 
 
 def machine() -> dict[str, object]:
-    """What the figures hold for."""
+    """Return a description of this machine and its versions."""
     return {
         "processor": processor(),
         "threads": thread_count(),
@@ -54,7 +54,7 @@ def machine() -> dict[str, object]:
 
 
 def table(results: dict[str, object]) -> str:
-    """The table of the README."""
+    """Return the results as the table of the README."""
     head = ["what", "against", "what gives", "against gives", "unit", "ratio: median (range)", "to reach"]
     lines = [head, ["---"] * len(head)]
     for part in results["parts"].values():  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ def table(results: dict[str, object]) -> str:
 
 @compute_settings()
 def main() -> None:
-    """Measure, and write what was found."""
+    """Run the benchmarks, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--n", type=int, default=PATCHES, help="synthetic patches to measure on")
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def write_table(results: dict[str, object]) -> None:
-    """Put the table where the README has it."""
+    """Replace the table in the README."""
     readme = HERE / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)

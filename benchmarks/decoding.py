@@ -30,7 +30,7 @@ _seconds: dict[str, float] = defaultdict(float)
 
 
 class Instant(CheckpointPredictor):
-    """A network that answers at once, and takes its patches as a GPU does."""
+    """A network that returns at once, and receives its patches like a GPU."""
 
     has_gpu = True
 

@@ -1,4 +1,4 @@
-"""How much too good validation AUCs are: runs with a random split and with a split by group, against unseen slides.
+"""Compare validation AUCs with AUCs on unseen slides, for runs with a random split and with a split by group.
 
     python -m benchmarks.optimism WORKSPACE DATA RUN [RUN ...]
 
@@ -135,7 +135,7 @@ def _evaluation(workspace: Workspace, run: str, data: str) -> EvaluationReport:
 
 
 def _patches_sha256(workspace: Workspace, report: EvaluationReport) -> str:
-    """What tells data of one name apart: the manifest's hash, or for a folder its ids and labels."""
+    """Return a hash of the evaluated data: that of the manifest, or for a folder that of its ids and labels."""
     if report.manifest_sha256:
         return report.manifest_sha256 + report.split
     table = read_scores(workspace.metrics_dir / report.scores).sort_values("id")

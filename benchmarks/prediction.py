@@ -19,7 +19,7 @@ BATCH = 256
 
 
 class Files(Dataset):
-    """One image file a sample, as people write it."""
+    """A data set that reads one image file per sample, as in many tutorials."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.rglob("*.tif"))
@@ -33,7 +33,7 @@ class Files(Dataset):
 
 
 def measure(made: Made) -> list[Row]:
-    """Whole processes, with the time of one that has a single patch to score taken off; and the start itself."""
+    """Measure whole processes, minus the time of one that scores a single patch; and the start itself."""
     checkpoint = made.workspace.run_dir(RUN) / "best.pt"
     compute = choose_compute(Device.AUTO, Precision.AUTO)
     model = load_checkpoint(checkpoint).build().to(compute.device).eval()

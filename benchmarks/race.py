@@ -1,4 +1,4 @@
-"""How long a training takes to reach an AUC on slides it does not see, against what most people would write.
+"""Measure how long training takes to reach an AUC on unseen slides, compared with a typical training script.
 
     python -m benchmarks.race TRAIN.zip [TRAIN.zip ...] VALID.zip [--goal 0.9]
 
@@ -35,7 +35,7 @@ Epochs = Iterator[nn.Module]  # the network to predict with, after every epoch
 
 
 def ours(part: Subset) -> Epochs:
-    """As `histo train` trains."""
+    """Train as `histo train` does."""
     compute = choose_compute(Device.CPU, Precision.AUTO)
     batches = PatchLoader(part.store, part.rows, part.labels.copy(), BATCH, compute.device)
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def ours(part: Subset) -> Epochs:
 
 
 def theirs(folder: Path, patches: int) -> Epochs:
-    """As tutorials train."""
+    """Train as tutorials do."""
     torch.manual_seed(0)
     model, steps = create_model("histonet"), patches // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
@@ -66,7 +66,7 @@ def theirs(folder: Path, patches: int) -> Epochs:
 
 
 def seconds(name: str, epochs: Epochs, score: Callable[[nn.Module], float], goal: float) -> float:
-    """How long it trains until the score is reached; infinite where it never is."""
+    """Return the seconds of training until the score is reached; infinity if it is not."""
     spent = 0.0
     while True:
         began = time.perf_counter()
@@ -82,7 +82,7 @@ def seconds(name: str, epochs: Epochs, score: Callable[[nn.Module], float], goal
 
 @compute_settings()
 def main() -> None:
-    """Let both run."""
+    """Run both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", nargs="+", type=Path)
     parser.add_argument("valid", type=Path)

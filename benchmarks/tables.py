@@ -1,4 +1,4 @@
-"""What works on tables and bytes: packing, balancing, and the statistics of an evaluation."""
+"""Measure packing, balancing, and the statistics of an evaluation."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +23,7 @@ REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """The seconds that `work` takes."""
+    """Return the seconds that `work` takes."""
 
     def run() -> float:
         began = time.perf_counter()
@@ -34,7 +34,7 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
 
 
 def packing(made: Made) -> list[Row]:
-    """Packing a folder, and where they are there the real patches of an archive, against reading its bytes."""
+    """Compare packing a folder (and real patches, if available) with reading its bytes."""
     places = {f"a folder of {made.n:,} TIFFs": made.folder}
     if (REAL / "pcam_train_1.zip").is_file():
         places["the JPEGs of pcam_train_1.zip"] = REAL / "pcam_train_1.zip"
@@ -58,7 +58,7 @@ def packing(made: Made) -> list[Row]:
 
 
 def balancing(root: Path) -> list[Row]:
-    """`histo balance` on a manifest as large as Kaggle's, against pandas reading and writing the same CSV."""
+    """Compare `histo balance` on a manifest of Kaggle's size with reading and writing the CSV by pandas."""
     workspace = Workspace(root / "large")
     rng = np.random.default_rng(0)
     n = KAGGLE_TRAIN
@@ -92,7 +92,7 @@ def balancing(root: Path) -> list[Row]:
 
 
 def statistics() -> list[Row]:
-    """Every figure of an evaluation and its intervals, against scikit-learn's own calls without any."""
+    """Compare all metrics of an evaluation with intervals with scikit-learn's functions without intervals."""
     rng = np.random.default_rng(0)
     n = KAGGLE_TEST
     labels = rng.integers(0, 2, n)

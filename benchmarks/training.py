@@ -1,4 +1,4 @@
-"""Steps of `histo train` against the same network on one fixed batch, and against the loaders that people take."""
+"""Compare the steps of `histo train` with one fixed batch, and with widely used data loaders."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ WORKERS = 2
 
 
 class Ours:
-    """Steps as `histo train` takes them, and the same network, optimiser and precision on a batch that stays."""
+    """Measures the steps of `histo train`, and the same network, optimiser and precision on a fixed batch."""
 
     def __init__(self, made: Made, arch: str, level: Augment = Augment.FULL) -> None:
         self.compute = choose_compute(Device.AUTO, Precision.AUTO)
@@ -42,7 +42,7 @@ class Ours:
         self.labels = batch.labels
 
     def train(self) -> float:
-        """Patches a second through whole steps: gathering, augmentation, the network, the optimiser, the average."""
+        """Return patches per second of whole steps: gathering, augmentation, network, optimiser and EMA."""
         last = self.trainer.step + self.steps
         began = time.perf_counter()
         while self.trainer.step < last:
@@ -51,7 +51,7 @@ class Ours:
         return self.steps * BATCH / (time.perf_counter() - began)
 
     def fixed(self) -> float:
-        """Patches a second through the network and the optimiser alone."""
+        """Return patches per second of the network and the optimiser only."""
         trainer = self.trainer
         trainer.model.train()
         began = time.perf_counter()
@@ -83,7 +83,7 @@ class Theirs:
         self.batches = batches
 
     def train(self) -> float:
-        """Patches a second, from the second batch on: the start of the workers is not counted."""
+        """Return patches per second from the second batch on, without the start of the workers."""
         batches = self.batches()
         next(batches)
         began, done = time.perf_counter(), 0
@@ -117,7 +117,7 @@ def plain_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def timm_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Timm's own loader with its default augmentation for training."""
+    """Return timm's loader with its default augmentation for training."""
     from timm.data import create_dataset, create_loader
     from timm.data.readers import add_img_extensions
 
@@ -175,7 +175,7 @@ def measure(made: Made) -> list[Row]:
 
 
 def _resnet(made: Made) -> list[Row]:
-    """A row for each way that is installed."""
+    """Return a row for each library that is installed."""
     arch = "resnet18"
     ours = Ours(made, arch)
     mine, fixed = f"`histo train --arch {arch}`", f"{arch} on one fixed batch"

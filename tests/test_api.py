@@ -93,7 +93,7 @@ def test_a_run_is_resumed_with_its_own_options(ran):
 
 
 def test_the_settings_of_the_process_are_restored(ran):
-    """Training and predicting set threads and signal handlers, and set them back."""
+    """Training and predicting change threads and signal handlers, and restore them."""
     import signal
 
     import torch

@@ -1,4 +1,4 @@
-"""The front door: help, versions, exit codes, streams, environment variables, signals."""
+"""The command line: help, version, exit codes, streams, environment variables, signals."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_a_misspelt_command_or_option_gets_a_suggestion(empty, line, meant):
 
 
 def test_processes_of_one_job_get_the_arguments_of_the_application(empty, monkeypatch):
-    """And not those of the program that calls it, as `sys.argv` has them."""
+    """They do not get `sys.argv`, which belongs to the program that calls the application."""
     launched = []
     monkeypatch.setattr("histocli.compute.launch.launch", lambda *args: launched.append(args))
     empty("train", "--processes", 2, "--batch-size", "auto", "--threshold", "sensitivity=0.9")
@@ -278,7 +278,7 @@ except BaseException:
 @pytest.mark.parametrize("where", DROPPED)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_a_signal_whose_exception_is_dropped_is_sent_again(name, where):
-    """What is raised while an object is freed goes nowhere, and so it does in a part of numpy."""
+    """Python drops exceptions that are raised while an object is freed; a part of numpy drops them too."""
     program = f"""
 import os, signal, time
 from histocli.signals import Stopped, raise_on_termination
@@ -299,7 +299,7 @@ time.sleep(0.2)  # it is not sent again after it was heard
 
 
 def test_ctrl_c_during_imports_ends_without_a_traceback():
-    """Importing takes a while, and somebody may think better of it."""
+    """Importing takes seconds, in which a user may press Ctrl-C."""
     program = """
 import os, signal, sys, time
 class Slow:
@@ -316,7 +316,7 @@ main()
 
 
 def test_a_stop_request_leaves_ignored_signals_ignored():
-    """`nohup histo train &` goes on when its terminal goes."""
+    """`nohup histo train &` continues when its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_request() as stop:

@@ -1,4 +1,4 @@
-"""Each default stands once: the command line, the Python API and docs/cli.md take it from config.py."""
+"""Each default is defined once: the command line, the Python API and docs/cli.md take it from config.py."""
 
 import inspect
 import re

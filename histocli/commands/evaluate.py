@@ -53,7 +53,7 @@ def evaluate(
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
-    """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file beside it.
+    """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file with the same name.
 
     Options that differ from their defaults (`--tta`, `--uncalibrated`, `--threshold`, `--resize`) are added to the name
     of the file. If a file with this name has an evaluation of other data, a hash is added too.

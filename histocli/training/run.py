@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
@@ -20,13 +19,12 @@ from histocli.data.readahead import read_ahead
 from histocli.errors import HistoError
 from histocli.inference.forward import batch_log_odds
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.metrics import auc
 from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpoint, save_checkpoint
 from histocli.signals import Stopped, StopRequest
 from histocli.training.calibrate import Calibration, calibrate, check_rule, default_calibration
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.probe import extract_features, head_state, head_weights, whole_state
-from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality
+from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
 from histocli.training.run_folder import describe_run, write_history
 from histocli.training.setup import make_loaders, make_model, make_recipe
@@ -134,7 +132,6 @@ class Run:
         predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
         probs = predictor.predict_packed(self.val, lambda done: self._stop_single_process(stop)).probs
         self.calibration = calibrate(self.labels, probs, self.config.threshold)
-        label_probs = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
         return Epoch(
             epoch=len(self.history) + 1,
             step=self.trainer.step,
@@ -142,9 +139,7 @@ class Run:
             lr=self.trainer.learning_rate,
             patches_per_second=stats.rate,
             seconds=stats.seconds,
-            val_loss=float(-np.log(label_probs).mean()),
-            val_auc=auc(self.labels, probs),
-            val_accuracy=float(((probs >= 0.5) == self.labels).mean()),
+            **validation_metrics(self.labels, probs)._asdict(),
         )
 
     def _extract_features(self, listener: Listener, stop: StopRequest) -> None:

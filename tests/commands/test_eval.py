@@ -1,4 +1,4 @@
-"""`histo eval` from the command line: which data, which checkpoint, and figures that can be checked."""
+"""`histo eval` from the command line: which data, which checkpoint, and metrics that can be checked."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def digest(path):
 
 @pytest.fixture
 def folder(histo, tmp_path):
-    """A folder named `my patches` with the first 12 patches in class folders, by their labels."""
+    """Return a folder named `my patches` with the first 12 patches in class folders."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
     for path, label in zip(write_images(histo, tmp_path / "flat", 24), labels, strict=False):
@@ -414,7 +414,7 @@ def test_the_stored_threshold_is_the_default_and_rules_use_the_validation_patche
 
 
 def test_a_checkpoint_of_the_first_version_gives_the_same_metrics(histo):
-    """Without temperature, validation scores and looks: no calibration, a threshold of 0.5, and no rules."""
+    """A checkpoint without temperature, validation scores and appearance is not calibrated and has threshold 0.5."""
     path = histo.root / "checkpoints" / "best.pt"
     content = torch.load(path, weights_only=True)
     for name in ("temperature", "validation", "appearance"):
@@ -477,7 +477,7 @@ def test_the_metrics_of_another_checkpoint_do_not_replace_those_of_the_best(hist
 
 
 def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path):
-    """In a folder as in another packing; and where the run's manifest is not what it was, nobody knows."""
+    """They are recognised in a folder and in another data set, unless the manifest of the run has changed."""
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     pixels = np.load(histo.root / "data" / "synthetic" / "patches.npy")

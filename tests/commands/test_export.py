@@ -1,4 +1,4 @@
-"""`histo export`: files that run without histo and say what the checkpoint says."""
+"""`histo export`: files that run without histo and give the scores of the checkpoint."""
 
 import csv
 import json
@@ -115,7 +115,7 @@ def test_an_export_with_different_outputs_is_not_written(histo, tmp_path, monkey
 
 
 class Contrary(histocli.commands.export.Probability):
-    """An export one of whose outputs went wrong: it is the other class's."""
+    """An export with a wrong output: that of the other class."""
 
     wrong = 0
 

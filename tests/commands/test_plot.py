@@ -62,7 +62,7 @@ def add_balance(workspace):
 
 @pytest.fixture
 def workspace(tmp_path):
-    """A workspace with everything in it: a data set, a run, its evaluation, a balanced subset."""
+    """Return a workspace with a data set, a run, its evaluation and a balanced subset."""
     workspace = Workspace(tmp_path)
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 40)

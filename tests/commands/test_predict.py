@@ -1,4 +1,4 @@
-"""`histo predict` from the command line: a clean CSV whatever goes in, and honest errors beside it."""
+"""`histo predict` from the command line: a well-formed CSV for any input, and clear errors."""
 
 import csv
 import io
@@ -398,7 +398,7 @@ def test_an_ensemble_writes_the_mean(histo, images):
 
 @pytest.fixture
 def odd_images(histo, tmp_path):
-    """A patch trained on, one of the data set that is not, and those two blank, blurred and in other colours."""
+    """Return patches: one from train, one that is not, and both of them blank, blurred and in other colours."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         ids = [row["id"] for row in csv.DictReader(file)]
     with (histo.root / "runs" / "first" / "manifest.csv").open(newline="") as file:

@@ -1,4 +1,4 @@
-"""`histo train --folds` and `--seeds`: runs of one recipe, their mean and their spread."""
+"""`histo train --folds` and `--seeds`: runs with the same options, their mean and standard deviation."""
 
 import csv
 import json

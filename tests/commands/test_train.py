@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(histo):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The weights that `LONG` ends with."""
+    """Return the final weights of the command `LONG`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("long") / "workspace"))

@@ -1,4 +1,4 @@
-"""Patches on all cores of a processor, each with patches of its own."""
+"""Compute on all cores, with different patches on each core."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Several processes of one job: what each gets, and real torchrun jobs of two and three CPU processes over gloo."""
+"""Several processes of one job: the share of each, and real torchrun jobs of two and three CPU processes with gloo."""
 
 import json
 import os
@@ -35,7 +35,7 @@ EPOCH = re.compile(r"\s+(\d+)   \d\.\d{4}")  # the row of an epoch
 
 
 class Pretended(Ranks):
-    """One of several processes, in a test that is all of them in turn."""
+    """One of several processes; the test plays all of them, one after the other."""
 
     def __init__(self, rank, size, everyone=()):
         self.rank, self.size, self.everyone = rank, size, everyone
@@ -147,7 +147,7 @@ def test_without_an_error_file_there_is_no_torchrun_agent(monkeypatch):
 
 
 def test_restarted_processes_do_not_connect_to_ended_ones():
-    """torchrun's store outlives them, with all that they said in it."""
+    """torchrun keeps its store, with the addresses of the ended processes."""
     from torch.distributed import HashStore
 
     store, names = HashStore(), []
@@ -179,7 +179,7 @@ def torchrun(*arguments, options=("--standalone", "--nproc-per-node=2"), prefix=
 
 
 def run(histo, *args, processes=2, code=0):
-    """`histo` in so many processes: its output and messages."""
+    """Run `histo` in several processes; return its stdout and stderr."""
     options = ("--standalone", f"--nproc-per-node={processes}")
     with torchrun("-m", "histocli", *histo.line(args), options=options) as job:
         stdout, stderr = job.communicate(timeout=300)
@@ -193,7 +193,7 @@ def history(histo, name):
 
 @pytest.mark.slow
 def test_three_processes_take_the_same_steps_as_one(one_thread, tmp_path):
-    """Their averaged gradient is that of the whole batch, though the shares are not equal."""
+    """Their averaged gradient is that of the whole batch, even if the shares have different sizes."""
     distributed_worker.main(tmp_path / "alone")
     options = ("--standalone", "--nproc-per-node=3")
     with torchrun(distributed_worker.__file__, tmp_path / "three", options=options) as job:
@@ -355,7 +355,7 @@ def test_several_processes_cannot_use_stdin_or_stdout(histo, monkeypatch):
 
 @contextmanager
 def two_nodes():
-    """Two network namespaces, each as a machine of its own, with a cable between them: prefixes of commands."""
+    """Connect two network namespaces, which act as two machines; yield the command prefixes to run in each."""
     if not shutil.which("ip") or os.geteuid():
         pytest.skip("network namespaces need root and iproute2")
     names = [f"histo-{os.getpid()}-{i}" for i in range(2)]

@@ -1,4 +1,4 @@
-"""Freed memory stays with the process that computes, so that the next step need not ask for it again."""
+"""A process keeps freed memory, so that the next step does not request it from the system again."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""What only a GPU can show. `pytest -m cuda` runs these; without a GPU they skip."""
+"""Tests that need a GPU. `pytest -m cuda` runs them; without a GPU they are skipped."""
 
 import copy
 

@@ -111,7 +111,7 @@ def test_a_subset_of_data_that_was_packed_again_is_an_error(workspace, changes):
 
 
 def test_a_subset_of_other_pixels_or_labels_is_an_error(workspace):
-    """Packed anew, other patches may have the ids that the former ones had."""
+    """After packing again, other patches may have the same ids."""
     digest = read_manifest(workspace.manifest_path("mine"))["sha1"].iloc[1]
     assert len(open_subset(workspace, balanced(workspace, [1], sha1=digest)).rows) == 1
     with pytest.raises(HistoError, match="does not match the packed data set mine"):

@@ -1,4 +1,4 @@
-"""Image files decoded in other processes: the same pixels and errors, in order, and no process left."""
+"""Decoding in other processes gives the same pixels and errors, in order, and all processes end."""
 
 import os
 import signal
@@ -181,7 +181,7 @@ def test_a_signal_ends_all_processes_promptly(folder, number):
 
 
 def is_running(pid):
-    """Whether a process is there and no zombie that waits for its parent."""
+    """Return whether a process exists and is not a zombie."""
     status = Path(f"/proc/{pid}/stat")
     return is_alive(pid) and not (status.is_file() and status.read_text().rpartition(")")[2].split()[0] == "Z")
 

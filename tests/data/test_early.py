@@ -1,4 +1,4 @@
-"""Processes that decode, started before torch is imported: only where they are useful, and none is left."""
+"""Decoding processes that are started before torch is imported, only if they are useful; all of them end."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.data.test_decoding import is_alive
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Twelve files in two folders, on a machine with four cores and a GPU, where ten files are many."""
+    """Return a folder with twelve files in two subfolders; pretend four cores, a GPU, and that ten files are many."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(early, "FEW_FILES", 10)
     monkeypatch.setattr(early, "thread_count", lambda: 4)

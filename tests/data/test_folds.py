@@ -1,4 +1,4 @@
-"""Folds: each patch validates once, what belongs together stays together, and what a split keeps apart is seen."""
+"""Folds: each patch is validated once, and groups are not divided."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from histocli.errors import HistoError
 
 
 def manifest(n=120, slides=12, groups=None):
-    """Labelled rows of both classes, some more without a label or for testing alone."""
+    """Return labelled rows of both classes, and some without a label or held out."""
     rng = np.random.default_rng(4)
     frame = pd.DataFrame(
         {

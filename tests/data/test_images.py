@@ -1,4 +1,4 @@
-"""Any image file or bytes -> a patch: formats, sizes, and images that are not."""
+"""Decode any image file to a patch: formats, sizes, and files that are not images."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Whatever a user wants scored, as a stream of patches."""
+"""Inputs to score, as a stream of patches."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The audit: what a subset shares with its own splits and with other data sets, and what `histo train` makes of it."""
+"""The audit: what a subset shares with its own splits and other data sets, and when `histo train` refuses it."""
 
 import csv
 import json
@@ -203,7 +203,7 @@ def test_a_data_set_named_valid_is_held_out(empty, tmp_path):
 
 
 def test_held_out_patches_of_the_same_set_that_overlap_train_are_refused(empty, tmp_path):
-    """As in Kaggle's archive, whose test patches come without labels and without slides."""
+    """Kaggle's archive is like this: its test patches have no labels and no slides."""
     names = {"test": {"held": crop(texture((0, 0)), 40, -136 + 176)}}
     names["train"] = {f"{i}": crop(texture((0, i)), 0, 0) for i in range(12)}
     for split, patches in names.items():

@@ -231,7 +231,7 @@ PIECES = st.sampled_from(["a", "b ", " ", "1", ",", ";", '"', '""', "\n", "\r\n"
 @given(st.sampled_from(["", "\ufeff"]), st.lists(PIECES, max_size=40).map("".join))
 @settings(max_examples=400, deadline=None)
 def test_reading_by_column_and_by_row_gives_the_same_table(mark, text):
-    """The quick way to read a regular table against the strict one, and the same errors."""
+    """The fast and the strict way to read a table give the same columns and the same errors."""
 
     def opened():
         return io.TextIOWrapper(io.BytesIO((mark + text).encode()), "utf-8-sig", newline="")

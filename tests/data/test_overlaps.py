@@ -1,4 +1,4 @@
-"""The search for patches that show the same tissue: what it must find, and what it must not."""
+"""The search for patches that show the same tissue: pairs that must be found, and pairs that must not."""
 
 import csv
 from itertools import combinations
@@ -63,7 +63,7 @@ def test_different_tissue_in_a_quarter_of_the_overlap_is_not_a_pair(rows):
 
 
 def coded(patch, quality=75):
-    """The patch as a JPEG brings it back, with colour at half the resolution."""
+    """Return the patch after JPEG compression, with colour at half the resolution."""
     return cv2.imdecode(cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
 
@@ -82,7 +82,7 @@ def test_lossy_patches_with_other_shifts_are_not_found():
 
 
 def test_slightly_different_patches_are_found_if_one_block_is_equal():
-    """As some of PCam's do before they are coded: by a level here and there."""
+    """Some of PCam's patches differ by one level in a few pixels before they are compressed."""
     image = tissue(3)
     one, other = crop(image, 100, 100), crop(image, 132, 116).copy()
     noise = np.random.default_rng(0).integers(-1, 2, other.shape)
@@ -102,7 +102,7 @@ def test_the_same_border_next_to_different_tissue_is_not_a_pair(edge):
 
 
 def test_equal_background_is_not_a_pair():
-    """Glass, clear or a little soiled; a border of the scan, a corner of it; straight lines; nothing but black."""
+    """Clear glass, slightly dirty glass, a border or corner of the scan, straight lines, and black."""
     glass = np.full((96, 96, 3), 243, np.uint8)
     border = glass.copy()
     border[:, 40:] = 0

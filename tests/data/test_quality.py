@@ -1,4 +1,4 @@
-"""What patches look like: measures that move with what they are named after, and a reference that a file can hold."""
+"""The appearance of patches: each measure changes with its property, and the reference can be stored."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from histocli.data.quality import SAMPLE, Reference, appearance
 
 @pytest.fixture(scope="module")
 def patches():
-    """Two hundred patches of coarse and fine texture in two colours, as a stain has them."""
+    """Return 200 patches of coarse and fine texture in two stain colours."""
     rng = np.random.default_rng(6)
     coarse = [cv2.GaussianBlur(rng.normal(size=(96, 96)), (0, 0), 3) for _ in range(200)]
     fine = rng.normal(size=(200, 96, 96))

@@ -15,7 +15,7 @@ SIDES = [None, 96, 64, 48]
 
 @pytest.fixture
 def in_place(monkeypatch):
-    """Patches are turned and flipped about their centre alone."""
+    """Return patches that are only rotated and flipped, without zoom and shift."""
     monkeypatch.setattr(module, "ZOOM", 1.0)
     monkeypatch.setattr(module, "OFFSET", 0.0)
 

@@ -38,7 +38,7 @@ def load_everything():
 
 
 def be(wish):
-    """Become the process that is wished for, and never come back."""
+    """Run the requested command in this process, and exit."""
     code = 70
     try:
         os.setsid()

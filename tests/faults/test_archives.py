@@ -1,4 +1,4 @@
-"""An archive from a stranger: nothing leaves its place, bombs are refused, and whatever is sound in it is read."""
+"""Malicious archives: nothing is written outside the folder, bombs are refused, and valid members are read."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ ODD = [
 
 
 def special(name, kind):
-    """A member that says it is a link, a device, a pipe or a folder."""
+    """Return an archive member that is declared as a link, a device, a pipe or a folder."""
     member = zipfile.ZipInfo(name)
     member.external_attr = (kind | 0o777) << 16
     return member
@@ -60,7 +60,7 @@ def rows(process):
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder whose surroundings are watched."""
+    """Yield a folder; at the end, check that nothing outside it was changed."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     return tmp_path / "a" / "b"
 
@@ -138,7 +138,7 @@ def test_an_archive_in_an_archive_is_not_opened(root, place):
 
 
 def test_a_damaged_archive_names_the_member(root, place):
-    """Its CRC tells, whatever format the image has."""
+    """The CRC shows the damage in any image format."""
     archive = write_archive(place / "x.zip", [("a.tif", IMAGES[0]), ("b.tif", IMAGES[1])])
     data = bytearray(archive.read_bytes())
     data[data.index(IMAGES[0]) + 9000] ^= 1
@@ -149,7 +149,7 @@ def test_a_damaged_archive_names_the_member(root, place):
 
 
 def test_a_gzip_bomb_is_stopped_at_the_size_that_the_labels_imply(root, place):
-    """PCam's arrays come packed: what unpacks to more than so many patches take is not PCam's."""
+    """PCam's arrays are compressed; unpacking stops at the size that the number of labels implies."""
     import gzip
 
     import h5py

@@ -1,4 +1,4 @@
-"""A checkpoint from a stranger: one error that names the file and the fault, and nothing in it runs."""
+"""Malicious checkpoints: one error that names the file and the problem, and none of their code runs."""
 
 import io
 import os

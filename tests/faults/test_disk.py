@@ -1,4 +1,4 @@
-"""Full disks: one clear error that says how much is needed; what was there before stays as it was.
+"""Full disks: one clear error with the needed space; existing files do not change.
 
 The disk is a small tmpfs where this user may mount one. A limit on the size of files does it for anybody: it fails
 the write that goes over it, whichever of a command's writes that is.
@@ -53,7 +53,7 @@ def fill(place, leave):
 
 
 def fails(root, *line, **options):
-    """The message of a command that ends for want of space."""
+    """Return the error message of a command that fails because the disk is full."""
     process = histo(root, *line, code=1, **options)
     assert "Traceback" not in process.stderr
     assert "bug" not in process.stderr
@@ -94,7 +94,7 @@ def test_unpacking_without_enough_space_names_the_needed_space(disk, pcam_folder
 
 
 def test_a_full_disk_while_packing_leaves_no_files(disk, pcam_folder):
-    """PCam's duplicates are dropped, so how much it will be is not known beforehand."""
+    """PCam's duplicates are dropped, so the final size is not known before packing."""
     root = disk(9 << 18) / "workspace"
     error = fails(root, "download", "--source", "pcam", "--from", pcam_folder)
     assert re.search(rf"cannot (write|unpack) .*: No space left on device {SPACE}", error) or "needs" in error

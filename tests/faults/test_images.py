@@ -1,4 +1,4 @@
-"""Images from strangers: either the right pixels, or one line on stderr with the path; the CSV is always sound."""
+"""Unusual image files: the right pixels, or one line on stderr with the path; the CSV is always valid."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def sixteen_bits():
 
 
 def cut_marker():
-    """A JPEG whose data hold a marker that cannot be there: all that follows it would be grey."""
+    """Return a JPEG with an impossible marker in its data, after which all pixels would be grey."""
     data = bytearray(saved(PATCH, "JPEG", quality=95))
     at = (data.index(b"\xff\xda") + len(data)) // 2
     data[at : at + 2] = b"\xff\xc0"
@@ -102,7 +102,7 @@ def rows(text):
 
 @pytest.fixture
 def strange(tmp_path):
-    """A folder of everything that a folder of images may hold."""
+    """Return a folder with every kind of file that a folder of images can contain."""
     folder = tmp_path / "strange"
     (folder / "deep" / "deeper").mkdir(parents=True)
     files = {name: data for name, (data, _) in SOUND.items()} | NEAR | BROKEN

@@ -1,4 +1,4 @@
-"""`kill -9` at any moment: the workspace opens, and the same command again ends as if nothing had been."""
+"""`kill -9` at any moment: the workspace stays valid, and the same command again gives the result without a kill."""
 
 import random
 import shutil
@@ -30,7 +30,7 @@ def server(pcam_files):
 
 
 def again(line, root):
-    """The same command, to go on with a run where one was begun."""
+    """Return the same command, with --resume if the run exists."""
     return [*line, "--resume"] if line[0] == "train" and (root / "runs" / "killed").exists() else line
 
 

@@ -1,4 +1,4 @@
-"""Two `histo` in one workspace: one writes, the other is told who; nobody who reads is kept waiting."""
+"""Two `histo` processes in one workspace: only one writes, the other gets an error, and readers do not wait."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from histocli.fs import HeldError, hold, remove_strays, temporary_beside
+from histocli.fs import HeldError, hold, remove_strays, temporary_path
 from histocli.models.checkpoint import load_checkpoint
 from histocli.workspace import atomic_path
 from tests.faults.conftest import TINY
@@ -22,7 +22,7 @@ LONG = ["train", *TINY, "--epochs", 1000]
 
 @pytest.fixture
 def training(root):
-    """A process that trains the run `long`, halted; killed at the end."""
+    """Yield a suspended process that trains the run `long`; kill it at the end."""
     process = Process(root, *LONG, "--name", "long")
     process.until(lambda: (root / "runs" / "long" / "last.pt").is_file())
     process.signal(signal.SIGSTOP)
@@ -33,7 +33,7 @@ def training(root):
 
 @pytest.fixture
 def packing(root):
-    """A process that packs the data set `large`, halted; killed at the end."""
+    """Yield a suspended process that packs the data set `large`; kill it at the end."""
     process = Process(root, "download", "--source", "synthetic", "--n", 50_000, "--name", "large")
     # The process locks its temporary file before it writes the first byte.
     process.until(lambda: any(path.stat().st_size for path in (root / "data" / "large").glob(".patches*")))
@@ -69,7 +69,7 @@ def test_the_run_of_a_killed_process_can_be_resumed(root, training):
 
 
 def test_a_lock_does_not_stop_readers_and_other_runs(root, training, packing):
-    """While a run is trained and a data set packed, everything else can be done."""
+    """All other commands work while one process trains a run and another packs a data set."""
     for line in (
         ["eval", "--ckpt", "first", "--device", "cpu"],
         ["predict", "synthetic", "--ckpt", "first", "--device", "cpu"],
@@ -171,7 +171,7 @@ def test_only_temporary_files_of_ended_processes_are_removed(tmp_path):
     kept = [".x.json.12.tmp", "x.json.0123456789abcdef.tmp", ".hidden", ".x.json.0123456789abcdeg.tmp"]
     for name in kept:
         (tmp_path / name).write_text("somebody else's")
-    with temporary_beside(tmp_path / "z") as living, temporary_beside(tmp_path / "f", folder=True) as folder:
+    with temporary_path(tmp_path / "z") as living, temporary_path(tmp_path / "f", folder=True) as folder:
         remove_strays(tmp_path)
         assert living.exists()
         assert folder.exists()
@@ -192,7 +192,7 @@ def test_a_temporary_file_of_a_running_process_is_not_removed(root, packing):
 
 
 def test_child_processes_do_not_inherit_a_lock(tmp_path):
-    """What a holder starts by `exec` does not inherit its locks."""
+    """A program that a process starts with `exec` does not inherit its locks."""
     with hold(tmp_path / "lock", "it"):
         child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
     try:

@@ -69,7 +69,7 @@ def shuffled(rows):
 
 
 def two_swapped(rows):
-    """Two rows of the same label, far from one another: nothing but their order tells."""
+    """Two distant rows with the same label: only their order shows the change."""
     rows = list(rows)
     rows[5], rows[40] = rows[40], rows[5]
     return rows

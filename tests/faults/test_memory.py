@@ -1,4 +1,4 @@
-"""Memory: flat however much there is to score; and where there is too little of it, an error that says what to do."""
+"""Memory: constant for any number of patches; and without enough memory, an error with a hint."""
 
 import csv
 import io
@@ -23,13 +23,13 @@ LITTLE = 150 * MIB  # for one forward pass of 64 patches it is too little
 
 
 def sparse(path, shape):
-    """An array of zeros of any size, which takes no room on the disk."""
+    """Write a sparse array of zeros, which takes no space on the disk."""
     np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     return path
 
 
 def peak(process):
-    """The most anonymous memory a process had: the page cache, through which arrays are mapped, is not its own."""
+    """Return the peak anonymous memory of a process, which does not include the page cache of mapped arrays."""
     highest = 0
     status = f"/proc/{process.pid}/status"
     while process.alive():
@@ -45,7 +45,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is 
 
 @linux
 def test_an_array_ten_times_as_long_takes_no_more_memory(root, tmp_path):
-    """3 MB a row: 90 MB and 900 MB, of which some batches are in memory at a time."""
+    """Arrays of 90 MB and 900 MB, of which only a few batches are in memory at a time."""
     small, large = (sparse(tmp_path / f"{n}.npy", (n, 1024, 1024, 3)) for n in (30, 300))
     peaks = [peak(Process(root, *PREDICT, path, "--batch-size", 8)) for path in (small, large)]
     assert peaks[1] - peaks[0] < 60 * MIB, peaks

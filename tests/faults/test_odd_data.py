@@ -1,4 +1,4 @@
-"""Data at the edge of what can be computed: a warning or an error, and never a NaN in a JSON."""
+"""Extreme data: a warning or an error, and never a NaN in a JSON file."""
 
 import csv
 import io
@@ -117,7 +117,7 @@ def test_the_smallest_possible_number_of_patches_works_in_every_command(root):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_an_infinite_loss_is_an_error_and_the_checkpoint_is_kept(root, value):
-    """Weights that went wrong on the disk: the first step finds it, and nothing is saved over them."""
+    """The first step notices infinite weights in a checkpoint, and the checkpoint is not overwritten."""
     last = root / "runs" / "first" / "last.pt"
     content = torch.load(last, weights_only=True)
     content["training"]["history"] = content["training"]["history"][:1]

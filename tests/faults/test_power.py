@@ -1,4 +1,4 @@
-"""Power loss: what has its final name is on the disk, and so is every folder above it.
+"""Power loss: a file under its final name is on the disk, and so are the folders above it.
 
 No test can pull the plug. What decides is the order of the system calls: a file is flushed before it gets its name, the
 folder after, and a folder that was made before anything is put into it.
@@ -20,7 +20,7 @@ from tests.cli import REPOSITORY
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is done to the disk, in order: the real calls, written down."""
+    """Record the system calls on files, in order."""
     done = []
     names = {}
 

@@ -13,7 +13,7 @@ TRAIN = ["train", "--epochs", 2, "--batch-size", 8, "--seed", 3, "--name", "r"]
 
 
 def pipeline(root, device, *options):
-    """Everything from nothing."""
+    """Run all commands in a new workspace."""
     shutil.rmtree(root, ignore_errors=True)
     on = ["--device", device]
     for line in (

@@ -16,7 +16,7 @@ PASSWORD, QUERY = "s3cr3t-password", "s3cr3t-query"
 
 
 def secrets_in(folder, *texts):
-    """Where a secret can be read."""
+    """Return the files and texts that contain a secret."""
     found = [str(path) for path in folder.rglob("*") if path.is_file() and contains(path.read_bytes())]
     return found + [text for text in texts if contains(text.encode())]
 
@@ -72,7 +72,7 @@ def test_a_kaggle_token_is_not_sent_to_another_host(kaggle, tmp_path, policy, to
 
 
 def test_a_token_in_the_environment_is_not_written_to_a_run(root):
-    """Neither what is written of a run, nor the log of a bug, holds the environment."""
+    """Neither the files of a run nor the log of a bug contain the environment."""
     env = {"KAGGLE_API_TOKEN": TOKEN, "KAGGLE_KEY": TOKEN, "XDG_STATE_HOME": str(root / "state")}
     histo(root, "-v", "train", "--batch-size", 8, "--device", "cpu", "--epochs", 1, "--name", "kept", **env)
     histo(root, "-v", "eval", "--ckpt", "kept", "--device", "cpu", **env)

@@ -1,4 +1,4 @@
-"""A server that lies, met by the command itself; each lie has a test of its own in tests/sources/test_download.py."""
+"""A server that sends wrong answers to the command; tests/sources/test_download.py tests each wrong answer."""
 
 import gzip
 import re

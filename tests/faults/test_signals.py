@@ -1,4 +1,4 @@
-"""Signals, terminals that go away and readers that stop: the state is saved, and nothing half-written stays."""
+"""Signals, closed terminals and closed pipes: the state is saved, and no incomplete files are left."""
 
 import os
 import pty
@@ -19,7 +19,7 @@ LONG = ["train", *TINY, "--epochs", 4, "--name", "long"]
 
 @pytest.fixture
 def terminal():
-    """Both ends of a terminal: a person's, and the name of the other."""
+    """Yield a pseudo-terminal: the descriptor of one end and the path of the other."""
     leader, follower = pty.openpty()
     name = os.ttyname(follower)
     os.close(follower)
@@ -106,7 +106,7 @@ def test_a_signal_while_packing_leaves_no_files(root, number):
 
 
 def test_a_closed_terminal_saves_the_state(root, terminal):
-    """The kernel sends SIGHUP, and every word to the terminal is an error from then on."""
+    """The kernel sends SIGHUP, and writing to the terminal is an error from then on."""
     open_ends, name = terminal
     process = Process(root, *LONG, tty=name)
     process.until(has_begun(root))

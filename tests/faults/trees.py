@@ -1,4 +1,4 @@
-"""What a workspace holds: compared bit for bit, and checked to be whole."""
+"""The files of a workspace: compare them bit for bit, and check that they are complete."""
 
 import json
 import re
@@ -16,7 +16,7 @@ TIMED = {"seconds", "patches_per_second", "trained", "mtime_ns"}
 
 
 def without_times(value):
-    """A value without what a clock put into it, with tensors as their bytes."""
+    """Return a value without times and dates, with tensors as bytes."""
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in TIMED}
     if isinstance(value, (list, tuple)):
@@ -37,7 +37,7 @@ def content(path):
 
 
 def tree(root):
-    """Every file below a folder, hidden ones too, and what is in it."""
+    """Return the content of every file below a folder, including hidden files."""
     return {str(path.relative_to(root)): content(path) for path in root.rglob("*") if path.is_file()}
 
 
@@ -47,7 +47,7 @@ def differences(one, other):
 
 
 def check_whole(root):
-    """Every file that has its final name can be read, and everything that a workspace lists can be opened."""
+    """Check that every file with its final name can be read, and that all data sets and runs can be opened."""
     for path in root.rglob("*"):
         if path.is_file() and not re.search(r"/\.[^/]+|\.part(\.json)?$", str(path.relative_to(root.parent))):
             check_file(path)

@@ -1,4 +1,4 @@
-"""Checkpoints at work: averages, temperatures and thresholds on small networks, and streams with broken patches."""
+"""Predictors: averages, temperatures and thresholds of small networks, and streams with unreadable patches."""
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ THRESHOLDS = {"one": 0.3, "other": 0.6}
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Two runs of one network with other weights, temperatures and thresholds."""
+    """Return a workspace with two runs that differ in weights, temperature and threshold."""
     root = Workspace(tmp_path_factory.mktemp("scoring"))
     rng = np.random.default_rng(8)
     odds = rng.normal(size=200).astype(np.float32)
@@ -88,7 +88,7 @@ def test_views_are_averaged_before_the_temperature_is_applied(predictor, images)
 
 @pytest.fixture
 def network():
-    """A network as training validates it: without a checkpoint, uncalibrated."""
+    """Return a predictor of a network without a checkpoint and without calibration, as in validation."""
     torch.manual_seed(3)
     return create_model("histonet")
 
@@ -176,7 +176,7 @@ def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, 
 
 @pytest.fixture
 def many(monkeypatch, images):
-    """Three cores, and more chunks than they take ahead of time: patches of known pixels, and how many were read."""
+    """Return more chunks than three cores read ahead: patches with known pixels, and the number that was read."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     pixels, read = images.permute(0, 2, 3, 1).numpy(), []
 
@@ -224,7 +224,7 @@ def test_the_same_checkpoint_twice_is_refused(predictor, workspace):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Take the road of a GPU on this CPU: four cores that decode in processes, and scores that are used later."""
+    """Run the code for GPUs on this CPU: four cores that decode in processes, and scores that are used later."""
     monkeypatch.setattr(Predictor, "has_gpu", True)
     monkeypatch.setattr("histocli.data.early.thread_count", lambda: 4)
     monkeypatch.setattr("histocli.data.stream._FEW", 0)
@@ -304,7 +304,7 @@ def test_scores_in_bf16_are_not_quantised(network):
 
 
 def exported(workspace, predictor, monkeypatch):
-    """A file where `histo export` would write it; opening it is left out."""
+    """Return a file at the path where `histo export` writes; it is not opened."""
     path = workspace.export_path(predictor("one").members[0].sha256, "onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

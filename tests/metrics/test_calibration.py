@@ -1,4 +1,4 @@
-"""Temperatures are found again, and thresholds are where their rules say."""
+"""Temperatures are estimated correctly, and thresholds follow their rules."""
 
 import numpy as np
 import pytest

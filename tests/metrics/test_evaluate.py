@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn's, and what is said where a figure does not exist."""
+"""Every metric compared with scikit-learn, and the reasons of undefined metrics."""
 
 import json
 
@@ -17,7 +17,7 @@ from histocli.schema import from_json, to_json
 
 @st.composite
 def scored(draw, both_classes=True):
-    """Labels and probabilities in steps of 1/64 (many ties) or as they come (few)."""
+    """Return labels and probabilities, rounded to 1/64 (many ties) or not (few ties)."""
     n = draw(st.integers(2, 60))
     labels = draw(arrays(np.int64, n, elements=st.integers(0, 1)))
     if both_classes:

@@ -1,4 +1,4 @@
-"""Intervals: against scipy's bootstrap, against the definition, and for how often they hold the truth."""
+"""Intervals: compared with scipy's bootstrap and with the definition, and their coverage."""
 
 import json
 from statistics import NormalDist
@@ -154,7 +154,7 @@ def test_delong_and_the_bootstrap_agree(slides):
 
 
 def covered(draw, truth, clusters, simulations=150, sensitivity=0.0):
-    """How often the intervals of the AUC hold the truth, the bootstrap's and DeLong's; and that of the sensitivity."""
+    """Return the coverage of the AUC's intervals (bootstrap and DeLong) and of the sensitivity's interval."""
     held = np.zeros(3)
     for number in range(simulations):
         labels, probs, groups = draw(np.random.default_rng([17, number]))
@@ -175,7 +175,7 @@ def test_coverage_of_independent_patches():
 
 
 def test_coverage_of_patches_in_slides():
-    """Where a slide shifts all its scores, patches drawn alone promise too much; slides keep their word."""
+    """If each slide shifts its scores, intervals by patch are too narrow and intervals by slide are right."""
     slides, per_slide, spread = 16, 20, 1.0
 
     def draw(rng):
@@ -194,7 +194,7 @@ def test_coverage_of_patches_in_slides():
 
 @pytest.mark.parametrize("with_tumour", [4, 8])
 def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
-    """As in lymph nodes: most slides are normal throughout, and what is known of tumour is known from a few."""
+    """As in lymph nodes, most slides are normal, and only a few slides have tumour patches."""
     slides, per_slide, spread, distance = 40, 20, 0.7, 2.0
 
     def draw(rng):

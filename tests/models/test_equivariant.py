@@ -1,4 +1,4 @@
-"""Group convolutions: whatever turns their input turns their output alike."""
+"""Group convolutions: transforming the input transforms the output in the same way."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ PLACE = [[VIEWS.index(tuple(d4_views(turned)[a].flatten().tolist())) for turned 
 
 
 def turn_maps(maps, a):
-    """Feature maps (N,8C,H,W) of an image, as they must be when symmetry `a` turns the image."""
+    """Return feature maps (N,8C,H,W) transformed by symmetry `a`."""
     turned = d4_views(maps)[a].unflatten(1, (-1, 8))
     moved = torch.empty_like(turned)
     moved[:, :, PLACE[a]] = turned
@@ -28,7 +28,7 @@ def turn_maps(maps, a):
 
 
 def settled(layer, channels):
-    """The layer in evaluation; batch norm with statistics that are not the initial ones."""
+    """Return the layer in evaluation mode, with batch norm statistics that differ from the initial ones."""
     with torch.no_grad():
         for number, parameter in enumerate(layer.parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
@@ -76,7 +76,7 @@ def test_norms_are_equivariant_and_group_pools_are_invariant(a):
 
 
 def test_the_layers_distinguish_orientations():
-    """A layer that pooled too early would turn with its input as well, and see less."""
+    """A layer that pools over orientations too early would be equivariant too, but could not distinguish them."""
     image = maps_of(3, 7)
     lifted = settled(LiftingConv(3, 2, 3), 3)(image)
     assert not torch.allclose(lifted[:, 0], lifted[:, 1])

@@ -1,4 +1,4 @@
-"""The architectures: what their names build, what they do with images, and how pretrained weights get in."""
+"""The architectures: what their names build, how they process images, and how pretrained weights are loaded."""
 
 import copy
 import json
@@ -64,14 +64,14 @@ def images_of(n=2, side=96):
 
 
 def settled(model):
-    """The model in evaluation, with batch norm statistics that are not the initial ones."""
+    """Return the model in evaluation mode, with batch norm statistics that differ from the initial ones."""
     with torch.no_grad():
         model.train()(images_of(4))
     return model.eval()
 
 
 def publish(arch, folder):
-    """Random weights of torchvision's `arch`, put where its published ones are looked for; the network itself."""
+    """Save random weights of torchvision's `arch` in the place of its published ones; return the network."""
     from torchvision.models import get_model, get_model_weights
 
     torch.manual_seed(8)
@@ -90,7 +90,7 @@ def publish(arch, folder):
 
 @pytest.fixture(name="hub")
 def hub_fixture(tmp_path, monkeypatch):
-    """An empty folder of downloaded weights, and a network in which nothing answers."""
+    """Use an empty folder for downloaded weights, and block the network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
@@ -98,7 +98,7 @@ def hub_fixture(tmp_path, monkeypatch):
 
 
 def rebuilt(model, path):
-    """The model as a checkpoint brings it back."""
+    """Return the model that is built from its checkpoint."""
     made = Checkpoint(model.arch, model.state_dict(), "run", 1, {}, {}, "ab" * 32)
     save_checkpoint(made, path)
     return load_checkpoint(path).build()
@@ -369,7 +369,7 @@ def test_the_last_checkpoint_of_a_frozen_run_has_only_the_head(histo, hub, tmp_p
 
 
 def test_a_frozen_run_of_an_earlier_version_continues(histo, hub):
-    """Versions before wrote the whole network."""
+    """Earlier versions wrote the whole network into last.pt."""
     publish(SMALL, hub)
     config = TrainConfig(
         epochs=2,
@@ -403,13 +403,13 @@ def test_without_timm_its_networks_are_an_error_with_the_command_to_install_it(m
 
 @pytest.fixture(name="timm")
 def timm_fixture(hub, monkeypatch):
-    """timm, with a hub that has nothing and cannot be reached."""
+    """Return timm, with an empty hub cache and no connection to the hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
 
 
 def stored(timm, folder, arch, **options):
-    """A model of timm's as it publishes them, in a folder; the network itself."""
+    """Save a timm model in a folder, as timm publishes models; return the network."""
     torch.manual_seed(6)
     network = timm.create_model(arch, **options)
     timm.models.save_for_hf(network, folder, model_args=options, safe_serialization=True)

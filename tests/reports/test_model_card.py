@@ -1,4 +1,4 @@
-"""The card that training leaves: complete, and honest about splits and audits."""
+"""The model card that training writes."""
 
 import json
 import re

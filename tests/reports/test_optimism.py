@@ -1,4 +1,4 @@
-"""`benchmarks/optimism.py`: the gap between validation and unseen patches, and what is not compared."""
+"""`benchmarks/optimism.py`: the difference between validation and unseen patches, and runs that are not compared."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ def report(histo, *options):
 
 @pytest.fixture
 def siblings(histo):
-    """A run with a random split beside `first`, both evaluated on other slides."""
+    """Return a workspace with `first` and a run with a random split, both evaluated on other slides."""
     histo("balance", "--n", 64, "--val-fraction", 0.25, "--split", "random")
     histo(*TRAIN, "--epochs", 2, "--name", "leaky", "--seed", 7)
     histo("download", "--source", "synthetic", "--name", "elsewhere", "--n", 80, "--seed", 5)
@@ -78,7 +78,7 @@ def test_runs_of_another_version_network_or_size_are_not_averaged(histo, sibling
 
 
 def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings, capsys):
-    """Other patches of the same slides, as a part of a data set has that was packed in two."""
+    """A second data set can have other patches of the same slides."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         slides = sorted({row["slide"] for row in csv.DictReader(file)})
     table = histo.root / "manifests" / "elsewhere.csv"

@@ -75,7 +75,7 @@ def subset(slides, leaks=False):
 
 
 def texts(tmp_path, draw, width=3.5, height=3.5):
-    """What is written in a figure; its SVG names each text in a comment beside the glyphs."""
+    """Return the texts in a figure; its SVG has each text as a comment next to the glyphs."""
     path = save(tmp_path / "figure.svg", Format.SVG, width, height, draw)
     parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
     root = ET.parse(path, parser).getroot()

@@ -1,4 +1,4 @@
-"""Reports as JSON: what is written is read again, as is what earlier versions wrote, and nothing else."""
+"""Reports as JSON: current and earlier formats are read, and invalid files are refused."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ CODES = [i // 4 for i in range(40)]
 
 
 def again(report):
-    """What a file of the report reads as."""
+    """Return the report after writing and reading it."""
     return json.loads(json.dumps(to_json(report), allow_nan=False))
 
 

@@ -1,4 +1,4 @@
-"""Downloads from a real server that fails in every way a server can fail."""
+"""Downloads from a local server that fails in many ways."""
 
 import base64
 import hashlib
@@ -54,7 +54,7 @@ def part_of(target: Path) -> Path:
 
 
 def leave_part(server, target, policy, size: int) -> None:
-    """A part as a killed run leaves it: the connection ends after `size` bytes, and the client gives up."""
+    """Leave a part of a download, as after a kill: the connection ends after `size` bytes, and the client stops."""
     server.script("patches.h5.gz", Reply(cut_after=size))
     with pytest.raises(HistoError, match="too early"):
         download_file(server.url("patches.h5.gz"), target, policy=RetryPolicy(tries=1, sleep=policy.sleep))

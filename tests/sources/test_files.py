@@ -1,4 +1,4 @@
-"""Image files in folders and archives, and the tables beside them."""
+"""Image files in folders and archives, and tables of labels and slides."""
 
 import os
 import stat

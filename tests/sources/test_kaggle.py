@@ -1,4 +1,4 @@
-"""The competition's archive: as a folder, as a zip, and the real one in small."""
+"""The competition's archive: as a folder, as a zip, and a small real one."""
 
 import csv
 from pathlib import Path

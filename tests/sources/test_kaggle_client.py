@@ -1,4 +1,4 @@
-"""Kaggle's own client, against a server of ours in Kaggle's place."""
+"""Kaggle's client, with a local server instead of Kaggle."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""PCam's nine files in small, from a folder and over HTTP."""
+"""Small copies of PCam's nine files, from a folder and over HTTP."""
 
 import gzip
 import hashlib

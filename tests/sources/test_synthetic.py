@@ -1,4 +1,4 @@
-"""The procedural source: the same bytes from the same seed, PCam's label rule, and no label in the mere colour."""
+"""Synthetic patches: equal seeds give equal bytes, labels follow PCam's rule, and colour does not predict them."""
 
 import errno
 import multiprocessing
@@ -289,7 +289,7 @@ def test_processes_that_draw_end_with_one_that_is_killed():
 
 @linux
 def test_ctrl_c_reaches_the_process_that_packs_and_no_other(tmp_path):
-    """A terminal sends it to all of them; those that draw would each print a traceback."""
+    """A terminal sends Ctrl-C to all processes; those that draw would each print a traceback."""
     line = ["-m", "histocli", "-w", tmp_path, "download", "--source", "synthetic", "--n", "50000"]
     with start(line, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

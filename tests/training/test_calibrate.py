@@ -1,4 +1,4 @@
-"""What validation decides: the temperature and the threshold that a run's checkpoints keep."""
+"""The temperature and threshold that are chosen on the validation patches and stored in checkpoints."""
 
 import csv
 import json

@@ -17,7 +17,7 @@ from histocli.training.schedule import OptimConfig, one_cycle, step_table
 def network():
     """Two convolutions for Muon; a depthwise one, a norm, a bias and a linear layer for AdamW.
 
-    A bias before a norm has no gradient but rounding, which AdamW would magnify: there is none.
+    There is no bias before a norm: its gradient would be rounding errors only, which AdamW would magnify.
     """
     torch.manual_seed(0)
     mixing, depthwise = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=8, bias=False)
@@ -219,7 +219,7 @@ def test_a_scaled_loss_gives_the_same_steps():
 
 
 def test_the_state_of_separate_optimisers_can_be_loaded():
-    """A run that an older histo began keeps torch.optim's states in last.pt."""
+    """In runs of an earlier version, last.pt has the states of torch.optim."""
     config = OptimConfig(lr=0.02, total_steps=12)
     model = network()
     reference = Reference(model, config)

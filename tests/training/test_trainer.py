@@ -1,4 +1,4 @@
-"""Training steps, schedules, stopping and going on, on a handful of patches."""
+"""Training steps, schedules, stopping and resuming, on a few patches."""
 
 import numpy as np
 import pytest
@@ -82,7 +82,7 @@ def test_norms_and_biases_have_no_weight_decay():
 
 @pytest.fixture(scope="module")
 def ran_through():
-    """A trainer after two epochs, and their losses."""
+    """Return a trainer after two epochs, and the losses."""
     data, through = batches(), trainer()
     return through, [through.train_epoch(data), through.train_epoch(data)]
 
@@ -251,7 +251,7 @@ def test_a_run_saved_without_a_loss_scale_continues_with_one():
 
 
 class PretendedGpu:
-    """What torch.cuda says of a GPU that is there."""
+    """Replaces the functions of torch.cuda that describe a GPU."""
 
     def __init__(self, monkeypatch, tmp_path, *, available=True, capability=(9, 0), init=None, zeros=None):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
