@@ -70,7 +70,7 @@ class Split(StrEnum):
 
 
 class Group(StrEnum):
-    """A unit larger than a slide that is kept on one side of the split."""
+    """A unit larger than a slide that is kept in one split."""
 
     HOSPITAL = "hospital"
 

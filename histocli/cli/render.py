@@ -58,10 +58,12 @@ def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
             "it is not known whether the network was trained on these patches: the run's manifest or data set is not "
             "in the workspace"
         )
-    elif count := evaluation.n_in_training:
-        report.warn(f"the network was trained on {count:,} of these patches: the metrics are too good")
-    if count := evaluation.n_in_validation:
-        report.note(f"{count:,} of these patches were used to choose epoch, temperature and threshold")
+    elif evaluation.n_in_training > 0:
+        report.warn(
+            f"the network was trained on {evaluation.n_in_training:,} of these patches: the metrics are too good"
+        )
+    if n := evaluation.n_in_validation:
+        report.note(f"{n:,} of these patches were used to choose epoch, temperature and threshold")
     if evaluation.calibration_mismatch:
         report.note(
             "temperature and threshold were chosen for one network without --tta, not for a mean of several scores"

@@ -156,11 +156,11 @@ def _split(
     if unit is Split.RANDOM:
         val = split_random(labels, config.val_fraction, config.seed)
     elif unit is Split.OVERLAP and groups is not None:
-        ours = groups[subset["index"]]
-        is_single = np.bincount(ours)[ours] == 1
-        subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", ours.astype(str))}), [*columns, OVERLAP]
-        together = connected_components(subset).codes if (subset["slide"] != "").any() else ours
-        val = split_by_group(together, labels, config.val_fraction, config.seed, "overlap group")
+        group_of = groups[subset["index"]]
+        is_single = np.bincount(group_of)[group_of] == 1
+        subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", group_of.astype(str))}), [*columns, OVERLAP]
+        units = connected_components(subset).codes if (subset["slide"] != "").any() else group_of
+        val = split_by_group(units, labels, config.val_fraction, config.seed, "overlap group")
     else:
         val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
     return subset.assign(split=np.where(val, "val", "train"))[columns]

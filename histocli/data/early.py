@@ -10,7 +10,7 @@ from histocli.config import Device
 from histocli.data.decoding import FEW_FILES, DecodingProcesses
 from histocli.threads import thread_count
 
-_CORES_FOR_PROCESSES = 4  # with fewer cores, processes that decode would take the time of this one
+_MIN_CORES = 4  # with fewer cores, the decoding processes would slow down this one
 _MAX_PROCESSES = 16  # for one GPU; 16 processes decode more patches per second than it scores
 _GPU_DRIVERS = ("nvidiactl", "kfd", "dxg")  # in /dev: of NVIDIA, of AMD, and of Windows in WSL
 
@@ -18,9 +18,7 @@ _GPU_DRIVERS = ("nvidiactl", "kfd", "dxg")  # in /dev: of NVIDIA, of AMD, and of
 def decoding_processes() -> DecodingProcesses | None:
     """Return processes that decode for one GPU, not started yet; None if there are too few cores for them."""
     cores = thread_count()
-    return (
-        DecodingProcesses(min(_MAX_PROCESSES, cores - 2)) if cores >= _CORES_FOR_PROCESSES and os.name != "nt" else None
-    )
+    return DecodingProcesses(min(_MAX_PROCESSES, cores - 2)) if cores >= _MIN_CORES and os.name != "nt" else None
 
 
 @contextmanager

@@ -19,9 +19,9 @@ class HistoNet(nn.Module):
     Takes normalised images (N,3,64,64) and returns logits (N,2). At two thirds of the resolution of a patch, accuracy
     is only a little lower, and the time is half. Each stage begins with a 3x3 convolution that doubles the width. The
     later stages continue with residual depthwise-separable convolutions (Howard et al., "MobileNets", 2017; He et al.,
-    "Deep residual learning", 2016), which take a fifth of the time of a full 3x3 at these widths on a CPU. The first stages
-    are narrow, because their maps are large and take most of the time. In a stage without such refinements, pooling
-    comes before batch norm, which then has a quarter of the work.
+    "Deep residual learning", 2016), which take a fifth of the time of a full 3x3 at these widths on a CPU. The first
+    stages are narrow, because their maps are large and take most of the time. In a stage without such refinements,
+    pooling comes before batch norm, which then has a quarter of the work.
 
     The last max-pooling is over the centre only, which decides the label. The mean over the whole patch is concatenated
     to it. Neither changes with flips or right-angle rotations, and neither does the label.
