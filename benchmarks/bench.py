@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import memory, prediction, tables, training
-from benchmarks.made import Made
+from benchmarks.data import BenchmarkData
 from benchmarks.pairs import PAIRS, Row, record
 from histocli.compute.device import compute_settings, thread_count
 from histocli.training.provenance import git_commit, versions
@@ -24,13 +24,13 @@ from histocli.training.provenance import git_commit, versions
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 PATCHES = 10_000
-PARTS: dict[str, Callable[[Made], list[Row]]] = {
+PARTS: dict[str, Callable[[BenchmarkData], list[Row]]] = {
     "training": training.measure,
     "prediction": prediction.measure,
     "packing": tables.packing,
-    "balancing": lambda made: tables.balancing(made.root),
-    "statistics": lambda made: tables.statistics(),
-    "memory": lambda made: memory.rows(3 * made.n // 10, made.root),
+    "balancing": lambda data: tables.balancing(data.root),
+    "statistics": lambda data: tables.statistics(),
+    "memory": lambda data: memory.rows(3 * data.n // 10, data.root),
 }
 
 
@@ -78,20 +78,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--n", type=int, default=PATCHES, help="synthetic patches to measure on")
-    asked = parser.parse_args()
-    if unknown := set(asked.parts) - set(PARTS):
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
         raise SystemExit(f"there is no part {', '.join(unknown)}: choose of {', '.join(PARTS)}")
     name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{thread_count()}-threads".lower()).strip("-")
     file = HERE / "results" / f"{name}.json"
-    before = json.loads(file.read_text()) if file.is_file() and asked.parts else {"parts": {}, "commits": {}}
+    before = json.loads(file.read_text()) if file.is_file() and options.parts else {"parts": {}, "commits": {}}
     commit = git_commit()  # of the code that is loaded, whatever is committed meanwhile
     results = {"machine": machine(), **{key: before[key] for key in ("parts", "commits")}}
     with tempfile.TemporaryDirectory() as folder:
-        print(f"making {asked.n:,} patches", flush=True)
-        made = Made(Path(folder), asked.n)
-        for part in asked.parts or PARTS:
+        print(f"making {options.n:,} patches", flush=True)
+        data = BenchmarkData(Path(folder), options.n)
+        for part in options.parts or PARTS:
             print(f"measuring {part}", flush=True)
-            rows = PARTS[part](made)
+            rows = PARTS[part](data)
             results["parts"][part], results["commits"][part] = record(rows), commit
             for each in rows:
                 print("  " + " | ".join(each.cells()), flush=True)

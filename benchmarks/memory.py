@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.made import write_tiffs
+from benchmarks.data import write_tiffs
 from benchmarks.pairs import Row
 
 

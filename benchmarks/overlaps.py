@@ -1,6 +1,6 @@
 """Measure the time and memory of the search for overlaps, and count the found, missed and false pairs (Linux).
 
-`python benchmarks/overlaps.py [n]` cuts n patches out of made-up slides, at any place, so densely that each overlaps
+`python benchmarks/overlaps.py [n]` cuts n patches out of synthetic slides, at any place, so densely that each overlaps
 with some 66 others, which is what 97 pairs among 800 of Kaggle's 220,025 patches come to. The truth is where they were
 cut.
 """

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.made import Histo
+from benchmarks.data import Histo
 from benchmarks.training import BATCH, plain_loader
 from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import LEARNING_RATE, Device, Part, Precision
@@ -87,12 +87,12 @@ def main() -> None:
     parser.add_argument("train", nargs="+", type=Path)
     parser.add_argument("valid", type=Path)
     parser.add_argument("--goal", type=float, default=0.9)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         histo = Histo(Path(folder))
-        sources = [each for path in asked.train for each in ("--from", path)]
+        sources = [each for path in options.train for each in ("--from", path)]
         histo.seconds("download", "--source", "folder", *sources, "--name", "train")
-        histo.seconds("download", "--source", "folder", "--from", asked.valid, "--name", "unseen")
+        histo.seconds("download", "--source", "folder", "--from", options.valid, "--name", "unseen")
         histo.seconds("balance", "--n", "max", "--data", "train")
         names = "balanced", "unseen"
         subset, unseen = (open_subset(histo.workspace, histo.workspace.manifest_path(name)) for name in names)
@@ -110,9 +110,9 @@ def main() -> None:
             )
 
         print("| training | seconds | AUC |\n| --- | --- | --- |", flush=True)
-        mine = seconds("`histo train`", ours(part), score, asked.goal)
-        people = seconds("a plain loop", theirs(files, len(part.rows)), score, asked.goal)
-        print(f"to an AUC of {asked.goal}: {mine:,.0f} s and {people:,.0f} s, a ratio of {mine / people:.2f}")
+        mine = seconds("`histo train`", ours(part), score, options.goal)
+        people = seconds("a plain loop", theirs(files, len(part.rows)), score, options.goal)
+        print(f"to an AUC of {options.goal}: {mine:,.0f} s and {people:,.0f} s, a ratio of {mine / people:.2f}")
 
 
 if __name__ == "__main__":

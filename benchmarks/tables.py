@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from benchmarks.made import Made
+from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.commands.balance import balance
 from histocli.compute.device import thread_count
@@ -33,9 +33,9 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def packing(made: Made) -> list[Row]:
+def packing(data: BenchmarkData) -> list[Row]:
     """Compare packing a folder (and real patches, if available) with reading its bytes."""
-    places = {f"a folder of {made.n:,} TIFFs": made.folder}
+    places = {f"a folder of {data.n:,} TIFFs": data.folder}
     if (REAL / "pcam_train_1.zip").is_file():
         places["the JPEGs of pcam_train_1.zip"] = REAL / "pcam_train_1.zip"
     rows: list[Row] = []
@@ -43,7 +43,7 @@ def packing(made: Made) -> list[Row]:
         files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
         ways = {
             f"packing {what}": timed(
-                lambda place=place: made.seconds("download", "--source", "folder", "--from", place, "--force")
+                lambda place=place: data.seconds("download", "--source", "folder", "--from", place, "--force")
             ),
             "reading the same bytes": timed(lambda files=files: [p.read_bytes() for p in files]),
         }

@@ -123,7 +123,7 @@ def test_options_that_do_not_fit_the_source_are_refused(empty, line):
 
 @pytest.fixture
 def classes(histo, tmp_path):
-    """Class folders with 12 patches of a larger size, and a text file."""
+    """Return class folders with 12 larger patches, and a text file."""
     for label in ("normal", "tumor"):
         write_images(histo, tmp_path / "mine" / label, 6)
     (tmp_path / "mine" / "notes.txt").write_text("hello")

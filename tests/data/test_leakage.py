@@ -12,7 +12,7 @@ from tests.sources.kaggle_layout import tiff
 
 
 def mine(classes=(0, 1), places=20):
-    """Patches of places that nothing else shows: name -> pixels, a place and its class in each name."""
+    """Return patches of unique places: name -> pixels; each name has the class and the number of the place."""
     return {
         f"{label}/{label}{place:02}": crop(texture((label, place)), 0, 0)
         for label in classes

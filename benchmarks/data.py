@@ -32,7 +32,7 @@ class Histo:
         return time.perf_counter() - began
 
 
-class Made(Histo):
+class BenchmarkData(Histo):
     """A workspace in `root` with n packed patches, a balanced subset, and a run of one epoch."""
 
     def __init__(self, root: Path, n: int) -> None:
