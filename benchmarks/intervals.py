@@ -20,7 +20,7 @@ SLIDES = 200
 SORTED = REPLICATES // 100
 
 
-def timed(compute):
+def measure_seconds(compute):
     """Return the wall time and the processor time of `compute`, in seconds."""
     clock, processor = time.perf_counter(), time.process_time()
     compute()
@@ -36,7 +36,9 @@ def main():
     metrics = evaluate(labels, probs).metrics
     threads = thread_count()
     for clusters in (by_patch(n), Clusters("slide", rng.integers(0, SLIDES, n), SLIDES)):
-        clock, processor = timed(lambda c=clusters: uncertainty(labels, probs, metrics, clusters=c, threads=threads))
+        clock, processor = measure_seconds(
+            lambda c=clusters: uncertainty(labels, probs, metrics, clusters=c, threads=threads)
+        )
         what = f"{REPLICATES:,} resamples of {n:,} patches by {clusters.by}, {len(metrics)} figures, {threads} threads"
         print(f"{what}: {clock:.1f} s ({processor:.1f} s of processor time)")
 
@@ -45,7 +47,7 @@ def main():
             drawn = rng.integers(0, n, n)
             roc_auc_score(labels[drawn], probs[drawn])
 
-    clock, processor = (seconds * REPLICATES / SORTED for seconds in timed(sort_each))
+    clock, processor = (seconds * REPLICATES / SORTED for seconds in measure_seconds(sort_each))
     print(f"the AUC alone, sorted anew each time: {clock:.0f} s ({processor:.0f} s), from {SORTED} resamples")
 
 

@@ -76,11 +76,11 @@ def ids(path: Path) -> Iterator[str]:
             yield row["id"]
 
 
-def lost(wanted: Iterator[str], path: Path) -> int:
+def count_lost(expected: Iterator[str], path: Path) -> int:
     """Return the number of ids that are missing, added or in another row."""
-    expected, found = list(wanted), list(ids(path))
-    print(f"{len(expected):,} in, {len(found):,} out", flush=True)
-    return abs(len(expected) - len(found)) + sum(a != b for a, b in zip(expected, found, strict=False))
+    before, after = list(expected), list(ids(path))
+    print(f"{len(before):,} in, {len(after):,} out", flush=True)
+    return abs(len(before) - len(after)) + sum(a != b for a, b in zip(before, after, strict=False))
 
 
 def files(root: Path, count: int) -> int:
@@ -102,10 +102,10 @@ def files(root: Path, count: int) -> int:
         names.append(path)
     out, listed = root / "preds.csv", root / "names"
     histo("predict", folder, "--device", "cpu", "--out", out)
-    wrong = lost((path.stem for path in names), out)
+    wrong = count_lost((path.stem for path in names), out)
     listed.write_text("".join(f"{path}\n" for path in names))
     histo("predict", "-", "--device", "cpu", "--out", out, stdin=listed)
-    return wrong + lost(map(str, names), out)
+    return wrong + count_lost(map(str, names), out)
 
 
 def pipeline(root: Path, count: int) -> int:
@@ -121,7 +121,7 @@ def pipeline(root: Path, count: int) -> int:
     wrong = abs(count - sum(1 for _ in ids(packed)))
     if len(np.load(packed.parents[1] / "data" / "synthetic" / "patches.npy", mmap_mode="r")) != count:
         wrong += 1
-    return wrong + lost(ids(packed), out)
+    return wrong + count_lost(ids(packed), out)
 
 
 def array(root: Path, gigabytes: int, rows: int | None) -> int:
@@ -133,7 +133,7 @@ def array(root: Path, gigabytes: int, rows: int | None) -> int:
         histo("predict", path, "--device", "cpu", rows=rows)
         return 0
     histo("predict", path, "--device", "cpu", "--out", out)
-    return lost(map(str, range(count)), out)
+    return count_lost(map(str, range(count)), out)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from tests.data.tissue import crop, texture, tissue
 FAR = 96 - MIN_OVERLAP  # the largest shift that still leaves the least overlap
 
 
-def found(*stores):
+def find_pairs(*stores):
     return {tuple(pair) for pair in find_overlaps([np.stack(store) for store in stores]).tolist()}
 
 
@@ -37,32 +37,32 @@ def test_every_pair_that_overlaps_enough_is_found_and_no_other(data, seed):
     places = data.draw(st.lists(st.tuples(st.integers(0, 1), at, at), min_size=2, max_size=14))
     patches = [crop(images[i], y, x) for i, y, x in places]
     cut = data.draw(st.integers(1, len(places) - 1))
-    assert found(patches) == found(patches[:cut], patches[cut:]) == truth(places)
+    assert find_pairs(patches) == find_pairs(patches[:cut], patches[cut:]) == truth(places)
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(FAR, FAR), (-FAR, FAR), (0, FAR), (FAR, -3), (FAR - 1, -FAR), (1, 1), (0, 0)])
 def test_the_smallest_overlap_is_found_in_every_direction(dy, dx):
     for seed in range(20):
         image = texture(seed)
-        assert found([crop(image, 150, 150), crop(image, 150 + dy, 150 + dx)]) == {(0, 1, dy, dx)}
+        assert find_pairs([crop(image, 150, 150), crop(image, 150 + dy, 150 + dx)]) == {(0, 1, dy, dx)}
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(FAR + 1, 0), (0, -FAR - 1), (FAR + 1, FAR + 1), (96, 0)])
 def test_a_smaller_overlap_is_not_a_pair(dy, dx):
     image = texture(0)
-    assert found([crop(image, 150, 150), crop(image, 150 + dy, 150 + dx)]) == set()
+    assert find_pairs([crop(image, 150, 150), crop(image, 150 + dy, 150 + dx)]) == set()
 
 
 @pytest.mark.parametrize("rows", [slice(0, 12), slice(36, 48), slice(0, 40)])
 def test_different_tissue_in_a_quarter_of_the_overlap_is_not_a_pair(rows):
     image = texture(1)
     one, other = crop(image, 100, 100).copy(), crop(image, 148, 100).copy()
-    assert found([one, other]) == {(0, 1, 48, 0)}
+    assert find_pairs([one, other]) == {(0, 1, 48, 0)}
     other[rows] = crop(texture(2), 0, 0)[rows]
-    assert found([one, other]) == set()
+    assert find_pairs([one, other]) == set()
 
 
-def coded(patch, quality=75):
+def compress(patch, quality=75):
     """Return the patch after JPEG compression, with colour at half the resolution."""
     return cv2.imdecode(cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
@@ -72,13 +72,13 @@ def coded(patch, quality=75):
 def test_lossy_patches_are_found_if_they_are_shifted_by_whole_blocks(quality, dy, dx):
     patches = [crop(tissue(i), y, x) for i in range(4) for y, x in ((100, 100), (100 + dy, 100 + dx))]
     expected = {(a, a + 1, dy, dx) for a in range(0, 8, 2)}
-    assert found([coded(patch, quality) for patch in patches]) == found(patches) == expected
+    assert find_pairs([compress(patch, quality) for patch in patches]) == find_pairs(patches) == expected
 
 
 def test_lossy_patches_with_other_shifts_are_not_found():
     patches = [crop(tissue(2), 100, 100), crop(tissue(2), 121, 133)]
-    assert found(patches)
-    assert found([coded(patch) for patch in patches]) == set()
+    assert find_pairs(patches)
+    assert find_pairs([compress(patch) for patch in patches]) == set()
 
 
 def test_slightly_different_patches_are_found_if_one_block_is_equal():
@@ -88,7 +88,7 @@ def test_slightly_different_patches_are_found_if_one_block_is_equal():
     noise = np.random.default_rng(0).integers(-1, 2, other.shape)
     noise[:32, 48:] = 0
     other[:] = np.clip(other + noise, 0, 255)
-    assert found([one, other]) == {(0, 1, 32, 16)}
+    assert find_pairs([one, other]) == {(0, 1, 32, 16)}
 
 
 @pytest.mark.parametrize("edge", [0, 128, 255])
@@ -97,8 +97,8 @@ def test_the_same_border_next_to_different_tissue_is_not_a_pair(edge):
     for patch in patches:
         patch[:64] = edge
         patch[8:24, 8:40] = crop(tissue(9), 0, 0)[8:24, 8:40]  # a label, say, that is in all scans
-    assert found(patches) == set()
-    assert found([coded(patch) for patch in patches]) == set()
+    assert find_pairs(patches) == set()
+    assert find_pairs([compress(patch) for patch in patches]) == set()
 
 
 def test_equal_background_is_not_a_pair():
@@ -112,7 +112,7 @@ def test_equal_background_is_not_a_pair():
     faint[::3, ::5] += 4
     lines = np.repeat(texture(0)[:1, :96], 96, 0)  # which coincide after any shift along them
     for alike in (glass, border, corner, faint, lines, np.zeros_like(glass)):
-        assert found([alike, alike.copy(), np.roll(alike, 5, 0)]) == set()
+        assert find_pairs([alike, alike.copy(), np.roll(alike, 5, 0)]) == set()
 
 
 def test_tissue_on_equal_background_is_a_pair_only_if_the_tissue_is_shared():
@@ -120,7 +120,7 @@ def test_tissue_on_equal_background_is_a_pair_only_if_the_tissue_is_shared():
     for i, patch in enumerate(patches[:3]):
         patch[:, 60:] = crop(texture(i), 0, 0)[:, 60:]
     patches[3][:, 30:66] = patches[0][:, 60:]
-    assert found(patches) == {(0, 3, 0, 30)}
+    assert find_pairs(patches) == {(0, 3, 0, 30)}
 
 
 def test_hundreds_of_copies_form_one_group():

@@ -105,7 +105,7 @@ def test_a_duplicate_name_is_an_error(root, place, second):
     assert tree(root) == before
 
 
-def declared(path, name, size):
+def declare_size(path, name, size):
     """Let a member's entry in the directory declare another size."""
     data = bytearray(path.read_bytes())
     at = data.rindex(name.encode()) - 46
@@ -121,8 +121,8 @@ def test_decompression_bombs_are_refused_by_declared_and_by_real_size(root, plac
                 for _ in range(300):
                     member.write(bytes(MIB))
         file.writestr("good.tif", IMAGES[0])
-    declared(archive, "declares.tif", 2**32 - 2)
-    declared(archive, "hides.tif", 100)
+    declare_size(archive, "declares.tif", 2**32 - 2)
+    declare_size(archive, "hides.tif", 100)
     assert archive.stat().st_size < 2 * MIB
     process = histo(root, *PREDICT, archive, code=1, limits={"memory": 1000 * MIB})
     assert [row["id"] for row in rows(process)] == ["good"]

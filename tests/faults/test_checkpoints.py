@@ -23,7 +23,7 @@ class Hostile:
         return os.system, (f"touch {self.path}",)
 
 
-def rewritten(path, change=lambda name, data: data, compression=zipfile.ZIP_STORED):
+def rewrite_members(path, change=lambda name, data: data, compression=zipfile.ZIP_STORED):
     """The members of a checkpoint in an archive made anew."""
     stream = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(stream, "w", compression) as new:
@@ -86,7 +86,9 @@ def enormous_promise(good, path):
     """The sizes in the pickle are larger than what is stored."""
     torch.save(good, path)
     old = b"K\x10K\x03K\x03K\x03tq"  # the shape of the first convolution's weights
-    path.write_bytes(rewritten(path, lambda name, data: data.replace(old, old.replace(b"K\x10", b"M\xff\xff"), 1)))
+    path.write_bytes(
+        rewrite_members(path, lambda name, data: data.replace(old, old.replace(b"K\x10", b"M\xff\xff"), 1))
+    )
 
 
 def without_storage(good, path):
@@ -102,7 +104,7 @@ def sparse(good, path):
 def compressed(good, path):
     """torch would unpack it whatever its size: here 200 MB of zeros in 200 KB."""
     torch.save({**good, "training": {"zeros": torch.zeros(50 * MIB)}}, path)
-    path.write_bytes(rewritten(path, compression=zipfile.ZIP_DEFLATED))
+    path.write_bytes(rewrite_members(path, compression=zipfile.ZIP_DEFLATED))
 
 
 def name_that_climbs(good, path):

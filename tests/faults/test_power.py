@@ -69,7 +69,7 @@ def test_an_existing_folder_is_not_flushed(tmp_path, calls):
     assert calls == []
 
 
-def traced(log):
+def parse_trace(log):
     """(call, path) of a trace, with descriptors named by what they were opened for."""
     found = []
     for line in log.read_text().splitlines():
@@ -90,7 +90,7 @@ def test_every_rename_of_a_command_is_followed_by_a_flush_of_its_folder(root, tm
     command = [sys.executable, "-m", "histocli", "-w", root, *line]
     strace = ["strace", "-f", "-y", "-o", log, "-e", "trace=fsync,rename,renameat,renameat2"]
     subprocess.run([*strace, *command], cwd=REPOSITORY, check=True, capture_output=True)
-    done = traced(log)
+    done = parse_trace(log)
     renamed = [i for i, (call, _) in enumerate(done) if call == "rename"]
     assert len(renamed) >= 2
     for i in renamed:

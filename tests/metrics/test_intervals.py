@@ -153,7 +153,7 @@ def test_delong_and_the_bootstrap_agree(slides):
     assert made.delong.interval == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
-def covered(draw, truth, clusters, simulations=150, sensitivity=0.0):
+def measure_coverage(draw, truth, clusters, simulations=150, sensitivity=0.0):
     """Return the coverage of the AUC's intervals (bootstrap and DeLong) and of the sensitivity's interval."""
     held = np.zeros(3)
     for number in range(simulations):
@@ -170,7 +170,7 @@ def test_coverage_of_independent_patches():
     def draw(rng):
         return *scores(rng, 120, 2.0), None
 
-    shares = covered(draw, NormalDist().cdf(2 / 2**0.5), clusters=False, sensitivity=NormalDist().cdf(1))
+    shares = measure_coverage(draw, NormalDist().cdf(2 / 2**0.5), clusters=False, sensitivity=NormalDist().cdf(1))
     assert ((shares >= 0.90) & (shares <= 0.99)).all()
 
 
@@ -187,9 +187,9 @@ def test_coverage_of_patches_in_slides():
     # Of two patches of one slide the scores part by 2 shifts of that slide; of two slides, by one shift of each.
     same, apart = (2 / (2 + k * spread**2) ** 0.5 for k in (4, 2))
     truth = NormalDist().cdf(same) / slides + NormalDist().cdf(apart) * (1 - 1 / slides)
-    for share in covered(draw, truth, clusters=True)[:2]:
+    for share in measure_coverage(draw, truth, clusters=True)[:2]:
         assert 0.88 <= share <= 0.99
-    assert max(covered(draw, truth, clusters=False)[:2]) < 0.75
+    assert max(measure_coverage(draw, truth, clusters=False)[:2]) < 0.75
 
 
 @pytest.mark.parametrize("with_tumour", [4, 8])
@@ -204,7 +204,9 @@ def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
         return labels, stats.norm.cdf(moved + distance * (labels - 0.5)), Clusters("slide", codes, slides)
 
     truth = NormalDist().cdf(distance / (2 * (1 + spread**2)) ** 0.5)
-    found = covered(draw, truth, clusters=True, sensitivity=NormalDist().cdf(distance / 2 / (1 + spread**2) ** 0.5))
+    found = measure_coverage(
+        draw, truth, clusters=True, sensitivity=NormalDist().cdf(distance / 2 / (1 + spread**2) ** 0.5)
+    )
     assert (found[:2] >= 0.90).all()
     assert found[2] >= (0.90 if with_tumour == 8 else 0.75)  # within the worst and the best of four slides, too rough
 

@@ -27,7 +27,7 @@ def turn_maps(maps, a):
     return moved.flatten(1, 2)
 
 
-def settled(layer, channels):
+def with_statistics(layer, channels):
     """Return the layer in evaluation mode, with batch norm statistics that differ from the initial ones."""
     with torch.no_grad():
         for number, parameter in enumerate(layer.parameters()):
@@ -57,9 +57,9 @@ GRIDS = [
 def test_layers_are_equivariant(kernel, stride, padding, side, a):
     options = {"stride": stride, "padding": padding}
     image, maps = maps_of(3, side), maps_of(16, side)
-    lifting = settled(LiftingConv(3, 2, kernel, **options), 3)
-    group = settled(GroupConv(2, 3, kernel, **options), 16)
-    depthwise = settled(DepthwiseGroupConv(2, kernel, **options), 16)
+    lifting = with_statistics(LiftingConv(3, 2, kernel, **options), 3)
+    group = with_statistics(GroupConv(2, 3, kernel, **options), 16)
+    depthwise = with_statistics(DepthwiseGroupConv(2, kernel, **options), 16)
     assert torch.allclose(lifting(d4_views(image)[a]), turn_maps(lifting(image), a), atol=1e-4)
     for layer in (group, depthwise):
         assert torch.allclose(layer(turn_maps(maps, a)), turn_maps(layer(maps), a), atol=1e-4)
@@ -68,7 +68,7 @@ def test_layers_are_equivariant(kernel, stride, padding, side, a):
 @pytest.mark.parametrize("a", range(8))
 def test_norms_are_equivariant_and_group_pools_are_invariant(a):
     maps = maps_of(16, 5)
-    norm = settled(GroupBatchNorm(2), 16)
+    norm = with_statistics(GroupBatchNorm(2), 16)
     assert torch.allclose(norm(turn_maps(maps, a)), turn_maps(norm(maps), a), atol=1e-6)
     for pool in (group_max, group_mean):
         assert pool(maps).shape == (2, 2, 5, 5)
@@ -78,7 +78,7 @@ def test_norms_are_equivariant_and_group_pools_are_invariant(a):
 def test_the_layers_distinguish_orientations():
     """A layer that pools over orientations too early would be equivariant too, but could not distinguish them."""
     image = maps_of(3, 7)
-    lifted = settled(LiftingConv(3, 2, 3), 3)(image)
+    lifted = with_statistics(LiftingConv(3, 2, 3), 3)(image)
     assert not torch.allclose(lifted[:, 0], lifted[:, 1])
     maps = maps_of(16, 7)
     shuffled = maps.unflatten(1, (2, 8)).roll(1, 2).flatten(1, 2)

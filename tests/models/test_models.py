@@ -63,7 +63,7 @@ def images_of(n=2, side=96):
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
-def settled(model):
+def with_statistics(model):
     """Return the model in evaluation mode, with batch norm statistics that differ from the initial ones."""
     with torch.no_grad():
         model.train()(images_of(4))
@@ -97,7 +97,7 @@ def hub_fixture(tmp_path, monkeypatch):
     return tmp_path / "torch"
 
 
-def rebuilt(model, path):
+def save_and_load(model, path):
     """Return the model that is built from its checkpoint."""
     made = Checkpoint(model.arch, model.state_dict(), "run", 1, {}, {}, "ab" * 32)
     save_checkpoint(made, path)
@@ -109,7 +109,7 @@ def rebuilt(model, path):
 
 def test_p4m_densenet_is_invariant_to_the_eight_symmetries():
     torch.manual_seed(1)
-    model = settled(create_model("p4m-densenet"))
+    model = with_statistics(create_model("p4m-densenet"))
     images = images_of(3)
     with torch.no_grad():
         logits = [model(view) for view in d4_views(images)]
@@ -183,9 +183,9 @@ def test_networks_of_this_project_have_no_pretrained_weights(arch):
 @pytest.mark.parametrize("arch", ["p4m-densenet", SMALL, "squeezenet1_1", "mobilenet_v3_small"])
 def test_a_checkpoint_builds_its_network(arch, tmp_path):
     torch.manual_seed(4)
-    model = settled(create_model(arch))
+    model = with_statistics(create_model(arch))
     with torch.no_grad():
-        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+        assert torch.equal(save_and_load(model, tmp_path / "a.pt")(images_of()), model(images_of()))
 
 
 # input
@@ -222,7 +222,7 @@ def test_published_weights_give_the_same_features_as_in_their_library(arch, hub,
         expected = network((images - mean) / std)
         assert (expected[0] - expected[1]).abs().max() > 0.1
         assert torch.allclose(model.features(images), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
-        again = rebuilt(model, tmp_path / "a.pt")
+        again = save_and_load(model, tmp_path / "a.pt")
         assert torch.equal(again(images), model(images))
 
 
@@ -418,10 +418,10 @@ def stored(timm, folder, arch, **options):
 
 @pytest.mark.parametrize(("arch", "side"), [("test_resnet", None), ("test_vit", 160), ("test_vit?img_size=96", 96)])
 def test_timm_networks_are_built_by_name_and_rebuilt(timm, arch, side, tmp_path):
-    model = settled(create_model(f"timm/{arch}"))
+    model = with_statistics(create_model(f"timm/{arch}"))
     assert (model.arch, model.side) == (f"timm/{arch}", side)
     with torch.no_grad():
-        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+        assert torch.equal(save_and_load(model, tmp_path / "a.pt")(images_of()), model(images_of()))
 
 
 @pytest.mark.parametrize(
@@ -439,7 +439,7 @@ def test_a_published_timm_model_is_rebuilt_without_its_source(timm, arch, option
     assert model.arch.partition("?")[0] == name
     with torch.no_grad():
         assert torch.allclose(model.features(images), network((images - mean) / std), atol=1e-5)
-        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+        assert torch.equal(save_and_load(model, tmp_path / "a.pt")(images_of()), model(images_of()))
 
 
 @pytest.mark.parametrize(
@@ -461,5 +461,5 @@ def test_networks_that_timm_cannot_build_are_an_error(timm, tmp_path, arch, erro
 
 
 def test_loading_a_checkpoint_never_uses_a_hub():
-    with pytest.raises(HistoError, match="cannot be rebuilt without its hub"):
+    with pytest.raises(HistoError, match="cannot be built without its hub or folder"):
         rebuild_model("timm/hf-hub:someone/something")
