@@ -68,8 +68,8 @@ def table(results: dict[str, object]) -> str:
     for part, commit in results["commits"].items():  # type: ignore[attr-defined]
         commits.setdefault(str(commit)[:12], []).append(part)
     measured = "; ".join(f"{', '.join(parts)} at commit {commit}" for commit, parts in commits.items())
-    said = f"{about}. {PAIRS} pairs of each, in turn. Measured {measured}."
-    return "\n".join([said, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+    heading = f"{about}. {PAIRS} pairs of each, in turn. Measured {measured}."
+    return "\n".join([heading, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
 @compute_settings()

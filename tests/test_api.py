@@ -31,9 +31,9 @@ def test_the_examples_of_the_documentation_run(one_thread, tmp_path):
     text = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
     page = doctest.DocTestParser().get_doctest(text, {"folder": tmp_path}, "docs/python.md", None, 0)
     assert len(page.examples) > 15
-    said = []
-    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(page, out=said.append)
-    assert result.failed == 0, "".join(said)
+    output = []
+    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(page, out=output.append)
+    assert result.failed == 0, "".join(output)
 
 
 def test_the_same_patches_score_the_same_from_the_command_line_an_array_and_files(ran, tmp_path):

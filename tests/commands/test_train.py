@@ -162,7 +162,7 @@ def test_a_resumed_run_keeps_its_options(histo):
         assert option in error
         assert "the run has" in error
         assert option in hint
-    histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # what it has may be said again
+    histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # options with the same values are allowed
     histo("train", "--resume", "--device", "auto")  # and it may go on elsewhere
 
 

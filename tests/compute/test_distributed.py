@@ -153,9 +153,9 @@ def test_restarted_processes_do_not_connect_to_ended_ones():
     store, names = HashStore(), []
     with ThreadPoolExecutor(3) as pool:
         for size in (3, 3, 2):
-            told = set(pool.map(agree_on_prefix, [store] * size, reversed(range(size)), [size] * size))
-            assert len(told) == 1
-            names += told
+            reported = set(pool.map(agree_on_prefix, [store] * size, reversed(range(size)), [size] * size))
+            assert len(reported) == 1
+            names += reported
     assert len(set(names)) == 3
 
 
@@ -246,21 +246,21 @@ def test_one_process_can_resume_a_stopped_job_of_several(histo):
 @pytest.mark.slow
 def test_a_killed_process_is_named_and_a_restart_continues(histo):
     line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 60])
-    killed, told = 0, []
+    killed, reported = 0, []
     with torchrun("-m", "histocli", *line, options=("--standalone", "--nproc-per-node=2", "--max-restarts=1")) as job:
         for row in job.stderr:
-            told.append(row)
-            if EPOCH.match(row) and killed < sum("to train on" in before for before in told):
+            reported.append(row)
+            if EPOCH.match(row) and killed < sum("to train on" in before for before in reported):
                 os.kill(members(job)[1], signal.SIGKILL)
                 killed += 1
-    text = "".join(told)
+    text = "".join(reported)
     assert (job.returncode, killed) == (1, 2), text
     assert "error: another process of this job has ended" in text
     assert re.search(r"resumed after step \d+ of 720\n", text)
     cause = text[text.index("Root Cause") :]
     assert re.search(r"rank\s+: 1 ", cause)
     assert "SIGKILL" in cause
-    epochs = [int(match[1]) for match in map(EPOCH.match, told) if match]
+    epochs = [int(match[1]) for match in map(EPOCH.match, reported) if match]
     assert epochs == list(range(1, len(epochs) + 1))  # none was trained twice, for each is saved
     assert [path.name for path in histo.root.glob("runs/histonet-*")] == ["histonet-1"]
 
@@ -336,9 +336,9 @@ def test_several_processes_count_all_cropped_images_of_a_folder(histo, tmp_path)
 @pytest.mark.slow
 def test_an_error_in_all_processes_is_printed_once_and_leaves_no_files(empty):
     _, stderr = run(empty, "train", code=1)
-    told = [row for row in stderr.splitlines() if "error: " in row]
-    assert len(told) == 1
-    assert told[0].startswith("error: there is no manifest")
+    reported = [row for row in stderr.splitlines() if "error: " in row]
+    assert len(reported) == 1
+    assert reported[0].startswith("error: there is no manifest")
     assert not empty.root.exists()
 
 
@@ -390,8 +390,8 @@ def test_two_machines_train_one_run(histo):
             env = {"GLOO_SOCKET_IFNAME": interface}
             job = torchrun("-m", "histocli", *line, options=options, prefix=prefix, env=env)
             jobs.append(stack.enter_context(job))
-        told = [job.communicate(timeout=300)[1] for job in jobs]
-        assert [job.returncode for job in jobs] == [0, 0], told
-    assert "; 2 processes" in "".join(told)
+        reported = [job.communicate(timeout=300)[1] for job in jobs]
+        assert [job.returncode for job in jobs] == [0, 0], reported
+    assert "; 2 processes" in "".join(reported)
     assert len(history(histo, "nodes")) == 1
     assert len(json.loads((histo.root / "runs" / "nodes" / "job.json").read_text())["agents"]) == 2

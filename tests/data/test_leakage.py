@@ -81,15 +81,15 @@ def test_searched_overlaps_stay_valid_when_another_set_is_packed(empty, tmp_path
     pack(empty, tmp_path, "mine", mine() | shared)
     pack(empty, tmp_path, "test", {"a": crop(image, 20, 30), "b": crop(image, 30, 20), "c": crop(texture(51), 0, 0)})
     at_random = "--split", "random"
-    told = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
-    assert told in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    reported = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
+    assert reported in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
     audit = balanced(empty, "--audit", *at_random)
     assert leak(audit, "test: all")["overlaps"] == 2
     pack(empty, tmp_path, "third", {"x": crop(texture(60), 0, 0), "y": crop(image, 40, 40)})
     again = balanced(empty, *at_random)
     assert again["overlaps_searched"] == ["mine", "test"]
     assert [leak(again, part)["overlaps"] for part in ("test: all", "third: all")] == [2, None]
-    assert told not in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    assert reported not in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
     error, _ = empty.fails("train", "--epochs", 1)
     assert "patches for evaluation leak into train: test: all (overlapping patches: 2)" in error
     known = balanced(empty, "--audit", *at_random)

@@ -144,13 +144,13 @@ def test_no_patches_have_no_pairs():
 
 
 def test_progress_is_reported_until_the_end():
-    image, told = texture(5), []
+    image, reported = texture(5), []
     patches = np.stack([crop(image, 0, x) for x in range(0, 300, 30)] * 30)
-    find_overlaps([patches, patches[:1]], lambda *stage: told.append(stage))
-    first = [stage for stage in told if stage[0] == "reading patches"]
+    find_overlaps([patches, patches[:1]], lambda *stage: reported.append(stage))
+    first = [stage for stage in reported if stage[0] == "reading patches"]
     assert [done for _, done, _ in first] == sorted(done for _, done, _ in first)
     assert first[-1] == ("reading patches", 301, 301)
-    what, done, total = told[-1]
+    what, done, total = reported[-1]
     assert (what, done) == ("comparing pairs", total)
 
 

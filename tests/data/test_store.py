@@ -65,10 +65,10 @@ def names_below(folder):
 
 
 def test_rows_of_the_manifest_are_rows_of_the_array(workspace):
-    told = []
-    packed = pack(ListSource(PIXELS), workspace, "data", on_progress=told.append)
+    reported = []
+    packed = pack(ListSource(PIXELS), workspace, "data", on_progress=reported.append)
     assert packed[:5] == (200, 0, 0, 0, hashlib.sha256(PIXELS.tobytes()).hexdigest())
-    assert told == [64, 128, 192, 200]
+    assert reported == [64, 128, 192, 200]
     store, rows = open_store(workspace.patches_path("data")), rows_of(workspace)
     assert np.array_equal(store, PIXELS)
     assert isinstance(store, np.memmap)
@@ -117,18 +117,18 @@ def test_ids_that_are_not_the_pixels_sha1_are_counted(workspace):
 
 @pytest.mark.parametrize("broken", [{0}, {199}, {5, 6, 70}, set(range(64)), set(range(64, 199))])
 def test_unreadable_patches_are_skipped_and_reported(workspace, broken):
-    told, progress = [], []
+    reported, progress = [], []
     source = ListSource([HistoError(f"bad {i}") if i in broken else PIXELS[i] for i in range(200)])
     packed = pack(
         source,
         workspace,
         "data",
         on_progress=progress.append,
-        on_unreadable=lambda key, error: told.append((key, str(error))),
+        on_unreadable=lambda key, error: reported.append((key, str(error))),
     )
     good = [i for i in range(200) if i not in broken]
     assert (packed.patches, packed.unreadable) == (len(good), len(broken))
-    assert told == [(f"p{i}", f"bad {i}") for i in sorted(broken)]
+    assert reported == [(f"p{i}", f"bad {i}") for i in sorted(broken)]
     assert progress[-1] == 200
     assert np.array_equal(open_store(workspace.patches_path("data")), PIXELS[good])
     assert [row["id"] for row in rows_of(workspace)] == [f"p{i}" for i in good]

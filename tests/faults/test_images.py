@@ -162,8 +162,8 @@ def test_every_path_on_stdin_gives_a_row_or_one_error_line(root, strange, tmp_pa
     listed = tmp_path / "names"
     listed.write_bytes(b"\n".join(names))
     process = histo(root, *PREDICT, "-", code=1, stdin=listed, limits={"memory": 2000 << 20})
-    told = len(re.findall(r"^warning: ", process.stderr, re.MULTILINE))
-    assert len(rows(process.stdout)) + told == len(names) - 1  # of the empty line there is nothing to say
+    reported = len(re.findall(r"^warning: ", process.stderr, re.MULTILINE))
+    assert len(rows(process.stdout)) + reported == len(names) - 1  # of the empty line there is nothing to say
     assert "Traceback" not in process.stderr
 
 

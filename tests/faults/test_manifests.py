@@ -88,7 +88,7 @@ def write_images(folder, names):
     return folder
 
 
-WRONG = {  # what is done -> what is said, after the path
+WRONG = {  # what is done -> the message after the path
     "label 2": (lambda rows: at(rows, 7, "label", "2"), ", line 7, column label: '2' is not 0, 1 or empty"),
     "label NaN": (lambda rows: at(rows, 3, "label", "NaN"), ", line 3, column label: 'NaN' is not 0, 1 or empty"),
     "label in words": (lambda rows: at(rows, 9, "label", "tumor"), ", line 9, column label: 'tumor'"),
@@ -106,8 +106,8 @@ WRONG = {  # what is done -> what is said, after the path
 }
 
 
-@pytest.mark.parametrize(("edit", "told"), WRONG.values(), ids=WRONG)
-def test_an_invalid_manifest_is_one_error_with_its_line(root, table, edit, told):
+@pytest.mark.parametrize(("edit", "message"), WRONG.values(), ids=WRONG)
+def test_an_invalid_manifest_is_one_error_with_its_line(root, table, edit, message):
     path, rows = table
     written(path, edit(rows))
     before = tree(root)
@@ -115,7 +115,7 @@ def test_an_invalid_manifest_is_one_error_with_its_line(root, table, edit, told)
         process = histo(root, *line, code=1)
         assert "Traceback" not in process.stderr
         [error] = [text for text in process.stderr.splitlines() if text.startswith("error: ")]
-        assert error.startswith(f"error: {path}{told}")
+        assert error.startswith(f"error: {path}{message}")
     assert tree(root) == before
 
 
@@ -159,7 +159,7 @@ def test_edited_labels_are_used(root, table):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("id,label\na,1\nb,2\n", "line 3, column label: '2' is not 0 or 1"),
         ("id,label\na,1\nb,nan\n", "line 3, column label: 'nan' is not 0 or 1"),
@@ -169,9 +169,9 @@ def test_edited_labels_are_used(root, table):
         ("id,label\na\n", "line 2: 1 fields, 2 columns"),
     ],
 )
-def test_a_table_of_labels_is_read_or_refused_with_its_line(root, tmp_path, text, told):
+def test_a_table_of_labels_is_read_or_refused_with_its_line(root, tmp_path, text, message):
     folder = write_images(tmp_path / "labelled", ["a", "b"])
     (folder / "labels.csv").write_text(text)
     process = histo(root, "download", "--source", "folder", "--from", folder, "--name", "x", code=1)
-    assert f"error: labels.csv, {told}" in process.stderr
+    assert f"error: labels.csv, {message}" in process.stderr
     assert not (root / "data" / "x").exists()

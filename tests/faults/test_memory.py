@@ -40,7 +40,7 @@ def peak(process):
     return highest
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is told in /proc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
 
 
 @linux

@@ -93,7 +93,7 @@ def test_a_single_slide_cannot_be_split_by_slide(root):
 
 
 @pytest.mark.parametrize(
-    ("n", "split", "told"),
+    ("n", "split", "message"),
     [
         ("2", "random", "use --n 4 or more"),
         ("3", "random", "--n 3 is not an even number of patches"),
@@ -102,9 +102,9 @@ def test_a_single_slide_cannot_be_split_by_slide(root):
         ("2", "slide", "slides cannot be split"),
     ],
 )
-def test_invalid_numbers_are_refused(root, n, split, told):
+def test_invalid_numbers_are_refused(root, n, split, message):
     before = manifest(root)
-    assert told in histo(root, "balance", "--n", n, "--split", split, code=1).stderr
+    assert message in histo(root, "balance", "--n", n, "--split", split, code=1).stderr
     assert manifest(root) == before
 
 

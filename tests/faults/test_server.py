@@ -26,7 +26,7 @@ def download(root, server, code=0):
     )
 
 
-LIES = {  # what the server does with one of the files, for ever -> what is said of it
+WRONG_ANSWERS = {  # what the server does with one of the files, every time -> the error message
     "another scheme": (Reply(status=302, headers={"Location": "ftp://127.0.0.1/x"}), "redirects to ftp:"),
     "a local file": (Reply(status=302, headers={"Location": "file:///etc/passwd"}), "redirects to file:"),
     "data in the address": (Reply(status=302, headers={"Location": "data:,hello"}), "redirects to data:"),
@@ -39,13 +39,13 @@ LIES = {  # what the server does with one of the files, for ever -> what is said
 }
 
 
-@pytest.mark.parametrize(("reply", "told"), LIES.values(), ids=LIES)
-def test_a_wrong_answer_of_a_server_is_one_error_and_a_retry_succeeds(root, server, reply, told):
+@pytest.mark.parametrize(("reply", "message"), WRONG_ANSWERS.values(), ids=WRONG_ANSWERS)
+def test_a_wrong_answer_of_a_server_is_one_error_and_a_retry_succeeds(root, server, reply, message):
     before = tree(root)
     server.script(X, forever=reply)
     failed = download(root, server, code=1)
     [error] = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
-    assert told in error
+    assert message in error
     assert "root:" not in failed.stderr
     assert "Traceback" not in failed.stderr
     assert [path for path in differences(tree(root), before) if not path.startswith("downloads/")] == []

@@ -132,9 +132,9 @@ def test_no_patches_have_no_scores(network, images, tta):
 
 
 def test_progress_counts_the_patches_of_a_loader(network, images):
-    told = []
-    uncalibrated(network).predict_packed(loader(images, 4), told.append)
-    assert told == [4, 6]
+    reported = []
+    uncalibrated(network).predict_packed(loader(images, 4), reported.append)
+    assert reported == [4, 6]
 
 
 def test_the_mean_over_views_is_exact_near_0_and_1():
@@ -165,11 +165,11 @@ def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, 
         raise HistoError("broken")
 
     patches = [Patch(str(i), broken if i in (1, 5) else lambda i=i: pixels[i]) for i in range(6)]
-    errors, told = [], []
-    chunks = list(predictor("one").predict_patches(iter(patches), 2, errors.append, told.append))
+    errors, reported = [], []
+    chunks = list(predictor("one").predict_patches(iter(patches), 2, errors.append, reported.append))
     assert [patch.id for chunk in chunks for patch in chunk.patches] == ["0", "2", "3", "4"]
     assert [str(error) for error in errors] == ["broken"] * 2
-    assert told == [2, 4, 6]
+    assert reported == [2, 4, 6]
     expected = predictor("one").predict_batch(images).probs[[0, 2, 3, 4]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
 
@@ -236,12 +236,12 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
     for i in (2, 3):
         (tmp_path / f"{i}.png").write_bytes(b"no picture")
     opened = open_inputs([str(tmp_path)], Workspace(tmp_path), Resize.CROP)
-    errors, told = [], []
+    errors, reported = [], []
     one = predictor("one")
-    chunks = list(one.predict_patches(opened.patches, 2, errors.append, told.append))
+    chunks = list(one.predict_patches(opened.patches, 2, errors.append, reported.append))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
     assert [str(error)[:5] for error in errors] == ["2.png", "3.png"]
-    assert told == [2, 4, 6]
+    assert reported == [2, 4, 6]
     expected = one.predict_batch(images).probs[[0, 1, 4, 5]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
     assert one.chunk_size(256) == 256

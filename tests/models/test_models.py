@@ -125,8 +125,8 @@ def test_parameters_and_flops_are_those_in_the_docstrings(arch, side):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(images_of(1, side))
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    said = re.search(r"([\d,]+) parameters, ([\d,]+) MFLOP", network.__doc__)
-    assert said.groups() == (f"{parameters:,}", f"{counter.get_total_flops() / 1e6:,.0f}")
+    numbers = re.search(r"([\d,]+) parameters, ([\d,]+) MFLOP", network.__doc__)
+    assert numbers.groups() == (f"{parameters:,}", f"{counter.get_total_flops() / 1e6:,.0f}")
 
 
 def test_blurred_pooling_does_not_depend_on_the_position_of_stripes():
@@ -287,7 +287,7 @@ def test_freeze_trains_the_head_and_not_the_backbone(histo, hub):
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    # the checkpoint is of the whole network: on the patches it says what the averaged head said of their features
+    # the checkpoint has the whole network, and gives the scores of the averaged head
     report = json.loads(histo("eval", "--ckpt", "head", "--raw", "--json", "--device", "cpu").stdout)
     assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
     assert report["metrics"]["log_loss"] == pytest.approx(best.metrics["val_loss"], rel=1e-5)

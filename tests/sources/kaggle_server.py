@@ -23,7 +23,7 @@ def kaggle(monkeypatch, tmp_path):
     monkeypatch.setattr("histocli.sources.kaggle_client.ARCHIVE_BYTES", 0)
     monkeypatch.setattr("histocli.sources.kaggle_client._UNPACKED_BYTES", 0)
     with FileServer() as server:
-        monkeypatch.setenv("KAGGLE_API_ENDPOINT", server.url().rstrip("/"))  # how older clients are told
+        monkeypatch.setenv("KAGGLE_API_ENDPOINT", server.url().rstrip("/"))  # older clients read this variable
         if importlib.util.find_spec("kagglesdk"):
             import kagglesdk.kaggle_env as env
 

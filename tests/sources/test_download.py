@@ -425,10 +425,10 @@ def test_credentials_are_sent_only_to_their_host_and_never_printed_or_stored(ser
     assert sent == {"same": basic, "kept": basic, "other": basic, "patches.h5.gz": None}
     with pytest.raises(HistoError) as caught:
         download_file(secret + "absent?token=t0ken", target, policy=policy)
-    told = str(caught.value) + caught.value.hint
+    reported = str(caught.value) + caught.value.hint
     stored = b"".join(p.read_bytes() for p in target.parent.glob("*.json")).decode()
     for word in ("pa%40ss", "pa@ss", "t0ken", "user:"):
-        assert word not in told
+        assert word not in reported
         assert word not in stored
 
 

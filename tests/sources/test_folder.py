@@ -177,11 +177,11 @@ def test_images_of_other_sizes_are_resized_and_counted(tmp_path, resize, verb):
 
 def test_unreadable_images_are_named_and_odd_names_survive_the_manifest(tmp_path):
     tree = {'1/a,"b"\nc.tif': TIFFS[0], "0/no.tif": b"text", "0/empty.png": b"", "0/ü d.tif": TIFFS[1]}
-    workspace, told = Workspace(tmp_path / "workspace"), []
+    workspace, reported = Workspace(tmp_path / "workspace"), []
     source = FolderSource([write_folder(tmp_path / "x", tree)])
-    packed = pack(source, workspace, "folder", on_unreadable=lambda key, error: told.append(str(error)))
+    packed = pack(source, workspace, "folder", on_unreadable=lambda key, error: reported.append(str(error)))
     assert (packed.patches, packed.unreadable) == (2, 2)
-    assert [message.split(":")[0] for message in told] == ["0/empty.png", "0/no.tif"]
+    assert [message.split(":")[0] for message in reported] == ["0/empty.png", "0/no.tif"]
     frame = read_manifest(workspace.manifest_path("folder"))
     assert frame[["id", "label"]].values.tolist() == [["ü d", 0], ['a,"b"\nc', 1]]
 

@@ -56,14 +56,14 @@ def test_packing_checks_the_ids(tmp_path, downloads, layout):
 
 def test_packing_names_an_unreadable_image(tmp_path, downloads, layout):
     files = layout | {f"train/{IDS[3]}.tif": b"II*\0 no image"}
-    told = []
+    reported = []
     source = KaggleSource(write_folder(tmp_path / "unpacked", files), downloads)
     packed = pack(
-        source, Workspace(tmp_path), "kaggle", on_unreadable=lambda key, error: told.append((key, str(error)))
+        source, Workspace(tmp_path), "kaggle", on_unreadable=lambda key, error: reported.append((key, str(error)))
     )
     assert packed.unreadable == 1
-    assert told[0][0] == IDS[3]
-    assert f"train/{IDS[3]}.tif" in told[0][1]
+    assert reported[0][0] == IDS[3]
+    assert f"train/{IDS[3]}.tif" in reported[0][1]
 
 
 def test_images_without_labels_and_labels_without_images_are_counted(tmp_path, downloads, layout):

@@ -53,8 +53,8 @@ def test_a_refused_request_gives_a_hint_without_the_token(
         KaggleSource(None, downloads, policy=policy).fetch()
     assert hint in caught.value.hint
     assert len(kaggle.requests) == 1
-    told = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
-    assert TOKEN not in told
+    reported = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
+    assert TOKEN not in reported
 
 
 def test_the_archive_is_downloaded_unpacked_and_kept(kaggle, downloads, policy, token, layout, capfd):
@@ -142,8 +142,8 @@ def test_a_malformed_token_is_not_printed(kaggle, downloads, policy, monkeypatch
     answer(kaggle, forever=Reply(status=401, body=b"{}"))
     with pytest.raises(HistoError, match="credentials") as caught:
         download_competition(downloads, policy=policy)
-    told = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
-    assert TOKEN not in told
+    reported = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
+    assert TOKEN not in reported
     assert caught.value.__suppress_context__
 
 

@@ -103,8 +103,8 @@ def test_data_sets_packed_before_an_option_existed_are_recognised(request, tmp_p
     workspace = Workspace(tmp_path)
     config = DownloadConfig("synthetic", SyntheticOptions(2, 0), 2)
     source = open_source(config, SourceContext(workspace.downloads_dir))
-    told = {"on_progress": lambda done: None, "on_unreadable": lambda patch, error: None}
-    dataset = download(workspace, "data", config, source, **told)
+    callbacks = {"on_progress": lambda done: None, "on_unreadable": lambda patch, error: None}
+    dataset = download(workspace, "data", config, source, **callbacks)
     expected = {"source": "synthetic", "from": [], "labels": None, "slides": None, "n": 2, "resize": "crop", "seed": 0}
     assert dataset.request | expected == dataset.request
     request.getfixturevalue("squares")
