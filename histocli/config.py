@@ -1,6 +1,6 @@
 """The options of each command, as one frozen dataclass per command, and the values that they take.
 
-Every default stands here, once: the command line and the Python API take theirs from these classes. Importing this
+Every default is defined here, once: the command line and the Python API take theirs from these classes. Importing this
 module is cheap, so that `histo --help` and TAB answer at once.
 """
 

@@ -24,7 +24,7 @@ _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
 _OVERHEAD = _MAX_BLOCK + (
     1 << 24
-)  # bytes of HDF5 besides the pixels: the last chunk is always stored with its full size
+)  # bytes of HDF5 in addition to the pixels: the last chunk is always stored with its full size
 
 Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Progress = Callable[[int, int | None], None]

@@ -197,7 +197,7 @@ def _param_names(named: dict[str, nn.Parameter], params: list[nn.Parameter]) -> 
 
 
 def _statistics(model: nn.Module) -> list[str]:
-    """Return the names of what a model saves besides its parameters, such as batch norm's running mean."""
+    """Return the names of what a model saves in addition to its parameters, such as batch norm's running mean."""
     saved = model.state_dict()
     return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
 
