@@ -1,4 +1,4 @@
-"""Every benchmark that ends in a ratio: `make bench`, or `python -m benchmarks.bench [PART ...]`.
+"""Run every benchmark whose result is a ratio: `make bench`, or `python -m benchmarks.bench [PART ...]`.
 
 Writes `benchmarks/results/<machine>.json` and the table in `benchmarks/README.md`. Parts: training, prediction,
 packing, balancing, statistics, memory; without any, all of them.
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import memory, prediction, tables, training
-from benchmarks.made import Made
+from benchmarks.data import BenchmarkData
 from benchmarks.pairs import PAIRS, Row, record
 from histocli.compute.device import compute_settings, thread_count
 from histocli.training.provenance import git_commit, versions
@@ -24,18 +24,18 @@ from histocli.training.provenance import git_commit, versions
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 PATCHES = 10_000
-PARTS: dict[str, Callable[[Made], list[Row]]] = {
+PARTS: dict[str, Callable[[BenchmarkData], list[Row]]] = {
     "training": training.measure,
     "prediction": prediction.measure,
     "packing": tables.packing,
-    "balancing": lambda made: tables.balancing(made.root),
-    "statistics": lambda made: tables.statistics(),
-    "memory": lambda made: memory.rows(3 * made.n // 10, made.root),
+    "balancing": lambda data: tables.balancing(data.root),
+    "statistics": lambda data: tables.statistics(),
+    "memory": lambda data: memory.rows(3 * data.n // 10, data.root),
 }
 
 
 def processor() -> str:
-    """The processor's name, and the GPU's where there is one."""
+    """Return the name of the processor, and of the GPU if there is one."""
     info = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
     name = named[1] if named else platform.processor() or platform.machine()
@@ -43,7 +43,7 @@ def processor() -> str:
 
 
 def machine() -> dict[str, object]:
-    """What the figures hold for."""
+    """Return a description of this machine and its versions."""
     return {
         "processor": processor(),
         "threads": thread_count(),
@@ -54,7 +54,7 @@ def machine() -> dict[str, object]:
 
 
 def table(results: dict[str, object]) -> str:
-    """The table of the README."""
+    """Return the results as the table of the README."""
     head = ["what", "against", "what gives", "against gives", "unit", "ratio: median (range)", "to reach"]
     lines = [head, ["---"] * len(head)]
     for part in results["parts"].values():  # type: ignore[attr-defined]
@@ -68,30 +68,30 @@ def table(results: dict[str, object]) -> str:
     for part, commit in results["commits"].items():  # type: ignore[attr-defined]
         commits.setdefault(str(commit)[:12], []).append(part)
     measured = "; ".join(f"{', '.join(parts)} at commit {commit}" for commit, parts in commits.items())
-    said = f"{about}. {PAIRS} pairs of each, in turn. Measured {measured}."
-    return "\n".join([said, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+    heading = f"{about}. {PAIRS} pairs of each, in turn. Measured {measured}."
+    return "\n".join([heading, "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
 
 @compute_settings()
 def main() -> None:
-    """Measure, and write what was found."""
+    """Run the benchmarks, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--n", type=int, default=PATCHES, help="synthetic patches to measure on")
-    asked = parser.parse_args()
-    if unknown := set(asked.parts) - set(PARTS):
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
         raise SystemExit(f"there is no part {', '.join(unknown)}: choose of {', '.join(PARTS)}")
     name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{thread_count()}-threads".lower()).strip("-")
     file = HERE / "results" / f"{name}.json"
-    before = json.loads(file.read_text()) if file.is_file() and asked.parts else {"parts": {}, "commits": {}}
+    before = json.loads(file.read_text()) if file.is_file() and options.parts else {"parts": {}, "commits": {}}
     commit = git_commit()  # of the code that is loaded, whatever is committed meanwhile
     results = {"machine": machine(), **{key: before[key] for key in ("parts", "commits")}}
     with tempfile.TemporaryDirectory() as folder:
-        print(f"making {asked.n:,} patches", flush=True)
-        made = Made(Path(folder), asked.n)
-        for part in asked.parts or PARTS:
+        print(f"making {options.n:,} patches", flush=True)
+        data = BenchmarkData(Path(folder), options.n)
+        for part in options.parts or PARTS:
             print(f"measuring {part}", flush=True)
-            rows = PARTS[part](made)
+            rows = PARTS[part](data)
             results["parts"][part], results["commits"][part] = record(rows), commit
             for each in rows:
                 print("  " + " | ".join(each.cells()), flush=True)
@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def write_table(results: dict[str, object]) -> None:
-    """Put the table where the README has it."""
+    """Replace the table in the README."""
     readme = HERE / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)

@@ -1,4 +1,4 @@
-"""The first epoch from a disk that is cold: gathering batches in random order, with and without reading ahead.
+"""Measure the first epoch from a cold disk: batches in random order, with and without reading ahead.
 
     python -m benchmarks.cold FOLDER [PATCHES]
 

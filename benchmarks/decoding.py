@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.made import write_tiffs
+from benchmarks.data import write_tiffs
 from histocli.commands import predict as command
 from histocli.compute.device import choose_compute
 from histocli.config import Device, Precision, PredictConfig
@@ -30,7 +30,7 @@ _seconds: dict[str, float] = defaultdict(float)
 
 
 class Instant(CheckpointPredictor):
-    """A network that answers at once, and takes its patches as a GPU does."""
+    """A network that returns at once, and receives its patches like a GPU."""
 
     has_gpu = True
 
@@ -64,9 +64,9 @@ def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     measure("log odds to scores", Predictor, "_scored")
     measure("write rows", command._Job, "write")
     with tempfile.TemporaryDirectory() as folder:
-        made = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)
-        np.save(f"{folder}/made.npy", np.resize(made, (n, 96, 96, 3)))
-        write_tiffs(Path(folder, "made.npy"), [Path(folder, "files")] * n)
+        pixels = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)
+        np.save(f"{folder}/pixels.npy", np.resize(pixels, (n, 96, 96, 3)))
+        write_tiffs(Path(folder, "pixels.npy"), [Path(folder, "files")] * n)
         config = PredictConfig(inputs=(f"{folder}/files",), out=Path(folder, "out.csv"), batch_size=batch_size)
         pool = DecodingProcesses(2)
         pool.start()

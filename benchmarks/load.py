@@ -1,11 +1,11 @@
-"""Large amounts of data through the commands: nothing is lost, and memory stays where it is (Linux).
+"""Run the commands on large data, and check that nothing is lost and that memory does not grow (Linux).
 
     python -m benchmarks.load files [500000]       so many image files through `predict`, by a folder and by stdin
     python -m benchmarks.load pipeline [220025]    so many synthetic patches through everything, for one epoch
     python -m benchmarks.load array [20]           a sparse .npy of so many GB through `predict`; --rows N ends earlier
 
-Every row that comes out is held against what went in. The network is the smallest that torchvision has for 96x96, on
-the CPU. What is made lies in a temporary folder (`TMPDIR`) and is removed.
+Every output row is compared with the input. The network is the smallest that torchvision has for 96x96, on
+the CPU. The data is in a temporary folder (`TMPDIR`) and is removed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ PER_FOLDER = 1000
 
 
 class Histo:
-    """Commands on one workspace; each tells its time and its highest anonymous memory."""
+    """Runs commands on one workspace, and prints the time and peak anonymous memory of each."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,13 +55,13 @@ class Histo:
 
 
 def anonymous(pid: int) -> int:
-    """The anonymous memory of a process in bytes: what the page cache holds of its files is not its own."""
+    """Return the anonymous memory of a process in bytes, which does not include the page cache."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) * 1024 if found else 0
 
 
 def trained(root: Path) -> Histo:
-    """A workspace with a network that has seen little, which costs the least."""
+    """Return a workspace with a small network that was trained for a short time."""
     histo = Histo(root / "workspace")
     histo("download", "--source", "synthetic", "--n", 64)
     histo("balance", "--n", "max")
@@ -70,21 +70,21 @@ def trained(root: Path) -> Histo:
 
 
 def ids(path: Path) -> Iterator[str]:
-    """The ids of a table of results or of a manifest."""
+    """Return the ids of a table of results or of a manifest."""
     with path.open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             yield row["id"]
 
 
-def lost(wanted: Iterator[str], path: Path) -> int:
-    """How many ids are missing, added or in another place."""
-    expected, found = list(wanted), list(ids(path))
-    print(f"{len(expected):,} in, {len(found):,} out", flush=True)
-    return abs(len(expected) - len(found)) + sum(a != b for a, b in zip(expected, found, strict=False))
+def count_lost(expected: Iterator[str], path: Path) -> int:
+    """Return the number of ids that are missing, added or in another row."""
+    before, after = list(expected), list(ids(path))
+    print(f"{len(before):,} in, {len(after):,} out", flush=True)
+    return abs(len(before) - len(after)) + sum(a != b for a, b in zip(before, after, strict=False))
 
 
 def files(root: Path, count: int) -> int:
-    """So many files: a folder of them, then a list of their paths on stdin."""
+    """Score many files: a folder, then a list of their paths on stdin."""
     import cv2
 
     histo, folder, rng = trained(root), root / "images", np.random.default_rng(0)
@@ -102,14 +102,14 @@ def files(root: Path, count: int) -> int:
         names.append(path)
     out, listed = root / "preds.csv", root / "names"
     histo("predict", folder, "--device", "cpu", "--out", out)
-    wrong = lost((path.stem for path in names), out)
+    wrong = count_lost((path.stem for path in names), out)
     listed.write_text("".join(f"{path}\n" for path in names))
     histo("predict", "-", "--device", "cpu", "--out", out, stdin=listed)
-    return wrong + lost(map(str, names), out)
+    return wrong + count_lost(map(str, names), out)
 
 
 def pipeline(root: Path, count: int) -> int:
-    """So many synthetic patches packed, balanced, trained on for an epoch, evaluated and predicted."""
+    """Pack, balance, train on, evaluate and score many synthetic patches."""
     histo, out = Histo(root / "workspace"), root / "preds.csv"
     histo("download", "--source", "synthetic", "--n", count)
     histo("balance", "--split", "overlap", "--n", "max")
@@ -121,11 +121,11 @@ def pipeline(root: Path, count: int) -> int:
     wrong = abs(count - sum(1 for _ in ids(packed)))
     if len(np.load(packed.parents[1] / "data" / "synthetic" / "patches.npy", mmap_mode="r")) != count:
         wrong += 1
-    return wrong + lost(ids(packed), out)
+    return wrong + count_lost(ids(packed), out)
 
 
 def array(root: Path, gigabytes: int, rows: int | None) -> int:
-    """An array of zeros of so many GB, which takes no room on the disk."""
+    """Score a large sparse array of zeros, which takes no space on the disk."""
     histo, path, out = trained(root), root / "large.npy", root / "preds.csv"
     count = gigabytes * 10**9 // (96 * 96 * 3)
     np.lib.format.open_memmap(path, "w+", np.uint8, (count, 96, 96, 3))
@@ -133,11 +133,11 @@ def array(root: Path, gigabytes: int, rows: int | None) -> int:
         histo("predict", path, "--device", "cpu", rows=rows)
         return 0
     histo("predict", path, "--device", "cpu", "--out", out)
-    return lost(map(str, range(count)), out)
+    return count_lost(map(str, range(count)), out)
 
 
 def main() -> None:
-    """Do one of the three, and end with an error where anything was lost."""
+    """Run one of the three parts; exit with an error if anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["files", "pipeline", "array"])
     parser.add_argument("count", type=int, nargs="?")

@@ -1,7 +1,7 @@
-"""Peak anonymous memory of download, train and predict on n and on 10 n patches (Linux).
+"""Measure the peak anonymous memory of download, train and predict on n and on 10 n patches (Linux).
 
-Anonymous memory leaves out the page cache, through which the packed array is mapped: it is what a process cannot give
-back. One pair: `python -m benchmarks.bench memory`.
+Anonymous memory does not include the page cache, through which the packed array is mapped. One
+pair: `python -m benchmarks.bench memory`.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.made import write_tiffs
+from benchmarks.data import write_tiffs
 from benchmarks.pairs import Row
 
 

@@ -1,4 +1,4 @@
-"""How much too good validation AUCs are: runs with a random split and with a split by group, against unseen slides.
+"""Compare validation AUCs with AUCs on unseen slides, for runs with a random split and with a split by group.
 
     python -m benchmarks.optimism WORKSPACE DATA RUN [RUN ...]
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from histocli.console import Reporter, number
 from histocli.data.groups import split_by
-from histocli.data.leakage import shared_with_subset
+from histocli.data.leakage import count_shared_with_subset
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.errors import HistoError
 from histocli.inference.score_table import clusters_of, read_scores
@@ -135,7 +135,7 @@ def _evaluation(workspace: Workspace, run: str, data: str) -> EvaluationReport:
 
 
 def _patches_sha256(workspace: Workspace, report: EvaluationReport) -> str:
-    """What tells data of one name apart: the manifest's hash, or for a folder its ids and labels."""
+    """Return a hash of the evaluated data: that of the manifest, or for a folder that of its ids and labels."""
     if report.manifest_sha256:
         return report.manifest_sha256 + report.split
     table = read_scores(workspace.metrics_dir / report.scores).sort_values("id")
@@ -147,7 +147,7 @@ def _shared(workspace: Workspace, run: str, report: EvaluationReport) -> tuple[i
     subset = read_manifest(workspace.run_dir(run) / "manifest.csv")
     if not {report.data, str(subset["data"].iloc[0])} <= set(workspace.dataset_names()):
         return None, None
-    return shared_with_subset(workspace, subset, report.data, report.split)
+    return count_shared_with_subset(workspace, subset, report.data, report.split)
 
 
 def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> MeasuredRun:
@@ -165,13 +165,15 @@ def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> Measu
     return MeasuredRun(run, split_by(manifest), Auc(on_validation, intervals["auc"]), Auc(on_unseen, unseen))
 
 
-def draw(figure: Figure, made: Optimism) -> None:
+def draw(figure: Figure, optimism: Optimism) -> None:
     """Draw each run's AUC on its own validation patches and on unseen patches, joined by a line."""
     axes = figure.add_subplot()
     colours = {"patch": TUMOUR, "overlap group": NORMAL, "slide": NORMAL}
     drawn: set[str] = set()
-    for i, run in enumerate(made.runs):
-        x = np.array([0, 1]) + 0.03 * (i - (len(made.runs) - 1) / 2)  # side by side, so that intervals do not overlap
+    for i, run in enumerate(optimism.runs):
+        x = np.array([0, 1]) + 0.03 * (
+            i - (len(optimism.runs) - 1) / 2
+        )  # side by side, so that intervals do not overlap
         label = None if run.split_by in drawn else f"split by {run.split_by}"
         drawn.add(run.split_by)
         colour = colours[run.split_by]
@@ -179,11 +181,11 @@ def draw(figure: Figure, made: Optimism) -> None:
         for at, auc in zip(x, (run.validation, run.unseen), strict=True):
             if auc.interval:
                 axes.plot([at, at], auc.interval, color=colour, linewidth=0.8)
-    axes.set_xticks([0, 1], ["own validation", f"unseen patches\n({made.data})"])
+    axes.set_xticks([0, 1], ["own validation", f"unseen patches\n({optimism.data})"])
     axes.set(ylabel="AUC", xlim=(-0.4, 1.4))
     axes.axvline(0.5, color=GREY, linewidth=0.5, linestyle=":")
     figure.legend(loc="outside lower center", ncols=2)
-    gaps = [f"split by {split}: validation minus unseen {gap:+.3f}" for split, gap in made.gaps().items()]
+    gaps = [f"split by {split}: validation minus unseen {gap:+.3f}" for split, gap in optimism.gaps().items()]
     title(figure, "Optimism of validation", *gaps)
 
 
@@ -191,25 +193,25 @@ def main(arguments: Sequence[str]) -> Optimism:
     """Print the table and the gaps, and draw them."""
     root, data, *runs = arguments
     workspace, report = Workspace(Path(root)), Reporter()
-    made = measure(workspace, data, runs)
+    optimism = measure(workspace, data, runs)
 
     def shown(auc: Auc) -> str:
         return number(auc.value) + (f" ({auc.interval[0]:.4f} to {auc.interval[1]:.4f})" if auc.interval else "")
 
-    rows = [[run.run, run.split_by, shown(run.validation), shown(run.unseen)] for run in made.runs]
+    rows = [[run.run, run.split_by, shown(run.validation), shown(run.unseen)] for run in optimism.runs]
     report.table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)
-    rows = [[split, f"{gap:+.4f}"] for split, gap in made.gaps().items()]
+    rows = [[split, f"{gap:+.4f}"] for split, gap in optimism.gaps().items()]
     report.table("mean of validation AUC minus unseen AUC", ["split by", "gap"], rows)
-    if made.shared_slides or made.overlaps:
+    if optimism.shared_slides or optimism.overlaps:
         report.warn(
-            f"{data} is not unseen: it shares {made.shared_slides or 0:,} slides with the training data, and "
-            f"{made.overlaps or 0:,} of its patches overlap some of it"
+            f"{data} is not unseen: it shares {optimism.shared_slides or 0:,} slides with the training data, and "
+            f"{optimism.overlaps or 0:,} of its patches overlap some of it"
         )
-    elif made.shared_slides is None and made.overlaps is None:
+    elif optimism.shared_slides is None and optimism.overlaps is None:
         report.note(f"it is not known whether {data} shares slides with the training data")
-    path = save(workspace.plots_dir / "optimism.png", Format.PNG, COLUMN, 3.4, lambda figure: draw(figure, made))
+    path = save(workspace.plots_dir / "optimism.png", Format.PNG, COLUMN, 3.4, lambda figure: draw(figure, optimism))
     report.done(f"wrote {path}")
-    return made
+    return optimism
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Time and memory of the search for overlaps, and what it found, missed and made up (Linux).
+"""Measure the time and memory of the search for overlaps, and count the found, missed and false pairs (Linux).
 
-`python benchmarks/overlaps.py [n]` cuts n patches out of made-up slides, at any place, so densely that each overlaps
+`python benchmarks/overlaps.py [n]` cuts n patches out of synthetic slides, at any place, so densely that each overlaps
 with some 66 others, which is what 97 pairs among 800 of Kaggle's 220,025 patches come to. The truth is where they were
 cut.
 """
@@ -41,7 +41,7 @@ class PeakMemory(Thread):
         return self
 
     def run(self):
-        """Look until the block ends."""
+        """Measure until the block ends."""
         while not self.stop.wait(0.05):
             self.peak = max(self.peak, anonymous())
 

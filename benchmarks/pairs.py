@@ -1,4 +1,4 @@
-"""Two or more ways of doing the same, measured in turn in one run: what comes out is a ratio, not a time.
+"""Measure two or more methods in turn in one run; the result is a ratio, not a time.
 
 Absolute times on shared machines drift, within minutes and between days; what is measured a few seconds apart drifts
 together.
@@ -26,13 +26,13 @@ class Row:
     goal: str = ""
 
     def cells(self) -> list[str]:
-        """What stands in the table."""
+        """Return the cells of a row of the table."""
         spread = f"{self.ratio:.2f} ({self.lowest:.2f} to {self.highest:.2f})"
         return [self.what, self.against, f"{self.ours:,.4g}", f"{self.theirs:,.4g}", self.unit, spread, self.goal]
 
 
 def alternate(ways: Mapping[str, Callable[[], float]], pairs: int = PAIRS) -> dict[str, list[float]]:
-    """Call each way in turn, so many times, after once for nothing: what each gave, in order."""
+    """Call each method once to warm up, then in turn `times` times; return the results of each, in order."""
     for way in ways.values():
         way()
     found: dict[str, list[float]] = {name: [] for name in ways}
@@ -59,5 +59,5 @@ def row(found: Mapping[str, list[float]], ours: str, theirs: str, unit: str, goa
 
 
 def record(rows: list[Row]) -> list[dict[str, object]]:
-    """The rows as JSON has them."""
+    """Return the rows as JSON values."""
     return [asdict(each) for each in rows]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.made import RUN, Made
+from benchmarks.data import RUN, BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
 from histocli.config import Device, Precision
@@ -19,7 +19,7 @@ BATCH = 256
 
 
 class Files(Dataset):
-    """One image file a sample, as people write it."""
+    """A data set that reads one image file per sample, as in many tutorials."""
 
     def __init__(self, folder: Path) -> None:
         self.paths = sorted(folder.rglob("*.tif"))
@@ -32,53 +32,53 @@ class Files(Dataset):
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def measure(made: Made) -> list[Row]:
-    """Whole processes, with the time of one that has a single patch to score taken off; and the start itself."""
-    checkpoint = made.workspace.run_dir(RUN) / "best.pt"
+def measure(data: BenchmarkData) -> list[Row]:
+    """Measure whole processes, minus the time of one that scores a single patch; and the start itself."""
+    checkpoint = data.workspace.run_dir(RUN) / "best.pt"
     compute = choose_compute(Device.AUTO, Precision.AUTO)
     model = load_checkpoint(checkpoint).build().to(compute.device).eval()
-    pixels = np.load(made.workspace.patches_path("synthetic"), mmap_mode="r")
-    one = next(made.folder.rglob("*.tif"))
-    out = made.root / "preds.csv"
+    pixels = np.load(data.workspace.patches_path("synthetic"), mmap_mode="r")
+    one = next(data.folder.rglob("*.tif"))
+    out = data.root / "preds.csv"
     starts: list[float] = []
 
     def whole() -> float:
-        starts.append(made.seconds("predict", one, "--ckpt", checkpoint, stdout=out))
-        return made.n / (made.seconds("predict", made.folder, "--ckpt", checkpoint, stdout=out) - starts[-1])
+        starts.append(data.seconds("predict", one, "--ckpt", checkpoint, stdout=out))
+        return data.n / (data.seconds("predict", data.folder, "--ckpt", checkpoint, stdout=out) - starts[-1])
 
     def exported() -> float:
         line = ("predict", "--ckpt", checkpoint, "--device", "cpu", "--precision", "fp32")
-        start, end = (made.seconds(*line, what, stdout=out, root=made.root / "exported") for what in (one, made.folder))
-        return made.n / (end - start)
+        start, end = (data.seconds(*line, what, stdout=out, root=data.root / "exported") for what in (one, data.folder))
+        return data.n / (end - start)
 
     def forward() -> float:
         began = time.perf_counter()
         with torch.inference_mode():
-            for first in range(0, made.n, BATCH):
+            for first in range(0, data.n, BATCH):
                 images = (
                     torch.from_numpy(np.array(pixels[first : first + BATCH])).permute(0, 3, 1, 2).to(compute.device)
                 )
                 batch_log_odds(model, images, compute).sigmoid().cpu()
-        return made.n / (time.perf_counter() - began)
+        return data.n / (time.perf_counter() - began)
 
     def plain() -> float:
         began = time.perf_counter()
         network = load_checkpoint(checkpoint).build().eval()
         with torch.no_grad():
-            for images in DataLoader(Files(made.folder), 64, num_workers=2):
+            for images in DataLoader(Files(data.folder), 64, num_workers=2):
                 torch.softmax(network(images), 1)[:, 1].tolist()
-        return made.n / (time.perf_counter() - began)
+        return data.n / (time.perf_counter() - began)
 
     def decode() -> float:
-        files = Files(made.folder)
+        files = Files(data.folder)
         began = time.perf_counter()
         for path in files.paths[:2000]:
             cv2.imread(str(path))
         return 2000 / (time.perf_counter() - began)
 
-    made.seconds("export", "--ckpt", checkpoint, root=made.root / "exported")
+    data.seconds("export", "--ckpt", checkpoint, root=data.root / "exported")
     names = {
-        f"`histo predict`, {made.n:,} TIFFs": whole,
+        f"`histo predict`, {data.n:,} TIFFs": whole,
         "its forward passes alone": forward,
         "a plain loop: OpenCV, `DataLoader` with 2 workers": plain,
         "OpenCV decoding them, on one core": decode,

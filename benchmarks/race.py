@@ -1,4 +1,4 @@
-"""How long a training takes to reach an AUC on slides it does not see, against what most people would write.
+"""Measure how long training takes to reach an AUC on unseen slides, compared with a typical training script.
 
     python -m benchmarks.race TRAIN.zip [TRAIN.zip ...] VALID.zip [--goal 0.9]
 
@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.made import Histo
+from benchmarks.data import Histo
 from benchmarks.training import BATCH, plain_loader
 from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import LEARNING_RATE, Device, Part, Precision
-from histocli.data.dataset import Subset, labelled_part, open_subset
+from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
@@ -35,7 +35,7 @@ Epochs = Iterator[nn.Module]  # the network to predict with, after every epoch
 
 
 def ours(part: Subset) -> Epochs:
-    """As `histo train` trains."""
+    """Train as `histo train` does."""
     compute = choose_compute(Device.CPU, Precision.AUTO)
     batches = PatchLoader(part.store, part.rows, part.labels.copy(), BATCH, compute.device)
     torch.manual_seed(0)
@@ -46,7 +46,7 @@ def ours(part: Subset) -> Epochs:
 
 
 def theirs(folder: Path, patches: int) -> Epochs:
-    """As tutorials train."""
+    """Train as tutorials do."""
     torch.manual_seed(0)
     model, steps = create_model("histonet"), patches // BATCH
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
@@ -66,7 +66,7 @@ def theirs(folder: Path, patches: int) -> Epochs:
 
 
 def seconds(name: str, epochs: Epochs, score: Callable[[nn.Module], float], goal: float) -> float:
-    """How long it trains until the score is reached; infinite where it never is."""
+    """Return the seconds of training until the score is reached; infinity if it is not."""
     spent = 0.0
     while True:
         began = time.perf_counter()
@@ -82,21 +82,21 @@ def seconds(name: str, epochs: Epochs, score: Callable[[nn.Module], float], goal
 
 @compute_settings()
 def main() -> None:
-    """Let both run."""
+    """Run both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train", nargs="+", type=Path)
     parser.add_argument("valid", type=Path)
     parser.add_argument("--goal", type=float, default=0.9)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         histo = Histo(Path(folder))
-        sources = [each for path in asked.train for each in ("--from", path)]
+        sources = [each for path in options.train for each in ("--from", path)]
         histo.seconds("download", "--source", "folder", *sources, "--name", "train")
-        histo.seconds("download", "--source", "folder", "--from", asked.valid, "--name", "unseen")
+        histo.seconds("download", "--source", "folder", "--from", options.valid, "--name", "unseen")
         histo.seconds("balance", "--n", "max", "--data", "train")
         names = "balanced", "unseen"
         subset, unseen = (open_subset(histo.workspace, histo.workspace.manifest_path(name)) for name in names)
-        part = labelled_part(subset, Part.TRAIN)
+        part = select_labelled(subset, Part.TRAIN)
         files = Path(folder) / "files"
         for i, (row, label) in enumerate(zip(part.rows, part.labels, strict=True)):
             (files / str(label)).mkdir(parents=True, exist_ok=True)
@@ -110,9 +110,9 @@ def main() -> None:
             )
 
         print("| training | seconds | AUC |\n| --- | --- | --- |", flush=True)
-        mine = seconds("`histo train`", ours(part), score, asked.goal)
-        people = seconds("a plain loop", theirs(files, len(part.rows)), score, asked.goal)
-        print(f"to an AUC of {asked.goal}: {mine:,.0f} s and {people:,.0f} s, a ratio of {mine / people:.2f}")
+        mine = seconds("`histo train`", ours(part), score, options.goal)
+        people = seconds("a plain loop", theirs(files, len(part.rows)), score, options.goal)
+        print(f"to an AUC of {options.goal}: {mine:,.0f} s and {people:,.0f} s, a ratio of {mine / people:.2f}")
 
 
 if __name__ == "__main__":

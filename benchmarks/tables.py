@@ -1,4 +1,4 @@
-"""What works on tables and bytes: packing, balancing, and the statistics of an evaluation."""
+"""Measure packing, balancing, and the statistics of an evaluation."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from benchmarks.made import Made
+from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.commands.balance import balance
 from histocli.compute.device import thread_count
@@ -23,7 +23,7 @@ REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
 def timed(work: Callable[[], object]) -> Callable[[], float]:
-    """The seconds that `work` takes."""
+    """Return the seconds that `work` takes."""
 
     def run() -> float:
         began = time.perf_counter()
@@ -33,9 +33,9 @@ def timed(work: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
-def packing(made: Made) -> list[Row]:
-    """Packing a folder, and where they are there the real patches of an archive, against reading its bytes."""
-    places = {f"a folder of {made.n:,} TIFFs": made.folder}
+def packing(data: BenchmarkData) -> list[Row]:
+    """Compare packing a folder (and real patches, if available) with reading its bytes."""
+    places = {f"a folder of {data.n:,} TIFFs": data.folder}
     if (REAL / "pcam_train_1.zip").is_file():
         places["the JPEGs of pcam_train_1.zip"] = REAL / "pcam_train_1.zip"
     rows: list[Row] = []
@@ -43,7 +43,7 @@ def packing(made: Made) -> list[Row]:
         files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
         ways = {
             f"packing {what}": timed(
-                lambda place=place: made.seconds("download", "--source", "folder", "--from", place, "--force")
+                lambda place=place: data.seconds("download", "--source", "folder", "--from", place, "--force")
             ),
             "reading the same bytes": timed(lambda files=files: [p.read_bytes() for p in files]),
         }
@@ -58,7 +58,7 @@ def packing(made: Made) -> list[Row]:
 
 
 def balancing(root: Path) -> list[Row]:
-    """`histo balance` on a manifest as large as Kaggle's, against pandas reading and writing the same CSV."""
+    """Compare `histo balance` on a manifest of Kaggle's size with reading and writing the CSV by pandas."""
     workspace = Workspace(root / "large")
     rng = np.random.default_rng(0)
     n = KAGGLE_TRAIN
@@ -92,7 +92,7 @@ def balancing(root: Path) -> list[Row]:
 
 
 def statistics() -> list[Row]:
-    """Every figure of an evaluation and its intervals, against scikit-learn's own calls without any."""
+    """Compare all metrics of an evaluation with intervals with scikit-learn's functions without intervals."""
     rng = np.random.default_rng(0)
     n = KAGGLE_TEST
     labels = rng.integers(0, 2, n)

@@ -1,4 +1,4 @@
-"""Steps of `histo train` against the same network on one fixed batch, and against the loaders that people take."""
+"""Compare the steps of `histo train` with one fixed batch, and with widely used data loaders."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from benchmarks.made import Made
+from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
 from histocli.config import Augment, Device, Part, Precision
-from histocli.data.dataset import labelled_part, open_subset
+from histocli.data.dataset import open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment
 from histocli.models import create_model
@@ -26,12 +26,12 @@ WORKERS = 2
 
 
 class Ours:
-    """Steps as `histo train` takes them, and the same network, optimiser and precision on a batch that stays."""
+    """Measures the steps of `histo train`, and the same network, optimiser and precision on a fixed batch."""
 
-    def __init__(self, made: Made, arch: str, level: Augment = Augment.FULL) -> None:
+    def __init__(self, data: BenchmarkData, arch: str, level: Augment = Augment.FULL) -> None:
         self.compute = choose_compute(Device.AUTO, Precision.AUTO)
-        subset = open_subset(made.workspace, made.workspace.manifest_path("balanced"))
-        part = labelled_part(subset, Part.TRAIN)
+        subset = open_subset(data.workspace, data.workspace.manifest_path("balanced"))
+        part = select_labelled(subset, Part.TRAIN)
         self.batches = PatchLoader(part.store, part.rows, part.labels, BATCH, self.compute.device)
         self.steps = min(STEPS[arch], self.batches.steps)
         recipe = Recipe(3e-3, 100_000, 0, augment=level)
@@ -42,7 +42,7 @@ class Ours:
         self.labels = batch.labels
 
     def train(self) -> float:
-        """Patches a second through whole steps: gathering, augmentation, the network, the optimiser, the average."""
+        """Return patches per second of whole steps: gathering, augmentation, network, optimiser and EMA."""
         last = self.trainer.step + self.steps
         began = time.perf_counter()
         while self.trainer.step < last:
@@ -51,7 +51,7 @@ class Ours:
         return self.steps * BATCH / (time.perf_counter() - began)
 
     def fixed(self) -> float:
-        """Patches a second through the network and the optimiser alone."""
+        """Return patches per second of the network and the optimiser only."""
         trainer = self.trainer
         trainer.model.train()
         began = time.perf_counter()
@@ -83,7 +83,7 @@ class Theirs:
         self.batches = batches
 
     def train(self) -> float:
-        """Patches a second, from the second batch on: the start of the workers is not counted."""
+        """Return patches per second from the second batch on, without the start of the workers."""
         batches = self.batches()
         next(batches)
         began, done = time.perf_counter(), 0
@@ -117,7 +117,7 @@ def plain_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def timm_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Timm's own loader with its default augmentation for training."""
+    """Return timm's loader with its default augmentation for training."""
     from timm.data import create_dataset, create_loader
     from timm.data.readers import add_img_extensions
 
@@ -153,10 +153,10 @@ def _for_ever(loader: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield from loader  # type: ignore[attr-defined]
 
 
-def measure(made: Made) -> list[Row]:
+def measure(data: BenchmarkData) -> list[Row]:
     """The default network against its roofline and a plain loop; resnet18 against timm and fastai where installed."""
-    full, bare = Ours(made, "histonet"), Ours(made, "histonet", Augment.NONE)
-    plain = Theirs("histonet", lambda: plain_loader(made.folder), best=False)
+    full, bare = Ours(data, "histonet"), Ours(data, "histonet", Augment.NONE)
+    plain = Theirs("histonet", lambda: plain_loader(data.folder), best=False)
     names = {
         "`histo train`": full.train,
         "the same on one fixed batch": full.fixed,
@@ -171,13 +171,13 @@ def measure(made: Made) -> list[Row]:
         row(found, none, none_fixed, "patches/s", "at least 0.98"),
         row(found, ours, people, "patches/s", "at least 1.5 without bf16, 3 with"),
     ]
-    return rows + _resnet(made)
+    return rows + _resnet(data)
 
 
-def _resnet(made: Made) -> list[Row]:
-    """A row for each way that is installed."""
+def _resnet(data: BenchmarkData) -> list[Row]:
+    """Return a row for each library that is installed."""
     arch = "resnet18"
-    ours = Ours(made, arch)
+    ours = Ours(data, arch)
     mine, fixed = f"`histo train --arch {arch}`", f"{arch} on one fixed batch"
     ways, goals = {mine: ours.train, fixed: ours.fixed}, {fixed: ""}
     loaders = [
@@ -188,7 +188,7 @@ def _resnet(made: Made) -> list[Row]:
     for package, loader, best, goal in loaders:
         if find_spec(package):
             name = f"{arch}, {package}'s loader, {'best precision, channels last' if best else 'fp32, default format'}"
-            ways[name] = Theirs(arch, lambda loader=loader: loader(made.folder), best=best).train
+            ways[name] = Theirs(arch, lambda loader=loader: loader(data.folder), best=best).train
             goals[name] = goal
     found = alternate(ways)
     return [row(found, mine, other, "patches/s", goal) for other, goal in goals.items()]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from benchmarks.made import Made
+from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, record, row
 from histocli.workspace import Workspace
 
@@ -31,7 +31,7 @@ class Version:
 
     checkout: Path
     root: Path
-    made: Made
+    data: BenchmarkData
 
     def seconds(self, *args: object) -> float:
         """Return how long a command of this version takes from start to exit."""
@@ -44,7 +44,7 @@ class Version:
     @property
     def download(self) -> tuple[object, ...]:
         """The command that packs the image files."""
-        return "download", "--source", "folder", "--from", self.made.folder, "--name", "packed"
+        return "download", "--source", "folder", "--from", self.data.folder, "--name", "packed"
 
     def prepare(self) -> None:
         """Pack and balance the patches, and train for one epoch, so that each command has what it reads."""
@@ -55,7 +55,7 @@ class Version:
 
     def pack(self) -> float:
         """Return the patches packed per second, with start and exit."""
-        return self.made.n / self.seconds(*self.download, "--force")
+        return self.data.n / self.seconds(*self.download, "--force")
 
     def train(self) -> float:
         """Return the patches trained on per second, without start, validation and exit: the second epoch's rate."""
@@ -66,11 +66,11 @@ class Version:
 
     def predict(self) -> float:
         """Return the image files scored per second, with start and exit."""
-        return self.made.n / self.seconds("predict", self.made.folder, "--ckpt", "scored")
+        return self.data.n / self.seconds("predict", self.data.folder, "--ckpt", "scored")
 
     def evaluate(self) -> float:
         """Return the packed patches evaluated per second, with start, intervals and exit."""
-        return self.made.n / self.seconds("eval", "--ckpt", "scored", "--data", "packed")
+        return self.data.n / self.seconds("eval", "--ckpt", "scored", "--data", "packed")
 
 
 def measure(versions: dict[str, Version]) -> list[Row]:
@@ -99,9 +99,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        made = Made(root / "made", options.n)
+        data = BenchmarkData(root / "data", options.n)
         versions = {
-            key: Version(checkout.resolve(), root / key, made)
+            key: Version(checkout.resolve(), root / key, data)
             for key, checkout in {"this": HERE.parent, "other": options.other}.items()
         }
         for version in versions.values():

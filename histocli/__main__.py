@@ -3,7 +3,7 @@
 import sys
 from io import TextIOWrapper
 
-from histocli.signals import Stopped, unwinding_on_termination
+from histocli.signals import Stopped, raise_on_termination
 from histocli.threads import OtherProcesses, let_waiting_threads_sleep
 
 
@@ -11,7 +11,7 @@ def main() -> None:
     """Run `histo`."""
     others = OtherProcesses()
     try:
-        with unwinding_on_termination():
+        with raise_on_termination():
             from histocli.cli import app  # inside the block, because importing takes a while
 
             let_waiting_threads_sleep(others)

@@ -62,7 +62,7 @@ def download(
     folder, declared = _workspace(workspace), declared_options()
     if unknown := options.keys() - declared.keys():
         raise TypeError(f"histo download has no option {', '.join(sorted(unknown))}")
-    values = {key: _converted(key, value, declared[key].type) for key, value in options.items()}
+    values = {key: _convert(key, value, declared[key].type) for key, value in options.items()}
     config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
     title = name or source
     if not force and (dataset := find_dataset(folder, title, config)):
@@ -250,10 +250,10 @@ def _config(kind: type[Config], config: Config | None, options: dict[str, Any]) 
     if options.get("batch_size") == "auto":
         options = {name: value for name, value in options.items() if name != "batch_size"} | {"halve": True}
     hints = get_type_hints(kind)
-    return kind(**{name: _converted(name, value, hints.get(name)) for name, value in options.items()})
+    return kind(**{name: _convert(name, value, hints.get(name)) for name, value in options.items()})
 
 
-def _converted(name: str, value: Any, hint: Any) -> Any:
+def _convert(name: str, value: Any, hint: Any) -> Any:
     """Return a value as the type that its field has: an enumeration's member, a path, or a tuple."""
     kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
     if value is None:

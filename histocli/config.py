@@ -1,6 +1,6 @@
 """The options of each command, as one frozen dataclass per command, and the values that they take.
 
-Every default stands here, once: the command line and the Python API take theirs from these classes. Importing this
+Every default is defined here, once: the command line and the Python API take theirs from these classes. Importing this
 module is cheap, so that `histo --help` and TAB answer at once.
 """
 
@@ -70,7 +70,7 @@ class Split(StrEnum):
 
 
 class Group(StrEnum):
-    """A unit larger than a slide that is kept on one side of the split."""
+    """A unit larger than a slide that is kept in one split."""
 
     HOSPITAL = "hospital"
 

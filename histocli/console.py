@@ -133,7 +133,7 @@ class Reporter:
             yield report
 
     def at_stage(self, stage: str) -> None:
-        """Show the current stage of the work beside the progress bar."""
+        """Show the current stage of the work next to the progress bar."""
         self._at(stage)
 
     def progress(self, *columns: ProgressColumn, hidden: bool = False) -> Progress:

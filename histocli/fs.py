@@ -51,10 +51,10 @@ def make_folder(path: Path) -> None:
 
 
 @contextmanager
-def temporary_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """Make an empty file or folder beside `path`; at the end, remove it unless it was renamed.
+def temporary_path(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Make an empty file or folder next to `path`; at the end, remove it unless it was renamed.
 
-    It is locked in this block, so that other processes do not take it for a file that a killed process left. Such files
+    It is locked in this block, so that other processes do not remove it as a file of a killed process. Such files
     of the same `path` are removed first.
     """
     make_folder(path.parent)

@@ -96,10 +96,10 @@ class _Reader:
         if origin in (list, tuple):
             return self._sequence(origin, args, value, at)
         if origin is dict:
-            pairs = self._checked(dict, "an object", value, at).items()
-            return {name: self.parse(args[1], item, _below(at, name)) for name, item in pairs}
+            pairs = self._expect(dict, "an object", value, at).items()
+            return {name: self.parse(args[1], item, _join_keys(at, name)) for name, item in pairs}
         if is_dataclass(kind):
-            return self._dataclass(kind, self._checked(dict, "an object", value, at), at)
+            return self._dataclass(kind, self._expect(dict, "an object", value, at), at)
         return self._scalar(kind, value, at)
 
     def _one_of(self, kinds: tuple[Any, ...], value: object, at: str) -> object:
@@ -112,7 +112,7 @@ class _Reader:
         return self.parse(last, value, at)
 
     def _sequence(self, origin: Any, args: tuple[Any, ...], value: object, at: str) -> object:
-        items = self._checked(list, "a list", value, at)
+        items = self._expect(list, "a list", value, at)
         kinds = args if origin is tuple and args[-1] is not Ellipsis else (args[0],) * len(items)
         if len(items) != len(kinds):
             self._refuse(at, f"a list of {len(kinds)}", value)
@@ -130,9 +130,9 @@ class _Reader:
             if name not in values and field.metadata.get("old") in values:
                 name = field.metadata["old"]
             if name in values:
-                known[field.name] = self.parse(hints[field.name], values[name], _below(at, name))
+                known[field.name] = self.parse(hints[field.name], values[name], _join_keys(at, name))
             elif field.default is MISSING and field.default_factory is MISSING:
-                raise self._error(_below(at, name), "is missing")
+                raise self._error(_join_keys(at, name), "is missing")
         try:
             return kind(**known)
         except ValueError as error:
@@ -145,7 +145,7 @@ class _Reader:
         if kind is int and isinstance(value, bool):
             return self._refuse(at, "a whole number", value)
         names = {int: "a whole number", str: "a text", bool: "true or false"}
-        return self._checked(kind, names[kind], value, at)
+        return self._expect(kind, names[kind], value, at)
 
     def _in_range(self, value: object, allowed: Range, at: str) -> object:
         if isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
@@ -153,7 +153,7 @@ class _Reader:
             self._refuse(at, f"at least {allowed.low:g}{high}", value)
         return value
 
-    def _checked(self, kind: type[T], name: str, value: object, at: str) -> T:
+    def _expect(self, kind: type[T], name: str, value: object, at: str) -> T:
         return value if isinstance(value, kind) else self._refuse(at, name, value)
 
     def _refuse(self, at: str, wanted: str, value: object) -> Any:
@@ -164,7 +164,7 @@ class _Reader:
         return HistoError(f"{self.file}: {f'the field {at}' if at else 'its content'} {problem}", self.hint)
 
 
-def _below(at: str, name: object) -> str:
+def _join_keys(at: str, name: object) -> str:
     return f"{at}.{name}" if at else str(name)
 
 

@@ -12,7 +12,7 @@ from threading import Timer, current_thread, main_thread
 from types import FrameType
 
 _RESEND_AFTER = 0.05  # seconds until a signal whose exception was dropped is sent again
-_is_unwinding = False  # whether `unwinding_on_termination` is active
+_is_unwinding = False  # whether `raise_on_termination` is active
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -60,7 +60,7 @@ def _send_again(number: int) -> None:
 
 
 @contextmanager
-def unwinding_on_termination() -> Iterator[None]:
+def raise_on_termination() -> Iterator[None]:
     """Raise `Stopped` at SIGINT, SIGTERM and SIGHUP in this block, so that `finally` removes temporary files."""
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -74,7 +74,7 @@ def unwinding_on_termination() -> Iterator[None]:
     _is_unwinding, hook = True, sys.unraisablehook
     sys.unraisablehook = ignore_dropped
     try:
-        with _handlers(handle):
+        with _set_handlers(handle):
             yield
     finally:
         _is_unwinding, sys.unraisablehook = False, hook
@@ -87,12 +87,12 @@ def stop_request() -> Iterator[StopRequest]:
     if current_thread() is not main_thread():
         yield request  # only the main thread can set signal handlers
         return
-    with _handlers(request.handle):
+    with _set_handlers(request.handle):
         yield request
 
 
 @contextmanager
-def _handlers(handler: Handler) -> Iterator[None]:
+def _set_handlers(handler: Handler) -> Iterator[None]:
     """Set the handler of each signal that is not ignored (`nohup` ignores SIGHUP); restore the old ones at the end."""
     names = ("SIGINT", "SIGTERM", "SIGHUP")
     numbers = [signal.Signals[name] for name in names if name in signal.Signals.__members__]

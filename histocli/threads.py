@@ -49,9 +49,9 @@ def thread_count() -> int:
 
     These are the cores of its CPU affinity, limited by the CPU quota of its container (cgroup v2).
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if asked.isdecimal() and int(asked) > 0:
-        return int(asked)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    if limit.isdecimal() and int(limit) > 0:
+        return int(limit)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if QUOTA.is_file():
         limit, period = QUOTA.read_text().split()

@@ -15,7 +15,7 @@ from typing import Any
 
 from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
-from histocli.fs import fsync, remove_strays, require_space, temporary_beside, write_error
+from histocli.fs import fsync, remove_strays, require_space, temporary_path, write_error
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file can have these names on Windows
@@ -68,35 +68,35 @@ class Workspace:
         return self.root / "plots"
 
     def dataset_dir(self, name: str) -> Path:
-        """The folder of the packed data set `name`."""
-        return self.data_dir / checked_name(name, "data set")
+        """Return the folder of the packed data set `name`."""
+        return self.data_dir / check_name(name, "data set")
 
     def patches_path(self, name: str) -> Path:
-        """The memory-mapped array (N,96,96,3) uint8 of the data set `name`."""
+        """Return the path of the memory-mapped array (N,96,96,3) uint8 of the data set `name`."""
         return self.dataset_dir(name) / "patches.npy"
 
     def dataset_path(self, name: str) -> Path:
-        """The origin, counts and checksums of the data set `name`, as JSON."""
+        """Return the path of `dataset.json`: the origin, counts and checksums of the data set `name`."""
         return self.dataset_dir(name) / "dataset.json"
 
     def manifest_path(self, name: str) -> Path:
-        """The manifest of a data set (a row for each patch, in the order of the array), or of a subset."""
-        return self.manifests_dir / f"{checked_name(name, 'data set')}.csv"
+        """Return the path of the manifest of a data set (one row per patch, in the order of the array) or subset."""
+        return self.manifests_dir / f"{check_name(name, 'data set')}.csv"
 
     def run_dir(self, run: str) -> Path:
-        """The folder of the training run `run`."""
-        return self.runs_dir / checked_name(run, "run")
+        """Return the folder of the training run `run`."""
+        return self.runs_dir / check_name(run, "run")
 
     def export_path(self, sha256: str, format: str) -> Path:
-        """The exported network of the checkpoint with this SHA-256."""
+        """Return the path of the exported network of the checkpoint with this SHA-256."""
         return self.exports_dir / f"{sha256[:16]}.{format}"
 
     def balance_path(self, subset: str) -> Path:
-        """The report of `histo balance` on a subset."""
+        """Return the path of the report of `histo balance` on a subset."""
         return self.metrics_dir / ("balance.json" if subset == SUBSET else f"{subset}-balance.json")
 
     def balance_paths(self) -> list[Path]:
-        """The reports of `histo balance` on all subsets; that of the default subset is the first."""
+        """Return the reports of `histo balance` on all subsets, that of the default subset first."""
         default = self.balance_path(SUBSET)
         return [path for path in (default, *sorted(self.metrics_dir.glob("*-balance.json"))) if path.is_file()]
 
@@ -138,7 +138,7 @@ def is_path(name: str) -> bool:
     return "/" in name or os.sep in name
 
 
-def checked_name(name: str, what: str) -> str:
+def check_name(name: str, what: str) -> str:
     """Return `name`, after checking that it can be the name of a file or folder on every platform.
 
     Raises:
@@ -155,7 +155,7 @@ def checked_name(name: str, what: str) -> str:
 
 @contextmanager
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path` to write to; at the end, flush it to the disk and rename it to `path`.
+    """Yield a temporary path next to `path` to write to; at the end, flush it to the disk and rename it to `path`.
 
     On any exception the temporary file is removed, and `path` does not change. Temporary files of the same `path` that
     killed processes left are removed first. `size` is the number of bytes that will be written, if it is known.
@@ -165,7 +165,7 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """
     written = 0
     try:
-        with temporary_beside(path) as temporary:
+        with temporary_path(path) as temporary:
             if size is not None:
                 require_space(path.parent, size, str(path))
             try:
@@ -181,7 +181,7 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` to fill; at the end, rename it to `path` in one step.
+    """Yield a temporary folder next to `path` to fill; at the end, rename it to `path` in one step.
 
     On any exception it is removed. Write the files in it atomically, so that they are on the disk.
 
@@ -189,7 +189,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         HistoError: the folder exists already, there is not enough space, or the parent cannot be written.
     """
     try:
-        with temporary_beside(path, folder=True) as temporary:
+        with temporary_path(path, folder=True) as temporary:
             yield temporary
             fsync(temporary)
             temporary.rename(path)

@@ -1,4 +1,4 @@
-"""`histo` as a user types it, in this process or in one of its own, on a small workspace made once."""
+"""Run `histo` as a user does, in this process or in another one, on a copy of a small workspace."""
 
 import atexit
 import os
@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from histocli.cli import app
 
 REPOSITORY = Path(__file__).parents[1]
-PATCHES = 320  # synthetic ones in the template, of 8 slides
-SUBSET = 64  # of them in balanced.csv
+PATCHES = 320  # in the template workspace: synthetic, from 8 slides
+SUBSET = 64  # patches in balanced.csv
 TRAIN = ["train", "--batch-size", 16, "--device", "cpu"]
 
 
 class Histo:
-    """Runs commands on one workspace; `code` is the exit code expected."""
+    """Runs commands on one workspace; `code` is the expected exit code."""
 
     def __init__(self, root):
         self.root = Path(root)
@@ -39,7 +39,7 @@ class Histo:
         return result
 
     def fails(self, *args, code=1):
-        """The two lines of an error, with nothing on stdout."""
+        """Run a command that fails, and return the text of its error and of its hint; stdout must be empty."""
         result = self(*args, code=code)
         assert result.stdout == ""
         assert "Traceback" not in result.stderr
@@ -47,13 +47,13 @@ class Histo:
         return error.removeprefix("error: ").strip(), hint.strip()
 
     def start(self, *args, **options):
-        """The command in a process of its own."""
+        """Start the command in another process."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         env = os.environ | {"PYTHONPATH": str(REPOSITORY)} | options.pop("env", {})
         return subprocess.Popen([sys.executable, "-m", "histocli", *self.line(args)], env=env, **pipes | options)
 
     def process(self, *args, code=0, **options):
-        """The output and the messages of a process of its own."""
+        """Run the command in another process; return its stdout and its stderr."""
         with self.start(*args, **options) as process:
             stdout, stderr = process.communicate(timeout=120)
         assert process.returncode == code, stderr
@@ -61,7 +61,7 @@ class Histo:
 
 
 def write_images(histo, folder, n=12):
-    """The first `n` patches of the data set as PNG files; their paths."""
+    """Write the first `n` patches of the data set as PNG files, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     patches = np.load(histo.root / "data" / "synthetic" / "patches.npy", mmap_mode="r")
     paths = [folder / f"patch-{i:02}.png" for i in range(n)]
@@ -72,7 +72,7 @@ def write_images(histo, folder, n=12):
 
 @cache
 def template():
-    """A workspace with a packed synthetic set, a balanced subset of it, and one run of two epochs, `first`."""
+    """Make a workspace with a data set, a balanced subset and a run of two epochs, `first`; return its path."""
     root = Path(tempfile.mkdtemp(prefix="histo-tests-"))
     atexit.register(shutil.rmtree, root)
     histo = Histo(root)
@@ -82,19 +82,19 @@ def template():
     return root
 
 
-@pytest.fixture(name="one_thread")
-def one_thread_fixture(monkeypatch):
-    """Tests share the cores; and a sum's order, hence its last bit, depends on the number of threads."""
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Compute with one thread: the last bits of a sum depend on the number of threads, and tests run in parallel."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-@pytest.fixture(name="empty")
-def empty_fixture(one_thread, tmp_path):
-    """`histo` on a workspace that is not there yet."""
+@pytest.fixture
+def empty(one_thread, tmp_path):
+    """Return `histo` for a workspace that does not exist yet."""
     return Histo(tmp_path / "not-yet")
 
 
-@pytest.fixture(name="histo")
-def histo_fixture(one_thread, tmp_path):
-    """`histo` on a copy of the template."""
+@pytest.fixture
+def histo(one_thread, tmp_path):
+    """Return `histo` for a copy of the template workspace."""
     return Histo(shutil.copytree(template(), tmp_path / "workspace"))

@@ -1,4 +1,4 @@
-"""Every test has its own home and workspace, and a fixed number of torch threads."""
+"""Settings of all tests: each has its own home folder and workspace."""
 
 import os
 import signal
@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ("tests.cli", "tests.sources.pcam_layout", "tests.sources.kaggle_server")  # modules with fixtures
+
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 FP32 = {"HISTO_PRECISION": "fp32"}
 
 
 def pytest_configure():
-    """Hear Ctrl-C, and compute in fp32 where a test asks for nothing else, in fixtures of every scope.
+    """Handle Ctrl-C, and compute in fp32 unless a test sets another precision.
 
-    What tests start hears Ctrl-C and a closed terminal then too: a shell lets what it starts in the background ignore
-    the one, `nohup` the other. In fp32 two ways of computing the same agree to many digits, also on processors whose
-    bf16 units `auto` would take.
+    Processes that tests start then handle Ctrl-C and a closed terminal too. A shell lets background processes ignore
+    Ctrl-C, and `nohup` lets them ignore a closed terminal. In fp32, two ways to compute the same result agree to many
+    digits, even on processors for which `auto` chooses bf16.
     """
     os.environ.update(FP32)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the tests run in several processes

@@ -11,7 +11,7 @@ import pytest
 import histocli as histo
 from histocli.errors import HistoError, UsageError
 from histocli.workspace import Workspace
-from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.cli import REPOSITORY, write_images
 
 
 @pytest.fixture(name="ran")
@@ -31,9 +31,9 @@ def test_the_examples_of_the_documentation_run(one_thread, tmp_path):
     text = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
     page = doctest.DocTestParser().get_doctest(text, {"folder": tmp_path}, "docs/python.md", None, 0)
     assert len(page.examples) > 15
-    said = []
-    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(page, out=said.append)
-    assert result.failed == 0, "".join(said)
+    output = []
+    result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(page, out=output.append)
+    assert result.failed == 0, "".join(output)
 
 
 def test_the_same_patches_score_the_same_from_the_command_line_an_array_and_files(ran, tmp_path):
@@ -53,7 +53,7 @@ def test_the_same_patches_score_the_same_from_the_command_line_an_array_and_file
     assert "run first" in repr(predictor)
 
 
-def test_unreadable_files_are_warned_of_and_left_out(ran, tmp_path):
+def test_unreadable_files_give_a_warning_and_are_skipped(ran, tmp_path):
     write_images(ran, tmp_path / "images", 2)
     (tmp_path / "images" / "broken.png").write_bytes(b"nothing")
     with pytest.warns(UserWarning, match=r"broken\.png"):
@@ -76,7 +76,7 @@ def test_arrays_of_another_shape_or_type_are_refused(ran, shape):
         predictor.predict_proba(np.zeros((2, 96, 96, 3), np.float32))
 
 
-def test_options_that_do_not_exist_and_values_that_are_none_of_theirs_are_refused(ran):
+def test_unknown_options_and_values_are_refused(ran):
     with pytest.raises(TypeError, match="epoch"):
         histo.train(ran.root, epoch=1)
     with pytest.raises(UsageError, match="device='tpu' is not one of auto, cpu, cuda, mps"):
@@ -92,8 +92,8 @@ def test_a_run_is_resumed_with_its_own_options(ran):
         histo.train(ran.root, resume=True, name="first", seed=5)
 
 
-def test_the_settings_of_the_process_are_as_before(ran):
-    """Training and predicting set threads and signal handlers, and set them back."""
+def test_the_settings_of_the_process_are_restored(ran):
+    """Training and predicting change threads and signal handlers, and restore them."""
     import signal
 
     import torch
@@ -104,7 +104,7 @@ def test_the_settings_of_the_process_are_as_before(ran):
     assert (torch.get_num_threads(), signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_predicting_works_outside_of_the_main_thread(ran):
+def test_predict_works_outside_the_main_thread(ran):
     predictor, found = histo.load("first", workspace=ran.root, device="cpu"), []
     thread = threading.Thread(target=lambda: found.append(len(predictor.predict("synthetic"))))
     thread.start()

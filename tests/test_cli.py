@@ -1,4 +1,4 @@
-"""The front door: help, versions, exit codes, streams, environment variables, signals."""
+"""The command line: help, version, exit codes, streams, environment variables, signals."""
 
 import json
 import os
@@ -19,8 +19,8 @@ import histocli
 import histocli.commands.balance
 from histocli.cli import app
 from histocli.models.checkpoint import load_checkpoint
-from histocli.signals import stop_request, unwinding_on_termination
-from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from histocli.signals import raise_on_termination, stop_request
+from tests.cli import REPOSITORY, TRAIN, write_images
 
 COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "demo"]
 
@@ -36,7 +36,7 @@ def test_importing_the_cli_loads_nothing_heavy():
     assert heavy.isdisjoint(done.stdout.split())
 
 
-def test_help_lists_every_command_whole():
+def test_help_lists_every_command_without_truncation():
     result = run("--help")
     assert result.exit_code == 0
     assert not result.stderr
@@ -68,7 +68,7 @@ def test_each_help_ends_with_two_examples_that_parse(command):
         typer.main.get_command(app).commands[name].make_context(name, arguments)
 
 
-def test_the_options_of_train_stand_in_panels():
+def test_train_help_groups_options_in_panels():
     text = run("train", "--help").stdout
     assert re.findall(r"^(\w+):$", text, re.M) == [
         "Data",
@@ -84,13 +84,13 @@ def test_the_options_of_train_stand_in_panels():
 
 
 @pytest.mark.parametrize(("line", "meant"), [(["trian"], "train"), (["train", "--epoch", "2"], "--epochs")])
-def test_a_near_miss_is_answered_with_what_was_meant(empty, line, meant):
+def test_a_misspelt_command_or_option_gets_a_suggestion(empty, line, meant):
     error = empty(*line, code=2).stderr.partition("Error: ")[2]
     assert re.search(rf"(Did you mean|Possible options:).*{meant}\b", error)
 
 
-def test_several_processes_get_the_arguments_that_the_application_was_called_with(empty, monkeypatch):
-    """And not those of the program that calls it, as `sys.argv` has them."""
+def test_processes_of_one_job_get_the_arguments_of_the_application(empty, monkeypatch):
+    """They do not get `sys.argv`, which belongs to the program that calls the application."""
     launched = []
     monkeypatch.setattr("histocli.compute.launch.launch", lambda *args: launched.append(args))
     empty("train", "--processes", 2, "--batch-size", "auto", "--threshold", "sensitivity=0.9")
@@ -109,7 +109,7 @@ def test_version():
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"histo {histocli.__version__}\n", "")
 
 
-def test_a_variable_named_histo_version_is_none_of_our_business(monkeypatch):
+def test_the_variable_histo_version_is_ignored(monkeypatch):
     monkeypatch.setenv("HISTO_VERSION", "1.2.3")
     assert run("plot", "--help").exit_code == 0
 
@@ -131,7 +131,7 @@ def test_a_variable_named_histo_version_is_none_of_our_business(monkeypatch):
     ],
     ids=" ".join,
 )
-def test_wrong_usage_exits_with_2_and_names_what_is_wrong(empty, line):
+def test_wrong_usage_exits_with_2_and_names_the_problem(empty, line):
     result = empty(*line, code=2)
     assert result.stdout == ""
     assert result.stderr.startswith("Usage: histo")
@@ -146,7 +146,7 @@ def test_an_expected_failure_is_two_lines_on_stderr(empty):
     assert not empty.root.exists()  # a command that fails leaves nothing
 
 
-def test_a_name_that_leads_out_of_the_workspace_is_wrong_usage(empty):
+def test_a_name_with_a_path_outside_the_workspace_is_a_usage_error(empty):
     error, _ = empty.fails("download", "--source", "synthetic", "--name", "../x", code=2)
     assert "'../x' cannot name a data set" in error
 
@@ -161,7 +161,7 @@ def bug(monkeypatch):
     monkeypatch.setattr(histocli.commands.balance, "balance", broken)
 
 
-def test_a_bug_writes_a_log_and_says_where(empty, bug):
+def test_a_bug_writes_a_log_and_prints_its_path(empty, bug):
     error, hint = empty.fails("balance", code=3)
     assert error == "this is a bug in histo: ZeroDivisionError('oh [b]dear[/b]')"
     log = Path(hint.removeprefix("its traceback is in "))
@@ -170,7 +170,7 @@ def test_a_bug_writes_a_log_and_says_where(empty, bug):
     assert "in broken" in log.read_text()
 
 
-def test_a_bug_is_told_even_where_no_log_can_be_kept(empty, bug, monkeypatch, tmp_path):
+def test_a_bug_is_reported_if_the_log_folder_cannot_be_written(empty, bug, monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / "file" / "not-a-folder"))
@@ -191,7 +191,7 @@ def test_debug_shows_the_traceback_of_bugs_and_of_failures(empty, bug, monkeypat
     assert "error: there is no manifest" in result.stderr
 
 
-def test_quiet_says_nothing_and_still_warns(histo):
+def test_quiet_prints_only_warnings(histo):
     result = histo("-q", "balance", "--n", "40", "--split", "random")
     assert result.stdout == ""
     assert result.stderr.startswith("warning: a random split leaks")
@@ -236,7 +236,7 @@ def test_results_reach_stdout_while_a_bar_is_drawn_on_a_terminal(histo, tmp_path
     assert (lines[0], len(lines)) == ("id,label", 13)
 
 
-def test_no_bar_crosses_rows_that_go_to_a_terminal(histo, tmp_path):
+def test_there_is_no_bar_if_results_go_to_a_terminal(histo, tmp_path):
     write_images(histo, tmp_path / "images")
     leader, follower = pty.openpty()
     histo.process("predict", tmp_path / "images", stdout=follower, stderr=follower, env={"TERM": "xterm"})
@@ -247,7 +247,7 @@ def test_no_bar_crosses_rows_that_go_to_a_terminal(histo, tmp_path):
     assert "━" not in drawn
 
 
-def test_termination_cleans_up(empty):
+def test_a_termination_signal_removes_temporary_files(empty):
     """SIGTERM ends a download as Ctrl-C does: with its exit code, and with no temporary file left."""
     with empty.start("download", "--source", "synthetic", "--n", "100000") as process:
         while not list(empty.root.glob("data/synthetic/.*")):
@@ -277,16 +277,16 @@ except BaseException:
 
 @pytest.mark.parametrize("where", DROPPED)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_a_signal_that_is_dropped_is_heard_all_the_same(name, where):
-    """What is raised while an object is freed goes nowhere, and so it does in a part of numpy."""
+def test_a_signal_whose_exception_is_dropped_is_sent_again(name, where):
+    """Python drops exceptions that are raised while an object is freed; a part of numpy drops them too."""
     program = f"""
 import os, signal, time
-from histocli.signals import Stopped, unwinding_on_termination
+from histocli.signals import Stopped, raise_on_termination
 def send():
     os.kill(os.getpid(), signal.{name})
     time.sleep(0.01)
 try:
-    with unwinding_on_termination():
+    with raise_on_termination():
 {textwrap.indent(DROPPED[where], "        ")}
         time.sleep(60)
 except Stopped as heard:
@@ -298,8 +298,8 @@ time.sleep(0.2)  # it is not sent again after it was heard
     assert done.stderr == ""
 
 
-def test_ctrl_c_before_any_command_began_ends_without_a_traceback():
-    """Importing takes a while, and somebody may think better of it."""
+def test_ctrl_c_during_imports_ends_without_a_traceback():
+    """Importing takes seconds, in which a user may press Ctrl-C."""
     program = """
 import os, signal, sys, time
 class Slow:
@@ -316,7 +316,7 @@ main()
 
 
 def test_a_stop_request_leaves_ignored_signals_ignored():
-    """`nohup histo train &` goes on when its terminal goes."""
+    """`nohup histo train &` continues when its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_request() as stop:
@@ -332,7 +332,7 @@ def test_a_stop_request_leaves_ignored_signals_ignored():
 def test_handlers_are_restored():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
-    with unwinding_on_termination(), stop_request():
+    with raise_on_termination(), stop_request():
         assert [signal.getsignal(number) for number in numbers] != before[0]
     assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
 

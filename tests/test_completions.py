@@ -1,4 +1,4 @@
-"""The completion scripts, tried in the shells themselves."""
+"""The completion scripts, run in real shells."""
 
 import os
 import pty
@@ -77,7 +77,7 @@ def test_zsh_completes_at_the_first_tab(environment):
 
 
 def typed_into_zsh(environment, setup, keys, until):
-    """What an interactive zsh shows after `setup` and then `keys` were typed, at most half a minute later."""
+    """Return the output of an interactive zsh after `setup` and then `keys` were typed (30 seconds at most)."""
     master, slave = pty.openpty()
     shell = subprocess.Popen(
         ["zsh", "-f", "-i"], stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True

@@ -1,4 +1,4 @@
-"""Each default stands once: the command line, the Python API and docs/cli.md take it from config.py."""
+"""Each default is defined once: the command line, the Python API and docs/cli.md take it from config.py."""
 
 import inspect
 import re
@@ -62,7 +62,7 @@ def test_an_option_with_a_metavar_names_its_flag(command):
 
 
 @pytest.mark.parametrize("command", CONFIGS)
-def test_the_command_line_takes_its_options_and_defaults_from_the_dataclass(command):
+def test_the_command_line_has_the_options_and_defaults_of_the_dataclass(command):
     expected = defaults(CONFIGS[command])
     expected.pop("halve", None)  # which --batch-size auto sets
     parameters = inspect.signature(COMMANDS[command].callback).parameters
@@ -101,7 +101,7 @@ def test_the_reference_shows_these_defaults(command):
 
 
 @pytest.mark.parametrize("name", ["balance", "train", "evaluate"])
-def test_a_function_of_the_api_takes_the_dataclass_of_its_command(name):
+def test_api_functions_accept_the_dataclass_of_their_command(name):
     hint = get_type_hints(getattr(api, name), vars(api) | _typed_only())["config"]
     assert hint == CONFIGS[{"evaluate": "eval"}.get(name, name)] | None
 
@@ -122,7 +122,7 @@ def _typed_only():
     }
 
 
-def test_load_takes_the_defaults_of_predict():
+def test_load_has_the_defaults_of_predict():
     parameters = inspect.signature(api.load).parameters
     for name in ("tta", "uncalibrated", "device", "precision", "batch_size"):
         assert parameters[name].default == getattr(PredictConfig, name)
@@ -135,7 +135,7 @@ def test_every_command_has_a_dataclass_or_is_the_demo():
 @pytest.mark.parametrize(
     ("device", "patches", "expected"), [("cpu", 200_000, 128), ("cuda", 29_999, 128), ("cuda", 30_000, 512)]
 )
-def test_a_gpu_takes_larger_batches_of_many_patches(device, patches, expected):
+def test_the_default_batch_is_larger_for_many_patches_on_a_gpu(device, patches, expected):
     assert default_batch_size(device, patches) == expected
     assert TrainConfig().batch_size is None
 

@@ -1,4 +1,4 @@
-"""What the documentation says agrees with the tool, and every page can be found."""
+"""The documentation agrees with the tool, and every page can be found."""
 
 import re
 import shlex

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.errors import HistoError, UsageError
-from histocli.workspace import Workspace, atomic_path, checked_name, read_json, write_json, write_text
+from histocli.workspace import Workspace, atomic_path, check_name, read_json, write_json, write_text
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def workspace(tmp_path):
     return Workspace(tmp_path / "workspace")
 
 
-def test_every_path_is_below_the_root_and_nothing_is_made(workspace):
+def test_every_path_is_below_the_root_and_no_folder_is_created(workspace):
     root = workspace.root
     assert workspace.patches_path("a") == root / "data" / "a" / "patches.npy"
     assert workspace.dataset_path("a") == root / "data" / "a" / "dataset.json"
@@ -30,7 +30,7 @@ def test_every_path_is_below_the_root_and_nothing_is_made(workspace):
     assert not root.exists()
 
 
-def test_data_sets_and_runs_are_those_that_were_finished_and_begun(workspace):
+def test_finished_data_sets_and_started_runs_are_listed(workspace):
     for name in ("b", "a"):
         write_json(workspace.dataset_path(name), {})
     workspace.dataset_dir("half").mkdir()
@@ -44,8 +44,8 @@ def test_data_sets_and_runs_are_those_that_were_finished_and_begun(workspace):
 
 
 @pytest.mark.parametrize("name", ["a", "pcam", "2024-01-31_run.2", "A" * 100, "console", "com10"])
-def test_names(name):
-    assert checked_name(name, "run") == name
+def test_valid_names_are_accepted(name):
+    assert check_name(name, "run") == name
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_names(name):
         "lpt1",
     ],
 )
-def test_names_that_no_folder_can_have_everywhere(workspace, name):
+def test_names_that_are_invalid_on_some_platform_are_refused(workspace, name):
     with pytest.raises(UsageError, match="cannot name a"):
-        checked_name(name, "run")
+        check_name(name, "run")
     for path in (workspace.dataset_dir, workspace.manifest_path, workspace.run_dir):
         with pytest.raises(UsageError, match="cannot name a"):
             path(name)
@@ -80,7 +80,7 @@ def test_names_that_no_folder_can_have_everywhere(workspace, name):
 
 @given(st.text(max_size=12))
 @settings(max_examples=100, deadline=None)
-def test_no_name_leaves_its_folder(tmp_path_factory, name):
+def test_no_name_can_be_a_path_outside_its_folder(tmp_path_factory, name):
     workspace = Workspace(tmp_path_factory.getbasetemp())
     try:
         path = workspace.run_dir(name)
@@ -96,7 +96,7 @@ def files_in(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
 
-def test_a_file_appears_whole_in_folders_made_for_it(tmp_path):
+def test_a_complete_file_appears_in_a_new_folder(tmp_path):
     path = tmp_path / "a" / "b" / "x.txt"
     with atomic_path(path) as temporary:
         temporary.write_text("half")
@@ -108,7 +108,7 @@ def test_a_file_appears_whole_in_folders_made_for_it(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, HistoError])
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     path = tmp_path / "x.txt"
     path.write_text("old")
 
@@ -137,7 +137,7 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["file/x.txt", "file/deeper/x.txt", "folder", "x" * 300])
-def test_where_nothing_can_be_written_the_error_names_the_file(tmp_path, name):
+def test_a_folder_without_permission_is_an_error_that_names_the_file(tmp_path, name):
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "folder").mkdir()
     with pytest.raises(HistoError, match="cannot write"):
@@ -166,7 +166,7 @@ def test_json_round_trip(tmp_path_factory, value):
 
 
 @pytest.mark.parametrize("value", [float("nan"), [float("inf")]])
-def test_a_number_that_json_has_not_is_never_written(tmp_path, value):
+def test_nan_and_infinity_are_never_written_as_json(tmp_path, value):
     path = tmp_path / "x.json"
     write_json(path, {"auc": 0.5})
     with pytest.raises(ValueError, match="JSON"):
@@ -176,7 +176,7 @@ def test_a_number_that_json_has_not_is_never_written(tmp_path, value):
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
-def test_what_is_no_json_is_an_error_that_names_it(tmp_path, data):
+def test_invalid_json_is_an_error_that_names_the_file(tmp_path, data):
     path = tmp_path / "x.json"
     path.write_bytes(data)
     with pytest.raises(HistoError, match=r"cannot read .*x\.json"):

@@ -51,7 +51,7 @@ def demo(
 
 
 def _remove_all_but(folder: Path) -> None:
-    """Remove everything beside `folder`; if `folder` does not exist, remove its parent too."""
+    """Remove everything else in the parent of `folder`; if `folder` does not exist, remove the parent too."""
     for path in folder.parent.iterdir():
         if path.is_dir() and path != folder:
             shutil.rmtree(path)

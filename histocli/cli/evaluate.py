@@ -106,7 +106,7 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
 
     with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring") as bar:
         evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
-        made = evaluate_or_compare(
+        result = evaluate_or_compare(
             state.workspace,
             config,
             on_start=state.report.note,
@@ -116,13 +116,13 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
         )
     if not ranks.is_rank0:
         return
-    if isinstance(made, commands.Comparison):
-        show_comparison(state.report, made.report)
-        state.report.done(f"wrote {made.path}")
-        values = to_json(made.report)
+    if isinstance(result, commands.Comparison):
+        show_comparison(state.report, result.report)
+        state.report.done(f"wrote {result.path}")
+        values = to_json(result.report)
     else:
-        show_evaluation(state.report, made.report)
-        state.report.done(f"wrote {made.path} and {made.path.with_suffix('.csv').name}", "histo plot")
-        values = made.report.to_json()
+        show_evaluation(state.report, result.report)
+        state.report.done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
+        values = result.report.to_json()
     if json:
         write_out(dumps(values, indent=2) + "\n")

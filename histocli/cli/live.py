@@ -72,12 +72,12 @@ class LiveTraining(Listener):
         """Update the progress bar."""
         self.progress.update(
             self.task,
-            description=f"epoch {progress.epoch}/{progress.epochs}" + _shown(progress),
+            description=f"epoch {progress.epoch}/{progress.epochs}" + _format_progress(progress),
             completed=progress.patches,
         )
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
-        """Print the epoch's epoch."""
+        """Print the row of the epoch."""
         self.report.note(
             _row(
                 str(epoch.epoch),
@@ -92,7 +92,7 @@ class LiveTraining(Listener):
         )
 
 
-def _shown(progress: Step) -> str:
+def _format_progress(progress: Step) -> str:
     """Return the loss and the validation AUC as text, if they are known yet."""
     loss = "" if progress.loss is None else f" loss {progress.loss:.3f}"
     return loss + ("" if progress.auc is None else f" AUC {progress.auc:.3f}")

@@ -25,8 +25,8 @@ def plot(
     from histocli.commands.plot import plot as run_plot
 
     config = PlotConfig(run=run, kind=tuple(kind or PlotConfig.kind), format=format)
-    paths = run_plot(state.workspace, config.run, config.kind, config.format)
+    paths = run_plot(state.workspace, config)
     for path in paths:
         state.report.note(str(path))
-    drawn = f"{len(paths)} pictures" if len(paths) != 1 else "1 picture"
-    state.report.done(f"drew {drawn} into {state.workspace.plots_dir}")
+    count = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"
+    state.report.done(f"drew {count} into {state.workspace.plots_dir}")

@@ -3,7 +3,7 @@
 import gc
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,8 +11,11 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT
 from histocli.config import OnError, Output, PredictConfig
-from histocli.console import stdout_is_a_file
+from histocli.console import Reporter, stdout_is_a_file
 from histocli.errors import HistoError
+
+if TYPE_CHECKING:
+    from histocli.commands.predict import Prediction
 
 
 @command(
@@ -105,7 +108,7 @@ def predict(
 
         gc.freeze()  # the garbage collector need not look at torch's million objects again and again
         with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", hidden=hidden) as bar:
-            done = run_predict(
+            prediction = run_predict(
                 state.workspace,
                 config,
                 sys.stdout,
@@ -116,16 +119,23 @@ def predict(
                 ranks=ranks,
                 pool=pool,
             )
-    if not ranks.is_rank0:
-        return
-    if not done.duplicates:
-        state.report.warn("the training patches are not in this workspace, so the column duplicate is empty")
-    if done.flagged:
-        state.report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in done.flagged.items()))
-    where = str(out) if out else "stdout"
-    state.report.done(f"{done.scored:,} patches scored to {where}")
-    if done.unreadable:
+    if ranks.is_rank0:
+        _show(state.report, prediction, str(out) if out else "stdout")
+
+
+def _show(report: Reporter, prediction: "Prediction", target: str) -> None:
+    """Print how many patches were scored and flagged.
+
+    Raises:
+        HistoError: some files could not be read.
+    """
+    if not prediction.duplicates:
+        report.warn("the training patches are not in this workspace, so the column duplicate is empty")
+    if prediction.flagged:
+        report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
+    report.done(f"{prediction.scored:,} patches scored to {target}")
+    if unreadable := prediction.unreadable:
         raise HistoError(
-            f"{done.unreadable:,} of {done.scored + done.unreadable:,} files could not be read; all others are scored",
+            f"{unreadable:,} of {prediction.scored + unreadable:,} files could not be read; all others are scored",
             "the warnings above name the files that could not be read",
         )

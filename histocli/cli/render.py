@@ -17,12 +17,13 @@ _WORST = 5  # number of slides in the table of the lowest accuracy
 _REPEATED = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
-def show_evaluation(report: Reporter, made: EvaluationReport) -> None:
+def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
     """Print every metric with its interval, the confusion matrix, the worst slides and each hospital."""
-    measured, uncertainty = made.measured, made.uncertainty
-    for checkpoint in made.checkpoints:
+    measured, uncertainty = evaluation.measured, evaluation.uncertainty
+    for checkpoint in evaluation.checkpoints:
         report.detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
-    title = f"{made.run} on {made.data}, {made.split}: {measured.n:,} patches, {measured.positives:,} tumour"
+    counts = f"{measured.n:,} patches, {measured.positives:,} tumour"
+    title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     intervals = uncertainty.intervals if uncertainty else {}
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
@@ -37,35 +38,37 @@ def show_evaluation(report: Reporter, made: EvaluationReport) -> None:
         ["label", "called normal", "called tumour"],
         [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
     )
-    _show_calibration(report, made)
-    _show_groups(report, "slide", _worst_slides(made.slides), len(made.slides))
-    _show_groups(report, "hospital", made.hospitals, len(made.hospitals))
+    _show_calibration(report, evaluation)
+    _show_groups(report, "slide", _worst_slides(evaluation.slides), len(evaluation.slides))
+    _show_groups(report, "hospital", evaluation.hospitals, len(evaluation.hospitals))
     for name, reason in measured.undefined.items():
         report.warn(f"{metric_title(name)} cannot be computed: {reason}")
     if uncertainty:
         bootstrap = uncertainty.bootstrap
         _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
-    _show_doubts(report, made)
-    for reason, count in made.skipped.items():
+    _show_caveats(report, evaluation)
+    for reason, count in evaluation.skipped.items():
         report.warn(f"{count:,} patches skipped: {reason}")
 
 
-def _show_doubts(report: Reporter, made: EvaluationReport) -> None:
+def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
     """Print why the metrics may be better, or their intervals narrower, than on new slides."""
-    if made.n_in_training is None:
+    if evaluation.n_in_training is None:
         report.note(
             "it is not known whether the network was trained on these patches: the run's manifest or data set is not "
             "in the workspace"
         )
-    elif made.n_in_training:
-        report.warn(f"the network was trained on {made.n_in_training:,} of these patches: the metrics are too good")
-    if made.n_in_validation:
-        report.note(f"{made.n_in_validation:,} of these patches were used to choose epoch, temperature and threshold")
-    if made.calibration_mismatch:
+    elif evaluation.n_in_training > 0:
+        report.warn(
+            f"the network was trained on {evaluation.n_in_training:,} of these patches: the metrics are too good"
+        )
+    if n := evaluation.n_in_validation:
+        report.note(f"{n:,} of these patches were used to choose epoch, temperature and threshold")
+    if evaluation.calibration_mismatch:
         report.note(
             "temperature and threshold were chosen for one network without --tta, not for a mean of several scores"
         )
-    if made.uncertainty and (by := made.uncertainty.bootstrap.by) != "slide":
+    if evaluation.uncertainty and (by := evaluation.uncertainty.bootstrap.by) != "slide":
         report.note(f"not all slides are known: intervals by {by} are too narrow, because slides differ")
 
 
@@ -88,15 +91,15 @@ def _warn_of_few_clusters(report: Reporter, by: str, by_class: ClassCounts, clus
             report.warn(f"only {count} {plural(by)} have {name} patches: {rough}")
 
 
-def _show_calibration(report: Reporter, made: EvaluationReport) -> None:
+def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
     """Print the metrics with and without the temperature, unless the scores are not calibrated."""
-    temperatures = [checkpoint.temperature for checkpoint in made.checkpoints]
-    if not made.is_calibrated or all(temperature == 1 for temperature in temperatures):
+    temperatures = [checkpoint.temperature for checkpoint in evaluation.checkpoints]
+    if not evaluation.is_calibrated or all(temperature == 1 for temperature in temperatures):
         return
     shown = ", ".join(f"{temperature:.3f}" for temperature in temperatures)
     rows = [
-        [metric_title(name), number(before), number(made.measured.metrics[name])]
-        for name, before in made.before_calibration.items()
+        [metric_title(name), number(before), number(evaluation.measured.metrics[name])]
+        for name, before in evaluation.before_calibration.items()
     ]
     report.table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
 
@@ -117,16 +120,16 @@ def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total:
     report.table(title, [kind, "patches", "tumour patches", *map(metric_title, names)], rows)
 
 
-def show_comparison(report: Reporter, made: ComparisonReport) -> None:
+def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
     """Print both AUCs, and their difference with its intervals and p-values."""
-    both: tuple[ComparedEvaluation, ...] = (made.a, made.b)
+    both: tuple[ComparedEvaluation, ...] = (comparison.a, comparison.b)
     rows = [[one.run, one.data, one.split, number(one.auc)] for one in both]
-    report.table(f"AUC on the {made.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
-    bootstrap, delong = made.paired.bootstrap, made.paired.delong
+    report.table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
+    bootstrap, delong = comparison.paired.bootstrap, comparison.paired.delong
     methods = [[f"bootstrap by {bootstrap.by}", _range(bootstrap.interval), _p_value(bootstrap.p)]]
     if delong:
         methods.append([f"DeLong by {delong.by}", _range(delong.interval), _p_value(delong.p)])
-    title = f"difference {made.paired.difference:+.4f}: AUC of {made.a.run} minus AUC of {made.b.run}"
+    title = f"difference {comparison.paired.difference:+.4f}: AUC of {comparison.a.run} minus AUC of {comparison.b.run}"
     report.table(title, ["method", "95% interval", "p-value"], methods)
     _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
     for one in both:
@@ -136,7 +139,7 @@ def show_comparison(report: Reporter, made: ComparisonReport) -> None:
             report.note(
                 f"{one.n_in_validation:,} of the patches were used to choose the epoch and temperature of {one.run}"
             )
-    for one, count in zip(both, made.left_out, strict=True):
+    for one, count in zip(both, comparison.left_out, strict=True):
         if count:
             report.warn(f"{count:,} patches of {one.file} were not scored by the other")
 
@@ -145,29 +148,29 @@ def _p_value(p: float | None) -> str:
     return "-" if p is None else f"{p:.2g}"
 
 
-def show_repeats(report: Reporter, made: RepeatsReport) -> None:
+def show_repeats(report: Reporter, repeats: RepeatsReport) -> None:
     """Print the validation metrics of each fold or seed, their mean and standard deviation."""
-    rows = [[run.run, *(number(run.metrics[name]) for name in _REPEATED)] for run in made.runs]
-    rows.append(["mean", *(number(made.mean[name]) for name in _REPEATED)])
-    rows.append(["standard deviation", *(number(made.standard_deviation[name]) for name in _REPEATED)])
-    title = f"validation metrics of the {made.kind} of {made.name}"
+    rows = [[run.run, *(number(run.metrics[name]) for name in _REPEATED)] for run in repeats.runs]
+    rows.append(["mean", *(number(repeats.mean[name]) for name in _REPEATED)])
+    rows.append(["standard deviation", *(number(repeats.standard_deviation[name]) for name in _REPEATED)])
+    title = f"validation metrics of the {repeats.kind} of {repeats.name}"
     report.table(title, ["run", *map(metric_title, _REPEATED)], rows)
-    if made.split_by == "patch":
+    if repeats.split_by == "patch":
         report.warn("slides are, or may be, in both train and validation: these metrics are too good")
 
 
-def show_balance(report: Reporter, made: BalanceReport, *, with_audit: bool) -> None:
+def show_balance(report: Reporter, balance: BalanceReport, *, with_audit: bool) -> None:
     """Print the counts of the subset, the dropped patches, and why validation metrics may be too good."""
-    if dropped := made.dropped.by_reason():
+    if dropped := balance.dropped.by_reason():
         report.note("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()))
-    rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in made.counts.items()]
-    title = f"patches of the subset of {made.data}, split by {made.split}"
+    rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in balance.counts.items()]
+    title = f"patches of the subset of {balance.data}, split by {balance.split}"
     report.table(title, ["split", "normal", "tumour", "slides"], rows)
-    if with_audit and made.audit:
-        _show_audit(report, made.audit)
-    _show_split_leaks(report, made)
-    if made.audit:
-        _show_audit_leaks(report, made.audit)
+    if with_audit and balance.audit:
+        _show_audit(report, balance.audit)
+    _show_split_leaks(report, balance)
+    if balance.audit:
+        _show_audit_leaks(report, balance.audit)
 
 
 def _show_audit(report: Reporter, audit: AuditReport) -> None:
@@ -192,23 +195,23 @@ def _show_audit(report: Reporter, audit: AuditReport) -> None:
     report.note(text)
 
 
-def _show_split_leaks(report: Reporter, made: BalanceReport) -> None:
+def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
     """Print whether patches of one slide may be in both train and validation."""
     consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
-    if made.leaks and made.split == Split.OVERLAP:
+    if balance.leaks and balance.split == Split.OVERLAP:
         report.warn(
             "no two of these patches share pixels, or their file format hides it, so the split is random and leaks: "
             f"{consequence}; histo download --slides CSV adds the slides"
         )
-    elif made.leaks:
+    elif balance.leaks:
         report.warn(f"a random split leaks: {consequence}; --split slide or overlap does not")
-    elif made.split == Split.OVERLAP:
+    elif balance.split == Split.OVERLAP:
         report.note(
-            f"{made.sharing_pixels or 0:,} of {made.n:,} patches overlap with another patch, and are in the same split "
-            "as it; other patches of a slide may be in both splits, which makes validation metrics too good"
+            f"{balance.sharing_pixels or 0:,} of {balance.n:,} patches overlap with another patch, and are in the same "
+            "split as it; other patches of a slide may be in both splits, which makes validation metrics too good"
         )
-    elif made.split == Group.HOSPITAL and made.hospitals:
-        names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in made.hospitals.items())
+    elif balance.split == Group.HOSPITAL and balance.hospitals:
+        names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())
         report.note(f"no hospital is in both splits, so the share of validation is only about --val-fraction: {names}")
 
 

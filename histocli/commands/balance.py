@@ -9,7 +9,7 @@ import numpy as np
 from histocli.config import SUBSET, BalanceConfig, Group, Split
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
-from histocli.data.leakage import audit, audited_sets
+from histocli.data.leakage import audit, names_to_audit
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, overlap_groups
@@ -50,7 +50,7 @@ def balance(
     subset = draw_balanced(cleaned, n, config.seed)
     groups = None
     if config.audit or unit is Split.OVERLAP:
-        others = audited_sets(workspace, data)[1:] if config.audit else []
+        others = names_to_audit(workspace, data)[1:] if config.audit else []
         groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _split(config, unit, subset, groups)
     sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
@@ -156,11 +156,11 @@ def _split(
     if unit is Split.RANDOM:
         val = split_random(labels, config.val_fraction, config.seed)
     elif unit is Split.OVERLAP and groups is not None:
-        ours = groups[subset["index"]]
-        is_single = np.bincount(ours)[ours] == 1
-        subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", ours.astype(str))}), [*columns, OVERLAP]
-        together = connected_components(subset).codes if (subset["slide"] != "").any() else ours
-        val = split_by_group(together, labels, config.val_fraction, config.seed, "overlap group")
+        group_of = groups[subset["index"]]
+        is_single = np.bincount(group_of)[group_of] == 1
+        subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", group_of.astype(str))}), [*columns, OVERLAP]
+        units = connected_components(subset).codes if (subset["slide"] != "").any() else group_of
+        val = split_by_group(units, labels, config.val_fraction, config.seed, "overlap group")
     else:
         val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
     return subset.assign(split=np.where(val, "val", "train"))[columns]

@@ -14,7 +14,7 @@ from histocli.fs import hold
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
 from histocli.sources.options import declared_options
 from histocli.sources.retry import DEFAULT_POLICY
-from histocli.workspace import Workspace, checked_name, read_json, write_json
+from histocli.workspace import Workspace, check_name, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def lock_dataset(workspace: Workspace, name: str) -> Iterator[None]:
     Raises:
         HeldError: another process has locked it.
     """
-    with hold(workspace.data_dir / f".{checked_name(name, 'data set')}.lock", f"data set {name!r}"):
+    with hold(workspace.data_dir / f".{check_name(name, 'data set')}.lock", f"data set {name!r}"):
         workspace.tidy()
         yield
 
@@ -78,16 +78,16 @@ def find_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dat
     # A data set of an earlier version does not record options that were added later. They have their defaults.
     defaults = {d.option.flag.removeprefix("--"): _to_json_value(d.default) for d in declared_options().values()}
     try:
-        found = Dataset(**read_json(path))
-        request = {**defaults, **found.request}
+        dataset = Dataset(**read_json(path))
+        request = {**defaults, **dataset.request}
     except TypeError as error:
         raise HistoError(f"cannot read {path}: {error}", "--force packs it again") from error
     if request != config.request:
         raise HistoError(
-            f"there is a data set {name!r} already, packed with other options ({found.source}: {found.origin})",
+            f"there is a data set {name!r} already, packed with other options ({dataset.source}: {dataset.origin})",
             "choose another --name, or replace the old data set with --force",
         )
-    return found
+    return dataset
 
 
 def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedFile]:

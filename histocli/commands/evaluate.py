@@ -18,12 +18,12 @@ from histocli.inference.score_table import clusters_of, metrics_by, write_scores
 from histocli.metrics import Measurement, Uncertainty, uncertainty
 from histocli.metrics import evaluate as measure
 from histocli.metrics.registry import METRICS
-from histocli.metrics.thresholds import fixed
+from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
-from histocli.workspace import Workspace, checked_name, is_path, read_json, write_json
+from histocli.workspace import Workspace, check_name, is_path, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def evaluate(
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
-    """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file beside it.
+    """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file with the same name.
 
     Options that differ from their defaults (`--tta`, `--uncalibrated`, `--threshold`, `--resize`) are added to the name
     of the file. If a file with this name has an evaluation of other data, a hash is added too.
@@ -136,7 +136,7 @@ def _metrics_path(
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(member.sha256 for member in predictor.members).encode()).hexdigest()[:8]
     parts = [name, scored.data, scored.split, *(option for option, is_set in unusual.items() if is_set)]
-    return workspace.metrics_dir / f"{checked_name('-'.join(parts), 'metrics file')}.json"
+    return workspace.metrics_dir / f"{check_name('-'.join(parts), 'metrics file')}.json"
 
 
 def _unused_path(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
@@ -188,7 +188,7 @@ def compare(
         if one == other and names[0] != names[1]:
             raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
         report = compare_scores(one, other)
-        stem = checked_name(_join_names([one.stem, other.stem], "-vs-", 100), "metrics file")
+        stem = check_name(_join_names([one.stem, other.stem], "-vs-", 100), "metrics file")
         path = workspace.metrics_dir / f"{stem}.json"
         write_json(path, to_json(report))
         return Comparison(path, report)
@@ -247,4 +247,4 @@ def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
     if on_disk and config.split not in (None, Part.ALL):
         raise UsageError(f"--split {config.split}: a folder has no splits", "leave it out, or pack it: histo download")
     if config.threshold != STORED:
-        fixed(config.threshold)
+        parse_threshold(config.threshold)

@@ -1,17 +1,17 @@
 """`histo plot`: draw the reports that other commands wrote."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from histocli.config import SUBSET
+from histocli.config import SUBSET, PlotConfig
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
 from histocli.reports.balance import read_balance
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.plots import Format, Kind, shorten
+from histocli.reports.plots import Kind, shorten
 from histocli.reports.run import read_history, read_run
 from histocli.workspace import Workspace
 
@@ -41,18 +41,18 @@ class Plot(NamedTuple):
     draw: "Callable[[Figure], None]"
 
 
-def plot(workspace: Workspace, run: str | None, kinds: Sequence[Kind], format: Format) -> list[Path]:
-    """Draw plots of the run `run` (None: the newest) into the workspace's `plots/`, and return the files.
+def plot(workspace: Workspace, config: PlotConfig) -> list[Path]:
+    """Draw plots of a run into the workspace's `plots/`, and return the files.
 
     Each evaluation of the run has its own plots. `Kind.ALL` draws all kinds for which there is input.
 
     Raises:
-        HistoError: the run does not exist, there is no input for one of `kinds`, or an input cannot be read.
+        HistoError: the run does not exist, there is no input for one of the kinds, or an input cannot be read.
 
     """
     from histocli.reports.plots.style import save
 
-    run = _choose_run(workspace, run)
+    run, kinds, format = _choose_run(workspace, config.run), config.kind, config.format
     plots: list[Plot] = []
     for kind in [kind for kind in Kind if kind is not Kind.ALL and (kind in kinds or Kind.ALL in kinds)]:
         try:
@@ -173,8 +173,8 @@ def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
         rows = np.flatnonzero(labels == label)
         if not len(rows) and (label == UNLABELLED or (labels == UNLABELLED).all()):
             continue
-        drawn = np.sort(rng.choice(rows, min(PER_GROUP, len(rows)), replace=False))
-        groups.append(Group(f"{heading} (n = {len(rows):,})", _read_patches(workspace, name, drawn)))
+        sample = np.sort(rng.choice(rows, min(PER_GROUP, len(rows)), replace=False))
+        groups.append(Group(f"{heading} (n = {len(rows):,})", _read_patches(workspace, name, sample)))
     counts = f"n = {len(labels):,}; label 1: tumour within the marked central 32x32 pixels"
     return _plan_sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
 

@@ -22,7 +22,7 @@ from histocli.inference.parts import Parts
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import COLUMNS, Flagger
 from histocli.inference.writers import Table, Writer, is_stream, open_part, open_writer
-from histocli.metrics.thresholds import fixed
+from histocli.metrics.thresholds import parse_threshold
 from histocli.sources import Patch
 from histocli.workspace import Workspace
 
@@ -165,7 +165,7 @@ def _write_stream(
 
 def _write_parts(
     job: _Job,
-    made_of: dict[str, Any],
+    dependencies: dict[str, Any],
     ranks: Ranks,
     on_start: Callable[[str, int | None], None],
     report: Callable[[HistoError], None],
@@ -179,8 +179,8 @@ def _write_parts(
     out, total, size = job.config.out, job.inputs.total, job.size
     assert out is not None
     assert total is not None
-    ranks.check_equal(made_of, "inputs, checkpoints or devices")
-    parts = Parts(out, made_of, math.ceil(total / size), ranks)
+    ranks.check_equal(dependencies, "inputs, checkpoints or devices")
+    parts = Parts(out, dependencies, math.ceil(total / size), ranks)
     before = total - parts.unfinished_size(total, size)
     resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
     on_start(job.predictor.reason + resumed, parts.share_size(total, size))
@@ -192,11 +192,11 @@ def _write_parts(
     patches = parts.share(job.inputs.patches, size)
     try:
         with closing(job.score(patches, report, on_progress)) as chunks:
-            for number in parts.own:
+            for number in parts.assigned:
                 _write_part(job, parts, number, islice(chunks, parts.chunks))
     except BaseException:
         if ranks.size == 1:
-            parts.remove_unless_begun()
+            parts.remove_if_empty()
         raise
     ranks.all_gather(None)  # wait until every process has finished its parts
     return ranks.on_rank0(lambda: _join(job, parts, on_unreadable if ranks.size > 1 else lambda error: None))
@@ -256,7 +256,7 @@ def _check(config: PredictConfig, ranks: Ranks) -> None:
     if config.format is Output.PARQUET and config.out is None:
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
     if config.threshold not in (None, STORED):
-        fixed(str(config.threshold))
+        parse_threshold(str(config.threshold))
     if config.out is not None and config.out.is_dir():
         raise UsageError(f"--out {config.out} is a folder", "name the file to write")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import compute_settings, deterministic
-from histocli.compute.memory import explained, is_out_of_memory, memory_is_full, release_gpu_memory
+from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, memory_is_full, release_gpu_memory
 from histocli.config import BATCH_SIZE, Augment, Device, Precision, Rotate, RunConfig, TrainConfig, Weights
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
@@ -20,8 +20,16 @@ from histocli.reports.model_card import write_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped, stop_request
 from histocli.training.progress import Epoch, Listener
-from histocli.training.provenance import at_work_on, claimed, interrupted_run, name_taken
-from histocli.training.repeats import Member, first_begun, is_member, plan_repeats, repeats_name, summarise, write_folds
+from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
+from histocli.training.repeats import (
+    Member,
+    find_first_run,
+    is_member,
+    plan_repeats,
+    repeats_name,
+    summarise,
+    write_folds,
+)
 from histocli.training.run import Run
 from histocli.workspace import Workspace
 
@@ -59,12 +67,12 @@ def train(
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    here = torchrun_agents(ranks)
-    restarted = ranks.on_rank0(lambda: interrupted_run(workspace, here))
+    agents = torchrun_agents(ranks)
+    restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
     if resume:
-        name, stored = ranks.on_rank0(lambda: stored_config(workspace, restarted or config.name))
-        run_config = _resumed_config(stored, config, given)
+        name, stored = ranks.on_rank0(lambda: load_run_config(workspace, restarted or config.name))
+        run_config = _apply_given_options(stored, config, given)
     _refuse_unused(run_config, given)
     publish = not (resume and name and is_member(name, run_config))
     return _train_run(
@@ -91,25 +99,25 @@ def _train_run(
     listener: Listener,
     ranks: Ranks,
 ) -> TrainReport:
-    """Train one run; with `publish`, its checkpoints become the workspace's when it is finished."""
+    """Train one run; with `publish`, copy its checkpoints to the workspace's `checkpoints/` when it is finished."""
     start = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(deterministic(config.deterministic))
         if resume:
             assert name is not None
-            ranks.on_rank0(lambda: stack.enter_context(at_work_on(workspace, name)))
+            ranks.on_rank0(lambda: stack.enter_context(lock_run(workspace, name)))
             run = ranks.on_all_ranks(lambda: Run(workspace, config, name, ranks))
             run.resume()
         elif name and ranks.on_rank0(workspace.run_dir(name).exists):
-            raise name_taken(name)
+            raise name_taken_error(name)
         else:
             if halve:
-                config = _halved_to_fit(workspace, config, ranks)
+                config = _halve_batch_size(workspace, config, ranks)
             run = ranks.on_all_ranks(lambda: Run(workspace, config, "", ranks))
-        stack.enter_context(explained(run.train.batch_size))
+        stack.enter_context(explain_out_of_memory(run.train.batch_size))
         with stop_request() as stop:
             if not resume:
-                run.create(ranks.on_rank0(lambda: stack.enter_context(claimed(workspace, name, config.arch))))
+                run.create(ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch))))
             resumed_at = run.trainer.step
             if not run.is_finished:
                 listener.on_start(run, resumed_at)
@@ -122,18 +130,18 @@ def _train_run(
     return TrainReport(run.name, run.dir, run.best, seconds, steps, stop.signal)
 
 
-def _resumed_config(stored: RunConfig, config: TrainConfig, given: Collection[str]) -> RunConfig:
-    """Return the options of the run to resume, on the device that was given.
+def _apply_given_options(stored: RunConfig, config: TrainConfig, given: Collection[str]) -> RunConfig:
+    """Return the options of the run to resume, with the device that was given.
 
     Raises:
         UsageError: another option was given that differs from what the run was started with.
     """
     for key, value in vars(stored).items():
-        wanted = getattr(config, key)
+        new = getattr(config, key)
         is_auto = key == "batch_size" and config.halve
-        if key in given and key != "device" and not is_auto and wanted != value:
+        if key in given and key != "device" and not is_auto and new != value:
             flag = "--" + key.replace("_", "-")
-            raise UsageError(f"{flag} {wanted}: the run has {value}", f"leave {flag} out, or start a new run")
+            raise UsageError(f"{flag} {new}: the run has {value}", f"leave {flag} out, or start a new run")
     return replace(stored, device=config.device) if "device" in given else stored
 
 
@@ -144,7 +152,7 @@ def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
 
 
-def _halved_to_fit(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:
+def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:
     """Return the options with the batch size halved until a training step fits the memory."""
     if ranks.size > 1:
         raise UsageError("--batch-size auto is for one process", "give a number")
@@ -162,14 +170,14 @@ def _halved_to_fit(workspace: Workspace, config: RunConfig, ranks: Ranks) -> Run
                 raise memory_is_full(size) from error
             fits = False
         del run
-        gc.collect()  # the trial run is part of reference cycles, and holds a copy of the patches on a GPU
+        gc.collect()  # the trial run is part of reference cycles, and keeps a copy of the patches on a GPU
         release_gpu_memory()
         if fits:
             return config
         config = replace(config, batch_size=size // 2)
 
 
-def stored_config(workspace: Workspace, name: str | None) -> tuple[str, RunConfig]:
+def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunConfig]:
     """Return the name and the options of the run to resume: `name`, or the newest run.
 
     Raises:
@@ -216,42 +224,44 @@ def train_repeats(
             run was started.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    here = torchrun_agents(ranks)
-    restarted = ranks.on_rank0(lambda: interrupted_run(workspace, here))
+    agents = torchrun_agents(ranks)
+    restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     name, resume = config.name or (repeats_name(restarted) if restarted else None), config.resume or bool(restarted)
     run_config = config.run
     kind = "folds" if config.folds else "seeds"
-    if resume and name and (first := ranks.on_rank0(lambda: first_begun(workspace, name, kind))):
-        stored = ranks.on_rank0(lambda: stored_config(workspace, first))[1]
+    if resume and name and (first := ranks.on_rank0(lambda: find_first_run(workspace, name, kind))):
+        stored = ranks.on_rank0(lambda: load_run_config(workspace, first))[1]
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
-        run_config = _resumed_config(stored, config, given)
+        run_config = _apply_given_options(stored, config, given)
     _refuse_unused(run_config, given)
     run_config.check()
     repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]
-    begun = ranks.on_rank0(lambda: {run for run in names if workspace.run_dir(run).exists()})
-    if resume and not begun:
+    started = ranks.on_rank0(lambda: {run for run in names if workspace.run_dir(run).exists()})
+    if resume and not started:
         raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of the runs to continue")
-    if begun and not resume:
-        raise name_taken(min(begun))
+    if started and not resume:
+        raise name_taken_error(min(started))
     if config.folds:
-        ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, again=resume))
-    elif begun:
-        ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(begun)))
-    again = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
+        ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
+    elif started:
+        ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(started)))
+    resume_command = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
     for member in repeats.members:
-        is_begun = member.name in begun
-        if is_begun and ranks.on_rank0(partial(_is_finished, workspace, member)):
+        is_started = member.name in started
+        if is_started and ranks.on_rank0(partial(_is_finished, workspace, member)):
             continue
-        own = replace(stored_config(workspace, member.name)[1], device=run_config.device) if is_begun else member.config
+        member_config = member.config
+        if is_started:
+            member_config = replace(load_run_config(workspace, member.name)[1], device=run_config.device)
         try:
             with listen() as listener:
                 report = _train_run(
                     workspace,
-                    own,
+                    member_config,
                     member.name,
-                    resume=is_begun,
+                    resume=is_started,
                     halve=config.halve,
                     publish=False,
                     listener=listener,
@@ -260,10 +270,10 @@ def train_repeats(
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
-            raise Stopped(stopped.exit_code - 128, again) from stopped
+            raise Stopped(stopped.exit_code - 128, resume_command) from stopped
         (number,) = ranks.all_max(report.signal or 0)
         if number and member is not repeats.members[-1]:
-            raise Stopped(number, again)
+            raise Stopped(number, resume_command)
     return ranks.on_rank0(lambda: summarise(workspace, repeats))
 
 

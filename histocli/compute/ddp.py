@@ -195,7 +195,7 @@ def _start_all_max(values: Sequence[int]) -> "tuple[Any, Tensor]":
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of a job: torchrun, or a tool that sets the same variables, started it."""
+    """Return whether torchrun, or a tool that sets the same variables, started this process."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 

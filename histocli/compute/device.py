@@ -36,7 +36,7 @@ class Compute:
 
 
 def choose_compute(device: Device = Device.AUTO, precision: Precision = Precision.AUTO) -> Compute:
-    """Pick the device (CUDA, then MPS, then CPU) and its fastest precision.
+    """Choose the device (CUDA, then MPS, then CPU) and its fastest precision.
 
     Raises:
         HistoError: the given device does not exist or cannot be used.
@@ -49,16 +49,16 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
         raise HistoError("--device mps: no Apple GPU was found", "--device auto uses what the machine has")
     cuda = cuda and not problem
     kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
-    asked = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
+    reason = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
     if problem:
-        asked = "the GPU cannot be used"
+        reason = "the GPU cannot be used"
     place = local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{thread_count()} threads"
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions
     name = "Apple GPU" if kind == "mps" else name
-    return Compute(place, chosen, f"{kind} ({name}; {asked}), {chosen} ({why})", problem or "")
+    return Compute(place, chosen, f"{kind} ({name}; {reason}), {chosen} ({why})", problem or "")
 
 
 def local_gpu() -> torch.device:

@@ -69,7 +69,7 @@ def memory_is_full(patches: int) -> HistoError:
 
 
 @contextmanager
-def explained(patches: int) -> Iterator[None]:
+def explain_out_of_memory(patches: int) -> Iterator[None]:
     """Replace an exception about full memory in this block by one that says which batch size to try.
 
     Raises:

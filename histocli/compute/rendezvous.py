@@ -11,7 +11,7 @@ from uuid import uuid4
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
-RENDEZVOUS_FILE = "HISTO_MEETING"  # variable: the file through which processes that `histo` started find each other
+RENDEZVOUS_FILE = "HISTO_RENDEZVOUS"  # variable: the file through which processes that `histo` started find each other
 _TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
 _POLL_INTERVAL = 0.02  # seconds
 

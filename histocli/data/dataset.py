@@ -1,4 +1,4 @@
-"""The rows of a manifest together with the packed pixels that they name."""
+"""Open a manifest together with the packed pixels of its rows."""
 
 from hashlib import sha1
 from pathlib import Path
@@ -28,7 +28,7 @@ class ReadManifest(Protocol):
 
 
 class Subset(NamedTuple):
-    """Some patches of a packed data set: `rows` (N,) int64 into `store`, `labels` (N,), and their manifest rows."""
+    """Patches of a packed data set: `rows` (N,) int64 of `store`, `labels` (N,), and `frame`, their manifest rows."""
 
     data: str
     store: Pixels
@@ -45,7 +45,7 @@ class Subset(NamedTuple):
         return self._replace(rows=self.rows[mask], labels=self.labels[mask], frame=self.frame[mask])
 
 
-def open_drawn(workspace: Workspace, manifest_path: Path) -> Subset:
+def open_balanced(workspace: Workspace, manifest_path: Path) -> Subset:
     """Open a subset that `histo balance` drew, or a copy of its manifest.
 
     Raises:
@@ -53,7 +53,7 @@ def open_drawn(workspace: Workspace, manifest_path: Path) -> Subset:
     """
     subset = open_subset(workspace, manifest_path)
     if manifest_path == workspace.manifest_path(subset.data):
-        raise HistoError(f"the manifest {subset.data} is not a drawn subset", f"histo balance --data {subset.data}")
+        raise HistoError(f"{subset.data} is a data set, not a balanced subset", f"histo balance --data {subset.data}")
     return subset
 
 
@@ -86,10 +86,10 @@ def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = 
     return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
 
 
-def same_patches(drawn: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
-    """Return whether rows of a subset and of a data set agree in their ids, and in their SHA-1s if both have them."""
-    names = [name for name in ("id", "sha1") if name in drawn.columns and name in packed.columns]
-    return all(bool((drawn[name].to_numpy() == packed[name].to_numpy()).all()) for name in names)
+def same_patches(subset: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
+    """Return whether rows of a subset and of a data set have the same ids, and the same SHA-1s if both have them."""
+    names = [name for name in ("id", "sha1") if name in subset.columns and name in packed.columns]
+    return all(bool((subset[name].to_numpy() == packed[name].to_numpy()).all()) for name in names)
 
 
 def open_packed(
@@ -100,24 +100,25 @@ def open_packed(
 ) -> tuple[Pixels, "pd.DataFrame"]:
     """Open the array of a data set and its manifest, which have the same rows in the same order.
 
+    The ids and their order are compared with those that were packed, and the pixels of a sample of patches with the
+    SHA-1s in the manifest. If a manifest was sorted by hand, for example, every patch would have a wrong label.
+
     Raises:
-        HistoError: one of them is missing or malformed, or their rows differ: a table that was sorted by hand would
-            give every patch a wrong label. The ids and their order are compared with those that were packed, and the
-            pixels of a sample of patches with the SHA-1s of the manifest.
+        HistoError: the array or the manifest is missing or malformed, or their rows differ.
     """
     store, path = open_store(workspace.patches_path(name)), workspace.manifest_path(name)
     frame = read(path, required)
     hint = f"histo download --name {name} --force packs it again"
     if len(frame) != len(store):
         raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)
-    moved = _recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"].tolist()).hexdigest())
-    rows = np.arange(len(store)) if moved else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
+    ids_differ = _recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"].tolist()).hexdigest())
+    rows = np.arange(len(store)) if ids_differ else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
     for row in rows if "sha1" in frame.columns and len(store) else ():
         if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
             key, line = frame["id"].iloc[row], line_of(path, int(row))
-            wrong = f"{key!r} is not in the row of its pixels, or was changed"
-            raise HistoError(f"{path}, line {line}, column id: {wrong}", hint)
-    if moved:
+            problem = f"{key!r} is not in the row of its pixels, or was changed"
+            raise HistoError(f"{path}, line {line}, column id: {problem}", hint)
+    if ids_differ:
         raise HistoError(f"{path}, column id: the ids or their order differ from those that were packed", hint)
     return store, frame
 
@@ -129,15 +130,15 @@ def _recorded_ids(workspace: Workspace, name: str) -> str | None:
     return recorded.get("ids_sha256") if isinstance(recorded, dict) else None
 
 
-def labelled_part(subset: Subset, part: Part) -> Subset:
+def select_labelled(subset: Subset, part: Part) -> Subset:
     """Return the labelled patches of a split, or of all splits for `Part.ALL`.
 
     Raises:
         HistoError: there are no such patches.
     """
-    chosen = subset if part is Part.ALL else subset.part(part.value)
-    chosen = chosen.where(chosen.labels != UNLABELLED)
-    if not len(chosen.rows):
+    selected = subset if part is Part.ALL else subset.part(part.value)
+    selected = selected.where(selected.labels != UNLABELLED)
+    if not len(selected.rows):
         splits = ", ".join(sorted(set(subset.frame["split"]) - {""})) or "none"
         raise HistoError(f"{subset.data} has no labelled patches in its split {part.value!r}", f"its splits: {splits}")
-    return chosen
+    return selected

@@ -1,9 +1,9 @@
-"""Image files decoded in processes of their own.
+"""Decode image files in separate processes.
 
-Threads share Python's interpreter lock, so that some 10,000 patches are decoded in a second whatever the number of
-cores; that is too slow for a GPU. Processes have a lock each. They receive the files' names through a pipe, and write
-the pixels into memory that they share with this process. Pixels that came through a pipe would be read in many small
-steps, each of which waits for the lock.
+Threads share Python's interpreter lock. With any number of cores they decode only about 10,000 patches per second,
+which is too slow for a GPU. Each process has its own lock. Processes receive the files' names through a pipe, and write
+the pixels into memory that they share with this process. A pipe for the pixels would be slower: this process would read
+it in many small steps, and wait for the lock in each.
 """
 
 import mmap
@@ -28,7 +28,7 @@ from histocli.errors import HistoError
 from histocli.sources import Pixels
 from histocli.sources.files import File, read_bytes
 
-FEW_FILES = 4096  # that do not pay for starting processes
+FEW_FILES = 4096  # fewer files are decoded faster without starting processes
 _SHARED = 256  # patches in the memory that is shared with a process, 7 MB
 _PATCH_SHAPE = (PATCH_SIZE, PATCH_SIZE, 3)
 Loader = Callable[[], Pixels]
@@ -59,7 +59,7 @@ class Decoded(NamedTuple):
 
 
 def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
-    """Load each patch; the errors of those that cannot be read stand beside the others.
+    """Load each patch; return the pixels of those that can be read, and the errors of the others.
 
     The pixels are written to the beginning of `into` (at least N,96,96,3), or to a new array.
     """
@@ -76,9 +76,9 @@ def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
 class DecodingProcesses:
     """Up to `count` processes that decode image files; each starts with `start` or when it is needed.
 
-    Any number of threads may call `decode`; each call waits for an idle process. This process decodes itself what
-    cannot be sent (a member of an archive, a row of an array), and in the place of a process that was killed.
-    `close` ends the processes; so does the end of this process, also by a signal.
+    Any number of threads may call `decode`; each call waits for an idle process. Files that cannot be sent to another
+    process (a member of an archive, a row of an array), and files of a process that was killed, are decoded by this
+    process. `close` ends the processes. They also end when this process ends, even by a signal.
     """
 
     def __init__(self, count: int) -> None:
@@ -91,7 +91,7 @@ class DecodingProcesses:
 
     @property
     def has_started(self) -> bool:
-        """Whether there is a process."""
+        """Whether a process has been started."""
         return bool(self._started)
 
     def start(self) -> None:
@@ -193,9 +193,9 @@ def _end_all(workers: list[_Worker]) -> None:
 
 
 def _create_shared_memory() -> int:
-    """Return the descriptor of memory that has no name: nothing is left of it when the last process has ended.
+    """Return the descriptor of memory without a name: it is freed when the last process has ended.
 
-    It needs no room in /dev/shm, of which Docker gives 64 MB.
+    It does not use /dev/shm, which has only 64 MB in a Docker container.
     """
     size = _SHARED * int(np.prod(_PATCH_SHAPE))
     if sys.platform == "linux":
@@ -231,7 +231,7 @@ def main() -> None:
             loaders = pickle.load(source)  # noqa: S301 - from the process that started this one
             try:
                 errors = decode_all(loaders, shared).errors
-            except Exception:  # noqa: BLE001 - a bug: the other process decodes these files too, and meets it
+            except Exception:  # noqa: BLE001 - a bug: the other process decodes these files again, and raises it
                 pickle.dump(None, target)
             else:
                 pickle.dump({position: (str(error), error.hint) for position, error in errors.items()}, target)

@@ -1,4 +1,4 @@
-"""Start the processes that decode before torch is imported, which takes seconds: they are ready when it is."""
+"""Start the decoding processes before torch is imported: both take seconds, and so run at the same time."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,26 +10,22 @@ from histocli.config import Device
 from histocli.data.decoding import FEW_FILES, DecodingProcesses
 from histocli.threads import thread_count
 
-_CORES_FOR_PROCESSES = 4  # with fewer cores, processes that decode would take the time of this one
-_MOST_PROCESSES = 16  # that decode for one GPU: they decode more patches in a second than it scores
+_MIN_CORES = 4  # with fewer cores, the decoding processes would slow down this one
+_MAX_PROCESSES = 16  # for one GPU; 16 processes decode more patches per second than it scores
 _GPU_DRIVERS = ("nvidiactl", "kfd", "dxg")  # in /dev: of NVIDIA, of AMD, and of Windows in WSL
 
 
 def decoding_processes() -> DecodingProcesses | None:
     """Return processes that decode for one GPU, not started yet; None if there are too few cores for them."""
     cores = thread_count()
-    return (
-        DecodingProcesses(min(_MOST_PROCESSES, cores - 2))
-        if cores >= _CORES_FOR_PROCESSES and os.name != "nt"
-        else None
-    )
+    return DecodingProcesses(min(_MAX_PROCESSES, cores - 2)) if cores >= _MIN_CORES and os.name != "nt" else None
 
 
 @contextmanager
 def early_processes(inputs: Sequence[str], device: Device) -> Iterator[DecodingProcesses | None]:
-    """Start processes that decode `inputs`, if these hold many files and `device` may be a GPU; else give None.
+    """Start processes that decode `inputs`, if there are many files and `device` may be a GPU; else yield None.
 
-    They end with the block.
+    The processes end with the block.
     """
     pool = None
     if _may_be_gpu(device) and sum(_count_files(Path(name)) for name in inputs) >= FEW_FILES:
@@ -45,12 +41,12 @@ def early_processes(inputs: Sequence[str], device: Device) -> Iterator[DecodingP
 
 
 def _may_be_gpu(device: Device) -> bool:
-    """Whether a driver of a GPU is loaded; whether torch can use the GPU is known only when torch is imported."""
+    """Return whether the driver of a GPU is loaded; only torch can say whether it can use the GPU."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return device is not Device.CPU and not is_hidden and any(Path("/dev", name).exists() for name in _GPU_DRIVERS)
 
 
 def _count_files(path: Path) -> int:
-    """Count the files in a folder and its subfolders, up to `FEW_FILES`; 0 for all else."""
+    """Count the files in a folder and its subfolders, up to `FEW_FILES`; return 0 if the path is not a folder."""
     files = (name for _, _, names in os.walk(path) for name in names)
     return sum(1 for _ in islice(files, FEW_FILES))

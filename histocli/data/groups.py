@@ -1,4 +1,4 @@
-"""Which patches of a table belong together, and what its train and validation splits do not share."""
+"""Group patches of the same slide or tissue, and find what train and validation do not share."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

@@ -36,8 +36,8 @@ def decode(data: bytes, name: str) -> Pixels:
     there are several frames or pages, the first is decoded.
 
     Raises:
-        HistoError: it is no image that OpenCV reads, truncated, damaged, larger than `MAX_PIXELS`, or a TIFF with
-            transparent parts.
+        HistoError: OpenCV cannot read the image; it is truncated, damaged or larger than `MAX_PIXELS`; or it is a TIFF
+            with transparent parts.
     """
     if not data:
         raise HistoError(f"{name}: the file is empty")
@@ -59,7 +59,7 @@ def _imdecode(data: bytes, flags: int) -> "cv2.typing.MatLike | None":
 
 
 def _find_damage(data: bytes) -> str:
-    """Return what is wrong with a JPEG or PNG, "" if nothing: OpenCV would fill what is missing with grey."""
+    """Return the damage of a JPEG or PNG, or "": OpenCV would fill missing pixels with grey."""
     if data[:4] == b"\x89PNG":
         if int.from_bytes(data[16:20]) * int.from_bytes(data[20:24]) > MAX_PIXELS:
             return f"of more than {MAX_PIXELS:,} pixels"
@@ -68,7 +68,7 @@ def _find_damage(data: bytes) -> str:
 
 
 def _find_jpeg_damage(data: bytes) -> str:
-    """Check a JPEG's segments and scans up to its end (ITU-T T.81, annex B); return what is wrong, "" if nothing."""
+    """Check a JPEG's segments and scans up to its end (ITU-T T.81, annex B); return the damage, or ""."""
     at, restarts = 2, False
     while marker := _MARKER.match(data, at):
         code, at = marker[0][1], marker.end()

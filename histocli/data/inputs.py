@@ -1,4 +1,4 @@
-"""The patches to be scored, from folders, files, archives, arrays, packed data sets or a list of paths on stdin."""
+"""Open the patches to score: folders, files, archives, arrays, packed data sets, or a list of paths on stdin."""
 
 import os
 import sys
@@ -33,7 +33,7 @@ _ARRAYS = (".npy", ".h5", ".hdf5")
 
 
 class Inputs(NamedTuple):
-    """Patches to be scored, and their number where that is known; `files` are the image files in each folder."""
+    """Patches to score, and their number (None if unknown); `files` has the image files of each folder."""
 
     total: int | None
     patches: Iterable[Patch]
@@ -43,13 +43,13 @@ class Inputs(NamedTuple):
 def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize, lines: list[bytes] | None = None) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
-    A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
-    else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
-    row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
-    `lines` are the paths of `-`, if they were read before.
+    A path is preferred to a data set of the same name. The id of an image is the stem of its file name if all stems are
+    different, else its relative path, which begins with the input's path if there are several inputs. In an array, the
+    id is the row number. If there are several inputs and one is an array or a data set, every id begins with the name
+    of its input. `lines` are the paths from stdin, if they have been read before.
 
     Raises:
-        HistoError: an input is neither a path nor a data set, or holds no image.
+        HistoError: an input is neither a path nor a data set, or contains no image.
     """
     if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
         files = {name: _list_prefixed_files(name) for name in names}
@@ -64,7 +64,7 @@ def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize, line
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
-    """Put the input's name before the ids of its patches; paths from stdin are unique already."""
+    """Add the input's name at the beginning of its patches' ids; paths from stdin are unique already."""
     if name == STDIN:
         return inputs
     stem = Path(name).as_posix()
@@ -116,7 +116,7 @@ def _holds_images(path: Path) -> bool:
 def _images(path: Path) -> list[File]:
     files = list_images(path) if path.is_dir() or path.suffix.lower() == ".zip" else list_files(path)
     if not files:
-        raise HistoError(f"there are no images in {path}", "give a folder or .zip that holds some")
+        raise HistoError(f"there are no images in {path}", "give a folder or .zip that contains images")
     return files
 
 
@@ -176,7 +176,9 @@ def _open_h5(path: Path) -> "h5py.Dataset":
 
 def _check_array(array: Any, path: Path) -> Any:
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
-        raise HistoError(f"{path} holds {array.dtype} {tuple(array.shape)}", "patches are uint8 (N,H,W,3) in RGB order")
+        shape = f"{array.dtype} {tuple(array.shape)}"
+        raise HistoError(f"{path} contains {shape}", "patches must be uint8 (N,H,W,3) in RGB order")
     if min(array.shape) < 1 or array.shape[1] * array.shape[2] > MAX_PIXELS:
-        raise HistoError(f"{path} holds patches of shape {tuple(array.shape)}", f"1 to {MAX_PIXELS:,} pixels each")
+        limit = f"a patch must have 1 to {MAX_PIXELS:,} pixels"
+        raise HistoError(f"{path} contains patches of shape {tuple(array.shape)}", limit)
     return array

@@ -1,4 +1,4 @@
-"""What a training subset shares with its validation split and with every other packed data set."""
+"""Count what a training subset shares with its validation split and with every other packed data set."""
 
 import re
 from typing import TYPE_CHECKING, NamedTuple
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.data.manifest import UNLABELLED, read_manifest
-from histocli.data.overlap_cache import known_overlaps
+from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import PAIR, Array, overlap_groups
 from histocli.data.splits import HELD_OUT
 from histocli.reports.audit import AuditReport, Contradictions, Leak, Overlaps
@@ -19,7 +19,7 @@ _SHOWN_IDS = 10  # how many patches with contradicting labels are named
 
 
 class _Part(NamedTuple):
-    """Patches that are used together: their rows in the combined table, whether only for evaluation, their data set."""
+    """A set of patches: their rows in the combined table, whether they are for evaluation only, and their data set."""
 
     rows: Array
     held_out: bool
@@ -27,15 +27,15 @@ class _Part(NamedTuple):
 
 
 class _Shared(NamedTuple):
-    """How many patches and slides two parts share; None where slides are not known."""
+    """The number of patches and slides that two parts share; None if the slides are not known."""
 
     duplicates: int
     slides: int | None
     patches_of_slides: int | None
 
 
-def audited_sets(workspace: Workspace, data: str) -> list[str]:
-    """Return the data sets that an audit of `data` compares: itself first, then every other that has a manifest."""
+def names_to_audit(workspace: Workspace, data: str) -> list[str]:
+    """Return the names of the data sets that an audit compares: `data` first, then the others that have a manifest."""
     others = [name for name in workspace.dataset_names() if name != data and workspace.manifest_path(name).is_file()]
     return [data, *others]
 
@@ -43,7 +43,7 @@ def audited_sets(workspace: Workspace, data: str) -> list[str]:
 def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame | None" = None) -> AuditReport:
     """Count what the splits of a subset share with each other and with every other packed data set.
 
-    Overlaps are counted as far as they have been searched before; nothing is searched here.
+    Overlaps are counted if they have been searched before. This function does not search them.
 
     Args:
         workspace: where the data sets are.
@@ -54,21 +54,21 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
         HistoError: a manifest or the file of overlaps cannot be read.
 
     """
-    names = audited_sets(workspace, str(subset["data"].iloc[0]))
-    own = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest
-    table, rows_of = _combined_table(workspace, names, own)
-    searched, pairs = _known_pairs(workspace, names, rows_of)
+    names = names_to_audit(workspace, str(subset["data"].iloc[0]))
+    first = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest
+    table, rows_of = _combine_manifests(workspace, names, first)
+    searched, pairs = _read_known_pairs(workspace, names, rows_of)
     parts = _parts(table, rows_of, subset)
     repeated = table["sha1"].duplicated() & (table["sha1"] != "")
     return AuditReport(
         data=names[0],
         compared_with=names[1:],
         duplicates=int(repeated[rows_of[names[0]]].sum()),
-        contradictions=_contradictions(table, repeated),
+        contradictions=_find_contradictions(table, repeated),
         overlaps_searched=searched,
-        overlaps=_overlaps(pairs, len(own)) if names[0] in searched else None,
+        overlaps=_count_overlaps(pairs, len(first)) if names[0] in searched else None,
         leaks=[
-            _leak(table, pairs if part.data in searched else None, name, part, into, parts[into].rows)
+            _count_leak(table, pairs if part.data in searched else None, name, part, into, parts[into].rows)
             for into in ("train", "val")
             for name, part in parts.items()
             if name not in ("train", into)
@@ -76,9 +76,11 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
     )
 
 
-def _leak(table: "pd.DataFrame", pairs: Array | None, name: str, part: _Part, into: str, rows_into: Array) -> Leak:
-    """Count what one part shares with train or val; `pairs` are the known overlaps, None where not searched."""
-    shared = _shared(table, part.rows, rows_into)
+def _count_leak(
+    table: "pd.DataFrame", pairs: Array | None, name: str, part: _Part, into: str, rows_into: Array
+) -> Leak:
+    """Count what one part shares with train or val; `pairs` are the overlaps, or None if they were not searched."""
+    shared = _count_shared(table, part.rows, rows_into)
     return Leak(
         source=name,
         into=into,
@@ -92,49 +94,55 @@ def _leak(table: "pd.DataFrame", pairs: Array | None, name: str, part: _Part, in
 
 
 class SharedWithSubset(NamedTuple):
-    """How many slides a split shares with a subset, and how many of its patches overlap one; None where not known."""
+    """The number of slides that a split shares with a subset, and of its patches that overlap it; None if unknown."""
 
     slides: int | None
     overlaps: int | None
 
 
-def shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data: str, split: str) -> SharedWithSubset:
-    """Count what a split of a packed data set (`all`: the whole) shares with a subset, be that train or val."""
-    own = str(subset["data"].iloc[0])
-    names = list(dict.fromkeys((own, data)))
-    table, rows_of = _combined_table(workspace, names, read_manifest(workspace.manifest_path(own)))
-    searched, pairs = _known_pairs(workspace, names, rows_of)
+def count_shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data: str, split: str) -> SharedWithSubset:
+    """Count what a split of a packed data set (`all`: the whole data set) shares with a subset."""
+    subset_data = str(subset["data"].iloc[0])
+    names = list(dict.fromkeys((subset_data, data)))
+    table, rows_of = _combine_manifests(workspace, names, read_manifest(workspace.manifest_path(subset_data)))
+    searched, pairs = _read_known_pairs(workspace, names, rows_of)
     splits = table["split"].to_numpy()[rows_of[data]]
     rows = rows_of[data].start + np.flatnonzero((splits == split) | (split == "all"))
     into = subset["index"].to_numpy()
     overlaps = _n_overlapping(pairs, rows, into, len(table)) if data in searched else None
-    return SharedWithSubset(_shared(table, rows, into).slides, overlaps)
+    return SharedWithSubset(_count_shared(table, rows, into).slides, overlaps)
 
 
 def _is_held_out(name: str) -> bool:
-    """Whether the name of a split or data set says that it is for evaluation only."""
+    """Return whether the name of a split or data set says that it is for evaluation only."""
     return not HELD_OUT.isdisjoint(re.split(r"[^a-z]+", name.lower()))
 
 
-def _combined_table(
-    workspace: Workspace, names: list[str], own: "pd.DataFrame"
+def _combine_manifests(
+    workspace: Workspace, names: list[str], manifest: "pd.DataFrame"
 ) -> tuple["pd.DataFrame", dict[str, slice]]:
-    """The patches of all data sets in one table, and the rows of each data set; equal slides have equal names."""
+    """Return the patches of all data sets in one table, and the rows of each data set.
+
+    `manifest` is the manifest of the first data set. The same slide has the same name in all data sets.
+    """
     import pandas as pd
 
     frames, rows_of, first = [], {}, 0
     for name in names:
-        frame = own if name == names[0] else read_manifest(workspace.manifest_path(name))
+        frame = manifest if name == names[0] else read_manifest(workspace.manifest_path(name))
         texts = {column: frame.get(column, pd.Series("", frame.index)) for column in ("id", "sha1", "slide", "split")}
-        texts["slide"] = _slides(workspace, name, texts["slide"])
+        texts["slide"] = _rename_synthetic(workspace, name, texts["slide"])
         frames.append(pd.DataFrame({**texts, "label": frame["label"]}))
         rows_of[name] = slice(first, first + len(frame))
         first += len(frame)
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), rows_of
 
 
-def _slides(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Series[str]":
-    """Rename synthetic slides: those of two data sets have equal names, but are equal only with equal seed and size."""
+def _rename_synthetic(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Series[str]":
+    """Add the seed and the size to the names of synthetic slides.
+
+    All synthetic data sets use the same names, but their slides are the same only if seed and size are.
+    """
     dataset = read_json(workspace.dataset_path(name))
     if dataset.get("source") != "synthetic":
         return slides
@@ -142,7 +150,7 @@ def _slides(workspace: Workspace, name: str, slides: "pd.Series[str]") -> "pd.Se
 
 
 def _parts(table: "pd.DataFrame", rows_of: dict[str, slice], subset: "pd.DataFrame") -> dict[str, _Part]:
-    """The splits of the subset, the splits that its data set holds out, and the other data sets by split."""
+    """Return the splits of the subset, the held-out splits of its data set, and the other data sets by split."""
     data, *others = rows_of
     index, split_of = subset["index"].to_numpy(), subset["split"].to_numpy()
     parts = {name: _Part(index[split_of == name], False, data) for name in ("train", "val")}
@@ -156,21 +164,21 @@ def _parts(table: "pd.DataFrame", rows_of: dict[str, slice], subset: "pd.DataFra
     return parts
 
 
-def _known_pairs(workspace: Workspace, names: list[str], rows_of: dict[str, slice]) -> tuple[list[str], Array]:
-    """The data sets whose overlaps with the first one are known, and the pairs, by the rows of the combined table."""
+def _read_known_pairs(workspace: Workspace, names: list[str], rows_of: dict[str, slice]) -> tuple[list[str], Array]:
+    """Return the data sets that were searched for overlaps with the first, and the pairs by combined row."""
     searched, found = [], [np.empty(0, PAIR)]
     for name in names:
-        pairs = known_overlaps(workspace, names[0], None if name == names[0] else name)
+        pairs = read_overlaps(workspace, names[0], None if name == names[0] else name)
         if pairs is None:
             continue
-        moved = pairs.copy()
-        moved["b"] += rows_of[name].start
+        combined = pairs.copy()
+        combined["b"] += rows_of[name].start
         searched.append(name)
-        found.append(moved)
+        found.append(combined)
     return searched, np.concatenate(found)
 
 
-def _contradictions(table: "pd.DataFrame", repeated: "pd.Series[bool]") -> Contradictions:
+def _find_contradictions(table: "pd.DataFrame", repeated: "pd.Series[bool]") -> Contradictions:
     """Find the patches whose pixels also occur with the other label."""
     copies = table[table["sha1"].isin(table["sha1"][repeated])]
     labelled = copies[copies["label"] != UNLABELLED]
@@ -178,8 +186,8 @@ def _contradictions(table: "pd.DataFrame", repeated: "pd.Series[bool]") -> Contr
     return Contradictions(len(both), both["id"].iloc[:_SHOWN_IDS].tolist())
 
 
-def _overlaps(pairs: Array, n: int) -> Overlaps:
-    """Count the overlaps among the first `n` patches; groups have two patches or more."""
+def _count_overlaps(pairs: Array, n: int) -> Overlaps:
+    """Count the overlaps among the first `n` patches; a group has at least two patches."""
     pairs = pairs[pairs["b"] < n]
     sizes = np.bincount(overlap_groups(pairs, n), minlength=1)
     return Overlaps(
@@ -190,8 +198,8 @@ def _overlaps(pairs: Array, n: int) -> Overlaps:
     )
 
 
-def _shared(table: "pd.DataFrame", rows: Array, into: Array) -> _Shared:
-    """Count the patches of `rows` whose pixels are also in `into`, and the slides of both."""
+def _count_shared(table: "pd.DataFrame", rows: Array, into: Array) -> _Shared:
+    """Count the patches of `rows` whose pixels are also in `into`, and the slides that are in both."""
     sha1, slide = table["sha1"].to_numpy(), table["slide"].to_numpy()
     slides_into, slides = set(slide[into]) - {""}, set(slide[rows]) - {""}
     duplicates = _n_members(sha1[rows], set(sha1[into]) - {""})
@@ -200,8 +208,8 @@ def _shared(table: "pd.DataFrame", rows: Array, into: Array) -> _Shared:
     return _Shared(duplicates, len(slides_into & slides), _n_members(slide[rows], slides_into))
 
 
-def _n_members(values: Array, wanted: set[str]) -> int:
-    return sum(value in wanted for value in values)
+def _n_members(values: Array, names: set[str]) -> int:
+    return sum(value in names for value in values)
 
 
 def _n_overlapping(pairs: Array, rows: Array, into: Array, n: int) -> int:

@@ -1,7 +1,7 @@
-"""The table of patches: schema, read, write, validate.
+"""Read, check and write manifests: tables with one row per patch.
 
-A manifest is a plain CSV made to be opened: one row per patch of a packed array, in the array's order. A subset
-such as `balanced.csv` also names the data set (`data`) and the row in its array (`index`).
+A manifest is a plain CSV file that a spreadsheet can open, with one row per patch of a packed array, in the array's
+order. A subset such as `balanced.csv` also has the name of the data set (`data`) and the row in its array (`index`).
 """
 
 import re
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("id", "label", "slide", "hospital", "split", "sha1", "min", "max")
 SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
-UNLABELLED = -1  # how a missing label reads; it is an empty field in the file
+UNLABELLED = -1  # the value of a missing label, which is an empty field in the file
 
 _NUMBERS = {"min", "max", "index"}
 _WHOLE = re.compile(r"[0-9]{1,15}")
@@ -60,11 +60,12 @@ def write_manifest(path: Path, frame: "pd.DataFrame") -> None:
 def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
     """Read and validate a manifest: text columns as str, `label` as int64 with `UNLABELLED` where it is empty.
 
-    Semicolons for commas, a byte order mark, CRLF and additional columns, as spreadsheets leave them, are all read.
+    Semicolons as separators, a byte order mark, CRLF and additional columns are allowed, because spreadsheets write
+    them.
 
     Raises:
-        HistoError: no such file, a column is missing, a value is not what its column holds, an id stands twice in a
-            split, or a row of the array twice; file, line and column are named.
+        HistoError: the file or a column is missing, a value does not fit its column, or an id occurs twice in a split,
+            or a row of the array occurs twice; the message names file, line and column.
     """
     import pandas as pd
 
@@ -80,10 +81,10 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     for name in _NUMBERS & set(frame.columns):
         frame[name] = _whole_numbers(frame[name], path)
     _refuse(path, "id", frame["id"], frame["id"] == "", "is empty")
-    once = ["id", "split"] if "split" in frame.columns else ["id"]  # PCam's valid and test share a few patches
-    _refuse(path, "id", frame["id"], frame.duplicated(once), "stands twice")
+    unique = ["id", "split"] if "split" in frame.columns else ["id"]  # PCam's valid and test share a few patches
+    _refuse(path, "id", frame["id"], frame.duplicated(unique), "occurs twice")
     if "index" in frame.columns:
-        _refuse(path, "index", frame["index"], frame["index"].duplicated(), "stands twice")
+        _refuse(path, "index", frame["index"], frame["index"].duplicated(), "occurs twice")
     return frame
 
 
@@ -98,13 +99,13 @@ class IdsDigest:
 
     def __init__(self, ids: Iterable[str] = ()) -> None:
         self._digest = sha256()
-        self._take("".join(f"{len(key)}:{key}" for key in ids))
+        self._update("".join(f"{len(key)}:{key}" for key in ids))
 
     def add(self, key: str) -> None:
         """Add the next id."""
-        self._take(f"{len(key)}:{key}")
+        self._update(f"{len(key)}:{key}")
 
-    def _take(self, text: str) -> None:
+    def _update(self, text: str) -> None:
         self._digest.update(text.encode("utf-8", "surrogatepass"))
 
     def hexdigest(self) -> str:

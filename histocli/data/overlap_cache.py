@@ -1,4 +1,4 @@
-"""The overlaps of packed data sets, searched once and saved beside the patches."""
+"""Search the overlaps of packed data sets once, and save them in the folders of the data sets."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -16,16 +16,16 @@ from histocli.workspace import Workspace, atomic_path, read_json
 def search_overlaps(
     workspace: Workspace, data: str, others: Sequence[str] = (), on_stage: OnStage = lambda what, done, total: None
 ) -> Array:
-    """Return the overlaps within a data set, as `find_overlaps` does; search those with the other data sets too.
+    """Return the overlaps within a data set, as `find_overlaps` does; also search the overlaps with other data sets.
 
-    Each pair of data sets has its own file, so that packing a third one invalidates nothing. A pair that has its file
-    is not searched again.
+    Each pair of data sets has its own file, so that it stays valid when a third data set is packed. A pair that has its
+    file is not searched again.
 
     Raises:
         HistoError: a data set is missing, cannot be read or does not match its manifest, or the disk is full.
     """
-    within = known_overlaps(workspace, data)
-    new = [name for name in others if known_overlaps(workspace, data, name) is None]
+    within = read_overlaps(workspace, data)
+    new = [name for name in others if read_overlaps(workspace, data, name) is None]
     if within is None or new:
         stores = [open_packed(workspace, name)[0] for name in (data, *new)]
         pairs = find_overlaps(stores, on_stage)
@@ -41,7 +41,7 @@ def search_overlaps(
     return within
 
 
-def known_overlaps(workspace: Workspace, data: str, other: str | None = None) -> Array | None:
+def read_overlaps(workspace: Workspace, data: str, other: str | None = None) -> Array | None:
     """Return the overlaps within a data set, or between it and another; None if they were not searched yet.
 
     Between two data sets, `a` is the row of a patch in the first, and `b` in the other.
@@ -55,16 +55,16 @@ def known_overlaps(workspace: Workspace, data: str, other: str | None = None) ->
     hint = "delete it: histo balance searches again"
     pairs: Array = np.asarray(map_array(path, hint))
     if pairs.dtype != PAIR:
-        raise HistoError(f"{path} holds {pairs.dtype}, not pairs of patches", hint)
+        raise HistoError(f"{path} contains {pairs.dtype}, not pairs of patches", hint)
     return pairs
 
 
 def _select_pairs(pairs: Array, starts: Array, a: int, b: int) -> Array:
     """Return the pairs between the stores `a` and `b`, which begin at `starts`, with rows counted from 0 in each."""
-    chosen = pairs[_is_in_store(pairs["a"], starts, a) & _is_in_store(pairs["b"], starts, b)].copy()
-    chosen["a"] -= starts[a]
-    chosen["b"] -= starts[b]
-    return chosen
+    selected = pairs[_is_in_store(pairs["a"], starts, a) & _is_in_store(pairs["b"], starts, b)].copy()
+    selected["a"] -= starts[a]
+    selected["b"] -= starts[b]
+    return selected
 
 
 def _is_in_store(numbers: Array, starts: Array, store: int) -> Array:

@@ -1,15 +1,16 @@
-"""Patches that show the same tissue: pairs whose pixels coincide after a shift.
+"""Find patches that show the same tissue: pairs whose pixels are equal after a shift.
 
 Patches of one slide are cut at many places, so two of them often share an area. Such pairs are found only by
 their pixels. Each block of 8x8 pixels has a hash; in every window of 9x9 blocks, the block with the lowest hash is an
-anchor. Two patches that share 16x16 pixels share such a window and therefore have the same anchor in it, wherever it
-is in either. Equal anchors propose a pair and its shift, and every proposal is compared pixel by pixel. This choice of
-anchors is called winnowing (Schleimer, Wilkerson and Aiken 2003, doi:10.1145/872757.872770), here in two dimensions.
+anchor. Two patches that share 16x16 pixels share such a window, and so they have the same anchor in it, at any position
+in the two patches. Two equal anchors are a proposal: a pair of patches and its shift. Every proposal is compared pixel
+by pixel. This choice of anchors is called winnowing (Schleimer, Wilkerson and Aiken 2003,
+doi:10.1145/872757.872770), here in two dimensions.
 
-A lossy format encodes each patch separately, in blocks: 16x16 pixels in a usual JPEG. Where the shift is a multiple of
-the block size, as between PCam's patches, most blocks are encoded alike, so anchors within them are equal and propose
-the pair. The shared areas then differ at their border, where colour is smoothed across blocks, and by little elsewhere.
-At any other shift, overlaps of lossy patches are not found. Rotated or mirrored patches are not compared.
+A lossy format encodes each patch separately, in blocks: 16x16 pixels in a usual JPEG. If the shift is a multiple of the
+block size, as between PCam's patches, most blocks are encoded in the same way, so their anchors are equal and propose
+the pair. The shared areas then differ at their border, where colour is smoothed across blocks, and only little
+elsewhere. At any other shift, overlaps of lossy patches are not found. Rotated or mirrored patches are not compared.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ CODING_ERROR = 0.5  # of a cell's variance: in the worst cell, PCam's pairs as J
 _CELL = (16, 16)  # px: a pair is rejected if one cell differs
 _NOISE = 10.0  # grey levels of deviation that are added to that of every cell
 _LEVELS = 16  # grey levels in an overlap: with fewer, two areas may be equal by chance
-_MAX_PAIRED = 256  # how many others an anchor is paired with; on PCam's grid a pixel is in 36 patches at most
+_MAX_PAIRED = 256  # the largest number of pairs of one anchor; on PCam's grid a pixel is in at most 36 patches
 _PARTS = 64  # anchors are paired in so many parts, so that few proposals are in memory at a time
 _TASK, _BATCH = 256, 4  # patches per task of a thread, and at a time within it, so that they stay in its cache
 _COMPARED = 4096  # proposals between two reports of progress
@@ -54,13 +55,13 @@ def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, don
     """Find every pair of patches that share an area of 16x16 pixels or more, after any shift.
 
     The shared area must have structure: a block of 8x8 pixels in which neighbours differ by 8 levels of green,
-    somewhere across and somewhere down, and 16 levels in all. One such block must be exactly equal; the rest may differ
-    as much as a lossy format makes it differ: in each cell of 16x16 by a mean square of `CODING_ERROR` of its variance.
-    Where more than 257 patches have an equal block, each is compared only with the next 256: copies of one area stay
-    one group, but not all their pairs are listed.
+    somewhere across and somewhere down, and 16 levels in all. One such block must be exactly equal. The rest may differ
+    as much as a lossy format changes it: in each cell of 16x16 by a mean square of `CODING_ERROR` of its variance. If
+    more than 257 patches have an equal block, each is compared only with the next 256: the copies of an area are still
+    in one group, but not all of their pairs are listed.
 
     Args:
-        stores: packed arrays (N,96,96,3) uint8, numbered through as one; at most 16 million patches.
+        stores: packed arrays (N,96,96,3) uint8; their patches are numbered as in one array; at most 16 million patches.
         on_stage: called as `on_stage(what, done, total)` for patches read, parts of anchors paired, pairs compared.
 
     Returns:
@@ -74,28 +75,28 @@ def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, don
         raise HistoError(f"overlaps are searched among fewer than {_MAX_PATCHES:,} patches; there are {total:,}")
     bits = _POSITION + total.bit_length()
     parts: list[list[Array]] = [[] for _ in range(_PARTS)]
-    with closing(map_ordered(partial(_sorted_into_parts, bits=bits), _tasks(stores), worker_count())) as tasks:
+    with closing(map_ordered(partial(_sort_into_parts, bits=bits), _tasks(stores), worker_count())) as tasks:
         for done, pieces in enumerate(tasks, 1):
             for part, piece in zip(parts, pieces, strict=True):
                 part.append(piece)
             on_stage("reading patches", min(done * _TASK, total), total)
     proposals = np.empty(0, np.uint64)
-    with closing(map_ordered(partial(_propose, bits=bits), _emptied(parts), worker_count())) as proposed:
-        for done, some in enumerate(proposed, 1):
-            proposals = _distinct(np.concatenate([proposals, some]))
+    with closing(map_ordered(partial(_propose, bits=bits), _pop_parts(parts), worker_count())) as proposed:
+        for done, part_proposals in enumerate(proposed, 1):
+            proposals = _unique(np.concatenate([proposals, part_proposals]))
             on_stage("pairing parts", done, _PARTS)
     patches = list(chain.from_iterable(map(np.asarray, stores)))
-    pairs = _decoded(proposals)
-    true = np.zeros(len(pairs), bool)
+    pairs = _decode_pairs(proposals)
+    are_equal = np.zeros(len(pairs), bool)
     for start in range(0, len(pairs), _COMPARED):
-        now = slice(start, start + _COMPARED)
-        true[now] = [_are_equal(patches[a], patches[b], dy, dx) for a, b, dy, dx in pairs[now].tolist()]
+        block = slice(start, start + _COMPARED)
+        are_equal[block] = [_are_equal(patches[a], patches[b], dy, dx) for a, b, dy, dx in pairs[block].tolist()]
         on_stage("comparing pairs", min(start + _COMPARED, len(pairs)), len(pairs))
-    return pairs[true]
+    return pairs[are_equal]
 
 
 def overlap_groups(pairs: Array, n: int) -> Array:
-    """Return the group of each of `n` patches, int (n,): pairs, and pairs of pairs, are in one group."""
+    """Return the group of each of `n` patches, int (n,): patches that are connected by pairs are in one group."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -105,7 +106,7 @@ def overlap_groups(pairs: Array, n: int) -> Array:
 
 
 def _tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
-    """Divide the stores into tasks: the number of the first patch, and the patches."""
+    """Yield the tasks for the threads: the number of the first patch, and the patches."""
     first = 0
     for store in stores:
         for start in range(0, len(store), _TASK):
@@ -113,10 +114,11 @@ def _tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
         first += len(store)
 
 
-def _sorted_into_parts(task: tuple[int, Pixels], bits: int) -> list[Array]:
-    """The anchors of some patches, by part: 64 bits each, of which the lower `bits` are patch number and position.
+def _sort_into_parts(task: tuple[int, Pixels], bits: int) -> list[Array]:
+    """Return the anchors of the patches of a task, by part, each as a number of 64 bits.
 
-    The upper bits are the hash, as far as there is room, so that sorting the numbers sorts by hash.
+    The lower `bits` of a number are the patch number and the position. The upper bits are the first bits of the hash,
+    so that sorting the numbers sorts by hash.
     """
     first, patches = task
     parts, keys = [], []
@@ -131,22 +133,22 @@ def _sorted_into_parts(task: tuple[int, Pixels], bits: int) -> list[Array]:
 
 
 def _anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
-    """Choose the anchors of patches (n,96,96,3): their hashes, patch numbers, rows and columns."""
+    """Return the anchors of patches (n,96,96,3): their hashes, patch numbers, rows and columns."""
     hashes = _block_hashes(patches)
     ranks = (hashes >> np.uint64(32)).astype(np.uint32)
-    ranks[~_structured(patches)] = _NO_ANCHOR
+    ranks[~_has_structure(patches)] = _NO_ANCHOR
     edge, side = _WINDOW - 1, _BLOCKS + _WINDOW - 1
     least = np.zeros((len(patches), side, side), np.uint32)
     least[:, edge:-edge, edge:-edge] = _over_squares(ranks, np.minimum)
-    chosen = _over_squares(least, np.maximum) == ranks  # the lowest of at least one of its windows
-    chosen &= ranks != _NO_ANCHOR
-    number, y, x = np.nonzero(chosen)
+    is_anchor = _over_squares(least, np.maximum) == ranks  # the lowest of at least one of its windows
+    is_anchor &= ranks != _NO_ANCHOR
+    number, y, x = np.nonzero(is_anchor)
     # The lowest of many hashes is a small number with few upper bits set: the product spreads it over all bits.
     return hashes[number, y, x] * np.uint64(_ACROSS), number, y, x
 
 
 def _block_hashes(patches: Pixels) -> Array:
-    """A hash of each block of 8x8 pixels: uint64 (n,89,89)."""
+    """Return a hash of each block of 8x8 pixels: uint64 (n,89,89)."""
     tall = cv2.cvtColor(patches.reshape(-1, PATCH_SIZE, 3), cv2.COLOR_RGB2RGBA)  # four bytes, for one number a pixel
     hashes: Array = tall.view(np.uint32).reshape(-1, PATCH_SIZE, PATCH_SIZE).astype(np.uint64)
     width = 1
@@ -165,18 +167,18 @@ def _power(base: int, exponent: int) -> np.uint64:
     return np.uint64(pow(base, exponent, 2**64))
 
 
-def _structured(patches: Pixels) -> Array:
-    """Whether each block has green values that differ from their neighbours, both across and down: bool (n,89,89)."""
+def _has_structure(patches: Pixels) -> Array:
+    """Return whether each block has green values that differ from neighbours, across and down: bool (n,89,89)."""
     green = cv2.extractChannel(patches.reshape(-1, PATCH_SIZE, 3), 1)  # of all patches, one below the other
     across = cv2.absdiff(green[:, 1:], green[:, :-1])
     down = cv2.absdiff(green[1:], green[:-1])  # also from one patch into the next, where no block begins
-    steps = cv2.min(_dilated(across, 8, 7)[:-1, :_BLOCKS], _dilated(down, 7, 8)[:, :_BLOCKS])
+    steps = cv2.min(_dilate(across, 8, 7)[:-1, :_BLOCKS], _dilate(down, 7, 8)[:, :_BLOCKS])
     steps = cv2.copyMakeBorder(steps, 0, 1, 0, 0, cv2.BORDER_CONSTANT)
     return steps.reshape(-1, PATCH_SIZE, _BLOCKS)[:, :_BLOCKS] >= _STEP
 
 
-def _dilated(image: Array, height: int, width: int) -> Array:
-    """The largest value of the rectangle that begins at each pixel."""
+def _dilate(image: Array, height: int, width: int) -> Array:
+    """Return the largest value of the rectangle that begins at each pixel."""
     return cv2.dilate(image, np.ones((height, width), np.uint8), anchor=(0, 0))
 
 
@@ -191,44 +193,48 @@ def _over_squares(values: Array, choose: "np.ufunc") -> Array:
     return values
 
 
-def _emptied(parts: list[list[Array]]) -> Iterator[Array]:
-    """Yield each part as one array, and free it."""
+def _pop_parts(parts: list[list[Array]]) -> Iterator[Array]:
+    """Yield each part as one array, and remove it from the list, so that its memory is freed."""
     while parts:
         yield np.concatenate([np.empty(0, np.uint64), *parts.pop()])
 
 
 def _propose(keys: Array, bits: int) -> Array:
-    """Pair the anchors of equal hash: each two patches with their shift, once, in the form that `_decoded` reads."""
+    """Return each pair of patches with an equal anchor, and its shift, once, in the form that `_decode_pairs` reads."""
     keys.sort()
     hashes, places = keys >> np.uint64(bits), keys & np.uint64((1 << bits) - 1)
     first = np.arange(len(keys))
-    found = [np.empty(0, np.uint64)]
+    codes = [np.empty(0, np.uint64)]
     for distance in range(1, _MAX_PAIRED + 1):
         first = first[first < len(keys) - distance]
         first = first[hashes[first] == hashes[first + distance]]
-        found.append(_encoded(places[first].astype(np.int64), places[first + distance].astype(np.int64)))
+        codes.append(_encode_pairs(places[first].astype(np.int64), places[first + distance].astype(np.int64)))
         if not len(first):
             break
-    return _distinct(np.concatenate(found))
+    return _unique(np.concatenate(codes))
 
 
-def _distinct(values: Array) -> Array:
-    """The distinct values; sorting the array in place takes a fraction of the time of `np.unique`."""
+def _unique(values: Array) -> Array:
+    """Return the unique values; sorting the array in place takes a fraction of the time of `np.unique`."""
     values.sort()
-    distinct: Array = values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
-    return distinct
+    unique: Array = values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
+    return unique
 
 
-def _encoded(one: Array, other: Array) -> Array:
-    """Two positions as 24 bits for each patch, 8 for the shift down, 8 for that across; small overlaps are left out."""
+def _encode_pairs(one: Array, other: Array) -> Array:
+    """Encode pairs of positions: 24 bits for each patch, 8 for the shift down, 8 for the shift across.
+
+    Pairs that overlap by less than `MIN_OVERLAP` are left out.
+    """
     a, b = one >> _POSITION, other >> _POSITION
     dy, dx = (one >> 7 & 127) - (other >> 7 & 127), (one & 127) - (other & 127)
-    kept = (a != b) & (np.maximum(abs(dy), abs(dx)) <= PATCH_SIZE - MIN_OVERLAP)
-    codes: Array = (a << 40 | b << 16 | (dy + 128) << 8 | (dx + 128))[kept].astype(np.uint64)
+    is_large = (a != b) & (np.maximum(abs(dy), abs(dx)) <= PATCH_SIZE - MIN_OVERLAP)
+    codes: Array = (a << 40 | b << 16 | (dy + 128) << 8 | (dx + 128))[is_large].astype(np.uint64)
     return codes
 
 
-def _decoded(codes: Array) -> Array:
+def _decode_pairs(codes: Array) -> Array:
+    """Return the pairs that `_encode_pairs` encoded, as an array of `PAIR`."""
     pairs = np.empty(len(codes), PAIR)
     whole = codes.astype(np.int64)
     pairs["a"], pairs["b"] = whole >> 40, whole >> 16 & 0xFFFFFF
@@ -237,21 +243,21 @@ def _decoded(codes: Array) -> Array:
 
 
 def _are_equal(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
-    """Whether two patches are equal where they overlap, except for coding errors, and have enough structure there."""
-    shared = one[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
-    theirs = other[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
-    same = shared.tobytes() == theirs.tobytes() or _differ_by_coding(shared, theirs)
-    return same and (_levels(shared[::4, ::4]) >= _LEVELS or _levels(shared) >= _LEVELS)
+    """Return whether the overlap of two patches is equal, except for coding errors, and has enough structure."""
+    area = one[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
+    other_area = other[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
+    are_equal = area.tobytes() == other_area.tobytes() or _differ_by_coding(area, other_area)
+    return are_equal and (_count_levels(area[::4, ::4]) >= _LEVELS or _count_levels(area) >= _LEVELS)
 
 
 def _differ_by_coding(one: Pixels, other: Pixels) -> bool:
-    """Whether the mean squared difference is a small part of the variance in each cell, over all colours."""
+    """Return whether, in each cell, the mean squared difference is a small part of the variance, over all colours."""
     values = one.astype(np.float32)
     error = cv2.blur(np.square(values - other), _CELL).sum(2)
     variance = (cv2.blur(np.square(values), _CELL) - np.square(cv2.blur(values, _CELL)) + _NOISE**2).sum(2)
     return bool((error <= CODING_ERROR * variance).all())
 
 
-def _levels(pixels: Pixels) -> int:
-    """The number of different green values."""
+def _count_levels(pixels: Pixels) -> int:
+    """Return the number of different green values."""
     return int(np.count_nonzero(np.bincount(pixels[..., 1].ravel())))

@@ -1,11 +1,11 @@
-"""Read a packed array in the order in which it lies on the disk, before training reads it in random order."""
+"""Read a packed array once in the order of the disk, before training reads it in random order."""
 
 from pathlib import Path
 from threading import Thread
 
 MEMORY = Path("/proc/meminfo")
 _BLOCK = 8 << 20  # bytes
-_SHARE = 0.5  # of the memory that is available: the system keeps read files in what no process needs
+_SHARE = 0.5  # the largest share of the available memory that the file may take
 
 
 def read_ahead(path: Path) -> Thread | None:
@@ -14,8 +14,8 @@ def read_ahead(path: Path) -> Thread | None:
     A slow disk reads in order many times faster than in random order: with 400 requests per second of 128 KB, gathering
     20,000 patches took 17.2 s, and 1.7 to 2.4 s with this (`benchmarks/cold.py`). On a fast disk nothing changes.
 
-    The thread ends with the process. Returns None, and reads nothing, where the file would take more than half of the
-    available memory, or where that is not known.
+    The thread ends with the process. Returns None, and reads nothing, if the file is larger than half of the available
+    memory, or if that is not known.
     """
     available = available_memory()
     if available is None or path.stat().st_size > _SHARE * available:

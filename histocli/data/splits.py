@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DARK, BRIGHT = 10, 245  # a patch shows no tissue if all its values are below the first or above the second
-_TRIES = 256  # random orders of the groups; the one whose split is nearest to the wanted fraction is used
+_TRIES = 256  # random orders of the groups; the one whose split is nearest to the requested fraction is used
 _MAX_ORDERED = 2_000_000  # groups in all these orders together: with many groups, a few orders come as near
 
 HELD_OUT = frozenset({"test", "valid", "validation"})  # splits of public data sets that are for evaluation only
@@ -81,12 +81,12 @@ def split_by_group(
     """Mark whole groups for validation, with about `val_fraction` of each class: bool (N,).
 
     Many random orders of the groups are tried. The first groups of an order, up to where their counts are nearest to
-    the wanted ones, form its validation split; the best of these splits is used.
+    the requested ones, form its validation split; the best of these splits is used.
 
     Args:
         groups: (N,) the group of each patch.
         labels: (N,) 0 or 1.
-        val_fraction: the wanted share of validation patches, 0 to 1.
+        val_fraction: the requested fraction of validation patches, 0 to 1.
         seed: of the random orders.
         unit: what the error calls a group.
 
@@ -97,14 +97,14 @@ def split_by_group(
 
     codes, names = pd.factorize(groups, sort=True, use_na_sentinel=False)  # on text, many times as fast as np.unique
     sizes = np.stack([np.bincount(codes[labels == label], minlength=len(names)) for label in (0, 1)], 1)  # (G,2)
-    wanted = sizes.sum(0) * val_fraction
+    targets = sizes.sum(0) * val_fraction
     rng = np.random.default_rng(seed)
     best, best_error = None, np.inf
     for _ in range(max(2, min(_TRIES, _MAX_ORDERED // len(names)))):
         order = rng.permutation(len(names))
         counts = sizes[order].cumsum(0)  # (G,2) of each class, if validation ends with this group of the order
         in_both = ((counts > 0) & (counts < sizes.sum(0))).all(1)
-        error = np.where(in_both, (np.abs(counts - wanted) / np.maximum(wanted, 1e-9)).max(1), np.inf)
+        error = np.where(in_both, (np.abs(counts - targets) / np.maximum(targets, 1e-9)).max(1), np.inf)
         cut = int(error.argmin())
         if error[cut] < best_error:
             best, best_error = order[: cut + 1], float(error[cut])

@@ -12,8 +12,8 @@ from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
 from histocli.threads import thread_count
 
-CHUNK = 64  # patches in a task: enough to make the cost of a task itself negligible, few enough to need little memory
-_FEW = FEW_FILES  # patches that threads have loaded before processes have started
+CHUNK = 64  # patches in a task: with fewer, the cost of each task matters; with more, memory does
+_FEW = FEW_FILES  # patches that threads load before processes are started
 _MAX_WORKERS = 8
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def worker_count() -> int:
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut `items` into lists of `size`, the last one shorter."""
+    """Yield `items` in lists of `size`; the last list may be shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
@@ -74,9 +74,9 @@ def load_chunks(
 ) -> Generator[Chunk, None, None]:
     """Load patches and yield them in order, `size` at a time: on `workers` threads, or in the processes of `pool`.
 
-    Processes pay for many image files where a GPU waits for them. If none of them has started, threads load the first
-    patches, since few files do not pay for starting processes, and the processes start when there are more. They end
-    when all patches are loaded, or the caller stops.
+    Processes are faster than threads if there are many image files and a GPU waits for them. If no process of `pool`
+    has started yet, threads load the first patches, and the processes start only if there are more. They end when all
+    patches are loaded, or when the caller stops.
     """
     chunks, workers = chunked(patches, size), workers or worker_count()
     if pool is None:

@@ -1,4 +1,4 @@
-"""CSV tables as spreadsheets and people write them: read with the line number of every row, and written."""
+"""Read and write CSV tables; the rows that are read have their line numbers, for error messages."""
 
 import csv
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ def read_table(file: IO[str], name: str) -> tuple[list[str], Iterator[tuple[int,
             there are columns; the message names `name` and the line.
     """
     rows = _rows(file, name)
-    return _names(*next(rows, (1, [])), name), rows
+    return _column_names(*next(rows, (1, [])), name), rows
 
 
 def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
@@ -31,7 +31,7 @@ def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
     Raises:
         HistoError: as `read_table`.
     """
-    if (table := _regular(file, name)) is None:  # row by row, to skip empty lines, or to say which line is wrong
+    if (table := _read_uniform_table(file, name)) is None:  # read again by rows, to find the line of an error
         file.seek(0)
         columns, rows = read_table(file, name)
         fields = [row[: len(columns)] for _, row in rows]
@@ -39,26 +39,26 @@ def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
     return {column: values for column, values in zip(*table, strict=True) if column}
 
 
-def _regular(file: IO[str], name: str) -> tuple[list[str], list[list[str]]] | None:
-    """Return the columns of a table whose rows all have as many fields as its header and a first field; else None."""
+def _read_uniform_table(file: IO[str], name: str) -> tuple[list[str], list[list[str]]] | None:
+    """Return the columns of a table, or None if a row differs from the header in its length or has no first field."""
     try:
         reader = _reader(file)
         header: list[str] = next(reader, [])
         if not any(map(str.strip, header)):
             return None
         texts: list[list[str]] = [[] for _ in header]
-        while some := list(islice(reader, _BLOCK)):
-            some = list(filter(None, some))  # empty lines
-            if not set(map(len, some)) <= {len(header)} or not all(map(itemgetter(0), some)):
+        while block := list(islice(reader, _BLOCK)):
+            rows = list(filter(None, block))  # without empty lines
+            if not set(map(len, rows)) <= {len(header)} or not all(map(itemgetter(0), rows)):
                 return None
-            for column, values in zip(texts, zip(*some, strict=True), strict=bool(some)):
+            for column, values in zip(texts, zip(*rows, strict=True), strict=bool(rows)):
                 column.extend(values)
     except (csv.Error, UnicodeDecodeError):
         return None
-    return _names(1, header, name), texts
+    return _column_names(1, header, name), texts
 
 
-def _names(line: int, header: list[str], name: str) -> list[str]:
+def _column_names(line: int, header: list[str], name: str) -> list[str]:
     columns = [column.strip() for column in header]
     for i, column in enumerate(columns):
         if column and column in columns[:i]:
@@ -68,7 +68,7 @@ def _names(line: int, header: list[str], name: str) -> list[str]:
 
 def table_writer(file: IO[str]) -> Any:
     """Return a `csv.writer` that ends lines with a line feed and quotes every field that contains a line break."""
-    return csv.writer(_LineFeeds(file), lineterminator="\r\n")
+    return csv.writer(_LineFeedFile(file), lineterminator="\r\n")
 
 
 def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
@@ -97,7 +97,7 @@ def _reader(file: IO[str]) -> Any:
     return csv.reader(chain([first], file), delimiter=delimiter, strict=True)
 
 
-class _LineFeeds:
+class _LineFeedFile:
     """A file that replaces the CRLF at the end of each line by LF: with LF alone, `csv` would not quote a lone CR."""
 
     def __init__(self, file: IO[str]) -> None:

@@ -18,9 +18,9 @@ _UNMIX = torch.linalg.inv(_STAINS)
 
 STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
 STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
-ZOOM = 1.2  # a patch placed anew is magnified by up to this, or made smaller by it
-OFFSET = 6 / 96  # of a patch's side: how far its centre moves at most, in x and in y
-_ROWS = 2**15 - 2  # of an image that OpenCV places
+ZOOM = 1.2  # `random_affine` enlarges or shrinks a patch by up to this factor
+OFFSET = 6 / 96  # the largest shift in x and in y, as a fraction of the patch's side
+_ROWS = 2**15 - 2  # rows of the largest image that OpenCV can remap
 
 
 def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: int | None = None) -> Tensor:
@@ -33,14 +33,14 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
     if level is not Augment.NONE:
         stays = side in (None, images.shape[-1])
         images = random_affine(images, sharp=stays) if any_angle else random_d4(images)
-    smaller = resized(images, side).float()
+    smaller = resize_images(images, side).float()
     return hed_jitter(smaller) if level is Augment.FULL else smaller.div_(255)
 
 
-def resized(images: Tensor, side: int | None) -> Tensor:
-    """Resize images (N,C,H,H) to (N,C,S,S) with antialiasing, channels last in memory; S is `side`, or H without it.
+def resize_images(images: Tensor, side: int | None) -> Tensor:
+    """Resize images (N,C,H,H) to (N,C,S,S) with antialiasing, channels last in memory; S is `side`, or H if it is None.
 
-    uint8 images that are made smaller stay uint8 on a CPU, and become float32 elsewhere.
+    uint8 images that are made smaller stay uint8 on a CPU, and become float32 on a GPU.
     """
     if side not in (None, images.shape[-1]):
         bytewise = images.dtype is torch.uint8 and images.device.type == "cpu"
@@ -51,26 +51,27 @@ def resized(images: Tensor, side: int | None) -> Tensor:
 
 def d4_views(images: Tensor) -> list[Tensor]:
     """Return the eight flips and right-angle rotations of square images (N,C,H,H), the images themselves first."""
-    return [_symmetry(images, number) for number in range(8)]
+    return [_d4_view(images, number) for number in range(8)]
 
 
-def _symmetry(images: Tensor, number: int) -> Tensor:
-    turned = images.rot90(number % 4, (2, 3))
-    return turned.flip(3) if number >= 4 else turned
+def _d4_view(images: Tensor, number: int) -> Tensor:
+    """Rotate images (N,C,H,H) by `number % 4` right angles; for numbers 4 to 7, flip them too."""
+    rotated = images.rot90(number % 4, (2, 3))
+    return rotated.flip(3) if number >= 4 else rotated
 
 
 def random_d4(images: Tensor) -> Tensor:
-    """Flip and rotate each eighth of the batch by one of the eight elements of D4, in random order.
+    """Apply the eight flips and right-angle rotations of a square (D4) to eight parts of the batch, in random order.
 
-    A training batch is in random order itself, so every patch meets every symmetry alike often; and an eighth at a
-    time costs one copy of the batch, where a choice for each sample costs some five times as much.
+    The batch must be in random order itself, as a training batch is. Then each patch gets each of the eight with the
+    same probability. This copies the batch once; a separate choice for each patch takes about five times as long.
     """
-    if images.device.type != "cpu":  # where reading the order from the device would make the host wait
+    if images.device.type != "cpu":  # there, the host would wait for the order
         return _random_d4_of_each(images)
     order = torch.randperm(8).tolist()
     parts = zip(images.tensor_split(8), order, strict=True)
-    turned = [_symmetry(part, number).permute(0, 2, 3, 1) for part, number in parts]
-    return torch.cat(turned).permute(0, 3, 1, 2)  # channels last in memory, as they came
+    views = [_d4_view(part, number).permute(0, 2, 3, 1) for part, number in parts]
+    return torch.cat(views).permute(0, 3, 1, 2)  # channels last in memory, as the input
 
 
 def _random_d4_of_each(images: Tensor) -> Tensor:
@@ -110,8 +111,8 @@ def hed_jitter(images: Tensor) -> Tensor:
 def random_affine(images: Tensor, *, sharp: bool = False) -> Tensor:
     """Flip each image (N,3,H,H), rotate it by any angle, zoom and shift it. Returns uint8, or float32 on a GPU.
 
-    What falls in from outside is reflected at the border. Linear interpolation blurs, which is lost again where images
-    are made smaller afterwards; where they are not, `sharp` interpolates cubically, pixels being from 0 to 255.
+    Pixels from outside the image are reflected at its border. Linear interpolation blurs; the blur disappears if images
+    are made smaller afterwards. If they are not, use `sharp`: cubic interpolation, for pixels from 0 to 255.
     """
     n, device = len(images), images.device
     angle = torch.rand(n, device=device) * 2 * math.pi
@@ -119,39 +120,42 @@ def random_affine(images: Tensor, *, sharp: bool = False) -> Tensor:
     zoom = ZOOM ** (2 * torch.rand(n, device=device) - 1)
     offset = 2 * OFFSET * (2 * torch.rand(n, 2, 1, device=device) - 1)  # in grid_sample's units, halves of a side
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
-    turn = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
-    placement = torch.cat([turn, offset], 2)  # (N,2,3), as affine_grid takes it
-    return (_remapped if device.type == "cpu" else _sampled)(images, placement, sharp)
+    rotation = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
+    matrix = torch.cat([rotation, offset], 2)  # (N,2,3), as affine_grid takes it
+    return (_warp_with_opencv if device.type == "cpu" else _warp_with_grid_sample)(images, matrix, sharp)
 
 
-def _sampled(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
-    grid = F.affine_grid(placement, list(images.shape), align_corners=False)
+def _warp_with_grid_sample(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
+    """Apply an affine matrix (N,2,3) to each image (N,3,H,H); returns float32."""
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     mode = "bicubic" if sharp else "bilinear"
-    placed = F.grid_sample(images.float(), grid, mode, padding_mode="reflection", align_corners=False)
-    return placed.clamp_(0, 255) if sharp else placed  # cubic interpolation overshoots
+    warped = F.grid_sample(images.float(), grid, mode, padding_mode="reflection", align_corners=False)
+    return warped.clamp_(0, 255) if sharp else warped  # cubic interpolation overshoots
 
 
-def _remapped(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
-    """Return what `_sampled` returns, rounded: OpenCV is faster, and has coordinates of 1/32 of a pixel."""
+def _warp_with_opencv(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
+    """Return the rounded result of `_warp_with_grid_sample`; OpenCV is faster, and rounds positions to 1/32 pixel."""
     count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_ROWS // (images.shape[-1] + 4))))
-    parts = zip(images.tensor_split(count), placement.tensor_split(count), strict=True)
-    return torch.cat(every_core().map(lambda part: _remapped_part(*part, sharp), parts))
+    parts = zip(images.tensor_split(count), matrix.tensor_split(count), strict=True)
+    return torch.cat(every_core().map(lambda part: _warp_part(*part, sharp), parts))
 
 
-def _remapped_part(images: Tensor, placement: Tensor, sharp: bool) -> Tensor:
+def _warp_part(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
+    """Warp the images of one thread."""
     import cv2
 
     n, channels, side, _ = images.shape
     centres = torch.arange(side) + 0.5 - side / 2  # of pixels, from the centre of the image
-    across = placement[:, :, 0, None] * centres  # (N,2,W)
-    down = placement[:, :, 1, None] * centres + (placement[:, :, 2, None] + 1) * (side / 2)  # (N,2,H)
+    across = matrix[:, :, 0, None] * centres  # (N,2,W)
+    down = matrix[:, :, 1, None] * centres + (matrix[:, :, 2, None] + 1) * (side / 2)  # (N,2,H)
     x, y = (down[:, i, :, None] + across[:, i, None, :] for i in (0, 1))  # (N,H,W), from the corner of the image
-    # The images lie one above another: OpenCV reflects at the left and the right, but above and below are others.
-    y.abs_().sub_(side).abs_().neg_().add_(side)  # none reaches beyond by its own height
+    # All images are one tall image, one below the other. OpenCV reflects at its left and right border; at the upper and
+    # lower border of each image, positions are reflected here, because OpenCV would read the next image.
+    y.abs_().sub_(side).abs_().neg_().add_(side)  # no position is outside by more than the height
     rows = images.permute(0, 2, 3, 1)
-    rows = torch.cat([rows[:, [1, 0]], rows, rows[:, [-1, -2]]], 1)  # as far as interpolation looks
+    rows = torch.cat([rows[:, [1, 0]], rows, rows[:, [-1, -2]]], 1)  # two rows more, which interpolation reads
     y += torch.arange(n).view(n, 1, 1) * rows.shape[1] + 2
-    map_x, map_y = (where.view(n * side, side).sub_(0.5).numpy() for where in (x, y))
+    map_x, map_y = (position.view(n * side, side).sub_(0.5).numpy() for position in (x, y))
     mode = cv2.INTER_CUBIC if sharp else cv2.INTER_LINEAR
-    turned = cv2.remap(rows.flatten(0, 1).numpy(), map_x, map_y, mode, borderMode=cv2.BORDER_REFLECT)
-    return torch.from_numpy(turned).view(n, side, side, channels).permute(0, 3, 1, 2)
+    warped = cv2.remap(rows.flatten(0, 1).numpy(), map_x, map_y, mode, borderMode=cv2.BORDER_REFLECT)
+    return torch.from_numpy(warped).view(n, side, side, channels).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Predictors from checkpoints: what runs each network, and where its threshold is."""
+"""Load predictors from checkpoints: choose the engine that runs each network, and its threshold."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.metrics.calibration import probability, rescaled
-from histocli.metrics.thresholds import choose_threshold, fixed
+from histocli.metrics.calibration import probability, rescale_threshold
+from histocli.metrics.thresholds import choose_threshold, parse_threshold
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.models.fuse import fuse_batch_norm
 from histocli.models.onnx_network import OnnxNetwork, can_run
@@ -45,35 +45,35 @@ class CheckpointPredictor(Predictor):
 
     @property
     def reason(self) -> str:
-        """Say where and how it computes, and why."""
+        """The device, the number format and the engine, and why they were chosen: a text for the user."""
         engines = {member.engine: None for member in self.members}
-        remark = " (on the file of histo export; --engine torch does without it)" if ONNX_RUNTIME in engines else ""
+        remark = " (with the file of histo export; --engine torch ignores it)" if ONNX_RUNTIME in engines else ""
         problem = f"; the GPU cannot be used: {self.compute.warning}" if self.compute.warning else ""
         return f"{self.compute.reason}, by {' and '.join(engines)}{remark}{problem}"
 
     @property
     def kind(self) -> list[str]:
-        """What decides the last bits of a score: the kind of device, the number format, and what runs each network."""
+        """The kind of device, number format and engines: the last bits of a score depend on these."""
         return [self.compute.device.type, str(self.compute.precision), *(member.engine for member in self.members)]
 
-    def threshold(self, wanted: str = STORED) -> float:
-        """Return the threshold on this predictor's probabilities that `wanted` names.
+    def threshold(self, rule: str = STORED) -> float:
+        """Return the threshold for this predictor's probabilities.
 
-        A number is itself; `stored` is what training chose; a rule, such as `youden`, is applied to the scores of the
-        validation patches that the checkpoint holds. For several checkpoints the mean is returned.
+        `rule` is a number; `stored`, the threshold that training chose; or a rule, such as `youden`, which is applied
+        to the scores of the validation patches in the checkpoint. For several checkpoints the mean is returned.
 
         Raises:
-            UsageError: it is none of these.
-            HistoError: a checkpoint holds no validation scores to apply a rule to.
+            UsageError: `rule` is none of these.
+            HistoError: a checkpoint has no validation scores to apply a rule to.
         """
-        if wanted != STORED and (value := fixed(wanted)) is not None:
+        if rule != STORED and (value := parse_threshold(rule)) is not None:
             return value
-        thresholds = [self._threshold_of(member.checkpoint, wanted) for member in self.members]
+        thresholds = [self._threshold_of(member.checkpoint, rule) for member in self.members]
         return sum(thresholds) / len(thresholds)
 
-    def _threshold_of(self, checkpoint: Checkpoint, wanted: str) -> float:
-        calibrated = checkpoint.threshold if wanted == STORED else _threshold_by_rule(checkpoint, wanted)
-        return rescaled(calibrated, checkpoint.temperature) if self.raw else calibrated
+    def _threshold_of(self, checkpoint: Checkpoint, rule: str) -> float:
+        calibrated = checkpoint.threshold if rule == STORED else _threshold_by_rule(checkpoint, rule)
+        return rescale_threshold(calibrated, checkpoint.temperature) if self.raw else calibrated
 
 
 def load_predictor(
@@ -97,7 +97,7 @@ def load_predictor(
     digests = [file_sha256(path) for path in paths]
     for i, digest in enumerate(digests):
         if digest in digests[:i]:
-            raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble is of different checkpoints")
+            raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble needs different checkpoints")
     checkpoints = [load_checkpoint(path) for path in paths]
     compute = _choose_compute(device, precision, engine)
     members, networks = [], []
@@ -112,8 +112,8 @@ def load_predictor(
 def _choose_compute(device: Device, precision: Precision, engine: Engine) -> Compute:
     if engine is Engine.ONNX:
         if device not in (Device.AUTO, Device.CPU) or precision not in (Precision.AUTO, Precision.FP32):
-            asked = f"--device {device}" if device not in (Device.AUTO, Device.CPU) else f"--precision {precision}"
-            raise UsageError(f"--engine onnx does not run with {asked}", "it runs on the CPU in fp32")
+            option = f"--device {device}" if device not in (Device.AUTO, Device.CPU) else f"--precision {precision}"
+            raise UsageError(f"--engine onnx does not run with {option}", "it runs on the CPU in fp32")
         return choose_compute(Device.CPU, Precision.FP32)
     return choose_compute(device, precision)
 
@@ -137,10 +137,10 @@ def _torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
 
 
 def _threshold_by_rule(checkpoint: Checkpoint, rule: str) -> float:
-    """Apply the rule to the calibrated validation scores that the checkpoint holds."""
+    """Apply the rule to the calibrated validation scores in the checkpoint."""
     if not checkpoint.validation:
         raise HistoError(
-            f"the checkpoint of run {checkpoint.run} keeps no validation scores to find --threshold {rule} on",
+            f"the checkpoint of run {checkpoint.run} has no validation scores, which --threshold {rule} needs",
             "give a number, or train again",
         )
     labels, odds = (checkpoint.validation[name].numpy() for name in ("labels", "log_odds"))

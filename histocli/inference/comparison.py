@@ -20,14 +20,14 @@ _KEY = ["data", "id"]
 
 
 def compare(one: Path, other: Path) -> ComparisonReport:
-    """Compare two metrics files of `histo eval` patch by patch; the files of their scores are beside them.
+    """Compare two metrics files of `histo eval` patch by patch; their tables of scores are in the same folder.
 
     Patches are paired by id and must have the same pixels. The intervals are over slides or overlap groups where these
     are known.
 
     Raises:
-        HistoError: a file is missing or no evaluation, the two have no patch in common, or they disagree on the pixels
-            or the label of a patch.
+        HistoError: a file is missing or is not an evaluation; the two have no patch in common; or they disagree on the
+            pixels or the label of a patch.
     """
     paths = (one, other)
     reports = [_read(path) for path in paths]
@@ -67,7 +67,7 @@ def _read(path: Path) -> EvaluationReport:
 
 
 def _pair(one: "pd.DataFrame", other: "pd.DataFrame", runs: list[str]) -> "pd.DataFrame":
-    """The rows of `one` that are also in `other`, whose scores are added as `prob_other`."""
+    """Return the rows of `one` that are also in `other`, with the scores of `other` as the column `prob_other`."""
     for table, run in zip((one, other), runs, strict=True):
         if table.duplicated(_KEY).any():
             raise HistoError(f"an id occurs twice among the scores of {run}", "evaluate one split of the data set")

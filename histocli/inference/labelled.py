@@ -1,4 +1,4 @@
-"""Score labelled patches, packed or in a folder: what `histo eval` measures."""
+"""Score labelled patches, packed or in a folder, for `histo eval`."""
 
 import re
 from collections import Counter
@@ -13,10 +13,10 @@ import numpy as np
 
 from histocli.compute.ddp import Ranks
 from histocli.config import EvalConfig, Part
-from histocli.data.dataset import Subset, labelled_part, open_subset
+from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
 from histocli.data.loaders import PatchLoader
-from histocli.data.overlap_cache import known_overlaps
+from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import CheckpointPredictor
@@ -33,7 +33,7 @@ _COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")
 
 
 class Scored(NamedTuple):
-    """Scored patches, and where they are from.
+    """Scored patches and their origin.
 
     Attributes:
         data: the name of the data set or folder.
@@ -66,10 +66,14 @@ def score_packed(
     """Score a packed data set by name, or the validation split of the checkpoints' own runs."""
     manifests = ManifestCache()
     checkpoints = [member.checkpoint for member in predictor.members]
-    path = workspace.manifest_path(config.data) if config.data else _own_manifest(workspace, checkpoints, manifests)
+    path = (
+        workspace.manifest_path(config.data)
+        if config.data
+        else _find_training_manifest(workspace, checkpoints, manifests)
+    )
     ranks.check_equal(ranks.on_all_ranks(lambda: manifests.sha256(path)), "manifests")
     part = config.split or (Part.ALL if config.data else Part.VAL)
-    subset = labelled_part(open_subset(workspace, path, manifests.read), part)
+    subset = select_labelled(open_subset(workspace, path, manifests.read), part)
     probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, ranks)
     table = subset.frame[[name for name in _COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
@@ -95,7 +99,7 @@ def _score_subset(
     on_progress: Callable[[int, int | None], None],
     ranks: Ranks,
 ) -> np.ndarray:
-    """The probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
+    """Return the probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
     device = predictor.compute.device
     batches = PatchLoader(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, ranks=ranks)
     scores = predictor.predict_packed(batches, lambda done: on_progress(done, len(batches)))
@@ -107,15 +111,19 @@ def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFra
     unknown = "slide" not in table.columns or (table["slide"] == "").any()
     if not unknown or OVERLAP in table.columns or not workspace.dataset_path(subset.data).is_file():
         return
-    pairs = known_overlaps(workspace, subset.data)
+    pairs = read_overlaps(workspace, subset.data)
     if pairs is not None:
         groups = overlap_groups(pairs, int(subset.store.shape[0]))[subset.rows]
         is_single = np.bincount(groups)[groups] == 1
         table[OVERLAP] = np.where(is_single, "", groups.astype(str))
 
 
-def _own_manifest(workspace: Workspace, checkpoints: list[Checkpoint], manifests: ManifestCache) -> Path:
-    """The manifest that the checkpoints were trained with; it is recognised by its hash."""
+def _find_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint], manifests: ManifestCache) -> Path:
+    """Return the manifest that the checkpoints were trained with, which is found by its hash.
+
+    Raises:
+        HistoError: the checkpoints have different manifests, or the manifest is not in the workspace.
+    """
     if len({checkpoint.manifest_sha256 for checkpoint in checkpoints}) > 1:
         raise HistoError(
             "these checkpoints were validated on different patches",
@@ -158,8 +166,9 @@ def score_folder(
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
     progress = lambda done: on_progress(done * ranks.size, source.total)  # noqa: E731
     with closing(predictor.predict_patches(share, size, on_unreadable, progress)) as chunks:
-        own = [_folder_chunk(chunk) for chunk in chunks]
-    gathered = [chunk for turn in zip_longest(*ranks.all_gather(own)) for chunk in turn if chunk]  # in the files' order
+        scored = [_folder_chunk(chunk) for chunk in chunks]
+    # The processes take the chunks in turns, so this is the order of the files.
+    gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
     resized: Counter[str] = Counter()
     for counts in ranks.all_gather({reason: source.report.counts.get(reason, 0) for reason in RESIZED.values()}):
         resized.update(counts)
@@ -170,7 +179,7 @@ def score_folder(
     if not tables:
         raise HistoError(
             f"no patch in {location} has a label",
-            "--labels CSV (id,label), a *labels*.csv beside them, or folders named 0 and 1",
+            "give --labels CSV (id,label), or put a *labels*.csv next to the images, or put them in folders 0 and 1",
         )
     digests = [digest for chunk in gathered for digest in chunk.digests]
     table = pd.concat(tables, ignore_index=True).assign(slide="", data="", index="")

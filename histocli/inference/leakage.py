@@ -48,16 +48,16 @@ class KnownPatches(NamedTuple):
 
 
 class KnownCounts(NamedTuple):
-    """How many of some patches were trained on, and how many validated on; None where this is not known."""
+    """The number of patches that were used for training, and for validation; None if it is not known."""
 
     n_in_training: int | None
     n_in_validation: int | None
 
 
-def known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> KnownPatches | None:
+def load_known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> KnownPatches | None:
     """Return the patches that a checkpoint's run trained and validated on.
 
-    None where the manifest that it was trained with is not in the workspace, or its data set has changed since.
+    Returns None if the manifest that it was trained with is not in the workspace, or if its data set has changed.
     """
     path = _run_manifest(workspace, checkpoint, manifests)
     if path is None:
@@ -76,7 +76,7 @@ def known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: Manif
 
 
 def _run_manifest(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> Path | None:
-    """The copy of the manifest in the run's folder, if it is what the checkpoint was trained with."""
+    """Return the copy of the manifest in the run's folder; None if the checkpoint was trained with another manifest."""
     path = workspace.run_dir(checkpoint.run) / "manifest.csv"
     return path if path.is_file() and manifests.sha256(path) == checkpoint.manifest_sha256 else None
 
@@ -103,7 +103,7 @@ def count_known(
     manifests: ManifestCache,
 ) -> KnownCounts:
     """Count the patches, by the SHA-1 of their pixels, that any of the checkpoints was trained or validated on."""
-    known = [known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
+    known = [load_known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
     if digests is None or None in known:
         return KnownCounts(None, None)
     scored = list(digests)

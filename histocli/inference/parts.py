@@ -1,7 +1,7 @@
-"""A file that is written in parts, so that a job that was killed continues from the parts that are finished.
+"""Write a file in parts, so that a job that was killed continues from the parts that are finished.
 
-The parts lie in a hidden folder beside the file. Each is written by one process of the job, and has a JSON file with
-what is known of it: its size and checksum, by which a damaged part is recognised, and the counts of its patches.
+The parts are in a hidden folder next to the file. Each part is written by one process of the job. Its JSON file has
+its size and checksum, which show whether the part is damaged, and the counts of its patches.
 """
 
 import json
@@ -21,39 +21,39 @@ from histocli.fs import make_folder, write_error
 from histocli.workspace import read_json
 
 T = TypeVar("T")
-_MOST_PARTS = 1024  # of one file
-_CHUNKS_OF_A_PART = 32  # where the file is large enough: 2,048 patches on a CPU, 32,768 on a GPU
-_FEWEST_PARTS = 64  # of a file that has so many chunks: for several processes to share
-_LONGEST_NAME = 200  # characters of the file's name in the folder's: file systems allow some 255
-_READ = 1 << 20  # bytes
+_MAX_PARTS = 1024  # of one file
+_CHUNKS_PER_PART = 32  # 2,048 patches on a CPU, 32,768 on a GPU; fewer if the file is small
+_MIN_PARTS = 64  # of a file with at least as many chunks, so that several processes have work
+_MAX_NAME = 200  # characters of the file's name in the name of the folder; file systems allow about 255
+_BLOCK = 1 << 20  # bytes that are read at a time
 
 
 class Parts:
     """The parts of the file `target`; each has the rows of the same number of chunks of patches.
 
-    `made_of` holds everything that decides what the parts contain, as values that JSON can hold. A folder of parts that
-    were made of something else is removed. `unfinished` are the numbers of the parts that were not finished before,
-    and `own` are those that this process is to make.
+    `dependencies` holds everything that the content of the parts depends on, as values that JSON can hold. If a folder
+    has parts with other dependencies, it is removed. `unfinished` holds the numbers of the parts that are still to
+    write, and `assigned` the numbers of those that this process writes.
 
     Raises:
         HistoError: the folder cannot be written.
     """
 
-    def __init__(self, target: Path, made_of: dict[str, Any], chunks: int, ranks: Ranks) -> None:
-        key = sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    def __init__(self, target: Path, dependencies: dict[str, Any], chunks: int, ranks: Ranks) -> None:
+        key = sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:16]
         self.target = target
         # The folder is hidden because the file may lie in a folder that is an input itself.
-        self.folder = target.with_name(f".{target.name[:_LONGEST_NAME]}.{key}.parts")
-        few = min(_CHUNKS_OF_A_PART, math.ceil(chunks / _FEWEST_PARTS))
-        self.chunks = max(1, few, math.ceil(chunks / _MOST_PARTS))  # of each part
+        self.folder = target.with_name(f".{target.name[:_MAX_NAME]}.{key}.parts")
+        chunks_per_part = min(_CHUNKS_PER_PART, math.ceil(chunks / _MIN_PARTS))
+        self.chunks = max(1, chunks_per_part, math.ceil(chunks / _MAX_PARTS))  # of each part
         self.count = math.ceil(chunks / self.chunks)
         self.unfinished = ranks.on_rank0(self._prepare)
-        self.own = self.unfinished[ranks.rank :: ranks.size]
+        self.assigned = self.unfinished[ranks.rank :: ranks.size]
 
     def _prepare(self) -> list[int]:
         """Remove the parts of other jobs, and return the numbers of the unfinished parts of this one."""
         try:
-            for other in self.target.parent.glob(f".{escape(self.target.name[:_LONGEST_NAME])}.*.parts"):
+            for other in self.target.parent.glob(f".{escape(self.target.name[:_MAX_NAME])}.*.parts"):
                 if other != self.folder:
                     shutil.rmtree(other)
             make_folder(self.folder)
@@ -62,14 +62,14 @@ class Parts:
             raise write_error(self.target, error) from error
 
     def path(self, number: int) -> Path:
-        """Return where a part is written."""
+        """Return the path of a part."""
         return self.folder / f"{number:04}"
 
     def _facts_path(self, number: int) -> Path:
         return self.folder / f"{number:04}.json"
 
     def _is_finished(self, number: int) -> bool:
-        """Whether a part is there as it was written: after a loss of power it may not be."""
+        """Return whether a part exists and is undamaged; after a power failure it may not be."""
         try:
             facts = read_json(self._facts_path(number))
             return bool(facts["bytes"] == self.path(number).stat().st_size and facts["crc32"] == self._crc32(number))
@@ -79,32 +79,32 @@ class Parts:
     def _crc32(self, number: int) -> int:
         checksum = 0
         with self.path(number).open("rb") as file:
-            while block := file.read(_READ):
+            while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
         return checksum
 
     def share(self, items: Iterable[T], chunk_size: int) -> Iterator[T]:
-        """Yield those of the inputs that this process's parts are made from."""
-        own, size = set(self.own), self.chunks * chunk_size
-        return (item for i, item in enumerate(items) if i // size in own)
+        """Yield the inputs that belong to the parts of this process."""
+        assigned, size = set(self.assigned), self.chunks * chunk_size
+        return (item for i, item in enumerate(items) if i // size in assigned)
 
     def share_size(self, total: int, chunk_size: int) -> int:
         """Return how many of `total` inputs `share` yields."""
-        return self._patches(self.own, total, chunk_size)
+        return self._count_patches(self.assigned, total, chunk_size)
 
     def unfinished_size(self, total: int, chunk_size: int) -> int:
         """Return how many of `total` inputs belong to unfinished parts, of all processes."""
-        return self._patches(self.unfinished, total, chunk_size)
+        return self._count_patches(self.unfinished, total, chunk_size)
 
-    def _patches(self, numbers: list[int], total: int, chunk_size: int) -> int:
+    def _count_patches(self, numbers: list[int], total: int, chunk_size: int) -> int:
         size = self.chunks * chunk_size
         return sum(min(size, total - number * size) for number in numbers)
 
     @contextmanager
     def write(self, number: int, counts: Callable[[], dict[str, Any]]) -> Iterator[Path]:
-        """Give the path to write a part to; at the end of the block, mark the part as finished.
+        """Yield the path to write a part to; at the end of the block, mark the part as finished.
 
-        `counts` is called at the end of the block; `read_counts` will return what it returns.
+        `counts` is called at the end of the block. `read_counts` returns its result later.
 
         Raises:
             HistoError: the part cannot be written.
@@ -122,8 +122,8 @@ class Parts:
         """Return the counts of a finished part."""
         return read_json(self._facts_path(number))["counts"]
 
-    def remove_unless_begun(self) -> None:
-        """Remove the folder if no part in it is finished, so that a job that failed at once leaves nothing."""
+    def remove_if_empty(self) -> None:
+        """Remove the folder if it has no finished part, so that a job that failed at once leaves no files."""
         if not any(self.folder.glob("*.json")):
             self.remove()
 

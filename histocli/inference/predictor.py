@@ -1,4 +1,4 @@
-"""The one road from images to calibrated probabilities of tumour, for packed data, files and arrays.
+"""Compute calibrated probabilities of tumour from images: packed data, files and arrays.
 
 Validation during training, `histo eval` and `histo predict` all use `Predictor`.
 """
@@ -129,8 +129,8 @@ class Predictor:
     ) -> Generator[ScoredChunk, None, None]:
         """Read and score a stream of patches, `size` at a time, and yield them in order.
 
-        On a CPU each core reads and scores chunks of its own; a GPU scores what the CPU reads meanwhile, in `pool` or
-        in processes that are started where there are many patches.
+        On a CPU each core reads and scores its own chunks. A GPU scores one chunk while the CPU reads the next, in
+        `pool`, or in processes that are started if there are many patches.
         `on_unreadable` receives the error of each patch that cannot be read, in order, before its chunk is yielded;
         `on_progress` receives the number of patches so far, after the caller has used the chunk.
 
@@ -164,7 +164,7 @@ class Predictor:
 
     def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:
         chunk = load_chunk(patches)
-        return self._scored(chunk, self._start(chunk))
+        return self._finish(chunk, self._start(chunk))
 
     def _on_gpu(
         self, patches: Iterable[Patch], size: int, pool: DecodingProcesses | None
@@ -175,15 +175,17 @@ class Predictor:
             for chunk in chunks:
                 started = chunk, self._start(chunk)
                 if before:
-                    yield self._scored(*before)
+                    yield self._finish(*before)
                 before = started
         if before:
-            yield self._scored(*before)
+            yield self._finish(*before)
 
     def _start(self, chunk: Chunk) -> "_Download":
+        """Start to compute the log odds of a chunk; on a GPU this does not wait for the result."""
         return _Download(self._log_odds(self._upload(chunk.pixels)) if chunk.patches else self._join([]))
 
-    def _scored(self, chunk: Chunk, log_odds: "_Download") -> ScoredChunk:
+    def _finish(self, chunk: Chunk, log_odds: "_Download") -> ScoredChunk:
+        """Wait for the log odds of a chunk, and return the chunk with its scores."""
         scores = self._scores(log_odds.wait())
         return ScoredChunk(chunk.patches, chunk.pixels, scores, [error for _, error in chunk.failures])
 
@@ -231,7 +233,7 @@ class Predictor:
 
 
 class _Download:
-    """Log odds on their way from a GPU to the CPU, which does not wait for them until they are used."""
+    """A copy of log odds from a GPU to the CPU that runs in the background until `wait` is called."""
 
     def __init__(self, log_odds: Tensor) -> None:
         self._tensor, self._copied = log_odds, None
@@ -242,7 +244,7 @@ class _Download:
             self._copied.record()
 
     def wait(self) -> Tensor:
-        """Return them."""
+        """Wait until the log odds are on the CPU, and return them."""
         if self._copied is not None:
             self._copied.synchronize()
         return self._tensor

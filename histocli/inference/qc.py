@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from histocli.data.quality import Distance, Reference, appearance
 from histocli.errors import HistoError
-from histocli.inference.leakage import ManifestCache, known_patches
+from histocli.inference.leakage import ManifestCache, load_known_patches
 from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
@@ -28,13 +28,13 @@ COLUMNS: dict[str, type] = {
 class Flagger:
     """Computes the quality control `COLUMNS` of scored patches.
 
-    Of several checkpoints, the one counts whose training data a patch is furthest from.
+    With several checkpoints, each patch is compared with the training data that it differs from most.
 
     Attributes:
         duplicates: whether the pixels of the training patches are known.
 
     Raises:
-        HistoError: a checkpoint does not hold what its training data look like.
+        HistoError: a checkpoint does not describe the appearance of its training data.
     """
 
     def __init__(self, workspace: Workspace, checkpoints: list[Checkpoint]) -> None:
@@ -46,14 +46,14 @@ class Flagger:
                 )
         self.references = [Reference(**checkpoint.appearance) for checkpoint in checkpoints]
         manifests = ManifestCache()
-        known = [known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
+        known = [load_known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
         self.train_ids = {digest: key for patches in known if patches for digest, key in patches.train.items()}
         self.duplicates = None not in known
 
     def columns(self, chunk: ScoredChunk) -> dict[str, list[Any]]:
         """Return the values of `COLUMNS` for each patch of a chunk that was scored with its spread."""
-        seen = appearance(chunk.pixels)
-        distances = [reference.distance(seen) for reference in self.references]
+        measured = appearance(chunk.pixels)
+        distances = [reference.distance(measured) for reference in self.references]
         digests = [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels]
         duplicates = [self.train_ids.get(digest, "") for digest in digests]
         furthest = Distance(
@@ -73,7 +73,7 @@ class Flagger:
             "spread": spread.tolist(),
             "colour": furthest.colour.tolist(),
             "focus": furthest.focus.tolist(),
-            "contrast": seen.contrast.tolist(),
+            "contrast": measured.contrast.tolist(),
             "duplicate": duplicates,
             "flags": [";".join(m for m, mask in marks.items() if mask[i]) for i in range(len(digests))],
         }

@@ -1,4 +1,4 @@
-"""Scored patches as a table: the CSV file that `histo eval` writes beside each report."""
+"""The table of scored patches: the CSV file that `histo eval` writes next to each report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from histocli.workspace import atomic_path
 if TYPE_CHECKING:
     import pandas as pd
 
-_NEEDED = ("id", "label", "prob", "data", "index")
+_REQUIRED = ("id", "label", "prob", "data", "index")
 
 
 def write_scores(path: Path, table: "pd.DataFrame") -> None:
@@ -37,7 +37,7 @@ def read_scores(path: Path) -> "pd.DataFrame":
     again = "histo eval writes it again"
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := set(_NEEDED) - set(table.columns):
+        if missing := set(_REQUIRED) - set(table.columns):
             raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", again)
         table = table.astype({"label": "int64", "prob": "float64"})
         if "sha1" not in table.columns:  # written by an earlier version

@@ -26,7 +26,7 @@ class Writer(Protocol):
         """Write the rows of another file that a writer of this class wrote."""
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write the rows that are not written yet."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def open_writer(to: Path | IO[str], format: Output, kinds: dict[str, type]) -> I
 
 
 def is_stream(path: Path, format: Output) -> bool:
-    """Whether results go to this path as they come: it exists, and is a pipe or a device, not a file."""
+    """Return whether results are written to this path at once: it exists, and is a pipe or a device, not a file."""
     return format is not Output.PARQUET and path.exists() and not path.is_file()
 
 
@@ -73,7 +73,7 @@ def _text_writer(stream: IO[str], format: Output, kinds: dict[str, type]) -> Wri
 
 
 class CsvWriter:
-    """CSV with the columns `id,label` of a Kaggle submission, `label` being the probability, and more if asked."""
+    """Writes CSV with the columns `id,label` of a Kaggle submission, where `label` is the probability, and others."""
 
     def __init__(self, stream: IO[str], kinds: dict[str, type]) -> None:
         self.stream = stream
@@ -98,7 +98,7 @@ class CsvWriter:
 
 
 class JsonWriter:
-    """One JSON object a line."""
+    """Writes one JSON object per line."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.stream = stream
@@ -120,7 +120,7 @@ class JsonWriter:
 
 
 class ParquetWriter:
-    """A Parquet file with a row group for each batch.
+    """Writes a Parquet file with a row group for each batch.
 
     Raises:
         HistoError: pyarrow is not installed.

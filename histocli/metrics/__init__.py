@@ -118,7 +118,7 @@ def auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
             outside 0 to 1.
 
     """
-    return area(rank(*checked(labels, probs)))
+    return area(rank(*check_scores(labels, probs)))
 
 
 def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5) -> Measurement:
@@ -136,7 +136,7 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
         HistoError: as `auc`, or the threshold is outside 0 to 1.
 
     """
-    y, p = checked(labels, probs)
+    y, p = check_scores(labels, probs)
     if not 0 <= threshold <= 1:
         raise HistoError(f"a threshold of {threshold} is not between 0 and 1", "give 0.5, for example")
     ranking = rank(y, p)
@@ -183,7 +183,7 @@ def uncertainty(
         HistoError: as `auc`.
 
     """
-    y, p = checked(labels, probs)
+    y, p = check_scores(labels, probs)
     clusters = clusters or by_patch(len(y))
     scored = [SortedScores(y, p, threshold)]
     (bootstrap,) = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
@@ -217,8 +217,8 @@ def paired_difference(
         HistoError: as `auc`.
 
     """
-    y, p = checked(labels, one)
-    q = checked(labels, other)[1]
+    y, p = check_scores(labels, one)
+    q = check_scores(labels, other)[1]
     scored = [SortedScores(y, p, 0.5), SortedScores(y, q, 0.5)]
     first, second = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
     row = NAMES.index("auc")
@@ -252,7 +252,7 @@ def _p_value(differences: Floats, n_informative: int) -> float:
     return float(2 * stdtr(n_informative - 1, ndtri(tail) / np.sqrt(n_informative / (n_informative - 1))))
 
 
-def checked(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:
+def check_scores(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Floats]:
     """Return labels (int64) and probabilities (float64) as arrays (N,).
 
     Raises:

@@ -51,7 +51,7 @@ def probability(log_odds: npt.ArrayLike, temperature: float = 1.0) -> Floats:
         return np.asarray(1 / (1 + np.exp(-np.asarray(log_odds, np.float64) / temperature)))
 
 
-def rescaled(threshold: float, temperature: float) -> float:
+def rescale_threshold(threshold: float, temperature: float) -> float:
     """Return the threshold on uncalibrated probabilities that calls the same patches as a calibrated `threshold`."""
     with np.errstate(divide="ignore"):
         return float(probability(temperature * (np.log(threshold) - np.log1p(-threshold))))

@@ -157,7 +157,7 @@ def roc(ranking: Ranking) -> RocCurve:
         return RocCurve([], [], [])
     fpr, tpr = np.append(0, ranking.fp) / negatives, np.append(0, ranking.tp) / positives
     none_called = np.nextafter(ranking.scores[0], 2)  # the lowest threshold at which no patch is called tumour
-    keep = _thinned(fpr, tpr)
+    keep = _thin_out(fpr, tpr)
     threshold = np.append(none_called, ranking.scores)
     return RocCurve(fpr[keep].tolist(), tpr[keep].tolist(), threshold[keep].tolist())
 
@@ -169,11 +169,11 @@ def precision_recall(ranking: Ranking) -> PrecisionRecallCurve:
         return PrecisionRecallCurve([], [])
     recall = np.append(0, ranking.tp / positives)
     precision = np.append(1, ranking.tp / (ranking.tp + ranking.fp))
-    keep = _thinned(recall, precision)
+    keep = _thin_out(recall, precision)
     return PrecisionRecallCurve(recall[keep].tolist(), precision[keep].tolist())
 
 
-def _thinned(x: Floats, y: Floats) -> Ints:
+def _thin_out(x: Floats, y: Floats) -> Ints:
     """Return at most `CURVE_POINTS` indices at equal distances along a curve, including both ends."""
     if len(x) <= CURVE_POINTS:
         return np.arange(len(x))

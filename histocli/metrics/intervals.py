@@ -145,12 +145,12 @@ def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[d
         metrics: the value of each metric on all patches, by name.
 
     """
-    found: dict[str, Interval | str] = {}
+    results: dict[str, Interval | str] = {}
     for name, values in zip(NAMES, bootstrap.values, strict=True):
         if metrics[name] is None:
-            found[name] = "the metric itself is undefined"
+            results[name] = "the metric itself is undefined"
         else:
-            found[name] = bootstrap.interval(BY_NAME[name], values, metrics[name])
+            results[name] = bootstrap.interval(BY_NAME[name], values, metrics[name])
     resampling = Resampling(
         by=bootstrap.by,
         clusters=bootstrap.clusters,
@@ -158,9 +158,9 @@ def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[d
         replicates=bootstrap.values.shape[1],
         seed=bootstrap.seed,
         level=LEVEL,
-        undefined={name: why for name, why in found.items() if isinstance(why, str)},
+        undefined={name: why for name, why in results.items() if isinstance(why, str)},
     )
-    return {name: None if isinstance(value, str) else value for name, value in found.items()}, resampling
+    return {name: None if isinstance(value, str) else value for name, value in results.items()}, resampling
 
 
 def _draw(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:

@@ -11,7 +11,7 @@ RULES = "a number from 0 to 1, youden, sensitivity=0.95 or specificity=0.9"
 _RULE = re.compile(r"(youden)|(sensitivity|specificity)=(\d*\.?\d+)")
 
 
-def fixed(rule: str) -> float | None:
+def parse_threshold(rule: str) -> float | None:
     """Return the threshold if the rule is a number; None if the threshold must be chosen on scored patches.
 
     Raises:
@@ -23,7 +23,7 @@ def fixed(rule: str) -> float | None:
     try:
         value = float(rule)
     except ValueError:
-        value = -1
+        value = -1  # refused below
     if not 0 <= value <= 1:
         raise UsageError(f"--threshold {rule} is not a threshold", f"give {RULES}")
     return value
@@ -37,13 +37,13 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
     S. The threshold is in the middle between two neighbouring probabilities.
 
     Raises:
-        UsageError: as `fixed`.
+        UsageError: as `parse_threshold`.
         HistoError: the rule needs both classes, and one is missing.
     """
-    value = fixed(rule)
+    value = parse_threshold(rule)
     if value is not None:
         return value
-    name, _, wanted = rule.partition("=")
+    name, _, target = rule.partition("=")
     ranking = rank(labels, probs)
     tp, fp = np.append(0, ranking.tp), np.append(0, ranking.fp)
     if not tp[-1] or not fp[-1]:
@@ -54,7 +54,7 @@ def choose_threshold(rule: str, labels: Ints, probs: Floats) -> float:
     if name == "youden":
         at = int(np.argmax(sensitivity + specificity))
     elif name == "sensitivity":
-        at = int(np.argmax(sensitivity >= float(wanted) - 1e-12))
+        at = int(np.argmax(sensitivity >= float(target) - 1e-12))
     else:
-        at = int(np.flatnonzero(specificity >= float(wanted) - 1e-12)[-1])
+        at = int(np.flatnonzero(specificity >= float(target) - 1e-12)[-1])
     return float(between[at])

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from histocli.config import Weights
-from histocli.data.transforms import resized
+from histocli.data.transforms import resize_images
 from histocli.errors import HistoError, UsageError
 from histocli.models import timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
 from histocli.models.histonet import WIDE, HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
+from histocli.models.patch_network import PatchNetwork
 from histocli.models.torchvision_models import torchvision_backbone, torchvision_names
 
-OWN: dict[str, Callable[[], HistoNet | P4MDenseNet]] = {
+ARCHITECTURES: dict[str, Callable[[], PatchNetwork]] = {
     "histonet": HistoNet,
     "histonet-wide": partial(HistoNet, widths=WIDE),
     "histonet-64": partial(HistoNet, side=64),  # the default until version 0.2: patches made smaller
@@ -27,8 +28,8 @@ OWN: dict[str, Callable[[], HistoNet | P4MDenseNet]] = {
 class Classifier(nn.Module):
     """A network with its preprocessing: float RGB images (N,3,H,W) in [0, 1] -> logits (N,2).
 
-    `arch` is the name that `rebuild_model` knows it by. Where the network takes images of one size only, they are
-    resized to `side` x `side`.
+    `arch` is the name from which `rebuild_model` builds the network again. If the network needs images of one size,
+    they are resized to `side` x `side`.
     """
 
     mean: Tensor
@@ -56,7 +57,7 @@ class Classifier(nn.Module):
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Resize and normalise images for the network."""
-        return torch.addcmul(-self.mean / self.std, resized(images, self.side), 1 / self.std)
+        return torch.addcmul(-self.mean / self.std, resize_images(images, self.side), 1 / self.std)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the input of a pretrained network's head: (N,F)."""
@@ -71,19 +72,19 @@ class Classifier(nn.Module):
 def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     """Build the network named `arch` with two classes, in channels-last memory format.
 
-    That is one of this tool's own, a classifier of torchvision's by its registered name, or `timm/<name>`, where the
+    `arch` is a name in `ARCHITECTURES`, the registered name of a torchvision classifier, or `timm/<name>`, where the
     name may be `hf-hub:<owner>/<model>`.
 
     Raises:
         UsageError: no architecture has that name, or it has no pretrained weights.
-        HistoError: the weights cannot be had, or timm is not installed.
+        HistoError: the weights cannot be loaded, or timm is not installed.
     """
     pretrained = weights is not Weights.RANDOM
-    if arch in OWN:
+    if arch in ARCHITECTURES:
         if pretrained:
             raise UsageError(f"{arch} has no pretrained weights", "leave --weights out, or choose --arch resnet18")
-        own = OWN[arch]()
-        model = Classifier(own, arch, side=own.side)
+        network = ARCHITECTURES[arch]()
+        model = Classifier(network, arch, side=network.side)
     else:
         if arch.startswith(timm_models.PREFIX):
             backbone = timm_models.timm_backbone(arch, pretrained)
@@ -91,8 +92,9 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
             backbone = torchvision_backbone(arch, pretrained)
         else:
             raise _unknown(arch)
-        network = HeadedNetwork(backbone)
-        model = Classifier(network, backbone.arch, mean=backbone.mean, std=backbone.std, side=backbone.side)
+        model = Classifier(
+            HeadedNetwork(backbone), backbone.arch, mean=backbone.mean, std=backbone.std, side=backbone.side
+        )
     model.to(memory_format=torch.channels_last)
     return model
 
@@ -102,19 +104,19 @@ def rebuild_model(arch: str) -> Classifier:
 
     Raises:
         UsageError: no architecture has that name.
-        HistoError: it would have to be fetched, or timm is not installed.
+        HistoError: its description is on a hub or in a folder, or timm is not installed.
     """
     if timm_models.is_stored_elsewhere(arch):
-        raise HistoError(f"{arch} cannot be rebuilt without its hub", "a checkpoint names the architecture itself")
+        raise HistoError(f"{arch} cannot be built without its hub or folder", "give the name of its architecture")
     return create_model(arch)
 
 
 def _unknown(arch: str) -> UsageError:
-    names = (*OWN, *torchvision_names())
+    names = (*ARCHITECTURES, *torchvision_names())
     close = get_close_matches(arch, names, n=3)
     return UsageError(
         f"there is no architecture {arch!r}",
         f"did you mean {' or '.join(close)}?"
         if close
-        else f"choose --arch {', '.join(OWN)}, a classifier of torchvision's such as resnet18, or timm/NAME",
+        else f"choose --arch {', '.join(ARCHITECTURES)}, a torchvision classifier such as resnet18, or timm/NAME",
     )

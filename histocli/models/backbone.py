@@ -1,4 +1,4 @@
-"""Networks of other libraries: a backbone that computes one vector per image, and a head with two classes."""
+"""Networks from other libraries: a backbone that computes one vector per image, and a head with two classes."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class Backbone(NamedTuple):
     """A network without its last layer, and the input that it expects.
 
     `network` takes normalised images (N,3,H,W), resized to H = W = `side` unless that is None, and gives (N,`width`).
-    `arch` is a name that builds it again without weights and without asking anyone.
+    `arch` is a name from which it can be built again, without weights and without a download.
     """
 
     arch: str
@@ -44,7 +44,8 @@ class Head(nn.Module):
     def standardise(self, features: Tensor) -> None:
         """Store the mean and standard deviation of features (N,F), by which the head standardises its input.
 
-        One that hardly varies here is not magnified beyond reason: elsewhere it may.
+        The deviation of a feature that hardly varies here is replaced by a larger one: the feature may vary elsewhere,
+        and would then be far outside the usual range.
         """
         deviations = features.std(0, correction=0)
         self.mean.copy_(features.mean(0))
@@ -86,6 +87,6 @@ def weights_missing(arch: str, error: Exception, place: str) -> HistoError:
     """Return the error for pretrained weights that cannot be loaded; their file can be put into `place` by hand."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HistoError(
-        f"the pretrained weights of {arch} cannot be had: {reason}",
+        f"the pretrained weights of {arch} cannot be loaded: {reason}",
         f"try again with a network connection, put the file into {place}, or start from --weights random",
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain values only, enough to rebuild the model they hold."""
+"""Write and read checkpoints, which have only tensors and plain values, and build their networks."""
 
 import os
 import shutil
@@ -27,8 +27,8 @@ FORMAT = 4  # 3: histonet was what histonet-64 is now
 class Checkpoint:
     """The content of a checkpoint file.
 
-    `model` has the weights that predict (the EMA). `training` has what `--resume` needs besides, and is empty in
-    best.pt. `config` has the options of the run, `metrics` its validation metrics at `epoch`.
+    `model` has the weights that predict (the EMA). `training` has what else `--resume` needs, and is empty in best.pt.
+    `config` has the options of the run, and `metrics` its validation metrics at `epoch`.
 
     `temperature` and `threshold` (on calibrated probabilities) were chosen on the validation patches; `validation` has
     the `labels` uint8 (N,) and `log_odds` float32 (N,) of these. `appearance` has the fields of `Reference`.
@@ -115,7 +115,7 @@ def backbone_sha256(state: Mapping[str, torch.Tensor]) -> str:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
-    content = BytesIO()  # torch's own writer has no word for a full disk, and would write the file's name into it
+    content = BytesIO()  # torch writes the name of a file into it, and does not report a full disk clearly
     torch.save({name: _canonical(value) for name, value in vars(checkpoint).items() if name != "origin"}, content)
     with atomic_path(path, len(content.getbuffer())) as temporary:
         temporary.write_bytes(content.getbuffer())
@@ -144,7 +144,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except Exception as error:  # damaged bytes can make torch raise any kind of exception
         raise HistoError(f"{path} cannot be read safely as a checkpoint: {_first_line(error)}") from error
     if isinstance(content, dict) and content.get("format") == 3:
-        content = _converted_from_3(content)
+        content = _convert_from_3(content)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {found!r})")
@@ -159,12 +159,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise HistoError(f"{path} is not a histo checkpoint: its {item.name!r} has the wrong type")
     if not 0 < checkpoint.temperature < float("inf") or not 0 <= checkpoint.threshold <= 1:
         raise HistoError(f"{path} is not a histo checkpoint: its temperature or threshold is out of range")
-    if unsound := _unsound(checkpoint):
-        raise HistoError(f"{path} is not a histo checkpoint: its {unsound!r} has invalid content")
+    if field_name := _invalid_field(checkpoint):
+        raise HistoError(f"{path} is not a histo checkpoint: its {field_name!r} has invalid content")
     return checkpoint
 
 
-def _converted_from_3(content: dict[str, Any]) -> dict[str, Any]:
+def _convert_from_3(content: dict[str, Any]) -> dict[str, Any]:
     """Return the content of a checkpoint of format 3 as one of this format, in which its network has another name."""
     content = {**content, "format": FORMAT}
     if content.get("arch") == "histonet":
@@ -174,7 +174,7 @@ def _converted_from_3(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _unsound(checkpoint: Checkpoint) -> str:
+def _invalid_field(checkpoint: Checkpoint) -> str:
     """Return the first field with values of a wrong type, or ""; weights are compared with their network later."""
     if not all(map(_is_plain, checkpoint.model.values())):
         return "model"

@@ -1,13 +1,13 @@
-"""Convolutions that turn with their input: the group p4m, right-angle rotations and flips beside translations.
+"""Group-equivariant convolutions for the group p4m: translations, right-angle rotations and flips.
 
 After Cohen and Welling, "Group equivariant convolutional networks", 2016, and Veeling et al., "Rotation equivariant
 CNNs for digital pathology", 2018. A feature map has one plane for each of the eight symmetries of the square (D4, in
-the order of `data.transforms.d4_views`): (N,8C,H,W), where channel 8c+g is field c seen in orientation g. When
-the input image turns by a symmetry, so do the planes, and they change places among themselves; whatever is pooled over
-both the planes and the image stays as it is.
+the order of `data.transforms.d4_views`): (N,8C,H,W), where channel 8c+g is field c in orientation g. If the input image
+is transformed by a symmetry, each plane is transformed in the same way, and the eight planes of a field change places.
+So the maximum or mean over the planes and the image does not change.
 
-Each layer makes the eight filters of an output field from a single one, by index, and convolves once. It is exact where
-the layer's grid is symmetric: (H + 2 padding - kernel_size) is a multiple of the stride.
+Each layer makes the eight filters of an output field from one filter, by index, and convolves once. The layer is
+exactly equivariant if its grid is symmetric: (H + 2 padding - kernel_size) is a multiple of the stride.
 """
 
 import torch
@@ -31,20 +31,20 @@ class LiftingConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.stride, self.padding = stride, padding
-        self.register_buffer("pixels", _turned_pixels(kernel_size), persistent=False)
+        self.register_buffer("pixels", _transformed_pixels(kernel_size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve with the filters in all orientations."""
         fields, channels, side = self.weight.shape[:3]
-        turned = self.weight.flatten(2)[:, :, self.pixels].transpose(1, 2)  # (out,8,in,k²)
-        filters = turned.reshape(ORDER * fields, channels, side, side)
+        rotated = self.weight.flatten(2)[:, :, self.pixels].transpose(1, 2)  # (out,8,in,k²)
+        filters = rotated.reshape(ORDER * fields, channels, side, side)
         return F.conv2d(images, filters, stride=self.stride, padding=self.padding)
 
 
 class GroupConv(nn.Module):
     """Convolve all orientations with filters over position and orientation: (N,8 in,H,W) -> (N,8 out,H',W').
 
-    Output orientation g sees the filter turned by g, and the input's orientations from where g stands.
+    For output orientation g, the filter is transformed by g, and orientation h of the input is used as (g inverse) h.
     """
 
     index: Tensor
@@ -57,19 +57,19 @@ class GroupConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, ORDER * kernel_size**2))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.register_buffer("index", _turned_filter(kernel_size), persistent=False)
+        self.register_buffer("index", _transformed_filter(kernel_size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve with the filters in all orientations."""
         fields, channels, side = *self.weight.shape[:2], self.kernel_size
-        turned = self.weight.flatten(0, 1).index_select(1, self.index)  # several times as fast as [..., index]
-        turned = turned.view(fields, channels, ORDER, ORDER * side**2).transpose(1, 2)  # (out,8,in,8k²)
-        filters = turned.reshape(ORDER * fields, ORDER * channels, side, side)
+        rotated = self.weight.flatten(0, 1).index_select(1, self.index)  # several times as fast as [..., index]
+        rotated = rotated.view(fields, channels, ORDER, ORDER * side**2).transpose(1, 2)  # (out,8,in,8k²)
+        filters = rotated.reshape(ORDER * fields, ORDER * channels, side, side)
         return F.conv2d(maps, filters, stride=self.stride, padding=self.padding)
 
 
 class DepthwiseGroupConv(nn.Module):
-    """Convolve every orientation of a field with the field's filter, turned to it: (N,8C,H,W) -> (N,8C,H',W')."""
+    """Convolve each orientation of a field with the field's filter in that orientation: (N,8C,H,W) -> (N,8C,H',W')."""
 
     pixels: Tensor
 
@@ -78,7 +78,7 @@ class DepthwiseGroupConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
         self.stride, self.padding = stride, padding
-        self.register_buffer("pixels", _turned_pixels(kernel_size), persistent=False)
+        self.register_buffer("pixels", _transformed_pixels(kernel_size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve each channel with its filter."""
@@ -90,9 +90,9 @@ class DepthwiseGroupConv(nn.Module):
 class GroupBatchNorm(nn.Module):
     """Batch normalisation with one scale, shift, mean and variance for the eight orientations of a field.
 
-    In training each orientation is normalised by its own mean and variance of the batch, which is what torch's fused
-    kernel does; over many batches they agree, and the running ones are averaged over the orientations. In evaluation
-    it is equivariant exactly.
+    In training, torch's fused kernel normalises each orientation by its own mean and variance in the batch. Over many
+    batches these are the same for all orientations, and the running mean and variance are averaged over them. In
+    evaluation the layer is exactly equivariant.
     """
 
     running_mean: Tensor
@@ -112,7 +112,7 @@ class GroupBatchNorm(nn.Module):
             tensor.repeat_interleave(ORDER) for tensor in (self.running_mean, self.running_var, self.weight, self.bias)
         )
         normal = F.batch_norm(maps, mean, var, weight, bias, self.training, self.momentum, self.eps)
-        if self.training:  # the copies hold the statistics brought up to date
+        if self.training:  # `batch_norm` has updated the copies `mean` and `var`
             with torch.no_grad():
                 self.running_mean.copy_(mean.view(-1, ORDER).mean(1))
                 self.running_var.copy_(var.view(-1, ORDER).mean(1))
@@ -121,8 +121,8 @@ class GroupBatchNorm(nn.Module):
 
 def group_max(maps: Tensor) -> Tensor:
     """Return the maximum over the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
-    strongest: Tensor = maps.unflatten(1, (-1, ORDER)).amax(2)
-    return strongest
+    maximum: Tensor = maps.unflatten(1, (-1, ORDER)).amax(2)
+    return maximum
 
 
 def group_mean(maps: Tensor) -> Tensor:
@@ -131,20 +131,20 @@ def group_mean(maps: Tensor) -> Tensor:
     return mean
 
 
-def _turned_pixels(side: int) -> Tensor:
+def _transformed_pixels(side: int) -> Tensor:
     """Return the source of each pixel of a square after each symmetry: flat indices, int64 (8,side²)."""
     square = torch.arange(side**2).view(1, 1, side, side)
-    return torch.stack([turned.flatten() for turned in d4_views(square)])
+    return torch.stack([view.flatten() for view in d4_views(square)])
 
 
-def _turned_filter(side: int) -> Tensor:
+def _transformed_filter(side: int) -> Tensor:
     """Return the source of each value of a filter (8,side,side) after each symmetry: flat, int64 (8*8*side²)."""
-    return (_relative()[:, :, None] * side**2 + _turned_pixels(side)[:, None]).flatten()
+    return (_relative_orientations()[:, :, None] * side**2 + _transformed_pixels(side)[:, None]).flatten()
 
 
-def _relative() -> Tensor:
-    """Return the group's table (8,8): entry [g,h] is the number of the element (g inverse) h."""
-    corners = _turned_pixels(2)  # a symmetry is known by what it does to the corners of a square
+def _relative_orientations() -> Tensor:
+    """Return a table (8,8) of group elements: entry [g,h] is the number of (g inverse) h."""
+    corners = _transformed_pixels(2)  # the permutation of the corners of a square identifies the symmetry
     products = corners[:, corners].transpose(0, 1)  # [a,b]: first b, then a
     table = (products[:, :, None] == corners).all(-1).int().argmax(-1)
     inverse = (table == 0).int().argmax(1)

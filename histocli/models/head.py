@@ -7,8 +7,8 @@ from torch import Tensor, nn
 def head_in_fp32(head: nn.Module, features: Tensor) -> Tensor:
     """Return the logits (N,2) of features (N,F) in fp32, also under autocast to bf16 or fp16.
 
-    A logit in bf16 has 8 significant bits, so that many patches would get the same score. The head takes so little of
-    a network's time that fp32 costs nothing there.
+    A logit in bf16 has 8 significant bits, so many patches would get the same score. The head takes so little of a
+    network's time that fp32 costs almost nothing there.
     """
     device = features.device.type
     logits: Tensor

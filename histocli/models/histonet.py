@@ -5,23 +5,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histocli.models.head import head_in_fp32
+from histocli.models.patch_network import PatchNetwork
 
 WIDTHS = (16, 32, 64, 128, 256)
 REFINEMENTS = (0, 0, 1, 2, 3)
 WIDE = (24, 48, 96, 192, 320)
 
 
-class HistoNet(nn.Module):
+class HistoNet(PatchNetwork):
     """Five stages of convolution, batch norm and ReLU, each followed by max-pooling, then fully connected layers.
 
-    Takes normalised images (N,3,S,S), S = `side`, and gives logits (N,2). A stage widens by a 3x3 convolution; the later ones refine by residual
-    depthwise-separable convolutions (Howard et al., "MobileNets", 2017; He et al., "Deep residual learning", 2016),
-    which cost a fifth of a full 3x3 at these widths on a CPU. Stages are narrow early, where maps are large and the
-    time goes, and double their width as they halve its side. Where a stage has no refinement, pooling comes before
-    batch norm, which then has a quarter of the work.
+    Takes normalised images (N,3,S,S), S = `side`, and returns logits (N,2). Each stage begins with a 3x3 convolution
+    that doubles the width. The later stages continue with residual depthwise-separable convolutions (Howard et al.,
+    "MobileNets", 2017; He et al., "Deep residual learning", 2016), which take a fifth of the time of a full 3x3 at
+    these widths on a CPU. The first stages are narrow, because their maps are large and take most of the time. In a
+    stage without such refinements, pooling comes before batch norm, which then has a quarter of the work.
 
-    The last max-pooling looks at the centre alone, which decides the label; beside it goes the mean over the whole
-    patch. Both suit a label that no flip or right-angle rotation changes.
+    The last max-pooling is over the centre only, which decides the label. The mean over the whole patch is concatenated
+    to it. Neither changes with flips or right-angle rotations, and neither does the label.
 
     Costs for one patch, forward (a multiply-add counts as two): as `histonet` 706,642 parameters, 124 MFLOP; as
     `histonet-64` 706,642 parameters, 55 MFLOP; as `histonet-wide` 1,263,866 parameters, 254 MFLOP.
@@ -76,7 +77,7 @@ class BlurredMaxPool(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool maps of even height and width."""
-        # torch.compile cannot trace the question whether inference mode is on, so it is asked second.
+        # torch.compile cannot trace `is_inference_mode_enabled`, so it comes last and is not called then.
         by_hand = maps.device.type == "cpu" and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
         largest = _largest(_largest(maps, 3), 2) if by_hand else F.max_pool2d(maps, 2, 1, 1)  # (N,C,H+1,W+1)
         return F.conv2d(largest, self.kernel, stride=2, groups=len(self.kernel))
@@ -85,12 +86,12 @@ class BlurredMaxPool(nn.Module):
 def _largest(maps: Tensor, dim: int) -> Tensor:
     """Return the maximum of each two neighbours along a dimension, and both ends; without gradient."""
     shape = [size + (axis == dim) for axis, size in enumerate(maps.shape)]
-    made = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
+    result = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
     pairs = maps.shape[dim] - 1
-    torch.maximum(maps.narrow(dim, 0, pairs), maps.narrow(dim, 1, pairs), out=made.narrow(dim, 1, pairs))
+    torch.maximum(maps.narrow(dim, 0, pairs), maps.narrow(dim, 1, pairs), out=result.narrow(dim, 1, pairs))
     for end in (0, -1):
-        made.select(dim, end).copy_(maps.select(dim, end))
-    return made
+        result.select(dim, end).copy_(maps.select(dim, end))
+    return result
 
 
 class Refinement(nn.Module):

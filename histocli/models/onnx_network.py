@@ -13,7 +13,7 @@ from histocli.models.export import INPUT, OUTPUTS, onnx_session
 
 
 class OnnxNetwork:
-    """A network as `Classifier` is one: float images (N,3,96,96) in [0, 1] -> logits (N,2).
+    """A network with the interface of `Classifier`: float images (N,3,96,96) in [0, 1] -> logits (N,2).
 
     It computes on the thread that calls it; any number of threads may call it at once.
 

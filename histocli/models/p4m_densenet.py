@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from histocli.models.equivariant import GroupBatchNorm, GroupConv, LiftingConv, group_mean
 from histocli.models.head import head_in_fp32
+from histocli.models.patch_network import PatchNetwork
 
 BLOCKS = 5
 GROWTH = 9  # fields of eight orientations each
 
 
-class P4MDenseNet(nn.Module):
+class P4MDenseNet(PatchNetwork):
     """Five dense blocks of one group convolution each; logits that no symmetry of the patch changes.
 
     After Veeling et al., "Rotation equivariant CNNs for digital pathology", 2018 (arXiv:1806.03962), and the authors'
@@ -20,18 +21,16 @@ class P4MDenseNet(nn.Module):
     without bottleneck or compression; between blocks batch norm, ReLU, a 1x1 convolution and mean pooling; at the end
     batch norm, ReLU, the mean over the eight orientations and over the map, and one linear layer.
 
-    Otherwise than there: a transition pools before its 1x1 convolution, which gives the same values at a quarter of
-    the cost, for both are linear; two logits stand in place of one probability; the fields, 9 in the first layer and 9
-    more from every block, come near the paper's 119 thousand weights rather than from the paper; and the recipe of
-    training is this tool's.
+    Different from the paper: a transition pools before its 1x1 convolution, which gives the same values at a quarter of
+    the cost, because both are linear; the output is two logits instead of one probability; the number of fields (9 in
+    the first layer, and 9 more in each block) is chosen so that there are about 119 thousand weights, as in the paper;
+    and the network is trained with the settings of this project.
 
-    The paper's figures, trained on all of PCam's training split and measured on its test split: accuracy 0.898 and AUC
-    0.963, beside 0.876 and 0.955 of a plain DenseNet.
+    The paper's results, trained on all of PCam's training split and measured on its test split: accuracy 0.898 and AUC
+    0.963, compared with 0.876 and 0.955 of a plain DenseNet.
 
     Costs for one patch: 123,455 parameters, 1,477 MFLOP forward (a multiply-add counts as two).
     """
-
-    side: int | None = None  # patches as they are
 
     def __init__(self, growth: int = GROWTH, blocks: int = BLOCKS) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The networks of timm (pytorch-image-models), by name or from a hub; timm is an optional dependency.
 
-A name may be followed by options of the network, as in `vit_small_patch16_224?img_size=96&drop_path_rate=0.1`. That is
-also how a network from a hub or a folder is written down, so that it can be built again without either.
+Options of the network can follow its name, as in `vit_small_patch16_224?img_size=96&drop_path_rate=0.1`. Checkpoints
+name a network from a hub or a folder in this form too, so that it can be built again without the hub or the folder.
 """
 
 import json
@@ -32,8 +32,8 @@ def timm_backbone(arch: str, pretrained: bool) -> Backbone:
     transformers and other networks with a fixed input size; other networks take patches of 96x96 pixels.
 
     Raises:
-        HistoError: timm is not installed, or the weights cannot be had.
-        UsageError: there is no such network, or it has not such options.
+        HistoError: timm is not installed, or the weights cannot be loaded.
+        UsageError: there is no network of that name, or it does not have these options.
     """
     try:
         import timm
@@ -42,40 +42,42 @@ def timm_backbone(arch: str, pretrained: bool) -> Backbone:
     except ImportError as error:
         raise HistoError(f"{arch} needs the package {error.name}", "pip install 'histocli[timm]'") from error
     name, _, query = arch.removeprefix(PREFIX).partition("?")
-    given = _parsed(query)
+    query_options = _parse_options(query)
     try:
-        architecture, stored = _stored_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
+        architecture, config_options = _read_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
         _check_name(architecture)
-        options = {**stored, **given}
+        options = {**config_options, **query_options}
         source = name if pretrained else architecture
         network: nn.Module = timm.create_model(
             source, pretrained=pretrained, num_classes=0, checkpoint_path="", **options
         )
     except (TypeError, AssertionError) as error:
-        raise UsageError(f"--arch {arch}: {error}", "what follows the ? are the network's own options") from error
+        raise UsageError(f"--arch {arch}: {error}", "the text after the ? must be options of the network") from error
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
         raise weights_missing(arch, error, place) from error
-    return _described(network, architecture, options if architecture != name else given, pretrained)
+    return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)
 
 
-def _described(network: Any, architecture: str, options: dict[str, Any], pretrained: bool) -> Backbone:
+def _describe_backbone(network: Any, architecture: str, options: dict[str, Any], pretrained: bool) -> Backbone:
     """Return the network with the input that it expects, and a name from which it can be built again."""
     from timm.data import resolve_model_data_config
 
-    wanted = resolve_model_data_config(network)
+    data_config = resolve_model_data_config(network)
     embedding = getattr(network, "patch_embed", None)
     side = options.get("img_size") or getattr(embedding, "img_size", None)
     if embedding is not None or network.pretrained_cfg.get("fixed_input_size"):
-        side = side or wanted["input_size"][-1]
+        side = side or data_config["input_size"][-1]
     side = side[0] if isinstance(side, list | tuple) else side
     query = "?" + urlencode({key: json.dumps(value) for key, value in sorted(options.items())}) if options else ""
     width = getattr(network, "head_hidden_size", None) or network.num_features
     backbone = Backbone(f"{PREFIX}{architecture}{query}", network, width, side=side)
-    return backbone._replace(mean=tuple(wanted["mean"]), std=tuple(wanted["std"])) if pretrained else backbone
+    if not pretrained:
+        return backbone
+    return backbone._replace(mean=tuple(data_config["mean"]), std=tuple(data_config["std"]))
 
 
-def _stored_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str, Any]]:
+def _read_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str, Any]]:
     """Return the architecture and the options in the `config.json` of a model on the hub or in a folder."""
     if name.startswith(_FOLDER):
         path = Path(name.removeprefix(_FOLDER)) / "config.json"
@@ -84,7 +86,7 @@ def _stored_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str,
         path = Path(fetch(repository, "config.json", revision=revision or None))
     config = json.loads(path.read_text(encoding="utf-8"))
     if not (isinstance(config, dict) and "architecture" in config):
-        raise ValueError(f"{path} names no architecture of timm's")
+        raise ValueError(f"{path} does not name a timm architecture")
     published = config.get("pretrained_cfg", config)
     options = {key: value for key, value in config.get("model_args", {}).items() if key != "num_classes"}
     if published.get("global_pool"):
@@ -94,7 +96,7 @@ def _stored_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str,
     return config["architecture"], options
 
 
-def _parsed(query: str) -> dict[str, Any]:
+def _parse_options(query: str) -> dict[str, Any]:
     """Parse the options after a name: numbers, true, false, null and JSON are converted, other values are text."""
     return {key: _value(text) for key, text in parse_qsl(query)}
 

@@ -8,8 +8,7 @@ from torch import nn
 
 from histocli.models.backbone import PATCH_SIDE, Backbone, weights_missing
 
-# The auxiliary classifiers of these train beside the last layer, for a thousand classes; and with published weights
-# they take images scaled to [-1, 1].
+# These have auxiliary classifiers for ImageNet's classes; with published weights they take images in [-1, 1].
 _AUXILIARIES = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 _SIDES = {"inception_v3": 299}  # at 96 pixels its last map is a single cell
 
@@ -60,8 +59,8 @@ def torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
 def _remove_last_layer(network: nn.Module) -> int:
     """Remove the layer for ImageNet's classes, and return the number of its inputs.
 
-    SqueezeNet's is a 1x1 convolution before the mean over the map; without it the mean is over its input, which is as
-    well, for both are linear.
+    In SqueezeNet this layer is a 1x1 convolution, followed by the mean over the map. Without it the mean is over its
+    input; the order does not matter, because both are linear.
     """
     name, last = [
         (name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)

@@ -136,5 +136,5 @@ class SourceType(Generic[Options]):
 @cache
 def source_type(name: str) -> SourceType[Any]:
     """Return the `SOURCE` of the module `name`, one of `SOURCE_NAMES`."""
-    found: SourceType[Any] = import_module(f"histocli.sources.{name}").SOURCE
-    return found
+    source: SourceType[Any] = import_module(f"histocli.sources.{name}").SOURCE
+    return source

@@ -108,7 +108,7 @@ def is_complete(url: str, target: Path, md5: str | None = None) -> bool:
     return True
 
 
-def recorded_md5(target: Path) -> str | None:
+def read_recorded_md5(target: Path) -> str | None:
     """Return the MD5 (hex) that was recorded after the download of `target`; None if there is no record."""
     md5 = _read_record(target).get("md5")
     return md5 if isinstance(md5, str) else None

@@ -38,9 +38,9 @@ class FolderOptions(SourceOptions):
 class FolderSource:
     """Images of any size, in any format that OpenCV reads, in folders and their subfolders.
 
-    Labels are looked for in this order: the table `labels`; tables `*labels*.csv` in or beside each location, if they
-    contain an id of an image; class folders such as `0` and `1` or `normal` and `tumor`, which can be the locations
-    themselves. If nothing is found, labels are None.
+    Labels are looked for in this order: the table `labels`; tables `*labels*.csv` in each location or next to it, if
+    they contain an id of an image; class folders such as `0` and `1` or `normal` and `tumor`, which can also be the
+    locations themselves. If nothing is found, labels are None.
 
     Raises:
         HistoError: a location does not exist or has no image, a table is malformed, or `labels` has no id of an image.
@@ -191,15 +191,15 @@ def _add_class_folder(location: Path, files: list[File]) -> list[File]:
 
 
 def _label_tables(locations: Sequence[Path], found: list[list[File]]) -> list[File]:
-    """List the tables of labels in each location, or beside it if the location contains none."""
+    """List the tables of labels in each location, or next to it if the location contains none."""
     inside: list[File] = []
-    beside: dict[Path, None] = {}
+    outside: dict[Path, None] = {}
     for location, files in zip(locations, found, strict=True):
         tables = [file for file in files if _is_label_table(file.name)]
         inside += tables
         if not tables:
-            beside.update(dict.fromkeys(sorted(location.absolute().parent.glob("*.csv"))))
-    return inside + [file_at(path) for path in beside if _is_label_table(path.name) and path.is_file()]
+            outside.update(dict.fromkeys(sorted(location.absolute().parent.glob("*.csv"))))
+    return inside + [file_at(path) for path in outside if _is_label_table(path.name) and path.is_file()]
 
 
 def _is_label_table(name: str) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.fs import human_bytes, require_space, temporary_beside, write_all
+from histocli.fs import human_bytes, require_space, temporary_path, write_all
 from histocli.sources import Pixels
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
 _OVERHEAD = _MAX_BLOCK + (
     1 << 24
-)  # bytes of HDF5 besides the pixels: the last chunk is always stored with its full size
+)  # bytes of HDF5 in addition to the pixels: the last chunk is always stored with its full size
 
 Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Progress = Callable[[int, int | None], None]
@@ -92,7 +92,7 @@ def open_h5(
     expected = None if rows is None else rows * int(np.prod(PATCH_SHAPE))
     with ExitStack() as stack:
         with _space_errors(path, scratch, expected):
-            temporary = stack.enter_context(temporary_beside(scratch / path.stem))
+            temporary = stack.enter_context(temporary_path(scratch / path.stem))
         if expected is not None:
             require_space(scratch, expected, f"unpacking {path.name}")
             limit = expected + expected // 16 + _OVERHEAD

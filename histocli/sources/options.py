@@ -46,16 +46,16 @@ def declared_options() -> dict[str, DeclaredOption]:
     for source in SOURCE_NAMES:
         options = source_type(source).options
         types = get_type_hints(options, include_extras=True)
-        for found in fields(options):
-            if found.name in COMMON:
+        for item in fields(options):
+            if item.name in COMMON:
                 continue
-            kind, option = get_args(types[found.name])
-            before = declared.get(found.name)
-            takers = (*(before.sources if before else ()), source)
-            this = DeclaredOption(option, kind, found.default, takers)
+            kind, option = get_args(types[item.name])
+            before = declared.get(item.name)
+            sources = (*(before.sources if before else ()), source)
+            this = DeclaredOption(option, kind, item.default, sources)
             if before and (before.option, before.type, before.default) != (this.option, this.type, this.default):
-                raise ValueError(f"{source} and {before.sources[0]} declare {found.name} differently")
-            declared[found.name] = this
+                raise ValueError(f"{source} and {before.sources[0]} declare {item.name} differently")
+            declared[item.name] = this
     return declared
 
 
@@ -66,17 +66,17 @@ def source_options(source: str, values: dict[str, Any], n: int | None, seed: int
         UsageError: an option was given that this source does not have.
     """
     options = source_type(source).options
-    names = {found.name for found in fields(options)}
+    names = {item.name for item in fields(options)}
     for name, declared in declared_options().items():
         if name not in names and values.get(name, declared.default) != declared.default:
-            takers = " or ".join(declared.sources)
+            sources = " or ".join(declared.sources)
             raise UsageError(
-                f"--source {source} has no option {declared.option.flag}", f"use it with --source {takers}"
+                f"--source {source} has no option {declared.option.flag}", f"use it with --source {sources}"
             )
     common = {"n": n, "seed": seed}
-    given = {name: value for name, value in {**values, **common}.items() if name in names and value is not None}
-    made: SourceOptions = options(**given)
-    return made
+    arguments = {name: value for name, value in {**values, **common}.items() if name in names and value is not None}
+    result: SourceOptions = options(**arguments)
+    return result
 
 
 def single_location(source: str, locations: tuple[str, ...]) -> str | None:

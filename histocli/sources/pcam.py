@@ -201,7 +201,7 @@ class PcamSource:
         return slides
 
     def _fetch_split(self, split: str) -> _SplitFiles:
-        from histocli.sources.download import file_md5, recorded_md5
+        from histocli.sources.download import file_md5, read_recorded_md5
 
         if self._folder is not None:
             x, y, meta = _in_folder(self._folder, split)
@@ -214,7 +214,7 @@ class PcamSource:
             )
         for path in (y, meta, x):
             if path is not None:
-                self.report.checksums[path.name] = (self._folder is None and recorded_md5(path)) or file_md5(path)
+                self.report.checksums[path.name] = (self._folder is None and read_recorded_md5(path)) or file_md5(path)
         return _SplitFiles(x, y, meta)
 
     def _fetch_file(self, name: str, kind: str) -> Path | None:

@@ -8,7 +8,7 @@ import torch
 from histocli.errors import HistoError
 from histocli.metrics.calibration import fit_temperature, probability
 from histocli.metrics.curves import Floats, Ints
-from histocli.metrics.thresholds import choose_threshold, fixed
+from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
 _MARGIN = 1e-7  # from 0 and from 1: probabilities in single precision are no more exact than this
 
@@ -31,8 +31,10 @@ def check_rule(rule: str, labels: Ints) -> None:
         UsageError: it is neither a number from 0 to 1 nor a rule.
         HistoError: the rule needs both classes, and one is missing.
     """
-    if fixed(rule) is None and len(set(labels.tolist())) < 2:
-        raise HistoError(f"--threshold {rule} needs validation patches of both classes", "--threshold 0.5 needs none")
+    if parse_threshold(rule) is None and len(set(labels.tolist())) < 2:
+        raise HistoError(
+            f"--threshold {rule} needs validation patches of both classes", "give a number: --threshold 0.5"
+        )
 
 
 def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
@@ -57,7 +59,7 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
     )
 
 
-def uncalibrated(rule: str) -> Calibration:
-    """Return the calibration of weights that are not validated: temperature 1, and a threshold that is given or 0.5."""
-    threshold = fixed(rule)
+def default_calibration(rule: str) -> Calibration:
+    """Return the calibration before validation: temperature 1, and the threshold `rule` if it is a number, else 0.5."""
+    threshold = parse_threshold(rule)
     return Calibration(1.0, 0.5 if threshold is None else threshold, {})

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from histocli.models.backbone import BACKBONE
+from histocli.training.flat import flatten, memory_order, padded_size, share_counters
+from histocli.training.muon import stack_matrices
 from histocli.training.schedule import BETA2, OptimConfig, one_cycle, step_table
 
 MOMENTUM = 0.95  # of Muon
@@ -17,12 +18,6 @@ EPS = 1e-8  # of AdamW
 CLIP_NORM = 1.0
 MUON_LR = 2.0  # Muon's learning rate over AdamW's
 LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2000  # for float16: torch.amp.GradScaler's defaults
-_UPDATE_SIZE = 0.2  # root mean square of Muon's updates at learning rate 1, about that of AdamW's: Liu et al. 2025
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: brings singular values near 1 within five steps
-_ALIGNMENT = 32  # elements: cuDNN and oneDNN are slower where a weight does not begin on a multiple of 16 bytes
-_PADDING_LIMIT = 0.5e9  # FLOPs of one Newton-Schulz step up to which a GPU computes a padded matrix for free
-
-_Moments = dict[int, dict[str, Tensor]]  # the state of one of torch's optimisers: by parameter, by name
 
 
 class FlatOptimizer:
@@ -33,10 +28,10 @@ class FlatOptimizer:
     rate rises and falls once (Smith and Topin, "Super-convergence", 2018). `ema_model` becomes a moving average of
     `model`: its weights and its batch norm statistics.
 
-    The weights of both models are moved into one flat buffer each, and so are the optimiser's moments: one operation
-    then updates all of them, where one per weight costs a GPU some hundred launches a step. The values that differ from
-    step to step are read from a table on the device by a step counter on the device. `step` therefore needs nothing
-    from the host, and a CUDA graph can hold it.
+    The weights of each model are moved into a flat buffer, and so are the optimiser's moments. One operation then
+    updates all of them; with one operation per weight, a GPU would need some hundred launches per step. The values that
+    change with each step are read from a table on the device, with a step counter on the device. So `step` needs no
+    value from the host, and can be part of a CUDA graph.
 
     With `scale_loss` (for float16), the loss is multiplied by a scale that is halved whenever a gradient overflows;
     such a step changes no weight.
@@ -59,19 +54,19 @@ class FlatOptimizer:
         ]
         self.params = [*self.muon_params, *(p for group in groups for p in group.params)]
         device = self.params[0].device
-        names = [*_names(named, self.params), *_statistics(model)]
-        layout = [_padded(model.state_dict()[name].numel()) for name in names]
-        self.weights = _flatten(model, names, layout)
-        self.ema = _flatten(ema_model, names, layout)
-        _share_counters(model, ema_model)
+        names = [*_param_names(named, self.params), *_statistics(model)]
+        layout = [padded_size(model.state_dict()[name].numel()) for name in names]
+        self.weights = flatten(model, names, layout)
+        self.ema = flatten(ema_model, names, layout)
+        share_counters(model, ema_model)
         self.size = sum(layout[: len(self.params)])
         self.muon_size = sum(layout[: len(self.muon_params)])
         self._segments = _segments(groups, self.muon_size)
-        self._padding = [torch.zeros(_padded(p.numel()) - p.numel(), device=device) for p in self.params]
+        self._padding = [torch.zeros(padded_size(p.numel()) - p.numel(), device=device) for p in self.params]
         self.momentum = torch.zeros(self.muon_size, device=device)
         self.mean = torch.zeros(self.size - self.muon_size, device=device)
         self.square = torch.zeros(self.size - self.muon_size, device=device)
-        self._stacks = _stack_matrices(self.muon_params, config.muon_dtype, device)
+        self._stacks = stack_matrices(self.muon_params, config.muon_dtype, device)
         self._table = torch.from_numpy(step_table(config)).to(device)
         self.steps = torch.zeros(1, dtype=torch.int64, device=device)  # taken so far
         self.loss_scale = torch.full((), LOSS_SCALE if config.scale_loss else 1.0, device=device)
@@ -131,7 +126,7 @@ class FlatOptimizer:
         for number, param in enumerate(params):
             if number in state:
                 to[start : start + param.numel()] = memory_order(state[number][name].to(to.device), like=param)
-            start += _padded(param.numel())
+            start += padded_size(param.numel())
 
     def _gather_gradients(self) -> Tensor:
         """Return all gradients as one vector in the order of the weights, and clear them."""
@@ -174,26 +169,6 @@ class FlatOptimizer:
 _STATE = ("momentum", "mean", "square", "steps", "loss_scale", "good_steps")
 
 
-def orthogonalize(matrices: Tensor) -> Tensor:
-    """Bring the singular values of matrices (B,M,N), M <= N, near 1 (0.7 to 1.2) by five Newton-Schulz steps.
-
-    Rows and columns of zeros stay zeros and change nothing else, so that matrices may be padded.
-    """
-    a, b, c = _NEWTON_SCHULZ
-    x: Tensor = matrices / (torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
-
-
-def memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
-    """Return the values of a tensor as a vector, in the order in which those of `like` lie in memory."""
-    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
-        return tensor.permute(0, 2, 3, 1).reshape(-1)
-    return tensor.reshape(-1)
-
-
 @dataclass(frozen=True)
 class _Group:
     params: list[nn.Parameter]
@@ -211,70 +186,18 @@ class _Segment:
     weight_decay: float
 
 
-class _Stack:
-    """Weight matrices that are made orthogonal together, padded with zeros to one shape (rows <= columns)."""
-
-    def __init__(self, matrices: "list[tuple[int, int, int]]", shape: tuple[int, int], dtype: torch.dtype) -> None:
-        self.matrices = matrices  # of each its start in the flat buffer, its rows and its columns
-        self.shape, self.dtype = shape, dtype
-
-    def update(self, momentum: Tensor, weights: Tensor, lr: Tensor) -> None:
-        """Move the weights against the orthogonal directions of the momentum; both are flat buffers."""
-        stack = torch.zeros((len(self.matrices), *self.shape), dtype=self.dtype, device=momentum.device)
-        for padded, matrix in zip(stack, self.matrices, strict=True):
-            wide = _wide(momentum, matrix)
-            padded[: wide.shape[0], : wide.shape[1]] = wide
-        directions = orthogonalize(stack).to(weights.dtype)
-        for padded, matrix in zip(directions, self.matrices, strict=True):
-            wide = _wide(weights, matrix)
-            size = _UPDATE_SIZE * wide.shape[1] ** 0.5
-            wide.sub_(padded[: wide.shape[0], : wide.shape[1]] * (lr * size))
-
-
-def _wide(flat: Tensor, matrix: tuple[int, int, int]) -> Tensor:
-    """Return a matrix of the flat buffer as a view, transposed where it has more rows than columns."""
-    start, rows, columns = matrix
-    view = flat[start : start + rows * columns].view(rows, columns)
-    return view if rows <= columns else view.T
-
-
-def _stack_matrices(params: list[nn.Parameter], dtype: torch.dtype, device: torch.device) -> list[_Stack]:
-    """Group weights for `orthogonalize`: by shape, and on a GPU also small ones padded to the shape of larger ones.
-
-    A GPU takes as long for one small matrix as for ten; a CPU takes longer for padding.
-    """
-    groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    starts = np.cumsum([0, *(_padded(p.numel()) for p in params)]).tolist()
-    shapes = [(len(p), p.numel() // len(p)) for p in params]
-    for start, shape in sorted(zip(starts, shapes, strict=False), key=lambda item: -item[1][0] * item[1][1]):
-        wide = min(shape), max(shape)
-        fits = [s for s in groups if s == wide or (device.type != "cpu" and _holds(s, wide))]
-        groups.setdefault(fits[0] if fits else wide, []).append((start, *shape))
-    return [_Stack(matrices, shape, dtype) for shape, matrices in groups.items()]
-
-
-def _holds(large: tuple[int, int], small: tuple[int, int]) -> bool:
-    rows, columns = large
-    flops = 4 * rows * rows * columns + 2 * rows**3
-    return rows >= small[0] and columns >= small[1] and flops <= _PADDING_LIMIT
-
-
 def _mixes_channels(param: nn.Parameter) -> bool:
     """Return whether a weight is that of a convolution, but not of a depthwise one."""
     return param.ndim > 2 and param.shape[1] > 1
 
 
-def _padded(count: int) -> int:
-    return -(-count // _ALIGNMENT) * _ALIGNMENT
-
-
-def _names(named: dict[str, nn.Parameter], params: list[nn.Parameter]) -> list[str]:
+def _param_names(named: dict[str, nn.Parameter], params: list[nn.Parameter]) -> list[str]:
     names = {id(param): name for name, param in named.items()}
     return [names[id(param)] for param in params]
 
 
 def _statistics(model: nn.Module) -> list[str]:
-    """Return the names of what a model saves besides its parameters, such as batch norm's running mean."""
+    """Return the names of what a model saves in addition to its parameters, such as batch norm's running mean."""
     saved = model.state_dict()
     return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
 
@@ -283,36 +206,8 @@ def _segments(groups: list[_Group], offset: int) -> list[_Segment]:
     """Return the ranges of the groups that have parameters, counted from the end of Muon's part."""
     segments, start = [], 0
     for group in groups:
-        stop = start + sum(_padded(p.numel()) for p in group.params)
+        stop = start + sum(padded_size(p.numel()) for p in group.params)
         if stop > start:
             segments.append(_Segment(start, stop, group.lr_factor, group.weight_decay))
         start = stop
     return segments
-
-
-@torch.no_grad()
-def _flatten(model: nn.Module, names: list[str], layout: list[int]) -> Tensor:
-    """Move the named tensors of a model into one new buffer; each keeps its shape and its strides."""
-    tensors = model.state_dict(keep_vars=True)
-    flat = torch.zeros(sum(layout), device=tensors[names[0]].device)
-    start = 0
-    for name, length in zip(names, layout, strict=True):
-        tensor = tensors[name]
-        view = flat[start : start + tensor.numel()].as_strided(tensor.shape, _dense_strides(tensor))
-        view.copy_(tensor)
-        tensor.data = view
-        start += length
-    return flat
-
-
-def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
-    return torch.empty_like(tensor, memory_format=torch.preserve_format).stride()
-
-
-@torch.no_grad()
-def _share_counters(model: nn.Module, ema_model: nn.Module) -> None:
-    """Let the EMA use the model's own integer buffers, such as batch norm's count of batches."""
-    own = dict(model.named_buffers())
-    for name, buffer in ema_model.named_buffers():
-        if not buffer.is_floating_point():
-            buffer.data = own[name].data

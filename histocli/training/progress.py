@@ -2,6 +2,11 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from histocli.metrics import auc
+from histocli.metrics.curves import Floats, Ints
+
 if TYPE_CHECKING:
     from histocli.training.run import Run
 
@@ -40,22 +45,40 @@ class Epoch(NamedTuple):
     val_accuracy: float
 
 
+class ValidationMetrics(NamedTuple):
+    """The metrics of the validation patches, from uncalibrated probabilities; the accuracy is at the threshold 0.5."""
+
+    val_loss: float
+    val_auc: float | None
+    val_accuracy: float
+
+
 class Listener:
     """Receives the progress of training; this base class ignores it."""
 
     def on_start(self, run: "Run", at: int) -> None:
-        """Training starts after step `at`, which is 0 for a new run."""
+        """Called when training starts after step `at`, which is 0 for a new run."""
 
     def on_features(self, done: int, total: int) -> None:
-        """A frozen backbone has computed the features of `done` patches."""
+        """Called when a frozen backbone has computed the features of `done` patches."""
 
     def on_step(self, progress: Progress) -> None:
-        """A step is finished."""
+        """Called after each step."""
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
-        """An epoch is trained, validated and saved."""
+        """Called when an epoch is trained, validated and saved."""
 
 
 def quality(epoch: Epoch) -> tuple[float, float]:
     """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""
     return (-1.0 if epoch.val_auc is None else epoch.val_auc, -epoch.val_loss)
+
+
+def validation_metrics(labels: Ints, probs: Floats) -> ValidationMetrics:
+    """Return the metrics of validation patches, from labels (N,) and probabilities (N,)."""
+    label_probs = np.clip(np.where(labels == 1, probs, 1 - probs), 1e-7, 1)
+    return ValidationMetrics(
+        val_loss=float(-np.log(label_probs).mean()),
+        val_auc=auc(labels, probs),
+        val_accuracy=float(((probs >= 0.5) == labels).mean()),
+    )

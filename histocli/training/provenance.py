@@ -1,4 +1,4 @@
-"""The provenance of a run: its name, the job that trains it, the versions and the commit that it was made with."""
+"""Record the provenance of a run: its name, the job that trains it, the versions of packages, and the commit."""
 
 import os
 import platform
@@ -12,31 +12,31 @@ from pathlib import Path
 import histocli
 from histocli.errors import HistoError
 from histocli.fs import HeldError, hold
-from histocli.workspace import Workspace, checked_name, read_json, write_json
+from histocli.workspace import Workspace, check_name, read_json, write_json
 
 
-def stem_of(arch: str) -> str:
-    """Return the start of the names of an architecture's runs, without characters that files cannot have."""
+def run_name_stem(arch: str) -> str:
+    """Return the beginning of the names of an architecture's runs, with only characters that file names may have."""
     return re.sub(r"[^\w.-]+", "-", arch.partition("?")[0])
 
 
-def _names(workspace: Workspace, arch: str) -> Iterator[str]:
+def _unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
     """Yield the unused names among `<arch>-1`, `<arch>-2`, ..."""
-    names = (f"{stem_of(arch)}-{number}" for number in count(1))
+    names = (f"{run_name_stem(arch)}-{number}" for number in count(1))
     return (name for name in names if not workspace.run_dir(name).exists())
 
 
 @contextmanager
-def claimed(workspace: Workspace, name: str | None, arch: str) -> Iterator[str]:
-    """Hold the name of a new run in this block; of several processes that start at the same time, only one gets it.
+def reserve_name(workspace: Workspace, name: str | None, arch: str) -> Iterator[str]:
+    """Choose and lock the name of a new run in this block, so that no other process can use the same name.
 
     Raises:
         HistoError: there is a run of that name, or another process is training one.
     """
-    with ExitStack() as held:
-        for run in [name] if name else _names(workspace, arch):
+    with ExitStack() as lock:
+        for run in [name] if name else _unused_names(workspace, arch):
             try:
-                held.enter_context(at_work_on(workspace, run))
+                lock.enter_context(lock_run(workspace, run))
             except HeldError:
                 if name:
                     raise
@@ -44,24 +44,24 @@ def claimed(workspace: Workspace, name: str | None, arch: str) -> Iterator[str]:
             if not workspace.run_dir(run).exists():
                 break
             if name:
-                raise name_taken(name)
-            held.close()
+                raise name_taken_error(name)
+            lock.close()
         yield run
 
 
 @contextmanager
-def at_work_on(workspace: Workspace, run: str) -> Iterator[None]:
-    """Hold a run in this block, so that no other process trains it; temporary files of killed processes are removed.
+def lock_run(workspace: Workspace, run: str) -> Iterator[None]:
+    """Lock a run in this block, so that no other process trains it; remove the temporary files of killed processes.
 
     Raises:
-        HeldError: another process holds it.
+        HeldError: another process has locked it.
     """
-    with hold(workspace.runs_dir / f".{checked_name(run, 'run')}.lock", f"run {run!r}"):
+    with hold(workspace.runs_dir / f".{check_name(run, 'run')}.lock", f"run {run!r}"):
         workspace.tidy()
         yield
 
 
-def name_taken(name: str) -> HistoError:
+def name_taken_error(name: str) -> HistoError:
     """Return the error for a new run with the name of another."""
     return HistoError(f"there is a run {name!r} already", "--resume continues it; another --name starts a new run")
 
@@ -72,11 +72,11 @@ def note_job(run_dir: Path, agents: set[str]) -> None:
         write_json(run_dir / "job.json", {"agents": sorted(agents)})
 
 
-def interrupted_run(workspace: Workspace, agents: set[str]) -> str | None:
+def find_interrupted_run(workspace: Workspace, agents: set[str]) -> str | None:
     """Return the newest run that one of these torchrun agents trained before it restarted its processes, or None."""
     notes = {run: workspace.run_dir(run) / "job.json" for run in workspace.run_names()}
-    theirs = [run for run, path in notes.items() if path.is_file() and agents & set(read_json(path)["agents"])]
-    resumable = [run for run in theirs if (workspace.run_dir(run) / "last.pt").is_file()]
+    same_job = [run for run, path in notes.items() if path.is_file() and agents & set(read_json(path)["agents"])]
+    resumable = [run for run in same_job if (workspace.run_dir(run) / "last.pt").is_file()]
     return max(resumable, key=lambda run: notes[run].stat().st_mtime_ns, default=None)
 
 
@@ -93,5 +93,5 @@ def git_commit() -> str | None:
     if not Path(histocli.__file__).parents[1].joinpath(".git").exists():
         return None
     command = ["git", "-C", os.fspath(Path(histocli.__file__).parent), "rev-parse", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
-    return done.stdout.strip() or None
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - a fixed command
+    return result.stdout.strip() or None

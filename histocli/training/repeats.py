@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from histocli.config import Group, RunConfig
-from histocli.data.dataset import open_drawn
+from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
 from histocli.data.groups import split_by
 from histocli.data.manifest import file_sha256, read_manifest, write_manifest
@@ -19,8 +19,8 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.balance import read_balance
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
 from histocli.training.calibrate import calibrate
-from histocli.training.provenance import stem_of
-from histocli.workspace import Workspace, checked_name
+from histocli.training.provenance import run_name_stem
+from histocli.workspace import Workspace, check_name
 
 
 class Member(NamedTuple):
@@ -44,10 +44,12 @@ class Repeats(NamedTuple):
 
 
 def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, folds: int, seeds: int) -> Repeats:
-    """Return the runs of `folds` folds of the manifest, or of `seeds` seeds from the config's on; the other is 0.
+    """Return one run for each of `folds` folds, or for each of `seeds` seeds (`config.seed` and the next ones).
+
+    Either `folds` or `seeds` is 0.
 
     Raises:
-        UsageError: both are asked for, or fewer than two.
+        UsageError: both numbers are above 0, or the number of runs is below 2.
     """
     kind: Literal["folds", "seeds"] = "folds" if folds else "seeds"
     count = folds or seeds
@@ -55,7 +57,7 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
         raise UsageError("--folds and --seeds cannot be combined", "run --seeds on the manifest of each fold")
     if count < 2:
         raise UsageError(f"--{kind} {count}: at least 2 are needed")
-    prefix = checked_name(name or _unused_name(workspace, config.arch), "run")
+    prefix = check_name(name or _unused_name(workspace, config.arch), "run")
     if folds:
         numbers = range(1, folds + 1)
         members = [Member(f"{prefix}-fold{i}", replace(config, data=f"{prefix}-fold{i}"), i) for i in numbers]
@@ -65,15 +67,15 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
     return Repeats(prefix, kind, members)
 
 
-def first_begun(workspace: Workspace, name: str, kind: str) -> str | None:
+def find_first_run(workspace: Workspace, name: str, kind: str) -> str | None:
     """Return the run of the lowest fold or seed (`kind`: folds, seeds) whose name begins with `name`."""
     pattern = re.compile(rf"{re.escape(name)}-{kind.removesuffix('s')}(\d+)")
-    begun = {int(match[1]): run for run in workspace.run_names() if (match := pattern.fullmatch(run))}
-    return begun[min(begun)] if begun else None
+    runs = {int(match[1]): run for run in workspace.run_names() if (match := pattern.fullmatch(run))}
+    return runs[min(runs)] if runs else None
 
 
 def repeats_name(run: str) -> str:
-    """Return what the runs of several folds or seeds are called together, given the name of one of them."""
+    """Return the common name of the runs of all folds or seeds, from the name of one of them."""
     return re.sub(r"-(fold|seed)\d+$", "", run)
 
 
@@ -84,38 +86,40 @@ def is_member(run: str, config: RunConfig) -> bool:
 
 def _unused_name(workspace: Workspace, arch: str) -> str:
     """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
-    stem, number, runs = stem_of(arch), 1, workspace.run_names()
+    stem, number, runs = run_name_stem(arch), 1, workspace.run_names()
     while any(run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs):
         number += 1
     return f"{stem}-{number}"
 
 
-def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, again: bool) -> None:
+def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bool) -> None:
     """Write the manifest of each fold, `manifests/<name>-fold1.csv` and so on, from the manifest `data`.
 
-    With `again`, the runs are resumed: the manifests that were written when they began stay as they are.
+    With `resume`, the manifests that were written when the runs were started are not changed.
 
     Raises:
-        UsageError: another number of folds was begun.
+        UsageError: the runs were started with another number of folds.
         HistoError: the manifest is missing, its patches cannot be divided into so many folds, or a fold would have the
             name of a data set.
     """
-    wanted = {member.config.data for member in repeats.members}
+    names = {member.config.data for member in repeats.members}
     pattern = re.compile(rf"{re.escape(repeats.name)}-fold\d+")
     packed = set(workspace.dataset_names())
     existing = {path.stem for path in workspace.manifests_dir.glob("*.csv") if pattern.fullmatch(path.stem)} - packed
-    if taken := wanted & packed:
+    if conflicts := names & packed:
         raise HistoError(
-            f"{min(taken)} is the name of a data set and cannot be the name of a fold", "use another --name"
+            f"{min(conflicts)} is the name of a data set and cannot be the name of a fold", "use another --name"
         )
-    if again:
-        if existing != wanted:
-            raise UsageError(f"--folds {len(wanted)}: {repeats.name} was begun with {len(existing)}")
+    if resume:
+        if existing != names:
+            raise UsageError(f"--folds {len(names)}: {repeats.name} was started with {len(existing)}")
         return
     seed = repeats.members[0].config.seed
     path = workspace.manifest_path(data)
-    folds = make_folds(open_drawn(workspace, path).frame, len(repeats.members), seed, _balance_group(workspace, path))
-    for stale in existing - wanted:  # of an earlier start that failed
+    folds = make_folds(
+        open_balanced(workspace, path).frame, len(repeats.members), seed, _balance_group(workspace, path)
+    )
+    for stale in existing - names:  # of an earlier start that failed
         workspace.manifest_path(stale).unlink()
     for member in repeats.members:
         write_manifest(workspace.manifest_path(member.config.data), folds.split(member.number - 1))
@@ -133,17 +137,18 @@ def _balance_group(workspace: Workspace, manifest_path: Path) -> Group | None:
 def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     """Write and return the validation metrics of the finished runs, with mean and standard deviation.
 
-    Each run of `--seeds` uses its own temperature and threshold. Those of a fold are chosen on the validation patches
-    of the other folds, so that they are not chosen on the patches that they are applied to; the best epoch still is.
+    Each run of `--seeds` uses its own temperature and threshold. The temperature and threshold of a fold are chosen on
+    the validation patches of the other folds, so not on the patches that they are applied to. The best epoch of a fold
+    is still chosen on its own validation patches.
     """
     best = [load_checkpoint(workspace.run_dir(member.name) / "best.pt") for member in repeats.members]
     if repeats.kind == "folds":
-        chosen = _chosen_on_other_folds(best)
+        calibrations = _calibrate_on_other_folds(best)
     else:
-        chosen = [(checkpoint.temperature, checkpoint.threshold) for checkpoint in best]
+        calibrations = [(checkpoint.temperature, checkpoint.threshold) for checkpoint in best]
     runs = [
         _repeated_run(member, checkpoint, temperature, threshold)
-        for member, checkpoint, (temperature, threshold) in zip(repeats.members, best, chosen, strict=True)
+        for member, checkpoint, (temperature, threshold) in zip(repeats.members, best, calibrations, strict=True)
     ]
     names = list(runs[0].metrics)
     values = {name: [run.metrics[name] for run in runs] for name in names}
@@ -160,17 +165,17 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     return report
 
 
-def _chosen_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float]]:
+def _calibrate_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float]]:
     """Return the temperature and threshold of each fold, chosen on the validation scores of the other folds."""
     labels, odds = ([checkpoint.validation[name].numpy() for checkpoint in best] for name in ("labels", "log_odds"))
-    chosen = []
+    calibrations = []
     for i, checkpoint in enumerate(best):
         others = [j for j in range(len(best)) if j != i]
         y = np.concatenate([labels[j] for j in others]).astype(np.int64)
         probs = probability(np.concatenate([odds[j] for j in others]).astype(np.float64))
         calibration = calibrate(y, probs, str(checkpoint.config.get("threshold", "0.5")))
-        chosen.append((calibration.temperature, calibration.threshold))
-    return chosen
+        calibrations.append((calibration.temperature, calibration.threshold))
+    return calibrations
 
 
 def _repeated_run(member: Member, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:

@@ -6,13 +6,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import choose_compute
 from histocli.config import RunConfig
-from histocli.data.dataset import open_drawn
+from histocli.data.dataset import open_balanced
 from histocli.data.leakage import audit
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
@@ -20,13 +19,12 @@ from histocli.data.readahead import read_ahead
 from histocli.errors import HistoError
 from histocli.inference.forward import batch_log_odds
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.metrics import auc
 from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpoint, save_checkpoint
 from histocli.signals import Stopped, StopRequest
-from histocli.training.calibrate import Calibration, calibrate, check_rule, uncalibrated
+from histocli.training.calibrate import Calibration, calibrate, check_rule, default_calibration
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.probe import extract_features, head_state, head_weights, whole_state
-from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality
+from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
 from histocli.training.run_folder import describe_run, write_history
 from histocli.training.setup import make_loaders, make_model, make_recipe
@@ -48,7 +46,7 @@ class Run:
         self.processes_before = ranks.size  # the number of processes when a resumed run was saved
         self.compute = choose_compute(config.device, config.precision)
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
-        subset = open_drawn(workspace, self.manifest)
+        subset = open_balanced(workspace, self.manifest)
         read_ahead(workspace.patches_path(subset.data))
         self.train, self.val = make_loaders(subset, config, self.compute.device, ranks)
         self.config = config = replace(config, batch_size=self.train.batch_size)  # the default depends on the device
@@ -67,7 +65,7 @@ class Run:
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
-        self.calibration = uncalibrated(config.threshold)
+        self.calibration = default_calibration(config.threshold)
         self.appearance: dict[str, Any] = {}  # of the training patches: the fields of `Reference`
         self._appearance_job: Future[Reference] | None = None
         self._last_save = time.monotonic()
@@ -134,7 +132,6 @@ class Run:
         predictor = Predictor([CalibratedNetwork(self.trainer.ema_model)], self.compute)
         probs = predictor.predict_packed(self.val, lambda done: self._stop_single_process(stop)).probs
         self.calibration = calibrate(self.labels, probs, self.config.threshold)
-        label_probs = np.clip(np.where(self.labels == 1, probs, 1 - probs), 1e-7, 1)
         return Epoch(
             epoch=len(self.history) + 1,
             step=self.trainer.step,
@@ -142,9 +139,7 @@ class Run:
             lr=self.trainer.learning_rate,
             patches_per_second=stats.rate,
             seconds=stats.seconds,
-            val_loss=float(-np.log(label_probs).mean()),
-            val_auc=auc(self.labels, probs),
-            val_accuracy=float(((probs >= 0.5) == self.labels).mean()),
+            **validation_metrics(self.labels, probs)._asdict(),
         )
 
     def _extract_features(self, listener: Listener, stop: StopRequest) -> None:
@@ -256,7 +251,7 @@ class Run:
         if epoch and epoch.step != self.trainer.step:  # its metrics and calibration belong to other weights
             epoch = None
         metrics = epoch._asdict() if epoch else {}
-        calibration = self.calibration if epoch else uncalibrated(self.config.threshold)
+        calibration = self.calibration if epoch else default_calibration(self.config.threshold)
         if self._appearance_job and self.trainer.step:
             self.appearance = asdict(self._appearance_job.result())
         return Checkpoint(

@@ -1,4 +1,4 @@
-"""The files of a run's folder beside its checkpoints: manifest.csv, config.json and history.jsonl."""
+"""Write the files of a run's folder that are not checkpoints: manifest.csv, config.json and history.jsonl."""
 
 import json
 import shutil

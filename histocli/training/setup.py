@@ -8,7 +8,7 @@ from torch import nn
 
 from histocli.compute.ddp import Ranks
 from histocli.config import BATCH_SIZE, Part, RunConfig, Weights, default_batch_size
-from histocli.data.dataset import Subset, labelled_part
+from histocli.data.dataset import Subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, create_model
@@ -33,7 +33,7 @@ def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks:
         HistoError: the training patches have one class only.
         UsageError: the batch is too small for the number of processes.
     """
-    train, val = labelled_part(subset, Part.TRAIN), labelled_part(subset, Part.VAL)
+    train, val = select_labelled(subset, Part.TRAIN), select_labelled(subset, Part.VAL)
     if len(set(train.labels)) < 2:
         raise HistoError("all training patches have the same label", "histo balance selects patches of both classes")
     size, fewest = config.batch_size or default_batch_size(device.type, len(train.rows)), 2 * ranks.size
@@ -52,14 +52,14 @@ def make_model(config: RunConfig, device: torch.device, ranks: Ranks, run_dir: P
     Raises:
         HistoError: the checkpoint cannot be used, or pretrained weights cannot be loaded.
     """
-    model = create_model(config.arch, config.weights) if run_dir is None else _resumed_model(config, run_dir)
+    model = create_model(config.arch, config.weights) if run_dir is None else _load_model(config, run_dir)
     size = config.batch_size or BATCH_SIZE
     if device.type == "cuda" and ranks.size > 1 and size < _MIN_NORM_BATCH * ranks.size:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model.to(device)
 
 
-def _resumed_model(config: RunConfig, run_dir: Path) -> Classifier:
+def _load_model(config: RunConfig, run_dir: Path) -> Classifier:
     checkpoint = load_checkpoint(run_dir / "last.pt")
     if checkpoint.backbone_sha256 and not (run_dir / "best.pt").is_file():  # stopped before the end of the first epoch
         return checkpoint.build(create_model(config.arch, config.weights).state_dict())

@@ -51,8 +51,8 @@ class Trainer:
     """The training loop: a step, an epoch, and the state to continue from.
 
     A step draws random augmentations, computes the loss and its gradients, and updates the weights and their moving
-    average (`ema_model`), which is what validates and predicts. What is random in a step follows from the seed and the
-    step's number alone, so that a run can stop after any step and continue as if it had not.
+    average (`ema_model`), which is used for validation and prediction. All random numbers of a step depend only on the
+    seed and the step number, so that a run that stops after any step can continue with exactly the same result.
 
     Several processes (`ranks`) each train on their share of every batch and average their gradients; they call
     `train_epoch` and `state` together.
@@ -84,8 +84,8 @@ class Trainer:
         self.step = 0
         self.losses: list[Tensor] = []  # of this epoch, on the device
         self.recent_loss: float | None = None  # mean of the latest losses at the last check
-        wanted = getattr(model, "side", None)  # None for a head alone, which takes features
-        self.side = wanted if wanted and wanted < PATCH_SIDE else None
+        side = getattr(model, "side", None)  # None for a head without its backbone, which takes features
+        self.side = side if side and side < PATCH_SIDE else None
         self.any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
         self.graph = GraphedStep(self.compute_step) if self._can_use_graph(model) else None
 

@@ -6,7 +6,6 @@ from collections import Counter
 
 import pytest
 
-from tests.cli import empty_fixture, histo_fixture, one_thread_fixture  # noqa: F401
 from tests.data.tissue import crop, texture, write_patches
 
 
@@ -15,7 +14,7 @@ def subset(histo):
         return list(csv.DictReader(file))
 
 
-def test_half_of_each_class_and_no_slide_on_both_sides(histo):
+def test_the_subset_has_half_of_each_class_and_no_slide_in_both_splits(histo):
     result = histo("balance", "--n", 100, "--val-fraction", 0.3, "--json")
     rows, report = subset(histo), json.loads(result.stdout)
     assert Counter(row["label"] for row in rows) == {"0": 50, "1": 50}
@@ -44,7 +43,7 @@ def test_the_table_shows_the_counts_and_what_was_dropped(histo):
     assert "next: histo train" in result.stderr
 
 
-def test_max_takes_all_there_is_and_more_is_refused_with_that_number(histo):
+def test_max_takes_all_patches_and_a_larger_number_is_refused(histo):
     report = json.loads(histo("balance", "--n", "max", "--json").stdout)
     assert report["n"] == 2 * min(report["available"].values())
     error, hint = histo.fails("balance")
@@ -57,7 +56,7 @@ def test_max_takes_all_there_is_and_more_is_refused_with_that_number(histo):
     ("n", "code", "why"),
     [("7", 1, "is not an even number"), ("0", 1, "is not an even number"), ("abc", 2, "whole number")],
 )
-def test_a_number_that_will_not_do(histo, n, code, why):
+def test_an_invalid_number_is_refused(histo, n, code, why):
     error, hint = histo.fails("balance", "--n", n, code=code)
     assert f"--n {n}" in error
     assert why in error
@@ -65,12 +64,12 @@ def test_a_number_that_will_not_do(histo, n, code, why):
 
 
 @pytest.mark.parametrize("fraction", ["0", "1", "-0.5", "nan"])
-def test_a_fraction_that_will_not_do(histo, fraction):
+def test_an_invalid_fraction_is_refused(histo, fraction):
     error, _ = histo.fails("balance", "--n", 40, "--val-fraction", fraction, code=2)
     assert "--val-fraction" in error
 
 
-def test_the_seed_decides_every_byte(histo):
+def test_the_same_seed_gives_the_same_bytes(histo):
     def drawn(seed):
         histo("balance", "--n", 60, "--seed", seed)
         return (histo.root / "manifests" / "balanced.csv").read_bytes()
@@ -78,7 +77,7 @@ def test_the_seed_decides_every_byte(histo):
     assert drawn(1) == drawn(1) != drawn(2)
 
 
-def test_a_random_split_leaks_and_says_so(histo):
+def test_a_random_split_gives_a_warning_about_leaks(histo):
     result = histo("balance", "--n", 100, "--val-fraction", 0.2, "--split", "random", "--json")
     assert "warning: a random split leaks" in result.stderr
     assert json.loads(result.stdout)["leaks"]
@@ -105,7 +104,7 @@ def without_slides(histo):
     edit(histo, lambda row: row | {"slide": ""})
 
 
-def test_where_neither_slide_nor_overlap_is_known_the_split_leaks_and_says_so(histo):
+def test_without_slides_and_overlaps_the_split_gives_a_warning_about_leaks(histo):
     without_slides(histo)
     result = histo("balance", "--n", "max", "--json")
     assert "no two of these patches share pixels" in result.stderr
@@ -119,7 +118,7 @@ def test_where_neither_slide_nor_overlap_is_known_the_split_leaks_and_says_so(hi
     assert "--slides" in hint
 
 
-def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
+def test_patches_of_the_same_tissue_are_in_the_same_split(empty, tmp_path):
     """Forty places of each class, with three shifted patches of each place, named so that neighbours are apart."""
     patches = {
         f"{label}/{shift}-{place}": crop(texture((label, place)), 13 * shift, 29 * shift)
@@ -147,7 +146,7 @@ def test_patches_that_show_the_same_tissue_stay_on_one_side(empty, tmp_path):
     }
 
 
-def test_slides_that_are_known_stay_whole_where_others_are_not(empty, tmp_path):
+def test_known_slides_are_not_divided_even_if_others_are_unknown(empty, tmp_path):
     """Of sixty patches that share no pixels, all but two have a slide: ten slides of each class."""
     patches = {f"{label}/{label}-{i}": crop(texture((label, i)), 0, 0) for label in (0, 1) for i in range(30)}
     write_patches(tmp_path / "mine", patches)
@@ -186,7 +185,7 @@ def test_overlaps_are_searched_once_for_the_same_pixels(empty, tmp_path):
     assert again != kept
 
 
-def test_a_hospital_stays_on_one_side(histo):
+def test_a_hospital_is_in_one_split_only(histo):
     result = histo("balance", "--n", 100, "--group", "hospital", "--json")
     report, sides = json.loads(result.stdout), {}
     for row in subset(histo):
@@ -198,13 +197,13 @@ def test_a_hospital_stays_on_one_side(histo):
     assert f"val: {', '.join(report['hospitals']['val'])}" in result.stderr
 
 
-def test_of_two_hospitals_one_validates(histo):
+def test_with_two_hospitals_one_is_for_validation(histo):
     edit(histo, lambda row: row | {"hospital": "RUMC" if row["slide"] < "tumor_002" else "UMCU"})
     report = json.loads(histo("balance", "--n", 100, "--group", "hospital", "--val-fraction", 0.1, "--json").stdout)
     assert sorted(report["hospitals"]["train"] + report["hospitals"]["val"]) == ["RUMC", "UMCU"]
 
 
-def test_by_hospital_is_refused_where_it_cannot_be(histo):
+def test_a_split_by_hospital_is_refused_if_it_is_not_possible(histo):
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital", "--split", "slide", code=2)
     assert error == "--group hospital and --split slide cannot be combined"
     edit(histo, lambda row: row | {"hospital": "RUMC"})
@@ -216,14 +215,14 @@ def test_by_hospital_is_refused_where_it_cannot_be(histo):
     assert "--slides" in hint
 
 
-def test_a_missing_data_set_names_those_there_are(empty, histo):
+def test_a_missing_data_set_is_an_error_that_names_the_existing_ones(empty, histo):
     error, hint = histo.fails("balance", "--data", "nothing")
     assert (error, hint) == ("there is no data set 'nothing'", "choose --data from synthetic")
     error, hint = empty.fails("balance")
     assert "histo download" in hint
 
 
-def test_of_several_data_sets_one_must_be_named(histo):
+def test_with_several_data_sets_the_name_is_required(histo):
     histo("download", "--source", "synthetic", "--n", 120, "--seed", 5, "--name", "second")
     error, hint = histo.fails("balance", "--n", 40)
     assert "'kaggle'" in error
@@ -241,7 +240,7 @@ def test_held_out_patches_are_never_drawn(empty, shared_data):
     assert test.isdisjoint(row["id"] for row in subset(empty))
 
 
-def test_a_manifest_damaged_in_an_editor_is_named_with_its_line(histo):
+def test_a_damaged_manifest_is_an_error_with_its_line(histo):
     path = histo.root / "manifests" / "synthetic.csv"
     lines = path.read_text().splitlines()
     fields = lines[7].split(",")
@@ -251,7 +250,7 @@ def test_a_manifest_damaged_in_an_editor_is_named_with_its_line(histo):
     assert f"{path}, line 8, column label: 'tumour' is not 0, 1 or empty" in error
 
 
-def test_a_subset_of_another_name_stands_beside_the_first(histo):
+def test_a_second_subset_does_not_replace_the_first(histo):
     first = (histo.root / "manifests" / "balanced.csv").read_bytes()
     result = histo("balance", "--n", 40, "--name", "small", "--json")
     assert (histo.root / "manifests" / "balanced.csv").read_bytes() == first
@@ -266,7 +265,7 @@ def test_a_subset_of_another_name_stands_beside_the_first(histo):
     assert {"synthetic-balance.png", "small-balance.png"} <= {path.name for path in (histo.root / "plots").iterdir()}
 
 
-def test_a_subset_and_a_data_set_never_have_one_name(histo):
+def test_a_subset_and_a_data_set_cannot_have_the_same_name(histo):
     error, hint = histo.fails("balance", "--n", 40, "--name", "synthetic", code=2)
     assert error == "--name synthetic is the name of a data set"
     assert hint

@@ -2,10 +2,8 @@
 
 import csv
 
-from tests.cli import empty_fixture, one_thread_fixture  # noqa: F401
 
-
-def test_the_demo_runs_every_command_and_keeps_what_it_made(empty, tmp_path, monkeypatch):
+def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     monkeypatch.setenv("HISTO_TRAIN_DATA", "elsewhere")  # a variable for other data
     result = empty("demo", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
@@ -29,14 +27,14 @@ def test_the_demo_runs_every_command_and_keeps_what_it_made(empty, tmp_path, mon
     assert hint
 
 
-def test_the_demo_refuses_a_file_to_keep_things_in(empty, tmp_path):
+def test_the_demo_refuses_a_file_as_folder(empty, tmp_path):
     (tmp_path / "file").write_text("")
     error, _ = empty.fails("demo", "--n", 400, "--epochs", 1, "--keep", tmp_path / "file")
     assert str(tmp_path / "file") in error
     assert "Not a directory" in error
 
 
-def test_the_pictures_it_names_stay_where_they_are(empty, tmp_path, monkeypatch):
+def test_the_plots_that_it_names_are_kept(empty, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     summary = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.partition("\nresults\n")[2]
     (root,) = tmp_path.glob("histo-demo-*")

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.cli import empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.cli import write_images
 
 SYNTHETIC = ["download", "--source", "synthetic", "--n", 40]
 
@@ -41,7 +41,7 @@ def test_synthetic_patches_are_packed_with_their_manifest(empty):
     assert all(row["slide"] for row in rows)
 
 
-def test_the_seed_decides_every_byte(empty):
+def test_the_same_seed_gives_the_same_bytes(empty):
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
         empty(*SYNTHETIC, "--seed", seed, "--name", name)
     assert (pixels(empty, "one") == pixels(empty, "two")).all()
@@ -49,7 +49,7 @@ def test_the_seed_decides_every_byte(empty):
     assert dataset(empty, "one")["sha256"] == dataset(empty, "two")["sha256"] != dataset(empty, "other")["sha256"]
 
 
-def test_a_second_run_has_nothing_to_do(empty):
+def test_a_second_download_does_nothing(empty):
     empty(*SYNTHETIC)
     before = snapshot(empty.root)
     assert "nothing to do" in empty(*SYNTHETIC).stderr
@@ -57,7 +57,7 @@ def test_a_second_run_has_nothing_to_do(empty):
 
 
 @pytest.mark.parametrize("lost", ["data/synthetic/patches.npy", "manifests/synthetic.csv"])
-def test_what_was_lost_is_packed_again(empty, lost):
+def test_deleted_files_are_packed_again(empty, lost):
     empty(*SYNTHETIC)
     before = snapshot(empty.root)
     (empty.root / lost).unlink()
@@ -93,7 +93,7 @@ def test_dry_run_writes_nothing(empty):
     assert not empty.root.exists()
 
 
-def test_json_is_the_one_document_on_stdout(empty):
+def test_json_is_the_only_output_on_stdout(empty):
     first = json.loads(empty(*SYNTHETIC, "--json").stdout)
     again = json.loads(empty(*SYNTHETIC, "--json").stdout)
     assert first == again == dataset(empty, "synthetic")
@@ -123,7 +123,7 @@ def test_options_that_do_not_fit_the_source_are_refused(empty, line):
 
 @pytest.fixture
 def classes(histo, tmp_path):
-    """Class folders with 12 patches of a larger size, beside a note."""
+    """Return class folders with 12 larger patches, and a text file."""
     for label in ("normal", "tumor"):
         write_images(histo, tmp_path / "mine" / label, 6)
     (tmp_path / "mine" / "notes.txt").write_text("hello")
@@ -153,7 +153,7 @@ def test_several_folders_and_a_zip_with_a_table(histo, tmp_path):
     assert labels == {f"patch-{i:02}": str(i % 2) for i in range(3)} | {f"bpatch-{i:02}": "1" for i in range(5)}
 
 
-def test_n_draws_with_the_seed_and_says_when_there_are_fewer(histo, classes):
+def test_n_draws_with_the_seed_and_reports_if_there_are_fewer(histo, classes):
     line = ["download", "--source", "folder", "--from", classes]
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         histo(*line, "--n", 5, "--seed", seed, "--name", name)
@@ -165,7 +165,7 @@ def test_n_draws_with_the_seed_and_says_when_there_are_fewer(histo, classes):
     assert len(manifest(histo, "all")) == 12
 
 
-def test_an_unreadable_image_is_named_counted_and_left_out(histo, classes):
+def test_an_unreadable_image_is_named_counted_and_skipped(histo, classes):
     (classes / "normal" / "broken.png").write_bytes(b"no picture")
     result = histo("download", "--source", "folder", "--from", classes)
     assert "warning: normal/broken.png" in result.stderr
@@ -173,7 +173,7 @@ def test_an_unreadable_image_is_named_counted_and_left_out(histo, classes):
     assert dataset(histo, "folder")["patches"] == 12
 
 
-def test_a_missing_folder_an_empty_one_and_a_file_in_its_place(empty, tmp_path):
+def test_a_missing_or_empty_folder_and_a_file_instead_are_errors(empty, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("hello")
     (tmp_path / "file.zip").write_text("hello")
@@ -191,7 +191,7 @@ def test_a_missing_folder_an_empty_one_and_a_file_in_its_place(empty, tmp_path):
     assert not empty.root.exists()
 
 
-def test_a_folder_where_nothing_can_be_read_leaves_nothing(empty, tmp_path):
+def test_a_folder_without_readable_images_leaves_no_files(empty, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
     error, _ = empty.fails("download", "--source", "folder", "--from", tmp_path / "broken")

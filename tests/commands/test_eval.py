@@ -1,4 +1,4 @@
-"""`histo eval` from the command line: which data, which checkpoint, and figures that can be checked."""
+"""`histo eval` from the command line: which data, which checkpoint, and metrics that can be checked."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from histocli.data import manifest
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import TRAIN, Histo, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.cli import TRAIN, Histo, write_images
 from tests.data.tissue import crop, texture, write_patches
 
 EVAL = ["eval", "--device", "cpu"]
@@ -41,7 +41,7 @@ def digest(path):
 
 @pytest.fixture
 def folder(histo, tmp_path):
-    """A folder named `my patches` with the first 12 patches in class folders, by their labels."""
+    """Return a folder named `my patches` with the first 12 patches in class folders."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
     for path, label in zip(write_images(histo, tmp_path / "flat", 24), labels, strict=False):
@@ -51,7 +51,7 @@ def folder(histo, tmp_path):
     return tmp_path / "my patches"
 
 
-def test_the_default_is_the_runs_own_validation_split(histo):
+def test_the_default_is_the_validation_split_of_the_run(histo):
     result = histo(*EVAL, "--json")
     made = json.loads(result.stdout)
     assert (made["run"], made["data"], made["split"]) == ("first", "synthetic", "val")
@@ -70,7 +70,7 @@ def test_the_default_is_the_runs_own_validation_split(histo):
     assert table.index("AUC") < table.index("accuracy") < table.index("sensitivity") < table.index("called tumour")
 
 
-def test_the_figures_are_those_of_the_scores_written(histo):
+def test_the_metrics_agree_with_the_written_scores(histo):
     made = report(histo, "--data", "synthetic")
     rows = scores(histo, made)
     labels = np.array([int(row["label"]) for row in rows])
@@ -82,7 +82,7 @@ def test_the_figures_are_those_of_the_scores_written(histo):
     assert sum(made["confusion"].values()) == 320
 
 
-def test_what_training_said_of_its_best_epoch_is_what_eval_says(histo):
+def test_eval_agrees_with_the_best_epoch_of_training(histo):
     history = (histo.root / "runs" / "first" / "history.jsonl").read_text().splitlines()
     best = max(map(json.loads, history), key=lambda row: (row["val_auc"], -row["val_loss"]))
     for metrics in (report(histo)["metrics"], report(histo, "--uncalibrated")["metrics"]):
@@ -116,7 +116,7 @@ def test_each_manifest_is_read_and_hashed_once(histo, monkeypatch):
     assert +hashed == {"manifest.csv": 1, "synthetic.csv": 1}
 
 
-def test_a_split_of_the_runs_own_manifest(histo):
+def test_a_split_of_the_manifest_of_the_run(histo):
     parts = {split: report(histo, "--split", split)["n"] for split in ("train", "val", "all")}
     assert parts["train"] + parts["val"] == parts["all"] == 64
     error, hint = histo.fails(*EVAL, "--split", "test")
@@ -124,7 +124,7 @@ def test_a_split_of_the_runs_own_manifest(histo):
     assert "train, val" in hint
 
 
-def test_a_folder_and_a_zip_are_scored_as_they_are(histo, folder, tmp_path):
+def test_a_folder_and_a_zip_are_scored_without_packing(histo, folder, tmp_path):
     made = report(histo, "--data", folder)
     assert (made["data"], made["n"], made["manifest_sha256"]) == ("my-patches", 24, None)
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
@@ -140,7 +140,7 @@ def test_a_folder_and_a_zip_are_scored_as_they_are(histo, folder, tmp_path):
     assert unpacked == pytest.approx(list(packed.values())[:24], abs=1e-5)
 
 
-def test_labels_may_come_from_a_table_of_its_own(histo, tmp_path):
+def test_labels_can_come_from_a_separate_table(histo, tmp_path):
     write_images(histo, tmp_path / "flat", 6)
     table = tmp_path / "elsewhere" / "truth.csv"
     table.parent.mkdir()
@@ -150,7 +150,7 @@ def test_labels_may_come_from_a_table_of_its_own(histo, tmp_path):
     assert made["skipped"] == {"without a label": 1}
 
 
-def test_without_labels_there_is_nothing_to_measure(histo, tmp_path):
+def test_data_without_labels_is_an_error(histo, tmp_path):
     write_images(histo, tmp_path / "flat", 3)
     error, hint = histo.fails(*EVAL, "--data", tmp_path / "flat")
     assert "has a label" in error
@@ -165,14 +165,14 @@ def test_unreadable_files_are_named_and_counted(histo, folder):
     assert "warning: 1 patches skipped: unreadable" in result.stderr
 
 
-def test_tta_is_another_measurement_beside_the_first(histo):
+def test_tta_writes_another_metrics_file(histo):
     plain, tta = report(histo), report(histo, "--tta")
     assert plain["scores"] != tta["scores"] == "first-synthetic-val-tta.csv"
     assert plain["metrics"]["log_loss"] != tta["metrics"]["log_loss"]
     assert (histo.root / "metrics" / plain["scores"]).exists()
 
 
-def test_the_threshold_moves_the_confusion_alone(histo):
+def test_the_threshold_changes_only_metrics_that_depend_on_it(histo):
     half, all_tumour = report(histo), report(histo, "--threshold", 0)
     assert all_tumour["confusion"]["tn"] == all_tumour["confusion"]["fn"] == 0
     assert all_tumour["metrics"]["auc"] == half["metrics"]["auc"]
@@ -195,13 +195,13 @@ def test_a_checkpoint_by_path_by_name_and_by_run(histo, tmp_path, monkeypatch):
     assert "first" in hint
 
 
-def test_a_workspace_may_move(histo, tmp_path):
+def test_a_workspace_can_be_moved(histo, tmp_path):
     before = report(histo)["metrics"]
     histo.root.rename(tmp_path / "elsewhere")
     assert report(Histo(tmp_path / "elsewhere"))["metrics"] == before
 
 
-def test_the_runs_own_split_is_known_by_its_hash_after_balancing_anew(histo):
+def test_the_manifest_of_a_run_is_found_by_its_hash_after_a_new_balance(histo):
     before = report(histo)
     histo("balance", "--n", 40, "--seed", 8)
     assert report(histo)["metrics"] == before["metrics"]
@@ -212,7 +212,7 @@ def test_the_runs_own_split_is_known_by_its_hash_after_balancing_anew(histo):
 
 
 @pytest.mark.parametrize("name", ["nothing", "./no/such/folder"])
-def test_data_that_is_neither_path_nor_name(histo, name):
+def test_data_that_is_neither_a_path_nor_a_name_is_an_error(histo, name):
     error, hint = histo.fails(*EVAL, "--data", name)
     assert error == f"there is no path and no data set {name}"
     assert hint == "data sets: synthetic"
@@ -223,14 +223,14 @@ def test_options_that_do_not_fit_the_data_are_refused(histo, folder, tmp_path):
     assert "--split val" in histo.fails(*EVAL, "--data", folder, "--split", "val", code=2)[0]
 
 
-def test_a_data_set_packed_anew_is_not_mistaken_for_the_old_one(histo):
+def test_a_data_set_packed_again_is_not_used_as_the_old_one(histo):
     histo("download", "--source", "synthetic", "--n", 160, "--seed", 5, "--force")
     error, hint = histo.fails(*EVAL)
     assert "does not match the packed data set synthetic" in error
     assert "histo balance" in hint
 
 
-def test_other_patches_of_the_same_ids_are_not_mistaken_for_the_old_ones(histo):
+def test_other_patches_with_the_same_ids_are_not_used_as_the_old_ones(histo):
     histo("download", "--source", "synthetic", "--n", 320, "--seed", 5, "--force")
     assert "does not match the packed data set synthetic" in histo.fails(*EVAL)[0]
     assert "does not match the packed data set synthetic" in histo.fails(*TRAIN, "--epochs", 1)[0]
@@ -239,7 +239,7 @@ def test_other_patches_of_the_same_ids_are_not_mistaken_for_the_old_ones(histo):
     assert "it is not known whether the network was trained on these patches" in done.stderr
 
 
-def test_evaluations_of_folders_of_one_name_are_kept_side_by_side(histo, tmp_path):
+def test_evaluations_of_folders_with_the_same_name_have_different_files(histo, tmp_path):
     made = []
     for i, place in enumerate(("a/test", "b/test", "site.1", "site.2", "a/test")):
         write_patches(tmp_path / place, {f"{k % 2}/{k}": crop(texture(10 * len(place) + k), 0, 0) for k in range(6)})
@@ -257,7 +257,7 @@ def test_evaluations_of_folders_of_one_name_are_kept_side_by_side(histo, tmp_pat
     assert sum(line.startswith(("| test, all", "| site.")) for line in card.splitlines()) == 4
 
 
-def test_one_slide_alone_says_nothing_of_how_sure_a_figure_is(histo, tmp_path):
+def test_a_single_slide_gives_no_intervals(histo, tmp_path):
     write_patches(tmp_path / "mine", {f"{i % 2}/{i}": crop(texture(i), 0, 0) for i in range(8)})
     table = tmp_path / "slides.csv"
     table.write_text("id,wsi\n" + "".join(f"{i},only\n" for i in range(8)))
@@ -265,7 +265,7 @@ def test_one_slide_alone_says_nothing_of_how_sure_a_figure_is(histo, tmp_path):
     assert "all patches are of one slide" in histo(*EVAL, "--data", "mine").stderr
 
 
-def test_patches_that_were_trained_on_are_counted_and_warned_of(histo):
+def test_patches_used_in_training_are_counted_with_a_warning(histo):
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         trained = sum(row["split"] == "train" for row in csv.DictReader(file))
     done = histo(*EVAL, "--json", "--data", "synthetic")
@@ -276,7 +276,7 @@ def test_patches_that_were_trained_on_are_counted_and_warned_of(histo):
     assert "trained on" not in own.stderr
 
 
-def test_every_figure_has_an_interval_by_slide_where_slides_are_known(histo):
+def test_every_metric_has_an_interval_by_slide_if_slides_are_known(histo):
     result = histo(*EVAL, "--json", "--data", "synthetic")
     made = json.loads(result.stdout)
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
@@ -293,7 +293,7 @@ def test_every_figure_has_an_interval_by_slide_where_slides_are_known(histo):
     assert again["intervals"] == made["intervals"]
 
 
-def test_intervals_are_by_overlap_group_or_by_patch_where_no_slide_is_known(histo, folder):
+def test_without_slides_intervals_are_by_overlap_group_or_by_patch(histo, folder):
     assert report(histo, "--data", folder)["bootstrap"]["by"] == "patch"
     path = histo.root / "manifests" / "balanced.csv"
     with path.open(newline="") as file:
@@ -310,7 +310,7 @@ def test_intervals_are_by_overlap_group_or_by_patch_where_no_slide_is_known(hist
     assert {row["overlap_group"] for row in scores(histo, made)} == {"", *map(str, range(8))}
 
 
-def test_where_some_slides_are_known_overlaps_hold_the_others_together(histo, tmp_path):
+def test_with_some_slides_known_overlaps_group_the_other_patches(histo, tmp_path):
     """Twenty patches of two slides, and ten places without one, each in two patches that share pixels."""
     patches = {f"{i % 2}/slide {i % 4 // 2} {i}": crop(texture(i), 0, 0) for i in range(20)}
     patches |= {f"{i % 2}/place {i} {x}": crop(texture(50 + i), x, 0) for i in range(10) for x in (0, 30)}
@@ -325,7 +325,7 @@ def test_where_some_slides_are_known_overlaps_hold_the_others_together(histo, tm
     assert "not all slides are known: intervals by slide or overlap group are too narrow" in result.stderr
 
 
-def test_slides_and_hospitals_have_their_own_figures(histo):
+def test_slides_and_hospitals_have_their_own_metrics(histo):
     path = histo.root / "manifests" / "synthetic.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -351,12 +351,12 @@ def test_slides_and_hospitals_have_their_own_figures(histo):
     assert shown.index(worst["slide"]) < shown.index("each hospital") < shown.index("north") < shown.index("south")
 
 
-def test_without_slides_there_are_no_tables_of_them(histo, folder):
+def test_without_slides_there_is_no_table_of_slides(histo, folder):
     made = report(histo, "--data", folder)
     assert (made["slides"], made["hospitals"]) == ([], [])
 
 
-def test_calibration_is_applied_and_told_and_raw_goes_without(histo):
+def test_calibration_is_applied_and_reported_and_raw_turns_it_off(histo):
     best = load_checkpoint(histo.root / "checkpoints" / "best.pt")
     save_checkpoint(replace(best, temperature=2.5), histo.root / "checkpoints" / "best.pt")
     result = histo(*EVAL, "--json")
@@ -387,7 +387,7 @@ def test_an_ensemble_averages_the_probabilities(histo, tmp_path):
     assert "is given twice" in error
 
 
-def test_an_ensemble_by_variable_and_one_of_different_validation_patches(histo, monkeypatch):
+def test_an_ensemble_from_a_variable_and_one_with_different_validation_patches(histo, monkeypatch):
     histo("balance", "--n", 40, "--seed", 8)
     histo(*TRAIN, "--epochs", 1, "--name", "second")
     monkeypatch.setenv("HISTO_CKPT", f"first{os.pathsep}second")
@@ -397,7 +397,7 @@ def test_an_ensemble_by_variable_and_one_of_different_validation_patches(histo, 
     assert "--data" in hint
 
 
-def test_the_stored_threshold_is_the_default_and_rules_look_at_the_validation_patches(histo):
+def test_the_stored_threshold_is_the_default_and_rules_use_the_validation_patches(histo):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--threshold", "sensitivity=0.9")
     made = report(histo, "--ckpt", "second")
     assert made["threshold"] == load_checkpoint(histo.root / "runs" / "second" / "best.pt").threshold != 0.5
@@ -413,8 +413,8 @@ def test_the_stored_threshold_is_the_default_and_rules_look_at_the_validation_pa
     assert "youden" in hint
 
 
-def test_a_checkpoint_of_the_first_version_is_as_it_was(histo):
-    """Without temperature, validation scores and looks: no calibration, a threshold of 0.5, and no rules."""
+def test_a_checkpoint_of_the_first_version_gives_the_same_metrics(histo):
+    """A checkpoint without temperature, validation scores and appearance is not calibrated and has threshold 0.5."""
     path = histo.root / "checkpoints" / "best.pt"
     content = torch.load(path, weights_only=True)
     for name in ("temperature", "validation", "appearance"):
@@ -424,7 +424,7 @@ def test_a_checkpoint_of_the_first_version_is_as_it_was(histo):
     assert made["temperature"] == 1
     assert made["metrics"] == report(histo, "--uncalibrated")["metrics"]
     error, hint = histo.fails(*EVAL, "--threshold", "youden")
-    assert "keeps no validation scores" in error
+    assert "has no validation scores" in error
     assert "number" in hint
 
 
@@ -447,7 +447,7 @@ def test_two_checkpoints_are_compared_on_the_same_patches(histo):
     assert json.loads((histo.root / "metrics" / "first-synthetic-all-vs-second-synthetic-all.json").read_text()) == made
 
 
-def test_what_is_compared_says_what_it_was_trained_on(histo):
+def test_a_comparison_reports_patches_used_in_training(histo):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
     result = histo(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
     trained = report(histo, "--data", "synthetic")["n_in_training"]
@@ -455,13 +455,13 @@ def test_what_is_compared_says_what_it_was_trained_on(histo):
     assert f"first was trained on {trained} of the patches that it scored" in result.stderr
 
 
-def test_one_evaluation_under_two_names_is_not_compared_with_itself(histo):
+def test_the_same_evaluation_under_two_names_is_refused(histo):
     error, hint = histo.fails(*EVAL, "--compare", "first", "best.pt", code=2)
     assert "first and best.pt are the same evaluation" in error
     assert "two different ones" in hint
 
 
-def test_another_checkpoint_of_a_run_does_not_take_the_place_of_its_best(histo):
+def test_the_metrics_of_another_checkpoint_do_not_replace_those_of_the_best(histo):
     histo("train", "--device", "cpu", "--arch", "shufflenet_v2_x0_5", "--epochs", 2, "--name", "two", "--seed", 5)
     folder = histo.root / "runs" / "two"
     content = torch.load(folder / "best.pt", weights_only=True)
@@ -476,8 +476,8 @@ def test_another_checkpoint_of_a_run_does_not_take_the_place_of_its_best(histo):
     assert (folder / "model_card.md").read_text() == card
 
 
-def test_patches_trained_on_are_known_by_their_pixels(histo, tmp_path):
-    """In a folder as in another packing; and where the run's manifest is not what it was, nobody knows."""
+def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path):
+    """They are recognised in a folder and in another data set, unless the manifest of the run has changed."""
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     pixels = np.load(histo.root / "data" / "synthetic" / "patches.npy")
@@ -520,7 +520,7 @@ def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path
     )
 
 
-def test_other_patches_of_the_same_names_cannot_be_compared(histo, tmp_path):
+def test_other_patches_with_the_same_names_cannot_be_compared(histo, tmp_path):
     for place, first in (("a", 0), ("b", 50)):
         write_patches(tmp_path / place, {f"{i % 2}/{i}": crop(texture(first + i), 0, 0) for i in range(8)})
     one, other = (report(histo, "--data", tmp_path / place) for place in ("a", "b"))
@@ -528,7 +528,7 @@ def test_other_patches_of_the_same_names_cannot_be_compared(histo, tmp_path):
     assert "8 ids belong to other pixels" in histo.fails("eval", "--compare", *names)[0]
 
 
-def test_scores_near_one_stay_apart_in_what_is_written(histo):
+def test_different_scores_near_1_are_different_in_the_file(histo):
     checkpoint = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
     last = [*checkpoint.model][-2:]  # weights and biases of the last layer
     sure = {name: tensor * (1e4 if name in last else 1) for name, tensor in checkpoint.model.items()}
@@ -540,7 +540,7 @@ def test_scores_near_one_stay_apart_in_what_is_written(histo):
     assert roc_auc_score(labels, probs) == pytest.approx(made["metrics"]["auc"], abs=1e-12)
 
 
-def test_few_slides_with_tumour_among_many_without_are_told(histo, tmp_path):
+def test_few_slides_with_tumour_give_a_warning(histo, tmp_path):
     patches = {f"{int(i % 15 < 3)}/{i}": crop(texture(i), 0, 0) for i in range(45)}
     write_patches(tmp_path / "mine", patches)
     table = tmp_path / "slides.csv"
@@ -552,7 +552,7 @@ def test_few_slides_with_tumour_among_many_without_are_told(histo, tmp_path):
     assert "only 15 slides" not in result.stderr
 
 
-def test_the_model_card_takes_in_what_was_measured(histo):
+def test_the_model_card_shows_the_evaluations(histo):
     card = histo.root / "runs" / "first" / "model_card.md"
     assert "None yet" in card.read_text()
     made = report(histo, "--data", "synthetic", "--tta")

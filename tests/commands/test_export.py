@@ -1,4 +1,4 @@
-"""`histo export`: files that run without histo and say what the checkpoint says."""
+"""`histo export`: files that run without histo and give the scores of the checkpoint."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import histocli.commands.export
 import histocli.models.export
 from histocli.data.manifest import file_sha256
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.cli import write_images
 
 PATCHES = 12
 
@@ -29,7 +29,7 @@ def warm(histo, tmp_path):
     return tmp_path / "warm.pt", images, [float(row["label"]) for row in rows]
 
 
-def test_a_program_of_torch_export_scores_as_predict_does(histo, tmp_path, warm):
+def test_a_torch_export_program_gives_the_scores_of_predict(histo, tmp_path, warm):
     checkpoint, images, expected = warm
     out = tmp_path / "model.pt2"
     result = histo("export", "--ckpt", checkpoint, "--format", "pt2", "--out", out)
@@ -46,7 +46,7 @@ def test_a_program_of_torch_export_scores_as_predict_does(histo, tmp_path, warm)
 
 
 @pytest.mark.slow
-def test_an_onnx_file_scores_as_predict_does(histo, tmp_path, warm):
+def test_an_onnx_file_gives_the_scores_of_predict(histo, tmp_path, warm):
     import onnxruntime
 
     checkpoint, images, expected = warm
@@ -60,7 +60,7 @@ def test_an_onnx_file_scores_as_predict_does(histo, tmp_path, warm):
 
 
 @pytest.mark.slow
-def test_an_onnx_file_in_the_workspace_is_taken_in_its_checkpoint_s_place(histo, tmp_path):
+def test_an_onnx_file_in_the_workspace_is_used_for_its_checkpoint(histo, tmp_path):
     images = tmp_path / "images"
     write_images(histo, images, PATCHES)
     cpu = ("--device", "cpu", "--precision", "fp32")
@@ -97,7 +97,7 @@ def sha256_of(name, histo):
     return file_sha256(histo.root / "runs" / "first" / name)[:16]
 
 
-def test_what_is_not_installed_is_named(histo, tmp_path, monkeypatch):
+def test_a_missing_package_is_named(histo, tmp_path, monkeypatch):
     monkeypatch.setattr(histocli.models.export, "find_spec", lambda name: None if name == "onnxscript" else object())
     error, hint = histo.fails("export", "--out", tmp_path / "model.onnx")
     assert error == "--format onnx needs onnxscript"
@@ -106,7 +106,7 @@ def test_what_is_not_installed_is_named(histo, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
-def test_a_network_that_says_something_else_is_not_written(histo, tmp_path, monkeypatch, wrong):
+def test_an_export_with_different_outputs_is_not_written(histo, tmp_path, monkeypatch, wrong):
     monkeypatch.setattr(histocli.commands.export, "Probability", Contrary)
     monkeypatch.setattr(Contrary, "wrong", wrong)
     error, _ = histo.fails("export", "--ckpt", "first", "--format", "pt2", "--out", tmp_path / "model.pt2")
@@ -115,7 +115,7 @@ def test_a_network_that_says_something_else_is_not_written(histo, tmp_path, monk
 
 
 class Contrary(histocli.commands.export.Probability):
-    """An export one of whose outputs went wrong: it is the other class's."""
+    """An export with a wrong output: that of the other class."""
 
     wrong = 0
 
@@ -124,7 +124,7 @@ class Contrary(histocli.commands.export.Probability):
         return (1 - probs, log_odds) if self.wrong == 0 else (probs, -log_odds)
 
 
-def test_what_cannot_be_is_refused(histo, tmp_path):
+def test_impossible_options_are_refused(histo, tmp_path):
     error, _ = histo.fails("export", "--format", "pt2", "--out", tmp_path, code=2)
     assert "is a folder" in error
     error, _ = histo.fails("export", "--format", "pt2", "--out", tmp_path / "x.pt2", "--ckpt", "nothing")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from histocli.commands.plot import plot
+from histocli.config import PlotConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.reports.plots import Format, Kind
@@ -61,7 +62,7 @@ def add_balance(workspace):
 
 @pytest.fixture
 def workspace(tmp_path):
-    """A workspace with everything in it: a data set, a run, its evaluation, a balanced subset."""
+    """Return a workspace with a data set, a run, its evaluation and a balanced subset."""
     workspace = Workspace(tmp_path)
     rng = np.random.default_rng(2)
     labels = rng.integers(0, 2, 40)
@@ -79,7 +80,7 @@ def names(paths):
 
 @pytest.mark.parametrize("format", Format)
 def test_all_draws_every_kind_in_every_format(workspace, format):
-    paths = plot(workspace, None, [Kind.ALL], format)
+    paths = plot(workspace, PlotConfig(kind=(Kind.ALL,), format=format))
     expected = {"net-1-curves", "pcam-balance", "pcam-samples"} | {f"net-1-pcam-val-{kind}" for kind in OF_EVALUATION}
     assert names(paths) == {f"{stem}.{format}" for stem in expected} == names(workspace.plots_dir.iterdir())
     for path in paths:
@@ -104,29 +105,29 @@ def check_pdf(path):
     assert b"CreationDate" not in written, path
 
 
-def test_drawn_again_the_pictures_are_the_same(workspace):
+def test_drawing_twice_gives_the_same_files(workspace):
     kinds = [Kind.CURVES, Kind.ERRORS]
-    first = {path: path.read_bytes() for path in plot(workspace, None, kinds, Format.PNG)}
-    assert {path: path.read_bytes() for path in plot(workspace, None, kinds, Format.PNG)} == first
+    first = {path: path.read_bytes() for path in plot(workspace, PlotConfig(kind=kinds))}
+    assert {path: path.read_bytes() for path in plot(workspace, PlotConfig(kind=kinds))} == first
 
 
-def test_only_what_is_asked_for_is_drawn_but_of_every_evaluation(workspace):
+def test_the_requested_kinds_are_drawn_for_every_evaluation(workspace):
     add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
-    paths = plot(workspace, "net-1", [Kind.ROC, Kind.BALANCE], Format.PNG)
+    paths = plot(workspace, PlotConfig("net-1", (Kind.ROC, Kind.BALANCE)))
     assert names(paths) == {"net-1-pcam-val-roc.png", "net-1-unseen-all-roc.png", "pcam-balance.png"}
 
 
 def test_the_newest_run_is_the_default(workspace):
     add_run(workspace, "old", age=1000)
     add_run(workspace, "a-newer", age=-1000)
-    assert names(plot(workspace, None, [Kind.CURVES], Format.PNG)) == {"a-newer-curves.png"}
-    assert names(plot(workspace, "old", [Kind.CURVES], Format.PNG)) == {"old-curves.png"}
+    assert names(plot(workspace, PlotConfig(kind=(Kind.CURVES,)))) == {"a-newer-curves.png"}
+    assert names(plot(workspace, PlotConfig("old", (Kind.CURVES,)))) == {"old-curves.png"}
 
 
-def test_a_run_whose_name_begins_like_anothers_keeps_to_its_own(workspace):
+def test_a_run_with_a_similar_name_has_its_own_plots(workspace):
     add_run(workspace, "net-1-long")
     add_evaluation(workspace, "net-1-long", "pcam", "val", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, "net-1", [Kind.ROC], Format.PNG)) == {"net-1-pcam-val-roc.png"}
+    assert names(plot(workspace, PlotConfig("net-1", (Kind.ROC,)))) == {"net-1-pcam-val-roc.png"}
 
 
 @pytest.mark.parametrize(
@@ -139,63 +140,63 @@ def test_a_run_whose_name_begins_like_anothers_keeps_to_its_own(workspace):
         (Kind.ALL, "histo train"),
     ],
 )
-def test_an_empty_workspace_says_what_to_run(tmp_path, kind, hint):
+def test_in_an_empty_workspace_the_hint_is_the_command_to_run(tmp_path, kind, hint):
     with pytest.raises(HistoError) as caught:
-        plot(Workspace(tmp_path), None, [kind], Format.PNG)
+        plot(Workspace(tmp_path), PlotConfig(kind=(kind,)))
     assert hint in caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", OF_EVALUATION)
-def test_a_run_without_an_evaluation_says_how_to_make_one(tmp_path, kind):
+def test_for_a_run_without_evaluation_the_hint_is_histo_eval(tmp_path, kind):
     workspace = Workspace(tmp_path)
     add_run(workspace, "first", age=1000)
     add_run(workspace, "second")
     for run, hint in ((None, "histo eval --ckpt best.pt"), ("first", "histo eval --ckpt first")):
         with pytest.raises(HistoError, match="has not been evaluated") as caught:
-            plot(workspace, run, [kind], Format.PNG)
+            plot(workspace, PlotConfig(run, (kind,)))
         assert caught.value.hint == hint
 
 
-def test_nothing_is_drawn_when_one_of_several_kinds_cannot_be(workspace):
+def test_nothing_is_drawn_if_one_of_several_kinds_has_no_input(workspace):
     (workspace.metrics_dir / "balance.json").unlink()
     with pytest.raises(HistoError) as caught:
-        plot(workspace, None, [Kind.ROC, Kind.BALANCE], Format.PNG)
+        plot(workspace, PlotConfig(kind=(Kind.ROC, Kind.BALANCE)))
     assert "histo balance" in caught.value.hint
     assert not workspace.plots_dir.exists()
 
 
-def test_all_leaves_out_what_has_no_file(tmp_path):
+def test_all_skips_kinds_without_input(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "only")
-    assert names(plot(workspace, None, [Kind.ALL], Format.PNG)) == {"only-curves.png"}
+    assert names(plot(workspace, PlotConfig(kind=(Kind.ALL,)))) == {"only-curves.png"}
 
 
 def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
     with pytest.raises(HistoError, match="no run 'other'") as caught:
-        plot(workspace, "other", [Kind.ALL], Format.PNG)
+        plot(workspace, PlotConfig("other", (Kind.ALL,)))
     assert "net-1" in caught.value.hint
     with pytest.raises(UsageError):
-        plot(workspace, "../net-1", [Kind.ALL], Format.PNG)
+        plot(workspace, PlotConfig("../net-1", (Kind.ALL,)))
 
 
-def test_an_evaluation_of_a_foreign_checkpoint_needs_no_run_folder(workspace):
+def test_an_evaluation_of_a_copied_checkpoint_needs_no_run_folder(workspace):
     add_evaluation(workspace, "borrowed", "pcam", "all", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, "borrowed", [Kind.ROC], Format.PNG)) == {"borrowed-pcam-all-roc.png"}
+    assert names(plot(workspace, PlotConfig("borrowed", (Kind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
 
 
 def test_a_run_before_its_first_epoch(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "young", epochs=0)
     with pytest.raises(HistoError, match="not finished an epoch"):
-        plot(workspace, None, [Kind.CURVES], Format.PNG)
+        plot(workspace, PlotConfig(kind=(Kind.CURVES,)))
 
 
 @pytest.mark.parametrize("kinds", [[Kind.ALL], [Kind.CURVES]])
-def test_a_damaged_history_is_an_error_even_among_all(workspace, kinds):
+def test_a_damaged_history_is_an_error_even_with_all(workspace, kinds):
     write_text(workspace.run_dir("net-1") / "history.jsonl", "{not json")
     with pytest.raises(HistoError, match=r"history\.jsonl"):
-        plot(workspace, None, kinds, Format.PNG)
+        plot(workspace, PlotConfig(kind=kinds))
 
 
 def test_the_errors_sheet_shows_the_most_confident_errors(tmp_path):
@@ -212,7 +213,7 @@ def test_the_errors_sheet_shows_the_most_confident_errors(tmp_path):
     add_data(workspace, "pcam", labels, pixels)
     add_run(workspace, "net")
     add_evaluation(workspace, "net", "pcam", "val", labels, probs)
-    (path,) = plot(workspace, "net", [Kind.ERRORS], Format.PNG)
+    (path,) = plot(workspace, PlotConfig("net", (Kind.ERRORS,)))
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(int)
     assert not (np.abs(image - hidden) < 8).all(axis=2).any()
     mask = (np.abs(image - shown) < 8).all(axis=2).astype(np.uint8)
@@ -220,12 +221,12 @@ def test_the_errors_sheet_shows_the_most_confident_errors(tmp_path):
     assert cv2.connectedComponents(closed)[0] - 1 == 18
 
 
-def test_patches_of_several_data_sets_are_each_fetched_from_their_own(workspace):
+def test_patches_of_several_data_sets_are_read_from_the_right_one(workspace):
     add_data(workspace, "unseen", [0, 1, 1], np.full((3, 96, 96, 3), (200, 30, 90), np.uint8))
     path = workspace.metrics_dir / "net-1-pcam-val.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], "a,0,0.9,pcam,39", "b,1,0.1,unseen,2"]))
-    (sheet,) = plot(workspace, None, [Kind.ERRORS], Format.PNG)
+    (sheet,) = plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
     image = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
     grey, red = ((image == colour).all(axis=2).sum() for colour in ((128, 128, 128), (200, 30, 90)))
     assert grey == pytest.approx(red, rel=0.05)
@@ -236,9 +237,9 @@ def test_patches_scored_from_a_folder_have_no_errors_sheet(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "net")
     add_evaluation(workspace, "net", "loose", "all", [0, 1], [0.9, 0.8], packed=False)
-    assert "net-loose-all-roc.png" in names(plot(workspace, None, [Kind.ALL], Format.PNG))
+    assert "net-loose-all-roc.png" in names(plot(workspace, PlotConfig(kind=(Kind.ALL,))))
     with pytest.raises(HistoError, match="not packed") as caught:
-        plot(workspace, None, [Kind.ERRORS], Format.PNG)
+        plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
     assert "histo download" in caught.value.hint
 
 
@@ -252,32 +253,32 @@ def test_patches_scored_from_a_folder_have_no_errors_sheet(tmp_path):
         ("id,label,prob,data,index\nx,0,0.9,gone,0\n", "not packed"),
     ],
 )
-def test_scores_that_do_not_fit_are_refused(workspace, text, message):
+def test_scores_that_do_not_match_the_data_are_refused(workspace, text, message):
     path = workspace.metrics_dir / "net-1-pcam-val.csv"
     path.unlink() if text is None else path.write_text(text)
     with pytest.raises(HistoError, match=message) as caught:
-        plot(workspace, None, [Kind.ERRORS], Format.PNG)
+        plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
     assert caught.value.hint
 
 
-def test_other_pixels_than_were_scored_are_not_drawn_as_errors(workspace):
+def test_changed_pixels_are_not_drawn_as_errors(workspace):
     path = workspace.metrics_dir / "net-1-pcam-val.csv"
     path.write_text(f"id,label,prob,data,index,sha1\nx,0,0.9,pcam,0,{'0' * 40}\n")
     with pytest.raises(HistoError, match="'x' was scored with other pixels"):
-        plot(workspace, None, [Kind.ERRORS], Format.PNG)
+        plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
 
 
-def test_a_table_that_is_missing_takes_no_other_evaluations_sheet_along(workspace):
-    before = names(plot(workspace, None, [Kind.ERRORS], Format.PNG))
+def test_a_missing_table_does_not_prevent_the_other_sheets(workspace):
+    before = names(plot(workspace, PlotConfig(kind=(Kind.ERRORS,))))
     add_evaluation(workspace, "net-1", "pcam", "test", [0, 1], [0.9, 0.8])
     (workspace.metrics_dir / "net-1-pcam-test.csv").unlink()
-    assert names(plot(workspace, None, [Kind.ERRORS], Format.PNG)) == before
+    assert names(plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))) == before
 
 
 def test_samples_without_labels_are_drawn_as_one_group(tmp_path):
     workspace = Workspace(tmp_path)
     add_data(workspace, "blind", ["", "", ""])
-    (path,) = plot(workspace, None, [Kind.SAMPLES], Format.SVG)
+    (path,) = plot(workspace, PlotConfig(kind=(Kind.SAMPLES,), format=Format.SVG))
     written = path.read_text()
     assert "without label (n = 3)" in written
     assert "normal (n" not in written
@@ -286,15 +287,15 @@ def test_samples_without_labels_are_drawn_as_one_group(tmp_path):
 def test_samples_of_one_class_say_that_the_other_is_missing(tmp_path):
     workspace = Workspace(tmp_path)
     add_data(workspace, "normals", [0, 0])
-    (path,) = plot(workspace, None, [Kind.SAMPLES], Format.SVG)
+    (path,) = plot(workspace, PlotConfig(kind=(Kind.SAMPLES,), format=Format.SVG))
     assert "normal (n = 2)" in path.read_text()
     assert "tumour (n = 0)" in path.read_text()
 
 
-def test_all_goes_on_without_the_pixels(workspace):
+def test_all_draws_the_other_kinds_without_the_pixels(workspace):
     workspace.patches_path("pcam").unlink()
     workspace.dataset_path("pcam").unlink()
-    drawn = names(plot(workspace, None, [Kind.ALL], Format.SVG))
+    drawn = names(plot(workspace, PlotConfig(kind=(Kind.ALL,), format=Format.SVG)))
     assert "net-1-pcam-val-roc.svg" in drawn
     assert not any("samples" in name or "errors" in name for name in drawn)
 
@@ -322,7 +323,7 @@ def test_a_metrics_file_that_was_changed_by_hand_is_refused_by_its_field(workspa
     path = workspace.metrics_dir / "net-1-pcam-val.json"
     write_json(path, json.loads(path.read_text()) | change)
     with pytest.raises(HistoError, match="the field") as caught:
-        plot(workspace, None, [Kind.ROC], Format.PNG)
+        plot(workspace, PlotConfig(kind=(Kind.ROC,)))
     assert str(caught.value) == f"{path}: the field {field}"
     assert "histo eval" in caught.value.hint
 
@@ -333,4 +334,4 @@ def test_a_metrics_file_without_a_field_names_it(workspace):
     del values["confusion"]
     write_json(path, values)
     with pytest.raises(HistoError, match=r"net-1-pcam-val\.json: the field confusion is missing"):
-        plot(workspace, None, [Kind.ROC], Format.PNG)
+        plot(workspace, PlotConfig(kind=(Kind.ROC,)))

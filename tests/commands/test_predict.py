@@ -1,4 +1,4 @@
-"""`histo predict` from the command line: a clean CSV whatever goes in, and honest errors beside it."""
+"""`histo predict` from the command line: a well-formed CSV for any input, and clear errors."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from histocli.errors import HistoError
 from histocli.fs import hold
 from histocli.inference.parts import Parts
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.cli import REPOSITORY, TRAIN, write_images
 
 PREDICT = ["predict", "--device", "cpu"]
 
@@ -62,7 +62,7 @@ def test_kaggle_test_folder_gives_the_sample_submission(histo, shared_data, tmp_
     assert list(rows[0]) == list(wanted[0]) == ["id", "label"]
 
 
-def test_a_reader_that_stops_ends_it_quietly(histo, images):
+def test_a_closed_pipe_ends_predict_without_an_error(histo, images):
     line = [sys.executable, "-m", "histocli", *histo.line([*PREDICT, "--batch-size", 1, images, "synthetic"])]
     with subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "id,label\n"
@@ -113,7 +113,7 @@ def test_batches_do_not_change_the_scores(histo, images):
     assert scores[2] == pytest.approx(scores[0], abs=1e-5)
 
 
-def test_tta_does_not_mind_how_a_patch_lies(histo, images, tmp_path):
+def test_with_tta_rotated_patches_get_the_same_score(histo, images, tmp_path):
     (tmp_path / "turned").mkdir()
     for path in images.iterdir():
         cv2.imwrite(str(tmp_path / "turned" / path.name), np.rot90(cv2.imread(str(path))))
@@ -149,7 +149,7 @@ def test_the_threshold_adds_the_class(histo, images):
     assert [row["class"] for row in classed] == [str(int(float(row["label"]) > middle)) for row in rows]
 
 
-def test_jsonl_is_an_object_a_line_with_the_same_figures(histo, images):
+def test_jsonl_has_one_object_per_line_with_the_same_scores(histo, images):
     rows = [json.loads(line) for line in histo(*PREDICT, images, "--format", "jsonl").stdout.splitlines()]
     assert [(row["id"], f"{row['label']:.6f}") for row in rows] == [
         (row["id"], row["label"]) for row in predicted(histo, images)
@@ -177,7 +177,7 @@ def _has_pyarrow():
     return find_spec("pyarrow") is not None
 
 
-def test_out_is_whole_or_as_it_was(histo, images, tmp_path):
+def test_the_output_file_is_complete_or_unchanged(histo, images, tmp_path):
     out = tmp_path / "deep" / "preds.csv"
     result = histo(*PREDICT, images, "--out", out)
     assert result.stdout == ""
@@ -250,7 +250,7 @@ def test_unreadable_files_of_finished_parts_are_named_again(histo, images, tmp_p
     assert out.read_text() == histo(*line, code=1).stdout
 
 
-def test_a_part_that_is_damaged_is_made_again(histo, images, tmp_path):
+def test_a_damaged_part_is_written_again(histo, images, tmp_path):
     line, out = [*PREDICT, images, "--batch-size", 2, "--errors", "fail", "--out"], tmp_path / "preds.csv"
     last = (images / "patch-11.png").read_bytes()
     (images / "patch-11.png").write_bytes(b"no picture")
@@ -284,7 +284,7 @@ def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.csv*")) == ["preds.csv"]
 
 
-def test_a_pipe_is_written_to_and_stays_one(histo, images, tmp_path):
+def test_an_existing_pipe_is_written_to_and_not_replaced(histo, images, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     with histo.start("predict", images, "--device", "cpu", "--out", pipe) as process:
@@ -294,7 +294,7 @@ def test_a_pipe_is_written_to_and_stays_one(histo, images, tmp_path):
     assert pipe.is_fifo()
 
 
-def test_odd_names_stay_well_formed(histo, tmp_path):
+def test_unusual_names_give_a_well_formed_csv(histo, tmp_path):
     odd = ["a,b", 'say "hi"', "two\nlines", "naïve ✓", "-dash", "[red]x", " space "]
     for path, name in zip(write_images(histo, tmp_path / "flat", len(odd)), odd, strict=True):
         path.rename(path.with_name(f"{name}.png"))
@@ -303,7 +303,7 @@ def test_odd_names_stay_well_formed(histo, tmp_path):
     assert "[b]broken[bold].png" in histo(*PREDICT, tmp_path / "flat", code=1).stderr
 
 
-def test_results_are_utf8_whatever_the_locale_and_the_names(histo, tmp_path):
+def test_results_are_utf8_for_any_locale_and_names(histo, tmp_path):
     first, second = write_images(histo, tmp_path / "flat", 2)
     first.rename(first.with_name("naïve.png"))
     try:
@@ -320,14 +320,14 @@ def test_results_are_utf8_whatever_the_locale_and_the_names(histo, tmp_path):
         assert any("caf" in key for key in ids)
 
 
-def test_paths_from_stdin_that_are_not_there_are_named(histo, images):
+def test_missing_paths_from_stdin_are_named(histo, images):
     result = histo(*PREDICT, "-", stdin=f"{images / 'patch-00.png'}\n/no/such.png\n\n{images}\n", code=1)
     assert len(table(result.stdout)) == 1
     assert "warning: /no/such.png: No such file or directory" in result.stderr
     assert f"warning: {images}: " in result.stderr
 
 
-def test_larger_images_are_cut_or_scaled(histo, images, tmp_path):
+def test_larger_images_are_cropped_or_scaled(histo, images, tmp_path):
     (tmp_path / "large").mkdir()
     for path in images.iterdir():
         framed = cv2.copyMakeBorder(cv2.imread(str(path)), 10, 10, 10, 10, cv2.BORDER_CONSTANT)
@@ -349,7 +349,7 @@ def test_larger_images_are_cut_or_scaled(histo, images, tmp_path):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_is_said_before_anything_is_written(histo, tmp_path, monkeypatch, line, why):
+def test_impossible_options_are_errors_before_anything_is_written(histo, tmp_path, monkeypatch, line, why):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
     np.save(tmp_path / "FLOATS.npy", np.zeros((2, 96, 96, 3)))
@@ -358,13 +358,13 @@ def test_what_cannot_be_is_said_before_anything_is_written(histo, tmp_path, monk
     assert hint or "--ckpt" in line
 
 
-def test_without_a_checkpoint_it_says_how_to_make_one(empty, tmp_path):
+def test_without_a_checkpoint_the_hint_is_to_train(empty, tmp_path):
     error, hint = empty.fails(*PREDICT, tmp_path)
     assert "there is no checkpoint 'best.pt'" in error
     assert "histo train" in hint
 
 
-def test_stored_thresholds_and_rules_are_those_of_the_checkpoint(histo, images):
+def test_the_stored_threshold_and_rules_use_the_checkpoint(histo, images):
     path = histo.root / "checkpoints" / "best.pt"
     rows = predicted(histo, images)
     middle = sorted(float(row["label"]) for row in rows)[6]
@@ -398,7 +398,7 @@ def test_an_ensemble_writes_the_mean(histo, images):
 
 @pytest.fixture
 def odd_images(histo, tmp_path):
-    """A patch trained on, one of the data set that is not, and those two blank, blurred and in other colours."""
+    """Return patches: one from train, one that is not, and both of them blank, blurred and in other colours."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         ids = [row["id"] for row in csv.DictReader(file)]
     with (histo.root / "runs" / "first" / "manifest.csv").open(newline="") as file:
@@ -420,7 +420,7 @@ def odd_images(histo, tmp_path):
     return folder, trained[0]
 
 
-def test_flags_mark_what_should_not_be_believed(histo, odd_images):
+def test_flags_mark_unreliable_scores(histo, odd_images):
     folder, trained = odd_images
     result = histo(*PREDICT, folder, "--flags")
     rows = {row["id"]: row for row in table(result.stdout)}
@@ -451,7 +451,7 @@ def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
     assert float(flagged[3]["spread"]) == pytest.approx(np.ptp(scores), abs=1e-5)
 
 
-def test_flags_without_the_training_patches_or_what_they_look_like(histo, images):
+def test_flags_without_the_training_patches_or_their_appearance(histo, images):
     (histo.root / "runs" / "first" / "manifest.csv").unlink()
     result = histo(*PREDICT, images, "--flags")
     assert {row["duplicate"] for row in table(result.stdout)} == {""}

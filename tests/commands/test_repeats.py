@@ -1,4 +1,4 @@
-"""`histo train --folds` and `--seeds`: runs of one recipe, their mean and their spread."""
+"""`histo train --folds` and `--seeds`: runs with the same options, their mean and standard deviation."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.cli import TRAIN
 
 
 def last(histo, run, file="last.pt"):
@@ -24,7 +24,7 @@ def same_weights(one, other):
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_seeds_are_runs_of_their_own_with_mean_and_spread(histo):
+def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
     result = histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 4, "--name", "twice", "--json")
     made = json.loads(result.stdout)
     assert [run["run"] for run in made["runs"]] == ["twice-seed4", "twice-seed5"]
@@ -41,7 +41,7 @@ def test_seeds_are_runs_of_their_own_with_mean_and_spread(histo):
     assert error == "there is a run 'twice-seed4' already"
 
 
-def test_folds_validate_every_patch_once_and_keep_slides_whole(histo):
+def test_folds_validate_every_patch_once_and_do_not_divide_slides(histo):
     histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         rows = {row["id"]: row["slide"] for row in csv.DictReader(file)}
@@ -73,7 +73,7 @@ def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
     assert "without --group hospital" in hint
 
 
-def test_resuming_repeats_skips_what_is_finished(histo):
+def test_resuming_repeats_skips_finished_runs(histo):
     histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
     runs = histo.root / "runs"
     before = (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns
@@ -81,7 +81,7 @@ def test_resuming_repeats_skips_what_is_finished(histo):
     shutil.rmtree(runs / "cv-fold3")
     (histo.root / "metrics" / "cv-folds.json").unlink()
     error, _ = histo.fails("train", "--folds", 4, "--name", "cv", "--resume", code=2)
-    assert error == "--folds 4: cv was begun with 3"
+    assert error == "--folds 4: cv was started with 3"
     histo("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
     assert (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns == before
     assert same_weights(last(histo, "cv-fold3").model, expected)
@@ -92,7 +92,7 @@ def test_resuming_repeats_skips_what_is_finished(histo):
     assert "to resume" in error
 
 
-def test_resumed_repeats_are_as_they_were_begun(histo):
+def test_resumed_repeats_keep_their_options(histo):
     (histo.root / "manifests" / "other.csv").write_bytes((histo.root / "manifests" / "balanced.csv").read_bytes())
     histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 7, "--data", "other", "--name", "s")
     runs = histo.root / "runs"
@@ -118,7 +118,7 @@ def test_resumed_repeats_are_as_they_were_begun(histo):
         assert "--device cuda" in error
 
 
-def test_a_signal_in_the_last_epoch_of_one_keeps_the_next_from_beginning(histo, monkeypatch):
+def test_a_signal_in_the_last_epoch_of_a_run_stops_before_the_next_run(histo, monkeypatch):
     begun = []
 
     def ends_with_a_signal(*args, **kwargs):
@@ -133,7 +133,7 @@ def test_a_signal_in_the_last_epoch_of_one_keeps_the_next_from_beginning(histo, 
     assert begun == ["s-seed0"]
 
 
-def test_folds_leave_the_manifests_of_data_sets_alone(histo):
+def test_folds_do_not_replace_the_manifests_of_data_sets(histo):
     histo("download", "--source", "synthetic", "--n", 20, "--name", "synthetic-fold1")
     error, _ = histo.fails(*TRAIN, "--folds", 2, "--name", "synthetic")
     assert error.startswith("synthetic-fold1 is the name of a data set")
@@ -142,7 +142,7 @@ def test_folds_leave_the_manifests_of_data_sets_alone(histo):
     assert len(list((histo.root / "manifests").glob("cv-fold*.csv"))) == 2
 
 
-def test_folds_that_cannot_be_are_refused_before_any_training(histo):
+def test_impossible_folds_are_refused_before_training(histo):
     error, _ = histo.fails(*TRAIN, "--folds", 40, "--name", "cv")
     assert "cannot be divided into 40 folds" in error
     assert "cannot be combined" in histo.fails(*TRAIN, "--folds", 2, "--seeds", 2, code=2)[0]
@@ -156,6 +156,6 @@ def test_folds_that_cannot_be_are_refused_before_any_training(histo):
         ("timm/local-dir:/a b?x=1", "timm-local-dir-a-b-1"),
     ],
 )
-def test_runs_of_a_hubs_model_are_named_as_files_may_be(tmp_path, arch, name):
+def test_runs_of_a_hub_model_have_valid_file_names(tmp_path, arch, name):
     repeats = plan_repeats(Workspace(tmp_path), TrainConfig(arch=arch), None, 0, 2)
     assert [member.name for member in repeats.members] == [f"{name}-seed0", f"{name}-seed1"]

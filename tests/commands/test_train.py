@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from histocli.models.checkpoint import load_checkpoint
-from tests.cli import TRAIN, Histo, empty_fixture, histo_fixture, one_thread_fixture, template  # noqa: F401
+from tests.cli import TRAIN, Histo, template
 
 LONG = ["train", "--device", "cpu", "--batch-size", 2, "--epochs", 2, "--seed", 4]  # 24 steps an epoch
 
@@ -26,7 +26,7 @@ def same_weights(one, other):
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_a_run_leaves_its_files(histo):
+def test_a_run_writes_its_files(histo):
     folder = histo.root / "runs" / "first"
     assert {path.name for path in folder.iterdir()} == {
         "config.json",
@@ -57,7 +57,7 @@ def test_the_history_has_a_row_per_epoch_and_best_is_the_best_of_them(histo):
     assert last(histo, "first", "best.pt").training == {}
 
 
-def test_output_off_a_terminal_is_a_line_per_epoch(histo):
+def test_without_a_terminal_the_output_is_a_line_per_epoch(histo):
     result = histo(*TRAIN, "--epochs", 1, "--json")
     report = json.loads(result.stdout)
     assert report["run"] == "histonet-1"
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(histo):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """The weights that `LONG` ends with."""
+    """Return the final weights of the command `LONG`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("long") / "workspace"))
@@ -87,7 +87,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_within_an_epoch_and_resumed_it_ends_as_if_it_had_run_through(histo, uninterrupted, number, code):
+def test_a_run_interrupted_within_an_epoch_is_resumed_bit_for_bit(histo, uninterrupted, number, code):
     with histo.start(*LONG, "--name", "long") as process:
         for line in process.stderr:
             if line.lstrip().startswith("epoch"):  # the table's head: the first step comes next
@@ -110,7 +110,7 @@ def test_interrupted_within_an_epoch_and_resumed_it_ends_as_if_it_had_run_throug
     ]
 
 
-def test_a_run_killed_before_its_first_epoch_is_over_can_be_resumed(histo):
+def test_a_run_killed_in_its_first_epoch_can_be_resumed(histo):
     with histo.start(*LONG, "--epochs", 1, "--name", "killed") as process:
         for line in process.stderr:
             if line.lstrip().startswith("epoch"):
@@ -130,14 +130,14 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(histo):
     assert (histo.root / "runs" / "first" / "last.pt").read_bytes() == before
 
 
-def test_a_name_that_is_taken_is_refused(histo):
+def test_an_existing_name_is_refused(histo):
     error, hint = histo.fails(*TRAIN, "--name", "first")
     assert error == "there is a run 'first' already"
     assert "--resume" in hint
     assert "--name" in hint
 
 
-def test_runs_begun_at_the_same_moment_get_names_of_their_own(histo):
+def test_runs_started_at_the_same_time_get_different_names(histo):
     both = [histo.start(*TRAIN, "--batch-size", 48, "--epochs", 1, "--seed", seed) for seed in (1, 2)]
     for process in both:
         with process:
@@ -148,7 +148,7 @@ def test_runs_begun_at_the_same_moment_get_names_of_their_own(histo):
     assert {config["options"]["seed"] for config in configs} == {1, 2}
 
 
-def test_nothing_to_resume(empty, histo):
+def test_without_a_run_resume_is_an_error(empty, histo):
     error, _ = empty.fails("train", "--resume")
     assert error == "there is no run to resume"
     error, hint = histo.fails("train", "--resume", "--name", "third")
@@ -156,24 +156,24 @@ def test_nothing_to_resume(empty, histo):
     assert "first" in hint
 
 
-def test_a_run_goes_on_as_it_began(histo):
+def test_a_resumed_run_keeps_its_options(histo):
     for option, value in (("--lr", 0.5), ("--epochs", 9), ("--seed", 5), ("--augment", "none")):
         error, hint = histo.fails("train", "--resume", option, value, code=2)
         assert option in error
         assert "the run has" in error
         assert option in hint
-    histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # what it has may be said again
+    histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # options with the same values are allowed
     histo("train", "--resume", "--device", "auto")  # and it may go on elsewhere
 
 
-def test_a_manifest_changed_since_is_refused(histo):
+def test_a_manifest_that_changed_is_refused(histo):
     path = histo.root / "runs" / "first" / "manifest.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     error, _ = histo.fails("train", "--resume")
     assert f"{path} has changed since the run was started" in error
 
 
-def test_a_balanced_set_drawn_anew_does_not_disturb_a_run(histo):
+def test_a_new_balanced_subset_does_not_change_a_run(histo):
     histo("balance", "--n", 40, "--seed", 9)
     histo("train", "--resume", "--name", "first")
     histo("eval", "--ckpt", "first")
@@ -195,7 +195,7 @@ def test_a_balanced_set_drawn_anew_does_not_disturb_a_run(histo):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(histo, line, code, why, monkeypatch):
+def test_impossible_options_are_refused_before_anything_is_written(histo, line, code, why, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     error, _ = histo.fails("train", "--epochs", 1, *line, code=code)
     assert why in error
@@ -213,7 +213,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(histo, line, code,
     ],
     ids=" ".join,
 )
-def test_options_train_and_are_kept(histo, options):
+def test_options_are_used_and_stored(histo, options):
     histo(*TRAIN, "--batch-size", 48, "--epochs", 1, "--name", "o", *options)
     config = json.loads((histo.root / "runs" / "o" / "config.json").read_text())
     assert config["options"][options[0].removeprefix("--")] == options[1]
@@ -221,7 +221,7 @@ def test_options_train_and_are_kept(histo, options):
     histo("eval", "--ckpt", "o", "--device", "cpu")
 
 
-def test_a_checkpoint_holds_tensors_and_plain_values_alone(histo):
+def test_a_checkpoint_has_only_tensors_and_plain_values(histo):
     def plain(value):
         if isinstance(value, dict):
             return all(plain(key) and plain(item) for key, item in value.items())
@@ -233,7 +233,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values_alone(histo):
     assert plain(content)
 
 
-def test_both_checkpoints_of_the_workspace_are_of_the_run_that_was_last_at_work(histo):
+def test_both_checkpoints_of_the_workspace_are_of_the_run_that_finished_last(histo):
     first = histo.root / "runs"
     older = next(first.iterdir()).name
     histo("train", "--epochs", 1, "--device", "cpu", "--name", "newer")
@@ -244,7 +244,7 @@ def test_both_checkpoints_of_the_workspace_are_of_the_run_that_was_last_at_work(
         assert load_checkpoint(histo.root / "checkpoints" / name).run == "newer"
 
 
-def test_a_manifest_as_spreadsheets_save_it_is_kept_to_the_byte(histo):
+def test_a_manifest_saved_by_a_spreadsheet_is_copied_unchanged(histo):
     path = histo.root / "manifests" / "balanced.csv"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     histo(*TRAIN, "--epochs", 1, "--name", "crlf")
@@ -253,9 +253,9 @@ def test_a_manifest_as_spreadsheets_save_it_is_kept_to_the_byte(histo):
     histo("eval", "--ckpt", "crlf", "--device", "cpu")
 
 
-def test_a_data_sets_own_manifest_is_no_subset_to_train_on(histo):
+def test_a_whole_data_set_cannot_be_trained_on(histo):
     path = histo.root / "manifests" / "synthetic.csv"
-    assert "not a drawn subset" in histo.fails(*TRAIN, "--data", "synthetic")[0]
+    assert "not a balanced subset" in histo.fails(*TRAIN, "--data", "synthetic")[0]
     with path.open(newline="") as file:
         rows = [row | {"split": ("train", "val")[i % 2]} for i, row in enumerate(csv.DictReader(file))]
     with path.open("w", newline="") as file:
@@ -263,7 +263,7 @@ def test_a_data_sets_own_manifest_is_no_subset_to_train_on(histo):
         table.writeheader()
         table.writerows(rows)
     error, hint = histo.fails(*TRAIN, "--data", "synthetic")
-    assert error == "the manifest synthetic is not a drawn subset"
+    assert error == "synthetic is a data set, not a balanced subset"
     assert hint == "histo balance --data synthetic"
 
 
@@ -271,7 +271,7 @@ def newest(histo):
     return [load_checkpoint(histo.root / "checkpoints" / name).run for name in ("best.pt", "last.pt")]
 
 
-def test_the_workspace_s_checkpoints_are_of_the_newest_finished_run(histo):
+def test_the_checkpoints_of_the_workspace_are_of_the_newest_finished_run(histo):
     with histo.start(*LONG, "--name", "stopped") as process:
         while not (histo.root / "runs" / "stopped" / "best.pt").is_file():
             assert process.poll() is None
@@ -286,7 +286,7 @@ def test_the_workspace_s_checkpoints_are_of_the_newest_finished_run(histo):
     assert newest(histo) == ["stopped", "stopped"]
 
 
-def test_folds_and_seeds_do_not_become_the_workspace_s_checkpoints(histo):
+def test_folds_and_seeds_do_not_replace_the_checkpoints_of_the_workspace(histo):
     histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "s")
     histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
     assert newest(histo) == ["first", "first"]
@@ -294,7 +294,7 @@ def test_folds_and_seeds_do_not_become_the_workspace_s_checkpoints(histo):
     assert newest(histo) == ["first", "first"]
 
 
-def test_without_a_finished_run_the_error_says_what_to_use(histo):
+def test_without_a_finished_run_the_error_names_a_checkpoint_to_use(histo):
     shutil.rmtree(histo.root / "checkpoints")
     error, hint = histo.fails("eval")
     assert error.startswith("there is no checkpoint 'best.pt'")

@@ -22,7 +22,7 @@ PATCHES, BATCH, STEPS = 23, 7, 3  # 7 patches do not go evenly into 2 or 3 share
 
 @compute_settings()
 def main(path):
-    """Train, and let the leading process write."""
+    """Train, and write the result on rank 0."""
     compute = choose_compute(Device.CPU, Precision.FP32)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (PATCHES, 96, 96, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Patches on all cores of a processor, each with patches of its own."""
+"""Compute on all cores, with different patches on each core."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def test_each_core_computes_with_its_own_threads_and_the_process_keeps_its_numbe
 
 
 @pytest.mark.parametrize(("count", "expected"), [(130, [31, 33, 33, 33]), (600, [24] + 9 * [64]), (20, [20]), (0, [0])])
-def test_a_batch_map_pieces_gives_what_it_gives_as_a_whole(count, expected):
+def test_map_pieces_returns_the_same_as_one_call_with_the_whole_batch(count, expected):
     images = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     sizes = []
 

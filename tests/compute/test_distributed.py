@@ -1,4 +1,4 @@
-"""Several processes of one job: what each gets, and real torchrun jobs of two and three CPU processes over gloo."""
+"""Several processes of one job: the share of each, and real torchrun jobs of two and three CPU processes with gloo."""
 
 import json
 import os
@@ -24,9 +24,9 @@ from histocli.compute.rendezvous import agree_on_prefix
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.inference.parts import Parts
-from histocli.training.provenance import interrupted_run, note_job
+from histocli.training.provenance import find_interrupted_run, note_job
 from histocli.workspace import Workspace
-from tests.cli import REPOSITORY, TRAIN, empty_fixture, histo_fixture, one_thread_fixture, write_images  # noqa: F401
+from tests.cli import REPOSITORY, TRAIN, write_images
 from tests.compute import distributed_worker
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the processes of a job are found in /proc")
@@ -35,7 +35,7 @@ EPOCH = re.compile(r"\s+(\d+)   \d\.\d{4}")  # the row of an epoch
 
 
 class Pretended(Ranks):
-    """One of several processes, in a test that is all of them in turn."""
+    """One of several processes; the test plays all of them, one after the other."""
 
     def __init__(self, rank, size, everyone=()):
         self.rank, self.size, self.everyone = rank, size, everyone
@@ -59,7 +59,7 @@ def flat(lists):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_shares_of_a_training_batch_are_the_batch_of_one_process(size):
+def test_the_shares_of_all_processes_make_up_the_batch_of_one_process(size):
     whole = numbers(loader(SINGLE_PROCESS).train_batches(3))
     shares = [numbers(loader(Pretended(rank, size)).train_batches(3)) for rank in range(size)]
     together = [flat(parts) for parts in zip(*shares, strict=True)]
@@ -70,7 +70,7 @@ def test_the_shares_of_a_training_batch_are_the_batch_of_one_process(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_shares_weigh_as_much_as_their_patches(size):
+def test_the_loss_weight_is_proportional_to_the_number_of_patches(size):
     weights = [loader(Pretended(rank, size)).loss_weight for rank in range(size)]
     counts = [len(numbers(loader(Pretended(rank, size)).train_batches(0))[0]) for rank in range(size)]
     assert weights == pytest.approx([count * size / 7 for count in counts])
@@ -78,14 +78,14 @@ def test_shares_weigh_as_much_as_their_patches(size):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_what_is_validated_in_shares_is_whole_and_in_order_again(size):
+def test_gathered_shares_have_every_patch_in_order(size):
     shares = [numbers(loader(Pretended(rank, size)).eval_batches()) for rank in range(size)]
     assert sorted(flat(flat(shares))) == list(range(23))
     values = [torch.tensor(flat(share), dtype=torch.float32) for share in shares]
     assert loader(Pretended(0, size, values)).gather_shares(values[0]).tolist() == list(range(23))
 
 
-def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp_path):
+def test_parts_cover_the_inputs_and_are_only_reused_for_the_same_dependencies(tmp_path):
     target = tmp_path / "out.csv"
     parts = [Parts(target, {"inputs": "a"}, 6, Pretended(rank, 2)) for rank in range(2)]
     shares = [list(part.share(range(22), 4)) for part in parts]
@@ -94,9 +94,9 @@ def test_parts_cover_the_inputs_and_are_kept_only_for_what_they_were_made_of(tmp
     with parts[0].write(2, lambda: {"scored": 4}) as path:
         path.write_text("rows")
     again = Parts(target, {"inputs": "a"}, 6, SINGLE_PROCESS)
-    assert again.own == [0, 1, 3, 4, 5]
+    assert again.assigned == [0, 1, 3, 4, 5]
     assert set(again.share(range(22), 4)) == set(range(22)) - {8, 9, 10, 11}
-    assert Parts(target, {"inputs": "b"}, 6, SINGLE_PROCESS).own == [0, 1, 2, 3, 4, 5]
+    assert Parts(target, {"inputs": "b"}, 6, SINGLE_PROCESS).assigned == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_of_many_chunks_has_a_bounded_number_of_parts(tmp_path):
@@ -105,7 +105,7 @@ def test_a_file_of_many_chunks_has_a_bounded_number_of_parts(tmp_path):
     assert parts.count * parts.chunks >= 1_000_000
 
 
-def test_two_jobs_with_one_target_do_not_mix_their_parts(tmp_path):
+def test_two_jobs_with_the_same_target_do_not_mix_their_parts(tmp_path):
     target = tmp_path / "out.csv"
     late = Parts(target, {"checkpoint": "a"}, 2, SINGLE_PROCESS)
     chosen = Parts(target, {"checkpoint": "b"}, 2, SINGLE_PROCESS)
@@ -113,7 +113,7 @@ def test_two_jobs_with_one_target_do_not_mix_their_parts(tmp_path):
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == [chosen.folder]
 
 
-def test_processes_that_see_different_things_do_not_go_on():
+def test_processes_with_different_files_stop_with_an_error():
     with pytest.raises(HistoError, match="read different checkpoints"):
         Pretended(0, 2, ["a", "b"]).check_equal("a", "checkpoints")
     assert Pretended(0, 2, ["a", "a"]).check_equal("a", "checkpoints") == "a"
@@ -128,17 +128,17 @@ def test_processes_that_see_different_things_do_not_go_on():
         (set(), None),
     ],
 )
-def test_a_job_knows_its_own_run_by_any_torchrun_that_outlived_it(tmp_path, here, found):
+def test_a_restarted_job_finds_its_run_by_any_of_its_torchrun_agents(tmp_path, here, found):
     workspace = Workspace(tmp_path)
     for run, torchruns in (("theirs", {"node0/1", "node1/1"}), ("another", {"node0/0"})):
         workspace.run_dir(run).mkdir(parents=True)
         for name in ("config.json", "last.pt"):
             (workspace.run_dir(run) / name).touch()
         note_job(workspace.run_dir(run), torchruns)
-    assert interrupted_run(workspace, here) == found
+    assert find_interrupted_run(workspace, here) == found
 
 
-def test_a_torchrun_that_leaves_no_error_file_is_not_known(monkeypatch):
+def test_without_an_error_file_there_is_no_torchrun_agent(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/tmp/x/host/attempt_0/0/error.json")
     assert len(torchrun_agents(SINGLE_PROCESS)) == 1
@@ -146,16 +146,16 @@ def test_a_torchrun_that_leaves_no_error_file_is_not_known(monkeypatch):
     assert torchrun_agents(SINGLE_PROCESS) == set()
 
 
-def test_processes_that_were_started_again_do_not_meet_the_dead():
-    """torchrun's store outlives them, with all that they said in it."""
+def test_restarted_processes_do_not_connect_to_ended_ones():
+    """torchrun keeps its store, with the addresses of the ended processes."""
     from torch.distributed import HashStore
 
     store, names = HashStore(), []
     with ThreadPoolExecutor(3) as pool:
         for size in (3, 3, 2):
-            told = set(pool.map(agree_on_prefix, [store] * size, reversed(range(size)), [size] * size))
-            assert len(told) == 1
-            names += told
+            reported = set(pool.map(agree_on_prefix, [store] * size, reversed(range(size)), [size] * size))
+            assert len(reported) == 1
+            names += reported
     assert len(set(names)) == 3
 
 
@@ -179,7 +179,7 @@ def torchrun(*arguments, options=("--standalone", "--nproc-per-node=2"), prefix=
 
 
 def run(histo, *args, processes=2, code=0):
-    """`histo` in so many processes: its output and messages."""
+    """Run `histo` in several processes; return its stdout and stderr."""
     options = ("--standalone", f"--nproc-per-node={processes}")
     with torchrun("-m", "histocli", *histo.line(args), options=options) as job:
         stdout, stderr = job.communicate(timeout=300)
@@ -192,8 +192,8 @@ def history(histo, name):
 
 
 @pytest.mark.slow
-def test_three_processes_take_the_steps_that_one_takes(one_thread, tmp_path):
-    """Their averaged gradient is that of the whole batch, though the shares are not equal."""
+def test_three_processes_take_the_same_steps_as_one(one_thread, tmp_path):
+    """Their averaged gradient is that of the whole batch, even if the shares have different sizes."""
     distributed_worker.main(tmp_path / "alone")
     options = ("--standalone", "--nproc-per-node=3")
     with torchrun(distributed_worker.__file__, tmp_path / "three", options=options) as job:
@@ -206,7 +206,7 @@ def test_three_processes_take_the_steps_that_one_takes(one_thread, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_in_two_processes_leaves_one_run(histo):
+def test_training_with_two_processes_writes_one_run(histo):
     options = [*TRAIN, "--epochs", 2, "--augment", "none", "--lr", "1e-5"]
     stdout, stderr = histo.process(*options, "--name", "two", "--processes", 2, "--json")
     histo(*options, "--name", "one")
@@ -225,7 +225,7 @@ def test_training_in_two_processes_leaves_one_run(histo):
 
 @linux
 @pytest.mark.slow
-def test_a_job_that_is_stopped_is_resumed_by_one_process(histo):
+def test_one_process_can_resume_a_stopped_job_of_several(histo):
     line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 3, "--name", "stopped"])
     with torchrun("-m", "histocli", *line) as job:
         for row in job.stderr:
@@ -244,23 +244,23 @@ def test_a_job_that_is_stopped_is_resumed_by_one_process(histo):
 
 @linux
 @pytest.mark.slow
-def test_a_process_that_dies_is_named_and_a_restart_goes_on(histo):
+def test_a_killed_process_is_named_and_a_restart_continues(histo):
     line = histo.line(["train", "--device", "cpu", "--batch-size", 4, "--epochs", 60])
-    killed, told = 0, []
+    killed, reported = 0, []
     with torchrun("-m", "histocli", *line, options=("--standalone", "--nproc-per-node=2", "--max-restarts=1")) as job:
         for row in job.stderr:
-            told.append(row)
-            if EPOCH.match(row) and killed < sum("to train on" in before for before in told):
+            reported.append(row)
+            if EPOCH.match(row) and killed < sum("to train on" in before for before in reported):
                 os.kill(members(job)[1], signal.SIGKILL)
                 killed += 1
-    text = "".join(told)
+    text = "".join(reported)
     assert (job.returncode, killed) == (1, 2), text
     assert "error: another process of this job has ended" in text
     assert re.search(r"resumed after step \d+ of 720\n", text)
     cause = text[text.index("Root Cause") :]
     assert re.search(r"rank\s+: 1 ", cause)
     assert "SIGKILL" in cause
-    epochs = [int(match[1]) for match in map(EPOCH.match, told) if match]
+    epochs = [int(match[1]) for match in map(EPOCH.match, reported) if match]
     assert epochs == list(range(1, len(epochs) + 1))  # none was trained twice, for each is saved
     assert [path.name for path in histo.root.glob("runs/histonet-*")] == ["histonet-1"]
 
@@ -293,7 +293,7 @@ def test_predictions_are_the_same_bytes_for_any_number_of_processes(histo, tmp_p
 
 
 @pytest.mark.slow
-def test_predictions_that_died_go_on_from_the_finished_parts(histo, tmp_path):
+def test_killed_predictions_continue_from_the_finished_parts(histo, tmp_path):
     images = write_images(histo, tmp_path / "images", 36)
     line = ["predict", tmp_path / "images", "--ckpt", "first", "--batch-size", 2, "--errors", "fail", "--out"]
     histo(*line, tmp_path / "1.csv")
@@ -309,7 +309,7 @@ def test_predictions_that_died_go_on_from_the_finished_parts(histo, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_evaluation_in_shares_is_the_evaluation(histo):
+def test_several_processes_write_the_same_evaluation_as_one(histo):
     line = ["eval", "--ckpt", "first", "--data", "synthetic", "--batch-size", 32]
     histo(*line)
     path = histo.root / "metrics" / "first-synthetic-all.json"
@@ -321,7 +321,7 @@ def test_an_evaluation_in_shares_is_the_evaluation(histo):
 
 
 @pytest.mark.slow
-def test_an_evaluation_of_a_folder_in_shares_counts_all_that_it_cut(histo, tmp_path):
+def test_several_processes_count_all_cropped_images_of_a_folder(histo, tmp_path):
     for i, path in enumerate(write_images(histo, tmp_path / "flat", 12)):
         target = tmp_path / "large" / str(i % 2) / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -334,15 +334,15 @@ def test_an_evaluation_of_a_folder_in_shares_counts_all_that_it_cut(histo, tmp_p
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_once_and_leaves_nothing(empty):
+def test_an_error_in_all_processes_is_printed_once_and_leaves_no_files(empty):
     _, stderr = run(empty, "train", code=1)
-    told = [row for row in stderr.splitlines() if "error: " in row]
-    assert len(told) == 1
-    assert told[0].startswith("error: there is no manifest")
+    reported = [row for row in stderr.splitlines() if "error: " in row]
+    assert len(reported) == 1
+    assert reported[0].startswith("error: there is no manifest")
     assert not empty.root.exists()
 
 
-def test_several_processes_cannot_share_a_stream(histo, monkeypatch):
+def test_several_processes_cannot_use_stdin_or_stdout(histo, monkeypatch):
     from histocli.commands.predict import predict
     from histocli.config import PredictConfig
     from histocli.errors import UsageError
@@ -355,7 +355,7 @@ def test_several_processes_cannot_share_a_stream(histo, monkeypatch):
 
 @contextmanager
 def two_nodes():
-    """Two network namespaces, each as a machine of its own, with a cable between them: prefixes of commands."""
+    """Connect two network namespaces, which act as two machines; yield the command prefixes to run in each."""
     if not shutil.which("ip") or os.geteuid():
         pytest.skip("network namespaces need root and iproute2")
     names = [f"histo-{os.getpid()}-{i}" for i in range(2)]
@@ -379,7 +379,7 @@ def ip(*arguments):
 
 @linux
 @pytest.mark.slow
-def test_two_nodes_train_one_run(histo):
+def test_two_machines_train_one_run(histo):
     line = histo.line([*TRAIN, "--epochs", 1, "--name", "nodes"])
     with two_nodes() as nodes, ExitStack() as stack:
         jobs = []
@@ -390,8 +390,8 @@ def test_two_nodes_train_one_run(histo):
             env = {"GLOO_SOCKET_IFNAME": interface}
             job = torchrun("-m", "histocli", *line, options=options, prefix=prefix, env=env)
             jobs.append(stack.enter_context(job))
-        told = [job.communicate(timeout=300)[1] for job in jobs]
-        assert [job.returncode for job in jobs] == [0, 0], told
-    assert "; 2 processes" in "".join(told)
+        reported = [job.communicate(timeout=300)[1] for job in jobs]
+        assert [job.returncode for job in jobs] == [0, 0], reported
+    assert "; 2 processes" in "".join(reported)
     assert len(history(histo, "nodes")) == 1
     assert len(json.loads((histo.root / "runs" / "nodes" / "job.json").read_text())["agents"]) == 2

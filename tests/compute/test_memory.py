@@ -1,4 +1,4 @@
-"""Freed memory stays with the process that computes, so that the next step need not ask for it again."""
+"""A process keeps freed memory, so that the next step does not request it from the system again."""
 
 import platform
 import subprocess
@@ -25,8 +25,8 @@ print(faults())
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are not told what to keep")
-def test_large_tensors_are_made_in_memory_that_was_freed():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep freed memory")
+def test_large_tensors_reuse_freed_memory():
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     inside, after = map(int, done.stdout.split())
     assert inside < 100

@@ -1,4 +1,4 @@
-"""What only a GPU can show. `pytest -m cuda` runs these; without a GPU they skip."""
+"""Tests that need a GPU. `pytest -m cuda` runs them; without a GPU they are skipped."""
 
 import copy
 
@@ -166,8 +166,8 @@ def test_patches_are_placed_as_on_the_cpu():
 
     smooth = torch.nn.functional.interpolate(torch.rand(8, 3, 12, 12), 96, mode="bicubic").clamp(0, 1).mul(255).byte()
     placement = torch.tensor([[[0.8, -0.5, 0.05], [0.5, 0.8, -0.1]]]).expand(8, 2, 3).contiguous()
-    on_cpu = transforms._remapped(smooth, placement, False).float()
-    on_gpu = transforms._sampled(smooth.cuda(), placement.cuda(), False).cpu().float()
+    on_cpu = transforms._warp_with_opencv(smooth, placement, False).float()
+    on_gpu = transforms._warp_with_grid_sample(smooth.cuda(), placement.cuda(), False).cpu().float()
     assert (on_cpu - on_gpu).abs().mean() < 1
     drawn = random_affine(smooth.cuda())
     assert drawn.shape == smooth.shape

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histocli.config import Part
-from histocli.data.dataset import labelled_part, open_packed, open_subset
+from histocli.data.dataset import open_packed, open_subset, select_labelled
 from histocli.data.manifest import SUBSET_COLUMNS, read_manifest, write_manifest
 from histocli.data.store import pack
 from histocli.errors import HistoError
@@ -29,7 +29,7 @@ def balanced(workspace, rows, **changes):
     return workspace.manifest_path("balanced")
 
 
-def test_a_data_sets_own_manifest(workspace):
+def test_the_manifest_of_a_data_set(workspace):
     subset = open_subset(workspace, workspace.manifest_path("mine"))
     assert subset.data == "mine"
     assert subset.rows.tolist() == list(range(COUNT))
@@ -51,14 +51,14 @@ def test_a_subset_names_rows_of_the_array(workspace):
     assert subset.where(mask).frame["id"].tolist() == ["p70", "p20"]
 
 
-def test_the_labelled_patches_of_a_part(workspace):
+def test_select_labelled_returns_the_labelled_patches_of_a_split(workspace):
     subset = open_subset(workspace, workspace.manifest_path("mine"))
-    test = labelled_part(subset, Part.TEST)
+    test = select_labelled(subset, Part.TEST)
     assert test.rows.tolist() == [i for i in range(80, 90) if i % 3]
     assert test.labels.tolist() == [i % 2 for i in range(80, 90) if i % 3]
-    assert len(labelled_part(subset, Part.ALL).rows) == sum(i % 3 > 0 for i in range(COUNT))
+    assert len(select_labelled(subset, Part.ALL).rows) == sum(i % 3 > 0 for i in range(COUNT))
     with pytest.raises(HistoError, match="mine has no labelled patches in its split 'val'") as raised:
-        labelled_part(subset, Part.VAL)
+        select_labelled(subset, Part.VAL)
     assert raised.value.hint == "its splits: test, train"
 
 
@@ -79,7 +79,7 @@ def edit(path, change):
     ],
     ids=["last missing", "first missing", "one more", "sorted", "reversed", "moved"],
 )
-def test_a_manifest_whose_rows_are_not_the_arrays_is_an_error(workspace, change, message):
+def test_a_manifest_with_other_rows_than_the_array_is_an_error(workspace, change, message):
     path = workspace.manifest_path("mine")
     subset = balanced(workspace, [1, 2])
     edit(path, change)
@@ -93,7 +93,7 @@ def test_a_manifest_whose_rows_are_not_the_arrays_is_an_error(workspace, change,
         assert "histo download --name mine --force" in raised.value.hint
 
 
-def test_labels_and_splits_may_be_edited(workspace):
+def test_labels_and_splits_can_be_edited(workspace):
     path = workspace.manifest_path("mine")
     edit(path, lambda rows: [rows[0].replace("p0,,s0,RUMC,train", "p0,1,s0,RUMC,val"), *rows[1:]])
     subset = open_subset(workspace, path)
@@ -103,7 +103,7 @@ def test_labels_and_splits_may_be_edited(workspace):
 @pytest.mark.parametrize(
     "changes", [{"index": [1, 3]}, {"index": [1, 90]}, {"id": ["p1", "p3"]}, {"index": [1, 10**14]}], ids=str
 )
-def test_a_subset_of_another_packing_is_an_error(workspace, changes):
+def test_a_subset_of_data_that_was_packed_again_is_an_error(workspace, changes):
     path = balanced(workspace, [1, 2], **changes)
     with pytest.raises(HistoError, match=r"balanced\.csv does not match the packed data set mine") as raised:
         open_subset(workspace, path)
@@ -111,7 +111,7 @@ def test_a_subset_of_another_packing_is_an_error(workspace, changes):
 
 
 def test_a_subset_of_other_pixels_or_labels_is_an_error(workspace):
-    """Packed anew, other patches may have the ids that the former ones had."""
+    """After packing again, other patches may have the same ids."""
     digest = read_manifest(workspace.manifest_path("mine"))["sha1"].iloc[1]
     assert len(open_subset(workspace, balanced(workspace, [1], sha1=digest)).rows) == 1
     with pytest.raises(HistoError, match="does not match the packed data set mine"):

@@ -1,4 +1,4 @@
-"""Image files decoded in other processes: the same pixels and errors, in order, and no process left."""
+"""Decoding in other processes gives the same pixels and errors, in order, and all processes end."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def check_same(one, other):
     }
 
 
-def test_a_process_decodes_as_this_one_does(folder, pool):
+def test_another_process_decodes_the_same_pixels(folder, pool):
     expected = decode_all(loaders(folder))
     assert sorted(expected.errors) == [3, 4, 19]
     check_same(pool.decode(loaders(folder)), expected)
@@ -73,7 +73,7 @@ def test_a_process_decodes_as_this_one_does(folder, pool):
     assert len(pool._started) <= 2
 
 
-def test_members_of_an_archive_are_decoded_here(folder, pool, tmp_path):
+def test_members_of_an_archive_are_decoded_in_this_process(folder, pool, tmp_path):
     archive = tmp_path / "images.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for path in sorted(folder.glob("*.png")):
@@ -92,14 +92,14 @@ def test_a_process_that_is_killed_is_replaced(folder, pool):
     check_same(pool.decode(loaders(folder)), expected)
 
 
-def test_a_bug_comes_through(folder, pool):
+def test_a_bug_in_another_process_is_raised(folder, pool):
     with pytest.raises(TypeError, match="len"):
         pool.decode([ImageFile("none.png", len, Resize.CROP), *loaders(folder)[:2]])
     check_same(pool.decode(loaders(folder)), decode_all(loaders(folder)))
 
 
 @pytest.mark.parametrize("few", [0, 8, 4096])
-def test_chunks_from_processes_are_those_from_threads(folder, monkeypatch, few):
+def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
     monkeypatch.setattr(stream, "_FEW", few)
     expected = list(stream.load_chunks(patches(folder), 3, 2))
     chunks = list(stream.load_chunks(patches(folder), 3, 2, DecodingProcesses(3)))
@@ -112,7 +112,7 @@ def test_chunks_from_processes_are_those_from_threads(folder, monkeypatch, few):
     ]
 
 
-def test_no_process_is_left_when_the_caller_stops_early(folder, monkeypatch):
+def test_processes_end_when_the_caller_stops_early(folder, monkeypatch):
     monkeypatch.setattr(stream, "_FEW", 0)
     started = []
     start = DecodingProcesses._start
@@ -137,7 +137,7 @@ from pathlib import Path
 from histocli.config import Resize
 from histocli.data import stream
 from histocli.data.decoding import DecodingProcesses, ImageFile
-from histocli.signals import unwinding_on_termination
+from histocli.signals import raise_on_termination
 from histocli.sources import Patch
 from histocli.sources.files import list_images
 
@@ -154,7 +154,7 @@ def tell(self):
 DecodingProcesses._start = tell
 endless = chain.from_iterable(repeat(files))
 patches = (Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in endless)
-with unwinding_on_termination():
+with raise_on_termination():
     for chunk in stream.load_chunks(patches, 16, pool=DecodingProcesses(2)):
         pass
 """
@@ -181,7 +181,7 @@ def test_a_signal_ends_all_processes_promptly(folder, number):
 
 
 def is_running(pid):
-    """Whether a process is there and no zombie that waits for its parent."""
+    """Return whether a process exists and is not a zombie."""
     status = Path(f"/proc/{pid}/stat")
     return is_alive(pid) and not (status.is_file() and status.read_text().rpartition(")")[2].split()[0] == "Z")
 

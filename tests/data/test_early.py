@@ -1,4 +1,4 @@
-"""Processes that decode, started before torch is imported: only where they are useful, and none is left."""
+"""Decoding processes that are started before torch is imported, only if they are useful; all of them end."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.data.test_decoding import is_alive
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Twelve files in two folders, on a machine with four cores and a GPU, where ten files are many."""
+    """Return a folder with twelve files in two subfolders; pretend four cores, a GPU, and that ten files are many."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(early, "FEW_FILES", 10)
     monkeypatch.setattr(early, "thread_count", lambda: 4)
@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_they_start_at_once_and_end_with_the_block(folder):
+def test_processes_start_at_once_and_end_with_the_block(folder):
     with early_processes([str(folder)], Device.AUTO) as pool:
         pids = [worker.process.pid for worker in pool._started]
         assert len(pids) == 2
@@ -30,7 +30,7 @@ def test_they_start_at_once_and_end_with_the_block(folder):
     assert not any(map(is_alive, pids))
 
 
-def test_they_end_when_the_command_fails(folder):
+def test_processes_end_when_the_command_fails(folder):
     pids = []
 
     def fail():
@@ -50,7 +50,7 @@ def test_several_folders_are_counted_together(folder):
 
 
 @pytest.mark.parametrize("names", [["0"], ["0/0.png"], ["missing"], []])
-def test_few_files_start_none(folder, names):
+def test_few_files_start_no_processes(folder, names):
     with early_processes([str(folder / name) for name in names], Device.AUTO) as pool:
         assert pool is None
 
@@ -63,12 +63,12 @@ def test_few_files_start_none(folder, names):
         lambda patch: patch.setenv("CUDA_VISIBLE_DEVICES", ""),
     ],
 )
-def test_none_start_without_a_gpu_or_with_few_cores(folder, monkeypatch, change):
+def test_no_processes_start_without_a_gpu_or_with_few_cores(folder, monkeypatch, change):
     change(monkeypatch)
     with early_processes([str(folder)], Device.AUTO) as pool:
         assert pool is None
 
 
-def test_none_start_for_the_cpu(folder):
+def test_no_processes_start_for_the_cpu(folder):
     with early_processes([str(folder)], Device.CPU) as pool:
         assert pool is None

@@ -1,4 +1,4 @@
-"""Folds: each patch validates once, what belongs together stays together, and what a split keeps apart is seen."""
+"""Folds: each patch is validated once, and groups are not divided."""
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from histocli.errors import HistoError
 
 
 def manifest(n=120, slides=12, groups=None):
-    """Labelled rows of both classes, some more without a label or for testing alone."""
+    """Return labelled rows of both classes, and some without a label or held out."""
     rng = np.random.default_rng(4)
     frame = pd.DataFrame(
         {
@@ -28,7 +28,7 @@ def manifest(n=120, slides=12, groups=None):
     return frame
 
 
-def test_what_hangs_together_does_so_through_slides_and_groups():
+def test_patches_are_connected_through_slides_and_overlap_groups():
     frame = pd.DataFrame({"slide": list("aa  b ")}).replace(" ", "")
     frame[OVERLAP] = ["1", "", "1", "2", "2", ""]
     by, number = connected_components(frame)
@@ -41,7 +41,7 @@ def test_what_hangs_together_does_so_through_slides_and_groups():
 
 
 @pytest.mark.parametrize(("slides", "groups", "by"), [(12, 20, "slide"), (0, 20, "overlap group"), (0, 0, "patch")])
-def test_folds_part_the_patches_and_keep_together_what_belongs_together(slides, groups, by):
+def test_folds_contain_every_patch_once_and_do_not_divide_groups(slides, groups, by):
     made = make_folds(manifest(slides=slides, groups=groups), 4, seed=1)
     assert made.by == by
     assert len(made.manifest) == 118
@@ -61,7 +61,7 @@ def test_folds_part_the_patches_and_keep_together_what_belongs_together(slides, 
     assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=2).number != made.number).any()
 
 
-def test_folds_by_hospital_keep_hospitals_whole():
+def test_folds_by_hospital_do_not_divide_hospitals():
     frame = manifest().assign(hospital=lambda rows: "h" + rows["slide"].str[1:].astype(int).mod(3).astype(str))
     made = make_folds(frame, 3, seed=0, group=Group.HOSPITAL)
     held = [set(rows.loc[rows["split"] == "val", "hospital"]) for rows in map(made.split, range(3))]
@@ -76,14 +76,14 @@ def test_too_many_folds_are_refused(slides, k):
         make_folds(manifest(slides=slides), k, seed=0)
 
 
-def test_slides_of_one_class_alone_cannot_validate():
+def test_folds_with_one_class_are_refused():
     frame = manifest(40, 4)
     frame["label"] = (frame["slide"] == "s1").astype(int)
     with pytest.raises(HistoError, match="both classes"):
         make_folds(frame, 2, seed=0)
 
 
-def test_what_a_split_keeps_apart():
+def test_split_by_names_what_the_splits_do_not_share():
     frame = manifest(slides=12)
     assert split_by(frame) == "patch"
     assert split_by(frame.assign(split=np.where(frame["slide"] == "s3", "val", "train"))) == "slide"

@@ -1,4 +1,4 @@
-"""Any image file or bytes -> a patch: formats, sizes, and images that are not."""
+"""Decode any image file to a patch: formats, sizes, and files that are not images."""
 
 import io
 import struct
@@ -53,7 +53,7 @@ def test_lossless_formats_keep_every_pixel(kind, options):
 
 
 @pytest.mark.parametrize("mode", [None, "CMYK"])
-def test_jpeg_comes_near_and_in_the_right_colours(mode):
+def test_jpeg_is_close_to_the_original_with_the_right_colours(mode):
     assert gap(decode(encoded(SOFT, "JPEG", mode, quality=98), "x"), SOFT) <= 8
 
 
@@ -73,7 +73,7 @@ def test_sixteen_bits_become_eight(suffix, channels):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "BMP"])
-def test_a_palette_is_looked_up(kind):
+def test_palette_images_are_converted_to_rgb(kind):
     palette = Image.fromarray(SOFT).quantize(32)
     stream = io.BytesIO()
     palette.save(stream, kind)
@@ -86,7 +86,7 @@ def test_an_opaque_alpha_channel_is_dropped(kind):
     assert gap(decode(encoded(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})), "x"), SOFT) == 0
 
 
-def test_a_transparent_png_keeps_its_colours_and_such_a_tiff_is_refused():
+def test_a_transparent_png_keeps_its_colours_and_a_transparent_tiff_is_refused():
     rgba = np.dstack([SOFT, NOISE[:40, :60, 0]])
     assert gap(decode(encoded(rgba, "PNG"), "x"), SOFT) == 0
     with pytest.raises(HistoError, match=r"x\.tif: .*transparent"):
@@ -106,7 +106,7 @@ def test_an_exif_rotation_is_applied(kind, orientation, upright):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
-def test_of_several_frames_the_first_is_taken(kind):
+def test_the_first_of_several_frames_is_used(kind):
     first = Image.fromarray(SOFT).quantize(32).convert("RGB")
     stream = io.BytesIO()
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -127,7 +127,7 @@ def test_bytes_after_the_end_do_not_matter():
 # sizes
 
 
-def test_a_patch_of_the_right_size_is_left_alone():
+def test_a_patch_of_the_right_size_is_not_changed():
     assert np.array_equal(fit(NOISE), NOISE)
     assert np.array_equal(fit(NOISE, Resize.SCALE), NOISE)
     assert np.array_equal(decode_patch(encoded(NOISE, "TIFF"), "x"), NOISE)
@@ -153,7 +153,7 @@ def test_cropping_cuts_the_centre_out(height, width):
 
 @given(st.integers(1, 96), st.integers(1, 96))
 @settings(max_examples=30, deadline=None)
-def test_a_smaller_image_lies_in_the_middle_of_its_reflections(height, width):
+def test_a_smaller_image_is_padded_by_reflection(height, width):
     image = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), np.uint8)
     top, left = (96 - height) // 2, (96 - width) // 2
     borders = ((top, 96 - height - top), (left, 96 - width - left), (0, 0))
@@ -199,7 +199,7 @@ def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg():
 @pytest.mark.parametrize(
     "data", [b"", b"hello\n" * 50, b"<!DOCTYPE html><html>", b"II*\0", b"\xff\xd8\xff", bytes(5000)]
 )
-def test_what_is_no_image_is_an_error_that_names_it(data):
+def test_a_file_that_is_not_an_image_is_an_error_that_names_it(data):
     with pytest.raises(HistoError, match=r"^a b,c\.tif: "):
         decode(data, "a b,c.tif")
 
@@ -244,7 +244,7 @@ def test_an_enormous_image_is_refused_by_its_header(header):
     assert peak < 1 << 20
 
 
-def test_the_limit_holds_even_where_another_module_loads_opencv_first(tmp_path):
+def test_the_pixel_limit_holds_if_another_module_imports_opencv_first(tmp_path):
     side = int(MAX_PIXELS**0.5)
     (tmp_path / "large.pgm").write_bytes(b"P5 %d %d 255\n" % (side, side + 1) + bytes(side * (side + 1)))
     code = (

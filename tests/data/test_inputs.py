@@ -1,4 +1,4 @@
-"""Whatever a user wants scored, as a stream of patches."""
+"""Inputs to score, as a stream of patches."""
 
 import io
 import os
@@ -45,7 +45,7 @@ def test_folders_and_archives(tmp_path, workspace, write):
     assert np.array_equal(pixels, PIXELS[:5])
 
 
-def test_a_single_file_whatever_its_suffix(tmp_path, workspace):
+def test_a_single_file_with_any_suffix(tmp_path, workspace):
     (tmp_path / "scan.data").write_bytes(TIFFS[0])
     ids, pixels = everything(workspace, tmp_path / "scan.data")
     assert ids == ["scan"]
@@ -67,7 +67,7 @@ def test_arrays_of_any_size(tmp_path, workspace, side):
         assert np.array_equal(pixels, PIXELS)
 
 
-def test_an_array_longer_than_one_reading(tmp_path, workspace):
+def test_an_array_that_is_read_in_several_blocks(tmp_path, workspace):
     side = 1024  # 3 MB a patch
     with h5py.File(tmp_path / "x.h5", "w") as file:
         x = file.create_dataset("x", (13, side, side, 3), np.uint8, chunks=(1, side, side, 3), compression="gzip")
@@ -84,7 +84,7 @@ def packed(workspace, tmp_path, name="mine"):
     write_json(workspace.dataset_path(name), {})
 
 
-def test_a_data_set_by_name_and_a_path_before_it(tmp_path, workspace, monkeypatch):
+def test_a_path_is_preferred_to_a_data_set_of_the_same_name(tmp_path, workspace, monkeypatch):
     packed(workspace, tmp_path)
     monkeypatch.chdir(tmp_path)
     ids, pixels = everything(workspace, "mine")
@@ -119,7 +119,7 @@ def test_a_list_of_paths_on_stdin(tmp_path, workspace, monkeypatch, end):
     assert np.array_equal(pixels, PIXELS[[4, 0, 5, 0, 1]])
 
 
-def test_a_list_of_odd_paths_gives_one_failure_each_and_does_not_hang(tmp_path, workspace, monkeypatch):
+def test_every_unusual_path_in_a_list_gives_one_failure_and_does_not_hang(tmp_path, workspace, monkeypatch):
     write_folder(tmp_path, TREE | {"text.tif": b"text"})
     os.mkfifo(tmp_path / "pipe.tif")
     monkeypatch.chdir(tmp_path)
@@ -135,7 +135,7 @@ def test_a_list_of_odd_paths_gives_one_failure_each_and_does_not_hang(tmp_path, 
     assert all(str(error).startswith(f"{key}: ") for key, error in chunk.failures)
 
 
-def test_several_inputs_one_after_the_other(tmp_path, workspace):
+def test_several_inputs_in_order(tmp_path, workspace):
     np.save(tmp_path / "x.npy", PIXELS[:2])
     archive = write_zip(tmp_path / "x.zip", {"z.tif": TIFFS[5]})
     ids, pixels = everything(workspace, archive, tmp_path / "x.npy", write_folder(tmp_path / "x", TREE))
@@ -154,7 +154,7 @@ def test_scaling(tmp_path, workspace):
 # errors
 
 
-def test_neither_path_nor_data_set(tmp_path, workspace):
+def test_an_input_that_is_neither_a_path_nor_a_data_set_is_an_error(tmp_path, workspace):
     packed(workspace, tmp_path)
     for name in ("theirs", "x" * 300):
         with pytest.raises(HistoError, match=f"there is no {name}") as raised:
@@ -162,7 +162,7 @@ def test_neither_path_nor_data_set(tmp_path, workspace):
         assert raised.value.hint == "data sets: mine"
 
 
-def test_places_without_images(tmp_path, workspace):
+def test_locations_without_images_are_an_error(tmp_path, workspace):
     for path in (tmp_path, write_zip(tmp_path / "x.zip", {"readme.txt": b""})):
         with pytest.raises(HistoError, match="there are no images in"):
             open_inputs([str(path)], workspace, Resize.CROP)
@@ -182,12 +182,12 @@ def test_places_without_images(tmp_path, workspace):
     ],
     ids=lambda array: f"{array.dtype}{array.shape}",
 )
-def test_arrays_that_hold_no_patches(tmp_path, workspace, array):
+def test_arrays_without_patches_are_refused(tmp_path, workspace, array):
     np.save(tmp_path / "x.npy", array)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["x"] = array
     for name in ("x.npy", "x.h5"):
-        with pytest.raises(HistoError, match=f"{name} holds") as raised:
+        with pytest.raises(HistoError, match=f"{name} contains") as raised:
             open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
         assert raised.value.hint
 
@@ -195,19 +195,19 @@ def test_arrays_that_hold_no_patches(tmp_path, workspace, array):
 def test_an_array_of_enormous_patches_is_refused(tmp_path, workspace):
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("x", (1, 40_000, 40_000, 3), np.uint8, chunks=(1, 100, 100, 3))
-    with pytest.raises(HistoError, match=r"x\.h5 holds patches of shape \(1, 40000, 40000, 3\)"):
+    with pytest.raises(HistoError, match=r"x\.h5 contains patches of shape \(1, 40000, 40000, 3\)"):
         open_inputs([str(tmp_path / "x.h5")], workspace, Resize.CROP)
 
 
 @pytest.mark.parametrize("name", ["x.npy", "x.h5"])
 @pytest.mark.parametrize("data", [b"", b"text" * 100, bytes(5000)])
-def test_arrays_that_are_none(tmp_path, workspace, name, data):
+def test_files_that_are_not_arrays_are_refused(tmp_path, workspace, name, data):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(HistoError, match=f"cannot read .*{name}"):
         open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
 
 
-def test_arrays_that_are_cut_off_or_hold_objects(tmp_path, workspace):
+def test_truncated_arrays_and_arrays_of_objects_are_refused(tmp_path, workspace):
     np.save(tmp_path / "x.npy", PIXELS)
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -231,7 +231,7 @@ def test_a_damaged_chunk_of_an_array_is_an_error(tmp_path, workspace):
         list(inputs.patches)
 
 
-def test_which_dataset_of_a_file(tmp_path, workspace):
+def test_the_dataset_of_an_hdf5_file_is_chosen(tmp_path, workspace):
     with h5py.File(tmp_path / "none.h5", "w") as file:
         file.create_group("x")
     with h5py.File(tmp_path / "two.h5", "w") as file:
@@ -244,7 +244,7 @@ def test_which_dataset_of_a_file(tmp_path, workspace):
             open_inputs([str(tmp_path / f"{name}.h5")], workspace, Resize.CROP)
 
 
-def test_files_of_one_name_in_several_inputs_have_ids_of_their_own(tmp_path, workspace):
+def test_files_with_the_same_name_in_several_inputs_have_different_ids(tmp_path, workspace):
     for folder in ("0", "1"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.tif").write_bytes(tiff(np.zeros((96, 96, 3), np.uint8)))

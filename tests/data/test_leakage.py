@@ -1,4 +1,4 @@
-"""The audit: what a subset shares with its own splits and with other data sets, and what `histo train` makes of it."""
+"""The audit: what a subset shares with its own splits and other data sets, and when `histo train` refuses it."""
 
 import csv
 import json
@@ -6,13 +6,13 @@ import json
 import pytest
 
 from histocli.workspace import Workspace, read_json
-from tests.cli import TRAIN, empty_fixture, one_thread_fixture  # noqa: F401
+from tests.cli import TRAIN
 from tests.data.tissue import crop, texture, write_patches
 from tests.sources.kaggle_layout import tiff
 
 
 def mine(classes=(0, 1), places=20):
-    """Patches of places that nothing else shows: name -> pixels, a place and its class in each name."""
+    """Return patches of unique places: name -> pixels; each name has the class and the number of the place."""
     return {
         f"{label}/{label}{place:02}": crop(texture((label, place)), 0, 0)
         for label in classes
@@ -75,21 +75,21 @@ def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empt
     assert stored == balanced(empty)
 
 
-def test_what_was_searched_stays_known_when_another_set_is_packed(empty, tmp_path):
+def test_searched_overlaps_stay_valid_when_another_set_is_packed(empty, tmp_path):
     image = texture(50)
     shared = {f"{i % 2}/shared{i}": crop(image, 4 * i, 4 * i) for i in range(6)}
     pack(empty, tmp_path, "mine", mine() | shared)
     pack(empty, tmp_path, "test", {"a": crop(image, 20, 30), "b": crop(image, 30, 20), "c": crop(texture(51), 0, 0)})
     at_random = "--split", "random"
-    told = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
-    assert told in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    reported = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
+    assert reported in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
     audit = balanced(empty, "--audit", *at_random)
     assert leak(audit, "test: all")["overlaps"] == 2
     pack(empty, tmp_path, "third", {"x": crop(texture(60), 0, 0), "y": crop(image, 40, 40)})
     again = balanced(empty, *at_random)
     assert again["overlaps_searched"] == ["mine", "test"]
     assert [leak(again, part)["overlaps"] for part in ("test: all", "third: all")] == [2, None]
-    assert told not in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
+    assert reported not in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
     error, _ = empty.fails("train", "--epochs", 1)
     assert "patches for evaluation leak into train: test: all (overlapping patches: 2)" in error
     known = balanced(empty, "--audit", *at_random)
@@ -115,7 +115,7 @@ def test_the_audit_is_shown_as_a_table(empty, tmp_path):
     assert "audit: " not in empty("balance", "--n", "max", "--data", "mine").stderr
 
 
-def test_a_random_split_of_overlapping_patches_is_told_how_much_leaks(empty, tmp_path):
+def test_the_audit_counts_the_leaks_of_a_random_split(empty, tmp_path):
     image = texture(0)
     pack(empty, tmp_path, "mine", {f"{i % 2}/{i}": crop(image, 0, 3 * i) for i in range(30)})
     audit = balanced(empty, "--audit", "--split", "random", "--val-fraction", "0.2")
@@ -136,7 +136,7 @@ def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
     assert "4 patches have the same pixels as another patch, but the other label" in result.stderr
 
 
-def test_slides_of_made_up_data_sets_are_not_confused(empty):
+def test_slides_of_different_synthetic_data_sets_are_different(empty):
     for name, seed in (("mine", 0), ("second", 5)):
         empty("download", "--source", "synthetic", "--n", 120, "--seed", seed, "--name", name)
     found = leak(balanced(empty), "second: all")
@@ -155,7 +155,7 @@ def leaking_fixture(request, empty, tmp_path):
     return request.param
 
 
-def test_training_is_refused_where_patches_for_evaluation_leak_into_it(empty, leaking):
+def test_training_is_refused_if_patches_for_evaluation_leak_into_train(empty, leaking):
     error, hint = empty.fails(*TRAIN)
     assert error == f"patches for evaluation leak into train: {leaking}: all (exact duplicates: 1)"
     assert "--allow-leak" in hint
@@ -165,7 +165,7 @@ def test_training_is_refused_where_patches_for_evaluation_leak_into_it(empty, le
     )
 
 
-def test_a_leak_that_is_allowed_is_written_down(empty, tmp_path):
+def test_an_allowed_leak_is_recorded(empty, tmp_path):
     patches = mine(places=8)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "test", dict(list(patches.items())[:3]))
@@ -178,7 +178,7 @@ def test_a_leak_that_is_allowed_is_written_down(empty, tmp_path):
     empty("train", "--resume", "--name", "leaky")  # it was decided when the run began
 
 
-def test_a_data_set_may_be_called_as_the_splits_are(empty, tmp_path):
+def test_a_data_set_can_have_the_name_of_a_split(empty, tmp_path):
     patches = mine(places=8)
     for name in ("mine", "train", "val"):
         pack(empty, tmp_path, name, patches)
@@ -187,7 +187,7 @@ def test_a_data_set_may_be_called_as_the_splits_are(empty, tmp_path):
     assert leak(audit, "val: all")["duplicates"] == leak(audit, "train: all")["duplicates"] == 14
 
 
-def test_what_another_set_shares_is_no_reason_to_refuse_unless_it_is_for_evaluation(empty, tmp_path):
+def test_only_leaks_of_patches_for_evaluation_prevent_training(empty, tmp_path):
     patches = mine(places=8)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "latest", patches)
@@ -195,7 +195,7 @@ def test_what_another_set_shares_is_no_reason_to_refuse_unless_it_is_for_evaluat
     empty(*TRAIN, "--epochs", 1)
 
 
-def test_a_data_set_called_valid_is_not_trained_on(empty, tmp_path):
+def test_a_data_set_named_valid_is_held_out(empty, tmp_path):
     pack(empty, tmp_path, "pcam_valid", mine(places=8))
     empty("balance", "--n", "max", "--data", "pcam_valid")
     error, _ = empty.fails(*TRAIN)
@@ -203,7 +203,7 @@ def test_a_data_set_called_valid_is_not_trained_on(empty, tmp_path):
 
 
 def test_held_out_patches_of_the_same_set_that_overlap_train_are_refused(empty, tmp_path):
-    """As in Kaggle's archive, whose test patches come without labels and without slides."""
+    """Kaggle's archive is like this: its test patches have no labels and no slides."""
     names = {"test": {"held": crop(texture((0, 0)), 40, -136 + 176)}}
     names["train"] = {f"{i}": crop(texture((0, i)), 0, 0) for i in range(12)}
     for split, patches in names.items():

@@ -81,7 +81,7 @@ def test_an_epoch_can_start_at_any_batch(rows, size, data):
     assert [rows_of(batch) for batch in data_set.train_batches(5, first)] == whole[first:]
 
 
-def test_over_epochs_every_row_is_left_out_alike_often():
+def test_over_many_epochs_every_row_is_left_out_equally_often():
     data = batches(range(10), 4)
     counts = np.zeros(10)
     for seed in range(500):
@@ -90,7 +90,7 @@ def test_over_epochs_every_row_is_left_out_alike_often():
     assert (np.abs(counts - 400) < 50).all()
 
 
-def test_resident_and_streamed_are_the_same():
+def test_resident_and_streamed_batches_are_the_same():
     rows = np.random.default_rng(1).permutation(64)[:50]
     streamed, resident = batches(rows, 16, resident=False), batches(rows, 16, resident=True)
     assert batches(rows, 16).resident is None  # on a CPU the page cache holds the map
@@ -116,7 +116,7 @@ def test_a_memory_map_is_read(tmp_path):
 # prefetching
 
 
-def test_prefetch_keeps_the_order_on_a_thread_of_its_own():
+def test_prefetch_keeps_the_order_on_another_thread():
     names = set()
 
     def items():
@@ -143,7 +143,7 @@ def test_prefetch_stays_a_bounded_number_ahead():
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), KeyboardInterrupt()])
-def test_prefetch_hands_an_error_on_in_its_turn(error):
+def test_prefetch_raises_an_error_in_order(error):
     def items():
         yield from range(5)
         raise error
@@ -172,7 +172,7 @@ def test_a_consumer_that_stops_early_ends_the_thread(taken):
     assert len(produced) < 100
 
 
-def test_an_epoch_that_is_left_ends_its_thread():
+def test_stopping_within_an_epoch_ends_its_thread():
     epoch = batches(range(64), 2).train_batches(0)
     next(epoch)
     assert prefetchers()

@@ -65,7 +65,7 @@ def rows_of(frame):
 
 @given(ROWS)
 @settings(max_examples=100, deadline=None)
-def test_what_is_written_row_by_row_is_read_back(tmp_path_factory, rows):
+def test_rows_are_read_back_as_they_were_written(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "rows.csv"
     with row_writer(path) as writer:
         writer.writerows(rows)
@@ -123,7 +123,7 @@ def written(tmp_path, text):
     ],
     ids=str,
 )
-def test_what_spreadsheets_leave_is_read_rightly(tmp_path, text):
+def test_tables_saved_by_spreadsheets_are_read_correctly(tmp_path, text):
     frame = read_manifest(written(tmp_path, text))
     assert frame["id"].tolist() == ["007", "1e5", "NA"]
     assert frame["label"].tolist() == [1, 0, UNLABELLED]
@@ -143,12 +143,12 @@ def test_what_spreadsheets_leave_is_read_rightly(tmp_path, text):
         ("id;label\na;1\nb;0,5\n", "line 3, column label: '0,5' is not 0, 1 or empty"),
         ("id,label\na,1\nb,-1\n", "line 3, column label: '-1' is not 0, 1 or empty"),
         ("id,label\na,1\n,0\n", "line 3, column id: '' is empty"),
-        ("id,label\na,1\nb,0\na,1\n", "line 4, column id: 'a' stands twice"),
-        ("id,label,split\na,1,x\na,1,y\na,1,x\n", "line 4, column id: 'a' stands twice"),
+        ("id,label\na,1\nb,0\na,1\n", "line 4, column id: 'a' occurs twice"),
+        ("id,label,split\na,1,x\na,1,y\na,1,x\n", "line 4, column id: 'a' occurs twice"),
         ("id,label,min\na,1,3\nb,1,3.5\n", "line 3, column min: '3.5' is not a whole number"),
         ("id,label,max\na,1,\n", "line 2, column max: '' is not a whole number"),
         ("id,label,index\na,1,0\nb,1,-1\n", "line 3, column index: '-1' is not a whole number"),
-        ("id,label,index\na,1,0\nb,1,0\n", "line 3, column index: '0' stands twice"),
+        ("id,label,index\na,1,0\nb,1,0\n", "line 3, column index: '0' occurs twice"),
         ("id,label\na,1\nb\n", "line 3: 1 fields, 2 columns"),
         ("id,label\na,1\nb,c,1\n", "line 3: 3 fields, 2 columns"),
         ("id,label\na,1,x\nb,1,x\n", "line 2: 3 fields, 2 columns"),
@@ -168,7 +168,7 @@ def test_what_spreadsheets_leave_is_read_rightly(tmp_path, text):
         (f"id,label\na,1\n{'x' * 140_000},0\n", "line 3: field larger than field limit"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_with_its_place(tmp_path, text, where):
+def test_an_unreadable_manifest_is_an_error_with_its_line(tmp_path, text, where):
     path = written(tmp_path, text)
     with pytest.raises(HistoError, match=re.escape(where)) as raised:
         read_manifest(path)
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_an_error_with_its_place(tmp_path, text, where):
     assert raised.value.hint
 
 
-def test_an_id_may_stand_in_two_splits(tmp_path):
+def test_an_id_may_be_in_two_splits(tmp_path):
     frame = read_manifest(written(tmp_path, "id,label,split\na,1,valid\na,0,test\n"))
     assert frame["label"].tolist() == [1, 0]
 
@@ -190,7 +190,7 @@ def test_an_empty_table_has_no_rows(tmp_path):
     assert len(read_manifest(written(tmp_path, "id,label,min\n"))) == 0
 
 
-def test_what_is_not_there_says_what_makes_it(tmp_path):
+def test_for_a_missing_manifest_the_hint_is_the_command_that_writes_it(tmp_path):
     for path in (tmp_path / "none.csv", tmp_path):
         with pytest.raises(HistoError, match="there is no manifest") as raised:
             read_manifest(path)
@@ -213,7 +213,7 @@ def test_a_failure_while_writing_leaves_the_old_table(tmp_path):
 
 @given(st.binary(max_size=60) | st.text('id,label;"01\n\r x', max_size=60).map(str.encode), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_any_bytes_are_a_table_or_one_error(tmp_path_factory, data, headed):
+def test_any_bytes_are_read_or_one_error(tmp_path_factory, data, headed):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(b"id,label\n" * headed + data)
     try:
@@ -230,8 +230,8 @@ PIECES = st.sampled_from(["a", "b ", " ", "1", ",", ";", '"', '""', "\n", "\r\n"
 
 @given(st.sampled_from(["", "\ufeff"]), st.lists(PIECES, max_size=40).map("".join))
 @settings(max_examples=400, deadline=None)
-def test_by_column_a_table_is_what_it_is_row_by_row(mark, text):
-    """The quick way to read a regular table against the strict one, and the same errors."""
+def test_reading_by_column_and_by_row_gives_the_same_table(mark, text):
+    """The fast and the strict way to read a table give the same columns and the same errors."""
 
     def opened():
         return io.TextIOWrapper(io.BytesIO((mark + text).encode()), "utf-8-sig", newline="")

@@ -1,4 +1,4 @@
-"""What patches look like: measures that move with what they are named after, and a reference that a file can hold."""
+"""The appearance of patches: each measure changes with its property, and the reference can be stored."""
 
 import json
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from histocli.data.quality import SAMPLE, Reference, appearance
 
 @pytest.fixture(scope="module")
 def patches():
-    """Two hundred patches of coarse and fine texture in two colours, as a stain has them."""
+    """Return 200 patches of coarse and fine texture in two stain colours."""
     rng = np.random.default_rng(6)
     coarse = [cv2.GaussianBlur(rng.normal(size=(96, 96)), (0, 0), 3) for _ in range(200)]
     fine = rng.normal(size=(200, 96, 96))
@@ -21,7 +21,7 @@ def patches():
     return np.clip(256 * 10**-colours - 1, 0, 255).astype(np.uint8)
 
 
-def test_blur_moves_focus_and_contrast_does_not(patches):
+def test_blur_changes_focus_and_contrast_does_not(patches):
     sharp = appearance(patches[:20]).focus
     blurred = np.stack([cv2.GaussianBlur(patch, (0, 0), 2) for patch in patches[:20]])
     assert (appearance(blurred).focus < sharp - 0.5).all()
@@ -30,12 +30,12 @@ def test_blur_moves_focus_and_contrast_does_not(patches):
     assert appearance(halved).contrast == pytest.approx(appearance(patches[:20]).contrast / 2, rel=0.05)
 
 
-def test_turning_a_patch_changes_nothing(patches):
+def test_rotating_a_patch_does_not_change_its_appearance(patches):
     for one, other in zip(appearance(patches[:5]), appearance(np.rot90(patches[:5], axes=(1, 2))), strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
 
 
-def test_few_of_the_training_patches_are_beyond_the_limits_and_strangers_are(patches):
+def test_few_training_patches_and_all_unusual_ones_are_outside_the_limits(patches):
     reference = Reference.of(patches, np.arange(200))
     own = reference.distance(appearance(patches))
     for marked in (own.blank, own.unfocused, own.unusual_stain):
@@ -50,7 +50,7 @@ def test_few_of_the_training_patches_are_beyond_the_limits_and_strangers_are(pat
     assert seen.unfocused[2]
 
 
-def test_the_reference_is_plain_and_follows_from_the_seed(patches):
+def test_the_reference_has_plain_values_and_depends_only_on_the_seed(patches):
     reference = Reference.of(patches, np.arange(50, 150), seed=3)
     assert Reference(**json.loads(json.dumps(asdict(reference)))) == reference
     assert Reference.of(patches, np.arange(149, 49, -1), seed=3).colour_mean == pytest.approx(reference.colour_mean)
@@ -58,7 +58,7 @@ def test_the_reference_is_plain_and_follows_from_the_seed(patches):
 
 
 @pytest.mark.parametrize("few", [2, 3])
-def test_a_few_patches_or_grey_ones_are_enough(patches, few):
+def test_a_reference_can_be_made_from_few_or_grey_patches(patches, few):
     grey = np.repeat(patches[:few, ..., :1], 3, axis=3)
     for some in (patches[:few], grey, np.zeros_like(grey)):
         seen = Reference.of(some, np.arange(few)).distance(appearance(some))

@@ -13,12 +13,12 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("available", [None, 40_000_000])
-def test_a_file_that_does_not_fit_the_memory_is_not_read(file, monkeypatch, available):
+def test_a_file_larger_than_the_memory_is_not_read_ahead(file, monkeypatch, available):
     monkeypatch.setattr(readahead, "available_memory", lambda: available)
     assert readahead.read_ahead(file) is None
 
 
-def test_a_file_that_fits_is_read_to_its_end(file, monkeypatch):
+def test_a_file_that_fits_into_memory_is_read_to_its_end(file, monkeypatch):
     monkeypatch.setattr(readahead, "available_memory", lambda: 60_000_000)
     thread = readahead.read_ahead(file)
     thread.join(30)
@@ -26,7 +26,7 @@ def test_a_file_that_fits_is_read_to_its_end(file, monkeypatch):
     assert thread.daemon
 
 
-def test_the_available_memory_is_what_linux_says(tmp_path, monkeypatch):
+def test_the_available_memory_is_read_from_linux(tmp_path, monkeypatch):
     monkeypatch.setattr(readahead, "MEMORY", tmp_path / "meminfo")
     assert readahead.available_memory() is None
     (tmp_path / "meminfo").write_text("MemTotal:  24000000 kB\nMemAvailable:   1000 kB\n")

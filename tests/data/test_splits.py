@@ -25,7 +25,7 @@ def labelled(*labels):
 # cleaning
 
 
-def test_each_row_that_must_go_is_counted_once_by_its_first_reason():
+def test_each_dropped_row_is_counted_once_with_its_first_reason():
     frame = manifest(
         [
             ("good", 1, "train", "a", 10, 240),
@@ -49,7 +49,7 @@ def test_each_row_that_must_go_is_counted_once_by_its_first_reason():
     assert len(frame) == 13
 
 
-def test_a_clean_table_stays_whole():
+def test_a_clean_table_is_not_changed():
     frame = manifest([(str(i), i % 2, "train", str(i), 0, 255) for i in range(5)])
     kept, dropped = clean(frame)
     assert kept.equals(frame)
@@ -82,7 +82,7 @@ def test_another_seed_draws_other_rows():
     assert draw_balanced(frame, 100, 1)["id"].tolist() != draw_balanced(frame, 100, 2)["id"].tolist()
 
 
-def test_every_row_is_drawn_alike_often():
+def test_every_row_is_drawn_equally_often():
     frame = labelled(*[0] * 10 + [1] * 40)
     counts = np.zeros(50)
     for seed in range(400):
@@ -131,7 +131,7 @@ def possible(counts):
 
 @given(SLIDES, st.floats(0.05, 0.5), st.integers(0, 2**32 - 1))
 @settings(max_examples=100, deadline=None)
-def test_slides_never_part_and_both_sides_have_both_classes_where_that_can_be(counts, fraction, seed):
+def test_slides_are_not_divided_and_both_splits_have_both_classes_if_possible(counts, fraction, seed):
     groups, labels = layout(counts)
     if not possible(counts):
         with pytest.raises(HistoError, match=f"{len(counts)} slides cannot be split") as raised:
@@ -148,7 +148,7 @@ def test_slides_never_part_and_both_sides_have_both_classes_where_that_can_be(co
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
 @pytest.mark.parametrize("seed", range(5))
-def test_with_many_slides_both_classes_come_near_the_wish(fraction, seed):
+def test_with_many_slides_the_fraction_is_close_for_both_classes(fraction, seed):
     rng = np.random.default_rng(seed)
     counts = [(int(rng.integers(5, 60)), int(rng.integers(0, 60)) * int(rng.integers(0, 2))) for _ in range(80)]
     groups, labels = layout(counts)
@@ -164,7 +164,7 @@ def test_other_seeds_hold_out_other_slides():
 
 
 @pytest.mark.parametrize("counts", [[(50, 50)], [(10, 0), (10, 0), (10, 30)], [(0, 5), (5, 0)], [(9, 0), (7, 0)]])
-def test_where_no_split_is_possible_the_error_says_so(counts):
+def test_an_impossible_split_is_an_error(counts):
     with pytest.raises(HistoError, match="cannot be split with both classes in train and in validation"):
         split_by_group(*layout(counts), 0.1, 0)
 
@@ -181,7 +181,7 @@ def test_a_random_split_takes_the_fraction_of_each_class(negatives, positives, f
     assert np.array_equal(val, split_random(labels, fraction, seed))
 
 
-def test_another_seed_splits_otherwise():
+def test_another_seed_gives_another_split():
     labels = np.array([0, 1] * 50)
     assert not np.array_equal(split_random(labels, 0.5, 0), split_random(labels, 0.5, 1))
 

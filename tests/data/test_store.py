@@ -65,10 +65,10 @@ def names_below(folder):
 
 
 def test_rows_of_the_manifest_are_rows_of_the_array(workspace):
-    told = []
-    packed = pack(ListSource(PIXELS), workspace, "data", on_progress=told.append)
+    reported = []
+    packed = pack(ListSource(PIXELS), workspace, "data", on_progress=reported.append)
     assert packed[:5] == (200, 0, 0, 0, hashlib.sha256(PIXELS.tobytes()).hexdigest())
-    assert told == [64, 128, 192, 200]
+    assert reported == [64, 128, 192, 200]
     store, rows = open_store(workspace.patches_path("data")), rows_of(workspace)
     assert np.array_equal(store, PIXELS)
     assert isinstance(store, np.memmap)
@@ -97,7 +97,7 @@ def test_the_file_is_a_plain_npy_of_any_length(workspace, count):
     assert path.stat().st_size == 128 + count * 96 * 96 * 3
 
 
-def test_duplicates_are_dropped_within_a_split_only_and_only_where_the_source_says_so(workspace):
+def test_duplicates_are_dropped_within_a_split_if_the_source_wants_it(workspace):
     pixels = [*PIXELS[:70], PIXELS[3], PIXELS[69], PIXELS[3], PIXELS[70]]
     splits = ["train"] * 72 + ["valid"] * 2
     packed = pack(ListSource(pixels, splits=splits, drop_duplicates=True), workspace, "data")
@@ -117,31 +117,31 @@ def test_ids_that_are_not_the_pixels_sha1_are_counted(workspace):
 
 @pytest.mark.parametrize("broken", [{0}, {199}, {5, 6, 70}, set(range(64)), set(range(64, 199))])
 def test_unreadable_patches_are_skipped_and_reported(workspace, broken):
-    told, progress = [], []
+    reported, progress = [], []
     source = ListSource([HistoError(f"bad {i}") if i in broken else PIXELS[i] for i in range(200)])
     packed = pack(
         source,
         workspace,
         "data",
         on_progress=progress.append,
-        on_unreadable=lambda key, error: told.append((key, str(error))),
+        on_unreadable=lambda key, error: reported.append((key, str(error))),
     )
     good = [i for i in range(200) if i not in broken]
     assert (packed.patches, packed.unreadable) == (len(good), len(broken))
-    assert told == [(f"p{i}", f"bad {i}") for i in sorted(broken)]
+    assert reported == [(f"p{i}", f"bad {i}") for i in sorted(broken)]
     assert progress[-1] == 200
     assert np.array_equal(open_store(workspace.patches_path("data")), PIXELS[good])
     assert [row["id"] for row in rows_of(workspace)] == [f"p{i}" for i in good]
 
 
 @pytest.mark.parametrize("pixels", [[], [HistoError("bad")] * 3])
-def test_nothing_readable_is_an_error_and_leaves_nothing(workspace, pixels):
+def test_no_readable_patch_is_an_error_and_leaves_no_files(workspace, pixels):
     with pytest.raises(HistoError, match="no patch could be read from a list"):
         pack(ListSource(pixels), workspace, "data")
     assert names_below(workspace.root) == []
 
 
-def test_a_source_that_dies_in_the_middle_leaves_what_was_there(workspace):
+def test_a_failing_source_does_not_change_existing_files(workspace):
     with pytest.raises(HistoError, match="connection was cut"):
         pack(ListSource(PIXELS, fall=150), workspace, "data")
     assert names_below(workspace.root) == []
@@ -168,7 +168,7 @@ def test_n_draws_without_replacement_in_order_by_the_seed(workspace):
     assert drawn("d", 1000, 1) == list(range(200))
 
 
-def test_what_is_not_drawn_is_not_loaded(workspace):
+def test_only_drawn_patches_are_loaded(workspace):
     pixels = [HistoError("loaded") for _ in range(200)]
     chosen = np.sort(np.random.default_rng(7).choice(200, 20, replace=False))
     for i in chosen:
@@ -180,7 +180,7 @@ def test_what_is_not_drawn_is_not_loaded(workspace):
 # opening
 
 
-def test_what_is_no_store_is_an_error_that_names_it(tmp_path):
+def test_a_file_that_is_not_a_store_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "patches.npy"
     with pytest.raises(HistoError, match=r"no packed patches at .*patches\.npy"):
         open_store(path)

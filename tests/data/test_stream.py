@@ -20,14 +20,14 @@ def decoders():
 
 @given(st.lists(st.integers(), max_size=50), st.integers(1, 9))
 @settings(max_examples=50, deadline=None)
-def test_chunks_hold_everything_in_order(items, size):
+def test_chunks_contain_all_items_in_order(items, size):
     chunks = list(chunked(items, size))
     assert [item for chunk in chunks for item in chunk] == items
     assert all(len(chunk) == size for chunk in chunks[:-1])
     assert all(1 <= len(chunk) <= size for chunk in chunks)
 
 
-def test_order_is_kept_where_early_items_are_slow():
+def test_the_order_is_kept_if_early_items_are_slow():
     def slow_at_first(item):
         time.sleep(0.02 if item % 4 == 0 else 0)
         return item
@@ -37,7 +37,7 @@ def test_order_is_kept_where_early_items_are_slow():
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_the_work_is_done_on_other_threads_a_bounded_number_ahead(workers):
+def test_other_threads_work_a_bounded_number_of_items_ahead(workers):
     taken = 0
     ahead = []
     names = set()
@@ -58,7 +58,7 @@ def test_the_work_is_done_on_other_threads_a_bounded_number_ahead(workers):
     assert all(name.startswith("histo-decode") for name in names)
 
 
-def test_an_exception_of_the_function_comes_in_its_turn():
+def test_an_exception_of_the_function_is_raised_in_order():
     def work(item):
         if item == 3:
             raise ZeroDivisionError("three")
@@ -71,7 +71,7 @@ def test_an_exception_of_the_function_comes_in_its_turn():
     assert decoders() == []
 
 
-def test_an_exception_of_the_items_comes_through():
+def test_an_exception_of_the_items_is_raised():
     def items():
         yield 1
         raise OSError("the archive was pulled out")
@@ -81,7 +81,7 @@ def test_an_exception_of_the_items_comes_through():
     assert decoders() == []
 
 
-def test_a_consumer_that_stops_early_leaves_no_threads_and_no_work():
+def test_a_consumer_that_stops_early_ends_all_threads_and_work():
     done = []
 
     def work(item):
@@ -106,7 +106,7 @@ def patch(number, error=None):
     return Patch(str(number), load)
 
 
-def test_a_patch_that_cannot_be_read_is_a_failure_beside_the_others():
+def test_an_unreadable_patch_is_a_failure_and_the_others_are_loaded():
     broken = {3, 4, 5, 11}
     patches = [patch(i, HistoError(f"{i} is broken") if i in broken else None) for i in range(12)]
     chunks = list(load_chunks(patches, size=3, workers=2))
@@ -120,7 +120,7 @@ def test_a_patch_that_cannot_be_read_is_a_failure_beside_the_others():
         assert chunk.pixels[:, 50, 50, 1].tolist() == [int(p.id) for p in chunk.patches]
 
 
-def test_a_bug_is_not_taken_for_an_unreadable_patch():
+def test_a_bug_is_not_reported_as_an_unreadable_patch():
     with pytest.raises(KeyError):
         list(load_chunks([patch(0), patch(1, KeyError("a bug"))]))
 
@@ -132,13 +132,13 @@ def test_there_is_at_least_one_worker(monkeypatch):
 
 
 @pytest.mark.parametrize(("asked", "count"), [("3", 3), ("1", 1), ("100", 8)])
-def test_decoding_uses_as_many_threads_as_computing_may(monkeypatch, asked, count):
+def test_decoding_uses_at_most_thread_count_threads(monkeypatch, asked, count):
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert worker_count() == count
 
 
 @pytest.mark.parametrize(("quota", "count"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 6)])
-def test_decoding_keeps_to_the_quota_of_its_container(monkeypatch, tmp_path, quota, count):
+def test_decoding_respects_the_cpu_quota_of_the_container(monkeypatch, tmp_path, quota, count):
     (tmp_path / "cpu.max").write_text(quota)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)

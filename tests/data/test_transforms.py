@@ -7,7 +7,7 @@ import torch
 from histocli.config import Augment
 from histocli.data import transforms as module
 from histocli.data.images import CENTRE
-from histocli.data.transforms import augment, d4_views, hed_jitter, random_affine, random_d4, resized
+from histocli.data.transforms import augment, d4_views, hed_jitter, random_affine, random_d4, resize_images
 
 LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
 SIDES = [None, 96, 64, 48]
@@ -15,7 +15,7 @@ SIDES = [None, 96, 64, 48]
 
 @pytest.fixture
 def in_place(monkeypatch):
-    """Patches are turned and flipped about their centre alone."""
+    """Return patches that are only rotated and flipped, without zoom and shift."""
     monkeypatch.setattr(module, "ZOOM", 1.0)
     monkeypatch.setattr(module, "OFFSET", 0.0)
 
@@ -33,10 +33,10 @@ def which(image, original):
 
 
 @pytest.mark.parametrize("side", [None, 96, 48])
-def test_none_is_division_by_255_and_draws_nothing(side):
+def test_no_augmentation_divides_by_255_and_draws_no_random_numbers(side):
     images = patches(4)
     state = torch.get_rng_state()
-    expected = resized(images, side).float() / 255
+    expected = resize_images(images, side).float() / 255
     assert torch.equal(augment(images, Augment.NONE, side=side), expected)
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -61,7 +61,7 @@ def test_every_level_keeps_shape_and_range(level, any_angle, count, side):
 
 
 @pytest.mark.parametrize(("level", "any_angle"), LEVELS)
-def test_the_seed_decides(level, any_angle):
+def test_the_same_seed_gives_the_same_augmentation(level, any_angle):
     images = patches(16)
     drawn = []
     for seed in (1, 1, 2):
@@ -83,14 +83,14 @@ def test_the_eight_symmetries_are_those_of_the_square():
     assert torch.equal(d4_views(numbers)[0], numbers)
 
 
-def test_a_symmetry_of_a_symmetry_is_one_of_the_eight():
+def test_two_symmetries_in_sequence_are_one_of_the_eight():
     image = patches(1, 6)
     for view in d4_views(image):
         assert {which(again[0], image[0]) for again in d4_views(view)} == set(range(8))
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 21])
-def test_random_symmetry_gives_each_sample_one_of_the_eight_alike_often(count):
+def test_random_d4_gives_each_patch_each_symmetry_equally_often(count):
     torch.manual_seed(0)
     images = patches(count, 4)
     drawn = np.zeros((count, 8))
@@ -100,7 +100,7 @@ def test_random_symmetry_gives_each_sample_one_of_the_eight_alike_often(count):
     assert (np.abs(drawn - 50) < 32).all()
 
 
-def test_samples_of_a_batch_are_turned_differently():
+def test_patches_of_a_batch_are_rotated_differently():
     torch.manual_seed(0)
     images = patches(64, 4)
     turned = random_d4(images)
@@ -108,7 +108,7 @@ def test_samples_of_a_batch_are_turned_differently():
 
 
 @pytest.mark.parametrize("level", [Augment.FLIPS, Augment.FULL])
-def test_the_centre_that_decides_the_label_stays_the_centre(level):
+def test_the_central_32x32_stays_in_the_centre(level):
     torch.manual_seed(0)
     images = torch.full((64, 3, 96, 96), 200, dtype=torch.uint8)
     images[:, :, CENTRE, CENTRE] = 20
@@ -121,7 +121,7 @@ def test_the_centre_that_decides_the_label_stays_the_centre(level):
 # stains
 
 
-def test_without_strength_the_stains_stay(monkeypatch):
+def test_stain_jitter_of_strength_0_changes_nothing(monkeypatch):
     monkeypatch.setattr(module, "STAIN_SCALE", 0.0)
     monkeypatch.setattr(module, "STAIN_SHIFT", 0.0)
     images = patches(4)
@@ -129,7 +129,7 @@ def test_without_strength_the_stains_stay(monkeypatch):
     assert (hed_jitter(images) - images.float() / 255).abs().max() <= 1 / 255 + 1e-5
 
 
-def test_stains_differ_between_samples_and_not_within_one():
+def test_stain_jitter_is_different_for_each_patch_and_constant_within_it():
     torch.manual_seed(0)
     images = torch.full((32, 3, 8, 8), 0, dtype=torch.uint8)
     images[:] = torch.tensor([180, 110, 170], dtype=torch.uint8).view(3, 1, 1)
@@ -158,7 +158,7 @@ def test_stain_jitter_is_linear_in_optical_density(monkeypatch):
 # any angle
 
 
-def test_a_disc_turns_into_itself(in_place):
+def test_a_rotated_disc_is_unchanged(in_place):
     torch.manual_seed(0)
     y, x = torch.meshgrid(torch.arange(96) - 47.5, torch.arange(96) - 47.5, indexing="ij")
     disc = torch.exp(-(x**2 + y**2) / 500).expand(16, 3, 96, 96)
@@ -176,7 +176,7 @@ def ramps(count):
     return torch.linspace(0, 1, 96).view(1, 1, 1, 96).expand(count, 3, 96, 96)
 
 
-def test_angles_are_any_and_differ(in_place):
+def test_angles_are_arbitrary_and_different(in_place):
     torch.manual_seed(0)
     across, down = slopes(random_affine(ramps(200)))
     angles = torch.atan2(down, across)
@@ -206,33 +206,33 @@ def test_zoom_and_offset_stay_within_their_bounds():
     assert 0.8 * module.OFFSET < moved.abs().max() <= module.OFFSET + 1e-3
 
 
-def test_made_smaller_a_fine_pattern_becomes_grey_and_not_a_coarse_one():
+def test_a_fine_pattern_becomes_grey_without_aliasing_when_made_smaller():
     stripes = torch.zeros(1, 3, 96, 96)
     stripes[..., ::2] = 1
-    assert (resized(stripes, 48)[..., 4:-4] - 0.5).abs().max() < 0.01
-    assert (resized(stripes, 64)[..., 4:-4] - 0.5).abs().max() < 0.2
-    for same in (resized(stripes, 96), resized(stripes, None)):
+    assert (resize_images(stripes, 48)[..., 4:-4] - 0.5).abs().max() < 0.01
+    assert (resize_images(stripes, 64)[..., 4:-4] - 0.5).abs().max() < 0.2
+    for same in (resize_images(stripes, 96), resize_images(stripes, None)):
         assert torch.equal(same, stripes)
 
 
 @pytest.mark.parametrize("sharp", [False, True])
 @pytest.mark.parametrize(("count", "side"), [(1, 96), (3, 48), (700, 96)])
-def test_a_processor_places_patches_as_a_gpu_does(monkeypatch, count, side, sharp):
+def test_the_cpu_warps_patches_like_a_gpu(monkeypatch, count, side, sharp):
     images = patches(count, side)
     torch.manual_seed(0)
     placed = random_affine(images, sharp=sharp)
     assert placed.dtype == torch.uint8
-    monkeypatch.setattr(module, "_remapped", module._sampled)
+    monkeypatch.setattr(module, "_warp_with_opencv", module._warp_with_grid_sample)
     torch.manual_seed(0)
     as_a_gpu_does = random_affine(images, sharp=sharp)
     assert 0 <= as_a_gpu_does.min() <= as_a_gpu_does.max() <= 255
     assert (placed - as_a_gpu_does).abs().mean() < 2  # of white noise, which a 1/32 of a pixel changes most
-    smooth = resized(as_a_gpu_does, side // 4) - resized(placed.float(), side // 4)
+    smooth = resize_images(as_a_gpu_does, side // 4) - resize_images(placed.float(), side // 4)
     assert smooth.abs().max() < 2
 
 
 @pytest.mark.parametrize("period", [3, 4])
-def test_fine_patterns_stay_where_patches_are_not_made_smaller(in_place, period):
+def test_fine_patterns_are_kept_if_patches_are_not_made_smaller(in_place, period):
     torch.manual_seed(0)
     wave = 128 + 100 * torch.cos(torch.arange(96) * 2 * torch.pi / period)
     images = wave.round().to(torch.uint8).view(1, 1, 1, 96).expand(64, 3, 96, 96)
@@ -245,11 +245,11 @@ def test_fine_patterns_stay_where_patches_are_not_made_smaller(in_place, period)
     assert pixels.var() == pytest.approx(float(sharp), rel=0.05)
 
 
-def test_bytes_are_made_smaller_as_floats_are_and_rounded():
+def test_uint8_images_are_resized_like_floats_and_rounded():
     images = patches(5)
-    smaller = resized(images, 64)
+    smaller = resize_images(images, 64)
     assert smaller.dtype == torch.uint8
-    assert (smaller - resized(images.float(), 64)).abs().max() <= 1
+    assert (smaller - resize_images(images.float(), 64)).abs().max() <= 1
 
 
 def test_borders_are_reflected_not_black():

@@ -1,4 +1,4 @@
-"""Images with structure everywhere, such as stained tissue has, and patches cut from them."""
+"""Make images with structure everywhere, as in stained tissue, and patches cut from them."""
 
 from functools import lru_cache
 
@@ -8,7 +8,7 @@ import numpy as np
 
 @lru_cache(maxsize=8)
 def texture(seed, side=400):
-    """An image (side,side,3) of which no two places are alike."""
+    """Return an image (side,side,3) without two equal places."""
     rng = np.random.default_rng(seed)
     coarse = cv2.resize(rng.integers(40, 216, (side // 8, side // 8, 3), np.uint8), (side, side))
     return coarse + rng.integers(0, 40, (side, side, 3), np.uint8)
@@ -30,5 +30,5 @@ def write_patches(folder, patches):
 
 @lru_cache(maxsize=16)
 def tissue(seed, side=400):
-    """An image (side,side,3) as smooth as a scan is, of which no two places are alike."""
+    """Return an image (side,side,3) as smooth as a scan, without two equal places."""
     return cv2.GaussianBlur(texture(1000 + seed, side), (0, 0), 1.2)

@@ -1,4 +1,4 @@
-"""A small workspace with everything in it, made once, and a copy of it for each test that does harm to it."""
+"""A small complete workspace that is made once, and a copy of it for each test that damages it."""
 
 import shutil
 import sys
@@ -23,12 +23,12 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def root(made, tmp_path):
-    """A workspace that may come to harm."""
+    """Return a copy of the workspace, which a test may damage."""
     return shutil.copytree(made, tmp_path / "workspace")
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say how many inputs the readers were tried on."""
+    """Print the number of inputs that the fuzz tests tried."""
     tried = getattr(sys.modules.get("tests.faults.test_fuzz"), "TRIED", None)
     if tried:
         counts = ", ".join(f"{count:,} {what}" for what, count in tried.items())

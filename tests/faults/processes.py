@@ -1,4 +1,4 @@
-"""`histo` in processes that are done harm to: see `nursery.py`."""
+"""Run `histo` in processes that tests kill and limit; see `fork_server.py`."""
 
 import atexit
 import json
@@ -17,20 +17,20 @@ from tests.cli import REPOSITORY
 ALONE = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class Nursery:
-    """Where processes come from; there is one, which lives as long as the tests do."""
+class ForkServer:
+    """The process that forks all others; there is one, which ends with the tests."""
 
     def __init__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="histo-faults-"))  # of its processes' messages
+        self.folder = Path(tempfile.mkdtemp(prefix="histo-faults-"))  # for the output of its child processes
         env = os.environ | ALONE | {"PYTHONPATH": str(REPOSITORY), "HOME": str(self.folder)}
-        line = [sys.executable, "-m", "tests.faults.nursery"]
+        line = [sys.executable, "-m", "tests.faults.fork_server"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(line, cwd=REPOSITORY, env=env, start_new_session=True, **pipes)
         atexit.register(self.close)
         assert self.answer() == "ready"
 
-    def ask(self, **wish):
-        self.process.stdin.write(json.dumps(wish) + "\n")
+    def ask(self, **request):
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self.answer()
 
@@ -45,17 +45,17 @@ class Nursery:
 
 
 @cache
-def nursery():
-    return Nursery()
+def fork_server():
+    return ForkServer()
 
 
 class Process:
-    """A command at work on the workspace `root`; `wait` for its exit code, or what it was killed by, negative."""
+    """A command that runs on the workspace `root`; `wait` returns its exit code, or minus the signal that killed it."""
 
     def __init__(self, root, *args, tty=None, limits=None, ignore=(), kill_at=None, stdin="/dev/null", **env):
-        folder = Path(tempfile.mkdtemp(dir=nursery().folder))
+        folder = Path(tempfile.mkdtemp(dir=fork_server().folder))
         self.outputs = [folder / "stdout", folder / "stderr"]
-        wish = {
+        request = {
             "args": ["-w", str(root), *map(str, args)],
             "env": {**os.environ, **ALONE, **env},
             "cwd": str(REPOSITORY),
@@ -66,14 +66,14 @@ class Process:
             "limits": limits or {},
             "ignore": list(map(int, ignore)),
         }
-        wish |= {"tty": tty} if tty else {}
-        wish |= {} if kill_at is None else {"kill_at": kill_at}
+        request |= {"tty": tty} if tty else {}
+        request |= {} if kill_at is None else {"kill_at": kill_at}
         self.code = None
-        self.pid = nursery().ask(**wish)
+        self.pid = fork_server().ask(**request)
 
     def wait(self):
         if self.code is None:
-            self.code = nursery().ask(wait=self.pid)
+            self.code = fork_server().ask(wait=self.pid)
         return self.code
 
     @property
@@ -92,7 +92,7 @@ class Process:
         return self.wait()
 
     def until(self, condition, seconds=300):
-        """Wait until something holds, while the process lives."""
+        """Wait until a condition is true, while the process runs."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.alive(), self.stderr
@@ -101,12 +101,12 @@ class Process:
 
     def alive(self):
         if self.code is None:
-            self.code = nursery().ask(look=self.pid)
+            self.code = fork_server().ask(look=self.pid)
         return self.code is None
 
 
 def histo(root, *args, code=0, **options):
-    """A command that is left to end by itself, with the exit code expected."""
+    """Run a command to its end, and check its exit code."""
     process = Process(root, *args, **options)
     assert process.wait() == code, process.stderr
     return process

@@ -1,4 +1,4 @@
-"""An archive from a stranger: nothing leaves its place, bombs are refused, and whatever is sound in it is read."""
+"""Malicious archives: nothing is written outside the folder, bombs are refused, and valid members are read."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ ODD = [
 
 
 def special(name, kind):
-    """A member that says it is a link, a device, a pipe or a folder."""
+    """Return an archive member that is declared as a link, a device, a pipe or a folder."""
     member = zipfile.ZipInfo(name)
     member.external_attr = (kind | 0o777) << 16
     return member
@@ -60,13 +60,13 @@ def rows(process):
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder whose surroundings are watched."""
+    """Yield a folder; at the end, check that nothing outside it was changed."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     return tmp_path / "a" / "b"
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_names_links_and_devices_lead_nowhere(root, place, tmp_path):
+def test_names_links_and_devices_in_archives_cannot_reach_other_files(root, place, tmp_path):
     members = [(name, IMAGES[0]) for name in CLIMBING]
     kinds = {"link": stat.S_IFLNK, "device": stat.S_IFBLK, "tape": stat.S_IFCHR, "pipe": stat.S_IFIFO}
     members += [(special(f"{name}.tif", kind), b"/etc/passwd") for name, kind in kinds.items()]
@@ -83,7 +83,7 @@ def test_names_links_and_devices_lead_nowhere(root, place, tmp_path):
     assert not (place.parent / "up.tif").exists()
 
 
-def test_names_that_only_windows_minds_are_ids_like_others(root, place):
+def test_names_that_windows_forbids_are_normal_ids(root, place):
     archive = write_archive(place / "odd.zip", zip(ODD, IMAGES, strict=True))
     process = histo(root, *PREDICT, archive)
     assert len(rows(process)) == len(ODD)
@@ -95,7 +95,7 @@ def test_names_that_only_windows_minds_are_ids_like_others(root, place):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("second", ["x/a.tif", "x\\a.tif", "./x/a.tif"])
-def test_a_name_that_stands_twice_is_an_error(root, place, second):
+def test_a_duplicate_name_is_an_error(root, place, second):
     archive = write_archive(place / "twice.zip", [("x/a.tif", IMAGES[0]), (second, IMAGES[1])])
     before = tree(root)
     for line in ([*PREDICT, archive], ["download", "--source", "folder", "--from", archive, "--name", "twice"]):
@@ -105,7 +105,7 @@ def test_a_name_that_stands_twice_is_an_error(root, place, second):
     assert tree(root) == before
 
 
-def declared(path, name, size):
+def declare_size(path, name, size):
     """Let a member's entry in the directory declare another size."""
     data = bytearray(path.read_bytes())
     at = data.rindex(name.encode()) - 46
@@ -113,7 +113,7 @@ def declared(path, name, size):
     path.write_bytes(data)
 
 
-def test_bombs_are_refused_by_what_they_declare_and_by_what_they_are(root, place):
+def test_decompression_bombs_are_refused_by_declared_and_by_real_size(root, place):
     archive = place / "bombs.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
         for name in ("declares.tif", "hides.tif", "is.tif"):
@@ -121,8 +121,8 @@ def test_bombs_are_refused_by_what_they_declare_and_by_what_they_are(root, place
                 for _ in range(300):
                     member.write(bytes(MIB))
         file.writestr("good.tif", IMAGES[0])
-    declared(archive, "declares.tif", 2**32 - 2)
-    declared(archive, "hides.tif", 100)
+    declare_size(archive, "declares.tif", 2**32 - 2)
+    declare_size(archive, "hides.tif", 100)
     assert archive.stat().st_size < 2 * MIB
     process = histo(root, *PREDICT, archive, code=1, limits={"memory": 1000 * MIB})
     assert [row["id"] for row in rows(process)] == ["good"]
@@ -137,8 +137,8 @@ def test_an_archive_in_an_archive_is_not_opened(root, place):
     assert [row["id"] for row in rows(histo(root, *PREDICT, archive))] == ["a"]
 
 
-def test_an_archive_whose_bytes_were_damaged_names_the_member(root, place):
-    """Its CRC tells, whatever format the image has."""
+def test_a_damaged_archive_names_the_member(root, place):
+    """The CRC shows the damage in any image format."""
     archive = write_archive(place / "x.zip", [("a.tif", IMAGES[0]), ("b.tif", IMAGES[1])])
     data = bytearray(archive.read_bytes())
     data[data.index(IMAGES[0]) + 9000] ^= 1
@@ -148,8 +148,8 @@ def test_an_archive_whose_bytes_were_damaged_names_the_member(root, place):
     assert "warning: a.tif: Bad CRC-32" in process.stderr
 
 
-def test_a_bomb_in_gzip_is_stopped_at_what_the_labels_allow(root, place):
-    """PCam's arrays come packed: what unpacks to more than so many patches take is not PCam's."""
+def test_a_gzip_bomb_is_stopped_at_the_size_that_the_labels_imply(root, place):
+    """PCam's arrays are compressed; unpacking stops at the size that the number of labels implies."""
     import gzip
 
     import h5py

@@ -1,4 +1,4 @@
-"""A checkpoint from a stranger: one error that names the file and the fault, and nothing in it runs."""
+"""Malicious checkpoints: one error that names the file and the problem, and none of their code runs."""
 
 import io
 import os
@@ -23,7 +23,7 @@ class Hostile:
         return os.system, (f"touch {self.path}",)
 
 
-def rewritten(path, change=lambda name, data: data, compression=zipfile.ZIP_STORED):
+def rewrite_members(path, change=lambda name, data: data, compression=zipfile.ZIP_STORED):
     """The members of a checkpoint in an archive made anew."""
     stream = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(stream, "w", compression) as new:
@@ -86,7 +86,9 @@ def enormous_promise(good, path):
     """The sizes in the pickle are larger than what is stored."""
     torch.save(good, path)
     old = b"K\x10K\x03K\x03K\x03tq"  # the shape of the first convolution's weights
-    path.write_bytes(rewritten(path, lambda name, data: data.replace(old, old.replace(b"K\x10", b"M\xff\xff"), 1)))
+    path.write_bytes(
+        rewrite_members(path, lambda name, data: data.replace(old, old.replace(b"K\x10", b"M\xff\xff"), 1))
+    )
 
 
 def without_storage(good, path):
@@ -102,7 +104,7 @@ def sparse(good, path):
 def compressed(good, path):
     """torch would unpack it whatever its size: here 200 MB of zeros in 200 KB."""
     torch.save({**good, "training": {"zeros": torch.zeros(50 * MIB)}}, path)
-    path.write_bytes(rewritten(path, compression=zipfile.ZIP_DEFLATED))
+    path.write_bytes(rewrite_members(path, compression=zipfile.ZIP_DEFLATED))
 
 
 def name_that_climbs(good, path):
@@ -149,7 +151,7 @@ def good(made):
 
 
 @pytest.mark.parametrize("harm", FAULTS, ids=lambda harm: harm.__name__)
-def test_a_strangers_checkpoint_is_one_error_that_names_it(made, good, tmp_path, harm):
+def test_a_file_that_is_not_a_histo_checkpoint_is_one_error_that_names_it(made, good, tmp_path, harm):
     path = tmp_path / "stranger's.pt"
     harm(good, path)
     line = ["predict", "synthetic", "--ckpt", path, "--device", "cpu", "--flags", "--threshold", "youden"]
@@ -162,7 +164,7 @@ def test_a_strangers_checkpoint_is_one_error_that_names_it(made, good, tmp_path,
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_bomb_takes_no_memory(made, good, tmp_path):
+def test_a_decompression_bomb_is_refused_without_using_memory(made, good, tmp_path):
     path = tmp_path / "bomb.pt"
     compressed(good, path)
     assert path.stat().st_size < 4 * MIB
@@ -171,7 +173,7 @@ def test_a_bomb_takes_no_memory(made, good, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["eval", "--data", "synthetic"], ["predict", "synthetic"]])
-def test_a_runs_name_leads_nowhere(root, good, tmp_path, command):
+def test_a_run_name_in_a_checkpoint_cannot_be_a_path(root, good, tmp_path, command):
     path = tmp_path / "climbs.pt"
     name_that_climbs(good, path)
     before = sorted(tmp_path.rglob("*"))
@@ -180,14 +182,14 @@ def test_a_runs_name_leads_nowhere(root, good, tmp_path, command):
     assert [found for found in sorted(tmp_path.rglob("*")) if found not in before] == []
 
 
-def test_a_run_whose_last_checkpoint_is_damaged_says_so(root):
+def test_a_damaged_last_checkpoint_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     last.write_bytes(last.read_bytes()[:5000])
     refused = histo(root, "train", "--resume", "--name", "first", code=1)
     assert f"error: {last} cannot be read safely as a checkpoint" in refused.stderr
 
 
-def test_a_run_of_another_histos_network_says_so(root):
+def test_a_run_with_an_unknown_network_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     checkpoint = load_checkpoint(last)
     lacking = {name: tensor for name, tensor in checkpoint.model.items() if "head" not in name}
@@ -198,7 +200,7 @@ def test_a_run_of_another_histos_network_says_so(root):
     assert "hint: if an older version of histo wrote it, train again" in refused.stderr
 
 
-def test_a_run_with_options_that_are_not_known_says_so(root):
+def test_a_run_with_unknown_options_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     checkpoint = load_checkpoint(last)
     content = {**vars(replace(checkpoint, config={**checkpoint.config, "surprise": 1}))}

@@ -1,4 +1,4 @@
-"""Full disks: one clear error that says how much is needed; what was there before stays as it was.
+"""Full disks: one clear error with the needed space; existing files do not change.
 
 The disk is a small tmpfs where this user may mount one. A limit on the size of files does it for anybody: it fails
 the write that goes over it, whichever of a command's writes that is.
@@ -15,7 +15,6 @@ from histocli.models.checkpoint import load_checkpoint
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
-from tests.sources.test_pcam import folder, pcam_files  # noqa: F401
 
 SPACE = r"\((more than )?[\d.]+ (bytes|KB|MB|GB) needed(, [\d.]+ (bytes|KB|MB|GB) free)?\)"
 LINES = {
@@ -54,7 +53,7 @@ def fill(place, leave):
 
 
 def fails(root, *line, **options):
-    """The message of a command that ends for want of space."""
+    """Return the error message of a command that fails because the disk is full."""
     process = histo(root, *line, code=1, **options)
     assert "Traceback" not in process.stderr
     assert "bug" not in process.stderr
@@ -65,7 +64,7 @@ def fails(root, *line, **options):
 
 @pytest.mark.parametrize("limit", [1_000, 30_000, 300_000, 3_000_000])
 @pytest.mark.parametrize("name", LINES)
-def test_a_write_that_fails_is_one_error_and_leaves_all_as_it_was(root, name, limit):
+def test_a_failed_write_is_one_error_and_changes_no_file(root, name, limit):
     before = tree(root)
     line = [root / "preds.csv" if part == "OUT" else part for part in LINES[name]]
     process = Process(root, *line, limits={"file": limit})
@@ -80,30 +79,30 @@ def test_a_write_that_fails_is_one_error_and_leaves_all_as_it_was(root, name, li
     assert [path for path in changed if path in before or path.rpartition("/")[2].startswith(".")] == []
 
 
-def test_a_data_set_that_does_not_fit_is_refused_before_it_is_made(disk):
+def test_a_data_set_larger_than_the_free_space_is_refused_first(disk):
     root = disk(1 << 20) / "workspace"
     error = fails(root, "download", "--source", "synthetic", "--n", 72)
     assert f"{root}/data/synthetic/patches.npy needs 2.0 MB, and" in error
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
-def test_an_array_to_be_unpacked_says_how_much_it_takes(disk, folder):  # noqa: F811
+def test_unpacking_without_enough_space_names_the_needed_space(disk, pcam_folder):
     root = disk(2 << 20) / "workspace"
-    error = fails(root, "download", "--source", "pcam", "--from", folder)
+    error = fails(root, "download", "--source", "pcam", "--from", pcam_folder)
     assert re.search(r"unpacking .*train_x.h5.gz needs 1.7 MB, and .* free", error) or re.search(SPACE, error)
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
-def test_a_disk_that_fills_up_while_packing_leaves_nothing_of_it(disk, folder):  # noqa: F811
-    """PCam's duplicates are dropped, so how much it will be is not known beforehand."""
+def test_a_full_disk_while_packing_leaves_no_files(disk, pcam_folder):
+    """PCam's duplicates are dropped, so the final size is not known before packing."""
     root = disk(9 << 18) / "workspace"
-    error = fails(root, "download", "--source", "pcam", "--from", folder)
+    error = fails(root, "download", "--source", "pcam", "--from", pcam_folder)
     assert re.search(rf"cannot (write|unpack) .*: No space left on device {SPACE}", error) or "needs" in error
     assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("leave", [0, 100_000, 4_000_000, 6_000_000])
-def test_the_last_good_checkpoint_outlives_a_full_disk_and_training_goes_on_when_there_is_room(made, disk, leave):
+def test_a_full_disk_keeps_the_last_checkpoint_and_training_can_be_resumed(made, disk, leave):
     place = disk(80 << 20)
     root = shutil.copytree(made, place / "workspace")
     histo(root, "train", *TINY, "--name", "whole")
@@ -126,7 +125,7 @@ def test_the_last_good_checkpoint_outlives_a_full_disk_and_training_goes_on_when
     assert not list(root.rglob(".*"))
 
 
-def test_results_that_do_not_fit_leave_the_old_ones(made, disk):
+def test_results_that_cannot_be_written_do_not_replace_the_old_ones(made, disk):
     place = disk(40 << 20)
     root = shutil.copytree(made, place / "workspace")
     line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", root / "preds.csv"]

@@ -1,4 +1,4 @@
-"""Every reader on bytes that nobody wrote on purpose: what is sound is read, all else is one `HistoError`.
+"""Fuzz tests of every reader: valid files are read, and all others raise one `HistoError`.
 
 `FUZZ=100 pytest tests/faults/test_fuzz.py` tries a hundred times as many inputs, at random; without it they are few,
 and the same each time. What it found is kept as examples.
@@ -53,7 +53,7 @@ def tries(count):
 
 @st.composite
 def damaged(draw, whole):
-    """One of some sound files, with a few bytes changed, moved, doubled, inserted or cut off."""
+    """Draw a valid file with a few bytes changed, moved, doubled, inserted or removed."""
     data = bytearray(draw(st.sampled_from(whole)))
     for _ in range(draw(st.integers(0, 6))):
         at = draw(st.integers(0, len(data)))
@@ -254,7 +254,7 @@ def test_checkpoints(place, small, data):
 @given(st.data())
 @tries(100)
 def test_pickles_in_checkpoints(place, small, data):
-    """The archive around it is sound: only the pickle is not."""
+    """The archive is valid; only the pickle in it is damaged."""
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(small)) as old, zipfile.ZipFile(stream, "w") as new:
         for name in old.namelist():

@@ -1,4 +1,4 @@
-"""Images from strangers: either the right pixels, or one line on stderr with the path; the CSV is always sound."""
+"""Unusual image files: the right pixels, or one line on stderr with the path; the CSV is always valid."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ def sixteen_bits():
 
 
 def cut_marker():
-    """A JPEG whose data hold a marker that cannot be there: all that follows it would be grey."""
+    """Return a JPEG with an impossible marker in its data, after which all pixels would be grey."""
     data = bytearray(saved(PATCH, "JPEG", quality=95))
     at = (data.index(b"\xff\xda") + len(data)) // 2
     data[at : at + 2] = b"\xff\xc0"
@@ -102,7 +102,7 @@ def rows(text):
 
 @pytest.fixture
 def strange(tmp_path):
-    """A folder of everything that a folder of images may hold."""
+    """Return a folder with every kind of file that a folder of images can contain."""
     folder = tmp_path / "strange"
     (folder / "deep" / "deeper").mkdir(parents=True)
     files = {name: data for name, (data, _) in SOUND.items()} | NEAR | BROKEN
@@ -120,7 +120,7 @@ def strange(tmp_path):
     return folder
 
 
-def test_a_folder_of_everything_gives_the_right_pixels_or_a_line(root, strange, tmp_path):
+def test_every_file_of_a_mixed_folder_gives_a_score_or_one_error_line(root, strange, tmp_path):
     np.save(tmp_path / "expected.npy", np.stack([pixels for _, pixels in SOUND.values()]))
     expected = [float(row["label"]) for row in rows(histo(root, *PREDICT, tmp_path / "expected.npy").stdout)]
     process = histo(root, *PREDICT, strange, code=1, limits={"memory": 2000 << 20})
@@ -139,7 +139,7 @@ def test_a_folder_of_everything_gives_the_right_pixels_or_a_line(root, strange, 
     assert f"error: {len(BROKEN)} of {len(scores) + len(BROKEN)} files could not be read" in process.stderr
 
 
-def test_the_same_folder_packs_the_same_pixels(root, strange):
+def test_packing_the_mixed_folder_gives_the_same_pixels(root, strange):
     process = histo(root, "download", "--source", "folder", "--from", strange, "--name", "strange")
     assert len(re.findall(r"^warning: ", process.stderr, re.MULTILINE)) == len(BROKEN)
     with (root / "manifests" / "strange.csv").open(newline="", encoding="utf-8") as file:
@@ -150,7 +150,7 @@ def test_the_same_folder_packs_the_same_pixels(root, strange):
         assert np.array_equal(store[ids.index(name)], pixels), name
 
 
-def test_each_of_them_named_on_stdin_gives_a_row_or_a_line(root, strange, tmp_path):
+def test_every_path_on_stdin_gives_a_row_or_one_error_line(root, strange, tmp_path):
     names = sorted(os.fsencode(path) for path in strange.rglob("*") if b"\n" not in os.fsencode(path.name))
     names += [
         b"",
@@ -162,13 +162,13 @@ def test_each_of_them_named_on_stdin_gives_a_row_or_a_line(root, strange, tmp_pa
     listed = tmp_path / "names"
     listed.write_bytes(b"\n".join(names))
     process = histo(root, *PREDICT, "-", code=1, stdin=listed, limits={"memory": 2000 << 20})
-    told = len(re.findall(r"^warning: ", process.stderr, re.MULTILINE))
-    assert len(rows(process.stdout)) + told == len(names) - 1  # of the empty line there is nothing to say
+    reported = len(re.findall(r"^warning: ", process.stderr, re.MULTILINE))
+    assert len(rows(process.stdout)) + reported == len(names) - 1  # of the empty line there is nothing to say
     assert "Traceback" not in process.stderr
 
 
 @pytest.mark.skipif(shutil.which("setpriv") is None and os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_a_line(root, strange, tmp_path):
+def test_a_file_without_permission_is_one_error_line(root, strange, tmp_path):
     (strange / "plain.png").chmod(0)
     command = [sys.executable, "-m", "histocli", "-w", root, *PREDICT, "--errors", "fail", strange / "plain.png"]
     if os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""`kill -9` at any moment: the workspace opens, and the same command again ends as if nothing had been."""
+"""`kill -9` at any moment: the workspace stays valid, and the same command again gives the result without a kill."""
 
 import random
 import shutil
@@ -10,7 +10,6 @@ from tests.faults.conftest import TRAIN
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 from tests.sources.server import FileServer
-from tests.sources.test_pcam import pcam_files  # noqa: F401
 
 KILLS, CHAIN = 20, 4  # of each command; so many one after the other before it may end
 COMMANDS = {
@@ -25,13 +24,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(pcam_files):  # noqa: F811
+def server(pcam_files):
     with FileServer(pcam_files) as server:
         yield server
 
 
 def again(line, root):
-    """The same command, to go on with a run where one was begun."""
+    """Return the same command, with --resume if the run exists."""
     return [*line, "--resume"] if line[0] == "train" and (root / "runs" / "killed").exists() else line
 
 
@@ -45,7 +44,7 @@ def kill_once(root, line, chance, seconds, operations):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_killed_and_run_again_it_ends_as_if_it_had_not_been(made, tmp_path, server, name):
+def test_a_killed_command_run_again_ends_as_if_never_killed(made, tmp_path, server, name):
     root, chance = tmp_path / "workspace", random.Random(name)
     line = [root / part if part == "preds.csv" else part for part in COMMANDS[name]]
     line += ["--from", server.url().rstrip("/")] if name == "download" else []

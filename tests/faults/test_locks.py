@@ -1,4 +1,4 @@
-"""Two `histo` in one workspace: one writes, the other is told who; nobody who reads is kept waiting."""
+"""Two `histo` processes in one workspace: only one writes, the other gets an error, and readers do not wait."""
 
 import os
 import re
@@ -8,21 +8,21 @@ import threading
 
 import pytest
 
-from histocli.fs import HeldError, hold, remove_strays, temporary_beside
+from histocli.fs import HeldError, hold, remove_strays, temporary_path
 from histocli.models.checkpoint import load_checkpoint
 from histocli.workspace import atomic_path
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
+from tests.sources.pcam_layout import file_name
 from tests.sources.server import FileServer, Reply
-from tests.sources.test_pcam import file_name, pcam_files  # noqa: F401
 
 LONG = ["train", *TINY, "--epochs", 1000]
 
 
 @pytest.fixture
 def training(root):
-    """A process that trains the run `long`, halted; killed at the end."""
+    """Yield a suspended process that trains the run `long`; kill it at the end."""
     process = Process(root, *LONG, "--name", "long")
     process.until(lambda: (root / "runs" / "long" / "last.pt").is_file())
     process.signal(signal.SIGSTOP)
@@ -33,7 +33,7 @@ def training(root):
 
 @pytest.fixture
 def packing(root):
-    """A process that packs the data set `large`, halted; killed at the end."""
+    """Yield a suspended process that packs the data set `large`; kill it at the end."""
     process = Process(root, "download", "--source", "synthetic", "--n", 50_000, "--name", "large")
     # The process locks its temporary file before it writes the first byte.
     process.until(lambda: any(path.stat().st_size for path in (root / "data" / "large").glob(".patches*")))
@@ -47,7 +47,7 @@ def by(process):
     return f"process {process.pid} on {socket.gethostname()}"
 
 
-def test_a_run_is_trained_by_one_process_and_the_other_is_told_which(root, training):
+def test_a_second_process_cannot_train_the_same_run(root, training):
     for line in (["train", "--resume", "--name", "long"], [*LONG, "--name", "long"]):
         refused = histo(root, *line, code=1)
         if "--resume" in line:
@@ -57,7 +57,7 @@ def test_a_run_is_trained_by_one_process_and_the_other_is_told_which(root, train
     check_whole(root)
 
 
-def test_a_killed_trainers_run_is_taken_over(root, training):
+def test_the_run_of_a_killed_process_can_be_resumed(root, training):
     assert by(training) in (root / "runs" / ".long.lock").read_text()
     training.kill()
     assert (root / "runs" / ".long.lock").exists()  # stale
@@ -68,8 +68,8 @@ def test_a_killed_trainers_run_is_taken_over(root, training):
     assert not list(root.rglob(".*"))
 
 
-def test_readers_and_other_writers_go_on(root, training, packing):
-    """While a run is trained and a data set packed, everything else can be done."""
+def test_a_lock_does_not_stop_readers_and_other_runs(root, training, packing):
+    """All other commands work while one process trains a run and another packs a data set."""
     for line in (
         ["eval", "--ckpt", "first", "--device", "cpu"],
         ["predict", "synthetic", "--ckpt", "first", "--device", "cpu"],
@@ -87,7 +87,7 @@ def test_readers_and_other_writers_go_on(root, training, packing):
     assert not list(root.rglob(".*"))
 
 
-def test_two_runs_side_by_side_end_as_they_would_alone(root, tmp_path):
+def test_two_runs_at_the_same_time_give_the_same_results_as_alone(root, tmp_path):
     lines = {name: ["train", *TINY, "--seed", seed, "--name", name] for seed, name in enumerate(("one", "two"))}
     alone = {}
     for name, line in lines.items():
@@ -102,7 +102,7 @@ def test_two_runs_side_by_side_end_as_they_would_alone(root, tmp_path):
     assert newest in (["one", "one"], ["two", "two"])
 
 
-def test_a_data_set_is_packed_by_one_process_and_the_other_is_told_which(root, packing):
+def test_a_second_process_cannot_pack_the_same_data_set(root, packing):
     line = ["download", "--source", "synthetic", "--n", 60, "--name", "large"]
     refused = histo(root, *line, code=1)
     assert f"error: another histo process is using data set 'large': {by(packing)}" in refused.stderr
@@ -113,7 +113,7 @@ def test_a_data_set_is_packed_by_one_process_and_the_other_is_told_which(root, p
     check_whole(root)
 
 
-def test_what_a_killed_process_left_goes_though_its_data_set_is_packed_already(root):
+def test_temporary_files_of_a_killed_process_are_removed_even_if_the_data_set_exists(root):
     before = tree(root)
     (root / "data" / ".synthetic.lock").write_text("process 1 on a machine")
     (root / "data" / "synthetic" / f".manifest.csv.{'0' * 16}.tmp").write_text("id,la")
@@ -122,7 +122,7 @@ def test_what_a_killed_process_left_goes_though_its_data_set_is_packed_already(r
     assert differences(tree(root), before) == []
 
 
-def test_one_process_fetches_a_file_for_all(root, pcam_files):  # noqa: F811
+def test_only_one_of_several_processes_downloads_a_file(root, pcam_files):
     with FileServer(pcam_files) as server:
         server.script(file_name("valid", "x") + ".h5.gz", Reply(stall_after=20_000))
         first, second = (
@@ -142,7 +142,7 @@ def test_one_process_fetches_a_file_for_all(root, pcam_files):  # noqa: F811
 # the locks themselves
 
 
-def test_whoever_waits_gets_the_lock_when_it_is_let_go_of(tmp_path):
+def test_a_waiting_process_gets_the_lock_when_it_is_released(tmp_path):
     order = []
 
     def work(name):
@@ -164,14 +164,14 @@ def test_whoever_waits_gets_the_lock_when_it_is_let_go_of(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_temporary_files_of_the_living_stay_and_those_of_the_dead_go(tmp_path):
+def test_only_temporary_files_of_ended_processes_are_removed(tmp_path):
     (tmp_path / ".x.json.0123456789abcdef.tmp").write_text("a dead one's")
     (tmp_path / ".folder.0123456789abcdef.tmp").mkdir()
     (tmp_path / ".folder.0123456789abcdef.tmp" / "y").write_text("a dead one's too")
     kept = [".x.json.12.tmp", "x.json.0123456789abcdef.tmp", ".hidden", ".x.json.0123456789abcdeg.tmp"]
     for name in kept:
         (tmp_path / name).write_text("somebody else's")
-    with temporary_beside(tmp_path / "z") as living, temporary_beside(tmp_path / "f", folder=True) as folder:
+    with temporary_path(tmp_path / "z") as living, temporary_path(tmp_path / "f", folder=True) as folder:
         remove_strays(tmp_path)
         assert living.exists()
         assert folder.exists()
@@ -182,7 +182,7 @@ def test_temporary_files_of_the_living_stay_and_those_of_the_dead_go(tmp_path):
     assert (tmp_path / ".y.json.0123456789abcdef.tmp").exists()
 
 
-def test_a_temporary_file_of_another_process_stays_while_it_lives(root, packing):
+def test_a_temporary_file_of_a_running_process_is_not_removed(root, packing):
     [path] = (root / "data" / "large").glob(".*.tmp")
     remove_strays(path.parent)
     assert path.exists()
@@ -191,8 +191,8 @@ def test_a_temporary_file_of_another_process_stays_while_it_lives(root, packing)
     assert not path.exists()
 
 
-def test_children_of_a_holder_do_not_hold(tmp_path):
-    """What a holder starts by `exec` does not inherit its locks."""
+def test_child_processes_do_not_inherit_a_lock(tmp_path):
+    """A program that a process starts with `exec` does not inherit its locks."""
     with hold(tmp_path / "lock", "it"):
         child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
     try:

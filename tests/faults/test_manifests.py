@@ -46,7 +46,7 @@ SPREADSHEETS = {
 
 
 @pytest.mark.parametrize("edit", SPREADSHEETS.values(), ids=SPREADSHEETS)
-def test_what_a_spreadsheet_leaves_gives_the_same_subset(root, table, edit):
+def test_a_manifest_saved_by_a_spreadsheet_gives_the_same_subset(root, table, edit):
     expected = (root / "manifests" / "balanced.csv").read_bytes()
     edit(*table)
     histo(root, *BALANCE)
@@ -69,7 +69,7 @@ def shuffled(rows):
 
 
 def two_swapped(rows):
-    """Two rows of the same label, far from one another: nothing but their order tells."""
+    """Two distant rows with the same label: only their order shows the change."""
     rows = list(rows)
     rows[5], rows[40] = rows[40], rows[5]
     return rows
@@ -88,7 +88,7 @@ def write_images(folder, names):
     return folder
 
 
-WRONG = {  # what is done -> what is said, after the path
+WRONG = {  # what is done -> the message after the path
     "label 2": (lambda rows: at(rows, 7, "label", "2"), ", line 7, column label: '2' is not 0, 1 or empty"),
     "label NaN": (lambda rows: at(rows, 3, "label", "NaN"), ", line 3, column label: 'NaN' is not 0, 1 or empty"),
     "label in words": (lambda rows: at(rows, 9, "label", "tumor"), ", line 9, column label: 'tumor'"),
@@ -106,8 +106,8 @@ WRONG = {  # what is done -> what is said, after the path
 }
 
 
-@pytest.mark.parametrize(("edit", "told"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_is_one_error_with_its_place(root, table, edit, told):
+@pytest.mark.parametrize(("edit", "message"), WRONG.values(), ids=WRONG)
+def test_an_invalid_manifest_is_one_error_with_its_line(root, table, edit, message):
     path, rows = table
     written(path, edit(rows))
     before = tree(root)
@@ -115,24 +115,24 @@ def test_what_cannot_be_is_one_error_with_its_place(root, table, edit, told):
         process = histo(root, *line, code=1)
         assert "Traceback" not in process.stderr
         [error] = [text for text in process.stderr.splitlines() if text.startswith("error: ")]
-        assert error.startswith(f"error: {path}{told}")
+        assert error.startswith(f"error: {path}{message}")
     assert tree(root) == before
 
 
-def test_rows_that_are_missing_are_an_error_that_counts_them(root, table):
+def test_missing_rows_are_an_error_with_their_number(root, table):
     path, rows = table
     written(path, rows[:30] + rows[31:])
     assert "error: the manifest of synthetic has 71 rows, its array 72" in histo(root, *BALANCE, code=1).stderr
 
 
-def test_a_quote_that_is_not_closed_is_an_error_with_its_line(root, table):
+def test_an_unclosed_quote_is_an_error_with_its_line(root, table):
     path, _ = table
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:11], '"' + lines[11], *lines[12:]]))
     assert f"error: {path}, line 12: unexpected end of data" in histo(root, *BALANCE, code=1).stderr
 
 
-def test_bytes_that_are_no_text_are_one_error(root, table):
+def test_bytes_that_are_not_utf8_are_one_error(root, table):
     path, _ = table
     path.write_bytes(path.read_bytes() + b"\xff\xfe\n")
     assert f"error: {path} is not UTF-8 text" in histo(root, *BALANCE, code=1).stderr
@@ -140,7 +140,7 @@ def test_bytes_that_are_no_text_are_one_error(root, table):
     assert f"error: {path} is not UTF-8 text" in histo(root, *BALANCE, code=1).stderr
 
 
-def test_ids_that_are_numbers_stay_as_they_are(root, tmp_path):
+def test_numeric_ids_are_not_changed(root, tmp_path):
     """007 is not 7: neither in the table of labels, nor in the manifest, nor in the predictions."""
     labels = {"007": "1", "7": "0", "1e5": "1", "0x10": "0"}
     folder = write_images(tmp_path / "numbered", labels)
@@ -152,14 +152,14 @@ def test_ids_that_are_numbers_stay_as_they_are(root, tmp_path):
     assert {row["id"] for row in csv.DictReader(io.StringIO(process.stdout))} == set(labels)
 
 
-def test_labels_edited_on_purpose_are_taken(root, table):
+def test_edited_labels_are_used(root, table):
     path, rows = table
     written(path, at(rows, 6, "label", str(1 - int(rows[5][1]))))
     histo(root, *BALANCE)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("id,label\na,1\nb,2\n", "line 3, column label: '2' is not 0 or 1"),
         ("id,label\na,1\nb,nan\n", "line 3, column label: 'nan' is not 0 or 1"),
@@ -169,9 +169,9 @@ def test_labels_edited_on_purpose_are_taken(root, table):
         ("id,label\na\n", "line 2: 1 fields, 2 columns"),
     ],
 )
-def test_a_table_of_labels_is_read_or_refused_with_its_place(root, tmp_path, text, told):
+def test_a_table_of_labels_is_read_or_refused_with_its_line(root, tmp_path, text, message):
     folder = write_images(tmp_path / "labelled", ["a", "b"])
     (folder / "labels.csv").write_text(text)
     process = histo(root, "download", "--source", "folder", "--from", folder, "--name", "x", code=1)
-    assert f"error: labels.csv, {told}" in process.stderr
+    assert f"error: labels.csv, {message}" in process.stderr
     assert not (root / "data" / "x").exists()

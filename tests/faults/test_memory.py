@@ -1,4 +1,4 @@
-"""Memory: flat however much there is to score; and where there is too little of it, an error that says what to do."""
+"""Memory: constant for any number of patches; and without enough memory, an error with a hint."""
 
 import csv
 import io
@@ -23,13 +23,13 @@ LITTLE = 150 * MIB  # for one forward pass of 64 patches it is too little
 
 
 def sparse(path, shape):
-    """An array of zeros of any size, which takes no room on the disk."""
+    """Write a sparse array of zeros, which takes no space on the disk."""
     np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     return path
 
 
 def peak(process):
-    """The most anonymous memory a process had: the page cache, through which arrays are mapped, is not its own."""
+    """Return the peak anonymous memory of a process, which does not include the page cache of mapped arrays."""
     highest = 0
     status = f"/proc/{process.pid}/status"
     while process.alive():
@@ -40,12 +40,12 @@ def peak(process):
     return highest
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is told in /proc")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
 
 
 @linux
 def test_an_array_ten_times_as_long_takes_no_more_memory(root, tmp_path):
-    """3 MB a row: 90 MB and 900 MB, of which some batches are in memory at a time."""
+    """Arrays of 90 MB and 900 MB, of which only a few batches are in memory at a time."""
     small, large = (sparse(tmp_path / f"{n}.npy", (n, 1024, 1024, 3)) for n in (30, 300))
     peaks = [peak(Process(root, *PREDICT, path, "--batch-size", 8)) for path in (small, large)]
     assert peaks[1] - peaks[0] < 60 * MIB, peaks
@@ -77,14 +77,14 @@ def hungry(root):
     return ["predict", "--ckpt", root / "hungry.pt", "--device", "cpu", "--precision", "fp32"]
 
 
-def test_too_large_a_batch_is_an_error_that_says_which_may_do(root, wide, hungry):
+def test_too_large_a_batch_is_an_error_that_suggests_a_smaller_one(root, wide, hungry):
     process = histo(root, *hungry, wide, "--batch-size", 64, code=1, limits={"memory": LITTLE})
     assert "error: memory is full with 64 patches at a time" in process.stderr
     assert "hint: --batch-size 32, or --batch-size auto, takes less" in process.stderr
     assert "Traceback" not in process.stderr
 
 
-def test_auto_halves_the_batch_and_goes_on(root, wide, hungry):
+def test_auto_halves_the_batch_until_it_fits(root, wide, hungry):
     process = histo(root, *hungry, wide, "--batch-size", "auto", limits={"memory": LITTLE})
     rows = list(csv.DictReader(io.StringIO(process.stdout)))
     assert [row["id"] for row in rows] == [str(i) for i in range(128)]
@@ -94,7 +94,7 @@ def test_auto_halves_the_batch_and_goes_on(root, wide, hungry):
     )
 
 
-def test_training_that_does_not_fit_says_so_and_leaves_no_run(root):
+def test_training_without_enough_memory_is_an_error_and_leaves_no_run(root):
     histo(root, "download", "--source", "synthetic", "--n", 400, "--name", "more")
     histo(root, "balance", "--data", "more", "--n", "max", "--val-fraction", 0.2)
     line = ["train", "--device", "cpu", "--epochs", 1, "--name", "large", "--arch", "p4m-densenet"]  # takes gigabytes
@@ -105,7 +105,7 @@ def test_training_that_does_not_fit_says_so_and_leaves_no_run(root):
     assert tree(root / "checkpoints") == before
 
 
-def test_auto_takes_the_usual_batch_where_there_is_room(root):
+def test_auto_keeps_the_default_batch_if_it_fits(root):
     histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", "auto", "--name", "auto"])
     histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", 128, "--name", "usual"])
     one, other = (load_checkpoint(root / "runs" / name / "best.pt") for name in ("auto", "usual"))
@@ -114,5 +114,5 @@ def test_auto_takes_the_usual_batch_where_there_is_room(root):
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "half", "1.5"])
-def test_a_batch_size_that_is_none(root, value):
+def test_an_invalid_batch_size_is_refused(root, value):
     assert "--batch-size" in histo(root, *PREDICT, "synthetic", "--batch-size", value, code=2).stderr

@@ -1,4 +1,4 @@
-"""Data at the edge of what can be computed: a warning or an error, and never a NaN in a JSON."""
+"""Extreme data: a warning or an error, and never a NaN in a JSON file."""
 
 import csv
 import io
@@ -67,7 +67,7 @@ def test_a_class_missing_from_training_is_an_error(root):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_part_that_is_empty_is_an_error(root, split):
+def test_an_empty_split_is_an_error(root, split):
     write_manifest(root, [row for row in manifest(root) if row["split"] != split])
     process = histo(root, "train", *TINY, "--name", "x", code=1)
     assert f"error: synthetic has no labelled patches in its split '{split}'" in process.stderr
@@ -83,7 +83,7 @@ def test_all_labels_equal_cannot_be_balanced(root):
     assert manifest(root) == before
 
 
-def test_one_slide_alone_cannot_be_split_by_slide(root):
+def test_a_single_slide_cannot_be_split_by_slide(root):
     write_manifest(root, [{**row, "slide": "s1"} for row in manifest(root, "synthetic")], "synthetic")
     process = histo(root, "balance", "--n", 32, code=1)
     assert "error: 1 slides cannot be split with both classes in train and in validation" in process.stderr
@@ -93,7 +93,7 @@ def test_one_slide_alone_cannot_be_split_by_slide(root):
 
 
 @pytest.mark.parametrize(
-    ("n", "split", "told"),
+    ("n", "split", "message"),
     [
         ("2", "random", "use --n 4 or more"),
         ("3", "random", "--n 3 is not an even number of patches"),
@@ -102,13 +102,13 @@ def test_one_slide_alone_cannot_be_split_by_slide(root):
         ("2", "slide", "slides cannot be split"),
     ],
 )
-def test_numbers_that_will_not_do(root, n, split, told):
+def test_invalid_numbers_are_refused(root, n, split, message):
     before = manifest(root)
-    assert told in histo(root, "balance", "--n", n, "--split", split, code=1).stderr
+    assert message in histo(root, "balance", "--n", n, "--split", split, code=1).stderr
     assert manifest(root) == before
 
 
-def test_the_smallest_number_that_will_do_goes_all_the_way(root):
+def test_the_smallest_possible_number_of_patches_works_in_every_command(root):
     histo(root, "balance", "--n", 4, "--split", "random", "--val-fraction", 0.5)
     histo(root, "train", *TINY, "--name", "least")
     histo(root, "eval", "--ckpt", "least", "--device", "cpu")
@@ -116,8 +116,8 @@ def test_the_smallest_number_that_will_do_goes_all_the_way(root):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_is_an_error_and_the_checkpoint_stays(root, value):
-    """Weights that went wrong on the disk: the first step finds it, and nothing is saved over them."""
+def test_an_infinite_loss_is_an_error_and_the_checkpoint_is_kept(root, value):
+    """The first step notices infinite weights in a checkpoint, and the checkpoint is not overwritten."""
     last = root / "runs" / "first" / "last.pt"
     content = torch.load(last, weights_only=True)
     content["training"]["history"] = content["training"]["history"][:1]

@@ -1,4 +1,4 @@
-"""Power loss: what has its final name is on the disk, and so is every folder above it.
+"""Power loss: a file under its final name is on the disk, and so are the folders above it.
 
 No test can pull the plug. What decides is the order of the system calls: a file is flushed before it gets its name, the
 folder after, and a folder that was made before anything is put into it.
@@ -20,7 +20,7 @@ from tests.cli import REPOSITORY
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is done to the disk, in order: the real calls, written down."""
+    """Record the system calls on files, in order."""
     done = []
     names = {}
 
@@ -40,7 +40,7 @@ def calls(monkeypatch):
     return done
 
 
-def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_after(tmp_path, calls):
+def test_a_file_is_flushed_before_its_rename_and_its_folder_after(tmp_path, calls):
     path = tmp_path / "a" / "b" / "x.json"
     write_json(path, {})
     words = [(name, *(re.sub(r"\.[0-9a-f]{16}\.tmp", ".TMP", arg) for arg in args)) for name, *args in calls]
@@ -56,7 +56,7 @@ def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_after(tmp_path,
     ]
 
 
-def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_path, calls):
+def test_a_folder_and_its_files_are_flushed_before_the_rename(tmp_path, calls):
     with atomic_folder(tmp_path / "run") as folder:
         write_json(folder / "config.json", {})
     kinds = [name for name, *_ in calls]
@@ -64,12 +64,12 @@ def test_a_folder_is_flushed_with_all_that_is_in_it_before_it_has_its_name(tmp_p
     assert calls[-1] == ("fsync", str(tmp_path))
 
 
-def test_a_folder_that_is_there_costs_nothing(tmp_path, calls):
+def test_an_existing_folder_is_not_flushed(tmp_path, calls):
     make_folder(tmp_path)
     assert calls == []
 
 
-def traced(log):
+def parse_trace(log):
     """(call, path) of a trace, with descriptors named by what they were opened for."""
     found = []
     for line in log.read_text().splitlines():
@@ -90,7 +90,7 @@ def test_every_rename_of_a_command_is_followed_by_a_flush_of_its_folder(root, tm
     command = [sys.executable, "-m", "histocli", "-w", root, *line]
     strace = ["strace", "-f", "-y", "-o", log, "-e", "trace=fsync,rename,renameat,renameat2"]
     subprocess.run([*strace, *command], cwd=REPOSITORY, check=True, capture_output=True)
-    done = traced(log)
+    done = parse_trace(log)
     renamed = [i for i, (call, _) in enumerate(done) if call == "rename"]
     assert len(renamed) >= 2
     for i in renamed:

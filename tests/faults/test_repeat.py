@@ -13,7 +13,7 @@ TRAIN = ["train", "--epochs", 2, "--batch-size", 8, "--seed", 3, "--name", "r"]
 
 
 def pipeline(root, device, *options):
-    """Everything from nothing."""
+    """Run all commands in a new workspace."""
     shutil.rmtree(root, ignore_errors=True)
     on = ["--device", device]
     for line in (
@@ -29,7 +29,7 @@ def pipeline(root, device, *options):
         histo(root, *line)
 
 
-def test_twice_the_same_is_the_same(tmp_path):
+def test_the_same_commands_twice_give_the_same_files(tmp_path):
     root = tmp_path / "workspace"
     pipeline(root, "cpu")
     first, best = tree(root), (root / "runs" / "r" / "best.pt").read_bytes()
@@ -45,7 +45,7 @@ def test_twice_the_same_is_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("options", [["--augment", "flips"], ["--rotate", "any"], ["--deterministic"]], ids=" ".join)
-def test_twice_the_same_weights_whatever_the_options(root, options):
+def test_any_options_give_the_same_weights_twice(root, options):
     weights = []
     for _ in range(2):
         shutil.rmtree(root / "runs" / "r", ignore_errors=True)
@@ -54,21 +54,21 @@ def test_twice_the_same_weights_whatever_the_options(root, options):
     assert weights[0] == weights[1]
 
 
-def test_another_seed_is_another_result(root):
+def test_another_seed_gives_another_result(root):
     histo(root, *TRAIN, "--device", "cpu")
     histo(root, *TRAIN[:-1], "other", "--device", "cpu", "--seed", 4)
     one, other = (tree(root / "runs" / name)["best.pt"]["model"] for name in ("r", "other"))
     assert one != other
 
 
-def test_a_deterministic_run_says_so_and_is_resumed_as_one(root):
+def test_a_deterministic_run_is_resumed_as_deterministic(root):
     histo(root, *TRAIN, "--device", "cpu", "--deterministic")
     assert load_checkpoint(root / "runs" / "r" / "last.pt").config["deterministic"] is True
     histo(root, "train", "--resume", "--name", "r", "--deterministic")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_twice_the_same_is_the_same_on_cuda(tmp_path):
+def test_the_same_commands_twice_give_the_same_files_on_cuda(tmp_path):
     root = tmp_path / "workspace"
     pipeline(root, "cuda", "--deterministic")
     first = tree(root)

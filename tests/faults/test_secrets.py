@@ -7,9 +7,8 @@ import pytest
 from histocli.sources.kaggle_client import download_competition
 from tests.faults.processes import histo
 from tests.sources.kaggle_layout import layout_files, zipped
+from tests.sources.kaggle_server import TOKEN, answer
 from tests.sources.server import FileServer, Reply
-from tests.sources.test_kaggle_client import TOKEN, answer, kaggle, policy, token  # noqa: F401
-from tests.sources.test_pcam import pcam_files  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # Kaggle's client leaves sockets about
 
@@ -17,7 +16,7 @@ PASSWORD, QUERY = "s3cr3t-password", "s3cr3t-query"
 
 
 def secrets_in(folder, *texts):
-    """Where a secret can be read."""
+    """Return the files and texts that contain a secret."""
     found = [str(path) for path in folder.rglob("*") if path.is_file() and contains(path.read_bytes())]
     return found + [text for text in texts if contains(text.encode())]
 
@@ -26,7 +25,7 @@ def contains(data):
     return any(secret.encode() in data for secret in (PASSWORD, QUERY, TOKEN))
 
 
-def test_credentials_in_an_address_are_used_and_never_shown_or_kept(tmp_path, pcam_files):  # noqa: F811
+def test_credentials_in_an_address_are_used_but_never_printed_or_stored(tmp_path, pcam_files):
     root = tmp_path / "workspace"
     with FileServer(pcam_files) as server:
         address = server.url().rstrip("/").replace("//", f"//user:{PASSWORD}@") + f"?token={QUERY}"
@@ -50,7 +49,7 @@ def test_credentials_in_an_address_are_used_and_never_shown_or_kept(tmp_path, pc
     [Reply(status=401), Reply(status=404), Reply(status=302, headers={"Location": "file:///etc/passwd"})],
     ids=["401", "404", "file"],
 )
-def test_a_failure_does_not_tell_them(tmp_path, pcam_files, reply):  # noqa: F811
+def test_an_error_does_not_print_credentials(tmp_path, pcam_files, reply):
     with FileServer(pcam_files) as server:
         server.reply_for = lambda path: reply
         address = server.url().rstrip("/").replace("//", f"//user:{PASSWORD}@") + f"?token={QUERY}"
@@ -59,7 +58,7 @@ def test_a_failure_does_not_tell_them(tmp_path, pcam_files, reply):  # noqa: F81
     assert secrets_in(tmp_path, failed.stdout, failed.stderr) == []
 
 
-def test_a_kaggle_token_is_not_sent_to_another_host(kaggle, tmp_path, policy, token, capfd):  # noqa: F811
+def test_a_kaggle_token_is_not_sent_to_another_host(kaggle, tmp_path, policy, token, capfd):
     body = zipped(layout_files())
     with FileServer({"archive.zip": body}) as elsewhere:
         to = {"Location": elsewhere.url("archive.zip", host="localhost")}
@@ -72,8 +71,8 @@ def test_a_kaggle_token_is_not_sent_to_another_host(kaggle, tmp_path, policy, to
     assert secrets_in(tmp_path, *capfd.readouterr()) == []
 
 
-def test_a_token_in_the_environment_is_in_no_file_of_a_run(root):
-    """Neither what is written of a run, nor the log of a bug, holds the environment."""
+def test_a_token_in_the_environment_is_not_written_to_a_run(root):
+    """Neither the files of a run nor the log of a bug contain the environment."""
     env = {"KAGGLE_API_TOKEN": TOKEN, "KAGGLE_KEY": TOKEN, "XDG_STATE_HOME": str(root / "state")}
     histo(root, "-v", "train", "--batch-size", 8, "--device", "cpu", "--epochs", 1, "--name", "kept", **env)
     histo(root, "-v", "eval", "--ckpt", "kept", "--device", "cpu", **env)

@@ -1,4 +1,4 @@
-"""A server that lies, met by the command itself; each lie has a test of its own in tests/sources/test_download.py."""
+"""A server that sends wrong answers to the command; tests/sources/test_download.py tests each wrong answer."""
 
 import gzip
 import re
@@ -7,15 +7,15 @@ import pytest
 
 from tests.faults.processes import histo
 from tests.faults.trees import check_whole, differences, tree
+from tests.sources.pcam_layout import file_name
 from tests.sources.server import FileServer, Reply, self_signed
-from tests.sources.test_pcam import file_name, pcam_files  # noqa: F401
 
 X = file_name("valid", "x") + ".h5.gz"
 PAGE = b"<!DOCTYPE html><html>quota exceeded</html>"
 
 
 @pytest.fixture
-def server(pcam_files):  # noqa: F811
+def server(pcam_files):
     with FileServer(pcam_files) as server:
         yield server
 
@@ -26,7 +26,7 @@ def download(root, server, code=0):
     )
 
 
-LIES = {  # what the server does with one of the files, for ever -> what is said of it
+WRONG_ANSWERS = {  # what the server does with one of the files, every time -> the error message
     "another scheme": (Reply(status=302, headers={"Location": "ftp://127.0.0.1/x"}), "redirects to ftp:"),
     "a local file": (Reply(status=302, headers={"Location": "file:///etc/passwd"}), "redirects to file:"),
     "data in the address": (Reply(status=302, headers={"Location": "data:,hello"}), "redirects to data:"),
@@ -39,13 +39,13 @@ LIES = {  # what the server does with one of the files, for ever -> what is said
 }
 
 
-@pytest.mark.parametrize(("reply", "told"), LIES.values(), ids=LIES)
-def test_a_lie_is_one_error_and_the_truth_is_taken_afterwards(root, server, reply, told):
+@pytest.mark.parametrize(("reply", "message"), WRONG_ANSWERS.values(), ids=WRONG_ANSWERS)
+def test_a_wrong_answer_of_a_server_is_one_error_and_a_retry_succeeds(root, server, reply, message):
     before = tree(root)
     server.script(X, forever=reply)
     failed = download(root, server, code=1)
     [error] = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
-    assert told in error
+    assert message in error
     assert "root:" not in failed.stderr
     assert "Traceback" not in failed.stderr
     assert [path for path in differences(tree(root), before) if not path.startswith("downloads/")] == []
@@ -55,13 +55,13 @@ def test_a_lie_is_one_error_and_the_truth_is_taken_afterwards(root, server, repl
     check_whole(root)
 
 
-def test_a_body_longer_than_promised_is_cut_at_the_promise(root, server, pcam_files):  # noqa: F811
+def test_a_body_longer_than_content_length_is_cut(root, server, pcam_files):
     server.script(X, Reply(extra=b"more" * 100_000))
     download(root, server)
     assert (root / "downloads" / X).read_bytes() == pcam_files[X]
 
 
-def test_a_body_cut_again_and_again_is_put_together(root, server, pcam_files):  # noqa: F811
+def test_a_body_that_is_cut_several_times_is_completed(root, server, pcam_files):
     server.script(X, *[Reply(cut_after=60_000)] * 4)
     download(root, server)
     assert (root / "downloads" / X).read_bytes() == pcam_files[X]
@@ -69,7 +69,7 @@ def test_a_body_cut_again_and_again_is_put_together(root, server, pcam_files):  
     assert all(re.fullmatch(r"bytes=\d+-", asked) for asked in server.ranges(X)[1:])
 
 
-def test_a_certificate_that_does_not_hold_ends_it(tmp_path, root, pcam_files):  # noqa: F811
+def test_an_invalid_certificate_is_an_error(tmp_path, root, pcam_files):
     with FileServer(pcam_files, tls=self_signed(tmp_path)) as server:
         failed = download(root, server, code=1)
     assert "the certificate of https://127.0.0.1" in failed.stderr

@@ -1,4 +1,4 @@
-"""Signals, terminals that go away and readers that stop: the state is saved, and nothing half-written stays."""
+"""Signals, closed terminals and closed pipes: the state is saved, and no incomplete files are left."""
 
 import os
 import pty
@@ -19,7 +19,7 @@ LONG = ["train", *TINY, "--epochs", 4, "--name", "long"]
 
 @pytest.fixture
 def terminal():
-    """Both ends of a terminal: a person's, and the name of the other."""
+    """Yield a pseudo-terminal: the descriptor of one end and the path of the other."""
     leader, follower = pty.openpty()
     name = os.ttyname(follower)
     os.close(follower)
@@ -63,7 +63,7 @@ def test_a_signal_while_training_saves_the_state(root, number, code):
     assert not list(root.rglob(".*"))
 
 
-def test_a_signal_while_validating_is_heard_at_once_and_resuming_goes_on_with_the_validation(root, tmp_path):
+def test_a_signal_stops_validation_at_once_and_resuming_validates_again(root, tmp_path):
     histo(root, "balance", "--n", 48, "--val-fraction", 0.7)
     line = ["train", "--device", "cpu", "--batch-size", 2, "--epochs", 2, "--name", "long"]
     histo(root, *line)
@@ -96,7 +96,7 @@ def test_a_second_ctrl_c_ends_at_once(root):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_packing_leaves_nothing(root, number):
+def test_a_signal_while_packing_leaves_no_files(root, number):
     before = tree(root)
     process = Process(root, "download", "--source", "synthetic", "--n", 50_000, "--name", "large")
     process.until(lambda: any((root / "data" / "large").glob(".patches*")) if (root / "data").is_dir() else False)
@@ -105,8 +105,8 @@ def test_a_signal_while_packing_leaves_nothing(root, number):
     assert differences(tree(root), before) == []
 
 
-def test_a_terminal_that_is_closed_saves_the_state(root, terminal):
-    """The kernel sends SIGHUP, and every word to the terminal is an error from then on."""
+def test_a_closed_terminal_saves_the_state(root, terminal):
+    """The kernel sends SIGHUP, and writing to the terminal is an error from then on."""
     open_ends, name = terminal
     process = Process(root, *LONG, tty=name)
     process.until(has_begun(root))
@@ -118,7 +118,7 @@ def test_a_terminal_that_is_closed_saves_the_state(root, terminal):
     check_whole(root)
 
 
-def test_training_under_nohup_outlives_its_terminal(root, terminal):
+def test_training_under_nohup_continues_after_the_terminal_is_closed(root, terminal):
     open_ends, name = terminal
     process = Process(root, *LONG, tty=name, ignore=[signal.SIGHUP])
     process.until(has_begun(root))
@@ -130,7 +130,7 @@ def test_training_under_nohup_outlives_its_terminal(root, terminal):
 @pytest.mark.parametrize(
     "line", [["predict", "synthetic", "--batch-size", "8"], ["predict", "synthetic", "--format", "jsonl"]]
 )
-def test_a_reader_that_stops_closes_the_pipe_quietly(root, line):
+def test_a_closed_pipe_ends_the_command_without_an_error(root, line):
     command = [sys.executable, "-m", "histocli", "-w", root, *line, "--ckpt", "first", "--device", "cpu"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.readline()
@@ -141,7 +141,7 @@ def test_a_reader_that_stops_closes_the_pipe_quietly(root, line):
     assert "error" not in stderr.lower()
 
 
-def test_messages_that_nobody_reads_do_not_end_the_work(root):
+def test_a_closed_stderr_does_not_end_the_command(root):
     """`histo train 2>&1 | head -1`"""
     command = [sys.executable, "-m", "histocli", "-w", root, *map(str, LONG)]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:

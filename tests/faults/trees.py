@@ -1,11 +1,11 @@
-"""What a workspace holds: compared bit for bit, and checked to be whole."""
+"""The files of a workspace: compare them bit for bit, and check that they are complete."""
 
 import json
 import re
 
 import torch
 
-from histocli.commands.train import stored_config
+from histocli.commands.train import load_run_config
 from histocli.data.dataset import open_packed
 from histocli.data.manifest import read_manifest
 from histocli.data.store import open_store
@@ -16,7 +16,7 @@ TIMED = {"seconds", "patches_per_second", "trained", "mtime_ns"}
 
 
 def without_times(value):
-    """A value without what a clock put into it, with tensors as their bytes."""
+    """Return a value without times and dates, with tensors as bytes."""
     if isinstance(value, dict):
         return {key: without_times(item) for key, item in value.items() if key not in TIMED}
     if isinstance(value, (list, tuple)):
@@ -37,7 +37,7 @@ def content(path):
 
 
 def tree(root):
-    """Every file below a folder, hidden ones too, and what is in it."""
+    """Return the content of every file below a folder, including hidden files."""
     return {str(path.relative_to(root)): content(path) for path in root.rglob("*") if path.is_file()}
 
 
@@ -47,7 +47,7 @@ def differences(one, other):
 
 
 def check_whole(root):
-    """Every file that has its final name can be read, and everything that a workspace lists can be opened."""
+    """Check that every file with its final name can be read, and that all data sets and runs can be opened."""
     for path in root.rglob("*"):
         if path.is_file() and not re.search(r"/\.[^/]+|\.part(\.json)?$", str(path.relative_to(root.parent))):
             check_file(path)
@@ -56,7 +56,7 @@ def check_whole(root):
         store, manifest = open_packed(workspace, name)
         assert len(store) == len(manifest)
     for run in workspace.run_names():
-        assert stored_config(workspace, run)[0] == run
+        assert load_run_config(workspace, run)[0] == run
 
 
 def check_file(path):

@@ -1,4 +1,4 @@
-"""Checkpoints at work: averages, temperatures and thresholds on small networks, and streams with broken patches."""
+"""Predictors: averages, temperatures and thresholds of small networks, and streams with unreadable patches."""
 
 import cv2
 import numpy as np
@@ -20,7 +20,6 @@ from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
 from histocli.sources import Patch
 from histocli.workspace import Workspace
-from tests.cli import one_thread_fixture  # noqa: F401
 
 TEMPERATURES = {"one": 2.0, "other": 0.5}
 THRESHOLDS = {"one": 0.3, "other": 0.6}
@@ -28,7 +27,7 @@ THRESHOLDS = {"one": 0.3, "other": 0.6}
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Two runs of one network with other weights, temperatures and thresholds."""
+    """Return a workspace with two runs that differ in weights, temperature and threshold."""
     root = Workspace(tmp_path_factory.mktemp("scoring"))
     rng = np.random.default_rng(8)
     odds = rng.normal(size=200).astype(np.float32)
@@ -62,7 +61,7 @@ def raw_probabilities(predictor, run, images):
         return model(images.float() / 255).double().softmax(1)[:, 1].numpy()
 
 
-def test_one_network_is_divided_by_its_temperature(predictor, images):
+def test_log_odds_are_divided_by_the_temperature(predictor, images):
     expected = raw_probabilities(predictor, "one", images)
     scores = predictor("one").predict_batch(images)
     assert scores.raw == pytest.approx(expected, abs=1e-5)
@@ -76,7 +75,7 @@ def test_an_ensemble_is_the_mean_of_calibrated_probabilities(predictor, images):
     assert predictor("one", "other").predict_batch(images).probs == pytest.approx(np.mean(alone, 0), abs=1e-6)
 
 
-def test_orientations_are_averaged_before_the_temperature(predictor, images):
+def test_views_are_averaged_before_the_temperature_is_applied(predictor, images):
     views = [raw_probabilities(predictor, "other", view) for view in d4_views(images)]
     scores = predictor("other", tta=True).predict_batch(images)
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
@@ -89,7 +88,7 @@ def test_orientations_are_averaged_before_the_temperature(predictor, images):
 
 @pytest.fixture
 def network():
-    """A network as training validates it: without a checkpoint, uncalibrated."""
+    """Return a predictor of a network without a checkpoint and without calibration, as in validation."""
     torch.manual_seed(3)
     return create_model("histonet")
 
@@ -103,7 +102,7 @@ def loader(images, size):
     return PatchLoader(pixels, np.arange(len(pixels)), np.zeros(len(pixels)), size, torch.device("cpu"))
 
 
-def test_packed_data_arrays_and_streams_get_the_same_scores_whatever_the_batch_size(one_thread, network, images):
+def test_packed_data_arrays_and_streams_get_the_same_scores_for_any_batch_size(one_thread, network, images):
     predictor = uncalibrated(network)
     expected = predictor.predict_batch(images).probs
     assert ((expected > 0) & (expected < 1)).all()
@@ -133,12 +132,12 @@ def test_no_patches_have_no_scores(network, images, tta):
 
 
 def test_progress_counts_the_patches_of_a_loader(network, images):
-    told = []
-    uncalibrated(network).predict_packed(loader(images, 4), told.append)
-    assert told == [4, 6]
+    reported = []
+    uncalibrated(network).predict_packed(loader(images, 4), reported.append)
+    assert reported == [4, 6]
 
 
-def test_the_mean_over_views_is_exact_where_probabilities_are_not():
+def test_the_mean_over_views_is_exact_near_0_and_1():
     odds = np.array([[-800.0, 60.0, 0.0, 3.0], [-800.0, 50.0, 0.0, -1.0]])
     found = _mean_log_odds(odds)
     assert found[0] == pytest.approx(-800)
@@ -158,7 +157,7 @@ def test_thresholds_by_number_as_stored_and_by_rule(predictor):
 
 
 @pytest.mark.parametrize("cores", ["1", "3"])
-def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(predictor, images, cores, monkeypatch):
+def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, cores, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", cores)
     pixels = images.permute(0, 2, 3, 1).numpy()
 
@@ -166,18 +165,18 @@ def test_a_stream_keeps_its_order_and_leaves_out_what_cannot_be_read(predictor, 
         raise HistoError("broken")
 
     patches = [Patch(str(i), broken if i in (1, 5) else lambda i=i: pixels[i]) for i in range(6)]
-    errors, told = [], []
-    chunks = list(predictor("one").predict_patches(iter(patches), 2, errors.append, told.append))
+    errors, reported = [], []
+    chunks = list(predictor("one").predict_patches(iter(patches), 2, errors.append, reported.append))
     assert [patch.id for chunk in chunks for patch in chunk.patches] == ["0", "2", "3", "4"]
     assert [str(error) for error in errors] == ["broken"] * 2
-    assert told == [2, 4, 6]
+    assert reported == [2, 4, 6]
     expected = predictor("one").predict_batch(images).probs[[0, 2, 3, 4]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture
 def many(monkeypatch, images):
-    """Three cores, and more chunks than they take ahead of time: patches of known pixels, and how many were read."""
+    """Return more chunks than three cores read ahead: patches with known pixels, and the number that was read."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     pixels, read = images.permute(0, 2, 3, 1).numpy(), []
 
@@ -197,7 +196,7 @@ def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many):
     assert np.concatenate([probs for _, probs in scored]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_who_stops_early_has_little_read_in_vain(predictor, many):
+def test_stopping_early_reads_few_unused_patches(predictor, many):
     patches, read = many
     chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
     next(chunks)
@@ -205,7 +204,7 @@ def test_who_stops_early_has_little_read_in_vain(predictor, many):
     assert 3 <= len(read) <= 3 * (2 * 3 + 1)
 
 
-def test_a_mistake_on_a_core_comes_through_in_its_turn(predictor, many):
+def test_an_exception_of_a_thread_is_raised_in_order(predictor, many):
     patches, _ = many
     patches[31] = Patch("31", lambda: 1 // 0)
     chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
@@ -214,41 +213,41 @@ def test_a_mistake_on_a_core_comes_through_in_its_turn(predictor, many):
         next(chunks)
 
 
-def test_a_processor_takes_few_of_a_stream_at_a_time(predictor):
+def test_a_cpu_uses_small_chunks(predictor):
     assert [predictor("one").chunk_size(size) for size in (8, 64, 256)] == [8, 64, 64]
 
 
-def test_a_checkpoint_is_given_once(predictor, workspace):
+def test_the_same_checkpoint_twice_is_refused(predictor, workspace):
     with pytest.raises(UsageError, match="is given twice"):
         predictor("one", "other", str(workspace.run_dir("one") / "best.pt"))
 
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Take the road of a GPU on this CPU: four cores that decode in processes, and scores that are used later."""
+    """Run the code for GPUs on this CPU: four cores that decode in processes, and scores that are used later."""
     monkeypatch.setattr(Predictor, "has_gpu", True)
     monkeypatch.setattr("histocli.data.early.thread_count", lambda: 4)
     monkeypatch.setattr("histocli.data.stream._FEW", 0)
 
 
-def test_the_road_of_a_gpu_gives_the_same_scores_and_errors(predictor, images, tmp_path, as_on_a_gpu):
+def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, tmp_path, as_on_a_gpu):
     for i, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
         cv2.imwrite(str(tmp_path / f"{i}.png"), pixels[:, :, ::-1])
     for i in (2, 3):
         (tmp_path / f"{i}.png").write_bytes(b"no picture")
     opened = open_inputs([str(tmp_path)], Workspace(tmp_path), Resize.CROP)
-    errors, told = [], []
+    errors, reported = [], []
     one = predictor("one")
-    chunks = list(one.predict_patches(opened.patches, 2, errors.append, told.append))
+    chunks = list(one.predict_patches(opened.patches, 2, errors.append, reported.append))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
     assert [str(error)[:5] for error in errors] == ["2.png", "3.png"]
-    assert told == [2, 4, 6]
+    assert reported == [2, 4, 6]
     expected = one.predict_batch(images).probs[[0, 1, 4, 5]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
     assert one.chunk_size(256) == 256
 
 
-def test_the_gpu_has_work_before_scores_are_used(predictor, images, as_on_a_gpu):
+def test_a_gpu_gets_the_next_chunk_before_scores_are_used(predictor, images, as_on_a_gpu):
     one, started = predictor("one"), []
     start = one._start
     one._start = lambda chunk: started.append(chunk) or start(chunk)
@@ -259,7 +258,7 @@ def test_the_gpu_has_work_before_scores_are_used(predictor, images, as_on_a_gpu)
     chunks.close()
 
 
-def test_views_are_joined_into_one_batch_on_a_gpu_alone():
+def test_views_are_joined_into_one_batch_on_a_gpu_only():
     cpu = [torch.empty(4, 3, 8, 8) for _ in range(8)]
     gpu = [view.to("meta") for view in cpu]
     assert _join_views(cpu) is cpu
@@ -305,7 +304,7 @@ def test_scores_in_bf16_are_not_quantised(network):
 
 
 def exported(workspace, predictor, monkeypatch):
-    """A file where `histo export` would write it; opening it is left out."""
+    """Return a file at the path where `histo export` writes; it is not opened."""
     path = workspace.export_path(predictor("one").members[0].sha256, "onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -314,7 +313,7 @@ def exported(workspace, predictor, monkeypatch):
     return path
 
 
-def test_the_engine_is_chosen_and_said(predictor, workspace, monkeypatch):
+def test_the_engine_is_chosen_and_named(predictor, workspace, monkeypatch):
     path = exported(workspace, predictor, monkeypatch)
     try:
         by_onnx = predictor("one")
@@ -331,7 +330,7 @@ def test_the_engine_is_chosen_and_said(predictor, workspace, monkeypatch):
         path.unlink()
 
 
-def test_an_engine_that_cannot_be_had_is_an_error_with_a_hint(predictor, workspace, monkeypatch):
+def test_an_engine_that_is_not_available_is_an_error_with_a_hint(predictor, workspace, monkeypatch):
     with pytest.raises(UsageError, match="--engine onnx does not run with --precision bf16"):
         load_predictor(workspace, ["one"], Device.AUTO, Precision.BF16, Engine.ONNX)
     with pytest.raises(UsageError, match="--engine onnx does not run with --device cuda"):

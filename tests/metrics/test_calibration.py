@@ -1,4 +1,4 @@
-"""Temperatures are found again, and thresholds are where their rules say."""
+"""Temperatures are estimated correctly, and thresholds follow their rules."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from scipy.special import expit, logit
 
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import auc, evaluate
-from histocli.metrics.calibration import HIGHEST, LOWEST, fit_temperature, probability, rescaled
-from histocli.metrics.thresholds import choose_threshold, fixed
+from histocli.metrics.calibration import HIGHEST, LOWEST, fit_temperature, probability, rescale_threshold
+from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_a_temperature_that_spoiled_the_scores_is_found_again(temperature):
+def test_fit_temperature_finds_a_known_temperature(temperature):
     rng = np.random.default_rng(2)
     truth = rng.normal(0, 2, 20_000)
     labels = (rng.random(20_000) < expit(truth)).astype(int)
@@ -30,7 +30,7 @@ def test_a_temperature_that_spoiled_the_scores_is_found_again(temperature):
         assert after["brier"] < before["brier"]
 
 
-def test_no_other_temperature_is_likelier():
+def test_the_fitted_temperature_has_the_highest_likelihood():
     rng = np.random.default_rng(4)
     odds = rng.normal(0, 3, 500)
     labels = (rng.random(500) < expit(odds / 2)).astype(int)
@@ -44,13 +44,13 @@ def test_no_other_temperature_is_likelier():
     assert loss(best) < min(loss(best * 1.02), loss(best / 1.02))
 
 
-def test_scores_that_part_the_classes_are_not_made_certain():
+def test_perfectly_separated_scores_do_not_get_an_extreme_temperature():
     labels, odds = np.repeat([0, 1], 20), np.repeat([-2.0, 2.0], 20)
     probs = probability(odds, fit_temperature(labels, odds))
     assert probs[-1] == pytest.approx(21 / 22)
 
 
-def test_scores_that_say_the_opposite_or_nothing_end_at_the_bounds():
+def test_scores_without_information_get_a_temperature_at_the_bounds():
     labels = np.repeat([0, 1], 20)
     assert fit_temperature(labels, np.where(labels == 1, -1.0, 1.0)) == HIGHEST
     assert fit_temperature(labels, np.where(labels == 1, 1e-4, -1e-4)) == LOWEST
@@ -64,16 +64,16 @@ def test_a_rescaled_threshold_calls_the_same_patches(threshold, temperature, odd
     if threshold > 1 - 1e-9 and odds / temperature > 20:
         return  # here too: the calibrated probability is rounded to 1
     calibrated, raw = probability([odds], temperature), probability([odds])
-    assert (calibrated >= threshold) == (raw >= rescaled(threshold, temperature))
+    assert (calibrated >= threshold) == (raw >= rescale_threshold(threshold, temperature))
 
 
-def test_certain_thresholds_stay_where_they_are():
-    assert [rescaled(edge, 3.0) for edge in (0, 0.5, 1)] == [0, 0.5, 1]
+def test_thresholds_0_and_1_are_not_rescaled():
+    assert [rescale_threshold(edge, 3.0) for edge in (0, 0.5, 1)] == [0, 0.5, 1]
 
 
 @settings(deadline=None)
 @given(st.data())
-def test_a_threshold_does_what_its_rule_says_and_no_other_does_it_better(data):
+def test_the_chosen_threshold_is_the_best_for_its_rule(data):
     n = data.draw(st.integers(2, 40))
     labels = np.array([0, 1, *data.draw(st.lists(st.integers(0, 1), min_size=n - 2, max_size=n - 2))])
     probs = np.array(data.draw(st.lists(st.integers(1, 19), min_size=n, max_size=n))) / 20
@@ -94,19 +94,19 @@ def test_a_threshold_does_what_its_rule_says_and_no_other_does_it_better(data):
     assert sensitivity == max(of(other)[0] for other in others if of(other)[1] >= wanted)
 
 
-def test_a_threshold_stands_half_way_between_two_scores():
+def test_a_chosen_threshold_is_half_way_between_two_scores():
     labels, probs = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9])
     for rule in ("youden", "sensitivity=1", "specificity=1"):
         assert choose_threshold(rule, labels, probs) == pytest.approx(0.5)
 
 
-def test_a_number_is_itself_and_needs_no_patches():
+def test_a_number_as_rule_needs_no_patches():
     assert choose_threshold("0.3", np.array([1]), np.array([0.5])) == 0.3
-    assert (fixed("0"), fixed("1"), fixed("youden"), fixed("specificity=.9")) == (0, 1, None, None)
+    assert [parse_threshold(rule) for rule in ("0", "1", "youden", "specificity=.9")] == [0, 1, None, None]
 
 
 @pytest.mark.parametrize("rule", ["", "two", "1.5", "-1", "nan", "youden=1", "sensitivity", "sensitivity=0", "ppv=0.9"])
-def test_what_is_no_rule_is_refused(rule):
+def test_an_invalid_rule_is_refused(rule):
     with pytest.raises(UsageError, match="is not a threshold") as caught:
         choose_threshold(rule, np.array([0, 1]), np.array([0.1, 0.9]))
     assert "youden" in caught.value.hint
@@ -117,7 +117,7 @@ def test_a_rule_needs_both_classes():
         choose_threshold("youden", np.array([1, 1]), np.array([0.1, 0.9]))
 
 
-def test_the_order_of_the_scores_stays():
+def test_calibration_keeps_the_order_of_the_scores():
     rng = np.random.default_rng(0)
     odds, labels = rng.normal(size=200), rng.integers(0, 2, 200)
     assert auc(labels, probability(odds, 4)) == auc(labels, probability(odds))

@@ -1,4 +1,4 @@
-"""Every figure against scikit-learn's, and what is said where a figure does not exist."""
+"""Every metric compared with scikit-learn, and the reasons of undefined metrics."""
 
 import json
 
@@ -17,7 +17,7 @@ from histocli.schema import from_json, to_json
 
 @st.composite
 def scored(draw, both_classes=True):
-    """Labels and probabilities in steps of 1/64 (many ties) or as they come (few)."""
+    """Return labels and probabilities, rounded to 1/64 (many ties) or not (few ties)."""
     n = draw(st.integers(2, 60))
     labels = draw(arrays(np.int64, n, elements=st.integers(0, 1)))
     if both_classes:
@@ -29,7 +29,7 @@ def scored(draw, both_classes=True):
 
 @settings(deadline=None, max_examples=25)
 @given(scored(), st.sampled_from([0.25, 0.5, 0.9]))
-def test_every_figure_is_scikit_learns(case, threshold):
+def test_every_metric_agrees_with_scikit_learn(case, threshold):
     labels, probs = case
     called = (probs >= threshold).astype(int)
     ours = evaluate(labels, probs, threshold).metrics
@@ -53,7 +53,7 @@ def test_every_figure_is_scikit_learns(case, threshold):
 
 @settings(deadline=None, max_examples=25)
 @given(scored())
-def test_auc_is_the_share_of_pairs_in_the_right_order(case):
+def test_auc_is_the_fraction_of_correctly_ordered_pairs(case):
     labels, probs = case
     above = probs[labels == 1][:, None] - probs[labels == 0]
     assert auc(labels, probs) == pytest.approx(((above > 0) + 0.5 * (above == 0)).mean(), abs=1e-12)
@@ -61,7 +61,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(case):
 
 @settings(deadline=None, max_examples=25)
 @given(scored())
-def test_curves_hold_at_their_thresholds(case):
+def test_points_of_curves_agree_with_the_confusion_at_their_thresholds(case):
     labels, probs = case
     curves = evaluate(labels, probs).curves
     roc = curves.roc
@@ -97,7 +97,7 @@ def test_calibration_and_histogram_count_every_patch(case):
 
 @settings(deadline=None, max_examples=25)
 @given(scored(both_classes=False), st.floats(0, 1))
-def test_the_result_is_plain_json_and_every_gap_has_a_reason(case, threshold):
+def test_the_result_is_json_and_every_missing_metric_has_a_reason(case, threshold):
     result = evaluate(*case, threshold)
     assert from_json(Measurement, json.loads(json.dumps(to_json(result), allow_nan=False)), "x.json") == result
     missing = {name for name, value in result.metrics.items() if value is None}
@@ -122,20 +122,20 @@ CAN_BE_UNDEFINED = {
         ([0, 1], [0.5, 0.5], {"npv", "mcc"}),
     ],
 )
-def test_what_cannot_be_computed_is_none(labels, probs, undefined):
+def test_undefined_metrics_are_none(labels, probs, undefined):
     result = evaluate(labels, probs)
     assert set(result.undefined) & CAN_BE_UNDEFINED == undefined
     assert all(result.undefined.values())
 
 
-def test_equal_scores_are_chance():
+def test_equal_scores_give_an_auc_of_one_half():
     result = evaluate([0, 1, 0, 1, 1], [0.3] * 5)
     assert result.metrics["auc"] == 0.5
     assert result.curves.roc.fpr == [0, 1]
     assert result.metrics["average_precision"] == pytest.approx(0.6)
 
 
-def test_certainty_that_is_wrong_costs_much_but_not_infinitely():
+def test_confident_errors_give_a_large_but_finite_log_loss():
     loss = evaluate([0, 1], [1.0, 0.0]).metrics["log_loss"]
     assert 30 < loss < 40
 
@@ -159,7 +159,7 @@ def test_long_curves_are_thinned_with_both_ends_kept():
     assert pr.precision[-1] == pytest.approx(labels.mean())
 
 
-def test_single_precision_and_booleans_are_taken():
+def test_float32_and_boolean_arrays_are_accepted():
     labels, probs = np.array([False, True, True]), np.array([0.25, 0.5, 0.125], np.float32)
     assert auc(labels, probs) == 0.5
     assert evaluate(labels, probs).confusion == Confusion(tn=1, fp=0, fn=1, tp=1)
@@ -178,7 +178,7 @@ def test_single_precision_and_booleans_are_taken():
         ([], [], "no labelled patches"),
     ],
 )
-def test_what_is_no_score_is_refused(measure, labels, probs, message):
+def test_invalid_scores_are_refused(measure, labels, probs, message):
     with pytest.raises(HistoError, match=message) as caught:
         measure(labels, probs)
     assert caught.value.hint

@@ -1,4 +1,4 @@
-"""Intervals: against scipy's bootstrap, against the definition, and for how often they hold the truth."""
+"""Intervals: compared with scipy's bootstrap and with the definition, and their coverage."""
 
 import json
 from statistics import NormalDist
@@ -46,7 +46,7 @@ def test_a_patch_of_weight_w_counts_as_w_patches(data):
             assert value == pytest.approx(np.nan if expected[name] is None else expected[name], nan_ok=True), name
 
 
-def test_by_patch_it_is_scipys_percentile_bootstrap():
+def test_the_bootstrap_by_patch_agrees_with_scipy():
     labels, probs = scores(np.random.default_rng(3), 300)
     made = uncertainty(labels, probs, evaluate(labels, probs).metrics)
     statistics = {
@@ -71,7 +71,7 @@ def test_by_patch_it_is_scipys_percentile_bootstrap():
     }
 
 
-def test_few_clusters_widen_it():
+def test_few_clusters_give_wider_intervals():
     """By the t quantile and the lost degree of freedom (Hesterberg 2015), checked on a mean of normal values."""
     labels, probs = scores(np.random.default_rng(0), 400)
     replicates = np.array(NormalDist().samples(200_000, seed=1))
@@ -96,7 +96,7 @@ def test_few_clusters_widen_it():
     }
 
 
-def test_copies_of_a_patch_in_one_cluster_tell_nothing_new():
+def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
     labels, probs = scores(np.random.default_rng(5), 60)
     copied = np.repeat(labels, 7), np.repeat(probs, 7)
     slides = Clusters("slide", np.repeat(np.arange(60), 7), 60)
@@ -107,14 +107,14 @@ def test_copies_of_a_patch_in_one_cluster_tell_nothing_new():
     assert wide_high - wide_low > 2 * (high - low)
 
 
-def test_the_seed_alone_decides():
+def test_the_interval_depends_only_on_the_seed():
     labels, probs = scores(np.random.default_rng(7), 400)
     one = interval(labels, probs, seed=1)
     assert interval(labels, probs, seed=1, threads=3) == one
     assert interval(labels, probs, seed=2) != one
 
 
-def test_delong_is_its_definition():
+def test_delong_agrees_with_its_definition():
     rng = np.random.default_rng(11)
     labels, probs = scores(rng, 50)
     probs = np.round(probs, 1)  # ties
@@ -153,8 +153,8 @@ def test_delong_and_the_bootstrap_agree(slides):
     assert made.delong.interval == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
-def covered(draw, truth, clusters, simulations=150, sensitivity=0.0):
-    """How often the intervals of the AUC hold the truth, the bootstrap's and DeLong's; and that of the sensitivity."""
+def measure_coverage(draw, truth, clusters, simulations=150, sensitivity=0.0):
+    """Return the coverage of the AUC's intervals (bootstrap and DeLong) and of the sensitivity's interval."""
     held = np.zeros(3)
     for number in range(simulations):
         labels, probs, groups = draw(np.random.default_rng([17, number]))
@@ -170,12 +170,12 @@ def test_coverage_of_independent_patches():
     def draw(rng):
         return *scores(rng, 120, 2.0), None
 
-    shares = covered(draw, NormalDist().cdf(2 / 2**0.5), clusters=False, sensitivity=NormalDist().cdf(1))
+    shares = measure_coverage(draw, NormalDist().cdf(2 / 2**0.5), clusters=False, sensitivity=NormalDist().cdf(1))
     assert ((shares >= 0.90) & (shares <= 0.99)).all()
 
 
 def test_coverage_of_patches_in_slides():
-    """Where a slide shifts all its scores, patches drawn alone promise too much; slides keep their word."""
+    """If each slide shifts its scores, intervals by patch are too narrow and intervals by slide are right."""
     slides, per_slide, spread = 16, 20, 1.0
 
     def draw(rng):
@@ -187,14 +187,14 @@ def test_coverage_of_patches_in_slides():
     # Of two patches of one slide the scores part by 2 shifts of that slide; of two slides, by one shift of each.
     same, apart = (2 / (2 + k * spread**2) ** 0.5 for k in (4, 2))
     truth = NormalDist().cdf(same) / slides + NormalDist().cdf(apart) * (1 - 1 / slides)
-    for share in covered(draw, truth, clusters=True)[:2]:
+    for share in measure_coverage(draw, truth, clusters=True)[:2]:
         assert 0.88 <= share <= 0.99
-    assert max(covered(draw, truth, clusters=False)[:2]) < 0.75
+    assert max(measure_coverage(draw, truth, clusters=False)[:2]) < 0.75
 
 
 @pytest.mark.parametrize("with_tumour", [4, 8])
-def test_coverage_where_few_of_many_slides_hold_tumour(with_tumour):
-    """As in lymph nodes: most slides are normal throughout, and what is known of tumour is known from a few."""
+def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
+    """As in lymph nodes, most slides are normal, and only a few slides have tumour patches."""
     slides, per_slide, spread, distance = 40, 20, 0.7, 2.0
 
     def draw(rng):
@@ -204,7 +204,9 @@ def test_coverage_where_few_of_many_slides_hold_tumour(with_tumour):
         return labels, stats.norm.cdf(moved + distance * (labels - 0.5)), Clusters("slide", codes, slides)
 
     truth = NormalDist().cdf(distance / (2 * (1 + spread**2)) ** 0.5)
-    found = covered(draw, truth, clusters=True, sensitivity=NormalDist().cdf(distance / 2 / (1 + spread**2) ** 0.5))
+    found = measure_coverage(
+        draw, truth, clusters=True, sensitivity=NormalDist().cdf(distance / 2 / (1 + spread**2) ** 0.5)
+    )
     assert (found[:2] >= 0.90).all()
     assert found[2] >= (0.90 if with_tumour == 8 else 0.75)  # within the worst and the best of four slides, too rough
 
@@ -218,7 +220,7 @@ def test_coverage_where_few_of_many_slides_hold_tumour(with_tumour):
         ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "it is defined in only"),
     ],
 )
-def test_what_cannot_be_told_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):
+def test_an_undefined_interval_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):
     clusters = Clusters("slide", np.array(slides), 1) if slides else None
     made = uncertainty(labels, probs, evaluate(labels, probs, threshold).metrics, threshold, clusters)
     assert made.intervals[missing] is None
@@ -241,7 +243,7 @@ def test_an_auc_without_variance_has_no_delong(labels, probs, codes):
 
 
 @pytest.mark.parametrize("slides", [1, 5, 300])
-def test_the_p_value_is_below_a_twentieth_where_the_interval_leaves_0_out(slides):
+def test_the_p_value_is_below_5_percent_if_the_interval_excludes_0(slides):
     rng = np.random.default_rng(3)
     for strength in np.linspace(0, 0.4, 6):
         labels, probs = scores(rng, 300)
@@ -257,6 +259,6 @@ def test_the_p_value_is_below_a_twentieth_where_the_interval_leaves_0_out(slides
 
 
 @pytest.mark.parametrize(("classes", "expected"), [("either", 25), ("normal", 20), ("tumour", 5), ("both", 5)])
-def test_a_metric_is_known_from_the_clusters_of_the_classes_that_it_depends_on(classes, expected):
+def test_informative_clusters_are_those_of_the_classes_that_a_metric_needs(classes, expected):
     metric = next(metric for metric in METRICS if metric.classes == classes)
     assert metric.n_informative(25, 20, 5) == expected

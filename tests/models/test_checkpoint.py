@@ -1,4 +1,4 @@
-"""Checkpoints: what is written comes back; what is broken, foreign or hostile is refused with a word."""
+"""Checkpoints are read as they were written; damaged, foreign or malicious files are refused with an error."""
 
 import os
 import pickle
@@ -47,7 +47,7 @@ def test_a_checkpoint_rebuilds_its_own_model(tmp_path, arch):
         assert torch.equal(rebuilt(images), model(images))
 
 
-def test_everything_in_it_comes_back(path):
+def test_a_saved_checkpoint_is_read_unchanged(path):
     loaded, made = load_checkpoint(path), checkpoint()
     assert vars(loaded).keys() - {"origin"} == vars(made).keys()
     for name in vars(made).keys() - {"model"}:
@@ -85,7 +85,7 @@ def test_any_bytes_are_refused(tmp_path, content):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
-    """Bytes changed in the part of the file that says what it holds."""
+    """Change bytes of the pickle in the file."""
     path = tmp_path / "small.pt"
     content = {"format": FORMAT, "arch": "histonet", "model": {"a": torch.ones(2)}, "run": "r"}
     torch.save(content, path, pickle_protocol=2)
@@ -140,8 +140,8 @@ def test_a_failed_write_leaves_the_old_checkpoint(path):
     assert [file.name for file in path.parent.iterdir()] == ["best.pt"]
 
 
-def test_a_bare_name_is_looked_up_in_the_workspace_alone(path, monkeypatch, tmp_path):
-    """`path` is best.pt in the current directory: of any other tool, as far as anybody knows."""
+def test_a_bare_name_is_only_looked_up_in_the_workspace(path, monkeypatch, tmp_path):
+    """`path` is best.pt in the current directory, which may be from another tool."""
     monkeypatch.chdir(tmp_path)
     workspace = Workspace(tmp_path / "workspace")
     for place in ("checkpoints", "runs/best.pt", "runs/other"):

@@ -1,4 +1,4 @@
-"""Group convolutions: whatever turns their input turns their output alike."""
+"""Group convolutions: transforming the input transforms the output in the same way."""
 
 import pytest
 import torch
@@ -20,15 +20,15 @@ PLACE = [[VIEWS.index(tuple(d4_views(turned)[a].flatten().tolist())) for turned 
 
 
 def turn_maps(maps, a):
-    """Feature maps (N,8C,H,W) of an image, as they must be when symmetry `a` turns the image."""
+    """Return feature maps (N,8C,H,W) transformed by symmetry `a`."""
     turned = d4_views(maps)[a].unflatten(1, (-1, 8))
     moved = torch.empty_like(turned)
     moved[:, :, PLACE[a]] = turned
     return moved.flatten(1, 2)
 
 
-def settled(layer, channels):
-    """The layer in evaluation; batch norm with statistics that are not the initial ones."""
+def with_statistics(layer, channels):
+    """Return the layer in evaluation mode, with batch norm statistics that differ from the initial ones."""
     with torch.no_grad():
         for number, parameter in enumerate(layer.parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number)))
@@ -54,31 +54,31 @@ GRIDS = [
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "side"), GRIDS)
 @pytest.mark.parametrize("a", range(8))
-def test_layers_turn_with_their_input(kernel, stride, padding, side, a):
+def test_layers_are_equivariant(kernel, stride, padding, side, a):
     options = {"stride": stride, "padding": padding}
     image, maps = maps_of(3, side), maps_of(16, side)
-    lifting = settled(LiftingConv(3, 2, kernel, **options), 3)
-    group = settled(GroupConv(2, 3, kernel, **options), 16)
-    depthwise = settled(DepthwiseGroupConv(2, kernel, **options), 16)
+    lifting = with_statistics(LiftingConv(3, 2, kernel, **options), 3)
+    group = with_statistics(GroupConv(2, 3, kernel, **options), 16)
+    depthwise = with_statistics(DepthwiseGroupConv(2, kernel, **options), 16)
     assert torch.allclose(lifting(d4_views(image)[a]), turn_maps(lifting(image), a), atol=1e-4)
     for layer in (group, depthwise):
         assert torch.allclose(layer(turn_maps(maps, a)), turn_maps(layer(maps), a), atol=1e-4)
 
 
 @pytest.mark.parametrize("a", range(8))
-def test_norms_turn_and_pools_over_the_group_do_not_care(a):
+def test_norms_are_equivariant_and_group_pools_are_invariant(a):
     maps = maps_of(16, 5)
-    norm = settled(GroupBatchNorm(2), 16)
+    norm = with_statistics(GroupBatchNorm(2), 16)
     assert torch.allclose(norm(turn_maps(maps, a)), turn_maps(norm(maps), a), atol=1e-6)
     for pool in (group_max, group_mean):
         assert pool(maps).shape == (2, 2, 5, 5)
         assert torch.allclose(pool(turn_maps(maps, a)), d4_views(pool(maps))[a], atol=1e-6)
 
 
-def test_the_layers_tell_orientations_apart():
-    """A layer that pooled too early would turn with its input as well, and see less."""
+def test_the_layers_distinguish_orientations():
+    """A layer that pools over orientations too early would be equivariant too, but could not distinguish them."""
     image = maps_of(3, 7)
-    lifted = settled(LiftingConv(3, 2, 3), 3)(image)
+    lifted = with_statistics(LiftingConv(3, 2, 3), 3)(image)
     assert not torch.allclose(lifted[:, 0], lifted[:, 1])
     maps = maps_of(16, 7)
     shuffled = maps.unflatten(1, (2, 8)).roll(1, 2).flatten(1, 2)
@@ -93,7 +93,7 @@ def test_the_first_orientation_is_the_plain_convolution():
     assert torch.allclose(lifting(images).unflatten(1, (4, 8))[:, :, 0], plain, atol=1e-6)
 
 
-def test_batch_norm_learns_the_mean_and_variance_of_what_it_sees():
+def test_batch_norm_learns_the_mean_and_variance_of_its_input():
     norm = GroupBatchNorm(2, momentum=1.0)
     maps = maps_of(16, 9) * torch.tensor([2.0] * 8 + [5.0] * 8).view(1, 16, 1, 1) + 3
     assert norm(maps).mean((0, 2, 3)).abs().max() < 1e-5
@@ -117,7 +117,7 @@ def test_weights_start_at_the_size_of_their_fan_in_and_take_gradients(layer, cha
     assert (maps.grad != 0).any(dim=0).all()
 
 
-def test_a_state_holds_weights_and_no_tables_and_memory_can_be_channels_last():
+def test_the_state_has_only_weights_and_memory_can_be_channels_last():
     layers = torch.nn.Sequential(LiftingConv(3, 2, 3), GroupBatchNorm(2), GroupConv(2, 2, 3), DepthwiseGroupConv(2, 3))
     expected = layers.eval()(maps_of(3, 9))
     assert sorted(layers.state_dict()) == [

@@ -1,4 +1,4 @@
-"""A network for scoring gives what the trained one gives, with fewer steps."""
+"""A fused network gives the outputs of the original one with fewer operations."""
 
 import copy
 

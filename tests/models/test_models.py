@@ -1,4 +1,4 @@
-"""The architectures: what their names build, what they do with images, and how pretrained weights get in."""
+"""The architectures: what their names build, how they process images, and how pretrained weights are loaded."""
 
 import copy
 import json
@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from histocli.commands.train import stored_config, train
+from histocli.commands.train import load_run_config, train
 from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
 from histocli.config import Device, Precision, TrainConfig, Weights
 from histocli.data.loaders import Batch
 from histocli.data.transforms import d4_views
 from histocli.errors import HistoError, UsageError
-from histocli.models import OWN, Classifier, create_model, rebuild_model
+from histocli.models import ARCHITECTURES, Classifier, create_model, rebuild_model
 from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.histonet import BlurredMaxPool
@@ -29,7 +29,7 @@ from histocli.training.progress import Listener
 from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.cli import TRAIN
 
 SMALL = "shufflenet_v2_x0_5"
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -63,15 +63,15 @@ def images_of(n=2, side=96):
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(2))
 
 
-def settled(model):
-    """The model in evaluation, with batch norm statistics that are not the initial ones."""
+def with_statistics(model):
+    """Return the model in evaluation mode, with batch norm statistics that differ from the initial ones."""
     with torch.no_grad():
         model.train()(images_of(4))
     return model.eval()
 
 
 def publish(arch, folder):
-    """Random weights of torchvision's `arch`, put where its published ones are looked for; the network itself."""
+    """Save random weights of torchvision's `arch` in the place of its published ones; return the network."""
     from torchvision.models import get_model, get_model_weights
 
     torch.manual_seed(8)
@@ -90,15 +90,15 @@ def publish(arch, folder):
 
 @pytest.fixture(name="hub")
 def hub_fixture(tmp_path, monkeypatch):
-    """An empty folder of downloaded weights, and a network in which nothing answers."""
+    """Use an empty folder for downloaded weights, and block the network."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     return tmp_path / "torch"
 
 
-def rebuilt(model, path):
-    """The model as a checkpoint brings it back."""
+def save_and_load(model, path):
+    """Return the model that is built from its checkpoint."""
     made = Checkpoint(model.arch, model.state_dict(), "run", 1, {}, {}, "ab" * 32)
     save_checkpoint(made, path)
     return load_checkpoint(path).build()
@@ -107,9 +107,9 @@ def rebuilt(model, path):
 # the p4m network
 
 
-def test_p4m_densenet_sees_no_difference_between_the_eight_symmetries():
+def test_p4m_densenet_is_invariant_to_the_eight_symmetries():
     torch.manual_seed(1)
-    model = settled(create_model("p4m-densenet"))
+    model = with_statistics(create_model("p4m-densenet"))
     images = images_of(3)
     with torch.no_grad():
         logits = [model(view) for view in d4_views(images)]
@@ -120,10 +120,10 @@ def test_p4m_densenet_sees_no_difference_between_the_eight_symmetries():
 @pytest.mark.parametrize(
     ("arch", "side"), [("histonet", 96), ("histonet-64", 64), ("histonet-wide", 96), ("p4m-densenet", 96)]
 )
-def test_networks_cost_what_their_docstrings_say(arch, side):
+def test_parameters_and_flops_are_those_in_the_docstrings(arch, side):
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = OWN[arch]()
+    network = ARCHITECTURES[arch]()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(images_of(1, side))
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -132,7 +132,7 @@ def test_networks_cost_what_their_docstrings_say(arch, side):
     assert line in " ".join(network.__doc__.split())
 
 
-def test_pooling_that_blurs_sees_as_much_of_stripes_wherever_they_lie_on_the_grid():
+def test_blurred_pooling_does_not_depend_on_the_position_of_stripes():
     stripes = torch.tensor([1.0, 1, 0, 0]).repeat(8).expand(1, 3, 32, 32)
     seen = {
         type(pool).__name__: [float(pool(stripes.roll(shift, 3))[..., 2:-2].mean()) for shift in range(4)]
@@ -141,7 +141,7 @@ def test_pooling_that_blurs_sees_as_much_of_stripes_wherever_they_lie_on_the_gri
     assert seen == {"BlurredMaxPool": [0.75] * 4, "MaxPool2d": [0.5, 1, 0.5, 1]}
 
 
-def test_pooling_that_blurs_takes_flips_and_turns_along_and_is_the_same_without_gradients():
+def test_blurred_pooling_is_equivariant_and_the_same_without_gradients():
     pool, maps = BlurredMaxPool(3), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert pool(maps).shape == (2, 3, 4, 4)
     pooled = pool(maps)
@@ -154,15 +154,15 @@ def test_pooling_that_blurs_takes_flips_and_turns_along_and_is_the_same_without_
 # names
 
 
-@pytest.mark.parametrize("arch", [*OWN, *FAMILIES])
-def test_every_family_takes_patches_and_tells_two_classes_apart(arch):
+@pytest.mark.parametrize("arch", [*ARCHITECTURES, *FAMILIES])
+def test_every_family_maps_patches_to_two_logits(arch):
     # shapes without numbers, but for one family that computes with them while it is built
     with torch.device("cpu" if arch.startswith("regnet") else "meta"):
         logits = create_model(arch).eval()(torch.zeros(2, 3, 96, 96))
     assert logits.shape == (2, 2)
 
 
-def test_the_families_are_all_there_are():
+def test_the_families_cover_all_torchvision_classifiers():
     stems = {re.match(r"[a-z]+", name)[0] for name in torchvision_names()}
     assert stems == {re.match(r"[a-z]+", name)[0] for name in FAMILIES}
 
@@ -171,37 +171,37 @@ def test_the_families_are_all_there_are():
     ("arch", "close"),
     [("resnet81", "resnet18"), ("p4m-densnet", "p4m-densenet"), ("histo-net", "histonet"), ("zzzz", "timm/NAME")],
 )
-def test_an_unknown_name_is_answered_with_those_near_it(arch, close):
+def test_an_unknown_architecture_gets_suggestions(arch, close):
     with pytest.raises(UsageError, match=f"there is no architecture '{arch}'") as caught:
         create_model(arch)
     assert close in caught.value.hint
 
 
-@pytest.mark.parametrize("arch", OWN)
-def test_this_tools_networks_have_no_pretrained_weights(arch):
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_networks_of_this_project_have_no_pretrained_weights(arch):
     with pytest.raises(UsageError, match=f"{arch} has no pretrained weights"):
         create_model(arch, Weights.PRETRAINED)
 
 
 @pytest.mark.parametrize("arch", ["p4m-densenet", SMALL, "squeezenet1_1", "mobilenet_v3_small"])
-def test_a_checkpoint_rebuilds_what_it_holds(arch, tmp_path):
+def test_a_checkpoint_builds_its_network(arch, tmp_path):
     torch.manual_seed(4)
-    model = settled(create_model(arch))
+    model = with_statistics(create_model(arch))
     with torch.no_grad():
-        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+        assert torch.equal(save_and_load(model, tmp_path / "a.pt")(images_of()), model(images_of()))
 
 
 # input
 
 
 @pytest.mark.parametrize(("arch", "side"), [("vit_b_16", 224), ("vit_h_14", 518), ("inception_v3", 299), (SMALL, None)])
-def test_patches_are_resized_where_the_network_takes_one_size_only(arch, side):
+def test_patches_are_resized_if_the_network_needs_one_size(arch, side):
     with torch.device("meta"):
         assert create_model(arch).side == side
 
 
 @pytest.mark.parametrize("side", [48, 96, 224])
-def test_resizing_keeps_what_is_seen(side):
+def test_resizing_keeps_the_content_of_a_patch(side):
     model = Classifier(nn.Identity(), "none", side=side)
     ramp = torch.linspace(0, 1, 96).expand(1, 3, 96, 96)
     prepared = model.preprocess(ramp)
@@ -215,7 +215,7 @@ def test_resizing_keeps_what_is_seen(side):
 
 
 @pytest.mark.parametrize("arch", [SMALL, "googlenet"])
-def test_published_weights_see_what_they_saw_where_they_were_made(arch, hub, tmp_path):
+def test_published_weights_give_the_same_features_as_in_their_library(arch, hub, tmp_path):
     network = publish(arch, hub)
     network.fc = nn.Identity()
     model = create_model(arch, Weights.PRETRAINED).eval()
@@ -225,12 +225,12 @@ def test_published_weights_see_what_they_saw_where_they_were_made(arch, hub, tmp
         expected = network((images - mean) / std)
         assert (expected[0] - expected[1]).abs().max() > 0.1
         assert torch.allclose(model.features(images), expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
-        again = rebuilt(model, tmp_path / "a.pt")
+        again = save_and_load(model, tmp_path / "a.pt")
         assert torch.equal(again(images), model(images))
 
 
-def test_weights_that_cannot_be_fetched_are_an_error_that_says_where_to_put_them(hub):
-    with pytest.raises(HistoError, match=f"the pretrained weights of {SMALL} cannot be had") as caught:
+def test_weights_that_cannot_be_downloaded_are_an_error_with_the_folder_for_them(hub):
+    with pytest.raises(HistoError, match=f"the pretrained weights of {SMALL} cannot be loaded") as caught:
         create_model(SMALL, Weights.PRETRAINED)
     assert str(hub / "hub" / "checkpoints") in caught.value.hint
     assert "--weights random" in caught.value.hint
@@ -266,7 +266,7 @@ def test_a_pretrained_backbone_learns_at_its_own_rate(one_thread):
         (["--weights", "pretrained", "--freeze", "--compile"], "--compile has no meaning with --freeze"),
     ],
 )
-def test_options_that_would_mean_nothing_are_refused(histo, options, why):
+def test_options_without_effect_are_refused(histo, options, why):
     error, _ = histo.fails("train", "--arch", SMALL, *options, code=2)
     assert why in error
 
@@ -278,7 +278,7 @@ def freeze(histo, *options):
     histo(*TRAIN, "--arch", SMALL, "--weights", "pretrained", "--freeze", *options)
 
 
-def test_a_frozen_backbone_stays_and_its_head_learns(histo, hub):
+def test_freeze_trains_the_head_and_not_the_backbone(histo, hub):
     network = publish(SMALL, hub)
     freeze(histo, "--epochs", 4, "--lr", 0.003, "--name", "head")
     run = histo.root / "runs" / "head"
@@ -290,13 +290,13 @@ def test_a_frozen_backbone_stays_and_its_head_learns(histo, hub):
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert len(rows) == 4
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    # the checkpoint is of the whole network: on the patches it says what the averaged head said of their features
+    # the checkpoint has the whole network, and gives the scores of the averaged head
     report = json.loads(histo("eval", "--ckpt", "head", "--raw", "--json", "--device", "cpu").stdout)
     assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
     assert report["metrics"]["log_loss"] == pytest.approx(best.metrics["val_loss"], rel=1e-5)
 
 
-def test_a_feature_that_hardly_varied_in_training_does_not_decide_alone():
+def test_a_feature_with_almost_no_variance_is_not_magnified():
     head = Head(3)
     features = torch.randn(100, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 2.0, 0.0])
     head.standardise(features)
@@ -321,7 +321,7 @@ class Stops(Listener):
         raise Stopped(2)
 
 
-def test_a_frozen_run_goes_on_as_if_it_had_not_stopped_and_fetches_nothing(histo, hub):
+def test_a_frozen_run_continues_bit_for_bit_without_a_download(histo, hub):
     publish(SMALL, hub)
     freeze(histo, "--epochs", 3, "--name", "through")
     config = TrainConfig(
@@ -345,7 +345,7 @@ def test_a_frozen_run_goes_on_as_if_it_had_not_stopped_and_fetches_nothing(histo
         assert all(torch.equal(tensor, through.model[name]) for name, tensor in halves.model.items())
 
 
-def test_the_last_checkpoint_of_a_frozen_run_has_the_head_alone(histo, hub, tmp_path):
+def test_the_last_checkpoint_of_a_frozen_run_has_only_the_head(histo, hub, tmp_path):
     network = publish(SMALL, hub)
     freeze(histo, "--epochs", 1, "--name", "head")
     run = histo.root / "runs" / "head"
@@ -365,14 +365,14 @@ def test_the_last_checkpoint_of_a_frozen_run_has_the_head_alone(histo, hub, tmp_
         load_checkpoint(alone).build()
     (run / "best.pt").unlink()  # as if stopped in the first epoch: the pretrained weights are loaded again
     published = network.state_dict()
-    model = make_model(stored_config(Workspace(histo.root), "head")[1], torch.device("cpu"), SINGLE_PROCESS, run)
+    model = make_model(load_run_config(Workspace(histo.root), "head")[1], torch.device("cpu"), SINGLE_PROCESS, run)
     assert all(
         torch.equal(tensor, published[name]) for name, tensor in model.backbone_and_head.backbone.state_dict().items()
     )
 
 
-def test_a_frozen_run_whose_last_checkpoint_has_the_backbone_goes_on(histo, hub):
-    """Versions before wrote the whole network."""
+def test_a_frozen_run_of_an_earlier_version_continues(histo, hub):
+    """Earlier versions wrote the whole network into last.pt."""
     publish(SMALL, hub)
     config = TrainConfig(
         epochs=2,
@@ -397,7 +397,7 @@ def test_a_frozen_run_whose_last_checkpoint_has_the_backbone_goes_on(histo, hub)
 # timm
 
 
-def test_without_timm_its_networks_are_an_error_that_says_how_to_get_it(monkeypatch):
+def test_without_timm_its_networks_are_an_error_with_the_command_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(HistoError, match="timm/resnet18 needs the package timm") as caught:
         create_model("timm/resnet18")
@@ -406,13 +406,13 @@ def test_without_timm_its_networks_are_an_error_that_says_how_to_get_it(monkeypa
 
 @pytest.fixture(name="timm")
 def timm_fixture(hub, monkeypatch):
-    """timm, with a hub that has nothing and cannot be reached."""
+    """Return timm, with an empty hub cache and no connection to the hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
 
 
 def stored(timm, folder, arch, **options):
-    """A model of timm's as it publishes them, in a folder; the network itself."""
+    """Save a timm model in a folder, as timm publishes models; return the network."""
     torch.manual_seed(6)
     network = timm.create_model(arch, **options)
     timm.models.save_for_hf(network, folder, model_args=options, safe_serialization=True)
@@ -421,17 +421,17 @@ def stored(timm, folder, arch, **options):
 
 @pytest.mark.parametrize(("arch", "side"), [("test_resnet", None), ("test_vit", 160), ("test_vit?img_size=96", 96)])
 def test_timm_networks_are_built_by_name_and_rebuilt(timm, arch, side, tmp_path):
-    model = settled(create_model(f"timm/{arch}"))
+    model = with_statistics(create_model(f"timm/{arch}"))
     assert (model.arch, model.side) == (f"timm/{arch}", side)
     with torch.no_grad():
-        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+        assert torch.equal(save_and_load(model, tmp_path / "a.pt")(images_of()), model(images_of()))
 
 
 @pytest.mark.parametrize(
     ("arch", "options", "name"),
     [("test_resnet", {}, "timm/test_resnet"), ("test_vit", {"img_size": 64}, "timm/test_vit")],
 )
-def test_a_published_timm_model_is_loaded_and_needs_its_source_no_more(timm, arch, options, name, tmp_path):
+def test_a_published_timm_model_is_rebuilt_without_its_source(timm, arch, options, name, tmp_path):
     network = stored(timm, tmp_path / "published", arch, num_classes=5, **options)
     model = create_model(f"timm/local-dir:{tmp_path / 'published'}", Weights.PRETRAINED).eval()
     shutil.rmtree(tmp_path / "published")
@@ -442,7 +442,7 @@ def test_a_published_timm_model_is_loaded_and_needs_its_source_no_more(timm, arc
     assert model.arch.partition("?")[0] == name
     with torch.no_grad():
         assert torch.allclose(model.features(images), network((images - mean) / std), atol=1e-5)
-        assert torch.equal(rebuilt(model, tmp_path / "a.pt")(images_of()), model(images_of()))
+        assert torch.equal(save_and_load(model, tmp_path / "a.pt")(images_of()), model(images_of()))
 
 
 @pytest.mark.parametrize(
@@ -451,18 +451,18 @@ def test_a_published_timm_model_is_loaded_and_needs_its_source_no_more(timm, arc
         ("timm/test_resnt", UsageError, "timm has no architecture 'test_resnt'"),
         ("timm/test_resnet?wings=2", UsageError, "wings"),
         ("timm/test_resnet?checkpoint_path=/etc/passwd", UsageError, "checkpoint_path"),
-        ("timm/hf-hub:someone/something", HistoError, "cannot be had"),
-        ("timm/local-dir:/nowhere", HistoError, "cannot be had"),
+        ("timm/hf-hub:someone/something", HistoError, "cannot be loaded"),
+        ("timm/local-dir:/nowhere", HistoError, "cannot be loaded"),
         ("timm/local-dir:{foreign}", HistoError, "names no architecture of timm's"),
     ],
 )
-def test_what_timm_cannot_give_is_an_error(timm, tmp_path, arch, error, why):
+def test_networks_that_timm_cannot_build_are_an_error(timm, tmp_path, arch, error, why):
     (tmp_path / "config.json").write_text('{"architectures": ["ViTModel"], "model_type": "vit"}')
     with pytest.raises(error, match=why) as caught:
         create_model(arch.format(foreign=tmp_path), Weights.PRETRAINED)
     assert caught.value.hint
 
 
-def test_a_checkpoint_never_asks_a_hub():
-    with pytest.raises(HistoError, match="cannot be rebuilt without its hub"):
+def test_loading_a_checkpoint_never_uses_a_hub():
+    with pytest.raises(HistoError, match="cannot be built without its hub or folder"):
         rebuild_model("timm/hf-hub:someone/something")

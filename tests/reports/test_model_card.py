@@ -1,4 +1,4 @@
-"""The card that training leaves: complete, and honest about splits and audits."""
+"""The model card that training writes."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.model_card import write_card
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.cli import TRAIN
 
 
 def test_the_model_card_is_complete(histo):
@@ -30,7 +30,7 @@ def test_the_model_card_is_complete(histo):
     assert not re.search(r"\b(TODO|TBD|None|nan|Undefined)\b|[{}]", text.partition("## Evaluations")[0])
 
 
-def test_the_model_card_tells_what_the_audit_found_and_that_a_random_split_is_too_good(histo):
+def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     histo("balance", "--n", 64, "--split", "random")
     histo(*TRAIN, "--epochs", 1, "--name", "leaky")
     folder = histo.root / "runs" / "leaky"

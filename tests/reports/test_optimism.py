@@ -1,4 +1,4 @@
-"""`benchmarks/optimism.py`: the gap between validation and unseen patches, and what is not compared."""
+"""`benchmarks/optimism.py`: the difference between validation and unseen patches, and runs that are not compared."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from benchmarks.optimism import main, measure
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.cli import TRAIN
 from tests.data.tissue import crop, texture, write_patches
 
 RUNS = ("first", "leaky")
@@ -23,7 +23,7 @@ def report(histo, *options):
 
 @pytest.fixture
 def siblings(histo):
-    """A run with a random split beside `first`, both evaluated on other slides."""
+    """Return a workspace with `first` and a run with a random split, both evaluated on other slides."""
     histo("balance", "--n", 64, "--val-fraction", 0.25, "--split", "random")
     histo(*TRAIN, "--epochs", 2, "--name", "leaky", "--seed", 7)
     histo("download", "--source", "synthetic", "--name", "elsewhere", "--n", 80, "--seed", 5)
@@ -36,7 +36,7 @@ def refused(histo, data, *runs):
     return str(caught.value), caught.value.hint
 
 
-def test_optimism_is_the_gap_between_validation_and_unseen_slides(histo, siblings, capsys):
+def test_optimism_is_the_difference_between_validation_and_unseen_slides(histo, siblings, capsys):
     made = main([str(histo.root), "elsewhere", *RUNS])
     rows = {run.run: run for run in made.runs}
     assert {run: row.split_by for run, row in rows.items()} == {"first": "slide", "leaky": "patch"}
@@ -59,7 +59,7 @@ def test_optimism_is_the_gap_between_validation_and_unseen_slides(histo, sibling
     assert picture.read_bytes() == before
 
 
-def test_runs_of_another_version_network_or_number_of_patches_are_not_of_the_same_recipe(histo, siblings):
+def test_runs_of_another_version_network_or_size_are_not_averaged(histo, siblings):
     path = histo.root / "runs" / "leaky" / "config.json"
     config = json.loads(path.read_text())
     for change in (
@@ -78,7 +78,7 @@ def test_runs_of_another_version_network_or_number_of_patches_are_not_of_the_sam
 
 
 def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings, capsys):
-    """Other patches of the same slides, as a part of a data set has that was packed in two."""
+    """A second data set can have other patches of the same slides."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         slides = sorted({row["slide"] for row in csv.DictReader(file)})
     table = histo.root / "manifests" / "elsewhere.csv"
@@ -100,7 +100,7 @@ def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, sib
     assert "elsewhere is not unseen" in capsys.readouterr().err
 
 
-def test_folders_of_one_name_are_not_taken_for_the_same_patches(histo, siblings, tmp_path, capsys):
+def test_folders_with_the_same_name_are_different_data(histo, siblings, tmp_path, capsys):
     for run, count in (("first", 12), ("leaky", 16)):
         folder = tmp_path / run / "valid"
         write_patches(folder, {f"{i % 2}/{run}{i}": crop(texture(i), 0, 0) for i in range(count)})

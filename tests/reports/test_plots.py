@@ -75,7 +75,7 @@ def subset(slides, leaks=False):
 
 
 def texts(tmp_path, draw, width=3.5, height=3.5):
-    """What is written in a figure; its SVG names each text in a comment beside the glyphs."""
+    """Return the texts in a figure; its SVG has each text as a comment next to the glyphs."""
     path = save(tmp_path / "figure.svg", Format.SVG, width, height, draw)
     parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
     root = ET.parse(path, parser).getroot()
@@ -83,7 +83,7 @@ def texts(tmp_path, draw, width=3.5, height=3.5):
 
 
 @pytest.mark.parametrize("kind", DRAWINGS)
-def test_titles_say_run_data_split_count_and_result(tmp_path, kind):
+def test_titles_have_run_data_split_count_and_result(tmp_path, kind):
     metrics = measured()
     written = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
     result = ("accuracy", "accuracy") if kind == "confusion" else ("AUC", "auc")
@@ -93,7 +93,7 @@ def test_titles_say_run_data_split_count_and_result(tmp_path, kind):
     assert "orientations" not in written
 
 
-def test_titles_say_that_orientations_were_averaged():
+def test_titles_mention_test_time_augmentation():
     assert "8 orientations averaged" in evaluation.facts(measured(tta=True))[0]
 
 
@@ -132,14 +132,14 @@ def test_learning_curves_without_an_auc(tmp_path):
 
 
 @pytest.mark.parametrize(("slides", "named"), [(2, True), (200, False)])
-def test_slides_are_named_while_there_is_room(tmp_path, slides, named):
+def test_slides_are_named_if_there_is_space(tmp_path, slides, named):
     written = texts(tmp_path, partial(draw_balance, report=subset(slides)), height=4.4)
     assert ("a_slide_0001" in written) is named
     assert f"{slides} slides, split by slide" in written
     assert "dropped: 3 outliers, 17 duplicates" in written
 
 
-def test_a_random_split_is_said_to_leak(tmp_path):
+def test_the_plot_says_that_a_random_split_leaks(tmp_path):
     written = texts(tmp_path, partial(draw_balance, report=subset(0, leaks=True)), height=2.4)
     assert "split at random: it leaks" in written
     assert "slides not known" in written
@@ -151,7 +151,7 @@ def test_a_random_split_is_said_to_leak(tmp_path):
     st.floats(0, 1),
     st.integers(1, 6),
 )
-def test_no_error_left_out_is_more_confident_than_one_shown(cases, threshold, count):
+def test_the_most_confident_errors_are_shown(cases, threshold, count):
     labels, probs = (np.array(column) for column in zip(*cases, strict=True))
     for rows, truth, sign in zip(most_confident_errors(labels, probs, threshold, count), (0, 1), (1, -1), strict=True):
         wrong = np.flatnonzero((labels == truth) & ((probs >= threshold) != truth))
@@ -196,7 +196,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, format):
     assert save(tmp_path / "second", format, 3.5, 2.9, draw).read_bytes() == first
 
 
-def test_a_users_own_matplotlib_settings_do_not_enter(tmp_path):
+def test_matplotlib_settings_of_the_user_are_ignored(tmp_path):
     import matplotlib
 
     draw = partial(evaluation.draw_roc, report=measured())
@@ -206,7 +206,7 @@ def test_a_users_own_matplotlib_settings_do_not_enter(tmp_path):
         assert matplotlib.rcParams["font.size"] == 20
 
 
-def test_a_drawing_that_fails_leaves_the_old_picture(tmp_path):
+def test_a_failed_drawing_keeps_the_old_file(tmp_path):
     path = tmp_path / "picture.png"
     path.write_bytes(b"old")
 
@@ -219,7 +219,7 @@ def test_a_drawing_that_fails_leaves_the_old_picture(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_intervals_are_beside_their_metrics(tmp_path):
+def test_intervals_are_next_to_their_metrics(tmp_path):
     made = measured()
     unsure = uncertainty([0, 1] * 50, [0.2, 0.8] * 50, made.measured.metrics)
     found = unsure.intervals | {"auc": (0.912, 0.987), "average_precision": None, "ece": (0.011, 0.099)}

@@ -1,4 +1,4 @@
-"""Reports as JSON: what is written is read again, as is what earlier versions wrote, and nothing else."""
+"""Reports as JSON: current and earlier formats are read, and invalid files are refused."""
 
 import json
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ LABELS, PROBS = [0, 1] * 20, [0.1, 0.8, 0.4, 0.3] * 10
 CODES = [i // 4 for i in range(40)]
 
 
-def again(report):
-    """What a file of the report reads as."""
+def read_back(report):
+    """Return the report after writing and reading it."""
     return json.loads(json.dumps(to_json(report), allow_nan=False))
 
 
@@ -56,7 +56,7 @@ def test_an_evaluation_is_read_as_it_was_written(n_checkpoints):
     assert EvaluationReport.from_json(json.loads(json.dumps(report.to_json())), "x.json") == report
 
 
-def test_an_evaluation_of_the_version_before_is_read():
+def test_an_evaluation_of_an_earlier_version_is_read():
     report = evaluation()
     values = json.loads(json.dumps(report.to_json()))
     old = {
@@ -82,10 +82,10 @@ def test_other_reports_are_read_as_they_were_written():
     paired = paired_difference(LABELS, PROBS, PROBS[::-1], Clusters("slide", np.array(CODES), 10))
     side = ComparedEvaluation("a.json", "a", "mine", "val", False, None, 3, 0.9)
     comparison = ComparisonReport(side, side, 40, (0, 3), paired)
-    assert from_json(ComparisonReport, again(comparison), "x.json") == comparison
+    assert from_json(ComparisonReport, read_back(comparison), "x.json") == comparison
     run = RepeatedRun("a-fold1", 1, 3, 40, 0.5, {"auc": 0.9, "mcc": None})
     repeats = RepeatsReport("a", "folds", "slide", [run], {"auc": 0.9, "mcc": None}, {"auc": 0.0, "mcc": None})
-    values = again(repeats)
+    values = read_back(repeats)
     assert from_json(RepeatsReport, values, "x.json") == repeats
     values["parted_by"] = values.pop("split_by")
     assert from_json(RepeatsReport, values, "x.json") == repeats

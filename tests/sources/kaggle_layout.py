@@ -1,4 +1,4 @@
-"""Kaggle's archive in small, for the tests that read it."""
+"""A small copy of Kaggle's archive."""
 
 import hashlib
 import io
@@ -51,7 +51,7 @@ def write_zip(path, files):
 
 
 def check_all(source):
-    """Every patch of the small archive comes, once, in order, with its label and split."""
+    """Check that a source yields every patch of the small archive once, in order, with its label and split."""
     assert source.total == TRAIN + TEST
     patches = list(source.patches())
     assert [patch.id for patch in patches] == sorted(IDS[:TRAIN]) + sorted(IDS[TRAIN:])

@@ -1,4 +1,4 @@
-"""A local HTTP server whose answers are scripted per path, so that tests can do real harm to a transfer."""
+"""A local HTTP server whose answers are scripted per path, so that tests can make downloads fail."""
 
 import hashlib
 import re
@@ -35,7 +35,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked."""
+    """A request of a client."""
 
     method: str
     path: str
@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+        """Ignore clients that close the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def self_signed(folder: Path) -> ssl.SSLContext:
-    """A server context with a certificate that nobody vouches for, made by the openssl executable."""
+    """Return a server context with a self-signed certificate, made by the openssl executable."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
     files = ["-keyout", str(key), "-out", str(certificate)]

@@ -1,4 +1,4 @@
-"""Downloads from a real server that fails in every way a server can fail."""
+"""Downloads from a local server that fails in many ways."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.fs import human_bytes
-from histocli.sources.download import download_file, file_md5, is_complete, recorded_md5, remote_size
+from histocli.sources.download import download_file, file_md5, is_complete, read_recorded_md5, remote_size
 from histocli.sources.http import MissingFileError, redact_url
 from histocli.sources.retry import RetryPolicy
 from tests.sources.server import FileServer, Reply, self_signed
@@ -54,7 +54,7 @@ def part_of(target: Path) -> Path:
 
 
 def leave_part(server, target, policy, size: int) -> None:
-    """A part as a killed run leaves it: the connection ends after `size` bytes, and the client gives up."""
+    """Leave a part of a download, as after a kill: the connection ends after `size` bytes, and the client stops."""
     server.script("patches.h5.gz", Reply(cut_after=size))
     with pytest.raises(HistoError, match="too early"):
         download_file(server.url("patches.h5.gz"), target, policy=RetryPolicy(tries=1, sleep=policy.sleep))
@@ -63,7 +63,7 @@ def leave_part(server, target, policy, size: int) -> None:
     server.requests.clear()
 
 
-def test_a_file_arrives_whole_and_leaves_nothing_else(server, target, policy, waits):
+def test_a_download_writes_the_whole_file_and_nothing_else(server, target, policy, waits):
     seen = []
     given = download_file(
         server.url("patches.h5.gz?download=1"),
@@ -80,7 +80,7 @@ def test_a_file_arrives_whole_and_leaves_nothing_else(server, target, policy, wa
     assert waits == []
 
 
-def test_an_empty_file_is_a_file(server, target, policy):
+def test_an_empty_file_can_be_downloaded(server, target, policy):
     server.files["empty.csv"] = b""
     assert download_file(server.url("empty.csv"), target, policy=policy).read_bytes() == b""
 
@@ -93,10 +93,10 @@ def test_a_second_run_needs_no_network(target, policy):
     download_file(url, target, on_progress=lambda done, total: seen.append((done, total)), policy=policy)
     download_file(url, target, md5=MD5, policy=policy)
     assert seen == [(len(BODY), len(BODY))]
-    assert recorded_md5(target) == MD5
+    assert read_recorded_md5(target) == MD5
 
 
-def test_a_file_put_there_by_hand_is_taken_if_its_checksum_is_right(target, policy):
+def test_a_file_copied_by_hand_is_used_if_its_checksum_is_right(target, policy):
     target.parent.mkdir()
     target.write_bytes(BODY)
     dead = "http://127.0.0.1:9/patches.h5.gz"
@@ -104,14 +104,14 @@ def test_a_file_put_there_by_hand_is_taken_if_its_checksum_is_right(target, poli
     assert not is_complete(dead, target.with_name("absent"), MD5)
 
 
-def test_a_file_put_there_by_hand_that_is_wrong_is_fetched(server, target, policy):
+def test_a_file_copied_by_hand_with_a_wrong_checksum_is_downloaded(server, target, policy):
     target.parent.mkdir()
     target.write_bytes(OTHER)
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
-def test_a_file_changed_after_the_download_is_fetched_again(server, target, policy):
+def test_a_file_changed_after_the_download_is_downloaded_again(server, target, policy):
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     target.write_bytes(OTHER)
     os.utime(target, ns=(0, 0))
@@ -119,7 +119,7 @@ def test_a_file_changed_after_the_download_is_fetched_again(server, target, poli
     assert file_md5(target) == MD5
 
 
-def test_a_file_from_another_address_is_not_taken_for_this_one(server, target, policy):
+def test_a_file_from_another_address_is_not_used(server, target, policy):
     download_file(server.url("patches.h5.gz"), target, policy=policy)
     server.files["mirror/patches.h5.gz"] = OTHER
     download_file(server.url("mirror/patches.h5.gz"), target, policy=policy)
@@ -136,7 +136,7 @@ def test_force_starts_over(server, target, policy):
     assert server.ranges("patches.h5.gz") == [None, None]
 
 
-def test_cut_connections_are_resumed_where_they_broke(server, target, policy, waits):
+def test_a_cut_connection_is_resumed_at_the_same_byte(server, target, policy, waits):
     server.script("patches.h5.gz", *(Reply(cut_after=200_000) for _ in range(4)))
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
@@ -146,14 +146,14 @@ def test_cut_connections_are_resumed_where_they_broke(server, target, policy, wa
     assert len(waits) == 4  # every cut made progress, so the limit of three tries was never near
 
 
-def test_a_later_run_resumes_what_an_earlier_one_left(server, target, policy):
+def test_a_later_call_resumes_an_incomplete_download(server, target, policy):
     leave_part(server, target, policy, 300_000)
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == ["bytes=300000-"]
     assert target.read_bytes() == BODY
 
 
-def test_a_killed_process_resumes(server, target, policy):
+def test_a_download_of_a_killed_process_is_resumed(server, target, policy):
     server.script("patches.h5.gz", Reply(stall_after=400_000))
     code = (
         "import sys; from pathlib import Path; from histocli.sources.download import download_file\n"
@@ -170,7 +170,7 @@ def test_a_killed_process_resumes(server, target, policy):
     assert target.read_bytes() == BODY
 
 
-def test_a_part_whose_last_byte_came_before_the_kill_needs_no_network(server, target, policy):
+def test_a_complete_part_of_a_killed_process_needs_no_network(server, target, policy):
     leave_part(server, target, policy, len(BODY) - 1)
     with part_of(target).open("ab") as part:
         part.write(BODY[-1:])
@@ -185,13 +185,13 @@ def test_a_stalled_connection_times_out_and_is_resumed(server, target, waits):
     assert server.ranges("patches.h5.gz") == [None, "bytes=500000-"]
 
 
-def test_a_server_without_ranges_starts_over_rightly(server, target, policy):
+def test_a_download_without_range_support_starts_again(server, target, policy):
     server.script("patches.h5.gz", Reply(cut_after=700_000), Reply(ranges=False))
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
-def test_a_server_without_ranges_that_always_breaks_at_one_place_is_given_up(server, target, policy):
+def test_a_server_without_ranges_that_always_fails_is_an_error(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(cut_after=700_000, ranges=False))
     with pytest.raises(HistoError, match=r"3 tries") as caught:
         download_file(server.url("patches.h5.gz"), target, policy=policy)
@@ -199,14 +199,14 @@ def test_a_server_without_ranges_that_always_breaks_at_one_place_is_given_up(ser
     assert not target.exists()
 
 
-def test_a_version_changed_between_two_pieces_is_not_joined(server, target, policy):
+def test_pieces_of_two_versions_are_not_joined(server, target, policy):
     leave_part(server, target, policy, 300_000)
     server.files["patches.h5.gz"] = OTHER
     download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert target.read_bytes() == OTHER
 
 
-def test_without_validators_the_checksum_finds_a_bad_joint_and_starts_over(server, target, policy):
+def test_without_etags_the_checksum_finds_wrongly_joined_pieces(server, target, policy):
     server.script(
         "patches.h5.gz",
         Reply(cut_after=300_000, validators=False, body=OTHER),
@@ -217,7 +217,7 @@ def test_without_validators_the_checksum_finds_a_bad_joint_and_starts_over(serve
     assert server.ranges("patches.h5.gz") == [None, "bytes=300000-", None]
 
 
-def test_a_size_changed_between_two_pieces_starts_over(server, target, policy):
+def test_a_changed_size_starts_the_download_again(server, target, policy):
     server.script(
         "patches.h5.gz",
         Reply(cut_after=300_000, validators=False),
@@ -227,14 +227,14 @@ def test_a_size_changed_between_two_pieces_starts_over(server, target, policy):
     assert target.read_bytes() == BODY * 2
 
 
-def test_416_means_done_if_the_sizes_agree(server, target, policy):
+def test_status_416_means_complete_if_the_sizes_agree(server, target, policy):
     server.script("patches.h5.gz", Reply(length=len(BODY) + 10, cut_after=len(BODY)))
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert server.ranges("patches.h5.gz") == [None, f"bytes={len(BODY)}-"]
     assert target.read_bytes() == BODY
 
 
-def test_416_means_start_over_if_they_do_not(server, target, policy):
+def test_status_416_means_start_again_if_the_sizes_differ(server, target, policy):
     leave_part(server, target, policy, 900_000)
     server.files["patches.h5.gz"] = BODY[:500_000]
     server.forever["patches.h5.gz"] = Reply(validators=False)
@@ -243,13 +243,13 @@ def test_416_means_start_over_if_they_do_not(server, target, policy):
     assert target.read_bytes() == BODY[:500_000]
 
 
-def test_416_for_a_whole_file_is_an_error(server, target, policy):
+def test_status_416_for_a_whole_file_is_an_error(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(status=416))
     with pytest.raises(HistoError, match="HTTP 416"):
         download_file(server.url("patches.h5.gz"), target, policy=policy)
 
 
-def test_retry_after_is_kept_and_capped(server, target, policy, waits):
+def test_retry_after_is_respected_up_to_a_limit(server, target, policy, waits):
     server.script(
         "patches.h5.gz",
         Reply(status=429, headers={"Retry-After": "7"}),
@@ -270,7 +270,7 @@ def test_retry_after_may_be_a_date(server, target, policy, waits):
     assert 1.0 <= waits[1] <= 2.0
 
 
-def test_server_errors_are_retried_ever_more_slowly_then_given_up(server, target, waits):
+def test_server_errors_are_retried_with_growing_delays_then_raised(server, target, waits):
     server.script("patches.h5.gz", forever=Reply(status=500))
     policy = RetryPolicy(tries=6, first_wait=1.0, longest_wait=5.0, sleep=waits.append)
     with pytest.raises(HistoError, match=r"HTTP 500.*6 tries"):
@@ -280,12 +280,12 @@ def test_server_errors_are_retried_ever_more_slowly_then_given_up(server, target
     assert waits[4] == 5.0
 
 
-def test_500_then_ok(server, target, policy):
+def test_a_retry_after_status_500_succeeds(server, target, policy):
     server.script("patches.h5.gz", Reply(status=500, body=b"<html>oops"), Reply(status=502))
     assert download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy).read_bytes() == BODY
 
 
-def test_nobody_listening_is_given_up(target, policy, waits):
+def test_a_refused_connection_is_an_error_after_some_tries(target, policy, waits):
     with FileServer() as gone:
         url = gone.url("patches.h5.gz")
     with pytest.raises(HistoError, match="refused"):
@@ -294,13 +294,13 @@ def test_nobody_listening_is_given_up(target, policy, waits):
 
 
 @pytest.mark.parametrize("reply", [Reply(extra=b"more" * 10_000), Reply(headers={"Connection": "close"}, extra=b"x")])
-def test_a_body_longer_than_promised_is_stopped_at_the_promise(server, target, policy, reply):
+def test_a_body_longer_than_content_length_is_stopped(server, target, policy, reply):
     server.script("patches.h5.gz", reply)
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
-def test_a_promise_shorter_than_the_file_is_found_by_the_checksum(server, target, policy):
+def test_a_too_small_content_length_is_found_by_the_checksum(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(length=1000))
     with pytest.raises(HistoError, match="has the MD5"):
         download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
@@ -310,7 +310,7 @@ def test_a_promise_shorter_than_the_file_is_found_by_the_checksum(server, target
     assert download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy).read_bytes() == BODY
 
 
-def test_a_promise_longer_than_the_file_is_given_up(server, target, policy):
+def test_a_too_large_content_length_is_an_error(server, target, policy):
     server.script("patches.h5.gz", forever=Reply(length=len(BODY) + 1, ranges=False))
     with pytest.raises(HistoError, match="too early"):
         download_file(server.url("patches.h5.gz"), target, policy=policy)
@@ -318,13 +318,13 @@ def test_a_promise_longer_than_the_file_is_given_up(server, target, policy):
 
 
 @pytest.mark.parametrize("length", [None, "-5", "many", ""])
-def test_a_body_without_a_sound_length_is_read_to_its_end(server, target, policy, length):
+def test_a_body_with_an_invalid_content_length_is_read_to_its_end(server, target, policy, length):
     server.script("patches.h5.gz", Reply(length=length))
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
 
 
-def test_a_piece_that_is_not_the_one_asked_for_is_not_joined(server, target, policy):
+def test_a_piece_of_another_range_is_not_joined(server, target, policy):
     leave_part(server, target, policy, 300_000)
     wrong = Reply(status=206, headers={"Content-Range": f"bytes 10-{len(BODY) - 1}/{len(BODY)}"}, body=BODY[10:])
     server.script("patches.h5.gz", wrong)
@@ -340,7 +340,7 @@ def test_a_piece_that_is_not_the_one_asked_for_is_not_joined(server, target, pol
         Reply(body=b"\xef\xbb\xbf<HTML lang=en>"),
     ],
 )
-def test_a_web_page_is_no_file(server, target, policy, reply):
+def test_a_web_page_instead_of_the_file_is_an_error(server, target, policy, reply):
     leave_part(server, target, policy, 300_000)
     server.script("patches.h5.gz", reply)
     with pytest.raises(HistoError, match="web page") as caught:
@@ -349,14 +349,14 @@ def test_a_web_page_is_no_file(server, target, policy, reply):
     assert part_of(target).stat().st_size == 300_000  # what was there is not lost to the page
 
 
-def test_wrong_bytes_are_thrown_away_and_fetched_once_more(server, target, policy):
+def test_wrong_bytes_are_deleted_and_downloaded_once_more(server, target, policy):
     server.script("patches.h5.gz", Reply(body=OTHER))
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
     assert len(server.requests) == 2
 
 
-def test_wrong_bytes_twice_are_an_error_and_leave_nothing(server, target, policy):
+def test_wrong_bytes_twice_are_an_error_and_leave_no_file(server, target, policy):
     server.files["patches.h5.gz"] = OTHER
     with pytest.raises(HistoError, match=MD5) as caught:
         download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
@@ -373,7 +373,7 @@ def test_a_damaged_part_is_found_by_the_checksum(server, target, policy):
 
 
 @pytest.mark.parametrize("note", [b"", b"[1]", b'{"url": 3', b"\xff\xfe"])
-def test_a_damaged_record_starts_over(server, target, policy, note):
+def test_a_damaged_record_starts_the_download_again(server, target, policy, note):
     leave_part(server, target, policy, 300_000)
     part_of(target).with_name(part_of(target).name + ".json").write_bytes(note)
     download_file(server.url("patches.h5.gz"), target, md5=MD5, policy=policy)
@@ -404,7 +404,7 @@ def test_a_redirect_to_another_scheme_is_refused(server, target, policy, place):
     assert not target.exists()
 
 
-def test_redirects_in_a_circle_are_refused(server, target, policy):
+def test_circular_redirects_are_refused(server, target, policy):
     server.script("a", forever=Reply(status=302, headers={"Location": "/b"}, body=b""))
     server.script("b", forever=Reply(status=302, headers={"Location": "/a"}, body=b""))
     with pytest.raises(HistoError, match="redirects too often"):
@@ -412,7 +412,7 @@ def test_redirects_in_a_circle_are_refused(server, target, policy):
     assert len(server.requests) < 20
 
 
-def test_credentials_stay_with_their_host_and_are_never_shown_or_stored(server, target, policy):
+def test_credentials_are_sent_only_to_their_host_and_never_printed_or_stored(server, target, policy):
     server.files["kept"] = BODY
     server.script("same", Reply(status=302, headers={"Location": "/kept"}, body=b""))
     there = server.url("patches.h5.gz", host="localhost")
@@ -425,10 +425,10 @@ def test_credentials_stay_with_their_host_and_are_never_shown_or_stored(server, 
     assert sent == {"same": basic, "kept": basic, "other": basic, "patches.h5.gz": None}
     with pytest.raises(HistoError) as caught:
         download_file(secret + "absent?token=t0ken", target, policy=policy)
-    told = str(caught.value) + caught.value.hint
+    reported = str(caught.value) + caught.value.hint
     stored = b"".join(p.read_bytes() for p in target.parent.glob("*.json")).decode()
     for word in ("pa%40ss", "pa@ss", "t0ken", "user:"):
-        assert word not in told
+        assert word not in reported
         assert word not in stored
 
 
@@ -493,7 +493,7 @@ def test_a_redirect_from_https_to_http_is_refused(server, tmp_path, target, poli
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, HistoError), (403, HistoError), (404, MissingFileError), (400, HistoError)]
 )
-def test_a_refusal_is_not_retried(server, target, policy, waits, status, kind):
+def test_a_client_error_is_not_retried(server, target, policy, waits, status, kind):
     server.script("patches.h5.gz", forever=Reply(status=status))
     with pytest.raises(kind, match=f"HTTP {status}"):
         download_file(server.url("patches.h5.gz"), target, policy=policy)
@@ -509,13 +509,13 @@ def test_a_status_without_a_file_is_an_error(server, target, policy):
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "ftp://host/x", "patches.h5.gz", "http://", "http://h:x/", "http://h/a b"]
 )
-def test_only_http_addresses_are_taken(target, policy, url):
+def test_only_http_addresses_are_accepted(target, policy, url):
     with pytest.raises(HistoError, match="not an http"):
         download_file(url, target, policy=policy)
     assert not target.parent.exists()
 
 
-def test_a_file_too_large_for_the_disk_is_refused_before_it_comes(server, target, policy):
+def test_a_file_larger_than_the_free_space_is_refused_first(server, target, policy):
     server.script("patches.h5.gz", Reply(length=10**18))
     with pytest.raises(HistoError, match=r"patches\.h5\.gz needs 1000000\.0 TB") as caught:
         download_file(server.url("patches.h5.gz"), target, policy=policy)
@@ -523,7 +523,7 @@ def test_a_file_too_large_for_the_disk_is_refused_before_it_comes(server, target
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no resource limits here")
-def test_a_disk_that_fills_up_is_one_clear_error_and_the_part_stays(server, target):
+def test_a_full_disk_is_one_error_and_keeps_the_part(server, target):
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from histocli.sources.download import download_file; from histocli.errors import HistoError\n"
@@ -562,7 +562,7 @@ def test_remote_size(server, policy, waits):
     assert waits == []
 
 
-def test_remote_size_of_what_cannot_be_had(server, policy):
+def test_remote_size_of_a_missing_file(server, policy):
     with pytest.raises(MissingFileError):
         remote_size(server.url("absent"), policy)
     server.script("patches.h5.gz", forever=Reply(status=503))
@@ -581,6 +581,6 @@ def test_human_bytes(count, text):
     assert human_bytes(count) == text
 
 
-def test_shown_hides_what_is_secret():
+def test_redact_url_hides_secrets():
     assert redact_url("https://user:word@host:1/a/b.gz?sig=x#y") == "https://host:1/a/b.gz"
     assert redact_url("https://host?sig=x") == "https://host/"

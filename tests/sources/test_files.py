@@ -1,4 +1,4 @@
-"""Image files in folders and archives, and the tables beside them."""
+"""Image files in folders and archives, and tables of labels and slides."""
 
 import os
 import stat
@@ -44,7 +44,7 @@ def contents(files):
     return {file.name: read_bytes(file) for file in files}
 
 
-def test_a_folder_and_a_zip_list_the_same_sorted_without_what_is_hidden(tmp_path):
+def test_a_folder_and_a_zip_list_the_same_sorted_files_without_hidden_ones(tmp_path):
     tree = {name: data for name, data in TREE.items() if not name.startswith("__MACOSX")}
     folder, archive = write_folder(tmp_path / "folder", tree), write_zip(tmp_path / "archive.ZIP", TREE)
     for path in (folder, archive):
@@ -54,7 +54,7 @@ def test_a_folder_and_a_zip_list_the_same_sorted_without_what_is_hidden(tmp_path
         assert [file.name for file in list_images(path)] == [name for name in SEEN if name != "labels.csv"]
 
 
-def test_one_file_is_a_list_of_one(tmp_path):
+def test_a_single_file_is_a_list_of_one(tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"data")
     assert contents(list_files(tmp_path / "x.jpg")) == {"x.jpg": b"data"}
 
@@ -77,7 +77,7 @@ def test_links_loops_pipes_and_sockets_do_not_hang(tmp_path):
     assert contents(list_files(folder)) == {"a.png": b"1", "link.png": b"1", "sub/b.png": b"2"}
 
 
-def test_a_pipe_or_device_given_itself_is_an_error(tmp_path):
+def test_a_pipe_or_device_as_input_is_an_error(tmp_path):
     os.mkfifo(tmp_path / "pipe.zip")
     for path in (tmp_path / "pipe.zip", "/dev/zero"):
         with pytest.raises(HistoError, match="is not a file or folder"):
@@ -93,12 +93,12 @@ def test_names_that_are_not_utf8_are_escaped_and_still_read(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "no/such/folder", "nul\0", "x" * 300])
-def test_what_is_not_there_is_an_error_that_names_it(tmp_path, name):
+def test_a_missing_path_is_an_error_that_names_it(tmp_path, name):
     with pytest.raises(HistoError, match=r"there is no|cannot read"):
         list_files(tmp_path / name)
 
 
-def test_a_file_that_goes_away_is_an_error_that_names_it(tmp_path):
+def test_a_file_deleted_before_reading_is_an_error_that_names_it(tmp_path):
     files = list_files(write_folder(tmp_path, {"sub/a.png": b"1"}))
     (tmp_path / "sub" / "a.png").unlink()
     with pytest.raises(HistoError, match=r"^sub/a\.png: No such file"):
@@ -106,7 +106,7 @@ def test_a_file_that_goes_away_is_an_error_that_names_it(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_is_an_error_that_names_it(tmp_path):
+def test_a_path_without_permission_is_an_error_that_names_it(tmp_path):
     folder = write_folder(tmp_path, {"a.png": b"1", "sub/b.png": b"2"})
     (folder / "a.png").chmod(0)
     with pytest.raises(HistoError, match=r"^a\.png: Permission denied"):
@@ -145,7 +145,7 @@ def test_a_truncated_archive_is_an_error(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("second", ["a/b.png", "a\\b.png"])
-def test_a_name_that_stands_twice_is_an_error(tmp_path, second):
+def test_a_duplicate_name_is_an_error(tmp_path, second):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("a/b.png", "c.png", second):
             archive.writestr(name, name)
@@ -153,7 +153,7 @@ def test_a_name_that_stands_twice_is_an_error(tmp_path, second):
         list_files(tmp_path / "x.zip")
 
 
-def test_members_that_lead_out_of_the_archive_are_left_out(tmp_path):
+def test_members_with_paths_outside_the_archive_are_skipped(tmp_path):
     names = [
         "../up.png",
         "a/../../up.png",
@@ -168,7 +168,7 @@ def test_members_that_lead_out_of_the_archive_are_left_out(tmp_path):
     assert [file.name for file in list_files(path)] == ["b/c.png", "good/a.png"]
 
 
-def test_links_and_folders_in_an_archive_are_only_their_bytes(tmp_path):
+def test_links_in_an_archive_are_read_as_files(tmp_path):
     link = zipfile.ZipInfo("passwd.png")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
@@ -194,7 +194,7 @@ def deflated(path, **members):
     return path
 
 
-def test_a_member_that_declares_an_enormous_size_is_refused_alone(tmp_path):
+def test_only_the_member_with_an_enormous_size_is_refused(tmp_path):
     path = central(deflated(tmp_path / "x.zip", bomb=b"0" * 9, good=b"1"), "bomb", 24, struct.pack("<I", 2**32 - 2))
     bomb, good = list_files(path)
     with pytest.raises(HistoError, match=r"^bomb: it unpacks to 4,095 MiB"):
@@ -281,7 +281,7 @@ def test_labels(text):
         ('id,label\n"a,1\n', "line 2: unexpected end of data"),
     ],
 )
-def test_a_malformed_table_is_an_error_with_its_place(text, message):
+def test_a_malformed_table_is_an_error_with_its_line(text, message):
     with pytest.raises(HistoError) as raised:
         read_labels(table(text))
     assert str(raised.value).startswith("dir/labels.csv")

@@ -46,7 +46,7 @@ IMAGES = {"in/a.tif": TIFFS[0], "in/b.tif": TIFFS[1], "in/c.tif": TIFFS[2]}
 FOUND = {"a": 1, "b": 0, "c": 1}
 
 
-def test_labels_inside(tmp_path):
+def test_a_table_in_the_folder_is_found(tmp_path):
     source = FolderSource([write_zip(tmp_path / "x.zip", IMAGES | {"deep/my_labels_1.CSV": TABLE})])
     assert labels_of(source) == FOUND
     assert source.report.notes == ["labels from deep/my_labels_1.CSV"]
@@ -54,21 +54,21 @@ def test_labels_inside(tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])
-def test_labels_beside(tmp_path, write):
+def test_a_table_next_to_the_folder_is_found(tmp_path, write):
     write_folder(tmp_path, {"train_labels.csv": TABLE, "other.csv": b"x"})
     source = FolderSource([write(tmp_path / "x.zip", IMAGES)])
     assert labels_of(source) == FOUND
     assert source.report.notes == [f"labels from {tmp_path / 'train_labels.csv'}"]
 
 
-def test_labels_given_win_over_those_inside_and_class_folders(tmp_path):
+def test_the_labels_option_is_preferred_to_tables_and_class_folders(tmp_path):
     write_folder(tmp_path, {"mine.csv": TABLE})
     tree = {name.replace("in/", "0/"): data for name, data in IMAGES.items()} | {"labels.csv": b"id,label\na,0\n"}
     source = FolderSource([write_folder(tmp_path / "x", tree)], labels=tmp_path / "mine.csv")
     assert labels_of(source) == FOUND
 
 
-def test_a_table_beside_that_knows_no_image_does_not_hide_the_class_folders(tmp_path):
+def test_a_table_without_these_images_does_not_hide_the_class_folders(tmp_path):
     write_folder(tmp_path, {"train_labels.csv": b"id,label\nx1,0\n"})
     source = FolderSource([write_folder(tmp_path / "mine", {"0/a.tif": TIFFS[0], "1/b.tif": TIFFS[1]})])
     assert labels_of(source) == {"a": 0, "b": 1}
@@ -88,7 +88,7 @@ def test_labels_by_stem_by_name_and_by_path(tmp_path, keys):
     assert source.report.counts == {}
 
 
-def test_what_lacks_its_counterpart_is_counted(tmp_path):
+def test_images_without_labels_and_labels_without_images_are_counted(tmp_path):
     table = b"id,label\na,1\nelsewhere/b.tif,0\nz,1\n"
     source = FolderSource([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table})])
     assert labels_of(source) == {"a": 1, "b": None, "c": None}
@@ -124,7 +124,7 @@ def test_tables_that_contradict_each_other_are_an_error(tmp_path):
         (["a.1.tif", "a.2.tif"], ["a.1", "a.2"]),
     ],
 )
-def test_ids_are_unique_where_stems_clash(tmp_path, names, ids):
+def test_ids_are_paths_if_stems_are_not_unique(tmp_path, names, ids):
     folder = write_folder(tmp_path / "x", dict.fromkeys(names, TIFFS[0]))
     assert [patch.id for patch in FolderSource([folder]).patches()] == ids
 
@@ -147,14 +147,14 @@ def test_the_same_paths_in_two_locations_are_an_error(tmp_path):
         FolderSource(places)
 
 
-def test_hospitals_follow_from_the_names_of_camelyon16_alone(tmp_path):
+def test_only_camelyon16_slides_have_a_hospital(tmp_path):
     table = b"id,wsi\na,camelyon16_train_normal_041\nb,camelyon16_train_tumor_071\nc,tumor_071\n"
     write_folder(tmp_path, {"slides.csv": table})
     source = FolderSource([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "slides.csv")
     assert [patch.hospital for patch in source.patches()] == ["RUMC", "UMCU", ""]
 
 
-def test_slides_are_joined_as_labels_are(tmp_path):
+def test_slides_are_matched_like_labels(tmp_path):
     (tmp_path / "wsi.csv").write_text("id,wsi\na,s1\nin/b.tif,s2\nz,s9\n")
     source = FolderSource([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "wsi.csv")
     assert {patch.id: patch.slide for patch in source.patches()} == {"a": "s1", "b": "s2", "c": ""}
@@ -163,7 +163,7 @@ def test_slides_are_joined_as_labels_are(tmp_path):
 
 
 @pytest.mark.parametrize(("resize", "verb"), [(Resize.CROP, "cut to the centre"), (Resize.SCALE, "scaled")])
-def test_other_sizes_are_fitted_and_counted(tmp_path, resize, verb):
+def test_images_of_other_sizes_are_resized_and_counted(tmp_path, resize, verb):
     big = np.pad(PIXELS[0], ((48, 48), (48, 48), (0, 0)))
     folder = write_folder(tmp_path / "x", {"a.tif": tiff(big), "b.tif": TIFFS[1], "c.tif": tiff(big)})
     workspace = Workspace(tmp_path / "workspace")
@@ -177,24 +177,24 @@ def test_other_sizes_are_fitted_and_counted(tmp_path, resize, verb):
 
 def test_unreadable_images_are_named_and_odd_names_survive_the_manifest(tmp_path):
     tree = {'1/a,"b"\nc.tif': TIFFS[0], "0/no.tif": b"text", "0/empty.png": b"", "0/ü d.tif": TIFFS[1]}
-    workspace, told = Workspace(tmp_path / "workspace"), []
+    workspace, reported = Workspace(tmp_path / "workspace"), []
     source = FolderSource([write_folder(tmp_path / "x", tree)])
-    packed = pack(source, workspace, "folder", on_unreadable=lambda key, error: told.append(str(error)))
+    packed = pack(source, workspace, "folder", on_unreadable=lambda key, error: reported.append(str(error)))
     assert (packed.patches, packed.unreadable) == (2, 2)
-    assert [message.split(":")[0] for message in told] == ["0/empty.png", "0/no.tif"]
+    assert [message.split(":")[0] for message in reported] == ["0/empty.png", "0/no.tif"]
     frame = read_manifest(workspace.manifest_path("folder"))
     assert frame[["id", "label"]].values.tolist() == [["ü d", 0], ['a,"b"\nc', 1]]
 
 
 @pytest.mark.parametrize("tree", [{}, {"readme.txt": b"x"}, {".hidden.png": b"x"}])
-def test_a_place_without_images_is_an_error_that_names_it(tmp_path, tree):
+def test_a_location_without_images_is_an_error_that_names_it(tmp_path, tree):
     folder = tmp_path / "patches"
     folder.mkdir()
     with pytest.raises(HistoError, match=r"there are no images in .*patches"):
         FolderSource([write_folder(folder, tree)])
 
 
-def test_what_is_missing_is_an_error_that_names_it(tmp_path):
+def test_a_missing_location_or_table_is_an_error_that_names_it(tmp_path):
     folder = write_folder(tmp_path / "x", IMAGES)
     with pytest.raises(HistoError, match=r"there is no .*nowhere"):
         FolderSource([folder, tmp_path / "nowhere"])
@@ -206,7 +206,7 @@ def test_what_is_missing_is_an_error_that_names_it(tmp_path):
         FolderSource([tmp_path / "text.txt"])
 
 
-def test_a_malformed_table_inside_is_an_error_with_its_place(tmp_path):
+def test_a_malformed_table_in_the_folder_is_an_error_with_its_line(tmp_path):
     archive = write_zip(tmp_path / "x.zip", IMAGES | {"train_labels.csv": b"id,label\na,1\nb,2\n"})
     with pytest.raises(HistoError, match=r"train_labels\.csv, line 3, column label: '2' is not 0 or 1"):
         FolderSource([archive])

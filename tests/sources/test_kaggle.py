@@ -1,4 +1,4 @@
-"""The competition's archive: as a folder, as a zip, and the real one in small."""
+"""The competition's archive: as a folder, as a zip, and a small real one."""
 
 import csv
 from pathlib import Path
@@ -54,19 +54,19 @@ def test_packing_checks_the_ids(tmp_path, downloads, layout):
     assert len(open_store(workspace.patches_path("kaggle"))) == TRAIN + TEST + 1
 
 
-def test_an_unreadable_image_is_named_by_the_packing(tmp_path, downloads, layout):
+def test_packing_names_an_unreadable_image(tmp_path, downloads, layout):
     files = layout | {f"train/{IDS[3]}.tif": b"II*\0 no image"}
-    told = []
+    reported = []
     source = KaggleSource(write_folder(tmp_path / "unpacked", files), downloads)
     packed = pack(
-        source, Workspace(tmp_path), "kaggle", on_unreadable=lambda key, error: told.append((key, str(error)))
+        source, Workspace(tmp_path), "kaggle", on_unreadable=lambda key, error: reported.append((key, str(error)))
     )
     assert packed.unreadable == 1
-    assert told[0][0] == IDS[3]
-    assert f"train/{IDS[3]}.tif" in told[0][1]
+    assert reported[0][0] == IDS[3]
+    assert f"train/{IDS[3]}.tif" in reported[0][1]
 
 
-def test_what_lacks_its_counterpart_is_counted_and_kept(tmp_path, downloads, layout):
+def test_images_without_labels_and_labels_without_images_are_counted(tmp_path, downloads, layout):
     files = dict(layout)
     del files[f"train/{IDS[0]}.tif"], files[f"train/{IDS[1]}.tif"]
     files["train_labels.csv"] = labels_csv(dict.fromkeys(IDS[: TRAIN - 3], 1)).encode()
@@ -76,7 +76,7 @@ def test_what_lacks_its_counterpart_is_counted_and_kept(tmp_path, downloads, lay
     assert [labels[key] for key in IDS[TRAIN - 3 : TRAIN]] == [None] * 3
 
 
-def test_other_files_are_left_alone(tmp_path, downloads, layout):
+def test_other_files_are_ignored(tmp_path, downloads, layout):
     extra = {
         "train/readme.txt": b"",
         "train/.hidden.tif": b"",
@@ -88,7 +88,7 @@ def test_other_files_are_left_alone(tmp_path, downloads, layout):
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_slides_are_joined(tmp_path, downloads, layout, packed):
+def test_slides_are_added_from_their_table(tmp_path, downloads, layout, packed):
     slides = [f"camelyon16_train_{'tumor' if i % 2 else 'normal'}_{i * 7:03}" for i in range(TRAIN)]
     table = "id,wsi\n" + "".join(f"{key},{slide}\n" for key, slide in zip(IDS, slides, strict=False))
     path = tmp_path / "patch_id_wsi_full.csv"
@@ -110,7 +110,7 @@ def test_patches_without_a_slide_are_counted(tmp_path, downloads, layout):
     assert source.report.counts == {"train patches without a slide": TRAIN - 1}
 
 
-def test_a_zip_of_two_tables_is_no_slide_table(tmp_path, downloads):
+def test_a_zip_with_two_tables_is_not_a_slide_table(tmp_path, downloads):
     path = write_zip(tmp_path / "slides.zip", {"a.csv": b"id,wsi\n", "b.csv": b"id,wsi\n"})
     with pytest.raises(HistoError, match="2 CSV tables"):
         KaggleSource(None, downloads, slides=path)
@@ -157,7 +157,7 @@ def test_a_broken_archive_is_an_error(tmp_path, downloads, layout):
         KaggleSource(path, downloads)
 
 
-def test_names_that_climb_out_of_an_archive_touch_nothing(tmp_path, downloads, layout):
+def test_archive_members_cannot_write_outside_the_folder(tmp_path, downloads, layout):
     inside = tmp_path / "inside"
     inside.mkdir()
     evil = {"../escaped.csv": b"x", "/tmp/escaped.tif": b"x", "train/../../escaped.tif": b"x", "..\\escaped.tif": b"x"}

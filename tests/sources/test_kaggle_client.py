@@ -1,8 +1,5 @@
-"""Kaggle's own client, against a server of ours in Kaggle's place."""
+"""Kaggle's client, with a local server instead of Kaggle."""
 
-import gc
-import importlib.util
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -11,37 +8,11 @@ import pytest
 from histocli.errors import HistoError
 from histocli.sources.kaggle import KaggleSource
 from histocli.sources.kaggle_client import COMPETITION, competition_dir, download_competition
-from histocli.sources.retry import RetryPolicy
 from tests.sources.kaggle_layout import check_all, layout_files, zipped
-from tests.sources.server import FileServer, Reply
+from tests.sources.kaggle_server import TOKEN, answer
+from tests.sources.server import Reply
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the client leaves sockets to the collector
-
-
-TOKEN = "KGAT_s3cr3t"
-
-
-@pytest.fixture
-def kaggle(monkeypatch, tmp_path):
-    """A server in Kaggle's place, a home without credentials, and a way to answer the client."""
-    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "KAGGLEHUB_CACHE", "KAGGLE_KERNEL_RUN_TYPE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "home"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setattr("histocli.sources.kaggle_client.ARCHIVE_BYTES", 0)
-    monkeypatch.setattr("histocli.sources.kaggle_client._UNPACKED_BYTES", 0)
-    with FileServer() as server:
-        monkeypatch.setenv("KAGGLE_API_ENDPOINT", server.url().rstrip("/"))  # how older clients are told
-        if importlib.util.find_spec("kagglesdk"):
-            import kagglesdk.kaggle_env as env
-
-            monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "LOCALHOST")
-            monkeypatch.setitem(env._env_to_endpoint, env.KaggleEnv.LOCAL, server.url().rstrip("/"))
-        yield server
-    with warnings.catch_warnings():  # before another module's tests trip over the client's sockets
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +23,6 @@ def layout():
 @pytest.fixture
 def downloads(tmp_path):
     return tmp_path / "downloads"
-
-
-def answer(server, *replies, forever=None):
-    """Script the answers to whatever path the client asks."""
-    server.reply_for = lambda path, waiting=list(replies): waiting.pop(0) if waiting else (forever or Reply())
-
-
-@pytest.fixture
-def policy():
-    return RetryPolicy(tries=3, sleep=lambda seconds: None)
-
-
-@pytest.fixture
-def token(monkeypatch):
-    monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN)
-    monkeypatch.setenv("KAGGLE_USERNAME", "user")
-    monkeypatch.setenv("KAGGLE_KEY", TOKEN)
 
 
 def archive_reply(layout):
@@ -91,17 +45,19 @@ def test_no_credentials(kaggle, downloads, policy):
         (404, "HTTP 404", "later"),
     ],
 )
-def test_a_refusal_says_what_to_do_and_never_the_token(kaggle, downloads, policy, token, capfd, status, message, hint):
+def test_a_refused_request_gives_a_hint_without_the_token(
+    kaggle, downloads, policy, token, capfd, status, message, hint
+):
     answer(kaggle, forever=Reply(status=status, body=b"{}"))
     with pytest.raises(HistoError, match=message) as caught:
         KaggleSource(None, downloads, policy=policy).fetch()
     assert hint in caught.value.hint
     assert len(kaggle.requests) == 1
-    told = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
-    assert TOKEN not in told
+    reported = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
+    assert TOKEN not in reported
 
 
-def test_the_archive_is_fetched_unpacked_and_kept(kaggle, downloads, policy, token, layout, capfd):
+def test_the_archive_is_downloaded_unpacked_and_kept(kaggle, downloads, policy, token, layout, capfd):
     answer(kaggle, Reply(status=503), forever=archive_reply(layout))
     source = KaggleSource(None, downloads, policy=policy)
     assert source.total is None
@@ -117,7 +73,7 @@ def test_the_archive_is_fetched_unpacked_and_kept(kaggle, downloads, policy, tok
     assert stored == []
 
 
-def test_without_a_connection_what_was_fetched_before_is_taken(kaggle, downloads, policy, token, layout, monkeypatch):
+def test_without_a_connection_the_earlier_download_is_used(kaggle, downloads, policy, token, layout, monkeypatch):
     answer(kaggle, forever=archive_reply(layout))
     download_competition(downloads, policy=policy)
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"):
@@ -127,7 +83,7 @@ def test_without_a_connection_what_was_fetched_before_is_taken(kaggle, downloads
     check_all(source)
 
 
-def test_a_connection_that_stays_away_is_given_up(kaggle, downloads, policy, token):
+def test_a_connection_that_always_fails_is_an_error(kaggle, downloads, policy, token):
     answer(kaggle, forever=Reply(status=500))
     with pytest.raises(HistoError, match=r"HTTP 500 \(3 tries\)"):
         download_competition(downloads, policy=policy)
@@ -148,7 +104,7 @@ def test_cut_connections_are_resumed(kaggle, downloads, policy, token, layout):
 
 
 @pytest.mark.parametrize("body", [b"<html>quota", b"PK\x03\x04 cut"])
-def test_a_damaged_archive_is_fetched_anew(kaggle, downloads, policy, token, layout, body):
+def test_a_damaged_archive_is_downloaded_again(kaggle, downloads, policy, token, layout, body):
     answer(kaggle, Reply(body=body), forever=archive_reply(layout))
     with pytest.raises(HistoError, match="damaged"):
         download_competition(downloads, policy=policy)
@@ -164,7 +120,7 @@ def test_an_archive_with_a_damaged_image_is_an_error(kaggle, downloads, policy, 
     assert list(downloads.rglob("*.complete")) == []
 
 
-def test_the_clients_own_folder_is_used_where_it_is_set(kaggle, tmp_path, downloads, token, layout, monkeypatch):
+def test_the_cache_folder_of_the_client_is_used_if_it_is_set(kaggle, tmp_path, downloads, token, layout, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
     answer(kaggle, forever=archive_reply(layout))
     assert download_competition(downloads).is_relative_to(tmp_path / "cache")
@@ -179,15 +135,15 @@ def test_a_folder_that_cannot_be_written_is_an_error(kaggle, downloads, policy, 
         download_competition(downloads, policy=policy)
 
 
-def test_a_malformed_token_is_not_quoted(kaggle, downloads, policy, monkeypatch, capfd):
+def test_a_malformed_token_is_not_printed(kaggle, downloads, policy, monkeypatch, capfd):
     monkeypatch.setenv("KAGGLE_API_TOKEN", TOKEN + "\nX: y")
     monkeypatch.setenv("KAGGLE_USERNAME", "user\n")
     monkeypatch.setenv("KAGGLE_KEY", TOKEN + "\nX: y")
     answer(kaggle, forever=Reply(status=401, body=b"{}"))
     with pytest.raises(HistoError, match="credentials") as caught:
         download_competition(downloads, policy=policy)
-    told = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
-    assert TOKEN not in told
+    reported = "".join(capfd.readouterr()) + str(caught.value) + caught.value.hint
+    assert TOKEN not in reported
     assert caught.value.__suppress_context__
 
 
@@ -199,7 +155,7 @@ def test_a_broken_kaggle_json_is_an_error(kaggle, downloads, policy, tmp_path):
     assert TOKEN not in str(caught.value) + caught.value.hint
 
 
-def test_space_is_checked_first(downloads, token, monkeypatch):
+def test_free_space_is_checked_before_the_download(downloads, token, monkeypatch):
     monkeypatch.setattr("histocli.sources.kaggle_client.ARCHIVE_BYTES", 10**18)
     with pytest.raises(HistoError, match=r"1000000\.0 TB"):
         KaggleSource(None, downloads).fetch()

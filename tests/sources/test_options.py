@@ -81,7 +81,7 @@ def test_each_source_gets_its_own_options_with_their_types():
     assert source_options("synthetic", {}, None, 3) == SyntheticOptions(8000, 3)
 
 
-def test_a_value_that_the_source_has_no_use_for_is_refused():
+def test_an_option_of_another_source_is_refused():
     with pytest.raises(UsageError, match="--source kaggle has no option --labels") as caught:
         source_options("kaggle", {"labels": Path("x.csv")}, None, 0)
     assert "folder" in caught.value.hint
@@ -89,7 +89,7 @@ def test_a_value_that_the_source_has_no_use_for_is_refused():
         single_location("pcam", ("a", "b"))
 
 
-def test_a_new_source_is_a_module_and_its_name(squares, tmp_path):
+def test_a_new_source_needs_only_a_module_and_its_name(squares, tmp_path):
     assert declared_options()["level"].sources == ("squares",)
     workspace = Workspace(tmp_path)
     config = DownloadConfig("squares", source_options("squares", {"level": 9}, None, 0))
@@ -99,12 +99,12 @@ def test_a_new_source_is_a_module_and_its_name(squares, tmp_path):
     assert find_dataset(workspace, "grey", config).request["size"] == 9
 
 
-def test_data_sets_packed_before_an_option_existed_are_still_known(request, tmp_path):
+def test_data_sets_packed_before_an_option_existed_are_recognised(request, tmp_path):
     workspace = Workspace(tmp_path)
     config = DownloadConfig("synthetic", SyntheticOptions(2, 0), 2)
     source = open_source(config, SourceContext(workspace.downloads_dir))
-    told = {"on_progress": lambda done: None, "on_unreadable": lambda patch, error: None}
-    dataset = download(workspace, "data", config, source, **told)
+    callbacks = {"on_progress": lambda done: None, "on_unreadable": lambda patch, error: None}
+    dataset = download(workspace, "data", config, source, **callbacks)
     expected = {"source": "synthetic", "from": [], "labels": None, "slides": None, "n": 2, "resize": "crop", "seed": 0}
     assert dataset.request | expected == dataset.request
     request.getfixturevalue("squares")

@@ -1,4 +1,4 @@
-"""PCam's nine files in small, from a folder and over HTTP."""
+"""Small copies of PCam's nine files, from a folder and over HTTP."""
 
 import gzip
 import hashlib
@@ -17,76 +17,13 @@ from histocli.sources.pcam import MD5, PcamSource
 from histocli.sources.retry import RetryPolicy
 from histocli.sources.slides import hospital_of
 from histocli.workspace import Workspace
+from tests.sources.pcam_layout import HOSPITALS, ROWS, file_name, labels_of, pixels_of, slides_of, write_h5, write_meta
 from tests.sources.server import FileServer, Reply
-
-ROWS = {"train": 60, "valid": 20, "test": 20}
-SLIDES = [
-    "camelyon16_train_normal_033",
-    "camelyon16_train_normal_150",
-    "camelyon16_train_tumor_070",
-    "camelyon16_test_001",
-]
-HOSPITALS = dict(zip(SLIDES, ["RUMC", "UMCU", "RUMC", ""], strict=True))
 
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-
-
-def file_name(split, kind):
-    return f"camelyonpatch_level_2_split_{split}_{kind}"
-
-
-def pixels_of(split):
-    """Random patches; the last five are copies of the first five."""
-    rng = np.random.default_rng(list(ROWS).index(split))
-    pixels = rng.integers(0, 256, (ROWS[split], 96, 96, 3), np.uint8)
-    pixels[-5:] = pixels[:5]
-    return pixels
-
-
-def labels_of(split):
-    return (np.arange(ROWS[split]) % 3 == 0).astype(np.uint8)
-
-
-def slides_of(split):
-    return [SLIDES[i % 4] for i in range(ROWS[split])]
-
-
-def write_h5(path, name, values, **options):
-    with h5py.File(path, "w") as file:
-        file.create_dataset(name, data=values, **options)
-    path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes(), 1))
-    path.unlink()
-
-
-def write_meta(path, split, labels):
-    lines = [",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi"]
-    pairs = zip(labels, slides_of(split), strict=True)
-    lines += [f"{i},{i * 7},{i * 5},True,{bool(label)},{slide}" for i, (label, slide) in enumerate(pairs)]
-    path.write_text("\n".join(lines) + "\n")
-
-
-@pytest.fixture(scope="session")
-def pcam_files(tmp_path_factory):
-    """The nine files, as a dictionary from name to bytes."""
-    folder = tmp_path_factory.mktemp("pcam")
-    for split in ROWS:
-        write_h5(folder / (file_name(split, "x") + ".h5"), "x", pixels_of(split))
-        write_h5(folder / (file_name(split, "y") + ".h5"), "y", labels_of(split).reshape(-1, 1, 1, 1))
-        write_meta(folder / (file_name(split, "meta") + ".csv"), split, labels_of(split))
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def folder(tmp_path, pcam_files):
-    """The nine files in a folder of the test's own."""
-    place = tmp_path / "pcam"
-    place.mkdir()
-    for name, data in pcam_files.items():
-        (place / name).write_bytes(data)
-    return place
 
 
 @pytest.fixture
@@ -123,18 +60,18 @@ def test_the_nine_names_and_checksums_are_those_of_the_publishers():
     assert len(set(MD5.values())) == 9
 
 
-def test_a_folder_gives_every_row_in_order(folder, downloads):
-    source = PcamSource(folder, downloads)
+def test_a_folder_gives_every_row_in_order(pcam_folder, downloads):
+    source = PcamSource(pcam_folder, downloads)
     assert source.total is None
     assert rows_of(source) == ALL_ROWS
     assert source.total == 100
-    assert source.report.origin == str(folder)
+    assert source.report.origin == str(pcam_folder)
     assert "the MD5 of these files is not the published one" in source.report.notes[-1]
     assert len(source.report.checksums) == 9
     assert list(downloads.iterdir()) == []  # what was unpacked is gone
 
 
-def test_a_base_address_gives_the_same_even_when_it_cuts(pcam_files, downloads):
+def test_a_server_that_cuts_connections_gives_the_same_rows(pcam_files, downloads):
     seen = {}
     x = file_name("train", "x") + ".h5.gz"
     with FileServer({f"some/where/{name}": data for name, data in pcam_files.items()}) as server:
@@ -156,9 +93,9 @@ def test_a_base_address_gives_the_same_even_when_it_cuts(pcam_files, downloads):
     assert again.report.origin == server.url("some/where/")
 
 
-def test_packing_drops_duplicates_within_a_split(folder, downloads, tmp_path):
+def test_packing_drops_duplicates_within_a_split(pcam_folder, downloads, tmp_path):
     workspace = Workspace(tmp_path / "workspace")
-    packed = pack(PcamSource(folder, downloads), workspace, "pcam")
+    packed = pack(PcamSource(pcam_folder, downloads), workspace, "pcam")
     assert (packed.patches, packed.duplicates_dropped, packed.sha1_mismatches) == (85, 15, 0)
     expected = np.concatenate([pixels_of(split)[:-5] for split in ROWS])
     assert np.array_equal(open_store(workspace.patches_path("pcam")), expected)
@@ -187,7 +124,7 @@ def test_force_fetches_again(pcam_files, downloads):
         assert len(server.requests) == 18
 
 
-def test_plan_says_what_would_be_fetched(pcam_files, folder, downloads):
+def test_plan_says_what_would_be_fetched(pcam_files, pcam_folder, downloads):
     names = [file_name("valid", kind) + end for kind, end in (("y", ".h5.gz"), ("meta", ".csv"), ("x", ".h5.gz"))]
     with FileServer(pcam_files) as server:
         source = PcamSource(server.url(), downloads, splits=["valid"])
@@ -198,21 +135,21 @@ def test_plan_says_what_would_be_fetched(pcam_files, folder, downloads):
         del server.files[names[1]]
         absent = PcamSource(server.url(), downloads / "other", splits=["valid"])
         assert [file.name for file in absent.plan()] == [names[0], names[2]]
-    assert all(file.is_here for file in PcamSource(folder, downloads).plan())
+    assert all(file.is_here for file in PcamSource(pcam_folder, downloads).plan())
 
 
-def test_unpacked_arrays_are_read_as_they_are(folder, downloads):
-    for path in folder.glob("*.gz"):
+def test_unpacked_arrays_are_read_as_they_are(pcam_folder, downloads):
+    for path in pcam_folder.glob("*.gz"):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    assert rows_of(PcamSource(folder, downloads)) == ALL_ROWS
+    assert rows_of(PcamSource(pcam_folder, downloads)) == ALL_ROWS
 
 
-def test_some_splits_alone(folder, downloads):
-    assert rows_of(PcamSource(folder, downloads, splits=["test"])) == expected_rows("test")
-    for path in folder.glob("*train*"):
+def test_a_subset_of_the_splits(pcam_folder, downloads):
+    assert rows_of(PcamSource(pcam_folder, downloads, splits=["test"])) == expected_rows("test")
+    for path in pcam_folder.glob("*train*"):
         path.unlink()
-    source = PcamSource(folder, downloads)
+    source = PcamSource(pcam_folder, downloads)
     assert rows_of(source) == expected_rows("valid") + expected_rows("test")
     assert "without the split train" in source.report.notes[0]
 
@@ -236,7 +173,7 @@ def small_h5(tmp_path_factory):
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6), end=st.integers(0, 200_000))
-def test_whatever_is_in_the_file_it_is_read_or_refused(small_h5, tmp_path, changes, end):
+def test_any_bytes_in_the_file_are_read_or_refused(small_h5, tmp_path, changes, end):
     data = bytearray(small_h5.read_bytes())
     for place, value in changes:
         data[place] = value
@@ -251,9 +188,9 @@ def test_whatever_is_in_the_file_it_is_read_or_refused(small_h5, tmp_path, chang
         assert str(path) in refusal
 
 
-def test_without_the_meta_table_the_slides_are_not_known(folder, downloads, pcam_files):
-    (folder / (file_name("valid", "meta") + ".csv")).unlink()
-    source = PcamSource(folder, downloads, splits=["valid"])
+def test_without_the_meta_table_the_slides_are_not_known(pcam_folder, downloads, pcam_files):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).unlink()
+    source = PcamSource(pcam_folder, downloads, splits=["valid"])
     assert {row[2] for row in rows_of(source)} == {""}
     assert "valid: no meta table, so the slides are not known" in source.report.notes
     served = {name: data for name, data in pcam_files.items() if "meta" not in name}
@@ -262,123 +199,123 @@ def test_without_the_meta_table_the_slides_are_not_known(folder, downloads, pcam
 
 
 @pytest.mark.parametrize("kind", ["x", "y"])
-def test_without_an_array_it_is_an_error(folder, downloads, pcam_files, kind):
+def test_without_an_array_it_is_an_error(pcam_folder, downloads, pcam_files, kind):
     name = file_name("valid", kind) + ".h5.gz"
-    (folder / name).unlink()
+    (pcam_folder / name).unlink()
     with pytest.raises(HistoError, match=name):
-        PcamSource(folder, downloads).fetch()
+        PcamSource(pcam_folder, downloads).fetch()
     served = {key: data for key, data in pcam_files.items() if key != name}
     with FileServer(served) as server, pytest.raises(HistoError, match=name):
         PcamSource(server.url(), downloads).fetch()
 
 
-def test_a_place_without_any_of_the_files_is_an_error(tmp_path, downloads):
+def test_a_location_without_any_of_the_files_is_an_error(tmp_path, downloads):
     with pytest.raises(HistoError, match="there are no files of PCam"):
         PcamSource(tmp_path, downloads)
     with pytest.raises(HistoError, match="no folder"):
         PcamSource(tmp_path / "absent", downloads)
 
 
-def test_labels_unlike_the_meta_table_are_counted(folder, downloads):
+def test_labels_that_differ_from_the_meta_table_are_counted(pcam_folder, downloads):
     flipped = labels_of("valid")
     flipped[:3] = 1 - flipped[:3]
-    write_meta(folder / (file_name("valid", "meta") + ".csv"), "valid", flipped)
-    source = PcamSource(folder, downloads, splits=["valid"])
+    write_meta(pcam_folder / (file_name("valid", "meta") + ".csv"), "valid", flipped)
+    source = PcamSource(pcam_folder, downloads, splits=["valid"])
     assert rows_of(source) == expected_rows("valid")
     assert source.report.counts == {"labels unlike center_tumor_patch": 3}
 
 
-def replace(folder, split, kind, values, **options):
-    write_h5(folder / (file_name(split, kind) + ".h5"), kind, values, **options)
+def replace(pcam_folder, split, kind, values, **options):
+    write_h5(pcam_folder / (file_name(split, kind) + ".h5"), kind, values, **options)
 
 
-def lose_an_image(folder):
-    replace(folder, "valid", "x", pixels_of("valid")[:-1])
+def lose_an_image(pcam_folder):
+    replace(pcam_folder, "valid", "x", pixels_of("valid")[:-1])
 
 
-def lose_a_label(folder):
-    replace(folder, "valid", "y", labels_of("valid")[:-1].reshape(-1, 1, 1, 1))
+def lose_a_label(pcam_folder):
+    replace(pcam_folder, "valid", "y", labels_of("valid")[:-1].reshape(-1, 1, 1, 1))
 
 
-def lose_a_slide(folder):
-    path = folder / (file_name("valid", "meta") + ".csv")
+def lose_a_slide(pcam_folder):
+    path = pcam_folder / (file_name("valid", "meta") + ".csv")
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
 
 
-def smaller_images(folder):
-    replace(folder, "valid", "x", pixels_of("valid")[:, :64, :64])
+def smaller_images(pcam_folder):
+    replace(pcam_folder, "valid", "x", pixels_of("valid")[:, :64, :64])
 
 
-def wider_pixels(folder):
-    replace(folder, "valid", "x", pixels_of("valid").astype(np.uint16))
+def wider_pixels(pcam_folder):
+    replace(pcam_folder, "valid", "x", pixels_of("valid").astype(np.uint16))
 
 
-def third_label(folder):
-    replace(folder, "valid", "y", labels_of("valid").reshape(-1, 1, 1, 1) * 2)
+def third_label(pcam_folder):
+    replace(pcam_folder, "valid", "y", labels_of("valid").reshape(-1, 1, 1, 1) * 2)
 
 
-def two_labels_each(folder):
-    replace(folder, "valid", "y", np.zeros((20, 2), np.uint8))
+def two_labels_each(pcam_folder):
+    replace(pcam_folder, "valid", "y", np.zeros((20, 2), np.uint8))
 
 
-def other_set(folder):
-    write_h5(folder / (file_name("valid", "x") + ".h5"), "images", pixels_of("valid"))
+def other_set(pcam_folder):
+    write_h5(pcam_folder / (file_name("valid", "x") + ".h5"), "images", pixels_of("valid"))
 
 
-def cut_short(folder):
-    path = folder / (file_name("valid", "x") + ".h5.gz")
+def cut_short(pcam_folder):
+    path = pcam_folder / (file_name("valid", "x") + ".h5.gz")
     path.write_bytes(path.read_bytes()[:-1000])
 
 
-def flipped_bits(folder):
-    path = folder / (file_name("valid", "x") + ".h5.gz")
+def flipped_bits(pcam_folder):
+    path = pcam_folder / (file_name("valid", "x") + ".h5.gz")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
 
 
-def not_gzip(folder):
-    (folder / (file_name("valid", "y") + ".h5.gz")).write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
+def not_gzip(pcam_folder):
+    (pcam_folder / (file_name("valid", "y") + ".h5.gz")).write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
 
 
-def not_hdf5(folder):
-    (folder / (file_name("valid", "y") + ".h5.gz")).write_bytes(gzip.compress(b"labels"))
+def not_hdf5(pcam_folder):
+    (pcam_folder / (file_name("valid", "y") + ".h5.gz")).write_bytes(gzip.compress(b"labels"))
 
 
-def bomb(folder):
-    (folder / (file_name("valid", "x") + ".h5.gz")).write_bytes(gzip.compress(b"\0" * 5_000_000) * 30)
+def bomb(pcam_folder):
+    (pcam_folder / (file_name("valid", "x") + ".h5.gz")).write_bytes(gzip.compress(b"\0" * 5_000_000) * 30)
 
 
-def no_wsi(folder):
-    (folder / (file_name("valid", "meta") + ".csv")).write_text("id,slide\n")
+def no_wsi(pcam_folder):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).write_text("id,slide\n")
 
 
-def odd_truth(folder):
-    (folder / (file_name("valid", "meta") + ".csv")).write_text("center_tumor_patch,wsi\nTrue,a\nperhaps,a\n")
+def odd_truth(pcam_folder):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).write_text("center_tumor_patch,wsi\nTrue,a\nperhaps,a\n")
 
 
-def meta_not_text(folder):
-    (folder / (file_name("valid", "meta") + ".csv")).write_bytes(b"\xff\xfe\x00wsi\n")
+def meta_not_text(pcam_folder):
+    (pcam_folder / (file_name("valid", "meta") + ".csv")).write_bytes(b"\xff\xfe\x00wsi\n")
 
 
-def enormous_chunks(folder):
-    with h5py.File(folder / (file_name("valid", "x") + ".h5"), "w") as file:
+def enormous_chunks(pcam_folder):
+    with h5py.File(pcam_folder / (file_name("valid", "x") + ".h5"), "w") as file:
         file.create_dataset("x", (20, 96, 96, 3), np.uint8, chunks=(50_000, 96, 96, 3), maxshape=(None, 96, 96, 3))
-    (folder / (file_name("valid", "x") + ".h5.gz")).unlink()
+    (pcam_folder / (file_name("valid", "x") + ".h5.gz")).unlink()
 
 
-def linked_elsewhere(folder):
-    with h5py.File(folder / (file_name("valid", "x") + ".h5"), "w") as file:
+def linked_elsewhere(pcam_folder):
+    with h5py.File(pcam_folder / (file_name("valid", "x") + ".h5"), "w") as file:
         file["x"] = h5py.ExternalLink("/etc/passwd", "x")
-    (folder / (file_name("valid", "x") + ".h5.gz")).unlink()
+    (pcam_folder / (file_name("valid", "x") + ".h5.gz")).unlink()
 
 
-def bytes_elsewhere(folder):
-    secret = folder / "secret"
+def bytes_elsewhere(pcam_folder):
+    secret = pcam_folder / "secret"
     secret.write_bytes(bytes(20 * 96 * 96 * 3))
-    with h5py.File(folder / (file_name("valid", "x") + ".h5"), "w") as file:
+    with h5py.File(pcam_folder / (file_name("valid", "x") + ".h5"), "w") as file:
         file.create_dataset("x", (20, 96, 96, 3), np.uint8, external=[(str(secret), 0, secret.stat().st_size)])
-    (folder / (file_name("valid", "x") + ".h5.gz")).unlink()
+    (pcam_folder / (file_name("valid", "x") + ".h5.gz")).unlink()
 
 
 @pytest.mark.parametrize(
@@ -405,22 +342,22 @@ def bytes_elsewhere(folder):
         (bytes_elsewhere, "is stored in other files"),
     ],
 )
-def test_a_harmed_file_is_one_error_that_names_it(folder, downloads, harm, message):
-    harm(folder)
+def test_a_damaged_file_is_one_error_that_names_it(pcam_folder, downloads, harm, message):
+    harm(pcam_folder)
     with pytest.raises(HistoError, match=message):
-        rows_of(PcamSource(folder, downloads, splits=["valid"]))
+        rows_of(PcamSource(pcam_folder, downloads, splits=["valid"]))
     assert not downloads.exists() or list(downloads.iterdir()) == []
 
 
-def test_what_a_killed_run_unpacked_is_cleaned_up(folder, downloads):
+def test_files_unpacked_by_a_killed_process_are_removed(pcam_folder, downloads):
     downloads.mkdir()
     (downloads / f".{file_name('valid', 'x')}.h5.0123456789abcdef.tmp").write_bytes(b"left")
-    rows_of(PcamSource(folder, downloads, splits=["valid"]))
+    rows_of(PcamSource(pcam_folder, downloads, splits=["valid"]))
     assert list(downloads.iterdir()) == []
 
 
-def test_stopping_early_leaves_nothing_unpacked(folder, downloads):
-    patches = PcamSource(folder, downloads).patches()
+def test_stopping_early_removes_unpacked_files(pcam_folder, downloads):
+    patches = PcamSource(pcam_folder, downloads).patches()
     next(patches)
     assert len(list(downloads.iterdir())) == 1
     patches.close()

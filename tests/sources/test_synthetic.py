@@ -1,4 +1,4 @@
-"""The procedural source: the same bytes from the same seed, PCam's label rule, and no label in the mere colour."""
+"""Synthetic patches: equal seeds give equal bytes, labels follow PCam's rule, and colour does not predict them."""
 
 import errno
 import multiprocessing
@@ -125,7 +125,7 @@ def test_slides_are_normal_or_tumour_and_belong_to_one_hospital(patches):
 
 
 @pytest.mark.parametrize("n", [200, 2000, 4000])
-def test_there_are_slides_enough_for_a_slide_disjoint_split(n):
+def test_there_are_enough_slides_for_a_split_by_slide(n):
     plans = plan_patches(n, 1)
     sizes = Counter(plan.slide.name for plan in plans)
     assert len(plans) == n
@@ -156,11 +156,11 @@ def test_the_smallest_set_with_outliers_has_one_of_each():
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 30])
-def test_tiny_sets_have_as_many_patches_as_asked_for(n):
+def test_tiny_sets_have_the_requested_number_of_patches(n):
     assert load_all(SyntheticSource(n, 0).patches()).shape == (n, 96, 96, 3)
 
 
-def test_mean_colours_do_not_give_the_label_away(patches, pixels):
+def test_mean_colours_do_not_predict_the_label(patches, pixels):
     labels = np.array([patch.label for patch in patches])
     slides = np.array([patch.slide for patch in patches])
     features = np.concatenate([pixels.mean(axis=(1, 2)), pixels.std(axis=(1, 2))], axis=1)
@@ -170,7 +170,7 @@ def test_mean_colours_do_not_give_the_label_away(patches, pixels):
 
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (-5, 0), (10, -1)])
-def test_impossible_arguments_are_named(n, seed):
+def test_impossible_arguments_are_errors_that_name_them(n, seed):
     with pytest.raises(UsageError) as caught:
         SyntheticSource(n, seed)
     assert caught.value.hint
@@ -197,14 +197,14 @@ def test_several_processes_draw_the_same_bytes_and_end_with_the_source(processes
     assert multiprocessing.active_children() == []
 
 
-def test_processes_end_with_a_source_that_is_given_up(processes):
+def test_processes_end_when_the_source_is_not_used_any_more(processes):
     patches = SyntheticSource(200, 3).patches()
     next(patches)
     patches.close()
     assert multiprocessing.active_children() == []
 
 
-def test_what_a_killed_process_would_have_drawn_is_drawn_all_the_same(processes, alone):
+def test_patches_of_a_killed_process_are_drawn_again(processes, alone):
     patches = SyntheticSource(200, 3).patches()
     drawn = [next(patches)]
     for process in multiprocessing.active_children():
@@ -213,7 +213,7 @@ def test_what_a_killed_process_would_have_drawn_is_drawn_all_the_same(processes,
     assert (load_all(drawn) == alone).all()
 
 
-def test_where_no_process_can_be_started_this_one_draws(processes, alone, monkeypatch):
+def test_without_other_processes_this_one_draws(processes, alone, monkeypatch):
     def start(self):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
@@ -221,7 +221,7 @@ def test_where_no_process_can_be_started_this_one_draws(processes, alone, monkey
     assert (load_all(SyntheticSource(200, 3).patches()) == alone).all()
 
 
-def test_where_python_cannot_be_found_this_process_draws(processes, alone):
+def test_without_a_python_executable_this_process_draws(processes, alone):
     before = multiprocessing.spawn.get_executable()
     multiprocessing.set_executable("/nowhere/python")
     try:
@@ -254,7 +254,7 @@ def start(script, **options):
     return subprocess.Popen([sys.executable, *script], env=environment, **pipes, **options)
 
 
-def test_a_script_needs_no_guard_around_its_main_part(tmp_path):
+def test_a_script_needs_no_main_guard(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT + "print(len([0, *patches]))")
     with start([tmp_path / "script.py"]) as process:
         stdout, stderr = process.communicate(timeout=100)
@@ -289,7 +289,7 @@ def test_processes_that_draw_end_with_one_that_is_killed():
 
 @linux
 def test_ctrl_c_reaches_the_process_that_packs_and_no_other(tmp_path):
-    """A terminal sends it to all of them; those that draw would each print a traceback."""
+    """A terminal sends Ctrl-C to all processes; those that draw would each print a traceback."""
     line = ["-m", "histocli", "-w", tmp_path, "download", "--source", "synthetic", "--n", "50000"]
     with start(line, start_new_session=True) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

@@ -1,4 +1,4 @@
-"""What validation decides: the temperature and the threshold that a run's checkpoints keep."""
+"""The temperature and threshold that are chosen on the validation patches and stored in checkpoints."""
 
 import csv
 import json
@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 
-from histocli.commands.train import stored_config
+from histocli.commands.train import load_run_config
 from histocli.metrics import auc
 from histocli.metrics.calibration import fit_temperature, probability
 from histocli.metrics.thresholds import choose_threshold
 from histocli.models.checkpoint import load_checkpoint
 from histocli.training.run import Run
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.cli import TRAIN
 
 
 def last(histo, run, file="last.pt"):
@@ -44,9 +44,9 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
     assert "is not a threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
 
 
-def test_what_was_decided_outlives_an_interruption(histo):
+def test_temperature_and_threshold_are_kept_after_an_interruption(histo):
     workspace = Workspace(histo.root)
-    run = Run(workspace, stored_config(workspace, "first")[1], "first")
+    run = Run(workspace, load_run_config(workspace, "first")[1], "first")
     run.resume()
     saved = last(histo, "first")
     assert (run.calibration.temperature, run.calibration.threshold) == (saved.temperature, saved.threshold)
@@ -68,9 +68,9 @@ def test_a_rule_needs_validation_patches_of_both_classes(histo):
     histo(*TRAIN, "--epochs", 1, "--name", "single")
 
 
-def test_weights_that_have_moved_on_since_validation_keep_none_of_what_it_decided(histo):
+def test_weights_that_changed_after_validation_have_no_calibration(histo):
     workspace = Workspace(histo.root)
-    run = Run(workspace, stored_config(workspace, "first")[1], "first")
+    run = Run(workspace, load_run_config(workspace, "first")[1], "first")
     run.resume()
     assert run.calibration.validation
     run.trainer.train_step(next(iter(run.train.train_batches(0))))

@@ -9,20 +9,15 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from histocli.training.optim import (
-    CLIP_NORM,
-    MOMENTUM,
-    MUON_LR,
-    FlatOptimizer,
-    orthogonalize,
-)
+from histocli.training.muon import orthogonalize
+from histocli.training.optim import CLIP_NORM, MOMENTUM, MUON_LR, FlatOptimizer
 from histocli.training.schedule import OptimConfig, one_cycle, step_table
 
 
 def network():
     """Two convolutions for Muon; a depthwise one, a norm, a bias and a linear layer for AdamW.
 
-    A bias before a norm has no gradient but rounding, which AdamW would magnify: there is none.
+    There is no bias before a norm: its gradient would be rounding errors only, which AdamW would magnify.
     """
     torch.manual_seed(0)
     mixing, depthwise = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 3, groups=8, bias=False)
@@ -79,7 +74,7 @@ class Reference:
 
 
 @pytest.mark.parametrize("muon", [True, False])
-def test_it_takes_the_steps_of_the_separate_optimisers(muon):
+def test_the_flat_optimizer_takes_the_same_steps_as_separate_optimisers(muon):
     config = OptimConfig(lr=0.02, total_steps=12, weight_decay=0.1, ema_span=0.3, muon=muon)
     model, expected = network(), network()
     ema = copy.deepcopy(model)
@@ -93,7 +88,7 @@ def test_it_takes_the_steps_of_the_separate_optimisers(muon):
             )
 
 
-def test_the_cycle_is_that_of_torch():
+def test_the_learning_rate_cycle_is_that_of_torch():
     for steps, warmup in ((1, 0.2), (4, 0.2), (9, 0.1), (50, 0.2), (1000, 0.05)):
         config = OptimConfig(lr=0.003, total_steps=steps, warmup=warmup)
         adamw = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=1)
@@ -110,7 +105,7 @@ def test_the_cycle_is_that_of_torch():
         np.testing.assert_allclose(ours[1][:steps], betas, rtol=1e-9)
 
 
-def test_the_ema_starts_fast_and_then_looks_back_over_its_span():
+def test_the_ema_decay_grows_until_it_reaches_its_span():
     weights = step_table(OptimConfig(lr=1e-3, total_steps=1000, ema_span=0.02))[:, 4]
     assert weights[0] > 0.8
     assert weights[-1] == pytest.approx(1 / 20)
@@ -223,8 +218,8 @@ def test_a_scaled_loss_gives_the_same_steps():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_it_continues_from_the_state_of_separate_optimisers():
-    """A run that an older histo began keeps torch.optim's states in last.pt."""
+def test_the_state_of_separate_optimisers_can_be_loaded():
+    """In runs of an earlier version, last.pt has the states of torch.optim."""
     config = OptimConfig(lr=0.02, total_steps=12)
     model = network()
     reference = Reference(model, config)

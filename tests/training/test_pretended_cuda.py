@@ -50,7 +50,7 @@ class DeviceWatch(TorchDispatchMode):
 
 @pytest.fixture
 def pretended_cuda(monkeypatch):
-    """Let tensors be made on a CUDA device that is not there."""
+    """Let tensors be created on a CUDA device that does not exist."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
     monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: None)
@@ -64,14 +64,14 @@ def pretended_cuda(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def models():
-    """Build the networks before anything is pretended, in the memory format that they have."""
+    """Build the networks before the fake tensor mode starts, in their memory format."""
     _models.update({arch: create_model(arch) for arch in ARCHS})
     yield
     _models.clear()
 
 
 def on_gpu(model):
-    """Give a network pretended weights on the GPU, with the strides that its own have."""
+    """Give a network fake weights on the GPU, with the strides of its real ones."""
     for module in model.modules():
         for values in (module._parameters, module._buffers):
             for name, value in values.items():
@@ -82,7 +82,7 @@ def on_gpu(model):
 
 
 def without_backward(monkeypatch, made):
-    """Give every weight a gradient where the backward pass would."""
+    """Give every weight a gradient instead of running the backward pass."""
 
     def backward(loss):
         for parameter in made.model.parameters():
@@ -145,7 +145,7 @@ def test_inference_stays_on_the_gpu(arch, precision):
 
 
 @pytest.mark.usefixtures("pretended_cuda")
-def test_reading_a_value_would_be_noticed():
+def test_the_test_device_notices_that_a_value_is_read():
     """The check can fail: FakeTensorMode refuses to read a value, and the watch counts a copy."""
     value = torch.zeros(3, device="cuda")
     with pytest.raises(Exception, match="_local_scalar_dense"):

@@ -1,4 +1,4 @@
-"""Training steps, schedules, stopping and going on, on a handful of patches."""
+"""Training steps, schedules, stopping and resuming, on a few patches."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def same(one, other):
 @pytest.mark.parametrize(
     ("augment", "rotate"), [*((level, Rotate.RIGHT) for level in Augment), (Augment.FULL, Rotate.ANY)]
 )
-def test_a_step_moves_every_weight_and_the_average(augment, rotate):
+def test_a_step_changes_every_weight_and_the_ema(augment, rotate):
     made = trainer(augment=augment, rotate=rotate, weight_decay=0)  # which moves what has no gradient too
     before = {name: tensor.clone() for name, tensor in made.model.named_parameters()}
     loss = made.train_step(next(batches().eval_batches()))
@@ -50,7 +50,7 @@ def test_a_step_moves_every_weight_and_the_average(augment, rotate):
 
 
 @pytest.mark.parametrize("compute", [FP32, BF16], ids=["fp32", "bf16"])
-def test_it_learns_what_is_easy(compute):
+def test_training_learns_an_easy_task(compute):
     data, made = batches(48, 8), trainer(compute, total_steps=24, augment=Augment.FLIPS)
     for _ in range(4):
         made.train_epoch(data)
@@ -60,7 +60,7 @@ def test_it_learns_what_is_easy(compute):
     assert all(parameter.dtype == torch.float32 for parameter in made.model.parameters())
 
 
-def test_the_rate_rises_to_the_peak_and_falls_to_nearly_nothing():
+def test_the_learning_rate_rises_to_its_maximum_and_falls_to_almost_zero():
     made, rates = trainer(total_steps=12), []
     for _ in range(2):
         made.train_epoch(batches(), lambda step: bool(rates.append(made.learning_rate)))
@@ -70,7 +70,7 @@ def test_the_rate_rises_to_the_peak_and_falls_to_nearly_nothing():
     assert rates[-1] < 1e-5
 
 
-def test_norms_and_biases_do_not_decay():
+def test_norms_and_biases_have_no_weight_decay():
     """With no gradient at all, weight decay alone moves weights, and it moves matrices only."""
     made = trainer(weight_decay=0.5)
     before = {name: parameter.detach().clone() for name, parameter in made.model.named_parameters()}
@@ -82,13 +82,13 @@ def test_norms_and_biases_do_not_decay():
 
 @pytest.fixture(scope="module")
 def ran_through():
-    """A trainer after two epochs, and their losses."""
+    """Return a trainer after two epochs, and the losses."""
     data, through = batches(), trainer()
     return through, [through.train_epoch(data), through.train_epoch(data)]
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 9])
-def test_stopped_after_any_step_it_goes_on_as_if_it_had_not(ran_through, stop_at):
+def test_a_run_stopped_after_any_step_continues_bit_for_bit(ran_through, stop_at):
     data, (through, expected) = batches(), ran_through
     first = trainer()
     losses = []
@@ -114,7 +114,7 @@ def two_threads():
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("compute", [FP32, BF16])
-def test_batch_norm_sees_the_whole_batch_whatever_the_number_of_cores(compute):
+def test_batch_norm_uses_the_whole_batch_for_any_number_of_threads(compute):
     made = trainer(compute)
     first = next(m for m in made.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     seen = []
@@ -125,7 +125,7 @@ def test_batch_norm_sees_the_whole_batch_whatever_the_number_of_cores(compute):
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_on_several_cores_it_goes_on_as_if_it_had_not_stopped():
+def test_a_run_with_several_threads_continues_bit_for_bit():
     data = batches(192, 64)
     through, first, second = (trainer(total_steps=6) for _ in range(3))
     losses = [through.train_epoch(data), through.train_epoch(data)]
@@ -136,7 +136,7 @@ def test_on_several_cores_it_goes_on_as_if_it_had_not_stopped():
     assert same(second.ema_model.state_dict(), through.ema_model.state_dict())
 
 
-def test_seeds_make_runs_alike_and_different():
+def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs():
     data = batches()
     one, two, other = trainer(), trainer(), trainer()
     other.recipe = Recipe(1e-3, 12, seed=4)
@@ -144,7 +144,7 @@ def test_seeds_make_runs_alike_and_different():
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_loss_that_is_not_finite_names_the_step_and_what_to_change():
+def test_an_infinite_loss_is_an_error_with_the_step_and_a_hint():
     data, made = batches(), trainer()
 
     def ruin(step):
@@ -159,7 +159,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_what_to_change():
     assert "--precision fp32" in caught.value.hint
 
 
-def test_a_ruined_state_is_never_saved():
+def test_a_state_with_an_infinite_loss_is_never_saved():
     made = trainer()
     made.losses = [torch.tensor(0.7), torch.tensor(float("nan"))]
     made.step = 2
@@ -167,7 +167,7 @@ def test_a_ruined_state_is_never_saved():
         made.state()
 
 
-def test_weights_that_overflow_are_caught_within_the_epoch():
+def test_overflowing_weights_are_noticed_within_the_epoch():
     made = trainer()
     with torch.no_grad():
         for parameter in made.model.parameters():
@@ -182,7 +182,7 @@ def test_other_architectures_train_a_step(arch):
     assert made.train_step(next(batches(4).eval_batches())).isfinite()
 
 
-def test_the_device_is_chosen_and_the_reason_said(monkeypatch):
+def test_the_device_is_chosen_and_the_reason_given(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -205,7 +205,7 @@ def test_the_device_is_chosen_and_the_reason_said(monkeypatch):
         (False, False, False, Precision.FP32),
     ],
 )
-def test_a_processor_computes_in_bf16_where_that_is_faster(monkeypatch, amx, bf16, intel, expected):
+def test_a_cpu_computes_in_bf16_if_that_is_faster(monkeypatch, amx, bf16, intel, expected):
     capabilities = {"amx_tile": amx, "avx512_bf16": bf16}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(device, "_is_intel", lambda: intel)
@@ -213,7 +213,7 @@ def test_a_processor_computes_in_bf16_where_that_is_faster(monkeypatch, amx, bf1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_is_taken_and_trains_alike():
+def test_a_gpu_is_chosen_and_training_on_it_gives_similar_results():
     compute = choose_compute()
     assert compute.device.type == "cuda"
     made = trainer(compute)
@@ -221,7 +221,7 @@ def test_a_gpu_is_taken_and_trains_alike():
     assert made.train_step(Batch(images.cuda(), labels.cuda())).isfinite()
 
 
-def test_threads_are_those_asked_for(monkeypatch):
+def test_omp_num_threads_sets_the_number_of_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert thread_count() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "a few")
@@ -229,7 +229,7 @@ def test_threads_are_those_asked_for(monkeypatch):
 
 
 @pytest.mark.parametrize("total_steps", range(1, 13))
-def test_a_run_of_any_length_goes_through_its_schedule(total_steps):
+def test_a_run_of_any_length_completes_its_schedule(total_steps):
     made = trainer(total_steps=total_steps)
     batch = next(batches().eval_batches())
     rates = []
@@ -240,7 +240,7 @@ def test_a_run_of_any_length_goes_through_its_schedule(total_steps):
     assert rates[-1] < 1e-4
 
 
-def test_a_run_begun_without_a_scaler_goes_on_with_one():
+def test_a_run_saved_without_a_loss_scale_continues_with_one():
     begun = trainer()
     begun.train_step(next(batches().eval_batches()))
     state, average = begun.state(), begun.ema_model.state_dict()
@@ -251,7 +251,7 @@ def test_a_run_begun_without_a_scaler_goes_on_with_one():
 
 
 class PretendedGpu:
-    """What torch.cuda says of a GPU that is there."""
+    """Replaces the functions of torch.cuda that describe a GPU."""
 
     def __init__(self, monkeypatch, tmp_path, *, available=True, capability=(9, 0), init=None, zeros=None):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -284,7 +284,7 @@ class PretendedGpu:
     ],
     ids=["driver", "architecture", "memory"],
 )
-def test_a_gpu_that_cannot_be_used_is_said_and_auto_takes_the_cpu(monkeypatch, tmp_path, gpu, words):
+def test_auto_uses_the_cpu_and_explains_why_the_gpu_cannot_be_used(monkeypatch, tmp_path, gpu, words):
     PretendedGpu(monkeypatch, tmp_path, **gpu)
     with pytest.raises(HistoError, match="--device cuda: ") as caught:
         choose_compute(Device.CUDA)
@@ -297,7 +297,7 @@ def test_a_gpu_that_cannot_be_used_is_said_and_auto_takes_the_cpu(monkeypatch, t
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 6), (9, 0), (12, 0)])
-def test_newer_gpus_run_what_was_built_for_older_ones(monkeypatch, tmp_path, capability):
+def test_code_built_for_an_older_gpu_runs_on_a_newer_one(monkeypatch, tmp_path, capability):
     PretendedGpu(monkeypatch, tmp_path, capability=capability, zeros=None)
     monkeypatch.setattr(device.torch, "zeros", lambda *args, **kwargs: None)
     assert device._gpu_problem() is None
@@ -313,7 +313,7 @@ def test_the_network_is_one_graph_for_torch_compile():
         assert compiled(torch.rand(2, 3, 96, 96)).shape == (2, 2)
 
 
-def test_torch_without_public_capabilities_is_asked_by_its_private_functions(monkeypatch):
+def test_an_older_torch_reports_cpu_features_by_private_functions(monkeypatch):
     """Version 2.10, the oldest that is supported."""
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)

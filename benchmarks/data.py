@@ -1,4 +1,4 @@
-"""What the benchmarks run on: synthetic patches in a workspace of their own, as files too, and a short training."""
+"""Make the data of the benchmarks: a workspace with synthetic patches, also as files, and a short training run."""
 
 import os
 import subprocess
@@ -17,14 +17,14 @@ RUN = "bench"
 
 
 class Histo:
-    """A workspace in `root`, and the command that works in it."""
+    """Runs commands on the workspace `root`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.workspace = Workspace(root)
 
     def seconds(self, *args: object, stdout: Path | None = None, root: Path | None = None) -> float:
-        """Run `histo` in a process of its own to its end, in another workspace too: how long it took, all in all."""
+        """Run `histo` in another process to its end, optionally in another workspace; return the seconds."""
         line = [sys.executable, "-m", "histocli", "-q", "-w", str(root or self.root), *map(str, args)]
         began = time.perf_counter()
         with Path(stdout or os.devnull).open("wb") as out:
@@ -32,7 +32,7 @@ class Histo:
         return time.perf_counter() - began
 
 
-class Made(Histo):
+class BenchmarkData(Histo):
     """A workspace in `root` with n packed patches, a balanced subset, and a run of one epoch."""
 
     def __init__(self, root: Path, n: int) -> None:
@@ -45,7 +45,7 @@ class Made(Histo):
         self._write_files()
 
     def _write_files(self) -> None:
-        """Every patch as a TIFF in the folder of its class, as most loaders want them."""
+        """Write every patch as a TIFF in the folder of its class, as most loaders need them."""
         labels = pd.read_csv(self.workspace.manifest_path("synthetic"))["label"]
         folders = [self.folder / str(int(label)) for label in labels]
         write_tiffs(self.workspace.patches_path("synthetic"), folders)

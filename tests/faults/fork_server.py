@@ -1,9 +1,8 @@
-"""A process that has loaded everything `histo` needs, and forks one that runs a command for every line it is told.
+"""A process that has imported everything `histo` needs, and forks a child process for each command.
 
-What comes of it is a process of its own that can be killed, starved and cut off like any other; only its start is
-short. `python -m tests.faults.nursery` reads a JSON object a line and answers each with one; `processes.py` speaks to
-it. A child is told to kill itself with SIGKILL just before its k-th operation on a file, in `kill_at`: moments that a
-clock would rarely meet.
+The children are real processes that tests can kill and limit; only their start is fast. `python -m
+tests.faults.fork_server` reads one JSON object per line and answers each with one; `processes.py` uses it. With
+`kill_at`, a child kills itself with SIGKILL just before its k-th operation on a file, so that tests reach every moment.
 """
 
 import importlib
@@ -37,28 +36,28 @@ def load_everything():
     return cv2, matplotlib, pandas, sklearn, torchvision
 
 
-def be(wish):
-    """Become the process that is wished for, and never come back."""
+def run_in_child(request):
+    """Run the requested command in this process, and exit."""
     code = 70
     try:
         os.setsid()
-        os.chdir(wish["cwd"])
+        os.chdir(request["cwd"])
         os.environ.clear()
-        os.environ.update(wish["env"])
-        if wish.get("tty"):
-            os.open(wish["tty"], os.O_RDWR)  # the first terminal that a session opens is its own
+        os.environ.update(request["env"])
+        if request.get("tty"):
+            os.open(request["tty"], os.O_RDWR)  # the first terminal that a session opens is its own
         for number, name in enumerate(("stdin", "stdout", "stderr")):
-            descriptor = os.open(wish[name], os.O_RDWR | os.O_CREAT if number else os.O_RDONLY, 0o666)
+            descriptor = os.open(request[name], os.O_RDWR | os.O_CREAT if number else os.O_RDONLY, 0o666)
             os.dup2(descriptor, number)
             os.close(descriptor)
-        for name, size in wish.get("limits", {}).items():
+        for name, size in request.get("limits", {}).items():
             grown = memory_in_use() + size if name == "memory" else size
             resource.setrlimit(LIMITS[name], (grown, grown))
-        for number in wish["ignore"]:
+        for number in request["ignore"]:
             signal.signal(number, signal.SIG_IGN)
-        if "kill_at" in wish:
-            sys.addaudithook(Killer(wish["root"], wish["kill_at"]))
-        code = run(wish["args"])
+        if "kill_at" in request:
+            sys.addaudithook(Killer(request["root"], request["kill_at"]))
+        code = run(request["args"])
     except BaseException:
         traceback.print_exc()
     finally:
@@ -86,9 +85,9 @@ def memory_in_use():
 
 
 class Killer:
-    """An audit hook that counts what is done to files below `root`, and ends it all at number `at`, counted from 0.
+    """An audit hook that counts operations on files below `root`, and kills the process at number `at`, from 0.
 
-    With `at` -1 nothing is killed, and the count is written to the file `operations` beside `root` at the end.
+    With `at` -1 nothing is killed, and the count is written to the file `<root>.operations`.
     """
 
     def __init__(self, root, at):
@@ -120,15 +119,15 @@ def main():
     load_everything()
     answer("ready")
     for line in sys.stdin:
-        wish = json.loads(line)
-        if "wait" in wish:
-            told = os.waitstatus_to_exitcode(os.waitpid(wish["wait"], 0)[1])
-        elif "look" in wish:
-            pid, status = os.waitpid(wish["look"], os.WNOHANG)
-            told = os.waitstatus_to_exitcode(status) if pid else None
-        elif (told := os.fork()) == 0:
-            be(wish)
-        answer(told)
+        request = json.loads(line)
+        if "wait" in request:
+            result = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        elif "look" in request:
+            pid, status = os.waitpid(request["look"], os.WNOHANG)
+            result = os.waitstatus_to_exitcode(status) if pid else None
+        elif (result := os.fork()) == 0:
+            run_in_child(request)
+        answer(result)
 
 
 if __name__ == "__main__":

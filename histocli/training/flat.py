@@ -1,0 +1,46 @@
+"""Flat buffers: tensors one after another in one vector, so that one operation updates all of them."""
+
+import torch
+from torch import Tensor, nn
+
+_ALIGNMENT = 32  # elements: cuDNN and oneDNN are slower where a weight does not begin on a multiple of 16 bytes
+
+
+def padded_size(count: int) -> int:
+    """Return the number of elements that a tensor of `count` elements takes in a flat buffer."""
+    return -(-count // _ALIGNMENT) * _ALIGNMENT
+
+
+def memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
+    """Return the values of a tensor as a vector, in the order in which those of `like` lie in memory."""
+    if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).reshape(-1)
+    return tensor.reshape(-1)
+
+
+@torch.no_grad()
+def flatten(model: nn.Module, names: list[str], layout: list[int]) -> Tensor:
+    """Move the named tensors of a model into one new buffer; each keeps its shape and its strides."""
+    tensors = model.state_dict(keep_vars=True)
+    flat = torch.zeros(sum(layout), device=tensors[names[0]].device)
+    start = 0
+    for name, length in zip(names, layout, strict=True):
+        tensor = tensors[name]
+        view = flat[start : start + tensor.numel()].as_strided(tensor.shape, _dense_strides(tensor))
+        view.copy_(tensor)
+        tensor.data = view
+        start += length
+    return flat
+
+
+def _dense_strides(tensor: Tensor) -> tuple[int, ...]:
+    return torch.empty_like(tensor, memory_format=torch.preserve_format).stride()
+
+
+@torch.no_grad()
+def share_counters(model: nn.Module, ema_model: nn.Module) -> None:
+    """Let the EMA use the model's integer buffers, such as batch norm's count of batches."""
+    buffers = dict(model.named_buffers())
+    for name, buffer in ema_model.named_buffers():
+        if not buffer.is_floating_point():
+            buffer.data = buffers[name].data
