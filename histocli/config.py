@@ -73,6 +73,7 @@ class Group(StrEnum):
     """A unit larger than a slide that is kept in one split."""
 
     HOSPITAL = "hospital"
+    APPEARANCE = "appearance"  # two groups that differ in sharpness and colour
 
 
 class Weights(StrEnum):
@@ -81,6 +82,7 @@ class Weights(StrEnum):
     RANDOM = "random"
     PRETRAINED = "pretrained"
     IMAGENET = "imagenet"
+    HISTONET_PCAM = "histonet-pcam"  # of the network that comes with histo
 
 
 class Part(StrEnum):
@@ -143,7 +145,9 @@ CHECKPOINT = "best.pt"  # in the workspace's checkpoints/: the best epoch of the
 BATCH_SIZE = 128  # patches per training step
 GPU_BATCH_SIZE = 512  # on a GPU, which takes longer for four steps of 128; the AUC is the same (benchmarks/gpu.md)
 GPU_BATCH_PATCHES = 30_000  # training patches from which the larger batch was measured: fewer would be few steps
+PACKAGED_ARCH = "histonet-wide"  # of the trained network that comes with histo
 LEARNING_RATE = 3e-3  # at BATCH_SIZE; it grows with the square root of the batch size
+_FINE_TUNING = 0.1  # of the learning rate, where training starts from weights that were trained on such patches
 
 
 def default_batch_size(device: str, patches: int) -> int:
@@ -209,7 +213,8 @@ class RunConfig:
         """The highest learning rate of the cycle."""
         if self.lr is not None:
             return self.lr
-        return LEARNING_RATE * math.sqrt((self.batch_size or BATCH_SIZE) / BATCH_SIZE)
+        factor = _FINE_TUNING if self.weights is Weights.HISTONET_PCAM else 1.0
+        return factor * LEARNING_RATE * math.sqrt((self.batch_size or BATCH_SIZE) / BATCH_SIZE)
 
 
 @dataclass(frozen=True)

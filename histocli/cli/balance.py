@@ -41,7 +41,11 @@ def balance(
         ),
     ] = BalanceConfig.split,
     group: Annotated[
-        Group | None, typer.Option(help="Keep each hospital on one side of the split.")
+        Group | None,
+        typer.Option(
+            help="Keep each hospital on one side of the split; or each of two groups that differ in sharpness and "
+            "colour, where no hospital is known."
+        ),
     ] = BalanceConfig.group,
     audit: Annotated[
         bool, typer.Option("--audit", help="Search all packed data sets for patches that overlap with the subset.")

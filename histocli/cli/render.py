@@ -213,6 +213,12 @@ def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
     elif balance.split == Group.HOSPITAL and balance.hospitals:
         names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())
         report.note(f"no hospital is in both splits, so the share of validation is only about --val-fraction: {names}")
+    elif balance.appearance:
+        groups = "; ".join(
+            f"{name} has {counts.negative + counts.positive:,} patches, {counts.positive:,} of them with tumour"
+            for name, counts in balance.appearance.items()
+        )
+        report.note(f"two groups differ in sharpness and colour: {groups}. One of them is the validation split")
 
 
 def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:

@@ -8,7 +8,7 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, arguments_of, command
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
-from histocli.config import Augment, Rotate, TrainConfig, Weights
+from histocli.config import PACKAGED_ARCH, Augment, Rotate, TrainConfig, Weights
 from histocli.console import number, write_out
 
 if TYPE_CHECKING:
@@ -164,6 +164,8 @@ def train(
     if processes > 1 and not is_distributed():
         launch(arguments_of(ctx), processes)
         return
+    if weights is Weights.HISTONET_PCAM and not options.is_given(ctx, "arch", "ENVIRONMENT"):
+        arch = PACKAGED_ARCH
     config = TrainConfig(
         epochs=epochs,
         arch=arch,

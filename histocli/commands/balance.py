@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.config import SUBSET, BalanceConfig, Group, Split
+from histocli.data.appearance import NAMES as GROUP_NAMES
+from histocli.data.appearance import appearance_groups
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
 from histocli.data.leakage import audit, names_to_audit
@@ -48,6 +50,8 @@ def balance(
     sizes = np.bincount(cleaned["label"], minlength=2)
     n = 2 * int(sizes.min()) if config.n is None else config.n
     subset = draw_balanced(cleaned, n, config.seed)
+    if unit is Group.APPEARANCE:
+        subset = _add_appearance(workspace, data, subset)
     groups = None
     if config.audit or unit is Split.OVERLAP:
         others = names_to_audit(workspace, data)[1:] if config.audit else []
@@ -68,6 +72,7 @@ def balance(
         available=PatchCounts(int(sizes[0]), int(sizes[1])),
         counts=_count_patches(subset),
         slides=_count_slides(subset) if _all_known(cleaned, "slide") else None,
+        appearance=_count_appearance(subset) if unit is Group.APPEARANCE else None,
         hospitals=_list_hospitals(subset) if _all_known(cleaned, "hospital") else None,
         audit=audit(workspace, subset, manifest),
     )
@@ -127,10 +132,11 @@ def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> S
         raise UsageError(
             f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
         )
-    if config.group and not _all_known(cleaned, config.group):
+    if config.group is Group.HOSPITAL and not _all_known(cleaned, config.group):
         raise HistoError(
             f"the hospitals of {data} are not known for every patch",
-            "histo reads them from the names of Camelyon16's slides: add these with histo download --slides CSV",
+            "histo reads them from the names of Camelyon16's slides: add these with histo download --slides CSV; or "
+            "choose --group appearance, which finds two groups by sharpness and colour",
         )
     if config.split is Split.SLIDE and not _all_known(cleaned, "slide"):
         raise HistoError(
@@ -162,8 +168,16 @@ def _split(
         units = connected_components(subset).codes if (subset["slide"] != "").any() else group_of
         val = split_by_group(units, labels, config.val_fraction, config.seed, "overlap group")
     else:
+        columns = [*columns, unit.value] if unit is Group.APPEARANCE else columns
         val = split_by_group(subset[unit].to_numpy(), labels, config.val_fraction, config.seed, unit)
     return subset.assign(split=np.where(val, "val", "train"))[columns]
+
+
+def _add_appearance(workspace: Workspace, data: str, subset: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the subset with the column `appearance`, in which each patch has the name of its group."""
+    store, _ = open_packed(workspace, data)
+    codes = appearance_groups(store, subset["index"].to_numpy(), subset["label"].to_numpy())
+    return subset.assign(**{Group.APPEARANCE.value: np.array(GROUP_NAMES)[codes]})
 
 
 def _count_patches(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
@@ -183,6 +197,15 @@ def _count_slides(subset: "pd.DataFrame") -> list[SlideCounts]:
         SlideCounts(slide, split, int(size - positive), int(positive))
         for (slide, split), size, positive in zip(table.index, table["size"], table["sum"], strict=True)
     ]
+
+
+def _count_appearance(subset: "pd.DataFrame") -> dict[str, PatchCounts]:
+    """Return the number of patches of each class in each group."""
+    counts = {}
+    for name, rows in subset.groupby(Group.APPEARANCE.value, sort=True):
+        normal, tumour = np.bincount(rows["label"], minlength=2).tolist()
+        counts[str(name)] = PatchCounts(normal, tumour)
+    return counts
 
 
 def _list_hospitals(subset: "pd.DataFrame") -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from histocli.config import Weights
 from histocli.data.transforms import resize_images
 from histocli.errors import HistoError, UsageError
-from histocli.models import timm_models
+from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
 from histocli.models.histonet import WIDE, HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
@@ -81,11 +81,16 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     """
     pretrained = weights is not Weights.RANDOM
     if arch in ARCHITECTURES:
-        if pretrained:
-            raise UsageError(f"{arch} has no pretrained weights", "leave --weights out, or choose --arch resnet18")
+        if pretrained and (weights is not Weights.HISTONET_PCAM or arch != packaged.ARCH):
+            has = f"--arch {packaged.ARCH} --weights {packaged.NAME}"
+            raise UsageError(f"{arch} has no {weights} weights", f"leave --weights out, or choose {has}")
         network = ARCHITECTURES[arch]()
         model = Classifier(network, arch, side=network.side)
+        if pretrained:
+            packaged.load_packaged_weights(model)
     else:
+        if weights is Weights.HISTONET_PCAM:
+            raise UsageError(f"--weights {weights} fits only --arch {packaged.ARCH}")
         if arch.startswith(timm_models.PREFIX):
             backbone = timm_models.timm_backbone(arch, pretrained)
         elif arch in torchvision_names():

@@ -16,7 +16,7 @@ import torch
 from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold, human_bytes
-from histocli.models import Classifier, rebuild_model
+from histocli.models import Classifier, packaged, rebuild_model
 from histocli.models.backbone import HEAD
 from histocli.workspace import Workspace, atomic_path, is_path
 
@@ -57,6 +57,8 @@ class Checkpoint:
 
     def describe(self) -> str:
         """Return what this checkpoint is: its file, run, epoch and validation AUC."""
+        if self.run == packaged.NAME:
+            return packaged.NOTICE
         auc = self.metrics.get("val_auc")
         score = "no validation AUC" if auc is None else f"validation AUC {auc:.4f}"
         return f"checkpoint {self.origin}: run {self.run}, epoch {self.epoch}, {score}"
@@ -216,7 +218,8 @@ def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
 def find_checkpoint(workspace: Workspace, name: str) -> Path:
     """Return the file that `--ckpt` names: in the workspace's `checkpoints/`, or a run's best, or a path.
 
-    Only a name with a path separator is a path, so that files in the current directory are never used by chance.
+    Only a name with a path separator is a path, so that files in the current directory are never used by chance. In a
+    workspace without any run, best.pt is the network that comes with `histo`.
 
     Raises:
         HistoError: there is no such checkpoint.
@@ -228,6 +231,8 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
     for path in (workspace.checkpoints_dir / name, workspace.runs_dir / name / "best.pt"):
         if path.is_file():
             return path
+    if name == packaged.NAME or (name == "best.pt" and not workspace.run_names()):
+        return packaged.PATH
     where = f"there is no checkpoint {name!r}: none in {workspace.checkpoints_dir}, no run of that name"
     raise HistoError(where, _checkpoint_hint(workspace, name))
 

@@ -71,6 +71,7 @@ class BalanceReport:
         counts: the numbers of patches of each split.
         slides: the numbers of patches of each slide; None if slides are not known.
         hospitals: the hospitals of each split; None if they are not known.
+        appearance: the patches of each appearance group; None unless the split keeps these together.
         audit: the leakage audit; None in files of early versions.
         manifest_sha256: the SHA-256 of the subset's manifest.
 
@@ -89,6 +90,7 @@ class BalanceReport:
     counts: dict[str, SplitCounts]
     slides: list[SlideCounts] | None
     hospitals: dict[str, list[str]] | None = None
+    appearance: dict[str, PatchCounts] | None = None
     audit: AuditReport | None = None
     manifest_sha256: str | None = None
 

@@ -76,5 +76,6 @@ def make_recipe(config: RunConfig, total_steps: int) -> Recipe:
         rotate=config.rotate,
         compile=config.compile,
         backbone_lr=config.backbone_lr,
-        muon=config.weights is Weights.RANDOM,  # pretrained weights were trained with AdamW, so continue with AdamW
+        # Weights from elsewhere were trained with AdamW, so continue with AdamW.
+        muon=config.weights in (Weights.RANDOM, Weights.HISTONET_PCAM),
     )

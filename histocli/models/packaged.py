@@ -1,0 +1,21 @@
+"""The trained network that comes with `histo`. `weights/histonet-pcam.md` is its model card."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from histocli.config import PACKAGED_ARCH
+
+NAME = "histonet-pcam"
+ARCH = PACKAGED_ARCH
+PATH = Path(__file__).with_name("weights") / f"{NAME}.pt"
+NOTICE = (
+    f"{NAME} comes with histo: it was trained on 31,157 patches of PCam's training slides, which are also Kaggle's. "
+    "Research use only: it is not a medical device."
+)
+
+
+def load_packaged_weights(model: nn.Module) -> None:
+    """Copy the weights of the packaged network into a model of the architecture `ARCH`."""
+    model.load_state_dict(torch.load(PATH, map_location="cpu", weights_only=True)["model"])
