@@ -25,11 +25,14 @@ class ImageIndex:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self._by_key: dict[str, list[int]] = {}
+        self._first: dict[str, int] = {}  # the image of a key: its name or its stem
+        self._more: dict[str, list[int]] = {}  # the other images of the same key; these are few
         for i, name in enumerate(names):
             base = _compose(name.rpartition("/")[2])
-            for key in {_lower_suffix(base), split_suffix(base)[0]}:
-                self._by_key.setdefault(key, []).append(i)
+            stem, suffix = split_suffix(base)
+            for key in (stem, stem + suffix.lower()) if suffix else (base,):
+                if self._first.setdefault(key, i) != i:
+                    self._more.setdefault(key, []).append(i)
 
     def match(self, ids: Sequence[str], folder: str = "") -> Matched:
         """Match every id with an image; of several, with the one below the `folder` of the table.
@@ -49,6 +52,9 @@ class ImageIndex:
 
     def _match_one(self, row: int, ids: Sequence[str], folder: str, found: Matched, by_name: dict[int, int]) -> None:
         """Add a row to the matched, ambiguous or lost ones; to `by_name` if only folders are against its image."""
+        only = self._first.get(ids[row])
+        if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:
+            return  # as nearly all
         parts = [part for part in _compose(ids[row]).replace("\\", "/").split("/") if part not in ("", ".")]
         candidates = self._candidates(parts[-1]) if parts else []
         folders = parts[-2::-1] if len(parts) > 1 else []
@@ -71,8 +77,11 @@ class ImageIndex:
                 by_name[row] = candidates[0]
 
     def _candidates(self, base: str) -> list[int]:
-        exact = self._by_key.get(_lower_suffix(base), [])
-        return exact or (self._by_key.get(split_suffix(base)[0], []) if is_image(base) else [])
+        exact = self._images_of(_lower_suffix(base))
+        return exact or (self._images_of(split_suffix(base)[0]) if is_image(base) else [])
+
+    def _images_of(self, key: str) -> list[int]:
+        return [self._first[key], *self._more.get(key, [])] if key in self._first else []
 
     def _by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
         """Return the image of each lost row that is a number which one image alone has, with leading zeros."""
