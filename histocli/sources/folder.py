@@ -13,7 +13,7 @@ from histocli.sources import Patch, Pixels, SourceContext, SourceOptions, Source
 from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits
 from histocli.sources.files import File, describe_others, find_images, list_files, read_bytes
-from histocli.sources.labels import TableOptions, find_labels
+from histocli.sources.labels import find_labels
 from histocli.sources.options import (
     CLASSES,
     FROM,
@@ -28,7 +28,7 @@ from histocli.sources.options import (
 )
 from histocli.sources.slide_names import SlidePattern, suggest_pattern
 from histocli.sources.slides import hospital_of
-from histocli.sources.tables import ColumnNames
+from histocli.sources.tables import ColumnNames, TableOptions
 
 RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # names of the counts of images with another size
 

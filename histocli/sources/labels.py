@@ -1,20 +1,19 @@
 """Labels, slides, hospitals and splits of images: from tables, class folders, or files beside the images."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from histocli.errors import HistoError
 from histocli.sources.class_names import classes_line, describe_counts, label_of
 from histocli.sources.classes import ClassFolders, find_classes
-from histocli.sources.files import File, file_at, split_suffix
+from histocli.sources.files import File, file_at
 from histocli.sources.matching import ImageIndex, Matched, check_unambiguous
-from histocli.sources.sidecars import read_sidecars
+from histocli.sources.sidecars import labels_in_names, read_sidecars
 from histocli.sources.tables import (
-    ColumnNames,
     PatchTable,
+    TableOptions,
     check_ids,
     is_rounded,
     peek_columns,
@@ -24,10 +23,7 @@ from histocli.sources.tables import (
 
 _TABLE = re.compile(r"\.(csv|tsv|txt)$", re.IGNORECASE)
 _RESULTS = re.compile("submission|prediction|score|result", re.IGNORECASE)  # labels in these are guesses
-_CLASS_IN_NAME = re.compile(r"_class([01])$")  # as in the IDC data set: 8863_idx5_x51_y1251_class0.png
 _SHOWN = 3  # examples of ids and images
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -41,16 +37,6 @@ class Labels:
     notes: list[str] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """The tables, classes and columns that the user named."""
-
-    labels: Path | None
-    slides: Path | None
-    classes: Mapping[str, int]
-    columns: ColumnNames
 
 
 def find_labels(
@@ -81,12 +67,7 @@ def find_labels(
     else:
         finder.find_inside(others)
         finder.find_beside(locations, found)
-        from_files = read_sidecars(names, others, options.classes)
-        for name, label in from_files.labels.items():
-            finder.result.labels.setdefault(name, label)
-        finder.result.used.update(from_files.files)
-        if from_files.labels:
-            finder.result.notes.append(f"labels from {len(from_files.labels):,} .cls or .json files beside the images")
+        finder.find_sidecars(others)
     folders = find_classes(names, options.classes)
     if finder.result.labels:
         if not options.labels:
@@ -102,6 +83,8 @@ class _Finder:
         self.index, self.names, self.options = index, names, options
         self.result = Labels()
         self.problems: list[HistoError] = []  # with tables that may be somebody else's
+        self.words: set[str] = set()  # the labels in tables, in lower case
+        self.n_tables = 0
 
     def read_labels(self, file: File) -> None:
         """Use a table for labels, and for slides, hospitals and splits if it has them.
@@ -121,6 +104,7 @@ class _Finder:
                     f"{table.name}: another table has a different label for {ids[row]!r}", "correct one of the tables"
                 )
         column = table.require("label", columns.label)
+        self.words.update(text.lower() for text in table.columns[column])
         words = sorted({text for text in table.columns[column] if text not in ("0", "1", "0.0", "1.0")})
         meaning = {text: label_of(text, self.options.classes) for text in words}
         said = f" ({', '.join(f'{text} = {label}' for text, label in meaning.items())})" if words else ""
@@ -181,6 +165,14 @@ class _Finder:
                 except HistoError as error:
                     self.result.notes.append(f"left out, beside the images: {error}")
 
+    def find_sidecars(self, others: Sequence[File]) -> None:
+        """Use small files beside the images for labels, where tables have none."""
+        found = read_sidecars(self.names, others, self.options.classes)
+        self.result.labels = found.labels | self.result.labels
+        self.result.used.update(found.files)
+        if found.labels:
+            self.result.notes.append(f"labels from {len(found.labels):,} .cls or .json files beside the images")
+
     def compare(self, folders: ClassFolders) -> None:
         """Check that class folders do not contradict the tables.
 
@@ -216,20 +208,30 @@ class _Finder:
 
     def label_by_names(self) -> None:
         """Use the labels in file names such as `8863_idx5_x51_y1251_class0.png`, if all files have one."""
-        found = {name: _CLASS_IN_NAME.search(split_suffix(name)[0]) for name in self.names}
-        labels = {name: int(match[1]) for name, match in found.items() if match}
-        if len(labels) == len(self.names) and not self.problems:
+        labels = {} if self.problems else labels_in_names(self.names)
+        if labels:
             self.result.labels.update(labels)
             self.result.notes.append("labels by the names of the files, which end in _class0 or _class1")
 
     def finish(self) -> None:
-        """Name the tables that were left out.
+        """Name the tables that were left out, and check that the options were used.
 
         Raises:
-            HistoError: there are no labels, and a table was left out.
+            HistoError: there are no labels, and a table was left out; or a class or column that the user named is not
+                there.
         """
         if self.problems and not self.result.labels:
             raise self.problems[0]
+        named = [f"--{role}-column" for role, name in self.options.columns._asdict().items() if name]
+        if named and not self.n_tables:
+            raise HistoError(f"{named[0]} is given, but no table was read", "give the table to --labels or --slides")
+        folders = {part.lower() for name in self.names for part in name.split("/")[:-1]}
+        if unknown := sorted(set(self.options.classes) - folders - self.words):
+            found = ", ".join(sorted(folders | self.words)[:12]) or "none"
+            raise HistoError(
+                f"--classes names {', '.join(unknown)}, which is no folder and no label of a table",
+                f"there are {found}",
+            )
         self.result.notes += [f"left out: {problem}" for problem in self.problems]
         for what, known in (("label", self.result.labels), ("slide", self.result.slides)):
             missing = [name for name in self.names if name not in known] if known else []
@@ -267,6 +269,7 @@ class _Finder:
             text += f"; rows without an image: {_examples([ids[row] for row in matched.lost])}"
         self.result.notes += [text, *matched.notes]
         self.result.used.add(table.name)
+        self.n_tables += 1
 
     def _add_others(self, table: PatchTable, matched: Matched) -> None:
         """Add the slides, hospitals and splits of a table."""

@@ -1,13 +1,15 @@
-"""Labels in small files beside the images, as in WebDataset: `0001.cls` or `0001.json` beside `0001.png`."""
+"""Labels in small files beside the images, as `0001.cls` in WebDataset, and in the names of the images themselves."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from histocli.errors import HistoError
 from histocli.sources.class_names import classes_line, label_of
-from histocli.sources.files import File, read_bytes
+from histocli.sources.files import File, read_bytes, split_suffix
 
+_CLASS_IN_NAME = re.compile(r"_class([01])$")  # as in the IDC data set: 8863_idx5_x51_y1251_class0.png
 _KEYS = ("label", "cls", "class", "target")  # of a .json file
 
 
@@ -34,6 +36,13 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
                 found.labels[images[stem]] = label
                 found.files.add(file.name)
     return found
+
+
+def labels_in_names(names: Sequence[str]) -> dict[str, int]:
+    """Return the labels in file names that end in `_class0` or `_class1`; {} unless all do."""
+    found = {name: _CLASS_IN_NAME.search(split_suffix(name)[0]) for name in names}
+    labels = {name: int(match[1]) for name, match in found.items() if match}
+    return labels if len(labels) == len(names) else {}
 
 
 def _read_label(file: File, is_json: bool, classes: Mapping[str, int]) -> int | None:

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from histocli.data.tables import read_table
 from histocli.errors import HistoError
 from histocli.sources.archives import is_archive
 from histocli.sources.class_names import classes_line, label_of, split_of
-from histocli.sources.files import File, file_at, list_files, read_bytes
+from histocli.sources.files import MAX_FILE_BYTES, File, file_at, list_files, read_bytes
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _NAMES = {
@@ -38,6 +39,16 @@ class ColumnNames(NamedTuple):
     label: str | None = None
     slide: str | None = None
     hospital: str | None = None
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The tables, classes and columns that the user named."""
+
+    labels: Path | None
+    slides: Path | None
+    classes: Mapping[str, int]
+    columns: ColumnNames
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,7 @@ def read_patch_table(file: File) -> PatchTable:
     Raises:
         HistoError: it cannot be read or is malformed; the message names file and line.
     """
-    data = read_bytes(file)
+    data = _unpack(file)
     encoding = _BOMS.get(data[:2], "utf-8-sig")
     text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
     try:
@@ -193,6 +204,18 @@ def peek_columns(file: File, given: ColumnNames) -> set[str]:
     by_name = {_normalise(name) for name in names}
     roles = {role for role in _KNOWN if table.find(role)} | ({"id"} if by_name >= set(_WILDS) else set())
     return roles | {role for role, name in given._asdict().items() if name and name.lower() in map(str.lower, names)}
+
+
+def _unpack(file: File) -> bytes:
+    data = read_bytes(file)
+    if data[:2] == b"PK":
+        raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, MAX_FILE_BYTES)
+    except zlib.error as error:
+        raise HistoError(f"cannot unpack {file.name}: {error}", "check the file") from error
 
 
 def read_labels(file: File) -> dict[str, int]:

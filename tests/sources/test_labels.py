@@ -1,5 +1,7 @@
 """Tables of labels and slides as people and spreadsheets write them, matched with images."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -207,3 +209,19 @@ def test_a_label_in_a_file_beside_the_image(tmp_path, text, label):
 def test_a_label_beside_the_image_that_is_not_understood(tmp_path):
     with pytest.raises(HistoError, match=r"s1\.cls: the label '7' is not 0 or 1"):
         open_folder(tmp_path / "x", ("s1.tif",), {"s1.cls": "7"})
+
+
+def test_options_that_name_what_is_not_there_are_errors(tmp_path):
+    with pytest.raises(HistoError, match="--classes names tumr, which is no folder and no label") as raised:
+        open_folder(tmp_path / "x", ("left/a.tif", "right/b.tif"), {}, classes=("negative=left", "positive=tumr"))
+    assert raised.value.hint == "there are left, right"
+    with pytest.raises(HistoError, match="--slide-column is given, but no table was read"):
+        open_folder(tmp_path / "x", (), {}, slide_column="block")
+
+
+def test_a_workbook_is_named_and_a_table_in_gzip_is_read(tmp_path):
+    (tmp_path / "l.xlsx").write_bytes(zipped({"xl/workbook.xml": b""}))
+    with pytest.raises(HistoError, match=r"l\.xlsx is an Excel workbook"):
+        open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.xlsx")
+    (tmp_path / "l.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.csv.gz")) == FOUND
