@@ -67,6 +67,7 @@ class Split(StrEnum):
     SLIDE = "slide"
     OVERLAP = "overlap"
     RANDOM = "random"
+    FOLDERS = "folders"  # the splits train and valid of the data set itself
 
 
 class Group(StrEnum):
@@ -163,7 +164,7 @@ class BalanceConfig:
     name: str = SUBSET
     n: int | None = 160_000  # None: the largest balanced subset
     val_fraction: float = 0.1
-    split: Split | None = None  # None: by slide where all slides are known, else by overlap
+    split: Split | None = None  # None: the folders' own, else by slide where all slides are known, else by overlap
     group: Group | None = None
     audit: bool = False  # search the overlaps with every packed data set
     seed: int = 0
@@ -233,13 +234,24 @@ class TrainConfig(RunConfig):
         return RunConfig(**{field.name: getattr(self, field.name) for field in fields(RunConfig)})
 
 
+# The fields of `EvalConfig` that say how to read a folder, as the options of `histo download --source folder` do.
+FOLDER_OPTIONS = ("classes", "slides", "slide_pattern", "id_column", "label_column", "slide_column", "hospital_column")
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """The options of `histo eval`."""
 
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
     data: str | None = None  # None: the validation patches that the checkpoints were trained with
-    labels: Path | None = None
+    labels: Path | None = None  # of a folder, as the next seven: `FOLDER_OPTIONS`
+    classes: tuple[str, ...] = ()
+    slides: Path | None = None
+    slide_pattern: str | None = None
+    id_column: str | None = None
+    label_column: str | None = None
+    slide_column: str | None = None
+    hospital_column: str | None = None
     split: Part | None = None  # None: val of the run's own patches, all of `data`
     tta: bool = False
     uncalibrated: bool = False
@@ -258,6 +270,7 @@ class PredictConfig:
 
     inputs: tuple[str, ...]
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
+    split: Part | None = None  # None: all patches; of packed data sets only
     out: Path | None = None  # None: stdout
     format: Output = Output.CSV
     tta: bool = False

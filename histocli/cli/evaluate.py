@@ -3,7 +3,7 @@
 from functools import partial
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,8 +13,23 @@ from histocli.cli.options import DATA, MODEL
 from histocli.config import EvalConfig, Part
 from histocli.console import write_out
 from histocli.errors import UsageError
+from histocli.sources.options import (
+    CLASSES,
+    HOSPITAL_COLUMN,
+    ID_COLUMN,
+    LABEL_COLUMN,
+    SLIDE_COLUMN,
+    SLIDE_PATTERN,
+    SLIDES,
+    Option,
+)
 
-_COMPARING = "Comparing"
+_COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
+
+
+def _folder_option(option: Option) -> Any:
+    """Return an option that `histo download --source folder` also has."""
+    return typer.Option(option.flag, help=option.help, metavar=option.metavar, rich_help_panel=_FOLDER)
 
 
 @command(
@@ -39,6 +54,13 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV with the columns id,label, for a folder or zip file.", rich_help_panel=DATA),
     ] = EvalConfig.labels,
+    classes: Annotated[list[str] | None, _folder_option(CLASSES)] = None,
+    slides: Annotated[Path | None, _folder_option(SLIDES)] = EvalConfig.slides,
+    slide_pattern: Annotated[str | None, _folder_option(SLIDE_PATTERN)] = EvalConfig.slide_pattern,
+    id_column: Annotated[str | None, _folder_option(ID_COLUMN)] = EvalConfig.id_column,
+    label_column: Annotated[str | None, _folder_option(LABEL_COLUMN)] = EvalConfig.label_column,
+    slide_column: Annotated[str | None, _folder_option(SLIDE_COLUMN)] = EvalConfig.slide_column,
+    hospital_column: Annotated[str | None, _folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
     split: Annotated[
         Part | None,
         typer.Option(
@@ -84,6 +106,13 @@ def evaluate(
         ckpt=names,
         data=data,
         labels=labels,
+        classes=tuple(classes or ()),
+        slides=slides,
+        slide_pattern=slide_pattern,
+        id_column=id_column,
+        label_column=label_column,
+        slide_column=slide_column,
+        hospital_column=hospital_column,
         split=split,
         tta=tta,
         uncalibrated=uncalibrated or raw,
@@ -112,6 +141,7 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
             on_start=state.report.note,
             on_progress=bar,
             on_unreadable=lambda error: state.report.warn(str(error)),
+            on_note=state.report.note,
             ranks=ranks,
         )
     if not ranks.is_rank0:

@@ -10,7 +10,7 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT
-from histocli.config import OnError, Output, PredictConfig
+from histocli.config import OnError, Output, Part, PredictConfig
 from histocli.console import Reporter, stdout_is_a_file
 from histocli.errors import HistoError
 
@@ -20,16 +20,20 @@ if TYPE_CHECKING:
 
 @command(
     "histo predict slides/ --ckpt best.pt --out predictions.csv",
-    "histo predict kaggle --tta --out submission.csv",
+    "histo predict kaggle --split test --tta --out submission.csv",
 )
 def predict(
     ctx: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, images, zip files, .npy or .h5 arrays, packed data sets; - reads paths from stdin."
+            help="Folders, images, archives, .npy, .npz or .h5 arrays, packed data sets; - reads paths from stdin."
         ),
     ],
+    split: Annotated[
+        Part | None,
+        typer.Option(help="Score only this split of packed data sets.", show_default="all", rich_help_panel=DATA),
+    ] = PredictConfig.split,
     ckpt: options.Ckpt = options.BEST,
     out: Annotated[
         Path | None,
@@ -78,6 +82,7 @@ def predict(
     state: State = ctx.obj
     config = PredictConfig(
         inputs=tuple(inputs),
+        split=split,
         ckpt=options.checkpoint_names(ctx, ckpt),
         out=out,
         format=format,
@@ -113,6 +118,7 @@ def predict(
                 config,
                 sys.stdout,
                 on_checkpoint=state.report.note,
+                on_note=state.report.note,
                 on_start=start,
                 on_progress=lambda count: bar(count, total[0]),
                 on_unreadable=lambda error: state.report.warn(str(error)),

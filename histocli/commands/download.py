@@ -31,7 +31,7 @@ class DownloadConfig:
     def request(self) -> dict[str, Any]:
         """The options that decide the content of the data set, as `dataset.json` records them."""
         values = {
-            declared.option.flag.removeprefix("--"): _to_json_value(getattr(self.options, name, declared.default))
+            declared.option.flag.removeprefix("--"): _to_json_value(name, getattr(self.options, name, declared.default))
             for name, declared in declared_options().items()
         }
         is_seed_used = self.n is not None or hasattr(self.options, "seed")
@@ -76,7 +76,8 @@ def find_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dat
     if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
         return None
     # A data set of an earlier version does not record options that were added later. They have their defaults.
-    defaults = {d.option.flag.removeprefix("--"): _to_json_value(d.default) for d in declared_options().values()}
+    declared = declared_options().items()
+    defaults = {d.option.flag.removeprefix("--"): _to_json_value(name, d.default) for name, d in declared}
     try:
         dataset = Dataset(**read_json(path))
         request = {**defaults, **dataset.request}
@@ -156,10 +157,10 @@ def _counts(packed: PackResult) -> dict[str, int]:
     return {name: count for name, count in named.items() if count}
 
 
-def _to_json_value(value: Any) -> Any:
+def _to_json_value(name: str, value: Any) -> Any:
     """Return the value of an option for a JSON file, with absolute paths and without secrets."""
     if isinstance(value, tuple):
-        return [_without_secrets(location) for location in value]
+        return [_without_secrets(item) if name == "locations" else item for item in value]
     if isinstance(value, Path):
         return str(value.absolute())
     return value.value if isinstance(value, Enum) else value

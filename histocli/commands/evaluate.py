@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings, thread_count
-from histocli.config import EvalConfig, Part, Resize
+from histocli.config import FOLDER_OPTIONS, EvalConfig, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, load_predictor
@@ -51,6 +51,7 @@ def evaluate(
     on_start: Callable[[str], None] = lambda device: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
+    on_note: Callable[[str], None] = lambda note: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
     """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file with the same name.
@@ -71,7 +72,7 @@ def evaluate(
         on_start(member.checkpoint.describe())
     on_start(predictor.reason)
     if on_disk:
-        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, ranks)
+        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, on_note, ranks)
     else:
         scored = score_packed(workspace, predictor, config, on_progress, ranks)
     return ranks.on_rank0(lambda: _write(workspace, config, predictor, scored, threshold))
@@ -164,6 +165,7 @@ def compare(
     on_start: Callable[[str], None] = lambda device: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
+    on_note: Callable[[str], None] = lambda note: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Comparison:
     """Compare two evaluations on the patches that both scored, and write the comparison to `metrics/`.
@@ -179,7 +181,13 @@ def compare(
         if not name.endswith(".json"):
             single = replace(config, ckpt=(name,))
             evaluation = evaluate(
-                workspace, single, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, ranks=ranks
+                workspace,
+                single,
+                on_start=on_start,
+                on_progress=on_progress,
+                on_unreadable=on_unreadable,
+                on_note=on_note,
+                ranks=ranks,
             )
             return evaluation.path
         return Path(name) if is_path(name) else workspace.metrics_dir / name
@@ -240,11 +248,9 @@ def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
     if config.data is not None and not on_disk and config.data not in manifests:
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no path and no data set {config.data}", f"data sets: {known}")
-    if config.labels and not on_disk:
-        raise UsageError(
-            "--labels is for a folder or zip", "give the labels of a packed data set to histo download --labels"
-        )
-    if on_disk and config.split not in (None, Part.ALL):
-        raise UsageError(f"--split {config.split}: a folder has no splits", "leave it out, or pack it: histo download")
+    for name in ("labels", *FOLDER_OPTIONS):
+        if getattr(config, name) and not on_disk:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is for a folder or archive", f"for a packed data set: histo download {flag}")
     if config.threshold != STORED:
         parse_threshold(config.threshold)

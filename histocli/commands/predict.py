@@ -111,6 +111,7 @@ def predict(
     stream: IO[str],
     *,
     on_checkpoint: Callable[[str], None] = lambda description: None,
+    on_note: Callable[[str], None] = lambda note: None,
     on_start: Callable[[str, int | None], None] = lambda device, total: None,
     on_progress: Callable[[int], None] = lambda done: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
@@ -133,6 +134,8 @@ def predict(
     job = ranks.on_all_ranks(lambda: _open(workspace, config, pool))
     for member in job.predictor.members:
         on_checkpoint(member.checkpoint.describe())
+    for note in job.inputs.left_out:
+        on_note(note)
 
     def report(error: HistoError) -> None:
         if config.errors is OnError.FAIL:
@@ -231,7 +234,7 @@ def _report_all(counts: _Counts, on_unreadable: Callable[[HistoError], None]) ->
 
 def _dependencies(workspace: Workspace, job: _Job) -> dict[str, Any]:
     """Return everything that the result depends on; parts are only used again if it is the same."""
-    options = ("format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
+    options = ("split", "format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
     return {
         "histo": histocli.__version__,
         "inputs": fingerprint(job.inputs, job.config.inputs, workspace, job.lines),
@@ -278,5 +281,5 @@ def _open(workspace: Workspace, config: PredictConfig, pool: DecodingProcesses |
     lines = None
     if STDIN in config.inputs and not _is_streamed(config):  # to resume, all inputs must be known first
         lines = [line for line in sys.stdin.buffer if line.strip(b"\r\n")]
-    inputs = open_inputs(config.inputs, workspace, config.resize, lines)
+    inputs = open_inputs(config.inputs, workspace, config.resize, lines, config.split)
     return _Job(config, predictor, threshold, flagger, inputs, lines, predictor.chunk_size(config.batch_size), pool)

@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from histocli.config import Resize
+from histocli.config import Part, Resize
 from histocli.data import MAX_PIXELS
 from histocli.data.dataset import open_packed
 from histocli.data.decoding import ImageFile
 from histocli.data.images import fit
 from histocli.data.manifest import file_sha256
 from histocli.data.store import map_array
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, Pixels
-from histocli.sources.files import File, file_at, list_files, list_images
+from histocli.sources.archives import is_archive
+from histocli.sources.files import File, describe_others, file_at, find_images, list_files
 from histocli.sources.folder import unique_ids
+from histocli.sources.formats import refuse_format
+from histocli.sources.streams import unpack_gzip
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -29,38 +32,52 @@ if TYPE_CHECKING:
 
 _SLICE_BYTES = 1 << 24  # of an HDF5 array read at once
 STDIN = "-"
-_ARRAYS = (".npy", ".h5", ".hdf5")
+_ARRAYS = (".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
 
 
 class Inputs(NamedTuple):
-    """Patches to score, and their number (None if unknown); `files` has the image files of each folder."""
+    """Patches to be scored, and their number where that is known.
+
+    `files` are the image files in each folder, and `left_out` says which other files are in the inputs.
+    """
 
     total: int | None
     patches: Iterable[Patch]
     files: dict[str, list[File]]
+    left_out: tuple[str, ...] = ()
 
 
-def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize, lines: list[bytes] | None = None) -> Inputs:
+def open_inputs(
+    names: Sequence[str],
+    workspace: Workspace,
+    resize: Resize,
+    lines: list[bytes] | None = None,
+    split: Part | None = None,
+) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
-    A path is preferred to a data set of the same name. The id of an image is the stem of its file name if all stems are
-    different, else its relative path, which begins with the input's path if there are several inputs. In an array, the
-    id is the row number. If there are several inputs and one is an array or a data set, every id begins with the name
-    of its input. `lines` are the paths from stdin, if they have been read before.
+    A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
+    else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
+    row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
+    `lines` are the paths of `-`, if they were read before. With `split`, only this split of data sets is opened.
 
     Raises:
-        HistoError: an input is neither a path nor a data set, or contains no image.
+        HistoError: an input is neither a path nor a data set, or holds no image; or a data set has no such split.
+        UsageError: a split of a path is asked for.
     """
-    if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
-        files = {name: _list_prefixed_files(name) for name in names}
-        return _from_files([file for name in names for file in files[name]], resize, files)
-    inputs = [_open_input(name, workspace, resize, lines) for name in names]
+    if not split and len(names) > 1 and all(_holds_images(Path(name)) for name in names):
+        others: list[File] = []
+        files = {name: _list_prefixed_files(name, others) for name in names}
+        found = _from_files([file for name in names for file in files[name]], resize, files)
+        return found._replace(left_out=_describe(others))
+    inputs = [_open_input(name, workspace, resize, lines, split) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
     totals = [one.total for one in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
     files = {name: files for one in inputs for name, files in one.files.items()}
-    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files)
+    left_out = tuple(note for one in inputs for note in one.left_out)
+    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files, left_out)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
@@ -91,41 +108,60 @@ def fingerprint(inputs: Inputs, names: Sequence[str], workspace: Workspace, line
     return digest.hexdigest()
 
 
-def _open_input(name: str, workspace: Workspace, resize: Resize, lines: list[bytes] | None) -> Inputs:
+def _open_input(
+    name: str, workspace: Workspace, resize: Resize, lines: list[bytes] | None, split: Part | None
+) -> Inputs:
     path = Path(name)
+    if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
+        raise UsageError(f"--split {split} is for packed data sets, and {name} is none", "give the folder of the split")
     if name == STDIN:
         total, source = (None, sys.stdin.buffer) if lines is None else (len(lines), lines)
         return Inputs(total, _from_lines(source, resize), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
-            return _from_dataset(workspace, name)
+            return _from_dataset(workspace, name, split)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
     if path.is_file() and path.suffix.lower() == ".npy":
         return _from_array(_check_array(map_array(path), path), path, resize)
     if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
         return _from_array(_open_h5(path), path, resize)
-    files = _images(path)
-    return _from_files(files, resize, {name: files})
+    if path.is_file() and path.name.lower().endswith((".h5.gz", ".hdf5.gz")):
+        with unpack_gzip(path) as unpacked:  # its name is removed then; it stays open until all patches are read
+            return _from_array(_open_h5(Path(unpacked.name)), path, resize)
+    others: list[File] = []
+    files = _images(path, others)
+    return _from_files(files, resize, {name: files})._replace(left_out=_describe(others))
 
 
 def _holds_images(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and path.suffix.lower() not in _ARRAYS)
+    return path.is_dir() or (path.is_file() and not path.name.lower().endswith(_ARRAYS))
 
 
-def _images(path: Path) -> list[File]:
-    files = list_images(path) if path.is_dir() or path.suffix.lower() == ".zip" else list_files(path)
+def _images(path: Path, others: list[File]) -> list[File]:
+    """List the images of an input, and add its other files to `others`; a single file is taken for an image."""
+    files = list_files(path)
+    if path.is_dir() or is_archive(path.name):
+        found = find_images(files)
+        files = found.images
+        others += found.others
     if not files:
-        raise HistoError(f"there are no images in {path}", "give a folder or .zip that contains images")
+        hint = "give a folder or an archive that holds some"
+        raise HistoError(f"there are no images in {path}", describe_others(others) or hint)
     return files
 
 
-def _list_prefixed_files(name: str) -> list[File]:
+def _describe(others: list[File]) -> tuple[str, ...]:
+    return (note,) if (note := describe_others(others)) else ()
+
+
+def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
     """List the files of an input with the input in their names, so that names are unique among several inputs."""
     path = Path(name)
-    if path.is_file() and path.suffix.lower() != ".zip":
+    if path.is_file() and not is_archive(path.name):
+        refuse_format(path)
         return [file_at(path)]
-    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path)]
+    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path, others)]
 
 
 def _from_files(files: list[File], resize: Resize, by_input: dict[str, list[File]]) -> Inputs:
@@ -141,9 +177,16 @@ def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
             yield Patch(file.name, ImageFile(file.name, file.read, resize))
 
 
-def _from_dataset(workspace: Workspace, name: str) -> Inputs:
-    store, manifest = open_packed(workspace, name)
-    return Inputs(len(store), (Patch(key, partial(store.__getitem__, i)) for i, key in enumerate(manifest["id"])), {})
+def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs:
+    store, manifest = open_packed(workspace, name, ("id", "label") if split in (None, Part.ALL) else ("id", "split"))
+    rows = np.arange(len(store))
+    if split not in (None, Part.ALL):
+        rows = np.flatnonzero(manifest["split"] == split.value)
+        if not len(rows):
+            splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"
+            raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
+    ids = manifest["id"].tolist()
+    return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {})
 
 
 def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) -> Inputs:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import fields
 from hashlib import sha1
 from itertools import zip_longest
 from pathlib import Path
@@ -18,12 +19,12 @@ from histocli.data.groups import OVERLAP
 from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
 from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
-from histocli.sources.folder import RESIZED, FolderSource
+from histocli.sources.folder import RESIZED, FolderOptions, FolderSource
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -154,14 +155,32 @@ def score_folder(
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
     on_unreadable: Callable[[HistoError], None],
+    on_note: Callable[[str], None],
     ranks: Ranks,
 ) -> Scored:
-    """Score a labelled folder or zip without packing it."""
+    """Score a labelled folder or archive without packing it; `on_note` is told what was found in it.
+
+    Raises:
+        HistoError: as `FolderSource`; or no labelled patch is in this split, or none can be read.
+    """
     import pandas as pd
 
     location = Path(config.data or "")
-    source = FolderSource([location], labels=config.labels, resize=config.resize)
-    labelled = (patch for patch in source.patches() if patch.label is not None)
+    source = FolderSource(_folder_options(config))
+    part = Part.VALID if config.split is Part.VAL else config.split or Part.ALL
+    if part is not Part.ALL and part.value not in source.split_names:
+        raise UsageError(
+            f"--split {config.split}: {location} has no folder of this split",
+            f"its splits: {', '.join(source.split_names) or 'none'}",
+        )
+    if ranks.is_rank0:
+        for note in source.report.notes:
+            on_note(note)
+    labelled = (
+        patch
+        for patch in source.patches()
+        if patch.label is not None and (part is Part.ALL or patch.split == part.value)
+    )
     size = predictor.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
     progress = lambda done: on_progress(done * ranks.size, source.total)  # noqa: E731
@@ -179,22 +198,29 @@ def score_folder(
     if not tables:
         raise HistoError(
             f"no patch in {location} has a label",
-            "give --labels CSV (id,label), or put a *labels*.csv next to the images, or put them in folders 0 and 1",
+            "--labels CSV (id,label), a *labels*.csv beside them, or folders named 0 and 1; --classes names others",
         )
     digests = [digest for chunk in gathered for digest in chunk.digests]
-    table = pd.concat(tables, ignore_index=True).assign(slide="", data="", index="")
+    table = pd.concat(tables, ignore_index=True).assign(data="", index="")
     table["sha1"] = [digest.hex() for digest in digests]
+    if not table["hospital"].any():
+        table = table.drop(columns="hospital")
     counts = {**source.report.counts, **resized, "unreadable": unreadable}
     checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
         data=folder_name(location),
-        split="all",
+        split=part.value,
         table=table,
         manifest_sha256=None,
         skipped={reason: count for reason, count in counts.items() if count},
         packed=None,
         known=count_known(workspace, checkpoints, digests, ManifestCache()),
     )
+
+
+def _folder_options(config: EvalConfig) -> FolderOptions:
+    names = {field.name for field in fields(FolderOptions)} - {"locations"}
+    return FolderOptions(locations=(config.data or "",), **{name: getattr(config, name) for name in names})
 
 
 def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
@@ -206,6 +232,8 @@ def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
             "label": [patch.label for patch in chunk.patches],
             "prob": chunk.scores.probs,
             "raw": chunk.scores.raw,
+            "slide": [patch.slide for patch in chunk.patches],
+            "hospital": [patch.hospital for patch in chunk.patches],
         }
     )
     digests = [sha1(pixels.data, usedforsecurity=False).digest() for pixels in chunk.pixels]

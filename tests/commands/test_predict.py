@@ -1,11 +1,13 @@
 """`histo predict` from the command line: a well-formed CSV for any input, and clear errors."""
 
 import csv
+import gzip
 import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 
@@ -467,3 +469,49 @@ def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
     rows = [json.loads(line) for line in histo(*PREDICT, images, "--flags", "--format", "jsonl").stdout.splitlines()]
     for row, other in zip(rows, predicted(histo, images, "--flags"), strict=True):
         assert {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} == other
+
+
+def test_the_test_split_of_kaggle_gives_the_ids_of_the_sample_submission(histo, shared_data, tmp_path):
+    archive = shared_data / "kaggle_layout.zip"
+    histo("download", "--from", archive)
+    found = histo(*PREDICT, "kaggle", "--split", "test").stdout
+    with zipfile.ZipFile(archive) as opened:
+        (name,) = [name for name in opened.namelist() if name.endswith("sample_submission.csv")]
+        wanted = opened.read(name).decode()
+    assert found.splitlines()[0] == wanted.splitlines()[0] == "id,label"
+    assert sorted(row["id"] for row in table(found)) == sorted(row["id"] for row in table(wanted))
+    error, hint = histo.fails(*PREDICT, "kaggle", "--split", "valid")
+    assert error == "kaggle has no patches in its split 'valid'"
+    assert hint == "its splits: test, train"
+
+
+def test_a_split_of_a_folder_is_refused(histo, images):
+    assert "--split test is for packed data sets" in histo.fails(*PREDICT, images, "--split", "test", code=2)[0]
+
+
+def test_files_that_are_left_out_are_counted(histo, images):
+    (images / "slide.jxl").write_bytes(b"\xff\x0a")
+    (images / "notes.txt").write_text("x")
+    result = histo(*PREDICT, images)
+    assert "2 files left out: 1 .jxl, 1 .txt" in result.stderr
+    assert len(table(result.stdout)) == 12
+
+
+def test_archives_and_arrays_give_the_same_scores(histo, images, tmp_path):
+    wanted = [row["label"] for row in table(histo(*PREDICT, images).stdout)]
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:12]
+    np.savez_compressed(tmp_path / "x.npz", x=patches)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = patches
+    (tmp_path / "x.h5.gz").write_bytes(gzip.compress((tmp_path / "x.h5").read_bytes()))
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(images, "images")
+    for name in ("x.npz", "x.h5.gz", "x.tar.gz"):
+        rows = table(histo(*PREDICT, tmp_path / name).stdout)
+        assert sorted(row["label"] for row in rows) == sorted(wanted), name
+
+
+def test_a_bomb_in_a_gzip_is_stopped(histo, tmp_path):
+    (tmp_path / "x.h5.gz").write_bytes(gzip.compress(bytes(80 << 20)))
+    error, _ = histo.fails(*PREDICT, tmp_path / "x.h5.gz")
+    assert "unpacks to more than 20 times its size" in error

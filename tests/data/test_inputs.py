@@ -13,7 +13,7 @@ from histocli.data.inputs import open_inputs
 from histocli.data.store import pack
 from histocli.data.stream import load_chunks
 from histocli.errors import HistoError
-from histocli.sources.folder import FolderSource
+from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace, write_json
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
@@ -79,7 +79,7 @@ def test_an_array_that_is_read_in_several_blocks(tmp_path, workspace):
 
 
 def packed(workspace, tmp_path, name="mine"):
-    source = FolderSource([write_folder(tmp_path / "tree", TREE)])
+    source = FolderSource(FolderOptions((str(write_folder(tmp_path / "tree", TREE)),)))
     pack(source, workspace, name)
     write_json(workspace.dataset_path(name), {})
 
