@@ -5,8 +5,8 @@ from typing import Any
 
 from histocli.text import printable
 
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-_SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])|^[#+-](?=\s)")
+_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "~": "&#126;"}
+_SPECIAL = re.compile(r"[\\`*\[\]|]|(?<![^\W_])_|_(?![^\W_])|^[#+-](?=\s)")
 
 
 class Markdown(str):
@@ -22,7 +22,7 @@ def escape_markdown(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markdown):
         return value
-    text = re.sub("[&<>]", lambda match: _HTML[match[0]], printable(value))
+    text = re.sub("[&<>~]", lambda match: _HTML[match[0]], printable(value))
     return _SPECIAL.sub(r"\\\g<0>", text)
 
 

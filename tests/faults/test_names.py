@@ -106,9 +106,9 @@ def on_terminal(root, *args, **options):
 
     reader = threading.Thread(target=read)
     process = Process(root, *args, tty=os.ttyname(follower), **options)
-    os.close(follower)
     reader.start()
     process.wait()
+    os.close(follower)
     reader.join(10)
     os.close(leader)
     return b"".join(shown).decode(), process.code

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from tests.faults.processes import Process, histo
-from tests.faults.trees import differences, tree
+from tests.faults.trees import check_whole, differences, tree
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
 PREDICT = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu"]
@@ -99,3 +99,25 @@ def test_a_bug_is_reported_where_no_log_can_be_written(root, tmp_path):
         assert "hint: its traceback is in /" in process.stderr or "its traceback is: Traceback" in process.stderr
         assert "During handling of the above" not in process.stderr
     assert not (tmp_path / "~").exists()
+
+
+def test_a_workspace_that_is_moved_during_training_is_not_made_again(root, tmp_path):
+    process = Process(root, "train", "--device", "cpu", "--batch-size", 8, "--epochs", 200, "--name", "long")
+    history = root / "runs" / "long" / "history.jsonl"
+    process.until(lambda: history.is_file() and history.read_text())
+    root.rename(tmp_path / "moved")
+    assert process.wait() == 1
+    assert f"error: {root}/runs/long is gone: it was moved or deleted during the training" in process.stderr
+    assert "hint: move it back, and continue: histo train --resume --name long" in process.stderr
+    assert not [path for path in root.rglob("*") if path.is_file()]
+    check_whole(tmp_path / "moved")
+
+
+def test_packed_patches_that_were_cut_short_are_named(root):
+    path = root / "data" / "synthetic" / "patches.npy"
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    for line in (PREDICT, [*EVAL, "--data", "synthetic"], ["train", "--device", "cpu", "--name", "new"]):
+        process = histo(root, *line, code=1)
+        assert f"error: cannot read {path}" in process.stderr
+        assert "hint: histo download --force packs it again" in process.stderr
