@@ -108,4 +108,4 @@ def test_markdown_is_escaped_and_code_spans_end_where_they_should():
             rendered = markdown.markdown(f"| x |\n| --- |\n| {filtered} |\n", extensions=["tables"])
             (cell,) = re.findall(r"<td>(.*)</td>", rendered, re.S)
             text_shown = unescape(re.sub(r"</?code>", "", cell)).strip()  # GitHub drops the backslash of a bar in code
-            assert text_shown.replace("\\|", "|") == shown.strip().replace("\\|", "|"), rendered
+            assert shown.strip() in (text_shown, text_shown.replace("\\|", "|")), rendered
