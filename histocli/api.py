@@ -54,7 +54,7 @@ def download(
 
     `options` are the options of the source: `location` (--from), `labels`, `slides`, `resize`.
     """
-    from histocli.commands.download import DownloadConfig, find_dataset, lock_dataset, open_source
+    from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download
     from histocli.sources import RemoteSource, SourceContext
     from histocli.sources.options import declared_options, source_options
@@ -65,6 +65,7 @@ def download(
     values = {key: _convert(key, value, declared[key].type) for key, value in options.items()}
     config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
     title = name or source
+    check_inputs(folder, title, config)
     if not force and (dataset := find_dataset(folder, title, config)):
         return dataset
     opened = open_source(config, SourceContext(folder.downloads_dir, force))

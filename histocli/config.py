@@ -277,6 +277,7 @@ class PredictConfig:
     uncalibrated: bool = False
     threshold: str | None = None
     qc: bool = False
+    escape_formulas: bool = False  # in CSV, put an apostrophe before text that a spreadsheet would compute
     resize: Resize = Resize.CROP
     errors: OnError = OnError.SKIP
     batch_size: int = 1024  # fewer keep a GPU waiting for the host

@@ -1,9 +1,8 @@
 """`histo predict`."""
 
 import gc
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,7 +10,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT
 from histocli.config import OnError, Output, Part, PredictConfig
-from histocli.console import Reporter, stdout_is_a_file
+from histocli.console import Reporter, Stdout, stdout_is_a_file
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:
@@ -68,6 +67,15 @@ def predict(
         ),
     ] = PredictConfig.qc,
     flags: Annotated[bool, typer.Option("--flags", hidden=True, help="Former name of --qc.")] = False,
+    escape_formulas: Annotated[
+        bool,
+        typer.Option(
+            "--escape-formulas",
+            help="Write an apostrophe before ids in the CSV that begin with = + - @, because a spreadsheet would "
+            "compute them. Without it, ids are written exactly.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.escape_formulas,
     resize: options.ResizeOption = PredictConfig.resize,
     errors: Annotated[
         OnError,
@@ -90,6 +98,7 @@ def predict(
         uncalibrated=uncalibrated or raw,
         threshold=threshold,
         qc=qc or flags,
+        escape_formulas=escape_formulas,
         resize=resize,
         errors=errors,
         batch_size=batch_size or PredictConfig.batch_size,
@@ -116,7 +125,7 @@ def predict(
             prediction = run_predict(
                 state.workspace,
                 config,
-                sys.stdout,
+                cast(IO[str], Stdout()),
                 on_checkpoint=state.report.note,
                 on_note=state.report.note,
                 on_start=start,

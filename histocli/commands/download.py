@@ -1,5 +1,6 @@
 """`histo download`: download or read patches, and pack them into the workspace."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from histocli.data.store import PackResult, pack
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
 from histocli.sources.options import declared_options
@@ -102,6 +103,24 @@ def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedF
     if isinstance(source, RemoteSource):
         return source.plan()
     return [PlannedFile(source.report.origin, source.total, True, "patches")]
+
+
+def check_inputs(workspace: Workspace, name: str, config: DownloadConfig) -> None:
+    """Check that packing the data set `name` does not replace a file that it is made from.
+
+    Raises:
+        UsageError: it does.
+    """
+    given = [
+        value for field in vars(config.options).values() for value in (field if isinstance(field, tuple) else (field,))
+    ]
+    inputs = [Path(value) for value in given if isinstance(value, str | Path) and os.path.isfile(value)]  # noqa: PTH113
+    for written in (workspace.manifest_path(name), workspace.patches_path(name), workspace.dataset_path(name)):
+        for path in inputs:
+            if written.is_file() and written.samefile(path):
+                raise UsageError(
+                    f"the data set {name!r} would replace {path}, which would be lost", "use another --name"
+                )
 
 
 def open_source(config: DownloadConfig, context: SourceContext) -> Source:

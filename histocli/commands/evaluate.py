@@ -23,10 +23,12 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
-from histocli.workspace import Workspace, check_name, is_path, read_json, write_json
+from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_LONG_NAME = 60  # characters
 
 
 class Evaluation(NamedTuple):
@@ -130,14 +132,20 @@ def _metrics_path(
     unusual = {
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
-        f"at-{config.threshold.replace('=', '-')}": config.threshold != STORED,
+        _threshold_part(config.threshold): config.threshold != STORED,
         config.resize.value: config.resize is not Resize.CROP,
     }
     name = _run_name(predictor)
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(member.sha256 for member in predictor.members).encode()).hexdigest()[:8]
     parts = [name, scored.data, scored.split, *(option for option, is_set in unusual.items() if is_set)]
-    return workspace.metrics_dir / f"{check_name('-'.join(parts), 'metrics file')}.json"
+    return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
+
+
+def _threshold_part(threshold: str) -> str:
+    """Return how file names show a threshold; the same number is shown alike, however it was written."""
+    value = None if threshold == STORED else parse_threshold(threshold)
+    return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
 
 
 def _unused_path(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
@@ -196,7 +204,7 @@ def compare(
         if one == other and names[0] != names[1]:
             raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
         report = compare_scores(one, other)
-        stem = check_name(_join_names([one.stem, other.stem], "-vs-", 100), "metrics file")
+        stem = make_name(f"{one.stem}-vs-{other.stem}")
         path = workspace.metrics_dir / f"{stem}.json"
         write_json(path, to_json(report))
         return Comparison(path, report)
@@ -231,10 +239,10 @@ def _run_name(predictor: CheckpointPredictor) -> str:
     return _join_names([member.checkpoint.run for member in predictor.members])
 
 
-def _join_names(names: list[str], separator: str = "-and-", longest: int = 60) -> str:
-    """Join names; if the result is longer than `longest`, return the first name and the number of the others."""
-    joined = separator.join(names)
-    return joined if len(joined) <= longest else f"{names[0]}{separator}{len(names) - 1}-more"
+def _join_names(names: list[str]) -> str:
+    """Join names with `-and-`; if the result is long, return the first name and the number of the others."""
+    joined = "-and-".join(names)
+    return joined if len(joined) <= _LONG_NAME else f"{names[0]}-and-{len(names) - 1}-more"
 
 
 def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:

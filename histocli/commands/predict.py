@@ -1,7 +1,7 @@
 """`histo predict`: write the probability of tumour of each patch."""
 
 import math
-import sys
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
@@ -12,18 +12,20 @@ from typing import IO, Any, NamedTuple
 import histocli
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
-from histocli.config import OnError, Output, PredictConfig
+from histocli.config import ExportFormat, OnError, Output, PredictConfig
 from histocli.data.decoding import DecodingProcesses
-from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs
+from histocli.data.inputs import STDIN, Inputs, fingerprint, open_inputs, stdin_lines
 from histocli.errors import HistoError, UsageError
-from histocli.fs import hold
+from histocli.fs import hold, shorten_name
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_predictor
 from histocli.inference.parts import Parts
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import COLUMNS, Flagger
-from histocli.inference.writers import Table, Writer, is_stream, open_part, open_writer
+from histocli.inference.writers import Table, Writer, open_part, open_writer
 from histocli.metrics.thresholds import parse_threshold
+from histocli.outputs import check_output, is_stream, output_path, real_path
 from histocli.sources import Patch
+from histocli.sources.files import is_image
 from histocli.workspace import Workspace
 
 
@@ -66,6 +68,12 @@ class _Job(NamedTuple):
     lines: list[bytes] | None  # the paths that were read from stdin
     size: int  # number of patches in a chunk
     pool: DecodingProcesses | None
+
+    @property
+    def out(self) -> Path:
+        """The regular file to write."""
+        assert self.config.out is not None
+        return real_path(self.config.out)
 
     @property
     def column_types(self) -> dict[str, type]:
@@ -130,7 +138,7 @@ def predict(
         HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
             be read.
     """
-    _check(config, ranks)
+    _check(workspace, config, ranks)
     job = ranks.on_all_ranks(lambda: _open(workspace, config, pool))
     for member in job.predictor.members:
         on_checkpoint(member.checkpoint.describe())
@@ -145,8 +153,8 @@ def predict(
     if _is_streamed(config):
         on_start(job.predictor.reason, job.inputs.total)
         return _write_stream(job, config.out or stream, report, on_progress)
-    assert config.out is not None
-    lock = config.out.with_name(f".{config.out.name[:200]}.lock")
+    out = job.out
+    lock = out.with_name(f".{shorten_name(out.name)}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
         return _write_parts(job, _dependencies(workspace, job), ranks, on_start, report, on_unreadable, on_progress)
@@ -158,7 +166,7 @@ def _write_stream(
     """Write each row as soon as it is computed."""
     counts = _Counts()
     with (
-        open_writer(to, job.config.format, job.column_types) as writer,
+        open_writer(to, job.config.format, job.column_types, escape_formulas=job.config.escape_formulas) as writer,
         closing(job.score(job.inputs.patches, report, on_progress)) as chunks,
     ):
         for chunk in chunks:
@@ -179,11 +187,10 @@ def _write_parts(
 
     A part consists of whole chunks. The chunks, and so the scores, are the same for any number of processes.
     """
-    out, total, size = job.config.out, job.inputs.total, job.size
-    assert out is not None
+    total, size = job.inputs.total, job.size
     assert total is not None
     ranks.check_equal(dependencies, "inputs, checkpoints or devices")
-    parts = Parts(out, dependencies, math.ceil(total / size), ranks)
+    parts = Parts(job.out, dependencies, math.ceil(total / size), ranks)
     before = total - parts.unfinished_size(total, size)
     resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
     on_start(job.predictor.reason + resumed, parts.share_size(total, size))
@@ -209,7 +216,7 @@ def _write_part(job: _Job, parts: Parts, number: int, chunks: Iterator[ScoredChu
     counts = _Counts()
     with (
         parts.write(number, lambda: asdict(counts)) as path,
-        open_part(path, job.config.format, job.column_types) as writer,
+        open_part(path, job.config.format, job.column_types, escape_formulas=job.config.escape_formulas) as writer,
     ):
         for chunk in chunks:
             counts.add(job.write(chunk, writer))
@@ -218,7 +225,7 @@ def _write_part(job: _Job, parts: Parts, number: int, chunks: Iterator[ScoredChu
 def _join(job: _Job, parts: Parts, on_unreadable: Callable[[HistoError], None]) -> Prediction:
     """Join the finished parts into the file, and remove the parts."""
     counts = _Counts()
-    with open_writer(parts.target, job.config.format, job.column_types) as writer:
+    with output_path(parts.target) as path, open_part(path, job.config.format, job.column_types) as writer:
         for number in range(parts.count):
             writer.append(parts.path(number))
             counts.add(_Counts(**parts.read_counts(number)))
@@ -234,7 +241,7 @@ def _report_all(counts: _Counts, on_unreadable: Callable[[HistoError], None]) ->
 
 def _dependencies(workspace: Workspace, job: _Job) -> dict[str, Any]:
     """Return everything that the result depends on; parts are only used again if it is the same."""
-    options = ("split", "format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors")
+    options = ("split", "format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors", "escape_formulas")
     return {
         "histo": histocli.__version__,
         "inputs": fingerprint(job.inputs, job.config.inputs, workspace, job.lines),
@@ -248,10 +255,10 @@ def _dependencies(workspace: Workspace, job: _Job) -> dict[str, Any]:
 
 def _is_streamed(config: PredictConfig) -> bool:
     """Return whether the results go to stdout, a pipe or a device, and not to a regular file."""
-    return config.out is None or is_stream(config.out, config.format)
+    return config.out is None or is_stream(config.out)
 
 
-def _check(config: PredictConfig, ranks: Ranks) -> None:
+def _check(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> None:
     if ranks.size > 1 and (_is_streamed(config) or STDIN in config.inputs):
         raise UsageError(
             "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
@@ -260,8 +267,12 @@ def _check(config: PredictConfig, ranks: Ranks) -> None:
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
     if config.threshold not in (None, STORED):
         parse_threshold(str(config.threshold))
-    if config.out is not None and config.out.is_dir():
-        raise UsageError(f"--out {config.out} is a folder", "name the file to write")
+    if config.escape_formulas and config.format is not Output.CSV:
+        raise UsageError(f"--escape-formulas is for CSV, not {config.format}", "leave it out")
+    if config.out is not None:
+        check_output(config.out, workspace, [Path(name) for name in config.inputs])
+        if is_image(config.out.name) and config.out.exists():
+            raise UsageError(f"--out {config.out} is an image, which would be lost", "name another file")
 
 
 def _open(workspace: Workspace, config: PredictConfig, pool: DecodingProcesses | None) -> _Job:
@@ -280,6 +291,19 @@ def _open(workspace: Workspace, config: PredictConfig, pool: DecodingProcesses |
     flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
     lines = None
     if STDIN in config.inputs and not _is_streamed(config):  # to resume, all inputs must be known first
-        lines = [line for line in sys.stdin.buffer if line.strip(b"\r\n")]
+        lines = [line for line in stdin_lines() if line.strip(b"\r\n")]
+        if config.out is not None:
+            check_output(config.out, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
     inputs = open_inputs(config.inputs, workspace, config.resize, lines, config.split)
+    if config.out is not None:
+        check_output(config.out, workspace, _files_of(workspace, predictor))
     return _Job(config, predictor, threshold, flagger, inputs, lines, predictor.chunk_size(config.batch_size), pool)
+
+
+def _files_of(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:
+    """Return the checkpoints that are in use, and the exported networks of these checkpoints."""
+    members = predictor.members
+    return [
+        *(member.path for member in members),
+        *(workspace.export_path(member.sha256, ExportFormat.ONNX) for member in members),
+    ]

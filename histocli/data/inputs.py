@@ -1,5 +1,6 @@
 """Open the patches to score: folders, files, archives, arrays, packed data sets, or a list of paths on stdin."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -115,7 +116,7 @@ def _open_input(
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
         raise UsageError(f"--split {split} is for packed data sets, and {name} is none", "give the folder of the split")
     if name == STDIN:
-        total, source = (None, sys.stdin.buffer) if lines is None else (len(lines), lines)
+        total, source = (None, stdin_lines()) if lines is None else (len(lines), lines)
         return Inputs(total, _from_lines(source, resize), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
@@ -132,6 +133,21 @@ def _open_input(
     others: list[File] = []
     files = _images(path, others)
     return _from_files(files, resize, {name: files})._replace(left_out=_describe(others))
+
+
+def stdin_lines() -> Iterator[bytes]:
+    """Yield the lines of stdin.
+
+    Raises:
+        HistoError: it is closed, or cannot be read.
+    """
+    if sys.stdin is None:
+        raise HistoError("cannot read paths from stdin: it is closed", "pipe a list of paths to it")
+    try:
+        yield from sys.stdin.buffer
+    except OSError as error:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
+        raise HistoError(f"cannot read paths from stdin: {reason}", "pipe a list of paths to it") from error
 
 
 def _holds_images(path: Path) -> bool:
