@@ -17,7 +17,9 @@ from typing import NamedTuple
 from histocli.data.tables import read_table
 from histocli.errors import HistoError
 
-_IMAGE_SUFFIX = re.compile(r"\.(bmp|dib|jpeg|jpg|jpe|jp2|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic)")
+_IMAGE_SUFFIX = re.compile(
+    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpx|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic|tga|pcx|qoi)"
+)
 _HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 
 MAX_FILE_BYTES = 256 << 20  # no patch and no table is larger; a malicious archive may be
@@ -51,7 +53,7 @@ def list_files(path: Path) -> list[File]:
     try:
         if path.is_dir():
             folder = str(path)
-            return [File(_to_utf8(name), _DiskReader(folder, name)) for name in sorted(_walk(folder))]
+            return [File(to_utf8(name), _DiskReader(folder, name)) for name in sorted(_walk(folder))]
         if path.is_file():
             return _list_zip(path) if path.suffix.lower() == ".zip" else [file_at(path, path.name)]
         wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
@@ -62,7 +64,7 @@ def list_files(path: Path) -> list[File]:
 
 def file_at(path: Path, name: str | None = None) -> File:
     """Return the `File` of a path; its name is the path unless `name` is given."""
-    return File(_to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
+    return File(to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
 
 
 def list_images(path: Path) -> list[File]:
@@ -141,7 +143,7 @@ class _DiskReader:
         return _read_regular(f"{self.folder}/{self.name}")
 
 
-def _to_utf8(name: str) -> str:
+def to_utf8(name: str) -> str:
     """Return a file name as text that can be encoded as UTF-8; other bytes are escaped."""
     if name.isascii():
         return name

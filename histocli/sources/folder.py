@@ -1,16 +1,15 @@
 """Patches from folders, zip archives and image files."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from threading import Lock
 from typing import Annotated, TypeVar
 
 from histocli.config import Resize
 from histocli.errors import HistoError, UsageError
-from histocli.sources import Patch, Pixels, SourceContext, SourceOptions, SourceReport, SourceType
-from histocli.sources.files import File, file_at, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.sources.files import File, file_at, is_image, list_files, read_labels, read_slides
 from histocli.sources.options import FROM, LABELS, RESIZE, SLIDES
 from histocli.sources.slides import hospital_of
 
@@ -21,8 +20,6 @@ _CLASSES = {
 _LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.split()}
 
 T = TypeVar("T")
-
-RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # names of the counts of images with another size
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,6 @@ class FolderSource:
     ) -> None:
         self.report = SourceReport(origin=", ".join(map(str, locations)))
         self._resize = resize
-        self._lock = Lock()
         found = [list_files(location) for location in locations]
         tables = [_require_file(labels)] if labels else _label_tables(locations, found)
         known = _read_tables(tables)
@@ -102,29 +98,22 @@ class FolderSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""
+        from histocli.data.image_files import ImageFile, ranges_of
+        from histocli.data.images import Preparation
+
+        how = Preparation(self._resize, ranges=ranges_of(self._images))
         for key, file in zip(self._ids, self._images, strict=True):
             slide = self._slides.get(file.name, "")
             # Other data sets can also have slides with names such as tumor_001.
             hospital = hospital_of(slide) if "camelyon16" in slide else ""
-            yield Patch(key, self._loader(file), self._labels.get(file.name), slide, hospital=hospital)
+            yield Patch(
+                key, ImageFile(file.name, file.read, how), self._labels.get(file.name), slide, hospital=hospital
+            )
         counts = {
             "without a label": self.total - len(self._labels),
             "without a slide": self.total - len(self._slides) if self._slides else 0,
         }
         self.report.counts.update({name: count for name, count in counts.items() if count})
-
-    def _loader(self, file: File) -> Callable[[], Pixels]:
-        def load() -> Pixels:
-            from histocli.data.images import PATCH_SIZE, decode, fit
-
-            image = decode(read_bytes(file), file.name)
-            if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
-                verb = RESIZED[self._resize]
-                with self._lock:
-                    self.report.counts[verb] = self.report.counts.get(verb, 0) + 1
-            return fit(image, self._resize)
-
-        return load
 
     def _class_folders(self) -> dict[str, int]:
         """Return the label of each image in a class folder; of nested class folders the innermost is used."""
