@@ -195,8 +195,8 @@ class Predictor:
 
         `patches` is an array as for `predict_proba`; its ids are 0 to N-1. Or it is an input of `histo predict`: a
         folder, an image, a zip file, an .npy or .h5 array, the name of a packed data set, or a list of these. Files
-        that cannot be read are skipped with a warning. `class` is 1 if `label` is at or above the checkpoint's
-        threshold.
+        that cannot be read are skipped with a warning; another warning names the first image that was cut, padded or
+        read with an inferred range. `class` is 1 if `label` is at or above the checkpoint's threshold.
         """
         import numpy as np
         import pandas as pd
@@ -215,6 +215,7 @@ class Predictor:
         def warn(error: HistoError) -> None:
             warnings.warn(str(error), stacklevel=2)
 
+        told: set[str] = set()
         size = self._predictor.chunk_size(self._batch_size)
         patches = open_inputs(inputs, self._workspace, resize).patches
         with (
@@ -222,6 +223,9 @@ class Predictor:
             closing(self._predictor.predict_patches(patches, size, warn, lambda done: None)) as chunks,
         ):
             for chunk in chunks:
+                for what in chunk.remarks.keys() - told:
+                    warnings.warn(f"{chunk.remarks[what].example}: {what}", stacklevel=2)
+                told |= chunk.remarks.keys()
                 if chunk.patches:
                     yield self._table([patch.id for patch in chunk.patches], chunk.scores.probs)
 

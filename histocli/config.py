@@ -111,6 +111,20 @@ class Output(StrEnum):
     PARQUET = "parquet"
 
 
+class IdKind(StrEnum):
+    """What the id of an image file is: its name without folder and suffix, or its path."""
+
+    STEM = "stem"
+    PATH = "path"
+
+
+class Columns(StrEnum):
+    """The columns of predictions: id and label as Kaggle wants them, or id, path, probability and class."""
+
+    KAGGLE = "kaggle"
+    FULL = "full"
+
+
 class ExportFormat(StrEnum):
     """The file format of an exported network."""
 
@@ -141,6 +155,7 @@ class PlotFormat(StrEnum):
     PDF = "pdf"
 
 
+PATCH_MPP = 0.972  # micrometres per pixel of PatchCamelyon's patches: level 2 of Camelyon16's slides
 SUBSET = "balanced"  # the subset that `histo balance` writes and `histo train` uses
 CHECKPOINT = "best.pt"  # in the workspace's checkpoints/: the best epoch of the newest finished run
 BATCH_SIZE = 128  # patches per training step
@@ -264,6 +279,10 @@ class EvalConfig:
     engine: Engine = Engine.AUTO
 
 
+_SUFFIXES = {".jsonl": Output.JSONL, ".ndjson": Output.JSONL, ".parquet": Output.PARQUET, ".pq": Output.PARQUET}
+_NOT_WRITTEN = (".json", ".xlsx", ".xls", ".tsv", ".gz", ".zip", ".feather", ".arrow", ".h5", ".npy")
+
+
 @dataclass(frozen=True)
 class PredictConfig:
     """The options of `histo predict`."""
@@ -272,7 +291,12 @@ class PredictConfig:
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
     split: Part | None = None  # None: all patches; of packed data sets only
     out: Path | None = None  # None: stdout
-    format: Output = Output.CSV
+    format: Output | None = None  # None: by the suffix of `out`, else CSV
+    columns: Columns = Columns.KAGGLE
+    id: IdKind | None = None  # None: the stem where all differ, else the path; of paths from stdin the path
+    mpp: str | None = None  # None: the images have the patches' `PATCH_MPP`
+    failed: Path | None = None  # a table of the files that cannot be read
+    skip_done: bool = False  # score only the files that `out` does not hold yet
     tta: bool = False
     uncalibrated: bool = False
     threshold: str | None = None
@@ -285,6 +309,20 @@ class PredictConfig:
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO
+
+    @property
+    def output_format(self) -> Output:
+        """The format to write: `format` if it is given, else that of the suffix of `out`, else CSV.
+
+        Raises:
+            UsageError: the suffix is that of a format which is not written.
+        """
+        if self.format is not None:
+            return self.format
+        suffix = self.out.suffix.lower() if self.out else ""
+        if suffix in _NOT_WRITTEN:
+            raise UsageError(f"--out {self.out}: histo does not write {suffix}", "it writes .csv, .jsonl and .parquet")
+        return _SUFFIXES.get(suffix, Output.CSV)
 
 
 @dataclass(frozen=True)

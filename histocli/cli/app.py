@@ -20,8 +20,10 @@ from histocli.console import Reporter, discard, stdout_error
 from histocli.errors import (
     EXIT_BUG,
     EXIT_FAILURE,
+    EXIT_PARTIAL,
     EXIT_USAGE,
     HistoError,
+    PartialError,
     UsageError,
 )
 from histocli.signals import Stopped
@@ -78,7 +80,7 @@ class Application(TyperGroup):
         except HistoError as error:
             _trace(error)
             _reporter(ctx).error(error)
-            raise typer.Exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE) from error
+            raise typer.Exit(_exit_code(error)) from error
         except Stopped as stopped:
             hint = str(stopped)
             if _reporter(ctx).leads:
@@ -183,6 +185,12 @@ def root(
 ) -> None:
     """Read the options before the command's name."""
     ctx.obj = State(workspace, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
+
+
+def _exit_code(error: HistoError) -> int:
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    return EXIT_PARTIAL if isinstance(error, PartialError) else EXIT_FAILURE
 
 
 def _reporter(ctx: Any) -> Reporter:

@@ -9,9 +9,11 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT
-from histocli.config import OnError, Output, Part, PredictConfig
-from histocli.console import Reporter, Stdout, stdout_is_a_file
-from histocli.errors import HistoError
+from histocli.config import PATCH_MPP, Columns, IdKind, OnError, Output, Part, PredictConfig, Resize
+from histocli.console import Stdout, stdout_is_a_file
+from histocli.data.patterns import expand_patterns
+from histocli.data.remarks import Remarks
+from histocli.errors import HistoError, PartialError
 
 if TYPE_CHECKING:
     from histocli.commands.predict import Prediction
@@ -26,7 +28,8 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, images, archives, .npy, .npz or .h5 arrays, packed data sets; - reads paths from stdin."
+            help="Folders, images, archives, .npy, .npz or .h5 arrays, packed data sets, patterns in quotes such as "
+            "'slides/*.png'; - reads paths from stdin."
         ),
     ],
     split: Annotated[
@@ -39,8 +42,47 @@ def predict(
         typer.Option("--out", help="File to write.", show_default="stdout", rich_help_panel=OUTPUT),
     ] = PredictConfig.out,
     format: Annotated[
-        Output, typer.Option("--format", help="The output's format.", rich_help_panel=OUTPUT)
+        Output | None,
+        typer.Option(
+            "--format",
+            help="The output's format.",
+            show_default="by the suffix of --out, else csv",
+            rich_help_panel=OUTPUT,
+        ),
     ] = PredictConfig.format,
+    columns: Annotated[
+        Columns,
+        typer.Option(
+            help="kaggle: id and label, which is the probability, as a Kaggle submission has them. full: id, path, "
+            "probability and class; the class is by the stored threshold unless --threshold names another.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.columns,
+    id: Annotated[
+        IdKind | None,
+        typer.Option(
+            "--id",
+            help="The id of an image file: its name without folder and suffix, or its path.",
+            show_default="stem where all differ, else path; of paths from stdin path",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.id,
+    failed: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a CSV with the id, path and error of each file that cannot be read.",
+            show_default="none",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.failed,
+    skip_done: Annotated[
+        bool,
+        typer.Option(
+            "--skip-done",
+            help="Score only what the file of --out does not hold yet, and append it: for a folder that grows.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.skip_done,
     tta: options.Tta = PredictConfig.tta,
     uncalibrated: options.Uncalibrated = PredictConfig.uncalibrated,
     raw: options.Raw = False,
@@ -77,9 +119,22 @@ def predict(
         ),
     ] = PredictConfig.escape_formulas,
     resize: options.ResizeOption = PredictConfig.resize,
+    mpp: Annotated[
+        str | None,
+        typer.Option(
+            "--mpp",
+            metavar="NUMBER",
+            help=f"Micrometres per pixel of the images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}.",
+            show_default=str(PATCH_MPP),
+            rich_help_panel=DATA,
+        ),
+    ] = PredictConfig.mpp,
     errors: Annotated[
         OnError,
-        typer.Option(help="Skip a file that cannot be read, or end with an error.", rich_help_panel=DATA),
+        typer.Option(
+            help="Skip a file that cannot be read, and end with exit code 4 after all others; or end with an error.",
+            rich_help_panel=DATA,
+        ),
     ] = PredictConfig.errors,
     batch_size: options.BatchSize = PredictConfig.batch_size,
     device: options.DeviceOption = PredictConfig.device,
@@ -89,17 +144,22 @@ def predict(
     """Write the probability of tumour of each patch as CSV: id,label."""
     state: State = ctx.obj
     config = PredictConfig(
-        inputs=tuple(inputs),
+        inputs=tuple(expand_patterns(inputs)),
         split=split,
         ckpt=options.checkpoint_names(ctx, ckpt),
         out=out,
         format=format,
+        columns=columns,
+        id=id,
+        failed=failed,
+        skip_done=skip_done,
         tta=tta,
         uncalibrated=uncalibrated or raw,
         threshold=threshold,
         qc=qc or flags,
         escape_formulas=escape_formulas,
         resize=resize,
+        mpp=mpp,
         errors=errors,
         batch_size=batch_size or PredictConfig.batch_size,
         halve=batch_size == options.AUTO or not options.is_given(ctx, "batch_size", "ENVIRONMENT"),
@@ -130,27 +190,61 @@ def predict(
                 on_note=state.report.note,
                 on_start=start,
                 on_progress=lambda count: bar(count, total[0]),
-                on_unreadable=lambda error: state.report.warn(str(error)),
+                on_unreadable=lambda error: state.report.warn(f"{error} ({error.hint})" if error.hint else str(error)),
+                on_remark=lambda what, example: _tell_first(state, what, example),
                 ranks=ranks,
                 pool=pool,
             )
     if ranks.is_rank0:
-        _show(state.report, prediction, str(out) if out else "stdout")
+        _show(state, config, prediction)
 
 
-def _show(report: Reporter, prediction: "Prediction", target: str) -> None:
-    """Print how many patches were scored and flagged.
+def _show(state: State, config: PredictConfig, prediction: "Prediction") -> None:
+    """Print how many patches were scored, flagged and changed.
 
     Raises:
-        HistoError: some files could not be read.
+        HistoError: some or all files could not be read.
     """
+    report = state.report
     if not prediction.duplicates:
         report.warn("the training patches are not in this workspace, so the column duplicate is empty")
     if prediction.flagged:
         report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
-    report.done(f"{prediction.scored:,} patches scored to {target}")
-    if unreadable := prediction.unreadable:
-        raise HistoError(
-            f"{unreadable:,} of {prediction.scored + unreadable:,} files could not be read; all others are scored",
-            "the warnings above name the files that could not be read",
+    scored, unreadable = prediction.scored, prediction.unreadable
+    listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
+    hint = f"the warnings above name the files that could not be read{listed}"
+    if unreadable and not scored:
+        raise HistoError(f"none of {unreadable:,} files could be read", hint)
+    _report_images(state, config, prediction.remarks, scored)
+    before = f"; it held {prediction.done_before:,} before" if prediction.done_before else ""
+    report.done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
+    if unreadable:
+        files = scored + unreadable
+        raise PartialError(f"{unreadable:,} of {files:,} files could not be read; all others are scored", hint)
+
+
+def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored: int) -> None:
+    """Say how many images were changed or guessed, and which magnification was assumed."""
+    from histocli.data.images import RESIZED
+
+    counts = remarks.counts()
+    if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
+        how = ", ".join(f"{count:,} {what}" for what, count in resized.items())
+        verb = "were not 96x96" if config.mpp is None else f"were not 96x96 at {PATCH_MPP} um per pixel"
+        state.report.warn(f"{sum(resized.values()):,} of {scored:,} images {verb}: {how}")
+    for what, count in counts.items():
+        state.report.warn(f"{count:,} of {scored:,} images: {what}")
+    if config.mpp is not None:
+        state.report.note(f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have")
+    elif set(config.inputs) - set(state.workspace.dataset_names()):
+        what = "the scaled images" if config.resize is Resize.SCALE else "the images"
+        state.report.note(
+            f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; else use --mpp"
         )
+
+
+def _tell_first(state: State, what: str, example: str) -> None:
+    from histocli.data.images import CUT, CUT_AND_PADDED
+
+    hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if what in (CUT, CUT_AND_PADDED) else ""
+    state.report.warn(f"{example}: {what} (the first; others are counted){hint}")

@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import chain
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from histocli.config import Part, Resize
+from histocli.config import IdKind, Part, Resize
 from histocli.data import MAX_PIXELS
 from histocli.data.dataset import open_packed
-from histocli.data.decoding import ImageFile
-from histocli.data.images import fit
+from histocli.data.headers import ImageError, Size
+from histocli.data.image_files import ImageArray, ImageFile, ranges_of
+from histocli.data.images import Preparation, refuse_slide
+from histocli.data.intensity import Ranges, infer_ranges, sample
 from histocli.data.manifest import file_sha256
 from histocli.data.store import map_array
 from histocli.errors import HistoError, UsageError
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import h5py
 
 _SLICE_BYTES = 1 << 24  # of an HDF5 array read at once
+_SAMPLE = 256  # images of an array that show its range of values
 STDIN = "-"
 _ARRAYS = (".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
 
@@ -54,24 +58,30 @@ def open_inputs(
     resize: Resize,
     lines: list[bytes] | None = None,
     split: Part | None = None,
+    mpp: float | None = None,
+    ids: IdKind | None = None,
 ) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
     A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
     else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
     row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
-    `lines` are the paths of `-`, if they were read before. With `split`, only this split of data sets is opened.
+    `lines` are the paths of `-`, if they were read before. With `split`, only this split of data sets is opened. `mpp`
+    are the micrometres per pixel of the images, if they are not those of the training patches. `ids` chooses what the
+    ids of image files are.
 
     Raises:
-        HistoError: an input is neither a path nor a data set, or holds no image; or a data set has no such split.
+        HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
+            two images would have the same id.
         UsageError: a split of a path is asked for.
     """
+    how = Preparation(resize, mpp)
     if not split and len(names) > 1 and all(_holds_images(Path(name)) for name in names):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others) for name in names}
-        found = _from_files([file for name in names for file in files[name]], resize, files)
+        found = _from_files([file for name in names for file in files[name]], "", how, ids, files)
         return found._replace(left_out=_describe(others))
-    inputs = [_open_input(name, workspace, resize, lines, split) for name in names]
+    inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
     totals = [one.total for one in inputs]
@@ -110,29 +120,37 @@ def fingerprint(inputs: Inputs, names: Sequence[str], workspace: Workspace, line
 
 
 def _open_input(
-    name: str, workspace: Workspace, resize: Resize, lines: list[bytes] | None, split: Part | None
+    name: str,
+    workspace: Workspace,
+    how: Preparation,
+    lines: list[bytes] | None,
+    split: Part | None,
+    ids: IdKind | None,
 ) -> Inputs:
     path = Path(name)
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
         raise UsageError(f"--split {split} is for packed data sets, and {name} is none", "give the folder of the split")
     if name == STDIN:
         total, source = (None, stdin_lines()) if lines is None else (len(lines), lines)
-        return Inputs(total, _from_lines(source, resize), {})
+        return Inputs(total, _from_lines(source, how, ids or IdKind.PATH), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
             return _from_dataset(workspace, name, split)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
     if path.is_file() and path.suffix.lower() == ".npy":
-        return _from_array(_check_array(map_array(path), path), path, resize)
+        return _from_array(_check_array(map_array(path), path), path, how)
     if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
-        return _from_array(_open_h5(path), path, resize)
+        return _from_array(_open_h5(path), path, how)
     if path.is_file() and path.name.lower().endswith((".h5.gz", ".hdf5.gz")):
         with unpack_gzip(path) as unpacked:  # its name is removed then; it stays open until all patches are read
-            return _from_array(_open_h5(Path(unpacked.name)), path, resize)
+            return _from_array(_open_h5(Path(unpacked.name)), path, how)
     others: list[File] = []
     files = _images(path, others)
-    return _from_files(files, resize, {name: files})._replace(left_out=_describe(others))
+    is_single = path.is_file() and not is_archive(path.name)
+    folder = path.parent if is_single else path
+    prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
+    return _from_files(files, prefix, how, ids, {name: files})._replace(left_out=_describe(others))
 
 
 def stdin_lines() -> Iterator[bytes]:
@@ -180,17 +198,44 @@ def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
     return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path, others)]
 
 
-def _from_files(files: list[File], resize: Resize, by_input: dict[str, list[File]]) -> Inputs:
-    pairs = zip(unique_ids(files), files, strict=True)
-    return Inputs(len(files), (Patch(key, ImageFile(file.name, file.read, resize)) for key, file in pairs), by_input)
+def _from_files(
+    files: list[File], folder: str, how: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
+) -> Inputs:
+    """Return the images in a folder, whose name stands before the files' names in their paths."""
+    how = replace(how, ranges=ranges_of(files))
+    patches = (
+        Patch(key, ImageFile(file.name, file.read, how), path=folder + file.name)
+        for key, file in zip(_ids(files, ids), files, strict=True)
+    )
+    return Inputs(len(files), patches, by_input)
 
 
-def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
-    """Yield the image at the path in each line; the id is the path as it is given, because stems may repeat."""
+def _ids(files: list[File], ids: IdKind | None) -> list[str]:
+    if ids is None:
+        return unique_ids(files)
+    if ids is IdKind.PATH:
+        return [file.name for file in files]
+    owners: dict[str, str] = {}
+    for file in files:
+        if owners.setdefault(file.stem, file.name) != file.name:
+            raise _same_stem(owners[file.stem], file.name)
+    return list(owners)
+
+
+def _same_stem(first: str, second: str) -> HistoError:
+    return HistoError(f"--id stem: {first} and {second} would have the same id", "use --id path")
+
+
+def _from_lines(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
+    """Yield the image at the path in each line; as stems may repeat, the path as it is given is the usual id."""
+    owners: dict[str, str] = {}
     for line in lines:
         if name := os.fsdecode(line.rstrip(b"\r\n")):
             file = file_at(Path(name), name)
-            yield Patch(file.name, ImageFile(file.name, file.read, resize))
+            if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
+                raise _same_stem(owners[file.stem], file.name)
+            key = file.stem if ids is IdKind.STEM else file.name
+            yield Patch(key, ImageFile(file.name, file.read, how), path=name)
 
 
 def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs:
@@ -205,8 +250,9 @@ def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs
     return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {})
 
 
-def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) -> Inputs:
-    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64)))
+def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, how: Preparation) -> Inputs:
+    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
+    how = replace(how, ranges=_ranges_of_array(array, path))
 
     def patches() -> Iterator[Patch]:
         for start in range(0, len(array), step):
@@ -215,9 +261,25 @@ def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) 
             except OSError as error:
                 raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
             for i, image in enumerate(block):
-                yield Patch(str(start + i), partial(fit, np.ascontiguousarray(image), resize))
+                yield Patch(
+                    str(start + i), ImageArray(f"{path}, row {start + i}", image, how), path=f"{path}[{start + i}]"
+                )
 
     return Inputs(len(array), patches(), {})
+
+
+def _ranges_of_array(array: "np.ndarray | h5py.Dataset", path: Path) -> Ranges:
+    """Return which value is white, from up to 256 images; refuse an array where this is ambiguous."""
+    if array.dtype == np.uint8:
+        return {}
+    try:
+        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(len(array)), _SAMPLE))
+    except OSError as error:
+        raise HistoError(f"cannot read {path}: {error}") from error
+    for found in ranges.values():
+        if isinstance(found, ImageError):
+            raise HistoError(f"{path} contains {array.dtype} {tuple(array.shape)}: {found}", found.hint)
+    return ranges
 
 
 def _open_h5(path: Path) -> "h5py.Dataset":
@@ -234,10 +296,17 @@ def _open_h5(path: Path) -> "h5py.Dataset":
 
 
 def _check_array(array: Any, path: Path) -> Any:
-    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
-        shape = f"{array.dtype} {tuple(array.shape)}"
-        raise HistoError(f"{path} contains {shape}", "patches must be uint8 (N,H,W,3) in RGB order")
-    if min(array.shape) < 1 or array.shape[1] * array.shape[2] > MAX_PIXELS:
-        limit = f"a patch must have 1 to {MAX_PIXELS:,} pixels"
-        raise HistoError(f"{path} contains patches of shape {tuple(array.shape)}", limit)
+    shape, hint = tuple(array.shape), "patches are (N,H,W,3) in RGB order, of uint8, other integers or fractions"
+    if len(shape) != 4 or shape[3] != 3 or array.dtype.kind not in "uif":
+        if len(shape) == 4 and shape[1] == 3:
+            hint = "its channels come first: move them to the end, numpy.moveaxis(array, 1, 3)"
+        elif shape[-1:] == (3,) and len(shape) == 3:
+            hint = "a single image needs a first axis: array[None]"
+        raise HistoError(f"{path} contains {array.dtype} {shape}", hint)
+    if min(shape) < 1 or shape[1] * shape[2] > MAX_PIXELS:
+        raise HistoError(f"{path} contains patches of shape {shape}", f"1 to {MAX_PIXELS:,} pixels each")
+    try:
+        refuse_slide(Size(shape[2], shape[1]), 1)
+    except ImageError as error:
+        raise HistoError(f"{path} contains {error}", error.hint) from error
     return array

@@ -1,7 +1,6 @@
 """Score labelled patches, packed or in a folder, for `histo eval`."""
 
 import re
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
@@ -19,12 +18,13 @@ from histocli.data.groups import OVERLAP
 from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
+from histocli.data.remarks import Remarks
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
 from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
-from histocli.sources.folder import RESIZED, FolderOptions, FolderSource
+from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -142,11 +142,12 @@ def _find_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint],
 
 
 class _FolderChunk(NamedTuple):
-    """Scored patches of a folder: their table, the SHA-1 of their pixels, and how many files could not be read."""
+    """Scored patches of a folder: their table, the SHA-1 of their pixels, the number of unreadable files, remarks."""
 
     table: "pd.DataFrame"
     digests: list[bytes]
     unreadable: int
+    remarks: Remarks
 
 
 def score_folder(
@@ -188,9 +189,9 @@ def score_folder(
         scored = [_folder_chunk(chunk) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
-    resized: Counter[str] = Counter()
-    for counts in ranks.all_gather({reason: source.report.counts.get(reason, 0) for reason in RESIZED.values()}):
-        resized.update(counts)
+    remarks = Remarks()
+    for chunk in gathered:
+        remarks.merge(chunk.remarks)
     unreadable = sum(chunk.unreadable for chunk in gathered)
     tables = [chunk.table for chunk in gathered if len(chunk.table)]
     if not tables and unreadable:
@@ -205,7 +206,7 @@ def score_folder(
     table["sha1"] = [digest.hex() for digest in digests]
     if not table["hospital"].any():
         table = table.drop(columns="hospital")
-    counts = {**source.report.counts, **resized, "unreadable": unreadable}
+    counts = {**source.report.counts, **remarks.counts(), "unreadable": unreadable}
     checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
         data=folder_name(location),
@@ -237,7 +238,7 @@ def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
         }
     )
     digests = [sha1(pixels.data, usedforsecurity=False).digest() for pixels in chunk.pixels]
-    return _FolderChunk(table, digests, len(chunk.failures))
+    return _FolderChunk(table, digests, len(chunk.failures), chunk.remarks)
 
 
 def folder_name(location: Path) -> str:

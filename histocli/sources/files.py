@@ -15,7 +15,7 @@ from typing import NamedTuple
 from histocli.errors import HistoError
 
 _IMAGE_SUFFIX = re.compile(
-    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpc|jpx|jpf|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic)"
+    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpc|jpx|jpf|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic|tga|pcx|qoi)"
 )
 _OTHER_SUFFIX = re.compile(
     r"\.(csv|tsv|txt|json|jsonl|xml|yaml|yml|md|html|pdf|py|ipynb|log|db|ini|cls|xlsx|xls|docx|geojson|h5|hdf5|npy|"
@@ -30,6 +30,7 @@ _IMAGE_START = re.compile(
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _HEAD_BYTES = 32
+_HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 
 MAX_FILE_BYTES = 256 << 20  # no patch and no table is larger; a malicious archive may be
 
@@ -85,7 +86,7 @@ def list_files(path: Path) -> list[File]:
     try:
         if path.is_dir():
             folder = str(path)
-            files = [File(_to_utf8(name), _DiskReader(folder, name)) for name in sorted(_walk(folder))]
+            files = [File(to_utf8(name), _DiskReader(folder, name)) for name in sorted(_walk(folder))]
             return open_inner_archives(files, lambda file: ArchiveFile(Path(folder, file.read.name)))  # type: ignore[attr-defined]
         if path.is_file():
             if is_archive(path.name):
@@ -100,7 +101,7 @@ def list_files(path: Path) -> list[File]:
 
 def file_at(path: Path, name: str | None = None) -> File:
     """Return the `File` of a path; its name is the path unless `name` is given."""
-    return File(_to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
+    return File(to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
 
 
 def list_images(path: Path) -> list[File]:
@@ -178,7 +179,7 @@ class _DiskReader:
             return file.read(size)
 
 
-def _to_utf8(name: str) -> str:
+def to_utf8(name: str) -> str:
     """Return a file name as text that can be encoded as UTF-8; other bytes are escaped."""
     if name.isascii():
         return name

@@ -1,18 +1,17 @@
 """Patches from folders, archives and image files."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from threading import Lock
 from typing import Annotated
 
 from histocli.config import Resize
 from histocli.errors import HistoError, UsageError
-from histocli.sources import Patch, Pixels, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits
-from histocli.sources.files import File, describe_others, find_images, list_files, read_bytes
+from histocli.sources.files import File, describe_others, find_images, list_files
 from histocli.sources.labels import find_labels
 from histocli.sources.options import (
     CLASSES,
@@ -29,8 +28,6 @@ from histocli.sources.options import (
 from histocli.sources.slide_names import SlidePattern, suggest_pattern
 from histocli.sources.slides import hospital_of
 from histocli.sources.tables import ColumnNames, TableOptions
-
-RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # names of the counts of images with another size
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,6 @@ class FolderSource:
         locations = [Path(location) for location in options.locations]
         self.report = SourceReport(origin=", ".join(map(str, locations)))
         self._resize = options.resize
-        self._lock = Lock()
         classes = parse_classes(options.classes)
         pattern = SlidePattern.parse(options.slide_pattern)
         if pattern and (options.slides or options.slide_column):
@@ -121,13 +117,16 @@ class FolderSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""
-        found = self._found
+        from histocli.data.image_files import ImageFile, ranges_of
+        from histocli.data.images import Preparation
+
+        how, found = Preparation(self._resize, ranges=ranges_of(self._images)), self._found
         for key, file in zip(self._ids, self._images, strict=True):
             slide = found.slides.get(file.name, "")
             # Other data sets can also have slides with names such as tumor_001.
             hospital = found.hospitals.get(file.name) or (hospital_of(slide) if "camelyon16" in slide else "")
             split = self._splits.get(file.name, "")
-            yield Patch(key, self._loader(file), found.labels.get(file.name), slide, split, hospital)
+            yield Patch(key, ImageFile(file.name, file.read, how), found.labels.get(file.name), slide, split, hospital)
 
     def _describe(self, others: list[File], names: list[str]) -> None:
         """Add to the report what was found, what was left out, and what was guessed."""
@@ -147,19 +146,6 @@ class FolderSource:
             "without a slide": self.total - len(found.slides) if found.slides else 0,
         }
         report.counts.update({what: count for what, count in missing.items() if count})
-
-    def _loader(self, file: File) -> Callable[[], Pixels]:
-        def load() -> Pixels:
-            from histocli.data.images import PATCH_SIZE, decode, fit
-
-            image = decode(read_bytes(file), file.name)
-            if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
-                verb = RESIZED[self._resize]
-                with self._lock:
-                    self.report.counts[verb] = self.report.counts.get(verb, 0) + 1
-            return fit(image, self._resize)
-
-        return load
 
 
 def unique_ids(files: Sequence[File]) -> list[str]:

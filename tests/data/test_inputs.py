@@ -131,8 +131,8 @@ def test_every_unusual_path_in_a_list_gives_one_failure_and_does_not_hang(tmp_pa
     (chunk,) = load_chunks(open_inputs(["-"], workspace, Resize.CROP).patches)
     assert [patch.id for patch in chunk.patches] == ["a/a0.tif", "a/a1.tif"]
     named = ["gone.tif", "a", "pipe.tif", "text.tif", "nul\0", r"\xff.tif", "x" * 300]
-    assert [key for key, _ in chunk.failures] == named
-    assert all(str(error).startswith(f"{key}: ") for key, error in chunk.failures)
+    assert [patch.id for patch, _ in chunk.failures] == named
+    assert all(str(error).startswith(f"{patch.id}: ") for patch, error in chunk.failures)
 
 
 def test_several_inputs_in_order(tmp_path, workspace):

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from histocli.commands.download import DownloadConfig, find_dataset
 from histocli.config import Resize
-from histocli.data.images import decode_patch
+from histocli.data.images import Preparation, decode_patch
 from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
 from histocli.data.store import map_array, open_store
@@ -110,7 +110,8 @@ IMAGES += [cv2.imencode(".tif", np.dstack([PIXELS, PIXELS[..., 0]]))[1].tobytes(
 @given(damaged(IMAGES), st.sampled_from(Resize))
 @tries(400)
 def test_images(data, resize):
-    patch = reads_or_refuses("images", lambda: decode_patch(data, "some/patch.png", resize), "some/patch.png: ")
+    how = Preparation(resize)
+    patch = reads_or_refuses("images", lambda: decode_patch(data, "some/patch.png", how), "some/patch.png: ")
     assert patch is None or (patch.shape, patch.dtype) == ((96, 96, 3), np.uint8)
 
 
