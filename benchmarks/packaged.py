@@ -146,7 +146,7 @@ def write(
 
 
 def _cell(value: float | None, interval: Interval | None) -> str:
-    return f"{value:.4f} ({interval.low:.4f} to {interval.high:.4f})" if interval else f"{value:.4f}"
+    return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})" if interval else f"{value:.4f}"
 
 
 @compute_settings()

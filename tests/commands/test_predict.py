@@ -360,9 +360,18 @@ def test_impossible_options_are_errors_before_anything_is_written(histo, tmp_pat
     assert hint or "--ckpt" in line
 
 
-def test_without_a_checkpoint_the_hint_is_to_train(empty, tmp_path):
-    error, hint = empty.fails(*PREDICT, tmp_path)
-    assert "there is no checkpoint 'best.pt'" in error
+def test_a_workspace_without_a_run_uses_the_network_that_comes_with_histo(empty, histo, images):
+    result = empty(*PREDICT, images)
+    assert "histonet-pcam comes with histo" in result.stderr
+    assert "Research use only" in result.stderr
+    assert empty(*PREDICT, images, "--ckpt", "histonet-pcam").stdout == result.stdout
+    assert len(table(result.stdout)) == 12
+    assert "histonet-pcam comes with histo" not in histo(*PREDICT, images).stderr
+
+
+def test_an_unknown_checkpoint_is_an_error_with_a_hint(empty, images):
+    error, hint = empty.fails("predict", images, "--ckpt", "mine")
+    assert "there is no checkpoint 'mine'" in error
     assert "histo train" in hint
 
 
