@@ -271,6 +271,10 @@ class PredictConfig:
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO
+    step: int = 96  # whole slides: side of a square in pixels at the network's resolution
+    mpp: str | None = None  # whole slides: micrometres per pixel, or a table of them
+    mask: Path | None = None  # whole slides: where the tissue is; None: it is found
+    no_mask: bool = False  # whole slides: score glass too
 
 
 @dataclass(frozen=True)

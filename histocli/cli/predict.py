@@ -9,17 +9,19 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.cli.options import DATA, OUTPUT
+from histocli.cli.options import DATA, OUTPUT, SLIDES
 from histocli.config import OnError, Output, PredictConfig
 from histocli.console import Reporter, stdout_is_a_file
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
+from histocli.slides.detection import find_slides
 
 if TYPE_CHECKING:
     from histocli.commands.predict import Prediction
 
 
 @command(
-    "histo predict slides/ --ckpt best.pt --out predictions.csv",
+    "histo predict patches/ --ckpt best.pt --out predictions.csv",
+    "histo predict slides/ --out maps",
     "histo predict kaggle --tta --out submission.csv",
 )
 def predict(
@@ -27,13 +29,16 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, images, zip files, .npy or .h5 arrays, packed data sets; - reads paths from stdin."
+            help="Folders, images, zip files, .npy or .h5 arrays, packed data sets; - reads paths from stdin. Or whole "
+            "slides, and folders of them."
         ),
     ],
     ckpt: options.Ckpt = options.BEST,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="File to write.", show_default="stdout", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--out", help="File to write; for whole slides, the folder.", show_default="stdout", rich_help_panel=OUTPUT
+        ),
     ] = PredictConfig.out,
     format: Annotated[
         Output, typer.Option("--format", help="The output's format.", rich_help_panel=OUTPUT)
@@ -48,7 +53,7 @@ def predict(
             metavar="WHERE",
             help="Add the column class, which is 1 if the probability is this or above: a number; stored, which is the "
             "one in the checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or "
-            "specificity=0.9.",
+            "specificity=0.9. For whole slides, regions above it are tumour; stored is the default.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.threshold,
@@ -73,8 +78,36 @@ def predict(
     device: options.DeviceOption = PredictConfig.device,
     precision: options.PrecisionOption = PredictConfig.precision,
     engine: options.EngineOption = PredictConfig.engine,
+    step: Annotated[
+        int,
+        typer.Option(
+            metavar="96|32",
+            help="Side of the squares that are scored, in pixels of 0.972 micrometres: 96, a whole patch, or 32, the "
+            "part of a patch that its label is about.",
+            rich_help_panel=SLIDES,
+        ),
+    ] = PredictConfig.step,
+    mpp: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBER|CSV",
+            help="Micrometres per pixel of slides whose files do not say it, or a table slide,mpp.",
+            rich_help_panel=SLIDES,
+        ),
+    ] = PredictConfig.mpp,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the tissue is: a GeoJSON or PNG file, or a folder with one for each slide.",
+            show_default="found by colour",
+            rich_help_panel=SLIDES,
+        ),
+    ] = PredictConfig.mask,
+    no_mask: Annotated[
+        bool, typer.Option("--no-mask", help="Score the whole slide, glass too.", rich_help_panel=SLIDES)
+    ] = PredictConfig.no_mask,
 ) -> None:
-    """Write the probability of tumour of each patch as CSV: id,label."""
+    """Write the probability of tumour of each patch as CSV: id,label; or maps of whole slides."""
     state: State = ctx.obj
     config = PredictConfig(
         inputs=tuple(inputs),
@@ -92,7 +125,30 @@ def predict(
         device=device,
         precision=precision,
         engine=engine,
+        step=step,
+        mpp=mpp,
+        mask=mask,
+        no_mask=no_mask,
     )
+    if (found := find_slides(config.inputs)) is not None:
+        from histocli.cli.slides import predict_slides
+
+        predict_slides(state, config, found)
+        return
+    _refuse_slide_options(ctx)
+    _predict_patches(state, config)
+
+
+def _refuse_slide_options(ctx: typer.Context) -> None:
+    for name in ("step", "mpp", "mask", "no_mask"):
+        if options.is_given(ctx, name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} is for whole slides, and no input is one", f"leave {flag} out")
+
+
+def _predict_patches(state: State, config: PredictConfig) -> None:
+    """Score patches, and report what was written."""
+    out = config.out
     from histocli.data.early import early_processes
 
     total: list[int | None] = [None]

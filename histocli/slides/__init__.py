@@ -1,0 +1,6 @@
+"""Whole slides: find and read them, find the tissue, score a grid of patches, and write maps, tables and QuPath files.
+
+`detection` is cheap to import; everything that opens a slide needs the extra `slides`.
+"""
+
+PATCH_MPP = 0.972  # micrometres per pixel of PCam's patches, so of every network that was trained on them

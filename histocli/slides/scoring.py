@@ -1,0 +1,129 @@
+"""Score the tissue of one slide, square by square."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from histocli.data.images import PATCH_SIZE
+from histocli.errors import HistoError
+from histocli.inference.predictor import Predictor
+from histocli.slides import PATCH_MPP
+from histocli.slides.grid import WHITE, Grid, Mask, plan_grid, read_overview, read_strips
+from histocli.slides.measures import Map
+from histocli.slides.reading import Slide
+from histocli.slides.tissue import OVERVIEW, SMALLEST_SHARE, find_tissue, load_mask, share_of_squares
+from histocli.sources import Patch, Pixels
+
+Resolution = tuple[float, float]
+
+
+class Plan(NamedTuple):
+    """What of a slide is to be scored: its grid, the needed squares (rows, columns), and the picture that shows them.
+
+    `tissue` is the mask of the overview, of `overview_mpp` micrometres per pixel.
+    """
+
+    grid: Grid
+    needed: Mask
+    overview: Pixels
+    overview_mpp: float
+    tissue: Mask
+    flags: list[str]
+
+    @property
+    def tissue_mm2(self) -> float:
+        """The area of the tissue."""
+        return float(self.tissue.sum()) * (self.overview_mpp / 1000) ** 2
+
+
+def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_mask: bool, pool: Executor) -> Plan:
+    """Find the squares of a slide that are to be scored.
+
+    A square is scored if at least a tenth of it is tissue. `mask` is the user's own mask; without `use_mask` the whole
+    slide is scored.
+
+    Raises:
+        HistoError: the slide is damaged or too coarse, or the mask does not fit it.
+    """
+    grid = plan_grid(slide, mpp, PATCH_MPP, step)
+    overview_mpp = PATCH_MPP * OVERVIEW
+    overview = read_overview(slide, mpp, overview_mpp, pool)
+    height, width = (
+        max(1, round(size * one / overview_mpp))
+        for size, one in zip((slide.height, slide.width), mpp[::-1], strict=True)
+    )
+    overview = np.ascontiguousarray(overview[:height, :width])
+    if mask is not None:
+        tissue, flags = load_mask(mask, (height, width), (slide.width, slide.height)), ["own mask"]
+    elif use_mask:
+        tissue, flags = find_tissue(overview, overview_mpp)
+    else:
+        tissue, flags = np.ones((height, width), np.bool_), ["no mask"]
+    needed = share_of_squares(tissue, grid.shape, step // OVERVIEW) >= SMALLEST_SHARE
+    if grid.is_upsampled:
+        flags.append("upsampled")
+    return Plan(grid, needed, overview, overview_mpp, tissue, flags)
+
+
+def score_squares(
+    slide: Slide,
+    grid: Grid,
+    needed: Mask,
+    predictor: Predictor,
+    chunk_size: int,
+    pool: Executor,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Map:
+    """Return the probability of tumour (rows, columns) of each needed square, NaN for the others.
+
+    The network sees the 96x96 pixels around the centre of a square. What lies outside the slide is white.
+
+    Raises:
+        HistoError: the slide is damaged, or as `Predictor.predict_patches`.
+    """
+    scores = np.full(grid.shape, np.nan)
+    found = []
+    patches = read_patches(slide, grid, needed, pool)
+    with closing(predictor.predict_patches(patches, chunk_size, _raise, on_progress)) as chunks:
+        found = [chunk.scores.probs for chunk in chunks]
+    if found:
+        scores[needed] = np.concatenate(found)
+    return scores
+
+
+def _raise(error: HistoError) -> None:
+    raise error
+
+
+def read_patches(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iterator[Patch]:
+    """Yield the patch (96,96,3) around each needed square, row by row; no pixel of the slide is read twice."""
+    around = PATCH_SIZE // grid.step // 2  # squares on each side of the one in the centre
+    size = 2 * around + 1
+    kernel = np.ones((size, size), np.uint8)
+    read = np.asarray(cv2.dilate(needed.astype(np.uint8), kernel), np.bool_)
+    strips = read_strips(slide, grid, read, pool)
+    recent: dict[int, Pixels] = {}
+    white = np.full((grid.step, grid.shape[1] * grid.step, 3), WHITE, np.uint8)
+    for row in np.flatnonzero(needed.any(1)).tolist():
+        while max(recent, default=-1) < min(row + around, grid.shape[0] - 1):
+            number, pixels = next(strips)
+            recent[number] = pixels
+        for number in [number for number in recent if number < row - around]:
+            del recent[number]
+        band = np.concatenate([recent.get(number, white) for number in range(row - around, row + around + 1)])
+        margin = around * grid.step
+        if margin:
+            band = np.pad(band, ((0, 0), (margin, margin), (0, 0)), constant_values=WHITE)
+        for column in np.flatnonzero(needed[row]).tolist():
+            patch = band[:, column * grid.step : column * grid.step + PATCH_SIZE]
+            yield Patch(f"{column}-{row}", partial(_same, patch))
+
+
+def _same(pixels: Pixels) -> Pixels:
+    return pixels
