@@ -26,7 +26,9 @@ def write_tissue(path: Path, overview: Pixels, tissue: Mask) -> None:
     image, mask = _shrink(overview), tissue.astype(np.uint8)
     mask = np.asarray(cv2.resize(mask, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    drawn = cv2.drawContours(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), outlines, -1, _bgr(NORMAL), 2)
+    drawn = cv2.drawContours(
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR), outlines, -1, _bgr(NORMAL), max(1, max(image.shape) // 500)
+    )
     ok, png = cv2.imencode(".png", drawn)
     assert ok
     with atomic_path(path) as temporary:

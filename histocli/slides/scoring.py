@@ -21,12 +21,14 @@ from histocli.slides.tissue import OVERVIEW, SMALLEST_SHARE, find_tissue, load_m
 from histocli.sources import Patch, Pixels
 
 Resolution = tuple[float, float]
+_PICTURE = 2048  # pixels: a small slide is shown at a finer resolution, up to this size
 
 
 class Plan(NamedTuple):
-    """What of a slide is to be scored: its grid, the needed squares (rows, columns), and the picture that shows them.
+    """What of a slide is to be scored: its grid, the needed squares (rows, columns), and a picture of the slide.
 
-    `tissue` is the mask of the overview, of `overview_mpp` micrometres per pixel.
+    `overview_mpp` is the resolution of the picture in micrometres per pixel. `tissue` is the mask of the tissue, of
+    7.8 micrometres per pixel.
     """
 
     grid: Grid
@@ -39,7 +41,7 @@ class Plan(NamedTuple):
     @property
     def tissue_mm2(self) -> float:
         """The area of the tissue."""
-        return float(self.tissue.sum()) * (self.overview_mpp / 1000) ** 2
+        return float(self.tissue.sum()) * (PATCH_MPP * OVERVIEW / 1000) ** 2
 
 
 def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_mask: bool, pool: Executor) -> Plan:
@@ -52,23 +54,34 @@ def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_
         HistoError: the slide is damaged or too coarse, or the mask does not fit it.
     """
     grid = plan_grid(slide, mpp, PATCH_MPP, step)
-    overview_mpp = PATCH_MPP * OVERVIEW
-    overview = read_overview(slide, mpp, overview_mpp, pool)
-    height, width = (
-        max(1, round(size * one / overview_mpp))
-        for size, one in zip((slide.height, slide.width), mpp[::-1], strict=True)
-    )
-    overview = np.ascontiguousarray(overview[:height, :width])
+    overview, factor = _read_overview(slide, mpp, pool)
+    overview_mpp = PATCH_MPP * factor
+    shape = _size_at(slide, mpp, PATCH_MPP * OVERVIEW)
     if mask is not None:
-        tissue, flags = load_mask(mask, (height, width), (slide.width, slide.height)), ["own mask"]
+        tissue, flags = load_mask(mask, shape, (slide.width, slide.height)), ["own mask"]
     elif use_mask:
-        tissue, flags = find_tissue(overview, overview_mpp)
+        small = cv2.resize(overview, shape[::-1], interpolation=cv2.INTER_AREA)
+        tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW)
     else:
-        tissue, flags = np.ones((height, width), np.bool_), ["no mask"]
+        tissue, flags = np.ones(shape, np.bool_), ["no mask"]
     needed = share_of_squares(tissue, grid.shape, step // OVERVIEW) >= SMALLEST_SHARE
     if grid.is_upsampled:
         flags.append("upsampled")
     return Plan(grid, needed, overview, overview_mpp, tissue, flags)
+
+
+def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixels, int]:
+    """Return a picture of the whole slide, and how many grid pixels one of its pixels spans: 8, less if it is small."""
+    factor = OVERVIEW
+    while factor > 2 and max(_size_at(slide, mpp, PATCH_MPP * factor / 2)) <= _PICTURE:
+        factor //= 2
+    height, width = _size_at(slide, mpp, PATCH_MPP * factor)
+    return np.ascontiguousarray(read_overview(slide, mpp, PATCH_MPP * factor, pool)[:height, :width]), factor
+
+
+def _size_at(slide: Slide, mpp: Resolution, wanted: float) -> tuple[int, int]:
+    """Return the height and width in pixels of the whole slide at `wanted` micrometres per pixel."""
+    return max(1, round(slide.height * mpp[1] / wanted)), max(1, round(slide.width * mpp[0] / wanted))
 
 
 def score_squares(

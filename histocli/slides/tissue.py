@@ -17,7 +17,7 @@ _SATURATION = (12, 38)  # of 255: limits of Otsu's threshold, for slides that ar
 _DARK = 50  # of 255: a border of the scan, or black ink
 _INK = 12  # grey levels by which green exceeds red in ink; in H&E, green is the darkest channel
 _SPECK_MM2, _HOLE_MM2 = 0.02, 0.05  # smaller islands are dirt; smaller holes are filled
-_FLAGGED_SHARE = 0.001  # of the slide, from which ink and black parts are reported
+_FLAGGED_MM2 = 0.25  # from which ink and black parts are reported
 _ASPECT = 0.02  # relative difference between the shapes of a mask and of its slide
 
 
@@ -40,7 +40,7 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
     dark = np.maximum(np.maximum(red, green), blue) < _DARK
     strong = saturation > 4 * _SATURATION[0]
     ink = strong & (green > red + _INK) & ~dark
-    ink = np.asarray(cv2.dilate(ink.astype(np.uint8), _disc(2)), np.bool_)
+    ink = _open_and_dilate(ink)  # the coloured fringes of an edge are thinner than ink
     usable = ~dark & ~ink
     threshold = _otsu(saturation[usable])
     mask = (saturation > threshold) & usable
@@ -48,8 +48,13 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(2)).astype(np.bool_) & usable
     mask = _remove_small(closed, _SPECK_MM2 / pixel_mm2)
     mask = ~_remove_small(~mask, _HOLE_MM2 / pixel_mm2) & usable
-    shares = {"ink": float(ink.mean()), "black": float(dark.mean())}
-    return Tissue(mask, [name for name, share in shares.items() if share > _FLAGGED_SHARE])
+    areas = {"ink": ink.sum() * pixel_mm2, "black": dark.sum() * pixel_mm2}
+    return Tissue(mask, [name for name, area in areas.items() if area > _FLAGGED_MM2])
+
+
+def _open_and_dilate(mask: Mask) -> Mask:
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disc(1))
+    return np.asarray(cv2.dilate(opened, _disc(3)), np.bool_)
 
 
 def _otsu(saturation: "np.ndarray[Any, np.dtype[np.uint8]]") -> float:
