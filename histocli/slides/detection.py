@@ -10,7 +10,7 @@ from histocli.errors import UsageError
 
 # Formats that only slide scanners write: a damaged file of this name is a damaged slide, not an unknown file.
 _SLIDE_SUFFIXES = frozenset([".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"])
-_SMALLEST_FILE = 1 << 18  # bytes: smaller TIFF files are patches, and need not be opened
+_SMALLEST_FILE = 1 << 15  # bytes: smaller TIFF files are patches of 96x96 pixels, and need not be opened
 _SMALLEST_SIDE = 1024  # pixels: the longest side of a tiled TIFF that is a slide
 _LARGE_SIDE = 8192  # pixels: any larger TIFF is a slide
 _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322  # numbers of TIFF tags

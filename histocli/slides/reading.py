@@ -78,7 +78,10 @@ def open_slide(path: Path) -> Slide:
         raise HistoError(f"{path} is a whole slide, and reading slides needs openslide", INSTALL) from None
     try:
         if openslide.OpenSlide.detect_format(path) is not None:
-            return OpenSlideReader(path)
+            slide = OpenSlideReader(path)
+            if not slide.is_ome:  # OpenSlide sees neither the levels nor the resolution of an OME-TIFF
+                return slide
+            slide.close()
     except (openslide.OpenSlideError, OSError) as error:
         raise _damaged(path, error) from error
     with path.open("rb") as file:
@@ -100,6 +103,7 @@ class OpenSlideReader(Slide):
         self._error = openslide.OpenSlideError
         properties = self._slide.properties
         sizes = zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
+        self.is_ome = "<OME" in properties.get("tiff.ImageDescription", "")
         self.levels = []
         for number, ((width, height), downsample) in enumerate(sizes):
             tile = [_whole(properties.get(f"openslide.level[{number}].tile-{side}")) for side in ("width", "height")]

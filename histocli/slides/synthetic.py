@@ -7,7 +7,7 @@ size.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ class _Painter:
     def __init__(self, slide: SyntheticSlide) -> None:
         seed, number = slide.key
         look: Slide = make_slide(seed, number, slide.name, True)
-        self.slide, self.white = slide, np.float32(look.white)
+        self.slide, self.white = slide, look.white
         self.width, self.height = math.ceil(slide.width / _FACTOR), math.ceil(slide.height / _FACTOR)
         shape = (self.height, self.width)
         self.tissue = fill_polygons(slide.tissue, shape, (_FACTOR, _FACTOR))
         self.tumour = fill_polygons(slide.lesions, shape, (_FACTOR, _FACTOR)) & self.tissue
         self.banks = [
-            [np.float32(render(Drawing(look, Layout(blobs, (seed, number, kind, one))))) for one in range(_BANK)]
+            [render(Drawing(look, Layout(blobs, (seed, number, kind, one)))) for one in range(_BANK)]
             for kind, blobs in enumerate(((), (Blob(SIZE / 2, SIZE / 2, 200.0),)))
         ]
         for bank in self.banks:
@@ -97,7 +97,7 @@ class _Painter:
         cells = self.height // _STRIDE + 2, self.width // _STRIDE + 2
         self.choice = np.stack([_smooth_choice(rng, cells) for _ in self.banks])
         ramp = np.minimum(np.minimum(np.arange(SIZE) + 0.5, SIZE - 0.5 - np.arange(SIZE)) / _OVERLAP, 1.0)
-        self.weight = np.float32(np.outer(ramp, ramp))[..., None]
+        self.weight = np.outer(ramp, ramp).astype(np.float32)[..., None]
 
     def paint(self, top: int, bottom: int) -> Pixels:
         """Return the rows from `top` to `bottom`, (bottom-top,W,3), uint8, RGB."""
@@ -109,7 +109,8 @@ class _Painter:
             tumour = self.tumour[top:bottom, :, None]
             if tumour.any():
                 image = np.where(tumour, self._mosaic(1, top, bottom, self.tumour), image)
-        return np.clip(image, 0, 255).astype(np.uint8)
+        pixels: Pixels = np.clip(image, 0, 255).astype(np.uint8)
+        return pixels
 
     def _mosaic(self, kind: int, top: int, bottom: int, where: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """Blend patches of a kind where a mask needs them."""
@@ -142,8 +143,12 @@ def _smooth_choice(rng: np.random.Generator, shape: tuple[int, int]) -> "np.ndar
     return choice.astype(np.intp).reshape(shape)
 
 
-def draw_slide(slide: SyntheticSlide, path: Path) -> None:
+def draw_slide(
+    slide: SyntheticSlide, path: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
     """Draw a slide as a TIFF file with JPEG tiles and the levels 1, 1/4 and 1/16.
+
+    `on_progress` receives the number of bytes of pixels so far, and in all.
 
     The pixels of level 1/4 are the drawing; level 0 repeats each of them 4x4 times.
     """
@@ -155,7 +160,7 @@ def draw_slide(slide: SyntheticSlide, path: Path) -> None:
             shape = math.ceil(slide.height / factor), math.ceil(slide.width / factor)
             per_centimetre = 1e4 / (MPP * factor)
             file.write(
-                _tiles(painter, factor, shape),
+                _tiles(painter, factor, shape, on_progress),
                 shape=(*shape, 3),
                 dtype=np.uint8,
                 tile=(_TILE, _TILE),
@@ -171,9 +176,13 @@ def draw_slide(slide: SyntheticSlide, path: Path) -> None:
             )
 
 
-def _tiles(painter: _Painter, factor: int, shape: tuple[int, int]) -> Iterator[Pixels]:
+def _tiles(
+    painter: _Painter, factor: int, shape: tuple[int, int], on_progress: Callable[[int, int], None]
+) -> Iterator[Pixels]:
     """Yield the tiles of a level, row by row; tiles at the border are filled with white."""
     for top in range(0, shape[0], _TILE):
+        if factor == 1:
+            on_progress(top * shape[1] * 3, shape[0] * shape[1] * 3)
         rows = _rows(painter, factor, top, min(top + _TILE, shape[0]), shape[1])
         down, right = -len(rows) % _TILE, -rows.shape[1] % _TILE
         rows = np.pad(rows, ((0, down), (0, right), (0, 0)), constant_values=255)

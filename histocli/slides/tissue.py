@@ -111,4 +111,5 @@ def share_of_squares(mask: Mask, shape: tuple[int, int], side: int) -> "np.ndarr
     padded = np.zeros((rows * side, columns * side), np.float32)
     height, width = min(len(mask), len(padded)), min(mask.shape[1], padded.shape[1])
     padded[:height, :width] = mask[:height, :width]
-    return padded.reshape(rows, side, columns, side).mean((1, 3), dtype=np.float32)
+    shares: np.ndarray[Any, np.dtype[np.float32]] = padded.reshape(rows, side, columns, side).mean((1, 3))
+    return shares
