@@ -253,6 +253,17 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class SlideEvalConfig:
+    """The options of `histo eval --slides`."""
+
+    slides: Path  # the folder that `histo predict` wrote
+    labels: Path | None = None
+    annotations: Path | None = None
+    threshold: float | None = None  # None: that of the predictions
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """The options of `histo predict`."""
 

@@ -1,15 +1,19 @@
 """`histo predict` on whole slides: its progress, messages and result."""
 
+from json import dumps
+
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from histocli.cli.app import State
-from histocli.config import PredictConfig
-from histocli.console import Rate, Reporter
+from histocli.config import PredictConfig, SlideEvalConfig
+from histocli.console import Rate, Reporter, number, write_out
 from histocli.errors import HistoError
+from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
 from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
 
 _NAME = 24  # characters of a slide's name beside its bar
+_FEW = 10  # slides of a class, below which intervals are rough
 _MOST_NAMES = 3  # of files that are no slides, in a message
 
 
@@ -100,3 +104,32 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
             + (", ..." if len(failed) > 1 else ""),
             f"the warnings above and {TABLE} say why; the same command scores only these again",
         )
+
+
+def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
+    """Evaluate the maps of a folder, and show the result."""
+    from histocli.commands.evaluate_slides import evaluate_slides as run_evaluate
+    from histocli.schema import to_json
+
+    written = run_evaluate(state.workspace, config)
+    report = written.report
+    for what, names in (("have no label or annotation", report.without_truth), ("could not be scored", report.failed)):
+        if names:
+            state.report.warn(f"{len(names):,} slides {what} and are left out: {', '.join(names)}")
+    rows = [[f"AUC of slides by {name}", *_texts(one)] for name, one in report.auc.items()]
+    if report.sensitivity:
+        rows.append(["FROC score of Camelyon16", *_texts(report.froc)])
+        for size, one in report.recall.items():
+            rows.append([f"recall, {size}: {one.found} of {one.lesions}", *_texts(one.recall)])
+    title = f"{report.slides:,} slides, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
+    state.report.table(title, ["", "value", "95% interval"], rows)
+    if min(report.tumour_slides, report.slides - report.tumour_slides) < _FEW:
+        state.report.note(f"with fewer than {_FEW} slides of a class, the intervals are rough")
+    state.report.done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
+    if json:
+        write_out(dumps(to_json(report), indent=2) + "\n")
+
+
+def _texts(estimate: Estimate) -> tuple[str, str]:
+    interval = f"{estimate.interval[0]:.4f} to {estimate.interval[1]:.4f}" if estimate.interval else "-"
+    return number(estimate.value), interval

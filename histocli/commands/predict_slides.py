@@ -138,19 +138,21 @@ def _predict_slide(job: _Job, slide: SlideFile, progress: SlideProgress) -> Slid
         mask = _mask_of(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask, job.pool)
         total = int(plan.needed.sum())
-        size = job.predictor.chunk_size(job.config.batch_size)
+        chunk_size = job.predictor.chunk_size(job.config.batch_size)
         progress.advance(0, total)
         scores = score_squares(
-            opened, plan.grid, plan.needed, job.predictor, size, job.pool, lambda done: progress.advance(done, total)
+            opened, plan.grid, plan.needed, job.predictor, chunk_size, job.pool, lambda n: progress.advance(n, total)
         )
-    measures = measure_slide(scores, plan.grid, mpp, job.threshold)
+    measures = measure_slide(scores, plan.share, plan.grid, mpp, job.threshold)
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
     record = SlideRecord(slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags))
     (folder / FILE).unlink(missing_ok=True)
     _write_folder(folder, slide.name, plan, scores, job.threshold)
     made_of = _fingerprint(job, slide)
-    write_finished(folder, FinishedSlide(str(slide.path.absolute()), made_of, job.threshold, record))
+    size = plan.grid.size
+    finished = FinishedSlide(str(slide.path.absolute()), made_of, job.threshold, job.config.step, *size, record)
+    write_finished(folder, finished)
     return record
 
 

@@ -36,13 +36,16 @@ class Region(NamedTuple):
     mean: float
 
 
-def measure_slide(scores: Map, grid: Grid, mpp: tuple[float, float], threshold: float) -> SlideMeasures:
-    """Measure a map of probabilities (rows, columns), which is NaN where no square was scored."""
+def measure_slide(scores: Map, share: Map, grid: Grid, mpp: tuple[float, float], threshold: float) -> SlideMeasures:
+    """Measure a map of probabilities (rows, columns), which is NaN where no square was scored.
+
+    The tumour area is that of the tissue in the squares at or above the threshold; `share` is its share of each.
+    """
     scored = scores[np.isfinite(scores)]
     if not scored.size:
         return SlideMeasures(None, None, None, None)
     tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
-    mm2 = float(square_areas(grid, mpp)[tumour].sum())
+    mm2 = float((square_areas(grid, mpp) * share)[tumour].sum())
     return SlideMeasures(mm2, _largest_diameter(tumour, grid), float(scored.max()), float(np.percentile(scored, 99)))
 
 

@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from histocli.reports.plots import Format
-from histocli.reports.plots.style import NORMAL, PAGE, TUMOUR, save, title
+from histocli.reports.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, number, save, title
+from histocli.reports.slides import Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
+from histocli.slides.lesions import FALSE_POSITIVES
 from histocli.slides.measures import Map
 from histocli.sources import Pixels
 from histocli.workspace import atomic_path
@@ -68,6 +70,58 @@ def write_heatmap_picture(
         title(figure, name, f"{scored:,} squares of {grid.step * grid.mpp:.0f} µm; threshold {threshold:.3g}")
 
     save(path, Format.PNG, PAGE, PAGE * ratio * 0.8 + 0.8, draw)
+
+
+def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
+    """Draw the ROC curves of slides, one for each way to make one score of a slide."""
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
+        labels = np.array(list(report.labels.values()))
+        for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
+            if estimate.value is None:
+                continue
+            scores = np.array([values[name] for values in report.scores.values()])
+            thresholds = np.unique(scores)[::-1]
+            called = scores[None] >= thresholds[:, None]
+            fpr = np.concatenate([[0], called[:, labels == 0].mean(1)])
+            tpr = np.concatenate([[0], called[:, labels == 1].mean(1)])
+            axes.plot(fpr, tpr, color=colour, clip_on=False, label=f"{name}: {_estimate(estimate)}")
+        axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        figure.legend(loc="outside lower center")
+        title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
+
+    return save(path, Format.PNG, COLUMN, COLUMN + 1, draw)
+
+
+def draw_froc(path: Path, report: SlideEvaluation) -> Path:
+    """Draw the FROC curve, and the points whose mean is the score."""
+
+    def draw(figure: Figure) -> None:
+        axes: Axes = figure.add_subplot()
+        last = max(report.false_positives[-1], FALSE_POSITIVES[-1])
+        false = [*report.false_positives, last]
+        found = [*report.sensitivity, report.sensitivity[-1]]
+        axes.plot(false, found, color=NORMAL, clip_on=False)
+        at = np.interp(FALSE_POSITIVES, report.false_positives, report.sensitivity)
+        axes.plot(FALSE_POSITIVES, at, "o", color=TUMOUR, clip_on=False, label="1/4 to 8 false positives")
+        axes.set(xlabel="false positives per slide", ylabel="sensitivity for lesions", ylim=(0, 1))
+        axes.set(xlim=(0, FALSE_POSITIVES[-1]))
+        axes.legend(loc="lower right")
+        lesions = sum(one.lesions for one in report.recall.values())
+        title(
+            figure,
+            "FROC of lesions",
+            f"{lesions:,} lesions in {report.slides:,} slides; score {_estimate(report.froc)}",
+        )
+
+    return save(path, Format.PNG, COLUMN, COLUMN, draw)
+
+
+def _estimate(estimate: Estimate) -> str:
+    interval = f" ({estimate.interval[0]:.2f} to {estimate.interval[1]:.2f})" if estimate.interval else ""
+    return number(estimate.value) + interval
 
 
 def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:

@@ -32,11 +32,17 @@ class SlideRecord:
 
 @dataclass(frozen=True)
 class FinishedSlide:
-    """The content of a slide's `slide.json`: its file, what its scores were made of, and its record."""
+    """The content of a slide's `slide.json`: its file, what its scores were made of, and its record.
+
+    `step` is the side of its squares in pixels of 0.972 micrometres; `width` and `height` are those of level 0.
+    """
 
     path: str
     made_of: str
     threshold: float
+    step: int
+    width: int
+    height: int
     record: SlideRecord
 
 

@@ -25,7 +25,7 @@ _PICTURE = 2048  # pixels: a small slide is shown at a finer resolution, up to t
 
 
 class Plan(NamedTuple):
-    """What of a slide is to be scored: its grid, the needed squares (rows, columns), and a picture of the slide.
+    """What of a slide is to be scored: its grid, the needed squares, the share of tissue in each, a picture.
 
     `overview_mpp` is the resolution of the picture in micrometres per pixel. `tissue` is the mask of the tissue, of
     7.8 micrometres per pixel.
@@ -33,6 +33,7 @@ class Plan(NamedTuple):
 
     grid: Grid
     needed: Mask
+    share: Map
     overview: Pixels
     overview_mpp: float
     tissue: Mask
@@ -64,10 +65,11 @@ def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_
         tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW)
     else:
         tissue, flags = np.ones(shape, np.bool_), ["no mask"]
-    needed = share_of_squares(tissue, grid.shape, step // OVERVIEW) >= SMALLEST_SHARE
+    share = share_of_squares(tissue, grid.shape, step // OVERVIEW)
+    needed = share >= SMALLEST_SHARE
     if grid.is_upsampled:
         flags.append("upsampled")
-    return Plan(grid, needed, overview, overview_mpp, tissue, flags)
+    return Plan(grid, needed, share, overview, overview_mpp, tissue, flags)
 
 
 def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixels, int]:

@@ -81,7 +81,7 @@ class SlidesSource:
         if found is None:
             raise HistoError(f"there are no slides in {', '.join(locations)}", "histo reads .svs, .tif, .ndpi and more")
         slides = [
-            AnnotatedSlide(file, _find_annotation(file, annotations), hospital_of(file.name)) for file in found.slides
+            AnnotatedSlide(file, find_annotation(file, annotations), hospital_of(file.name)) for file in found.slides
         ]
         return cls(slides, read_resolutions(mpp), n, seed, ", ".join(locations))
 
@@ -142,7 +142,7 @@ class SlidesSource:
                 yield Patch(f"{name}_x{box.x}_y{box.y}", patch.load, label, name, "", one.slide.hospital)
 
 
-def _find_annotation(slide: SlideFile, folder: Path) -> Path | None:
+def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
     """Return the annotation of a slide, None for a normal slide of Camelyon, which has none.
 
     Raises:

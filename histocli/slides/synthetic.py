@@ -218,9 +218,9 @@ def write_annotation(slide: SyntheticSlide, path: Path) -> None:
             f'        <Coordinate Order="{order}" X="{x:g}" Y="{y:g}" />' for order, (x, y) in enumerate(lesion.outline)
         ]
         lines += ["      </Coordinates>", "    </Annotation>"]
-    lines += ["  </Annotations>", '  <AnnotationGroups><Group Name="Tumor" PartOfGroup="None" Color="#00ff00" />']
-    lines += ["    <Attributes /></Group></AnnotationGroups>", "</ASAP_Annotations>"]
-    write_text(path, "\n".join(lines).replace('Color="#00ff00" />', 'Color="#00ff00">') + "\n")
+    lines += ["  </Annotations>", "  <AnnotationGroups>", '    <Group Name="Tumor" PartOfGroup="None" Color="#00ff00">']
+    lines += ["      <Attributes />", "    </Group>", "  </AnnotationGroups>", "</ASAP_Annotations>"]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _feature(lesion: Polygon) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from histocli.errors import HistoError
 from histocli.slides.annotations import fill_polygons, read_geojson
 from histocli.slides.grid import Mask
+from histocli.slides.measures import Map
 from histocli.sources import Pixels
 
 OVERVIEW = 8  # grid pixels per pixel of the overview, so that each square of a grid is a whole number of its pixels
@@ -105,11 +106,11 @@ def _load_image(path: Path, shape: tuple[int, int]) -> Mask:
     return np.asarray(resized >= 0.5, np.bool_)
 
 
-def share_of_squares(mask: Mask, shape: tuple[int, int], side: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+def share_of_squares(mask: Mask, shape: tuple[int, int], side: int) -> Map:
     """Return the share of tissue (rows, columns) in squares of `side` overview pixels; outside the mask is none."""
     rows, columns = shape
-    padded = np.zeros((rows * side, columns * side), np.float32)
+    padded = np.zeros((rows * side, columns * side))
     height, width = min(len(mask), len(padded)), min(mask.shape[1], padded.shape[1])
     padded[:height, :width] = mask[:height, :width]
-    shares: np.ndarray[Any, np.dtype[np.float32]] = padded.reshape(rows, side, columns, side).mean((1, 3))
+    shares: Map = padded.reshape(rows, side, columns, side).mean((1, 3))
     return shares
