@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,7 +158,7 @@ def _report(
     curve = froc(_hits(slides))
     recall = {}
     for size, (found, count) in recall_by_size(_hits(slides), threshold).items():
-        recall[size] = Recall(found, count, estimate(lambda drawn, size=size: _recall(drawn, threshold, size)))
+        recall[size] = Recall(found, count, estimate(partial(_recall, threshold=threshold, size=size)))
     failed = _failed_slides(config.slides)
     return SlideEvaluation(
         folder=str(config.slides.resolve()),
@@ -167,7 +168,7 @@ def _report(
         tumour_slides=sum(one.label for one in slides),
         without_truth=without,
         failed=failed,
-        auc={name: estimate(lambda drawn, name=name: _auc(drawn, name)) for name in AGGREGATIONS},
+        auc={name: estimate(partial(_auc, name=name)) for name in AGGREGATIONS},
         scores={one.name: one.scores for one in slides},
         labels={one.name: one.label for one in slides},
         froc=estimate(lambda drawn: froc(_hits(drawn)).score) if curve.sensitivity else Estimate(None),

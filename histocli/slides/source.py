@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -209,7 +210,7 @@ class SyntheticSlidesSource(SlidesSource):
                 continue
             write_annotation(plan, self._annotation(plan))
             write_annotation(plan, self._annotation(plan).with_suffix(".geojson"))
-            draw_slide(plan, path, lambda done, total, name=path.name: self.context.on_transfer(name, done, total))
+            draw_slide(plan, path, partial(self.context.on_transfer, path.name))
         super().fetch()
         self.report.notes.append(f"the slides are in {self.folder}")
 
