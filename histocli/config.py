@@ -111,10 +111,11 @@ class Output(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """The file format of an exported network."""
+    """The format of an exported network; `wsinfer` is a folder, the others are files."""
 
     ONNX = "onnx"
     PT2 = "pt2"
+    WSINFER = "wsinfer"
 
 
 class PlotKind(StrEnum):
