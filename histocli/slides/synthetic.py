@@ -56,7 +56,7 @@ def plan_slide(seed: int, number: int, side: int, has_tumour: bool) -> Synthetic
     tissue = [Polygon(_outline(rng, centre, 0.4 * side, 0.12), [])]
     lesions = []
     if has_tumour:
-        for radius in (0.13 * side, 0.06 * side, 0.03 * side)[: rng.integers(2, 4)]:
+        for radius in (0.16 * side, 0.08 * side, 0.04 * side)[: rng.integers(2, 4)]:
             angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.24) * side
             at = centre + distance * np.array([np.cos(angle), np.sin(angle)])
             lesions.append(Polygon(_outline(rng, at, radius, 0.2), [], "Tumor"))
