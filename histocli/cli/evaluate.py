@@ -77,6 +77,7 @@ def evaluate(
     slides: Annotated[
         Path | None,
         typer.Option(
+            "--slides",
             help="Evaluate the maps of whole slides in this folder, which histo predict wrote.",
             metavar="DIR",
             rich_help_panel=SLIDES,
@@ -85,6 +86,7 @@ def evaluate(
     annotations: Annotated[
         Path | None,
         typer.Option(
+            "--annotations",
             help="Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML or QuPath's GeoJSON. "
             "With --labels instead, a table id,label of slides, only the AUC of slides is measured.",
             metavar="DIR",

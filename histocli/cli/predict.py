@@ -81,6 +81,7 @@ def predict(
     step: Annotated[
         int,
         typer.Option(
+            "--step",
             metavar="96|32",
             help="Side of the squares that are scored, in pixels of 0.972 micrometres: 96, a whole patch, or 32, the "
             "part of a patch that its label is about.",
@@ -90,6 +91,7 @@ def predict(
     mpp: Annotated[
         str | None,
         typer.Option(
+            "--mpp",
             metavar="NUMBER|CSV",
             help="Micrometres per pixel of slides whose files do not say it, or a table slide,mpp.",
             rich_help_panel=SLIDES,

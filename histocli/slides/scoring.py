@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -137,8 +136,5 @@ def read_patches(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iter
             band = np.pad(band, ((0, 0), (margin, margin), (0, 0)), constant_values=WHITE)
         for column in np.flatnonzero(needed[row]).tolist():
             patch = band[:, column * grid.step : column * grid.step + PATCH_SIZE]
-            yield Patch(f"{column}-{row}", partial(_same, patch))
-
-
-def _same(pixels: Pixels) -> Pixels:
-    return pixels
+            # A lambda cannot be sent to a process that decodes, which would be slower than to use the pixels here.
+            yield Patch(f"{column}-{row}", lambda pixels=patch: pixels)  # type: ignore[misc]
