@@ -18,7 +18,6 @@ _COMPARING = "Comparing"
 
 
 @command(
-    "histo eval --ckpt best.pt",
     "histo eval --data pcam --split test --tta",
     "histo eval --slides maps --annotations xml/",
     name="eval",
@@ -95,7 +94,10 @@ def evaluate(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure how well a checkpoint classifies labelled patches, or the maps of whole slides."""
+    """Measure how well a checkpoint classifies labelled patches.
+
+    With --slides, measure how well maps of whole slides find slides and lesions with tumour.
+    """
     state: State = ctx.obj
     if slides is not None:
         _evaluate_slides(ctx, slides, annotations, labels, threshold, json)

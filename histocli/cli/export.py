@@ -12,7 +12,6 @@ from histocli.config import ExportConfig, ExportFormat
 
 @command(
     "histo export --ckpt best.pt --out model.onnx",
-    "histo export --ckpt histonet-1 --format pt2",
     "histo export --format wsinfer --out network",
 )
 def export(

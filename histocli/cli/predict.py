@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 @command(
     "histo predict patches/ --ckpt best.pt --out predictions.csv",
-    "histo predict slides/ --out maps",
-    "histo predict kaggle --tta --out submission.csv",
+    "histo predict slides/ --tta --out maps",
 )
 def predict(
     ctx: typer.Context,
@@ -109,7 +108,10 @@ def predict(
         bool, typer.Option("--no-mask", help="Score the whole slide, glass too.", rich_help_panel=SLIDES)
     ] = PredictConfig.no_mask,
 ) -> None:
-    """Write the probability of tumour of each patch as CSV: id,label; or maps of whole slides."""
+    """Write the probability of tumour of each patch as CSV: id,label.
+
+    Of whole slides, write a heat map, a table of scores and a GeoJSON file for QuPath, in a folder for each slide.
+    """
     state: State = ctx.obj
     config = PredictConfig(
         inputs=tuple(inputs),
