@@ -87,7 +87,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     if found.others:
         names = ", ".join(path.name for path in found.others[:_MOST_NAMES])
         more = ", ..." if len(found.others) > _MOST_NAMES else ""
-        state.report.note(f"{len(found.others):,} files are no slides and are left out: {names}{more}")
+        state.report.note(f"left out, because not a slide ({len(found.others):,}): {names}{more}")
     with process_group(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
         done = run_predict(state.workspace, config, found.slides, bars, on_start=state.report.note, ranks=ranks)
     if not ranks.is_rank0:

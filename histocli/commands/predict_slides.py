@@ -20,7 +20,7 @@ from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_pre
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.plots import write_heatmap_picture, write_tissue
-from histocli.slides.reading import Slide, open_slide
+from histocli.slides.reading import Slide, open_slide, require_packages
 from histocli.slides.records import (
     FAILED,
     FILE,
@@ -262,6 +262,7 @@ def _check(config: PredictConfig) -> Path:
         raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
     if config.mask is not None and not config.mask.exists():
         raise UsageError(f"--mask {config.mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
+    require_packages()
     return config.out
 
 

@@ -1,6 +1,7 @@
 """Open whole slides and read rectangles of their levels, with OpenSlide or, where it cannot, with tifffile."""
 
 from abc import ABC, abstractmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,16 +67,24 @@ class Slide(ABC):
         self.close()
 
 
+def require_packages() -> None:
+    """Raise `HistoError` if a package of the extra `slides` is not installed."""
+    for name in ("openslide", "tifffile"):
+        try:
+            import_module(name)
+        except ModuleNotFoundError:
+            raise HistoError(f"whole slides need the package {name}", INSTALL) from None
+
+
 def open_slide(path: Path) -> Slide:
     """Open a slide with OpenSlide; a TIFF that OpenSlide does not know, such as OME-TIFF, with tifffile.
 
     Raises:
         HistoError: the file is no slide or is damaged, or the extra `slides` is not installed.
     """
-    try:
-        import openslide
-    except ModuleNotFoundError:
-        raise HistoError(f"{path} is a whole slide, and reading slides needs openslide", INSTALL) from None
+    require_packages()
+    import openslide
+
     try:
         if openslide.OpenSlide.detect_format(path) is not None:
             slide = OpenSlideReader(path)

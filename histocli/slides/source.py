@@ -13,7 +13,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.slides.annotations import TumourAreas, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
 from histocli.slides.grid import Grid, Mask
-from histocli.slides.reading import INSTALL, open_slide
+from histocli.slides.reading import open_slide, require_packages
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
@@ -76,6 +76,7 @@ class SlidesSource:
         for name in locations:
             if not Path(name).exists():
                 raise HistoError(f"there is no {name}", "give a folder of slides with --from")
+        require_packages()
         if not annotations.is_dir():
             raise UsageError(f"--annotations {annotations} is not a folder", "give the folder of the annotations")
         found = find_slides(locations)
@@ -200,10 +201,7 @@ class SyntheticSlidesSource(SlidesSource):
 
     def fetch(self) -> None:
         """Draw the slides that are missing, and choose the patches."""
-        try:
-            import tifffile  # noqa: F401 - asked for before the work begins
-        except ModuleNotFoundError:
-            raise HistoError("drawing slides needs tifffile", INSTALL) from None
+        require_packages()
         for plan, slide in zip(self.plans, self.slides, strict=True):
             path = slide.file.path
             if path.is_file() and not self.context.force:

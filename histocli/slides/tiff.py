@@ -16,10 +16,8 @@ class TiffReader(Slide):
     """The largest image of a TIFF file, with the levels of its pyramid."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import tifffile
-        except ModuleNotFoundError:
-            raise HistoError(f"{path}: reading this slide needs tifffile", INSTALL) from None
+        import tifffile
+
         self.path = path
         try:
             self._file: Any = tifffile.TiffFile(path)

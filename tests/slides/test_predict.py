@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from uuid import UUID
 
 import cv2
@@ -203,7 +204,7 @@ def test_slides_with_equal_names_get_folders_of_their_own(histo, slides, tmp_pat
     (slides / "second.tif").unlink()
     (slides / "notes.txt").write_text("some notes")
     result = predict(histo, slides, "--out", tmp_path / "out")
-    assert "1 files are no slides and are left out: notes.txt" in result.stderr
+    assert "left out, because not a slide (1): notes.txt" in result.stderr
     assert (tmp_path / "out" / "a" / "case" / "scores.csv").read_bytes() == (
         tmp_path / "out" / "b" / "case" / "scores.csv"
     ).read_bytes()
@@ -275,6 +276,14 @@ def test_options_of_slides_are_refused_for_patches(histo, tmp_path):
     write_images(histo, tmp_path / "patches")
     error, _ = histo.fails("predict", tmp_path / "patches", "--mpp", 0.25, code=2)
     assert "--mpp is for whole slides" in error
+
+
+@pytest.mark.parametrize("package", ["openslide", "tifffile"])
+def test_a_missing_package_is_named_once_with_its_remedy(histo, slides, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    error, hint = histo.fails("predict", slides, "--out", tmp_path / "out")
+    assert error == f"whole slides need the package {package}"
+    assert hint == "pip install 'histocli[slides]'"
 
 
 def test_slides_and_patches_are_not_mixed(histo, slides, tmp_path):
