@@ -130,7 +130,7 @@ def _evaluate_slides(
 ) -> None:
     """Evaluate maps, after checking that no option of patches is given."""
     from histocli.cli.slides import evaluate_slides
-    from histocli.metrics.thresholds import fixed
+    from histocli.metrics.thresholds import parse_threshold
 
     taken = ("slides", "annotations", "labels", "threshold", "json")
     for parameter in ctx.command.params:
@@ -139,7 +139,9 @@ def _evaluate_slides(
                 f"{parameter.opts[0]} is for patches, and --slides evaluates maps that are there already",
                 f"leave {parameter.opts[0]} out",
             )
-    value = fixed(threshold) if options.is_given(ctx, "threshold") and threshold != EvalConfig.threshold else None
+    value = (
+        parse_threshold(threshold) if options.is_given(ctx, "threshold") and threshold != EvalConfig.threshold else None
+    )
     if value is None and threshold != EvalConfig.threshold:
         raise UsageError(f"--threshold {threshold} is not possible with --slides", "give a number")
     evaluate_slides(ctx.obj, SlideEvalConfig(slides, labels, annotations, value), json)

@@ -22,7 +22,7 @@ from histocli.slides.plots import draw_froc, draw_slide_roc
 from histocli.slides.records import FAILED, FILE, TABLE, FinishedSlide, read_finished
 from histocli.slides.source import find_annotation
 from histocli.sources.files import file_at, read_labels
-from histocli.workspace import Workspace, checked_name, write_json
+from histocli.workspace import Workspace, check_name, write_json
 
 _TOP = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000
@@ -71,7 +71,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
     if not slides:
         raise HistoError(f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without)}")
     report = _report(config, slides, without, threshold)
-    stem = checked_name(f"slides-{config.slides.resolve().name}", "metrics file")
+    stem = check_name(f"slides-{config.slides.resolve().name}", "metrics file")
     path = workspace.metrics_dir / f"{stem}.json"
     write_json(path, to_json(report))
     plots = [draw_slide_roc(workspace.plots_dir / f"{stem}-roc.png", report)]

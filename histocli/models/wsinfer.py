@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histocli.data.transforms import resized
+from histocli.data.transforms import resize_images
 from histocli.errors import HistoError
 from histocli.models import Classifier
 from histocli.models.backbone import PATCH_SIDE
@@ -37,7 +37,7 @@ class CalibratedLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N,2) of normal and tumour."""
-        inputs = torch.addcmul(-self.mean / self.std, resized(images, self.side), 1 / self.std)
+        inputs = torch.addcmul(-self.mean / self.std, resize_images(images, self.side), 1 / self.std)
         logits: Tensor = self.network(inputs) / self.temperature
         return logits
 

@@ -1,8 +1,7 @@
-"""Slides for the tests, and `histo` on a small workspace."""
+"""Slides for the tests."""
 
 import pytest
 
-from tests.cli import histo_fixture, one_thread_fixture  # noqa: F401 - fixtures
 from tests.slides.files import tissue_image, write_slide
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from histocli.slides.annotations import fill_polygons, read_asap, read_geojson, read_tumour
 from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
-from tests.cli import empty_fixture, one_thread_fixture  # noqa: F401 - fixtures
 from tests.slides.files import tissue_image, write_slide
 
 
