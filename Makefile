@@ -5,15 +5,17 @@ LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint docs site bench test-lowest audit clean
+.PHONY: help demo test kill-test check lint docs site package bench test-lowest audit clean
 
 help:
 	@echo "make demo   install and run the whole pipeline on synthetic patches"
 	@echo "make test   install with the test tools and run the test suite"
-	@echo "make check  what CI runs: lint, types, current docs and completions, links, tests"
+	@echo "make kill-test  the death, and a failure, at every single operation on a file: takes an hour"
+	@echo "make check  what CI runs: lint, types, current docs and completions, links, release files, tests"
+	@echo "make package  build the sdist and the wheel into dist/, and check them"
 	@echo "make bench  measure speed against other tools, and write benchmarks/README.md"
 	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml allows"
-	@echo "make audit  the dependencies against the known vulnerabilities"
+	@echo "make audit  the dependencies, installed and oldest, against the known vulnerabilities; their licences"
 	@echo "make docs   write completions/ and docs/cli.md again"
 	@echo "make site   build the pages into site/; a dead link is an error"
 
@@ -45,13 +47,19 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto
 
+kill-test: $(VENV)/installed-dev
+	HISTO_KILL_TEST=all $(BIN)/python -m pytest -n auto tests/faults/test_kill.py
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
 
-check: lint site test
+check: lint site package test
+
+package: $(VENV)/installed-dev
+	$(BIN)/python tools/release.py
 
 docs: $(VENV)/installed-dev
 	$(BIN)/python docs/generate.py
@@ -63,9 +71,9 @@ site: $(VENV)/installed-dev
 test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m pytest -n auto -W ignore::DeprecationWarning
 
-audit: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet pip-audit
-	$(BIN)/pip-audit --skip-editable
+audit: $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet,timm]'
+	$(BIN)/python tools/audit.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.bench

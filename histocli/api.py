@@ -54,7 +54,7 @@ def download(
 
     `options` are the options of the source: `location` (--from), `labels`, `slides`, `resize`.
     """
-    from histocli.commands.download import DownloadConfig, find_dataset, lock_dataset, open_source
+    from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download
     from histocli.sources import RemoteSource, SourceContext
     from histocli.sources.options import declared_options, source_options
@@ -65,6 +65,7 @@ def download(
     values = {key: _convert(key, value, declared[key].type) for key, value in options.items()}
     config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
     title = name or source
+    check_inputs(folder, title, config)
     if not force and (dataset := find_dataset(folder, title, config)):
         return dataset
     opened = open_source(config, SourceContext(folder.downloads_dir, force))
@@ -194,8 +195,8 @@ class Predictor:
 
         `patches` is an array as for `predict_proba`; its ids are 0 to N-1. Or it is an input of `histo predict`: a
         folder, an image, a zip file, an .npy or .h5 array, the name of a packed data set, or a list of these. Files
-        that cannot be read are skipped with a warning. `class` is 1 if `label` is at or above the checkpoint's
-        threshold.
+        that cannot be read are skipped with a warning; another warning names the first image that was cut, padded or
+        read with an inferred range. `class` is 1 if `label` is at or above the checkpoint's threshold.
         """
         import numpy as np
         import pandas as pd
@@ -214,6 +215,7 @@ class Predictor:
         def warn(error: HistoError) -> None:
             warnings.warn(str(error), stacklevel=2)
 
+        told: set[str] = set()
         size = self._predictor.chunk_size(self._batch_size)
         patches = open_inputs(inputs, self._workspace, resize).patches
         with (
@@ -221,6 +223,9 @@ class Predictor:
             closing(self._predictor.predict_patches(patches, size, warn, lambda done: None)) as chunks,
         ):
             for chunk in chunks:
+                for what in chunk.remarks.keys() - told:
+                    warnings.warn(f"{chunk.remarks[what].example}: {what}", stacklevel=2)
+                told |= chunk.remarks.keys()
                 if chunk.patches:
                     yield self._table([patch.id for patch in chunk.patches], chunk.scores.probs)
 

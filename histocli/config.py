@@ -67,6 +67,7 @@ class Split(StrEnum):
     SLIDE = "slide"
     OVERLAP = "overlap"
     RANDOM = "random"
+    FOLDERS = "folders"  # the splits train and valid of the data set itself
 
 
 class Group(StrEnum):
@@ -110,6 +111,20 @@ class Output(StrEnum):
     PARQUET = "parquet"
 
 
+class IdKind(StrEnum):
+    """What the id of an image file is: its name without folder and suffix, or its path."""
+
+    STEM = "stem"
+    PATH = "path"
+
+
+class Columns(StrEnum):
+    """The columns of predictions: id and label as Kaggle wants them, or id, path, probability and class."""
+
+    KAGGLE = "kaggle"
+    FULL = "full"
+
+
 class ExportFormat(StrEnum):
     """The format of an exported network; `wsinfer` is a folder, the others are files."""
 
@@ -141,6 +156,7 @@ class PlotFormat(StrEnum):
     PDF = "pdf"
 
 
+PATCH_MPP = 0.972  # micrometres per pixel of PatchCamelyon's patches: level 2 of Camelyon16's slides
 SUBSET = "balanced"  # the subset that `histo balance` writes and `histo train` uses
 CHECKPOINT = "best.pt"  # in the workspace's checkpoints/: the best epoch of the newest finished run
 BATCH_SIZE = 128  # patches per training step
@@ -164,7 +180,7 @@ class BalanceConfig:
     name: str = SUBSET
     n: int | None = 160_000  # None: the largest balanced subset
     val_fraction: float = 0.1
-    split: Split | None = None  # None: by slide where all slides are known, else by overlap
+    split: Split | None = None  # None: the folders' own, else by slide where all slides are known, else by overlap
     group: Group | None = None
     audit: bool = False  # search the overlaps with every packed data set
     seed: int = 0
@@ -234,13 +250,24 @@ class TrainConfig(RunConfig):
         return RunConfig(**{field.name: getattr(self, field.name) for field in fields(RunConfig)})
 
 
+# The fields of `EvalConfig` that say how to read a folder, as the options of `histo download --source folder` do.
+FOLDER_OPTIONS = ("classes", "slides", "slide_pattern", "id_column", "label_column", "slide_column", "hospital_column")
+
+
 @dataclass(frozen=True)
 class EvalConfig:
     """The options of `histo eval`."""
 
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
     data: str | None = None  # None: the validation patches that the checkpoints were trained with
-    labels: Path | None = None
+    labels: Path | None = None  # of a folder, as the next seven: `FOLDER_OPTIONS`
+    classes: tuple[str, ...] = ()
+    slides: Path | None = None
+    slide_pattern: str | None = None
+    id_column: str | None = None
+    label_column: str | None = None
+    slide_column: str | None = None
+    hospital_column: str | None = None
     split: Part | None = None  # None: val of the run's own patches, all of `data`
     tta: bool = False
     uncalibrated: bool = False
@@ -253,9 +280,13 @@ class EvalConfig:
     engine: Engine = Engine.AUTO
 
 
+_SUFFIXES = {".jsonl": Output.JSONL, ".ndjson": Output.JSONL, ".parquet": Output.PARQUET, ".pq": Output.PARQUET}
+_NOT_WRITTEN = (".json", ".xlsx", ".xls", ".tsv", ".gz", ".zip", ".feather", ".arrow", ".h5", ".npy")
+
+
 @dataclass(frozen=True)
 class SlideEvalConfig:
-    """The options of `histo eval --slides`."""
+    """The options of `histo eval --maps`."""
 
     slides: Path  # the folder that `histo predict` wrote
     labels: Path | None = None
@@ -270,12 +301,19 @@ class PredictConfig:
 
     inputs: tuple[str, ...]
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
+    split: Part | None = None  # None: all patches; of packed data sets only
     out: Path | None = None  # None: stdout
-    format: Output = Output.CSV
+    format: Output | None = None  # None: by the suffix of `out`, else CSV
+    columns: Columns = Columns.KAGGLE
+    id: IdKind | None = None  # None: the stem where all differ, else the path; of paths from stdin the path
+    mpp: str | None = None  # None: the images have the patches' `PATCH_MPP`, and slides what their files say
+    failed: Path | None = None  # a table of the files that cannot be read
+    skip_done: bool = False  # score only the files that `out` does not hold yet
     tta: bool = False
     uncalibrated: bool = False
     threshold: str | None = None
     qc: bool = False
+    escape_formulas: bool = False  # in CSV, put an apostrophe before text that a spreadsheet would compute
     resize: Resize = Resize.CROP
     errors: OnError = OnError.SKIP
     batch_size: int = 1024  # fewer keep a GPU waiting for the host
@@ -284,9 +322,22 @@ class PredictConfig:
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO
     step: int = 96  # whole slides: side of a square in pixels at the network's resolution
-    mpp: str | None = None  # whole slides: micrometres per pixel, or a table of them
     mask: Path | None = None  # whole slides: where the tissue is; None: it is found
     no_mask: bool = False  # whole slides: score glass too
+
+    @property
+    def output_format(self) -> Output:
+        """The format to write: `format` if it is given, else that of the suffix of `out`, else CSV.
+
+        Raises:
+            UsageError: the suffix is that of a format which is not written.
+        """
+        if self.format is not None:
+            return self.format
+        suffix = self.out.suffix.lower() if self.out else ""
+        if suffix in _NOT_WRITTEN:
+            raise UsageError(f"--out {self.out}: histo does not write {suffix}", "it writes .csv, .jsonl and .parquet")
+        return _SUFFIXES.get(suffix, Output.CSV)
 
 
 @dataclass(frozen=True)

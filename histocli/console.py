@@ -2,10 +2,12 @@
 
 import errno
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -27,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from histocli.errors import HistoError
+from histocli.text import printable
 
 OnProgress = Callable[[int, int | None], None]
 
@@ -69,7 +72,7 @@ class Reporter:
     def heading(self, message: str) -> None:
         """Print a heading, after an empty line."""
         if not self.quiet:
-            self.console.print(f"\n[bold cyan]{escape(message)}[/]")
+            self.console.print(f"\n[bold cyan]{_plain(message)}[/]")
 
     def warn(self, message: str) -> None:
         """Print a warning, even with `-q`."""
@@ -94,12 +97,12 @@ class Reporter:
         if self.quiet:
             return
         if title:
-            self.console.print(f"[bold]{escape(title)}[/]")
+            self.console.print(f"[bold]{_plain(title)}[/]")
         table = Table(header_style="dim", box=None, pad_edge=False)
         for i, column in enumerate(columns):
-            table.add_column(escape(column), justify="right" if i else "left", overflow="fold")
+            table.add_column(_plain(column), justify="right" if i else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(escape(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
+            table.add_row(*(_plain(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
         self.console.print(table, soft_wrap=False)
 
     @contextmanager
@@ -124,12 +127,12 @@ class Reporter:
             TimeRemainingColumn(),
         ]
         with self.progress(*columns, hidden=hidden) as progress:
-            task = progress.add_task(escape(what), total=total)
+            task = progress.add_task(_plain(what), total=total)
 
             def report(done: int, of: int | None = total) -> None:
-                progress.update(task, description=escape(what), completed=done, total=of)
+                progress.update(task, description=_plain(what), completed=done, total=of)
 
-            self._at = lambda stage: progress.update(task, description=escape(f"{what}: {stage}"))
+            self._at = lambda stage: progress.update(task, description=_plain(f"{what}: {stage}"))
             yield report
 
     def at_stage(self, stage: str) -> None:
@@ -144,9 +147,9 @@ class Reporter:
 
 
 class _Stderr:
-    """The current `sys.stderr`; it ignores errors of a closed terminal or pipe.
+    """The current `sys.stderr`; it ignores that a terminal or pipe was closed, that a disk is full, or that it is None.
 
-    So a command can continue after its terminal was closed.
+    So a command can continue when nobody can read its messages.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -155,43 +158,147 @@ class _Stderr:
     def write(self, text: str) -> int:
         """Write text."""
         with self._ignore_closed():
-            sys.stderr.write(text)
+            if sys.stderr is not None:
+                sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
         """Flush the stream."""
         with self._ignore_closed():
-            sys.stderr.flush()
+            if sys.stderr is not None:
+                sys.stderr.flush()
 
     @contextmanager
     def _ignore_closed(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.EIO, errno.EPIPE):
+            if error.errno not in (errno.EIO, errno.EPIPE, errno.ENOSPC, errno.EBADF):
                 raise
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, sys.stderr.fileno())  # so that further writes do not fail
-            os.close(devnull)
+            discard(sys.stderr)
+
+
+class Stdout:
+    """The current `sys.stdout`; on a terminal, control characters are escaped, because ids may contain them.
+
+    Raises:
+        HistoError: it is closed, or cannot be written; the result is lost.
+        BrokenPipeError: nobody reads the pipe any more.
+    """
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        with self._explained() as stream:
+            if stream.isatty():
+                text = re.sub(r"[^\n\t]+", lambda match: printable(match[0]), text)
+            return stream.write(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        with self._explained() as stream:
+            stream.flush()
+
+    @contextmanager
+    def _explained(self) -> Iterator[IO[str]]:
+        if sys.stdout is None:
+            raise _cannot_write("it is closed")
+        try:
+            yield sys.stdout
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            discard(sys.stdout)
+            raise _cannot_write(_reason(error)) from error
+
+
+class CheckedStdout(TextIOWrapper):
+    """A text stream that keeps its last error, because other packages write the help texts."""
+
+    error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        try:
+            super().flush()
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def stdout_error() -> HistoError | None:
+    """Return the error if stdout could not be written, and drop what it still holds, so that Python can exit."""
+    error = getattr(sys.stdout, "error", None)
+    if not isinstance(error, OSError):
+        return None
+    discard(sys.stdout)
+    return _cannot_write(_reason(error))
+
+
+def _reason(error: OSError) -> str:
+    return "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
+
+
+def _cannot_write(reason: str) -> HistoError:
+    return HistoError(f"cannot write the result to stdout: {reason}", "redirect stdout to a file that can be written")
+
+
+def discard(stream: IO[str]) -> None:
+    """Send what a stream still holds, and will get, to nowhere: so neither a later write nor Python's exit fails."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, stream.fileno())
+    os.close(devnull)
+
+
+def prepare_streams() -> None:
+    """Open the standard streams that were closed when this process began, so that no file gets their descriptors.
+
+    What is written to stderr is dropped. Reading stdin, or writing to stdout, is an error, because data would be lost.
+    Results are written in UTF-8 in any locale, because programs read them.
+    """
+    modes = (os.O_WRONLY, os.O_RDONLY, os.O_WRONLY)
+    for number, mode in enumerate(modes):
+        try:
+            os.fstat(number)
+        except OSError:  # `os.open` gives the lowest number that is free, which is this one
+            os.set_inheritable(os.open(os.devnull, mode), True)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - open until the process ends
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        by_line = sys.stdout.line_buffering
+        sys.stdout = CheckedStdout(sys.stdout.detach(), encoding="utf-8", line_buffering=by_line)
+        sys.__stdout__ = sys.stdout  # type: ignore[misc]  # the former object cannot be used any more
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
 def _plain(message: str) -> str:
-    """Return a message on one line, with control characters escaped; file names can contain them."""
-    return escape("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message))
+    """Return a message for Rich on one line, with control characters and markup escaped."""
+    return escape(printable(message))
 
 
 def stdout_is_a_file() -> bool:
     """Return whether stdout is a regular file; on a terminal, results and a progress bar would mix."""
     try:
-        return stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
+        return sys.stdout is not None and stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     except OSError:  # a stream with no descriptor, as in a notebook
         return False
 
 
 def write_out(text: str) -> None:
     """Write a result to stdout, and flush it."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    stdout = Stdout()
+    stdout.write(text)
+    stdout.flush()
 
 
 def number(value: float | None) -> str:

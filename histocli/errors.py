@@ -4,6 +4,7 @@ EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_BUG = 3
+EXIT_PARTIAL = 4
 
 
 class HistoError(Exception):
@@ -15,6 +16,10 @@ class HistoError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class PartialError(HistoError):
+    """Some inputs could not be read, and all others were processed; the command line exits with `EXIT_PARTIAL`."""
 
 
 class UsageError(HistoError):

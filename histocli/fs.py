@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
@@ -19,13 +20,25 @@ _DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errn
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF})  # EBADF: NFS, for folders
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 _LOCK = re.compile(r"\..+\.lock")
-_MAX_NAME = 200  # characters of a name that its temporary file repeats: most file systems allow 255 in all
+_MAX_NAME = 200  # bytes of a name that its temporary file repeats: most file systems allow 255 in all
 _POLL_SECONDS = 0.02
 _HINT = "free some space or choose another --workspace"
 
 
 class HeldError(HistoError):
     """Another process has a lock; the message names the process and its machine."""
+
+
+def shorten_name(name: str) -> str:
+    """Return a file's name for use in the name of a hidden file beside it; file systems count bytes, not characters.
+
+    A hash replaces the end of a long name, so that different names stay different.
+    """
+    encoded = os.fsencode(name)
+    if len(encoded) <= _MAX_NAME:
+        return name
+    start = encoded[: _MAX_NAME - 17].decode(errors="ignore")  # without a character that was cut
+    return f"{start}-{sha256(encoded).hexdigest()[:16]}"
 
 
 def fsync(path: Path) -> None:
@@ -58,8 +71,9 @@ def temporary_path(path: Path, *, folder: bool = False) -> Iterator[Path]:
     of the same `path` are removed first.
     """
     make_folder(path.parent)
-    remove_strays(path.parent, path.name[:_MAX_NAME])
-    temporary = path.with_name(f".{path.name[:_MAX_NAME]}.{secrets.token_hex(8)}.tmp")
+    name = shorten_name(path.name)
+    remove_strays(path.parent, name)
+    temporary = path.with_name(f".{name}.{secrets.token_hex(8)}.tmp")
     descriptor = None
     try:  # choose the name first, so that the file is removed even if a signal comes while it is created
         descriptor = _create_and_lock(temporary, folder)

@@ -7,9 +7,10 @@ step. So a file under its final name is always complete.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
 from histocli.fs import fsync, remove_strays, require_space, temporary_path, write_error
 
+MAX_NAME = 100  # characters
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
+RUN_FILES = ("best.pt", "last.pt", "config.json", "history.jsonl", "manifest.csv", "model_card.md", "job.json")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file can have these names on Windows
 
 
@@ -113,6 +116,21 @@ class Workspace:
         configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
         return [p.parent.name for p in configs]
 
+    def reads(self, path: Path) -> bool:
+        """Return whether `path` is a file of this workspace that commands wrote and read again."""
+        try:
+            parts = path.resolve().relative_to(self.root.resolve()).parts
+        except ValueError:  # it is outside
+            return False
+        folder, *inner = parts or ("",)
+        if folder == self.runs_dir.name:
+            return len(inner) > 1 and inner[1] in RUN_FILES
+        if folder == self.metrics_dir.name:  # predictions may stand here too, without a report beside them
+            return path.suffix == ".json" or path.with_suffix(".json").is_file()
+        return folder in {one.name for one in (self.data_dir, self.manifests_dir, self.downloads_dir)} | {
+            self.checkpoints_dir.name
+        }
+
     def tidy(self) -> None:
         """Remove the temporary files of killed processes; those of running processes are not removed."""
         for folder in (
@@ -125,12 +143,28 @@ class Workspace:
 
 
 def default_workspace() -> Workspace:
-    """Return the workspace that HISTO_WORKSPACE names, or else the one in the platform's data folder."""
+    """Return the workspace that HISTO_WORKSPACE names, or else the one in the platform's data folder.
+
+    Raises:
+        UsageError: neither is known.
+    """
     if path := os.environ.get("HISTO_WORKSPACE"):
         return Workspace(Path(path))
     from platformdirs import user_data_path
 
-    return Workspace(user_data_path("histo", appauthor=False))
+    folder = user_folder(user_data_path)
+    if folder is None:
+        raise UsageError("this user has no home folder for the workspace", "give a folder with --workspace")
+    return Workspace(folder)
+
+
+def user_folder(find: Callable[..., Path]) -> Path | None:
+    """Return histo's folder that a function of platformdirs finds, or None if the user has no home folder."""
+    try:
+        path = find("histo", appauthor=False)
+    except RuntimeError:  # of newer versions of platformdirs
+        return None
+    return None if path.parts[0] == "~" else path
 
 
 def is_path(name: str) -> bool:
@@ -145,12 +179,24 @@ def check_name(name: str, what: str) -> str:
         UsageError: it is empty, has a separator or more than 100 characters, begins or ends with a dot, or is the name
             of a device on Windows.
     """
+    if len(name) > MAX_NAME:
+        raise UsageError(
+            f"{name[:20]!r}... cannot name a {what}: it has {len(name)} characters", f"use {MAX_NAME} at most"
+        )
     if not _NAME.fullmatch(name) or _DEVICE.fullmatch(name):
         raise UsageError(
             f"{name!r} cannot name a {what}",
             "use letters, digits, '.', '_' and '-', starting with a letter or digit",
         )
     return name
+
+
+def make_name(text: str) -> str:
+    """Return `text` if it can be the name of a file, else a similar name that can; different texts stay different."""
+    if len(text) <= MAX_NAME and _NAME.fullmatch(text) and not _DEVICE.fullmatch(text):
+        return text
+    start = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[: MAX_NAME - 9]
+    return f"{start or 'file'}-{sha256(os.fsencode(text)).hexdigest()[:8]}"
 
 
 @contextmanager

@@ -16,16 +16,19 @@ from typer.core import TyperCommand, TyperGroup
 from histocli import __version__
 from histocli.compute.ddp import rank
 from histocli.compute.memory import is_out_of_memory
-from histocli.console import Reporter
+from histocli.console import Reporter, discard, stdout_error
 from histocli.errors import (
     EXIT_BUG,
     EXIT_FAILURE,
+    EXIT_PARTIAL,
     EXIT_USAGE,
     HistoError,
+    PartialError,
     UsageError,
 )
 from histocli.signals import Stopped
-from histocli.workspace import Workspace, default_workspace
+from histocli.text import printable
+from histocli.workspace import Workspace, default_workspace, user_folder
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,17 +40,36 @@ _EXIT_PIPE = 141  # the exit code of a program that writes to a closed pipe: 128
 class State:
     """The values of the root options, which every command reads from `ctx.obj`."""
 
-    workspace: Workspace
+    folder: Path | None  # the value of --workspace
     report: Reporter
+
+    @property
+    def workspace(self) -> Workspace:
+        """The workspace; it is looked up when it is needed, because a user without a home folder has no default one."""
+        return Workspace(self.folder) if self.folder else default_workspace()
 
 
 class Application(TyperGroup):
     """The root command; it turns each exception of a command into a message and an exit code."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the application; a help text that cannot be written is an error."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            if (reason := stdout_error()) is None:
+                raise
+            Reporter().error(reason)
+            raise SystemExit(EXIT_FAILURE) from error
+
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Parse the command line, and keep it for `arguments_of`."""
         given = list(args)  # parsing empties `args`
-        ctx = super().make_context(info_name, args, parent, **extra)
+        try:
+            ctx = super().make_context(info_name, args, parent, **extra)
+        except Exception as error:
+            _make_printable(error)
+            raise
         ctx.meta[_ARGUMENTS] = given
         return ctx
 
@@ -58,29 +80,31 @@ class Application(TyperGroup):
         except HistoError as error:
             _trace(error)
             _reporter(ctx).error(error)
-            raise typer.Exit(EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILURE) from error
+            raise typer.Exit(_exit_code(error)) from error
         except Stopped as stopped:
             hint = str(stopped)
             if _reporter(ctx).leads:
                 _reporter(ctx).error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
             raise typer.Exit(stopped.exit_code) from stopped
         except BrokenPipeError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python can flush stdout at exit
+            discard(sys.stdout)  # so that Python can flush it at exit
             raise typer.Exit(_EXIT_PIPE) from error
         except (typer.Exit, typer.Abort):
             raise
         except OSError as error:
             _trace(error)
-            _reporter(ctx).error(HistoError(f"{error.filename or 'the system'}: {error.strerror or error}"))
+            reason = HistoError(f"{error.filename or 'the system'}: {error.strerror or error}")
+            _reporter(ctx).error(stdout_error() or reason)
             raise typer.Exit(EXIT_FAILURE) from error
         except Exception as error:
             if not _is_unhandled(error):
+                _make_printable(error)
                 raise
             _trace(error)
             if is_out_of_memory(error):
                 _reporter(ctx).error(HistoError("memory is full", "lower --batch-size, or --batch-size auto"))
                 raise typer.Exit(EXIT_FAILURE) from error
-            _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", f"its traceback is in {_log(error)}"))
+            _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", _write_log(error)))
             raise typer.Exit(EXIT_BUG) from error
 
 
@@ -160,8 +184,13 @@ def root(
     ] = False,
 ) -> None:
     """Read the options before the command's name."""
-    chosen = Workspace(workspace) if workspace else default_workspace()
-    ctx.obj = State(chosen, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
+    ctx.obj = State(workspace, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
+
+
+def _exit_code(error: HistoError) -> int:
+    if isinstance(error, UsageError):
+        return EXIT_USAGE
+    return EXIT_PARTIAL if isinstance(error, PartialError) else EXIT_FAILURE
 
 
 def _reporter(ctx: Any) -> Reporter:
@@ -179,15 +208,34 @@ def _trace(error: Exception) -> None:
         traceback.print_exception(error)
 
 
-def _log(error: Exception) -> Path:
-    """Write the traceback to a new log file, and return its path; it is a temporary file if logs cannot be written."""
+def _make_printable(error: Exception) -> None:
+    """Escape control characters in the message of a usage error, which repeats what the user, or a `*`, wrote."""
+    message = getattr(error, "message", None)
+    if isinstance(message, str):
+        error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
+
+
+def _write_log(error: Exception) -> str:
+    """Write the traceback to a new file in the log folder, or where temporary files are, and say where it is.
+
+    If neither can be written, it is printed.
+    """
+    text = "".join(traceback.format_exception(error))
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    for folder in (_log_folder, lambda: Path(gettempdir())):
+        try:
+            path = folder() / f"histo-{name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            continue
+        return f"its traceback is in {path}"
+    return f"no log file can be written; its traceback is: {text}"
+
+
+def _log_folder() -> Path:
     from platformdirs import user_log_path
 
-    path = user_log_path("histo", appauthor=False) / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError:
-        path = Path(gettempdir(), f"histo-{path.name}")
-    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    if (path := user_folder(user_log_path)) is None:
+        raise FileNotFoundError("this user has no home folder")
     return path

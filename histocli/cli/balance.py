@@ -36,8 +36,8 @@ def balance(
         Split | None,
         typer.Option(
             help="Keep each slide on one side of the split, or each group of overlapping patches; or split patches at "
-            "random, which leaks.",
-            show_default="slide if all slides are known, else overlap",
+            "random, which leaks; or train and validate by the folders train and val.",
+            show_default="folders if there are such folders; slide if all slides are known, else overlap",
         ),
     ] = BalanceConfig.split,
     group: Annotated[

@@ -94,7 +94,7 @@ def _slide_steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> 
         *_steps(root, n, epochs, seed, device)[:3],
         ["download", "--source", "synthetic-slides", *slides],
         ["predict", str(drawn / "slides"), *common, "--step", "32", "--out", str(root / "maps")],
-        ["eval", "--slides", str(root / "maps"), "--annotations", str(drawn / "annotations")],
+        ["eval", "--maps", str(root / "maps"), "--annotations", str(drawn / "annotations")],
     ]
 
 

@@ -55,7 +55,7 @@ def download(
     """Download patches, or read your own, and pack them."""
     state: State = ctx.obj
     from histocli.commands.balance import is_subset
-    from histocli.commands.download import DownloadConfig, find_dataset, plan_download
+    from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, plan_download
 
     config = DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
     title = name or source.value
@@ -64,6 +64,7 @@ def download(
     if dry_run:
         _show_plan(state, plan_download(config, state.workspace), json)
         return
+    check_inputs(state.workspace, title, config)
     dataset = None if force else find_dataset(state.workspace, title, config)
     if dataset is None:
         dataset = _pack(state, title, config)

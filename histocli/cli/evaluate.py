@@ -3,23 +3,39 @@
 from functools import partial
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.cli.options import DATA, MODEL, SLIDES
+from histocli.cli.options import DATA, MODEL
+from histocli.cli.options import SLIDES as WHOLE_SLIDES
 from histocli.config import EvalConfig, Part, SlideEvalConfig
 from histocli.console import write_out
 from histocli.errors import UsageError
+from histocli.sources.options import (
+    CLASSES,
+    HOSPITAL_COLUMN,
+    ID_COLUMN,
+    LABEL_COLUMN,
+    SLIDE_COLUMN,
+    SLIDE_PATTERN,
+    SLIDES,
+    Option,
+)
 
-_COMPARING = "Comparing"
+_COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
+
+
+def _folder_option(option: Option) -> Any:
+    """Return an option that `histo download --source folder` also has."""
+    return typer.Option(option.flag, help=option.help, metavar=option.metavar, rich_help_panel=_FOLDER)
 
 
 @command(
     "histo eval --data pcam --split test --tta",
-    "histo eval --slides maps --annotations xml/",
+    "histo eval --maps maps --annotations xml/",
     name="eval",
 )
 def evaluate(
@@ -39,6 +55,13 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV with the columns id,label, for a folder or zip file.", rich_help_panel=DATA),
     ] = EvalConfig.labels,
+    classes: Annotated[list[str] | None, _folder_option(CLASSES)] = None,
+    slides: Annotated[Path | None, _folder_option(SLIDES)] = EvalConfig.slides,
+    slide_pattern: Annotated[str | None, _folder_option(SLIDE_PATTERN)] = EvalConfig.slide_pattern,
+    id_column: Annotated[str | None, _folder_option(ID_COLUMN)] = EvalConfig.id_column,
+    label_column: Annotated[str | None, _folder_option(LABEL_COLUMN)] = EvalConfig.label_column,
+    slide_column: Annotated[str | None, _folder_option(SLIDE_COLUMN)] = EvalConfig.slide_column,
+    hospital_column: Annotated[str | None, _folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
     split: Annotated[
         Part | None,
         typer.Option(
@@ -73,13 +96,13 @@ def evaluate(
             rich_help_panel=_COMPARING,
         ),
     ] = None,
-    slides: Annotated[
+    maps: Annotated[
         Path | None,
         typer.Option(
-            "--slides",
+            "--maps",
             help="Evaluate the maps of whole slides in this folder, which histo predict wrote.",
             metavar="DIR",
-            rich_help_panel=SLIDES,
+            rich_help_panel=WHOLE_SLIDES,
         ),
     ] = None,
     annotations: Annotated[
@@ -89,21 +112,21 @@ def evaluate(
             help="Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML or QuPath's GeoJSON. "
             "With --labels instead, a table id,label of slides, only the AUC of slides is measured.",
             metavar="DIR",
-            rich_help_panel=SLIDES,
+            rich_help_panel=WHOLE_SLIDES,
         ),
     ] = None,
     json: options.Json = False,
 ) -> None:
     """Measure how well a checkpoint classifies labelled patches.
 
-    With --slides, measure how well maps of whole slides find slides and lesions with tumour.
+    With --maps, measure how well maps of whole slides find slides and lesions with tumour.
     """
     state: State = ctx.obj
-    if slides is not None:
-        _evaluate_slides(ctx, slides, annotations, labels, threshold, json)
+    if maps is not None:
+        _evaluate_maps(ctx, maps, annotations, labels, threshold, json)
         return
     if annotations is not None:
-        raise UsageError("--annotations is for the maps of whole slides", "give their folder: --slides DIR")
+        raise UsageError("--annotations is for the maps of whole slides", "give their folder: --maps DIR")
     if compare and options.is_given(ctx, "ckpt"):
         raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
     names = options.checkpoint_names(ctx, ckpt)
@@ -111,6 +134,13 @@ def evaluate(
         ckpt=names,
         data=data,
         labels=labels,
+        classes=tuple(classes or ()),
+        slides=slides,
+        slide_pattern=slide_pattern,
+        id_column=id_column,
+        label_column=label_column,
+        slide_column=slide_column,
+        hospital_column=hospital_column,
         split=split,
         tta=tta,
         uncalibrated=uncalibrated or raw,
@@ -125,26 +155,26 @@ def evaluate(
     _evaluate(state, config, compare, json)
 
 
-def _evaluate_slides(
-    ctx: typer.Context, slides: Path, annotations: Path | None, labels: Path | None, threshold: str, json: bool
+def _evaluate_maps(
+    ctx: typer.Context, maps: Path, annotations: Path | None, labels: Path | None, threshold: str, json: bool
 ) -> None:
     """Evaluate maps, after checking that no option of patches is given."""
     from histocli.cli.slides import evaluate_slides
     from histocli.metrics.thresholds import parse_threshold
 
-    taken = ("slides", "annotations", "labels", "threshold", "json")
+    taken = ("maps", "annotations", "labels", "threshold", "json")
     for parameter in ctx.command.params:
         if parameter.name and parameter.name not in taken and options.is_given(ctx, parameter.name):
             raise UsageError(
-                f"{parameter.opts[0]} is for patches, and --slides evaluates maps that are there already",
+                f"{parameter.opts[0]} is for patches, and --maps evaluates maps that are there already",
                 f"leave {parameter.opts[0]} out",
             )
     value = (
         parse_threshold(threshold) if options.is_given(ctx, "threshold") and threshold != EvalConfig.threshold else None
     )
     if value is None and threshold != EvalConfig.threshold:
-        raise UsageError(f"--threshold {threshold} is not possible with --slides", "give a number")
-    evaluate_slides(ctx.obj, SlideEvalConfig(slides, labels, annotations, value), json)
+        raise UsageError(f"--threshold {threshold} is not possible with --maps", "give a number")
+    evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value), json)
 
 
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:
@@ -161,6 +191,7 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
             on_start=state.report.note,
             on_progress=bar,
             on_unreadable=lambda error: state.report.warn(str(error)),
+            on_note=state.report.note,
             ranks=ranks,
         )
     if not ranks.is_rank0:

@@ -1,18 +1,19 @@
 """`histo predict`."""
 
 import gc
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT, SLIDES
-from histocli.config import OnError, Output, PredictConfig
-from histocli.console import Reporter, stdout_is_a_file
-from histocli.errors import HistoError, UsageError
+from histocli.config import PATCH_MPP, Columns, IdKind, OnError, Output, Part, PredictConfig, Resize
+from histocli.console import Stdout, stdout_is_a_file
+from histocli.data.patterns import expand_patterns
+from histocli.data.remarks import Remarks
+from histocli.errors import HistoError, PartialError, UsageError
 from histocli.slides.detection import find_slides
 
 if TYPE_CHECKING:
@@ -20,18 +21,22 @@ if TYPE_CHECKING:
 
 
 @command(
-    "histo predict patches/ --ckpt best.pt --out predictions.csv",
-    "histo predict slides/ --tta --out maps",
+    "histo predict kaggle --split test --tta --out submission.csv",
+    "histo predict slides/ --out maps",
 )
 def predict(
     ctx: typer.Context,
     inputs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, images, zip files, .npy or .h5 arrays, packed data sets; - reads paths from stdin. Or whole "
-            "slides, and folders of them."
+            help="Folders, images, archives, .npy, .npz or .h5 arrays, packed data sets, patterns in quotes such as "
+            "'slides/*.png'; - reads paths from stdin. Or whole slides, and folders of them."
         ),
     ],
+    split: Annotated[
+        Part | None,
+        typer.Option(help="Score only this split of packed data sets.", show_default="all", rich_help_panel=DATA),
+    ] = PredictConfig.split,
     ckpt: options.Ckpt = options.BEST,
     out: Annotated[
         Path | None,
@@ -40,8 +45,47 @@ def predict(
         ),
     ] = PredictConfig.out,
     format: Annotated[
-        Output, typer.Option("--format", help="The output's format.", rich_help_panel=OUTPUT)
+        Output | None,
+        typer.Option(
+            "--format",
+            help="The output's format.",
+            show_default="by the suffix of --out, else csv",
+            rich_help_panel=OUTPUT,
+        ),
     ] = PredictConfig.format,
+    columns: Annotated[
+        Columns,
+        typer.Option(
+            help="kaggle: id and label, which is the probability, as a Kaggle submission has them. full: id, path, "
+            "probability and class; the class is by the stored threshold unless --threshold names another.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.columns,
+    id: Annotated[
+        IdKind | None,
+        typer.Option(
+            "--id",
+            help="The id of an image file: its name without folder and suffix, or its path.",
+            show_default="stem where all differ, else path; of paths from stdin path",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.id,
+    failed: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a CSV with the id, path and error of each file that cannot be read.",
+            show_default="none",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.failed,
+    skip_done: Annotated[
+        bool,
+        typer.Option(
+            "--skip-done",
+            help="Score only what the file of --out does not hold yet, and append it: for a folder that grows.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.skip_done,
     tta: options.Tta = PredictConfig.tta,
     uncalibrated: options.Uncalibrated = PredictConfig.uncalibrated,
     raw: options.Raw = False,
@@ -68,10 +112,33 @@ def predict(
         ),
     ] = PredictConfig.qc,
     flags: Annotated[bool, typer.Option("--flags", hidden=True, help="Former name of --qc.")] = False,
+    escape_formulas: Annotated[
+        bool,
+        typer.Option(
+            "--escape-formulas",
+            help="Write an apostrophe before ids in the CSV that begin with = + - @, because a spreadsheet would "
+            "compute them. Without it, ids are written exactly.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = PredictConfig.escape_formulas,
     resize: options.ResizeOption = PredictConfig.resize,
+    mpp: Annotated[
+        str | None,
+        typer.Option(
+            "--mpp",
+            metavar="NUMBER|CSV",
+            help=f"Micrometres per pixel of the images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. For "
+            "whole slides whose files do not say it, this or a table slide,mpp.",
+            show_default=str(PATCH_MPP),
+            rich_help_panel=DATA,
+        ),
+    ] = PredictConfig.mpp,
     errors: Annotated[
         OnError,
-        typer.Option(help="Skip a file that cannot be read, or end with an error.", rich_help_panel=DATA),
+        typer.Option(
+            help="Skip a file that cannot be read, and end with exit code 4 after all others; or end with an error.",
+            rich_help_panel=DATA,
+        ),
     ] = PredictConfig.errors,
     batch_size: options.BatchSize = PredictConfig.batch_size,
     device: options.DeviceOption = PredictConfig.device,
@@ -87,15 +154,6 @@ def predict(
             rich_help_panel=SLIDES,
         ),
     ] = PredictConfig.step,
-    mpp: Annotated[
-        str | None,
-        typer.Option(
-            "--mpp",
-            metavar="NUMBER|CSV",
-            help="Micrometres per pixel of slides whose files do not say it, or a table slide,mpp.",
-            rich_help_panel=SLIDES,
-        ),
-    ] = PredictConfig.mpp,
     mask: Annotated[
         Path | None,
         typer.Option(
@@ -114,15 +172,22 @@ def predict(
     """
     state: State = ctx.obj
     config = PredictConfig(
-        inputs=tuple(inputs),
+        inputs=tuple(expand_patterns(inputs)),
+        split=split,
         ckpt=options.checkpoint_names(ctx, ckpt),
         out=out,
         format=format,
+        columns=columns,
+        id=id,
+        failed=failed,
+        skip_done=skip_done,
         tta=tta,
         uncalibrated=uncalibrated or raw,
         threshold=threshold,
         qc=qc or flags,
+        escape_formulas=escape_formulas,
         resize=resize,
+        mpp=mpp,
         errors=errors,
         batch_size=batch_size or PredictConfig.batch_size,
         halve=batch_size == options.AUTO or not options.is_given(ctx, "batch_size", "ENVIRONMENT"),
@@ -130,7 +195,6 @@ def predict(
         precision=precision,
         engine=engine,
         step=step,
-        mpp=mpp,
         mask=mask,
         no_mask=no_mask,
     )
@@ -139,20 +203,15 @@ def predict(
 
         predict_slides(state, config, found)
         return
-    _refuse_slide_options(ctx)
-    _predict_patches(state, config)
-
-
-def _refuse_slide_options(ctx: typer.Context) -> None:
-    for name in ("step", "mpp", "mask", "no_mask"):
+    for name in ("step", "mask", "no_mask"):
         if options.is_given(ctx, name):
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} is for whole slides, and no input is one", f"leave {flag} out")
+    _predict_patches(state, config)
 
 
 def _predict_patches(state: State, config: PredictConfig) -> None:
     """Score patches, and report what was written."""
-    out = config.out
     from histocli.data.early import early_processes
 
     total: list[int | None] = [None]
@@ -161,7 +220,7 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
         state.report.note(device)
         total[0] = count
 
-    hidden = out is None and not stdout_is_a_file()
+    hidden = config.out is None and not stdout_is_a_file()
     with early_processes(config.inputs, config.device) as pool:
         from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
         from histocli.compute.ddp import LONG_TIMEOUT, process_group
@@ -171,31 +230,66 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
             prediction = run_predict(
                 state.workspace,
                 config,
-                sys.stdout,
+                cast(IO[str], Stdout()),
                 on_checkpoint=state.report.note,
+                on_note=state.report.note,
                 on_start=start,
                 on_progress=lambda count: bar(count, total[0]),
-                on_unreadable=lambda error: state.report.warn(str(error)),
+                on_unreadable=lambda error: state.report.warn(f"{error} ({error.hint})" if error.hint else str(error)),
+                on_remark=lambda what, example: _tell_first(state, what, example),
                 ranks=ranks,
                 pool=pool,
             )
     if ranks.is_rank0:
-        _show(state.report, prediction, str(out) if out else "stdout")
+        _show(state, config, prediction)
 
 
-def _show(report: Reporter, prediction: "Prediction", target: str) -> None:
-    """Print how many patches were scored and flagged.
+def _show(state: State, config: PredictConfig, prediction: "Prediction") -> None:
+    """Print how many patches were scored, flagged and changed.
 
     Raises:
-        HistoError: some files could not be read.
+        HistoError: some or all files could not be read.
     """
+    report = state.report
     if not prediction.duplicates:
         report.warn("the training patches are not in this workspace, so the column duplicate is empty")
     if prediction.flagged:
         report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
-    report.done(f"{prediction.scored:,} patches scored to {target}")
-    if unreadable := prediction.unreadable:
-        raise HistoError(
-            f"{unreadable:,} of {prediction.scored + unreadable:,} files could not be read; all others are scored",
-            "the warnings above name the files that could not be read",
+    scored, unreadable = prediction.scored, prediction.unreadable
+    listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
+    hint = f"the warnings above name the files that could not be read{listed}"
+    if unreadable and not scored:
+        raise HistoError(f"none of {unreadable:,} files could be read", hint)
+    _report_images(state, config, prediction.remarks, scored)
+    before = f"; it held {prediction.done_before:,} before" if prediction.done_before else ""
+    report.done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
+    if unreadable:
+        files = scored + unreadable
+        raise PartialError(f"{unreadable:,} of {files:,} files could not be read; all others are scored", hint)
+
+
+def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored: int) -> None:
+    """Say how many images were changed or guessed, and which magnification was assumed."""
+    from histocli.data.images import RESIZED
+
+    counts = remarks.counts()
+    if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
+        how = ", ".join(f"{count:,} {what}" for what, count in resized.items())
+        verb = "were not 96x96" if config.mpp is None else f"were not 96x96 at {PATCH_MPP} um per pixel"
+        state.report.warn(f"{sum(resized.values()):,} of {scored:,} images {verb}: {how}")
+    for what, count in counts.items():
+        state.report.warn(f"{count:,} of {scored:,} images: {what}")
+    if config.mpp is not None:
+        state.report.note(f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have")
+    elif set(config.inputs) - set(state.workspace.dataset_names()):
+        what = "the scaled images" if config.resize is Resize.SCALE else "the images"
+        state.report.note(
+            f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; else use --mpp"
         )
+
+
+def _tell_first(state: State, what: str, example: str) -> None:
+    from histocli.data.images import CUT, CUT_AND_PADDED
+
+    hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if what in (CUT, CUT_AND_PADDED) else ""
+    state.report.warn(f"{example}: {what} (the first; others are counted){hint}")

@@ -198,7 +198,12 @@ def _show_audit(report: Reporter, audit: AuditReport) -> None:
 def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
     """Print whether patches of one slide may be in both train and validation."""
     consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
-    if balance.leaks and balance.split == Split.OVERLAP:
+    if balance.split == Split.FOLDERS:
+        report.note("train and validation are the folders' own; --val-fraction is not used")
+        if balance.leaks:
+            why = "slides have patches in both" if balance.slides else f"slides are not known, and {consequence}"
+            report.warn(f"the folders' own split may leak: {why}")
+    elif balance.leaks and balance.split == Split.OVERLAP:
         report.warn(
             "no two of these patches share pixels, or their file format hides it, so the split is random and leaks: "
             f"{consequence}; histo download --slides CSV adds the slides"

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from histocli.cli.app import State
 from histocli.config import PredictConfig, SlideEvalConfig
 from histocli.console import Rate, Reporter, number, write_out
-from histocli.errors import HistoError
+from histocli.errors import HistoError, PartialError
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
 from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
@@ -99,7 +99,8 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     count = len(done.records) - len(failed)
     state.report.done(f"{count:,} slides in {config.out}; {TABLE} has a line for each")
     if failed:
-        raise HistoError(
+        kind = PartialError if count else HistoError
+        raise kind(
             f"{len(failed):,} of {len(done.records):,} slides could not be scored: {failed[0].slide}"
             + (", ..." if len(failed) > 1 else ""),
             f"the warnings above and {TABLE} say why; the same command scores only these again",

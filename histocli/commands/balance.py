@@ -15,7 +15,15 @@ from histocli.data.leakage import audit, names_to_audit
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, overlap_groups
-from histocli.data.splits import clean, draw_balanced, split_by_group, split_random
+from histocli.data.splits import (
+    HELD_OUT,
+    VALIDATION,
+    clean,
+    draw_balanced,
+    draw_by_split,
+    split_by_group,
+    split_random,
+)
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
 from histocli.reports.balance import (
@@ -25,7 +33,7 @@ from histocli.reports.balance import (
     SplitCounts,
     write_balance,
 )
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,15 +53,20 @@ def balance(
     data = config.data or default_dataset(workspace)
     _check(workspace, config)
     manifest = _read_manifest(workspace, data)
-    cleaned, dropped = clean(manifest)
-    unit = _choose_unit(config, data, cleaned)
+    by_folders = _splits_by_folders(workspace, config, data, manifest)
+    own_splits = {"", "train"} | VALIDATION
+    cleaned, dropped = clean(manifest, frozenset(set(manifest["split"]) - own_splits) if by_folders else HELD_OUT)
+    unit = Split.FOLDERS if by_folders else _choose_unit(config, data, cleaned)
     sizes = np.bincount(cleaned["label"], minlength=2)
-    n = 2 * int(sizes.min()) if config.n is None else config.n
-    subset = draw_balanced(cleaned, n, config.seed)
+    if by_folders:
+        cleaned = cleaned.assign(split=np.where(cleaned["split"].isin(VALIDATION), "val", "train"))
+        subset = draw_by_split(cleaned, config.n, config.seed)
+    else:
+        subset = draw_balanced(cleaned, 2 * int(sizes.min()) if config.n is None else config.n, config.seed)
     if unit is Group.APPEARANCE:
         subset = _add_appearance(workspace, data, subset)
     groups = None
-    if config.audit or unit is Split.OVERLAP:
+    if config.audit or unit in (Split.OVERLAP, Split.FOLDERS):
         others = names_to_audit(workspace, data)[1:] if config.audit else []
         groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _split(config, unit, subset, groups)
@@ -62,10 +75,10 @@ def balance(
     report = BalanceReport(
         data=data,
         name=config.name,
-        n=n,
+        n=len(subset),
         seed=config.seed,
         split=unit.value,
-        leaks=unit is Split.RANDOM or (sharing == 0 and not (subset["slide"] != "").any()),
+        leaks=_leaks(unit, subset, sharing),
         sharing_pixels=sharing,
         val_fraction=config.val_fraction,
         dropped=dropped,
@@ -83,6 +96,32 @@ def balance(
         report = replace(report, manifest_sha256=file_sha256(path))
         write_balance(workspace.balance_path(config.name), report)
     return report
+
+
+def _leaks(unit: Split | Group, subset: "pd.DataFrame", sharing: int | None) -> bool:
+    """Return whether one slide may have patches in train and in validation."""
+    if unit is Split.FOLDERS:
+        parts = [set(subset.loc[subset["split"] == name, "slide"]) for name in ("train", "val")]
+        return "" in parts[0] | parts[1] or not parts[0].isdisjoint(parts[1])
+    return unit is Split.RANDOM or (sharing == 0 and not (subset["slide"] != "").any())
+
+
+def _splits_by_folders(workspace: Workspace, config: BalanceConfig, data: str, manifest: "pd.DataFrame") -> bool:
+    """Return whether to use the data set's own splits: if asked for, or if a folder has them.
+
+    Raises:
+        HistoError: they are asked for, and there are no splits train and valid.
+    """
+    splits = set(manifest["split"])
+    has_both = "train" in splits and bool(splits & VALIDATION)
+    if config.split is Split.FOLDERS and not has_both:
+        raise HistoError(
+            f"{data} has no splits train and valid; its splits: {', '.join(sorted(splits - {''})) or 'none'}",
+            "folders such as train/ and val/ give them; --split slide or overlap splits the patches",
+        )
+    is_asked = config.split is Split.FOLDERS or (config.split is None and config.group is None)
+    is_folder = config.split is Split.FOLDERS or read_json(workspace.dataset_path(data)).get("source") == "folder"
+    return has_both and is_asked and is_folder
 
 
 def default_dataset(workspace: Workspace) -> str:
@@ -159,7 +198,9 @@ def _split(
     """
     labels: np.ndarray = subset["label"].to_numpy()
     columns = [*SUBSET_COLUMNS, "sha1"] if (subset["sha1"] != subset["id"]).any() else [*SUBSET_COLUMNS]
-    if unit is Split.RANDOM:
+    if unit is Split.FOLDERS:
+        val = (subset["split"] == "val").to_numpy()
+    elif unit is Split.RANDOM:
         val = split_random(labels, config.val_fraction, config.seed)
     elif unit is Split.OVERLAP and groups is not None:
         group_of = groups[subset["index"]]

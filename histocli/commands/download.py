@@ -1,5 +1,6 @@
 """`histo download`: download or read patches, and pack them into the workspace."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from histocli.data.store import PackResult, pack
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
 from histocli.sources.options import declared_options
@@ -31,7 +32,7 @@ class DownloadConfig:
     def request(self) -> dict[str, Any]:
         """The options that decide the content of the data set, as `dataset.json` records them."""
         values = {
-            declared.option.flag.removeprefix("--"): _to_json_value(getattr(self.options, name, declared.default))
+            declared.option.flag.removeprefix("--"): _to_json_value(name, getattr(self.options, name, declared.default))
             for name, declared in declared_options().items()
         }
         is_seed_used = self.n is not None or hasattr(self.options, "seed")
@@ -76,7 +77,8 @@ def find_dataset(workspace: Workspace, name: str, config: DownloadConfig) -> Dat
     if not all(file.is_file() for file in (path, workspace.patches_path(name), workspace.manifest_path(name))):
         return None
     # A data set of an earlier version does not record options that were added later. They have their defaults.
-    defaults = {d.option.flag.removeprefix("--"): _to_json_value(d.default) for d in declared_options().values()}
+    declared = declared_options().items()
+    defaults = {d.option.flag.removeprefix("--"): _to_json_value(name, d.default) for name, d in declared}
     try:
         dataset = Dataset(**read_json(path))
         request = {**defaults, **dataset.request}
@@ -101,6 +103,24 @@ def plan_download(config: DownloadConfig, workspace: Workspace) -> list[PlannedF
     if isinstance(source, RemoteSource):
         return source.plan()
     return [PlannedFile(source.report.origin, source.total, True, "patches")]
+
+
+def check_inputs(workspace: Workspace, name: str, config: DownloadConfig) -> None:
+    """Check that packing the data set `name` does not replace a file that it is made from.
+
+    Raises:
+        UsageError: it does.
+    """
+    given = [
+        value for field in vars(config.options).values() for value in (field if isinstance(field, tuple) else (field,))
+    ]
+    inputs = [Path(value) for value in given if isinstance(value, str | Path) and os.path.isfile(value)]  # noqa: PTH113
+    for written in (workspace.manifest_path(name), workspace.patches_path(name), workspace.dataset_path(name)):
+        for path in inputs:
+            if written.is_file() and written.samefile(path):
+                raise UsageError(
+                    f"the data set {name!r} would replace {path}, which would be lost", "use another --name"
+                )
 
 
 def open_source(config: DownloadConfig, context: SourceContext) -> Source:
@@ -156,10 +176,10 @@ def _counts(packed: PackResult) -> dict[str, int]:
     return {name: count for name, count in named.items() if count}
 
 
-def _to_json_value(value: Any) -> Any:
+def _to_json_value(name: str, value: Any) -> Any:
     """Return the value of an option for a JSON file, with absolute paths and without secrets."""
     if isinstance(value, tuple):
-        return [_without_secrets(location) for location in value]
+        return [_without_secrets(item) if name == "locations" else item for item in value]
     if isinstance(value, Path):
         return str(value.absolute())
     return value.value if isinstance(value, Enum) else value

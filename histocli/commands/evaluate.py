@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings, thread_count
-from histocli.config import EvalConfig, Part, Resize
+from histocli.config import FOLDER_OPTIONS, EvalConfig, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, load_predictor
@@ -23,10 +23,12 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
-from histocli.workspace import Workspace, check_name, is_path, read_json, write_json
+from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_LONG_NAME = 60  # characters
 
 
 class Evaluation(NamedTuple):
@@ -51,6 +53,7 @@ def evaluate(
     on_start: Callable[[str], None] = lambda device: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
+    on_note: Callable[[str], None] = lambda note: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
     """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file with the same name.
@@ -71,7 +74,7 @@ def evaluate(
         on_start(member.checkpoint.describe())
     on_start(predictor.reason)
     if on_disk:
-        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, ranks)
+        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, on_note, ranks)
     else:
         scored = score_packed(workspace, predictor, config, on_progress, ranks)
     return ranks.on_rank0(lambda: _write(workspace, config, predictor, scored, threshold))
@@ -129,14 +132,20 @@ def _metrics_path(
     unusual = {
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
-        f"at-{config.threshold.replace('=', '-')}": config.threshold != STORED,
+        _threshold_part(config.threshold): config.threshold != STORED,
         config.resize.value: config.resize is not Resize.CROP,
     }
     name = _run_name(predictor)
     if not is_best or name.endswith("-more"):
         name += "-" + sha256("".join(member.sha256 for member in predictor.members).encode()).hexdigest()[:8]
     parts = [name, scored.data, scored.split, *(option for option, is_set in unusual.items() if is_set)]
-    return workspace.metrics_dir / f"{check_name('-'.join(parts), 'metrics file')}.json"
+    return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
+
+
+def _threshold_part(threshold: str) -> str:
+    """Return how file names show a threshold; the same number is shown alike, however it was written."""
+    value = None if threshold == STORED else parse_threshold(threshold)
+    return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
 
 
 def _unused_path(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
@@ -164,6 +173,7 @@ def compare(
     on_start: Callable[[str], None] = lambda device: None,
     on_progress: Callable[[int, int | None], None] = lambda done, total: None,
     on_unreadable: Callable[[HistoError], None] = lambda error: None,
+    on_note: Callable[[str], None] = lambda note: None,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Comparison:
     """Compare two evaluations on the patches that both scored, and write the comparison to `metrics/`.
@@ -179,7 +189,13 @@ def compare(
         if not name.endswith(".json"):
             single = replace(config, ckpt=(name,))
             evaluation = evaluate(
-                workspace, single, on_start=on_start, on_progress=on_progress, on_unreadable=on_unreadable, ranks=ranks
+                workspace,
+                single,
+                on_start=on_start,
+                on_progress=on_progress,
+                on_unreadable=on_unreadable,
+                on_note=on_note,
+                ranks=ranks,
             )
             return evaluation.path
         return Path(name) if is_path(name) else workspace.metrics_dir / name
@@ -188,7 +204,7 @@ def compare(
         if one == other and names[0] != names[1]:
             raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
         report = compare_scores(one, other)
-        stem = check_name(_join_names([one.stem, other.stem], "-vs-", 100), "metrics file")
+        stem = make_name(f"{one.stem}-vs-{other.stem}")
         path = workspace.metrics_dir / f"{stem}.json"
         write_json(path, to_json(report))
         return Comparison(path, report)
@@ -223,10 +239,10 @@ def _run_name(predictor: CheckpointPredictor) -> str:
     return _join_names([member.checkpoint.run for member in predictor.members])
 
 
-def _join_names(names: list[str], separator: str = "-and-", longest: int = 60) -> str:
-    """Join names; if the result is longer than `longest`, return the first name and the number of the others."""
-    joined = separator.join(names)
-    return joined if len(joined) <= longest else f"{names[0]}{separator}{len(names) - 1}-more"
+def _join_names(names: list[str]) -> str:
+    """Join names with `-and-`; if the result is long, return the first name and the number of the others."""
+    joined = "-and-".join(names)
+    return joined if len(joined) <= _LONG_NAME else f"{names[0]}-and-{len(names) - 1}-more"
 
 
 def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
@@ -240,11 +256,9 @@ def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
     if config.data is not None and not on_disk and config.data not in manifests:
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no path and no data set {config.data}", f"data sets: {known}")
-    if config.labels and not on_disk:
-        raise UsageError(
-            "--labels is for a folder or zip", "give the labels of a packed data set to histo download --labels"
-        )
-    if on_disk and config.split not in (None, Part.ALL):
-        raise UsageError(f"--split {config.split}: a folder has no splits", "leave it out, or pack it: histo download")
+    for name in ("labels", *FOLDER_OPTIONS):
+        if getattr(config, name) and not on_disk:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} is for a folder or archive", f"for a packed data set: histo download {flag}")
     if config.threshold != STORED:
         parse_threshold(config.threshold)

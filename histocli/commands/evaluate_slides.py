@@ -1,4 +1,4 @@
-"""`histo eval --slides`: measure the maps that `histo predict` wrote against annotations or labels of slides."""
+"""`histo eval --maps`: measure the maps that `histo predict` wrote against annotations or labels of slides."""
 
 import csv
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
         HistoError: the folder has no maps, or no slide in it has a label or an annotation.
     """
     if (config.labels is None) == (config.annotations is None):
-        raise UsageError("--slides needs --annotations DIR or --labels FILE", "give one of them")
+        raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
     finished = _read_folder(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
     find_truth = _truth_of_annotations(config.annotations) if config.annotations else _truth_of_labels(config.labels)

@@ -11,7 +11,7 @@ from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import Device, ExportConfig, ExportFormat, Precision
 from histocli.data.manifest import file_sha256
 from histocli.data.store import open_store
-from histocli.errors import HistoError, UsageError
+from histocli.errors import HistoError
 from histocli.inference.forward import batch_log_odds
 from histocli.metrics.calibration import probability
 from histocli.metrics.curves import Floats
@@ -19,9 +19,10 @@ from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpo
 from histocli.models.export import Probability, require
 from histocli.models.export import export as write
 from histocli.models.wsinfer import write_wsinfer
+from histocli.outputs import check_output, output_path
 from histocli.sources import Pixels
 from histocli.sources.synthetic import SyntheticSource
-from histocli.workspace import Workspace, atomic_folder, atomic_path
+from histocli.workspace import Workspace, atomic_folder
 
 N_CHECKED = 64  # number of patches on which the exported network is compared with the checkpoint
 TOLERANCE = 1e-4  # largest allowed difference in probability; another order of summation gives about 1e-6
@@ -47,9 +48,9 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         HistoError: the checkpoint cannot be used, a package is missing, or the scores differ too much.
     """
     require(config.format)
-    if config.out is not None and config.out.is_dir() and config.format is not ExportFormat.WSINFER:
-        raise UsageError(f"--out {config.out} is a folder", "name the file to write")
     source = find_checkpoint(workspace, config.ckpt)
+    if config.out is not None:
+        check_output(config.out, workspace, [source])
     sha256, checkpoint = file_sha256(source), load_checkpoint(source)
     out = config.out or workspace.export_path(sha256, config.format)
     if config.format is ExportFormat.WSINFER:
@@ -70,7 +71,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     [odds] = batch_log_odds(module.model, images, choose_compute(Device.CPU, Precision.FP32)).numpy()
     expected = np.stack([probability(odds.astype(np.float64), checkpoint.temperature), probability(odds)])
-    with atomic_path(out) as temporary:
+    with output_path(out) as temporary:
         run = write(module, config.format, temporary, facts)
         floats = images.float().div(255).contiguous().numpy()
         parts = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]

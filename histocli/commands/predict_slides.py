@@ -249,7 +249,8 @@ def _file_size(path: Path) -> int:
 def _check(config: PredictConfig) -> Path:
     """Check the options that slides do not have, and return the output folder."""
     defaults = PredictConfig(config.inputs)
-    for flag, name in (("--qc", "qc"), ("--resize", "resize"), ("--format", "format")):
+    for name in ("split", "format", "columns", "id", "failed", "skip_done", "qc", "escape_formulas", "resize"):
+        flag = "--" + name.replace("_", "-")
         if getattr(config, name) != getattr(defaults, name):
             raise UsageError(f"{flag} is for patches, and the inputs are whole slides", f"leave {flag} out")
     if config.out is None:

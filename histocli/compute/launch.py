@@ -9,10 +9,9 @@ from uuid import uuid4
 
 from histocli import child
 from histocli.compute.device import thread_count
+from histocli.compute.launcher import LAUNCHER, SECONDS_TO_SAVE, waking_suspended_children
 from histocli.compute.rendezvous import RENDEZVOUS_FILE
 from histocli.errors import HistoError
-
-_SHUTDOWN_TIMEOUT = "300"  # seconds that processes have to save and stop before torch kills them
 
 
 def launch(arguments: list[str], processes: int) -> None:
@@ -31,11 +30,12 @@ def launch(arguments: list[str], processes: int) -> None:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it would repeat our error messages
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, thread_count() // processes)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SHUTDOWN_TIMEOUT)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     # By default torch's stores listen on all network interfaces and unpickle what they receive; use private files.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    os.environ[LAUNCHER] = str(os.getpid())
     with TemporaryDirectory(prefix="histo-") as folder:
         os.environ[RENDEZVOUS_FILE] = f"{folder}/processes"
         config = LaunchConfig(
@@ -51,7 +51,8 @@ def launch(arguments: list[str], processes: int) -> None:
             max_restarts=0,
         )
         try:
-            elastic_launch(config, sys.executable)(*child.arguments("histocli"), *arguments)
+            with waking_suspended_children():
+                elastic_launch(config, sys.executable)(*child.arguments("histocli"), *arguments)
         except SignalException as stopped:
             raise SystemExit(128 + stopped.sigval) from stopped
         except ChildFailedError as error:

@@ -15,47 +15,32 @@ import tempfile
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
 
 from histocli.child import arguments
-from histocli.config import Resize
-from histocli.data.images import PATCH_SIZE, decode_patch
+from histocli.data.image_files import ImageArray, ImageFile
+from histocli.data.images import PATCH_SIZE
+from histocli.data.remarks import Remarks
 from histocli.errors import HistoError
 from histocli.sources import Pixels
-from histocli.sources.files import File, read_bytes
 
 FEW_FILES = 4096  # fewer files are decoded faster without starting processes
 _SHARED = 256  # patches in the memory that is shared with a process, 7 MB
 _PATCH_SHAPE = (PATCH_SIZE, PATCH_SIZE, 3)
 Loader = Callable[[], Pixels]
-
-
-@dataclass(slots=True)
-class ImageFile:
-    """Reads an image file and returns it as a patch (96,96,3); can be sent to another process if `read` can."""
-
-    name: str
-    read: Callable[[], bytes]
-    resize: Resize
-
-    def __call__(self) -> Pixels:
-        """Read and decode the file.
-
-        Raises:
-            HistoError: it cannot be read, or is not an image.
-        """
-        return decode_patch(read_bytes(File(self.name, self.read)), self.name, self.resize)
+# What a process says of the files of a request: messages and hints of errors by position, and remarks.
+_Answer = tuple[dict[int, tuple[str, str]], Remarks]
 
 
 class Decoded(NamedTuple):
-    """Pixels (k,96,96,3) of the files that could be decoded, in order, and the errors of the others by position."""
+    """Pixels (k,96,96,3) of the files that could be decoded, in order; errors of the others by position; remarks."""
 
     pixels: Pixels
     errors: dict[int, HistoError]
+    remarks: Remarks
 
 
 def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
@@ -65,12 +50,14 @@ def decode_all(loaders: list[Loader], into: "Pixels | None" = None) -> Decoded:
     """
     pixels = np.empty((len(loaders), *_PATCH_SHAPE), np.uint8) if into is None else into
     errors: dict[int, HistoError] = {}
+    remarks = Remarks()
     for position, load in enumerate(loaders):
         try:
-            pixels[position - len(errors)] = load()
+            image = load(remarks) if isinstance(load, ImageFile | ImageArray) else load()
+            pixels[position - len(errors)] = image
         except HistoError as error:
             errors[position] = error
-    return Decoded(pixels[: len(loaders) - len(errors)], errors)
+    return Decoded(pixels[: len(loaders) - len(errors)], errors, remarks)
 
 
 class DecodingProcesses:
@@ -157,28 +144,31 @@ class _Worker:
         """Decode `count` files; return None if the process had a bug, which this process will then raise."""
         pixels, done = np.empty((count, *_PATCH_SHAPE), np.uint8), 0
         errors: dict[int, HistoError] = {}
+        remarks = Remarks()
         for number, request in enumerate(requests):
-            messages = self._ask(request)
-            if messages is None:
+            answer = self._ask(request)
+            if answer is None:
                 return None
+            messages, more = answer
+            remarks.merge(more)
             first = number * _SHARED
             errors |= {first + position: HistoError(*message) for position, message in messages.items()}
             good = min(_SHARED, count - first) - len(messages)
             pixels[done : done + good] = self.pixels[:good]
             done += good
-        return Decoded(pixels[:done], errors)
+        return Decoded(pixels[:done], errors, remarks)
 
-    def _ask(self, request: bytes) -> dict[int, tuple[str, str]] | None:
-        """Send a request, wait until the pixels are there, and return the errors' messages and hints by position."""
+    def _ask(self, request: bytes) -> _Answer | None:
+        """Send a request, wait until the pixels are there, and return the answer; None if there is none."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(request)
         self.process.stdin.flush()
         try:
-            messages: dict[int, tuple[str, str]] | None = pickle.load(self.process.stdout)  # noqa: S301 - our process
+            answer: _Answer | None = pickle.load(self.process.stdout)  # noqa: S301 - our process
         except (EOFError, pickle.UnpicklingError):  # it ended, perhaps in the middle of its answer
             return None
-        return messages
+        return answer
 
 
 def _end_all(workers: list[_Worker]) -> None:
@@ -230,11 +220,12 @@ def main() -> None:
         while True:
             loaders = pickle.load(source)  # noqa: S301 - from the process that started this one
             try:
-                errors = decode_all(loaders, shared).errors
-            except Exception:  # noqa: BLE001 - a bug: the other process decodes these files again, and raises it
+                decoded = decode_all(loaders, shared)
+            except Exception:  # noqa: BLE001 - a bug: the other process decodes these files too, and meets it
                 pickle.dump(None, target)
             else:
-                pickle.dump({position: (str(error), error.hint) for position, error in errors.items()}, target)
+                messages = {position: (str(error), error.hint) for position, error in decoded.errors.items()}
+                pickle.dump((messages, decoded.remarks), target)
             target.flush()
     except (EOFError, OSError):
         sys.stdout = None  # type: ignore[assignment]  # Python would flush it at exit, into a pipe that is closed

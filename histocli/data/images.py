@@ -1,14 +1,21 @@
 """Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
 
-import re
-from itertools import takewhile
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from io import BytesIO
+from struct import error as StructError
+from typing import Any
 
 import cv2
 import numpy as np
 
-from histocli.config import Resize
+from histocli.config import PATCH_MPP, Resize
 from histocli.data import MAX_PIXELS
+from histocli.data.headers import ImageError, Size, check_header, check_pixels, refuse_other_formats, shorten_webp
+from histocli.data.intensity import Ranges, Values, to_uint8
+from histocli.data.remarks import Remarks
+from histocli.data.tiff import read_tiff
+from histocli.data.tiff_pages import count_levels, first_page, is_tiff
+from histocli.data.tiff_segments import imdecode
 from histocli.errors import HistoError
 
 cv2.setNumThreads(1)  # patches are small: several are decoded at once instead
@@ -19,93 +26,117 @@ _set_log_level(0)  # silent: our own message names the unreadable file
 
 PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
-# A TIFF's ExtraSamples tag with the value 2 in either byte order.
-_UNASSOCIATED_ALPHA = (b"\x52\x01\x03\0\x01\0\0\0\x02\0", b"\x01\x52\0\x03\0\0\0\x01\0\x02")
+LARGEST_SIDE = 2048  # pixels of an image that may stand for one patch; a larger one is a slide
+CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
+RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
 
-_MARKER = re.compile(rb"\xff[^\x00\xff]")
-_SCAN, _END, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD0, 0xD8)
-_AFTER_A_SCAN = frozenset([0xC4, _END, _SCAN, 0xDB, 0xDC, _RESTART_INTERVAL, 0xFE, *range(0xE0, 0xF0)])
+_BY_PILLOW = ("DIB", "PCX", "QOI", "SGI", "TGA")  # formats that OpenCV does not read
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
-def decode(data: bytes, name: str) -> Pixels:
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How an image becomes a patch.
+
+    Attributes:
+        resize: how its size becomes 96x96.
+        mpp: its micrometres per pixel; it is resampled to `PATCH_MPP` first. None: it has the patches' own.
+        values: which value is white in the images of its set that are not uint8; None: inferred from each alone.
+    """
+
+    resize: Resize = Resize.CROP
+    mpp: float | None = None
+    ranges: Ranges = field(default_factory=dict)
+
+
+_AS_IT_IS = Preparation()
+
+
+def decode(
+    data: bytes,
+    name: str,
+    ranges: Ranges | None = None,
+    remarks: Remarks | None = None,
+    largest_side: int | None = None,
+) -> Pixels:
     """Decode an image file's bytes to RGB uint8 (H,W,3); `name` is for the error.
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
-    there are several frames or pages, the first is decoded.
+    there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are joined.
+    `ranges` says which value is white in images that are not uint8. What was guessed is added to `remarks`.
 
     Raises:
-        HistoError: OpenCV cannot read the image; it is truncated, damaged or larger than `MAX_PIXELS`; or it is a TIFF
-            with transparent parts.
+        HistoError: it is no image that can be read, truncated, damaged, larger than `MAX_PIXELS`, a TIFF with
+            transparent parts, or one whose values are ambiguous; or, if `largest_side` is given, a whole slide.
     """
-    if not data:
-        raise HistoError(f"{name}: the file is empty")
-    if fault := _find_damage(data):
-        raise HistoError(f"{name}: the image is {fault}")
-    if data[:2] in (b"II", b"MM") and any(tag in _tiff_tags(data) for tag in _UNASSOCIATED_ALPHA):
-        _refuse_transparent(data, name)
-    image = _imdecode(data, cv2.IMREAD_COLOR)
-    if image is None:
-        raise HistoError(f"{name}: not an image that can be read (or over {MAX_PIXELS:,} pixels)")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)  # type: ignore[return-value]
-
-
-def _imdecode(data: bytes, flags: int) -> "cv2.typing.MatLike | None":
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+        image, found = _decode(data, largest_side)
+        pixels, remark = to_uint8(image, ranges or {})
+    except ImageError as error:
+        raise HistoError(f"{name}: {error}", error.hint) from error
+    if remarks is not None:
+        for what in filter(None, (*found, remark)):
+            remarks.add(what, name)
+    return np.ascontiguousarray(pixels)
+
+
+def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, ...]]:
+    """Return an image (H,W,3) with the values of the file, and remarks on it."""
+    if not data:
+        raise ImageError("the file is empty")
+    if is_tiff(data):
+        page = first_page(data)
+        if largest_side is not None:
+            refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIZE else 1, largest_side)
+        return read_tiff(page)
+    size = check_header(data)
+    if size is not None and largest_side is not None:
+        refuse_slide(size, 1, largest_side)
+    image = imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        return _decode_by_pillow(data), ()
+    if (shortened := shorten_webp(data)) and imdecode(shortened, cv2.IMREAD_COLOR) is not None:
+        raise ImageError("the image is damaged: its stream ends too early")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), ()
+
+
+def _decode_by_pillow(data: bytes) -> Values:
+    """Decode a format that OpenCV does not read."""
+    from PIL import Image, UnidentifiedImageError
+
+    refuse_other_formats(data)
+    try:
+        with Image.open(BytesIO(data), formats=_BY_PILLOW) as image:
+            check_pixels(*image.size)
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, SyntaxError):
+        reason = f"not an image that can be read (or over {MAX_PIXELS:,} pixels)"
+    except (OSError, ValueError, IndexError, EOFError, StructError, NotImplementedError) as error:
+        reason = f"the image is damaged: {error}"
+    raise ImageError(reason)
+
+
+def read_values(data: bytes) -> Values | None:
+    """Return the values (H,W,3) of an image that may be a patch, as the file holds them; None if it is unreadable."""
+    try:
+        return _decode(data, LARGEST_SIDE)[0]
+    except ImageError:
         return None
 
 
-def _find_damage(data: bytes) -> str:
-    """Return the damage of a JPEG or PNG, or "": OpenCV would fill missing pixels with grey."""
-    if data[:4] == b"\x89PNG":
-        if int.from_bytes(data[16:20]) * int.from_bytes(data[20:24]) > MAX_PIXELS:
-            return f"of more than {MAX_PIXELS:,} pixels"
-        return "" if b"IEND" in data else "truncated"
-    return _find_jpeg_damage(data) if data[:3] == b"\xff\xd8\xff" else ""
+def refuse_slide(size: Size, levels: int, largest_side: int = LARGEST_SIDE) -> None:
+    """Refuse an image that is no patch but a whole slide: a pyramid, or one with a side longer than `largest_side`.
 
-
-def _find_jpeg_damage(data: bytes) -> str:
-    """Check a JPEG's segments and scans up to its end (ITU-T T.81, annex B); return the damage, or ""."""
-    at, restarts = 2, False
-    while marker := _MARKER.match(data, at):
-        code, at = marker[0][1], marker.end()
-        if code == _END:
-            return ""
-        restarts = data[at + 2 : at + 4] != b"\0\0" if code == _RESTART_INTERVAL else restarts
-        at += int.from_bytes(data[at : at + 2])
-        if code == _SCAN:
-            found = list(takewhile(lambda m: m[0][1] in _RESTARTS, _MARKER.finditer(data, at)))
-            if [m[0][1] for m in found] != [_RESTARTS[i % 8] for i in range(len(found) if restarts else 0)]:
-                return "damaged"
-            after = _MARKER.search(data, found[-1].end() if found else at)
-            if after is None:
-                return "truncated"
-            if after[0][1] not in _AFTER_A_SCAN:
-                return "damaged"
-            at = after.start()
-        while data[at : at + 2] == b"\xff\xff":  # padding between segments
-            at += 1
-    return "" if data.find(b"\xff\xd9", at) >= 0 else "truncated"
-
-
-def _tiff_tags(data: bytes) -> bytes:
-    """Return the tags of a TIFF's first page; a TIFF that is damaged there, or a BigTIFF, is returned as a whole."""
-    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-    first = int.from_bytes(data[4:8], order)
-    tags = data[first + 2 : first + 2 + 12 * int.from_bytes(data[first : first + 2], order)]
-    return tags or data
-
-
-def _refuse_transparent(data: bytes, name: str) -> None:
-    """Refuse a TIFF with unassociated alpha, unless it is opaque: OpenCV multiplies its colours by the alpha."""
-    image = _imdecode(data, cv2.IMREAD_UNCHANGED)
-    if image is None or image.ndim != 3 or image.shape[2] != 4:
-        return
-    if int(image[..., 3].min()) < (0xFFFF if image.dtype == np.uint16 else 0xFF):
-        raise HistoError(f"{name}: a TIFF with transparent parts", "save it without its alpha channel")
+    Raises:
+        ImageError: it is one.
+    """
+    if levels > 1 or max(size) > largest_side:
+        what = f"a pyramid of {levels} levels" if levels > 1 else f"over {largest_side:,} pixels on a side"
+        raise ImageError(
+            f"a whole slide of {size[0]:,} x {size[1]:,} pixels ({what}); a patch has {PATCH_SIZE} x {PATCH_SIZE}",
+            f"cut it into patches of {PATCH_SIZE} x {PATCH_SIZE} pixels at {PATCH_MPP} um per pixel",
+        )
 
 
 def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:
@@ -128,6 +159,45 @@ def fit(image: Pixels, resize: Resize = Resize.CROP) -> Pixels:
     return np.ascontiguousarray(cv2.copyMakeBorder(image, *borders, cv2.BORDER_REFLECT), dtype=np.uint8)
 
 
-def decode_patch(data: bytes, name: str, resize: Resize = Resize.CROP) -> Pixels:
-    """Decode an image file's bytes to a patch (96,96,3) uint8 RGB; raises as `decode` does."""
-    return fit(decode(data, name), resize)
+def resample(image: Pixels, mpp: float | None) -> Pixels:
+    """Resample an image (H,W,3) of `mpp` micrometres per pixel to the `PATCH_MPP` of the training patches."""
+    if mpp is None or mpp == PATCH_MPP:
+        return image
+    height, width = (max(1, round(side * mpp / PATCH_MPP)) for side in image.shape[:2])
+    method = cv2.INTER_AREA if mpp < PATCH_MPP else cv2.INTER_CUBIC
+    return cv2.resize(image, (width, height), interpolation=method)  # type: ignore[return-value]
+
+
+def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None = None) -> Pixels:
+    """Turn an RGB image (H,W,3) into a patch (96,96,3), and add to `remarks` what was done to its size.
+
+    Raises:
+        HistoError: it is a whole slide.
+    """
+    if image.shape == (PATCH_SIZE, PATCH_SIZE, 3) and how.mpp is None:
+        return image
+    try:
+        refuse_slide(Size(image.shape[1], image.shape[0]), 1)
+    except ImageError as error:
+        raise HistoError(f"{name}: {error}", error.hint) from error
+    size = f"{image.shape[1]:,} x {image.shape[0]:,} pixels"
+    image = resample(image, how.mpp)
+    if remarks is not None and (remark := _resized(image.shape[0], image.shape[1], how.resize)):
+        remarks.add(remark, f"{name}, {size}")
+    return fit(image, how.resize)
+
+
+def _resized(height: int, width: int, resize: Resize) -> str:
+    """Return what `fit` does to an image of this size, "" if nothing."""
+    if height == width == PATCH_SIZE:
+        return ""
+    if resize is Resize.SCALE:
+        return SCALED
+    if min(height, width) >= PATCH_SIZE:
+        return CUT
+    return PADDED if max(height, width) <= PATCH_SIZE else CUT_AND_PADDED
+
+
+def decode_patch(data: bytes, name: str, how: Preparation = _AS_IT_IS, remarks: Remarks | None = None) -> Pixels:
+    """Decode an image file's bytes to a patch (96,96,3) uint8 RGB; raises as `decode`, also for a whole slide."""
+    return prepare(decode(data, name, how.ranges, remarks, LARGEST_SIDE), how, name, remarks)

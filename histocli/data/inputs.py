@@ -1,8 +1,10 @@
 """Open the patches to score: folders, files, archives, arrays, packed data sets, or a list of paths on stdin."""
 
+import errno
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import chain
@@ -11,56 +13,82 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from histocli.config import Resize
+from histocli.config import IdKind, Part, Resize
 from histocli.data import MAX_PIXELS
 from histocli.data.dataset import open_packed
-from histocli.data.decoding import ImageFile
-from histocli.data.images import fit
+from histocli.data.headers import ImageError, Size
+from histocli.data.image_files import ImageArray, ImageFile, ranges_of
+from histocli.data.images import Preparation, refuse_slide
+from histocli.data.intensity import Ranges, infer_ranges, sample
 from histocli.data.manifest import file_sha256
 from histocli.data.store import map_array
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, Pixels
-from histocli.sources.files import File, file_at, list_files, list_images
+from histocli.sources.archives import is_archive
+from histocli.sources.files import File, describe_others, file_at, find_images, list_files
 from histocli.sources.folder import unique_ids
+from histocli.sources.formats import refuse_format
+from histocli.sources.streams import unpack_gzip
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import h5py
 
 _SLICE_BYTES = 1 << 24  # of an HDF5 array read at once
+_SAMPLE = 256  # images of an array that show its range of values
 STDIN = "-"
-_ARRAYS = (".npy", ".h5", ".hdf5")
+_ARRAYS = (".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
 
 
 class Inputs(NamedTuple):
-    """Patches to score, and their number (None if unknown); `files` has the image files of each folder."""
+    """Patches to be scored, and their number where that is known.
+
+    `files` are the image files in each folder, and `left_out` says which other files are in the inputs.
+    """
 
     total: int | None
     patches: Iterable[Patch]
     files: dict[str, list[File]]
+    left_out: tuple[str, ...] = ()
 
 
-def open_inputs(names: Sequence[str], workspace: Workspace, resize: Resize, lines: list[bytes] | None = None) -> Inputs:
+def open_inputs(
+    names: Sequence[str],
+    workspace: Workspace,
+    resize: Resize,
+    lines: list[bytes] | None = None,
+    split: Part | None = None,
+    mpp: float | None = None,
+    ids: IdKind | None = None,
+) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
-    A path is preferred to a data set of the same name. The id of an image is the stem of its file name if all stems are
-    different, else its relative path, which begins with the input's path if there are several inputs. In an array, the
-    id is the row number. If there are several inputs and one is an array or a data set, every id begins with the name
-    of its input. `lines` are the paths from stdin, if they have been read before.
+    A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
+    else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
+    row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
+    `lines` are the paths of `-`, if they were read before. With `split`, only this split of data sets is opened. `mpp`
+    are the micrometres per pixel of the images, if they are not those of the training patches. `ids` chooses what the
+    ids of image files are.
 
     Raises:
-        HistoError: an input is neither a path nor a data set, or contains no image.
+        HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
+            two images would have the same id.
+        UsageError: a split of a path is asked for.
     """
-    if len(names) > 1 and all(_holds_images(Path(name)) for name in names):
-        files = {name: _list_prefixed_files(name) for name in names}
-        return _from_files([file for name in names for file in files[name]], resize, files)
-    inputs = [_open_input(name, workspace, resize, lines) for name in names]
+    how = Preparation(resize, mpp)
+    if not split and len(names) > 1 and all(_holds_images(Path(name)) for name in names):
+        others: list[File] = []
+        files = {name: _list_prefixed_files(name, others) for name in names}
+        found = _from_files([file for name in names for file in files[name]], "", how, ids, files)
+        return found._replace(left_out=_describe(others))
+    inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
     totals = [one.total for one in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
     files = {name: files for one in inputs for name, files in one.files.items()}
-    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files)
+    left_out = tuple(note for one in inputs for note in one.left_out)
+    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files, left_out)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
@@ -91,63 +119,140 @@ def fingerprint(inputs: Inputs, names: Sequence[str], workspace: Workspace, line
     return digest.hexdigest()
 
 
-def _open_input(name: str, workspace: Workspace, resize: Resize, lines: list[bytes] | None) -> Inputs:
+def _open_input(
+    name: str,
+    workspace: Workspace,
+    how: Preparation,
+    lines: list[bytes] | None,
+    split: Part | None,
+    ids: IdKind | None,
+) -> Inputs:
     path = Path(name)
+    if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
+        raise UsageError(f"--split {split} is for packed data sets, and {name} is none", "give the folder of the split")
     if name == STDIN:
-        total, source = (None, sys.stdin.buffer) if lines is None else (len(lines), lines)
-        return Inputs(total, _from_lines(source, resize), {})
+        total, source = (None, stdin_lines()) if lines is None else (len(lines), lines)
+        return Inputs(total, _from_lines(source, how, ids or IdKind.PATH), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
-            return _from_dataset(workspace, name)
+            return _from_dataset(workspace, name, split)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
     if path.is_file() and path.suffix.lower() == ".npy":
-        return _from_array(_check_array(map_array(path), path), path, resize)
+        return _from_array(_check_array(map_array(path), path), path, how)
     if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
-        return _from_array(_open_h5(path), path, resize)
-    files = _images(path)
-    return _from_files(files, resize, {name: files})
+        return _from_array(_open_h5(path), path, how)
+    if path.is_file() and path.name.lower().endswith((".h5.gz", ".hdf5.gz")):
+        with unpack_gzip(path) as unpacked:  # its name is removed then; it stays open until all patches are read
+            return _from_array(_open_h5(Path(unpacked.name)), path, how)
+    others: list[File] = []
+    files = _images(path, others)
+    is_single = path.is_file() and not is_archive(path.name)
+    folder = path.parent if is_single else path
+    prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
+    return _from_files(files, prefix, how, ids, {name: files})._replace(left_out=_describe(others))
+
+
+def stdin_lines() -> Iterator[bytes]:
+    """Yield the lines of stdin.
+
+    Raises:
+        HistoError: it is closed, or cannot be read.
+    """
+    if sys.stdin is None:
+        raise HistoError("cannot read paths from stdin: it is closed", "pipe a list of paths to it")
+    try:
+        yield from sys.stdin.buffer
+    except OSError as error:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
+        raise HistoError(f"cannot read paths from stdin: {reason}", "pipe a list of paths to it") from error
 
 
 def _holds_images(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and path.suffix.lower() not in _ARRAYS)
+    return path.is_dir() or (path.is_file() and not path.name.lower().endswith(_ARRAYS))
 
 
-def _images(path: Path) -> list[File]:
-    files = list_images(path) if path.is_dir() or path.suffix.lower() == ".zip" else list_files(path)
+def _images(path: Path, others: list[File]) -> list[File]:
+    """List the images of an input, and add its other files to `others`; a single file is taken for an image."""
+    files = list_files(path)
+    if path.is_dir() or is_archive(path.name):
+        found = find_images(files)
+        files = found.images
+        others += found.others
     if not files:
-        raise HistoError(f"there are no images in {path}", "give a folder or .zip that contains images")
+        hint = "give a folder or an archive that holds some"
+        raise HistoError(f"there are no images in {path}", describe_others(others) or hint)
     return files
 
 
-def _list_prefixed_files(name: str) -> list[File]:
+def _describe(others: list[File]) -> tuple[str, ...]:
+    return (note,) if (note := describe_others(others)) else ()
+
+
+def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
     """List the files of an input with the input in their names, so that names are unique among several inputs."""
     path = Path(name)
-    if path.is_file() and path.suffix.lower() != ".zip":
+    if path.is_file() and not is_archive(path.name):
+        refuse_format(path)
         return [file_at(path)]
-    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path)]
+    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path, others)]
 
 
-def _from_files(files: list[File], resize: Resize, by_input: dict[str, list[File]]) -> Inputs:
-    pairs = zip(unique_ids(files), files, strict=True)
-    return Inputs(len(files), (Patch(key, ImageFile(file.name, file.read, resize)) for key, file in pairs), by_input)
+def _from_files(
+    files: list[File], folder: str, how: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
+) -> Inputs:
+    """Return the images in a folder, whose name stands before the files' names in their paths."""
+    how = replace(how, ranges=ranges_of(files))
+    patches = (
+        Patch(key, ImageFile(file.name, file.read, how), path=folder + file.name)
+        for key, file in zip(_ids(files, ids), files, strict=True)
+    )
+    return Inputs(len(files), patches, by_input)
 
 
-def _from_lines(lines: Iterable[bytes], resize: Resize) -> Iterator[Patch]:
-    """Yield the image at the path in each line; the id is the path as it is given, because stems may repeat."""
+def _ids(files: list[File], ids: IdKind | None) -> list[str]:
+    if ids is None:
+        return unique_ids(files)
+    if ids is IdKind.PATH:
+        return [file.name for file in files]
+    owners: dict[str, str] = {}
+    for file in files:
+        if owners.setdefault(file.stem, file.name) != file.name:
+            raise _same_stem(owners[file.stem], file.name)
+    return list(owners)
+
+
+def _same_stem(first: str, second: str) -> HistoError:
+    return HistoError(f"--id stem: {first} and {second} would have the same id", "use --id path")
+
+
+def _from_lines(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
+    """Yield the image at the path in each line; as stems may repeat, the path as it is given is the usual id."""
+    owners: dict[str, str] = {}
     for line in lines:
         if name := os.fsdecode(line.rstrip(b"\r\n")):
             file = file_at(Path(name), name)
-            yield Patch(file.name, ImageFile(file.name, file.read, resize))
+            if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
+                raise _same_stem(owners[file.stem], file.name)
+            key = file.stem if ids is IdKind.STEM else file.name
+            yield Patch(key, ImageFile(file.name, file.read, how), path=name)
 
 
-def _from_dataset(workspace: Workspace, name: str) -> Inputs:
-    store, manifest = open_packed(workspace, name)
-    return Inputs(len(store), (Patch(key, partial(store.__getitem__, i)) for i, key in enumerate(manifest["id"])), {})
+def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs:
+    store, manifest = open_packed(workspace, name, ("id", "label") if split in (None, Part.ALL) else ("id", "split"))
+    rows = np.arange(len(store))
+    if split not in (None, Part.ALL):
+        rows = np.flatnonzero(manifest["split"] == split.value)
+        if not len(rows):
+            splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"
+            raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
+    ids = manifest["id"].tolist()
+    return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {})
 
 
-def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) -> Inputs:
-    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64)))
+def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, how: Preparation) -> Inputs:
+    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
+    how = replace(how, ranges=_ranges_of_array(array, path))
 
     def patches() -> Iterator[Patch]:
         for start in range(0, len(array), step):
@@ -156,9 +261,25 @@ def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, resize: Resize) 
             except OSError as error:
                 raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
             for i, image in enumerate(block):
-                yield Patch(str(start + i), partial(fit, np.ascontiguousarray(image), resize))
+                yield Patch(
+                    str(start + i), ImageArray(f"{path}, row {start + i}", image, how), path=f"{path}[{start + i}]"
+                )
 
     return Inputs(len(array), patches(), {})
+
+
+def _ranges_of_array(array: "np.ndarray | h5py.Dataset", path: Path) -> Ranges:
+    """Return which value is white, from up to 256 images; refuse an array where this is ambiguous."""
+    if array.dtype == np.uint8:
+        return {}
+    try:
+        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(len(array)), _SAMPLE))
+    except OSError as error:
+        raise HistoError(f"cannot read {path}: {error}") from error
+    for found in ranges.values():
+        if isinstance(found, ImageError):
+            raise HistoError(f"{path} contains {array.dtype} {tuple(array.shape)}: {found}", found.hint)
+    return ranges
 
 
 def _open_h5(path: Path) -> "h5py.Dataset":
@@ -175,10 +296,17 @@ def _open_h5(path: Path) -> "h5py.Dataset":
 
 
 def _check_array(array: Any, path: Path) -> Any:
-    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8:
-        shape = f"{array.dtype} {tuple(array.shape)}"
-        raise HistoError(f"{path} contains {shape}", "patches must be uint8 (N,H,W,3) in RGB order")
-    if min(array.shape) < 1 or array.shape[1] * array.shape[2] > MAX_PIXELS:
-        limit = f"a patch must have 1 to {MAX_PIXELS:,} pixels"
-        raise HistoError(f"{path} contains patches of shape {tuple(array.shape)}", limit)
+    shape, hint = tuple(array.shape), "patches are (N,H,W,3) in RGB order, of uint8, other integers or fractions"
+    if len(shape) != 4 or shape[3] != 3 or array.dtype.kind not in "uif":
+        if len(shape) == 4 and shape[1] == 3:
+            hint = "its channels come first: move them to the end, numpy.moveaxis(array, 1, 3)"
+        elif shape[-1:] == (3,) and len(shape) == 3:
+            hint = "a single image needs a first axis: array[None]"
+        raise HistoError(f"{path} contains {array.dtype} {shape}", hint)
+    if min(shape) < 1 or shape[1] * shape[2] > MAX_PIXELS:
+        raise HistoError(f"{path} contains patches of shape {shape}", f"1 to {MAX_PIXELS:,} pixels each")
+    try:
+        refuse_slide(Size(shape[2], shape[1]), 1)
+    except ImageError as error:
+        raise HistoError(f"{path} contains {error}", error.hint) from error
     return array

@@ -16,15 +16,18 @@ _TRIES = 256  # random orders of the groups; the one whose split is nearest to t
 _MAX_ORDERED = 2_000_000  # groups in all these orders together: with many groups, a few orders come as near
 
 HELD_OUT = frozenset({"test", "valid", "validation"})  # splits of public data sets that are for evaluation only
+VALIDATION = frozenset({"val", "valid", "validation"})
 
 
-def clean(manifest: "pd.DataFrame") -> tuple["pd.DataFrame", DroppedPatches]:
+def clean(
+    manifest: "pd.DataFrame", held_out_splits: frozenset[str] = HELD_OUT
+) -> tuple["pd.DataFrame", DroppedPatches]:
     """Drop rows that must not be trained on: held-out splits, no label, no tissue, and copies of an earlier row.
 
     No tissue means all values under 10 or all over 245 (`max < 10 or min > 245`), the usual outlier rule for the
     Kaggle set.
     """
-    held_out = manifest["split"].isin(HELD_OUT)
+    held_out = manifest["split"].isin(held_out_splits)
     kept = manifest[~held_out]
     unlabelled = kept["label"] == UNLABELLED
     kept = kept[~unlabelled]
@@ -56,6 +59,44 @@ def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame"
     labels = manifest["label"].to_numpy()
     drawn = [rng.choice(np.flatnonzero(labels == label), n // 2, replace=False) for label in (0, 1)]
     return manifest.iloc[np.sort(np.concatenate(drawn))]
+
+
+def draw_by_split(manifest: "pd.DataFrame", n: int | None, seed: int) -> "pd.DataFrame":
+    """Draw as many patches of each class within each split, n in all (None: as many as possible), in proportion.
+
+    Raises:
+        HistoError: as `draw_balanced`; or a split has one class only.
+    """
+    parts = [manifest[manifest["split"] == name] for name in sorted(set(manifest["split"]))]
+    largest = [2 * min(int((part["label"] == label).sum()) for label in (0, 1)) for part in parts]
+    for part, most in zip(parts, largest, strict=True):
+        if most == 0:
+            raise HistoError(
+                f"the split {part['split'].iloc[0]} has patches of one class only", "use --split slide or overlap"
+            )
+    total = sum(largest)
+    if n is None:
+        n = total
+    if n < 2 * len(parts) or n % 2:
+        raise HistoError(
+            f"--n {n} is not an even number of patches", f"give an even number from {2 * len(parts)} to {total}"
+        )
+    if n > total:
+        listed = ", ".join(
+            f"{name} {most // 2:,}" for name, most in zip(sorted(set(manifest["split"])), largest, strict=True)
+        )
+        raise HistoError(
+            f"--n {n} asks for {n // 2:,} of each class; the splits of the folders have: {listed}",
+            f"the largest n possible is --n {total}",
+        )
+    sizes = [min(most, max(2, 2 * round(n * most / total / 2))) for most in largest]
+    while (rest := n - sum(sizes)) != 0:  # of rounding
+        step = 2 if rest > 0 else -2
+        at = next(i for i, size in enumerate(sizes) if 2 <= size + step <= largest[i])
+        sizes[at] += step
+    import pandas as pd
+
+    return pd.concat([draw_balanced(part, size, seed) for part, size in zip(parts, sizes, strict=True)]).sort_index()
 
 
 def split_random(labels: "np.ndarray", val_fraction: float, seed: int) -> "np.ndarray":

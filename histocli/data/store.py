@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from histocli.data.manifest import IdsDigest, Row, row_writer
+from histocli.data.remarks import Remarks
 from histocli.data.stream import CHUNK, Chunk, chunked, load_chunk, map_ordered, worker_count
 from histocli.errors import HistoError
 from histocli.fs import fsync
@@ -99,8 +100,8 @@ def pack(
         packing = _Packer(source, array, manifest)
         for found in chunks:
             packing.add(found)
-            for failure in found.chunk.failures:
-                on_unreadable(*failure)
+            for patch, error in found.chunk.failures:
+                on_unreadable(patch.id, error)
             done += len(found.chunk.patches) + len(found.chunk.failures)
             on_progress(done)
         packed = packing.finish()
@@ -116,6 +117,7 @@ class _Packer:
     def __init__(self, source: Source, array: IO[bytes], manifest: Any) -> None:
         self.source, self.array, self.manifest = source, array, manifest
         self.count = self.duplicates = self.mismatches = self.unreadable = 0
+        self.remarks = Remarks()
         self.seen: set[tuple[str, bytes]] = set()
         self.pixels, self.ids = hashlib.sha256(), IdsDigest()
         _write_header(array, 0)
@@ -137,6 +139,7 @@ class _Packer:
         self.count += len(kept)
         self.duplicates += int((~keep).sum())
         self.unreadable += len(chunk.failures)
+        self.remarks.merge(chunk.remarks)
 
     def _write_row(self, patch: Patch, digest: str, low: int, high: int) -> None:
         self.mismatches += self.source.id_is_sha1 and patch.id != digest
@@ -149,6 +152,7 @@ class _Packer:
         if self.count == 0:
             raise HistoError(f"no patch could be read from {self.source.report.origin}", "check what it contains")
         _write_header(self.array, self.count)
+        self.source.report.counts.update(self.remarks.counts())
         counts = (self.count, self.duplicates, self.mismatches, self.unreadable)
         return PackResult(*counts, self.pixels.hexdigest(), self.ids.hexdigest())
 

@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
 from histocli.data.decoding import FEW_FILES, Decoded, DecodingProcesses, Loader, decode_all
+from histocli.data.remarks import Remarks
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
 from histocli.threads import thread_count
@@ -21,11 +22,12 @@ R = TypeVar("R")
 
 
 class Chunk(NamedTuple):
-    """Consecutive patches: the readable ones with their pixels (k,96,96,3), and the ids and errors of the others."""
+    """Consecutive patches: the readable ones with their pixels (k,96,96,3), the others with their errors, remarks."""
 
     patches: list[Patch]
     pixels: Pixels
-    failures: list[tuple[str, HistoError]]
+    failures: list[tuple[Patch, HistoError]]
+    remarks: Remarks
 
 
 def worker_count() -> int:
@@ -64,9 +66,9 @@ def ordered(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahea
 
 def load_chunk(patches: list[Patch], decode: Callable[[list[Loader]], Decoded] = decode_all) -> Chunk:
     """Load every patch of the list; those that cannot be read are listed as failures."""
-    pixels, errors = decode([patch.load for patch in patches])
+    pixels, errors, remarks = decode([patch.load for patch in patches])
     good = [patch for i, patch in enumerate(patches) if i not in errors]
-    return Chunk(good, pixels, [(patches[i].id, error) for i, error in errors.items()])
+    return Chunk(good, pixels, [(patches[i], error) for i, error in errors.items()], remarks)
 
 
 def load_chunks(

@@ -11,8 +11,10 @@ from histocli.errors import HistoError
 _BLOCK = 64  # rows read at once: so few that they are freed before the garbage collector looks at them
 
 
-def read_table(file: IO[str], name: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """Read a table separated by commas or semicolons: its column names, and (line, fields) of every row.
+def read_table(
+    file: IO[str], name: str, delimiter: str | None = None
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Read a table separated by commas, semicolons or tabs: its column names, and (line, fields) of every row.
 
     Empty lines are skipped. `file` is open with `newline=""`. The line, from 1, is the one where the row begins,
     because a quoted field may contain line breaks.
@@ -21,7 +23,7 @@ def read_table(file: IO[str], name: str) -> tuple[list[str], Iterator[tuple[int,
         HistoError: it is not UTF-8 or not CSV, two columns have the same name, or a row has more or fewer fields than
             there are columns; the message names `name` and the line.
     """
-    rows = _rows(file, name)
+    rows = _rows(file, name, delimiter)
     return _column_names(*next(rows, (1, [])), name), rows
 
 
@@ -71,11 +73,11 @@ def table_writer(file: IO[str]) -> Any:
     return csv.writer(_LineFeedFile(file), lineterminator="\r\n")
 
 
-def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
     """Yield (line, fields) of the header and every row; all have as many fields as the header."""
     line, width = 1, 0
     try:
-        reader = _reader(file)
+        reader = _reader(file, delimiter)
         for row in reader:
             if (row and row[0]) or any(map(str.strip, row)):
                 width = width or len(row)
@@ -90,11 +92,10 @@ def _rows(file: IO[str], name: str) -> Iterator[tuple[int, list[str]]]:
         raise HistoError(f"{name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
 
 
-def _reader(file: IO[str]) -> Any:
-    """Return a `csv.reader` for commas or semicolons, whichever are more frequent in the first line."""
+def _reader(file: IO[str], delimiter: str | None = None) -> Any:
+    """Return a `csv.reader` for commas, semicolons or tabs, whichever are most frequent in the first line."""
     first = file.readline()
-    delimiter = ";" if first.count(";") > first.count(",") else ","
-    return csv.reader(chain([first], file), delimiter=delimiter, strict=True)
+    return csv.reader(chain([first], file), delimiter=delimiter or max(",;\t", key=first.count), strict=True)
 
 
 class _LineFeedFile:

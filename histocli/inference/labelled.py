@@ -1,9 +1,9 @@
 """Score labelled patches, packed or in a folder, for `histo eval`."""
 
 import re
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import fields
 from hashlib import sha1
 from itertools import zip_longest
 from pathlib import Path
@@ -18,12 +18,13 @@ from histocli.data.groups import OVERLAP
 from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
-from histocli.errors import HistoError
+from histocli.data.remarks import Remarks
+from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
 from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
-from histocli.sources.folder import RESIZED, FolderSource
+from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -141,11 +142,12 @@ def _find_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint],
 
 
 class _FolderChunk(NamedTuple):
-    """Scored patches of a folder: their table, the SHA-1 of their pixels, and how many files could not be read."""
+    """Scored patches of a folder: their table, the SHA-1 of their pixels, the number of unreadable files, remarks."""
 
     table: "pd.DataFrame"
     digests: list[bytes]
     unreadable: int
+    remarks: Remarks
 
 
 def score_folder(
@@ -154,14 +156,32 @@ def score_folder(
     config: EvalConfig,
     on_progress: Callable[[int, int | None], None],
     on_unreadable: Callable[[HistoError], None],
+    on_note: Callable[[str], None],
     ranks: Ranks,
 ) -> Scored:
-    """Score a labelled folder or zip without packing it."""
+    """Score a labelled folder or archive without packing it; `on_note` is told what was found in it.
+
+    Raises:
+        HistoError: as `FolderSource`; or no labelled patch is in this split, or none can be read.
+    """
     import pandas as pd
 
     location = Path(config.data or "")
-    source = FolderSource([location], labels=config.labels, resize=config.resize)
-    labelled = (patch for patch in source.patches() if patch.label is not None)
+    source = FolderSource(_folder_options(config))
+    part = Part.VALID if config.split is Part.VAL else config.split or Part.ALL
+    if part is not Part.ALL and part.value not in source.split_names:
+        raise UsageError(
+            f"--split {config.split}: {location} has no folder of this split",
+            f"its splits: {', '.join(source.split_names) or 'none'}",
+        )
+    if ranks.is_rank0:
+        for note in source.report.notes:
+            on_note(note)
+    labelled = (
+        patch
+        for patch in source.patches()
+        if patch.label is not None and (part is Part.ALL or patch.split == part.value)
+    )
     size = predictor.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
     progress = lambda done: on_progress(done * ranks.size, source.total)  # noqa: E731
@@ -169,9 +189,9 @@ def score_folder(
         scored = [_folder_chunk(chunk) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
-    resized: Counter[str] = Counter()
-    for counts in ranks.all_gather({reason: source.report.counts.get(reason, 0) for reason in RESIZED.values()}):
-        resized.update(counts)
+    remarks = Remarks()
+    for chunk in gathered:
+        remarks.merge(chunk.remarks)
     unreadable = sum(chunk.unreadable for chunk in gathered)
     tables = [chunk.table for chunk in gathered if len(chunk.table)]
     if not tables and unreadable:
@@ -179,22 +199,29 @@ def score_folder(
     if not tables:
         raise HistoError(
             f"no patch in {location} has a label",
-            "give --labels CSV (id,label), or put a *labels*.csv next to the images, or put them in folders 0 and 1",
+            "--labels CSV (id,label), a *labels*.csv beside them, or folders named 0 and 1; --classes names others",
         )
     digests = [digest for chunk in gathered for digest in chunk.digests]
-    table = pd.concat(tables, ignore_index=True).assign(slide="", data="", index="")
+    table = pd.concat(tables, ignore_index=True).assign(data="", index="")
     table["sha1"] = [digest.hex() for digest in digests]
-    counts = {**source.report.counts, **resized, "unreadable": unreadable}
+    if not table["hospital"].any():
+        table = table.drop(columns="hospital")
+    counts = {**source.report.counts, **remarks.counts(), "unreadable": unreadable}
     checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
         data=folder_name(location),
-        split="all",
+        split=part.value,
         table=table,
         manifest_sha256=None,
         skipped={reason: count for reason, count in counts.items() if count},
         packed=None,
         known=count_known(workspace, checkpoints, digests, ManifestCache()),
     )
+
+
+def _folder_options(config: EvalConfig) -> FolderOptions:
+    names = {field.name for field in fields(FolderOptions)} - {"locations"}
+    return FolderOptions(locations=(config.data or "",), **{name: getattr(config, name) for name in names})
 
 
 def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
@@ -206,10 +233,12 @@ def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
             "label": [patch.label for patch in chunk.patches],
             "prob": chunk.scores.probs,
             "raw": chunk.scores.raw,
+            "slide": [patch.slide for patch in chunk.patches],
+            "hospital": [patch.hospital for patch in chunk.patches],
         }
     )
     digests = [sha1(pixels.data, usedforsecurity=False).digest() for pixels in chunk.pixels]
-    return _FolderChunk(table, digests, len(chunk.failures))
+    return _FolderChunk(table, digests, len(chunk.failures), chunk.remarks)
 
 
 def folder_name(location: Path) -> str:

@@ -17,14 +17,13 @@ from typing import Any, TypeVar
 
 from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
-from histocli.fs import make_folder, write_error
+from histocli.fs import make_folder, shorten_name, write_error
 from histocli.workspace import read_json
 
 T = TypeVar("T")
 _MAX_PARTS = 1024  # of one file
 _CHUNKS_PER_PART = 32  # 2,048 patches on a CPU, 32,768 on a GPU; fewer if the file is small
 _MIN_PARTS = 64  # of a file with at least as many chunks, so that several processes have work
-_MAX_NAME = 200  # characters of the file's name in the name of the folder; file systems allow about 255
 _BLOCK = 1 << 20  # bytes that are read at a time
 
 
@@ -43,7 +42,7 @@ class Parts:
         key = sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:16]
         self.target = target
         # The folder is hidden because the file may lie in a folder that is an input itself.
-        self.folder = target.with_name(f".{target.name[:_MAX_NAME]}.{key}.parts")
+        self.folder = target.with_name(f".{shorten_name(target.name)}.{key}.parts")
         chunks_per_part = min(_CHUNKS_PER_PART, math.ceil(chunks / _MIN_PARTS))
         self.chunks = max(1, chunks_per_part, math.ceil(chunks / _MAX_PARTS))  # of each part
         self.count = math.ceil(chunks / self.chunks)
@@ -53,7 +52,7 @@ class Parts:
     def _prepare(self) -> list[int]:
         """Remove the parts of other jobs, and return the numbers of the unfinished parts of this one."""
         try:
-            for other in self.target.parent.glob(f".{escape(self.target.name[:_MAX_NAME])}.*.parts"):
+            for other in self.target.parent.glob(f".{escape(shorten_name(self.target.name))}.*.parts"):
                 if other != self.folder:
                     shutil.rmtree(other)
             make_folder(self.folder)

@@ -17,6 +17,7 @@ from histocli.compute.memory import is_out_of_memory, memory_is_full
 from histocli.data.decoding import DecodingProcesses
 from histocli.data.early import decoding_processes
 from histocli.data.loaders import PatchLoader
+from histocli.data.remarks import Remarks
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
 from histocli.errors import HistoError
 from histocli.inference.forward import Network, batch_log_odds
@@ -45,12 +46,16 @@ class Scores(NamedTuple):
 
 
 class ScoredChunk(NamedTuple):
-    """Consecutive patches: those that could be read, with their pixels (k,96,96,3) and scores; the others' errors."""
+    """Consecutive patches: those that could be read, with their pixels (k,96,96,3) and scores; the others' errors.
+
+    `remarks` say what was changed or guessed in the images.
+    """
 
     patches: list[Patch]
     pixels: Pixels
     scores: Scores
-    failures: list[HistoError]
+    failures: list[tuple[Patch, HistoError]]
+    remarks: Remarks
 
 
 class Predictor:
@@ -143,7 +148,7 @@ class Predictor:
         scored = self._on_gpu(patches, size, pool) if self.has_gpu else self._on_cores(patches, size)
         with closing(scored) as chunks:
             for chunk in chunks:
-                for error in chunk.failures:
+                for _, error in chunk.failures:
                     on_unreadable(error)
                 yield chunk
                 done += len(chunk.patches) + len(chunk.failures)
@@ -187,7 +192,7 @@ class Predictor:
     def _finish(self, chunk: Chunk, log_odds: "_Download") -> ScoredChunk:
         """Wait for the log odds of a chunk, and return the chunk with its scores."""
         scores = self._scores(log_odds.wait())
-        return ScoredChunk(chunk.patches, chunk.pixels, scores, [error for _, error in chunk.failures])
+        return ScoredChunk(chunk.patches, chunk.pixels, scores, chunk.failures, chunk.remarks)
 
     def _upload(self, pixels: Pixels) -> Tensor:
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.compute.device)

@@ -4,15 +4,17 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from histocli.config import Output
 from histocli.data.tables import table_writer
 from histocli.errors import HistoError
-from histocli.workspace import atomic_path
+from histocli.outputs import open_stream
 
 DIGITS = 6  # after the decimal point, in every format
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width
 Table = dict[str, list[Any]]
 
 
@@ -30,50 +32,59 @@ class Writer(Protocol):
 
 
 @contextmanager
-def open_writer(to: Path | IO[str], format: Output, kinds: dict[str, type]) -> Iterator[Writer]:
-    """Open a writer of the columns that `kinds` names, to a stream or to a file.
+def open_writer(
+    to: Path | IO[str], format: Output, kinds: dict[str, type], *, escape_formulas: bool = False
+) -> Iterator[Writer]:
+    """Open a writer of the columns that `kinds` names, to a text stream, or to a pipe or device at a path.
 
-    The file appears under its name only when all of it is written. A path that exists and is not a regular file, such
-    as a pipe or a device, is written to directly.
+    With `escape_formulas`, CSV has an apostrophe before text that a spreadsheet would compute.
     """
     if not isinstance(to, Path):
-        writer = _text_writer(to, format, kinds)
-        yield writer
-        writer.close()
-    elif is_stream(to, format):
-        with open_part(to, format, kinds) as writer:
-            yield writer
-    else:
-        with atomic_path(to) as temporary, open_part(temporary, format, kinds) as writer:
-            yield writer
-
-
-def is_stream(path: Path, format: Output) -> bool:
-    """Return whether results are written to this path at once: it exists, and is a pipe or a device, not a file."""
-    return format is not Output.PARQUET and path.exists() and not path.is_file()
-
-
-@contextmanager
-def open_part(path: Path, format: Output, kinds: dict[str, type]) -> Iterator[Writer]:
-    """Open a writer that writes to `path` directly."""
-    writer: Writer
-    if format is Output.PARQUET:
-        writer = ParquetWriter(path, kinds)
+        writer = _text_writer(to, format, kinds, escape_formulas)
         yield writer
         writer.close()
         return
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = _text_writer(file, format, kinds)
+    with open_stream(to) as file, _file_writer(file, format, kinds, escape_formulas) as writer:
+        yield writer
+
+
+@contextmanager
+def open_part(path: Path, format: Output, kinds: dict[str, type], *, escape_formulas: bool = False) -> Iterator[Writer]:
+    """Open a writer to a new regular file."""
+    with path.open("wb") as file, _file_writer(file, format, kinds, escape_formulas) as writer:
+        yield writer
+
+
+@contextmanager
+def _file_writer(file: IO[bytes], format: Output, kinds: dict[str, type], escape_formulas: bool) -> Iterator[Writer]:
+    writer: Writer
+    if format is Output.PARQUET:
+        writer = ParquetWriter(file, kinds)
         yield writer
         writer.close()
+        return
+    text = TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = _text_writer(text, format, kinds, escape_formulas)
+    yield writer
+    writer.close()
+    text.detach()  # `file` is closed by who opened it
 
 
-def _text_writer(stream: IO[str], format: Output, kinds: dict[str, type]) -> Writer:
-    return JsonWriter(stream) if format is Output.JSONL else CsvWriter(stream, kinds)
+def _text_writer(stream: IO[str], format: Output, kinds: dict[str, type], escape_formulas: bool = False) -> Writer:
+    if format is Output.JSONL:
+        return JsonWriter(stream)
+    writer = CsvWriter(stream, kinds)
+    writer.escape_formulas = escape_formulas
+    return writer
 
 
 class CsvWriter:
-    """Writes CSV with the columns `id,label` of a Kaggle submission, where `label` is the probability, and others."""
+    """Writes CSV with the columns `id,label` of a Kaggle submission, where `label` is the probability, and others.
+
+    Ids are written exactly. With `escape_formulas`, text that a spreadsheet would compute gets an apostrophe.
+    """
+
+    escape_formulas = False
 
     def __init__(self, stream: IO[str], kinds: dict[str, type]) -> None:
         self.stream = stream
@@ -82,9 +93,16 @@ class CsvWriter:
 
     def rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them for programs that read them meanwhile."""
-        texts = [[f"{v:.{DIGITS}f}" if isinstance(v, float) else v for v in column] for column in table.values()]
+        texts = [[self._text(value) for value in column] for column in table.values()]
         self.writer.writerows(zip(*texts, strict=True))
         self.stream.flush()
+
+    def _text(self, value: Any) -> Any:
+        if isinstance(value, float):
+            return f"{value:.{DIGITS}f}"
+        if self.escape_formulas and isinstance(value, str) and value.startswith(_FORMULA_STARTS):
+            return "'" + value
+        return value
 
     def append(self, path: Path) -> None:
         """Write the rows of another CSV file, without its header."""
@@ -126,7 +144,7 @@ class ParquetWriter:
         HistoError: pyarrow is not installed.
     """
 
-    def __init__(self, path: Path, kinds: dict[str, type]) -> None:
+    def __init__(self, file: IO[bytes], kinds: dict[str, type]) -> None:
         try:
             import pyarrow as pa
             import pyarrow.parquet as pq
@@ -134,7 +152,7 @@ class ParquetWriter:
             raise HistoError("--format parquet needs pyarrow", "pip install 'histocli[parquet]'") from None
         types = {str: pa.string(), float: pa.float64(), int: pa.int8()}
         self.schema, self.table = pa.schema([(name, types[kind]) for name, kind in kinds.items()]), pa.Table
-        self.writer = pq.ParquetWriter(path, self.schema)
+        self.writer = pq.ParquetWriter(file, self.schema)
 
     def rows(self, table: Table) -> None:
         """Write the rows of some patches as a row group."""

@@ -21,6 +21,7 @@ from histocli.metrics.intervals import FEW_CLUSTERS, Interval, Resampling
 from histocli.metrics.registry import METRICS, metric_title
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.evaluation import read_evaluations
+from histocli.reports.markdown import code_span, escape_markdown
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json
 from histocli.workspace import Workspace, read_json, write_text
@@ -156,10 +157,10 @@ def _environment() -> "Environment":
     """Return a Jinja environment with the templates of this package and filters that format numbers."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(  # noqa: S701 - the card is Markdown, in which HTML's escapes would be wrong
-        loader=PackageLoader("histocli.reports"), undefined=StrictUndefined, trim_blocks=True
+    environment = Environment(  # noqa: S701 - `escape_markdown` escapes HTML too
+        loader=PackageLoader("histocli.reports"), undefined=StrictUndefined, trim_blocks=True, finalize=escape_markdown
     )
-    environment.filters |= {"number": _number, "known": _known, "cell": _cell, "metric": metric_title}
+    environment.filters |= {"number": _number, "known": _known, "code": code_span, "metric": metric_title}
     return environment
 
 
@@ -171,8 +172,3 @@ def _number(value: float | None, interval: Interval | None = None) -> str:
 
 def _known(count: int | None) -> str:
     return "not known" if count is None else f"{count:,}"
-
-
-def _cell(text: str) -> str:
-    """Escape text for a cell of a Markdown table, in which a bar would end the cell."""
-    return text.replace("|", "\\|")

@@ -1,4 +1,4 @@
-"""The report of `histo eval --slides`: slide-level AUC, FROC and the recall of lesions."""
+"""The report of `histo eval --maps`: slide-level AUC, FROC and the recall of lesions."""
 
 from dataclasses import dataclass
 

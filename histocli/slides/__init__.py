@@ -3,4 +3,6 @@
 `detection` is cheap to import; everything that opens a slide needs the extra `slides`.
 """
 
-PATCH_MPP = 0.972  # micrometres per pixel of PCam's patches, so of every network that was trained on them
+from histocli.config import PATCH_MPP
+
+__all__ = ["PATCH_MPP"]

@@ -27,6 +27,7 @@ class Patch(NamedTuple):
 
     `load` returns its pixels (96,96,3), uint8, RGB. It is called once, on a worker thread, and raises `HistoError` if
     the patch cannot be read. `label` is 1 if the central 32x32 pixels contain tumour, 0 if not, None if not known.
+    `path` names the file, as a user would find it.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Patch(NamedTuple):
     slide: str = ""
     split: str = ""
     hospital: str = ""
+    path: str = ""
 
 
 class PlannedFile(NamedTuple):

@@ -1,23 +1,35 @@
-"""Image files in folders and zip archives, and the tables of their labels and slides."""
+"""Image files in folders and archives."""
 
-import io
 import lzma
 import os
 import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
-from histocli.data.tables import read_table
 from histocli.errors import HistoError
 
-_IMAGE_SUFFIX = re.compile(r"\.(bmp|dib|jpeg|jpg|jpe|jp2|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic)")
+_IMAGE_SUFFIX = re.compile(
+    r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpc|jpx|jpf|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic|tga|pcx|qoi)"
+)
+_OTHER_SUFFIX = re.compile(
+    r"\.(csv|tsv|txt|json|jsonl|xml|yaml|yml|md|html|pdf|py|ipynb|log|db|ini|cls|xlsx|xls|docx|geojson|h5|hdf5|npy|"
+    r"part|crdownload|download|tmp|mrxs|dcm|zip|tar|gz|tgz|bz2|xz|7z|rar)"
+)
+_SLIDE_SUFFIX = re.compile(r"\.(svs|ndpi|scn|bif|vms|vmu|svslide|czi)")  # mostly TIFFs: whole slides, not patches
+_TIFF = re.compile(rb"II[*+]\0|MM\0[*+]")
+_IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM....\0\0\0\0|II[*+]\0|MM\0[*+]|RIFF....WEBP|\0\0\0\x0cjP  |"
+    rb"\xff\x4f\xff\x51|....ftypavi[fs]|P[1-6]\s|\x76\x2f\x31\x01|#\?RADIANCE",
+    re.DOTALL,
+)
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_HEAD_BYTES = 32
 _HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 
 MAX_FILE_BYTES = 256 << 20  # no patch and no table is larger; a malicious archive may be
@@ -35,44 +47,108 @@ class File(NamedTuple):
     @property
     def stem(self) -> str:
         """The name without folders and suffix, which is the id of a Kaggle patch."""
-        return _split_suffix(self.name)[0]
+        return split_suffix(self.name)[0]
+
+
+@dataclass(slots=True)
+class MadeTable:
+    """The bytes of a table that is not a file, but was made from an array of labels."""
+
+    data: bytes
+
+    def __call__(self) -> bytes:
+        """Return the table."""
+        return self.data
+
+
+class ImageList(NamedTuple):
+    """The images among some files, and all other files."""
+
+    images: list[File]
+    others: list[File]
 
 
 def list_files(path: Path) -> list[File]:
-    """List the files in a folder and its subfolders, the members of a zip archive, or a single file, sorted by name.
+    """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
 
-    No file is read or unpacked. Hidden files, devices and pipes are skipped, and so are members of an archive with a
-    path outside it.
+    No image is read or unpacked. Hidden files, devices and pipes are skipped, and so are members of an archive with a
+    path outside it. Archives in a folder or archive are opened if there are no images beside them. The members of a
+    compressed tar have its own order, because they can only be read one after the other.
 
     Raises:
-        HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged or
-            contains a name twice.
+        HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,
+            contains a name twice, or has a format that is not read.
     """
+    from histocli.sources.archives import is_archive, list_archive, open_inner_archives  # which import this module
+    from histocli.sources.formats import refuse_format
+    from histocli.sources.streams import ArchiveFile
+
     try:
         if path.is_dir():
             folder = str(path)
-            return [File(_to_utf8(name), _DiskReader(folder, name)) for name in sorted(_walk(folder))]
+            files = [File(to_utf8(name), _DiskReader(folder, name)) for name in sorted(_walk(folder))]
+            return open_inner_archives(files, lambda file: ArchiveFile(Path(folder, file.read.name)))  # type: ignore[attr-defined]
         if path.is_file():
-            return _list_zip(path) if path.suffix.lower() == ".zip" else [file_at(path, path.name)]
+            if is_archive(path.name):
+                return list_archive(str(path), lambda: ArchiveFile(path))
+            refuse_format(path)
+            return [file_at(path, path.name)]
         wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
     except OSError as error:
-        raise HistoError(f"cannot read {error.filename}: {error.strerror}") from error
-    raise HistoError(wrong, "give a folder, a .zip archive or an image file")
+        raise HistoError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    raise HistoError(wrong, "give a folder, an archive or an image file")
 
 
 def file_at(path: Path, name: str | None = None) -> File:
     """Return the `File` of a path; its name is the path unless `name` is given."""
-    return File(_to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
+    return File(to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
 
 
 def list_images(path: Path) -> list[File]:
-    """List the files of `list_files` that have the suffix of an image format."""
-    return [file for file in list_files(path) if is_image(file.name)]
+    """List the images among the files of `list_files`."""
+    return find_images(list_files(path)).images
+
+
+def find_images(files: Iterable[File]) -> ImageList:
+    """Return which of some files are images: by their suffix, or by their first bytes if the suffix is not known."""
+    found = ImageList([], [])
+    for file in files:
+        found[0 if _holds_image(file) else 1].append(file)
+    return found
 
 
 def is_image(name: str) -> bool:
-    """Return whether a file name has the suffix of an image format that OpenCV reads."""
-    return _IMAGE_SUFFIX.fullmatch(_split_suffix(name)[1].lower()) is not None
+    """Return whether a file name has the suffix of an image format."""
+    return _IMAGE_SUFFIX.fullmatch(split_suffix(name)[1].lower()) is not None
+
+
+def is_image_start(head: bytes) -> bool:
+    """Return whether the first bytes of a file are those of an image format."""
+    return _IMAGE_START.match(head) is not None
+
+
+def describe_others(files: Iterable[File]) -> str:
+    """Return the number of files by suffix, as in "8 files left out: 5 .jxl, 3 .svs"; "" if there are none."""
+    listed_files = [file for file in files if not isinstance(file.read, MadeTable)]
+    named = [file for file in listed_files if file.name.rpartition("/")[2].lower() not in _SYSTEM_FILES]
+    counts = Counter(split_suffix(file.name)[1].lower() or "without a suffix" for file in named)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(f"{count:,} {suffix}" for suffix, count in ordered)
+    return f"{len(named):,} {'file' if len(named) == 1 else 'files'} left out: {listed}" if named else ""
+
+
+def _holds_image(file: File) -> bool:
+    suffix = split_suffix(file.name)[1].lower()
+    if _IMAGE_SUFFIX.fullmatch(suffix):
+        return True
+    if _OTHER_SUFFIX.fullmatch(suffix):
+        return False
+    read_head = getattr(file.read, "head", None)
+    try:
+        head: bytes = read_head(_HEAD_BYTES) if read_head else file.read()[:_HEAD_BYTES]
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
+        return False  # it is counted among the files that are left out
+    return is_image_start(head) and not (_SLIDE_SUFFIX.fullmatch(suffix) and _TIFF.match(head))
 
 
 def read_bytes(file: File) -> bytes:
@@ -87,49 +163,6 @@ def read_bytes(file: File) -> bytes:
         raise HistoError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def read_labels(file: File) -> dict[str, int]:
-    """Read a table `id,label` with labels 0 and 1.
-
-    Raises:
-        HistoError: a column is missing, a label is neither 0 nor 1, or an id occurs twice; the message names file, line
-            and column.
-    """
-    labels: dict[str, int] = {}
-    for line, key, value in _read_pairs(file, "id", ("label",)):
-        if value not in ("0", "1", "0.0", "1.0"):
-            raise HistoError(f"{file.name}, line {line}, column label: {value!r} is not 0 or 1")
-        if key in labels:
-            raise HistoError(f"{file.name}, line {line}, column id: {key!r} occurs twice")
-        labels[key] = int(value[0])
-    return labels
-
-
-def read_slides(file: File) -> dict[str, str]:
-    """Read a table `id,wsi` (or `id,slide`) with the slide of each patch.
-
-    Raises:
-        HistoError: a column is missing, or an id has two slides; the message names file, line and column.
-    """
-    slides: dict[str, str] = {}
-    for line, key, value in _read_pairs(file, "id", ("wsi", "slide")):
-        if slides.setdefault(key, value) != value:
-            raise HistoError(f"{file.name}, line {line}, column id: {key!r} occurs twice, with two slides")
-    return slides
-
-
-def _read_pairs(file: File, key: str, values: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
-    """Yield (line, key, value) for each row of a table in UTF-8, with or without a byte order mark."""
-    text = io.TextIOWrapper(io.BytesIO(read_bytes(file)), "utf-8-sig", newline="")
-    names, rows = read_table(text, file.name)
-    columns = [name.lower() for name in names]
-    value = next((name for name in values if name in columns), "")
-    if key not in columns or not value:
-        raise HistoError(f"{file.name}, line 1: the columns must be {key},{values[0]}, but are {','.join(columns)}")
-    at_key, at_value = columns.index(key), columns.index(value)
-    for line, row in rows:
-        yield line, row[at_key].strip(), row[at_value].strip()
-
-
 @dataclass(slots=True)
 class _DiskReader:
     """Reads one file in a folder. It has no full path, to save memory: there can be a million of these objects."""
@@ -140,8 +173,13 @@ class _DiskReader:
     def __call__(self) -> bytes:
         return _read_regular(f"{self.folder}/{self.name}")
 
+    def head(self, size: int) -> bytes:
+        """Read the first bytes."""
+        with Path(self.folder, self.name).open("rb") as file:
+            return file.read(size)
 
-def _to_utf8(name: str) -> str:
+
+def to_utf8(name: str) -> str:
     """Return a file name as text that can be encoded as UTF-8; other bytes are escaped."""
     if name.isascii():
         return name
@@ -154,16 +192,23 @@ def _read_regular(path: str) -> bytes:
         raise OSError("not a regular file")
     # The size is limited, because Python allocates as much memory as `read` asks for.
     with open(path, "rb") as file:  # noqa: PTH123
-        return _check_size(file.read(min(facts.st_size, MAX_FILE_BYTES) + 1))
+        return check_size(file.read(min(facts.st_size, MAX_FILE_BYTES) + 1))
 
 
-def _check_size(data: bytes) -> bytes:
+def check_declared_size(size: int) -> None:
+    """Raise `OSError` if a member of an archive declares more than `MAX_FILE_BYTES`."""
+    if size > MAX_FILE_BYTES:
+        raise OSError(f"it unpacks to {size >> 20:,} MiB, over {MAX_FILE_BYTES >> 20}")
+
+
+def check_size(data: bytes) -> bytes:
+    """Return `data`; raise `OSError` if it is longer than `MAX_FILE_BYTES`."""
     if len(data) > MAX_FILE_BYTES:
         raise OSError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
     return data
 
 
-def _split_suffix(name: str) -> tuple[str, str]:
+def split_suffix(name: str) -> tuple[str, str]:
     """Return the stem and the suffix of a file, as `PurePosixPath` does, without making one for each file."""
     base = name.rpartition("/")[2]
     dot = base.rfind(".")
@@ -188,38 +233,3 @@ def _walk(folder: str) -> Iterator[str]:
                     folders.append((entry.path, f"{prefix}{entry.name}/"))
                 elif Path(entry.path).is_file():
                     yield prefix + entry.name
-
-
-def _list_zip(path: Path) -> list[File]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise HistoError(f"cannot read {path}: {error}", "check that the download is complete") from error
-    lock = Lock()  # all members share one file object
-    members = {}
-    for member in archive.infolist():
-        name = _HERE.sub("", member.filename.replace("\\", "/"))
-        if name in members:
-            raise HistoError(f"{path} contains {name!r} twice", "make the archive again with each file once")
-        members[name] = member
-    return [
-        File(name, partial(_read_member, archive, member, lock))
-        for name, member in sorted(members.items())
-        if not member.is_dir() and not _is_hidden(name)
-    ]
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: Lock) -> bytes:
-    if member.file_size > MAX_FILE_BYTES:
-        raise OSError(f"it unpacks to {member.file_size >> 20:,} MiB, over {MAX_FILE_BYTES >> 20}")
-    with lock, archive.open(member) as file:
-        return _check_size(file.read(MAX_FILE_BYTES + 1))
-
-
-def _is_hidden(name: str) -> bool:
-    """Return whether a part of a member's path is hidden, or the path is outside the archive."""
-    return (
-        name.startswith("/")
-        or bool(re.match("[A-Za-z]:", name))
-        or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-    )

@@ -1,28 +1,33 @@
-"""Patches from folders, zip archives and image files."""
+"""Patches from folders, archives and image files."""
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from threading import Lock
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from histocli.config import Resize
 from histocli.errors import HistoError, UsageError
-from histocli.sources import Patch, Pixels, SourceContext, SourceOptions, SourceReport, SourceType
-from histocli.sources.files import File, file_at, is_image, list_files, read_bytes, read_labels, read_slides
-from histocli.sources.options import FROM, LABELS, RESIZE, SLIDES
+from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
+from histocli.sources.classes import find_classes, read_splits
+from histocli.sources.files import File, describe_others, find_images, list_files
+from histocli.sources.labels import find_labels
+from histocli.sources.options import (
+    CLASSES,
+    FROM,
+    HOSPITAL_COLUMN,
+    ID_COLUMN,
+    LABEL_COLUMN,
+    LABELS,
+    RESIZE,
+    SLIDE_COLUMN,
+    SLIDE_PATTERN,
+    SLIDES,
+)
+from histocli.sources.slide_names import SlidePattern, suggest_pattern
 from histocli.sources.slides import hospital_of
-
-_CLASSES = {
-    0: "0 negative neg normal benign healthy no_tumor no_tumour non_tumor non_tumour nontumor class0",
-    1: "1 positive pos tumor tumour cancer cancerous malignant metastasis metastatic class1",
-}
-_LABEL_OF = {name: label for label, names in _CLASSES.items() for name in names.split()}
-
-T = TypeVar("T")
-
-RESIZED = {Resize.CROP: "cut to the centre", Resize.SCALE: "scaled"}  # names of the counts of images with another size
+from histocli.sources.tables import ColumnNames, TableOptions
 
 
 @dataclass(frozen=True)
@@ -32,145 +37,115 @@ class FolderOptions(SourceOptions):
     locations: Annotated[tuple[str, ...], FROM] = ()
     labels: Annotated[Path | None, LABELS] = None
     slides: Annotated[Path | None, SLIDES] = None
+    classes: Annotated[tuple[str, ...], CLASSES] = ()
+    slide_pattern: Annotated[str | None, SLIDE_PATTERN] = None
+    id_column: Annotated[str | None, ID_COLUMN] = None
+    label_column: Annotated[str | None, LABEL_COLUMN] = None
+    slide_column: Annotated[str | None, SLIDE_COLUMN] = None
+    hospital_column: Annotated[str | None, HOSPITAL_COLUMN] = None
     resize: Annotated[Resize, RESIZE] = Resize.CROP
+
+    @property
+    def columns(self) -> ColumnNames:
+        """The columns that the user named."""
+        return ColumnNames(self.id_column, self.label_column, self.slide_column, self.hospital_column)
 
 
 class FolderSource:
-    """Images of any size, in any format that OpenCV reads, in folders and their subfolders.
+    """Images of any size, in any format that is read, in folders and their subfolders, or in archives.
 
-    Labels are looked for in this order: the table `labels`; tables `*labels*.csv` in each location or next to it, if
-    they contain an id of an image; class folders such as `0` and `1` or `normal` and `tumor`, which can also be the
-    locations themselves. If nothing is found, labels are None.
+    Labels are looked for in this order: the table `labels`; tables in each location, or beside it; class folders such
+    as `0` and `1` or `normal` and `tumor`, which can be the locations themselves. If nothing is found, labels are None.
+    Folders such as `train`, `val` and `test`, above or below the class folders, give the split.
 
     Raises:
-        HistoError: a location does not exist or has no image, a table is malformed, or `labels` has no id of an image.
+        HistoError: a location does not exist or has no image; a table is malformed or has no id of an image; folders
+            have more than two classes, or contradict each other or a table.
+        UsageError: an option is malformed, or two options contradict each other.
     """
 
     id_is_sha1 = False
     drop_duplicates = False
 
-    def __init__(
-        self,
-        locations: Sequence[Path],
-        *,
-        labels: Path | None = None,
-        slides: Path | None = None,
-        resize: Resize = Resize.CROP,
-    ) -> None:
+    def __init__(self, options: FolderOptions) -> None:
+        locations = [Path(location) for location in options.locations]
         self.report = SourceReport(origin=", ".join(map(str, locations)))
-        self._resize = resize
-        self._lock = Lock()
-        found = [list_files(location) for location in locations]
-        tables = [_require_file(labels)] if labels else _label_tables(locations, found)
-        known = _read_tables(tables)
-        images = [file for files in found for file in files if is_image(file.name)]
-        if not images:
+        self._resize = options.resize
+        classes = parse_classes(options.classes)
+        pattern = SlidePattern.parse(options.slide_pattern)
+        if pattern and (options.slides or options.slide_column):
+            raise UsageError("--slide-pattern cannot be combined with a table of slides", "leave one of them out")
+        for location in locations:
+            _refuse_array(location)
+        found = _name_locations(locations, [list_files(location) for location in locations], classes)
+        self._images, others = find_images(file for files in found for file in files)
+        if not self._images:
             raise HistoError(
-                f"there are no images in {self.report.origin}", "give a folder or .zip that contains images"
+                f"there are no images in {self.report.origin}",
+                describe_others(others) or "give a folder or an archive that contains images",
             )
-        if not any(_key_of(image, known) for image in images):
-            if labels:
-                raise HistoError(
-                    f"{labels} has no label of any image", "its ids must be the names or paths of the images"
-                )
-            known = {}
-            found = [_add_class_folder(location, files) for location, files in zip(locations, found, strict=True)]
-        else:
-            self.report.notes += [f"labels from {table.name}" for table in tables]
-        self._images = [file for files in found for file in files if is_image(file.name)]
         self._ids = unique_ids(self._images)
-        if len(self._ids) != len(set(self._ids)):
+        names = [image.name for image in self._images]
+        if len(set(names)) != len(names):
             raise HistoError(
                 f"files in {self.report.origin} have the same relative paths",
                 "pack each --from as a data set with another --name",
             )
-        self._labels = self._match_images(known, "labels") if known else self._class_folders()
-        self._slides = self._match_images(read_slides(_require_file(slides)), "slides") if slides else {}
+        tables = TableOptions(options.labels, options.slides, classes, options.columns)
+        self._found = find_labels(locations, found, others, names, tables)
+        self._splits = self._found.splits or read_splits(names)
+        if pattern:
+            self._found.slides.update(pattern.slides_of(names))
+        self._describe(others, names)
 
     @classmethod
     def open(cls, options: FolderOptions, context: SourceContext) -> "FolderSource":
         """Open the locations."""
         if not options.locations:
             raise UsageError("--source folder needs --from PATH", "--from may be repeated")
-        locations = [Path(location) for location in options.locations]
-        return cls(locations, labels=options.labels, slides=options.slides, resize=options.resize)
+        return cls(options)
 
     @property
     def total(self) -> int:
         """The number of images."""
         return len(self._images)
 
+    @property
+    def split_names(self) -> list[str]:
+        """The splits of the folders: some of train, valid and test, or none."""
+        return sorted(set(self._splits.values()))
+
     def patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""
+        from histocli.data.image_files import ImageFile, ranges_of
+        from histocli.data.images import Preparation
+
+        how, found = Preparation(self._resize, ranges=ranges_of(self._images)), self._found
         for key, file in zip(self._ids, self._images, strict=True):
-            slide = self._slides.get(file.name, "")
+            slide = found.slides.get(file.name, "")
             # Other data sets can also have slides with names such as tumor_001.
-            hospital = hospital_of(slide) if "camelyon16" in slide else ""
-            yield Patch(key, self._loader(file), self._labels.get(file.name), slide, hospital=hospital)
-        counts = {
-            "without a label": self.total - len(self._labels),
-            "without a slide": self.total - len(self._slides) if self._slides else 0,
+            hospital = found.hospitals.get(file.name) or (hospital_of(slide) if "camelyon16" in slide else "")
+            split = self._splits.get(file.name, "")
+            yield Patch(key, ImageFile(file.name, file.read, how), found.labels.get(file.name), slide, split, hospital)
+
+    def _describe(self, others: list[File], names: list[str]) -> None:
+        """Add to the report what was found, what was left out, and what was guessed."""
+        found, report = self._found, self.report
+        report.notes += found.notes
+        if self._splits:
+            counts = Counter(self._splits.values())
+            rest = f"; {self.total - len(self._splits):,} are in none" if len(self._splits) < self.total else ""
+            report.notes.append(f"splits by the names of folders: {describe_counts(counts)}{rest}")
+        if left_out := describe_others(file for file in others if file.name not in found.used):
+            report.notes.append(left_out)
+        if not found.slides and (pattern := suggest_pattern(names)):
+            report.notes.append(pattern)
+        report.counts.update(found.lost)
+        missing = {
+            "without a label": self.total - len(found.labels),
+            "without a slide": self.total - len(found.slides) if found.slides else 0,
         }
-        self.report.counts.update({name: count for name, count in counts.items() if count})
-
-    def _loader(self, file: File) -> Callable[[], Pixels]:
-        def load() -> Pixels:
-            from histocli.data.images import PATCH_SIZE, decode, fit
-
-            image = decode(read_bytes(file), file.name)
-            if image.shape[:2] != (PATCH_SIZE, PATCH_SIZE):
-                verb = RESIZED[self._resize]
-                with self._lock:
-                    self.report.counts[verb] = self.report.counts.get(verb, 0) + 1
-            return fit(image, self._resize)
-
-        return load
-
-    def _class_folders(self) -> dict[str, int]:
-        """Return the label of each image in a class folder; of nested class folders the innermost is used."""
-        labels = {}
-        for file in self._images:
-            folders = [part.lower() for part in PurePosixPath(file.name).parent.parts if part.lower() in _LABEL_OF]
-            if folders:
-                labels[file.name] = _LABEL_OF[folders[-1]]
-        return labels
-
-    def _match_images(self, table: dict[str, T], what: str) -> dict[str, T]:
-        """Return the value of each image that a table contains, by the image's name."""
-        found: dict[str, T] = {}
-        owners: dict[str, str] = {}
-        for image in self._images:
-            key = _key_of(image, table)
-            if key is None:
-                continue
-            if owners.setdefault(key, image.name) != image.name:
-                raise HistoError(
-                    f"the id {key!r} in the table of {what} is that of two images, {owners[key]} and {image.name}",
-                    "use the paths of the images as ids in the table",
-                )
-            found[image.name] = table[key]
-        if missing := len(table) - len(owners):
-            self.report.counts[f"{what} without an image"] = missing
-        return found
-
-
-def _read_tables(tables: list[File]) -> dict[str, int]:
-    """Return the labels of all tables, by id."""
-    labels: dict[str, int] = {}
-    for table in tables:
-        for key, label in read_labels(table).items():
-            if labels.setdefault(key, label) != label:
-                raise HistoError(
-                    f"{table.name}: another table has a different label for {key!r}", "correct one of the tables"
-                )
-    return labels
-
-
-def _key_of(image: File, table: dict[str, T]) -> str | None:
-    """Return the key of an image in a table (its path or file name, with or without suffix), or None."""
-    path = PurePosixPath(image.name)
-    keys = (image.name, str(path.with_suffix("")), path.name, path.stem)
-    return next((key for key in keys if key in table), None)
+        report.counts.update({what: count for what, count in missing.items() if count})
 
 
 def unique_ids(files: Sequence[File]) -> list[str]:
@@ -182,35 +157,28 @@ def unique_ids(files: Sequence[File]) -> list[str]:
     return ids
 
 
-def _add_class_folder(location: Path, files: list[File]) -> list[File]:
-    """Add the name of the location to the names of its files, if the location is a class folder itself."""
-    name = location.absolute().name
-    if name.lower() not in _LABEL_OF or not location.is_dir():
-        return files
-    return [File(f"{name}/{file.name}", file.read) for file in files]
+def _refuse_array(location: Path) -> None:
+    if location.is_file() and location.name.lower().endswith((".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")):
+        raise HistoError(
+            f"{location} is an array, which has no labels that --source folder reads",
+            "save patches and labels together: numpy.savez('patches.npz', x=patches, y=labels); PCam: --source pcam",
+        )
 
 
-def _label_tables(locations: Sequence[Path], found: list[list[File]]) -> list[File]:
-    """List the tables of labels in each location, or next to it if the location contains none."""
-    inside: list[File] = []
-    outside: dict[Path, None] = {}
-    for location, files in zip(locations, found, strict=True):
-        tables = [file for file in files if _is_label_table(file.name)]
-        inside += tables
-        if not tables:
-            outside.update(dict.fromkeys(sorted(location.absolute().parent.glob("*.csv"))))
-    return inside + [file_at(path) for path in outside if _is_label_table(path.name) and path.is_file()]
+def _name_locations(locations: Sequence[Path], found: list[list[File]], classes: Mapping[str, int]) -> list[list[File]]:
+    """Add the name of a location to the names of its files, if it is the name of a class or split.
 
-
-def _is_label_table(name: str) -> bool:
-    base = PurePosixPath(name).name.lower()
-    return base.endswith(".csv") and "labels" in base
-
-
-def _require_file(path: Path) -> File:
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
-        raise HistoError(f"there is no {path}", "give a table in CSV")
-    return file_at(path)
+    The name of a class counts if there are no class folders in the location; those of splits if the locations are of
+    different splits: `--from train/ --from test/`.
+    """
+    names = [location.absolute().name for location in locations]
+    has_splits = len({split_of(name) for name in names}) > 1
+    named = []
+    for name, location, files in zip(names, locations, found, strict=True):
+        is_class = label_of(name, classes) is not None and not find_classes((f.name for f in files), classes).labels
+        is_named = location.is_dir() and (is_class or (has_splits and split_of(name) != ""))
+        named.append([File(f"{name}/{file.name}", file.read) for file in files] if is_named else files)
+    return named
 
 
 SOURCE = SourceType(FolderOptions, FolderSource.open, files_may_change=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
-from histocli.sources.files import File, is_image, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.files import File, describe_others, is_image, list_files, read_bytes, split_suffix
 from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
     COMPETITION,
@@ -20,6 +20,7 @@ from histocli.sources.kaggle_client import (
 from histocli.sources.options import FROM, SLIDES, single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.slides import hospital_of
+from histocli.sources.tables import read_labels, read_slides, table_at
 
 _LAYOUT_HINT = "Kaggle's archive contains train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"
 
@@ -61,7 +62,7 @@ class KaggleSource:
         self._policy = policy
         self._images: dict[str, list[File]] = {}
         self._labels: dict[str, int] = {}
-        self._slides = read_slides(_table(slides)) if slides else {}
+        self._slides = read_slides(table_at(slides)) if slides else {}
         self.report = SourceReport(origin=PAGE if location is None else str(location))
         if location is not None:
             self._index(location)
@@ -119,8 +120,8 @@ class KaggleSource:
         """Find the images and their labels; count images without a label and labels without an image."""
         files = {file.name: file for file in list_files(path)}
         root = _root(files, path)
-        self._labels = read_labels(files[f"{root}train_labels.csv"])
         images = {split: _images_in(files, f"{root}{split}/") for split in ("train", "test")}
+        self._labels = _without_suffix(read_labels(files[f"{root}train_labels.csv"]))
         if not images["train"]:
             raise HistoError(f"there are no images in {path}/{root}train", _LAYOUT_HINT)
         times = Counter(file.stem for split in images.values() for file in split)
@@ -133,32 +134,42 @@ class KaggleSource:
             "images without a label": len(train - self._labels.keys()),
             "train patches without a slide": len(train - self._slides.keys()) if self._slides else 0,
         }
+        if sample := files.get(f"{root}sample_submission.csv"):
+            wanted, test = set(_without_suffix(read_labels(sample))), {file.stem for file in images["test"]}
+            counts["ids of sample_submission.csv without an image"] = len(wanted - test)
+            counts["test images that are not in sample_submission.csv"] = len(test - wanted)
         self.report.counts.update({name: count for name, count in counts.items() if count})
+        used = {f"{root}train_labels.csv", f"{root}sample_submission.csv"}
+        used.update(file.name for split in images.values() for file in split)
+        if left_out := describe_others(file for name, file in files.items() if name not in used):
+            self.report.notes.append(left_out)
         self._images = images
 
 
 def _root(files: Mapping[str, File], path: Path) -> str:
-    """Return the folder with train_labels.csv: "" for the top level, or one folder below it, as in some archives."""
+    """Return the folder with train_labels.csv: "" for the top level, or a folder below it, as in some archives."""
     roots = [name.removesuffix("train_labels.csv") for name in files if PurePosixPath(name).name == "train_labels.csv"]
-    roots = sorted((root for root in roots if root.count("/") <= 1), key=lambda root: root.count("/"))
+    roots = sorted(roots, key=lambda root: root.count("/"))
     if not roots:
         raise HistoError(f"there is no train_labels.csv in {path}", _LAYOUT_HINT)
-    if len(roots) > 1 and roots[0]:
+    if len(roots) > 1 and roots[0].count("/") == roots[1].count("/"):
         raise HistoError(f"there are {len(roots)} train_labels.csv in {path}", "give one of the folders to --from")
     return roots[0]
 
 
 def _images_in(files: Mapping[str, File], folder: str) -> list[File]:
-    """Return the images in a folder, but not in its subfolders, sorted by name."""
-    return [f for name, f in files.items() if PurePosixPath(name).parent == PurePosixPath(folder) and is_image(name)]
+    """Return the images in a folder, sorted by name; if there are none, those in its subfolders.
+
+    Unzipping train.zip in a folder `train` makes `train/train/`; some sort the patches into class folders.
+    """
+    below = [file for name, file in files.items() if name.startswith(folder) and is_image(name)]
+    direct = [file for file in below if "/" not in file.name[len(folder) :]]
+    return direct or sorted(below, key=lambda file: file.stem)
 
 
-def _table(path: Path) -> File:
-    """Return the table at `path`, which is a CSV file or a zip with one CSV file."""
-    tables = [file for file in list_files(path) if file.name.lower().endswith(".csv")]
-    if len(tables) != 1:
-        raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "give the table `id,wsi` to --slides")
-    return tables[0]
+def _without_suffix(labels: Mapping[str, int]) -> dict[str, int]:
+    """Return labels by id, for ids that were written as file names: `f38a6374.tif`."""
+    return {split_suffix(key)[0] if is_image(key) else key: label for key, label in labels.items()}
 
 
 def _decode(file: File) -> Pixels:

@@ -37,6 +37,20 @@ FROM = Option(
 )
 LABELS = Option("--labels", "CSV with the columns id,label: the label of each image.")
 SLIDES = Option("--slides", "CSV with the columns id,wsi: the slide of each patch.")
+SLIDE_PATTERN = Option(
+    "--slide-pattern",
+    "Regular expression that finds the slide in the path of an image; a group in it is the slide.",
+    metavar="REGEX",
+)
+CLASSES = Option(
+    "--classes",
+    "Names of class folders or labels: negative=NAME[,NAME...]; give it again for positive=NAME[,NAME...].",
+    metavar="SIDE=NAMES",
+)
+ID_COLUMN = Option("--id-column", "Column of the ids in the tables.", metavar="NAME")
+LABEL_COLUMN = Option("--label-column", "Column of the labels in the table.", metavar="NAME")
+SLIDE_COLUMN = Option("--slide-column", "Column of the slides in the table.", metavar="NAME")
+HOSPITAL_COLUMN = Option("--hospital-column", "Column of the hospitals in the table.", metavar="NAME")
 RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 import histocli
 from histocli.errors import HistoError
 from histocli.fs import HeldError, hold
-from histocli.workspace import Workspace, check_name, read_json, write_json
+from histocli.workspace import Workspace, check_name, make_name, read_json, write_json
+
+_MAX_STEM = 80  # characters, so that there is room for a number
 
 
 def run_name_stem(arch: str) -> str:
     """Return the beginning of the names of an architecture's runs, with only characters that file names may have."""
-    return re.sub(r"[^\w.-]+", "-", arch.partition("?")[0])
+    return make_name(re.sub(r"[^A-Za-z0-9_.-]+", "-", arch.partition("?")[0])[:_MAX_STEM].strip(".-"))
 
 
 def _unused_names(workspace: Workspace, arch: str) -> Iterator[str]:

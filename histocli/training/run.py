@@ -218,7 +218,16 @@ class Run:
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""
         state = self._training_state()
-        self.ranks.on_rank0(lambda: self._write(self.dir, state, is_best=is_best))
+        self.ranks.on_rank0(lambda: self._write(self._existing_dir(), state, is_best=is_best))
+
+    def _existing_dir(self) -> Path:
+        """Return the run's folder; it must not be made again in a workspace that was moved."""
+        if not self.dir.is_dir():
+            raise HistoError(
+                f"{self.dir} is gone: it was moved or deleted during the training",
+                f"move it back, and continue: histo train --resume --name {self.name}",
+            )
+        return self.dir
 
     def _training_state(self) -> dict[str, Any]:
         """Return what last.pt needs to resume; all processes must call this together."""

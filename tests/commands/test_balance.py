@@ -273,3 +273,67 @@ def test_a_subset_and_a_data_set_cannot_have_the_same_name(histo):
     error, _ = histo.fails("download", "--source", "synthetic", "--n", 20, "--name", "small", code=2)
     assert error == "--name small is the name of a subset that histo balance writes"
     assert "cannot name" in histo.fails("balance", "--n", 40, "--name", "a/b", code=2)[0]
+
+
+# the splits of folders
+
+
+def split_folders(folder, sizes):
+    """Class folders in split folders; `sizes` are the numbers of normal and tumour patches of each split."""
+    write_patches(
+        folder,
+        {
+            f"{split}/{name}/{i}": crop(texture((at, len(name), i), 160), 0, 0)
+            for at, (split, counts) in enumerate(sizes.items())
+            for name, count in zip(("normal", "tumor"), counts, strict=True)
+            for i in range(count)
+        },
+    )
+    return folder
+
+
+def test_folders_give_the_split_and_test_is_kept_out(empty, tmp_path):
+    folder = split_folders(tmp_path / "x", {"train": (8, 5), "val": (3, 4), "test": (6, 6)})
+    empty("download", "--source", "folder", "--from", folder, "--name", "mine")
+    result = empty("balance", "--n", "max", "--json")
+    report = json.loads(result.stdout)
+    assert (report["split"], report["dropped"]["held_out"]) == ("folders", 12)
+    counts = Counter((row["id"].split("/")[0], row["split"], row["label"]) for row in subset(empty))
+    wanted = {("train", "train"): 5, ("val", "val"): 3}
+    assert counts == {(*key, label): count for key, count in wanted.items() for label in "01"}
+    assert report["n"] == 16
+    assert report["leaks"]  # slides are not known
+    assert "the folders' own split may leak" in result.stderr
+    empty("balance", "--n", 10)
+    assert Counter((row["split"], row["label"]) for row in subset(empty)) == {
+        ("train", "0"): 3,
+        ("train", "1"): 3,
+        ("val", "0"): 2,
+        ("val", "1"): 2,
+    }
+    error, hint = empty.fails("balance", "--n", 18)
+    assert "--n 18 asks for 9 of each class" in error
+    assert hint == "the largest n possible is --n 16"
+    report = json.loads(empty("balance", "--n", "max", "--split", "overlap", "--json").stdout)
+    assert (report["split"], report["dropped"]["held_out"], report["n"]) == ("overlap", 19, 10)
+
+
+def test_folders_without_validation_keep_test_out_and_are_split_as_ever(empty, tmp_path):
+    folder = split_folders(tmp_path / "x", {"train": (8, 8), "test": (4, 4)})
+    empty("download", "--source", "folder", "--from", folder, "--name", "mine")
+    report = json.loads(empty("balance", "--n", "max", "--val-fraction", 0.25, "--json").stdout)
+    assert (report["split"], report["dropped"]["held_out"], report["n"]) == ("overlap", 8, 16)
+    assert {row["id"].split("/")[0] for row in subset(empty)} == {"train"}
+    error, hint = empty.fails("balance", "--n", "max", "--split", "folders")
+    assert error == "mine has no splits train and valid; its splits: test, train"
+    assert "--split slide or overlap" in hint
+
+
+def test_a_slide_in_both_folders_leaks_and_one_in_each_does_not(empty, tmp_path):
+    folder = split_folders(tmp_path / "x", {"train": (4, 4), "val": (2, 2)})
+    for pattern, leaks in ((r"(train|val)/", False), (r"(normal|tumor)/", True)):
+        line = ["download", "--source", "folder", "--from", folder, "--name", "mine", "--force"]
+        empty(*line, "--slide-pattern", pattern)
+        result = empty("balance", "--n", "max", "--json")
+        assert json.loads(result.stdout)["leaks"] == leaks
+        assert ("slides have patches in both" in result.stderr) == leaks

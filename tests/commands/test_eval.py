@@ -565,3 +565,31 @@ def test_the_model_card_shows_the_evaluations(histo):
     report(histo)
     assert text.splitlines()[:20] == card.read_text().splitlines()[:20]
     assert card.read_text().count("## Evaluations") == 1
+
+
+def test_a_folder_with_splits_of_which_one_is_measured(histo, folder, tmp_path):
+    """The images of `folder`, most in val and the rest in train."""
+    for at, path in enumerate(sorted(folder.rglob("*.png"))):
+        target = tmp_path / "split" / ("train" if at % 4 == 0 else "val") / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    result = histo(*EVAL, "--data", tmp_path / "split", "--json")
+    assert (json.loads(result.stdout)["n"], json.loads(result.stdout)["split"]) == (24, "all")
+    assert "splits by the names of folders: train (6), valid (18)" in result.stderr
+    for name in ("val", "valid"):
+        made = report(histo, "--data", tmp_path / "split", "--split", name)
+        assert (made["n"], made["split"]) == (18, "valid")
+    error, hint = histo.fails(*EVAL, "--data", tmp_path / "split", "--split", "test", code=2)
+    assert "has no folder of this split" in error
+    assert hint == "its splits: train, valid"
+
+
+def test_classes_and_slides_of_a_folder_are_options_as_in_download(histo, folder):
+    for old, new in (("normal", "left"), ("tumor", "right")):
+        (folder / old).rename(folder / new)
+    error, _ = histo.fails(*EVAL, "--data", folder)
+    assert "has a label" in error
+    line = ["--classes", "negative=left", "--classes", "positive=right", "--slide-pattern", r"patch-(\d)"]
+    made = report(histo, "--data", folder, *line)
+    assert (made["n"], len(made["slides"])) == (24, 3)
+    assert "--classes is for a folder" in histo.fails(*EVAL, *line[:4], code=2)[0]

@@ -1,11 +1,13 @@
 """`histo predict` from the command line: a well-formed CSV for any input, and clear errors."""
 
 import csv
+import gzip
 import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import replace
 
@@ -126,7 +128,7 @@ def test_with_tta_rotated_patches_get_the_same_score(histo, images, tmp_path):
 def test_an_unreadable_file_is_named_and_all_others_are_scored(histo, images):
     (images / "patch-05.png").write_bytes(b"no picture")
     (images / "patch-07.png").write_bytes(b"")
-    result = histo(*PREDICT, images, code=1)
+    result = histo(*PREDICT, images, code=4)
     assert [row["id"] for row in table(result.stdout)] == [f"patch-{i:02}" for i in range(12) if i not in (5, 7)]
     assert "warning: patch-05.png" in result.stderr
     assert "warning: patch-07.png" in result.stderr
@@ -243,11 +245,11 @@ def test_unreadable_files_of_finished_parts_are_named_again(histo, images, tmp_p
     with monkeypatch.context() as patched:
         patched.setattr(Parts, "write", fail_at_the_fifth)
         assert histo(*line, "--out", out, code=1).stderr.count("warning: patch-01.png") == 1
-    result = histo(*line, "--out", out, code=1)
+    result = histo(*line, "--out", out, code=4)
     assert "8 of 12 patches were scored before" in result.stderr
     assert result.stderr.count("warning: patch-01.png") == 1
     assert "error: 1 of 12 files" in result.stderr
-    assert out.read_text() == histo(*line, code=1).stdout
+    assert out.read_text() == histo(*line, code=4).stdout
 
 
 def test_a_damaged_part_is_written_again(histo, images, tmp_path):
@@ -300,7 +302,7 @@ def test_unusual_names_give_a_well_formed_csv(histo, tmp_path):
         path.rename(path.with_name(f"{name}.png"))
     assert sorted(row["id"] for row in predicted(histo, tmp_path / "flat")) == sorted(odd)
     (tmp_path / "flat" / "[b]broken[bold].png").write_bytes(b"")
-    assert "[b]broken[bold].png" in histo(*PREDICT, tmp_path / "flat", code=1).stderr
+    assert "[b]broken[bold].png" in histo(*PREDICT, tmp_path / "flat", code=4).stderr
 
 
 def test_results_are_utf8_for_any_locale_and_names(histo, tmp_path):
@@ -320,8 +322,8 @@ def test_results_are_utf8_for_any_locale_and_names(histo, tmp_path):
         assert any("caf" in key for key in ids)
 
 
-def test_missing_paths_from_stdin_are_named(histo, images):
-    result = histo(*PREDICT, "-", stdin=f"{images / 'patch-00.png'}\n/no/such.png\n\n{images}\n", code=1)
+def test_paths_from_stdin_that_are_not_there_are_named(histo, images):
+    result = histo(*PREDICT, "-", stdin=f"{images / 'patch-00.png'}\n/no/such.png\n\n{images}\n", code=4)
     assert len(table(result.stdout)) == 1
     assert "warning: /no/such.png: No such file or directory" in result.stderr
     assert f"warning: {images}: " in result.stderr
@@ -467,3 +469,237 @@ def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
     rows = [json.loads(line) for line in histo(*PREDICT, images, "--flags", "--format", "jsonl").stdout.splitlines()]
     for row, other in zip(rows, predicted(histo, images, "--flags"), strict=True):
         assert {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} == other
+
+
+def test_the_test_split_of_kaggle_gives_the_ids_of_the_sample_submission(histo, shared_data, tmp_path):
+    archive = shared_data / "kaggle_layout.zip"
+    histo("download", "--from", archive)
+    found = histo(*PREDICT, "kaggle", "--split", "test").stdout
+    with zipfile.ZipFile(archive) as opened:
+        (name,) = [name for name in opened.namelist() if name.endswith("sample_submission.csv")]
+        wanted = opened.read(name).decode()
+    assert found.splitlines()[0] == wanted.splitlines()[0] == "id,label"
+    assert sorted(row["id"] for row in table(found)) == sorted(row["id"] for row in table(wanted))
+    error, hint = histo.fails(*PREDICT, "kaggle", "--split", "valid")
+    assert error == "kaggle has no patches in its split 'valid'"
+    assert hint == "its splits: test, train"
+
+
+def test_a_split_of_a_folder_is_refused(histo, images):
+    assert "--split test is for packed data sets" in histo.fails(*PREDICT, images, "--split", "test", code=2)[0]
+
+
+def test_files_that_are_left_out_are_counted(histo, images):
+    (images / "slide.jxl").write_bytes(b"\xff\x0a")
+    (images / "notes.txt").write_text("x")
+    result = histo(*PREDICT, images)
+    assert "2 files left out: 1 .jxl, 1 .txt" in result.stderr
+    assert len(table(result.stdout)) == 12
+
+
+def test_archives_and_arrays_give_the_same_scores(histo, images, tmp_path):
+    wanted = [row["label"] for row in table(histo(*PREDICT, images).stdout)]
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:12]
+    np.savez_compressed(tmp_path / "x.npz", x=patches)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = patches
+    (tmp_path / "x.h5.gz").write_bytes(gzip.compress((tmp_path / "x.h5").read_bytes()))
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as archive:
+        archive.add(images, "images")
+    for name in ("x.npz", "x.h5.gz", "x.tar.gz"):
+        rows = table(histo(*PREDICT, tmp_path / name).stdout)
+        assert sorted(row["label"] for row in rows) == sorted(wanted), name
+
+
+def test_a_bomb_in_a_gzip_is_stopped(histo, tmp_path):
+    (tmp_path / "x.h5.gz").write_bytes(gzip.compress(bytes(80 << 20)))
+    error, _ = histo.fails(*PREDICT, tmp_path / "x.h5.gz")
+    assert "unpacks to more than 20 times its size" in error
+
+
+# sizes, magnification, and whole slides
+
+
+def save(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+
+
+@pytest.fixture
+def tiles(histo, tmp_path):
+    """Images that are not 96x96: two larger ones, a smaller one, and one that is both."""
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    for name, (height, width) in {"a": (224, 224), "b": (460, 512), "c": (50, 50), "d": (50, 200)}.items():
+        save(tmp_path / "tiles" / f"{name}.png", noise[:height, :width])
+    write_images(histo, tmp_path / "tiles", 2)
+    return tmp_path / "tiles"
+
+
+def test_images_of_other_sizes_are_counted_and_named(histo, tiles):
+    told = histo(*PREDICT, tiles).stderr
+    assert "warning: a.png, 224 x 224 pixels: cut to the centre (the first; others are counted)" in told
+    assert "warning: c.png, 50 x 50 pixels: padded" in told
+    assert "warning: 4 of 6 images were not 96x96: 2 cut to the centre, 1 padded, 1 cut and padded" in told
+    assert "assumed: the images have 0.972 um per pixel" in told
+    assert "4 of 6 images were not 96x96: 4 scaled" in histo(*PREDICT, tiles, "--resize", "scale").stderr
+
+
+def test_images_of_the_right_size_need_no_warning(histo, images):
+    assert "warning" not in histo(*PREDICT, images).stderr
+
+
+def test_a_whole_slide_is_refused(histo, tmp_path):
+    save(tmp_path / "slides" / "slide.png", np.zeros((300, 2500, 3), np.uint8))
+    write_images(histo, tmp_path / "slides", 2)
+    result = histo(*PREDICT, tmp_path / "slides", code=4)
+    assert len(table(result.stdout)) == 2
+    assert "slide.png: a whole slide of 2,500 x 300 pixels" in result.stderr
+    assert "cut it into patches of 96 x 96 pixels at 0.972 um per pixel" in result.stderr
+
+
+def test_mpp_rescales_to_the_resolution_of_the_patches(histo, images, tmp_path):
+    for path in images.iterdir():
+        patch = cv2.imread(str(path))
+        doubled = cv2.copyMakeBorder(np.repeat(np.repeat(patch, 2, 0), 2, 1), 40, 40, 40, 40, cv2.BORDER_REFLECT)
+        cv2.imwrite(str(tmp_path / path.name), doubled)
+    result = histo(*PREDICT, tmp_path / "*.png", "--mpp", 0.486)
+    assert [float(row["label"]) for row in table(result.stdout)] == pytest.approx(
+        [float(row["label"]) for row in predicted(histo, images)], abs=1e-5
+    )
+    assert "12 of 12 images were not 96x96 at 0.972 um per pixel: 12 cut to the centre" in result.stderr
+    assert "assumed" not in result.stderr
+    for value in ("40x", "0", "-1", "nan", "1000"):
+        assert "such as 0.25 for 40x" in histo.fails(*PREDICT, images, "--mpp", value, code=2)[1]
+    assert "exclude" in histo.fails(*PREDICT, images, "--mpp", "0.5", "--resize", "scale", code=2)[0]
+
+
+def test_sixteen_bit_images_are_read_by_the_range_of_the_folder(histo, images, tmp_path):
+    for path in images.iterdir():
+        cv2.imwrite(str(tmp_path / path.name), cv2.imread(str(path)).astype(np.uint16) << 4)
+    result = histo(*PREDICT, tmp_path / "patch-*.png")
+    assert result.stdout == histo(*PREDICT, images).stdout
+    assert "warning: 12 of 12 images: read as 12-bit integers, 0 to 4,095" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "u2", "i8"])
+def test_arrays_of_other_types(histo, tmp_path, kind):
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:12]
+    np.save(tmp_path / "bytes.npy", patches)
+    np.save(tmp_path / "x.npy", (patches / 255).astype(kind) if kind[0] == "f" else patches.astype(kind))
+    assert histo(*PREDICT, tmp_path / "x.npy").stdout == histo(*PREDICT, tmp_path / "bytes.npy").stdout
+
+
+def test_an_array_with_its_channels_first_is_an_error_that_says_so(histo, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 96, 96), np.uint8))
+    error, hint = histo.fails(*PREDICT, tmp_path / "x.npy")
+    assert "(2, 3, 96, 96)" in error
+    assert "numpy.moveaxis" in hint
+
+
+# the nightly job
+
+
+def test_columns_full(histo, images):
+    rows = predicted(histo, images, "--columns", "full")
+    assert list(rows[0]) == ["id", "path", "probability", "class"]
+    plain = predicted(histo, images, "--threshold", "stored")
+    assert [row["probability"] for row in rows] == [row["label"] for row in plain]
+    assert [row["class"] for row in rows] == [row["class"] for row in plain]
+    assert [row["path"] for row in rows] == [str(path) for path in sorted(images.iterdir())]
+
+
+def test_the_suffix_chooses_the_format(histo, images, tmp_path):
+    histo(*PREDICT, images, "--out", tmp_path / "x.jsonl")
+    assert json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])["id"] == "patch-00"
+    histo(*PREDICT, images, "--out", tmp_path / "x.jsonl", "--format", "csv")
+    assert (tmp_path / "x.jsonl").read_text().startswith("id,label\n")
+    if _has_pyarrow():
+        import pyarrow.parquet
+
+        histo(*PREDICT, images, "--out", tmp_path / "x.parquet")
+        assert pyarrow.parquet.read_table(tmp_path / "x.parquet").num_rows == 12
+    error, hint = histo.fails(*PREDICT, images, "--out", tmp_path / "x.xlsx", code=2)
+    assert "does not write .xlsx" in error
+    assert ".parquet" in hint
+
+
+def test_ids_of_listed_paths_can_be_stems(histo, images, tmp_path):
+    names = "".join(f"{path}\n" for path in sorted(images.iterdir()))
+    assert histo(*PREDICT, "-", "--id", "stem", stdin=names).stdout == histo(*PREDICT, images).stdout
+    write_images(histo, tmp_path / "again", 1)
+    more = names + f"{tmp_path}/again/patch-00.png\n"
+    error, hint = "would have the same id", "use --id path"
+    result = histo(*PREDICT, "-", "--id", "stem", "--out", tmp_path / "x.csv", stdin=more, code=1)
+    assert error in result.stderr
+    assert hint in result.stderr
+    assert [row["id"] for row in predicted(histo, images, "--id", "path")] == [p.name for p in sorted(images.iterdir())]
+
+
+def test_patterns_in_quotes(histo, images):
+    assert histo(*PREDICT, images / "patch-0?.png").stdout.count("\n") == 11
+    assert histo(*PREDICT, images.parent / "**" / "patch-*.png").stdout == histo(*PREDICT, images).stdout
+    assert "no path matches" in histo.fails(*PREDICT, images / "*.tif")[0]
+
+
+def test_failed_files_are_listed_and_the_exit_code_says_so(histo, images, tmp_path):
+    (images / "patch-05.png").write_bytes(b"no picture")
+    for more in ([], ["--out", tmp_path / "x.csv"]):
+        histo(*PREDICT, images, "--failed", tmp_path / "failed.csv", *more, code=4)
+        [row] = table((tmp_path / "failed.csv").read_text())
+        assert row == {"id": "patch-05", "path": f"{images}/patch-05.png", "error": row["error"]}
+        assert "patch-05.png: not an image" in row["error"]
+    for path in images.iterdir():
+        path.write_bytes(b"no picture")
+    result = histo(*PREDICT, images, "--failed", tmp_path / "failed.csv", code=1)
+    assert "error: none of 12 files could be read" in result.stderr
+    assert len(table((tmp_path / "failed.csv").read_text())) == 12
+    assert "leave out" in histo.fails(*PREDICT, images, "--failed", "x", "--errors", "fail", code=2)[1]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_a_folder_that_grows_is_scored_bit_by_bit(histo, images, tmp_path, suffix):
+    if suffix == "parquet" and not _has_pyarrow():
+        pytest.skip("pyarrow is not installed")
+    whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"x.{suffix}"
+    line = [*PREDICT, images, "--skip-done", "--columns", "full", "--out", out]
+    histo(*PREDICT, images, "--columns", "full", "--out", whole)
+    late = {path: path.read_bytes() for path in sorted(images.iterdir())[8:]}
+    for path in late:
+        path.unlink()
+    assert "done: 8 patches scored" in histo(*line).stderr
+    for path, data in late.items():
+        path.write_bytes(data)
+    assert f"done: 4 patches scored to {out}; it held 8 before" in histo(*line).stderr
+    assert "done: 0 patches scored" in histo(*line).stderr
+    if suffix == "parquet":
+        import pyarrow.parquet as pq
+
+        assert pq.read_table(out).equals(pq.read_table(whole))
+    else:
+        assert out.read_bytes() == whole.read_bytes()
+
+
+def test_skip_done_tries_unreadable_files_again(histo, images, tmp_path):
+    line, last = [*PREDICT, images, "--skip-done", "--out", tmp_path / "x.csv"], images / "patch-11.png"
+    data = last.read_bytes()
+    last.write_bytes(b"half a fi")
+    histo(*line, code=4)
+    last.write_bytes(data)
+    histo(*line)
+    assert (tmp_path / "x.csv").read_text() == histo(*PREDICT, images).stdout
+
+
+def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
+    out = tmp_path / "x.csv"
+    line = [*PREDICT, images, "--skip-done", "--out", out]
+    assert "--out FILE" in histo.fails(*PREDICT, images, "--skip-done", code=2)[0]
+    histo(*line)
+    assert "has the columns id,label" in histo(*line, "--columns", "full", code=1).stderr
+    assert "made with other tta" in histo(*line, "--tta", code=1).stderr
+    (images / "deeper").mkdir()
+    (images / "deeper" / "patch-00.png").write_bytes((images / "patch-00.png").read_bytes())
+    assert "another kind of id" in histo(*line, code=1).stderr
+    (images / "deeper" / "patch-00.png").unlink()
+    before = out.read_text()
+    out.write_text(before[:-5])
+    assert "its last line is incomplete" in histo(*line, code=1).stderr

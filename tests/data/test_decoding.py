@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from histocli.config import Resize
 from histocli.data import stream
-from histocli.data.decoding import DecodingProcesses, ImageFile, decode_all
+from histocli.data.decoding import DecodingProcesses, decode_all
+from histocli.data.image_files import ImageFile
+from histocli.data.images import Preparation
 from histocli.errors import HistoError
 from histocli.sources import Patch
 from histocli.sources.files import list_images
@@ -42,11 +43,11 @@ def pool():
 
 
 def loaders(path):
-    return [ImageFile(file.name, file.read, Resize.CROP) for file in list_images(path)]
+    return [ImageFile(file.name, file.read, Preparation()) for file in list_images(path)]
 
 
 def patches(path):
-    return [Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in list_images(path)]
+    return [Patch(file.name, ImageFile(file.name, file.read, Preparation())) for file in list_images(path)]
 
 
 def is_alive(pid):
@@ -62,11 +63,13 @@ def check_same(one, other):
     assert {i: (str(e), e.hint) for i, e in one.errors.items()} == {
         i: (str(e), e.hint) for i, e in other.errors.items()
     }
+    assert one.remarks == other.remarks
 
 
 def test_another_process_decodes_the_same_pixels(folder, pool):
     expected = decode_all(loaders(folder))
     assert sorted(expected.errors) == [3, 4, 19]
+    assert expected.remarks == {"cut to the centre": (8, "01.png, 104 x 96 pixels")}
     check_same(pool.decode(loaders(folder)), expected)
     check_same(pool.decode(loaders(folder)[3:5]), decode_all(loaders(folder)[3:5]))  # no pixels at all
     check_same(pool.decode([]), decode_all([]))
@@ -94,7 +97,7 @@ def test_a_process_that_is_killed_is_replaced(folder, pool):
 
 def test_a_bug_in_another_process_is_raised(folder, pool):
     with pytest.raises(TypeError, match="len"):
-        pool.decode([ImageFile("none.png", len, Resize.CROP), *loaders(folder)[:2]])
+        pool.decode([ImageFile("none.png", len, Preparation()), *loaders(folder)[:2]])
     check_same(pool.decode(loaders(folder)), decode_all(loaders(folder)))
 
 
@@ -107,8 +110,8 @@ def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
         [patch.id for patch in chunk.patches] for chunk in expected
     ]
     assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(chunks, expected, strict=True))
-    assert [(key, str(error)) for chunk in chunks for key, error in chunk.failures] == [
-        (key, str(error)) for chunk in expected for key, error in chunk.failures
+    assert [(failed.id, str(error)) for chunk in chunks for failed, error in chunk.failures] == [
+        (failed.id, str(error)) for chunk in expected for failed, error in chunk.failures
     ]
 
 
@@ -134,9 +137,10 @@ ENDLESS = """
 import sys
 from itertools import chain, repeat
 from pathlib import Path
-from histocli.config import Resize
+from histocli.data.images import Preparation
 from histocli.data import stream
-from histocli.data.decoding import DecodingProcesses, ImageFile
+from histocli.data.decoding import DecodingProcesses
+from histocli.data.image_files import ImageFile
 from histocli.signals import raise_on_termination
 from histocli.sources import Patch
 from histocli.sources.files import list_images
@@ -153,7 +157,7 @@ def tell(self):
 
 DecodingProcesses._start = tell
 endless = chain.from_iterable(repeat(files))
-patches = (Patch(file.name, ImageFile(file.name, file.read, Resize.CROP)) for file in endless)
+patches = (Patch(file.name, ImageFile(file.name, file.read, Preparation())) for file in endless)
 with raise_on_termination():
     for chunk in stream.load_chunks(patches, 16, pool=DecodingProcesses(2)):
         pass
@@ -188,4 +192,4 @@ def is_running(pid):
 
 def test_an_image_file_names_itself(tmp_path):
     with pytest.raises(HistoError, match=r"a.png: No such file"):
-        ImageFile("a.png", lambda: (tmp_path / "a.png").read_bytes(), Resize.CROP)()
+        ImageFile("a.png", lambda: (tmp_path / "a.png").read_bytes(), Preparation())()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histocli.config import Resize
-from histocli.data.images import MAX_PIXELS, decode, decode_patch, fit
+from histocli.data.images import MAX_PIXELS, Preparation, decode, decode_patch, fit
 from histocli.errors import HistoError
 
 SOFT = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8), (0, 0), 4)
@@ -171,7 +171,7 @@ def test_scaling_keeps_the_whole_central_square():
 def test_one_pixel_fills_the_patch():
     pixel = encoded(np.full((1, 1, 3), (10, 200, 30), np.uint8), "PNG")
     for resize in Resize:
-        assert (decode_patch(pixel, "x", resize) == (10, 200, 30)).all()
+        assert (decode_patch(pixel, "x", Preparation(resize)) == (10, 200, 30)).all()
 
 
 # errors
@@ -271,3 +271,89 @@ def test_damaged_bytes_give_an_image_or_an_error_never_a_crash(data):
         assert decode_patch(bytes(damaged), "x").shape == (96, 96, 3)
     except HistoError as error:
         assert str(error).startswith("x: ")  # noqa: PT017 - both ends are right
+
+
+# lengths and streams
+
+
+def chunked_webp(lossless):
+    return encoded(cv2.GaussianBlur(NOISE, (0, 0), 2), "WEBP", quality=80, lossless=lossless)
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_nearly_every_damaged_webp_is_refused(lossless):
+    """It has no checksums: the decoder must lose its way for damage to be noticed."""
+    whole, taken = chunked_webp(lossless), 0
+    places = [(i / 40, i % 2) for i in range(4, 36)]
+    for at, is_noise in places:
+        data = bytearray(whole)
+        begin, length = int(len(data) * at), len(data) // 8
+        data[begin : begin + length] = NOISE.tobytes()[:length] if is_noise else bytes(length)
+        try:
+            decode(bytes(data), "x")
+        except HistoError as error:
+            assert str(error).startswith("x: ")  # noqa: PT017 - some are taken
+        else:
+            taken += 1
+    assert taken <= len(places) // 10
+
+
+@pytest.mark.parametrize("side", [1, 5, 96, 300])
+@pytest.mark.parametrize("quality", [1, 80, 100])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_sound_webps_of_any_size_are_read(side, quality, lossless):
+    pixels = np.resize(SOFT, (side, side, 3))
+    for method in (0, 4):
+        assert decode(encoded(pixels, "WEBP", quality=quality, lossless=lossless, method=method), "x").shape[0] == side
+
+
+def lengths_that_lie():
+    """Files in which one length says more than there is."""
+    png, webp, jp2, gif = (encoded(SOFT, kind) for kind in ("PNG", "WEBP", "JPEG2000", "GIF"))
+    at = png.index(b"IDAT") - 4
+    yield "png", png[:at] + b"\xff\xff\xff\xf0" + png[at + 4 :]
+    yield "png of few bytes", png_header(8000, 8000)
+    yield "webp file", webp[:4] + b"\xff\xff\xff\x7f" + webp[8:]
+    yield "webp chunk", webp[:16] + b"\xff\xff\xff\x7f" + webp[20:]
+    at = jp2.index(b"jp2c") - 4
+    yield "jp2 box", jp2[:at] + b"\x7f\xff\xff\xff" + jp2[at + 4 :]
+    at = jp2.index(b"\xff\x90")
+    yield "jp2 tile", jp2[: at + 6] + b"\x7f\xff\xff\xff" + jp2[at + 10 :]
+    at = jp2.index(b"\xff\x51")
+    yield "jp2 components", jp2[: at + 38] + b"\x40\0" + jp2[at + 40 :]
+    yield "gif", gif[:-20]
+    bmp = bytearray(encoded(SOFT, "BMP"))
+    bmp[18:26] = struct.pack("<ii", 4000, 4000)
+    yield "bmp", bytes(bmp)
+
+
+@pytest.mark.parametrize(("kind", "data"), [pytest.param(kind, data, id=kind) for kind, data in lengths_that_lie()])
+def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(kind, data):
+    tracemalloc.start()
+    with pytest.raises(HistoError, match=r"^x: (the image (is truncated|is damaged|has 16384 components))"):
+        decode(data, "x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("kind", ["TGA", "PCX", "DIB"])
+def test_formats_that_only_pillow_reads(kind):
+    assert gap(decode(encoded(SOFT, kind), "x"), SOFT) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"PAR1" + bytes(99), "Parquet"),
+        (b"\x1f\x8b" + bytes(99), "gzip"),
+        (b"PK\x03\x04" + bytes(99), "zip"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+        (bytes(257) + b"ustar" + bytes(300), "tar"),
+        (b"\xff\x0a" + bytes(99), "JPEG XL"),
+    ],
+)
+def test_another_format_is_named_with_what_to_do(data, what):
+    with pytest.raises(HistoError, match=f"x: it is .*{what}") as raised:
+        decode(data, "x")
+    assert raised.value.hint

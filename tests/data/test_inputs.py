@@ -13,7 +13,7 @@ from histocli.data.inputs import open_inputs
 from histocli.data.store import pack
 from histocli.data.stream import load_chunks
 from histocli.errors import HistoError
-from histocli.sources.folder import FolderSource
+from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace, write_json
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
@@ -79,7 +79,7 @@ def test_an_array_that_is_read_in_several_blocks(tmp_path, workspace):
 
 
 def packed(workspace, tmp_path, name="mine"):
-    source = FolderSource([write_folder(tmp_path / "tree", TREE)])
+    source = FolderSource(FolderOptions((str(write_folder(tmp_path / "tree", TREE)),)))
     pack(source, workspace, name)
     write_json(workspace.dataset_path(name), {})
 
@@ -131,8 +131,8 @@ def test_every_unusual_path_in_a_list_gives_one_failure_and_does_not_hang(tmp_pa
     (chunk,) = load_chunks(open_inputs(["-"], workspace, Resize.CROP).patches)
     assert [patch.id for patch in chunk.patches] == ["a/a0.tif", "a/a1.tif"]
     named = ["gone.tif", "a", "pipe.tif", "text.tif", "nul\0", r"\xff.tif", "x" * 300]
-    assert [key for key, _ in chunk.failures] == named
-    assert all(str(error).startswith(f"{key}: ") for key, error in chunk.failures)
+    assert [patch.id for patch, _ in chunk.failures] == named
+    assert all(str(error).startswith(f"{patch.id}: ") for patch, error in chunk.failures)
 
 
 def test_several_inputs_in_order(tmp_path, workspace):

@@ -1,8 +1,9 @@
 """A process that has imported everything `histo` needs, and forks a child process for each command.
 
 The children are real processes that tests can kill and limit; only their start is fast. `python -m
-tests.faults.fork_server` reads one JSON object per line and answers each with one; `processes.py` uses it. With
-`kill_at`, a child kills itself with SIGKILL just before its k-th operation on a file, so that tests reach every moment.
+tests.faults.fork_server` reads one JSON object per line and answers each with one; `processes.py` uses it. A request
+may name faults: `files`, at an operation on a file, as `files.py` describes; `closed`, the numbers of standard streams;
+`homeless`, no home folder; `bug`, an exception in `histo plot`.
 """
 
 import importlib
@@ -13,9 +14,10 @@ import resource
 import signal
 import sys
 import traceback
+from pathlib import Path
 
-OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "fcntl.flock"}
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+from tests.faults.files import Layer
+
 LIMITS = {"file": resource.RLIMIT_FSIZE, "memory": resource.RLIMIT_AS}
 
 
@@ -50,19 +52,34 @@ def run_in_child(request):
             descriptor = os.open(request[name], os.O_RDWR | os.O_CREAT if number else os.O_RDONLY, 0o666)
             os.dup2(descriptor, number)
             os.close(descriptor)
+        for number in request.get("closed", ()):
+            os.close(number)
+        if request.get("bug"):
+            sys.modules["histocli.commands.plot"].plot = divide_by_zero
+        if request.get("homeless"):
+            forget_the_home()
         for name, size in request.get("limits", {}).items():
             grown = memory_in_use() + size if name == "memory" else size
             resource.setrlimit(LIMITS[name], (grown, grown))
         for number in request["ignore"]:
             signal.signal(number, signal.SIG_IGN)
-        if "kill_at" in request:
-            sys.addaudithook(Killer(request["root"], request["kill_at"]))
+        layer = None
+        if "files" in request:
+            layer = Layer(request["root"], **request["files"])
+            layer.install()
         code = run(request["args"])
+        if layer:
+            layer.is_off = True
+            Path(layer.count).write_text(str(layer.total), encoding="utf-8")
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
+        except OSError:
+            code = 120  # as Python does where it cannot flush at exit
         os._exit(code)
 
 
@@ -70,7 +87,9 @@ def run(args):
     from histocli.__main__ import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
+    sys.stdin = open(0) if is_open(0) else None  # noqa: SIM115
+    sys.stdout = open(1, "w") if is_open(1) else None  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1) if is_open(2) else None  # noqa: SIM115
     sys.argv = ["histo", *args]
     try:
         main()
@@ -79,35 +98,33 @@ def run(args):
     return 0
 
 
+def is_open(descriptor):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def divide_by_zero(*args):
+    raise ZeroDivisionError("made by a test")
+
+
+def forget_the_home():
+    """Be a user without HOME and without an entry in the table of users, as containers have them."""
+    import pwd
+
+    def getpwuid(number):
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    pwd.getpwuid = getpwuid
+    for name in ("HOME", "USER", "LOGNAME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        os.environ.pop(name, None)
+
+
 def memory_in_use():
     with open("/proc/self/statm") as file:  # noqa: PTH123
         return int(file.read().split()[0]) * resource.getpagesize()
-
-
-class Killer:
-    """An audit hook that counts operations on files below `root`, and kills the process at number `at`, from 0.
-
-    With `at` -1 nothing is killed, and the count is written to the file `<root>.operations`.
-    """
-
-    def __init__(self, root, at):
-        self.root, self.at, self.count = root, at, 0
-
-    def __call__(self, event, args):
-        if event not in OPERATIONS or (event == "open" and not self.writes(args)):
-            return
-        if event != "fcntl.flock" and not str(args[0]).startswith(self.root):
-            return
-        if self.count == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.count += 1
-        if self.at < 0:
-            descriptor = os.open(f"{self.root}.operations", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.write(descriptor, str(self.count).encode())
-            os.close(descriptor)
-
-    def writes(self, args):
-        return str(args[0]) != f"{self.root}.operations" and isinstance(args[2], int) and args[2] & WRITING
 
 
 def answer(value):

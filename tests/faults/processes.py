@@ -50,24 +50,41 @@ def fork_server():
 
 
 class Process:
-    """A command that runs on the workspace `root`; `wait` returns its exit code, or minus the signal that killed it."""
+    """A command that runs on the workspace `root`; `wait` returns its exit code, or minus the signal that killed it.
 
-    def __init__(self, root, *args, tty=None, limits=None, ignore=(), kill_at=None, stdin="/dev/null", **env):
+    With `bare`, the workspace is not named on the command line. `fork_server.py` describes `faults`.
+    """
+
+    def __init__(
+        self,
+        root,
+        *args,
+        tty=None,
+        limits=None,
+        ignore=(),
+        stdin="/dev/null",
+        stdout=None,
+        stderr=None,
+        cwd=REPOSITORY,
+        bare=False,
+        faults=None,
+        **env,
+    ):
         folder = Path(tempfile.mkdtemp(dir=fork_server().folder))
         self.outputs = [folder / "stdout", folder / "stderr"]
         request = {
-            "args": ["-w", str(root), *map(str, args)],
+            "args": [*([] if bare else ["-w", str(root)]), *map(str, args)],
             "env": {**os.environ, **ALONE, **env},
-            "cwd": str(REPOSITORY),
+            "cwd": str(cwd),
             "root": str(root),
             "stdin": str(tty or stdin),
-            "stdout": str(tty or self.outputs[0]),
-            "stderr": str(tty or self.outputs[1]),
+            "stdout": str(tty or stdout or self.outputs[0]),
+            "stderr": str(tty or stderr or self.outputs[1]),
             "limits": limits or {},
             "ignore": list(map(int, ignore)),
         }
         request |= {"tty": tty} if tty else {}
-        request |= {} if kill_at is None else {"kill_at": kill_at}
+        request |= faults or {}
         self.code = None
         self.pid = fork_server().ask(**request)
 

@@ -21,18 +21,19 @@ from hypothesis import strategies as st
 
 from histocli.commands.download import DownloadConfig, find_dataset
 from histocli.config import Resize
-from histocli.data.images import decode_patch
+from histocli.data.images import Preparation, decode_patch
 from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
 from histocli.data.store import map_array, open_store
 from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.sources.files import File, list_files, read_bytes, read_labels, read_slides
+from histocli.sources.files import File, list_files, read_bytes
 from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
 from histocli.sources.slides import read_meta
 from histocli.sources.synthetic import SyntheticOptions
+from histocli.sources.tables import read_labels, read_slides
 from histocli.workspace import Workspace, read_json
 
 SYNTHETIC = DownloadConfig("synthetic", SyntheticOptions())
@@ -109,7 +110,8 @@ IMAGES += [cv2.imencode(".tif", np.dstack([PIXELS, PIXELS[..., 0]]))[1].tobytes(
 @given(damaged(IMAGES), st.sampled_from(Resize))
 @tries(400)
 def test_images(data, resize):
-    patch = reads_or_refuses("images", lambda: decode_patch(data, "some/patch.png", resize), "some/patch.png: ")
+    how = Preparation(resize)
+    patch = reads_or_refuses("images", lambda: decode_patch(data, "some/patch.png", how), "some/patch.png: ")
     assert patch is None or (patch.shape, patch.dtype) == ((96, 96, 3), np.uint8)
 
 

@@ -1,8 +1,16 @@
-"""`kill -9` at any moment: the workspace stays valid, and the same command again gives the result without a kill."""
+"""Each operation on a file is the moment of a process's death once, and the moment of a failure of the disk once.
 
+After a death the workspace opens, and the same command again ends as if nothing had been. After a failure there is one
+error, and what was there before is as it was.
+
+The moments of death are kept by one process, which copies the workspace after each of its operations and in the middle
+of each write: what `kill -9` would leave at this moment. `make kill-test` walks all moments of all commands. The normal
+run walks all moments of `balance` and a few of the others. Some processes are killed in earnest too.
+"""
+
+import os
 import random
 import shutil
-import time
 
 import pytest
 
@@ -11,14 +19,22 @@ from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 from tests.sources.server import FileServer
 
-KILLS, CHAIN = 20, 4  # of each command; so many one after the other before it may end
+EVERYTHING = os.environ.get("HISTO_KILL_TEST") == "all"
+MOMENTS, FAULTS, KILLS = 2, 2, 1  # of a slow command in the normal run
+QUICK = {"balance"}
 COMMANDS = {
     "download": ["download", "--source", "pcam", "--name", "small"],
+    "pack": ["download", "--source", "synthetic", "--n", 40, "--name", "more", "--force"],
     "balance": ["balance", "--n", 24, "--seed", 1],
-    "train": TRAIN,
+    "train": [*TRAIN[:-3], 1, "--name", "killed"],
     "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
-    "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "preds.csv"],
+    "compare": ["eval", "--compare", "a.json", "b.json"],
+    "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "OUT"],
+    "plot": ["plot"],
+    "export": ["export", "--ckpt", "first", "--format", "pt2", "--out", "OUT"],
 }
+NAMES = [name for name in COMMANDS if EVERYTHING or name != "export"]  # it takes longest, and writes one file
+HARMS = ("ENOSPC", "EIO", "torn")
 
 pytestmark = pytest.mark.slow
 
@@ -29,36 +45,106 @@ def server(pcam_files):
         yield server
 
 
-def again(line, root):
-    """Return the same command, with --resume if the run exists."""
-    return [*line, "--resume"] if line[0] == "train" and (root / "runs" / "killed").exists() else line
+@pytest.fixture(scope="module")
+def evaluated(made, tmp_path_factory):
+    """The workspace with two evaluations to compare."""
+    root = shutil.copytree(made, tmp_path_factory.mktemp("evaluated") / "workspace")
+    for name, options in (("a", []), ("b", ["--tta"])):
+        histo(root, "eval", "--ckpt", "first", "--device", "cpu", *options)
+        (report,) = (path for path in (root / "metrics").glob("first-*.json") if path.stem not in ("a", "b"))
+        for path in (report, report.with_suffix(".csv")):
+            path.rename(path.with_stem(name) if path.suffix == ".json" else path)
+    return root
 
 
-def kill_once(root, line, chance, seconds, operations):
-    """Kill the command at a random moment: of the clock, or of its work on files. Whether it was not over by then."""
-    if chance.random() < 0.5:
-        return Process(root, *again(line, root), kill_at=chance.randrange(operations), NO_PROXY="*").wait() < 0
-    process = Process(root, *again(line, root), NO_PROXY="*")
-    time.sleep(chance.uniform(0, seconds))
-    return process.kill() < 0
+class Scene:
+    """A command, the workspace that it begins with, and what it leaves when nothing disturbs it."""
+
+    def __init__(self, name, before, folder, server):
+        self.before, self.folder, self.root = before, folder, folder / "workspace"
+        self.line = [self.root / "out" if part == "OUT" else part for part in COMMANDS[name]]
+        self.line += ["--from", server.url().rstrip("/")] if name == "download" else []
+        self.reset(before)
+
+    def reset(self, content):
+        shutil.rmtree(self.root, ignore_errors=True)
+        shutil.copytree(content, self.root)
+
+    def run(self, **files):
+        """Run the command with a harm; its process, and the number of its operations if it came to its end."""
+        process = Process(self.root, *self.again(), NO_PROXY="*", faults={"files": {"count": str(self.count), **files}})
+        process.wait()
+        return process
+
+    @property
+    def count(self):
+        return self.folder / "count"
+
+    def again(self):
+        """The same command, to go on with a run where one was begun."""
+        is_begun = self.line[0] == "train" and (self.root / "runs" / "killed").exists()
+        return [*self.line, "--resume"] if is_begun else self.line
+
+    def finish(self, expected):
+        histo(self.root, *self.again(), NO_PROXY="*")
+        assert differences(tree(self.root), expected) == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_killed_command_run_again_ends_as_if_never_killed(made, tmp_path, server, name):
-    root, chance = tmp_path / "workspace", random.Random(name)
-    line = [root / part if part == "preds.csv" else part for part in COMMANDS[name]]
-    line += ["--from", server.url().rstrip("/")] if name == "download" else []
-    shutil.copytree(made, root)
-    began = time.monotonic()
-    histo(root, *line, kill_at=-1, NO_PROXY="*")
-    seconds, operations = time.monotonic() - began, int((tmp_path / "workspace.operations").read_text())
-    undisturbed = tree(root)
-    killed = 0
-    while killed < KILLS:
-        shutil.rmtree(root)
-        shutil.copytree(made, root)
-        for _ in range(CHAIN):
-            killed += kill_once(root, line, chance, seconds, operations)
-            check_whole(root)
-        histo(root, *again(line, root), NO_PROXY="*")
-        assert differences(tree(root), undisturbed) == []
+@pytest.fixture
+def scene(request, made, evaluated, tmp_path, server):
+    return Scene(request.param, evaluated if request.param == "compare" else made, tmp_path, server)
+
+
+def chosen(items, most):
+    """All items where everything is walked, else `most` of them at even distances, the last one too."""
+    items = list(items)
+    if EVERYTHING or len(items) <= most:
+        return items
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+@pytest.mark.parametrize("scene", NAMES, indirect=True)
+def test_killed_at_any_operation_and_run_again_it_ends_as_if_it_had_not_been(scene, request, record_property):
+    name = request.node.callspec.params["scene"]
+    kept = scene.folder / "moments"
+    process = scene.run(keep=str(kept))
+    assert process.code == 0, process.stderr
+    undisturbed = tree(scene.root)
+    moments = sorted(kept.iterdir())
+    assert len(moments) > 2
+    record_property("moments", f"{name}: {len(moments)}")
+    for moment in chosen(moments, len(moments) if name in QUICK else MOMENTS):
+        scene.reset(moment)
+        check_whole(scene.root)
+        scene.finish(undisturbed)
+    operations, chance = int(scene.count.read_text()), random.Random(name)
+    scene.reset(scene.before)
+    for _ in range(KILLS):  # in earnest, one after the other
+        scene.run(at=chance.randrange(operations), harm="kill")
+        check_whole(scene.root)
+    scene.finish(undisturbed)
+
+
+@pytest.mark.parametrize("scene", NAMES, indirect=True)
+def test_an_operation_that_fails_is_one_error_and_nothing_is_lost(scene):
+    process = scene.run()
+    assert process.code == 0, process.stderr
+    undisturbed, before = tree(scene.root), tree(scene.before)
+    operations = int(scene.count.read_text())
+    plans = [(at, harm) for at in range(operations) for harm in HARMS]
+    if not EVERYTHING:
+        plans = [(at, HARMS[at % 3]) for at in range(operations)]
+    for at, harm in chosen(plans, FAULTS):
+        scene.reset(scene.before)
+        process = scene.run(at=at, harm=harm)
+        where = f"operation {at} of {operations}, {harm}: {process.stderr}"
+        assert process.code in (0, 1), where
+        assert "Traceback" not in process.stderr, where
+        assert "bug" not in process.stderr, where
+        assert process.stderr.count("error: ") == process.code, where
+        check_whole(scene.root)
+        lost = [path for path in before if path not in tree(scene.root)]
+        assert [path for path in lost if not path.endswith("dataset.json")] == [], (
+            where
+        )  # replaced data sets begin anew
+        scene.finish(undisturbed)

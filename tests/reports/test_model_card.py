@@ -2,11 +2,13 @@
 
 import json
 import re
+from html import unescape
 
 import pytest
 
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
+from histocli.reports.markdown import code_span, escape_markdown
 from histocli.reports.model_card import write_card
 from histocli.workspace import Workspace
 from tests.cli import TRAIN
@@ -58,3 +60,52 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     del config["audit"]
     (folder / "config.json").write_text(json.dumps(config))
     assert "Not audited." in write_card(Workspace(histo.root), "leaky").read_text()
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "`</code><b>x</b>",
+    "``` <b>x</b>",
+    "](javascript:alert(1)) [x](javascript:alert(2))",
+    "![](http://127.0.0.1/x.png)",
+    "a|b\n\n# Heading\n<b>x</b>",
+    "&lt;b&gt; \\`<b>",
+    "\x1b[31m\u202e",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_names_and_ids_of_other_people_are_shown_and_not_obeyed(histo, text):
+    """Rendered by python-markdown, as by a site, with its raw HTML on: every text comes out as it went in."""
+    markdown = pytest.importorskip("markdown", reason="it is installed with the tools of a developer only")
+    folder = histo.root / "runs" / "first"
+    config = json.loads((folder / "config.json").read_text())
+    config["audit"]["contradictions"] = {"patches": 1, "ids": [text]}
+    config["audit"]["data"] = text
+    config["audit"]["compared_with"] = [text]
+    config["audit"]["leaks"][0]["from"] = text
+    config["versions"]["histo"] = config["git_commit"] = config["options"]["augment"] = text
+    (folder / "config.json").write_text(json.dumps(config))
+    path = histo.root / "data" / "synthetic" / "dataset.json"
+    dataset = json.loads(path.read_text())
+    dataset |= {"origin": text, "checksums": {text: text}, "counts": {text: 3}}
+    path.write_text(json.dumps(dataset))
+    card = write_card(Workspace(histo.root), "first").read_text()
+    assert card.isprintable() or set(filter(lambda c: not c.isprintable(), card)) == {"\n"}
+    html = markdown.markdown(card, extensions=["tables", "fenced_code"])
+    tags = set(re.findall(r"</?(\w+)", html))
+    assert tags <= set("h1 h2 p ul li code strong table thead tbody tr th td".split())  # noqa: SIM905
+    assert "javascript:" not in "".join(re.findall(r'(?:href|src)="([^"]*)"', html))
+    assert html.count("<h1") == 1
+
+
+def test_markdown_is_escaped_and_code_spans_end_where_they_should():
+    markdown = pytest.importorskip("markdown", reason="it is installed with the tools of a developer only")
+    for text in [*HOSTILE, "plain_name-1.png", "*a* _b_ ~c~", "a\\|b"]:
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        for filtered in (escape_markdown(text), code_span(text)):
+            rendered = markdown.markdown(f"| x |\n| --- |\n| {filtered} |\n", extensions=["tables"])
+            (cell,) = re.findall(r"<td>(.*)</td>", rendered, re.S)
+            text_shown = unescape(re.sub(r"</?code>", "", cell)).strip()  # GitHub drops the backslash of a bar in code
+            assert shown.strip() in (text_shown, text_shown.replace("\\|", "|")), rendered

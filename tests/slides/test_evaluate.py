@@ -1,4 +1,4 @@
-"""`histo eval --slides`."""
+"""`histo eval --maps`."""
 
 import json
 
@@ -18,7 +18,7 @@ def maps_fixture(histo, tmp_path):
 
 
 def test_annotations_give_auc_froc_and_recall(histo, maps, tmp_path):
-    result = histo("eval", "--slides", maps, "--annotations", tmp_path / "annotations", "--json")
+    result = histo("eval", "--maps", maps, "--annotations", tmp_path / "annotations", "--json")
     report = json.loads(result.stdout)
     assert report == json.loads((histo.root / "metrics" / "slides-maps.json").read_text())
     assert (report["slides"], report["tumour_slides"]) == (3, 2)
@@ -32,7 +32,7 @@ def test_annotations_give_auc_froc_and_recall(histo, maps, tmp_path):
 def test_labels_give_the_auc_alone(histo, maps, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("id,label\ntumor_001,1\nnormal_002,0\n")
-    result = histo("eval", "--slides", maps, "--labels", labels, "--json")
+    result = histo("eval", "--maps", maps, "--labels", labels, "--json")
     report = json.loads(result.stdout)
     assert report["slides"] == 2
     assert report["without_truth"] == ["tumor_003"]
@@ -43,11 +43,11 @@ def test_labels_give_the_auc_alone(histo, maps, tmp_path):
 
 
 def test_wrong_use_is_refused(histo, tmp_path):
-    error, _ = histo.fails("eval", "--slides", tmp_path, code=2)
-    assert "--slides needs --annotations DIR or --labels FILE" in error
-    error, _ = histo.fails("eval", "--slides", tmp_path, "--annotations", tmp_path)
+    error, _ = histo.fails("eval", "--maps", tmp_path, code=2)
+    assert "--maps needs --annotations DIR or --labels FILE" in error
+    error, _ = histo.fails("eval", "--maps", tmp_path, "--annotations", tmp_path)
     assert "there are no maps of slides in" in error
-    error, _ = histo.fails("eval", "--slides", tmp_path, "--annotations", tmp_path, "--tta", code=2)
+    error, _ = histo.fails("eval", "--maps", tmp_path, "--annotations", tmp_path, "--tta", code=2)
     assert "--tta is for patches" in error
     error, _ = histo.fails("eval", "--annotations", tmp_path, code=2)
     assert "--annotations is for the maps of whole slides" in error

@@ -104,7 +104,7 @@ def test_the_map_lies_over_the_slide(histo, slides, tmp_path):
 def test_a_broken_slide_is_named_and_the_others_are_scored(histo, slides, tmp_path):
     (slides / "broken.svs").write_bytes((slides / "first.tif").read_bytes()[:900])
     out = tmp_path / "out"
-    result = predict(histo, slides, "--out", out, code=1)
+    result = predict(histo, slides, "--out", out, code=4)
     assert "broken" in result.stderr
     assert "1 of 3 slides could not be scored: broken" in result.stderr
     records = {record["slide"]: record for record in read_table(out / "slides.csv")}
@@ -124,7 +124,7 @@ def test_a_slide_with_a_damaged_tile_is_named(histo, slides, tmp_path):
     middle = len(data) // 2
     data[middle : middle + 3000] = bytes(3000)
     path.write_bytes(data)
-    result = predict(histo, slides, "--out", tmp_path / "out", code=1)
+    result = predict(histo, slides, "--out", tmp_path / "out", code=4)
     assert "first.tif: the slide is damaged" in result.stderr
     assert (tmp_path / "out" / "second" / "scores.csv").is_file()
     assert not (tmp_path / "out" / "first").exists()
@@ -226,7 +226,7 @@ def test_own_masks(histo, slides, tmp_path):
         found.append(int(record["squares"]))
         assert record["flags"] == "own mask"
     assert found == [pytest.approx(49, abs=10)] * 3
-    result = predict(histo, slides, "--out", tmp_path / "out", "--mask", masks, code=1)
+    result = predict(histo, slides, "--out", tmp_path / "out", "--mask", masks, code=4)
     assert "there is no mask second.geojson or .png" in result.stderr
 
 
@@ -274,8 +274,8 @@ def test_options_that_slides_do_not_have(histo, slides, tmp_path, options, messa
 
 def test_options_of_slides_are_refused_for_patches(histo, tmp_path):
     write_images(histo, tmp_path / "patches")
-    error, _ = histo.fails("predict", tmp_path / "patches", "--mpp", 0.25, code=2)
-    assert "--mpp is for whole slides" in error
+    error, _ = histo.fails("predict", tmp_path / "patches", "--step", 32, code=2)
+    assert "--step is for whole slides" in error
 
 
 @pytest.mark.parametrize("package", ["openslide", "tifffile"])
@@ -307,7 +307,7 @@ def test_slides_are_recognised_by_their_content(tmp_path):
 
 def test_the_real_slides(histo, shared_data, tmp_path):
     out = tmp_path / "out"
-    result = predict(histo, shared_data / "slides", "--out", out, code=1)
+    result = predict(histo, shared_data / "slides", "--out", out, code=4)
     assert "2 of 3 slides could not be scored" in result.stderr
     records = {record["slide"]: record for record in read_table(out / "slides.csv")}
     assert float(records["cmu_small_region"]["mpp"]) == 0.499

@@ -20,9 +20,8 @@ from histocli.sources.files import (
     list_files,
     list_images,
     read_bytes,
-    read_labels,
-    read_slides,
 )
+from histocli.sources.tables import read_labels, read_slides
 from tests.sources.kaggle_layout import write_folder, write_zip
 
 TREE = {
@@ -274,8 +273,8 @@ def test_labels(text):
         ("id,label\na,1\n\nb,2\n", "line 4, column label: '2' is not 0 or 1"),
         ('id,label,x\na,1,"\n"\nb,,\n', "line 4, column label: '' is not 0 or 1"),
         ("id,label\na,1\na,1\n", "line 3, column id: 'a' occurs twice"),
-        ("id,class\na,1\n", "line 1: the columns must be id,label, but are id,class"),
-        ("", "line 1: the columns must be id,label"),
+        ("id,size\na,1\n", "line 1: no column is known as the label; the columns are id, size"),
+        ("", "line 1: no column is known as the id; the columns are none"),
         ("id,label\na\n", "line 2: 1 fields, 2 columns"),
         (b"id,label\n\xff,1\n", "is not UTF-8 text"),
         ('id,label\n"a,1\n', "line 2: unexpected end of data"),
@@ -293,7 +292,7 @@ def test_slides():
     assert read_slides(table("slide;id\ns1;a\n")) == {"a": "s1"}
     with pytest.raises(HistoError, match="line 3, column id: 'a' occurs twice, with two slides"):
         read_slides(table("id,wsi\na,s1\na,s2\n"))
-    with pytest.raises(HistoError, match="the columns must be id,wsi"):
+    with pytest.raises(HistoError, match="no column is known as the slide; the columns are id, label"):
         read_slides(table("id,label\na,1\n"))
 
 

@@ -7,12 +7,16 @@ from histocli.config import Resize
 from histocli.data.manifest import read_manifest
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
-from histocli.sources.folder import FolderSource
+from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), np.uint8)
 TIFFS = [tiff(pixels) for pixels in PIXELS]
+
+
+def folder_source(locations, **options):
+    return FolderSource(FolderOptions(locations=tuple(map(str, locations)), **options))
 
 
 def labels_of(source):
@@ -26,14 +30,14 @@ def test_class_folders_in_any_nesting(tmp_path, write):
         "1/b.tif": TIFFS[1],
         "x/Negative/y/c.tif": TIFFS[2],
         "x/POSITIVE/d.tif": TIFFS[3],
-        "tumor/normal/e.tif": TIFFS[4],
-        "elsewhere/f.tif": TIFFS[5],
+        "tumor/slide_1/e.tif": TIFFS[4],
+        "x/f.tif": TIFFS[5],
         "top.tif": TIFFS[6],
         "1/readme.txt": b"no image",
     }
-    source = FolderSource([write(tmp_path / "patches.zip", tree)])
+    source = folder_source([write(tmp_path / "patches.zip", tree)])
     assert source.total == 7
-    expected = {"a": 0, "b": 1, "c": 0, "d": 1, "e": 0, "f": None, "top": None}
+    expected = {"a": 0, "b": 1, "c": 0, "d": 1, "e": 1, "f": None, "top": None}
     assert labels_of(source) == expected
     assert source.report.counts == {"without a label": 2}
     pixels = dict(zip("abcdef", PIXELS, strict=False)) | {"top": PIXELS[6]}
@@ -46,51 +50,56 @@ IMAGES = {"in/a.tif": TIFFS[0], "in/b.tif": TIFFS[1], "in/c.tif": TIFFS[2]}
 FOUND = {"a": 1, "b": 0, "c": 1}
 
 
-def test_a_table_in_the_folder_is_found(tmp_path):
-    source = FolderSource([write_zip(tmp_path / "x.zip", IMAGES | {"deep/my_labels_1.CSV": TABLE})])
+def test_labels_inside(tmp_path):
+    source = folder_source([write_zip(tmp_path / "x.zip", IMAGES | {"deep/my_labels_1.CSV": TABLE})])
     assert labels_of(source) == FOUND
-    assert source.report.notes == ["labels from deep/my_labels_1.CSV"]
+    assert source.report.notes == ["labels from deep/my_labels_1.CSV, column label: 3 of 3 rows match 3 of 3 images"]
     assert source.report.counts == {}
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])
 def test_a_table_next_to_the_folder_is_found(tmp_path, write):
     write_folder(tmp_path, {"train_labels.csv": TABLE, "other.csv": b"x"})
-    source = FolderSource([write(tmp_path / "x.zip", IMAGES)])
+    source = folder_source([write(tmp_path / "x.zip", IMAGES)])
     assert labels_of(source) == FOUND
-    assert source.report.notes == [f"labels from {tmp_path / 'train_labels.csv'}"]
+    path = tmp_path / "train_labels.csv"
+    assert source.report.notes == [f"labels from {path}, column label: 3 of 3 rows match 3 of 3 images"]
 
 
 def test_the_labels_option_is_preferred_to_tables_and_class_folders(tmp_path):
     write_folder(tmp_path, {"mine.csv": TABLE})
     tree = {name.replace("in/", "0/"): data for name, data in IMAGES.items()} | {"labels.csv": b"id,label\na,0\n"}
-    source = FolderSource([write_folder(tmp_path / "x", tree)], labels=tmp_path / "mine.csv")
+    source = folder_source([write_folder(tmp_path / "x", tree)], labels=tmp_path / "mine.csv")
     assert labels_of(source) == FOUND
 
 
 def test_a_table_without_these_images_does_not_hide_the_class_folders(tmp_path):
     write_folder(tmp_path, {"train_labels.csv": b"id,label\nx1,0\n"})
-    source = FolderSource([write_folder(tmp_path / "mine", {"0/a.tif": TIFFS[0], "1/b.tif": TIFFS[1]})])
+    source = folder_source([write_folder(tmp_path / "mine", {"0/a.tif": TIFFS[0], "1/b.tif": TIFFS[1]})])
     assert labels_of(source) == {"a": 0, "b": 1}
-    assert (source.report.notes, source.report.counts) == ([], {})
+    assert source.report.counts == {}
+    ignored, folders = source.report.notes
+    assert ignored.startswith("left out, beside the images: ")
+    assert "train_labels.csv has no label of any image: its ids are like 'x1'" in ignored
+    assert folders == "labels by the names of folders: 0 = 0 (1), 1 = 1 (1)"
     with pytest.raises(HistoError, match=r"train_labels\.csv has no label of any image"):
-        FolderSource([tmp_path / "mine"], labels=tmp_path / "train_labels.csv")
+        folder_source([tmp_path / "mine"], labels=tmp_path / "train_labels.csv")
     (tmp_path / "empty").mkdir()
     with pytest.raises(HistoError, match="there are no images"):
-        FolderSource([tmp_path / "empty"], labels=tmp_path / "train_labels.csv")
+        folder_source([tmp_path / "empty"], labels=tmp_path / "train_labels.csv")
 
 
 @pytest.mark.parametrize("keys", [("a", "b", "c"), ("a.tif", "b.tif", "c.tif"), ("in/a.tif", "in/b", "c")])
 def test_labels_by_stem_by_name_and_by_path(tmp_path, keys):
     table = "id,label\n" + "".join(f"{key},{label}\n" for key, label in zip(keys, (1, 0, 1), strict=True))
-    source = FolderSource([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table.encode()})])
+    source = folder_source([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table.encode()})])
     assert labels_of(source) == FOUND
     assert source.report.counts == {}
 
 
 def test_images_without_labels_and_labels_without_images_are_counted(tmp_path):
     table = b"id,label\na,1\nelsewhere/b.tif,0\nz,1\n"
-    source = FolderSource([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table})])
+    source = folder_source([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table})])
     assert labels_of(source) == {"a": 1, "b": None, "c": None}
     assert source.report.counts == {"labels without an image": 2, "without a label": 2}
 
@@ -102,7 +111,7 @@ def test_several_locations_each_with_its_own_table(tmp_path):
     second = write_zip(tmp_path / "2.zip", {"t/c.tif": TIFFS[2], "labels.csv": b"id,label\nc,1\n"})
     third = write_folder(tmp_path / "beside" / "3", {"d.tif": TIFFS[3]})
     write_folder(tmp_path / "beside", {"labels.csv": b"id,label\nd,0\n"})
-    source = FolderSource([second, third, first])
+    source = folder_source([second, third, first])
     assert [patch.id for patch in source.patches()] == ["c", "d", "a", "b"]
     assert labels_of(source) == {"a": 1, "b": 0, "c": 1, "d": 0}
     assert source.report.origin == f"{second}, {third}, {first}"
@@ -112,7 +121,7 @@ def test_tables_that_contradict_each_other_are_an_error(tmp_path):
     first = write_folder(tmp_path / "1", {"a.tif": TIFFS[0], "labels.csv": b"id,label\na,1\n"})
     second = write_folder(tmp_path / "2", {"b.tif": TIFFS[1], "labels.csv": b"id,label\na,0\nb,1\n"})
     with pytest.raises(HistoError, match=r"labels\.csv: another table has a different label for 'a'"):
-        FolderSource([first, second])
+        folder_source([first, second])
 
 
 @pytest.mark.parametrize(
@@ -126,7 +135,7 @@ def test_tables_that_contradict_each_other_are_an_error(tmp_path):
 )
 def test_ids_are_paths_if_stems_are_not_unique(tmp_path, names, ids):
     folder = write_folder(tmp_path / "x", dict.fromkeys(names, TIFFS[0]))
-    assert [patch.id for patch in FolderSource([folder]).patches()] == ids
+    assert [patch.id for patch in folder_source([folder]).patches()] == ids
 
 
 def test_a_label_that_fits_two_images_is_an_error(tmp_path):
@@ -135,28 +144,28 @@ def test_a_label_that_fits_two_images_is_an_error(tmp_path):
     with pytest.raises(
         HistoError, match=r"'a' in the table of labels is that of two images, x/a\.tif and y/a\.tif"
     ) as raised:
-        FolderSource([folder])
+        folder_source([folder])
     assert "paths" in raised.value.hint
     (folder / "labels.csv").write_text("id,label\nx/a.tif,1\ny/a,0\n")
-    assert labels_of(FolderSource([folder])) == {"x/a": 1, "y/a": 0}
+    assert labels_of(folder_source([folder])) == {"x/a": 1, "y/a": 0}
 
 
 def test_the_same_paths_in_two_locations_are_an_error(tmp_path):
     places = [write_folder(tmp_path / name, {"a.tif": TIFFS[0]}) for name in "xy"]
     with pytest.raises(HistoError, match="have the same relative paths"):
-        FolderSource(places)
+        folder_source(places)
 
 
 def test_only_camelyon16_slides_have_a_hospital(tmp_path):
     table = b"id,wsi\na,camelyon16_train_normal_041\nb,camelyon16_train_tumor_071\nc,tumor_071\n"
     write_folder(tmp_path, {"slides.csv": table})
-    source = FolderSource([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "slides.csv")
+    source = folder_source([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "slides.csv")
     assert [patch.hospital for patch in source.patches()] == ["RUMC", "UMCU", ""]
 
 
 def test_slides_are_matched_like_labels(tmp_path):
     (tmp_path / "wsi.csv").write_text("id,wsi\na,s1\nin/b.tif,s2\nz,s9\n")
-    source = FolderSource([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "wsi.csv")
+    source = folder_source([write_folder(tmp_path / "x", IMAGES)], slides=tmp_path / "wsi.csv")
     assert {patch.id: patch.slide for patch in source.patches()} == {"a": "s1", "b": "s2", "c": ""}
     assert source.report.counts["without a slide"] == 1
     assert source.report.counts["slides without an image"] == 1
@@ -167,7 +176,7 @@ def test_images_of_other_sizes_are_resized_and_counted(tmp_path, resize, verb):
     big = np.pad(PIXELS[0], ((48, 48), (48, 48), (0, 0)))
     folder = write_folder(tmp_path / "x", {"a.tif": tiff(big), "b.tif": TIFFS[1], "c.tif": tiff(big)})
     workspace = Workspace(tmp_path / "workspace")
-    source = FolderSource([folder], resize=resize)
+    source = folder_source([folder], resize=resize)
     assert pack(source, workspace, "folder").patches == 3
     assert source.report.counts[verb] == 2
     store = open_store(workspace.patches_path("folder"))
@@ -178,7 +187,7 @@ def test_images_of_other_sizes_are_resized_and_counted(tmp_path, resize, verb):
 def test_unreadable_images_are_named_and_odd_names_survive_the_manifest(tmp_path):
     tree = {'1/a,"b"\nc.tif': TIFFS[0], "0/no.tif": b"text", "0/empty.png": b"", "0/ü d.tif": TIFFS[1]}
     workspace, reported = Workspace(tmp_path / "workspace"), []
-    source = FolderSource([write_folder(tmp_path / "x", tree)])
+    source = folder_source([write_folder(tmp_path / "x", tree)])
     packed = pack(source, workspace, "folder", on_unreadable=lambda key, error: reported.append(str(error)))
     assert (packed.patches, packed.unreadable) == (2, 2)
     assert [message.split(":")[0] for message in reported] == ["0/empty.png", "0/no.tif"]
@@ -191,29 +200,29 @@ def test_a_location_without_images_is_an_error_that_names_it(tmp_path, tree):
     folder = tmp_path / "patches"
     folder.mkdir()
     with pytest.raises(HistoError, match=r"there are no images in .*patches"):
-        FolderSource([write_folder(folder, tree)])
+        folder_source([write_folder(folder, tree)])
 
 
 def test_a_missing_location_or_table_is_an_error_that_names_it(tmp_path):
     folder = write_folder(tmp_path / "x", IMAGES)
     with pytest.raises(HistoError, match=r"there is no .*nowhere"):
-        FolderSource([folder, tmp_path / "nowhere"])
+        folder_source([folder, tmp_path / "nowhere"])
     for table in ("labels", "slides"):
         with pytest.raises(HistoError, match=r"there is no .*mine\.csv"):
-            FolderSource([folder], **{table: tmp_path / "mine.csv"})
+            folder_source([folder], **{table: tmp_path / "mine.csv"})
     (tmp_path / "text.txt").write_text("no image")
     with pytest.raises(HistoError, match=r"there are no images in .*text\.txt"):
-        FolderSource([tmp_path / "text.txt"])
+        folder_source([tmp_path / "text.txt"])
 
 
 def test_a_malformed_table_in_the_folder_is_an_error_with_its_line(tmp_path):
     archive = write_zip(tmp_path / "x.zip", IMAGES | {"train_labels.csv": b"id,label\na,1\nb,2\n"})
     with pytest.raises(HistoError, match=r"train_labels\.csv, line 3, column label: '2' is not 0 or 1"):
-        FolderSource([archive])
+        folder_source([archive])
 
 
 def test_real_patches(shared_data, tmp_path):
-    source = FolderSource([shared_data / "pcam_valid.zip"])
+    source = folder_source([shared_data / "pcam_valid.zip"])
     labels = labels_of(source)
     assert (len(labels), sum(labels.values()), source.report.counts) == (2907, 1407, {})
     workspace = Workspace(tmp_path)

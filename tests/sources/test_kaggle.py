@@ -119,8 +119,8 @@ def test_a_zip_with_two_tables_is_not_a_slide_table(tmp_path, downloads):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("", "line 1.*id,label"),
-        ("name,label\na,1\n", "line 1.*id,label"),
+        ("", "line 1: no column is known as the id"),
+        ("patient_age,label\na,1\n", "line 1: no column is known as the id"),
         (f"id,label\n{IDS[0]},1\n{IDS[1]},2\n", "train_labels.csv, line 3, column label: '2'"),
         (f"id,label\n{IDS[0]},\n", "line 2, column label"),
         (f"id,label\n{IDS[0]},nan\n", "line 2, column label: 'nan'"),
@@ -188,3 +188,48 @@ def test_plan_of_what_is_on_disk(tmp_path, downloads, layout):
     assert KaggleSource(path, downloads).plan() == [PlannedFile("archive.zip", path.stat().st_size, True)]
     folder = write_folder(tmp_path / "unpacked", layout)
     assert KaggleSource(folder, downloads).plan() == [PlannedFile("unpacked", None, True)]
+
+
+def converted(layout, rename):
+    return {rename(name): data for name, data in layout.items()}
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name.replace("train/", "train/train/").replace("test/", "test/test/"),
+        lambda name: f"a/b/{name}",
+        lambda name: name.replace("train/", "train/class/"),
+        lambda name: name.replace("/", "\\"),
+    ],
+)
+def test_other_places_of_the_same_files(tmp_path, downloads, layout, rename):
+    check_all(KaggleSource(write_zip(tmp_path / "x.zip", converted(layout, rename)), downloads))
+
+
+def test_ids_with_a_suffix_and_png_files(tmp_path, downloads, layout):
+    images = {name.replace(".tif", ".png"): to_png(data) for name, data in layout.items() if name.endswith(".tif")}
+    png = {"sample_submission.csv": layout["sample_submission.csv"]} | images
+    png["train_labels.csv"] = "".join(
+        f"{line.replace(',', '.tif,')}\n" if i else f"{line}\n" for i, line in enumerate(labels_csv().splitlines())
+    ).encode()
+    check_all(KaggleSource(write_folder(tmp_path / "png", png), downloads))
+
+
+def to_png(data):
+    import cv2
+    import numpy as np
+
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def test_the_test_images_are_compared_with_the_sample_submission(tmp_path, downloads, layout):
+    files = dict(layout)
+    del files[f"test/{IDS[TRAIN]}.tif"]
+    files["test/extra.tif"] = layout[f"test/{IDS[TRAIN + 1]}.tif"]
+    source = KaggleSource(write_folder(tmp_path / "x", files), downloads)
+    assert source.report.counts == {
+        "ids of sample_submission.csv without an image": 1,
+        "test images that are not in sample_submission.csv": 1,
+    }

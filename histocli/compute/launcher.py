@@ -1,0 +1,80 @@
+"""How the processes of a job end with the program that launched them: they save, and end in bounded time."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+SECONDS_TO_SAVE = 120  # that a process has to save its state and end, after it was asked to
+LAUNCHER = "HISTO_LAUNCHER"  # variable: the number of the process that started this one for `--processes`
+_POLL_SECONDS = 0.5
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def watch_launcher() -> None:
+    """If torchrun or `histo --processes` started this process, end it when its launcher has ended.
+
+    Otherwise the processes of a launcher that was killed with SIGKILL would train for ever. They get SIGTERM, so that
+    they save their state, and end after `SECONDS_TO_SAVE` in any case.
+    """
+    if os.name == "nt" or "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = int(os.environ.get(LAUNCHER) or os.getppid())
+    _continue_when_launcher_ends()
+    Thread(target=_end_after, args=(launcher,), name="watch-launcher", daemon=True).start()
+
+
+def _end_after(launcher: int) -> None:
+    """Wait until another process is the parent of this one, and end it."""
+    while os.getppid() == launcher:
+        time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_SAVE)
+    os._exit(128 + signal.SIGTERM)  # it waits for a process that cannot answer
+
+
+def _continue_when_launcher_ends() -> None:
+    """Let the system wake this process when its launcher ends: it may be suspended (Ctrl-Z, SIGSTOP)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT, 0, 0, 0)
+
+
+@contextmanager
+def waking_suspended_children() -> Iterator[None]:
+    """Wake the suspended children of this process when they are asked to end, on Linux.
+
+    A suspended process does not hear SIGTERM, and the others of its job wait for it.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    is_over = Event()
+    thread = Thread(target=_wake_children_until, args=(is_over,), name="wake-children", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def _wake_children_until(is_over: Event) -> None:
+    while not is_over.wait(_POLL_SECONDS):
+        for path in Path("/proc/self/task").glob("*/children"):
+            with suppress(OSError):  # a thread, or a child, that has just ended
+                for child in map(int, path.read_text().split()):
+                    if _is_suspended_at_its_end(child):
+                        os.kill(child, signal.SIGCONT)
+
+
+def _is_suspended_at_its_end(pid: int) -> bool:
+    """Return whether a process is suspended and has a SIGTERM that it has not heard yet; proc(5) names the fields."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":", 1) for line in lines if ":" in line)
+    pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+    return status["State"].split()[0] == "T" and bool(pending & 1 << (signal.SIGTERM - 1))

@@ -1,0 +1,70 @@
+"""Patches from image files and from the images of an array, loaded when they are needed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from histocli.data.headers import ImageError
+from histocli.data.images import Preparation, decode_patch, prepare, read_values
+from histocli.data.intensity import Ranges, Values, infer_ranges, sample, to_uint8
+from histocli.data.remarks import Remarks
+from histocli.errors import HistoError
+from histocli.sources import Pixels
+from histocli.sources.files import File, read_bytes
+
+_FIRST_LOOK, _SECOND_LOOK = 16, 256  # files that are read to find the range of values: of any set, and of odd sets
+
+
+@dataclass(slots=True)
+class ImageFile:
+    """Reads an image file and returns it as a patch (96,96,3); can be sent to another process if `read` can."""
+
+    name: str
+    read: Callable[[], bytes]
+    how: Preparation
+
+    def __call__(self, remarks: Remarks | None = None) -> Pixels:
+        """Read and decode the file; what was changed or guessed is added to `remarks`.
+
+        Raises:
+            HistoError: it cannot be read, or is not an image.
+        """
+        return decode_patch(read_bytes(File(self.name, self.read)), self.name, self.how, remarks)
+
+
+@dataclass(slots=True)
+class ImageArray:
+    """Returns an image (H,W,3) as a patch, as `ImageFile` does."""
+
+    name: str
+    image: Values
+    how: Preparation
+
+    def __call__(self, remarks: Remarks | None = None) -> Pixels:
+        """Convert and fit the image.
+
+        Raises:
+            HistoError: its values are not those of the other images.
+        """
+        try:
+            pixels, remark = to_uint8(self.image, self.how.ranges)
+        except ImageError as error:
+            raise HistoError(f"{self.name}: {error}", error.hint) from error
+        if remark and remarks is not None:
+            remarks.add(remark, self.name)
+        return prepare(np.ascontiguousarray(pixels), self.how, self.name, remarks)
+
+
+def ranges_of(files: Sequence[File]) -> Ranges:
+    """Return which value is white in those images of a set that are not uint8, from up to 256 of them."""
+    if not infer_ranges(map(_read_values, sample(files, _FIRST_LOOK))):
+        return {}
+    return infer_ranges(map(_read_values, sample(files, _SECOND_LOOK)))
+
+
+def _read_values(file: File) -> Values | None:
+    try:
+        return read_values(read_bytes(file))
+    except HistoError:
+        return None

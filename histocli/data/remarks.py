@@ -1,0 +1,28 @@
+"""What was changed or guessed in images: counted, with the first image as an example."""
+
+from typing import NamedTuple
+
+
+class Remark(NamedTuple):
+    """The number of images that a remark is about, and the first of them."""
+
+    images: int
+    example: str
+
+
+class Remarks(dict[str, Remark]):
+    """The number of images, and an example, by what was done to them."""
+
+    def add(self, what: str, example: str, count: int = 1) -> None:
+        """Count images."""
+        before = self.get(what)
+        self[what] = Remark(before.images + count, before.example) if before else Remark(count, example)
+
+    def merge(self, others: "dict[str, Remark]") -> None:
+        """Count the images of other remarks; these may come from a JSON file."""
+        for what, (count, example) in others.items():
+            self.add(what, example, count)
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of images by what was done to them."""
+        return {what: remark.images for what, remark in self.items()}

@@ -1,0 +1,183 @@
+"""Read TIFF images strictly: an image is decoded right, or refused with the reason.
+
+OpenCV ignores what libtiff reports about 8-bit images, and leaves black what cannot be decoded. So the compressed
+segments (strips and tiles) of a TIFF are decoded here one by one, and each must give exactly the bytes that it stands
+for. Layouts that are not assembled here (JPEG, CMYK, Lab ...) are decoded by OpenCV after their segments were checked.
+"""
+
+import re
+from typing import Any
+
+import cv2
+import numpy as np
+
+from histocli.data.headers import ImageError, check_jpeg, check_pixels
+from histocli.data.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout, Values
+from histocli.data.tiff_pages import Page, following_pages
+from histocli.data.tiff_segments import JPEG, UNPACK, imdecode
+
+_NAMES = {
+    2: "CCITT",
+    3: "CCITT",
+    4: "CCITT",
+    6: "old JPEG",
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34925: "LZMA",
+    34933: "PNG",
+    50000: "Zstandard",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # in ImageJ's descriptions
+_BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
+_ALPHA = (1, 2)  # values of ExtraSamples: associated and unassociated
+
+
+def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
+    """Read a TIFF's first page, or its red, green and blue pages, as (H,W,3) of any type; also return remarks on it.
+
+    The type is uint8 unless the file holds other values.
+
+    Raises:
+        ImageError: the image is damaged, transparent, or of a kind that cannot be decoded right.
+    """
+    is_grey = page.value(277, 1) < 3 and page.value(262, RGB) != PALETTE
+    if not page.next:
+        if is_grey and (hidden := _IMAGES.search(page.description)) and int(hidden[1]) > 1:
+            raise _stack_error(int(hidden[1]))  # ImageJ writes large stacks without a page for each image
+        return _read_page(page), ()
+    following = following_pages(page)
+    if not is_grey:
+        return _read_page(page), ("only the first of several pages was read",)
+    if len(following) == 2 and all(other.size == page.size for other in following) and _are_channels(page.description):
+        channels = [_read_page(one)[..., :1] for one in (page, *following)]
+        return np.concatenate(channels, 2), ("three pages were joined to RGB",)
+    raise _stack_error(1 + len(following))
+
+
+def _stack_error(count: int) -> ImageError:
+    return ImageError(f"the image is a stack of {count} grey pages", "save it in RGB, as a single page")
+
+
+def _are_channels(description: str) -> bool:
+    """Whether three pages are red, green and blue, and not the planes of a volume or moments of time."""
+    return "channels=3" in description.split() or ('SizeC="3"' in description and 'SizeZ="1"' in description)
+
+
+def _read_page(page: Page) -> Values:
+    check_pixels(*page.size)
+    layout = Layout(page)
+    if layout.compression not in UNPACK and layout.compression != JPEG:
+        return _read_by_tifffile(page, layout)
+    if layout.compression == JPEG:
+        _check_jpeg_segments(layout)
+        return _read_by_opencv(page)
+    segments = layout.read_segments()
+    if not layout.is_assembled_here:
+        if layout.photometric not in _BY_OPENCV:
+            raise ImageError(
+                f"the image is in a colour space (number {layout.photometric}) that is not read", "save it in RGB"
+            )
+        return _read_by_opencv(page)
+    return _upright(_to_rgb(layout, layout.assemble(segments)), page.value(274, 1))
+
+
+def _check_jpeg_segments(layout: Layout) -> None:
+    """Check each JPEG in a TIFF as a JPEG file: its markers up to the end, and that it can be decoded at its size."""
+    tables = bytes(layout.page.values(347))
+    start = tables[:-2] if tables.endswith(b"\xff\xd9") else b"\xff\xd8"
+    for at, length in layout.places():
+        stream = start + layout.page.data[at : at + length].removeprefix(b"\xff\xd8")
+        size = check_jpeg(stream)
+        image = imdecode(stream)
+        if image is None or image.shape[:2] != (size.height, size.width):
+            raise ImageError("the image is damaged: a JPEG in it cannot be decoded")
+        if size.width < min(layout.segment_width, layout.width):
+            raise ImageError("the image is damaged: a JPEG in it is too small")
+
+
+def _read_by_opencv(page: Page) -> Values:
+    image = imdecode(page.data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None:
+        raise ImageError("this kind of TIFF cannot be decoded", "save it as an RGB TIFF of 8 bits, or as PNG")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _read_by_tifffile(page: Page, layout: Layout) -> Values:
+    """Read a page whose compression only tifffile with imagecodecs unpacks."""
+    name = _NAMES.get(layout.compression, f"number {layout.compression}")
+    try:
+        import imagecodecs  # noqa: F401
+        from tifffile import TiffFile
+    except ModuleNotFoundError:
+        raise ImageError(
+            f"its compression ({name}) needs tifffile and imagecodecs",
+            "pip install 'histocli[tiff]', or save it as PNG",
+        ) from None
+    from io import BytesIO
+
+    try:
+        with TiffFile(BytesIO(page.data)) as file:
+            first = file.pages[0]
+            image = np.asarray(first.asarray())
+            is_colour_in_codec = layout.photometric == YCBCR
+    except Exception as problem:  # each of its codecs raises exceptions of its own
+        raise ImageError(
+            f"the image is damaged, or its compression ({name}) is of another kind: {problem}"
+        ) from problem
+    if layout.is_planar and image.ndim == 3:
+        image = np.moveaxis(image, 0, 2)
+    image = image.reshape(layout.height, layout.width, -1)
+    if is_colour_in_codec and image.shape[2] == 3:
+        layout.photometric = RGB
+    if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE):
+        raise ImageError(f"the image has the colour space {layout.photometric}", "save it in RGB")
+    return _upright(_to_rgb(layout, image), page.value(274, 1))
+
+
+def _to_rgb(layout: Layout, image: Values) -> Values:
+    """Return the samples (H,W,S) of a page as RGB (H,W,3); an alpha channel must be opaque."""
+    colours = 3 if layout.photometric == RGB else 1
+    if layout.photometric == BLACK_IS_ZERO and image.shape[2] == 3 and not layout.page.values(338):
+        colours = 3  # three grey samples are red, green and blue in files of some microscopes
+    if image.shape[2] < colours:
+        raise ImageError(f"the image is in RGB, but has {image.shape[2]} samples")
+    for i, meaning in enumerate(layout.page.values(338), colours):
+        if meaning in _ALPHA and i < image.shape[2] and image[..., i].min() < _white(image.dtype):
+            raise ImageError("a TIFF with transparent parts", "save it without its alpha channel")
+    if image.shape[2] > colours:
+        image = image[..., :colours]
+    if layout.photometric == PALETTE:
+        return _look_up(layout.page, image[..., 0])
+    if layout.photometric == WHITE_IS_ZERO:
+        if image.dtype.kind != "u":
+            raise ImageError("white is zero in it, and its samples are not unsigned", "save it in RGB")
+        image = _white(image.dtype) - image
+    return image if colours == 3 else np.repeat(image, 3, 2)
+
+
+def _white(dtype: "np.dtype[Any]") -> Any:
+    return dtype.type(1) if dtype.kind == "f" else dtype.type(np.iinfo(dtype).max)
+
+
+def _look_up(page: Page, image: Values) -> Values:
+    colours = np.array(page.values(320), np.uint16)
+    if len(colours) != 3 << page.value(258, 8) or image.dtype.kind != "u":
+        raise ImageError("the image is damaged: its palette is incomplete")
+    table = colours.reshape(3, -1).T
+    return (table >> 8 if table.max() > 255 else table).astype(np.uint8)[image]
+
+
+def _upright(image: Values, orientation: int) -> Values:
+    """Turn an image as its Orientation tag says."""
+    if orientation == 1:
+        return image
+    if orientation in (5, 6, 7, 8):
+        image = image.transpose(1, 0, 2)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    right = -1 if orientation in (2, 3, 6, 7) else 1
+    return image[::down, ::right]

@@ -1,0 +1,119 @@
+"""The pages of TIFF and BigTIFF files, and their tags (TIFF 6.0, section 2)."""
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from itertools import islice
+from struct import Struct, error
+from typing import Literal
+
+from histocli.data.headers import ImageError, Size
+
+_CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
+_MASKS = {1: 0xFF, 3: 0xFFFF, 4: 0xFFFFFFFF}  # of the types of most tags: byte, short and long
+_MOST_VALUES = 1 << 22  # of one tag: a large slide has some 100,000 tiles
+_MOST_PAGES = 256
+
+
+_struct = lru_cache(256)(Struct)
+
+
+class Page:
+    """One page (image file directory) of a TIFF or BigTIFF; its tags are read when they are asked for.
+
+    Raises:
+        ImageError: the page lies outside the file.
+    """
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data, self.order = data, "<" if data[:2] == b"II" else ">"
+        is_big = data[2:4] in (b"\x2b\0", b"\0\x2b")
+        number, entry, link = _STRUCTS[self.order, is_big]
+        try:
+            (count,) = number.unpack_from(data, at)
+            self._first, self._entry_size, self._room = at + number.size, entry.size, link.size
+            end = self._first + count * entry.size
+            (self.next,) = link.unpack_from(data, end)
+            entries = list(entry.iter_unpack(data[self._first : end]))
+        except error:
+            raise ImageError("the image is truncated: its directory lies outside the file") from None
+        self.tags = {fields[0]: (i, fields) for i, fields in enumerate(entries)}
+
+    def values(self, tag: int) -> tuple[int, ...]:
+        """Return all values of a tag, () if the page does not have it."""
+        if tag not in self.tags:
+            return ()
+        i, (_, kind, count, offset) = self.tags[tag]
+        if count == 1 and self.order == "<" and kind in _MASKS:
+            return (offset & _MASKS[kind],)
+        if count > _MOST_VALUES or kind not in _CODES:
+            raise ImageError(f"the image is damaged: its tag {tag} has {count:,} values of type {kind}")
+        values = _struct(f"{self.order}{count}{_CODES[kind]}")
+        if values.size <= self._room:  # they lie in the place of the offset
+            offset = self._first + (i + 1) * self._entry_size - self._room
+        try:
+            return values.unpack_from(self.data, offset)
+        except error:
+            raise ImageError(f"the image is truncated: its tag {tag} lies outside the file") from None
+
+    def value(self, tag: int, default: int) -> int:
+        """Return the first value of a tag."""
+        values = self.values(tag)
+        return values[0] if values else default
+
+    @cached_property
+    def size(self) -> Size:
+        """The width and height in pixels."""
+        return Size(self.value(256, 0), self.value(257, 0))
+
+    @cached_property
+    def description(self) -> str:
+        """The ImageDescription, in which ImageJ and OME say what the pages are."""
+        return bytes(self.values(270)).rstrip(b"\0").decode("utf-8", "replace")
+
+
+_STRUCTS = {
+    (order, is_big): tuple(Struct(order + code) for code in (("Q", "HHQQ", "Q") if is_big else ("H", "HHII", "I")))
+    for order in "<>"
+    for is_big in (False, True)
+}
+
+
+def is_tiff(data: bytes) -> bool:
+    """Return whether the bytes begin as a TIFF or BigTIFF."""
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def first_page(data: bytes) -> Page:
+    """Return the first page of a TIFF; raises as `Page`."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    begin = data[8:16] if data[2:4] in (b"\x2b\0", b"\0\x2b") else data[4:8]
+    return Page(data, int.from_bytes(begin, order))
+
+
+def following_pages(page: Page) -> list[Page]:
+    """Return the pages after a page, at most some hundreds, without its reduced versions in SubIFDs."""
+    return list(islice(_chain(page), _MOST_PAGES))
+
+
+def _chain(page: Page) -> Iterator[Page]:
+    seen = {0}
+    while page.next not in seen:
+        seen.add(page.next)
+        page = Page(page.data, page.next)
+        yield page
+
+
+def count_levels(page: Page) -> int:
+    """Return how many versions of the image a TIFF holds: more than one for a pyramid, as of a whole slide."""
+    if not page.next and 330 not in page.tags:
+        return 1
+    ratio = page.size.width / max(1, page.size.height)
+    others = [Page(page.data, at) for at in page.values(330)[:_MOST_PAGES] if at]
+    smaller = [
+        other.size
+        for other in [*others, *following_pages(page)]
+        if 1 < other.size.width < page.size.width
+        and other.size.height
+        and abs(other.size.width / other.size.height / ratio - 1) < 0.1
+    ]
+    return 1 + len(set(smaller))

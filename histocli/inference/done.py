@@ -1,0 +1,120 @@
+"""`--skip-done`: which patches a file of predictions holds already, so that a growing folder is scored bit by bit."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from histocli.config import Output
+from histocli.errors import HistoError
+from histocli.sources import Patch
+from histocli.workspace import read_json, write_json
+
+_LONGEST_NAME = 200  # characters of the file's name in that of its record
+_OTHER_OUT = "give another --out, or leave out --skip-done to score everything again"
+
+
+class Done(NamedTuple):
+    """The ids in a file of predictions, and whether a record says what the file was made with."""
+
+    ids: frozenset[str]
+    is_recorded: bool
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 of the ids."""
+        return sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
+
+
+def read_done(path: Path, format: Output, columns: list[str], made_with: dict[str, Any]) -> Done:
+    """Return the ids in the file at `path`; none if there is no file.
+
+    `made_with` are the checkpoints and options of this run, which must be those that the file was made with.
+
+    Raises:
+        HistoError: the file has other columns, was made with other checkpoints or options, or is damaged.
+    """
+    if not path.exists():
+        return Done(frozenset(), True)
+    record = _record_path(path)
+    is_recorded = record.is_file()
+    if is_recorded and (other := _differences(read_json(record), made_with)):
+        raise HistoError(f"--skip-done: {path} was made with other {', '.join(other)}", _OTHER_OUT)
+    try:
+        found, ids = _READERS[format](path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HistoError(f"--skip-done: {path} cannot be read as {format}: {error}", _OTHER_OUT) from error
+    if found and found != columns:
+        raise HistoError(
+            f"--skip-done: {path} has the columns {','.join(found)}, and not {','.join(columns)}", _OTHER_OUT
+        )
+    return Done(frozenset(ids), is_recorded)
+
+
+def write_record(path: Path, made_with: dict[str, Any]) -> None:
+    """Write down what a file of predictions was made with, for the next `read_done`."""
+    write_json(_record_path(path), made_with)
+
+
+def new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[Patch]:
+    """Return the patches that are not done.
+
+    Raises:
+        HistoError: a patch has another kind of id in the file, as happens when stems are no longer different.
+    """
+    new = []
+    stems = {PurePosixPath(key).stem for key in done.ids if "/" in key}
+    for patch in patches:
+        if patch.id in done.ids:
+            continue
+        stem = PurePosixPath(patch.path).stem
+        if stem and ((patch.id != stem and stem in done.ids) or (patch.id == stem and stem in stems)):
+            raise HistoError(
+                f"--skip-done: {out} holds {stem!r} under another kind of id than {patch.id!r}",
+                "the ids are stems while all stems differ, else paths; start a new --out with --id path",
+            )
+        new.append(patch)
+    return new
+
+
+def _record_path(path: Path) -> Path:
+    return path.with_name(f".{path.name[:_LONGEST_NAME]}.made-with.json")
+
+
+def _differences(record: dict[str, Any], made_with: dict[str, Any]) -> list[str]:
+    return [name for name, value in made_with.items() if record.get(name) != json.loads(json.dumps(value))]
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[str]]:
+    _require_last_newline(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, strict=True)
+        ids = [row["id"] for row in rows]
+        return list(rows.fieldnames or []), ids
+
+
+def _read_jsonl(path: Path) -> tuple[list[str], list[str]]:
+    _require_last_newline(path)
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return (list(rows[0]) if rows else []), [row["id"] for row in rows]
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[str]]:
+    from pyarrow.parquet import read_schema, read_table
+
+    return read_schema(path).names, read_table(path, columns=["id"])["id"].to_pylist()
+
+
+def _require_last_newline(path: Path) -> None:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        last = file.read()
+    if last not in (b"\n", b""):
+        raise ValueError("its last line is incomplete")
+
+
+_READERS = {Output.CSV: _read_csv, Output.JSONL: _read_jsonl, Output.PARQUET: _read_parquet}

@@ -1,0 +1,192 @@
+"""Members of zip and tar archives, and of archives in them, read one by one without unpacking the whole."""
+
+import bz2
+import gzip
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import IO, Any
+
+from histocli.errors import HistoError
+from histocli.sources import files as limits
+from histocli.sources.files import File, check_declared_size, check_size, is_image
+from histocli.sources.streams import CarefulStream, Open, StreamMember, StreamReader, UnpackedArchive
+
+_TAR = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
+_ZIP = re.compile(r"\.zip$", re.IGNORECASE)
+_ARRAYS = re.compile(r"\.(npz|parquet)$", re.IGNORECASE)
+_TABLE_ZIP = re.compile(r"\.(csv|tsv)\.zip$", re.IGNORECASE)
+_DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
+    "gz": lambda file: gzip.GzipFile(fileobj=file),
+    "bz2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+_SHORT = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
+_HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
+_IN_MEMORY = 64 << 20  # of an archive in an archive; a larger one is in a temporary file
+_MAX_RATIO = 20  # an archive in an archive is compressed already: this limits bombs, and allows tars of flat images
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file name has the suffix of an archive that is read."""
+    return bool(_ZIP.search(name) or _TAR.search(name) or _ARRAYS.search(name))
+
+
+def list_archive(name: str, open_file: Open) -> list[File]:
+    """List the members of an archive, and of the archives in it if it has no images beside them.
+
+    Raises:
+        HistoError: it is damaged, or contains a name twice.
+    """
+    opened = _open_archive(name, open_file)
+    return open_inner_archives(opened, _unpack)
+
+
+def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]]) -> list[File]:
+    """Replace archives by their members, if no images are beside them; a zip of one table (`x.csv.zip`) always.
+
+    The members of `train.zip` are named as if it were a folder `train`. Archives in these archives are not opened.
+    """
+    if not any(is_archive(file.name) for file in files):
+        return files
+    has_images = any(is_image(file.name) for file in files)
+    opened: list[File] = []
+    for file in files:
+        is_table = bool(_TABLE_ZIP.search(file.name))
+        if not is_archive(file.name) or (has_images and not is_table):
+            opened.append(file)
+            continue
+        members = _open_archive(file.name, lambda file=file: open_file(file))  # type: ignore[misc]
+        folder = file.name.rpartition("/")[0] if is_table else _folder_name(file.name)
+        opened += [File(f"{folder}/{member.name}" if folder else member.name, member.read) for member in members]
+    names = {file.name for file in opened}
+    if len(names) < len(opened):
+        times: set[str] = set()
+        twice = next(file.name for file in opened if file.name in times or times.add(file.name))  # type: ignore[func-returns-value]
+        raise HistoError(f"{twice!r} is in two of the archives", "give each archive to its own --from, or unpack them")
+    return opened
+
+
+def _folder_name(name: str) -> str:
+    return _ZIP.sub("", _TAR.sub("", _ARRAYS.sub("", name)))
+
+
+def _open_archive(name: str, open_file: Open) -> list[File]:
+    try:
+        if match := _TAR.search(name):
+            packing = (match[1] or _SHORT.get((match[2] or "").lower(), "")).lower()
+            return _list_tar(name, open_file, packing)
+        if _ARRAYS.search(name):
+            from histocli.sources.arrays import list_npz, list_parquet  # numpy, which others need not import
+
+            return (list_npz if name.lower().endswith(".npz") else list_parquet)(name, open_file)
+        return _list_zip(name, open_file)
+    except _DAMAGE as error:
+        raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
+
+
+def _unpack(file: File) -> IO[bytes]:
+    """Unpack an archive that is a member of another one to memory or a temporary file, which has no name."""
+    copy = getattr(file.read, "copy_to", None)
+    target = UnpackedArchive(_IN_MEMORY)
+    if copy is None:
+        target.write(file.read())
+    else:
+        copy(target)
+    target.seek(0)
+    return target  # type: ignore[return-value]
+
+
+def _list_zip(name: str, open_file: Open) -> list[File]:
+    archive = zipfile.ZipFile(open_file())
+    lock = Lock()  # all members share one file object
+    members = {}
+    for member in archive.infolist():
+        path = _HERE.sub("", member.filename.replace("\\", "/"))
+        if path in members:
+            raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
+        members[path] = member
+    return [
+        File(path, _ZipMember(archive, member, lock))
+        for path, member in sorted(members.items())
+        if not member.is_dir() and not _is_hidden(path)
+    ]
+
+
+@dataclass(slots=True)
+class _ZipMember:
+    archive: zipfile.ZipFile
+    member: zipfile.ZipInfo
+    lock: Any
+
+    def __call__(self) -> bytes:
+        check_declared_size(self.member.file_size)
+        with self.lock, self.archive.open(self.member) as file:
+            return check_size(file.read(limits.MAX_FILE_BYTES + 1))
+
+    def head(self, size: int) -> bytes:
+        """Read the first bytes."""
+        with self.lock, self.archive.open(self.member) as file:
+            return file.read(size)
+
+    def copy_to(self, target: IO[bytes]) -> None:
+        """Unpack the member, which may be larger than other files."""
+        limit = max(limits.MAX_FILE_BYTES, _MAX_RATIO * self.member.compress_size)
+        with self.lock, self.archive.open(self.member) as file:
+            while chunk := file.read(1 << 20):
+                limit -= len(chunk)
+                if limit < 0:
+                    raise OSError(f"{self.member.filename} unpacks to more than {_MAX_RATIO} times its size")
+                target.write(chunk)
+
+
+def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
+    """List the regular files of a tar; hard links have the bytes of the file that they are linked to."""
+
+    def open_stream() -> Any:
+        return _DECOMPRESS[packing](open_file()) if packing else open_file()
+
+    stream = CarefulStream(open_stream())
+    with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
+        members: list[tarfile.TarInfo] = archive.getmembers()
+        end = archive.offset
+    stream.seek(end)
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes any damage for the end
+        raise EOFError("it is truncated or damaged")
+    by_name = {member.name: member for member in members}
+    ranges: dict[str, tuple[int, int]] = {}
+    for member in members:
+        target = by_name.get(member.linkname) if member.islnk() else member
+        path = _HERE.sub("", member.name.replace("\\", "/"))
+        if target is None or not target.isreg() or target.issparse() or _is_hidden(path):
+            continue
+        if path in ranges:
+            raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
+        ranges[path] = (target.offset_data, target.size)
+    reader = StreamReader(open_stream, sorted(set(ranges.values())))
+    listed = ranges.items() if packing else sorted(ranges.items())
+    return [File(path, StreamMember(reader, *place)) for path, place in listed]
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a part of a member's path is hidden, or the path is outside the archive."""
+    return (
+        name.startswith("/")
+        or bool(re.match("[A-Za-z]:", name))
+        or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    )

@@ -1,0 +1,131 @@
+"""The labels and splits that a name says, such as `no_tumor` and `val`."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from histocli.errors import UsageError
+
+_WORDS = {
+    "negative": "negative neg",
+    "healthy": "normal norm benign healthy nontumor nontumour noncancer noncancerous",
+    "disease": "tumor tumors tumour tumours tumoral tum cancer cancers cancerous malignant malignancy metastasis "
+    "metastases metastatic carcinoma adenocarcinoma",
+    "positive": "positive pos",
+    "negation": "no non not without free",
+    # These say nothing about the label. Numbers are not among them: `tumor_001` is the name of a slide.
+    "filler": "has have is with contains containing the of class label tissue tissues patch patches image images img "
+    "imgs tile tiles cell cells sample samples folder lymph node nodes breast colon lung idc",
+}
+_KINDS = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+_EXACT = {"0": 0, "1": 1, "class0": 0, "class1": 1, "class_0": 0, "class_1": 1, "label_0": 0, "label_1": 1}
+_EXACT |= {"no": 0, "yes": 1, "false": 0, "true": 1}
+_ORDER = re.compile(r"^[a-z0-9]_(?=[a-z]{2})")  # a letter or digit that sorts the folders: `a_no_tumor`, `1_tumor`
+
+_SPLITS = {
+    "train": "train training",
+    "valid": "val valid validation dev",
+    "test": "test testing holdout hold_out heldout held_out",
+}
+_SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
+_SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+)$")
+
+_SHOWN = 12  # names of folders in a message
+
+
+def parse_classes(options: Sequence[str]) -> dict[str, int]:
+    """Return the label of each name in options such as `negative=NORM,MUC` and `positive=TUM`.
+
+    Raises:
+        UsageError: an option has another form, or a name is on both sides.
+    """
+    hint = "give --classes negative=NAME[,NAME...] --classes positive=NAME[,NAME...]"
+    labels: dict[str, int] = {}
+    for option in options:
+        side, equals, names = option.partition("=")
+        label = {"negative": 0, "0": 0, "positive": 1, "1": 1}.get(side.strip().lower())
+        listed = [name.strip() for name in names.split(",") if name.strip()]
+        if not equals or label is None or not listed:
+            raise UsageError(f"--classes {option} is not understood", hint)
+        for name in listed:
+            if labels.setdefault(name.lower(), label) != label:
+                raise UsageError(f"--classes names {name} as negative and as positive", hint)
+    if labels and len(set(labels.values())) < 2:
+        missing = "positive" if 0 in labels.values() else "negative"
+        raise UsageError(f"--classes names no {missing} class", hint)
+    return labels
+
+
+def label_of(name: str, classes: Mapping[str, int] | None = None) -> int | None:
+    """Return the label that the name of a class says: 0, 1, or None if it is not understood.
+
+    If `classes` (names in lower case) is not empty, only its names are known.
+    """
+    if classes:
+        return classes.get(name.strip().lower())
+    if (label := _EXACT.get(name.strip().lower().replace(" ", "_"))) is not None:  # but not -1
+        return label
+    text = re.sub(r"[\s.\-]+", "_", name.strip().lower()).strip("_")
+    order = _ORDER.match(text)
+    words = (text[order.end() :] if order else text).split("_")
+    if not all(word in _KINDS for word in words):
+        return None
+    label = _label_of_kinds({_KINDS[word] for word in words})
+    is_contrary = order is not None and order[0][0] in "01" and label is not None and int(order[0][0]) != label
+    return None if is_contrary else label
+
+
+def _label_of_kinds(kinds: set[str]) -> int | None:
+    """Return the label of a name with words of these kinds; None if it is not clear, as in `benign_tumor`."""
+    said = kinds - {"filler"}
+    if said in ({"negative"}, {"healthy"}, {"negative", "healthy"}, {"negative", "disease"}, {"negation", "disease"}):
+        return 0
+    return 1 if said in ({"positive"}, {"disease"}, {"positive", "disease"}) else None
+
+
+def split_of(name: str) -> str:
+    """Return the split that the name of a folder says: train, valid, test, or ""."""
+    text = re.sub(r"[\s.\-]+", "_", name.strip().lower()).strip("_")
+    return _SPLIT_OF.get(text) or _SPLIT_OF.get(_SPLIT_ENDING.sub("", text)) or ""
+
+
+def classes_line(names: Iterable[str]) -> str:
+    """Return the options `--classes` for some names of classes, for the user to check.
+
+    Numbers other than 0 count as positive. Names that are not understood are on the side that would be empty, or are
+    left out; if no name is understood, NAME stands in their place.
+    """
+    names = sorted(set(names), key=_natural)
+    sides: dict[int, list[str]] = {0: [], 1: []}
+    words = [name for name in names if not name.isdecimal()]
+    for name in words or names:
+        label = _suggest(name) if words else int(int(name) > 0)
+        if label is not None:
+            sides[label].append(name)
+    rest = [name for name in words if name not in sides[0] + sides[1]]
+    for label in (0, 1):
+        if rest and not sides[label] and sides[1 - label]:
+            sides[label] = rest
+    shown = {label: ",".join(sides[label]) or "NAME" for label in (0, 1)}
+    quoted = {label: f"'{text}'" if " " in text else text for label, text in shown.items()}
+    return f"--classes negative={quoted[0]} --classes positive={quoted[1]}"
+
+
+def _suggest(name: str) -> int | None:
+    """Return the label that a name probably has: for a hint alone, never for a label."""
+    if (label := label_of(name)) is not None:
+        return label
+    words = set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+    if words & {"n", "normal", "norm", "benign", "healthy"}:
+        return 0
+    return 1 if words & {"aca", "scc", "situ", "invasive", "dcis", "tumor", "tumour", "carcinoma"} else None
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return names with their numbers, as in `NORM (20), MUC (10)`; at most a dozen."""
+    names = sorted(counts, key=_natural)
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"{name} ({counts[name]:,})" for name in names[:_SHOWN]) + more
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdecimal() and len(name) < 16 else (1 << 60, name)

@@ -1,0 +1,137 @@
+"""Labels and splits that the names of folders say, such as `train/no_tumor/` and `test/tumor/`."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from histocli.errors import HistoError
+from histocli.sources.class_names import classes_line, describe_counts, label_of, split_of
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """What the names of folders say about the labels of the images in them.
+
+    Attributes:
+        labels: the label of each image in a class folder, by the image's path.
+        counts: the number of images of each class folder; its key is as in "tumor = 1".
+        unknown: the number of images of each folder whose name is not understood.
+        problem: why the labels must not be used: contradicting folders, or more than two classes; else None.
+
+    """
+
+    labels: dict[str, int]
+    counts: dict[str, int]
+    unknown: dict[str, int]
+    problem: HistoError | None
+
+
+def read_splits(paths: Iterable[str]) -> dict[str, str]:
+    """Return the split of each image that is in a folder such as `train`, `val` or `test`: train, valid or test.
+
+    Raises:
+        HistoError: two folders of a path have different splits.
+    """
+    by_folder: dict[str, str] = {}
+    splits = {}
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        if folder not in by_folder:
+            by_folder[folder] = _split_of_path(folder)
+        if by_folder[folder]:
+            splits[path] = by_folder[folder]
+    return splits
+
+
+def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolders:
+    """Return the labels that folders say; `paths` are relative, `classes` the names that the user gave, if any."""
+    paths = list(paths)
+    folders = Counter(path.rpartition("/")[0] for path in paths if "/" in path)
+    known = _labels_of_folders(folders, classes)
+    parts = {folder: _known_parts(folder, known) for folder in folders}
+    problem = _contradiction(parts, known) or (None if classes else _more_classes(folders, known, parts))
+    counts: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    for folder, count in folders.items():
+        if parts[folder]:
+            counts["{} = {}".format(*parts[folder][0])] += count
+        elif names := [part for part in folder.split("/") if not split_of(part)]:
+            unknown[names[-1]] += count
+    labels = {path: found[0][1] for path in paths if "/" in path and (found := parts[path.rpartition("/")[0]])}
+    return ClassFolders(labels, counts, unknown, problem)
+
+
+def _labels_of_folders(folders: Iterable[str], classes: Mapping[str, int]) -> dict[tuple[int, str], int]:
+    """Return the label of each class folder, by its depth and name.
+
+    Numbers are classes only at a depth that has no other numbers: `tumor/0` to `tumor/8` are not classes.
+    """
+    names = {(depth, part) for folder in folders for depth, part in enumerate(folder.split("/"))}
+    numbers: dict[int, set[str]] = {}
+    for depth, part in names:
+        if part.isdecimal():
+            numbers.setdefault(depth, set()).add(part)
+    known = {}
+    for depth, part in names:
+        is_number = part.isdecimal() and not classes
+        label = label_of(part, classes)
+        if label is not None and not (is_number and not numbers[depth] <= {"0", "1"}):
+            known[depth, part] = label
+    return known
+
+
+def _known_parts(folder: str, known: Mapping[tuple[int, str], int]) -> list[tuple[str, int]]:
+    return [(part, known[depth, part]) for depth, part in enumerate(folder.split("/")) if (depth, part) in known]
+
+
+def _contradiction(
+    parts: Mapping[str, list[tuple[str, int]]], known: Mapping[tuple[int, str], int]
+) -> HistoError | None:
+    for folder, found in parts.items():
+        if len({label for _, label in found}) > 1:
+            names = " and ".join(f"{part} (label {label})" for part, label in found)
+            line = classes_line(part for _, part in known)
+            return HistoError(
+                f"two folders of {folder}/ have different labels: {names}", f"name the class folders: {line}"
+            )
+    return None
+
+
+def _split_of_path(folder: str) -> str:
+    parts = [part for part in folder.split("/") if split_of(part)]
+    if len({split_of(part) for part in parts}) > 1:
+        raise HistoError(
+            f"two folders of {folder}/ are names of different splits: {' and '.join(parts)}",
+            "rename one of them, or give the folders below it to --from",
+        )
+    return split_of(parts[0]) if parts else ""
+
+
+def _more_classes(
+    folders: Mapping[str, int],
+    known: Mapping[tuple[int, str], int],
+    parts: Mapping[str, list[tuple[str, int]]],
+) -> HistoError | None:
+    """Find folders without a label that are beside class folders, or are numbered like classes, such as 0 to 8."""
+    class_depths = {depth for depth, _ in known}
+    above = {folder[: match.start()] for folder in folders if parts[folder] for match in re.finditer("/", folder)}
+    beside: Counter[str] = Counter()
+    for folder, count in folders.items():
+        for depth, part in enumerate(folder.split("/")):
+            is_candidate = not parts[folder] and not split_of(part) and (depth in class_depths or _is_number(part))
+            if (depth, part) in known or (is_candidate and folder not in above):
+                beside[part] += count
+                break
+    unknown = set(beside) - {part for _, part in known}
+    if not unknown or not (known or {"0", "1"} <= unknown):
+        return None
+    number = f"{len(beside)} classes" if len(beside) > 2 else "2 classes, of which one is not understood"
+    return HistoError(
+        f"the folders have {number}: {describe_counts(beside)}",
+        f"say which are normal and which are tumour, for example {classes_line(beside)}; the others get no label",
+    )
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and len(name) <= 2

@@ -1,0 +1,151 @@
+"""Match the ids of a table with image files: by path, file name or stem, however their slashes and suffixes are."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from histocli.errors import HistoError
+from histocli.sources.files import is_image, split_suffix
+
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+class Matched(NamedTuple):
+    """The row of each image that a table contains, by the image's path; the other rows; and what was guessed."""
+
+    rows: dict[str, int]
+    lost: list[int]
+    ambiguous: dict[int, tuple[str, str]]
+    notes: list[str]
+
+
+class ImageIndex:
+    """Finds images by ids; the folders of an id and of an image must agree from the innermost one on."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._first: dict[str, int] = {}  # the image of a key: its name or its stem
+        self._more: dict[str, list[int]] = {}  # the other images of the same key; these are few
+        for i, name in enumerate(names):
+            base = _compose(name.rpartition("/")[2])
+            stem, suffix = split_suffix(base)
+            for key in (stem, stem + suffix.lower()) if suffix else (base,):
+                if self._first.setdefault(key, i) != i:
+                    self._more.setdefault(key, []).append(i)
+
+    def match(self, ids: Sequence[str], folder: str = "") -> Matched:
+        """Match every id with an image; of several, with the one below the `folder` of the table.
+
+        If the folders of an id are not those of the image, its file name decides alone: for absolute paths, and if no
+        id of the table matches otherwise. An id with lost leading zeros matches the only image with the same number.
+        Both are said in the notes.
+        """
+        found = Matched({}, [], {}, [])
+        by_name: dict[int, int] = {}
+        for row in range(len(ids)):
+            self._match_one(row, ids, folder, found, by_name)
+        absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
+        self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")
+        self._add_guessed(found, self._by_number(found, ids), ids, "by number, since leading zeros are lost")
+        return found
+
+    def _match_one(self, row: int, ids: Sequence[str], folder: str, found: Matched, by_name: dict[int, int]) -> None:
+        """Add a row to the matched, ambiguous or lost ones; to `by_name` if only folders are against its image."""
+        only = self._first.get(ids[row])
+        if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:
+            return  # as nearly all
+        parts = [part for part in _compose(ids[row]).replace("\\", "/").split("/") if part not in ("", ".")]
+        candidates = self._candidates(parts[-1]) if parts else []
+        folders = parts[-2::-1] if len(parts) > 1 else []
+        scores = {i: _common(folders, self.names[i].split("/")[-2::-1]) for i in candidates} if folders else {}
+        fitting = [i for i in candidates if not folders or scores[i][0]]
+        if folders and fitting:
+            best = max(scores[i] for i in fitting)
+            fitting = [i for i in fitting if scores[i] == best]
+        if folder and len(fitting) > 1:
+            fitting = [i for i in fitting if self.names[i].startswith(f"{folder}/")] or fitting
+        if len(fitting) == 1:
+            first = found.rows.setdefault(self.names[fitting[0]], row)
+            if first != row and ids[first] != ids[row]:
+                found.ambiguous[row] = (self.names[fitting[0]], self.names[fitting[0]])
+        elif fitting:
+            found.ambiguous[row] = (self.names[fitting[0]], self.names[fitting[1]])
+        else:
+            found.lost.append(row)
+            if len(candidates) == 1:
+                by_name[row] = candidates[0]
+
+    def _candidates(self, base: str) -> list[int]:
+        exact = self._images_of(_lower_suffix(base))
+        return exact or (self._images_of(split_suffix(base)[0]) if is_image(base) else [])
+
+    def _images_of(self, key: str) -> list[int]:
+        return [self._first[key], *self._more.get(key, [])] if key in self._first else []
+
+    def _by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
+        """Return the image of each lost row that is a number which one image alone has, with leading zeros."""
+        numbers = [row for row in found.lost if ids[row].isdecimal()]
+        if not numbers:
+            return {}
+        images: dict[int, list[int]] = {}
+        for i, name in enumerate(self.names):
+            stem = split_suffix(name)[0]
+            if stem.isdecimal() and len(stem) < 40:
+                images.setdefault(int(stem), []).append(i)
+        return {
+            row: images[int(ids[row])][0]
+            for row in numbers
+            if len(ids[row]) < 40 and len(images.get(int(ids[row]), [])) == 1
+        }
+
+    def _add_guessed(self, found: Matched, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
+        """Add rows whose images no other row has."""
+        times: dict[int, int] = {}
+        for i in rows.values():
+            times[i] = times.get(i, 0) + 1
+        good = {row: self.names[i] for row, i in rows.items() if times[i] == 1 and self.names[i] not in found.rows}
+        if good:
+            row, name = next(iter(good.items()))
+            found.rows.update({name: row for row, name in good.items()})
+            found.lost[:] = [row for row in found.lost if row not in good]
+            found.notes.append(f"{len(good):,} ids matched {how}: {ids[row]!r} with {name}")
+
+
+def check_unambiguous(table: str, what: str, matched: Matched, ids: Sequence[str]) -> None:
+    """Check that no id is that of two images, and no image has two ids.
+
+    Raises:
+        HistoError: one is.
+    """
+    for row, (one, other) in matched.ambiguous.items():
+        if one != other:
+            raise HistoError(
+                f"the id {ids[row]!r} in the table of {what} is that of two images, {one} and {other}",
+                "use the paths of the images as ids in the table",
+            )
+        raise HistoError(
+            f"{table}: the ids {ids[matched.rows[one]]!r} and {ids[row]!r} are both of the image {one}",
+            "remove one of the two rows",
+        )
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> tuple[bool, int, bool]:
+    """Compare folders from the innermost on: whether they agree as far as both reach, how many, whether all."""
+    length = min(len(one), len(other))
+    same = next((n for n in range(length) if one[n] != _compose(other[n])), length)
+    return same == length, same, len(one) == len(other)
+
+
+def _is_absolute(key: str) -> bool:
+    return key.startswith(("/", "\\")) or _DRIVE.match(key) is not None
+
+
+def _compose(name: str) -> str:
+    """Return a name in Unicode's composed form: macOS writes `ü` as two characters."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def _lower_suffix(base: str) -> str:
+    stem, suffix = split_suffix(base)
+    return stem + suffix.lower()

@@ -1,0 +1,63 @@
+"""Labels in small files beside the images, as `0001.cls` in WebDataset, and in the names of the images themselves."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from histocli.errors import HistoError
+from histocli.sources.class_names import classes_line, label_of
+from histocli.sources.files import File, read_bytes, split_suffix
+
+_CLASS_IN_NAME = re.compile(r"_class([01])$")  # as in the IDC data set: 8863_idx5_x51_y1251_class0.png
+_KEYS = ("label", "cls", "class", "target")  # of a .json file
+
+
+class Sidecars(NamedTuple):
+    """The label of each image, by the image's path, and the names of the files that they are from."""
+
+    labels: dict[str, int]
+    files: set[str]
+
+
+def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping[str, int]) -> Sidecars:
+    """Read the labels of images from `.cls` or `.json` files with the same path.
+
+    Raises:
+        HistoError: a file cannot be read, or has a label that is not understood.
+    """
+    images = {name.rpartition(".")[0]: name for name in names}
+    found = Sidecars({}, set())
+    for file in others:
+        stem, _, suffix = file.name.rpartition(".")
+        if suffix.lower() in ("cls", "json") and stem in images and images[stem] not in found.labels:
+            label = _read_label(file, suffix.lower() == "json", classes)
+            if label is not None:
+                found.labels[images[stem]] = label
+                found.files.add(file.name)
+    return found
+
+
+def labels_in_names(names: Sequence[str]) -> dict[str, int]:
+    """Return the labels in file names that end in `_class0` or `_class1`; {} unless all do."""
+    found = {name: _CLASS_IN_NAME.search(split_suffix(name)[0]) for name in names}
+    labels = {name: int(match[1]) for name, match in found.items() if match}
+    return labels if len(labels) == len(names) else {}
+
+
+def _read_label(file: File, is_json: bool, classes: Mapping[str, int]) -> int | None:
+    """Return the label in a file; None for a .json file without one."""
+    text = read_bytes(file).decode("utf-8", "replace").strip()
+    if is_json:
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
+        key = next((key for key in _KEYS if isinstance(values, dict) and key in values), None)
+        if key is None:
+            return None
+        text = str(values[key])
+    label = label_of(text, classes)
+    if label is None:
+        raise HistoError(f"{file.name}: the label {text[:40]!r} is not 0 or 1", f"name it: {classes_line([text[:40]])}")
+    return label

@@ -1,0 +1,69 @@
+"""The slides or patients that the names of images say."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from histocli.errors import HistoError, UsageError
+
+# Names of files in public data sets, and the pattern that finds the patient or slide in them.
+_KNOWN = (
+    ("IDC", r"(\d+)_idx\d+_x\d+_y\d+_class[01]"),
+    ("BreakHis", r"SOB_[BM]_\w+-(\d+-\w+?)-\d+-\d+"),
+    ("WILDS", r"(patient_\d+_node_\d+)"),
+    ("Camelyon16", r"((?:normal|tumor|test)_\d{3})(?!\d)"),
+    ("TCGA", r"(TCGA-\w\w-\w{4})"),
+    ("slides", r"((?:slide|wsi|patient|case)[_-]?\d+)"),
+)
+_SAMPLED = 1000  # images whose names are compared with the known patterns
+
+
+@dataclass(frozen=True)
+class SlidePattern:
+    """The value of `--slide-pattern`; its group `slide`, else its first group, else the whole match is the slide."""
+
+    regex: re.Pattern[str]
+
+    @classmethod
+    def parse(cls, text: str | None) -> "SlidePattern | None":
+        """Compile a pattern; None stays None.
+
+        Raises:
+            UsageError: it is not a regular expression.
+        """
+        if text is None:
+            return None
+        try:
+            return cls(re.compile(text))
+        except re.error as error:
+            raise UsageError(
+                f"--slide-pattern {text} is not a regular expression: {error}", r"for example '(patient_\d+)'"
+            ) from error
+
+    def slides_of(self, names: Sequence[str]) -> dict[str, str]:
+        """Return the slide of each image whose path matches.
+
+        Raises:
+            HistoError: no path matches.
+        """
+        group: str | int = "slide" if "slide" in self.regex.groupindex else min(1, self.regex.groups)
+        found = {name: match[group] for name in names if (match := self.regex.search(name)) and match[group]}
+        if not found:
+            raise HistoError(
+                f"--slide-pattern {self.regex.pattern} matches no image, for example not {names[0]!r}",
+                r"it is searched in the path of each image: for example '(patient_\d+)'",
+            )
+        return found
+
+
+def suggest_pattern(names: Sequence[str]) -> str:
+    """Return a line that offers the pattern of a public data set that all names match; "" if there is none."""
+    sample = names[:: max(1, len(names) // _SAMPLED)]
+    for title, pattern in _KNOWN:
+        found = [match[1] for name in sample if (match := re.search(pattern, name))]
+        if len(found) == len(sample) and len(set(found)) > 1:
+            return (
+                f"the names look like {title}: --slide-pattern '{pattern}' takes {found[0]} as a slide, so that no "
+                "slide is in train and in validation"
+            )
+    return ""

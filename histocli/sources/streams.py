@@ -1,0 +1,150 @@
+"""Streams of archives: compressed ones, which are read from the start to the end, and those in other archives."""
+
+import gzip
+import io
+import tempfile
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import IO
+
+from histocli.errors import HistoError
+from histocli.sources import files as limits
+from histocli.sources.files import check_declared_size
+
+Open = Callable[[], IO[bytes]]
+
+_MAX_RATIO = 20  # of a file's unpacked size to its own
+_KEPT_BYTES = 64 << 20  # of members that were passed while another one was read
+
+
+class ArchiveFile(io.BufferedReader):
+    """An open archive, which is closed when none of its members is used any more."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class UnpackedArchive(tempfile.SpooledTemporaryFile[bytes]):
+    """An archive that was unpacked from another one, which is removed when none of its members is used any more."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def unpack_gzip(path: Path) -> IO[bytes]:
+    """Unpack a gzip file to a temporary file, which is removed when it is closed; its `name` is its path.
+
+    Raises:
+        HistoError: it is damaged, unpacks to more than twenty times its size, or the disk is full.
+    """
+    suffix = path.with_suffix("").suffix
+    target = tempfile.NamedTemporaryFile(prefix=f"{path.stem}-", suffix=suffix)  # noqa: SIM115 - the caller closes it
+    try:
+        with gzip.open(path) as packed:
+            _copy(packed, target, _MAX_RATIO * path.stat().st_size + (64 << 20), path)
+        target.flush()
+    except BaseException as error:
+        target.close()
+        if not isinstance(error, (OSError, EOFError, zlib.error)):
+            raise
+        raise HistoError(f"cannot unpack {path}: {error}", "check the file, and the space in TMPDIR") from error
+    return target
+
+
+def _copy(source: gzip.GzipFile, target: IO[bytes], limit: int, path: Path) -> None:
+    while chunk := source.read(1 << 20):
+        limit -= len(chunk)
+        if limit < 0:
+            raise HistoError(f"{path} unpacks to more than {_MAX_RATIO} times its size", "unpack it yourself")
+        target.write(chunk)
+
+
+class CarefulStream:
+    """A file for `tarfile`, which would read a header of any size that the archive declares into memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    def read(self, size: int = -1) -> bytes:
+        """Read at most `MAX_FILE_BYTES`."""
+        if not 0 <= size <= limits.MAX_FILE_BYTES:
+            raise OSError(f"a header of {size:,} bytes")
+        return self._file.read(size)
+
+
+class StreamReader:
+    """Reads parts of a stream that may be compressed, so that it can be read quickly only from its start to its end.
+
+    Threads may ask for parts in about the order of the stream: parts that are passed are kept for a while. Any other
+    order is possible, but begins at the start again.
+    """
+
+    def __init__(self, open_stream: Open, parts: Sequence[tuple[int, int]]) -> None:
+        self._open_stream = open_stream
+        self._parts = parts
+        self._lock = Lock()
+        self._stream: IO[bytes] | None = None
+        self._position = 0
+        self._kept: dict[int, bytes] = {}
+        self._kept_bytes = 0
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on."""
+        check_declared_size(size)
+        with self._lock:
+            if offset in self._kept:
+                data = self._kept.pop(offset)
+                self._kept_bytes -= len(data)
+                return data
+            try:
+                return self._read_forward(offset, size)
+            except BaseException:
+                self._stream = None
+                raise
+
+    def _read_forward(self, offset: int, size: int) -> bytes:
+        if self._stream is None or self._position > offset:
+            self._stream, self._position = self._open_stream(), 0
+        first, last = (bisect_left(self._parts, (place, 0)) for place in (self._position, offset))
+        for part, length in self._parts[first:last]:
+            if length <= _KEPT_BYTES // 64 and part not in self._kept:
+                self._keep(part, self._read_at(part, length))
+        return self._read_at(offset, size)
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        assert self._stream is not None
+        self._stream.seek(offset)
+        data = self._stream.read(size)
+        self._position = offset + len(data)
+        if len(data) < size:
+            raise EOFError("the archive is truncated")
+        return data
+
+    def _keep(self, offset: int, data: bytes) -> None:
+        self._kept[offset] = data
+        self._kept_bytes += len(data)
+        while self._kept_bytes > _KEPT_BYTES:
+            oldest = next(iter(self._kept))
+            self._kept_bytes -= len(self._kept.pop(oldest))
+
+
+@dataclass(slots=True)
+class StreamMember:
+    """Reads one part of a stream."""
+
+    reader: StreamReader
+    offset: int
+    size: int
+    prefix: bytes = field(default=b"")
+
+    def __call__(self) -> bytes:
+        """Read the part, after `prefix`."""
+        return self.prefix + self.reader.read(self.offset, self.size)

@@ -1,0 +1,275 @@
+"""Tables of labels, slides, hospitals and splits, as people and spreadsheets write them."""
+
+import io
+import os
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from histocli.data.tables import read_table
+from histocli.errors import HistoError
+from histocli.sources.archives import is_archive
+from histocli.sources.class_names import classes_line, label_of, split_of
+from histocli.sources.files import MAX_FILE_BYTES, File, file_at, list_files, read_bytes
+
+# The usual names of columns, in lower case with underscores; the first one that a table has is used.
+_NAMES = {
+    "id": "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
+    "image_path patch_id patch patch_name patch_path tile_id tile tile_name tile_path uid uuid",
+    "label": "label labels target class center_tumor_patch tumor tumour class_name classname class_label category "
+    "is_tumor has_tumor is_cancer cancer malignant metastasis diagnosis ground_truth y",
+    "slide": "wsi slide slide_id slide_name wsi_id wsi_name patient patient_id case case_id",
+    "hospital": "hospital center centre hospital_id center_id site institution",
+    "split": "split fold_name subset partition set",
+}
+_KNOWN = {role: names.split() for role, names in _NAMES.items()}
+_WILDS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
+_ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # as spreadsheets write a long number: 1.23E+10
+_PEEKED_BYTES = 4096
+_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+
+
+class ColumnNames(NamedTuple):
+    """The columns that the user named; None for those to be found by their usual names."""
+
+    id: str | None = None
+    label: str | None = None
+    slide: str | None = None
+    hospital: str | None = None
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The tables, classes and columns that the user named."""
+
+    labels: Path | None
+    slides: Path | None
+    classes: Mapping[str, int]
+    columns: ColumnNames
+
+
+@dataclass(frozen=True)
+class PatchTable:
+    """A table with a row for each patch: the line and the fields of each row, by the name of the column."""
+
+    name: str
+    columns: dict[str, list[str]]
+    lines: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def find(self, role: str, given: str | None = None) -> str | None:
+        """Return the name of the column of ids, labels, slides, hospitals or splits; None if there is none.
+
+        Raises:
+            HistoError: there is no column `given`.
+        """
+        if given is not None:
+            found = next((name for name in self.columns if name.lower() == given.strip().lower()), None)
+            if found is None:
+                raise HistoError(f"{self.name}, line 1: there is no column {given!r}", f"it has {self._listed}")
+            return found
+        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        return next((by_name[name] for name in _KNOWN[role] if name in by_name), None)
+
+    def require(self, role: str, given: str | None = None) -> str:
+        """Return the name of a column as `find` does.
+
+        Raises:
+            HistoError: there is none; the hint names the option that chooses it.
+        """
+        if (found := self.find(role, given)) is None:
+            raise HistoError(
+                f"{self.name}, line 1: no column is known as the {role}; the columns are {self._listed}",
+                f"name it: --{role}-column NAME; usual names are {', '.join(_KNOWN[role][:3])}",
+            )
+        return found
+
+    def ids(self, given: str | None = None) -> list[str]:
+        """Return the ids of the patches.
+
+        Raises:
+            HistoError: there is no column of ids.
+        """
+        by_name = {_normalise(name): name for name in self.columns}
+        if given is None and self.find("id") is None and all(name in by_name for name in _WILDS):
+            fields = zip(*(self.columns[by_name[name]] for name in _WILDS), strict=True)
+            return [f"patch_patient_{p.zfill(3)}_node_{n}_x_{x}_y_{y}" for p, n, x, y in fields]
+        return self.columns[self.require("id", given)]
+
+    def labels(self, given: str | None, classes: Mapping[str, int]) -> list[int]:
+        """Return the label of each row; words such as normal and tumor, or the names of `classes`, are understood.
+
+        Raises:
+            HistoError: there is no column of labels, a label is not understood, or two columns of labels disagree.
+        """
+        column = self.require("label", given)
+        labels = self._parse_labels(column, classes)
+        if given is None and not classes:
+            self._check_other_labels(column, labels)
+        return labels
+
+    def splits(self) -> list[str]:
+        """Return the split of each row: train, valid, test or ""; [] if there is no column with such words."""
+        column = self.find("split")
+        values = [] if column is None else [split_of(text) for text in self.columns[column]]
+        return values if any(values) else []
+
+    @property
+    def _listed(self) -> str:
+        return ", ".join(name for name in self.columns if name) or "none"
+
+    def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int]:
+        texts = self.columns[column]
+        known = {text: _parse_label(text, classes) for text in set(texts)}
+        for line, text in zip(self.lines, texts, strict=True):
+            if known[text] is None:
+                words = sorted(word for word in known if word)
+                hint = f"say which labels are normal and which are tumour: {classes_line(words)}"
+                if not text:
+                    hint = "remove the row: an image without a row has no label"
+                raise HistoError(f"{self.name}, line {line}, column {column}: {text!r} is not 0 or 1", hint)
+        return [label for text in texts if (label := known[text]) is not None]
+
+    def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
+        by_name = {_normalise(name): name for name in self.columns}
+        for other in (by_name[name] for name in _KNOWN["label"] if by_name.get(name, column) != column):
+            known = {text: _parse_label(text, {}) for text in set(self.columns[other])}
+            values = [known[text] for text in self.columns[other]]
+            if None not in values and values != list(labels):
+                raise HistoError(
+                    f"{self.name}: the columns {column} and {other} have different labels",
+                    f"choose one: --label-column {column} or --label-column {other}",
+                )
+
+
+def read_patch_table(file: File) -> PatchTable:
+    """Read a table in CSV, with commas, semicolons, tabs or (in a .txt file) spaces, in UTF-8 or UTF-16.
+
+    Raises:
+        HistoError: it cannot be read or is malformed; the message names file and line.
+    """
+    data = _unpack(file)
+    encoding = _BOMS.get(data[:2], "utf-8-sig")
+    text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
+    try:
+        first = text.readline()
+    except UnicodeError as error:
+        raise HistoError(f"{file.name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
+    named = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
+    delimiter = named[1] if named else None
+    if not named:
+        text.seek(0)
+        if file.name.lower().endswith(".txt") and not any(mark in first for mark in ",;\t"):
+            delimiter = " "
+    names, rows = read_table(text, file.name, delimiter)
+    kept = [i for i, name in enumerate(names) if name]
+    lines: list[int] = []
+    columns: list[list[str]] = [[] for _ in kept]
+    for line, fields in rows:
+        lines.append(line + bool(named))
+        for column, i in zip(columns, kept, strict=True):
+            column.append(fields[i].strip())
+    return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines)
+
+
+def table_at(path: Path) -> File:
+    """Return the table at a path: a CSV file, or the only one in an archive.
+
+    Raises:
+        HistoError: there is no such file, or not one table in it.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
+        raise HistoError(f"there is no {path}", "give a table in CSV")
+    if not is_archive(path.name):
+        return file_at(path)
+    tables = [file for file in list_files(path) if file.name.lower().endswith((".csv", ".tsv"))]
+    if len(tables) != 1:
+        raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "unpack it, and give one of them")
+    return File(f"{path}: {tables[0].name}", tables[0].read)
+
+
+def peek_columns(file: File, given: ColumnNames) -> set[str]:
+    """Return which of id, label, slide, hospital and split the first line of a file names as columns."""
+    data = read_bytes(file)[:_PEEKED_BYTES]
+    lines = data.decode(_BOMS.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
+    first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
+    marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "
+    names = [name.strip().strip('"') for name in re.split(marks, first)]
+    table = PatchTable(file.name, {name: [] for name in names if name}, [])
+    by_name = {_normalise(name) for name in names}
+    roles = {role for role in _KNOWN if table.find(role)} | ({"id"} if by_name >= set(_WILDS) else set())
+    return roles | {role for role, name in given._asdict().items() if name and name.lower() in map(str.lower, names)}
+
+
+def _unpack(file: File) -> bytes:
+    data = read_bytes(file)
+    if data[:2] == b"PK":
+        raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
+    if data[:2] != b"\x1f\x8b":
+        return data
+    try:
+        return zlib.decompressobj(wbits=31).decompress(data, MAX_FILE_BYTES)
+    except zlib.error as error:
+        raise HistoError(f"cannot unpack {file.name}: {error}", "check the file") from error
+
+
+def read_labels(file: File) -> dict[str, int]:
+    """Read a table of ids and labels, such as `id,label` with labels 0 and 1.
+
+    Raises:
+        HistoError: a column is missing, a label is neither 0 nor 1, or an id occurs twice; the message names file, line
+            and column.
+    """
+    table = read_patch_table(file)
+    ids, labels = table.ids(), table.labels(None, {})
+    check_ids(table, ids, [])
+    return dict(zip(ids, labels, strict=True))
+
+
+def read_slides(file: File) -> dict[str, str]:
+    """Read a table `id,wsi` (or `id,slide`) with the slide of each patch.
+
+    Raises:
+        HistoError: a column is missing, or an id has two slides; the message names file, line and column.
+    """
+    table = read_patch_table(file)
+    ids, slides = table.ids(), table.columns[table.require("slide")]
+    check_ids(table, ids, slides, "slides")
+    return dict(zip(ids, slides, strict=True))
+
+
+def check_ids(table: PatchTable, ids: Sequence[str], values: Sequence[str], what: str = "") -> None:
+    """Check that no id occurs twice; or, with `values`, twice with different values.
+
+    Raises:
+        HistoError: an id does; the message names file, line and column.
+    """
+    first: dict[str, int] = {}
+    for row, key in enumerate(ids):
+        before = first.setdefault(key, row)
+        if before != row and not (values and values[before] == values[row]):
+            text = f"{table.name}, line {table.lines[row]}, column id: {key!r} occurs twice"
+            hint = f"it is also on line {table.lines[before]}: remove one of the two rows"
+            raise HistoError(f"{text}, with two {what}" if values else text, hint)
+
+
+def is_rounded(key: str) -> bool:
+    """Return whether an id is a number that a spreadsheet has rounded, such as 1.23E+10."""
+    return _ROUNDED.fullmatch(key) is not None
+
+
+def _normalise(name: str) -> str:
+    return re.sub(r"[\s\-]+", "_", name.strip().lower())
+
+
+def _parse_label(text: str, classes: Mapping[str, int]) -> int | None:
+    if classes and text.lower() in classes:
+        return classes[text.lower()]
+    if text in ("0", "1", "0.0", "1.0"):
+        return int(text[0])
+    return None if text.isdecimal() else label_of(text)

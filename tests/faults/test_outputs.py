@@ -1,0 +1,224 @@
+"""`--out` onto a device, a pipe, a link, an input, or a file that other commands read: nothing is lost."""
+
+import json
+import os
+import shutil
+import stat
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.faults.processes import Process, histo
+from tests.faults.trees import differences, tree
+
+PREDICT = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu"]
+EXPORT = ["export", "--ckpt", "first", "--format", "pt2"]
+LINES = {
+    "csv": PREDICT,
+    "jsonl": [*PREDICT, "--format", "jsonl"],
+    "parquet": [*PREDICT, "--format", "parquet"],
+    "pt2": EXPORT,
+}
+ROWS = ["csv", "jsonl", "parquet"]
+
+
+def line(name):
+    if name == "parquet":
+        pytest.importorskip("pyarrow")
+    return LINES[name]
+
+
+def refuses(root, *args, code=2, **options):
+    """The error of a command that changes nothing."""
+    before = tree(root)
+    process = histo(root, *args, code=code, **options)
+    assert process.stderr.count("error: ") == 1, process.stderr
+    assert "bug" not in process.stderr
+    assert differences(tree(root), before) == []
+    return process.stderr
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_device_stays_a_device(root, tmp_path, name):
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+        device.open("wb").close()
+    except PermissionError:
+        if os.access("/dev", os.W_OK):
+            pytest.skip("no device can be made here, and that of the system may be harmed")
+        device = Path("/dev/null")
+    histo(root, *line(name), "--out", device)
+    assert device.is_char_device()
+    assert [path.name for path in device.parent.glob(".null*")] == []
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_full_device_is_one_error(root, name):
+    error = refuses(root, *line(name), "--out", "/dev/full", code=1)
+    assert "error: cannot write /dev/full: No space left on device" in error
+    assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_a_pipe_gets_what_a_file_gets(root, tmp_path, name):
+    histo(root, *line(name), "--out", tmp_path / "file")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
+    reader.start()
+    histo(root, *line(name), "--out", pipe)
+    reader.join()
+    assert pipe.is_fifo()
+    if name == "parquet":
+        import io
+
+        import pandas as pd
+
+        assert pd.read_parquet(io.BytesIO(got[0])).equals(pd.read_parquet(tmp_path / "file"))
+    elif name == "pt2":
+        assert abs(len(got[0]) - (tmp_path / "file").stat().st_size) < 4096
+    else:
+        assert got == [(tmp_path / "file").read_bytes()]
+
+
+def test_dev_stdout_is_stdout_even_where_it_is_a_file(root, tmp_path):
+    expected = histo(root, *PREDICT).stdout
+    for out in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        assert histo(root, *PREDICT, "--out", out).stdout == expected
+    link = tmp_path / "link"
+    link.symlink_to("/dev/stdout")
+    assert histo(root, *PREDICT, "--out", link).stdout == expected
+    assert link.is_symlink()
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_a_link_stays_and_what_it_points_to_is_replaced(root, tmp_path):
+    target, link = tmp_path / "elsewhere" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    for content in (b"old", None):
+        target.unlink(missing_ok=True)
+        if content:
+            target.write_bytes(content)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        histo(root, *PREDICT, "--out", link)
+        assert link.is_symlink()
+        assert len(target.read_bytes()) > 100
+
+
+@pytest.fixture
+def images(root, tmp_path):
+    """A folder, an array and a list of four patches."""
+    patches = np.load(root / "data" / "synthetic" / "patches.npy")[:4]
+    np.save(tmp_path / "patches.npy", patches)
+    (tmp_path / "images").mkdir()
+    for i, patch in enumerate(patches):
+        cv2.imwrite(os.fspath(tmp_path / "images" / f"{i}.png"), patch)
+    shutil.make_archive(os.fspath(tmp_path / "images"), "zip", tmp_path / "images")
+    (tmp_path / "list").write_text("".join(f"{tmp_path}/images/{i}.png\n" for i in range(4)))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "out"),
+    [
+        ("patches.npy", "patches.npy"),
+        ("images.zip", "images.zip"),
+        ("images/0.png", "images/0.png"),
+        ("images", "images/2.png"),
+        ("images", "images/../images/2.png"),
+        ("patches.npy", "hard"),
+        ("patches.npy", "soft"),
+    ],
+)
+def test_an_input_is_not_written_over(root, images, given, out):
+    os.link(images / "patches.npy", images / "hard")
+    (images / "soft").symlink_to(images / "patches.npy")
+    before = tree(images)
+    error = refuses(root, "predict", images / given, "--ckpt", "first", "--device", "cpu", "--out", images / out)
+    assert "would be lost" in error
+    assert differences(tree(images), before) == []
+
+
+def test_an_image_named_on_stdin_is_not_written_over(root, images):
+    (images / "renamed").write_bytes((images / "images" / "0.png").read_bytes())
+    (images / "list").write_text(f"{images}/renamed\n")
+    options = ["--ckpt", "first", "--device", "cpu", "--out", images / "renamed"]
+    assert "would be lost" in refuses(root, "predict", "-", *options, stdin=images / "list")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "data/synthetic/patches.npy",
+        "data/synthetic/dataset.json",
+        "manifests/synthetic.csv",
+        "manifests/balanced.csv",
+        "runs/first/best.pt",
+        "runs/first/last.pt",
+        "runs/first/config.json",
+        "runs/first/model_card.md",
+        "checkpoints/best.pt",
+        "metrics/balance.json",
+    ],
+)
+def test_what_other_commands_read_is_not_written_over(root, path):
+    for command in (PREDICT, EXPORT):
+        assert f"--out {root / path} is" in refuses(root, *command, "--out", root / path)
+
+
+def test_a_checkpoint_elsewhere_is_not_written_over(root, tmp_path):
+    shutil.copy(root / "runs" / "first" / "best.pt", tmp_path / "mine.pt")
+    for command in (PREDICT, EXPORT):
+        args = [str(tmp_path / "mine.pt") if part == "first" else part for part in command]
+        assert "would be lost" in refuses(root, *args, "--out", tmp_path / "mine.pt")
+
+
+def test_an_evaluation_is_not_written_over(root):
+    histo(root, "eval", "--ckpt", "first", "--device", "cpu")
+    scores = next((root / "metrics").glob("first-*.csv"))
+    assert "other commands" in refuses(root, *PREDICT, "--out", scores)
+    histo(root, *PREDICT, "--out", root / "metrics" / "mine.csv")
+    histo(root, *PREDICT, "--out", root / "metrics" / "mine.csv")  # written twice: it is nobody's input
+
+
+def test_a_table_of_labels_is_not_replaced_by_the_manifest_made_from_it(root, images):
+    table = root / "manifests" / "mine.csv"
+    table.write_text("id,label\n" + "".join(f"{i},{i % 2}\n" for i in range(4)))
+    options = ["--source", "folder", "--from", images / "images", "--name", "mine"]
+    assert "would be lost" in refuses(root, "download", *options, "--labels", table)
+    assert "would be lost" in refuses(root, "download", *options, "--labels", table, "--force")
+
+
+def test_a_full_stdout_is_an_error_and_a_closed_pipe_is_not(root):
+    for args in (PREDICT, ["eval", "--ckpt", "first", "--device", "cpu", "--json"]):
+        process = Process(root, *args, stdout="/dev/full")
+        assert process.wait() == 1, process.stderr
+        assert "error: cannot write the result to stdout: No space left on device" in process.stderr
+        assert "Traceback" not in process.stderr
+
+
+def test_formulas_are_escaped_only_where_asked(root, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    patch = cv2.imencode(".png", np.load(root / "data" / "synthetic" / "patches.npy")[0])[1].tobytes()
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "plain", "＝1"]
+    for name in names:
+        (folder / f"{name}.png").write_bytes(patch)
+    args = ["predict", folder, "--ckpt", "first", "--device", "cpu", "--out", tmp_path / "out.csv"]
+    histo(root, *args)
+    exact = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    assert sorted(row.rpartition(",")[0] for row in exact) == sorted(names)
+    histo(root, *args, "--escape-formulas")
+    escaped = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    expected = sorted(name if name == "plain" else f"'{name}" for name in names)
+    assert sorted(row.rpartition(",")[0] for row in escaped) == expected
+    ids = [json.loads(row)["id"] for row in histo(root, *args[:-2], "--format", "jsonl").stdout.splitlines()]
+    assert sorted(ids) == sorted(names)
+    error = histo(root, *args, "--format", "jsonl", "--escape-formulas", code=2).stderr
+    assert "--escape-formulas is for CSV" in error

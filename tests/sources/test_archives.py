@@ -1,0 +1,274 @@
+"""Archives: tar, compressed tar, archives in archives, and arrays of patches."""
+
+import gzip
+import io
+import json
+import random
+import tarfile
+
+import numpy as np
+import pytest
+
+from histocli.data.stream import map_ordered
+from histocli.errors import HistoError
+from histocli.sources import files as files_module
+from histocli.sources.files import list_files, read_bytes
+from histocli.sources.folder import FolderOptions, FolderSource
+from histocli.sources.kaggle import KaggleSource
+from histocli.sources.streams import StreamReader
+from tests.sources.kaggle_layout import check_all, layout_files, tiff, write_folder, write_zip, zipped
+
+MODES = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), np.uint8)
+
+
+def tarred(files, mode="w"):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def contents(path):
+    return {file.name: read_bytes(file) for file in list_files(path)}
+
+
+@pytest.mark.parametrize("suffix", MODES)
+def test_tars_of_all_kinds(tmp_path, suffix):
+    files = {f"{name}.png": name.encode() * 9 for name in "dacb"} | {"./sub/e.png": b"e", "sub\\f.png": b"f"}
+    hidden = {".hidden.png": b"", "../up.png": b"", "/etc/abs.png": b"", "__MACOSX/x.png": b""}
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(tarred(files | hidden, MODES[suffix]))
+    wanted = {name.removeprefix("./").replace("\\", "/"): data for name, data in files.items()}
+    assert contents(path) == wanted
+    names = [file.name for file in list_files(path)]
+    assert names == (sorted(names) if suffix == ".tar" else list(wanted))
+
+
+@pytest.mark.parametrize("suffix", MODES)
+def test_kaggles_archive_as_a_tar(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(tarred(dict(sorted(layout_files().items())), MODES[suffix]))
+    check_all(KaggleSource(path, tmp_path))
+
+
+def test_members_of_a_compressed_tar_are_read_in_any_order_and_from_many_threads(tmp_path, monkeypatch):
+    files = {f"{i:03}.png": np.random.default_rng(i).bytes(3000) for i in range(200)}
+    path = tmp_path / "x.tar.gz"
+    path.write_bytes(tarred(files, "w:gz"))
+    opened = []
+    make = gzip.GzipFile
+    monkeypatch.setattr(gzip, "GzipFile", lambda **options: opened.append(1) or make(**options))
+    listed = list_files(path)
+    assert list(map_ordered(read_bytes, listed, 4)) == list(files.values())
+    assert len(opened) <= 3  # once to list, once to read: not once for each member
+    shuffled = random.Random(0).sample(listed, 50)
+    assert [read_bytes(file) for file in shuffled] == [files[file.name] for file in shuffled]
+
+
+def test_only_some_parts_of_a_stream_are_kept(monkeypatch):
+    monkeypatch.setattr("histocli.sources.streams._KEPT_BYTES", 6400)
+    data = np.random.default_rng(0).bytes(100_000)
+    reader = StreamReader(lambda: io.BytesIO(data), [(i, 100) for i in range(0, 100_000, 100)])
+    for offset in (99_900, 0, 50_000, 49_900, 100):
+        assert reader.read(offset, 100) == data[offset : offset + 100]
+        assert reader._kept_bytes <= 6400
+
+
+def test_hard_links_have_their_bytes_and_links_devices_and_folders_are_left_out(tmp_path):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo("a.png")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+        for name, kind, target in (
+            ("hard.png", tarfile.LNKTYPE, "a.png"),
+            ("soft.png", tarfile.SYMTYPE, "/etc/passwd"),
+            ("device.png", tarfile.BLKTYPE, ""),
+            ("lost.png", tarfile.LNKTYPE, "/etc/passwd"),
+            ("folder.png", tarfile.DIRTYPE, ""),
+        ):
+            other = tarfile.TarInfo(name)
+            other.type, other.linkname = kind, target
+            archive.addfile(other)
+    (tmp_path / "x.tar").write_bytes(stream.getvalue())
+    assert contents(tmp_path / "x.tar") == {"a.png": b"abc", "hard.png": b"abc"}
+
+
+@pytest.mark.parametrize("suffix", MODES)
+def test_a_truncated_or_damaged_tar_is_an_error_that_names_it(tmp_path, suffix):
+    data = tarred({f"{i}.png": np.random.default_rng(i).bytes(2000) for i in range(20)}, MODES[suffix])
+    path = tmp_path / f"x{suffix}"
+    for cut in (0, 100, 5120, len(data) // 2, len(data) * 3 // 4):
+        path.write_bytes(data[:cut])
+        with pytest.raises(HistoError, match=r"cannot read .*x\.t"):
+            list_files(path)
+    path.write_bytes(b"<html>quota exceeded</html>" * 50)
+    with pytest.raises(HistoError, match=r"cannot read .*x\.t"):
+        list_files(path)
+
+
+def test_a_header_damaged_in_the_middle_is_not_taken_for_the_end(tmp_path):
+    data = bytearray(tarred({f"{i}.png": bytes(100) for i in range(10)}))
+    data[5 * 1024 + 10] ^= 0xFF
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(HistoError, match="truncated or damaged"):
+        list_files(tmp_path / "x.tar")
+
+
+def test_a_bomb_in_a_tar_is_refused_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1 << 20)
+    (tmp_path / "x.tar.gz").write_bytes(tarred({"bomb.png": bytes((1 << 20) + 1), "good.png": b"1"}, "w:gz"))
+    bomb, good = list_files(tmp_path / "x.tar.gz")
+    with pytest.raises(HistoError, match=r"bomb\.png: it unpacks to 1 MiB, over 1"):
+        read_bytes(bomb)
+    assert read_bytes(good) == b"1"
+
+
+def test_a_name_twice_in_a_tar_is_an_error(tmp_path):
+    data = tarred({"a.png": b"1", "./a.png": b"2"})
+    (tmp_path / "x.tar").write_bytes(data)
+    with pytest.raises(HistoError, match=r"contains 'a\.png' twice"):
+        list_files(tmp_path / "x.tar")
+
+
+# archives in folders and archives
+
+
+def parts():
+    files = layout_files()
+    return {
+        "train.zip": zipped({n.removeprefix("train/"): d for n, d in files.items() if n.startswith("train/")}),
+        "test.zip": zipped({n.removeprefix("test/"): d for n, d in files.items() if n.startswith("test/")}),
+        "train_labels.csv.zip": zipped({"train_labels.csv": files["train_labels.csv"]}),
+        "sample_submission.csv": files["sample_submission.csv"],
+    }
+
+
+def test_kaggles_zips_of_2019(tmp_path):
+    check_all(KaggleSource(write_folder(tmp_path / "folder", parts()), tmp_path))
+    check_all(KaggleSource(write_zip(tmp_path / "nested.zip", parts()), tmp_path))
+    (tmp_path / "nested.tar.gz").write_bytes(tarred(parts(), "w:gz"))
+    check_all(KaggleSource(tmp_path / "nested.tar.gz", tmp_path))
+
+
+def test_archives_beside_images_are_left_out_and_named(tmp_path):
+    files = {"0/a.tif": tiff(PIXELS[0]), "1/b.tif": tiff(PIXELS[1]), "old.zip": zipped({"0/a.tif": tiff(PIXELS[0])})}
+    source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
+    assert [patch.id for patch in source.patches()] == ["a", "b"]
+    assert "1 file left out: 1 .zip" in source.report.notes
+
+
+def test_archives_three_deep_are_left_out(tmp_path):
+    inner = zipped({"deep.zip": zipped({"a.tif": b"1"}), "b.tif": b"2"})
+    assert set(contents(write_zip(tmp_path / "x.zip", {"inner.zip": inner}))) == {"inner/deep.zip", "inner/b.tif"}
+
+
+def test_an_inner_archive_that_is_a_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1 << 16)
+    path = tmp_path / "x.zip"
+    import zipfile
+
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inner.zip", bytes(5 << 20))
+    with pytest.raises(HistoError, match=r"inner\.zip unpacks to more than 20 times its size"):
+        list_files(path)
+
+
+def test_webdataset_shards(tmp_path):
+    shard = {}
+    for i in range(4):
+        shard |= {f"s{i}.png": tiff(PIXELS[i]), f"s{i}.cls": str(i % 2).encode()}
+    files = {"wds-000000.tar": tarred(shard), "wds-000001.tar.gz": tarred(shard, "w:gz")}
+    source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
+    assert [(patch.id, patch.label) for patch in source.patches()] == [
+        (f"wds-00000{shard}/s{i}", i % 2) for shard in (0, 1) for i in range(4)
+    ]
+    assert np.array_equal([patch.load() for patch in source.patches()], PIXELS[[0, 1, 2, 3] * 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("x.7z", "7z archive"),
+        ("x.rar", "RAR archive"),
+        ("x.tar.zst", "Zstandard"),
+        ("x.tfrecord", "TensorFlow"),
+        ("x.mat", "MATLAB"),
+        ("x.svs", "whole slide"),
+        ("x.jxl", "JPEG XL"),
+    ],
+)
+def test_formats_that_are_not_read_are_named(tmp_path, name, what):
+    (tmp_path / name).write_bytes(b"data")
+    with pytest.raises(HistoError, match=f"is a {what}.*which histo does not read") as raised:
+        list_files(tmp_path / name)
+    assert raised.value.hint
+
+
+# arrays
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_npz_with_patches_and_labels(tmp_path, save):
+    save(tmp_path / "x.npz", x=PIXELS, y=np.arange(6) % 2)
+    source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
+    patches = list(source.patches())
+    assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
+    assert np.array_equal([patch.load() for patch in patches], PIXELS)
+
+
+def test_npz_of_medmnist_has_splits(tmp_path):
+    arrays = {}
+    for at, name in enumerate(("train", "val", "test")):
+        arrays |= {f"{name}_images": PIXELS[2 * at : 2 * at + 2], f"{name}_labels": np.array([[1], [0]])}
+    np.savez(tmp_path / "x.npz", **arrays)
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).patches())
+    assert [(patch.split, patch.label) for patch in patches] == [
+        (s, y) for s in ("train", "valid", "test") for y in (1, 0)
+    ]
+    assert np.array_equal([patch.load() for patch in patches], PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": PIXELS / 255}, "has no patches: x float64"),
+        ({"x": PIXELS.transpose(0, 3, 1, 2)}, r"has no patches: x uint8 \(6, 3, 96, 96\)"),
+        ({"x": PIXELS, "y": np.zeros(5, int)}, r"holds int64 \(5,\)"),
+        ({"x": PIXELS, "y": np.arange(6)}, "'2' is not 0 or 1"),
+        ({"x": np.array([{}])}, "has no patches: x object"),
+    ],
+)
+def test_npz_that_holds_no_patches(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(HistoError, match=message):
+        FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
+
+
+def test_parquet_as_hugging_face_writes_it(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    images = [{"bytes": tiff(pixels), "path": None} for pixels in PIXELS]
+    table = pa.table({"image": images, "label": [0, 1] * 3})
+    features = {"label": {"names": ["tumor", "normal"], "_type": "ClassLabel"}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    (tmp_path / "x").mkdir()
+    pq.write_table(table.slice(0, 4), tmp_path / "x" / "train-00000-of-00001.parquet", row_group_size=3)
+    pq.write_table(table.slice(4), tmp_path / "x" / "test-00000-of-00001.parquet")
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x"),))).patches())
+    assert [(patch.split, patch.label) for patch in patches] == [
+        ("test", 1),
+        ("test", 0),
+        *[("train", 1), ("train", 0)] * 2,
+    ]
+    assert np.array_equal([patch.load() for patch in patches], PIXELS[[4, 5, 0, 1, 2, 3]])
+
+
+def test_parquet_without_images_or_pyarrow(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(HistoError, match=r"x\.parquet"):
+        list_files(tmp_path / "x.parquet")

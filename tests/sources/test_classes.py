@@ -1,0 +1,200 @@
+"""Labels and splits that the names of folders say."""
+
+import numpy as np
+import pytest
+
+from histocli.errors import HistoError, UsageError
+from histocli.sources.class_names import classes_line, label_of, parse_classes, split_of
+from histocli.sources.folder import FolderOptions, FolderSource
+from tests.sources.kaggle_layout import tiff, write_folder
+
+IMAGE = tiff(np.zeros((96, 96, 3), np.uint8))
+
+
+def pack(folder, *names, **options):
+    """(label, split) of each image, by its path without the suffix; and the notes."""
+    write_folder(folder, dict.fromkeys(names, IMAGE))
+    source = FolderSource(FolderOptions((str(folder),), **options))
+    named = dict(zip([image.name for image in source._images], source.patches(), strict=True))
+    return {name: (patch.label, patch.split) for name, patch in named.items()}, source.report
+
+
+NAMES = {
+    0: """0 negative neg Normal NORM benign healthy no_tumor no-tumour no%tumor non-tumor nontumor non_cancerous
+    a_no_tumor_tissue 0_normal no_metastasis IDC_negative tumor_negative tumor_free without_cancer class0 class_0 no
+    false non-cancer""",
+    1: """1 positive pos Tumor tumour TUM cancer malignant metastasis b_has_tumor_tissue 1_tumor IDC_positive
+    tumor_positive Class1 yes True carcinoma cancerous""",
+    None: """tumor_001 normal_003 -1 2 benign_tumor not_normal 0_tumor 1_normal slide_7 stroma InSitu colon_n x lymph
+    lymph%node""",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "label"), [(name.replace("%", " "), label) for label, names in NAMES.items() for name in names.split()]
+)
+def test_what_a_name_says(name, label):
+    assert label_of(name) == label
+
+
+@pytest.mark.parametrize(
+    ("names", "split"),
+    [
+        ("train Training TRAIN train_dir train-set training_images train-00000-of-00002", "train"),
+        ("val valid Validation val_dir dev", "valid"),
+        ("test Testing test_set holdout hold-out held_out", "test"),
+        ("latest contest tested trains evaluation 0 tumor", ""),
+    ],
+)
+def test_which_split_a_name_says(names, split):
+    assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
+
+
+@pytest.mark.parametrize("form", ["{split}/{name}/{i}.tif", "{name}/{split}/{i}.tif", "data/{split}/x/{name}/{i}.tif"])
+def test_split_folders_above_or_below_the_classes(tmp_path, form):
+    pairs = [(s, n) for s in ("Train", "val", "TEST") for n in ("normal", "tumor")]
+    found, report = pack(tmp_path / "x", *(form.format(split=s, name=n, i=i) for i, (s, n) in enumerate(pairs)))
+    wanted = {"Train": "train", "val": "valid", "TEST": "test"}
+    assert sorted(found.values()) == sorted((int(n == "tumor"), wanted[s]) for s, n in pairs)
+    assert "splits by the names of folders: test (2), train (2), valid (2)" in report.notes
+
+
+def test_several_locations_that_are_splits(tmp_path):
+    for name in ("train", "test"):
+        write_folder(tmp_path / name, {"normal/1.tif": IMAGE, "tumor/2.tif": IMAGE})
+    source = FolderSource(FolderOptions((str(tmp_path / "train"), str(tmp_path / "test"))))
+    assert [(patch.split, patch.label) for patch in source.patches()] == [
+        ("train", 0),
+        ("train", 1),
+        ("test", 0),
+        ("test", 1),
+    ]
+    alone = FolderSource(FolderOptions((str(tmp_path / "test"),)))
+    assert [patch.split for patch in alone.patches()] == ["", ""]
+
+
+def test_contradicting_split_folders_are_refused(tmp_path):
+    with pytest.raises(HistoError, match="train/test/ are names of different splits: train and test"):
+        pack(tmp_path / "x", "train/test/a.tif")
+
+
+def test_numbered_patients_below_the_classes_are_no_classes(tmp_path):
+    names = [f"{name}/{patient}/{patient}.tif" for name in ("normal", "tumor") for patient in range(4)]
+    found, _ = pack(tmp_path / "x", *names)
+    assert {name: label for name, (label, _) in found.items()} == {name: int("tumor" in name) for name in names}
+
+
+def test_two_levels_that_disagree_are_refused_and_classes_choose_one(tmp_path):
+    names = [f"{name}/{patient}/a{i}.tif" for i, name in enumerate(("normal", "tumor")) for patient in (0, 1)]
+    with pytest.raises(HistoError, match=r"normal/1/ have different labels: normal \(label 0\) and 1") as raised:
+        pack(tmp_path / "x", *names)
+    line = "--classes negative=normal --classes positive=tumor"
+    assert line in raised.value.hint
+    found, _ = pack(tmp_path / "x", *names, classes=tuple(line.split()[1::2]))
+    assert [label for label, _ in found.values()] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (("NORM", "MUC", "TUM"), "--classes negative=NORM --classes positive=TUM"),
+        (
+            ("Normal", "Benign", "InSitu", "Invasive"),
+            "--classes negative=Benign,Normal --classes positive=InSitu,Invasive",
+        ),
+        (tuple("012345678"), "--classes negative=0 --classes positive=1,2,3,4,5,6,7,8"),
+        (("tumor", "lesion"), "--classes negative=lesion --classes positive=tumor"),
+    ],
+)
+def test_more_than_two_classes_are_refused_with_the_list_and_the_line(tmp_path, names, line):
+    files = [f"set/{name}/{name}.tif" for name in names]
+    with pytest.raises(HistoError, match=rf"the folders have {len(names)} classes") as raised:
+        pack(tmp_path / "x", *files)
+    assert all(f"{name} (1)" in str(raised.value) for name in names)
+    assert line in raised.value.hint
+    found, report = pack(tmp_path / "x", *files, classes=tuple(line.split()[1::2]))
+    sides = parse_classes(line.split()[1::2])
+    assert {name: label for name, (label, _) in found.items()} == {
+        f"set/{name}/{name}.tif": sides.get(name.lower()) for name in names
+    }
+    assert report.counts == ({"without a label": 1} if "MUC" in names else {})
+
+
+def test_folders_that_are_not_understood_are_named(tmp_path):
+    found, report = pack(tmp_path / "x", "colon_n/1.tif", "colon_aca/2.tif")
+    assert {label for label, _ in found.values()} == {None}
+    (note,) = report.notes
+    assert "folders that say no label: colon_aca (1), colon_n (1)" in note
+    assert "--classes negative=colon_n --classes positive=colon_aca" in note
+    assert report.counts == {"without a label": 2}
+
+
+def test_a_location_that_has_the_name_of_a_class_and_holds_class_folders(tmp_path):
+    found, _ = pack(tmp_path / "cancer", "normal/1.tif", "tumor/2.tif")
+    assert [label for label, _ in found.values()] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("normal=a",), "--classes normal=a is not understood"),
+        (("negative",), "is not understood"),
+        (("negative=a,b", "positive=B"), "names B as negative and as positive"),
+        (("negative=a",), "names no positive class"),
+    ],
+)
+def test_classes_that_are_no_classes(options, message):
+    with pytest.raises(UsageError, match=message) as raised:
+        parse_classes(options)
+    assert message.startswith("names no") or "--classes negative=NAME" in raised.value.hint
+
+
+def test_a_line_of_names_that_nobody_understands():
+    assert classes_line(["a b", "c"]) == "--classes negative=NAME --classes positive=NAME"
+    assert classes_line(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
+
+
+# slides in names
+
+
+@pytest.mark.parametrize(
+    ("names", "offer", "slide"),
+    [
+        (["8863_idx5_x51_y1251_class0", "8864_idx5_x51_y1251_class1"], "IDC", "8863"),
+        (["SOB_B_A-14-22549AB-40-001", "SOB_M_DC-14-2523-400-002"], "BreakHis", "14-22549AB"),
+        (
+            ["patch_patient_020_node_4_x_3328_y_21792", "patch_patient_021_node_4_x_3328_y_21792"],
+            "WILDS",
+            "patient_020_node_4",
+        ),
+        (["tumor_001_x5_y6", "normal_017_x5_y6"], "Camelyon16", "tumor_001"),
+        (["TCGA-BH-A0B3-01_12", "TCGA-BH-A0B4-01_12"], "TCGA", "TCGA-BH-A0B3"),
+    ],
+)
+def test_known_names_offer_a_pattern_that_works(tmp_path, names, offer, slide):
+    files = [f"{label}/{name}.tif" for label, name in enumerate(names)]
+    _, report = pack(tmp_path / "x", *files)
+    note = next(note for note in report.notes if note.startswith(f"the names look like {offer}: --slide-pattern"))
+    pattern = note.split("'")[1]
+    source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=pattern))
+    assert next(source.patches()).slide == slide
+
+
+def test_slide_patterns(tmp_path):
+    names = ["0/p1_a.tif", "1/p2_b.tif", "1/other.tif"]
+    pack(tmp_path / "x", *names)
+    source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=r"(p\d)_"))
+    assert {patch.id: patch.slide for patch in source.patches()} == {"p1_a": "p1", "p2_b": "p2", "other": ""}
+    assert source.report.counts == {"without a slide": 1}
+    with pytest.raises(HistoError, match="matches no image"):
+        FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern="nothing"))
+    with pytest.raises(UsageError, match="not a regular expression"):
+        FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern="("))
+
+
+def test_labels_at_the_end_of_every_file_name(tmp_path):
+    found, report = pack(tmp_path / "x", "8863_idx5_x1_y1_class0.tif", "8863_idx5_x1_y2_class1.tif")
+    assert [label for label, _ in found.values()] == [0, 1]
+    assert any("the names of the files, which end in _class0 or _class1" in note for note in report.notes)
+    found, _ = pack(tmp_path / "x", "another.tif")
+    assert {label for label, _ in found.values()} == {None}

@@ -1,0 +1,227 @@
+"""Tables of labels and slides as people and spreadsheets write them, matched with images."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from histocli.errors import HistoError
+from histocli.sources.folder import FolderOptions, FolderSource
+from tests.sources.kaggle_layout import tiff, write_folder, zipped
+
+IMAGE = tiff(np.zeros((96, 96, 3), np.uint8))
+FOUND = {"a": 1, "b": 0, "c": 1}
+
+
+def open_folder(folder, images, tables, **options):
+    encoded = {name: data if isinstance(data, bytes) else data.encode() for name, data in tables.items()}
+    write_folder(folder, dict.fromkeys(images, IMAGE) | encoded)
+    return FolderSource(FolderOptions((str(folder),), **options))
+
+
+def labels_of(source):
+    return {patch.id: patch.label for patch in source.patches()}
+
+
+TEXT = "id,label\na,1\nb,0\nc,1\n"
+FOLDERS = ("", "in/", "./in/", "in\\", "data/set/in/", "/kaggle/input/train/", "C:\\x\\", "moved/")
+IMAGES = ("in/a.tif", "in/b.tif", "in/c.tif")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        TEXT.replace("id,label", "filename,target"),
+        TEXT.replace("id,label", "Image ID,Class"),
+        TEXT.replace("id,label", "file,tumor"),
+        ",id,label\n0,a,1\n1,b,0\n2,c,1\n",
+        "id,label\na,tumor\nb,normal\nc,tumor\n",
+        "id,label\na,True\nb,False\nc,True\n",
+        "id,normal,tumor\na,0,1\nb,1,0\nc,0,1\n",
+        TEXT.replace(",", "\t"),
+        "sep=;\n" + TEXT.replace(",", ";"),
+        TEXT.replace("\n", "\r"),
+        TEXT.encode("utf-16"),
+        TEXT.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"),
+        *(f"id,label\n{at}a.tif,1\n{at}b.tif,0\n{at}c.tif,1\n" for at in FOLDERS),
+        TEXT.replace("a,", "a.TIF,", 1).replace("b,", "b.png,"),
+    ],
+)
+def test_every_form_gives_the_same_labels(tmp_path, table):
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert labels_of(source) == FOUND
+    assert "3 of 3 rows match 3 of 3 images" in source.report.notes[0]
+    assert source.report.counts == {}
+
+
+@pytest.mark.parametrize("name", ["train.csv", "meta.tsv", "notes.txt", "table.csv"])
+def test_a_table_of_any_name_inside(tmp_path, name):
+    text = TEXT.replace(",", {"tsv": "\t", "txt": " "}.get(name[-3:], ","))
+    source = open_folder(tmp_path / "x", IMAGES, {name: text, "other.csv": "cell,size\n1,2\n"})
+    assert labels_of(source) == FOUND
+    assert f"labels from {name}" in source.report.notes[0]
+    assert "1 file left out: 1 .csv" in source.report.notes
+
+
+def test_guesses_are_not_labels(tmp_path):
+    tables = dict.fromkeys(("sample_submission.csv", "predictions.csv", "scores.csv"), TEXT)
+    source = open_folder(tmp_path / "x", IMAGES, tables)
+    assert labels_of(source) == dict.fromkeys("abc")
+    assert "3 files left out: 3 .csv" in source.report.notes
+
+
+def test_names_of_columns_can_be_given(tmp_path):
+    table = "patch no,truth,block,where\na,1,s1,h1\nb,0,s2,h2\nc,1,s2,h2\n"
+    folder = write_folder(tmp_path / "x", dict.fromkeys(IMAGES, IMAGE) | {"table.csv": table.encode()})
+    with pytest.raises(HistoError, match=r"no column is known as the label; the columns are patch no, truth, block"):
+        FolderSource(FolderOptions((str(folder),), labels=folder / "table.csv", id_column="patch no"))
+    names = {"id_column": "patch no", "label_column": "Truth", "slide_column": "block", "hospital_column": "where"}
+    source = FolderSource(FolderOptions((str(folder),), **names))
+    assert labels_of(source) == FOUND
+    assert [(patch.slide, patch.hospital) for patch in source.patches()] == [("s1", "h1"), ("s2", "h2"), ("s2", "h2")]
+    with pytest.raises(HistoError, match="there is no column 'nothing'"):
+        FolderSource(FolderOptions((str(folder),), labels=folder / "table.csv", label_column="nothing"))
+
+
+def test_slides_hospitals_and_splits_in_the_table_of_labels(tmp_path):
+    table = "image_id,label,slide_id,center,split\na,1,s1,2,train\nb,0,s1,2,test\nc,1,s2,3,val\n"
+    source = open_folder(tmp_path / "x", IMAGES, {"metadata.csv": table})
+    found = [(patch.slide, patch.hospital, patch.split) for patch in source.patches()]
+    assert found == [("s1", "2", "train"), ("s1", "2", "test"), ("s2", "3", "valid")]
+    assert "slides from metadata.csv, column slide_id" in source.report.notes
+
+
+def test_the_table_of_wilds_has_no_ids(tmp_path):
+    images = [f"patches/patient_020_node_4/patch_patient_020_node_4_x_{x}_y_7.png" for x in (3328, 3424)]
+    table = ",patient,node,x_coord,y_coord,tumor,slide,center,split\n0,020,4,3328,7,1,10,2,0\n1,20,4,3424,7,0,10,2,0\n"
+    source = open_folder(tmp_path / "x", images, {"metadata.csv": table})
+    assert list(labels_of(source).values()) == [1, 0]
+    assert {patch.slide for patch in source.patches()} == {"10"}
+
+
+def test_what_does_not_match_is_counted_with_examples_on_both_sides(tmp_path):
+    table = "id,label\na,1\n" + "".join(f"gone{i},0\n" for i in range(5))
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert source.report.counts == {"labels without an image": 5, "without a label": 2}
+    text = "\n".join(source.report.notes)
+    assert "1 of 6 rows match 1 of 3 images; rows without an image: 'gone0', 'gone1', 'gone2' and 2 more" in text
+    assert "2 images without a label: 'in/b.tif', 'in/c.tif'" in text
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "table.csv"])
+def test_a_table_inside_that_matches_nothing_is_an_error_with_examples(tmp_path, name):
+    with pytest.raises(HistoError, match=rf"{name} has no label of any image: its ids are like 'q1', 'q2'"):
+        open_folder(tmp_path / "x", IMAGES, {name: "id,label\nq1,0\nq2,1\n"})
+
+
+def test_a_slide_table_that_matches_nothing_is_an_error(tmp_path):
+    (tmp_path / "s.csv").write_text("id,slide\nq,1\n")
+    with pytest.raises(HistoError, match=r"s\.csv has no slide of any image"):
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT}, slides=tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize("table", ["id,size\nx,1\n", "name,class\nx,stroma\n", "\xff\xfe", "id,label\nx\n"])
+def test_a_strangers_table_beside_is_named_and_ignored(tmp_path, table):
+    (tmp_path / "their_labels.csv").write_text(table)
+    source = open_folder(tmp_path / "x", ("0/a.tif", "1/b.tif"), {})
+    assert labels_of(source) == {"a": 0, "b": 1}
+    assert any("left out, beside the images" in note and "their_labels.csv" in note for note in source.report.notes)
+
+
+def test_a_table_that_contradicts_the_folders_is_refused_unless_it_is_given(tmp_path):
+    tables = {"labels.csv": "id,label\na,1\nb,1\n"}
+    with pytest.raises(HistoError, match=r"different labels for 1 of 2 images: 0/a\.tif has label 1 in"):
+        open_folder(tmp_path / "x", ("0/a.tif", "1/b.tif"), tables)
+    source = FolderSource(FolderOptions((str(tmp_path / "x"),), labels=tmp_path / "x" / "labels.csv"))
+    assert labels_of(source) == {"a": 1, "b": 1}
+
+
+def test_two_columns_of_labels_that_disagree_are_refused(tmp_path):
+    with pytest.raises(HistoError, match="the columns label and tumor have different labels") as raised:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,tumor\na,1,1\nb,0,1\nc,1,0\n"})
+    assert "--label-column tumor" in raised.value.hint
+
+
+@pytest.mark.parametrize("label", ["-1", "2", "stroma", ""])
+def test_labels_that_are_not_understood_name_line_and_column(tmp_path, label):
+    with pytest.raises(HistoError, match=rf"labels.csv, line 3, column label: '{label}' is not 0 or 1") as raised:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": f"id,label\na,1\nb,{label}\n"})
+    assert raised.value.hint
+
+
+def test_classes_give_the_meaning_of_labels(tmp_path):
+    table = "id,label\na,3\nb,-1\nc,carcinoma\n"
+    classes = ("negative=-1", "positive=3,Carcinoma")
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv": table}, classes=classes)) == FOUND
+
+
+def test_ids_that_excel_rounded_are_an_error_that_says_so(tmp_path):
+    with pytest.raises(HistoError, match=r"line 2, column id: '1.23E\+10' is a number that a spreadsheet rounded"):
+        open_folder(tmp_path / "x", ("12300000001.tif", "a.tif"), {"labels.csv": "id,label\n1.23E+10,1\na,0\n"})
+
+
+def test_lost_leading_zeros_are_found_and_told(tmp_path):
+    source = open_folder(tmp_path / "x", ("007.tif", "12.tif"), {"labels.csv": "id,label\n7,1\n12,0\n"})
+    assert labels_of(source) == {"007": 1, "12": 0}
+    assert "1 ids matched by number, since leading zeros are lost: '7' with 007.tif" in source.report.notes
+    source = open_folder(tmp_path / "y", ("007.tif", "07.tif", "a.tif"), {"labels.csv": "id,label\n7,1\na,0\n"})
+    assert labels_of(source) == {"007": None, "07": None, "a": 0}
+
+
+def test_the_same_names_in_two_folders_with_a_table_in_each(tmp_path):
+    tables = {"train/labels.csv": "id,label\n1,0\n", "test/labels.csv": "id,label\n1,1\n"}
+    source = open_folder(tmp_path / "x", ("train/1.tif", "test/1.tif"), tables)
+    assert labels_of(source) == {"train/1": 0, "test/1": 1}
+
+
+def test_two_ids_of_one_image_are_an_error(tmp_path):
+    with pytest.raises(HistoError, match=r"the ids 'a' and 'a\.tif' are both of the image in/a\.tif"):
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label\na,1\na.tif,0\n"})
+
+
+def test_names_of_macos_match(tmp_path):
+    source = open_folder(tmp_path / "x", ("u\u0308.tif",), {"labels.csv": "id,label\n\u00fc,1\n"})
+    assert list(labels_of(source).values()) == [1]
+
+
+def test_tables_in_a_zip(tmp_path):
+    (tmp_path / "l.csv.zip").write_bytes(zipped({"l.csv": TEXT.encode()}))
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.csv.zip")) == FOUND
+    data = zipped({"train_labels.csv": TEXT.encode()})
+    assert labels_of(open_folder(tmp_path / "y", IMAGES, {"train_labels.csv.zip": data})) == FOUND
+
+
+def test_files_that_are_left_out_are_counted_by_suffix_and_images_are_known_by_their_bytes(tmp_path):
+    others = {"a.jxl": b"\xff\x0a..", "b.jxl": b"\xff\x0a..", "c.svs": IMAGE, "readme": b"text", "p.png.part": IMAGE}
+    images = {"noext": IMAGE, "x.jfif": IMAGE, "y.j2k": IMAGE, "z.data": IMAGE}
+    source = open_folder(tmp_path / "x", (), others | images | {"Thumbs.db": b"x"})
+    assert sorted(labels_of(source)) == ["noext", "x", "y", "z"]
+    (note,) = [note for note in source.report.notes if "left out" in note]
+    assert note == "5 files left out: 2 .jxl, 1 .part, 1 .svs, 1 without a suffix"
+
+
+@pytest.mark.parametrize(("text", "label"), [("1", 1), ("normal", 0), ('{"label": 1}', 1), ('{"size": 3}', None)])
+def test_a_label_in_a_file_beside_the_image(tmp_path, text, label):
+    suffix = "json" if text.startswith("{") else "cls"
+    assert labels_of(open_folder(tmp_path / "x", ("s1.tif",), {f"s1.{suffix}": text})) == {"s1": label}
+
+
+def test_a_label_beside_the_image_that_is_not_understood(tmp_path):
+    with pytest.raises(HistoError, match=r"s1\.cls: the label '7' is not 0 or 1"):
+        open_folder(tmp_path / "x", ("s1.tif",), {"s1.cls": "7"})
+
+
+def test_options_that_name_what_is_not_there_are_errors(tmp_path):
+    with pytest.raises(HistoError, match="--classes names tumr, which is no folder and no label") as raised:
+        open_folder(tmp_path / "x", ("left/a.tif", "right/b.tif"), {}, classes=("negative=left", "positive=tumr"))
+    assert raised.value.hint == "there are left, right"
+    with pytest.raises(HistoError, match="--slide-column is given, but no table was read"):
+        open_folder(tmp_path / "x", (), {}, slide_column="block")
+
+
+def test_a_workbook_is_named_and_a_table_in_gzip_is_read(tmp_path):
+    (tmp_path / "l.xlsx").write_bytes(zipped({"xl/workbook.xml": b""}))
+    with pytest.raises(HistoError, match=r"l\.xlsx is an Excel workbook"):
+        open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.xlsx")
+    (tmp_path / "l.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.csv.gz")) == FOUND

@@ -1,0 +1,118 @@
+"""Compare the dependencies with the known vulnerabilities, and list their licences; `make audit`.
+
+Both the installed versions and the oldest ones that pyproject.toml allows are looked up. It fails if one of them has a
+known hole, and also if the service cannot be reached or does not know a version: then nothing is known.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+EXTRAS = ("onnx", "parquet", "timm")  # those that users install
+_CLASSIFIER = "License :: "
+
+
+def main() -> None:
+    """Audit the installed versions and the floors, and list the licences."""
+    requirements = stated_requirements()
+    installed = installed_versions(requirements)
+    problems = audit("installed", installed) + audit("oldest allowed", floors(requirements))
+    list_licences(sorted(installed))
+    if problems:
+        sys.exit("\n".join(problems))
+
+
+def stated_requirements() -> list[Requirement]:
+    """Return the dependencies of histo, and of its extras for users."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = [*project["dependencies"], *(text for extra in EXTRAS for text in project["optional-dependencies"][extra])]
+    return [Requirement(text) for text in texts]
+
+
+def floors(requirements: list[Requirement]) -> dict[str, str]:
+    """Return the oldest version that is allowed of each dependency.
+
+    Raises:
+        SystemExit: a dependency has no lower bound.
+    """
+    oldest = {}
+    for requirement in requirements:
+        bounds = [one.version for one in requirement.specifier if one.operator == ">="]
+        if len(bounds) != 1:
+            sys.exit(f"{requirement} has no lower bound")
+        oldest[canonicalize_name(requirement.name)] = bounds[0]
+    return oldest
+
+
+def installed_versions(requirements: list[Requirement]) -> dict[str, str]:
+    """Return the installed versions of the dependencies, and of theirs, without local parts such as `+cpu`."""
+    versions: dict[str, str] = {}
+    waiting = list(requirements)
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name in versions:
+            continue
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:  # of an extra that is not installed
+            continue
+        versions[name] = Version(found.version).public
+        needed = [Requirement(text) for text in found.requires or []]
+        waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return versions
+
+
+def audit(what: str, versions: dict[str, str]) -> list[str]:
+    """Look up some versions with pip-audit, and return what is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder, "requirements.txt")
+        table.write_text("".join(f"{name}=={version}\n" for name, version in sorted(versions.items())), "utf-8")
+        options = ["--strict", "--no-deps", "--disable-pip", "--progress-spinner=off", "--format=json"]
+        command = [sys.executable, "-m", "pip_audit", *options, "--requirement", str(table)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        answers = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        reason = (done.stderr.strip().splitlines() or ["pip-audit gave no answer"])[-1]
+        return [f"{what} versions: they could not be audited, so nothing is known of them: {reason}"]
+    problems = [
+        f"{what} versions: {one['name']} was not audited: {one['skip_reason']}"
+        for one in answers
+        if "skip_reason" in one
+    ]
+    for one in answers:
+        for hole in one.get("vulns", []):
+            fixed = ", ".join(hole["fix_versions"]) or "no version"
+            problems.append(f"{what} versions: {one['name']} {one['version']} has {hole['id']}, mended in {fixed}")
+    if len(answers) != len(versions):
+        problems.append(f"{what} versions: {len(answers)} of {len(versions)} were audited")
+    if not problems:
+        print(f"{what} versions: {len(answers)} packages, no known vulnerability")
+    return problems
+
+
+def list_licences(names: list[str]) -> None:
+    """Print the licence that each package states."""
+    for name in names:
+        metadata = distribution(name).metadata
+        classified = [
+            text.rpartition(" :: ")[2] for text in metadata.get_all("Classifier", []) if text.startswith(_CLASSIFIER)
+        ]
+        stated = metadata.get("License-Expression") or ", ".join(classified) or metadata.get("License") or ""
+        licence = re.split(r"[\r\n]", stated.strip())[0][:60]
+        print(f"{name:28} {distribution(name).version:18} {licence or 'not stated'}")
+
+
+if __name__ == "__main__":
+    main()
