@@ -126,10 +126,11 @@ class Columns(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """The file format of an exported network."""
+    """The format of an exported network; `wsinfer` is a folder, the others are files."""
 
     ONNX = "onnx"
     PT2 = "pt2"
+    WSINFER = "wsinfer"
 
 
 class PlotKind(StrEnum):
@@ -284,6 +285,17 @@ _NOT_WRITTEN = (".json", ".xlsx", ".xls", ".tsv", ".gz", ".zip", ".feather", ".a
 
 
 @dataclass(frozen=True)
+class SlideEvalConfig:
+    """The options of `histo eval --maps`."""
+
+    slides: Path  # the folder that `histo predict` wrote
+    labels: Path | None = None
+    annotations: Path | None = None
+    threshold: float | None = None  # None: that of the predictions
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class PredictConfig:
     """The options of `histo predict`."""
 
@@ -294,7 +306,7 @@ class PredictConfig:
     format: Output | None = None  # None: by the suffix of `out`, else CSV
     columns: Columns = Columns.KAGGLE
     id: IdKind | None = None  # None: the stem where all differ, else the path; of paths from stdin the path
-    mpp: str | None = None  # None: the images have the patches' `PATCH_MPP`
+    mpp: str | None = None  # None: the images have the patches' `PATCH_MPP`, and slides what their files say
     failed: Path | None = None  # a table of the files that cannot be read
     skip_done: bool = False  # score only the files that `out` does not hold yet
     tta: bool = False
@@ -309,6 +321,9 @@ class PredictConfig:
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO
+    step: int = 96  # whole slides: side of a square in pixels at the network's resolution
+    mask: Path | None = None  # whole slides: where the tissue is; None: it is found
+    no_mask: bool = False  # whole slides: score glass too
 
     @property
     def output_format(self) -> Output:

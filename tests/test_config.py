@@ -33,7 +33,7 @@ CONFIGS = {
 MODES = {  # options that say how the command runs, and not what it computes
     "balance": {"json"},
     "train": {"processes", "json"},
-    "eval": {"compare", "json"},
+    "eval": {"compare", "json", "maps", "annotations"},
 }
 COMMANDS = {(info.name or info.callback.__name__): info for info in app.registered_commands}
 

@@ -27,20 +27,28 @@ def demo(
         Path | None, typer.Option(help="Keep the workspace in this new folder.", show_default="keep only the plots")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=400, help="Number of synthetic patches.")] = 5_000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training patches.")] = 3,
+    epochs: Annotated[
+        int, typer.Option(min=1, help="Passes over the training patches; twice as many with --slides.")
+    ] = 3,
     seed: options.Seed = 0,
     device: options.DeviceOption = Device.AUTO,
+    slides: Annotated[
+        bool, typer.Option("--slides", help="Draw two synthetic whole slides too, and map and measure their tumours.")
+    ] = False,
 ) -> None:
-    """Run the whole pipeline once, on synthetic patches."""
+    """Run the whole pipeline once, on synthetic patches or whole slides."""
     state: State = ctx.obj
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
         raise HistoError(f"--keep {keep}: the folder is not empty", "give a new folder")
     workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
     try:
-        for step in _steps(workspace.root, n, epochs, seed, device):
+        make_steps = _slide_steps if slides else _steps
+        for step in make_steps(workspace.root, n, epochs, seed, device):
             state.report.heading("histo " + shlex.join(step))
             _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else [])], step)
         _summary(state.report, workspace)
+        if slides:
+            _keep_heatmaps(workspace)
     finally:
         if keep is None:
             _remove_all_but(workspace.plots_dir)
@@ -72,6 +80,28 @@ def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[l
         ["predict", "synthetic", "--ckpt", "best.pt", "--device", device.value, "--out", str(root / "preds.csv")],
         ["plot"],
     ]
+
+
+_SLIDE_SIDE = 6_000  # pixels of 0.243 micrometres
+
+
+def _slide_steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
+    """Return the command lines of the pipeline of whole slides: it trains on patches, and maps two slides."""
+    drawn = root / "downloads" / "synthetic-slides" / f"seed-{seed}-side-{_SLIDE_SIDE}"
+    slides = ["--slide-count", "2", "--slide-side", str(_SLIDE_SIDE), "--n", "200", "--seed", str(seed)]
+    common = ["--ckpt", "best.pt", "--device", device.value]
+    return [
+        *_steps(root, n, epochs, seed, device)[:3],
+        ["download", "--source", "synthetic-slides", *slides],
+        ["predict", str(drawn / "slides"), *common, "--step", "32", "--out", str(root / "maps")],
+        ["eval", "--maps", str(root / "maps"), "--annotations", str(drawn / "annotations")],
+    ]
+
+
+def _keep_heatmaps(workspace: Workspace) -> None:
+    """Copy the maps of the slides to the plots, which are kept."""
+    for path in sorted((workspace.root / "maps").glob("*/heatmap.png")):
+        shutil.copyfile(path, workspace.plots_dir / f"{path.parent.name}-heatmap.png")
 
 
 def _run(common: list[str], step: list[str]) -> None:

@@ -36,7 +36,12 @@ def download(
     name: Annotated[str | None, typer.Option(help="Name of the data set.", show_default="name of the source")] = None,
     n: Annotated[
         int | None,
-        typer.Option("--n", min=1, help="Number of patches, drawn at random.", show_default="all; 8,000 synthetic"),
+        typer.Option(
+            "--n",
+            min=1,
+            help="Number of patches, drawn at random.",
+            show_default="all; 8,000 synthetic; 10,000 of slides",
+        ),
     ] = None,
     seed: options.Seed = 0,
     force: options.Force = False,

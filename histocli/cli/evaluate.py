@@ -10,7 +10,8 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, MODEL
-from histocli.config import EvalConfig, Part
+from histocli.cli.options import SLIDES as WHOLE_SLIDES
+from histocli.config import EvalConfig, Part, SlideEvalConfig
 from histocli.console import write_out
 from histocli.errors import UsageError
 from histocli.sources.options import (
@@ -33,8 +34,8 @@ def _folder_option(option: Option) -> Any:
 
 
 @command(
-    "histo eval --ckpt best.pt",
     "histo eval --data pcam --split test --tta",
+    "histo eval --maps maps --annotations xml/",
     name="eval",
 )
 def evaluate(
@@ -95,10 +96,37 @@ def evaluate(
             rich_help_panel=_COMPARING,
         ),
     ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            "--maps",
+            help="Evaluate the maps of whole slides in this folder, which histo predict wrote.",
+            metavar="DIR",
+            rich_help_panel=WHOLE_SLIDES,
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            "--annotations",
+            help="Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML or QuPath's GeoJSON. "
+            "With --labels instead, a table id,label of slides, only the AUC of slides is measured.",
+            metavar="DIR",
+            rich_help_panel=WHOLE_SLIDES,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Measure how well a checkpoint classifies labelled patches."""
+    """Measure how well a checkpoint classifies labelled patches.
+
+    With --maps, measure how well maps of whole slides find slides and lesions with tumour.
+    """
     state: State = ctx.obj
+    if maps is not None:
+        _evaluate_maps(ctx, maps, annotations, labels, threshold, json)
+        return
+    if annotations is not None:
+        raise UsageError("--annotations is for the maps of whole slides", "give their folder: --maps DIR")
     if compare and options.is_given(ctx, "ckpt"):
         raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
     names = options.checkpoint_names(ctx, ckpt)
@@ -125,6 +153,28 @@ def evaluate(
         engine=engine,
     )
     _evaluate(state, config, compare, json)
+
+
+def _evaluate_maps(
+    ctx: typer.Context, maps: Path, annotations: Path | None, labels: Path | None, threshold: str, json: bool
+) -> None:
+    """Evaluate maps, after checking that no option of patches is given."""
+    from histocli.cli.slides import evaluate_slides
+    from histocli.metrics.thresholds import parse_threshold
+
+    taken = ("maps", "annotations", "labels", "threshold", "json")
+    for parameter in ctx.command.params:
+        if parameter.name and parameter.name not in taken and options.is_given(ctx, parameter.name):
+            raise UsageError(
+                f"{parameter.opts[0]} is for patches, and --maps evaluates maps that are there already",
+                f"leave {parameter.opts[0]} out",
+            )
+    value = (
+        parse_threshold(threshold) if options.is_given(ctx, "threshold") and threshold != EvalConfig.threshold else None
+    )
+    if value is None and threshold != EvalConfig.threshold:
+        raise UsageError(f"--threshold {threshold} is not possible with --maps", "give a number")
+    evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value), json)
 
 
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:

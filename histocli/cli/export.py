@@ -12,7 +12,7 @@ from histocli.config import ExportConfig, ExportFormat
 
 @command(
     "histo export --ckpt best.pt --out model.onnx",
-    "histo export --ckpt histonet-1 --format pt2",
+    "histo export --format wsinfer --out network",
 )
 def export(
     ctx: typer.Context,
@@ -21,13 +21,17 @@ def export(
         typer.Option("--ckpt", envvar="HISTO_CKPT", metavar="NAME", help=f"{CKPT_HELP}."),
     ] = ExportConfig.ckpt,
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write.", show_default="in the workspace's exports/")
+        Path | None, typer.Option("--out", help="File or folder to write.", show_default="in the workspace's exports/")
     ] = ExportConfig.out,
     format: Annotated[
-        ExportFormat, typer.Option("--format", help="onnx (needs histocli[onnx]), or pt2 (torch.export).")
+        ExportFormat,
+        typer.Option(
+            "--format",
+            help="onnx (needs histocli[onnx]); pt2 (torch.export); or wsinfer, a folder for WSInfer and QuPath.",
+        ),
     ] = ExportConfig.format,
 ) -> None:
-    """Write a checkpoint as one file that runs without histo.
+    """Write a checkpoint as a file or folder that runs without histo.
 
     Its input is a float array of RGB images (N,3,96,96) in [0, 1]. Its outputs are calibrated probabilities of tumour
     (N,) and uncalibrated log odds (N,). An ONNX file that was written without --out is used by eval and predict instead

@@ -11,6 +11,7 @@ AUTO = 0  # the value of `--batch-size auto`
 
 # The panels of a command's help.
 DATA, MODEL, TRAINING, COMPUTE, OUTPUT = "Data", "Model", "Training", "Computing", "Output"
+SLIDES = "Whole slides"
 
 
 def batch_size(text: str | int) -> int:

@@ -8,20 +8,21 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.cli.options import DATA, OUTPUT
+from histocli.cli.options import DATA, OUTPUT, SLIDES
 from histocli.config import PATCH_MPP, Columns, IdKind, OnError, Output, Part, PredictConfig, Resize
 from histocli.console import Stdout, stdout_is_a_file
 from histocli.data.patterns import expand_patterns
 from histocli.data.remarks import Remarks
-from histocli.errors import HistoError, PartialError
+from histocli.errors import HistoError, PartialError, UsageError
+from histocli.slides.detection import find_slides
 
 if TYPE_CHECKING:
     from histocli.commands.predict import Prediction
 
 
 @command(
-    "histo predict slides/ --ckpt best.pt --out predictions.csv",
     "histo predict kaggle --split test --tta --out submission.csv",
+    "histo predict slides/ --out maps",
 )
 def predict(
     ctx: typer.Context,
@@ -29,7 +30,7 @@ def predict(
         list[str],
         typer.Argument(
             help="Folders, images, archives, .npy, .npz or .h5 arrays, packed data sets, patterns in quotes such as "
-            "'slides/*.png'; - reads paths from stdin."
+            "'slides/*.png'; - reads paths from stdin. Or whole slides, and folders of them."
         ),
     ],
     split: Annotated[
@@ -39,7 +40,9 @@ def predict(
     ckpt: options.Ckpt = options.BEST,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="File to write.", show_default="stdout", rich_help_panel=OUTPUT),
+        typer.Option(
+            "--out", help="File to write; for whole slides, the folder.", show_default="stdout", rich_help_panel=OUTPUT
+        ),
     ] = PredictConfig.out,
     format: Annotated[
         Output | None,
@@ -93,7 +96,7 @@ def predict(
             metavar="WHERE",
             help="Add the column class, which is 1 if the probability is this or above: a number; stored, which is the "
             "one in the checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or "
-            "specificity=0.9.",
+            "specificity=0.9. For whole slides, regions above it are tumour; stored is the default.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.threshold,
@@ -123,8 +126,9 @@ def predict(
         str | None,
         typer.Option(
             "--mpp",
-            metavar="NUMBER",
-            help=f"Micrometres per pixel of the images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}.",
+            metavar="NUMBER|CSV",
+            help=f"Micrometres per pixel of the images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. For "
+            "whole slides whose files do not say it, this or a table slide,mpp.",
             show_default=str(PATCH_MPP),
             rich_help_panel=DATA,
         ),
@@ -140,8 +144,32 @@ def predict(
     device: options.DeviceOption = PredictConfig.device,
     precision: options.PrecisionOption = PredictConfig.precision,
     engine: options.EngineOption = PredictConfig.engine,
+    step: Annotated[
+        int,
+        typer.Option(
+            "--step",
+            metavar="96|32",
+            help="Side of the squares that are scored, in pixels of 0.972 micrometres: 96, a whole patch, or 32, the "
+            "part of a patch that its label is about.",
+            rich_help_panel=SLIDES,
+        ),
+    ] = PredictConfig.step,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the tissue is: a GeoJSON or PNG file, or a folder with one for each slide.",
+            show_default="found by colour",
+            rich_help_panel=SLIDES,
+        ),
+    ] = PredictConfig.mask,
+    no_mask: Annotated[
+        bool, typer.Option("--no-mask", help="Score the whole slide, glass too.", rich_help_panel=SLIDES)
+    ] = PredictConfig.no_mask,
 ) -> None:
-    """Write the probability of tumour of each patch as CSV: id,label."""
+    """Write the probability of tumour of each patch as CSV: id,label.
+
+    Of whole slides, write a heat map, a table of scores and a GeoJSON file for QuPath, in a folder for each slide.
+    """
     state: State = ctx.obj
     config = PredictConfig(
         inputs=tuple(expand_patterns(inputs)),
@@ -166,7 +194,24 @@ def predict(
         device=device,
         precision=precision,
         engine=engine,
+        step=step,
+        mask=mask,
+        no_mask=no_mask,
     )
+    if (found := find_slides(config.inputs)) is not None:
+        from histocli.cli.slides import predict_slides
+
+        predict_slides(state, config, found)
+        return
+    for name in ("step", "mask", "no_mask"):
+        if options.is_given(ctx, name):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} is for whole slides, and no input is one", f"leave {flag} out")
+    _predict_patches(state, config)
+
+
+def _predict_patches(state: State, config: PredictConfig) -> None:
+    """Score patches, and report what was written."""
     from histocli.data.early import early_processes
 
     total: list[int | None] = [None]
@@ -175,7 +220,7 @@ def predict(
         state.report.note(device)
         total[0] = count
 
-    hidden = out is None and not stdout_is_a_file()
+    hidden = config.out is None and not stdout_is_a_file()
     with early_processes(config.inputs, config.device) as pool:
         from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
         from histocli.compute.ddp import LONG_TIMEOUT, process_group

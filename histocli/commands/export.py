@@ -8,19 +8,21 @@ import torch
 
 import histocli
 from histocli.compute.device import choose_compute, compute_settings
-from histocli.config import Device, ExportConfig, Precision
+from histocli.config import Device, ExportConfig, ExportFormat, Precision
 from histocli.data.manifest import file_sha256
 from histocli.data.store import open_store
 from histocli.errors import HistoError
 from histocli.inference.forward import batch_log_odds
 from histocli.metrics.calibration import probability
-from histocli.models.checkpoint import find_checkpoint, load_checkpoint
+from histocli.metrics.curves import Floats
+from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.models.export import Probability, require
 from histocli.models.export import export as write
+from histocli.models.wsinfer import write_wsinfer
 from histocli.outputs import check_output, output_path
 from histocli.sources import Pixels
 from histocli.sources.synthetic import SyntheticSource
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, atomic_folder
 
 N_CHECKED = 64  # number of patches on which the exported network is compared with the checkpoint
 TOLERANCE = 1e-4  # largest allowed difference in probability; another order of summation gives about 1e-6
@@ -51,6 +53,8 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         check_output(config.out, workspace, [source])
     sha256, checkpoint = file_sha256(source), load_checkpoint(source)
     out = config.out or workspace.export_path(sha256, config.format)
+    if config.format is ExportFormat.WSINFER:
+        return _export_wsinfer(workspace, checkpoint, out)
     module = Probability(checkpoint.build(), checkpoint.temperature)
     facts = {
         "histo": histocli.__version__,
@@ -72,14 +76,39 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         floats = images.float().div(255).contiguous().numpy()
         parts = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]
         probs, log_odds = np.concatenate(parts, 1).astype(np.float64)
-        actual = np.stack([probs, probability(log_odds)])
-        difference = float(np.abs(actual - expected).max())
-        if not difference <= TOLERANCE:
-            raise HistoError(
-                f"the exported network's probabilities differ from the checkpoint's by up to {difference:.2g}",
-                "nothing was written; try another --format",
-            )
+        difference = _compare(np.stack([probs, probability(log_odds)]), expected)
     return Export(out, difference, origin)
+
+
+def _export_wsinfer(workspace: Workspace, checkpoint: Checkpoint, out: Path) -> Export:
+    """Write the folder that WSInfer reads, after comparing its scores with those of the checkpoint."""
+    if out.exists():
+        raise HistoError(f"{out} exists already", "give a new folder: --out DIR")
+    origin, pixels = _sample_patches(workspace)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    [odds] = batch_log_odds(checkpoint.build(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
+    expected = probability(odds.astype(np.float64), checkpoint.temperature)
+    with atomic_folder(out) as temporary:
+        run = write_wsinfer(checkpoint.build(), checkpoint.temperature, temporary)
+        floats = images.float().div(255).contiguous().numpy()
+        actual = np.concatenate([run(part)[0] for part in np.split(floats, [1, 8]) if len(part)])
+        difference = _compare(actual.astype(np.float64), expected)
+    return Export(out, difference, origin)
+
+
+def _compare(actual: Floats, expected: Floats) -> float:
+    """Return the largest difference of two arrays of probabilities.
+
+    Raises:
+        HistoError: it is too large.
+    """
+    difference = float(np.abs(actual - expected).max())
+    if not difference <= TOLERANCE:
+        raise HistoError(
+            f"the exported network's probabilities differ from the checkpoint's by up to {difference:.2g}",
+            "nothing was written; try another --format",
+        )
+    return difference
 
 
 def _sample_patches(workspace: Workspace) -> tuple[str, Pixels]:

@@ -16,7 +16,7 @@ from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 if TYPE_CHECKING:
     import numpy as np
 
-SOURCE_NAMES = ("kaggle", "pcam", "folder", "synthetic")
+SOURCE_NAMES = ("kaggle", "pcam", "folder", "synthetic", "slides", "synthetic-slides")
 
 Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 OnTransfer = Callable[[str, int, int | None], None]  # name of the file, bytes so far, and bytes in all if known
@@ -137,6 +137,6 @@ class SourceType(Generic[Options]):
 
 @cache
 def source_type(name: str) -> SourceType[Any]:
-    """Return the `SOURCE` of the module `name`, one of `SOURCE_NAMES`."""
-    source: SourceType[Any] = import_module(f"histocli.sources.{name}").SOURCE
+    """Return the `SOURCE` of the module of a source, one of `SOURCE_NAMES`; `-` in its name is `_` in the module's."""
+    source: SourceType[Any] = import_module(f"histocli.sources.{name.replace('-', '_')}").SOURCE
     return source

@@ -1,10 +1,28 @@
-"""Slides of Camelyon16: their hospitals, and PCam's table with the slide of each patch."""
+"""Annotated whole slides as a source of patches; the hospitals of Camelyon16's slides, and PCam's table of slides."""
 
 import csv
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
+from histocli.sources import SourceContext, SourceOptions, SourceType
+from histocli.sources.options import FROM, Option
+
+if TYPE_CHECKING:
+    from histocli.slides.source import SlidesSource
+
+ANNOTATIONS = Option(
+    "--annotations",
+    "Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML or QuPath's GeoJSON.",
+)
+MPP = Option(
+    "--mpp",
+    "Micrometres per pixel of slides whose files do not say it, or a table slide,mpp.",
+    metavar="NUMBER|CSV",
+)
+DEFAULT_N = 10_000
 
 _SLIDE = re.compile(r"(?:^|_)(normal|tumor)_(\d+)$")
 _RUMC_UP_TO = {"normal": 100, "tumor": 70}
@@ -50,3 +68,26 @@ def _truth(path: Path, line: int, value: str | None) -> int | None:
     if value.strip().lower() not in _TRUTHS:
         raise HistoError(f"{path}, line {line}, column center_tumor_patch: {value!r} is neither true nor false")
     return _TRUTHS[value.strip().lower()]
+
+
+@dataclass(frozen=True)
+class SlidesOptions(SourceOptions):
+    """The options of a `SlidesSource`."""
+
+    locations: Annotated[tuple[str, ...], FROM] = ()
+    annotations: Annotated[Path | None, ANNOTATIONS] = None
+    mpp: Annotated[str | None, MPP] = None
+    n: int = DEFAULT_N
+    seed: int = 0
+
+
+def open_slides(options: SlidesOptions, context: SourceContext) -> "SlidesSource":
+    """Find the slides and their annotations, without reading pixels."""
+    from histocli.slides.source import SlidesSource
+
+    if not options.locations or options.annotations is None:
+        raise UsageError("--source slides needs --from DIR and --annotations DIR", "--from may be repeated")
+    return SlidesSource.open(options.locations, options.annotations, options.mpp, options.n, options.seed)
+
+
+SOURCE = SourceType(SlidesOptions, open_slides, files_may_change=True)

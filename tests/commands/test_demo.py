@@ -40,3 +40,16 @@ def test_the_plots_that_it_names_are_kept(empty, tmp_path, monkeypatch):
     (root,) = tmp_path.glob("histo-demo-*")
     assert [path.name for path in root.iterdir()] == ["plots"]
     assert all(str(path) in summary.replace("\n", "") for path in (root / "plots").iterdir())
+
+
+def test_the_demo_of_slides_draws_maps_and_measures(empty, tmp_path, monkeypatch):
+    monkeypatch.setattr("histocli.cli.demo._SLIDE_SIDE", 2000)
+    kept = tmp_path / "kept"
+    result = empty("demo", "--slides", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
+    steps = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("histo ")]
+    assert steps == ["download", "balance", "train", "download", "predict", "eval"]
+    assert "FROC score of Camelyon16" in result.stderr
+    assert {path.name for path in (kept / "plots").iterdir()} >= {
+        *("slides-maps-roc.png", "slides-maps-froc.png"),
+        *("tumor_001-heatmap.png", "normal_002-heatmap.png"),
+    }

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -129,3 +130,30 @@ def test_impossible_options_are_refused(histo, tmp_path):
     assert "is a folder" in error
     error, _ = histo.fails("export", "--format", "pt2", "--out", tmp_path / "x.pt2", "--ckpt", "nothing")
     assert "there is no checkpoint 'nothing'" in error
+
+
+def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):
+    """Its keys are those that the schema of the WSInfer Model Zoo requires; softmax of its logits is the score."""
+    checkpoint, images, expected = warm
+    out = tmp_path / "network"
+    result = histo("export", "--ckpt", checkpoint, "--format", "wsinfer", "--out", out)
+    assert f"done: wrote {out}" in result.stderr
+    config = json.loads((out / "config.json").read_text())
+    assert config == {
+        "spec_version": "1.0",
+        "architecture": "histonet",
+        "num_classes": 2,
+        "class_names": ["Normal", "Tumor"],
+        "patch_size_pixels": 96,
+        "spacing_um_px": 0.972,
+        "transform": [{"name": "Resize", "arguments": {"size": 96}}, {"name": "ToTensor"}],
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against TorchScript
+        network = torch.jit.load(str(out / "torchscript_model.pt"))
+    for part in (slice(None), slice(1), slice(1, 6)):
+        with torch.inference_mode():
+            scores = network(torch.from_numpy(images[part])).softmax(1)[:, 1].numpy()
+        np.testing.assert_allclose(scores, expected[part], atol=1e-5)
+    error, _ = histo.fails("export", "--ckpt", checkpoint, "--format", "wsinfer", "--out", out)
+    assert error == f"{out} exists already"

@@ -59,7 +59,7 @@ def test_every_source_opens_from_the_options_it_declares():
         kind = source_type(name)
         assert issubclass(kind.options, SourceOptions)
         assert callable(kind.open)
-    assert [name for name in SOURCE_NAMES if source_type(name).files_may_change] == ["folder"]
+    assert [name for name in SOURCE_NAMES if source_type(name).files_may_change] == ["folder", "slides"]
 
 
 def test_options_are_shared_by_the_sources_that_declare_them():

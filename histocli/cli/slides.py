@@ -1,0 +1,136 @@
+"""`histo predict` on whole slides: its progress, messages and result."""
+
+from json import dumps
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from histocli.cli.app import State
+from histocli.config import PredictConfig, SlideEvalConfig
+from histocli.console import Rate, Reporter, number, write_out
+from histocli.errors import HistoError, PartialError
+from histocli.reports.slides import Estimate
+from histocli.slides.detection import FoundSlides, SlideFile
+from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
+
+_NAME = 24  # characters of a slide's name beside its bar
+_FEW = 10  # slides of a class, below which intervals are rough
+_MOST_NAMES = 3  # of files that are no slides, in a message
+
+
+class SlideBars:
+    """Two progress bars: of the slide that is scored, and of all slides of this process."""
+
+    def __init__(self, report: Reporter) -> None:
+        self.report = report
+        self.progress: Progress = report.progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            Rate("squares"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left[/]"),
+            TimeRemainingColumn(),
+        )
+        self.overall = self.progress.add_task("all slides", total=None)
+        self.current = self.progress.add_task("", total=None, visible=False)
+        self.number, self.total = 0, 0
+
+    def __enter__(self) -> "SlideBars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def start(self, slide: SlideFile, number: int, total: int) -> None:
+        """Show the bar of the next slide."""
+        self.number, self.total = number, total
+        self.progress.update(self.overall, total=total, completed=number - 1)
+        self.progress.reset(self.current, description=_shorten(slide.name), total=None, visible=True)
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar of the current slide."""
+        self.progress.update(self.current, completed=done, total=total)
+        self.progress.update(self.overall, completed=self.number - 1 + done / max(total, 1))
+
+    def finish(self, record: SlideRecord) -> None:
+        """Print what was found in a slide."""
+        self.progress.update(self.overall, completed=self.number)
+        where = f"[{self.number} of {self.total}] {record.slide}"
+        if record.status == FAILED:
+            self.report.warn(f"{where}: {record.error}")
+        elif record.status == NO_TISSUE:
+            self.report.warn(f"{where}: no tissue was found, so nothing was scored; see its tissue.png, or --no-mask")
+        else:
+            self.report.note(f"{where}: {describe(record)}")
+
+
+def describe(record: SlideRecord) -> str:
+    """Return the measures of a scored slide as text."""
+    text = f"{record.squares:,} squares, {record.tissue_mm2:.2f} mm2 tissue, {record.tumour_mm2:.2f} mm2 tumour"
+    return text + (f" ({record.flags})" if record.flags else "")
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
+
+
+def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> None:
+    """Score slides, show the progress, and report what was written.
+
+    Raises:
+        HistoError: some slides could not be scored.
+    """
+    from histocli.commands.predict_slides import predict_slides as run_predict
+    from histocli.compute.ddp import LONG_TIMEOUT, process_group
+
+    if found.others:
+        names = ", ".join(path.name for path in found.others[:_MOST_NAMES])
+        more = ", ..." if len(found.others) > _MOST_NAMES else ""
+        state.report.note(f"left out, because not a slide ({len(found.others):,}): {names}{more}")
+    with process_group(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
+        done = run_predict(state.workspace, config, found.slides, bars, on_start=state.report.note, ranks=ranks)
+    if not ranks.is_rank0:
+        return
+    if done.finished_before:
+        state.report.note(f"{done.finished_before:,} of {len(done.records):,} slides were finished before")
+    failed = [record for record in done.records if record.status == FAILED]
+    assert config.out is not None
+    count = len(done.records) - len(failed)
+    state.report.done(f"{count:,} slides in {config.out}; {TABLE} has a line for each")
+    if failed:
+        kind = PartialError if count else HistoError
+        raise kind(
+            f"{len(failed):,} of {len(done.records):,} slides could not be scored: {failed[0].slide}"
+            + (", ..." if len(failed) > 1 else ""),
+            f"the warnings above and {TABLE} say why; the same command scores only these again",
+        )
+
+
+def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
+    """Evaluate the maps of a folder, and show the result."""
+    from histocli.commands.evaluate_slides import evaluate_slides as run_evaluate
+    from histocli.schema import to_json
+
+    written = run_evaluate(state.workspace, config)
+    report = written.report
+    for what, names in (("have no label or annotation", report.without_truth), ("could not be scored", report.failed)):
+        if names:
+            state.report.warn(f"{len(names):,} slides {what} and are left out: {', '.join(names)}")
+    rows = [[f"AUC of slides by {name}", *_texts(one)] for name, one in report.auc.items()]
+    if report.sensitivity:
+        rows.append(["FROC score of Camelyon16", *_texts(report.froc)])
+        for size, one in report.recall.items():
+            rows.append([f"recall, {size}: {one.found} of {one.lesions}", *_texts(one.recall)])
+    title = f"{report.slides:,} slides, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
+    state.report.table(title, ["", "value", "95% interval"], rows)
+    if min(report.tumour_slides, report.slides - report.tumour_slides) < _FEW:
+        state.report.note(f"with fewer than {_FEW} slides of a class, the intervals are rough")
+    state.report.done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
+    if json:
+        write_out(dumps(to_json(report), indent=2) + "\n")
+
+
+def _texts(estimate: Estimate) -> tuple[str, str]:
+    interval = f"{estimate.interval[0]:.4f} to {estimate.interval[1]:.4f}" if estimate.interval else "-"
+    return number(estimate.value), interval

@@ -1,0 +1,205 @@
+"""`histo eval --maps`: measure the maps that `histo predict` wrote against annotations or labels of slides."""
+
+import csv
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from histocli.config import SlideEvalConfig
+from histocli.errors import HistoError, UsageError
+from histocli.metrics import auc
+from histocli.reports.slides import Estimate, Recall, SlideEvaluation
+from histocli.schema import to_json
+from histocli.slides import PATCH_MPP
+from histocli.slides.annotations import TumourAreas, read_tumour
+from histocli.slides.detection import SlideFile
+from histocli.slides.lesions import SlideHits, find_detections, find_lesions, froc, match, recall_by_size
+from histocli.slides.measures import Map
+from histocli.slides.plots import draw_froc, draw_slide_roc
+from histocli.slides.records import FAILED, FILE, TABLE, FinishedSlide, read_finished
+from histocli.slides.source import find_annotation
+from histocli.sources.files import file_at
+from histocli.sources.tables import read_labels
+from histocli.workspace import Workspace, check_name, write_json
+
+_TOP = 10  # squares whose mean is one of the scores of a slide
+_RESAMPLES = 1000
+_DEFINED = 0.95  # share of the resamples in which a metric must have a value, for it to have an interval
+AGGREGATIONS = ("maximum", f"mean of the {_TOP} highest", "tumour area in mm2")
+
+
+class EvaluatedSlide(NamedTuple):
+    """A slide with truth: its scores by aggregation, its label, and its lesions (None without annotations)."""
+
+    name: str
+    scores: dict[str, float]
+    label: int
+    hits: SlideHits | None
+
+
+class Written(NamedTuple):
+    """The report, its file, and the plots."""
+
+    report: SlideEvaluation
+    path: Path
+    plots: list[Path]
+
+
+def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
+    """Evaluate the maps in a folder, and write `metrics/slides-FOLDER.json` and plots.
+
+    The scores of a slide are fixed in advance, so nothing is chosen on the slides that are measured. Intervals are
+    from a bootstrap that draws slides. A slide without a truth is left out and named in the report.
+
+    Raises:
+        HistoError: the folder has no maps, or no slide in it has a label or an annotation.
+    """
+    if (config.labels is None) == (config.annotations is None):
+        raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
+    finished = _read_folder(config.slides)
+    threshold = finished[0][1].threshold if config.threshold is None else config.threshold
+    find_truth = _truth_of_annotations(config.annotations) if config.annotations else _truth_of_labels(config.labels)
+    slides, without = [], []
+    for folder, one in finished:
+        truth = find_truth(one)
+        if truth is None:
+            without.append(one.record.slide)
+        else:
+            slides.append(_evaluate_slide(folder, one, truth, threshold))
+    if not slides:
+        raise HistoError(f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without)}")
+    report = _report(config, slides, without, threshold)
+    stem = check_name(f"slides-{config.slides.resolve().name}", "metrics file")
+    path = workspace.metrics_dir / f"{stem}.json"
+    write_json(path, to_json(report))
+    plots = [draw_slide_roc(workspace.plots_dir / f"{stem}-roc.png", report)]
+    if report.sensitivity:
+        plots.append(draw_froc(workspace.plots_dir / f"{stem}-froc.png", report))
+    return Written(report, path, plots)
+
+
+def _read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
+    found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(FILE))]
+    finished = [(folder, one) for folder, one in found if one is not None]
+    if not finished:
+        raise HistoError(f"there are no maps of slides in {out}", "histo predict SLIDES --out DIR writes them")
+    if len({(one.threshold, one.step) for _, one in finished}) > 1:
+        raise HistoError(
+            f"the slides in {out} were scored with different options", "score them again with one histo predict"
+        )
+    return finished
+
+
+def _truth_of_annotations(folder: Path) -> Callable[[FinishedSlide], TumourAreas | int | None]:
+    if not folder.is_dir():
+        raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
+
+    def find(one: FinishedSlide) -> TumourAreas | None:
+        try:
+            path = find_annotation(SlideFile(Path(one.path), one.record.slide), folder)
+        except HistoError:
+            return None
+        return TumourAreas([], []) if path is None else read_tumour(path)
+
+    return find
+
+
+def _truth_of_labels(path: Path | None) -> Callable[[FinishedSlide], TumourAreas | int | None]:
+    assert path is not None
+    if not path.is_file():
+        raise HistoError(f"there is no {path}", "give a table with the columns id,label")
+    labels = read_labels(file_at(path))
+    return lambda one: labels.get(one.record.slide, labels.get(Path(one.path).stem))
+
+
+def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, threshold: float) -> EvaluatedSlide:
+    mpp = one.record.mpp or PATCH_MPP
+    scores = _read_map(folder / "scores.csv", one, mpp)
+    values = np.sort(scores[np.isfinite(scores)])[::-1]
+    side = one.step * PATCH_MPP
+    aggregated = dict.fromkeys(AGGREGATIONS, 0.0)
+    if values.size:
+        area = float((values >= threshold).sum()) * (side / 1000) ** 2
+        aggregated = dict(zip(AGGREGATIONS, (float(values[0]), float(values[:_TOP].mean()), area), strict=True))
+    if isinstance(truth, int):
+        return EvaluatedSlide(one.record.slide, aggregated, truth, None)
+    lesions = find_lesions(truth, (one.width, one.height), (mpp, mpp))
+    hits = match(find_detections(scores, side), lesions)
+    return EvaluatedSlide(one.record.slide, aggregated, int(bool(truth.tumour)), hits)
+
+
+def _read_map(path: Path, one: FinishedSlide, mpp: float) -> Map:
+    """Return the map (rows, columns) of a table of scores."""
+    side = one.step * PATCH_MPP / mpp
+    shape = int(one.height / side) + 2, int(one.width / side) + 2
+    scores = np.full(shape, np.nan)
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            scores[round(int(row["y"]) / side), round(int(row["x"]) / side)] = float(row["probability"])
+    return scores
+
+
+def _report(
+    config: SlideEvalConfig, slides: list[EvaluatedSlide], without: list[str], threshold: float
+) -> SlideEvaluation:
+    rng = np.random.default_rng(config.seed)
+    draws = rng.integers(0, len(slides), (_RESAMPLES, len(slides)))
+
+    def estimate(metric: Callable[[list[EvaluatedSlide]], float | None]) -> Estimate:
+        values = [metric([slides[i] for i in draw]) for draw in draws.tolist()]
+        known = [value for value in values if value is not None]
+        if len(slides) < 2 or len(known) < _DEFINED * _RESAMPLES:
+            return Estimate(metric(slides))
+        low, high = np.percentile(known, [2.5, 97.5]).tolist()
+        return Estimate(metric(slides), (low, high))
+
+    curve = froc(_hits(slides))
+    recall = {}
+    for size, (found, count) in recall_by_size(_hits(slides), threshold).items():
+        recall[size] = Recall(found, count, estimate(partial(_recall, threshold=threshold, size=size)))
+    failed = _failed_slides(config.slides)
+    return SlideEvaluation(
+        folder=str(config.slides.resolve()),
+        truth=str((config.annotations or config.labels or Path()).resolve()),
+        threshold=threshold,
+        slides=len(slides),
+        tumour_slides=sum(one.label for one in slides),
+        without_truth=without,
+        failed=failed,
+        auc={name: estimate(partial(_auc, name=name)) for name in AGGREGATIONS},
+        scores={one.name: one.scores for one in slides},
+        labels={one.name: one.label for one in slides},
+        froc=estimate(lambda drawn: froc(_hits(drawn)).score) if curve.sensitivity else Estimate(None),
+        false_positives=curve.false_positives,
+        sensitivity=curve.sensitivity,
+        recall=recall if curve.sensitivity else {},
+    )
+
+
+def _hits(slides: list[EvaluatedSlide]) -> list[SlideHits]:
+    return [one.hits for one in slides if one.hits is not None]
+
+
+def _auc(slides: list[EvaluatedSlide], name: str) -> float | None:
+    scores = np.array([one.scores[name] for one in slides])
+    labels = [one.label for one in slides]
+    # An area is no probability. The AUC is of the order alone, so the ranks serve as well.
+    ranks = np.unique(scores, return_inverse=True)[1] / max(len(scores), 1)
+    return auc(labels, ranks)
+
+
+def _recall(slides: list[EvaluatedSlide], threshold: float, size: str) -> float | None:
+    found, count = recall_by_size(_hits(slides), threshold)[size]
+    return found / count if count else None
+
+
+def _failed_slides(out: Path) -> list[str]:
+    """Return the slides that could not be scored, of which there is no map."""
+    path = out / TABLE
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row["slide"] for row in csv.DictReader(file) if row["status"] == FAILED]

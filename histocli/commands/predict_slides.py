@@ -1,0 +1,280 @@
+"""`histo predict` on whole slides: score the tissue of each slide, and write maps, tables and files for QuPath."""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
+from json import dumps
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import histocli
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
+from histocli.compute.device import compute_settings
+from histocli.config import OnError, PredictConfig
+from histocli.data.manifest import file_sha256
+from histocli.errors import HistoError, UsageError
+from histocli.fs import hold
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_predictor
+from histocli.slides.detection import SlideFile
+from histocli.slides.measures import Map, measure_slide
+from histocli.slides.plots import write_heatmap_picture, write_tissue
+from histocli.slides.reading import Slide, open_slide, require_packages
+from histocli.slides.records import (
+    FAILED,
+    FILE,
+    NO_TISSUE,
+    SCORED,
+    FinishedSlide,
+    SlideRecord,
+    read_finished,
+    write_finished,
+    write_table,
+)
+from histocli.slides.resolution import GivenResolutions, read_resolutions
+from histocli.slides.scoring import Plan, plan_slide, score_squares
+from histocli.slides.writers import write_geojson, write_heatmap, write_scores
+from histocli.threads import thread_count
+from histocli.workspace import Workspace
+
+STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label, or of a whole patch
+
+
+class SlideProgress(Protocol):
+    """Hears how far the work is. `number` of `total` counts the slides of this process."""
+
+    def start(self, slide: SlideFile, number: int, total: int) -> None:
+        """A slide has been opened."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Some of the slide's squares have been scored."""
+
+    def finish(self, record: SlideRecord) -> None:
+        """A slide is finished, or has failed."""
+
+
+class SlidePrediction(NamedTuple):
+    """The record of each slide, in the order of the inputs, and how many were finished before."""
+
+    records: list[SlideRecord]
+    finished_before: int
+
+
+class _Job(NamedTuple):
+    """What is the same for all slides of a call."""
+
+    config: PredictConfig
+    out: Path
+    predictor: CheckpointPredictor
+    threshold: float
+    resolutions: GivenResolutions
+    made_of: dict[str, object]
+    pool: Executor
+
+
+@compute_settings()
+def predict_slides(
+    workspace: Workspace,
+    config: PredictConfig,
+    slides: list[SlideFile],
+    progress: SlideProgress,
+    *,
+    on_start: Callable[[str], None] = lambda line: None,
+    ranks: Ranks = SINGLE_PROCESS,
+) -> SlidePrediction:
+    """Score slides, and write a folder for each and `slides.csv` to the folder `config.out`.
+
+    A slide that cannot be read is recorded as failed, and the others are scored. A slide that was finished by an
+    earlier call with the same options is not scored again. Several processes (`ranks`) share the slides.
+
+    Raises:
+        HistoError: an option, a checkpoint or the device cannot be used; or, with `errors` `fail`, a slide cannot be
+            read.
+    """
+    out = _check(config)
+    resolutions = read_resolutions(config.mpp)
+    predictor = ranks.on_all_ranks(lambda: _load(workspace, config))
+    for member in predictor.members:
+        on_start(member.checkpoint.describe())
+    on_start(predictor.reason)
+    threshold = predictor.threshold(config.threshold or STORED)
+    made_of = _dependencies(config, predictor, threshold)
+    with ExitStack() as stack:
+        ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
+        pool = stack.enter_context(ThreadPoolExecutor(thread_count(), "histo-slide"))
+        job = _Job(config, out, predictor, threshold, resolutions, made_of, pool)
+        before = ranks.on_rank0(lambda: [_find_finished(job, slide) for slide in slides])
+        todo = [number for number, record in enumerate(before) if record is None]
+        todo.sort(key=lambda number: (-_file_size(slides[number].path), number))  # the last ones must be short
+        own = sorted(todo[ranks.rank :: ranks.size])
+        made = {}
+        for count, number in enumerate(own, start=1):
+            progress.start(slides[number], count, len(own))
+            made[number] = _predict_or_record_failure(job, slides[number], progress)
+            progress.finish(made[number])
+        for others in ranks.all_gather(made):
+            made |= others
+        records = [made[number] if found is None else found for number, found in enumerate(before)]
+        ranks.on_rank0(lambda: write_table(out, _with_earlier_slides(out, records)))
+    return SlidePrediction(records, len(slides) - len(todo))
+
+
+def _predict_or_record_failure(job: _Job, slide: SlideFile, progress: SlideProgress) -> SlideRecord:
+    try:
+        return _predict_slide(job, slide, progress)
+    except HistoError as error:
+        if job.config.errors is OnError.FAIL:
+            raise
+        text = f"{error}; {error.hint}" if error.hint else str(error)
+        return SlideRecord(slide.name, FAILED, error=text)
+
+
+def _predict_slide(job: _Job, slide: SlideFile, progress: SlideProgress) -> SlideRecord:
+    """Score one slide and write its folder; `slide.json` is removed first and written last."""
+    folder = job.out / slide.name
+    with _opened(slide.path) as opened:
+        mpp, remark = job.resolutions.find(opened, slide.name)
+        mask = _mask_of(job.config, slide)
+        plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask, job.pool)
+        total = int(plan.needed.sum())
+        chunk_size = job.predictor.chunk_size(job.config.batch_size)
+        progress.advance(0, total)
+        scores = score_squares(
+            opened, plan.grid, plan.needed, job.predictor, chunk_size, job.pool, lambda n: progress.advance(n, total)
+        )
+    measures = measure_slide(scores, plan.share, plan.grid, mpp, job.threshold)
+    flags = [*plan.flags, *([remark] if remark else [])]
+    status = SCORED if total else NO_TISSUE
+    record = SlideRecord(slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags))
+    (folder / FILE).unlink(missing_ok=True)
+    _write_folder(folder, slide.name, plan, scores, job.threshold)
+    made_of = _fingerprint(job, slide)
+    size = plan.grid.size
+    finished = FinishedSlide(str(slide.path.absolute()), made_of, job.threshold, job.config.step, *size, record)
+    write_finished(folder, finished)
+    return record
+
+
+def _write_folder(folder: Path, name: str, plan: Plan, scores: Map, threshold: float) -> None:
+    write_tissue(folder / "tissue.png", plan.overview, plan.tissue)
+    write_scores(folder / "scores.csv", scores, plan.grid)
+    write_geojson(folder / "slide.geojson", name, scores, plan.grid, threshold)
+    write_heatmap(folder / "heatmap.tif", scores, plan.grid)
+    write_heatmap_picture(folder / "heatmap.png", name, plan.overview, plan.overview_mpp, scores, plan.grid, threshold)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Slide]:
+    """Open a slide in this block; errors of the operating system become those of histo."""
+    try:
+        with open_slide(path) as slide:
+            yield slide
+    except OSError as error:
+        raise HistoError(f"cannot read {path}: {error.strerror or error}", "copy the slide again") from error
+
+
+def _mask_of(config: PredictConfig, slide: SlideFile) -> Path | None:
+    """Return the user's mask of a slide: the file itself, or in a folder that of the slide's name.
+
+    Raises:
+        HistoError: the folder has none for this slide.
+    """
+    if config.mask is None or config.mask.is_file():
+        return config.mask
+    for suffix in (".geojson", ".json", ".png"):
+        for name in (slide.name, slide.path.stem):
+            if (path := config.mask / f"{name}{suffix}").is_file():
+                return path
+    raise HistoError(
+        f"{slide.path}: there is no mask {slide.path.stem}.geojson or .png in {config.mask}",
+        "draw one, or leave --mask out",
+    )
+
+
+def _with_earlier_slides(out: Path, records: list[SlideRecord]) -> list[SlideRecord]:
+    """Return the records with those of other slides that earlier calls wrote to the same folder."""
+    names = {record.slide for record in records}
+    earlier = []
+    for path in sorted(out.rglob(FILE)):
+        finished = read_finished(path.parent)
+        if finished is not None and finished.record.slide not in names:
+            earlier.append(finished.record)
+    return records + earlier
+
+
+def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
+    """Return the record of a slide that an earlier call finished with the same options; None if there is none.
+
+    Raises:
+        HistoError: the folder has the scores of another slide.
+    """
+    try:
+        finished = read_finished(job.out / slide.name)
+    except HistoError:
+        return None  # an older version wrote it, or it is damaged: the slide is scored again
+    if finished is None:
+        return None
+    if finished.path != str(slide.path.absolute()):
+        raise HistoError(
+            f"{job.out / slide.name} has the scores of another slide, {finished.path}", "give another folder: --out DIR"
+        )
+    return finished.record if finished.made_of == _fingerprint(job, slide) else None
+
+
+def _fingerprint(job: _Job, slide: SlideFile) -> str:
+    """Return a SHA-256 of everything that a slide's files depend on."""
+    stat = slide.path.stat()
+    values: dict[str, object] = {**job.made_of, "size": stat.st_size, "time": stat.st_mtime_ns}
+    if job.config.mask is not None:
+        values["mask"] = file_sha256(_mask_of(job.config, slide) or job.config.mask)
+    values["mpp"] = [job.resolutions.for_all, job.resolutions.by_slide]
+    return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _dependencies(config: PredictConfig, predictor: CheckpointPredictor, threshold: float) -> dict[str, object]:
+    return {
+        "histo": histocli.__version__,
+        "checkpoints": [member.sha256 for member in predictor.members],
+        "compute": predictor.kind,
+        "threshold": threshold,
+        **{name: getattr(config, name) for name in ("tta", "uncalibrated", "step", "no_mask")},
+    }
+
+
+def _file_size(path: Path) -> int:
+    return os.stat(path).st_size if path.exists() else 0  # noqa: PTH116
+
+
+def _check(config: PredictConfig) -> Path:
+    """Check the options that slides do not have, and return the output folder."""
+    defaults = PredictConfig(config.inputs)
+    for name in ("split", "format", "columns", "id", "failed", "skip_done", "qc", "escape_formulas", "resize"):
+        flag = "--" + name.replace("_", "-")
+        if getattr(config, name) != getattr(defaults, name):
+            raise UsageError(f"{flag} is for patches, and the inputs are whole slides", f"leave {flag} out")
+    if config.out is None:
+        raise UsageError("the scores of slides are written to a folder", "give one: --out DIR")
+    if config.out.exists() and not config.out.is_dir():
+        raise UsageError(f"--out {config.out} is a file; slides need a folder", "give the name of a folder: --out DIR")
+    if config.step not in STEPS:
+        raise UsageError(f"--step {config.step} is not possible", f"give {' or '.join(map(str, STEPS))}")
+    if config.mask is not None and config.no_mask:
+        raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
+    if config.mask is not None and not config.mask.exists():
+        raise UsageError(f"--mask {config.mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
+    require_packages()
+    return config.out
+
+
+def _load(workspace: Workspace, config: PredictConfig) -> CheckpointPredictor:
+    return load_predictor(
+        workspace,
+        config.ckpt,
+        config.device,
+        config.precision,
+        config.engine,
+        tta=config.tta,
+        raw=config.uncalibrated,
+        halve=config.halve,
+    )

@@ -1,0 +1,82 @@
+"""Write a network for WSInfer, and so for QuPath's extension of that name: TorchScript and a config.json.
+
+The format is that of the WSInfer Model Zoo: https://github.com/SBU-BMI/wsinfer-zoo
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from histocli.data.transforms import resize_images
+from histocli.errors import HistoError
+from histocli.models import Classifier
+from histocli.models.backbone import PATCH_SIDE
+from histocli.models.export import Exported
+from histocli.slides import PATCH_MPP
+from histocli.workspace import write_json
+
+NETWORK, CONFIG = "torchscript_model.pt", "config.json"
+CLASS_NAMES = ["Normal", "Tumor"]  # the second is a class that every QuPath project has
+
+
+class CalibratedLogits(nn.Module):
+    """The network that WSInfer runs: float RGB images (N,3,96,96) in [0, 1] -> logits (N,2), of which it takes softmax.
+
+    The logits are divided by the temperature, so that the softmax gives calibrated probabilities.
+    """
+
+    def __init__(self, model: Classifier, temperature: float) -> None:
+        super().__init__()
+        # Not the classifier itself: TorchScript would evaluate its properties, of which one is for some networks only.
+        self.network, self.side, self.temperature = model.network, model.side, temperature
+        self.mean, self.std = nn.Buffer(model.mean), nn.Buffer(model.std)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N,2) of normal and tumour."""
+        inputs = torch.addcmul(-self.mean / self.std, resize_images(images, self.side), 1 / self.std)
+        logits: Tensor = self.network(inputs) / self.temperature
+        return logits
+
+
+def write_wsinfer(model: Classifier, temperature: float, folder: Path) -> Exported:
+    """Write `torchscript_model.pt` and `config.json` into a folder, and return the network as read from it.
+
+    The returned function takes float32 images (N,3,96,96) and returns the calibrated probabilities (N,).
+
+    Raises:
+        HistoError: torch cannot trace the network.
+    """
+    path = folder / NETWORK
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch advises against TorchScript, which WSInfer needs
+            traced = torch.jit.trace(CalibratedLogits(model, temperature), torch.rand(2, 3, PATCH_SIDE, PATCH_SIDE))
+            torch.jit.save(traced, str(path))
+            network = torch.jit.load(str(path))
+    except RuntimeError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise HistoError(f"{model.arch} cannot be exported for WSInfer: {reason}") from error
+    write_json(folder / CONFIG, describe(model.arch))
+
+    @torch.inference_mode()
+    def run(images: "np.ndarray") -> list["np.ndarray"]:
+        return [network(torch.from_numpy(images)).softmax(1)[:, 1].numpy()]
+
+    return run
+
+
+def describe(arch: str) -> dict[str, object]:
+    """Return the content of config.json."""
+    return {
+        "spec_version": "1.0",
+        "architecture": arch,
+        "num_classes": len(CLASS_NAMES),
+        "class_names": CLASS_NAMES,
+        "patch_size_pixels": PATCH_SIDE,
+        "spacing_um_px": PATCH_MPP,
+        "transform": [{"name": "Resize", "arguments": {"size": PATCH_SIDE}}, {"name": "ToTensor"}],
+    }

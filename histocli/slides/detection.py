@@ -1,0 +1,135 @@
+"""Recognise whole slides by their content, without reading their pixels; needs no package."""
+
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from histocli.errors import UsageError
+
+# Formats that only slide scanners write: a damaged file of this name is a damaged slide, not an unknown file.
+_SLIDE_SUFFIXES = frozenset([".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"])
+_SMALLEST_FILE = 1 << 15  # bytes: smaller TIFF files are patches of 96x96 pixels, and need not be opened
+_SMALLEST_SIDE = 1024  # pixels: the longest side of a tiled TIFF that is a slide
+_LARGE_SIDE = 8192  # pixels: any larger TIFF is a slide
+_WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322  # numbers of TIFF tags
+_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of TIFF's whole numbers
+_MOST_TAGS = 4096
+
+
+class SlideFile(NamedTuple):
+    """A slide, and its name below the folder that was given: the relative path without its suffix."""
+
+    path: Path
+    name: str
+
+
+class FoundSlides(NamedTuple):
+    """The slides of the inputs in order, and the files beside them that are no slides."""
+
+    slides: list[SlideFile]
+    others: list[Path]
+
+
+def is_slide(path: Path) -> bool:
+    """Return whether a file is a whole slide: a scanner's format, or a TIFF that is tiled or very large.
+
+    A TIFF counts as tiled from 1,024 pixels on, and as very large from 8,192 pixels on. A file that cannot be read is
+    a slide if its suffix is one that only scanners write, such as .svs.
+    """
+    if path.suffix.lower() in _SLIDE_SUFFIXES:
+        return True
+    try:
+        if path.stat().st_size < _SMALLEST_FILE:
+            return False
+        with path.open("rb") as file:
+            tags = _read_tiff_tags(file)
+    except (OSError, struct.error, ValueError):
+        return False
+    longest = max(tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0))
+    is_tiled = _TILE_WIDTH in tags
+    return longest >= _LARGE_SIDE or (longest >= _SMALLEST_SIDE and is_tiled)
+
+
+def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
+    """Return the slides among the inputs and in the folders among them; None if there are none.
+
+    Raises:
+        UsageError: some inputs are slides or folders of slides, and some are not.
+    """
+    slides: list[SlideFile] = []
+    others: list[Path] = []
+    without: list[str] = []
+    for name in inputs:
+        path = Path(name)
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+            files = list(_walk(path))
+            found = [
+                SlideFile(file, file.relative_to(path).with_suffix("").as_posix()) for file in files if is_slide(file)
+            ]
+            known = {slide.path for slide in found}
+            others += [file for file in files if file not in known and not _belongs_to_slide(file, known)]
+        else:
+            found = [SlideFile(path, path.stem)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113
+        slides += found
+        if not found:
+            without.append(name)
+    if not slides:
+        return None
+    if without:
+        raise UsageError(
+            f"{without[0]} is no slide and holds none, but other inputs do", "score slides and patches in two calls"
+        )
+    return FoundSlides(_with_unique_names(slides), others)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, sorted, without hidden ones."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _belongs_to_slide(file: Path, slides: set[Path]) -> bool:
+    """Return whether a file is in the folder of data of a MIRAX or Hamamatsu slide."""
+    return any(file.parent.with_suffix(suffix) in slides for suffix in (".mrxs", ".vms", ".vmu"))
+
+
+def _with_unique_names(slides: list[SlideFile]) -> list[SlideFile]:
+    """Name slides by their stems where these differ, else by their relative paths, else by those with suffix."""
+    for naming in (
+        lambda slide: Path(slide.name).name,
+        lambda slide: slide.name,
+        lambda slide: f"{slide.name}{slide.path.suffix}",
+        lambda slide: slide.path.absolute().as_posix().lstrip("/").replace(":", ""),
+    ):
+        names = [naming(slide) for slide in slides]
+        if len({name.lower() for name in names}) == len(slides):
+            break
+    return [SlideFile(slide.path, name) for slide, name in zip(slides, names, strict=True)]
+
+
+def _read_tiff_tags(file: BinaryIO) -> dict[int, int]:
+    """Return the tags of the first page of a TIFF or BigTIFF whose value is a whole number; {} for other files."""
+    head = file.read(16)
+    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    if order is None:
+        return {}
+    version = struct.unpack(f"{order}H", head[2:4])[0]
+    if version not in (42, 43):
+        return {}
+    is_big = version == 43
+    offset = struct.unpack(f"{order}Q", head[8:16])[0] if is_big else struct.unpack(f"{order}I", head[4:8])[0]
+    file.seek(offset)
+    count_format, entry_format = (f"{order}Q", f"{order}HHQ") if is_big else (f"{order}H", f"{order}HHI")
+    count = struct.unpack(count_format, file.read(struct.calcsize(count_format)))[0]
+    entry_size, head_size = (20, 12) if is_big else (12, 8)
+    tags = {}
+    for _ in range(min(count, _MOST_TAGS)):
+        entry = file.read(entry_size)
+        tag, kind, number = struct.unpack(entry_format, entry[:head_size])
+        if number == 1 and kind in _FORMATS:
+            value = entry[head_size:]
+            tags[tag] = struct.unpack_from(f"{order}{_FORMATS[kind]}", value)[0]
+    return tags

@@ -1,0 +1,146 @@
+"""Lesions of annotated slides, detections in maps of scores, and the FROC curve as Camelyon16 defines it.
+
+The definitions are those of the challenge's evaluation script: annotations on a mask of 7.8 micrometres per pixel,
+grown by 37.5 micrometres and filled; a lesion is a connected part of it; lesions of less than 275 micrometres are
+isolated tumour cells, which count neither as found nor as missed.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from histocli.slides.annotations import TumourAreas, fill_polygons
+from histocli.slides.grid import Mask
+from histocli.slides.measures import Map
+
+MASK_MPP = 7.776
+FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per slide: where the FROC score takes the sensitivity
+_GROWTH_UM = 37.5
+_ISOLATED_UM = 275.0
+_MACRO_UM = 2000.0
+_NEIGHBOURHOOD_UM = 280.0  # a detection has the highest score within this distance
+_LOWEST_SCORE = 0.05  # of a detection
+_ISOLATED, _MICRO, _MACRO = "isolated tumour cells", "micrometastasis", "macrometastasis"
+SIZES = (_MICRO, _MACRO)
+
+Labels = np.ndarray[Any, np.dtype[np.int32]]
+
+
+class Lesions(NamedTuple):
+    """The lesions of a slide: their numbers, from 1, in a mask of `MASK_MPP`, and the size class of each."""
+
+    labels: Labels
+    sizes: list[str]
+
+
+class Detection(NamedTuple):
+    """A point of a slide, in micrometres from its upper left corner, and the score there."""
+
+    x: float
+    y: float
+    score: float
+
+
+class SlideHits(NamedTuple):
+    """What detections hit: the best score in each lesion (nan if none), and the scores of those that hit nothing."""
+
+    best: list[float]
+    sizes: list[str]
+    false: list[float]
+
+
+class Froc(NamedTuple):
+    """Sensitivity against the mean number of false positives per slide, and the mean at `FALSE_POSITIVES`."""
+
+    false_positives: list[float]
+    sensitivity: list[float]
+    score: float | None
+
+
+def find_lesions(areas: TumourAreas, size: tuple[int, int], mpp: tuple[float, float]) -> Lesions:
+    """Return the lesions of a slide of `size` (width, height) level-0 pixels."""
+    from scipy import ndimage
+
+    shape = tuple(max(1, math.ceil(side * one / MASK_MPP)) for side, one in zip(size[::-1], mpp[::-1], strict=True))
+    scale = (MASK_MPP / mpp[0], MASK_MPP / mpp[1])
+    mask = fill_polygons(areas.tumour, (shape[0], shape[1]), scale)
+    mask &= ~fill_polygons(areas.excluded, (shape[0], shape[1]), scale)
+    if not mask.any():
+        return Lesions(np.zeros(mask.shape, np.int32), [])
+    grown = ndimage.distance_transform_edt(~mask) < _GROWTH_UM / MASK_MPP
+    labels, count = ndimage.label(ndimage.binary_fill_holes(grown), np.ones((3, 3), int))
+    return Lesions(labels.astype(np.int32), [_size_of(labels == number) for number in range(1, count + 1)])
+
+
+def _size_of(mask: Mask) -> str:
+    """Return the size class of a lesion, by the length of the major axis of the ellipse with the same moments."""
+    points = np.argwhere(mask).astype(np.float64)
+    covariance = np.cov(points.T, bias=True).reshape(2, 2) if len(points) > 1 else np.zeros((2, 2))
+    length = 4 * math.sqrt(float(np.linalg.eigvalsh(covariance + np.eye(2) / 12)[-1])) * MASK_MPP
+    return _ISOLATED if length < _ISOLATED_UM else _MICRO if length < _MACRO_UM else _MACRO
+
+
+def find_detections(scores: Map, side: float) -> list[Detection]:
+    """Return the local maxima of a map (rows, columns) of squares with sides of `side` micrometres.
+
+    Of equal neighbours the first in reading order counts.
+    """
+    values = np.nan_to_num(scores, nan=0.0)
+    reach = max(1, round(_NEIGHBOURHOOD_UM / side))
+    kernel = np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1)), np.uint8)
+    order = np.zeros(values.size)
+    order[np.lexsort((-np.arange(values.size), values.ravel()))] = np.arange(1, values.size + 1)
+    ranks = order.reshape(values.shape)
+    is_peak = (ranks >= cv2.dilate(ranks, kernel)) & (values >= _LOWEST_SCORE)
+    return [
+        Detection((column + 0.5) * side, (row + 0.5) * side, float(values[row, column]))
+        for row, column in np.argwhere(is_peak).tolist()
+    ]
+
+
+def match(detections: list[Detection], lesions: Lesions) -> SlideHits:
+    """Return which lesions the detections hit; a hit of isolated tumour cells counts as nothing."""
+    best = [math.nan] * len(lesions.sizes)
+    false = []
+    height, width = lesions.labels.shape
+    for one in detections:
+        row, column = min(int(one.y / MASK_MPP), height - 1), min(int(one.x / MASK_MPP), width - 1)
+        number = int(lesions.labels[row, column])
+        if not number:
+            false.append(one.score)
+        elif not best[number - 1] >= one.score:
+            best[number - 1] = one.score
+    kept = [i for i, size in enumerate(lesions.sizes) if size != _ISOLATED]
+    return SlideHits([best[i] for i in kept], [lesions.sizes[i] for i in kept], false)
+
+
+def froc(slides: list[SlideHits]) -> Froc:
+    """Return the FROC curve of all slides, from the highest threshold to the lowest, and its score.
+
+    The score is None where there is no lesion.
+    """
+    best = np.array([score for one in slides for score in one.best])
+    false = np.array([score for one in slides for score in one.false])
+    if not best.size:
+        return Froc([], [], None)
+    found = np.sort(best[np.isfinite(best)])
+    thresholds = np.unique(np.concatenate([found, false]))[::-1]
+    sensitivity = (len(found) - np.searchsorted(found, thresholds)) / best.size
+    per_slide = (false.size - np.searchsorted(np.sort(false), thresholds)) / len(slides)
+    curve = np.concatenate([[0.0], per_slide]), np.concatenate([[0.0], sensitivity])
+    at = np.interp(FALSE_POSITIVES, *curve)
+    return Froc(curve[0].tolist(), curve[1].tolist(), float(at.mean()))
+
+
+def recall_by_size(slides: list[SlideHits], threshold: float) -> dict[str, tuple[int, int]]:
+    """Return how many lesions of each size have a detection at or above the threshold, and how many there are."""
+    lesions = [(size, best) for one in slides for size, best in zip(one.sizes, one.best, strict=True)]
+    return {
+        size: (
+            sum(best >= threshold for kind, best in lesions if kind == size),
+            sum(kind == size for kind, _ in lesions),
+        )
+        for size in SIZES
+    }

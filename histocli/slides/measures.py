@@ -1,0 +1,139 @@
+"""What a map of scores says about a slide: areas, regions and their outlines."""
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from histocli.slides.grid import Grid, Mask
+
+Map = np.ndarray[Any, np.dtype[np.float64]]
+Point = tuple[int, int]
+
+
+class SlideMeasures(NamedTuple):
+    """Of the scored squares: their tumour area, the largest region's diameter, and the highest scores.
+
+    The values are None where no square was scored.
+    """
+
+    tumour_mm2: float | None
+    largest_region_mm: float | None
+    maximum: float | None
+    percentile_99: float | None
+
+
+class Region(NamedTuple):
+    """Squares above the threshold that share sides.
+
+    `rings` are its outlines in grid corners (column, row): the outer one, which is closed, then those of its holes.
+    """
+
+    rings: list[list[Point]]
+    squares: int
+    maximum: float
+    mean: float
+
+
+def measure_slide(scores: Map, share: Map, grid: Grid, mpp: tuple[float, float], threshold: float) -> SlideMeasures:
+    """Measure a map of probabilities (rows, columns), which is NaN where no square was scored.
+
+    The tumour area is that of the tissue in the squares at or above the threshold; `share` is its share of each.
+    """
+    scored = scores[np.isfinite(scores)]
+    if not scored.size:
+        return SlideMeasures(None, None, None, None)
+    tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
+    mm2 = float((square_areas(grid, mpp) * share)[tumour].sum())
+    return SlideMeasures(mm2, _largest_diameter(tumour, grid), float(scored.max()), float(np.percentile(scored, 99)))
+
+
+def square_areas(grid: Grid, mpp: tuple[float, float]) -> Map:
+    """Return the area in mm2 of the part of each square (rows, columns) that lies in the slide."""
+    edges = (grid.ys, grid.size[1], mpp[1]), (grid.xs, grid.size[0], mpp[0])
+    sides = [np.diff(np.minimum(one * grid.downsample, size)) * mpp_1 / 1000 for one, size, mpp_1 in edges]
+    area: Map = np.outer(*sides)
+    return area
+
+
+def _largest_diameter(tumour: Mask, grid: Grid) -> float:
+    """Return the largest distance in mm between two corners of one region."""
+    count, labels = cv2.connectedComponents(tumour.astype(np.uint8), connectivity=4)
+    side = grid.step * grid.mpp / 1000
+    largest = 0.0
+    for number in range(1, count):
+        rows, columns = np.nonzero(labels == number)
+        corners = np.concatenate([np.stack([columns + x, rows + y], 1) for x in (0, 1) for y in (0, 1)])
+        hull = cv2.convexHull(corners.astype(np.int32))[:, 0].astype(np.float64)
+        distances = np.linalg.norm(hull[:, None] - hull[None], axis=2)
+        largest = max(largest, float(distances.max()) * side)
+    return largest
+
+
+def find_regions(scores: Map, threshold: float) -> list[Region]:
+    """Return the regions of squares at or above the threshold, from the upper left to the lower right."""
+    tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(tumour.astype(np.uint8), connectivity=4)
+    regions = []
+    for number in range(1, count):
+        left, top, width, height, squares = stats[number].tolist()
+        window = slice(top, top + height), slice(left, left + width)
+        mask = labels[window] == number
+        rings = [[(x + left, y + top) for x, y in ring] for ring in trace_outlines(mask)]
+        values = scores[window][mask]
+        regions.append(Region(rings, squares, float(values.max()), float(values.mean())))
+    return regions
+
+
+def trace_outlines(mask: Mask) -> list[list[Point]]:
+    """Return the outlines of a connected mask along the sides of its pixels: the outer one first, then its holes.
+
+    Each is closed: its last corner (x, y) is its first. The mask is to the right of the way along an outline.
+    """
+    following: dict[Point, list[Point]] = defaultdict(list)
+    padded = np.pad(mask, 1)
+    inner = padded[1:-1, 1:-1]
+    for (dy, dx), start, stop in (
+        ((-1, 0), (0, 0), (1, 0)),  # no neighbour above: along the upper side to the right
+        ((0, 1), (1, 0), (1, 1)),
+        ((1, 0), (1, 1), (0, 1)),
+        ((0, -1), (0, 1), (0, 0)),
+    ):
+        neighbour = padded[1 + dy : len(padded) - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx]
+        for y, x in np.argwhere(inner & ~neighbour).tolist():
+            following[(x + start[0], y + start[1])].append((x + stop[0], y + stop[1]))
+    rings = []
+    while following:
+        rings.append(_follow(following))
+    rings.sort(key=lambda ring: min(ring))  # the leftmost corner of all is one of the outer outline
+    return rings
+
+
+def _follow(following: dict[Point, list[Point]]) -> list[Point]:
+    """Take one closed outline out of the sides, leaving out the corners at which it goes straight on."""
+    start = min(following)
+    ring, at = [start], start
+    direction: Point | None = None
+    while True:
+        choices = following[at]
+        after = _turn(at, choices, direction)
+        choices.remove(after)
+        if not choices:
+            del following[at]
+        step = (after[0] - at[0], after[1] - at[1])
+        if step == direction:
+            ring[-1] = after
+        else:
+            ring.append(after)
+        direction, at = step, after
+        if at == start:
+            return ring
+
+
+def _turn(at: Point, choices: list[Point], direction: Point | None) -> Point:
+    """Return the next corner; where squares touch at a corner only, turn left, so that no outline touches itself."""
+    if direction is None or len(choices) == 1:
+        return choices[0]
+    left = (at[0] + direction[1], at[1] - direction[0])
+    return left if left in choices else choices[0]

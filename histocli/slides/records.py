@@ -1,0 +1,72 @@
+"""The table of slides: what is known of each after its scores have been written."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from histocli.data.tables import table_writer
+from histocli.schema import from_json, to_json
+from histocli.workspace import atomic_path, read_json, write_json
+
+FILE = "slide.json"  # in a slide's folder, written last: a slide with this file is finished
+TABLE = "slides.csv"
+SCORED, NO_TISSUE, FAILED = "scored", "no tissue", "failed"
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """A line of slides.csv. `squares` is the number that were scored; measures are None where none was."""
+
+    slide: str
+    status: str
+    mpp: float | None = None
+    squares: int = 0
+    tissue_mm2: float | None = None
+    tumour_mm2: float | None = None
+    largest_region_mm: float | None = None
+    maximum: float | None = None
+    percentile_99: float | None = None
+    flags: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class FinishedSlide:
+    """The content of a slide's `slide.json`: its file, what its scores were made of, and its record.
+
+    `step` is the side of its squares in pixels of 0.972 micrometres; `width` and `height` are those of level 0.
+    """
+
+    path: str
+    made_of: str
+    threshold: float
+    step: int
+    width: int
+    height: int
+    record: SlideRecord
+
+
+def write_finished(folder: Path, finished: FinishedSlide) -> None:
+    """Mark a slide as finished."""
+    write_json(folder / FILE, to_json(finished))
+
+
+def read_finished(folder: Path) -> FinishedSlide | None:
+    """Return what is known of a finished slide, None if it is not finished."""
+    path = folder / FILE
+    return from_json(FinishedSlide, read_json(path), str(path)) if path.is_file() else None
+
+
+def write_table(out: Path, records: list[SlideRecord]) -> None:
+    """Write slides.csv."""
+    with atomic_path(out / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = table_writer(file)
+        writer.writerow([field.name for field in fields(SlideRecord)])
+        for record in records:
+            writer.writerow([_text(getattr(record, field.name)) for field in fields(SlideRecord)])
+
+
+def _text(value: object) -> object:
+    if isinstance(value, float):
+        return f"{value:.6f}" if math.isfinite(value) else ""
+    return "" if value is None else value

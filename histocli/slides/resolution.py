@@ -1,0 +1,86 @@
+"""The resolution of a slide: from its file, or from `--mpp`; it is never guessed."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histocli.data.tables import read_columns
+from histocli.errors import HistoError, UsageError
+from histocli.slides.reading import Slide, plausible_mpp
+
+_SAME = 0.02  # relative difference of two resolutions that mean the same
+
+
+class UnknownResolutionError(HistoError):
+    """Nothing says how many micrometres a pixel of the slide has."""
+
+
+@dataclass(frozen=True)
+class GivenResolutions:
+    """The values of `--mpp`: one number for the slides whose files have none, or one for each slide in a table."""
+
+    for_all: float | None = None
+    by_slide: dict[str, float] = field(default_factory=dict)
+
+    def find(self, slide: Slide, name: str) -> tuple[tuple[float, float], str]:
+        """Return the micrometres per level-0 pixel (x, y), and a remark, "" if they are those of the file.
+
+        Raises:
+            UnknownResolutionError: neither the file nor the user gives any.
+            HistoError: the number for all slides is not that of the file.
+        """
+        keys = (name, slide.path.name, slide.path.stem, str(slide.path))
+        own = next((self.by_slide[key] for key in keys if key in self.by_slide), None)
+        given = own if own is not None else self.for_all
+        if given is None:
+            if slide.mpp is not None:
+                return slide.mpp, ""
+            raise UnknownResolutionError(
+                f"{slide.path}: its resolution is not known: {slide.mpp_remark}",
+                "give the micrometres per pixel: --mpp 0.25, or --mpp FILE.csv with the columns slide,mpp",
+            )
+        if slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _SAME and own is None:
+            raise HistoError(
+                f"{slide.path} says {slide.mpp[0]:.4g} micrometres per pixel, and --mpp says {given:g}",
+                f"leave --mpp out; if the file is wrong, give --mpp FILE.csv with the line {name},{given:g}",
+            )
+        if slide.mpp is not None and own is None:
+            return slide.mpp, ""
+        differs = slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _SAME
+        remark = f"mpp {given:g} given" + (f", not {slide.mpp[0]:.4g} as in the file" if differs and slide.mpp else "")
+        return (given, given), remark
+
+
+def read_resolutions(value: str | None) -> GivenResolutions:
+    """Read `--mpp`: a number, or the path of a CSV table with the columns `slide,mpp`.
+
+    Raises:
+        UsageError: it is neither, or a number is not possible for a slide.
+    """
+    if value is None:
+        return GivenResolutions()
+    try:
+        return GivenResolutions(_checked(float(value), f"--mpp {value}"))
+    except ValueError:
+        path = Path(value)
+    if not path.is_file():
+        raise UsageError(f"--mpp {value} is neither a number nor a file", "give micrometres per pixel, such as 0.25")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        columns = read_columns(file, str(path))
+    if not {"slide", "mpp"} <= set(columns):
+        raise UsageError(f"{path}, line 1: the columns slide and mpp are needed", "the first line is: slide,mpp")
+    found: dict[str, float] = {}
+    for slide, text in zip(columns["slide"], columns["mpp"], strict=True):
+        try:
+            number = float(text)
+        except ValueError:
+            raise UsageError(f"{path}: the mpp of {slide} is {text!r}", "give a number, such as 0.25") from None
+        if found.setdefault(slide, number) != number:
+            raise UsageError(f"{path}: {slide} is there twice with different mpp", "remove one of the lines")
+        _checked(number, f"{path}: the mpp of {slide}, {text},")
+    return GivenResolutions(by_slide=found)
+
+
+def _checked(mpp: float, what: str) -> float:
+    if plausible_mpp(mpp, mpp)[0] is None:
+        raise UsageError(f"{what} is not possible for a slide", "most slides have 0.2 to 0.5 micrometres per pixel")
+    return mpp

@@ -1,0 +1,140 @@
+"""Score the tissue of one slide, square by square."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from histocli.data.images import PATCH_SIZE
+from histocli.errors import HistoError
+from histocli.inference.predictor import Predictor
+from histocli.slides import PATCH_MPP
+from histocli.slides.grid import WHITE, Grid, Mask, plan_grid, read_overview, read_strips
+from histocli.slides.measures import Map
+from histocli.slides.reading import Slide
+from histocli.slides.tissue import OVERVIEW, SMALLEST_SHARE, find_tissue, load_mask, share_of_squares
+from histocli.sources import Patch, Pixels
+
+Resolution = tuple[float, float]
+_PICTURE = 2048  # pixels: a small slide is shown at a finer resolution, up to this size
+
+
+class Plan(NamedTuple):
+    """What of a slide is to be scored: its grid, the needed squares, the share of tissue in each, a picture.
+
+    `overview_mpp` is the resolution of the picture in micrometres per pixel. `tissue` is the mask of the tissue, of
+    7.8 micrometres per pixel.
+    """
+
+    grid: Grid
+    needed: Mask
+    share: Map
+    overview: Pixels
+    overview_mpp: float
+    tissue: Mask
+    flags: list[str]
+
+    @property
+    def tissue_mm2(self) -> float:
+        """The area of the tissue."""
+        return float(self.tissue.sum()) * (PATCH_MPP * OVERVIEW / 1000) ** 2
+
+
+def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_mask: bool, pool: Executor) -> Plan:
+    """Find the squares of a slide that are to be scored.
+
+    A square is scored if at least a tenth of it is tissue. `mask` is the user's own mask; without `use_mask` the whole
+    slide is scored.
+
+    Raises:
+        HistoError: the slide is damaged or too coarse, or the mask does not fit it.
+    """
+    grid = plan_grid(slide, mpp, PATCH_MPP, step)
+    overview, factor = _read_overview(slide, mpp, pool)
+    overview_mpp = PATCH_MPP * factor
+    shape = _size_at(slide, mpp, PATCH_MPP * OVERVIEW)
+    if mask is not None:
+        tissue, flags = load_mask(mask, shape, (slide.width, slide.height)), ["own mask"]
+    elif use_mask:
+        small = cv2.resize(overview, shape[::-1], interpolation=cv2.INTER_AREA)
+        tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW)
+    else:
+        tissue, flags = np.ones(shape, np.bool_), ["no mask"]
+    share = share_of_squares(tissue, grid.shape, step // OVERVIEW)
+    needed = share >= SMALLEST_SHARE
+    if grid.is_upsampled:
+        flags.append("upsampled")
+    return Plan(grid, needed, share, overview, overview_mpp, tissue, flags)
+
+
+def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixels, int]:
+    """Return a picture of the whole slide, and how many grid pixels one of its pixels spans: 8, less if it is small."""
+    factor = OVERVIEW
+    while factor > 2 and max(_size_at(slide, mpp, PATCH_MPP * factor / 2)) <= _PICTURE:
+        factor //= 2
+    height, width = _size_at(slide, mpp, PATCH_MPP * factor)
+    return np.ascontiguousarray(read_overview(slide, mpp, PATCH_MPP * factor, pool)[:height, :width]), factor
+
+
+def _size_at(slide: Slide, mpp: Resolution, wanted: float) -> tuple[int, int]:
+    """Return the height and width in pixels of the whole slide at `wanted` micrometres per pixel."""
+    return max(1, round(slide.height * mpp[1] / wanted)), max(1, round(slide.width * mpp[0] / wanted))
+
+
+def score_squares(
+    slide: Slide,
+    grid: Grid,
+    needed: Mask,
+    predictor: Predictor,
+    chunk_size: int,
+    pool: Executor,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Map:
+    """Return the probability of tumour (rows, columns) of each needed square, NaN for the others.
+
+    The network sees the 96x96 pixels around the centre of a square. What lies outside the slide is white.
+
+    Raises:
+        HistoError: the slide is damaged, or as `Predictor.predict_patches`.
+    """
+    scores = np.full(grid.shape, np.nan)
+    found = []
+    patches = read_patches(slide, grid, needed, pool)
+    with closing(predictor.predict_patches(patches, chunk_size, _raise, on_progress)) as chunks:
+        found = [chunk.scores.probs for chunk in chunks]
+    if found:
+        scores[needed] = np.concatenate(found)
+    return scores
+
+
+def _raise(error: HistoError) -> None:
+    raise error
+
+
+def read_patches(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iterator[Patch]:
+    """Yield the patch (96,96,3) around each needed square, row by row; no pixel of the slide is read twice."""
+    around = PATCH_SIZE // grid.step // 2  # squares on each side of the one in the centre
+    size = 2 * around + 1
+    kernel = np.ones((size, size), np.uint8)
+    read = np.asarray(cv2.dilate(needed.astype(np.uint8), kernel), np.bool_)
+    strips = read_strips(slide, grid, read, pool)
+    recent: dict[int, Pixels] = {}
+    white = np.full((grid.step, grid.shape[1] * grid.step, 3), WHITE, np.uint8)
+    for row in np.flatnonzero(needed.any(1)).tolist():
+        while max(recent, default=-1) < min(row + around, grid.shape[0] - 1):
+            number, pixels = next(strips)
+            recent[number] = pixels
+        for number in [number for number in recent if number < row - around]:
+            del recent[number]
+        band = np.concatenate([recent.get(number, white) for number in range(row - around, row + around + 1)])
+        margin = around * grid.step
+        if margin:
+            band = np.pad(band, ((0, 0), (margin, margin), (0, 0)), constant_values=WHITE)
+        for column in np.flatnonzero(needed[row]).tolist():
+            patch = band[:, column * grid.step : column * grid.step + PATCH_SIZE]
+            # A lambda cannot be sent to a process that decodes, which would be slower than to use the pixels here.
+            yield Patch(f"{column}-{row}", lambda pixels=patch: pixels)  # type: ignore[misc]

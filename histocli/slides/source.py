@@ -1,0 +1,217 @@
+"""Patches of annotated slides as a data set, by PCam's rules."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from histocli.errors import HistoError, UsageError
+from histocli.slides.annotations import TumourAreas, label_squares, read_tumour
+from histocli.slides.detection import SlideFile, find_slides
+from histocli.slides.grid import Grid, Mask
+from histocli.slides.reading import open_slide, require_packages
+from histocli.slides.resolution import GivenResolutions, read_resolutions
+from histocli.slides.scoring import plan_slide, read_patches
+from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
+from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
+from histocli.sources import Patch, PlannedFile, SourceContext, SourceReport
+from histocli.sources.slides import hospital_of
+from histocli.threads import thread_count
+
+LABEL_SIDE = 32  # pixels of the square that decides a patch's label
+_SUFFIXES = (".xml", ".geojson", ".json")
+_TUMOUR_SHARE = 0.5  # of the patches; as many as there are, if there are fewer
+
+
+class AnnotatedSlide(NamedTuple):
+    """A slide, the file of its annotation (None for a normal slide), and its hospital, "" if it is not known."""
+
+    file: SlideFile
+    annotation: Path | None
+    hospital: str
+
+
+@dataclass
+class _Sampled:
+    """The chosen squares of a slide (rows, columns), and which squares hold tumour."""
+
+    slide: AnnotatedSlide
+    grid: Grid
+    mpp: tuple[float, float]
+    tissue: Mask
+    tumour: Mask
+    chosen: Mask
+
+
+class SlidesSource:
+    """Up to `n` patches of the tissue of annotated slides: half of them with tumour in the central 32x32.
+
+    The centres of patches are squares of 32x32 pixels that do not overlap. Each class is shared evenly among the slides
+    that have it. The id of a patch is `SLIDE_xX_yY`: the slide, and the upper left corner of the central square in
+    level-0 pixels.
+
+    Raises:
+        HistoError: a slide has no annotation and is not named as a normal one, or the inputs hold no slides.
+    """
+
+    id_is_sha1 = False
+    drop_duplicates = False
+    is_remote = False
+
+    def __init__(
+        self, slides: Sequence[AnnotatedSlide], given: GivenResolutions, n: int, seed: int, origin: str
+    ) -> None:
+        self.slides, self.given, self.n, self.seed = list(slides), given, n, seed
+        self.report = SourceReport(origin=origin)
+        self.total: int | None = None
+        self._sampled: list[_Sampled] = []
+
+    @classmethod
+    def open(cls, locations: Sequence[str], annotations: Path, mpp: str | None, n: int, seed: int) -> "SlidesSource":
+        """Find the slides in `locations`, and the annotation of each in the folder `annotations`."""
+        for name in locations:
+            if not Path(name).exists():
+                raise HistoError(f"there is no {name}", "give a folder of slides with --from")
+        require_packages()
+        if not annotations.is_dir():
+            raise UsageError(f"--annotations {annotations} is not a folder", "give the folder of the annotations")
+        found = find_slides(locations)
+        if found is None:
+            raise HistoError(f"there are no slides in {', '.join(locations)}", "histo reads .svs, .tif, .ndpi and more")
+        slides = [
+            AnnotatedSlide(file, find_annotation(file, annotations), hospital_of(file.name)) for file in found.slides
+        ]
+        return cls(slides, read_resolutions(mpp), n, seed, ", ".join(locations))
+
+    def plan(self) -> list[PlannedFile]:
+        """Return the slides, which are here."""
+        return [PlannedFile(str(one.file.path), one.file.path.stat().st_size, True) for one in self.slides]
+
+    def fetch(self) -> None:
+        """Find the tissue and the tumour of each slide, and choose the patches."""
+        rng = np.random.default_rng(self.seed)
+        with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
+            self._sampled = [self._find_squares(slide, pool) for slide in self.slides]
+        with_tumour = [one.tissue & one.tumour for one in self._sampled]
+        without = [one.tissue & ~one.tumour for one in self._sampled]
+        n_tumour = min(round(self.n * _TUMOUR_SHARE), sum(int(mask.sum()) for mask in with_tumour))
+        for masks, count in ((with_tumour, n_tumour), (without, self.n - n_tumour)):
+            for one, mask, share in zip(
+                self._sampled, masks, _share([int(m.sum()) for m in masks], count), strict=True
+            ):
+                squares = np.flatnonzero(mask)
+                one.chosen.flat[rng.choice(squares, share, replace=False)] = True
+        self.total = sum(int(one.chosen.sum()) for one in self._sampled)
+        if not self.total:
+            raise HistoError(f"no tissue was found in {self.report.origin}", "histo predict shows the tissue it finds")
+        outside = sum(int((one.tumour & ~one.tissue).sum()) for one in self._sampled)
+        counts = {"slides": len(self.slides), "tumour": sum(int((o.chosen & o.tumour).sum()) for o in self._sampled)}
+        self.report.counts.update(counts | ({"annotated squares without tissue": outside} if outside else {}))
+
+    def _find_squares(self, slide: AnnotatedSlide, pool: ThreadPoolExecutor) -> _Sampled:
+        areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
+        with open_slide(slide.file.path) as opened:
+            mpp, _ = self.given.find(opened, slide.file.name)
+            plan = plan_slide(opened, mpp, LABEL_SIDE, None, True, pool)
+        tumour = label_squares(areas, plan.grid)
+        if areas.tumour and not tumour.any():
+            raise HistoError(
+                f"{slide.annotation}: no area lies in the slide {slide.file.path}",
+                "coordinates are pixels of the largest level",
+            )
+        return _Sampled(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
+
+    def patches(self) -> Iterator[Patch]:
+        """Yield the chosen patches, slide by slide and row by row."""
+        with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
+            for one in self._sampled:
+                yield from self._patches_of(one, pool)
+
+    def _patches_of(self, one: _Sampled, pool: ThreadPoolExecutor) -> Iterator[Patch]:
+        name = one.slide.file.name
+        squares = np.argwhere(one.chosen).tolist()
+        if not squares:
+            return
+        with open_slide(one.slide.file.path) as slide:
+            found = read_patches(slide, one.grid, one.chosen, pool)
+            for (row, column), patch in zip(squares, found, strict=True):
+                box = one.grid.box(row, column)
+                label = int(one.tumour[row, column])
+                yield Patch(f"{name}_x{box.x}_y{box.y}", patch.load, label, name, "", one.slide.hospital)
+
+
+def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
+    """Return the annotation of a slide, None for a normal slide of Camelyon, which has none.
+
+    Raises:
+        HistoError: there is none, and the name of the slide does not begin with `normal`.
+    """
+    for stem in (slide.name, slide.path.stem):
+        for suffix in _SUFFIXES:
+            if (path := folder / f"{stem}{suffix}").is_file():
+                return path
+    if slide.path.stem.lower().startswith("normal"):
+        return None
+    raise HistoError(
+        f"{slide.path}: there is no annotation {slide.path.stem}.xml or .geojson in {folder}",
+        "for a slide without tumour, write a GeoJSON file with an empty list of features",
+    )
+
+
+def _share(sizes: list[int], total: int) -> list[int]:
+    """Share `total` evenly among slides that have `sizes` squares; what a small one cannot give, the others do."""
+    shares = [0] * len(sizes)
+    rest = min(total, sum(sizes))
+    while rest:
+        open_ones = [i for i, size in enumerate(sizes) if shares[i] < size]
+        part = max(1, rest // len(open_ones))
+        for i in open_ones:
+            more = min(part, sizes[i] - shares[i], rest)
+            shares[i] += more
+            rest -= more
+    return shares
+
+
+class SyntheticSlidesSource(SlidesSource):
+    """Patches of synthetic slides, which are drawn into the downloads with their annotations."""
+
+    def __init__(self, plans: list[SyntheticSlide], folder: Path, n: int, seed: int, context: SourceContext) -> None:
+        self.plans, self.folder, self.context = plans, folder, context
+        slides = [
+            AnnotatedSlide(
+                SlideFile(folder / "slides" / f"{one.name}.tif", one.name), self._annotation(one), one.hospital
+            )
+            for one in plans
+        ]
+        super().__init__(slides, GivenResolutions(), n, seed, f"synthetic slides: {len(plans)}, seed={seed}")
+
+    @classmethod
+    def plan_source(cls, count: int, side: int, n: int, seed: int, context: SourceContext) -> "SyntheticSlidesSource":
+        """Plan `count` slides; the first and every second one after it has tumour."""
+        plans = [plan_synthetic_slide(seed, number, side, number % 2 == 0) for number in range(count)]
+        folder = context.downloads_dir / "synthetic-slides" / f"seed-{seed}-side-{side}"
+        return cls(plans, folder, n, seed, context)
+
+    def _annotation(self, slide: SyntheticSlide) -> Path:
+        return self.folder / "annotations" / f"{slide.name}.xml"
+
+    def fetch(self) -> None:
+        """Draw the slides that are missing, and choose the patches."""
+        require_packages()
+        for plan, slide in zip(self.plans, self.slides, strict=True):
+            path = slide.file.path
+            if path.is_file() and not self.context.force:
+                continue
+            write_annotation(plan, self._annotation(plan))
+            write_annotation(plan, self._annotation(plan).with_suffix(".geojson"))
+            draw_slide(plan, path, partial(self.context.on_transfer, path.name))
+        super().fetch()
+        self.report.notes.append(f"the slides are in {self.folder}")
+
+    def plan(self) -> list[PlannedFile]:
+        """Return the slides that will be drawn; their sizes are not known before."""
+        return [PlannedFile(one.file.path.name, None, one.file.path.is_file()) for one in self.slides]

@@ -1,0 +1,230 @@
+"""Draw synthetic slides as tiled pyramidal TIFF files, with tumour annotations that are exact by construction.
+
+The tissue is a mosaic of synthetic patches (`histocli.sources.synthetic`): those without tumour, and inside the
+polygons of the annotation those full of it. Only a few rows of tiles are in memory at a time, so a slide may have any
+size.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import cv2
+import numpy as np
+
+from histocli.slides import PATCH_MPP
+from histocli.slides.annotations import Polygon, Ring, fill_polygons
+from histocli.slides.writers import TUMOUR_CLASS
+from histocli.sources import Pixels
+from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
+from histocli.sources.synthetic.tissue import SIZE, Blob, Layout
+from histocli.workspace import atomic_path, write_text
+
+MPP = PATCH_MPP / 4  # micrometres per pixel of level 0, as Camelyon16's scanners have
+_FACTOR = 4  # level-0 pixels per pixel of the drawing, which has the resolution of PCam's patches
+_BANK = 48  # patches of each kind in a mosaic
+_OVERLAP = 16  # pixels in which neighbours of the mosaic are blended
+_STRIDE = SIZE - _OVERLAP
+_TILE = 256
+_GLASS_NOISE = 1.5
+_QUALITY = 80  # of JPEG
+
+
+@dataclass(frozen=True)
+class SyntheticSlide:
+    """A slide that is not drawn yet: its size in level-0 pixels, its tissue, and its lesions (none if normal)."""
+
+    name: str
+    hospital: str
+    width: int
+    height: int
+    tissue: list[Polygon]
+    lesions: list[Polygon]
+    key: tuple[int, int]
+
+
+def plan_slide(seed: int, number: int, side: int, has_tumour: bool) -> SyntheticSlide:
+    """Choose the outline of the tissue and of the lesions of a square slide with `side` level-0 pixels."""
+    rng = np.random.default_rng((seed, number, 31))
+    kind = "tumor" if has_tumour else "normal"
+    name = f"{kind}_{number + 1:03d}"
+    centre = np.array([side / 2, side / 2])
+    tissue = [Polygon(_outline(rng, centre, 0.4 * side, 0.12), [])]
+    lesions = []
+    if has_tumour:
+        for radius in (0.16 * side, 0.08 * side, 0.04 * side)[: rng.integers(2, 4)]:
+            angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.24) * side
+            at = centre + distance * np.array([np.cos(angle), np.sin(angle)])
+            lesions.append(Polygon(_outline(rng, at, radius, 0.2), [], "Tumor"))
+    return SyntheticSlide(
+        name, make_slide(seed, number, name, has_tumour).hospital, side, side, tissue, lesions, (seed, number)
+    )
+
+
+def _outline(rng: np.random.Generator, centre: "np.ndarray[Any, Any]", radius: float, roughness: float) -> Ring:
+    """Return an irregular closed curve (120,2) around a centre, in whole level-0 pixels."""
+    angles = np.linspace(0, 2 * np.pi, 120, endpoint=False)
+    waves = sum(
+        rng.normal(0, roughness / order) * np.cos(order * angles + rng.uniform(0, 2 * np.pi)) for order in range(2, 7)
+    )
+    lengths = radius * np.exp(np.clip(waves, -0.5, 0.35))
+    ring: Ring = np.round(centre + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1))
+    return ring
+
+
+class _Painter:
+    """Paints any rows of a slide at the drawing's resolution; the same rows are always the same."""
+
+    def __init__(self, slide: SyntheticSlide) -> None:
+        seed, number = slide.key
+        look: Slide = make_slide(seed, number, slide.name, True)
+        self.slide, self.white = slide, look.white
+        self.width, self.height = math.ceil(slide.width / _FACTOR), math.ceil(slide.height / _FACTOR)
+        shape = (self.height, self.width)
+        self.tissue = fill_polygons(slide.tissue, shape, (_FACTOR, _FACTOR))
+        self.tumour = fill_polygons(slide.lesions, shape, (_FACTOR, _FACTOR)) & self.tissue
+        self.banks = [
+            [render(Drawing(look, Layout(blobs, (seed, number, kind, one)))) for one in range(_BANK)]
+            for kind, blobs in enumerate(((), (Blob(SIZE / 2, SIZE / 2, 200.0),)))
+        ]
+        for bank in self.banks:
+            bank.sort(key=lambda patch: float(patch.mean()))
+        rng = np.random.default_rng((*slide.key, 32))
+        cells = self.height // _STRIDE + 2, self.width // _STRIDE + 2
+        self.choice = np.stack([_smooth_choice(rng, cells) for _ in self.banks])
+        ramp = np.minimum(np.minimum(np.arange(SIZE) + 0.5, SIZE - 0.5 - np.arange(SIZE)) / _OVERLAP, 1.0)
+        self.weight = np.outer(ramp, ramp).astype(np.float32)[..., None]
+
+    def paint(self, top: int, bottom: int) -> Pixels:
+        """Return the rows from `top` to `bottom`, (bottom-top,W,3), uint8, RGB."""
+        tissue = self.tissue[top:bottom, :, None]
+        rng = np.random.default_rng((*self.slide.key, 33, top))
+        image = self.white + rng.normal(0, _GLASS_NOISE, (bottom - top, self.width, 1)).astype(np.float32)
+        if tissue.any():
+            image = np.where(tissue, self._mosaic(0, top, bottom, self.tissue), image)
+            tumour = self.tumour[top:bottom, :, None]
+            if tumour.any():
+                image = np.where(tumour, self._mosaic(1, top, bottom, self.tumour), image)
+        pixels: Pixels = np.clip(image, 0, 255).astype(np.uint8)
+        return pixels
+
+    def _mosaic(self, kind: int, top: int, bottom: int, where: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        """Blend patches of a kind where a mask needs them."""
+        total = np.zeros((bottom - top, self.width, 3), np.float32)
+        weights = np.full((bottom - top, self.width, 1), 1e-6, np.float32)
+        for row in range(max(0, (top - SIZE) // _STRIDE), bottom // _STRIDE + 1):
+            y = row * _STRIDE - _OVERLAP
+            above, below = max(top, y), min(bottom, y + SIZE)
+            if above >= below:
+                continue
+            for column in range(self.choice.shape[2]):
+                x = column * _STRIDE - _OVERLAP
+                left, right = max(0, x), min(self.width, x + SIZE)
+                if left >= right or not where[above:below, left:right].any():
+                    continue
+                patch = self.banks[kind][self.choice[kind, row, column]]
+                inside = slice(above - y, below - y), slice(left - x, right - x)
+                target = slice(above - top, below - top), slice(left, right)
+                total[target] += patch[inside] * self.weight[inside]
+                weights[target] += self.weight[inside]
+        return total / weights
+
+
+def _smooth_choice(rng: np.random.Generator, shape: tuple[int, int]) -> "np.ndarray[Any, Any]":
+    """Choose a patch of a bank, sorted by brightness, for each cell: neighbours look similar, as in real tissue."""
+    field = cv2.GaussianBlur(rng.standard_normal(shape), (0, 0), 1.6).ravel()
+    ranks = np.empty(field.size)
+    ranks[np.argsort(field)] = np.linspace(0, 1, field.size)
+    choice = np.clip(np.round(ranks * (_BANK - 1) + rng.normal(0, 2.5, field.size)), 0, _BANK - 1)
+    return choice.astype(np.intp).reshape(shape)
+
+
+def draw_slide(
+    slide: SyntheticSlide, path: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Draw a slide as a TIFF file with JPEG tiles and the levels 1, 1/4 and 1/16.
+
+    `on_progress` receives the number of bytes of pixels so far, and in all.
+
+    The pixels of level 1/4 are the drawing; level 0 repeats each of them 4x4 times.
+    """
+    import tifffile
+
+    painter = _Painter(slide)
+    with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
+        for level, factor in enumerate((1, _FACTOR, _FACTOR**2)):
+            shape = math.ceil(slide.height / factor), math.ceil(slide.width / factor)
+            per_centimetre = 1e4 / (MPP * factor)
+            file.write(
+                _tiles(painter, factor, shape, on_progress),
+                shape=(*shape, 3),
+                dtype=np.uint8,
+                tile=(_TILE, _TILE),
+                photometric="rgb",
+                subsampling=(1, 1),
+                compression="jpeg",
+                compressionargs={"level": _QUALITY},
+                resolution=(per_centimetre, per_centimetre),
+                resolutionunit="CENTIMETER",
+                subfiletype=1 if level else 0,
+                metadata=None,
+                software="histo",
+            )
+
+
+def _tiles(
+    painter: _Painter, factor: int, shape: tuple[int, int], on_progress: Callable[[int, int], None]
+) -> Iterator[Pixels]:
+    """Yield the tiles of a level, row by row; tiles at the border are filled with white."""
+    for top in range(0, shape[0], _TILE):
+        if factor == 1:
+            on_progress(top * shape[1] * 3, shape[0] * shape[1] * 3)
+        rows = _rows(painter, factor, top, min(top + _TILE, shape[0]), shape[1])
+        down, right = -len(rows) % _TILE, -rows.shape[1] % _TILE
+        rows = np.pad(rows, ((0, down), (0, right), (0, 0)), constant_values=255)
+        yield from np.split(rows, rows.shape[1] // _TILE, axis=1)
+
+
+def _rows(painter: _Painter, factor: int, top: int, bottom: int, width: int) -> Pixels:
+    """Return rows of a level: the drawing with its pixels repeated, as it is, or averaged."""
+    if factor == _FACTOR:
+        return painter.paint(top, bottom)
+    if factor > _FACTOR:
+        ratio = factor // _FACTOR
+        image = painter.paint(top * ratio, min(bottom * ratio, painter.height))
+        return np.asarray(cv2.resize(image, (width, bottom - top), interpolation=cv2.INTER_AREA), np.uint8)
+    image = painter.paint(top // _FACTOR, math.ceil(bottom / _FACTOR))
+    size = image.shape[1] * _FACTOR, len(image) * _FACTOR
+    finer = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)
+    return finer[: bottom - top, :width]
+
+
+def write_annotation(slide: SyntheticSlide, path: Path) -> None:
+    """Write the lesions as ASAP's XML or, if `path` ends in .geojson, as QuPath's GeoJSON."""
+    if path.suffix == ".geojson":
+        features = [_feature(lesion) for lesion in slide.lesions]
+        write_text(path, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
+        return
+    lines = ['<?xml version="1.0"?>', "<ASAP_Annotations>", "  <Annotations>"]
+    for number, lesion in enumerate(slide.lesions):
+        name = quoteattr(f"Annotation {number}")
+        lines.append(f'    <Annotation Name={name} Type="Polygon" PartOfGroup="Tumor" Color="#F4FA58">')
+        lines.append("      <Coordinates>")
+        lines += [
+            f'        <Coordinate Order="{order}" X="{x:g}" Y="{y:g}" />' for order, (x, y) in enumerate(lesion.outline)
+        ]
+        lines += ["      </Coordinates>", "    </Annotation>"]
+    lines += ["  </Annotations>", "  <AnnotationGroups>", '    <Group Name="Tumor" PartOfGroup="None" Color="#00ff00">']
+    lines += ["      <Attributes />", "    </Group>", "  </AnnotationGroups>", "</ASAP_Annotations>"]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _feature(lesion: Polygon) -> dict[str, Any]:
+    ring = lesion.outline.tolist()
+    geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
+    properties = {"objectType": "annotation", "classification": TUMOUR_CLASS}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}

@@ -1,0 +1,116 @@
+"""Find the tissue of a slide: on a low-resolution picture, or as the user marked it."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from histocli.errors import HistoError
+from histocli.slides.annotations import fill_polygons, read_geojson
+from histocli.slides.grid import Mask
+from histocli.slides.measures import Map
+from histocli.sources import Pixels
+
+OVERVIEW = 8  # grid pixels per pixel of the overview, so that each square of a grid is a whole number of its pixels
+SMALLEST_SHARE = 0.1  # of a square that must be tissue for the square to be scored
+_SATURATION = (12, 38)  # of 255: limits of Otsu's threshold, for slides that are all glass or all tissue
+_DARK = 50  # of 255: a border of the scan, or black ink
+_INK = 12  # grey levels by which green exceeds red in ink; in H&E, green is the darkest channel
+_SPECK_MM2, _HOLE_MM2 = 0.02, 0.05  # smaller islands are dirt; smaller holes are filled
+_FLAGGED_MM2 = 0.25  # from which ink and black parts are reported
+_ASPECT = 0.02  # relative difference between the shapes of a mask and of its slide
+
+
+class Tissue(NamedTuple):
+    """The tissue of a slide: a mask (H,W) of the overview, and the flags `ink` and `black` of what was left out."""
+
+    mask: Mask
+    flags: list[str]
+
+
+def find_tissue(overview: Pixels, mpp: float) -> Tissue:
+    """Find the tissue in an overview (H,W,3) with `mpp` micrometres per pixel.
+
+    A pixel is tissue if its saturation is above Otsu's threshold, and it is neither ink nor black. Small islands are
+    removed, and small holes filled.
+    """
+    smooth = cv2.medianBlur(overview, 5)
+    red, green, blue = (channel.astype(np.int16) for channel in cv2.split(smooth))
+    saturation = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1], np.uint8)
+    dark = np.maximum(np.maximum(red, green), blue) < _DARK
+    strong = saturation > 4 * _SATURATION[0]
+    ink = strong & (green > red + _INK) & ~dark
+    ink = _open_and_dilate(ink)  # the coloured fringes of an edge are thinner than ink
+    usable = ~dark & ~ink
+    threshold = _otsu(saturation[usable])
+    mask = (saturation > threshold) & usable
+    pixel_mm2 = (mpp / 1000) ** 2
+    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(2)).astype(np.bool_) & usable
+    mask = _remove_small(closed, _SPECK_MM2 / pixel_mm2)
+    mask = ~_remove_small(~mask, _HOLE_MM2 / pixel_mm2) & usable
+    areas = {"ink": ink.sum() * pixel_mm2, "black": dark.sum() * pixel_mm2}
+    return Tissue(mask, [name for name, area in areas.items() if area > _FLAGGED_MM2])
+
+
+def _open_and_dilate(mask: Mask) -> Mask:
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disc(1))
+    return np.asarray(cv2.dilate(opened, _disc(3)), np.bool_)
+
+
+def _otsu(saturation: "np.ndarray[Any, np.dtype[np.uint8]]") -> float:
+    if saturation.size == 0:
+        return _SATURATION[1]
+    threshold, _ = cv2.threshold(saturation.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    return float(np.clip(threshold, *_SATURATION))
+
+
+def _remove_small(mask: Mask, smallest: float) -> Mask:
+    """Remove the connected parts of a mask that have fewer than `smallest` pixels."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= smallest
+    keep[0] = False
+    kept: Mask = keep[labels]
+    return kept
+
+
+def _disc(radius: int) -> Pixels:
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2), np.uint8)
+
+
+def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> Mask:
+    """Read the user's mask of the tissue, for an overview of `shape` (H,W).
+
+    A GeoJSON file has polygons in level-0 pixels; in an image every pixel that is not black is tissue. `size` is the
+    width and height in level-0 pixels that the overview covers; of an image, only the shape counts.
+
+    Raises:
+        HistoError: the file is neither, or an image does not have the shape of the slide.
+    """
+    if path.suffix.lower() in (".geojson", ".json"):
+        return fill_polygons(read_geojson(path), shape, (size[0] / shape[1], size[1] / shape[0]))
+    return _load_image(path, shape)
+
+
+def _load_image(path: Path, shape: tuple[int, int]) -> Mask:
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    if image is None:
+        raise HistoError(f"{path}: the mask is no image that can be read", "give a PNG or GeoJSON file")
+    aspect = (image.shape[1] / image.shape[0]) / (shape[1] / shape[0])
+    if abs(aspect - 1) > _ASPECT:
+        raise HistoError(
+            f"{path}: the mask has {image.shape[1]}x{image.shape[0]} pixels, which is not the shape of the slide",
+            "draw it on a picture of the whole slide",
+        )
+    resized = cv2.resize((image > 0).astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    return np.asarray(resized >= 0.5, np.bool_)
+
+
+def share_of_squares(mask: Mask, shape: tuple[int, int], side: int) -> Map:
+    """Return the share of tissue (rows, columns) in squares of `side` overview pixels; outside the mask is none."""
+    rows, columns = shape
+    padded = np.zeros((rows * side, columns * side))
+    height, width = min(len(mask), len(padded)), min(mask.shape[1], padded.shape[1])
+    padded[:height, :width] = mask[:height, :width]
+    shares: Map = padded.reshape(rows, side, columns, side).mean((1, 3))
+    return shares

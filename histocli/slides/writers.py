@@ -1,0 +1,110 @@
+"""Write the scores of a slide: as a table, for QuPath, and as a pyramidal TIFF."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import numpy as np
+
+from histocli.data.tables import table_writer
+from histocli.inference.writers import DIGITS
+from histocli.slides.grid import Grid
+from histocli.slides.measures import Map, Region, find_regions
+from histocli.workspace import atomic_path
+
+TUMOUR_CLASS = {"name": "Tumor", "color": [200, 0, 0]}  # the class, and its colour, that every QuPath project has
+COLUMNS = ("x", "y", "width", "height", "probability")
+_TILE = 256
+
+
+def write_scores(path: Path, scores: Map, grid: Grid) -> None:
+    """Write `x,y,width,height,probability` of each scored square; the first four are level-0 pixels."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = table_writer(file)
+        writer.writerow(COLUMNS)
+        for row, column in np.argwhere(np.isfinite(scores)).tolist():
+            writer.writerow((*grid.box(row, column), f"{scores[row, column]:.{DIGITS}f}"))
+
+
+def write_geojson(path: Path, slide: str, scores: Map, grid: Grid, threshold: float) -> None:
+    """Write a GeoJSON file that QuPath opens: tiles with their probability, and the regions of tumour as annotations.
+
+    `slide` is the name of the slide: equal slides and squares get equal ids.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        separator = "\n"
+        for feature in _features(slide, scores, grid, threshold):
+            file.write(separator + json.dumps(feature))
+            separator = ",\n"
+        file.write("\n]}\n")
+
+
+def _features(slide: str, scores: Map, grid: Grid, threshold: float) -> Iterator[dict[str, Any]]:
+    namespace = uuid5(NAMESPACE_URL, f"histo:{slide}")
+    for number, region in enumerate(find_regions(scores, threshold), start=1):
+        yield _region_feature(namespace, number, region, grid)
+    for row, column in np.argwhere(np.isfinite(scores)).tolist():
+        x, y, width, height = grid.box(row, column)
+        ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
+        measurements = {"probability of tumour": round(float(scores[row, column]), DIGITS)}
+        yield _feature(uuid5(namespace, f"{x},{y}"), [ring], "tile", {"measurements": measurements})
+
+
+def _region_feature(namespace: UUID, number: int, region: Region, grid: Grid) -> dict[str, Any]:
+    measurements = {
+        "maximum probability": round(region.maximum, DIGITS),
+        "mean probability": round(region.mean, DIGITS),
+        "squares": region.squares,
+    }
+    rings = [[_corner(grid, *corner) for corner in ring] for ring in region.rings]
+    properties = {"name": f"tumour {number}", "classification": TUMOUR_CLASS, "measurements": measurements}
+    return _feature(uuid5(namespace, f"region {number}"), rings, "annotation", properties)
+
+
+def _corner(grid: Grid, column: int, row: int) -> list[int]:
+    """Return a corner of the grid in level-0 pixels, moved into the slide."""
+    edges = (int(grid.xs[column]), grid.size[0]), (int(grid.ys[row]), grid.size[1])
+    return [min(round(edge * grid.downsample), size) for edge, size in edges]
+
+
+def _feature(key: UUID, rings: list[Any], kind: str, properties: dict[str, Any]) -> dict[str, Any]:
+    geometry = {"type": "Polygon", "coordinates": rings}
+    return {"type": "Feature", "id": str(key), "geometry": geometry, "properties": {"objectType": kind, **properties}}
+
+
+def write_heatmap(path: Path, scores: Map, grid: Grid) -> None:
+    """Write the map as a pyramidal TIFF of the whole slide: 0 to 255 is the probability, 0 also what was not scored.
+
+    A pixel is a square of the grid. The resolution is in the file, so that viewers lay the map over the slide.
+    """
+    import tifffile
+
+    values = np.round(np.nan_to_num(scores) * 255).astype(np.uint8)
+    with atomic_path(path) as temporary, tifffile.TiffWriter(temporary) as file:
+        spacing = grid.step * grid.mpp
+        while True:
+            file.write(
+                values,
+                tile=(_TILE, _TILE),
+                photometric="minisblack",
+                compression="zlib",
+                resolution=(1e4 / spacing, 1e4 / spacing),
+                resolutionunit="CENTIMETER",
+                subfiletype=0 if spacing == grid.step * grid.mpp else 1,
+                description=None,
+                metadata=None,
+                software="histo",
+            )
+            if max(values.shape) <= _TILE:
+                return
+            values, spacing = _halve(values), spacing * 2
+
+
+def _halve(values: "np.ndarray[Any, np.dtype[np.uint8]]") -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """Return the largest of each four pixels: a small region must not fade from a map that is shown small."""
+    even = np.pad(values, [(0, size % 2) for size in values.shape])
+    halved: np.ndarray[Any, np.dtype[np.uint8]] = even.reshape(len(even) // 2, 2, -1, 2).max((1, 3))
+    return halved

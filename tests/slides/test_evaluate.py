@@ -1,0 +1,53 @@
+"""`histo eval --maps`."""
+
+import json
+
+import pytest
+
+from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
+
+
+@pytest.fixture(name="maps")
+def maps_fixture(histo, tmp_path):
+    for number in range(3):
+        plan = plan_slide(3, number, 2400, number != 1)
+        draw_slide(plan, tmp_path / "slides" / f"{plan.name}.tif")
+        write_annotation(plan, tmp_path / "annotations" / f"{plan.name}.geojson")
+    histo("predict", tmp_path / "slides", "--device", "cpu", "--out", tmp_path / "maps")
+    return tmp_path / "maps"
+
+
+def test_annotations_give_auc_froc_and_recall(histo, maps, tmp_path):
+    result = histo("eval", "--maps", maps, "--annotations", tmp_path / "annotations", "--json")
+    report = json.loads(result.stdout)
+    assert report == json.loads((histo.root / "metrics" / "slides-maps.json").read_text())
+    assert (report["slides"], report["tumour_slides"]) == (3, 2)
+    assert set(report["auc"]) == {"maximum", "mean of the 10 highest", "tumour area in mm2"}
+    assert all(0 <= one["value"] <= 1 for one in report["auc"].values())
+    assert 0 <= report["froc"]["value"] <= 1
+    assert sum(one["lesions"] for one in report["recall"].values()) >= 2
+    assert {path.name for path in (histo.root / "plots").iterdir()} == {"slides-maps-roc.png", "slides-maps-froc.png"}
+
+
+def test_labels_give_the_auc_alone(histo, maps, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("id,label\ntumor_001,1\nnormal_002,0\n")
+    result = histo("eval", "--maps", maps, "--labels", labels, "--json")
+    report = json.loads(result.stdout)
+    assert report["slides"] == 2
+    assert report["without_truth"] == ["tumor_003"]
+    assert "1 slides have no label or annotation and are left out: tumor_003" in result.stderr
+    assert report["froc"]["value"] is None
+    highest = {name: scores["maximum"] for name, scores in report["scores"].items()}
+    assert report["auc"]["maximum"]["value"] == float(highest["tumor_001"] > highest["normal_002"])
+
+
+def test_wrong_use_is_refused(histo, tmp_path):
+    error, _ = histo.fails("eval", "--maps", tmp_path, code=2)
+    assert "--maps needs --annotations DIR or --labels FILE" in error
+    error, _ = histo.fails("eval", "--maps", tmp_path, "--annotations", tmp_path)
+    assert "there are no maps of slides in" in error
+    error, _ = histo.fails("eval", "--maps", tmp_path, "--annotations", tmp_path, "--tta", code=2)
+    assert "--tta is for patches" in error
+    error, _ = histo.fails("eval", "--annotations", tmp_path, code=2)
+    assert "--annotations is for the maps of whole slides" in error

@@ -1,0 +1,122 @@
+"""Squares of a slide: which pixels they show, and how often each tile is read."""
+
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+
+from histocli.errors import HistoError
+from histocli.slides.grid import plan_grid, read_strips
+from histocli.slides.reading import Level, Slide, open_slide
+from histocli.slides.scoring import read_patches
+from tests.slides.files import write_slide
+
+
+@pytest.fixture(name="pool")
+def pool_fixture():
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def coordinates(height, width):
+    """An image in which every pixel tells its own position."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x % 251, y % 241, (x // 251) * 16 + y // 241], 2).astype(np.uint8)
+
+
+class CountingSlide(Slide):
+    """A slide of memory that notes what is read of it."""
+
+    def __init__(self, width, height, tile=256):
+        self.levels = [Level(width, height, 1.0, tile, tile)]
+        self.mpp, self.reads = (0.972, 0.972), []
+
+    def read(self, level, x, y, width, height):
+        self.reads.append((y, x, height, width))
+        return np.zeros((height, width, 3), np.uint8)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("step", [32, 96])
+@pytest.mark.parametrize("mpp", [0.243, 0.25, 0.499, 0.972])
+def test_a_patch_shows_exactly_the_pixels_around_its_square(tmp_path, pool, mpp, step):
+    image = coordinates(1500, 1300)
+    path = write_slide(tmp_path / "slide.tif", image, mpp)
+    with open_slide(path) as slide:
+        grid = plan_grid(slide, slide.mpp, 0.972, step)
+        patches = [patch.load() for patch in read_patches(slide, grid, np.ones(grid.shape, bool), pool)]
+    rows, columns = grid.shape
+    assert len(patches) == rows * columns
+    scale = 0.972 / mpp
+    around = (96 - step) / 2
+    for number in (0, 1, columns - 1, columns + 1, rows * columns - 1):
+        row, column = divmod(number, columns)
+        square = patches[number][48 - step // 2 :, 48 - step // 2 :][:step, :step]
+        box = grid.box(row, column)
+        assert abs(box.x - column * step * scale) <= 0.5
+        assert abs(box.y - row * step * scale) <= 0.5
+        if box.x + step * scale < 1300 and box.y + step * scale < 1500:  # it does not reach over the border
+            shown = image[box.y : box.y + box.height, box.x : box.x + box.width]
+            np.testing.assert_array_equal(square, cv2.resize(shown, (step, step), interpolation=cv2.INTER_AREA))
+        if around and column == 0:
+            assert (patches[number][:, : int(around)] == 255).all(), "what is outside the slide is white"
+
+
+def test_a_coarser_level_is_read_where_it_is_fine_enough(tmp_path, pool):
+    image = np.repeat(np.repeat(coordinates(400, 384), 4, 0), 4, 1)
+    path = write_slide(tmp_path / "slide.tif", image, 0.243, levels=(1, 2, 4, 8))
+    with open_slide(path) as slide:
+        grid = plan_grid(slide, slide.mpp, 0.972, 96)
+        patches = [patch.load() for patch in read_patches(slide, grid, np.ones(grid.shape, bool), pool)]
+    assert grid.level == 2
+    assert grid.box(1, 2) == (768, 384, 384, 384)
+    np.testing.assert_array_equal(patches[grid.shape[1] + 2], coordinates(400, 384)[96:192, 192:288])
+
+
+@pytest.mark.parametrize("step", [32, 96])
+def test_each_tile_is_read_once_and_in_order(pool, step):
+    slide = CountingSlide(3000, 2900)
+    grid = plan_grid(slide, slide.mpp, 0.972, step)
+    needed = np.random.default_rng(0).random(grid.shape) < 0.4
+    for _ in read_patches(slide, grid, needed, pool):
+        pass
+    assert slide.reads == sorted(set(slide.reads))
+    covered = np.zeros((2900, 3000), np.uint8)
+    for y, x, height, width in slide.reads:
+        assert x % 256 == y % 256 == 0
+        covered[y : y + height, x : x + width] += 1
+    assert covered.max() == 1
+
+
+def test_tiles_of_glass_are_not_read(pool):
+    slide = CountingSlide(8000, 8000)
+    grid = plan_grid(slide, slide.mpp, 0.972, 96)
+    needed = np.zeros(grid.shape, bool)
+    needed[40, 50] = True
+    assert len(list(read_patches(slide, grid, needed, pool))) == 1
+    assert sum(height * width for _, _, height, width in slide.reads) <= 4 * 1024 * 256
+
+
+def test_memory_does_not_grow_with_the_height_of_a_slide(pool):
+    def peak(height):
+        slide = CountingSlide(3000, height)
+        grid = plan_grid(slide, slide.mpp, 0.972, 96)
+        tracemalloc.start()
+        for _ in read_strips(slide, grid, np.ones(grid.shape, bool), pool):
+            pass
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    assert peak(24_000) < 1.5 * peak(6000)
+
+
+def test_a_slide_that_is_too_coarse_is_refused():
+    slide = CountingSlide(3000, 3000)
+    slide.path = "coarse.tif"
+    with pytest.raises(HistoError, match=r"coarse\.tif has 2 micrometres per pixel"):
+        plan_grid(slide, (2.0, 2.0), 0.972, 96)

@@ -1,0 +1,73 @@
+"""FROC and the size of lesions, as Camelyon16's evaluation script defines them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from histocli.slides.annotations import Polygon, TumourAreas
+from histocli.slides.lesions import Detection, SlideHits, find_detections, find_lesions, froc, match, recall_by_size
+
+MPP = (0.486, 0.486)
+
+
+def square(x, y, side):
+    """A square of `side` micrometres at (x, y) micrometres, in level-0 pixels."""
+    ring = np.array([[x, y], [x + side, y], [x + side, y + side], [x, y + side]]) / 0.486
+    return Polygon(ring, [])
+
+
+def test_a_curve_by_hand():
+    slides = [SlideHits([0.9, math.nan], ["micrometastasis"] * 2, [0.8, 0.2]), SlideHits([], [], [0.95])]
+    curve = froc(slides)
+    assert curve.false_positives == [0, 0.5, 0.5, 1.0, 1.5]
+    assert curve.sensitivity == [0, 0, 0.5, 0.5, 0.5]
+    assert curve.score == pytest.approx((0 + 0.5 * 5) / 6)
+
+
+def test_without_lesions_there_is_no_score():
+    assert froc([SlideHits([], [], [0.5])]).score is None
+
+
+def test_lesions_are_grown_by_37_micrometres_so_near_ones_are_one():
+    far = find_lesions(TumourAreas([square(1000, 1000, 400), square(1600, 1000, 400)], []), (10_000, 10_000), MPP)
+    near = find_lesions(TumourAreas([square(1000, 1000, 400), square(1450, 1000, 400)], []), (10_000, 10_000), MPP)
+    assert far.sizes == ["micrometastasis", "micrometastasis"]
+    assert near.sizes == ["micrometastasis"]
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [(100, "isolated tumour cells"), (300, "micrometastasis"), (2000, "macrometastasis")]
+)
+def test_the_size_of_a_lesion(side, size):
+    assert find_lesions(TumourAreas([square(500, 500, side)], []), (8000, 8000), MPP).sizes == [size]
+
+
+def test_hits_of_isolated_tumour_cells_count_as_nothing():
+    lesions = find_lesions(TumourAreas([square(500, 500, 100), square(2000, 2000, 400)], []), (8000, 8000), MPP)
+    hits = match([Detection(550, 550, 0.9), Detection(2200, 2200, 0.6), Detection(2300, 2300, 0.7)], lesions)
+    assert hits == SlideHits([0.7], ["micrometastasis"], [])
+    assert match([Detection(3500, 100, 0.4)], lesions).false == [0.4]
+
+
+def test_excluded_areas_are_no_lesion():
+    areas = TumourAreas([square(1000, 1000, 400)], [square(900, 900, 800)])
+    assert find_lesions(areas, (8000, 8000), MPP).sizes == []
+
+
+def test_detections_are_local_maxima():
+    scores = np.full((20, 20), np.nan)
+    scores[2:10, 2:10] = 0.1
+    scores[4, 4], scores[5, 5], scores[9, 9], scores[3, 9] = 0.9, 0.8, 0.7, 0.01
+    found = find_detections(scores, 93.3)
+    assert (4.5 * 93.3, 4.5 * 93.3, 0.9) in found
+    assert (9.5 * 93.3, 9.5 * 93.3, 0.7) in found
+    assert all(one.score != 0.8 for one in found)
+
+
+def test_recall_by_size():
+    slides = [
+        SlideHits([0.9, 0.3], ["micrometastasis", "macrometastasis"], []),
+        SlideHits([math.nan], ["micrometastasis"], []),
+    ]
+    assert recall_by_size(slides, 0.5) == {"micrometastasis": (1, 2), "macrometastasis": (0, 1)}

@@ -1,0 +1,315 @@
+"""`histo predict` on whole slides."""
+
+import csv
+import json
+import shutil
+import sys
+from uuid import UUID
+
+import cv2
+import numpy as np
+import openslide
+import pytest
+import tifffile
+
+from histocli.slides.detection import find_slides, is_slide
+from tests.cli import write_images
+from tests.slides.files import tissue_image, write_slide
+
+
+def read_table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def predict(histo, *args, code=0):
+    return histo("predict", "--device", "cpu", *args, code=code)
+
+
+def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    result = predict(histo, slides, "--out", out)
+    assert "2 slides in" in result.stderr
+    records = read_table(out / "slides.csv")
+    assert [record["slide"] for record in records] == ["first", "second"]
+    for record in records:
+        folder = out / record["slide"]
+        names = {"scores.csv", "slide.geojson", "heatmap.png", "heatmap.tif", "tissue.png", "slide.json"}
+        assert {path.name for path in folder.iterdir()} == names
+        scores = read_table(folder / "scores.csv")
+        assert record["status"] == "scored"
+        assert int(record["squares"]) == len(scores) > 10
+        probabilities = [float(row["probability"]) for row in scores]
+        assert float(record["maximum"]) == max(probabilities)
+        assert float(record["mpp"]) == pytest.approx(0.486, abs=1e-5)
+    half = 800 * 700 * 0.000486**2
+    assert float(records[0]["tissue_mm2"]) == pytest.approx(half, rel=0.1)
+
+
+def test_the_table_holds_the_scores_of_the_same_pixels_cut_out_by_hand(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    predict(histo, slides / "first.tif", "--out", out)
+    image = tifffile.imread(slides / "first.tif")
+    rows = [row for row in read_table(out / "first" / "scores.csv") if int(row["width"]) == int(row["height"]) == 192]
+    patches = tmp_path / "patches"
+    patches.mkdir()
+    for number, row in enumerate(rows):
+        x, y = int(row["x"]), int(row["y"])
+        patch = cv2.resize(image[y : y + 192, x : x + 192], (96, 96), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(patches / f"{number:04}.png"), cv2.cvtColor(patch, cv2.COLOR_RGB2BGR))
+    by_hand = list(csv.DictReader(predict(histo, patches).stdout.splitlines()))
+    assert [float(row["label"]) for row in by_hand] == pytest.approx(
+        [float(row["probability"]) for row in rows], abs=2e-5
+    )
+
+
+def test_geojson_is_as_qupath_writes_it(histo, slides, tmp_path):
+    """Of qupath.lib.io.PathObjectTypeAdapters: objectType, a UUID as id, measurements as an object, closed rings."""
+    out = tmp_path / "out"
+    predict(histo, slides / "first.tif", "--out", out, "--threshold", 0.0)
+    content = json.loads((out / "first" / "slide.geojson").read_text())
+    assert content["type"] == "FeatureCollection"
+    kinds = [feature["properties"]["objectType"] for feature in content["features"]]
+    scores = read_table(out / "first" / "scores.csv")
+    assert kinds == ["annotation"] + ["tile"] * len(scores)
+    assert len({str(UUID(feature["id"])) for feature in content["features"]}) == len(kinds)
+    for feature in content["features"]:
+        assert feature["geometry"]["type"] == "Polygon"
+        for ring in feature["geometry"]["coordinates"]:
+            assert ring[0] == ring[-1]
+        assert all(isinstance(value, int | float) for value in feature["properties"]["measurements"].values())
+    annotation = content["features"][0]["properties"]
+    assert annotation["classification"] == {"name": "Tumor", "color": [200, 0, 0]}
+    for feature, row in zip(content["features"][1:], scores, strict=True):
+        x, y, width, height = (int(row[name]) for name in ("x", "y", "width", "height"))
+        corners = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
+        assert feature["geometry"]["coordinates"] == [corners]
+        assert feature["properties"]["measurements"] == {"probability of tumour": float(row["probability"])}
+
+
+def test_the_map_lies_over_the_slide(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    predict(histo, slides / "first.tif", "--out", out, "--step", 32)
+    with openslide.OpenSlide(out / "first" / "heatmap.tif") as heatmap:
+        spacing = float(heatmap.properties["openslide.mpp-x"])
+        assert spacing == pytest.approx(32 * 0.972)
+    values = tifffile.imread(out / "first" / "heatmap.tif")
+    scores = read_table(out / "first" / "scores.csv")
+    assert (values > 0).sum() <= len(scores)
+    for row in scores:
+        column, line = (round(int(row[axis]) * 0.486 / spacing) for axis in "xy")
+        assert values[line, column] == round(float(row["probability"]) * 255)
+
+
+def test_a_broken_slide_is_named_and_the_others_are_scored(histo, slides, tmp_path):
+    (slides / "broken.svs").write_bytes((slides / "first.tif").read_bytes()[:900])
+    out = tmp_path / "out"
+    result = predict(histo, slides, "--out", out, code=4)
+    assert "broken" in result.stderr
+    assert "1 of 3 slides could not be scored: broken" in result.stderr
+    records = {record["slide"]: record for record in read_table(out / "slides.csv")}
+    assert {name: record["status"] for name, record in records.items()} == {
+        "broken": "failed",
+        "first": "scored",
+        "second": "scored",
+    }
+    assert "broken.svs" in records["broken"]["error"]
+    error, _ = histo.fails("predict", "--device", "cpu", slides, "--out", out, "--errors", "fail")
+    assert "broken.svs" in error
+
+
+def test_a_slide_with_a_damaged_tile_is_named(histo, slides, tmp_path):
+    path = slides / "first.tif"
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(data)
+    result = predict(histo, slides, "--out", tmp_path / "out", code=4)
+    assert "first.tif: the slide is damaged" in result.stderr
+    assert (tmp_path / "out" / "second" / "scores.csv").is_file()
+    assert not (tmp_path / "out" / "first").exists()
+
+
+@pytest.mark.parametrize(
+    "resolution",
+    [{"mpp": None}, {"per_unit": 72, "unit": "INCH"}],
+    ids=["none", "72 dpi"],
+)
+def test_the_resolution_is_never_guessed(histo, tmp_path, resolution):
+    path = write_slide(tmp_path / "slide.tif", tissue_image(1300, 1300), **resolution)
+    result = predict(histo, path, "--out", tmp_path / "out", code=1)
+    assert "its resolution is not known" in result.stderr
+    assert "--mpp" in result.stderr
+    predict(histo, path, "--out", tmp_path / "out", "--mpp", 0.486)
+    [record] = read_table(tmp_path / "out" / "slides.csv")
+    assert float(record["mpp"]) == 0.486
+    assert record["flags"] == "mpp 0.486 given"
+
+
+def test_an_mpp_that_contradicts_the_file_is_refused_unless_it_names_the_slide(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    result = predict(histo, slides / "first.tif", "--out", out, "--mpp", 0.243, code=1)
+    assert "says 0.486 micrometres per pixel, and --mpp says 0.243" in result.stderr
+    table = tmp_path / "mpp.csv"
+    table.write_text("slide,mpp\nfirst,0.243\n")
+    predict(histo, slides / "first.tif", "--out", out, "--mpp", table)
+    assert read_table(out / "slides.csv")[0]["flags"] == "mpp 0.243 given, not 0.486 as in the file"
+
+
+@pytest.mark.parametrize("text", ["fast", "250", "0"])
+def test_an_impossible_mpp_is_refused(histo, slides, tmp_path, text):
+    error, _ = histo.fails("predict", slides, "--out", tmp_path / "out", "--mpp", text, code=2)
+    assert f"--mpp {text}" in error
+
+
+def test_a_slide_without_tissue_says_so(histo, tmp_path):
+    glass = np.random.default_rng(0).integers(240, 246, (1500, 1500, 3), np.uint8)
+    path = write_slide(tmp_path / "glass.tif", glass, 0.486)
+    result = predict(histo, path, "--out", tmp_path / "out")
+    assert "glass: no tissue was found" in result.stderr
+    [record] = read_table(tmp_path / "out" / "slides.csv")
+    assert (record["status"], record["squares"], record["maximum"]) == ("no tissue", "0", "")
+    assert (tmp_path / "out" / "glass" / "tissue.png").is_file()
+    predict(histo, path, "--out", tmp_path / "out", "--no-mask")
+    assert read_table(tmp_path / "out" / "slides.csv")[0]["squares"] == "64"
+
+
+def test_a_finished_slide_is_not_scored_again(histo, slides, tmp_path):
+    out = tmp_path / "out"
+    predict(histo, slides / "first.tif", "--out", out)
+    before = (out / "first" / "slide.json").stat().st_mtime_ns
+    result = predict(histo, slides, "--out", out)
+    assert "1 of 2 slides were finished before" in result.stderr
+    assert (out / "first" / "slide.json").stat().st_mtime_ns == before
+    predict(histo, slides, "--out", out, "--threshold", 0.9)
+    assert (out / "first" / "slide.json").stat().st_mtime_ns > before
+    (out / "first" / "slide.json").unlink()  # as after a kill
+    assert "1 of 2 slides were finished before" in predict(histo, slides, "--out", out, "--threshold", 0.9).stderr
+
+
+def test_the_folder_of_another_slide_is_not_overwritten(histo, slides, tmp_path):
+    predict(histo, slides / "first.tif", "--out", tmp_path / "out")
+    other = tmp_path / "other" / "first.tif"
+    other.parent.mkdir()
+    shutil.copy(slides / "second.tif", other)
+    error, _ = histo.fails("predict", "--device", "cpu", other, "--out", tmp_path / "out")
+    assert "has the scores of another slide" in error
+
+
+def test_slides_with_equal_names_get_folders_of_their_own(histo, slides, tmp_path):
+    for name in ("a", "b"):
+        (slides / name).mkdir()
+        shutil.copy(slides / "second.tif", slides / name / "case.tif")
+    (slides / "first.tif").unlink()
+    (slides / "second.tif").unlink()
+    (slides / "notes.txt").write_text("some notes")
+    result = predict(histo, slides, "--out", tmp_path / "out")
+    assert "left out, because not a slide (1): notes.txt" in result.stderr
+    assert (tmp_path / "out" / "a" / "case" / "scores.csv").read_bytes() == (
+        tmp_path / "out" / "b" / "case" / "scores.csv"
+    ).read_bytes()
+
+
+def test_own_masks(histo, slides, tmp_path):
+    square = [[400, 300], [784, 300], [784, 684], [400, 684], [400, 300]]
+    geojson = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}, "properties": {}}
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "first.geojson").write_text(json.dumps(geojson))
+    drawn = np.zeros((160, 140), np.uint8)
+    drawn[30:68, 40:78] = 255
+    cv2.imwrite(str(masks / "first.png"), drawn)
+    found = []
+    for mask in (masks / "first.geojson", masks / "first.png", masks):
+        predict(histo, slides / "first.tif", "--out", tmp_path / "out", "--mask", mask, "--step", 32)
+        [record] = read_table(tmp_path / "out" / "slides.csv")
+        found.append(int(record["squares"]))
+        assert record["flags"] == "own mask"
+    assert found == [pytest.approx(49, abs=10)] * 3
+    result = predict(histo, slides, "--out", tmp_path / "out", "--mask", masks, code=4)
+    assert "there is no mask second.geojson or .png" in result.stderr
+
+
+def test_an_ome_tiff_is_read_with_tifffile(histo, slides, tmp_path):
+    image = tifffile.imread(slides / "first.tif")
+    for name, tile in (("tiled", 256), ("strips", None)):
+        path = write_slide(tmp_path / f"{name}.ome.tif", image, 0.486, tile=tile, ome=True)
+        if tile:
+            assert is_slide(path)
+        else:
+            path = path.rename(tmp_path / "strips.svs")
+        predict(histo, path, "--out", tmp_path / name)
+    predict(histo, slides / "first.tif", "--out", tmp_path / "out")
+    expected = (tmp_path / "out" / "first" / "scores.csv").read_bytes()
+    assert next((tmp_path / "tiled").glob("*/scores.csv")).read_bytes() == expected
+    assert next((tmp_path / "strips").glob("*/scores.csv")).read_bytes() == expected
+
+
+def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
+    maxima = []
+    for number, options in enumerate(([], ["--tta"], ["--tta", "--uncalibrated"])):
+        predict(histo, slides / "second.tif", "--out", tmp_path / str(number), *options)
+        maxima.append(read_table(tmp_path / str(number) / "slides.csv")[0]["maximum"])
+    assert len(set(maxima)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--out DIR"),
+        (["--out", "FILE"], "is a file; slides need a folder"),
+        (["--out", "out", "--qc"], "--qc is for patches"),
+        (["--out", "out", "--format", "jsonl"], "--format is for patches"),
+        (["--out", "out", "--resize", "scale"], "--resize is for patches"),
+        (["--out", "out", "--step", "48"], "give 96 or 32"),
+        (["--out", "out", "--mask", "nowhere.png"], "no such file"),
+    ],
+)
+def test_options_that_slides_do_not_have(histo, slides, tmp_path, options, message):
+    file = tmp_path / "file.csv"
+    file.write_text("")
+    error, hint = histo.fails("predict", slides, *[str(file) if one == "FILE" else one for one in options], code=2)
+    assert message in f"{error} {hint}".replace("32 or 96", "96 or 32")
+
+
+def test_options_of_slides_are_refused_for_patches(histo, tmp_path):
+    write_images(histo, tmp_path / "patches")
+    error, _ = histo.fails("predict", tmp_path / "patches", "--step", 32, code=2)
+    assert "--step is for whole slides" in error
+
+
+@pytest.mark.parametrize("package", ["openslide", "tifffile"])
+def test_a_missing_package_is_named_once_with_its_remedy(histo, slides, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    error, hint = histo.fails("predict", slides, "--out", tmp_path / "out")
+    assert error == f"whole slides need the package {package}"
+    assert hint == "pip install 'histocli[slides]'"
+
+
+def test_slides_and_patches_are_not_mixed(histo, slides, tmp_path):
+    write_images(histo, tmp_path / "patches")
+    error, _ = histo.fails("predict", slides, tmp_path / "patches", "--out", tmp_path / "out", code=2)
+    assert "is no slide and holds none" in error
+
+
+def test_slides_are_recognised_by_their_content(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (1100, 1100, 3), np.uint8)
+    assert is_slide(write_slide(tmp_path / "tiled.bin", noise))
+    assert not is_slide(write_slide(tmp_path / "strips.tif", noise, tile=None))
+    assert not is_slide(write_slide(tmp_path / "patch.tif", noise[:96, :96]))
+    (tmp_path / "text.tif").write_text("no image " * 40_000)
+    assert not is_slide(tmp_path / "text.tif")
+    (tmp_path / "cut.svs").write_bytes(b"II*\0")
+    assert is_slide(tmp_path / "cut.svs")
+    assert find_slides(["kaggle", "-", str(tmp_path / "patch.tif")]) is None
+
+
+def test_the_real_slides(histo, shared_data, tmp_path):
+    out = tmp_path / "out"
+    result = predict(histo, shared_data / "slides", "--out", out, code=4)
+    assert "2 of 3 slides could not be scored" in result.stderr
+    records = {record["slide"]: record for record in read_table(out / "slides.csv")}
+    assert float(records["cmu_small_region"]["mpp"]) == 0.499
+    assert "micrometres per pixel" in records["no_resolution"]["error"]
+    assert "broken.svs" in records["broken"]["error"]

@@ -1,0 +1,142 @@
+"""Annotated slides as a data set."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from histocli.slides.annotations import fill_polygons, read_asap, read_geojson, read_tumour
+from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
+from tests.slides.files import tissue_image, write_slide
+
+
+def manifest(histo, name):
+    with histo.root.joinpath("manifests", f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(name="annotated", scope="module")
+def annotated_fixture(tmp_path_factory):
+    """Two synthetic slides, the second without tumour, and their annotations."""
+    folder = tmp_path_factory.mktemp("annotated")
+    for number, has_tumour in enumerate((True, False)):
+        plan = plan_slide(3, number, 3200, has_tumour)
+        draw_slide(plan, folder / "slides" / f"{plan.name}.tif")
+        write_annotation(plan, folder / "annotations" / f"{plan.name}.xml")
+    return folder
+
+
+def download(histo, folder, *args, **options):
+    inputs = ["--from", folder / "slides", "--annotations", folder / "annotations"]
+    return histo("download", "--source", "slides", *inputs, "--n", 120, *args, **options)
+
+
+def test_labels_are_those_of_the_annotation_at_the_position_in_the_id(empty, annotated):
+    download(empty, annotated, "--name", "mine")
+    rows = manifest(empty, "mine")
+    pixels = np.load(empty.root / "data" / "mine" / "patches.npy")
+    assert len(rows) == len(pixels) == 120
+    assert {row["slide"] for row in rows} == {"tumor_001", "normal_002"}
+    assert {row["hospital"] for row in rows} == {"RUMC"}
+    areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
+    truth = fill_polygons(areas.tumour, (800, 800), (4, 4))
+    labels = []
+    for row in rows:
+        slide, x, y = re.fullmatch(r"(\w+)_x(\d+)_y(\d+)", row["id"]).groups()
+        assert slide == row["slide"]
+        x, y = int(x) // 4, int(y) // 4
+        expected = slide == "tumor_001" and truth[y : y + 32, x : x + 32].any()
+        labels.append(int(row["label"]))
+        assert labels[-1] == expected
+    assert 20 <= sum(labels) <= 60
+
+
+def test_patches_are_the_pixels_around_the_position(empty, annotated):
+    import openslide
+
+    download(empty, annotated, "--name", "mine")
+    pixels = np.load(empty.root / "data" / "mine" / "patches.npy")
+    for number in (0, 60, 119):
+        slide, x, y = re.fullmatch(r"(\w+)_x(\d+)_y(\d+)", manifest(empty, "mine")[number]["id"]).groups()
+        with openslide.OpenSlide(annotated / "slides" / f"{slide}.tif") as file:
+            region = file.read_region((int(x), int(y)), 1, (32, 32)).convert("RGB")
+        np.testing.assert_array_equal(pixels[number][32:64, 32:64], np.asarray(region))
+
+
+def test_the_data_set_goes_through_balance_by_slide(empty, tmp_path):
+    empty("download", "--source", "synthetic-slides", "--slide-count", 4, "--slide-side", 2000, "--n", 200)
+    empty("balance", "--n", "max", "--val-fraction", 0.4)
+    rows = manifest(empty, "balanced")
+    slides = {part: {row["slide"] for row in rows if row["split"] == part} for part in ("train", "val")}
+    assert slides["train"]
+    assert slides["val"]
+    assert not slides["train"] & slides["val"]
+    again = empty("download", "--source", "synthetic-slides", "--slide-count", 4, "--slide-side", 2000, "--n", 200)
+    assert "packed already" in again.stderr
+
+
+def test_a_slide_without_annotation_is_refused_unless_it_is_named_normal(empty, annotated, tmp_path):
+    (tmp_path / "annotations").mkdir()
+    error, hint = empty.fails(
+        "download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations"
+    )
+    assert "tumor_001.tif: there is no annotation tumor_001.xml or .geojson" in error
+    assert "empty list of features" in hint
+    (tmp_path / "annotations" / "tumor_001.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    empty("download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations")
+    assert {row["label"] for row in manifest(empty, "slides")} == {"0"}
+
+
+def test_an_annotation_of_other_coordinates_is_refused(empty, tmp_path):
+    write_slide(tmp_path / "slides" / "a.tif", tissue_image(1300, 1300), 0.486)
+    ring = [[90_000, 90_000], [91_000, 90_000], [91_000, 91_000], [90_000, 90_000]]
+    feature = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": {}}
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "a.geojson").write_text(json.dumps(feature))
+    inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "annotations"]
+    error, _ = empty.fails("download", "--source", "slides", *inputs)
+    assert "no area lies in the slide" in error
+
+
+def test_xml_and_geojson_say_the_same(tmp_path):
+    plan = plan_slide(0, 0, 5000, True)
+    write_annotation(plan, tmp_path / "a.xml")
+    write_annotation(plan, tmp_path / "a.geojson")
+    for one, other, lesion in zip(
+        read_asap(tmp_path / "a.xml"), read_geojson(tmp_path / "a.geojson"), plan.lesions, strict=True
+    ):
+        assert one.name == other.name == "Tumor"
+        np.testing.assert_array_equal(one.outline, lesion.outline)
+        np.testing.assert_array_equal(other.outline[:-1], lesion.outline)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.xml", "<ASAP_Annotations><Annotations>", "is not an annotation of ASAP"),
+        ("a.xml", "<html></html>", "it begins with <html>"),
+        ("a.geojson", "{}", "is not GeoJSON"),
+        ("a.geojson", '{"type": "Point", "coordinates": [1, 2]}', "has no polygon"),
+        (
+            "a.geojson",
+            '{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[0,0],[9,0],[9,9]]]}, '
+            '"properties": {"classification": {"name": "Cartilage"}}}',
+            "the class 'Cartilage' is not known",
+        ),
+    ],
+)
+def test_what_is_no_annotation_is_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(Exception, match=re.escape(message)):
+        read_tumour(tmp_path / name)
+
+
+def test_holes_are_not_tumour():
+    outline, hole = np.array([[0, 0], [80, 0], [80, 80], [0, 80]]), np.array([[20, 20], [60, 20], [60, 60], [20, 60]])
+    from histocli.slides.annotations import Polygon
+
+    mask = fill_polygons([Polygon(outline.astype(float), [hole.astype(float)])], (20, 20), (4, 4))
+    assert mask[2, 2]
+    assert not mask[10, 10]

@@ -1,0 +1,69 @@
+"""The tissue of a slide."""
+
+import numpy as np
+import pytest
+
+from histocli.slides.tissue import find_tissue, share_of_squares
+
+MPP = 7.776
+
+
+def glass(height=300, width=400):
+    rng = np.random.default_rng(0)
+    return np.clip(rng.normal(243, 1.5, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def paint(image, rows, columns, colour):
+    image[rows, columns] = np.clip(
+        np.array(colour) + np.random.default_rng(1).normal(0, 8, image[rows, columns].shape), 0, 255
+    )
+
+
+def test_stained_tissue_is_found_and_glass_is_not():
+    image = glass()
+    paint(image, slice(50, 200), slice(60, 300), (190, 120, 175))
+    mask = find_tissue(image, MPP).mask
+    assert mask[60:190, 70:290].all()
+    assert not mask[:40].any()
+    assert not mask[210:].any()
+
+
+def test_a_slide_of_glass_has_no_tissue():
+    tissue = find_tissue(glass(), MPP)
+    assert not tissue.mask.any()
+    assert tissue.flags == []
+
+
+def test_a_slide_of_nothing_but_tissue_is_all_tissue():
+    image = glass()
+    paint(image, slice(None), slice(None), (190, 120, 175))
+    paint(image, slice(None), slice(200, None), (120, 60, 130))
+    assert find_tissue(image, MPP).mask.mean() > 0.99
+
+
+@pytest.mark.parametrize(("colour", "flag"), [((30, 60, 190), "ink"), ((20, 140, 60), "ink"), ((15, 15, 18), "black")])
+def test_ink_and_black_borders_are_left_out_and_reported(colour, flag):
+    image = glass()
+    paint(image, slice(100, 200), slice(100, 200), (190, 120, 175))
+    paint(image, slice(0, 80), slice(0, 400), colour)
+    tissue = find_tissue(image, MPP)
+    assert tissue.flags == [flag]
+    assert not tissue.mask[:80].any()
+    assert tissue.mask[110:190, 110:190].all()
+
+
+def test_specks_are_removed_and_small_holes_filled():
+    image = glass()
+    paint(image, slice(50, 200), slice(60, 300), (190, 120, 175))
+    paint(image, slice(250, 256), slice(20, 26), (190, 120, 175))
+    image[100:112, 100:112] = 243
+    mask = find_tissue(image, MPP).mask
+    assert not mask[240:].any()
+    assert mask[100:112, 100:112].all()
+
+
+def test_the_share_of_tissue_in_squares():
+    mask = np.zeros((20, 30), bool)
+    mask[:12, :6] = True
+    shares = share_of_squares(mask, (2, 3), 12)
+    assert shares.tolist() == [[0.5, 0, 0], [0, 0, 0]]
