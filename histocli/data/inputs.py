@@ -23,7 +23,7 @@ from histocli.data.intensity import Ranges, infer_ranges, sample
 from histocli.data.manifest import file_sha256
 from histocli.data.store import map_array
 from histocli.errors import HistoError, UsageError
-from histocli.sources import Patch, Pixels
+from histocli.sources import Patch
 from histocli.sources.archives import is_archive
 from histocli.sources.files import File, describe_others, file_at, find_images, list_files
 from histocli.sources.folder import unique_ids
@@ -288,8 +288,12 @@ def _open_h5(path: Path) -> Hdf5Array:
 
     with damage_errors(path):
         file = h5py.File(path, "r")
-    array: Hdf5Array = _check_array(find_array(file, path, "x", or_only=True), path)
-    array.check_storage()
+    try:
+        array: Hdf5Array = _check_array(find_array(file, path, "x", or_only=True), path)
+        array.check_storage()
+    except HistoError:
+        file.close()
+        raise
     return array
 
 

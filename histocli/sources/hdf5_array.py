@@ -131,7 +131,7 @@ def find_array(file: "h5py.File", path: Path, name: str, *, or_only: bool = Fals
     with damage_errors(path, hint):
         names = [key for key in file if _is_array(file, key)]
         if name not in names and not (or_only and len(names) == 1):
-            shown = [*names[:_NAMES_SHOWN], *(["..."] if len(names) > _NAMES_SHOWN else [])]
+            shown = [*(key[:40] for key in names[:_NAMES_SHOWN]), *(["..."] if len(names) > _NAMES_SHOWN else [])]
             raise HistoError(
                 f"{path} has no array {name!r}: it contains {', '.join(shown) or 'no arrays'}",
                 f"the patches must be named {name!r}, and be in the file itself: links are not followed",
