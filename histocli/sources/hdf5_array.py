@@ -69,7 +69,7 @@ class Hdf5Array:
             HistoError: the file is truncated or damaged.
         """
         with damage_errors(self.path, self.hint, f" in row {row}"):
-            return self._read(row, row + 1)[0]
+            return np.asarray(self._read(row, row + 1)[0])
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Yield the number of the first row, and the rows, of one block after the other.
