@@ -5,7 +5,7 @@ LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill-test check lint docs site package bench test-lowest audit clean
+.PHONY: help demo test kill-test check lint docs site package bench test-lowest audit fuzz clean
 
 help:
 	@echo "make demo   install and run the whole pipeline on synthetic patches"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench  measure speed against other tools, and write benchmarks/README.md"
 	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml allows"
 	@echo "make audit  the dependencies, installed and oldest, against the known vulnerabilities; their licences"
+	@echo "make fuzz   more hostile and damaged files than the tests try, for some minutes"
 	@echo "make docs   write completions/ and docs/cli.md again"
 	@echo "make site   build the pages into site/; a dead link is an error"
 
@@ -74,6 +75,9 @@ test-lowest: $(LOWEST)/installed
 audit: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet,timm]'
 	$(BIN)/python tools/audit.py
+
+fuzz: $(VENV)/installed-dev
+	FUZZ=20 $(BIN)/python -m pytest -n auto tests/faults/test_hostile.py tests/faults/test_fuzz.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.bench

@@ -24,3 +24,23 @@ class PartialError(HistoError):
 
 class UsageError(HistoError):
     """An option or its value is not allowed; the command line exits with `EXIT_USAGE`."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, at most 300 characters of it; its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def shown(value: object) -> str:
+    """Return a value of a file for a message: a number or a short text as it is, anything else as its type.
+
+    The `repr` of a value from a hostile file could be longer than the memory.
+    """
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**15):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 40 else f"{value[:40]!r}…"
+    if isinstance(value, list | tuple | dict) and not value:
+        return repr(value)
+    kinds = {list: "a list", tuple: "a list", dict: "an object", int: "a very large number"}
+    return kinds.get(type(value), f"a {type(value).__name__}")

@@ -5,13 +5,15 @@ the name that an earlier version used. `flat` writes the fields of a nested data
 """
 
 import math
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from histocli.errors import HistoError
+from histocli.errors import HistoError, shown
 
 T = TypeVar("T")
 Json = dict[str, object]
@@ -25,6 +27,9 @@ class Range:
     high: float
 
 
+_LARGEST = (1 << 63) - 1  # whole numbers have 64 bits
+_LARGEST_FLOAT = sys.float_info.max
+_LONGEST = 10_000  # characters of a text
 Count = Annotated[int, Range(0, math.inf)]
 Fraction = Annotated[float, Range(0, 1)]
 
@@ -97,6 +102,8 @@ class _Reader:
             return self._sequence(origin, args, value, at)
         if origin is dict:
             pairs = self._expect(dict, "an object", value, at).items()
+            for name in dict(pairs):
+                self._scalar(str, name, f"{at}: a key")
             return {name: self.parse(args[1], item, _join_keys(at, name)) for name, item in pairs}
         if is_dataclass(kind):
             return self._dataclass(kind, self._expect(dict, "an object", value, at), at)
@@ -115,13 +122,15 @@ class _Reader:
         items = self._expect(list, "a list", value, at)
         kinds = args if origin is tuple and args[-1] is not Ellipsis else (args[0],) * len(items)
         if len(items) != len(kinds):
-            self._refuse(at, f"a list of {len(kinds)}", value)
+            raise self._error(at, f"is a list of {len(items):,}, not of {len(kinds)}")
         return origin(self.parse(kind, item, f"{at}[{i}]") for i, (kind, item) in enumerate(zip(kinds, items)))  # noqa: B905
 
     def _dataclass(self, kind: Any, values: Mapping[str, object], at: str) -> object:
         known: dict[str, object] = {}
         hints = _types_of(kind, include_extras=True)
         for field in fields(kind):
+            if not field.init:
+                continue
             name = _key(field)
             if field.metadata.get("flat"):
                 if not (field.default is None and _first_key(hints[field.name]) not in values):
@@ -139,13 +148,20 @@ class _Reader:
             raise self._error(at, str(error)) from error
 
     def _scalar(self, kind: type, value: object, at: str) -> object:
+        if kind is Any:
+            return value
+        if isinstance(kind, type) and issubclass(kind, Enum):
+            values = [member.value for member in kind]
+            return kind(value) if value in values else self._refuse(at, " or ".join(map(repr, values)), value)
         if kind is float:
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST_FLOAT
             return float(cast(float, value)) if number else self._refuse(at, "a number", value)
-        if kind is int and isinstance(value, bool):
+        if kind is int and (isinstance(value, bool) or (isinstance(value, int) and abs(value) > _LARGEST)):
             return self._refuse(at, "a whole number", value)
+        if kind is str and isinstance(value, str) and not _is_text(value):
+            raise self._error(at, f"is not a text of at most {_LONGEST:,} characters that UTF-8 can write")
         names = {int: "a whole number", str: "a text", bool: "true or false"}
-        return self._expect(kind, names[kind], value, at)
+        return self._expect(kind, names.get(kind) or f"a {kind.__name__}", value, at)
 
     def _in_range(self, value: object, allowed: Range, at: str) -> object:
         if isinstance(value, int | float) and not allowed.low <= value <= allowed.high:
@@ -157,15 +173,23 @@ class _Reader:
         return value if isinstance(value, kind) else self._refuse(at, name, value)
 
     def _refuse(self, at: str, wanted: str, value: object) -> Any:
-        shown = repr(value)
-        raise self._error(at, f"is {shown if len(shown) <= 40 else shown[:40] + '…'}, not {wanted}")
+        raise self._error(at, f"is {shown(value)}, not {wanted}")
 
     def _error(self, at: str, problem: str) -> HistoError:
         return HistoError(f"{self.file}: {f'the field {at}' if at else 'its content'} {problem}", self.hint)
 
 
-def _join_keys(at: str, name: object) -> str:
-    return f"{at}.{name}" if at else str(name)
+def _join_keys(at: str, name: str) -> str:
+    return f"{at}.{name[:100]}" if at else name
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a text can be written to a file or a terminal, and is no file's worth of it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return len(value) <= _LONGEST and "\0" not in value
 
 
 def _first_key(kind: Any) -> str:

@@ -21,6 +21,7 @@ from histocli.fs import fsync, remove_strays, require_space, temporary_path, wri
 MAX_NAME = 100  # characters
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 RUN_FILES = ("best.pt", "last.pt", "config.json", "history.jsonl", "manifest.csv", "model_card.md", "job.json")
+_MAX_JSON = 1 << 25  # bytes; the report of an evaluation with 10,000 slides has a tenth
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file can have these names on Windows
 
 
@@ -259,9 +260,13 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        HistoError: the file does not exist, or is not JSON.
+        HistoError: the file does not exist, is larger than any of histo's, or is not JSON.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe could block for ever
+            raise HistoError(f"{path} is not a file", "give a .json file")
+        if (size := path.stat().st_size) > _MAX_JSON:
+            raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise HistoError(f"there is no {path}") from None

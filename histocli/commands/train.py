@@ -4,20 +4,21 @@ import gc
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, memory_is_full, release_gpu_memory
-from histocli.config import BATCH_SIZE, Augment, Device, Precision, Rotate, RunConfig, TrainConfig, Weights
+from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.models.checkpoint import load_checkpoint, publish_checkpoints
 from histocli.reports.model_card import write_card
 from histocli.reports.repeats import RepeatsReport
+from histocli.schema import from_json
 from histocli.signals import Stopped, stop_request
 from histocli.training.progress import Epoch, Listener
 from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
@@ -190,20 +191,11 @@ def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunCon
             f"runs with a last.pt: {', '.join(runs) or 'none'}",
         )
     run = name or runs[-1]
-    saved = load_checkpoint(workspace.run_dir(run) / "last.pt").config
-    kinds: dict[str, Callable[[str], Any]] = {
-        "weights": Weights,
-        "precision": Precision,
-        "device": Device,
-        "augment": Augment,
-        "rotate": Rotate,
-    }
-    try:
-        options = {key: kinds[key](value) if key in kinds else value for key, value in saved.items()}
-        return run, RunConfig(**options)
-    except (TypeError, ValueError) as error:
-        last = workspace.run_dir(run) / "last.pt"
-        raise HistoError(f"{last} has options that this version does not know: {error}", "start a new run") from error
+    last = workspace.run_dir(run) / "last.pt"
+    saved = load_checkpoint(last).config
+    if unknown := saved.keys() - {field.name for field in fields(RunConfig)}:
+        raise HistoError(f"{last} has options that this version does not know: {min(unknown)}", "start a new run")
+    return run, from_json(RunConfig, saved, f"{last}, config", "start a new run")
 
 
 def train_repeats(

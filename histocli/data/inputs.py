@@ -9,7 +9,7 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,18 +23,16 @@ from histocli.data.intensity import Ranges, infer_ranges, sample
 from histocli.data.manifest import file_sha256
 from histocli.data.store import map_array
 from histocli.errors import HistoError, UsageError
-from histocli.sources import Patch, Pixels
+from histocli.sources import Patch
 from histocli.sources.archives import is_archive
 from histocli.sources.files import File, describe_others, file_at, find_images, list_files
 from histocli.sources.folder import unique_ids
 from histocli.sources.formats import refuse_format
+from histocli.sources.hdf5_array import Hdf5Array, damage_errors, find_array
 from histocli.sources.streams import unpack_gzip
 from histocli.workspace import Workspace
 
-if TYPE_CHECKING:
-    import h5py
-
-_SLICE_BYTES = 1 << 24  # of an HDF5 array read at once
+_SLICE_BYTES = 1 << 24  # of a mapped array that are passed on at once
 _SAMPLE = 256  # images of an array that show its range of values
 STDIN = "-"
 _ARRAYS = (".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
@@ -250,30 +248,33 @@ def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs
     return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {})
 
 
-def _from_array(array: "np.ndarray | h5py.Dataset", path: Path, how: Preparation) -> Inputs:
-    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
+def _from_array(array: "np.ndarray | Hdf5Array", path: Path, how: Preparation) -> Inputs:
     how = replace(how, ranges=_ranges_of_array(array, path))
-
-    def patches() -> Iterator[Patch]:
-        for start in range(0, len(array), step):
-            try:
-                block: Pixels = array[start : start + step]
-            except OSError as error:
-                raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
-            for i, image in enumerate(block):
-                yield Patch(
-                    str(start + i), ImageArray(f"{path}, row {start + i}", image, how), path=f"{path}[{start + i}]"
-                )
-
-    return Inputs(len(array), patches(), {})
+    blocks = array.blocks() if isinstance(array, Hdf5Array) else _slices(array, path)
+    patches = (
+        Patch(str(row), ImageArray(f"{path}, row {row}", image, how), path=f"{path}[{row}]")
+        for start, block in blocks
+        for row, image in enumerate(block, start)
+    )
+    return Inputs(array.shape[0], patches, {})
 
 
-def _ranges_of_array(array: "np.ndarray | h5py.Dataset", path: Path) -> Ranges:
+def _slices(array: "np.ndarray", path: Path) -> Iterator[tuple[int, "np.ndarray"]]:
+    """Yield the number of the first row, and the rows, of one slice of a mapped array after the other."""
+    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
+    for start in range(0, len(array), step):
+        try:
+            yield start, array[start : start + step]
+        except OSError as error:
+            raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
+
+
+def _ranges_of_array(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
     """Return which value is white, from up to 256 images; refuse an array where this is ambiguous."""
     if array.dtype == np.uint8:
         return {}
     try:
-        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(len(array)), _SAMPLE))
+        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(array.shape[0]), _SAMPLE))
     except OSError as error:
         raise HistoError(f"cannot read {path}: {error}") from error
     for found in ranges.values():
@@ -282,17 +283,18 @@ def _ranges_of_array(array: "np.ndarray | h5py.Dataset", path: Path) -> Ranges:
     return ranges
 
 
-def _open_h5(path: Path) -> "h5py.Dataset":
+def _open_h5(path: Path) -> Hdf5Array:
     import h5py
 
-    try:
+    with damage_errors(path):
         file = h5py.File(path, "r")
-        sets = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-        if "x" not in sets and len(sets) != 1:
-            raise HistoError(f"{path} contains {', '.join(sets) or 'no arrays'}", "the patches must be named 'x'")
-        return _check_array(sets["x"] if "x" in sets else next(iter(sets.values())), path)
-    except (OSError, KeyError, TypeError, RuntimeError) as error:
-        raise HistoError(f"cannot read {path}: {error}") from error
+    try:
+        array: Hdf5Array = _check_array(find_array(file, path, "x", or_only=True), path)
+        array.check_storage()
+    except HistoError:
+        file.close()
+        raise
+    return array
 
 
 def _check_array(array: Any, path: Path) -> Any:

@@ -1,16 +1,18 @@
 """The appearance of patches (colour, focus, contrast), and how far it is from that of the training data."""
 
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, Self
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from histocli.schema import Count, Range
 from histocli.sources import Pixels
 
 SAMPLE = 4096  # patches of a training set that are measured
 _RARE = 0.001  # the share of the training patches that is beyond each limit
+_LOWEST_DEVIATION, _HIGHEST = 1e-6, 1e15  # of the values that describe training patches
 _BLOCK = 64  # patches whose optical densities are in memory at once
 _DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # the optical density of each value; white has 0
 
@@ -67,26 +69,26 @@ class Distance(NamedTuple):
 class Reference:
     """The appearance of the training patches, as plain values that a checkpoint can hold."""
 
-    patches: int
+    patches: Count
     colour_mean: list[float]
     colour_precision: list[list[float]]
     colour_limit: float
-    focus_mean: float
-    focus_deviation: float
+    focus_mean: Annotated[float, Range(-_HIGHEST, _HIGHEST)]
+    focus_deviation: Annotated[float, Range(_LOWEST_DEVIATION, _HIGHEST)]
     focus_limit: float
     contrast_limit: float
 
-    @classmethod
-    def is_one(cls, values: dict[str, Any]) -> bool:
-        """Return whether these values, of a file from anywhere, are the fields of a reference."""
-        lists = {"colour_mean": (6,), "colour_precision": (6, 6)}
-        if values.keys() != {field.name for field in fields(cls)}:
-            return False
-        try:
-            numbers = {name: np.asarray(value, np.float64) for name, value in values.items()}
-        except (TypeError, ValueError):
-            return False
-        return all(n.shape == lists.get(name, ()) and np.isfinite(n).all() for name, n in numbers.items())
+    def __post_init__(self) -> None:
+        """Check the shapes, and that the colour precision gives distances."""
+        precision = self.colour_precision
+        if len(self.colour_mean) != 6 or len(precision) != 6 or any(len(row) != 6 for row in precision):
+            raise ValueError("does not have 6 colours")
+        matrix = np.array(precision)
+        if not np.abs(matrix).max() <= _HIGHEST or not np.abs(self.colour_mean).max() <= _HIGHEST:
+            raise ValueError("has colours that are too large")
+        values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+        if values.min() < -1e-6 * max(1.0, values.max()) or not np.allclose(matrix, matrix.T, atol=1e-6 * values.max()):
+            raise ValueError("has a colour_precision that is no precision matrix")
 
     @classmethod
     def of(cls, store: Pixels, rows: "np.ndarray", seed: int = 0) -> Self:
@@ -107,8 +109,8 @@ class Reference:
             colour_precision=fitted.precision_.tolist(),
             colour_limit=float(np.quantile(distance, 1 - _RARE)),
             focus_mean=float(focus.mean()),
-            focus_deviation=float(max(focus.std(), 1e-6)),
-            focus_limit=float(np.quantile((focus - focus.mean()) / max(focus.std(), 1e-6), _RARE)),
+            focus_deviation=float(max(focus.std(), _LOWEST_DEVIATION)),
+            focus_limit=float(np.quantile((focus - focus.mean()) / max(focus.std(), _LOWEST_DEVIATION), _RARE)),
             contrast_limit=float(np.quantile(contrast, _RARE)),
         )
 

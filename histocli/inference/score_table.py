@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.data.groups import connected_components
-from histocli.errors import HistoError
+from histocli.errors import HistoError, first_line, shown
 from histocli.metrics import Clusters, by_patch
 from histocli.metrics.groups import GroupMetrics, metrics_per_group
 from histocli.workspace import atomic_path
@@ -36,6 +36,8 @@ def read_scores(path: Path) -> "pd.DataFrame":
 
     again = "histo eval writes it again"
     try:
+        if path.exists() and not path.is_file():  # reading a pipe could block for ever
+            raise HistoError(f"{path} is not a file", again)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if missing := set(_REQUIRED) - set(table.columns):
             raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", again)
@@ -45,8 +47,14 @@ def read_scores(path: Path) -> "pd.DataFrame":
         table["index"] = pd.to_numeric(table["index"].where(table["index"] != "")).astype("Int64")
     except FileNotFoundError:
         raise HistoError(f"there is no {path}", again) from None
-    except (ValueError, TypeError) as error:
-        raise HistoError(f"{path} is not a table of scores: {error}", again) from error
+    except (ValueError, TypeError, OverflowError) as error:
+        raise HistoError(f"{path} is not a table of scores: {first_line(error)}", again) from error
+    is_wrong = ~(table["label"].isin((0, 1)) & table["prob"].between(0, 1))
+    if is_wrong.any():
+        key, label, prob = table.loc[is_wrong, ["id", "label", "prob"]].to_numpy()[0]
+        raise HistoError(
+            f"{path}: {shown(key)} has the label {label} and the prob {prob:g}, not 0 or 1 and 0 to 1", again
+        )
     return table
 
 

@@ -4,22 +4,26 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import Any, get_origin
-from zipfile import ZipFile
+from typing import Annotated, Any
 
 import torch
 
 from histocli.data.quality import Reference
-from histocli.errors import HistoError, UsageError
-from histocli.fs import hold, human_bytes
-from histocli.models import Classifier, packaged, rebuild_model
+from histocli.errors import HistoError, UsageError, first_line, shown
+from histocli.fs import hold
+from histocli.metrics.calibration import HIGHEST, LOWEST
+from histocli.models import Classifier, packaged
+from histocli.models.archive import check_archive
 from histocli.models.backbone import HEAD
+from histocli.models.limits import build_for
+from histocli.schema import Count, Fraction, Range, from_json
 from histocli.workspace import Workspace, atomic_path, is_path
 
+_VALIDATION = {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}
 FORMAT = 4  # 3: histonet was what histonet-64 is now
 
 
@@ -42,12 +46,12 @@ class Checkpoint:
     arch: str
     model: dict[str, torch.Tensor]
     run: str
-    epoch: int
+    epoch: Count
     metrics: dict[str, float | None]
-    config: dict[str, Any]
+    config: dict[str, bool | int | float | str | None]
     manifest_sha256: str
-    threshold: float = 0.5
-    temperature: float = 1.0
+    threshold: Fraction = 0.5
+    temperature: Annotated[float, Range(LOWEST, HIGHEST)] = 1.0
     validation: dict[str, torch.Tensor] = field(default_factory=dict)
     appearance: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -75,16 +79,20 @@ class Checkpoint:
         """
         weights = self.model | self._backbone_weights(backbone) if self.backbone_sha256 else self.model
         try:
-            model = rebuild_model(self.arch)
+            model = build_for(self.arch, weights)
+            model.load_state_dict(weights)
         except UsageError as error:
             raise HistoError(
-                f"{self.origin}: the architecture {self.arch!r} is not known", "a newer version of histo may know it"
+                f"{self.origin}: the architecture {shown(self.arch)} is not known: {first_line(error)}",
+                "a newer version of histo may know it",
             ) from error
-        try:
-            model.load_state_dict(weights)
         except RuntimeError as error:
-            reason = f"{self.origin}: the weights do not fit {self.arch}: {_first_line(error)}"
-            raise HistoError(reason, "if an older version of histo wrote it, train again") from error
+            raise HistoError(f"{self.origin}: the weights do not fit {self.arch}: {first_line(error)}") from error
+        except HistoError as error:
+            raise HistoError(
+                f"{self.origin}: {first_line(error)}",
+                error.hint or "if an older version of histo wrote it, train again",
+            ) from error
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise HistoError(f"{self.origin}: the weights are not finite", "use an earlier checkpoint")
         return model.eval()
@@ -139,30 +147,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         HistoError: the file is missing or damaged, is not a checkpoint of histo, or has another format.
     """
     try:
-        _refuse_compressed(path)
+        check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
     except Exception as error:  # damaged bytes can make torch raise any kind of exception
-        raise HistoError(f"{path} cannot be read safely as a checkpoint: {_first_line(error)}") from error
-    if isinstance(content, dict) and content.get("format") == 3:
-        content = _convert_from_3(content)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {found!r})")
-    try:
-        checkpoint = Checkpoint(**content)
-    except TypeError as error:
-        raise HistoError(f"{path} lacks a field of a checkpoint: {_first_line(error)}") from error
+        raise HistoError(f"{path} cannot be read safely as a checkpoint: {first_line(error)}") from error
+    found = content.get("format") if isinstance(content, dict) else content
+    if isinstance(content, dict) and type(found) is int and found == 3:
+        content, found = _convert_from_3(content), FORMAT
+    if not isinstance(content, dict) or type(found) is not int or found != FORMAT:
+        raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {shown(found)})")
+    names = {item.name for item in fields(Checkpoint) if item.init}
+    if unknown := [name for name in content if name not in names]:
+        raise HistoError(f"{path} is not a histo checkpoint: it has the field {shown(unknown[0])}")
+    checkpoint = from_json(Checkpoint, content, str(path), "it is damaged, or was not written by histo train")
     checkpoint.origin = str(path)
-    for item in fields(Checkpoint):
-        kind: Any = get_origin(item.type) or item.type
-        if not isinstance(getattr(checkpoint, item.name), kind):
-            raise HistoError(f"{path} is not a histo checkpoint: its {item.name!r} has the wrong type")
-    if not 0 < checkpoint.temperature < float("inf") or not 0 <= checkpoint.threshold <= 1:
-        raise HistoError(f"{path} is not a histo checkpoint: its temperature or threshold is out of range")
-    if field_name := _invalid_field(checkpoint):
-        raise HistoError(f"{path} is not a histo checkpoint: its {field_name!r} has invalid content")
+    if problem := _validation_problem(checkpoint.validation):
+        raise HistoError(f"{path}: the field validation {problem}", "train again, or use another checkpoint")
+    if checkpoint.appearance:
+        reference = from_json(Reference, checkpoint.appearance, f"{path}, appearance", "train again, to use --qc")
+        checkpoint.appearance = asdict(reference)
     return checkpoint
 
 
@@ -176,31 +181,20 @@ def _convert_from_3(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _invalid_field(checkpoint: Checkpoint) -> str:
-    """Return the first field with values of a wrong type, or ""; weights are compared with their network later."""
-    if not all(map(_is_plain, checkpoint.model.values())):
-        return "model"
-    if checkpoint.validation:
-        kinds = {name: (t.dtype, t.ndim) for name, t in checkpoint.validation.items() if _is_plain(t)}
-        if kinds != {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}:
-            return "validation"
-    return "appearance" if checkpoint.appearance and not Reference.is_one(checkpoint.appearance) else ""
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout is torch.strided and value.device.type == "cpu"
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Raise ValueError if the zip file would unpack to more bytes than it has.
-
-    torch stores tensors uncompressed, but would unpack compressed ones of any size. It reads a file that is not a zip
-    archive as another format.
-    """
-    with ZipFile(path) as archive:
-        declared = sum(member.file_size for member in archive.infolist())
-    if declared > path.stat().st_size:
-        raise ValueError(f"it would unpack to {human_bytes(declared)}")
+def _validation_problem(validation: dict[str, torch.Tensor]) -> str:
+    """Return what is wrong with the labels and log odds of the validation patches, or ""."""
+    if not validation:
+        return ""
+    if {name: (t.dtype, t.ndim) for name, t in validation.items()} != _VALIDATION:
+        return "does not have labels uint8 (N,) and log_odds float32 (N,)"
+    labels, odds = validation["labels"], validation["log_odds"]
+    if len(labels) != len(odds) or not len(labels):
+        return f"has {len(labels):,} labels and {len(odds):,} log_odds"
+    if labels.max() > 1:
+        return f"has the label {int(labels.max())}, not 0 or 1"
+    if not odds.isfinite().all():
+        return f"has {int((~odds.isfinite()).sum()):,} log_odds that are not finite"
+    return ""
 
 
 def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
@@ -247,7 +241,3 @@ def _checkpoint_hint(workspace: Workspace, name: str) -> str:
     if (workspace.run_dir(runs[-1]) / "best.pt").is_file():
         return f"--ckpt {runs[-1]} uses the best epoch of that run so far (runs: {', '.join(runs)})"
     return f"histo train --resume finishes {runs[-1]} (runs: {', '.join(runs)})"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

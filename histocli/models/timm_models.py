@@ -5,6 +5,7 @@ name a network from a hub or a folder in this form too, so that it can be built 
 """
 
 import json
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,11 +14,19 @@ from urllib.parse import parse_qsl, urlencode
 
 from torch import nn
 
-from histocli.errors import HistoError, UsageError
+from histocli.errors import HistoError, UsageError, first_line, shown
 from histocli.models.backbone import Backbone, weights_missing
 
 PREFIX = "timm/"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
+MAX_SIDE = 1024  # pixels of the images that a network takes
+_OPTIONS_HINT = "the text after the ? must be options of the network"
+_MAX_OPTIONS, _MAX_LIST, _MAX_NUMBER = 32, 8, 4096
+_KEY, _WORD = re.compile(r"[a-z][a-z0-9_]{0,40}"), re.compile(r"[\w.-]{0,40}", re.ASCII)
+_RESERVED = {
+    *("pretrained", "num_classes", "in_chans", "features_only", "checkpoint_path", "cache_dir", "scriptable"),
+    *("exportable", "no_jit", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
+}
 
 
 def is_stored_elsewhere(arch: str) -> bool:
@@ -42,21 +51,58 @@ def timm_backbone(arch: str, pretrained: bool) -> Backbone:
     except ImportError as error:
         raise HistoError(f"{arch} needs the package {error.name}", "pip install 'histocli[timm]'") from error
     name, _, query = arch.removeprefix(PREFIX).partition("?")
-    query_options = _parse_options(query)
     try:
+        query_options = _parse_options(query)
         architecture, config_options = _read_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
         _check_name(architecture)
         options = {**config_options, **query_options}
+        _check_options(arch, options)
         source = name if pretrained else architecture
         network: nn.Module = timm.create_model(
             source, pretrained=pretrained, num_classes=0, checkpoint_path="", **options
         )
-    except (TypeError, AssertionError) as error:
-        raise UsageError(f"--arch {arch}: {error}", "the text after the ? must be options of the network") from error
+    except (TypeError, AssertionError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
+        raise _wrong_options(arch, error) from error
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        if not pretrained and not is_stored_elsewhere(arch):
+            if isinstance(error, NotImplementedError):
+                raise
+            raise _wrong_options(arch, error) from error
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
         raise weights_missing(arch, error, place) from error
     return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)
+
+
+def _wrong_options(arch: str, error: Exception) -> UsageError:
+    return UsageError(f"--arch {arch[:200]}: {first_line(error)}", _OPTIONS_HINT)
+
+
+def _check_options(arch: str, options: dict[str, Any]) -> None:
+    """Check that the options of a network are plain and small: a checkpoint from anyone can contain them.
+
+    Raises:
+        UsageError: there are too many, or one is not a number, true, false, null, a short name or a short list.
+    """
+    if len(options) > _MAX_OPTIONS:
+        raise UsageError(f"--arch {arch[:200]}: {len(options)} options, at most {_MAX_OPTIONS} are possible")
+    for key, value in options.items():
+        if not _KEY.fullmatch(key) or (key in _RESERVED and (key, value) != ("in_chans", 3)):
+            reason = f"--arch {arch[:200]}: {key[:40]!r} is not an option of a network that takes patches"
+            raise UsageError(reason, _OPTIONS_HINT)
+        values = value if isinstance(value, list) else [value]
+        largest = MAX_SIDE if "size" in key else _MAX_NUMBER
+        if len(values) > _MAX_LIST or not all(_is_plain(item, largest) for item in values):
+            raise UsageError(
+                f"--arch {arch[:200]}: {key} is neither a number from -1 to {largest:,} nor true, false, null, a name, "
+                f"or a list of at most {_MAX_LIST}",
+                _OPTIONS_HINT,
+            )
+
+
+def _is_plain(value: Any, largest: int) -> bool:
+    if isinstance(value, str):
+        return _WORD.fullmatch(value) is not None
+    return value is None or (isinstance(value, int | float) and -1 <= value <= largest)
 
 
 def _describe_backbone(network: Any, architecture: str, options: dict[str, Any], pretrained: bool) -> Backbone:
@@ -69,6 +115,8 @@ def _describe_backbone(network: Any, architecture: str, options: dict[str, Any],
     if embedding is not None or network.pretrained_cfg.get("fixed_input_size"):
         side = side or data_config["input_size"][-1]
     side = side[0] if isinstance(side, list | tuple) else side
+    if side is not None and not (isinstance(side, int) and 0 < side <= MAX_SIDE):
+        raise UsageError(f"--arch {architecture}: it takes images of {shown(side)} pixels, not of 1 to {MAX_SIDE}")
     query = "?" + urlencode({key: json.dumps(value) for key, value in sorted(options.items())}) if options else ""
     width = getattr(network, "head_hidden_size", None) or network.num_features
     backbone = Backbone(f"{PREFIX}{architecture}{query}", network, width, side=side)
@@ -104,7 +152,7 @@ def _parse_options(query: str) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

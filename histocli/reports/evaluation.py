@@ -79,6 +79,11 @@ class EvaluationReport:
     slides: list[GroupMetrics] = field(default_factory=list)
     hospitals: list[GroupMetrics] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Check that the scores are beside the report: a file from anyone must not name another one."""
+        if Path(self.scores).name != self.scores or self.scores in ("", ".."):
+            raise ValueError("names scores that are not beside it")
+
     def to_json(self) -> Json:
         """Return the report as plain values.
 

@@ -1,9 +1,9 @@
 """Read PCam's HDF5 arrays, which may be compressed with gzip, a few hundred patches at a time."""
 
 import gzip
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +12,16 @@ import numpy as np
 from histocli.errors import HistoError
 from histocli.fs import human_bytes, require_space, temporary_path, write_all
 from histocli.sources import Pixels
+from histocli.sources.hdf5_array import MAX_CHUNK, damage_errors, find_array
 
 if TYPE_CHECKING:
     import h5py
 
 PATCH_SHAPE = (96, 96, 3)
 _CHUNK = 1 << 20
-_ROWS = 256
-_MAX_BLOCK = 4096 * 96 * 96 * 3
 _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
-_OVERHEAD = _MAX_BLOCK + (
+_OVERHEAD = MAX_CHUNK + (
     1 << 24
 )  # bytes of HDF5 in addition to the pixels: the last chunk is always stored with its full size
 
@@ -37,11 +36,10 @@ def read_labels(path: Path, scratch: Path) -> Labels:
         HistoError: the file is truncated or damaged, or does not contain this array.
     """
     with open_h5(path, scratch, limit=_LABEL_BYTES) as file:
-        found = _find_dataset(file, path, "y")
-        if found.shape is None or not 0 < found.shape[0] == found.size <= _MAX_LABELS or found.dtype.kind not in "uib":
+        found = find_array(file, path, "y", hint=_hint(path))
+        if not 0 < found.shape[0] == prod(found.shape) <= _MAX_LABELS or found.dtype.kind not in "uib":
             raise HistoError(f"{path}: y is {found.dtype} {found.shape}, not a label per patch")
-        with _damage_errors(path):
-            labels = np.asarray(found[()]).reshape(-1)
+        labels = np.concatenate([rows.reshape(-1) for _, rows in found.blocks()])
     wrong = np.flatnonzero((labels != 0) & (labels != 1))
     if len(wrong):
         raise HistoError(f"{path}: label {labels[wrong[0]]} in row {wrong[0]} is not 0 or 1")
@@ -54,18 +52,15 @@ def read_patches(file: "h5py.File", path: Path, rows: int) -> Iterator[Pixels]:
     Raises:
         HistoError: the file is damaged, does not contain this array, or the number of patches is not `rows`.
     """
-    found = _find_dataset(file, path, "x")
-    if found.shape is None or found.shape[1:] != PATCH_SHAPE or found.dtype != np.uint8:
+    found = find_array(file, path, "x", hint=_hint(path))
+    if found.shape[1:] != PATCH_SHAPE or found.dtype != np.uint8:
         raise HistoError(f"{path}: x is {found.dtype} {found.shape}, not uint8 (N,96,96,3)")
     if found.shape[0] != rows:
         raise HistoError(
             f"{path} has {found.shape[0]:,} patches for {rows:,} labels",
             "the files are from different versions: download them again with --force",
         )
-    step = _block_rows(found, path)
-    for start in range(0, rows, step):
-        with _damage_errors(path):
-            block = np.asarray(found[start : start + step])
+    for _, block in found.blocks():
         yield from block
 
 
@@ -89,7 +84,7 @@ def open_h5(
         with _open_file(path, path) as file:
             yield file
         return
-    expected = None if rows is None else rows * int(np.prod(PATCH_SHAPE))
+    expected = None if rows is None else rows * prod(PATCH_SHAPE)
     with ExitStack() as stack:
         with _space_errors(path, scratch, expected):
             temporary = stack.enter_context(temporary_path(scratch / path.stem))
@@ -107,7 +102,7 @@ def _unpack(
     with (
         _space_errors(path, target.parent, expected),
         target.open("wb", buffering=0) as output,
-        _damage_errors(path),
+        damage_errors(path, _hint(path)),
         gzip.open(path) as packed,
     ):
         while chunk := packed.read(_CHUNK):
@@ -135,43 +130,11 @@ def _space_errors(path: Path, folder: Path, expected: int | None) -> Iterator[No
 def _open_file(path: Path, named: Path) -> "Iterator[h5py.File]":
     import h5py
 
-    with _damage_errors(named):
+    with damage_errors(named, _hint(named)):
         file = h5py.File(path, "r", locking=path == named)  # the temporary file is locked already
     with file:
         yield file
 
 
-@contextmanager
-def _damage_errors(path: Path) -> Iterator[None]:
-    """Turn errors of gzip and HDF5 for a truncated or damaged file into a `HistoError` that names the file."""
-    try:
-        yield
-    except (EOFError, zlib.error, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise HistoError(
-            f"{path} is truncated or damaged: {error}",
-            f"delete {path.name} and run the same command again, or give --force",
-        ) from error
-
-
-def _find_dataset(file: "h5py.File", path: Path, name: str) -> "h5py.Dataset":
-    """Return the array `name`, which must be in this file: a reference of HDF5 could read any other file."""
-    import h5py
-
-    with _damage_errors(path):
-        is_in_file = isinstance(file.get(name, getlink=True), h5py.HardLink)
-        found = file[name] if is_in_file else None
-        if not isinstance(found, h5py.Dataset):
-            raise HistoError(f"{path} has no array {name!r}", f"it contains {', '.join(file) or 'nothing'}")
-        if found.external or found.is_virtual:
-            raise HistoError(f"{path}: the array {name!r} is stored in other files, which histo does not read")
-        return found
-
-
-def _block_rows(found: "h5py.Dataset", path: Path) -> int:
-    """Return the number of rows to read at a time: whole HDF5 chunks, so that no chunk is decompressed twice."""
-    if found.chunks is None:
-        return _ROWS
-    if int(np.prod(found.chunks, dtype=object)) > _MAX_BLOCK:
-        raise HistoError(f"{path}: its chunks of {found.chunks} are too large to read")
-    rows = int(found.chunks[0])
-    return max(rows, _ROWS // rows * rows)
+def _hint(path: Path) -> str:
+    return f"delete {path.name} and run the same command again, or give --force"

@@ -26,7 +26,7 @@ from histocli.training.cuda_graph import WARM_UP
 from histocli.training.probe import extract_features, head_state, head_weights, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
-from histocli.training.run_folder import describe_run, write_history
+from histocli.training.run_folder import describe_run, state_errors, write_history
 from histocli.training.setup import make_loaders, make_model, make_recipe
 from histocli.training.trainer import Trainer, copy_state
 from histocli.workspace import Workspace, atomic_folder
@@ -203,6 +203,12 @@ class Run:
             raise HistoError(f"{self.dir / 'last.pt'} has no training state to resume from", "use another --name")
         if checkpoint.manifest_sha256 != self.manifest_sha256:
             raise HistoError(f"{self.manifest} has changed since the run was started", "use another --name")
+        with state_errors(self.dir / "last.pt"):
+            self._load_state(checkpoint)
+        if not self.appearance:  # the run was stopped before its first step
+            self._measure_appearance()
+
+    def _load_state(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.training
         ema_state = head_state(checkpoint.model) if self.config.freeze else checkpoint.model
         self.trainer.load_state(state["trainer"], ema_state)
@@ -212,8 +218,6 @@ class Run:
         self.processes_before = state.get("processes", 1)
         self.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
         self.appearance = checkpoint.appearance
-        if not self.appearance:  # the run was stopped before its first step
-            self._measure_appearance()
 
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""

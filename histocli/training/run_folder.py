@@ -2,11 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histocli.compute.memory import is_out_of_memory
+from histocli.errors import HistoError, first_line
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import git_commit, versions
@@ -42,3 +45,14 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """Write history.jsonl: one line for each epoch."""
     lines = [json.dumps(epoch._asdict(), allow_nan=False) + "\n" for epoch in history]
     write_text(folder / "history.jsonl", "".join(lines))
+
+
+@contextmanager
+def state_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of a damaged training state into a `HistoError` that names its file."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise HistoError(f"{path}: its training state is damaged: {first_line(error)}", "use another --name") from error

@@ -99,17 +99,17 @@ def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ([1, 2], "found 'list'"),
+        ([1, 2], "found a list"),
         ({"format": 1}, "found 1"),
         ({"state_dict": {}}, "found None"),
-        ({"format": FORMAT, "arch": "histonet"}, "lacks a field"),
+        ({"format": FORMAT, "arch": "histonet"}, "the field model is missing"),
         ({**vars(checkpoint()), "surprise": 1}, "surprise"),
-        ({**vars(checkpoint()), "model": [1]}, "'model' has the wrong type"),
-        ({**vars(checkpoint()), "epoch": "three"}, "'epoch' has the wrong type"),
+        ({**vars(checkpoint()), "model": [1]}, "the field model is a list, not an object"),
+        ({**vars(checkpoint()), "epoch": "three"}, "the field epoch is 'three', not a whole number"),
         ({**vars(checkpoint()), "arch": "vgg99"}, "'vgg99' is not known"),
         ({**vars(checkpoint()), "arch": "resnet18"}, "do not fit resnet18"),
         ({**vars(checkpoint()), "model": {}}, "do not fit histonet"),
-        ({**vars(checkpoint()), "model": {"a": 1}}, "'model' has invalid content"),
+        ({**vars(checkpoint()), "model": {"a": 1}}, "the field model.a is 1, not a Tensor"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

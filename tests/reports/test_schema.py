@@ -124,7 +124,7 @@ class Outer:
             {"kind": "a", "inner": {"count": 1}, "rows": [{"count": -1}]},
             "the field rows[0].count is -1, not at least 0",
         ),
-        ({"kind": "a", "inner": {"count": 1}, "pair": [1]}, "the field pair is [1], not a list of 2"),
+        ({"kind": "a", "inner": {"count": 1}, "pair": [1]}, "the field pair is a list of 1, not of 2"),
         ({"kind": "a", "inner": {"count": 1}, "names": {"x": 1}}, "the field names.x is 1, not a text"),
         ({"kind": "a", "inner": {"count": 1}, "option": []}, "the field option is [], not a text"),
     ],

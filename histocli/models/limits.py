@@ -1,0 +1,126 @@
+"""Build the network that a checkpoint names, which may come from anyone: never a larger one than the file holds."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+
+from histocli.errors import HistoError, first_line
+from histocli.models import Classifier, rebuild_model
+from histocli.models.backbone import PATCH_SIDE
+from histocli.models.timm_models import PREFIX
+
+_MORE_PARAMETERS, _MORE_ELEMENTS = 100, 1 << 24  # of layers that are built and replaced, such as ImageNet's classes
+_BUFFER_ELEMENTS = 1 << 26  # of what a network computes for itself, such as the masks of a Swin transformer
+_MODULES = 20  # modules for each parameter; many have none
+
+
+class _LimitError(Exception):
+    """A network is larger than the weights that it is built for."""
+
+
+def build_for(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
+    """Return the network `arch`, with random weights, after checking that `weights` fit it.
+
+    It is first built on the meta device, which allocates nothing. There and later, construction ends as soon as there
+    are more parameters or elements than in `weights`.
+
+    Raises:
+        UsageError: no architecture has that name, or an option is not allowed.
+        HistoError: it cannot be built, or the weights do not fit: the message says what differs.
+    """
+    try:
+        with _limited(weights):
+            planned = _on_meta_device(arch)
+        if planned:
+            _compare(planned.state_dict(), weights)
+        with _limited(weights):
+            model = rebuild_model(arch)
+    except _LimitError as error:
+        raise HistoError(f"the weights do not fit {arch[:100]}: {error}") from error
+    if "?" in arch:
+        _try_forward(model)
+    return model
+
+
+def _try_forward(model: Classifier) -> None:
+    """Score one patch: a network can have options with which it is built, but cannot take patches."""
+    try:
+        with torch.inference_mode():
+            logits = model.eval()(torch.zeros(1, 3, PATCH_SIDE, PATCH_SIDE))
+    except Exception as error:  # a network of another library can raise any kind of exception
+        raise HistoError(f"{model.arch[:100]} does not take patches: {first_line(error)}") from error
+    if logits.shape != (1, 2):
+        raise HistoError(f"{model.arch[:100]} gives an output of {tuple(logits.shape)} for a patch, not (1, 2)")
+
+
+def _on_meta_device(arch: str) -> Classifier | None:
+    """Return the network without memory for its weights; None for those of torchvision that need values to be built.
+
+    torchvision's networks have no options, and allocate no parameter before they register it.
+    """
+    try:
+        with torch.device("meta"):
+            return rebuild_model(arch)
+    except NotImplementedError as error:
+        if arch.startswith(PREFIX):
+            raise HistoError(f"{arch[:100]} cannot be built on the meta device: {first_line(error)}") from error
+        return None
+
+
+def _compare(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise _LimitError(f"{name} is missing")
+        found = weights[name]
+        if (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            raise _LimitError(f"{name} is {found.dtype} {tuple(found.shape)}, not {tensor.dtype} {tuple(tensor.shape)}")
+    if unexpected := weights.keys() - expected.keys():
+        raise _LimitError(f"the network has no {min(unexpected)[:100]}")
+
+
+@contextmanager
+def _limited(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """In this block, raise `_LimitError` where a network gets more parts than there are weights for.
+
+    Modules call the hooks before they give a parameter its values, so that its memory is not in use yet.
+    """
+    elements = sum(tensor.numel() for tensor in weights.values()) + _MORE_ELEMENTS
+    most = {"parameters": len(weights) + _MORE_PARAMETERS, "modules": _MODULES * (len(weights) + _MORE_PARAMETERS)}
+    most |= {"elements": elements, "elements of buffers": elements + _BUFFER_ELEMENTS}
+
+    def take(what: str, count: int = 1) -> None:
+        most[what] -= count
+        if most[what] < 0:
+            raise _LimitError(f"it has more {what} than the checkpoint")
+
+    def on_parameter(module: Any, name: str, parameter: torch.Tensor | None) -> None:
+        if parameter is not None:
+            take("parameters")
+            take("elements", _numel(parameter))
+
+    def on_buffer(module: Any, name: str, buffer: torch.Tensor | None) -> None:
+        if buffer is not None:
+            take("elements of buffers", _numel(buffer))
+
+    def on_module(module: Any, name: str, child: Any) -> None:
+        take("modules")
+
+    with ExitStack() as hooks:
+        for handle in (
+            register_module_parameter_registration_hook(on_parameter),
+            register_module_buffer_registration_hook(on_buffer),
+            register_module_module_registration_hook(on_module),
+        ):
+            hooks.callback(handle.remove)
+        yield
+
+
+def _numel(tensor: torch.Tensor) -> int:
+    return 0 if torch.nn.parameter.is_lazy(tensor) else tensor.numel()

@@ -1,0 +1,254 @@
+"""Read arrays of HDF5 files that may be hostile: nothing outside the file is read, and memory is bounded.
+
+HDF5 can store an array in other files (external storage, links, virtual data sets), and it unpacks a chunk whatever its
+size turns out to be. So links are not followed, only arrays in the file itself are read, and chunks are unpacked here.
+"""
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice, product
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histocli.errors import HistoError
+
+if TYPE_CHECKING:
+    import h5py
+
+    Filter = tuple[int, int, tuple[int, ...], bytes]  # its number, flags, parameters and name
+
+MAX_CHUNK = 4096 * 96 * 96 * 3  # bytes of one unpacked chunk, and of the rows that are read at once
+_MAX_LZF_CHUNK = 1 << 22  # HDF5 unpacks LZF itself, to at most 88 times the bytes
+_BLOCK = 1 << 24  # bytes of the rows that are read at once, where the chunks allow it
+_REREAD = 64  # how often a chunk may be unpacked again, for rows that are too large to be read at once
+_NAMES_SHOWN = 5
+_FLOATS = [np.dtype(order + name) for order in "<>" for name in ("f2", "f4", "f8")]
+_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
+_KNOWN = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
+_ERRORS = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, zlib.error)
+
+
+class Hdf5Array:
+    """An array of N rows that is stored in an HDF5 file itself; see `find_array`."""
+
+    def __init__(self, dataset: "h5py.Dataset", path: Path, hint: str = "") -> None:
+        self.path, self.hint = path, hint
+        self.shape: tuple[int, ...] = dataset.shape
+        self.dtype: np.dtype[Any] = dataset.dtype
+        self._dataset, self._chunks, self._filters = dataset, dataset.chunks, _filters(dataset)
+        self._chunk_bytes = prod(self._chunks or ()) * self.dtype.itemsize
+        self._buffer = np.empty(0, np.uint8)  # of one chunk as it is stored
+
+    @property
+    def block_rows(self) -> int:
+        """The number of rows to read at a time: whole chunks where that is possible."""
+        row = max(1, prod(self.shape[1:]) * self.dtype.itemsize)
+        most, wanted = max(1, MAX_CHUNK // row), max(1, _BLOCK // row)
+        chunk = self._chunks[0] if self._chunks else 1
+        return most if chunk > most else max(chunk, wanted // chunk * chunk)
+
+    def check_storage(self) -> None:
+        """Check that the array is stored completely, in chunks that are not too large.
+
+        Raises:
+            HistoError: it is not, or the chunks have a compression that cannot be read.
+        """
+        with damage_errors(self.path, self.hint):
+            if problem := _storage_problem(self._dataset):
+                raise _refused(self._dataset, self.path, problem)
+
+    def __getitem__(self, row: int) -> npt.NDArray[Any]:
+        """Return one row, after `check_storage`.
+
+        Raises:
+            HistoError: the file is truncated or damaged.
+        """
+        with damage_errors(self.path, self.hint, f" in row {row}"):
+            return np.asarray(self._read(row, row + 1)[0])
+
+    def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yield the number of the first row, and the rows, of one block after the other.
+
+        Raises:
+            HistoError: as `check_storage`, or the file is truncated or damaged.
+        """
+        self.check_storage()
+        step = self.block_rows
+        for start in range(0, self.shape[0], step):
+            with damage_errors(self.path, self.hint, f" from row {start} on"):
+                rows = self._read(start, min(start + step, self.shape[0]))
+            yield start, rows
+
+    def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        if self._chunks is None:
+            return np.asarray(self._dataset[start:stop])
+        if not len(self._buffer):
+            self._buffer = np.empty(_stored_limit(self._chunk_bytes), np.uint8)
+        rows = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        first = start - start % self._chunks[0]
+        ends = (stop, *self.shape[1:])
+        for corner in product(*map(range, (first, *[0] * len(self.shape[1:])), ends, self._chunks)):
+            low = (max(corner[0], start), *corner[1:])
+            high = [min(at + size, end) for at, size, end in zip(corner, self._chunks, ends, strict=True)]
+            within = tuple(slice(a - at, b - at) for a, b, at in zip(low, high, corner, strict=True))
+            target = (slice(low[0] - start, high[0] - start), *map(slice, low[1:], high[1:]))
+            rows[target] = self._read_chunk(corner, within)
+        return rows
+
+    def _read_chunk(self, corner: tuple[int, ...], within: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Return a part of the chunk that begins at `corner`; no more memory is used than a chunk should take."""
+        mask, stored = self._dataset.id.read_direct_chunk(corner, out=self._buffer)
+        if any(number == _LZF for number, *_ in self._filters):
+            return np.asarray(
+                self._dataset[tuple(slice(at + s.start, at + s.stop) for at, s in zip(corner, within, strict=True))]
+            )
+        data: bytes | memoryview = stored
+        for i, (number, *_) in reversed(list(enumerate(self._filters))):
+            if mask >> i & 1:  # this chunk is stored without the filter
+                continue
+            if number == _DEFLATE:
+                data = _inflate(data, self._chunk_bytes + 4)
+            elif number == _FLETCHER32:
+                data = _check_fletcher32(data)
+            elif self.dtype.itemsize > 1:
+                data = np.frombuffer(data, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
+        if len(data) != self._chunk_bytes:
+            raise ValueError(f"a chunk has {len(data):,} bytes, not {self._chunk_bytes:,}")
+        return np.frombuffer(data, self.dtype).reshape(self._chunks)[within]
+
+
+def find_array(file: "h5py.File", path: Path, name: str, *, or_only: bool = False, hint: str = "") -> Hdf5Array:
+    """Return the array `name` of a file; with `or_only`, the only array of a file that has none of this name.
+
+    Raises:
+        HistoError: it is not in the file itself, or does not hold numbers.
+    """
+    with damage_errors(path, hint):
+        names = [key for key in file if _is_array(file, key)]
+        if name not in names and not (or_only and len(names) == 1):
+            shown = [*(key[:40] for key in names[:_NAMES_SHOWN]), *(["..."] if len(names) > _NAMES_SHOWN else [])]
+            raise HistoError(
+                f"{path} has no array {name!r}: it contains {', '.join(shown) or 'no arrays'}",
+                f"the patches must be named {name!r}, and be in the file itself: links are not followed",
+            )
+        dataset = file[name if name in names else names[0]]
+        if problem := _content_problem(dataset):
+            raise _refused(dataset, path, problem)
+        return Hdf5Array(dataset, path, hint)
+
+
+def _is_array(file: "h5py.File", name: str) -> bool:
+    """Return whether `name` is an array in this file; a link is never followed, because it may lead anywhere."""
+    import h5py
+
+    is_in_file = isinstance(file.get(name, getlink=True), h5py.HardLink)
+    return is_in_file and file.get(name, getclass=True) is h5py.Dataset
+
+
+def _refused(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
+    return HistoError(f"{path}: the array {dataset.name.lstrip('/')!r} {problem[0]}", problem[1])
+
+
+def _content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
+    """Return why an array cannot be read, and what to do; the shape is read last, because HDF5 opens files for it."""
+    from h5py import h5d
+
+    properties = dataset.id.get_create_plist()
+    copy = "copy the data into the file itself: h5repack, or h5py"
+    if properties.get_layout() not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED) or properties.get_external_count():
+        return "is stored in other files, which histo does not read", copy
+    if dataset.shape is None or not dataset.shape or dataset.dtype.kind not in "uibf":
+        return f"holds {str(dataset.dtype)[:40]} {dataset.shape}, not numbers in rows", "store uint8 (N,H,W,3)"
+    if not _is_plain(dataset.id.get_type()):
+        return "has numbers of an unusual width", "store uint8"
+    return None
+
+
+def _storage_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
+    """Return why the values of an array cannot be read, and what to do."""
+    chunks, itemsize = dataset.chunks, dataset.dtype.itemsize
+    if chunks is None:
+        is_stored = dataset.id.get_storage_size() >= prod(dataset.shape) * itemsize
+        return None if is_stored else ("was never completely stored in the file", "write the file again")
+    size, row = prod(chunks) * itemsize, max(1, prod(dataset.shape[1:]) * itemsize)
+    filters = _filters(dataset)
+    numbers = [number for number, *_ in filters]
+    shuffled = [parameters[:1] == (itemsize,) for number, _, parameters, _ in filters if number == _SHUFFLE]
+    repack = "store it in smaller chunks, of one row for example: h5repack -l CHUNK=..."
+    if size > MAX_CHUNK or (_LZF in numbers and size > _MAX_LZF_CHUNK):
+        return f"has chunks of {chunks}, which are too large to read", repack
+    if chunks[0] > _REREAD * max(1, MAX_CHUNK // row):
+        return f"has chunks of {chunks[0]:,} rows, which are too many to read at once", repack
+    if set(numbers) - set(_KNOWN) or len(numbers) != len(set(numbers)) or not all(shuffled):
+        names = ", ".join(name.decode(errors="replace")[:20] or str(number) for number, _, _, name in filters[:4])
+        return f"is compressed with {names}, which histo does not read", "compress it with gzip: h5repack -f GZIP=4"
+    if _LZF in numbers and filters[numbers.index(_LZF)][2][2:3] != (size,):
+        return "is compressed with LZF and another chunk size", "compress it with gzip: h5repack -f GZIP=4"
+    expected = prod(-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True))
+    if (stored := dataset.id.get_num_chunks()) != expected:
+        return f"has {stored:,} of {expected:,} chunks: it was never completely stored", "write the file again"
+    return None
+
+
+def _is_plain(kind: Any) -> bool:
+    """Return whether an HDF5 type is one of NumPy's: integers that use all their bits, and IEEE floats."""
+    from h5py import h5t
+
+    if isinstance(kind, h5t.TypeFloatID):
+        return any(kind == standard for standard in (*map(h5t.py_create, _FLOATS),))
+    kind = kind.get_super() if isinstance(kind, h5t.TypeEnumID) else kind
+    return isinstance(kind, h5t.TypeIntegerID) and kind.get_precision() == 8 * kind.get_size()
+
+
+def _filters(dataset: "h5py.Dataset") -> "list[Filter]":
+    properties = dataset.id.get_create_plist()
+    return [properties.get_filter(i) for i in range(properties.get_nfilters())]
+
+
+def _stored_limit(size: int) -> int:
+    """Return the most bytes that a chunk of `size` bytes may take in the file: compression may add a little."""
+    return size + size // 100 + 64
+
+
+def _inflate(data: bytes | memoryview, limit: int) -> bytes:
+    unpacker = zlib.decompressobj()
+    unpacked = unpacker.decompress(data, limit)
+    if not unpacker.eof:
+        raise ValueError("a chunk is cut off, or unpacks to more than its size")
+    return unpacked
+
+
+def _check_fletcher32(data: bytes | memoryview) -> bytes:
+    """Return the data without the Fletcher-32 checksum at its end; it is that of `H5_checksum_fletcher32`.
+
+    Raises:
+        ValueError: the checksum is another one.
+    """
+    content, stored = bytes(data[:-4]), bytes(data[-4:])
+    words = np.frombuffer(content + b"\0" * (len(content) % 2), ">u2").astype(np.uint64)
+    low = high = 0
+    for start in range(0, len(words), 1 << 16):
+        block = words[start : start + (1 << 16)]
+        high += len(block) * low + int((block * np.arange(len(block), 0, -1, dtype=np.uint64)).sum())
+        low, high = (low + int(block.sum())) % 65535, high % 65535
+    for order in (stored, bytes([stored[i] for i in (1, 0, 3, 2)]) if len(stored) == 4 else b""):  # of old versions
+        if len(order) == 4 and (
+            int.from_bytes(order[:2], "little") % 65535 == low and int.from_bytes(order[2:], "little") % 65535 == high
+        ):
+            return content
+    raise ValueError("a chunk has another checksum than its data")
+
+
+@contextmanager
+def damage_errors(path: Path, hint: str = "", where: str = "") -> Iterator[None]:
+    """Turn errors of HDF5 and of unpacking for a truncated or damaged file into a `HistoError` that names the file."""
+    try:
+        yield
+    except _ERRORS as error:
+        reason = next(islice(str(error).splitlines(), 1), "") or type(error).__name__
+        raise HistoError(f"cannot read {path}{where}: it is truncated or damaged: {reason[:200]}", hint) from error
