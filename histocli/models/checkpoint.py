@@ -61,7 +61,7 @@ class Checkpoint:
 
     def describe(self) -> str:
         """Return what this checkpoint is: its file, run, epoch and validation AUC."""
-        if self.run == packaged.NAME:
+        if self.origin == str(packaged.PATH):
             return packaged.NOTICE
         auc = self.metrics.get("val_auc")
         score = "no validation AUC" if auc is None else f"validation AUC {auc:.4f}"
@@ -163,6 +163,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise HistoError(f"{path} is not a histo checkpoint: it has the field {shown(unknown[0])}")
     checkpoint = from_json(Checkpoint, content, str(path), "it is damaged, or was not written by histo train")
     checkpoint.origin = str(path)
+    checkpoint.model = {  # the network that comes with histo is stored in 16 bits
+        name: tensor.float() if tensor.dtype is torch.float16 else tensor for name, tensor in checkpoint.model.items()
+    }
     if problem := _validation_problem(checkpoint.validation):
         raise HistoError(f"{path}: the field validation {problem}", "train again, or use another checkpoint")
     if checkpoint.appearance:
