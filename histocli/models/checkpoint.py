@@ -228,7 +228,7 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
     for path in (workspace.checkpoints_dir / name, workspace.runs_dir / name / "best.pt"):
         if path.is_file():
             return path
-    if name == packaged.NAME or (name == "best.pt" and not workspace.run_names()):
+    if name == packaged.NAME or (name == "best.pt" and not workspace.run_names() and not Path(name).is_file()):
         return packaged.PATH
     where = f"there is no checkpoint {name!r}: none in {workspace.checkpoints_dir}, no run of that name"
     raise HistoError(where, _checkpoint_hint(workspace, name))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from histocli.errors import HistoError
 from histocli.models import create_model
+from histocli.models import packaged
 from histocli.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from histocli.workspace import Workspace
 
@@ -161,8 +162,9 @@ def test_the_error_of_a_name_says_how_to_use_the_file_in_the_current_directory(p
         find_checkpoint(Workspace(tmp_path / "workspace"), "best.pt")
     assert caught.value.hint == "to use the file in the current directory, write ./best.pt"
     path.unlink()
-    with pytest.raises(HistoError, match=r"there is no checkpoint 'best\.pt'") as caught:
-        find_checkpoint(Workspace(tmp_path / "workspace"), "best.pt")
+    assert find_checkpoint(Workspace(tmp_path / "workspace"), "best.pt") == packaged.PATH
+    with pytest.raises(HistoError, match=r"there is no checkpoint 'mine'") as caught:
+        find_checkpoint(Workspace(tmp_path / "workspace"), "mine")
     assert caught.value.hint == "histo train makes one"
     with pytest.raises(HistoError, match=r"there is no checkpoint \./best\.pt"):
         find_checkpoint(Workspace(tmp_path / "workspace"), "./best.pt")
