@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.data import write_tiffs
 from histocli.commands import predict as command
+from histocli.commands import predict_job
 from histocli.compute.device import choose_compute
 from histocli.config import Device, Precision, PredictConfig
 from histocli.data import inputs
@@ -57,12 +58,12 @@ def measure(step: str, place: Any, name: str) -> None:
 
 def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     """Score n files."""
-    command.load_predictor = Instant  # type: ignore[assignment]
+    predict_job.load_predictor = Instant  # type: ignore[assignment]
     measure("list the folder", inputs, "_images")
     measure("ids", inputs, "unique_ids")
     measure("pixels to the device", Predictor, "_start")
     measure("log odds to scores", Predictor, "_scored")
-    measure("write rows", command._Job, "write")
+    measure("write rows", predict_job.Job, "write")
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)
         np.save(f"{folder}/pixels.npy", np.resize(pixels, (n, 96, 96, 3)))

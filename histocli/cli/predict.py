@@ -17,7 +17,7 @@ from histocli.errors import HistoError, PartialError, UsageError
 from histocli.slides.detection import find_slides
 
 if TYPE_CHECKING:
-    from histocli.commands.predict import Prediction
+    from histocli.commands.predict_job import Prediction
 
 
 @command(

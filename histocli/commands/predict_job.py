@@ -1,0 +1,260 @@
+"""What one call of `histo predict` scores, with what, and into which columns."""
+
+import os
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from histocli.compute.ddp import Ranks
+from histocli.config import Columns, ExportFormat, OnError, Output, PredictConfig, Resize
+from histocli.data.decoding import DecodingProcesses
+from histocli.data.inputs import STDIN, Inputs, open_inputs, stdin_lines
+from histocli.data.remarks import Remark, Remarks
+from histocli.errors import HistoError, UsageError
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_predictor
+from histocli.inference.done import Done, new_patches, read_done
+from histocli.inference.failed import write_failed
+from histocli.inference.predictor import ScoredChunk
+from histocli.inference.qc import COLUMNS, Flagger
+from histocli.inference.writers import Table, Writer
+from histocli.metrics.thresholds import parse_threshold
+from histocli.outputs import check_output, is_stream, real_path
+from histocli.sources import Patch
+from histocli.sources.files import is_image, to_utf8
+from histocli.workspace import Workspace
+
+_LEAST_MPP, _MOST_MPP = 0.05, 20
+
+
+class Prediction(NamedTuple):
+    """The number of patches that were scored, that could not be read, and that have each flag.
+
+    `duplicates` is false if duplicates were asked for and the training patches are not in the workspace. `done_before`
+    is the number of patches that the file held already, and `remarks` say what was changed or guessed in images.
+    """
+
+    scored: int
+    unreadable: int
+    flagged: dict[str, int]
+    duplicates: bool
+    remarks: Remarks
+    done_before: int
+
+
+@dataclass
+class Counts:
+    """The number of scored patches, the number with each flag, and remarks on their images.
+
+    `unreadable` has the id, the path, the message and the hint of each patch that cannot be read.
+    """
+
+    scored: int = 0
+    unreadable: list[list[str]] = field(default_factory=list)
+    flagged: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, Remark] = field(default_factory=Remarks)
+
+    def add(self, other: "Counts") -> None:
+        """Add the counts of other patches."""
+        self.scored += other.scored
+        self.remarks = Remarks(self.remarks)
+        self.remarks.merge(other.remarks)
+        self.unreadable += other.unreadable
+        for flag, count in other.flagged.items():
+            self.flagged[flag] = self.flagged.get(flag, 0) + count
+
+
+class Job(NamedTuple):
+    """The opened checkpoints and inputs of `predict`."""
+
+    config: PredictConfig
+    predictor: CheckpointPredictor
+    threshold: float | None
+    flagger: Flagger | None
+    inputs: Inputs
+    lines: list[bytes] | None  # the paths that were read from stdin
+    size: int  # number of patches in a chunk
+    pool: DecodingProcesses | None
+    done: Done | None  # the patches that the file holds already
+    on_remark: Callable[[str, str], None]
+
+    @property
+    def out(self) -> Path:
+        """The regular file to write."""
+        assert self.config.out is not None
+        return real_path(self.config.out)
+
+    @property
+    def column_types(self) -> dict[str, type]:
+        """The columns of the result and their types."""
+        return _column_types(self.config)
+
+    def score(
+        self, patches: Iterable[Patch], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
+    ) -> Generator[ScoredChunk, None, None]:
+        """Read and score patches, as `Predictor.predict_patches` does, and pass on the first remark of each kind."""
+        told = set()
+        with closing(self.predictor.predict_patches(patches, self.size, report, on_progress, self.pool)) as chunks:
+            for chunk in chunks:
+                for what, remark in chunk.remarks.items():
+                    if what not in told:
+                        told.add(what)
+                        self.on_remark(what, remark.example)
+                yield chunk
+
+    def write(self, chunk: ScoredChunk, writer: Writer) -> Counts:
+        """Write the rows of a chunk, and return the counts of its patches."""
+        failures = [[patch.id, patch.path, str(error), error.hint] for patch, error in chunk.failures]
+        counts = Counts(len(chunk.patches), failures, remarks=chunk.remarks)
+        if chunk.patches:
+            table = self._table(chunk)
+            writer.rows(table)
+            for flag in ";".join(filter(None, table.get("flags", []))).split(";"):
+                if flag:
+                    counts.flagged[flag] = counts.flagged.get(flag, 0) + 1
+        return counts
+
+    def _table(self, chunk: ScoredChunk) -> Table:
+        """Return the rows of a chunk, by column."""
+        probs = chunk.scores.probs
+        table: Table = {"id": [patch.id for patch in chunk.patches]}
+        if self.config.columns is Columns.FULL:
+            table |= {"path": [to_utf8(patch.path) for patch in chunk.patches], "probability": probs.tolist()}
+        else:
+            table["label"] = probs.tolist()
+        if self.threshold is not None:
+            table["class"] = (probs >= self.threshold).astype(int).tolist()
+        return table | (self.flagger.columns(chunk) if self.flagger else {})
+
+    def result(self, counts: Counts) -> Prediction:
+        """Return the counts as the result of `predict`."""
+        known = self.flagger is None or self.flagger.duplicates
+        if self.config.failed is not None:
+            write_failed(self.config.failed, [row[:3] for row in counts.unreadable])
+        before = len(self.done.ids) if self.done else 0
+        return Prediction(counts.scored, len(counts.unreadable), counts.flagged, known, Remarks(counts.remarks), before)
+
+
+def is_streamed(config: PredictConfig) -> bool:
+    """Return whether the results go to stdout, a pipe or a device, and not to a regular file."""
+    return config.out is None or is_stream(config.out)
+
+
+def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> None:
+    """Check the options before anything is read.
+
+    Raises:
+        UsageError: they cannot be combined, or `config.out` cannot be written.
+    """
+    if ranks.size > 1 and (is_streamed(config) or STDIN in config.inputs):
+        raise UsageError(
+            "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
+        )
+    _mpp(config)
+    if config.mpp is not None and config.resize is Resize.SCALE:
+        raise UsageError("--mpp and --resize scale exclude each other", "leave out --resize: --mpp rescales the images")
+    if config.failed is not None and config.errors is OnError.FAIL:
+        raise UsageError("--failed lists what --errors skip leaves out", "leave out --errors fail")
+    if config.failed is not None and (config.failed.is_dir() or config.failed == config.out):
+        raise UsageError(f"--failed {config.failed} is a folder, or the file of --out", "name another file")
+    if config.skip_done and is_streamed(config):
+        raise UsageError("--skip-done needs --out FILE, the file that holds what is done")
+    if config.output_format is Output.PARQUET and config.out is None:
+        raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
+    if config.threshold not in (None, STORED):
+        parse_threshold(str(config.threshold))
+    if config.escape_formulas and config.output_format is not Output.CSV:
+        raise UsageError(f"--escape-formulas is for CSV, not {config.output_format}", "leave it out")
+    if config.out is not None:
+        check_output(config.out, workspace, [Path(name) for name in config.inputs])
+        if is_image(config.out.name) and config.out.exists():
+            raise UsageError(f"--out {config.out} is an image, which would be lost", "name another file")
+
+
+def open_job(
+    workspace: Workspace,
+    config: PredictConfig,
+    pool: DecodingProcesses | None,
+    on_remark: Callable[[str, str], None],
+) -> Job:
+    """Load the networks, and open the inputs.
+
+    Raises:
+        HistoError: an input, a checkpoint or the device cannot be used, or a file with results does not fit.
+    """
+    predictor = load_predictor(
+        workspace,
+        config.ckpt,
+        config.device,
+        config.precision,
+        config.engine,
+        tta=config.tta,
+        raw=config.uncalibrated,
+        spread=config.qc,
+        halve=config.halve,
+    )
+    threshold = predictor.threshold(config.threshold or STORED) if _has_class(config) else None
+    flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
+    lines = None
+    if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
+        lines = [line for line in stdin_lines() if line.strip(b"\r\n")]
+        if config.out is not None:
+            check_output(config.out, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
+    inputs = open_inputs(config.inputs, workspace, config.resize, lines, config.split, _mpp(config), config.id)
+    if config.out is not None:
+        check_output(config.out, workspace, _files_of(workspace, predictor))
+    done = None
+    if config.skip_done:
+        assert config.out is not None
+        made_with = row_dependencies(config, predictor)
+        done = read_done(config.out, config.output_format, list(_column_types(config)), made_with)
+        patches = new_patches(inputs.patches, done, config.out)
+        inputs = inputs._replace(patches=patches, total=len(patches))
+    size = predictor.chunk_size(config.batch_size)
+    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, on_remark)
+
+
+def _files_of(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:
+    """Return the checkpoints that are in use, and the exported networks of these checkpoints."""
+    members = predictor.members
+    return [
+        *(member.path for member in members),
+        *(workspace.export_path(member.sha256, ExportFormat.ONNX) for member in members),
+    ]
+
+
+def _mpp(config: PredictConfig) -> float | None:
+    """Return the micrometres per pixel of the images.
+
+    Raises:
+        UsageError: it is not a number between 0.05 and 20.
+    """
+    if config.mpp is None:
+        return None
+    try:
+        mpp = float(config.mpp)
+    except ValueError:
+        mpp = 0
+    if not _LEAST_MPP <= mpp <= _MOST_MPP:
+        hint = f"give a number from {_LEAST_MPP} to {_MOST_MPP}, such as 0.25 for 40x or 0.5 for 20x"
+        raise UsageError(f"--mpp {config.mpp}: not the micrometres per pixel of patches", hint)
+    return mpp
+
+
+def _has_class(config: PredictConfig) -> bool:
+    return config.threshold is not None or config.columns is Columns.FULL
+
+
+def _column_types(config: PredictConfig) -> dict[str, type]:
+    columns: dict[str, type] = {"id": str}
+    columns |= {"path": str, "probability": float} if config.columns is Columns.FULL else {"label": float}
+    columns |= {"class": int} if _has_class(config) else {}
+    return columns | (COLUMNS if config.qc else {})
+
+
+def row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:
+    """Return what the rows of a file depend on, besides the patches."""
+    names = ("tta", "uncalibrated", "threshold", "resize", "mpp")
+    made_with = {name: getattr(config, name) for name in names}
+    return {"checkpoints": [member.sha256 for member in predictor.members]} | made_with
