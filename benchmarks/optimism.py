@@ -24,8 +24,7 @@ from histocli.metrics import Interval, evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.plots import Format
-from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, save, title
+from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, title
 from histocli.reports.run import RunRecord, read_run
 from histocli.workspace import Workspace
 
@@ -209,7 +208,7 @@ def main(arguments: Sequence[str]) -> Optimism:
         )
     elif optimism.shared_slides is None and optimism.overlaps is None:
         report.note(f"it is not known whether {data} shares slides with the training data")
-    path = save(workspace.plots_dir / "optimism.png", Format.PNG, COLUMN, 3.4, lambda figure: draw(figure, optimism))
+    path = save(workspace.plots_dir / "optimism.png", Look(), COLUMN, 3.4, lambda figure: draw(figure, optimism))
     report.done(f"wrote {path}")
     return optimism
 

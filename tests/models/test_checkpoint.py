@@ -10,8 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histocli.errors import HistoError
-from histocli.models import create_model
-from histocli.models import packaged
+from histocli.models import create_model, packaged
 from histocli.models.checkpoint import FORMAT, Checkpoint, find_checkpoint, load_checkpoint, save_checkpoint
 from histocli.workspace import Workspace
 
