@@ -5,7 +5,7 @@ import json
 from histocli.models.checkpoint import load_checkpoint
 from histocli.training.provenance import lock_run
 from histocli.workspace import Workspace
-from tests.cli import TRAIN, empty_fixture, histo_fixture, one_thread_fixture  # noqa: F401
+from tests.cli import TRAIN
 
 
 def listed(histo, *options):
