@@ -122,7 +122,7 @@ def test_drawing_twice_gives_the_same_files(workspace):
 
 def test_the_requested_kinds_are_drawn_for_every_evaluation(workspace):
     add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
-    paths = plot(workspace, PlotConfig("net-1", (Kind.ROC, Kind.BALANCE)))
+    paths = plot(workspace, PlotConfig(("net-1",), (Kind.ROC, Kind.BALANCE)))
     assert names(paths) == {"net-1-pcam-val-roc.png", "net-1-unseen-all-roc.png", "pcam-balance.png"}
 
 
@@ -130,13 +130,13 @@ def test_the_newest_run_is_the_default(workspace):
     add_run(workspace, "old", age=1000)
     add_run(workspace, "a-newer", age=-1000)
     assert names(plot(workspace, PlotConfig(kind=(Kind.CURVES,)))) == {"a-newer-curves.png"}
-    assert names(plot(workspace, PlotConfig("old", (Kind.CURVES,)))) == {"old-curves.png"}
+    assert names(plot(workspace, PlotConfig(("old",), (Kind.CURVES,)))) == {"old-curves.png"}
 
 
 def test_a_run_with_a_similar_name_has_its_own_plots(workspace):
     add_run(workspace, "net-1-long")
     add_evaluation(workspace, "net-1-long", "pcam", "val", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, PlotConfig("net-1", (Kind.ROC,)))) == {"net-1-pcam-val-roc.png"}
+    assert names(plot(workspace, PlotConfig(("net-1",), (Kind.ROC,)))) == {"net-1-pcam-val-roc.png"}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_for_a_run_without_evaluation_the_hint_is_histo_eval(tmp_path, kind):
     add_run(workspace, "second")
     for run, hint in ((None, "histo eval --ckpt best.pt"), ("first", "histo eval --ckpt first")):
         with pytest.raises(HistoError, match="has not been evaluated") as caught:
-            plot(workspace, PlotConfig(run, (kind,)))
+            draw(workspace, run, [kind])
         assert caught.value.hint == hint
 
 
@@ -183,15 +183,15 @@ def test_all_skips_kinds_without_input(tmp_path):
 
 def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
     with pytest.raises(HistoError, match="no run 'other'") as caught:
-        plot(workspace, PlotConfig("other", (Kind.ALL,)))
+        plot(workspace, PlotConfig(("other",), (Kind.ALL,)))
     assert "net-1" in caught.value.hint
     with pytest.raises(UsageError):
-        plot(workspace, PlotConfig("../net-1", (Kind.ALL,)))
+        plot(workspace, PlotConfig(("../net-1",), (Kind.ALL,)))
 
 
 def test_an_evaluation_of_a_copied_checkpoint_needs_no_run_folder(workspace):
     add_evaluation(workspace, "borrowed", "pcam", "all", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, PlotConfig("borrowed", (Kind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
+    assert names(plot(workspace, PlotConfig(("borrowed",), (Kind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
 
 
 def test_a_run_before_its_first_epoch(tmp_path):
@@ -222,7 +222,7 @@ def test_the_errors_sheet_shows_the_most_confident_errors(tmp_path):
     add_data(workspace, "pcam", labels, pixels)
     add_run(workspace, "net")
     add_evaluation(workspace, "net", "pcam", "val", labels, probs)
-    (path,) = plot(workspace, PlotConfig("net", (Kind.ERRORS,)))
+    (path,) = plot(workspace, PlotConfig(("net",), (Kind.ERRORS,)))
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(int)
     assert not (np.abs(image - hidden) < 8).all(axis=2).any()
     mask = (np.abs(image - shown) < 8).all(axis=2).astype(np.uint8)
