@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocli.config import Resize
+from histocli.data.image_files import ImageFile, ranges_of
+from histocli.data.images import Preparation
 from histocli.data.store import open_store
 from histocli.errors import HistoError
 from histocli.reports.evaluation import EvaluationReport
 from histocli.sources import Pixels
-from histocli.sources.folder import FolderSource
+from histocli.sources.files import find_images, list_files
+from histocli.sources.folder import unique_ids
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -70,9 +73,11 @@ def _read_folder(report: EvaluationReport, scores: "pd.DataFrame") -> Pixels:
     patches = np.empty((len(row_of), 96, 96, 3), np.uint8)
     if not row_of:
         return patches
-    for patch in FolderSource([Path(report.folder or "")], resize=Resize(report.resize)).patches():
-        if (row := row_of.pop(patch.id, None)) is not None:
-            patches[row] = patch.load()
+    images, _ = find_images(list_files(Path(report.folder or "")))
+    how = Preparation(Resize(report.resize), ranges=ranges_of(images))
+    for key, file in zip(unique_ids(images), images, strict=True):
+        if (row := row_of.pop(key, None)) is not None:
+            patches[row] = ImageFile(file.name, file.read, how)()
     if row_of:
         missing = f"{min(row_of)!r}" + (f" and {len(row_of) - 1} others" if len(row_of) > 1 else "")
         raise HistoError(f"{report.folder} has no patch {missing} any more", "run histo eval again")

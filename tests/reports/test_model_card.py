@@ -53,7 +53,7 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     assert "- 2 patches have the same pixels as a patch with the other label: mine: a, other: b.\n" in section
     assert "12 patches of `synthetic` overlap with another one (7 pairs). They form 2 groups, the largest of" in section
     assert "no other data set in the workspace to compare with" in section
-    assert "- The 80 patches of x|y: test (for evaluation only) share 4 exact copies, " in section
+    assert "- The 80 patches of x\\|y: test (for evaluation only) share 4 exact copies, " in section
     assert "with train. Not compared: overlapping patches.\n" in section
     assert "different slides" not in section
     config["audit"]["overlaps"] |= {"across_slides": 2, "examples": ["a (s1) and b (s2)"]}
