@@ -156,12 +156,12 @@ def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> Measu
     labels = best.validation["labels"].numpy().astype(np.int64)
     probs = probability(best.validation["log_odds"].numpy(), best.temperature)
     metrics = evaluate(labels, probs, best.threshold).metrics
-    intervals = uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows)).intervals
-    unseen = report.uncertainty.intervals["auc"] if report.uncertainty else None
+    measured = uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows))
+    unseen = report.uncertainty.interval("auc") if report.uncertainty else None
     on_validation, on_unseen = metrics["auc"], report.measured.metrics["auc"]
     if on_validation is None or on_unseen is None:
         raise HistoError(f"the AUC of {run} is undefined: its patches are of one class")
-    return MeasuredRun(run, split_by(manifest), Auc(on_validation, intervals["auc"]), Auc(on_unseen, unseen))
+    return MeasuredRun(run, split_by(manifest), Auc(on_validation, measured.interval("auc")), Auc(on_unseen, unseen))
 
 
 def draw(figure: Figure, optimism: Optimism) -> None:
