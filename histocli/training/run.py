@@ -209,7 +209,7 @@ class Run:
         self.best = Epoch(**state["best"]) if state["best"] else None
         self.epoch_stats = EpochStats(**state["trained"]) if state.get("trained") else None
         self.processes_before = state.get("processes", 1)
-        self.epochs_before = int(checkpoint.config.get("epochs", self.config.epochs))
+        self.epochs_before = int(checkpoint.config.get("epochs") or self.config.epochs)
         self.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
         self.appearance = checkpoint.appearance
 
