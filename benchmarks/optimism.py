@@ -24,8 +24,7 @@ from histocli.metrics import Interval, evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.plots import Format
-from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, save, title
+from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, title
 from histocli.reports.run import RunRecord, read_run
 from histocli.workspace import Workspace
 
@@ -157,12 +156,12 @@ def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> Measu
     labels = best.validation["labels"].numpy().astype(np.int64)
     probs = probability(best.validation["log_odds"].numpy(), best.temperature)
     metrics = evaluate(labels, probs, best.threshold).metrics
-    intervals = uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows)).intervals
-    unseen = report.uncertainty.intervals["auc"] if report.uncertainty else None
+    measured = uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows))
+    unseen = report.uncertainty.interval("auc") if report.uncertainty else None
     on_validation, on_unseen = metrics["auc"], report.measured.metrics["auc"]
     if on_validation is None or on_unseen is None:
         raise HistoError(f"the AUC of {run} is undefined: its patches are of one class")
-    return MeasuredRun(run, split_by(manifest), Auc(on_validation, intervals["auc"]), Auc(on_unseen, unseen))
+    return MeasuredRun(run, split_by(manifest), Auc(on_validation, measured.interval("auc")), Auc(on_unseen, unseen))
 
 
 def draw(figure: Figure, optimism: Optimism) -> None:
@@ -209,7 +208,7 @@ def main(arguments: Sequence[str]) -> Optimism:
         )
     elif optimism.shared_slides is None and optimism.overlaps is None:
         report.note(f"it is not known whether {data} shares slides with the training data")
-    path = save(workspace.plots_dir / "optimism.png", Format.PNG, COLUMN, 3.4, lambda figure: draw(figure, optimism))
+    path = save(workspace.plots_dir / "optimism.png", Look(), COLUMN, 3.4, lambda figure: draw(figure, optimism))
     report.done(f"wrote {path}")
     return optimism
 

@@ -88,7 +88,8 @@ def _table(function: Callable[..., Any], prefix: str) -> list[str]:
             rows.append(f"| `{name.upper()}` | {info.help} | | |")
             continue
         spelt = [flag for flag in (info.default, *(info.param_decls or ())) if isinstance(flag, str)]
-        flags = ", ".join(f"`{flag}`" for flag in spelt or ["--" + name.replace("_", "-")])
+        pairs = "/".join(spelt or ["--" + name.replace("_", "-")]).split("/")  # --title/--no-title is one declaration
+        flags = ", ".join(f"`{flag}`" for flag in pairs)
         variable = f"`{info.envvar or f'{prefix}_{name.upper()}'}`" if info.allow_from_autoenv else ""
         rows.append(f"| {flags} | {info.help}{_choices(kind)} | {_default(info, default)} | {variable} |")
     return rows

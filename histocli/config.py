@@ -148,6 +148,20 @@ class PlotKind(StrEnum):
     ERRORS = "errors"
 
 
+class RunSort(StrEnum):
+    """The order in which runs are listed."""
+
+    TIME = "time"
+    AUC = "auc"
+    NAME = "name"
+
+
+class RunAction(StrEnum):
+    """What `histo runs` does besides listing."""
+
+    RM = "rm"
+
+
 class PlotFormat(StrEnum):
     """The file format of plots."""
 
@@ -207,6 +221,7 @@ class RunConfig:
     threshold: str = "0.5"
     allow_leak: bool = False
     deterministic: bool = False
+    extended_after: int = 0  # epochs that were trained before `--resume --epochs` added more, in a cycle of their own
 
     def check(self) -> None:
         """Raise `UsageError` naming the option whose value cannot be used."""
@@ -353,6 +368,17 @@ class ExportConfig:
 class PlotConfig:
     """The options of `histo plot`."""
 
-    run: str | None = None  # None: the newest run
+    run: tuple[str, ...] = ()  # none: the newest run; several are laid over one another
     kind: tuple[PlotKind, ...] = (PlotKind.ALL,)
     format: PlotFormat = PlotFormat.PNG
+    data: tuple[str, ...] = ()  # none: the run's own data set and subset, and all of its evaluations
+    title: bool = True
+    dpi: int = 200
+    width: float | None = None  # inches; None: 3.5, one column of a paper, and 7.2 for sheets of patches
+
+    def check(self) -> None:
+        """Raise `UsageError` naming the option whose value cannot be used."""
+        if not 20 <= self.dpi <= 2400:
+            raise UsageError(f"--dpi {self.dpi}: a number from 20 to 2400 is needed", "200 is the default")
+        if self.width is not None and not 2 <= self.width <= 40:
+            raise UsageError(f"--width {self.width:g}: a number of inches from 2 to 40 is needed", "3.5 is one column")

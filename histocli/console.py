@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import IO, Any, cast
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -25,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from histocli.errors import HistoError
@@ -38,7 +40,7 @@ class Rate(ProgressColumn):
     """A column with the number of units per second."""
 
     def __init__(self, unit: str) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self.unit = unit
 
     def render(self, task: Task) -> Text:
@@ -62,21 +64,21 @@ class Reporter:
     def note(self, message: str) -> None:
         """Print a message."""
         if not self.quiet:
-            self.console.print(_plain(message))
+            self._line(_plain(message))
 
     def detail(self, message: str) -> None:
         """Print a message that only `-v` shows."""
         if self.verbose:
-            self.console.print(_plain(message), style="dim")
+            self._line(_plain(message), style="dim")
 
     def heading(self, message: str) -> None:
         """Print a heading, after an empty line."""
         if not self.quiet:
-            self.console.print(f"\n[bold cyan]{_plain(message)}[/]")
+            self._line(f"\n[bold cyan]{_plain(message)}[/]")
 
     def warn(self, message: str) -> None:
         """Print a warning, even with `-q`."""
-        self.console.print(f"[yellow]warning:[/] {self.prefix}{_plain(message)}")
+        self._line(f"[yellow]warning:[/] {self.prefix}{_plain(message)}")
 
     def done(self, written: str, then: str = "") -> None:
         """Print what was written and which command to run next, on one line if the terminal is wide enough."""
@@ -84,26 +86,40 @@ class Reporter:
             parts = [("green", "done:", written), ("dim", "next:", then)][: 2 if then else 1]
             width = sum(len(text) + len(word) + 3 for _, word, text in parts)
             apart = "\n" if self.console.is_terminal and width > self.console.width else "  "
-            self.console.print(apart.join(f"[{style}]{word}[/] {_plain(text)}" for style, word, text in parts))
+            self._line(apart.join(f"[{style}]{word}[/] {_plain(text)}" for style, word, text in parts))
 
     def error(self, error: HistoError) -> None:
         """Print an error, and on the next line how to fix it."""
-        self.console.print(f"[bold red]error:[/] {self.prefix}{_plain(str(error))}")
+        self._line(f"[bold red]error:[/] {self.prefix}{_plain(str(error))}")
         if error.hint:
-            self.console.print(f"[bold]hint:[/] {_plain(error.hint)}")
+            self._line(f"[bold]hint:[/] {_plain(error.hint)}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print a table: the first column is aligned to the left, the others to the right."""
         if self.quiet:
             return
         if title:
-            self.console.print(f"[bold]{_plain(title)}[/]")
+            self._line(f"[bold]{_plain(title)}[/]")
         table = Table(header_style="dim", box=None, pad_edge=False)
         for i, column in enumerate(columns):
-            table.add_column(_plain(column), justify="right" if i else "left", overflow="fold")
+            table.add_column(_plain(column), justify="right" if i else "left")
         for row in rows:
             table.add_row(*(_plain(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
-        self.console.print(table, soft_wrap=False)
+        shortest = Measurement.get(self.console, self.console.options, table).minimum  # at which no word is broken
+        self.console.print(table, soft_wrap=False, crop=False, width=max(self.console.width, shortest))
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        """Print text with markup; on a terminal, lines end between words."""
+        line = Text.from_markup(text, style=style or "")
+        if self.console.is_terminal:
+            line = _wrapped(line, self.console.width)
+        self.console.print(line, soft_wrap=True)
+
+    def listing(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table as the result, on stdout, with one line for each row however wide it is."""
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        for row in (columns, *rows):
+            write_out("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
 
     @contextmanager
     def bar(
@@ -120,11 +136,11 @@ class Reporter:
         columns = [
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             *counts,
             TimeElapsedColumn(),
             TextColumn("[dim]left[/]"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
         ]
         with self.progress(*columns, hidden=hidden) as progress:
             task = progress.add_task(_plain(what), total=total)
@@ -284,6 +300,21 @@ def prepare_streams() -> None:
 def _plain(message: str) -> str:
     """Return a message for Rich on one line, with control characters and markup escaped."""
     return escape(printable(message))
+
+
+def _wrapped(text: Text, width: int) -> Text:
+    """Break the lines of a text between words, so that they have at most `width` cells; a longer path stays whole."""
+    wrapped: list[Text] = []
+    for line in text.split("\n", allow_blank=True):
+        offsets, start = [], 0
+        for word in re.finditer(r"\S+\s*", line.plain):
+            if word.start() > start and cell_len(line.plain[start : word.end()].rstrip()) > width:
+                start = word.start()
+                offsets.append(start)
+        wrapped += line.divide(offsets)
+    for line in wrapped:
+        line.rstrip()
+    return Text("\n").join(wrapped)
 
 
 def stdout_is_a_file() -> bool:

@@ -184,6 +184,23 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock file `path`."""
+    try:
+        descriptor = _open(path)
+    except FileNotFoundError:
+        return False
+    try:
+        return _try_lock(descriptor) is False
+    finally:
+        os.close(descriptor)
+
+
+def folder_size(folder: Path) -> int:
+    """Return the bytes of all files in a folder and its subfolders."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+
+
 def _read_holder(path: Path) -> str | None:
     """Return the process that has a lock; None if the lock was just released."""
     try:

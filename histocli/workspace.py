@@ -117,6 +117,16 @@ class Workspace:
         configs = sorted(self.runs_dir.glob("[!.]*/config.json"), key=lambda p: (p.stat().st_mtime_ns, p))
         return [p.parent.name for p in configs]
 
+    def subset_names(self) -> list[str]:
+        """Return the names of all manifests that are not of a packed data set: subsets and folds."""
+        datasets = self.dataset_names()
+        return sorted(path.stem for path in self.manifests_dir.glob("[!.]*.csv") if path.stem not in datasets)
+
+    def checkpoint_names(self) -> list[str]:
+        """Return the names that `--ckpt` takes: of the checkpoints in the workspace, and of runs with a best.pt."""
+        published = sorted(path.name for path in self.checkpoints_dir.glob("[!.]*.pt"))
+        return [*published, *(run for run in self.run_names() if (self.run_dir(run) / "best.pt").is_file())]
+
     def reads(self, path: Path) -> bool:
         """Return whether `path` is a file of this workspace that commands wrote and read again."""
         try:

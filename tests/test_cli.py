@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import raise_on_termination, stop_request
 from tests.cli import REPOSITORY, TRAIN, write_images
 
-COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "demo"]
+COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "runs", "data", "demo"]
 
 
 def run(*args):
@@ -52,8 +53,9 @@ def test_each_command_has_help(command):
     assert result.stdout.startswith(f"Usage: histo {command}")
     for option in re.findall(r"^  (?:-\w, )?(--[\w-]+)(.*\n(?: {10,}.*\n)*)", result.stdout, re.M):
         assert re.search(r"[A-Za-z]{3}", option[1]), f"{option[0]} says nothing"
-    assert "default: " in result.stdout
-    assert re.search(rf"HISTO_{command.upper()}_\w+", result.stdout)
+    if command != "data":  # it has only --json
+        assert "default: " in result.stdout
+        assert re.search(rf"HISTO_{command.upper()}_\w+", result.stdout)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -339,6 +341,35 @@ def test_handlers_are_restored():
 
 def test_eval_and_predict_name_the_checkpoint_before_they_start(histo):
     auc = load_checkpoint(histo.root / "checkpoints" / "best.pt").metrics["val_auc"]
-    line = re.compile(rf"checkpoint \S+best\.pt: run first, epoch \d, validation AUC {auc:.4f}")
+    written = datetime.fromtimestamp((histo.root / "runs" / "first" / "best.pt").stat().st_mtime)
+    line = re.compile(
+        rf"checkpoint \S+best\.pt: run first, epoch \d, validation AUC {auc:.4f}, written {written:%Y-%m-%d %H:%M}"
+    )
     for command in (["eval"], ["predict", "synthetic"]):
         assert line.match(histo(*command, "--device", "cpu").stderr.replace("\n", " "))
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        (["predict", "x", "-o", "y.csv"], "--out"),
+        (["train", "--learning-rate", "0.1"], "--lr"),
+        (["train", "--batch_size", "8"], "--batch-size"),
+        (["eval", "--checkpoint=a"], "--ckpt"),
+        (["eval", "--model", "a"], "--ckpt"),
+        (["train", "--model", "a"], "--arch"),
+        (["train", "--device", "gpu"], "'cuda'"),
+        (["train", "--device", "cuda:0"], "'cuda'"),
+        (["train", "--precision", "float16"], "'fp16'"),
+        (["plot", "--kind", "calibrate"], "'calibration'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_the_words_of_other_tools_are_answered_with_what_was_meant(empty, line, meant):
+    error = empty(*line, code=2).stderr.partition("Error: ")[2]
+    assert re.sub(r"\s+", " ", error).strip().endswith(f"Did you mean {meant}?")
+
+
+def test_a_word_that_is_like_nothing_is_not_guessed_at(empty):
+    for line in (["train", "--xyzzy", "1"], ["train", "--device", "abacus"]):
+        assert "Did you mean" not in empty(*line, code=2).stderr

@@ -50,6 +50,42 @@ def test_bash_completes(environment, words, expected):
     assert done.stderr == ""
 
 
+@needs("bash")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["predict", "x", "--ckpt", "b"], ["best.pt"]),
+        (["eval", "--ckpt", "net"], ["net-1", "net-2"]),
+        (["plot", "--run", "net-2"], ["net-2"]),
+        (["runs", "rm", "net-1"], ["net-1"]),
+        (["eval", "--data", ""], ["pcam", "balanced"]),
+        (["balance", "--data", ""], ["pcam"]),
+        (["train", "--data", ""], ["balanced"]),
+    ],
+)
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_bash_completes_what_is_in_the_workspace(environment, tmp_path, words, expected, how):
+    root = tmp_path / "workspace"
+    for path in ("runs/net-1/config.json", "runs/net-2/config.json", "runs/net-1/best.pt", "runs/net-2/best.pt"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    for path in ("checkpoints/best.pt", "data/pcam/dataset.json", "manifests/pcam.csv", "manifests/balanced.csv"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    line = ["histo", *(["-w", str(root)] if how == "option" else []), *words]
+    variables = {"HISTO_WORKSPACE": str(root)} if how == "variable" else {}
+    quoted = " ".join(f"'{word}'" for word in line)
+    script = (
+        f"source {COMPLETIONS / 'histo.bash'}; COMP_WORDS=({quoted}); COMP_CWORD={len(line) - 1}; "
+        '_histo_completion histo; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment | variables, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == expected
+    assert done.stderr == ""
+
+
 @needs("fish")
 @pytest.mark.parametrize(("line", "expected"), [("histo ba", "balance"), ("histo train --ep", "--epochs")])
 def test_fish_completes(environment, line, expected):

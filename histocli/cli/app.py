@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from histocli import __version__
+from histocli.cli.suggestions import suggest
 from histocli.compute.ddp import rank
 from histocli.compute.memory import is_out_of_memory
 from histocli.console import Reporter, discard, stdout_error
@@ -110,6 +111,14 @@ class Application(TyperGroup):
 
 class Command(TyperCommand):
     """A command; its help shows the options in panels, and ends with examples, which are the lines of its epilog."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line; a wrong option or value is answered with the one that was probably meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            suggest(self, error)
+            raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options under the titles of their panels; those without a panel come last."""

@@ -24,7 +24,12 @@ def balance(
         BalanceConfig.n
     ),
     data: Annotated[
-        str | None, typer.Option(help="Data set to draw from.", show_default="the only one, else kaggle")
+        str | None,
+        typer.Option(
+            help="Data set to draw from.",
+            show_default="the only one, else kaggle",
+            autocompletion=options.complete_datasets,
+        ),
     ] = BalanceConfig.data,
     name: Annotated[
         str, typer.Option("--name", help="Name of the subset, for histo train --data NAME.", metavar="NAME")

@@ -11,7 +11,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, app, command
-from histocli.config import Device
+from histocli.config import CHECKPOINT, Device
 from histocli.console import Reporter, number
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, read_json
@@ -24,7 +24,11 @@ from histocli.workspace import Workspace, read_json
 def demo(
     ctx: typer.Context,
     keep: Annotated[
-        Path | None, typer.Option(help="Keep the workspace in this new folder.", show_default="keep only the plots")
+        Path | None,
+        typer.Option(
+            help="Keep the workspace in this folder, which is new or empty.",
+            show_default="keep the plots and the checkpoint",
+        ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=400, help="Number of synthetic patches.")] = 5_000,
     epochs: Annotated[
@@ -39,7 +43,7 @@ def demo(
     """Run the whole pipeline once, on synthetic patches or whole slides."""
     state: State = ctx.obj
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
-        raise HistoError(f"--keep {keep}: the folder is not empty", "give a new folder")
+        raise HistoError(f"--keep {keep}: the folder is not empty", "give a new or an empty folder")
     workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
     try:
         make_steps = _slide_steps if slides else _steps
@@ -51,22 +55,24 @@ def demo(
             _keep_heatmaps(workspace)
     finally:
         if keep is None:
-            _remove_all_but(workspace.plots_dir)
+            _remove_all_but(workspace.root, [workspace.plots_dir, workspace.checkpoints_dir])
     if keep is None:
-        state.report.done("kept the plots, removed all other files", "histo demo --keep DIR")
+        best = workspace.checkpoints_dir / CHECKPOINT
+        kept = f"kept the plots and the checkpoint in {workspace.root}, removed all other files"
+        state.report.done(kept, f"histo predict FOLDER --ckpt {shlex.quote(str(best))}")
     else:
         state.report.done(f"everything is in {keep}", f"histo -w {shlex.quote(str(keep))} eval --tta")
 
 
-def _remove_all_but(folder: Path) -> None:
-    """Remove everything else in the parent of `folder`; if `folder` does not exist, remove the parent too."""
-    for path in folder.parent.iterdir():
-        if path.is_dir() and path != folder:
+def _remove_all_but(root: Path, kept: list[Path]) -> None:
+    """Remove everything in `root` but the folders `kept`; if none of these exists, remove `root` too."""
+    for path in root.iterdir():
+        if path.is_dir() and path not in kept:
             shutil.rmtree(path)
-        elif path != folder:
+        elif path not in kept:
             path.unlink()
-    if not folder.exists():
-        folder.parent.rmdir()
+    if not any(path.exists() for path in kept):
+        root.rmdir()
 
 
 def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
@@ -121,7 +127,7 @@ def _run(common: list[str], step: list[str]) -> None:
 
 
 def _summary(report: Reporter, workspace: Workspace) -> None:
-    """Show the metrics of the demo's evaluation, and the paths of the plots."""
+    """Show the metrics of the demo's evaluation; `histo plot` has just listed the plots."""
     from histocli.metrics.registry import metric_title
 
     for path in sorted(workspace.metrics_dir.glob("*-val.json")):
@@ -132,5 +138,3 @@ def _summary(report: Reporter, workspace: Workspace) -> None:
             ["metric on unseen slides", "value"],
             [[metric_title(name), number(value)] for name, value in metrics.items()],
         )
-    for path in sorted(workspace.plots_dir.iterdir()):
-        report.note(str(path))

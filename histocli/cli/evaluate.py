@@ -48,6 +48,7 @@ def evaluate(
             help="A packed data set, or a labelled folder or zip file.",
             metavar="NAME|PATH",
             show_default="the run's own validation patches",
+            autocompletion=options.complete_data,
             rich_help_panel=DATA,
         ),
     ] = EvalConfig.data,
@@ -115,6 +116,15 @@ def evaluate(
             rich_help_panel=WHOLE_SLIDES,
         ),
     ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Show the evaluation of scores in metrics/ that histo eval or histo train --folds wrote, and score no "
+            "patches; with --threshold NUMBER, at this threshold.",
+            rich_help_panel=_COMPARING,
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Measure how well a checkpoint classifies labelled patches.
@@ -127,6 +137,9 @@ def evaluate(
         return
     if annotations is not None:
         raise UsageError("--annotations is for the maps of whole slides", "give their folder: --maps DIR")
+    if scores:
+        _show_scores(ctx, scores, threshold, json)
+        return
     if compare and options.is_given(ctx, "ckpt"):
         raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
     names = options.checkpoint_names(ctx, ckpt)
@@ -175,6 +188,22 @@ def _evaluate_maps(
     if value is None and threshold != EvalConfig.threshold:
         raise UsageError(f"--threshold {threshold} is not possible with --maps", "give a number")
     evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value), json)
+
+
+def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) -> None:
+    """Show an evaluation that was written before."""
+    state: State = ctx.obj
+    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "resize", "compare"):
+        if options.is_given(ctx, option):
+            raise UsageError(f"--{option} cannot be combined with --scores", "leave one of them out")
+    from histocli.cli.render import show_evaluation
+    from histocli.commands.evaluate import evaluate_scores
+
+    made = evaluate_scores(state.workspace, scores, threshold)
+    show_evaluation(state.report, made.report)
+    state.report.done(f"the evaluation is {made.path}", f"histo plot --run {made.report.run}")
+    if json:
+        write_out(dumps(made.report.to_json(), indent=2) + "\n")
 
 
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from histocli.cli.app import State, command
-from histocli.cli.options import CKPT_HELP
+from histocli.cli.options import CKPT_HELP, complete_checkpoints
 from histocli.config import ExportConfig, ExportFormat
 
 
@@ -18,7 +18,9 @@ def export(
     ctx: typer.Context,
     ckpt: Annotated[
         str,
-        typer.Option("--ckpt", envvar="HISTO_CKPT", metavar="NAME", help=f"{CKPT_HELP}."),
+        typer.Option(
+            "--ckpt", envvar="HISTO_CKPT", metavar="NAME", help=f"{CKPT_HELP}.", autocompletion=complete_checkpoints
+        ),
     ] = ExportConfig.ckpt,
     out: Annotated[
         Path | None, typer.Option("--out", help="File or folder to write.", show_default="in the workspace's exports/")

@@ -26,12 +26,11 @@ class LiveTraining(Listener):
         self.progress = report.progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=10),
-            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(bar_width=8),
             Rate("patches"),
             TimeElapsedColumn(),
             TextColumn("[dim]left[/]"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
         )
         self.stack = ExitStack()
 
@@ -54,9 +53,15 @@ class LiveTraining(Listener):
         if at:
             before, now = run.processes_before, run.ranks.size
             changed = f", with {now} process{'es' * (now > 1)} where there were {before}" if now != before else ""
+            if run.epochs_before < run.config.epochs:
+                self.report.note(
+                    f"extended from {run.epochs_before} to {run.config.epochs} epochs: the learning rate rises to "
+                    f"{run.config.learning_rate:g} again, and falls"
+                )
             self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
         self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
         self.stack.enter_context(self.progress)
+        self.epochs = run.config.epochs
         size = min(run.train.batch_size, len(run.train))
         self.task = self.progress.add_task(
             f"epoch {len(run.history) + 1}/{run.config.epochs}",
@@ -72,12 +77,15 @@ class LiveTraining(Listener):
         """Update the progress bar."""
         self.progress.update(
             self.task,
-            description=f"epoch {progress.epoch}/{progress.epochs}" + _format_progress(progress),
+            description=_describe_progress(progress.epoch, progress.epochs, progress.loss, progress.auc),
             completed=progress.patches,
         )
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
-        """Print the row of the epoch."""
+        """Print the row of an epoch, and show its loss and AUC beside the progress bar."""
+        self.progress.update(
+            self.task, description=_describe_progress(epoch.epoch, self.epochs, epoch.train_loss, epoch.val_auc)
+        )
         self.report.note(
             _row(
                 str(epoch.epoch),
@@ -92,10 +100,10 @@ class LiveTraining(Listener):
         )
 
 
-def _format_progress(progress: Step) -> str:
-    """Return the loss and the validation AUC as text, if they are known yet."""
-    loss = "" if progress.loss is None else f" loss {progress.loss:.3f}"
-    return loss + ("" if progress.auc is None else f" AUC {progress.auc:.3f}")
+def _describe_progress(epoch: int, epochs: int, loss: float | None, auc: float | None) -> str:
+    """Return what stands before the progress bar: the epoch, and the loss and the validation AUC if they are known."""
+    text = f"epoch {epoch}/{epochs}" + ("" if loss is None else f" loss {loss:.3f}")
+    return text + ("" if auc is None else f" AUC {auc:.3f}")
 
 
 def _row(*cells: str) -> str:

@@ -1,11 +1,13 @@
 """Options that several commands share."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from histocli.config import CHECKPOINT, Device, Engine, Precision, Resize
+from histocli.workspace import Workspace, default_workspace
 
 AUTO = 0  # the value of `--batch-size auto`
 
@@ -30,6 +32,39 @@ def is_given(ctx: typer.Context, option: str, *sources: str) -> bool:
     return source is not None and source.name in ("COMMANDLINE", *sources)
 
 
+def _workspace(ctx: typer.Context) -> Workspace:
+    """Return the workspace of a command line that is being completed, of which no command runs."""
+    given = ctx.find_root().params.get("workspace")
+    return Workspace(Path(given)) if given else default_workspace()
+
+
+def complete_checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names that complete `--ckpt`."""
+    return [name for name in _workspace(ctx).checkpoint_names() if name.startswith(incomplete)]
+
+
+def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the runs that complete `--run` or `--name`."""
+    return [name for name in _workspace(ctx).run_names() if name.startswith(incomplete)]
+
+
+def complete_data(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the data sets and subsets that complete `--data`."""
+    workspace = _workspace(ctx)
+    names = [*workspace.dataset_names(), *workspace.subset_names()]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_datasets(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the packed data sets that complete the `--data` of `histo balance`."""
+    return [name for name in _workspace(ctx).dataset_names() if name.startswith(incomplete)]
+
+
+def complete_subsets(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the subsets that complete the `--data` of `histo train`."""
+    return [name for name in _workspace(ctx).subset_names() if name.startswith(incomplete)]
+
+
 def checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:
     """Return the values of `--ckpt`; in an environment variable several are separated by a colon, as in PATH."""
     if names and is_given(ctx, "ckpt", "ENVIRONMENT") and not is_given(ctx, "ckpt"):
@@ -47,6 +82,7 @@ Ckpt = Annotated[
         envvar="HISTO_CKPT",
         metavar="NAME",
         help=f"{CKPT_HELP}; several are averaged.",
+        autocompletion=complete_checkpoints,
         rich_help_panel=MODEL,
     ),
 ]

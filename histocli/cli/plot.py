@@ -4,27 +4,72 @@ from typing import Annotated
 
 import typer
 
+from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.config import PlotConfig, PlotFormat, PlotKind
+
+_WHAT, _HOW = "What to draw", "How to draw"
 
 
 @command(
     "histo plot",
-    "histo plot --run histonet-1 --kind roc --kind calibration --format pdf",
+    "histo plot --run histonet-1 --run resnet --kind roc --kind calibration --format pdf --no-title",
 )
 def plot(
     ctx: typer.Context,
-    run: Annotated[str | None, typer.Option(help="The run to plot.", show_default="the newest")] = PlotConfig.run,
-    kind: Annotated[
-        list[PlotKind] | None, typer.Option(help="What to plot; may be repeated.", show_default="all")
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The run to plot; several are laid over one another.",
+            show_default="the newest",
+            autocompletion=options.complete_runs,
+            rich_help_panel=_WHAT,
+        ),
     ] = None,
-    format: Annotated[PlotFormat, typer.Option("--format", help="The plots' file format.")] = PlotConfig.format,
+    kind: Annotated[
+        list[PlotKind] | None,
+        typer.Option(help="What to plot; may be repeated.", show_default="all", rich_help_panel=_WHAT),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Draw only what belongs to this data set or subset; may be repeated.",
+            show_default="the run's own, and all of its evaluations",
+            autocompletion=options.complete_data,
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    format: Annotated[
+        PlotFormat, typer.Option("--format", help="The plots' file format.", rich_help_panel=_HOW)
+    ] = PlotConfig.format,
+    title: Annotated[
+        bool,
+        typer.Option("--title/--no-title", help="Write a title with the data and the result.", rich_help_panel=_HOW),
+    ] = PlotConfig.title,
+    dpi: Annotated[int, typer.Option("--dpi", help="Pixels per inch of a PNG.", rich_help_panel=_HOW)] = PlotConfig.dpi,
+    width: Annotated[
+        float | None,
+        typer.Option(
+            help="Width in inches; the height follows.",
+            show_default="3.5, sheets of patches 7.2",
+            rich_help_panel=_HOW,
+        ),
+    ] = PlotConfig.width,
 ) -> None:
     """Plot learning curves, ROC, calibration, errors and more."""
     state: State = ctx.obj
     from histocli.commands.plot import plot as run_plot
 
-    config = PlotConfig(run=run, kind=tuple(kind or PlotConfig.kind), format=format)
+    config = PlotConfig(
+        run=tuple(run or ()),
+        kind=tuple(kind or PlotConfig.kind),
+        format=format,
+        data=tuple(data or ()),
+        title=title,
+        dpi=dpi,
+        width=width,
+    )
     paths = run_plot(state.workspace, config)
     for path in paths:
         state.report.note(str(path))

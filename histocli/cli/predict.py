@@ -240,6 +240,7 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
                 ranks=ranks,
                 pool=pool,
             )
+            bar(prediction.scored + prediction.unreadable, total[0])
     if ranks.is_rank0:
         _show(state, config, prediction)
 

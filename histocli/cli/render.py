@@ -2,11 +2,10 @@
 
 from histocli.config import Group, Split
 from histocli.console import Reporter, number
-from histocli.data.groups import plural
-from histocli.metrics import Interval
+from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
-from histocli.metrics.intervals import FEW_CLUSTERS, ClassCounts
-from histocli.metrics.registry import metric_title
+from histocli.metrics.intervals import FEW_CLUSTERS, few_clusters
+from histocli.metrics.registry import BY_NAME, metric_title
 from histocli.reports.audit import AuditReport
 from histocli.reports.balance import BalanceReport
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
@@ -24,13 +23,12 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
         report.detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
     counts = f"{measured.n:,} patches, {measured.positives:,} tumour"
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
-    intervals = uncertainty.intervals if uncertainty else {}
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
-        [metric_title(name), number(value), _range(intervals.get(name))] for name, value in measured.metrics.items()
+        [metric_title(name), number(value), _interval(uncertainty, name)] for name, value in measured.metrics.items()
     ]
     report.table(title, ["metric", "value", f"95% interval{by}"], rows)
-    if uncertainty and uncertainty.delong:
+    if uncertainty and uncertainty.delong and not uncertainty.uses_delong("auc"):
         report.note(f"AUC, 95% interval by DeLong: {_range(uncertainty.delong.interval)}")
     confusion = measured.confusion
     report.table(
@@ -38,17 +36,29 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
         ["label", "called normal", "called tumour"],
         [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
     )
+    _warn_of_one_class(report, evaluation)
     _show_calibration(report, evaluation)
     _show_groups(report, "slide", _worst_slides(evaluation.slides), len(evaluation.slides))
     _show_groups(report, "hospital", evaluation.hospitals, len(evaluation.hospitals))
     for name, reason in measured.undefined.items():
         report.warn(f"{metric_title(name)} cannot be computed: {reason}")
     if uncertainty:
-        bootstrap = uncertainty.bootstrap
-        _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
+        _show_missing_intervals(report, evaluation, uncertainty)
     _show_caveats(report, evaluation)
     for reason, count in evaluation.skipped.items():
         report.warn(f"{count:,} patches skipped: {reason}")
+
+
+def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport) -> None:
+    """Warn if all patches are called tumour, or all normal, as by a network that was trained for few steps."""
+    confusion, measured = evaluation.measured.confusion, evaluation.measured
+    called = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
+    if called and 0 < measured.positives < measured.n:
+        epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
+        report.warn(
+            f"at threshold {measured.threshold:.4g} every patch is called {called}; if {epochs} was trained for few "
+            "steps, train longer: histo train --resume --epochs N"
+        )
 
 
 def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
@@ -76,19 +86,25 @@ def _range(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _warn_of_few_clusters(report: Reporter, by: str, by_class: ClassCounts, clusters: int) -> None:
-    if by == "patch":
-        return
-    if clusters == 1:
-        report.warn(f"all patches are of one {by}: the metrics have no intervals")
-        return
-    rough = "intervals and p-values are rough"
-    if clusters < FEW_CLUSTERS:
-        report.warn(f"only {clusters} {plural(by)}: {rough}")
-        return
-    for name, count in vars(by_class).items():
-        if 1 < count < FEW_CLUSTERS:
-            report.warn(f"only {count} {plural(by)} have {name} patches: {rough}")
+def _interval(uncertainty: Uncertainty | None, name: str) -> str:
+    """Format the interval of a metric; DeLong's, which stands in for that of the bootstrap, is named."""
+    if uncertainty is None:
+        return "-"
+    return "DeLong: " * uncertainty.uses_delong(name) + _range(uncertainty.interval(name))
+
+
+def _show_missing_intervals(report: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
+    """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
+    names_by_reason: dict[str, list[str]] = {}
+    for name, reason in uncertainty.bootstrap.undefined.items():
+        if name not in evaluation.measured.undefined:
+            names_by_reason.setdefault(reason, []).append(name)
+    for reason, names in names_by_reason.items():
+        metrics = (
+            "all metrics" if len(names) == len(evaluation.measured.metrics) else ", ".join(map(metric_title, names))
+        )
+        instead = "; the interval of the AUC is DeLong's" if any(map(uncertainty.uses_delong, names)) else ""
+        report.warn(f"no 95% interval by bootstrap of {metrics}: {reason}{instead}")
 
 
 def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
@@ -131,7 +147,8 @@ def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
         methods.append([f"DeLong by {delong.by}", _range(delong.interval), _p_value(delong.p)])
     title = f"difference {comparison.paired.difference:+.4f}: AUC of {comparison.a.run} minus AUC of {comparison.b.run}"
     report.table(title, ["method", "95% interval", "p-value"], methods)
-    _warn_of_few_clusters(report, bootstrap.by, bootstrap.clusters_by_class, bootstrap.clusters)
+    if reason := few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
+        report.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
     for one in both:
         if one.n_in_training:
             report.warn(f"{one.run} was trained on {one.n_in_training:,} of the patches that it scored")
@@ -169,6 +186,7 @@ def show_balance(report: Reporter, balance: BalanceReport, *, with_audit: bool) 
     if with_audit and balance.audit:
         _show_audit(report, balance.audit)
     _show_split_leaks(report, balance)
+    _warn_of_few_slides(report, balance)
     if balance.audit:
         _show_audit_leaks(report, balance.audit)
 
@@ -210,6 +228,8 @@ def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
         )
     elif balance.leaks:
         report.warn(f"a random split leaks: {consequence}; --split slide or overlap does not")
+    elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
+        report.note("it was not checked whether overlapping patches are of one slide: --audit does it")
     elif balance.split == Split.OVERLAP:
         report.note(
             f"{balance.sharing_pixels or 0:,} of {balance.n:,} patches overlap with another patch, and are in the same "
@@ -226,11 +246,26 @@ def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
         report.note(f"two groups differ in sharpness and colour: {groups}. One of them is the validation split")
 
 
+def _warn_of_few_slides(report: Reporter, balance: BalanceReport) -> None:
+    """Warn if a split by slide or hospital has too few slides to validate on, or to train on."""
+    few = {part: counts.slides for part, counts in balance.counts.items() if counts.slides < FEW_CLUSTERS}
+    if balance.split not in (Split.SLIDE, Group.HOSPITAL) or not few:
+        return
+    which = " and ".join(f"{count} slide{'s' * (count != 1)} in {part}" for part, count in few.items())
+    remedy = "a larger --val-fraction, or histo train --folds" if set(few) == {"val"} else "add patches of more slides"
+    report.warn(
+        f"only {which}: metrics on few slides say little about new ones, and fewer than {FEW_CLUSTERS} validation "
+        f"slides give no 95% intervals by bootstrap; {remedy}"
+    )
+
+
 def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:
-    """Print equal patches with different labels, and patches for evaluation that leak into train."""
+    """Print equal patches with different labels, wrong slides, and patches for evaluation that leak into train."""
     if count := audit.contradictions.patches:
         ids = ", ".join(audit.contradictions.ids)
         report.warn(f"{count:,} patches have the same pixels as another patch, but the other label: {ids}")
+    if reason := audit.slide_contradiction:
+        report.warn(f"{reason}; correct the table, or use --split overlap, which keeps overlapping patches together")
     if leaks := audit.leaks_into_train:
         report.warn(
             f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train ends with an error on this subset"

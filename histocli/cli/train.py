@@ -24,7 +24,12 @@ _RUNS = "Runs"
 def train(
     ctx: typer.Context,
     data: Annotated[
-        str, typer.Option(help="Subset to train on, which histo balance --name wrote.", rich_help_panel=DATA)
+        str,
+        typer.Option(
+            help="Subset to train on, which histo balance --name wrote.",
+            autocompletion=options.complete_subsets,
+            rich_help_panel=DATA,
+        ),
     ] = TrainConfig.data,
     augment: Annotated[
         Augment,
@@ -79,7 +84,11 @@ def train(
         ),
     ] = TrainConfig.threshold,
     epochs: Annotated[
-        int, typer.Option(help="Passes over the training patches.", rich_help_panel=TRAINING)
+        int,
+        typer.Option(
+            help="Passes over the training patches; with --resume, more than a finished run has extend it.",
+            rich_help_panel=TRAINING,
+        ),
     ] = TrainConfig.epochs,
     batch_size: Annotated[
         int | None,
@@ -109,7 +118,13 @@ def train(
     ] = TrainConfig.backbone_lr,
     seed: options.Seed = TrainConfig.seed,
     name: Annotated[
-        str | None, typer.Option(help="The run's name.", show_default="ARCH-1, ARCH-2, ...", rich_help_panel=_RUNS)
+        str | None,
+        typer.Option(
+            help="The run's name.",
+            show_default="ARCH-1, ARCH-2, ...",
+            autocompletion=options.complete_runs,
+            rich_help_panel=_RUNS,
+        ),
     ] = TrainConfig.name,
     resume: Annotated[
         bool,
@@ -212,6 +227,13 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
     state.report.note(
         f"best epoch {best.epoch}: validation AUC {number(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
+    if result.called:
+        steps = f"{best.step:,} step{'s' * (best.step != 1)}"
+        longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
+        state.report.warn(
+            f"at the threshold every validation patch is called {result.called}: the best epoch has trained for only "
+            f"{steps}; train longer: {longer}"
+        )
     state.report.done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
     return {"run": result.run, "run_dir": str(result.run_dir), **best._asdict()}
 
@@ -226,5 +248,7 @@ def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "R
     report = train_repeats(state.workspace, config, given=given, listen=lambda: LiveTraining(state.report), ranks=ranks)
     show_repeats(state.report, report)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
+    if report.kind == "folds":
+        state.report.note(f"the out-of-fold scores of all patches: histo plot --run {report.name}")
     state.report.done(f"wrote {report.name}-{report.kind}.json", f"histo eval {members} --data NAME")
     return to_json(report)

@@ -38,6 +38,8 @@ from histocli.workspace import Workspace, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
+_COMPARED_SLIDES = 30_000  # patches up to which slides are compared with overlapping pixels unasked: about 10 seconds
+
 
 def balance(
     workspace: Workspace, config: BalanceConfig, on_stage: OnStage = lambda what, done, total: None
@@ -66,7 +68,8 @@ def balance(
     if unit is Group.APPEARANCE:
         subset = _add_appearance(workspace, data, subset)
     groups = None
-    if config.audit or unit in (Split.OVERLAP, Split.FOLDERS):
+    is_small = unit is Split.SLIDE and len(manifest) <= _COMPARED_SLIDES
+    if config.audit or unit in (Split.OVERLAP, Split.FOLDERS) or is_small:
         others = names_to_audit(workspace, data)[1:] if config.audit else []
         groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _split(config, unit, subset, groups)
@@ -206,7 +209,8 @@ def _split(
         group_of = groups[subset["index"]]
         is_single = np.bincount(group_of)[group_of] == 1
         subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", group_of.astype(str))}), [*columns, OVERLAP]
-        units = connected_components(subset).codes if (subset["slide"] != "").any() else group_of
+        has_slides = (subset["slide"] != "").any()
+        units = connected_components(subset, trust_slides=False).codes if has_slides else group_of
         val = split_by_group(units, labels, config.val_fraction, config.seed, "overlap group")
     else:
         columns = [*columns, unit.value] if unit is Group.APPEARANCE else columns

@@ -4,29 +4,23 @@ from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.compute.device import compute_settings, thread_count
+from histocli.compute.device import compute_settings
 from histocli.config import FOLDER_OPTIONS, EvalConfig, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, load_predictor
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
-from histocli.inference.score_table import clusters_of, metrics_by, write_scores
-from histocli.metrics import Measurement, Uncertainty, uncertainty
-from histocli.metrics import evaluate as measure
-from histocli.metrics.registry import METRICS
+from histocli.inference.score_table import measure_scores, metrics_by, read_scores, write_scores
 from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _LONG_NAME = 60  # characters
 
@@ -95,7 +89,7 @@ def _write(
     path = _unused_path(
         _metrics_path(workspace, config, predictor, scored, all(is_best)), _run_name(predictor), scored, folder
     )
-    measured, before, intervals = _measure(scored.table, threshold)
+    measured, before, intervals = measure_scores(scored.table, threshold)
     report = EvaluationReport(
         run=_run_name(predictor),
         data=scored.data,
@@ -111,6 +105,7 @@ def _write(
         n_in_validation=scored.known.n_in_validation,
         calibration_mismatch=config.tta or len(predictor.members) > 1,
         scores=path.with_suffix(".csv").name,
+        resize=config.resize.value,
         threshold_rule=config.threshold,
         measured=measured,
         before_calibration=before,
@@ -213,14 +208,43 @@ def compare(
     return ranks.on_rank0(write)
 
 
-def _measure(table: "pd.DataFrame", threshold: float) -> tuple[Measurement, dict[str, float | None], Uncertainty]:
-    """Return the metrics, the metrics without the temperature that depend on it, and the intervals."""
-    labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
-    measured = measure(labels, probs, threshold)
-    before = measure(labels, table["raw"].to_numpy(), threshold).metrics
-    intervals = uncertainty(labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count())
-    changed = {metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature}
-    return measured, changed, intervals
+def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) -> Evaluation:
+    """Return the evaluation of scores that were written before, at its own threshold or at another number.
+
+    At another threshold it is written beside the first, with the threshold in its name.
+
+    Args:
+        workspace: where the scores are.
+        name: a file in `metrics/`, or a path: the CSV file of scores or the JSON file beside it, as `histo eval` and
+            `histo train --folds` write them.
+        threshold: a number, or `stored`.
+
+    Raises:
+        HistoError: the files cannot be read.
+        UsageError: the threshold is a rule, which needs the validation patches of a checkpoint.
+    """
+    path = (Path(name) if is_path(name) else workspace.metrics_dir / name).with_suffix(".json")
+    report = EvaluationReport.from_json(read_json(path), str(path))
+    if threshold == STORED:
+        return Evaluation(path, report)
+    value = parse_threshold(threshold)
+    if value is None:
+        raise UsageError(
+            f"--threshold {threshold} cannot be chosen on the scores that it is applied to", "give a number"
+        )
+    table = read_scores(path.with_name(report.scores))
+    measured, _, intervals = measure_scores(table.assign(raw=table["prob"]), value)
+    changed = replace(
+        report,
+        threshold_rule=threshold,
+        measured=measured,
+        uncertainty=intervals,
+        slides=metrics_by("slide", table, value),
+        hospitals=metrics_by("hospital", table, value),
+    )
+    target = path.with_name(f"{path.stem}-at-{threshold}.json")
+    write_evaluation(target, changed)
+    return Evaluation(target, changed)
 
 
 def _describe(member: Member) -> EvaluatedCheckpoint:

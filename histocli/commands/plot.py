@@ -1,115 +1,166 @@
 """`histo plot`: draw the reports that other commands wrote."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
+from histocli.commands.plot_sheets import plan_errors, plan_samples
 from histocli.config import SUBSET, PlotConfig
-from histocli.data.manifest import UNLABELLED, read_manifest
-from histocli.errors import HistoError
-from histocli.inference.score_table import read_scores
-from histocli.reports.balance import read_balance
+from histocli.errors import HistoError, UsageError
+from histocli.inference.score_table import clusters_of, read_scores
+from histocli.reports.balance import BalanceReport, read_balance
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.plots import Kind, shorten
-from histocli.reports.run import read_history, read_run
+from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
+from histocli.reports.run import EpochRecord, read_history, read_run
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
     from matplotlib.figure import Figure
 
-    from histocli.reports.plots.sheets import Group
-    from histocli.sources import Pixels
-
-    Rows = np.ndarray[Any, np.dtype[np.int64]]
-
-_HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.6, Kind.CALIBRATION: 4.2, Kind.SCORES: 2.9}
-
-
-class MissingInputError(HistoError):
-    """The file that a kind of plot is drawn from does not exist."""
-
-
-class Plot(NamedTuple):
-    """A plot to draw: its file name without extension, its size in inches, and the function that draws it."""
-
-    stem: str
-    width: float
-    height: float
-    draw: "Callable[[Figure], None]"
+_HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.8, Kind.CALIBRATION: 4.2, Kind.SCORES: 2.9}
+_OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can show several runs
 
 
 def plot(workspace: Workspace, config: PlotConfig) -> list[Path]:
-    """Draw plots of a run into the workspace's `plots/`, and return the files.
+    """Draw plots of a run (by default the newest) into the workspace's `plots/`, and return the files.
 
-    Each evaluation of the run has its own plots. `Kind.ALL` draws all kinds for which there is input.
+    Drawn are the run's learning curves, its data set and subset, and each of its evaluations; with `config.data` only
+    what belongs to these data sets or subsets. Of several runs, curves that can be compared are laid over one another.
+    `Kind.ALL` draws all kinds for which there is input.
 
     Raises:
+        UsageError: an option cannot be used.
         HistoError: the run does not exist, there is no input for one of the kinds, or an input cannot be read.
 
     """
-    from histocli.reports.plots.style import save
+    from histocli.reports.plots.style import Look, save
 
-    run, kinds, format = _choose_run(workspace, config.run), config.kind, config.format
+    config.check()
+    runs = _choose_runs(workspace, config.run)
+    _check_data(workspace, config.data, runs)
+    plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
-    for kind in [kind for kind in Kind if kind is not Kind.ALL and (kind in kinds or Kind.ALL in kinds)]:
+    for kind in [kind for kind in Kind if kind is not Kind.ALL and (kind in config.kind or Kind.ALL in config.kind)]:
+        if len(runs) > 1 and kind not in _OVERLAID:
+            if Kind.ALL in config.kind:
+                continue
+            allowed = ", ".join(_OVERLAID)
+            raise UsageError(f"--kind {kind} shows one run", f"with several --run, choose {allowed}")
         try:
-            plots += _plan_plots(workspace, run, kind)
+            plots += plan(workspace, runs, kind, config.data)
         except MissingInputError:
-            if Kind.ALL not in kinds:
+            if Kind.ALL not in config.kind:
                 raise
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
-    return [save(workspace.plots_dir / f"{p.stem}.{format.value}", format, p.width, p.height, p.draw) for p in plots]
+    look = Look(config.format, config.dpi, config.width, config.title)
+    paths = [workspace.plots_dir / f"{p.stem}.{config.format.value}" for p in plots]
+    return [save(path, look, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
 
 
-def _choose_run(workspace: Workspace, run: str | None) -> str | None:
-    """Return the run to draw: `run` if it exists, else the newest run; None if there are no runs."""
+def _choose_runs(workspace: Workspace, runs: Sequence[str]) -> list[str]:
+    """Return the runs to draw: those that are named, else the newest; none if there are no runs."""
     names = workspace.run_names()
-    if run is None:
-        return names[-1] if names else None
-    if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
-        raise HistoError(
-            f"there is no run {run!r}",
-            f"histo train --name {run} makes it; runs: {', '.join(names) or 'none'}",
-        )
-    return run
+    for run in runs:
+        if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
+            raise HistoError(
+                f"there is no run {run!r}",
+                f"histo train --name {run} makes it; runs: {', '.join(names) or 'none'}",
+            )
+    return list(dict.fromkeys(runs)) or names[-1:]
 
 
-def _plan_plots(workspace: Workspace, run: str | None, kind: Kind) -> list[Plot]:
+def _check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -> None:
+    evaluated = {report.data for run in runs for report in read_evaluations(workspace, run).values()} if data else set()
+    known = {*workspace.dataset_names(), *workspace.subset_names(), *evaluated}
+    for name in data:
+        if name not in known:
+            raise HistoError(f"there is no data set {name!r} to draw", f"choose from {', '.join(sorted(known))}")
+
+
+def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Sequence[str]) -> list[Plot]:
     """Return the plots of one kind.
 
     Raises:
         MissingInputError: the files that the plots are drawn from do not exist.
 
     """
+    run = runs[0] if runs else None
     if kind is Kind.BALANCE:
-        return _plan_balance(workspace)
+        return _plan_balance(workspace, run, data)
     if kind is Kind.SAMPLES:
-        return _plan_samples(workspace)
+        return plan_samples(workspace, run, data)
     if run is None:
         raise MissingInputError("there is no training run yet", "histo train makes one")
     if kind is Kind.CURVES:
-        return [_plan_curves(workspace, run)]
-    evaluations = read_evaluations(workspace, run)
+        return [_plan_curves(workspace, run, data)]
+    evaluations = _evaluations(workspace, run, data)
+    if kind is Kind.ERRORS:
+        return plan_errors(workspace, evaluations)
+    return [_plan_evaluation(path, report, kind) for path, report in evaluations.items()]
+
+
+def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
+    """Return the evaluations of a run, or only those on the data sets `data`."""
+    found = read_evaluations(workspace, run)
+    evaluations = {path: report for path, report in found.items() if not data or report.data in data}
     if not evaluations:
         newest = run == (workspace.run_names() or [run])[-1]
+        on = f" on {', '.join(data)}" if data else ""
+        option = f" --data {data[0]}" if data else ""
         raise MissingInputError(
-            f"the run {run!r} has not been evaluated", f"histo eval --ckpt {'best.pt' if newest else run}"
+            f"the run {run!r} has not been evaluated{on}",
+            f"histo eval --ckpt {'best.pt' if newest else run}{option}",
         )
-    if kind is Kind.ERRORS:
-        return _plan_errors(workspace, evaluations)
-    return [_plan_evaluation(path, report, kind) for path, report in evaluations.items()]
+    return evaluations
+
+
+def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Sequence[str]) -> list[Plot]:
+    """Return the plots of one kind that show all runs: one for each data set and split on which all were evaluated."""
+    from histocli.reports.plots import overlay
+    from histocli.reports.plots.style import COLUMN
+
+    stem, more = "-vs-".join(runs), 0.32 * len(runs)  # inches for the legend
+    if kind is Kind.CURVES:
+        curves = [(read_run(workspace.run_dir(run)), _read_history(workspace, run)) for run in runs]
+        draw_curves = partial(overlay.draw_curves_of_runs, runs=curves)
+        return [Plot(f"{shorten(stem, 100)}-{kind}", COLUMN, 3.8 + more / 2, draw_curves)]
+    draw = {
+        Kind.ROC: overlay.draw_roc_of_runs,
+        Kind.PR: overlay.draw_pr_of_runs,
+        Kind.CALIBRATION: overlay.draw_calibration_of_runs,
+    }[kind]
+    by_run = [_by_conditions(_evaluations(workspace, run, data)) for run in runs]
+    common = [key for key in by_run[0] if all(key in evaluations for evaluations in by_run)]
+    if not common:
+        raise MissingInputError(
+            f"{', '.join(runs)} have no evaluation on the same data in common",
+            f"histo eval --ckpt {runs[0]} --data NAME, and the same for the others",
+        )
+    plots = []
+    for key in common:
+        suffix = "-".join(part for part in key[:3] if part)
+        reports = [evaluations[key] for evaluations in by_run]
+        plots.append(Plot(f"{shorten(stem, 100)}-{suffix}-{kind}", COLUMN, 4.0 + more, partial(draw, reports=reports)))
+    return plots
+
+
+def _by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, ...], EvaluationReport]:
+    """Return evaluations by what must be equal to compare them: the data, the split, and how they were scored."""
+    reports: dict[tuple[str, ...], EvaluationReport] = {}
+    for report in evaluations.values():
+        how = ["tta"] * report.tta + ["uncalibrated"] * (not report.is_calibrated)
+        reports.setdefault((report.data, report.split, "-".join(how), report.folder or "", report.resize), report)
+    return reports
 
 
 def _plan_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
     from histocli.reports.plots import evaluation
     from histocli.reports.plots.style import COLUMN
 
-    drawings = {
-        Kind.ROC: evaluation.draw_roc,
+    drawings: dict[Kind, Callable[..., None]] = {
+        Kind.ROC: partial(_draw_roc, path=path),
         Kind.PR: evaluation.draw_pr,
         Kind.CONFUSION: evaluation.draw_confusion,
         Kind.CALIBRATION: evaluation.draw_calibration,
@@ -118,156 +169,87 @@ def _plan_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
     return Plot(f"{path.stem}-{kind}", COLUMN, _HEIGHTS[kind], partial(drawings[kind], report=report))
 
 
-def _plan_curves(workspace: Workspace, run: str) -> Plot:
+def _draw_roc(figure: "Figure", report: EvaluationReport, path: Path) -> None:
+    """Draw the ROC curve, with a band if the scores are there and the bootstrap has enough slides."""
+    import numpy as np
+
+    from histocli.metrics.bands import roc_band
+    from histocli.reports.plots.evaluation import draw_roc
+
+    table, band, by = path.with_name(report.scores), None, ""
+    if table.is_file():
+        scores = read_scores(table)
+        clusters = clusters_of(scores)
+        band = roc_band(scores["label"].to_numpy(np.int64), scores["prob"].to_numpy(np.float64), clusters)
+        by = clusters.by
+    draw_roc(figure, report, band, by)
+
+
+def _plan_curves(workspace: Workspace, run: str, data: Sequence[str]) -> Plot:
     from histocli.reports.plots.style import COLUMN
     from histocli.reports.plots.training import draw_curves
 
-    folder = workspace.run_dir(run)
+    history = _read_history(workspace, run)
+    record = read_run(workspace.run_dir(run))
+    if data and {record.data, str(record.options.get("data", SUBSET))}.isdisjoint(data):
+        raise MissingInputError(f"{run!r} was not trained on {', '.join(data)}", f"it was trained on {record.data}")
+    return Plot(f"{run}-{Kind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=record, history=history))
+
+
+def _read_history(workspace: Workspace, run: str) -> list[EpochRecord]:
     try:
-        history = read_history(folder / "history.jsonl")
+        history = read_history(workspace.run_dir(run) / "history.jsonl")
     except FileNotFoundError:
         raise MissingInputError(f"the run {run!r} has no history", f"histo train --name {run}") from None
     if not history:
         raise MissingInputError(f"the run {run!r} has not finished an epoch", f"histo train --resume --name {run}")
-    return Plot(f"{run}-{Kind.CURVES}", COLUMN, 4.6, partial(draw_curves, run=read_run(folder), history=history))
+    return history
 
 
-def _plan_balance(workspace: Workspace) -> list[Plot]:
-    """Return a plot of each balanced subset."""
+def _plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) -> list[Plot]:
+    """Return a plot of the run's subset, or of the subsets that `data` names or that are drawn from `data`."""
     from histocli.reports.plots.style import COLUMN
-    from histocli.reports.plots.subset import draw_balance
 
     reports = {path: read_balance(path) for path in workspace.balance_paths()}
+    if data:
+        reports = {path: report for path, report in reports.items() if {report.name, report.data} & set(data)}
+    elif run is not None:
+        reports = {path: report for path, report in reports.items() if _is_subset_of(workspace, run, path, report)}
     if not reports:
-        raise MissingInputError("there is no balanced subset yet", "histo balance draws one")
+        which = (
+            f"of {', '.join(data)}"
+            if data
+            else f"that {run} was trained on"
+            if run and workspace.balance_paths()
+            else "yet"
+        )
+        raise MissingInputError(
+            f"there is no balanced subset {which}", "histo balance draws one; --data NAME chooses it"
+        )
     return [
         Plot(
             f"{report.data}-{Kind.BALANCE}" if path == workspace.balance_path(SUBSET) else path.stem,
             COLUMN,
             4.4 if report.slides else 2.4,
-            partial(draw_balance, report=report),
+            partial(_draw_balance, report=report),
         )
         for path, report in reports.items()
     ]
 
 
-def _plan_samples(workspace: Workspace) -> list[Plot]:
-    """Return a sheet of samples of each packed data set."""
-    names = workspace.dataset_names()
-    if not names:
-        raise MissingInputError("there are no packed patches yet", "histo download packs them")
-    return [_plan_sample_sheet(workspace, name) for name in names]
+def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceReport) -> bool:
+    """Return whether a run was trained on this subset, as it is now."""
+    folder = workspace.run_dir(run)
+    if not (folder / "config.json").is_file():
+        return False
+    record = read_run(folder)
+    is_same = (
+        not (record.manifest_sha256 and report.manifest_sha256) or record.manifest_sha256 == report.manifest_sha256
+    )
+    return path == workspace.balance_path(str(record.options.get("data", SUBSET))) and is_same
 
 
-def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
-    """Return a sheet of random patches of each class, the same at each call; without labels there is one group."""
-    import numpy as np
+def _draw_balance(figure: "Figure", report: BalanceReport) -> None:
+    from histocli.reports.plots.subset import draw_balance
 
-    from histocli.reports.plots.sheets import PER_GROUP, Group
-    from histocli.reports.plots.style import CLASS_NAMES
-
-    labels = read_manifest(workspace.manifest_path(name))["label"].to_numpy()
-    rng = np.random.default_rng(0)
-    groups = []
-    for label, heading in ((0, CLASS_NAMES[0]), (1, CLASS_NAMES[1]), (UNLABELLED, "without label")):
-        rows = np.flatnonzero(labels == label)
-        if not len(rows) and (label == UNLABELLED or (labels == UNLABELLED).all()):
-            continue
-        sample = np.sort(rng.choice(rows, min(PER_GROUP, len(rows)), replace=False))
-        groups.append(Group(f"{heading} (n = {len(rows):,})", _read_patches(workspace, name, sample)))
-    counts = f"n = {len(labels):,}; label 1: tumour within the marked central 32x32 pixels"
-    return _plan_sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
-
-
-def _plan_errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
-    """Return a sheet of errors for each evaluation of packed patches; an evaluation of a folder has none."""
-    plots, missing = [], []
-    for path, report in evaluations.items():
-        table = path.with_name(report.scores)
-        if not table.is_file():
-            missing.append(table)
-            continue
-        scores = read_scores(table)
-        if all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique()):
-            plots.append(_plan_error_sheet(workspace, path.stem, report, scores))
-    if not plots and missing:
-        raise MissingInputError(f"there is no {missing[0]}", "histo eval writes it again")
-    if not plots:
-        raise MissingInputError(
-            "the scored patches are not packed in this workspace",
-            "pack them with histo download, and score them with histo eval --data NAME",
-        )
-    return plots
-
-
-def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
-    from histocli.reports.plots.evaluation import facts
-    from histocli.reports.plots.sheets import Group, most_confident_errors
-
-    threshold, confusion = report.measured.threshold, report.measured.confusion
-    kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
-    groups = []
-    for rows, (name, count) in zip(
-        most_confident_errors(scores["label"], scores["prob"], threshold), kinds, strict=True
-    ):
-        errors = scores.iloc[rows]
-        captions = [f"{prob:.3f}\n{shorten(id, 10)}" for id, prob in zip(errors["id"], errors["prob"], strict=True)]
-        shown = f"{len(rows):,} of {count:,}, the most confident first" if len(rows) else "none"
-        groups.append(Group(f"{name}: {shown}", _read_scored_patches(workspace, errors), captions))
-    key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
-    heading = f"Most confident errors: {report.run}"
-    return _plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(facts(report)), key_line)
-
-
-def _plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
-    from histocli.reports.plots.sheets import draw_sheet, sheet_size
-
-    def draw(figure: "Figure") -> None:
-        draw_sheet(figure, groups, heading, *facts)
-
-    return Plot(stem, *sheet_size(groups), draw)
-
-
-def _read_scored_patches(workspace: Workspace, scores: "pd.DataFrame") -> "Pixels":
-    """Read patches (N,96,96,3) uint8, of one or several data sets, in the order of `scores`.
-
-    Raises:
-        HistoError: they are not the pixels that were scored.
-
-    """
-    from hashlib import sha1
-
-    import numpy as np
-
-    rows = scores["index"].to_numpy(np.int64)
-    patches = np.empty((len(rows), 96, 96, 3), np.uint8)
-    for name in scores["data"].unique():
-        is_here = (scores["data"] == name).to_numpy()
-        patches[is_here] = _read_patches(workspace, name, rows[is_here])
-    for patch, digest, key in zip(patches, scores["sha1"], scores["id"], strict=True):
-        if digest and sha1(patch.data, usedforsecurity=False).hexdigest() != digest:
-            raise HistoError(
-                f"the patch {key!r} was scored with other pixels",
-                "its data set was packed again: run histo eval again",
-            )
-    return patches
-
-
-def _read_patches(workspace: Workspace, name: str, rows: "Rows") -> "Pixels":
-    """Read rows of the data set `name`.
-
-    Raises:
-        HistoError: it has been packed again with fewer patches, or cannot be read.
-
-    """
-    import numpy as np
-
-    from histocli.data.store import open_store
-
-    store = open_store(workspace.patches_path(name))
-    if len(rows) and rows.max() >= len(store):
-        raise HistoError(
-            f"{name} has {len(store):,} patches, but the scores name row {rows.max():,}",
-            "it was packed again: run histo balance and histo eval again",
-        )
-    return np.asarray(store[rows])
+    draw_balance(figure, report)

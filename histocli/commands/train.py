@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,11 +15,12 @@ from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, mem
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
-from histocli.models.checkpoint import load_checkpoint, publish_checkpoints
+from histocli.inference.forward import batch_log_odds
+from histocli.models.checkpoint import publish_checkpoints
 from histocli.reports.model_card import write_card
 from histocli.reports.repeats import RepeatsReport
-from histocli.schema import from_json
 from histocli.signals import Stopped, stop_request
+from histocli.training.cuda_graph import WARM_UP
 from histocli.training.progress import Epoch, Listener
 from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import (
@@ -31,6 +32,7 @@ from histocli.training.repeats import (
     summarise,
     write_folds,
 )
+from histocli.training.resume import apply_given_options, count_epochs, extend_config, load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
 
@@ -40,7 +42,9 @@ _NOT_WITH_FREEZE = ("augment", "rotate", "compile")
 class TrainReport(NamedTuple):
     """The result of a training run: its name and folder, its best epoch, and the seconds and steps of this call.
 
-    `signal` is the number of a signal that came too late to stop the run.
+    `signal` is the number of a signal that came too late to stop the run. `epochs` is that of the run. `called` is
+    "tumour" or "normal" if the best epoch calls all validation patches so, as a network does that was trained for few
+    steps; else it is "".
     """
 
     run: str
@@ -49,6 +53,8 @@ class TrainReport(NamedTuple):
     seconds: float
     steps: int
     signal: int | None
+    epochs: int = 0
+    called: str = ""
 
 
 def train(
@@ -62,7 +68,8 @@ def train(
     """Train a new run, or with `config.resume` continue one with the options that it was started with.
 
     `given` names the options that the user gave: a resumed run refuses those that differ from its own, except for
-    the device. Every process of a job calls this with the same values.
+    the device and, if it is finished, a larger number of epochs. Every process of a job calls this with the same
+    values.
 
     Raises:
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
@@ -73,7 +80,9 @@ def train(
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
     if resume:
         name, stored = ranks.on_rank0(lambda: load_run_config(workspace, restarted or config.name))
-        run_config = _apply_given_options(stored, config, given)
+        if "epochs" in given and config.epochs > stored.epochs:
+            stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
+        run_config = apply_given_options(stored, config, given)
     _refuse_unused(run_config, given)
     publish = not (resume and name and is_member(name, run_config))
     return _train_run(
@@ -128,22 +137,14 @@ def _train_run(
         ranks.on_rank0(lambda: write_card(workspace, run.name))
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
-    return TrainReport(run.name, run.dir, run.best, seconds, steps, stop.signal)
+    return TrainReport(run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, _called(run))
 
 
-def _apply_given_options(stored: RunConfig, config: TrainConfig, given: Collection[str]) -> RunConfig:
-    """Return the options of the run to resume, with the device that was given.
-
-    Raises:
-        UsageError: another option was given that differs from what the run was started with.
-    """
-    for key, value in vars(stored).items():
-        new = getattr(config, key)
-        is_auto = key == "batch_size" and config.halve
-        if key in given and key != "device" and not is_auto and new != value:
-            flag = "--" + key.replace("_", "-")
-            raise UsageError(f"{flag} {new}: the run has {value}", f"leave {flag} out, or start a new run")
-    return replace(stored, device=config.device) if "device" in given else stored
+def _called(run: Run) -> str:
+    """Return the class that the best epoch calls every validation patch, if these have both classes; else ""."""
+    if len(set(run.labels.tolist())) < 2 or run.best_called_tumour not in (0, len(run.labels)):
+        return ""
+    return "tumour" if run.best_called_tumour else "normal"
 
 
 def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
@@ -162,7 +163,7 @@ def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> 
         try:
             run = Run(workspace, config)
             config = run.config
-            run.try_step()
+            _try_step(run)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -178,24 +179,14 @@ def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> 
         config = replace(config, batch_size=size // 2)
 
 
-def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunConfig]:
-    """Return the name and the options of the run to resume: `name`, or the newest run.
-
-    Raises:
-        HistoError: there is no such run.
-    """
-    runs = [run for run in workspace.run_names() if (workspace.run_dir(run) / "last.pt").is_file()]
-    if not runs or (name and name not in runs):
-        raise HistoError(
-            f"there is no run {name!r} to resume" if name else "there is no run to resume",
-            f"runs with a last.pt: {', '.join(runs) or 'none'}",
-        )
-    run = name or runs[-1]
-    last = workspace.run_dir(run) / "last.pt"
-    saved = load_checkpoint(last).config
-    if unknown := saved.keys() - {field.name for field in fields(RunConfig)}:
-        raise HistoError(f"{last} has options that this version does not know: {min(unknown)}", "start a new run")
-    return run, from_json(RunConfig, saved, f"{last}, config", "start a new run")
+def _try_step(run: Run) -> None:
+    """Train and validate one batch, to see whether the memory is enough; the run cannot be used afterwards."""
+    if not run.config.freeze:
+        batch = next(iter(run.train.train_batches(0)))
+        for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory of its own
+            run.trainer.train_step(batch, run.train.loss_weight)
+    batch_log_odds(run.model, next(iter(run.val.eval_batches())).images, run.compute)
+    release_gpu_memory()
 
 
 def train_repeats(
@@ -225,7 +216,7 @@ def train_repeats(
         stored = ranks.on_rank0(lambda: load_run_config(workspace, first))[1]
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
-        run_config = _apply_given_options(stored, config, given)
+        run_config = apply_given_options(stored, config, given)
     _refuse_unused(run_config, given)
     run_config.check()
     repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
@@ -278,5 +269,4 @@ def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
 
 def _is_finished(workspace: Workspace, member: Member) -> bool:
     """Return whether a run has all its epochs."""
-    history = workspace.run_dir(member.name) / "history.jsonl"
-    return history.is_file() and len(history.read_text(encoding="utf-8").splitlines()) >= member.config.epochs
+    return count_epochs(workspace, member.name) >= member.config.epochs

@@ -35,12 +35,13 @@ def split_by(manifest: "pd.DataFrame") -> str:
     return "patch"
 
 
-def connected_components(frame: "pd.DataFrame") -> Groups:
+def connected_components(frame: "pd.DataFrame", *, trust_slides: bool = True) -> Groups:
     """Group the patches of a table that share a slide or an overlap group, directly or through other patches.
 
-    Where every slide is known, only slides count. A patch of which neither slide nor overlap group is known is a group
-    of its own: where this is so for all patches, `by` is `patch`; where some slides and no overlap groups are known,
-    it is `slide or patch`.
+    Where every slide is known, only slides count, unless `trust_slides` is false: then patches that overlap are also
+    grouped where the manifest has them on two slides. A patch of which neither slide nor overlap group is known is a
+    group of its own: where this is so for all patches, `by` is `patch`; where some slides and no overlap groups are
+    known, it is `slide or patch`.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components as components_of
@@ -51,7 +52,7 @@ def connected_components(frame: "pd.DataFrame") -> Groups:
         for name, column in (("slide", SLIDE), ("overlap group", OVERLAP))
         if column in frame.columns and (frame[column] != "").any()
     }
-    if "slide" in known and (known["slide"] != "").all():
+    if trust_slides and "slide" in known and (known["slide"] != "").all():
         known = {"slide": known["slide"]}
     n_nodes = n  # the patches, then the slides, then the overlap groups
     edges = []

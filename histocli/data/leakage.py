@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHOWN_IDS = 10  # how many patches with contradicting labels are named
+_SHOWN_PAIRS = 3  # how many overlaps of different slides are named
 
 
 class _Part(NamedTuple):
@@ -64,9 +65,9 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
         data=names[0],
         compared_with=names[1:],
         duplicates=int(repeated[rows_of[names[0]]].sum()),
-        contradictions=_find_contradictions(table, repeated),
+        contradictions=_find_contradictions(table, repeated, rows_of),
         overlaps_searched=searched,
-        overlaps=_count_overlaps(pairs, len(first)) if names[0] in searched else None,
+        overlaps=_count_overlaps(pairs, first) if names[0] in searched else None,
         leaks=[
             _count_leak(table, pairs if part.data in searched else None, name, part, into, parts[into].rows)
             for into in ("train", "val")
@@ -178,23 +179,36 @@ def _read_known_pairs(workspace: Workspace, names: list[str], rows_of: dict[str,
     return searched, np.concatenate(found)
 
 
-def _find_contradictions(table: "pd.DataFrame", repeated: "pd.Series[bool]") -> Contradictions:
+def _find_contradictions(
+    table: "pd.DataFrame", repeated: "pd.Series[bool]", rows_of: dict[str, slice]
+) -> Contradictions:
     """Find the patches whose pixels also occur with the other label."""
     copies = table[table["sha1"].isin(table["sha1"][repeated])]
     labelled = copies[copies["label"] != UNLABELLED]
     both = labelled[labelled.groupby("sha1")["label"].transform("nunique") > 1]
-    return Contradictions(len(both), both["id"].iloc[:_SHOWN_IDS].tolist())
+    shown = both["id"].iloc[:_SHOWN_IDS]
+    data = {row: name for name, rows in rows_of.items() for row in shown.index if rows.start <= row < rows.stop}
+    return Contradictions(len(both), [f"{data[row]}: {key}" for row, key in shown.items()])
 
 
-def _count_overlaps(pairs: Array, n: int) -> Overlaps:
-    """Count the overlaps among the first `n` patches; a group has at least two patches."""
+def _count_overlaps(pairs: Array, own: "pd.DataFrame") -> Overlaps:
+    """Count the overlaps among the patches of a manifest; groups have two patches or more."""
+    n = len(own)
     pairs = pairs[pairs["b"] < n]
+    slides, ids = own["slide"].to_numpy() if "slide" in own else np.full(n, ""), own["id"].to_numpy()
+    one, other = slides[pairs["a"]], slides[pairs["b"]]
+    across = pairs[(one != other) & (one != "") & (other != "")]
     sizes = np.bincount(overlap_groups(pairs, n), minlength=1)
     return Overlaps(
         pairs=len(pairs),
         groups=int((sizes > 1).sum()),
         patches=int(sizes[sizes > 1].sum()),
         largest_group=int(sizes.max()) if len(pairs) else 0,
+        across_slides=len(across),
+        examples=[
+            f"{ids[a]} ({slides[a]}) and {ids[b]} ({slides[b]})"
+            for a, b in zip(across["a"][:_SHOWN_PAIRS], across["b"][:_SHOWN_PAIRS], strict=True)
+        ],
     )
 
 

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocli.compute.device import thread_count
 from histocli.data.groups import connected_components
 from histocli.errors import HistoError, first_line, shown
-from histocli.metrics import Clusters, by_patch
+from histocli.metrics import Clusters, Measurement, Uncertainty, by_patch, evaluate, uncertainty
 from histocli.metrics.groups import GroupMetrics, metrics_per_group
+from histocli.metrics.registry import METRICS
 from histocli.workspace import atomic_path
 
 if TYPE_CHECKING:
@@ -62,6 +64,16 @@ def clusters_of(table: "pd.DataFrame") -> Clusters:
     """Return what to resample as a whole: slides, else patches that show the same tissue, else single patches."""
     by, codes = connected_components(table)
     return by_patch(len(table)) if by == "patch" else Clusters(by, codes, int(codes.max()) + 1)
+
+
+def measure_scores(table: "pd.DataFrame", threshold: float) -> tuple[Measurement, dict[str, float | None], Uncertainty]:
+    """Return the metrics, those that depend on the temperature computed without it (from `raw`), and the intervals."""
+    labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
+    measured = evaluate(labels, probs, threshold)
+    before = evaluate(labels, table["raw"].to_numpy(), threshold).metrics
+    intervals = uncertainty(labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count())
+    changed = {metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature}
+    return measured, changed, intervals
 
 
 def metrics_by(column: str, table: "pd.DataFrame", threshold: float) -> list[GroupMetrics]:

@@ -83,6 +83,14 @@ class Uncertainty:
     bootstrap: Resampling
     delong: AucError | None
 
+    def interval(self, name: str) -> Interval | None:
+        """Return the interval of a metric by bootstrap, or else, for the AUC, the one by DeLong."""
+        return self.delong.interval if self.uses_delong(name) and self.delong else self.intervals.get(name)
+
+    def uses_delong(self, name: str) -> bool:
+        """Return whether `interval` is DeLong's."""
+        return name == "auc" and self.intervals.get(name) is None and self.delong is not None
+
 
 @dataclass(frozen=True)
 class PairedBootstrap:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from histocli.data.groups import plural
 from histocli.metrics.curves import Floats, Ints
 from histocli.metrics.registry import BY_NAME, NAMES, Metric, compute_metrics
 from histocli.metrics.weighted import SortedScores
@@ -13,7 +14,7 @@ from histocli.schema import Count, Fraction
 
 LEVEL = 0.95
 REPLICATES = 2000
-FEW_CLUSTERS = 10  # with fewer clusters an interval is rough: a resample cannot be worse than the worst cluster
+FEW_CLUSTERS = 10  # with fewer there is no interval: a resample cannot be worse than the worst cluster
 _BLOCK_CELLS = 1 << 16  # weights in memory per thread: few enough for the cache of a core
 _DEFINED = 0.95  # the share of resamples in which a metric must have a value
 
@@ -65,6 +66,16 @@ class Resampling:
     undefined: dict[str, str]
 
 
+def few_clusters(metric: Metric, by: str, clusters: int, by_class: ClassCounts) -> str:
+    """Return why a metric has no interval by bootstrap, if too few clusters carry information about it; else ""."""
+    count = metric.n_informative(clusters, by_class.normal, by_class.tumour)
+    if count >= FEW_CLUSTERS:
+        return ""
+    kind = "tumour" if count == by_class.tumour else "normal"
+    text = f"there are only {count}" if count == clusters else f"only {count} have {kind} patches"
+    return f"the bootstrap needs {FEW_CLUSTERS} {plural(by)}, and {text}"
+
+
 class Bootstrap(NamedTuple):
     """Every metric of R resamples: `values` (len(METRICS),R), NaN if undefined, and how the resamples were drawn."""
 
@@ -81,24 +92,27 @@ class Bootstrap(NamedTuple):
     def interval(self, metric: Metric, values: Floats, estimate: float | None = None) -> Interval | str:
         """Return the 95% interval of a metric from its resampled values (R,), or the reason why it has none.
 
-        With many clusters the interval goes from the 2.5th to the 97.5th percentile. With few clusters it is wider, as
-        in Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), section 5.3. Only informative clusters
-        are counted: if four of forty slides have tumour, there are four for the sensitivity.
+        With many clusters the interval goes from the 2.5th to the 97.5th percentile. With fewer clusters it is wider,
+        as in Hesterberg, "What Teachers Should Know About the Bootstrap" (2015), section 5.3, and with fewer than
+        `FEW_CLUSTERS` there is none. Only informative clusters are counted: if four of forty slides have tumour, there
+        are four for the sensitivity.
 
         Resampling makes a metric that is biased upwards larger again. If its `estimate` is given, the interval is the
         basic bootstrap interval of the squared metric: from 2 * estimate**2 - high**2 to 2 * estimate**2 - low**2. It
         is at least 0, and is widened to contain the estimate.
         """
-        defined = values[~np.isnan(values)]
-        if len(defined) < _DEFINED * len(values):
-            return f"it is defined in only {len(defined):,} of {len(values):,} resamples"
         if self.clusters < 2:
             return f"all patches are of one {self.by}"
         if self.n_informative(metric) < 2:
             return f"all patches of a class are of one {self.by}"
+        if reason := few_clusters(metric, self.by, self.clusters, self.by_class):
+            return reason
+        defined = values[~np.isnan(values)]
+        if len(defined) < _DEFINED * len(values):
+            return f"it is defined in only {len(defined):,} of {len(values):,} resamples"
         if np.ptp(defined) == 0:
             return "it is the same in every resample, so its error is not known"
-        low, high = np.quantile(defined, _tails(self.n_informative(metric))).tolist()
+        low, high = np.quantile(defined, tails(self.n_informative(metric))).tolist()
         if metric.biased_upwards and estimate is not None:
             low, high = (max(0.0, 2 * estimate**2 - end**2) ** 0.5 for end in (high, low))
             low, high = min(low, estimate), max(high, estimate)
@@ -170,7 +184,7 @@ def _draw(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:
     return np.bincount(drawn.ravel(), minlength=replicates * clusters).reshape(replicates, clusters).astype(np.float64)
 
 
-def _tails(clusters: int) -> list[float]:
+def tails(clusters: int) -> list[float]:
     """Return the two quantiles that bound an interval; the fewer clusters, the closer they are to 0 and 1."""
     from scipy.special import ndtr, stdtrit
 

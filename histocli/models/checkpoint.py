@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -60,12 +61,14 @@ class Checkpoint:
     origin: str = field(default="the checkpoint", init=False)  # the file it was read from; not in it
 
     def describe(self) -> str:
-        """Return what this checkpoint is: its file, run, epoch and validation AUC."""
+        """Return what this checkpoint is: its file, run, epoch, validation AUC and the time when it was written."""
         if self.origin == str(packaged.PATH):
             return packaged.NOTICE
         auc = self.metrics.get("val_auc")
         score = "no validation AUC" if auc is None else f"validation AUC {auc:.4f}"
-        return f"checkpoint {self.origin}: run {self.run}, epoch {self.epoch}, {score}"
+        path = Path(self.origin)
+        written = f", written {datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}" if path.is_file() else ""
+        return f"checkpoint {self.origin}: run {self.run}, epoch {self.epoch}, {score}{written}"
 
     def build(self, backbone: Mapping[str, torch.Tensor] | None = None) -> Classifier:
         """Return the network with these weights, in evaluation mode.
@@ -209,7 +212,7 @@ def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
             return
         for name in ("best.pt", "last.pt"):
             with atomic_path(target / name, (run_dir / name).stat().st_size) as temporary:
-                shutil.copyfile(run_dir / name, temporary)
+                shutil.copy2(run_dir / name, temporary)  # with its time, which tells when the network was trained
 
 
 def find_checkpoint(workspace: Workspace, name: str) -> Path:

@@ -8,7 +8,10 @@ from histocli.schema import Count
 
 @dataclass(frozen=True)
 class Contradictions:
-    """Patches that have the same pixels as another patch but a different label: the number, and some of the ids."""
+    """Patches that have the same pixels as another patch but a different label: the number, and some of them.
+
+    `ids` has their data set and id, such as `kaggle: 0a1b`.
+    """
 
     patches: Count
     ids: list[str]
@@ -16,12 +19,18 @@ class Contradictions:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Pairs of patches of one data set that show the same tissue, and the groups that these pairs form."""
+    """Pairs of patches of one data set that show the same tissue, and the groups that these pairs form.
+
+    `across_slides` is the number of pairs whose patches are of different slides by the manifest, which cannot be;
+    `examples` names some of them.
+    """
 
     pairs: Count
     groups: Count
     patches: Count
     largest_group: Count
+    across_slides: Count = 0
+    examples: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,20 @@ class Leak:
     shared_slides: Count | None
     patches_of_shared_slides: Count | None
     overlaps: Count | None
+
+    def describe(self) -> str:
+        """Return in a sentence what these patches share, and what is not known."""
+        of_slides = f" ({self.patches_of_shared_slides:,} patches)" if self.patches_of_shared_slides else ""
+        counts = {
+            "exact copies": (self.duplicates, ""),
+            "overlapping patches": (self.overlaps, ""),
+            "slides": (self.shared_slides, of_slides),
+        }
+        shared = [f"{count:,} {what}{more}" for what, (count, more) in counts.items() if count]
+        unknown = [what for what, (count, _) in counts.items() if count is None]
+        who = f"The {self.patches:,} patches of {self.source}" + " (for evaluation only)" * self.held_out
+        text = f"{who} share {', '.join(shared) or 'nothing'} with {self.into}."
+        return text + (f" Not compared: {', '.join(unknown)}." if unknown else "")
 
 
 @dataclass(frozen=True)
@@ -64,6 +87,15 @@ class AuditReport:
     overlaps_searched: list[str]
     overlaps: Overlaps | None
     leaks: list[Leak]
+
+    @property
+    def slide_contradiction(self) -> str:
+        """Say that the manifest's slides contradict the pixels; "" if no overlap is of different slides."""
+        if not self.overlaps or not self.overlaps.across_slides:
+            return ""
+        count = self.overlaps.across_slides
+        pairs = f"{count:,} pair{'s' * (count > 1)} of overlapping patches of {self.data}"
+        return f"{pairs} are of different slides, so the slides are wrong: {'; '.join(self.overlaps.examples)}"
 
     @property
     def parts_not_compared(self) -> list[str]:

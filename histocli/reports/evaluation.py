@@ -49,6 +49,7 @@ class EvaluationReport:
         calibration_mismatch: whether several views or networks were averaged, although temperature and threshold were
             chosen for one view of one network.
         scores: the name of the CSV file of scores.
+        resize: how images of a folder with another size became patches: crop or scale.
         threshold_rule: the value of `--threshold`.
         measured: the metrics and curves.
         before_calibration: the metrics that depend on the temperature, computed without it.
@@ -72,6 +73,7 @@ class EvaluationReport:
     n_in_validation: Count | None = field(default=None, metadata={"old": "chosen_on"})
     calibration_mismatch: bool = field(default=False, metadata={"old": "fitted_otherwise"})
     scores: str
+    resize: str = "crop"
     threshold_rule: str = "stored"
     measured: Measurement = field(metadata={"flat": True})
     before_calibration: dict[str, float | None] = field(default_factory=dict, metadata={"old": "uncalibrated"})

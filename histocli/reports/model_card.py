@@ -15,9 +15,8 @@ from histocli.compute.device import thread_count
 from histocli.data.groups import plural, split_by
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.inference.score_table import clusters_of
-from histocli.metrics import Measurement, evaluate, uncertainty
+from histocli.metrics import Measurement, Uncertainty, evaluate, uncertainty
 from histocli.metrics.calibration import probability
-from histocli.metrics.intervals import FEW_CLUSTERS, Interval, Resampling
 from histocli.metrics.registry import METRICS, metric_title
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.evaluation import read_evaluations
@@ -58,16 +57,15 @@ class SplitSummary(NamedTuple):
 class ValidationSummary(NamedTuple):
     """The metrics of the best epoch on the validation patches.
 
-    `units` names what the bootstrap draws, for example slides. `no_interval` is the reason if the AUC has no interval.
+    `units` names what the bootstrap draws, for example slides. `no_interval` has, for each reason, the titles of the
+    metrics that have no interval by bootstrap.
     """
 
     measured: Measurement
     before_calibration: dict[str, float | None]
-    intervals: dict[str, Interval | None]
-    resampling: Resampling
+    uncertainty: Uncertainty
     units: str
-    few_clusters: bool
-    no_interval: str | None
+    no_interval: dict[str, list[str]]
 
 
 def write_card(workspace: Workspace, run: str) -> Path:
@@ -91,7 +89,11 @@ def write_card(workspace: Workspace, run: str) -> Path:
             dataset=_read_dataset(workspace.dataset_path(record.data)),
             splits=[_split_summary(manifest, name) for name in ("train", "val")],
             split_by=split_by(manifest),
-            options=[(name, value) for name, value in record.options.items() if value is not None],
+            options=[
+                (name, value)
+                for name, value in record.options.items()
+                if value is not None and (name, value) != ("extended_after", 0)
+            ],
             validation=_validation(best, manifest) if best.validation else None,
             threshold_rule=best.config.get("threshold", "0.5"),
         )
@@ -139,16 +141,15 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary
     measured = evaluate(labels, probs, best.threshold)
     before = evaluate(labels, probability(odds)).metrics
     result = uncertainty(labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count())
-    resampling = result.bootstrap
-    fewest = min(resampling.clusters_by_class.normal, resampling.clusters_by_class.tumour)
+    no_interval: dict[str, list[str]] = {}
+    for name, reason in result.bootstrap.undefined.items():
+        no_interval.setdefault(reason, []).append(metric_title(name))
     return ValidationSummary(
         measured=measured,
         before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature},
-        intervals=result.intervals,
-        resampling=resampling,
-        units=plural(resampling.by),
-        few_clusters=1 < fewest < FEW_CLUSTERS,
-        no_interval=resampling.undefined.get("auc"),
+        uncertainty=result,
+        units=plural(result.bootstrap.by),
+        no_interval=no_interval,
     )
 
 
@@ -164,10 +165,13 @@ def _environment() -> "Environment":
     return environment
 
 
-def _number(value: float | None, interval: Interval | None = None) -> str:
-    """Format a metric with four decimals, and its interval in parentheses."""
+def _number(value: float | None, uncertainty: Uncertainty | None = None, name: str = "") -> str:
+    """Format a metric with four decimals, and its interval in parentheses; DeLong's interval is named."""
     text = "undefined" if value is None else f"{value:.4f}"
-    return f"{text} ({interval[0]:.4f} to {interval[1]:.4f})" if interval else text
+    interval = uncertainty.interval(name) if uncertainty else None
+    if uncertainty is None or interval is None:
+        return text
+    return f"{text} ({'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.4f} to {interval[1]:.4f})"
 
 
 def _known(count: int | None) -> str:

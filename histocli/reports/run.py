@@ -39,6 +39,8 @@ class EpochRecord:
     val_auc: float | None
     val_accuracy: float | None
     lr: float
+    step: Count = 0
+    seconds: float = 0.0
 
 
 def read_run(run_dir: Path) -> RunRecord:

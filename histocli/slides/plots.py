@@ -8,8 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from histocli.reports.plots import Format
-from histocli.reports.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, number, save, title
+from histocli.reports.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, number, save, title
 from histocli.reports.slides import Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
@@ -69,7 +68,7 @@ def write_heatmap_picture(
         scored = int(np.isfinite(scores).sum())
         title(figure, name, f"{scored:,} squares of {grid.step * grid.mpp:.0f} µm; threshold {threshold:.3g}")
 
-    save(path, Format.PNG, PAGE, PAGE * ratio * 0.8 + 0.8, draw)
+    save(path, Look(), PAGE, PAGE * ratio * 0.8 + 0.8, draw)
 
 
 def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
@@ -92,7 +91,7 @@ def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
         figure.legend(loc="outside lower center")
         title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
 
-    return save(path, Format.PNG, COLUMN, COLUMN + 1, draw)
+    return save(path, Look(), COLUMN, COLUMN + 1, draw)
 
 
 def draw_froc(path: Path, report: SlideEvaluation) -> Path:
@@ -116,7 +115,7 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
             f"{lesions:,} lesions in {report.slides:,} slides; score {_estimate(report.froc)}",
         )
 
-    return save(path, Format.PNG, COLUMN, COLUMN, draw)
+    return save(path, Look(), COLUMN, COLUMN, draw)
 
 
 def _estimate(estimate: Estimate) -> str:

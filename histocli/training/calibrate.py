@@ -59,6 +59,12 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
     )
 
 
+def count_called_tumour(calibration: Calibration) -> int:
+    """Return how many of the validation patches are called tumour at the threshold."""
+    odds = calibration.validation["log_odds"].numpy().astype(np.float64)
+    return int((probability(odds, calibration.temperature) >= calibration.threshold).sum())
+
+
 def default_calibration(rule: str) -> Calibration:
     """Return the calibration before validation: temperature 1, and the threshold `rule` if it is a number, else 0.5."""
     threshold = parse_threshold(rule)

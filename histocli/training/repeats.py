@@ -19,6 +19,7 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.balance import read_balance
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
 from histocli.training.calibrate import calibrate
+from histocli.training.out_of_fold import write_out_of_fold
 from histocli.training.provenance import run_name_stem
 from histocli.workspace import Workspace, check_name
 
@@ -137,6 +138,8 @@ def _balance_group(workspace: Workspace, manifest_path: Path) -> Group | None:
 def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     """Write and return the validation metrics of the finished runs, with mean and standard deviation.
 
+    The scores of all patches of a cross-validation are also written, as an evaluation.
+
     Each run of `--seeds` uses its own temperature and threshold. The temperature and threshold of a fold are chosen on
     the validation patches of the other folds, so not on the patches that they are applied to. The best epoch of a fold
     is still chosen on its own validation patches.
@@ -144,6 +147,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     best = [load_checkpoint(workspace.run_dir(member.name) / "best.pt") for member in repeats.members]
     if repeats.kind == "folds":
         calibrations = _calibrate_on_other_folds(best)
+        write_out_of_fold(workspace, repeats.name, best, calibrations)
     else:
         calibrations = [(checkpoint.temperature, checkpoint.threshold) for checkpoint in best]
     runs = [

@@ -17,16 +17,14 @@ from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
 from histocli.data.readahead import read_ahead
 from histocli.errors import HistoError
-from histocli.inference.forward import batch_log_odds
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpoint, save_checkpoint
 from histocli.signals import Stopped, StopRequest
-from histocli.training.calibrate import Calibration, calibrate, check_rule, default_calibration
-from histocli.training.cuda_graph import WARM_UP
+from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
 from histocli.training.probe import extract_features, head_state, head_weights, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
-from histocli.training.run_folder import describe_run, state_errors, write_history
+from histocli.training.run_folder import describe_run, state_errors, write_history, write_options
 from histocli.training.setup import make_loaders, make_model, make_recipe
 from histocli.training.trainer import Trainer, copy_state
 from histocli.workspace import Workspace, atomic_folder
@@ -44,6 +42,7 @@ class Run:
         config.check()
         self.workspace, self.name, self.config, self.ranks = workspace, name, config, ranks
         self.processes_before = ranks.size  # the number of processes when a resumed run was saved
+        self.epochs_before = config.epochs  # the number of epochs that a resumed run had
         self.compute = choose_compute(config.device, config.precision)
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_balanced(workspace, self.manifest)
@@ -61,11 +60,12 @@ class Run:
         self.model = make_model(config, self.compute.device, ranks, self.dir if name else None)
         self.backbone_sha256 = backbone_sha256(self.model.state_dict()) if config.freeze else ""
         trained = self.model.backbone_and_head.head if config.freeze else self.model
-        self.trainer = Trainer(trained, make_recipe(config, self.train.steps * config.epochs), self.compute, ranks)
+        self.trainer = Trainer(trained, make_recipe(config, self.train.steps), self.compute, ranks)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = default_calibration(config.threshold)
+        self.best_called_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
         self.appearance: dict[str, Any] = {}  # of the training patches: the fields of `Reference`
         self._appearance_job: Future[Reference] | None = None
         self._last_save = time.monotonic()
@@ -100,7 +100,7 @@ class Run:
             self.history.append(epoch)
             is_best = self.best is None or quality(epoch) > quality(self.best)
             if is_best:
-                self.best = epoch
+                self.best, self.best_called_tumour = epoch, count_called_tumour(self.calibration)
             self._save(is_best=is_best)
             listener.on_epoch_end(epoch, is_best)
             if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
@@ -154,16 +154,6 @@ class Run:
         if any(self.ranks.all_max(stop.signal or 0)):
             raise self._stopped(stop)
 
-    def try_step(self) -> None:
-        """Train and validate one batch, to see whether the memory is enough; the run cannot be used afterwards."""
-        if not self.config.freeze:
-            batch = next(iter(self.train.train_batches(0)))
-            for _ in range(WARM_UP + 1 if self.trainer.graph else 1):  # the graph needs memory of its own
-                self.trainer.train_step(batch, self.train.loss_weight)
-        batch_log_odds(self.model, next(iter(self.val.eval_batches())).images, self.compute)
-        if self.compute.device.type == "cuda":
-            torch.cuda.empty_cache()
-
     def create(self, name: str) -> None:
         """Create the run's folder with its manifest, config.json, an empty history and a last.pt to resume from.
 
@@ -190,8 +180,11 @@ class Run:
         self.ranks.on_all_ranks(self._load)
         self.ranks.check_equal((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
         agents = torchrun_agents(self.ranks)
+        if self.epochs_before != self.config.epochs:
+            self._save()  # so that the run continues to its new number of epochs, even if it is killed now
 
         def write() -> None:
+            write_options(self)
             write_history(self.dir, self.history)  # a killed process may have saved last.pt only
             note_job(self.dir, agents)
 
@@ -216,6 +209,7 @@ class Run:
         self.best = Epoch(**state["best"]) if state["best"] else None
         self.epoch_stats = EpochStats(**state["trained"]) if state.get("trained") else None
         self.processes_before = state.get("processes", 1)
+        self.epochs_before = int(checkpoint.config.get("epochs") or self.config.epochs)
         self.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
         self.appearance = checkpoint.appearance
 

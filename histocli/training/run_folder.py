@@ -13,7 +13,7 @@ from histocli.errors import HistoError, first_line
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import git_commit, versions
-from histocli.workspace import atomic_path, write_json, write_text
+from histocli.workspace import atomic_path, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
@@ -39,6 +39,15 @@ def describe_run(run: "Run", folder: Path) -> None:
             "git_commit": git_commit(),
         },
     )
+
+
+def write_options(run: "Run") -> None:
+    """Write the options of a run that was extended into its config.json."""
+    path = run.dir / "config.json"
+    record = read_json(path)
+    options = asdict(run.config)
+    if record["options"].get("epochs") != options["epochs"]:
+        write_json(path, record | {"options": options})
 
 
 def write_history(folder: Path, history: Sequence[Epoch]) -> None:

@@ -16,6 +16,7 @@ class OptimConfig:
 
     lr: float
     total_steps: int
+    first_step: int = 0  # where the learning-rate cycle begins: after 0, the run was extended
     warmup: float = 0.2
     weight_decay: float = 0.05
     ema_span: float = 0.02  # fraction of all steps that the moving average of the weights looks back
@@ -26,8 +27,12 @@ class OptimConfig:
 
 
 def one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return AdamW's learning rates and beta1, each (total_steps + 1,), as torch.optim.lr_scheduler.OneCycleLR does."""
-    count = config.total_steps + 1
+    """Return AdamW's learning rates and beta1, each (total_steps + 1,), as torch.optim.lr_scheduler.OneCycleLR does.
+
+    Of a run that was extended, the steps before the added ones have the values of the first added step: they have been
+    taken already.
+    """
+    count = config.total_steps - config.first_step + 1
     warmup = config.warmup if config.warmup * count != 1 else 0.9 * config.warmup  # the first step cannot be the peak
     rise = warmup * count - 1
     step = np.arange(count, dtype=np.float64)
@@ -38,7 +43,7 @@ def one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
     down = (step - rise) / (count - 1 - rise)
     rates = np.where(rises, _anneal(first, config.lr, up), _anneal(config.lr, last, down))
     beta1 = np.where(rises, _anneal(high, low, up), _anneal(low, high, down))
-    return rates, beta1
+    return np.pad(rates, (config.first_step, 0), "edge"), np.pad(beta1, (config.first_step, 0), "edge")
 
 
 def step_table(config: OptimConfig) -> np.ndarray:

@@ -66,12 +66,13 @@ def _load_model(config: RunConfig, run_dir: Path) -> Classifier:
     return checkpoint.build()
 
 
-def make_recipe(config: RunConfig, total_steps: int) -> Recipe:
+def make_recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
     """Return the trainer's settings for the options of a run."""
     return Recipe(
         config.learning_rate,
-        total_steps,
+        steps_per_epoch * config.epochs,
         config.seed,
+        first_step=steps_per_epoch * config.extended_after,
         augment=config.augment,
         rotate=config.rotate,
         compile=config.compile,

@@ -35,6 +35,7 @@ class Recipe:
     lr: float
     total_steps: int
     seed: int
+    first_step: int = 0  # where the learning-rate cycle begins
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     warmup: float = 0.2
@@ -67,6 +68,7 @@ class Trainer:
             OptimConfig(
                 lr=recipe.lr,
                 total_steps=recipe.total_steps,
+                first_step=recipe.first_step,
                 warmup=recipe.warmup,
                 weight_decay=recipe.weight_decay,
                 ema_span=recipe.ema_span,

@@ -131,7 +131,8 @@ def test_patches_of_the_same_tissue_are_in_the_same_split(empty, tmp_path):
     result = empty("balance", "--n", "max", "--val-fraction", 0.3, "--json")
     rows, report = subset(empty), json.loads(result.stdout)
     assert (report["split"], report["leaks"]) == ("overlap", False)
-    assert report["audit"]["overlaps"] == {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
+    counts = {"pairs": 240, "groups": 80, "patches": 240, "largest_group": 3}
+    assert report["audit"]["overlaps"] == counts | {"across_slides": 0, "examples": []}
     assert "240 of 240 patches overlap with another patch, and are in the same split as it" in result.stderr
     sides = {}
     for row in rows:
@@ -261,7 +262,10 @@ def test_a_second_subset_does_not_replace_the_first(histo):
     histo("train", "--data", "small", "--epochs", 1, "--device", "cpu", "--batch-size", 8, "--name", "r")
     copy = (histo.root / "runs" / "r" / "manifest.csv").read_bytes()
     assert copy == (histo.root / "manifests" / "small.csv").read_bytes()
-    histo("plot", "--kind", "balance")
+    for option, drawn in ((), {"small-balance.png"}), (("--run", "first"), {"synthetic-balance.png"}):
+        shown = histo("plot", "--kind", "balance", *option).stderr
+        assert {name for name in ("small-balance.png", "synthetic-balance.png") if name in shown} == drawn
+    histo("plot", "--kind", "balance", "--data", "synthetic")
     assert {"synthetic-balance.png", "small-balance.png"} <= {path.name for path in (histo.root / "plots").iterdir()}
 
 
@@ -273,6 +277,24 @@ def test_a_subset_and_a_data_set_cannot_have_the_same_name(histo):
     error, _ = histo.fails("download", "--source", "synthetic", "--n", 20, "--name", "small", code=2)
     assert error == "--name small is the name of a subset that histo balance writes"
     assert "cannot name" in histo.fails("balance", "--n", 40, "--name", "a/b", code=2)[0]
+
+
+def test_few_slides_in_a_split_are_told(histo):
+    result = histo("balance", "--n", 64, "--val-fraction", 0.25)
+    counts = json.loads((histo.root / "metrics" / "balance.json").read_text())["counts"]
+    few = [f"{n} slide{'s' * (n != 1)} in {part}" for part in counts if (n := counts[part]["slides"])]
+    assert f"warning: only {few[0]} and {few[1]}: " in result.stderr
+    assert "give no 95% intervals by bootstrap" in result.stderr
+    path = histo.root / "manifests" / "synthetic.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        row["slide"] = f"s{i % 60}"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert "slides in" not in histo("balance", "--n", 200, "--val-fraction", 0.3).stderr
 
 
 # the splits of folders

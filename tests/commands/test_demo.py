@@ -5,6 +5,7 @@ import csv
 
 def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
+    kept.mkdir()  # an empty folder will do
     monkeypatch.setenv("HISTO_TRAIN_DATA", "elsewhere")  # a variable for other data
     result = empty("demo", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
     assert result.stdout == ""
@@ -20,7 +21,8 @@ def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, mo
     assert "AUC" in summary
     pictures = sorted((kept / "plots").iterdir())
     assert len(pictures) >= 8
-    assert all(str(path) in summary.replace("\n", "") for path in pictures)
+    shown = result.stderr.replace("\n", "")
+    assert all(shown.count(str(path)) == 1 for path in pictures)
     assert not empty.root.exists()
     error, hint = empty.fails("demo", "--keep", kept)
     assert "not empty" in error
@@ -34,12 +36,15 @@ def test_the_demo_refuses_a_file_as_folder(empty, tmp_path):
     assert "Not a directory" in error
 
 
-def test_the_plots_that_it_names_are_kept(empty, tmp_path, monkeypatch):
+def test_the_plots_and_the_checkpoint_that_it_names_are_kept(empty, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    summary = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.partition("\nresults\n")[2]
+    shown = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.replace("\n", "")
     (root,) = tmp_path.glob("histo-demo-*")
-    assert [path.name for path in root.iterdir()] == ["plots"]
-    assert all(str(path) in summary.replace("\n", "") for path in (root / "plots").iterdir())
+    assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "plots"]
+    assert all(shown.count(str(path)) == 1 for path in (root / "plots").iterdir())
+    command = shown.partition("next: histo predict FOLDER --ckpt ")[2]
+    assert command == str(root / "checkpoints" / "best.pt")
+    empty("predict", root / "plots", "--ckpt", command, "--device", "cpu", "--out", tmp_path / "x.csv")
 
 
 def test_the_demo_of_slides_draws_maps_and_measures(empty, tmp_path, monkeypatch):

@@ -276,7 +276,38 @@ def test_patches_used_in_training_are_counted_with_a_warning(histo):
     assert "trained on" not in own.stderr
 
 
+def rename_slides(histo, slides):
+    """Give the patches of `synthetic` this number of slides, in turn."""
+    path = histo.root / "manifests" / "synthetic.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        row["slide"] = f"renamed_{i % slides}"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_from_few_slides_delong_alone_gives_an_interval_with_the_reason(histo):
+    result = histo(*EVAL, "--json", "--data", "synthetic")
+    made = json.loads(result.stdout)
+    with_tumour = made["bootstrap"]["clusters_by_class"]["tumour"]
+    reason = f"the bootstrap needs 10 slides, and only {with_tumour} have tumour patches"
+    assert made["bootstrap"]["undefined"]["auc"] == reason
+    assert made["bootstrap"]["undefined"]["accuracy"] == "the bootstrap needs 10 slides, and there are only 8"
+    assert set(made["intervals"].values()) == {None}
+    low, high = made["delong"]["interval"]
+    assert re.search(rf"AUC +{made['metrics']['auc']:.4f} +DeLong: {low:.4f} to {high:.4f}", result.stderr)
+    assert "warning: no 95% interval by bootstrap of AUC, " in result.stderr
+    assert f"{reason}; the interval of the AUC is DeLong's" in result.stderr
+    card = (histo.root / "runs" / "first" / "model_card.md").read_text()
+    assert f"{made['metrics']['auc']:.4f} (DeLong: {low:.4f} to {high:.4f})" in card
+    assert "- No interval by bootstrap of AUC, " in card
+
+
 def test_every_metric_has_an_interval_by_slide_if_slides_are_known(histo):
+    rename_slides(histo, 20)
     result = histo(*EVAL, "--json", "--data", "synthetic")
     made = json.loads(result.stdout)
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
@@ -430,6 +461,7 @@ def test_a_checkpoint_of_the_first_version_gives_the_same_metrics(histo):
 
 def test_two_checkpoints_are_compared_on_the_same_patches(histo):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+    rename_slides(histo, 20)
     result = histo(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
     made = json.loads(result.stdout)
     one, other = (report(histo, "--ckpt", run, "--data", "synthetic") for run in ("first", "second"))
@@ -548,13 +580,16 @@ def test_few_slides_with_tumour_give_a_warning(histo, tmp_path):
     histo("download", "--source", "folder", "--from", tmp_path / "mine", "--name", "mine", "--slides", table)
     result = histo(*EVAL, "--data", "mine", "--json")
     assert json.loads(result.stdout)["bootstrap"]["clusters_by_class"] == {"normal": 12, "tumour": 3}
-    assert "only 3 slides have tumour patches: intervals and p-values are rough" in result.stderr
-    assert "only 15 slides" not in result.stderr
+    assert "interval by bootstrap of AUC, balanced accuracy, sensitivity, " in result.stderr
+    assert "the bootstrap needs 10 slides, and only 3 have tumour patches; the interval of the AUC is" in result.stderr
+    assert json.loads(result.stdout)["intervals"]["brier"] is not None
+    assert "only 15" not in result.stderr
 
 
 def test_the_model_card_shows_the_evaluations(histo):
     card = histo.root / "runs" / "first" / "model_card.md"
     assert "None yet" in card.read_text()
+    rename_slides(histo, 20)
     made = report(histo, "--data", "synthetic", "--tta")
     text = card.read_text()
     assert "None yet" not in text

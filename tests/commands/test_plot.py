@@ -3,7 +3,10 @@
 import csv
 import json
 import os
+import shutil
 import xml.etree.ElementTree as ET
+from hashlib import sha1
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,8 +19,14 @@ from histocli.metrics import evaluate
 from histocli.reports.plots import Format, Kind
 from histocli.schema import to_json
 from histocli.workspace import Workspace, write_json, write_text
+from tests.data.tissue import write_patches
 
 OF_EVALUATION = [Kind.ROC, Kind.PR, Kind.CONFUSION, Kind.CALIBRATION, Kind.SCORES, Kind.ERRORS]
+
+
+def draw(workspace, run, kinds, format=Format.PNG, **options):
+    runs = () if run is None else (run,) if isinstance(run, str) else tuple(run)
+    return plot(workspace, PlotConfig(run=runs, kind=tuple(kinds), format=format, **options))
 
 
 def add_data(workspace, name, labels, pixels=None):
@@ -113,7 +122,7 @@ def test_drawing_twice_gives_the_same_files(workspace):
 
 def test_the_requested_kinds_are_drawn_for_every_evaluation(workspace):
     add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
-    paths = plot(workspace, PlotConfig("net-1", (Kind.ROC, Kind.BALANCE)))
+    paths = plot(workspace, PlotConfig(("net-1",), (Kind.ROC, Kind.BALANCE)))
     assert names(paths) == {"net-1-pcam-val-roc.png", "net-1-unseen-all-roc.png", "pcam-balance.png"}
 
 
@@ -121,13 +130,13 @@ def test_the_newest_run_is_the_default(workspace):
     add_run(workspace, "old", age=1000)
     add_run(workspace, "a-newer", age=-1000)
     assert names(plot(workspace, PlotConfig(kind=(Kind.CURVES,)))) == {"a-newer-curves.png"}
-    assert names(plot(workspace, PlotConfig("old", (Kind.CURVES,)))) == {"old-curves.png"}
+    assert names(plot(workspace, PlotConfig(("old",), (Kind.CURVES,)))) == {"old-curves.png"}
 
 
 def test_a_run_with_a_similar_name_has_its_own_plots(workspace):
     add_run(workspace, "net-1-long")
     add_evaluation(workspace, "net-1-long", "pcam", "val", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, PlotConfig("net-1", (Kind.ROC,)))) == {"net-1-pcam-val-roc.png"}
+    assert names(plot(workspace, PlotConfig(("net-1",), (Kind.ROC,)))) == {"net-1-pcam-val-roc.png"}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +163,7 @@ def test_for_a_run_without_evaluation_the_hint_is_histo_eval(tmp_path, kind):
     add_run(workspace, "second")
     for run, hint in ((None, "histo eval --ckpt best.pt"), ("first", "histo eval --ckpt first")):
         with pytest.raises(HistoError, match="has not been evaluated") as caught:
-            plot(workspace, PlotConfig(run, (kind,)))
+            draw(workspace, run, [kind])
         assert caught.value.hint == hint
 
 
@@ -174,15 +183,15 @@ def test_all_skips_kinds_without_input(tmp_path):
 
 def test_an_unknown_run_is_refused_with_the_known_ones(workspace):
     with pytest.raises(HistoError, match="no run 'other'") as caught:
-        plot(workspace, PlotConfig("other", (Kind.ALL,)))
+        plot(workspace, PlotConfig(("other",), (Kind.ALL,)))
     assert "net-1" in caught.value.hint
     with pytest.raises(UsageError):
-        plot(workspace, PlotConfig("../net-1", (Kind.ALL,)))
+        plot(workspace, PlotConfig(("../net-1",), (Kind.ALL,)))
 
 
 def test_an_evaluation_of_a_copied_checkpoint_needs_no_run_folder(workspace):
     add_evaluation(workspace, "borrowed", "pcam", "all", [0, 1], [0.2, 0.9])
-    assert names(plot(workspace, PlotConfig("borrowed", (Kind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
+    assert names(plot(workspace, PlotConfig(("borrowed",), (Kind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
 
 
 def test_a_run_before_its_first_epoch(tmp_path):
@@ -213,7 +222,7 @@ def test_the_errors_sheet_shows_the_most_confident_errors(tmp_path):
     add_data(workspace, "pcam", labels, pixels)
     add_run(workspace, "net")
     add_evaluation(workspace, "net", "pcam", "val", labels, probs)
-    (path,) = plot(workspace, PlotConfig("net", (Kind.ERRORS,)))
+    (path,) = plot(workspace, PlotConfig(("net",), (Kind.ERRORS,)))
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB).astype(int)
     assert not (np.abs(image - hidden) < 8).all(axis=2).any()
     mask = (np.abs(image - shown) < 8).all(axis=2).astype(np.uint8)
@@ -233,14 +242,109 @@ def test_patches_of_several_data_sets_are_read_from_the_right_one(workspace):
     assert grey > 10_000
 
 
-def test_patches_scored_from_a_folder_have_no_errors_sheet(tmp_path):
-    workspace = Workspace(tmp_path)
+@pytest.mark.parametrize("packing", ["folder", "zip"])
+def test_errors_in_a_folder_or_zip_are_shown_while_it_is_there(tmp_path, packing):
+    workspace = Workspace(tmp_path / "workspace")
     add_run(workspace, "net")
+    folder = tmp_path / "loose"
+    pixels = np.full((2, 96, 96, 3), 128, np.uint8)
+    pixels[1] = 200, 30, 90
+    write_patches(folder, {f"{i}/patch-{i}": patch for i, patch in enumerate(pixels)})
+    if packing == "zip":
+        folder = Path(shutil.make_archive(str(tmp_path / "loose"), "zip", folder))
     add_evaluation(workspace, "net", "loose", "all", [0, 1], [0.9, 0.8], packed=False)
-    assert "net-loose-all-roc.png" in names(plot(workspace, PlotConfig(kind=(Kind.ALL,))))
-    with pytest.raises(HistoError, match="not packed") as caught:
-        plot(workspace, PlotConfig(kind=(Kind.ERRORS,)))
+    path = workspace.metrics_dir / "net-loose-all.json"
+    write_json(path, json.loads(path.read_text()) | {"folder": str(folder)})
+    table = path.with_suffix(".csv")
+    digests = [sha1(patch.tobytes()).hexdigest() for patch in pixels]
+    rows = [f"patch-{i},{i},{prob},,,{digest}" for i, prob, digest in zip((0, 1), (0.9, 0.1), digests, strict=True)]
+    table.write_text("\n".join(["id,label,prob,data,index,sha1", *rows]))
+    (sheet,) = draw(workspace, None, [Kind.ERRORS])
+    image = cv2.cvtColor(cv2.imread(str(sheet)), cv2.COLOR_BGR2RGB)
+    grey, red = ((image == colour).all(axis=2).sum() for colour in ((128, 128, 128), (200, 30, 90)))
+    assert grey == pytest.approx(red, rel=0.05)
+    assert grey > 10_000
+    table.write_text(table.read_text().replace(digests[0], "0" * 40))
+    with pytest.raises(HistoError, match="'patch-0' was scored with other pixels"):
+        draw(workspace, None, [Kind.ERRORS])
+    table.write_text(table.read_text().replace("patch-0", "gone"))
+    with pytest.raises(HistoError, match="has no patch 'gone' any more"):
+        draw(workspace, None, [Kind.ERRORS])
+    shutil.move(folder, tmp_path / "elsewhere")
+    assert "net-loose-all-roc.png" in names(draw(workspace, None, [Kind.ALL]))
+    with pytest.raises(HistoError, match="their folder is not there any more") as caught:
+        draw(workspace, None, [Kind.ERRORS])
     assert "histo download" in caught.value.hint
+
+
+def test_only_the_runs_own_data_is_drawn_unless_another_is_named(workspace):
+    add_data(workspace, "unseen", [0, 1, 1])
+    report = json.loads((workspace.metrics_dir / "balance.json").read_text())
+    write_json(workspace.metrics_dir / "other-balance.json", report | {"data": "unseen", "name": "other"})
+    add_evaluation(workspace, "net-1", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
+    everything = names(draw(workspace, None, [Kind.ALL]))
+    assert {"pcam-samples.png", "pcam-balance.png", "net-1-unseen-all-roc.png", "net-1-pcam-val-roc.png"} <= everything
+    assert {"unseen-samples.png", "other-balance.png"}.isdisjoint(everything)
+    named = names(draw(workspace, None, [Kind.SAMPLES, Kind.BALANCE, Kind.ROC], data=("unseen",)))
+    assert named == {"unseen-samples.png", "other-balance.png", "net-1-unseen-all-roc.png"}
+    with pytest.raises(HistoError, match="no data set 'nowhere'") as caught:
+        draw(workspace, None, [Kind.ALL], data=("nowhere",))
+    assert "pcam, unseen" in caught.value.hint
+
+
+def test_a_subset_drawn_anew_is_not_the_runs_own(workspace):
+    config, balance = workspace.run_dir("net-1") / "config.json", workspace.metrics_dir / "balance.json"
+    write_json(config, json.loads(config.read_text()) | {"manifest_sha256": "a" * 64})
+    for digest, is_drawn in (("a", True), ("b", False)):
+        write_json(balance, json.loads(balance.read_text()) | {"manifest_sha256": digest * 64})
+        assert ("pcam-balance.png" in names(draw(workspace, None, [Kind.ALL]))) == is_drawn
+    with pytest.raises(HistoError, match="no balanced subset that net-1 was trained on"):
+        draw(workspace, None, [Kind.BALANCE])
+
+
+def test_several_runs_are_laid_over_one_another_where_they_scored_the_same_data(workspace):
+    add_run(workspace, "net-2", epochs=2)
+    add_evaluation(workspace, "net-2", "pcam", "val", [0, 1, 1], [0.2, 0.9, 0.4])
+    add_evaluation(workspace, "net-2", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])
+    both = ["net-1", "net-2"]
+    drawn = names(draw(workspace, both, [Kind.ALL], Format.SVG))
+    kinds = ("pcam-val-roc", "pcam-val-pr", "pcam-val-calibration", "curves")
+    assert drawn == {f"net-1-vs-net-2-{kind}.svg" for kind in kinds}
+    written = (workspace.plots_dir / "net-1-vs-net-2-pcam-val-roc.svg").read_text()
+    for run in both:
+        assert f"<!-- {run} -->" in written or run in written
+    assert "the runs scored different patches" in written
+    with pytest.raises(UsageError, match="--kind confusion shows one run"):
+        draw(workspace, both, [Kind.CONFUSION])
+    with pytest.raises(HistoError, match="has not been evaluated on unseen"):
+        draw(workspace, both, [Kind.ROC], data=("unseen",))
+
+
+def test_size_resolution_and_title_are_chosen(workspace):
+    def size(**options):
+        (path,) = draw(workspace, None, [Kind.ROC], Format.PNG, **options)
+        return cv2.imread(str(path)).shape[:2]
+
+    assert size() == (760, 700)
+    assert size(dpi=100) == (380, 350)
+    assert size(width=7.0) == (1520, 1400)
+    draw(workspace, None, [Kind.ROC], Format.SVG)
+    path = workspace.plots_dir / "net-1-pcam-val-roc.svg"
+    assert "ROC: net-1" in path.read_text()
+    draw(workspace, None, [Kind.ROC], Format.SVG, title=False)
+    assert "ROC: net-1" not in path.read_text()
+    for wrong in ({"dpi": 0}, {"width": 0.5}):
+        with pytest.raises(UsageError):
+            draw(workspace, None, [Kind.ROC], **wrong)
+
+
+@pytest.mark.parametrize(("slides", "has_band"), [(9, False), (20, True)])
+def test_the_roc_has_a_band_where_the_bootstrap_has_enough_slides(workspace, slides, has_band):
+    table = workspace.metrics_dir / "net-1-pcam-val.csv"
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([f"{head},slide", *(f"{row},s{i // 2 % slides}" for i, row in enumerate(rows))]))
+    (path,) = draw(workspace, None, [Kind.ROC], Format.SVG)
+    assert ("95% band by slide" in path.read_text()) == has_band
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from scipy.special import logit
 
 from histocli.commands import train as commands
 from histocli.config import TrainConfig
@@ -55,6 +57,41 @@ def test_folds_validate_every_patch_once_and_do_not_divide_slides(histo):
         held += [row["id"] for row in own if row["split"] == "val"]
     assert sorted(held) == sorted(rows)
     assert len(json.loads((histo.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
+
+
+def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(histo):
+    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
+    path = histo.root / "metrics" / "cv-synthetic-out-of-fold.json"
+    made = json.loads(path.read_text())
+    with path.with_suffix(".csv").open(newline="") as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+        assert {row["id"]: row["label"] for row in csv.DictReader(file)} == {k: row["label"] for k, row in rows.items()}
+    assert (made["run"], made["split"], made["n"]) == ("cv", "out-of-fold", 64)
+    for fold in (1, 2, 3):
+        histo("eval", "--ckpt", f"cv-fold{fold}", "--uncalibrated", "--device", "cpu")
+        with (histo.root / "metrics" / f"cv-fold{fold}-synthetic-val-uncalibrated.csv").open(newline="") as file:
+            scored = list(csv.DictReader(file))
+        own = [rows[row["id"]] for row in scored]
+        assert {row["fold"] for row in own} == {f"cv-fold{fold}"}
+        assert [row["sha1"] for row in own] == [row["sha1"] for row in scored]
+        odds = [[logit(float(row["prob"])) for row in table] for table in (own, scored)]
+        assert np.corrcoef(odds)[0, 1] == pytest.approx(1, abs=1e-3)  # only the temperature differs
+    drawn = histo("plot", "--run", "cv").stderr
+    for kind in ("roc", "confusion", "calibration", "errors"):
+        assert f"cv-synthetic-out-of-fold-{kind}.png" in drawn
+    shown = histo("eval", "--scores", path.with_suffix(".csv").name, "--json")
+    assert json.loads(shown.stdout) == made
+    assert "cv on synthetic, out-of-fold: 64 patches, 32 tumour" in shown.stderr
+    moved = json.loads(histo("eval", "--scores", path.name, "--threshold", 0, "--json").stdout)
+    assert (moved["metrics"]["sensitivity"], moved["metrics"]["specificity"]) == (1, 0)
+    assert moved["metrics"]["auc"] == pytest.approx(made["metrics"]["auc"])
+    assert json.loads(path.read_text()) == made
+    assert "cannot be chosen" in histo.fails("eval", "--scores", path.name, "--threshold", "youden", code=2)[0]
+    assert "cannot be combined" in histo.fails("eval", "--scores", path.name, "--ckpt", "first", code=2)[0]
+    histo("eval", "--data", "balanced", "--ckpt", "first", "--device", "cpu")
+    compared = histo("eval", "--compare", path.name, "first-balanced-all.json", "--json")
+    assert json.loads(compared.stdout)["n"] == 64
 
 
 def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):

@@ -157,13 +157,52 @@ def test_without_a_run_resume_is_an_error(empty, histo):
 
 
 def test_a_resumed_run_keeps_its_options(histo):
-    for option, value in (("--lr", 0.5), ("--epochs", 9), ("--seed", 5), ("--augment", "none")):
+    for option, value in (("--lr", 0.5), ("--epochs", 1), ("--seed", 5), ("--augment", "none")):
         error, hint = histo.fails("train", "--resume", option, value, code=2)
         assert option in error
         assert "the run has" in error
         assert option in hint
     histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # options with the same values are allowed
     histo("train", "--resume", "--device", "auto")  # and it may go on elsewhere
+
+
+def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
+    before = history(histo, "first")
+    result = histo("train", "--resume", "--name", "first", "--epochs", 5, "--device", "cpu")
+    assert "extended from 2 to 5 epochs: the learning rate rises to" in result.stderr
+    rows = history(histo, "first")
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert rows[:2] == before
+    assert before[-1]["lr"] < rows[2]["lr"] / 100  # it had fallen, and rises again
+    assert rows[4]["lr"] == pytest.approx(before[-1]["lr"], rel=0.01)
+    config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())["options"]
+    assert (config["epochs"], config["extended_after"]) == (5, 2)
+    assert "of 5." in (histo.root / "runs" / "first" / "model_card.md").read_text()
+    histo("train", "--resume", "--name", "first", "--epochs", 6)
+    assert len(history(histo, "first")) == 6
+
+
+def test_an_extended_run_that_was_interrupted_ends_as_if_it_had_run_through(histo, tmp_path):
+    other = Histo(shutil.copytree(histo.root, tmp_path / "other"))
+    more = ["train", "--resume", "--name", "first", "--epochs", 4]
+    other(*more)
+    with histo.start(*more) as process:
+        for line in process.stderr:
+            if line.lstrip().startswith("3 "):
+                break
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    assert process.returncode == 130
+    histo("train", "--resume", "--name", "first")
+    assert same_weights(last(histo, "first").model, last(other, "first").model)
+
+
+def test_a_run_that_is_not_finished_is_not_extended(histo):
+    path = histo.root / "runs" / "first" / "history.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    error, hint = histo.fails("train", "--resume", "--epochs", 5, code=2)
+    assert error == "--epochs 5: the run has 2, of which 1 are trained"
+    assert hint == "finish it first: histo train --resume --name first"
 
 
 def test_a_manifest_that_changed_is_refused(histo):

@@ -61,7 +61,7 @@ def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empt
     counts = {"held_out": False, "patches": 4, "duplicates": 1, "shared_slides": 1, "patches_of_shared_slides": 1}
     before = balanced(empty)
     assert leak(before, "other: all") == {"from": "other: all", "into": "train", "overlaps": None} | counts
-    assert before["overlaps_searched"] == []
+    assert before["overlaps_searched"] == ["mine"]  # to compare its slides with the pixels
     audit = balanced(empty, "--audit")
     assert (
         leak(audit, "other: all") == {"from": "other: all", "into": "train", "overlaps": 2} | counts
@@ -120,7 +120,26 @@ def test_the_audit_counts_the_leaks_of_a_random_split(empty, tmp_path):
     pack(empty, tmp_path, "mine", {f"{i % 2}/{i}": crop(image, 0, 3 * i) for i in range(30)})
     audit = balanced(empty, "--audit", "--split", "random", "--val-fraction", "0.2")
     assert leak(audit, "val")["patches"] == leak(audit, "val")["overlaps"] == 6
-    assert audit["overlaps"] == {"pairs": 30 * 29 // 2 - 6, "groups": 1, "patches": 30, "largest_group": 30}
+    pairs, across = 30 * 29 // 2 - 6, {"across_slides": 0, "examples": []}
+    assert audit["overlaps"] == {"pairs": pairs, "groups": 1, "patches": 30, "largest_group": 30, **across}
+
+
+def test_slides_that_contradict_overlapping_pixels_are_told_in_balance_and_in_the_card(empty, tmp_path):
+    """Two patches of each place, of which the table says for three places that they are of different slides."""
+    patches = {f"{i % 2}/{i:03}{x}": crop(texture(i), x, 0) for i in range(40) for x in (0, 30)}
+    slides = {f"{i % 2}/{i:03}{x}": f"s{(i + 2 * (i < 3 and x > 0)) % 20}" for i in range(40) for x in (0, 30)}
+    pack(empty, tmp_path, "mine", patches, slides)
+    result = empty("balance", "--n", "max", "--val-fraction", 0.3, "--json")
+    audit = json.loads(result.stdout)["audit"]
+    assert (audit["overlaps"]["pairs"], audit["overlaps"]["across_slides"]) == (40, 3)
+    assert audit["overlaps"]["examples"][0] == "0000 (s0) and 00030 (s2)"
+    warning = "3 pairs of overlapping patches of mine are of different slides, so the slides are wrong"
+    assert warning in result.stderr
+    assert "--split overlap" in result.stderr
+    empty(*TRAIN, "--epochs", 1, "--name", "net")
+    assert f"**{warning}" in (empty.root / "runs" / "net" / "model_card.md").read_text()
+    overlap = balanced(empty, "--split", "overlap", "--val-fraction", "0.3")
+    assert leak(overlap, "val")["overlaps"] == 0
 
 
 def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
@@ -130,7 +149,8 @@ def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
     pack(empty, tmp_path, "other", {"0/elsewhere": patches["1/105"], "x/unlabelled": patches["1/106"]})
     result = empty("balance", "--n", "max", "--data", "mine", "--json")
     audit = json.loads(result.stdout)["audit"]
-    assert sorted(audit["contradictions"]["ids"]) == ["003", "105", "elsewhere", "wrong"]
+    named = ["mine: 003", "mine: 105", "mine: wrong", "other: elsewhere"]
+    assert sorted(audit["contradictions"]["ids"]) == named
     assert audit["contradictions"]["patches"] == 4
     assert audit["duplicates"] == 2
     assert "4 patches have the same pixels as another patch, but the other label" in result.stderr

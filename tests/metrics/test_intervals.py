@@ -85,15 +85,38 @@ def test_few_clusters_give_wider_intervals():
     def expected(slides):
         return pytest.approx(2 * stats.t.ppf(0.975, slides - 1) * (slides / (slides - 1)) ** 0.5, rel=0.02)
 
-    assert width("auc", 8, np.arange(400) % 8) == expected(8)
-    few = np.where(labels == 1, np.arange(400) % 5, 5 + np.arange(400) % 20)  # slides hold one class each
-    widths = {name: width(name, 25, few) for name in ("auc", "sensitivity", "specificity", "accuracy")}
+    assert width("auc", 10, np.arange(400) % 10) == expected(10)
+    few = np.where(labels == 1, np.arange(400) % 10, 10 + np.arange(400) % 20)  # slides hold one class each
+    widths = {name: width(name, 30, few) for name in ("auc", "sensitivity", "specificity", "accuracy")}
     assert widths == {
-        "auc": expected(5),
-        "sensitivity": expected(5),
+        "auc": expected(10),
+        "sensitivity": expected(10),
         "specificity": expected(20),
-        "accuracy": expected(25),
+        "accuracy": expected(30),
     }
+
+
+@pytest.mark.parametrize(
+    ("slides", "with_tumour", "without", "reason"),
+    [
+        (9, 9, "auc accuracy sensitivity specificity ece", "there are only 9"),
+        (25, 5, "auc sensitivity ppv average_precision", "only 5 have tumour patches"),
+        (25, 20, "auc specificity npv", "only 5 have normal patches"),
+    ],
+)
+def test_below_ten_informative_clusters_only_delong_gives_an_interval(slides, with_tumour, without, reason):
+    rng = np.random.default_rng(0)
+    codes = rng.permutation(np.arange(400) % slides)
+    labels = (codes < with_tumour).astype(np.int64) if with_tumour < slides else np.arange(400) % 2
+    probs = stats.norm.cdf(rng.normal(size=400) + labels)
+    made = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=Clusters("slide", codes, slides))
+    for name in without.split():
+        assert made.intervals[name] is None
+        assert made.bootstrap.undefined[name] == f"the bootstrap needs 10 slides, and {reason}"
+    assert (made.intervals["accuracy"] is None) == (slides < 10)
+    assert made.uses_delong("auc")
+    assert made.interval("auc") == made.delong.interval
+    assert made.interval("sensitivity") == made.intervals["sensitivity"]
 
 
 def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
@@ -155,14 +178,14 @@ def test_delong_and_the_bootstrap_agree(slides):
 
 def measure_coverage(draw, truth, clusters, simulations=150, sensitivity=0.0):
     """Return the coverage of the AUC's intervals (bootstrap and DeLong) and of the sensitivity's interval."""
-    held = np.zeros(3)
+    held = np.zeros(3)  # a missing interval counts as one that does not contain the value
     for number in range(simulations):
         labels, probs, groups = draw(np.random.default_rng([17, number]))
         metrics = evaluate(labels, probs).metrics
         made = uncertainty(labels, probs, metrics, clusters=groups if clusters else None, replicates=300, seed=number)
         found = made.intervals["auc"], made.delong.interval, made.intervals["sensitivity"]
-        for i, ((low, high), value) in enumerate(zip(found, (truth, truth, sensitivity), strict=True)):
-            held[i] += low <= value <= high
+        for i, (ends, value) in enumerate(zip(found, (truth, truth, sensitivity), strict=True)):
+            held[i] += ends is not None and ends[0] <= value <= ends[1]
     return held / simulations
 
 
@@ -192,7 +215,7 @@ def test_coverage_of_patches_in_slides():
     assert max(measure_coverage(draw, truth, clusters=False)[:2]) < 0.75
 
 
-@pytest.mark.parametrize("with_tumour", [4, 8])
+@pytest.mark.parametrize("with_tumour", [4, 8, 12])
 def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
     """As in lymph nodes, most slides are normal, and only a few slides have tumour patches."""
     slides, per_slide, spread, distance = 40, 20, 0.7, 2.0
@@ -207,8 +230,11 @@ def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
     found = measure_coverage(
         draw, truth, clusters=True, sensitivity=NormalDist().cdf(distance / 2 / (1 + spread**2) ** 0.5)
     )
-    assert (found[:2] >= 0.90).all()
-    assert found[2] >= (0.90 if with_tumour == 8 else 0.75)  # within the worst and the best of four slides, too rough
+    assert found[1] >= 0.90
+    if with_tumour < 10:
+        assert found[[0, 2]].tolist() == [0, 0]
+    else:
+        assert found[[0, 2]].min() >= 0.90
 
 
 @pytest.mark.parametrize(
@@ -217,7 +243,16 @@ def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
         ([0, 0, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.5, None, "auc", "the metric itself is undefined"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0, None, "sensitivity", "it is the same in every resample"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0.5, [0] * 40, "brier", "all patches are of one slide"),
-        ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "it is defined in only"),
+        ([0, 1] * 20, np.linspace(0, 1, 40), 0.99, None, "ppv", "it is defined in only"),
+        ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "all patches of a class are of one patch"),
+        (
+            [0, 1] * 4,
+            np.linspace(0, 1, 8),
+            0.5,
+            None,
+            "accuracy",
+            "the bootstrap needs 10 patches, and there are only 8",
+        ),
     ],
 )
 def test_an_undefined_interval_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):
@@ -242,7 +277,7 @@ def test_an_auc_without_variance_has_no_delong(labels, probs, codes):
     assert delong(np.array(labels), np.array(probs), clusters) is None
 
 
-@pytest.mark.parametrize("slides", [1, 5, 300])
+@pytest.mark.parametrize("slides", [1, 12, 300])
 def test_the_p_value_is_below_5_percent_if_the_interval_excludes_0(slides):
     rng = np.random.default_rng(3)
     for strength in np.linspace(0, 0.4, 6):

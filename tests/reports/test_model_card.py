@@ -42,15 +42,26 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     config["audit"] |= {
         "duplicates": 3,
         "compared_with": [],
-        "contradictions": {"patches": 2, "ids": ["a", "b"]},
+        "contradictions": {"patches": 2, "ids": ["mine: a", "other: b"]},
         "overlaps": {"pairs": 7, "groups": 2, "patches": 12, "largest_group": 5},
         "leaks": [leak | {"from": "x|y: test", "held_out": True, "patches": 80, "duplicates": 4, "overlaps": None}],
     }
     (folder / "config.json").write_text(json.dumps(config))
     text = write_card(Workspace(histo.root), "leaky").read_text()
-    assert "- Compared with the data sets: none\n- Exact duplicates in `synthetic`: 3\n" in text
-    assert "2 (a, b)\n- Overlaps in `synthetic`: 12 patches, in 7 pairs and 2 groups of at most 5 patches\n" in text
-    assert "| x\\|y: test | train | 80 | yes | 4 | not known | " in text
+    section = text.partition("## Leakage\n")[2].partition("\n## ")[0]
+    assert "- 3 of the patches of `synthetic` are exact copies of an earlier one.\n" in section
+    assert "- 2 patches have the same pixels as a patch with the other label: mine: a, other: b.\n" in section
+    assert "12 patches of `synthetic` overlap with another one (7 pairs). They form 2 groups, the largest of" in section
+    assert "no other data set in the workspace to compare with" in section
+    assert "- The 80 patches of x\\|y: test (for evaluation only) share 4 exact copies, " in section
+    assert "with train. Not compared: overlapping patches.\n" in section
+    assert "different slides" not in section
+    config["audit"]["overlaps"] |= {"across_slides": 2, "examples": ["a (s1) and b (s2)"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    text = write_card(Workspace(histo.root), "leaky").read_text()
+    assert (
+        "**2 pairs of overlapping patches of synthetic are of different slides, so the slides are wrong: a (s1)" in text
+    )
     config["audit"]["leaks"][0]["patches"] = "80"
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(

@@ -44,7 +44,8 @@ def test_optimism_is_the_difference_between_validation_and_unseen_slides(histo, 
     for run, row in rows.items():
         assert row.validation.value == pytest.approx(report(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
         assert row.unseen.value == siblings[run]["metrics"]["auc"]
-        assert list(row.unseen.interval) == siblings[run]["intervals"]["auc"]
+        assert siblings[run]["intervals"]["auc"] is None  # there are too few slides
+        assert list(row.unseen.interval) == siblings[run]["delong"]["interval"]
     gaps = made.gaps()
     assert gaps == {
         "slide": pytest.approx(rows["first"].validation.value - rows["first"].unseen.value),

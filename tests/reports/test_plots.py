@@ -17,7 +17,7 @@ from histocli.reports.balance import BalanceReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Format, evaluation
 from histocli.reports.plots.sheets import PER_GROUP, Group, draw_sheet, most_confident_errors, sheet_size
-from histocli.reports.plots.style import save
+from histocli.reports.plots.style import Look, save
 from histocli.reports.plots.subset import draw_balance
 from histocli.reports.plots.training import draw_curves
 from histocli.reports.run import EpochRecord, RunRecord
@@ -76,7 +76,7 @@ def subset(slides, leaks=False):
 
 def texts(tmp_path, draw, width=3.5, height=3.5):
     """Return the texts in a figure; its SVG has each text as a comment next to the glyphs."""
-    path = save(tmp_path / "figure.svg", Format.SVG, width, height, draw)
+    path = save(tmp_path / "figure.svg", Look(Format.SVG), width, height, draw)
     parser = ET.XMLParser(target=ET.TreeBuilder(insert_comments=True))
     root = ET.parse(path, parser).getroot()
     return " | ".join(node.text.strip() for node in root.iter(ET.Comment))
@@ -174,9 +174,7 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
         Group("none here", pixels[:0]),
         Group("last", pixels[2:]),
     ]
-    path = save(
-        tmp_path / "sheet.png", Format.PNG, *sheet_size(groups), lambda figure: draw_sheet(figure, groups, "Title")
-    )
+    path = save(tmp_path / "sheet.png", Look(), *sheet_size(groups), lambda figure: draw_sheet(figure, groups, "Title"))
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     for colour in colours:
         inside = (np.abs(image.astype(int) - colour) < 8).all(axis=2)
@@ -192,17 +190,17 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
 @pytest.mark.parametrize("format", Format)
 def test_the_same_input_gives_the_same_bytes(tmp_path, format):
     draw = partial(evaluation.draw_scores, report=measured())
-    first = save(tmp_path / "first", format, 3.5, 2.9, draw).read_bytes()
-    assert save(tmp_path / "second", format, 3.5, 2.9, draw).read_bytes() == first
+    first = save(tmp_path / "first", Look(format), 3.5, 2.9, draw).read_bytes()
+    assert save(tmp_path / "second", Look(format), 3.5, 2.9, draw).read_bytes() == first
 
 
 def test_matplotlib_settings_of_the_user_are_ignored(tmp_path):
     import matplotlib
 
     draw = partial(evaluation.draw_roc, report=measured())
-    expected = save(tmp_path / "plain.png", Format.PNG, 3.5, 3.8, draw).read_bytes()
+    expected = save(tmp_path / "plain.png", Look(), 3.5, 3.8, draw).read_bytes()
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "lines.linewidth": 9}):
-        assert save(tmp_path / "styled.png", Format.PNG, 3.5, 3.8, draw).read_bytes() == expected
+        assert save(tmp_path / "styled.png", Look(), 3.5, 3.8, draw).read_bytes() == expected
         assert matplotlib.rcParams["font.size"] == 20
 
 
@@ -214,9 +212,34 @@ def test_a_failed_drawing_keeps_the_old_file(tmp_path):
         raise HistoError("no")
 
     with pytest.raises(HistoError, match="no"):
-        save(path, Format.PNG, 3, 3, fail)
+        save(path, Look(), 3, 3, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_precision_recall_curve_begins_with_what_was_measured():
+    """The point (0, 1) is a convention, and normal patches with the highest scores have recall 0."""
+    made = evaluate([0, 0, 1, 1, 0], [0.99, 0.95, 0.9, 0.5, 0.1])
+    curve = made.curves.pr
+    assert (curve.recall[0], curve.precision[0]) == (0, 1)
+    recall, precision = evaluation.drawn_recall(curve)
+    assert recall == pytest.approx([0, 0.5, 1, 1])
+    assert precision == pytest.approx([1 / 3, 1 / 3, 1 / 2, 2 / 5])
+
+
+def test_the_confusion_matrix_says_that_its_percentages_are_per_row(tmp_path):
+    made = report(evaluate([0] * 4 + [1] * 5, [0.1, 0.2, 0.3, 0.9] + [0.9] * 5))
+    written = texts(tmp_path, partial(evaluation.draw_confusion, report=made))
+    assert "75.0% of normal" in written
+    assert "100.0% of tumour" in written
+    assert "per row" in written
+
+
+def test_the_reliability_diagram_has_the_count_of_each_bin(tmp_path):
+    made = report(evaluate([0] * 1234 + [1] * 21, [0.1] * 1234 + [0.9] * 21))
+    written = texts(tmp_path, partial(evaluation.draw_calibration, report=made))
+    assert "1,234" in written
+    assert "21" in written
 
 
 def test_intervals_are_next_to_their_metrics(tmp_path):
@@ -227,3 +250,6 @@ def test_intervals_are_next_to_their_metrics(tmp_path):
     assert "(0.912 to 0.987)" in texts(tmp_path, partial(evaluation.draw_roc, report=made))
     assert "(0.011 to 0.099)" in texts(tmp_path, partial(evaluation.draw_calibration, report=made))
     assert " to " not in texts(tmp_path, partial(evaluation.draw_pr, report=made))
+    delong = uncertainty([0, 1] * 50, [0.2, 0.8, 0.6, 0.4] * 25, made.measured.metrics).delong
+    made = replace(made, uncertainty=replace(unsure, intervals=found | {"auc": None}, delong=delong))
+    assert "(DeLong: " in texts(tmp_path, partial(evaluation.draw_roc, report=made))

@@ -4,18 +4,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from histocli.metrics.bands import Band
+from histocli.metrics.curves import PrecisionRecallCurve
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, number, thousands, title
 
 
-def draw_roc(figure: Figure, report: EvaluationReport) -> None:
-    """Draw the ROC curve, with the point of the threshold in use."""
+def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None, by: str = "") -> None:
+    """Draw the ROC curve, with its 95% band and the point of the threshold in use; `by` is what the bootstrap drew."""
     measured, curve, values = report.measured, report.measured.curves.roc, report.measured.metrics
-    axes = _square(figure, "1 − specificity", "sensitivity")
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
+    axes = figure_of_rates(figure, "1 − specificity", "sensitivity")
+    chance(axes)
+    if band:
+        label = f"95% band by {by}, pointwise"
+        axes.fill_between(band.fpr, band.low, band.high, color=NORMAL, alpha=0.18, linewidth=0, label=label)
     sensitivity, specificity = values["sensitivity"], values["specificity"]
     if curve.fpr and sensitivity is not None and specificity is not None:
-        axes.plot(curve.fpr, curve.tpr, color=NORMAL, clip_on=False, label=f"AUC {_with_interval(report, 'auc')}")
+        axes.plot(curve.fpr, curve.tpr, color=NORMAL, clip_on=False, label=f"AUC {uncertain_value(report, 'auc')}")
         axes.plot(
             1 - specificity, sensitivity, "o", color=TUMOUR, label=f"threshold {measured.threshold:.3g}", clip_on=False
         )
@@ -28,12 +33,11 @@ def draw_roc(figure: Figure, report: EvaluationReport) -> None:
 def draw_pr(figure: Figure, report: EvaluationReport) -> None:
     """Draw precision against recall, and the prevalence, which is the precision of random scores."""
     measured, curve, values = report.measured, report.measured.curves.pr, report.measured.metrics
-    axes = _square(figure, "recall (sensitivity)", "precision (PPV)")
-    prevalence = measured.prevalence
-    axes.axhline(prevalence, color=GREY, linestyle=":", linewidth=0.9, label=f"prevalence {prevalence:.3f}")
+    axes = figure_of_rates(figure, "recall (sensitivity)", "precision (PPV)")
+    prevalence_line(axes, measured.prevalence)
     if curve.recall:
-        label = f"average precision {_with_interval(report, 'average_precision')}"
-        axes.step(curve.recall, curve.precision, color=NORMAL, clip_on=False, label=label)
+        label = f"average precision {uncertain_value(report, 'average_precision')}"
+        axes.step(*drawn_recall(curve), color=NORMAL, clip_on=False, label=label)
         sensitivity, ppv = values["sensitivity"], values["ppv"]
         if sensitivity is not None and ppv is not None:
             axes.plot(sensitivity, ppv, "o", color=TUMOUR, label=f"threshold {measured.threshold:.3g}", clip_on=False)
@@ -44,14 +48,14 @@ def draw_pr(figure: Figure, report: EvaluationReport) -> None:
 
 
 def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
-    """Draw the confusion matrix, with counts and shares of the true class."""
+    """Draw the confusion matrix, with counts and their shares of the row."""
     confusion = report.measured.confusion
     counts = np.array([[confusion.tn, confusion.fp], [confusion.fn, confusion.tp]])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        text = f"{counts[row, column]:,}\n{share:.1%}"
+        text = f"{counts[row, column]:,}\n{share:.1%} of {CLASS_NAMES[row]}"
         axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.5 else "black", fontsize=9)
     axes.set_xticks([0, 1], CLASS_NAMES)
     axes.set_yticks([0, 1], CLASS_NAMES, rotation=90, va="center")
@@ -60,7 +64,7 @@ def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     accuracy = f"accuracy {number(report.measured.metrics['accuracy'])}"
-    title(figure, f"Confusion matrix: {report.run}", *facts(report, accuracy))
+    title(figure, f"Confusion matrix: {report.run}", *facts(report, accuracy), "percentages and colours are per row")
 
 
 def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
@@ -70,13 +74,15 @@ def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
     diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="perfect calibration")
     probability = [b.mean_probability for b in bins]
     observed = [b.fraction_positive for b in bins]
-    ece = f"ECE {_with_interval(report, 'ece')}"
+    ece = f"ECE {uncertain_value(report, 'ece')}"
     diagram.plot(probability, observed, "o-", color=NORMAL, label=ece, clip_on=False)
     diagram.set(ylabel="fraction that is tumour", xlim=(0, 1), ylim=(0, 1))
     diagram.legend(loc="best")
     low = [b.low for b in bins]
     width = [b.high - b.low for b in bins]
-    counts.bar(low, [b.count for b in bins], width, align="edge", color=NORMAL, edgecolor="white", linewidth=0.4)
+    bars = counts.bar(low, [b.count for b in bins], width, align="edge", color=NORMAL, edgecolor="white", linewidth=0.4)
+    counts.bar_label(bars, [f"{b.count:,}" for b in bins], rotation=90, padding=2, fontsize=5.5)
+    counts.margins(y=0.45)  # room for the numbers above the bars
     counts.set(xlabel="predicted probability of tumour", ylabel="patches")
     thousands(counts.yaxis)
     figure.align_ylabels()
@@ -101,19 +107,47 @@ def draw_scores(figure: Figure, report: EvaluationReport) -> None:
 
 def facts(report: EvaluationReport, result: str = "") -> tuple[str, ...]:
     """Return the lines under a title: the data, the number of patches, and the result (by default the AUC)."""
-    how = ", 8 orientations averaged" * report.tta + ", uncalibrated" * (not report.is_calibrated)
     result = result or f"AUC {number(report.measured.metrics['auc'])}"
-    return f"{report.data} {report.split}{how}", f"n = {report.measured.n:,}, {result}"
+    return what_was_scored(report), f"n = {report.measured.n:,}, {result}"
 
 
-def _with_interval(report: EvaluationReport, name: str) -> str:
+def what_was_scored(report: EvaluationReport) -> str:
+    """Return the data and the split of an evaluation, and how its patches were scored if that is unusual."""
+    how = ", 8 orientations averaged" * report.tta + ", uncalibrated" * (not report.is_calibrated)
+    return f"{report.data} {report.split}{how}"
+
+
+def uncertain_value(report: EvaluationReport, name: str) -> str:
     """Format a metric with its 95% interval, if it has one."""
-    interval = report.uncertainty.intervals.get(name) if report.uncertainty else None
-    value = number(report.measured.metrics[name])
-    return f"{value} ({interval[0]:.3f} to {interval[1]:.3f})" if interval else value
+    uncertainty, value = report.uncertainty, number(report.measured.metrics[name])
+    interval = uncertainty.interval(name) if uncertainty else None
+    if uncertainty is None or interval is None:
+        return value
+    return f"{value} ({'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _square(figure: Figure, xlabel: str, ylabel: str) -> Axes:
+def drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:
+    """Return recall and precision as drawn: from the highest score at which a tumour patch is called, left to recall 0.
+
+    The point (0, 1) is a convention, and normal patches with the highest scores have recall 0 as well. Between them
+    there would be a line at recall 0 that nothing measured.
+    """
+    points = [point for point in zip(curve.recall, curve.precision, strict=True) if point[0] > 0]
+    return [0.0, *(recall for recall, _ in points)], [points[0][1], *(precision for _, precision in points)]
+
+
+def chance(axes: Axes) -> None:
+    """Draw the ROC curve of random scores."""
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
+
+
+def prevalence_line(axes: Axes, prevalence: float) -> None:
+    """Draw the precision of random scores."""
+    axes.axhline(prevalence, color=GREY, linestyle=":", linewidth=0.9, label=f"prevalence {prevalence:.3f}")
+
+
+def figure_of_rates(figure: Figure, xlabel: str, ylabel: str) -> Axes:
+    """Return square axes from 0 to 1."""
     axes = figure.add_subplot()
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
     return axes

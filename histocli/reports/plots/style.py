@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib.style
 from matplotlib.axis import Axis
@@ -57,17 +57,31 @@ _METADATA: dict[Format, dict[str, Any]] = {
 }
 
 
-def save(path: Path, format: Format, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
+class Look(NamedTuple):
+    """How figures are written: in which format, with which resolution, how wide in inches, and whether with a title."""
+
+    format: Format = Format.PNG
+    dpi: int = DPI
+    width: float | None = None
+    has_title: bool = True
+
+
+def save(path: Path, look: Look, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
     """Draw a figure of `width` by `height` inches with `draw`, and write it to `path` atomically.
+
+    If `look` has a width of its own, the figure has this width, and the height that fits it.
 
     Raises:
         HistoError: it cannot be written.
 
     """
     with matplotlib.style.context(["default", _STYLE]), atomic_path(path) as temporary:
-        figure = Figure(figsize=(width, height), layout="constrained")
+        scale = look.width / width if look.width else 1.0
+        figure = Figure(figsize=(width * scale, height * scale), layout="constrained")
         draw(figure)
-        figure.savefig(temporary, format=format.value, metadata=_METADATA[format])
+        if not look.has_title:
+            figure.suptitle("").set_in_layout(False)
+        figure.savefig(temporary, format=look.format.value, dpi=look.dpi, metadata=_METADATA[look.format])
     return path
 
 

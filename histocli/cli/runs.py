@@ -1,0 +1,65 @@
+"""`histo runs`."""
+
+from datetime import datetime
+from json import dumps
+from typing import Annotated
+
+import typer
+
+from histocli.cli import options
+from histocli.cli.app import State, command
+from histocli.config import RunAction, RunSort
+from histocli.console import number, write_out
+from histocli.fs import human_bytes
+
+
+@command(
+    "histo runs --sort auc",
+    "histo runs rm histonet-1",
+)
+def runs(
+    ctx: typer.Context,
+    action: Annotated[RunAction | None, typer.Argument(help="rm: remove the runs NAMES.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="The runs to remove.", autocompletion=options.complete_runs)
+    ] = None,
+    sort: Annotated[RunSort, typer.Option(help="Order of the list.")] = RunSort.TIME,
+    json: options.Json = False,
+) -> None:
+    """List the training runs with their validation AUC, or remove some."""
+    state: State = ctx.obj
+    from histocli.commands.runs import list_runs, remove_runs
+    from histocli.schema import to_json
+
+    if action is RunAction.RM:
+        removed = remove_runs(state.workspace, names or [])
+        if removed.had_default:
+            state.report.note("checkpoints/best.pt, which --ckpt best.pt uses, is a copy from it and stays")
+        state.report.done(f"removed {', '.join(removed.runs)}: {human_bytes(removed.bytes)}")
+        return
+    runs = list_runs(state.workspace, sort)
+    rows = [
+        [
+            run.run,
+            run.state,
+            number(run.val_auc),
+            f"{run.epochs_trained}/{run.epochs}",
+            run.arch,
+            run.data,
+            f"{datetime.fromisoformat(run.updated).astimezone():%Y-%m-%d %H:%M}",
+        ]
+        for run in runs
+    ]
+    if json:
+        write_out(dumps([to_json(run) for run in runs], indent=2) + "\n")
+    elif runs:
+        columns = ["run", "state", "val AUC", "epochs", "network", "data", "last written"]
+        state.report.listing(columns, rows)
+    for run in runs:
+        if run.problem:
+            state.report.warn(f"{run.run}: {run.problem}")
+    for run in runs:
+        if run.is_default:
+            state.report.note(f"--ckpt best.pt is epoch {run.best_epoch} of {run.run}")
+    if not runs:
+        state.report.note(f"there are no runs in {state.workspace.runs_dir}: histo train makes one")

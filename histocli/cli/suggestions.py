@@ -1,0 +1,132 @@
+"""Which option or value was probably meant by one that does not exist: "did you mean"."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+# What other tools call the same thing; the first that the command has is suggested.
+_OPTIONS = {
+    "-o": ("--out", "--name"),
+    "--output": ("--out", "--name"),
+    "--output-file": ("--out",),
+    "--outfile": ("--out",),
+    "--output-dir": ("--out", "--workspace"),
+    "--save": ("--out", "--keep"),
+    "-e": ("--epochs",),
+    "--num-epochs": ("--epochs",),
+    "--max-epochs": ("--epochs",),
+    "-b": ("--batch-size",),
+    "--bs": ("--batch-size",),
+    "--batch": ("--batch-size",),
+    "-l": ("--lr",),
+    "--learning-rate": ("--lr",),
+    "-m": ("--ckpt", "--arch"),
+    "--model": ("--ckpt", "--arch"),
+    "--checkpoint": ("--ckpt",),
+    "--weights": ("--ckpt",),
+    "--network": ("--arch",),
+    "--architecture": ("--arch",),
+    "--backbone": ("--arch",),
+    "--pretrained": ("--weights",),
+    "-d": ("--data", "--from"),
+    "--dataset": ("--data", "--name"),
+    "--input": ("--data", "--from"),
+    "-i": ("--data", "--from"),
+    "--path": ("--from", "--data"),
+    "--folder": ("--from", "--data"),
+    "--gpu": ("--device",),
+    "--cuda": ("--device",),
+    "--cpu": ("--device",),
+    "--amp": ("--precision",),
+    "--fp16": ("--precision",),
+    "--half": ("--precision",),
+    "--workers": ("--processes",),
+    "--num-workers": ("--processes",),
+    "--random-state": ("--seed",),
+    "--random-seed": ("--seed",),
+    "-s": ("--seed",),
+    "--val-size": ("--val-fraction",),
+    "--val-split": ("--val-fraction",),
+    "--validation-split": ("--val-fraction",),
+    "--test-time-augmentation": ("--tta",),
+    "--run-name": ("--name", "--run"),
+    "--continue": ("--resume",),
+    "--cv": ("--folds",),
+    "--k-folds": ("--folds",),
+    "--overwrite": ("--force",),
+    "--limit": ("--n",),
+    "-n": ("--n",),
+    "--type": ("--format", "--kind"),
+}
+_VALUES = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "metal": "mps",
+    "float32": "fp32",
+    "float": "fp32",
+    "32": "fp32",
+    "float16": "fp16",
+    "half": "fp16",
+    "16": "fp16",
+    "bfloat16": "bf16",
+    "jsonlines": "jsonl",
+    "json": "jsonl",
+    "pq": "parquet",
+    "pytorch": "torch",
+    "onnxruntime": "onnx",
+    "torchscript": "pt2",
+    "center": "crop",
+    "resize": "scale",
+    "validation": "val",
+    "tests": "test",
+    "training": "train",
+    "wsi": "slide",
+    "patient": "slide",
+    "center-crop": "crop",
+    "scratch": "random",
+    "auc": "roc",
+    "jpg": "png",
+    "jpeg": "png",
+    "raise": "fail",
+    "ignore": "skip",
+}
+_NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.*)")
+
+
+def suggest(command: Any, error: Any) -> None:
+    """Add what was probably meant to an error about an option or a value of `command`, in place.
+
+    Some versions of Typer have their own classes for these errors, others use those of click; both have the attributes
+    and the wording that are used here.
+    """
+    if isinstance(name := getattr(error, "option_name", None), str) and hasattr(error, "possibilities"):
+        options = [flag for parameter in command.params for flag in parameter.opts if not _is_hidden(parameter)]
+        if names := _options_like(name.partition("=")[0], options):
+            error.possibilities = None  # they would be repeated
+            error.message = f"{error.message.rstrip('.')}. Did you mean {names[0]}?"
+    elif (wrong := _NOT_ONE_OF.search(str(getattr(error, "message", "")))) and (
+        meant := _value_like(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
+    ):
+        message = error.message.removeprefix("Value error, ")
+        error.message = f"{message.rstrip('.')}. Did you mean {meant!r}?"
+
+
+def _options_like(name: str, options: list[str]) -> list[str]:
+    """Return the option that a wrong one may mean, if there is one."""
+    known = [meant for meant in _OPTIONS.get(name.lower().replace("_", "-"), ()) if meant in options][:1]
+    return known or get_close_matches(name.replace("_", "-"), options, 1)
+
+
+def _value_like(wrong: str, values: Iterable[str]) -> str | None:
+    values = list(values)
+    word = wrong.lower()
+    device = word.partition(":")[0]  # cuda:0, as torch writes it
+    for meant in (word, _VALUES.get(word), device, _VALUES.get(device)):
+        if meant in values:
+            return meant
+    return next(iter(get_close_matches(word, values, 1)), None)
+
+
+def _is_hidden(parameter: Any) -> bool:
+    return bool(getattr(parameter, "hidden", False))

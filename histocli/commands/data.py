@@ -1,0 +1,120 @@
+"""`histo data`: list the packed data sets and the balanced subsets."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.errors import HistoError
+from histocli.fs import folder_size
+from histocli.reports.balance import read_balance
+from histocli.schema import Count, from_json
+from histocli.workspace import Workspace, read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """A packed data set: its patches by label, its slides, and its size on the disk.
+
+    `splits` has the number of patches of each split that the data set comes with. `problem` says why a file of it
+    cannot be read; the numbers are then 0.
+    """
+
+    name: str
+    source: str = ""
+    origin: str = ""
+    patches: Count = 0
+    tumour: Count = 0
+    normal: Count = 0
+    unlabelled: Count = 0
+    slides: Count = 0
+    splits: dict[str, Count] | None = None
+    bytes: Count = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class SubsetSummary:
+    """A balanced subset that `histo balance` drew: its data set, its patches, and what its split keeps together."""
+
+    name: str
+    data: str = ""
+    train: Count = 0
+    val: Count = 0
+    split: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything that can be named with `--data`."""
+
+    datasets: list[DatasetSummary]
+    subsets: list[SubsetSummary]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The fields of `dataset.json` that are listed."""
+
+    source: str = ""
+    origin: str = ""
+
+
+def list_data(workspace: Workspace) -> Inventory:
+    """Return the packed data sets and the balanced subsets, by name."""
+    return Inventory(
+        [_dataset(workspace, name) for name in workspace.dataset_names()],
+        [_subset(workspace, name) for name in workspace.subset_names()],
+    )
+
+
+def _dataset(workspace: Workspace, name: str) -> DatasetSummary:
+    size = folder_size(workspace.dataset_dir(name))
+    try:
+        path = workspace.dataset_path(name)
+        origin = from_json(_Origin, read_json(path), str(path))
+        manifest = read_manifest(workspace.manifest_path(name))
+    except HistoError as error:
+        return DatasetSummary(name, bytes=size, problem=str(error))
+    labels = manifest["label"]
+    return DatasetSummary(
+        name=name,
+        source=origin.source,
+        origin=origin.origin,
+        patches=len(manifest),
+        tumour=int((labels == 1).sum()),
+        normal=int((labels == 0).sum()),
+        unlabelled=int((labels == UNLABELLED).sum()),
+        slides=_count_slides(manifest),
+        splits=_count_splits(manifest),
+        bytes=size,
+    )
+
+
+def _count_slides(manifest: "pd.DataFrame") -> int:
+    slides = manifest.get("slide")
+    return 0 if slides is None else int(slides[slides != ""].nunique())
+
+
+def _count_splits(manifest: "pd.DataFrame") -> dict[str, int]:
+    if "split" not in manifest.columns:
+        return {}
+    counts = manifest.loc[manifest["split"] != "", "split"].value_counts(sort=False)
+    return {str(split): int(count) for split, count in sorted(counts.items())}
+
+
+def _subset(workspace: Workspace, name: str) -> SubsetSummary:
+    path = workspace.balance_path(name)
+    try:
+        if path.is_file():
+            made = read_balance(path)
+            sizes = {split: counts.negative + counts.positive for split, counts in made.counts.items()}
+            return SubsetSummary(name, made.data, sizes.get("train", 0), sizes.get("val", 0), made.split)
+        manifest = read_manifest(workspace.manifest_path(name), ("id", "label", "split", "data"))
+    except HistoError as error:
+        return SubsetSummary(name, problem=str(error))
+    splits = _count_splits(manifest)
+    return SubsetSummary(name, str(manifest["data"].iloc[0]), splits.get("train", 0), splits.get("val", 0))

@@ -1,0 +1,150 @@
+"""`histo runs`: list the training runs, and remove some."""
+
+import filecmp
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from histocli.config import CHECKPOINT, RunSort
+from histocli.errors import HistoError, UsageError
+from histocli.fs import folder_size, hold, is_held
+from histocli.reports.run import EpochRecord, RunRecord, read_history, read_run
+from histocli.schema import Count
+from histocli.workspace import Workspace
+
+FINISHED, TRAINING, STOPPED, DAMAGED = "finished", "training", "stopped", "damaged"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A training run: what it was trained on, how far it is, and its best epoch.
+
+    Attributes:
+        run: its name.
+        state: finished, training, stopped (`--resume` continues it) or damaged (a file of it cannot be read).
+        arch: the architecture.
+        data: the data set.
+        subset: the subset of the data set.
+        epochs_trained: how many epochs are trained and validated.
+        epochs: how many there are to train.
+        best_epoch: the epoch of `best.pt`; None before the first validation.
+        val_auc: the validation AUC of this epoch; None if it is undefined.
+        seconds: the time that the epochs took.
+        updated: when the last file of the run was written, in UTC, as ISO 8601.
+        bytes: the size of its folder.
+        is_default: whether `--ckpt best.pt` is the checkpoint of this run.
+        problem: why it is damaged.
+
+    """
+
+    run: str
+    state: str
+    arch: str
+    data: str
+    subset: str
+    epochs_trained: Count
+    epochs: Count
+    best_epoch: Count | None
+    val_auc: float | None
+    seconds: float
+    updated: str
+    bytes: Count
+    is_default: bool
+    problem: str = ""
+
+
+class Removed(NamedTuple):
+    """Runs that were removed, the bytes that this freed, and whether `--ckpt best.pt` was the checkpoint of one."""
+
+    runs: list[str]
+    bytes: int
+    had_default: bool
+
+
+def list_runs(workspace: Workspace, sort: RunSort = RunSort.TIME) -> list[RunSummary]:
+    """Return all runs: the newest first, or that with the highest validation AUC, or by name."""
+    runs = [_summary(workspace, run) for run in reversed(workspace.run_names())]
+    if sort is RunSort.AUC:
+        return sorted(runs, key=lambda run: -1.0 if run.val_auc is None else run.val_auc, reverse=True)
+    return sorted(runs, key=lambda run: run.run) if sort is RunSort.NAME else runs
+
+
+def remove_runs(workspace: Workspace, names: Sequence[str]) -> Removed:
+    """Remove the folders of runs; either all are removed, or none.
+
+    Their evaluations in `metrics/` and the copy of a checkpoint in `checkpoints/` stay.
+
+    Raises:
+        UsageError: no name is given.
+        HistoError: a run does not exist, or is being trained.
+    """
+    if not names:
+        raise UsageError("histo runs rm needs the name of a run", "histo runs lists them")
+    names = list(dict.fromkeys(names))
+    known = sorted({path.name for path in workspace.runs_dir.glob("[!.]*") if path.is_dir()})
+    for name in names:
+        if name not in known:
+            raise HistoError(f"there is no run {name!r}", f"runs: {', '.join(known) or 'none'}")
+    with ExitStack() as held:
+        for name in names:
+            held.enter_context(hold(_lock(workspace, name), f"run {name!r}"))
+        folders = [workspace.run_dir(name) for name in names]
+        removed = Removed(names, sum(map(folder_size, folders)), any(_is_default(workspace, name) for name in names))
+        for folder in folders:
+            shutil.rmtree(folder)
+    return removed
+
+
+def _summary(workspace: Workspace, run: str) -> RunSummary:
+    folder = workspace.run_dir(run)
+    problem = ""
+    record, history = RunRecord(run, "", 0), list[EpochRecord]()
+    try:
+        record = read_run(folder)
+        history = read_history(folder / "history.jsonl")
+    except (HistoError, FileNotFoundError) as error:
+        problem = str(error)
+    best = max(history, key=lambda row: (-1.0 if row.val_auc is None else row.val_auc, -row.val_loss), default=None)
+    epochs = int(record.options.get("epochs") or 0)
+    return RunSummary(
+        run=run,
+        state=DAMAGED if problem else _state(workspace, run, len(history), epochs),
+        arch=str(record.options.get("arch", "")),
+        data=record.data,
+        subset=str(record.options.get("data", "")),
+        epochs_trained=len(history),
+        epochs=epochs,
+        best_epoch=best.epoch if best else None,
+        val_auc=best.val_auc if best else None,
+        seconds=sum(row.seconds for row in history),
+        updated=datetime.fromtimestamp(_last_write(folder), UTC).isoformat(timespec="seconds"),
+        bytes=folder_size(folder),
+        is_default=_is_default(workspace, run),
+        problem=problem,
+    )
+
+
+def _state(workspace: Workspace, run: str, trained: int, epochs: int) -> str:
+    if is_held(_lock(workspace, run)):
+        return TRAINING
+    return FINISHED if trained >= epochs else STOPPED
+
+
+def _lock(workspace: Workspace, run: str) -> Path:
+    return workspace.runs_dir / f".{run}.lock"
+
+
+def _last_write(folder: Path) -> float:
+    """Return when the newest checkpoint or history was written; an evaluation changes only the model card."""
+    written = [folder / name for name in ("last.pt", "best.pt", "history.jsonl", "config.json")]
+    return max((path.stat().st_mtime for path in written if path.is_file()), default=0.0)
+
+
+def _is_default(workspace: Workspace, run: str) -> bool:
+    """Return whether the workspace's best.pt is a copy of the run's."""
+    own, published = workspace.run_dir(run) / CHECKPOINT, workspace.checkpoints_dir / CHECKPOINT
+    return own.is_file() and published.is_file() and filecmp.cmp(own, published, shallow=False)

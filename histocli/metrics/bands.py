@@ -1,0 +1,48 @@
+"""The 95% band of a ROC curve by bootstrap, which draws whole clusters of patches."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from histocli.metrics.curves import Floats, Ints, ends_of_ties
+from histocli.metrics.intervals import FEW_CLUSTERS, Clusters, tails
+
+_REPLICATES = 1000
+_POINTS = 101  # false positive rates at which the band is computed
+
+
+class Band(NamedTuple):
+    """The lowest and the highest sensitivity (P,) at each of P false positive rates."""
+
+    fpr: Floats
+    low: Floats
+    high: Floats
+
+
+def roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int = 0) -> Band | None:
+    """Return the pointwise 95% band of a ROC curve; None if fewer than 10 clusters have patches of one of the classes.
+
+    Args:
+        labels: (N,) 0 or 1.
+        probs: (N,) tumour probabilities.
+        clusters: groups of patches that are drawn together.
+        seed: the seed of the resamples.
+
+    """
+    by_class = clusters.by_class(labels)
+    informative = min(by_class.normal, by_class.tumour)
+    if informative < FEW_CLUSTERS:
+        return None
+    order = np.argsort(-probs, kind="stable")
+    y, codes, last = labels[order], clusters.codes[order], ends_of_ties(probs[order])
+    grid = np.linspace(0, 1, _POINTS)
+    rng = np.random.default_rng(seed)
+    curves = []
+    for _ in range(_REPLICATES):
+        drawn = np.bincount(rng.integers(0, clusters.n, clusters.n), minlength=clusters.n)
+        weights = drawn[codes]
+        tp, fp = np.cumsum(weights * y)[last], np.cumsum(weights * (1 - y))[last]
+        if tp[-1] and fp[-1]:
+            curves.append(np.interp(grid, np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])))
+    low, high = np.quantile(curves, tails(informative), axis=0)
+    return Band(grid, low, high)

@@ -1,0 +1,92 @@
+"""The out-of-fold evaluation of a cross-validation: each patch is scored by the run that did not train on it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocli.data.groups import OVERLAP
+from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
+from histocli.inference.checkpoints import TORCH
+from histocli.inference.leakage import ManifestCache, pixel_digests
+from histocli.inference.score_table import measure_scores, metrics_by, write_scores
+from histocli.metrics.calibration import probability
+from histocli.models.checkpoint import Checkpoint
+from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, write_evaluation
+from histocli.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPLIT = "out-of-fold"
+_COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")
+
+
+def write_out_of_fold(
+    workspace: Workspace, name: str, best: Sequence[Checkpoint], chosen: Sequence[tuple[float, float]]
+) -> Path:
+    """Write `metrics/<name>-<data>-out-of-fold.json` and its scores, as `histo eval` writes an evaluation.
+
+    Args:
+        workspace: where the runs are.
+        name: what the folds are called together; it is the name of the run in the evaluation.
+        best: the best.pt of each fold.
+        chosen: the temperature and the threshold of each fold; the evaluation uses the mean of the thresholds.
+
+    """
+    import pandas as pd
+
+    tables = [_scores(workspace, one, temperature) for one, (temperature, _) in zip(best, chosen, strict=True)]
+    table = pd.concat(tables, ignore_index=True)
+    threshold = float(np.mean([threshold for _, threshold in chosen]))
+    measured, before, uncertainty = measure_scores(table, threshold)
+    data = str(table["data"].iloc[0])
+    path = workspace.metrics_dir / f"{name}-{data}-{SPLIT}.json"
+    report = EvaluationReport(
+        run=name,
+        data=data,
+        split=SPLIT,
+        checkpoints=tuple(_describe(workspace, checkpoint) for checkpoint in best),
+        tta=False,
+        is_calibrated=True,
+        packed=data,
+        n_in_training=0,
+        n_in_validation=len(table),
+        scores=path.with_suffix(".csv").name,
+        measured=measured,
+        before_calibration=before,
+        uncertainty=uncertainty,
+        slides=metrics_by("slide", table, threshold),
+        hospitals=metrics_by("hospital", table, threshold),
+    )
+    write_scores(path.with_suffix(".csv"), table.drop(columns="raw"))
+    write_evaluation(path, report)
+    return path
+
+
+def _scores(workspace: Workspace, best: Checkpoint, temperature: float) -> "pd.DataFrame":
+    """Return the validation patches of a fold with their scores, which the checkpoint holds in the same order."""
+    manifest = read_manifest(workspace.run_dir(best.run) / "manifest.csv", ("id", "label", "split", "data", "index"))
+    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
+    odds = best.validation["log_odds"].numpy().astype(np.float64)
+    table = rows[[name for name in _COLUMNS if name in rows.columns]].copy()
+    table.insert(2, "prob", probability(odds, temperature))
+    table.insert(3, "raw", probability(odds))
+    digests = pixel_digests(workspace, str(rows["data"].iloc[0]), rows, ManifestCache())
+    table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
+    table["fold"] = best.run
+    return table
+
+
+def _describe(workspace: Workspace, checkpoint: Checkpoint) -> EvaluatedCheckpoint:
+    path = workspace.run_dir(checkpoint.run) / "best.pt"
+    return EvaluatedCheckpoint(
+        run=checkpoint.run,
+        arch=checkpoint.arch,
+        epoch=checkpoint.epoch,
+        temperature=checkpoint.temperature,
+        checkpoint=str(path),
+        checkpoint_sha256=file_sha256(path),
+        engine=TORCH,
+    )
