@@ -52,7 +52,7 @@ def download(
 ) -> "Dataset":
     """Pack patches into the workspace, as `histo download` does, and return the content of its `dataset.json`.
 
-    `options` are the options of the source: `location` (--from), `labels`, `slides`, `resize`.
+    `options` are the options of the source: `locations` (--from), `labels`, `slides`, `resize`.
     """
     from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download

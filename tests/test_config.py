@@ -33,7 +33,7 @@ CONFIGS = {
 MODES = {  # options that say how the command runs, and not what it computes
     "balance": {"json"},
     "train": {"processes", "json"},
-    "eval": {"compare", "json", "maps", "annotations"},
+    "eval": {"compare", "json", "maps", "annotations", "scores"},
 }
 COMMANDS = {(info.name or info.callback.__name__): info for info in app.registered_commands}
 
@@ -64,7 +64,8 @@ def test_an_option_with_a_metavar_names_its_flag(command):
 @pytest.mark.parametrize("command", CONFIGS)
 def test_the_command_line_has_the_options_and_defaults_of_the_dataclass(command):
     expected = defaults(CONFIGS[command])
-    expected.pop("halve", None)  # which --batch-size auto sets
+    for name in ("halve", "extended_after"):  # which --batch-size auto and --resume set
+        expected.pop(name, None)
     parameters = inspect.signature(COMMANDS[command].callback).parameters
     found = {
         name: plain(parameter.default)
@@ -95,7 +96,8 @@ def test_the_reference_shows_these_defaults(command):
     for name, value in defaults(CONFIGS[command]).items():
         shown = rows.get({"location": "from"}.get(name, name).replace("_", "-"))
         if shown and shown.startswith("`"):
-            assert shown.replace("`", "").split(", ") == (value if isinstance(value, list) else [value]), name
+            values = value if isinstance(value, list) else [str(value)]
+            assert shown.replace("`", "").split(", ") == values, name
             checked += 1
     assert checked
 
@@ -128,8 +130,8 @@ def test_load_has_the_defaults_of_predict():
         assert parameters[name].default == getattr(PredictConfig, name)
 
 
-def test_every_command_has_a_dataclass_or_is_the_demo():
-    assert set(typer.main.get_command(app).commands) == {*CONFIGS, "download", "demo"}
+def test_every_command_that_computes_has_a_dataclass():
+    assert set(typer.main.get_command(app).commands) == {*CONFIGS, "download", "demo", "data", "runs"}
 
 
 @pytest.mark.parametrize(

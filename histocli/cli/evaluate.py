@@ -119,6 +119,7 @@ def evaluate(
     scores: Annotated[
         str | None,
         typer.Option(
+            "--scores",
             metavar="FILE",
             help="Show the evaluation of scores in metrics/ that histo eval or histo train --folds wrote, and score no "
             "patches; with --threshold NUMBER, at this threshold.",

@@ -33,6 +33,7 @@ def plot(
     data: Annotated[
         list[str] | None,
         typer.Option(
+            "--data",
             metavar="NAME",
             help="Draw only what belongs to this data set or subset; may be repeated.",
             show_default="the run's own, and all of its evaluations",

@@ -83,7 +83,7 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     if arch in ARCHITECTURES:
         if pretrained and (weights is not Weights.HISTONET_PCAM or arch != packaged.ARCH):
             has = f"--arch {packaged.ARCH} --weights {packaged.NAME}"
-            raise UsageError(f"{arch} has no {weights} weights", f"leave --weights out, or choose {has}")
+            raise UsageError(f"{arch} has no pretrained weights", f"leave --weights out, or choose {has}")
         network = ARCHITECTURES[arch]()
         model = Classifier(network, arch, side=network.side)
         if pretrained:

@@ -146,7 +146,7 @@ def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
     patches = mine(places=8)
     patches |= {"1/wrong": patches["0/003"], "0/again": patches["0/004"]}
     pack(empty, tmp_path, "mine", patches)
-    pack(empty, tmp_path, "other", {"0/elsewhere": patches["1/105"], "x/unlabelled": patches["1/106"]})
+    pack(empty, tmp_path, "other", {"0/elsewhere": patches["1/105"], "unlabelled": patches["1/106"]})
     result = empty("balance", "--n", "max", "--data", "mine", "--json")
     audit = json.loads(result.stdout)["audit"]
     named = ["mine: 003", "mine: 105", "mine: wrong", "other: elsewhere"]
