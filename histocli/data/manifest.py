@@ -60,7 +60,7 @@ def write_manifest(path: Path, frame: "pd.DataFrame") -> None:
 def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
     """Read and validate a manifest: text columns as str, `label` as int64 with `UNLABELLED` where it is empty.
 
-    Semicolons as separators, a byte order mark, CRLF and additional columns are allowed, because spreadsheets write
+    Semicolons or tabs as separators, a byte order mark, CRLF and additional columns are allowed, because spreadsheets write
     them.
 
     Raises:

@@ -136,7 +136,6 @@ def test_tables_saved_by_spreadsheets_are_read_correctly(tmp_path, text):
         ("\n\n", "line 1: there is no column 'id'"),
         ("name,label\na,1\n", "line 1: there is no column 'id'"),
         ("id,class\na,1\n", "line 1: there is no column 'label'"),
-        ("id\tlabel\na\t1\n", "line 1: there is no column 'id'"),
         ("id,label,label\na,1,0\n", "line 1: there are two columns 'label'"),
         ("id,label\na,1\nb,2\n", "line 3, column label: '2' is not 0, 1 or empty"),
         ("id,label\na,1\nb,nan\n", "line 3, column label: 'nan' is not 0, 1 or empty"),

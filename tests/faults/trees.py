@@ -8,7 +8,8 @@ import torch
 from histocli.commands.train import load_run_config
 from histocli.data.dataset import open_packed
 from histocli.data.manifest import read_manifest
-from histocli.data.store import open_store
+from histocli.data.overlaps import PAIR
+from histocli.data.store import map_array, open_store
 from histocli.models.checkpoint import load_checkpoint
 from histocli.workspace import Workspace
 
@@ -64,6 +65,8 @@ def check_file(path):
         load_checkpoint(path).build()
     elif path.suffix in (".json", ".jsonl"):
         content(path)
+    elif path.name.startswith("overlaps-"):
+        assert map_array(path).dtype == PAIR
     elif path.suffix == ".npy":
         open_store(path)
     elif path.suffix == ".csv" and path.parent.name == "manifests":

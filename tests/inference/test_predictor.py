@@ -318,7 +318,7 @@ def test_the_engine_is_chosen_and_named(predictor, workspace, monkeypatch):
     try:
         by_onnx = predictor("one")
         assert by_onnx.members[0].engine == "ONNX Runtime"
-        assert "by ONNX Runtime (on the file of histo export; --engine torch does without it)" in by_onnx.reason
+        assert "by ONNX Runtime (with the file of histo export; --engine torch ignores it)" in by_onnx.reason
         assert predictor("one", engine=Engine.TORCH).members[0].engine == "torch"
         assert predictor("one", engine=Engine.TORCH).reason.endswith("by torch")
         onnx = load_predictor(workspace, ["one"], Device.AUTO, Precision.AUTO, Engine.ONNX)
