@@ -121,7 +121,7 @@ def test_ids_on_a_terminal_do_not_move_its_cursor_and_are_exact_in_a_file(root, 
     for name, shown in ESCAPES.items():
         assert f"{name[:2]}" in text
         assert shown in text
-    exact = histo(root, *line, code=1).stdout
+    exact = histo(root, *line, code=4).stdout
     assert all(f"\n{name}," in exact for name in ESCAPES)
 
 

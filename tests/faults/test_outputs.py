@@ -140,7 +140,8 @@ def test_an_input_is_not_written_over(root, images, given, out):
     os.link(images / "patches.npy", images / "hard")
     (images / "soft").symlink_to(images / "patches.npy")
     before = tree(images)
-    error = refuses(root, "predict", images / given, "--ckpt", "first", "--device", "cpu", "--out", images / out)
+    options = ["--ckpt", "first", "--device", "cpu", "--format", "csv", "--out", images / out]
+    error = refuses(root, "predict", images / given, *options)
     assert "would be lost" in error
     assert differences(tree(images), before) == []
 
@@ -168,7 +169,7 @@ def test_an_image_named_on_stdin_is_not_written_over(root, images):
     ],
 )
 def test_what_other_commands_read_is_not_written_over(root, path):
-    for command in (PREDICT, EXPORT):
+    for command in ([*PREDICT, "--format", "csv"], EXPORT):
         assert f"--out {root / path} is" in refuses(root, *command, "--out", root / path)
 
 
