@@ -60,8 +60,8 @@ def write_manifest(path: Path, frame: "pd.DataFrame") -> None:
 def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "pd.DataFrame":
     """Read and validate a manifest: text columns as str, `label` as int64 with `UNLABELLED` where it is empty.
 
-    Semicolons or tabs as separators, a byte order mark, CRLF and additional columns are allowed, because spreadsheets write
-    them.
+    Semicolons or tabs as separators, a byte order mark, CRLF and additional columns are allowed, because spreadsheets
+    write them.
 
     Raises:
         HistoError: the file or a column is missing, a value does not fit its column, or an id occurs twice in a split,
