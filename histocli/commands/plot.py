@@ -81,7 +81,7 @@ def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -
     known = {*workspace.dataset_names(), *workspace.subset_names(), *evaluated}
     for name in data:
         if name not in known:
-            raise HistoError(f"there is no data set {name!r} to draw", f"choose from {', '.join(sorted(known))}")
+            raise HistoError(f"there is no data set {name!r}", f"choose from {', '.join(sorted(known))}")
 
 
 def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Sequence[str]) -> list[Plot]:

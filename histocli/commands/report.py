@@ -67,12 +67,29 @@ def report(
         )
     picture_bytes = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES) // max(1, count)
     sections = [_run_section(workspace, run, evaluations[run], picture_bytes, on_problem) for run in runs]
-    page = render(sections, _comparisons(evaluations, on_problem)).encode()
+    comparisons = _comparisons(evaluations, on_problem)
+    problems = _not_evaluated(evaluations, bool(comparisons))
+    for problem in problems:
+        on_problem(problem)
+    page = render(sections, comparisons, problems).encode()
     if len(page) > MAX_BYTES:
         on_problem(f"the page has {len(page) / 1e6:.1f} MB, because it shows {count} evaluations; --data shows fewer")
     with output_path(path, len(page)) as temporary:
         temporary.write_bytes(page)
     return WrittenReport(path, len(page), len(runs), count)
+
+
+def _not_evaluated(evaluations: dict[str, Evaluations], is_compared: bool) -> list[str]:
+    """Return which runs have no evaluation to show, and whether several runs cannot be compared."""
+    problems = [
+        f"{run} has no evaluation to show: histo eval --ckpt {run} makes one"
+        for run, found in evaluations.items()
+        if not found
+    ]
+    if len(evaluations) > 1 and not is_compared and not problems:
+        names = " and ".join(evaluations)
+        problems.append(f"{names} are not compared: no two were evaluated on the same data, split and options")
+    return problems
 
 
 def shorten_names(runs: Sequence[str]) -> str:

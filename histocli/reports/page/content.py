@@ -1,5 +1,6 @@
 """What the HTML report shows, as dataclasses, and the template that writes them as one page."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -66,14 +67,20 @@ class ComparisonSection:
     problems: list[str] = field(default_factory=list)
 
 
-def render(runs: list[RunSection], comparisons: list[ComparisonSection]) -> str:
-    """Return the page: HTML that needs no other file and no network."""
+def render(runs: list[RunSection], comparisons: list[ComparisonSection], problems: list[str]) -> str:
+    """Return the page: HTML that needs no other file and no network; `problems` say what of all it does not show."""
     environment = _environment()
     template = environment.get_template("report.html.j2")
     text, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
     script, _, _ = environment.loader.get_source(environment, "report.js")  # type: ignore[union-attr]
     return template.render(
-        runs=runs, comparisons=comparisons, style=text, script=script, box=charts, version=__version__
+        runs=runs,
+        comparisons=comparisons,
+        problems=problems,
+        style=text,
+        script=script,
+        box=charts,
+        version=__version__,
     )
 
 
@@ -100,6 +107,7 @@ def _environment() -> "Environment":
         "known": lambda count: "not known" if count is None else f"{count:,}",
         "metric": metric_title,
         "interval": _interval,
+        "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
         "worst_first": worst_first,
     }
     return environment
