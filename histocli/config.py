@@ -391,3 +391,4 @@ class ReportConfig:
     run: tuple[str, ...] = ()  # none: the newest run; several are compared
     data: tuple[str, ...] = ()  # none: all evaluations of the runs
     out: Path | None = None  # None: RUN-report.html in the workspace's plots/
+    pictures: int = 48  # false positives, and false negatives, of each evaluation at most

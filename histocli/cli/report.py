@@ -39,12 +39,18 @@ def report(
         Path | None,
         typer.Option("--out", help="The HTML file to write.", show_default="RUN-report.html in the workspace's plots/"),
     ] = ReportConfig.out,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            "--pictures", min=0, help="Show so many false positives, and false negatives, of each evaluation at most."
+        ),
+    ] = ReportConfig.pictures,
 ) -> None:
     """Write one HTML page about runs: metrics, curves, errors, leakage."""
     state: State = ctx.obj
     from histocli.commands.report import report as write_report
 
-    config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out)
+    config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures)
     written = write_report(state.workspace, config, on_problem=state.report.warn)
     evaluations = f"{written.evaluations} evaluation{'s' * (written.evaluations != 1)}"
     state.report.done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from histocli.commands.plot import by_conditions, check_data, choose_runs
 from histocli.config import ReportConfig
@@ -28,6 +29,13 @@ _TEXT_BYTES = 200_000  # of an evaluation, at most about: its charts, its counts
 _OTHER_BYTES = 300_000  # of the page
 
 Evaluations = dict[Path, EvaluationReport]
+
+
+class _Limits(NamedTuple):
+    """The largest number of pictures of false positives, and of false negatives, of an evaluation; and their bytes."""
+
+    pictures: int
+    bytes: int
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,8 @@ def report(
             f"{' and '.join(runs)} {'has' if len(runs) == 1 else 'have'} no evaluation on {', '.join(config.data)}",
             f"histo eval --ckpt {runs[0]} --data {config.data[0]}",
         )
-    picture_bytes = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES) // max(1, count)
-    sections = [_run_section(workspace, run, evaluations[run], picture_bytes, on_problem) for run in runs]
+    limits = _Limits(config.pictures, max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES) // max(1, count))
+    sections = [_run_section(workspace, run, evaluations[run], limits, on_problem) for run in runs]
     comparisons = _comparisons(evaluations, on_problem)
     problems = _not_evaluated(evaluations, bool(comparisons))
     for problem in problems:
@@ -103,7 +111,7 @@ def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Evaluat
 
 
 def _run_section(
-    workspace: Workspace, run: str, evaluations: Evaluations, picture_bytes: int, on_problem: Callable[[str], None]
+    workspace: Workspace, run: str, evaluations: Evaluations, limits: _Limits, on_problem: Callable[[str], None]
 ) -> RunSection:
     folder = workspace.run_dir(run)
     record: RunRecord | None = read_run(folder) if folder.is_dir() else None
@@ -118,7 +126,7 @@ def _run_section(
         split_by="" if manifest is None else split_by(manifest),
         dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
         evaluations=[
-            _evaluation_section(workspace, path, one, picture_bytes, on_problem) for path, one in evaluations.items()
+            _evaluation_section(workspace, path, one, limits, on_problem) for path, one in evaluations.items()
         ],
     )
 
@@ -127,14 +135,14 @@ def _evaluation_section(
     workspace: Workspace,
     path: Path,
     evaluation: EvaluationReport,
-    picture_bytes: int,
+    limits: _Limits,
     on_problem: Callable[[str], None],
 ) -> EvaluationSection:
     points, galleries, problems = None, [], []
     try:
         scores = read_scores(path.with_name(evaluation.scores))
         points = operating_points(scores, evaluation.measured.threshold)
-        galleries = error_galleries(workspace, evaluation, scores, picture_bytes)
+        galleries = error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes)
     except HistoError as error:
         what = "patches are not shown" if points else "threshold cannot be moved, and its patches are not shown"
         problems.append(f"The {what}: {error}. {error.hint}".strip())

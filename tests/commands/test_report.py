@@ -133,6 +133,9 @@ def test_the_galleries_show_the_most_confident_errors(evaluated):
     shown = {names["alt"].removeprefix("Patch ") for tag, names in page.elements if tag == "img"}
     assert shown == {row["id"] for row in errors}
     assert len(shown) == made["confusion"]["fp"] + made["confusion"]["fn"] > 0
+    without = page_of(evaluated, "--pictures", 0)
+    assert "img" not in {tag for tag, _ in without.elements}
+    assert f"{made['confusion']['fp']}, of which no picture is shown." in without.text
 
 
 def test_writing_twice_gives_the_same_page(evaluated):

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-_PER_GALLERY = 48  # patches
 _QUALITY = 88  # of JPEG; a patch then has about 4 kB
 
 
@@ -39,18 +38,18 @@ class Gallery:
 
 
 def error_galleries(
-    workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame", max_bytes: int
+    workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame", count: int, max_bytes: int
 ) -> list[Gallery]:
     """Return the false positives and the false negatives at the evaluation's threshold, the most confident first.
 
-    The pictures of each kind have at most half of `max_bytes`.
+    There are at most `count` of each kind, and their pictures have at most half of `max_bytes`.
 
     Raises:
         HistoError: the patches cannot be read, or are not those that were scored.
     """
     confusion = report.measured.confusion
     kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
-    errors = most_confident_errors(scores["label"], scores["prob"], report.measured.threshold, _PER_GALLERY)
+    errors = most_confident_errors(scores["label"], scores["prob"], report.measured.threshold, count)
     galleries = []
     for rows, (title, total) in zip(errors, kinds, strict=True):
         table = scores.iloc[rows]
