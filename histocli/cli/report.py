@@ -51,6 +51,6 @@ def report(
     from histocli.commands.report import report as write_report
 
     config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures)
-    written = write_report(state.workspace, config, on_problem=state.report.warn)
+    written = write_report(state.workspace, config, on_problem=state.report.warn, on_note=state.report.note)
     evaluations = f"{written.evaluations} evaluation{'s' * (written.evaluations != 1)}"
     state.report.done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

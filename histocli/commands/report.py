@@ -1,5 +1,6 @@
 """`histo report`: write what the workspace knows about runs and their evaluations as one HTML page."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,16 @@ class WrittenReport:
 
 
 def report(
-    workspace: Workspace, config: ReportConfig, *, on_problem: Callable[[str], None] = lambda problem: None
+    workspace: Workspace,
+    config: ReportConfig,
+    *,
+    on_problem: Callable[[str], None] = lambda problem: None,
+    on_note: Callable[[str], None] = lambda note: None,
 ) -> WrittenReport:
     """Write an HTML page about runs (by default the newest) and all of their evaluations, or those on `config.data`.
 
     What cannot be shown, such as patches that are not in the workspace any more, is named in the page, and given to
-    `on_problem`.
+    `on_problem`. `on_note` gets what takes long.
 
     Raises:
         UsageError: the page cannot be written to `config.out`.
@@ -75,7 +80,7 @@ def report(
         )
     limits = _Limits(config.pictures, max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES) // max(1, count))
     sections = [_run_section(workspace, run, evaluations[run], limits, on_problem) for run in runs]
-    comparisons = _comparisons(evaluations, on_problem)
+    comparisons = _comparisons(evaluations, on_problem, on_note)
     problems = _not_evaluated(evaluations, bool(comparisons))
     for problem in problems:
         on_problem(problem)
@@ -145,13 +150,22 @@ def _evaluation_section(
         galleries = error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes)
     except HistoError as error:
         what = "patches are not shown" if points else "threshold cannot be moved, and its patches are not shown"
-        problems.append(f"The {what}: {error}. {error.hint}".strip())
-    for problem in problems:
-        on_problem(f"{path.name}: {problem}")
+        reason = f"The {what}: {error} ({error.hint})"
+        on_problem(f"{path.name}: {reason}")
+        problems.append(_without_folders(reason, workspace, evaluation))
     return EvaluationSection(evaluation, path.name, evaluation_charts(evaluation), points, galleries, problems)
 
 
-def _comparisons(evaluations: dict[str, Evaluations], on_problem: Callable[[str], None]) -> list[ComparisonSection]:
+def _without_folders(text: str, workspace: Workspace, evaluation: EvaluationReport) -> str:
+    """Return a message without the folders of this computer, because the page is for others too."""
+    if evaluation.folder:
+        text = text.replace(evaluation.folder, Path(evaluation.folder).name)
+    return text.replace(f"{workspace.root}{os.sep}", "")
+
+
+def _comparisons(
+    evaluations: dict[str, Evaluations], on_problem: Callable[[str], None], on_note: Callable[[str], None]
+) -> list[ComparisonSection]:
     """Return a section for each data set on which several of the runs were evaluated in the same way."""
     by_run = {run: by_conditions(found) for run, found in evaluations.items()}
     keys = list(dict.fromkeys(key for conditions in by_run.values() for key in conditions))
@@ -160,12 +174,13 @@ def _comparisons(evaluations: dict[str, Evaluations], on_problem: Callable[[str]
         reports = [conditions[key] for conditions in by_run.values() if key in conditions]
         if len(reports) > 1:
             paths = [_path_of(one, evaluations[one.run]) for one in reports]
+            title = ", ".join(part for part in key[:3] if part)
+            on_note(f"comparing {', '.join(one.run for one in reports)} on {title}: {reports[0].measured.n:,} patches")
             differences, problems = _differences(paths, reports)
             for problem in problems:
                 on_problem(problem)
             curves = [(f"{one.run}: AUC {one.measured.metrics['auc']:.4f}", one) for one in reports if _has_roc(one)]
             chart = roc_chart(curves) if curves else None
-            title = ", ".join(part for part in key[:3] if part)
             sections.append(ComparisonSection(title, reports, chart, differences, problems))
     return sections
 
@@ -187,5 +202,5 @@ def _differences(
         try:
             differences.append(compare(paths[0], path))
         except HistoError as error:
-            problems.append(f"{reports[0].run} and {other.run} cannot be compared: {error}. {error.hint}".strip())
+            problems.append(f"{reports[0].run} and {other.run} cannot be compared: {error} ({error.hint})")
     return differences, problems

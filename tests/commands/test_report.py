@@ -275,7 +275,9 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated):
     (evaluated.root / "metrics" / "first-synthetic-val.csv").unlink()
     result = evaluated("report")
     page = Page(evaluated.root / "plots" / "first-report.html")
-    assert "The threshold cannot be moved, and its patches are not shown: there is no" in page.text
+    reason = "The threshold cannot be moved, and its patches are not shown: there is no metrics/first-synthetic-val.csv"
+    assert reason in page.text
+    assert str(evaluated.root) not in page.source
     assert page.points == []
     assert "ROC curve" in page.text
 

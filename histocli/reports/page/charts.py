@@ -186,7 +186,7 @@ def _scores(histogram: Histogram) -> Chart:
         "Scores by class",
         f"The number of patches by predicted probability: {totals[0]:,} normal, {totals[1]:,} tumour.",
         _rate("predicted probability of tumour"),
-        _axis("patches", 0, max(1, *histogram.negative, *histogram.positive)),
+        _axis("patches", 0, max(_TICKS, *histogram.negative, *histogram.positive)),
         bars=tuple(bar for bar in bars if bar.height),
         legend=((f"normal (n = {totals[0]:,})", "0"), (f"tumour (n = {totals[1]:,})", "1")),
         follows="line",
