@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 from histocli.workspace import write_json
@@ -114,13 +115,20 @@ def test_the_page_needs_no_other_file_and_no_network(evaluated):
 
 
 def test_the_counts_of_the_slider_are_those_of_eval(evaluated):
+    path = evaluated.root / "metrics" / "first-synthetic-val.csv"
+    table = pd.read_csv(path)
+    table["prob"] = (table["prob"].rank(method="first") / 20).round(3)  # each score is exactly at a threshold
+    table.to_csv(path, index=False)
     (points,) = page_of(evaluated).points
-    for threshold in (0.0, 0.37, 0.5, 0.999, 0.99991, 1.0):
-        made = evaluation(evaluated, "--threshold", threshold)
+    called = set()
+    for threshold in (0.0, *table["prob"].unique()[:6].tolist(), 0.999, 0.99991, 1.0):
+        made = json.loads(evaluated("eval", "--scores", path, "--threshold", threshold, "--json").stdout)
         i = points["thresholds"].index(threshold)
         tp, fp = points["tp"][i], points["fp"][i]
         counts = {"tn": points["negatives"] - fp, "fp": fp, "fn": points["positives"] - tp, "tp": tp}
         assert counts == made["confusion"], threshold
+        called.add(tp + fp)
+    assert len(called) > 3
 
 
 def test_the_galleries_show_the_most_confident_errors(evaluated):
