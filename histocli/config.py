@@ -382,3 +382,13 @@ class PlotConfig:
             raise UsageError(f"--dpi {self.dpi}: a number from 20 to 2400 is needed", "200 is the default")
         if self.width is not None and not 2 <= self.width <= 40:
             raise UsageError(f"--width {self.width:g}: a number of inches from 2 to 40 is needed", "3.5 is one column")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The options of `histo report`."""
+
+    run: tuple[str, ...] = ()  # none: the newest run; several are compared
+    data: tuple[str, ...] = ()  # none: all evaluations of the runs
+    out: Path | None = None  # None: RUN-report.html in the workspace's plots/
+    pictures: int = 48  # false positives, and false negatives, of each evaluation at most

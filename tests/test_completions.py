@@ -57,6 +57,7 @@ def test_bash_completes(environment, words, expected):
         (["predict", "x", "--ckpt", "b"], ["best.pt"]),
         (["eval", "--ckpt", "net"], ["net-1", "net-2"]),
         (["plot", "--run", "net-2"], ["net-2"]),
+        (["report", "--run", "net-1"], ["net-1"]),
         (["runs", "rm", "net-1"], ["net-1"]),
         (["eval", "--data", ""], ["pcam", "balanced"]),
         (["balance", "--data", ""], ["pcam"]),

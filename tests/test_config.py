@@ -18,6 +18,7 @@ from histocli.config import (
     ExportConfig,
     PlotConfig,
     PredictConfig,
+    ReportConfig,
     TrainConfig,
     default_batch_size,
 )
@@ -29,6 +30,7 @@ CONFIGS = {
     "predict": PredictConfig,
     "export": ExportConfig,
     "plot": PlotConfig,
+    "report": ReportConfig,
 }
 MODES = {  # options that say how the command runs, and not what it computes
     "balance": {"json"},

@@ -56,12 +56,15 @@ def demo(
     finally:
         if keep is None:
             _remove_all_but(workspace.root, [workspace.plots_dir, workspace.checkpoints_dir])
+    reports = sorted(workspace.plots_dir.glob("*-report.html"))
     if keep is None:
         best = workspace.checkpoints_dir / CHECKPOINT
-        kept = f"kept the plots and the checkpoint in {workspace.root}, removed all other files"
+        pages = ", the report" if reports else ""
+        kept = f"kept the plots{pages} and the checkpoint in {workspace.root}, removed all other files"
         state.report.done(kept, f"histo predict FOLDER --ckpt {shlex.quote(str(best))}")
     else:
-        state.report.done(f"everything is in {keep}", f"histo -w {shlex.quote(str(keep))} eval --tta")
+        pages = "".join(f"; open {path.relative_to(workspace.root)} in a browser" for path in reports)
+        state.report.done(f"everything is in {keep}{pages}", f"histo -w {shlex.quote(str(keep))} eval --tta")
 
 
 def _remove_all_but(root: Path, kept: list[Path]) -> None:
@@ -85,6 +88,7 @@ def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[l
         ["eval", "--ckpt", "best.pt", "--device", device.value],
         ["predict", "synthetic", "--ckpt", "best.pt", "--device", device.value, "--out", str(root / "preds.csv")],
         ["plot"],
+        ["report"],
     ]
 
 

@@ -63,23 +63,8 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport) -> None:
 
 def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
     """Print why the metrics may be better, or their intervals narrower, than on new slides."""
-    if evaluation.n_in_training is None:
-        report.note(
-            "it is not known whether the network was trained on these patches: the run's manifest or data set is not "
-            "in the workspace"
-        )
-    elif evaluation.n_in_training > 0:
-        report.warn(
-            f"the network was trained on {evaluation.n_in_training:,} of these patches: the metrics are too good"
-        )
-    if n := evaluation.n_in_validation:
-        report.note(f"{n:,} of these patches were used to choose epoch, temperature and threshold")
-    if evaluation.calibration_mismatch:
-        report.note(
-            "temperature and threshold were chosen for one network without --tta, not for a mean of several scores"
-        )
-    if evaluation.uncertainty and (by := evaluation.uncertainty.bootstrap.by) != "slide":
-        report.note(f"not all slides are known: intervals by {by} are too narrow, because slides differ")
+    for caveat in evaluation.caveats():
+        (report.warn if caveat.is_serious else report.note)(caveat.text)
 
 
 def _range(interval: Interval | None) -> str:
@@ -95,11 +80,7 @@ def _interval(uncertainty: Uncertainty | None, name: str) -> str:
 
 def _show_missing_intervals(report: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
     """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
-    names_by_reason: dict[str, list[str]] = {}
-    for name, reason in uncertainty.bootstrap.undefined.items():
-        if name not in evaluation.measured.undefined:
-            names_by_reason.setdefault(reason, []).append(name)
-    for reason, names in names_by_reason.items():
+    for reason, names in evaluation.missing_intervals().items():
         metrics = (
             "all metrics" if len(names) == len(evaluation.measured.metrics) else ", ".join(map(metric_title, names))
         )

@@ -37,8 +37,8 @@ def plot(workspace: Workspace, config: PlotConfig) -> list[Path]:
     from histocli.reports.plots.style import Look, save
 
     config.check()
-    runs = _choose_runs(workspace, config.run)
-    _check_data(workspace, config.data, runs)
+    runs = choose_runs(workspace, config.run)
+    check_data(workspace, config.data, runs)
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
     for kind in [kind for kind in Kind if kind is not Kind.ALL and (kind in config.kind or Kind.ALL in config.kind)]:
@@ -59,7 +59,7 @@ def plot(workspace: Workspace, config: PlotConfig) -> list[Path]:
     return [save(path, look, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
 
 
-def _choose_runs(workspace: Workspace, runs: Sequence[str]) -> list[str]:
+def choose_runs(workspace: Workspace, runs: Sequence[str]) -> list[str]:
     """Return the runs to draw: those that are named, else the newest; none if there are no runs."""
     names = workspace.run_names()
     for run in runs:
@@ -71,12 +71,17 @@ def _choose_runs(workspace: Workspace, runs: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(runs)) or names[-1:]
 
 
-def _check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -> None:
+def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -> None:
+    """Check that the data sets are in the workspace, or that one of the runs was evaluated on them.
+
+    Raises:
+        HistoError: one of them is not known.
+    """
     evaluated = {report.data for run in runs for report in read_evaluations(workspace, run).values()} if data else set()
     known = {*workspace.dataset_names(), *workspace.subset_names(), *evaluated}
     for name in data:
         if name not in known:
-            raise HistoError(f"there is no data set {name!r} to draw", f"choose from {', '.join(sorted(known))}")
+            raise HistoError(f"there is no data set {name!r}", f"choose from {', '.join(sorted(known))}")
 
 
 def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Sequence[str]) -> list[Plot]:
@@ -131,7 +136,7 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
         Kind.PR: overlay.draw_pr_of_runs,
         Kind.CALIBRATION: overlay.draw_calibration_of_runs,
     }[kind]
-    by_run = [_by_conditions(_evaluations(workspace, run, data)) for run in runs]
+    by_run = [by_conditions(_evaluations(workspace, run, data)) for run in runs]
     common = [key for key in by_run[0] if all(key in evaluations for evaluations in by_run)]
     if not common:
         raise MissingInputError(
@@ -146,7 +151,7 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
     return plots
 
 
-def _by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, ...], EvaluationReport]:
+def by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, ...], EvaluationReport]:
     """Return evaluations by what must be equal to compare them: the data, the split, and how they were scored."""
     reports: dict[tuple[str, ...], EvaluationReport] = {}
     for report in evaluations.values():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from histocli.metrics import Measurement, Uncertainty
 from histocli.metrics.groups import GroupMetrics
@@ -27,6 +27,13 @@ class EvaluatedCheckpoint:
     checkpoint: str
     checkpoint_sha256: str
     engine: str
+
+
+class Caveat(NamedTuple):
+    """Why the metrics of an evaluation may be better, or their intervals narrower, than on new slides."""
+
+    text: str
+    is_serious: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +92,40 @@ class EvaluationReport:
         """Check that the scores are beside the report: a file from anyone must not name another one."""
         if Path(self.scores).name != self.scores or self.scores in ("", ".."):
             raise ValueError("names scores that are not beside it")
+
+    def caveats(self) -> list[Caveat]:
+        """Return why the metrics may be better, or their intervals narrower, than on new slides."""
+        caveats = []
+        if self.n_in_training is None:
+            caveats.append(
+                Caveat(
+                    "it is not known whether the network was trained on these patches: the run's manifest or data set "
+                    "is not in the workspace"
+                )
+            )
+        elif self.n_in_training > 0:
+            text = f"the network was trained on {self.n_in_training:,} of these patches: the metrics are too good"
+            caveats.append(Caveat(text, is_serious=True))
+        if n := self.n_in_validation:
+            caveats.append(Caveat(f"{n:,} of these patches were used to choose epoch, temperature and threshold"))
+        if self.calibration_mismatch:
+            caveats.append(
+                Caveat(
+                    "temperature and threshold were chosen for one network without --tta, not for a mean of several "
+                    "scores"
+                )
+            )
+        if self.uncertainty and (by := self.uncertainty.bootstrap.by) != "slide":
+            caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, because slides differ"))
+        return caveats
+
+    def missing_intervals(self) -> dict[str, list[str]]:
+        """Return the names of the metrics without an interval by bootstrap, by reason; undefined ones need none."""
+        names_by_reason: dict[str, list[str]] = {}
+        for name, reason in (self.uncertainty.bootstrap.undefined if self.uncertainty else {}).items():
+            if name not in self.measured.undefined:
+                names_by_reason.setdefault(reason, []).append(name)
+        return names_by_reason
 
     def to_json(self) -> Json:
         """Return the report as plain values.

@@ -86,8 +86,8 @@ def write_card(workspace: Workspace, run: str) -> Path:
             best=best,
             best_sha256=best_sha256,
             n_weights=sum(tensor.numel() for tensor in best.model.values()),
-            dataset=_read_dataset(workspace.dataset_path(record.data)),
-            splits=[_split_summary(manifest, name) for name in ("train", "val")],
+            dataset=read_dataset(workspace.dataset_path(record.data)),
+            splits=[split_summary(manifest, name) for name in ("train", "val")],
             split_by=split_by(manifest),
             options=[
                 (name, value)
@@ -122,11 +122,13 @@ def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
     write_text(path, f"{before}{_EVALUATIONS}\n{section}")
 
 
-def _read_dataset(path: Path) -> DatasetRecord | None:
+def read_dataset(path: Path) -> DatasetRecord | None:
+    """Read a `dataset.json`; None if the file does not exist."""
     return from_json(DatasetRecord, read_json(path), str(path)) if path.is_file() else None
 
 
-def _split_summary(manifest: "pd.DataFrame", name: str) -> SplitSummary:
+def split_summary(manifest: "pd.DataFrame", name: str) -> SplitSummary:
+    """Count the labelled patches and the known slides of a split of a manifest."""
     rows = manifest[(manifest["split"] == name) & (manifest["label"] != UNLABELLED)]
     tumour = int(rows["label"].sum())
     return SplitSummary(name, tumour, len(rows) - tumour, int(rows.loc[rows["slide"] != "", "slide"].nunique()))

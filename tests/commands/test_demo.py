@@ -10,7 +10,8 @@ def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, mo
     result = empty("demo", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
     assert result.stdout == ""
     steps = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("histo ")]
-    assert steps == ["download", "balance", "train", "eval", "predict", "plot"]
+    assert steps == ["download", "balance", "train", "eval", "predict", "plot", "report"]
+    assert "open plots/histonet-1-report.html in a browser" in " ".join(result.stderr.split())
     assert {path.name for path in kept.iterdir()} == {
         *("data", "manifests", "runs", "checkpoints", "metrics", "plots"),
         "preds.csv",

@@ -24,6 +24,7 @@ LINES = {
     "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
     "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "OUT"],
     "plot": ["plot"],
+    "report": ["report"],
 }
 
 

@@ -1,0 +1,56 @@
+"""`histo report`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from histocli.cli import options
+from histocli.cli.app import State, command
+from histocli.config import ReportConfig
+from histocli.fs import human_bytes
+
+
+@command(
+    "histo report",
+    "histo report --run histonet-1 --run resnet --data pcam --out comparison.html",
+)
+def report(
+    ctx: typer.Context,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The run to report on; several are compared.",
+            show_default="the newest",
+            autocompletion=options.complete_runs,
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            metavar="NAME",
+            help="Show only the evaluations on this data set or folder; may be repeated.",
+            show_default="all evaluations",
+            autocompletion=options.complete_data,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The HTML file to write.", show_default="RUN-report.html in the workspace's plots/"),
+    ] = ReportConfig.out,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            "--pictures", min=0, help="Show so many false positives, and false negatives, of each evaluation at most."
+        ),
+    ] = ReportConfig.pictures,
+) -> None:
+    """Write one HTML page about runs: metrics, curves, errors, leakage."""
+    state: State = ctx.obj
+    from histocli.commands.report import report as write_report
+
+    config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures)
+    written = write_report(state.workspace, config, on_problem=state.report.warn, on_note=state.report.note)
+    evaluations = f"{written.evaluations} evaluation{'s' * (written.evaluations != 1)}"
+    state.report.done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

@@ -1,0 +1,206 @@
+"""`histo report`: write what the workspace knows about runs and their evaluations as one HTML page."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from histocli.commands.plot import by_conditions, check_data, choose_runs
+from histocli.config import ReportConfig
+from histocli.data.groups import split_by
+from histocli.data.manifest import read_manifest
+from histocli.errors import HistoError
+from histocli.inference.comparison import compare
+from histocli.inference.score_table import read_scores
+from histocli.outputs import check_output, output_path
+from histocli.reports.comparison import ComparisonReport
+from histocli.reports.evaluation import EvaluationReport, read_evaluations
+from histocli.reports.model_card import read_dataset, split_summary
+from histocli.reports.page.charts import evaluation_charts, learning_curves, roc_chart
+from histocli.reports.page.content import ComparisonSection, EvaluationSection, RunSection, render
+from histocli.reports.page.gallery import error_galleries
+from histocli.reports.page.operating import operating_points
+from histocli.reports.plots import MissingInputError, shorten
+from histocli.reports.run import RunRecord, read_history, read_run
+from histocli.workspace import Workspace, make_name
+
+MAX_BYTES = 5_000_000  # of a page, so that it can be sent by mail
+_TEXT_BYTES = 200_000  # of an evaluation, at most about: its charts, its counts and its tables
+_OTHER_BYTES = 300_000  # of the page
+
+Evaluations = dict[Path, EvaluationReport]
+
+
+class _Limits(NamedTuple):
+    """The largest number of pictures of false positives, and of false negatives, of an evaluation; and their bytes."""
+
+    pictures: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class WrittenReport:
+    """A page that was written: where, its size, and the number of runs and evaluations in it."""
+
+    path: Path
+    bytes: int
+    runs: int
+    evaluations: int
+
+
+def report(
+    workspace: Workspace,
+    config: ReportConfig,
+    *,
+    on_problem: Callable[[str], None] = lambda problem: None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> WrittenReport:
+    """Write an HTML page about runs (by default the newest) and all of their evaluations, or those on `config.data`.
+
+    What cannot be shown, such as patches that are not in the workspace any more, is named in the page, and given to
+    `on_problem`. `on_note` gets what takes long.
+
+    Raises:
+        UsageError: the page cannot be written to `config.out`.
+        HistoError: a run does not exist, there is nothing to show, or a report cannot be read.
+    """
+    runs = choose_runs(workspace, config.run)
+    if not runs:
+        raise MissingInputError("there is no training run to report on", "histo train makes one")
+    check_data(workspace, config.data, runs)
+    path = config.out or workspace.plots_dir / f"{make_name(shorten_names(runs))}-report.html"
+    check_output(path, workspace)
+    evaluations = {run: _evaluations(workspace, run, config.data) for run in runs}
+    count = sum(map(len, evaluations.values()))
+    if config.data and not count:
+        raise MissingInputError(
+            f"{' and '.join(runs)} {'has' if len(runs) == 1 else 'have'} no evaluation on {', '.join(config.data)}",
+            f"histo eval --ckpt {runs[0]} --data {config.data[0]}",
+        )
+    limits = _Limits(config.pictures, max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES) // max(1, count))
+    sections = [_run_section(workspace, run, evaluations[run], limits, on_problem) for run in runs]
+    comparisons = _comparisons(evaluations, on_problem, on_note)
+    problems = _not_evaluated(evaluations, bool(comparisons))
+    for problem in problems:
+        on_problem(problem)
+    page = render(sections, comparisons, problems).encode()
+    if len(page) > MAX_BYTES:
+        on_problem(f"the page has {len(page) / 1e6:.1f} MB, because it shows {count} evaluations; --data shows fewer")
+    with output_path(path, len(page)) as temporary:
+        temporary.write_bytes(page)
+    return WrittenReport(path, len(page), len(runs), count)
+
+
+def _not_evaluated(evaluations: dict[str, Evaluations], is_compared: bool) -> list[str]:
+    """Return which runs have no evaluation to show, and whether several runs cannot be compared."""
+    problems = [
+        f"{run} has no evaluation to show: histo eval --ckpt {run} makes one"
+        for run, found in evaluations.items()
+        if not found
+    ]
+    if len(evaluations) > 1 and not is_compared and not problems:
+        names = " and ".join(evaluations)
+        problems.append(f"{names} are not compared: no two were evaluated on the same data, split and options")
+    return problems
+
+
+def shorten_names(runs: Sequence[str]) -> str:
+    """Return the names of runs as a part of a file name."""
+    return shorten("-vs-".join(runs), 80)
+
+
+def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Evaluations:
+    found = read_evaluations(workspace, run)
+    return {path: one for path, one in found.items() if not data or one.data in data}
+
+
+def _run_section(
+    workspace: Workspace, run: str, evaluations: Evaluations, limits: _Limits, on_problem: Callable[[str], None]
+) -> RunSection:
+    folder = workspace.run_dir(run)
+    record: RunRecord | None = read_run(folder) if folder.is_dir() else None
+    history_path, manifest_path = folder / "history.jsonl", folder / "manifest.csv"
+    history = read_history(history_path) if history_path.is_file() else []
+    manifest = read_manifest(manifest_path, ("id", "label", "slide", "split")) if manifest_path.is_file() else None
+    return RunSection(
+        run=run,
+        record=record,
+        charts=learning_curves(history) if history else [],
+        splits=[] if manifest is None else [split_summary(manifest, name) for name in ("train", "val")],
+        split_by="" if manifest is None else split_by(manifest),
+        dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
+        evaluations=[
+            _evaluation_section(workspace, path, one, limits, on_problem) for path, one in evaluations.items()
+        ],
+    )
+
+
+def _evaluation_section(
+    workspace: Workspace,
+    path: Path,
+    evaluation: EvaluationReport,
+    limits: _Limits,
+    on_problem: Callable[[str], None],
+) -> EvaluationSection:
+    points, galleries, problems = None, [], []
+    try:
+        scores = read_scores(path.with_name(evaluation.scores))
+        points = operating_points(scores, evaluation.measured.threshold)
+        galleries = error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes)
+    except HistoError as error:
+        what = "patches are not shown" if points else "threshold cannot be moved, and its patches are not shown"
+        reason = f"The {what}: {error} ({error.hint})"
+        on_problem(f"{path.name}: {reason}")
+        problems.append(_without_folders(reason, workspace, evaluation))
+    return EvaluationSection(evaluation, path.name, evaluation_charts(evaluation), points, galleries, problems)
+
+
+def _without_folders(text: str, workspace: Workspace, evaluation: EvaluationReport) -> str:
+    """Return a message without the folders of this computer, because the page is for others too."""
+    if evaluation.folder:
+        text = text.replace(evaluation.folder, Path(evaluation.folder).name)
+    return text.replace(f"{workspace.root}{os.sep}", "")
+
+
+def _comparisons(
+    evaluations: dict[str, Evaluations], on_problem: Callable[[str], None], on_note: Callable[[str], None]
+) -> list[ComparisonSection]:
+    """Return a section for each data set on which several of the runs were evaluated in the same way."""
+    by_run = {run: by_conditions(found) for run, found in evaluations.items()}
+    keys = list(dict.fromkeys(key for conditions in by_run.values() for key in conditions))
+    sections = []
+    for key in keys:
+        reports = [conditions[key] for conditions in by_run.values() if key in conditions]
+        if len(reports) > 1:
+            paths = [_path_of(one, evaluations[one.run]) for one in reports]
+            title = ", ".join(part for part in key[:3] if part)
+            on_note(f"comparing {', '.join(one.run for one in reports)} on {title}: {reports[0].measured.n:,} patches")
+            differences, problems = _differences(paths, reports)
+            for problem in problems:
+                on_problem(problem)
+            curves = [(f"{one.run}: AUC {one.measured.metrics['auc']:.4f}", one) for one in reports if _has_roc(one)]
+            chart = roc_chart(curves) if curves else None
+            sections.append(ComparisonSection(title, reports, chart, differences, problems))
+    return sections
+
+
+def _has_roc(evaluation: EvaluationReport) -> bool:
+    return bool(evaluation.measured.curves.roc.fpr) and evaluation.measured.metrics["auc"] is not None
+
+
+def _path_of(evaluation: EvaluationReport, evaluations: Evaluations) -> Path:
+    return next(path for path, one in evaluations.items() if one is evaluation)
+
+
+def _differences(
+    paths: Sequence[Path], reports: Sequence[EvaluationReport]
+) -> tuple[list[ComparisonReport], list[str]]:
+    """Return the difference of each run to the first one, and why a run has none."""
+    differences, problems = [], []
+    for path, other in zip(paths[1:], reports[1:], strict=True):
+        try:
+            differences.append(compare(paths[0], path))
+        except HistoError as error:
+            problems.append(f"{reports[0].run} and {other.run} cannot be compared: {error} ({error.hint})")
+    return differences, problems

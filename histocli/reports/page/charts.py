@@ -1,0 +1,227 @@
+"""Charts of the HTML report: lines, bars and axes in the units of the data; the template draws them as SVG."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from histocli.metrics.curves import CalibrationBin, Histogram
+from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.run import EpochRecord
+
+Points = tuple[tuple[float, float], ...]
+
+WIDTH, HEIGHT = 380, 300  # of a chart, in the units of its SVG
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 44  # margins
+INNER_WIDTH, INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+_TICKS = 5  # about how many an axis has
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: its title, its range, and its ticks with their texts."""
+
+    title: str
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points in data units; `style` is its CSS class: a number, or `reference`."""
+
+    label: str
+    points: Points
+    style: str = "0"
+    has_dots: bool = False
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar from 0 to `height`, in data units."""
+
+    left: float
+    right: float
+    height: float
+    style: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart.
+
+    Attributes:
+        title: the heading.
+        summary: what the chart shows, in a sentence for people who cannot see it.
+        x: the horizontal axis.
+        y: the vertical axis.
+        lines: the lines.
+        bars: the bars.
+        legend: the labels and styles that are not those of lines.
+        follows: what shows the threshold: a dot on the curve `roc` or `pr`, a vertical `line`, or nothing.
+
+    """
+
+    title: str
+    summary: str
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...] = ()
+    bars: tuple[Bar, ...] = ()
+    legend: tuple[tuple[str, str], ...] = ()
+    follows: str = ""
+
+    def left(self, x: float) -> float:
+        """Return the horizontal position of a value, in the units of the SVG."""
+        return round(LEFT + (x - self.x.low) / (self.x.high - self.x.low) * INNER_WIDTH, 2)
+
+    def top(self, y: float) -> float:
+        """Return the vertical position of a value, in the units of the SVG."""
+        return round(TOP + (self.y.high - y) / (self.y.high - self.y.low) * INNER_HEIGHT, 2)
+
+    def path(self, line: Line) -> str:
+        """Return the points of a line as the attribute `points` of a polyline."""
+        return " ".join(f"{self.left(x):g},{self.top(y):g}" for x, y in line.points)
+
+
+def learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
+    """Return the charts of the loss, and of the AUC and accuracy on the validation patches, by epoch."""
+    last = history[-1]
+    epochs = _epochs(history)
+    losses = [(row.epoch, row.train_loss, row.val_loss) for row in history]
+    loss = Chart(
+        "Loss by epoch",
+        f"After epoch {last.epoch}, the loss is {last.train_loss:.4f} on train and {last.val_loss:.4f} on validation.",
+        epochs,
+        _axis("log loss", 0, max(max(train, val) for _, train, val in losses)),
+        (
+            Line("train", tuple((epoch, train) for epoch, train, _ in losses), "0", has_dots=True),
+            Line("validation", tuple((epoch, val) for epoch, _, val in losses), "1", has_dots=True),
+        ),
+    )
+    metrics = (("AUC", [row.val_auc for row in history]), ("accuracy", [row.val_accuracy for row in history]))
+    lines = tuple(
+        Line(
+            f"validation {name}",
+            tuple((row.epoch, value) for row, value in zip(history, values, strict=True) if value is not None),
+            str(style),
+            has_dots=True,
+        )
+        for style, (name, values) in enumerate(metrics)
+    )
+    shown = [f"{name} {_number(values[-1])}" for name, values in metrics]
+    lowest = min((y for line in lines for _, y in line.points), default=0.0)
+    rates = Chart(
+        "Validation metrics by epoch",
+        f"After epoch {last.epoch}, on the validation patches: {', '.join(shown)}.",
+        epochs,
+        _axis("value", min(0.95, math.floor(lowest * 20) / 20), 1),
+        lines,
+    )
+    return [loss, rates]
+
+
+def evaluation_charts(report: EvaluationReport) -> list[Chart]:
+    """Return the charts of an evaluation; a curve that is undefined is left out."""
+    curves, metrics = report.measured.curves, report.measured.metrics
+    charts = []
+    if curves.roc.fpr:
+        charts.append(roc_chart([(f"AUC {_number(metrics['auc'])}", report)]))
+    if curves.pr.recall:
+        average = _number(metrics["average_precision"])
+        charts.append(
+            Chart(
+                "Precision and recall",
+                f"The average precision is {average}; tumour is {report.measured.prevalence:.1%} of the patches.",
+                _rate("recall (sensitivity)"),
+                _rate("precision (PPV)"),
+                (
+                    Line("prevalence", ((0, report.measured.prevalence), (1, report.measured.prevalence)), "reference"),
+                    Line(f"average precision {average}", _steps(curves.pr.recall, curves.pr.precision)),
+                ),
+                follows="pr",
+            )
+        )
+    charts.append(_calibration(report.measured.calibration, _number(metrics["ece"])))
+    charts.append(_scores(report.measured.histogram))
+    return charts
+
+
+def roc_chart(reports: Sequence[tuple[str, EvaluationReport]]) -> Chart:
+    """Return the ROC curves of evaluations, each with its label."""
+    lines = [
+        Line(label, tuple(zip(report.measured.curves.roc.fpr, report.measured.curves.roc.tpr, strict=True)), str(style))
+        for style, (label, report) in enumerate(reports)
+    ]
+    return Chart(
+        "ROC curve" if len(lines) == 1 else "ROC curves",
+        f"Sensitivity against 1 - specificity: {'; '.join(line.label for line in lines)}.",
+        _rate("1 - specificity"),
+        _rate("sensitivity"),
+        (Line("chance", ((0, 0), (1, 1)), "reference"), *lines),
+        follows="roc" if len(lines) == 1 else "",
+    )
+
+
+def _calibration(bins: Sequence[CalibrationBin], ece: str) -> Chart:
+    points = tuple((one.mean_probability, one.fraction_positive) for one in bins)
+    return Chart(
+        "Calibration",
+        f"The fraction of patches with tumour in {len(bins)} bins of the predicted probability; the ECE is {ece}.",
+        _rate("predicted probability"),
+        _rate("fraction with tumour"),
+        (Line("perfect calibration", ((0, 0), (1, 1)), "reference"), Line(f"ECE {ece}", points, "0", has_dots=True)),
+        follows="line",
+    )
+
+
+def _scores(histogram: Histogram) -> Chart:
+    bars = []
+    counts = zip(histogram.edges, histogram.edges[1:], histogram.negative, histogram.positive, strict=False)
+    for low, high, normal, tumour in counts:
+        middle = (low + high) / 2
+        bars += [Bar(low, middle, normal, "0"), Bar(middle, high, tumour, "1")]
+    totals = sum(histogram.negative), sum(histogram.positive)
+    return Chart(
+        "Scores by class",
+        f"The number of patches by predicted probability: {totals[0]:,} normal, {totals[1]:,} tumour.",
+        _rate("predicted probability of tumour"),
+        _axis("patches", 0, max(_TICKS, *histogram.negative, *histogram.positive)),
+        bars=tuple(bar for bar in bars if bar.height),
+        legend=((f"normal (n = {totals[0]:,})", "0"), (f"tumour (n = {totals[1]:,})", "1")),
+        follows="line",
+    )
+
+
+def _steps(recall: Sequence[float], precision: Sequence[float]) -> Points:
+    """Return the precision-recall curve as steps, from the first point with a recall above 0."""
+    points = [(x, y) for x, y in zip(recall, precision, strict=True) if x > 0]
+    steps: list[tuple[float, float]] = [(0.0, points[0][1])]
+    for x, y in points:
+        steps += [(steps[-1][0], y), (x, y)]
+    return tuple(steps)
+
+
+def _rate(title: str) -> Axis:
+    return Axis(title, 0, 1, tuple((i / 5, f"{i / 5:g}") for i in range(6)))
+
+
+def _epochs(history: Sequence[EpochRecord]) -> Axis:
+    first, last = history[0].epoch, history[-1].epoch
+    step = max(1, math.ceil((last - first) / _TICKS))
+    ticks = tuple((epoch, str(epoch)) for epoch in range(first, last + 1, step))
+    return Axis("epoch", first - 0.5, last + 0.5, ticks)
+
+
+def _axis(title: str, low: float, high: float) -> Axis:
+    """Return an axis from `low` to `high` or a little more, with ticks at round numbers."""
+    rough = max(high - low, 1e-6) / _TICKS
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    count = math.ceil((high - low) / step - 1e-9)
+    values = [low + i * step for i in range(max(1, count) + 1)]
+    return Axis(title, low, values[-1], tuple((value, f"{value:,.10g}") for value in values))
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,126 @@
+"""What the HTML report shows, as dataclasses, and the template that writes them as one page."""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from histocli import __version__
+from histocli.metrics import Uncertainty
+from histocli.metrics.groups import GroupMetrics
+from histocli.metrics.registry import metric_title
+from histocli.reports.comparison import ComparisonReport
+from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.model_card import DatasetRecord, SplitSummary
+from histocli.reports.page import charts
+from histocli.reports.page.charts import Chart
+from histocli.reports.page.gallery import Gallery
+from histocli.reports.page.operating import OperatingPoints
+from histocli.reports.run import RunRecord
+from histocli.text import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_MAX_ROWS = 300  # of a table of slides; with thousands of slides the page would be too large for a mail
+
+
+@dataclass(frozen=True)
+class EvaluationSection:
+    """One evaluation.
+
+    `points` is None without the table of scores; `problems` say why something is not shown.
+    """
+
+    report: EvaluationReport
+    file: str
+    charts: list[Chart]
+    points: OperatingPoints | None
+    galleries: list[Gallery]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """A training run: its record, or None if its folder is not in the workspace, its data and its evaluations."""
+
+    run: str
+    record: RunRecord | None
+    charts: list[Chart]
+    splits: list[SplitSummary]
+    split_by: str
+    dataset: DatasetRecord | None
+    evaluations: list[EvaluationSection]
+
+
+@dataclass(frozen=True)
+class ComparisonSection:
+    """Several runs that were evaluated on the same data: their evaluations, and the paired differences of their AUCs.
+
+    `problems` say why a difference is not shown.
+    """
+
+    title: str
+    reports: list[EvaluationReport]
+    chart: Chart | None
+    differences: list[ComparisonReport]
+    problems: list[str] = field(default_factory=list)
+
+
+def render(runs: list[RunSection], comparisons: list[ComparisonSection], problems: list[str]) -> str:
+    """Return the page: HTML that needs no other file and no network; `problems` say what of all it does not show."""
+    environment = _environment()
+    template = environment.get_template("report.html.j2")
+    text, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
+    script, _, _ = environment.loader.get_source(environment, "report.js")  # type: ignore[union-attr]
+    return template.render(
+        runs=runs,
+        comparisons=comparisons,
+        problems=problems,
+        style=text,
+        script=script,
+        box=charts,
+        version=__version__,
+    )
+
+
+def worst_first(groups: list[GroupMetrics]) -> list[GroupMetrics]:
+    """Return the groups that a table shows: those with the lowest accuracy, the lowest first."""
+    return sorted(groups, key=lambda group: (group.metrics.get("accuracy") or 0, -group.n))[:_MAX_ROWS]
+
+
+@cache
+def _environment() -> "Environment":
+    """Return a Jinja environment that escapes HTML in all values, and shows control characters as escape sequences."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("histocli.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_printable,
+    )
+    environment.filters |= {
+        "number": lambda value: "undefined" if value is None else f"{value:.4f}",
+        "known": lambda count: "not known" if count is None else f"{count:,}",
+        "metric": metric_title,
+        "interval": _interval,
+        "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
+        "worst_first": worst_first,
+    }
+    return environment
+
+
+def _printable(value: Any) -> Any:
+    """Return text without control characters; text that is HTML already stays as it is."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def _interval(uncertainty: Uncertainty | None, name: str) -> str:
+    """Format the 95% interval of a metric; DeLong's, where the bootstrap has none, is named."""
+    interval = uncertainty.interval(name) if uncertainty else None
+    if uncertainty is None or interval is None:
+        return "-"
+    return f"{'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.4f} to {interval[1]:.4f}"

@@ -1,0 +1,58 @@
+"""What a network calls at each threshold of the report's slider."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histocli.schema import Json, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STEPS = 1000  # of the slider between 0 and 1; it has finer ones near the ends
+_FINER = (1e-4, 1e-5, 1e-6)  # the probabilities of an overconfident network are this near to 0 and to 1
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """The number of tumour and of normal patches that are called tumour at each of T thresholds.
+
+    Counts need no scores in the page: they have the same size for a hundred patches and for a million, and they are
+    exact at every threshold of the slider. `stored` is the position of the evaluation's own threshold.
+    """
+
+    thresholds: list[float]
+    tp: list[int]
+    fp: list[int]
+    positives: int
+    negatives: int
+    stored: int
+
+    def to_json(self) -> Json:
+        """Return the counts as plain values, for the page's script."""
+        return to_json(self)
+
+
+def operating_points(scores: "pd.DataFrame", threshold: float) -> OperatingPoints:
+    """Count the called patches of scored ones (columns `label` and `prob`) at the slider's thresholds.
+
+    These are the multiples of 0.001, finer steps near 0 and 1, and `threshold`, the evaluation's own.
+    """
+    stops = slider_thresholds(threshold)
+    labels, probs = scores["label"].to_numpy(), scores["prob"].to_numpy(np.float64)
+    tumour, normal = np.sort(probs[labels == 1]), np.sort(probs[labels == 0])
+    return OperatingPoints(
+        thresholds=stops,
+        tp=(len(tumour) - np.searchsorted(tumour, stops)).tolist(),
+        fp=(len(normal) - np.searchsorted(normal, stops)).tolist(),
+        positives=len(tumour),
+        negatives=len(normal),
+        stored=stops.index(threshold),
+    )
+
+
+def slider_thresholds(threshold: float) -> list[float]:
+    """Return the thresholds of the slider, increasing, with `threshold` among them."""
+    fine = [round(i * step, 7) for step in _FINER for i in range(1, 10)]
+    return sorted({i / _STEPS for i in range(_STEPS + 1)} | {*fine, *(round(1 - x, 7) for x in fine), threshold})

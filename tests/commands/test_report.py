@@ -1,0 +1,339 @@
+"""`histo report` from the command line: the page, its numbers, and what its script does in a browser."""
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from histocli.workspace import write_json
+from tests.cli import TRAIN
+
+EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+
+class Page(HTMLParser):
+    """The text of a page, its elements, and the JSON documents in it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.words, self.elements, self.points, self._inside = [], [], [], ""
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attributes):
+        self._inside = "points" if dict(attributes).get("class") == "points" else tag
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "points":
+            self.points.append(json.loads(data))
+        elif self._inside not in ("script", "style"):
+            self.words.append(data)
+
+
+@pytest.fixture
+def evaluated(histo):
+    """Return `histo` for a workspace whose run is evaluated on its validation patches."""
+    histo(*EVAL)
+    return histo
+
+
+def page_of(histo, *options, name="first-report.html"):
+    histo("report", *options)
+    return Page(histo.root / "plots" / name)
+
+
+def evaluation(histo, *options):
+    return json.loads(histo(*EVAL, "--json", *options).stdout)
+
+
+def in_browser(page, script, tmp_path):
+    """Run a script at the end of a page in Chromium; return its `result` and the problems that the page had."""
+    before = (
+        "<head><script>const problems = [];"
+        "addEventListener('error', (event) => problems.push(event.message));"
+        "document.addEventListener('securitypolicyviolation', (event) => problems.push(event.blockedURI));"
+        "const result = {};</script>"
+    )
+    after = (
+        f"<script>{script};"
+        "for (const one of performance.getEntriesByType('resource'))"
+        " if (!one.name.startsWith('data:')) problems.push(one.name);"
+        "document.title = JSON.stringify({ result, problems });</script></body>"
+    )
+    path = tmp_path / "probe.html"
+    path.write_text(page.source.replace("<head>", before, 1).replace("</body>", after, 1), encoding="utf-8")
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'chromium'}"]
+    command = [CHROMIUM, *options, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    found = json.loads(html.unescape(re.search("<title>(.*?)</title>", dom, re.DOTALL)[1]))
+    return found["result"], found["problems"]
+
+
+def test_a_page_shows_the_run_its_metrics_and_its_data(evaluated):
+    page = page_of(evaluated)
+    made = evaluation(evaluated)
+    config = json.loads((evaluated.root / "runs" / "first" / "config.json").read_text())
+    dataset = json.loads((evaluated.root / "data" / "synthetic" / "dataset.json").read_text())
+    for value in ("auc", "accuracy", "sensitivity", "specificity", "ece"):
+        assert f"{made['metrics'][value]:.4f}" in page.text, value
+    low, high = made["intervals"]["brier"] or made["delong"]["interval"]
+    assert f"{low:.4f} to {high:.4f}" in page.text
+    assert f"trained on {config['train_patches']} patches of synthetic" in page.text
+    for digest in (config["manifest_sha256"], dataset["sha256"], made["checkpoint_sha256"]):
+        assert digest in page.text
+    assert "Train and validation share no slide." in page.text
+    titles = {"Loss by epoch", "ROC curve", "Precision and recall", "Calibration", "Scores by class"}
+    assert all(title in page.text for title in titles)
+
+
+def test_the_page_needs_no_other_file_and_no_network(evaluated):
+    page = page_of(evaluated)
+    addresses = [value for _, names in page.elements for key, value in names.items() if key in ("src", "href")]
+    assert addresses
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    assert not re.search(r"url\(|@import|https?://", page.source)
+    policies = [names["content"] for tag, names in page.elements if tag == "meta" and "http-equiv" in names]
+    assert policies
+    assert "default-src 'none'" in policies[0]
+    assert str(evaluated.root) not in page.source  # nor does it name the folders of whoever made it
+
+
+def test_the_counts_of_the_slider_are_those_of_eval(evaluated):
+    path = evaluated.root / "metrics" / "first-synthetic-val.csv"
+    table = pd.read_csv(path)
+    table["prob"] = (table["prob"].rank(method="first") / 20).round(3)  # each score is exactly at a threshold
+    table.to_csv(path, index=False)
+    (points,) = page_of(evaluated).points
+    called = set()
+    for threshold in (0.0, *table["prob"].unique()[:6].tolist(), 0.999, 0.99991, 1.0):
+        made = json.loads(evaluated("eval", "--scores", path, "--threshold", threshold, "--json").stdout)
+        i = points["thresholds"].index(threshold)
+        tp, fp = points["tp"][i], points["fp"][i]
+        counts = {"tn": points["negatives"] - fp, "fp": fp, "fn": points["positives"] - tp, "tp": tp}
+        assert counts == made["confusion"], threshold
+        called.add(tp + fp)
+    assert len(called) > 3
+
+
+def test_the_galleries_show_the_most_confident_errors(evaluated):
+    made = evaluation(evaluated)
+    with (evaluated.root / "metrics" / made["scores"]).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    called = [(float(row["prob"]) >= made["threshold"], row["label"] == "1", row) for row in rows]
+    errors = [row for is_called, is_tumour, row in called if is_called != is_tumour]
+    page = page_of(evaluated)
+    shown = {names["alt"].removeprefix("Patch ") for tag, names in page.elements if tag == "img"}
+    assert shown == {row["id"] for row in errors}
+    assert len(shown) == made["confusion"]["fp"] + made["confusion"]["fn"] > 0
+    without = page_of(evaluated, "--pictures", 0)
+    assert "img" not in {tag for tag, _ in without.elements}
+    assert f"{made['confusion']['fp']}, of which no picture is shown." in without.text
+
+
+def test_writing_twice_gives_the_same_page(evaluated):
+    first = page_of(evaluated).source
+    assert page_of(evaluated).source == first
+
+
+@pytest.fixture
+def hostile(histo, tmp_path):
+    """Return `histo` for a workspace with an evaluation whose ids, slides and hospitals are HTML."""
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy", mmap_mode="r")
+    folder = tmp_path / "a&b"
+    folder.mkdir()
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["id", "label", "slide", "hospital"])
+        for i in range(16):
+            name = f"{i}<b>\"'&"
+            cv2.imwrite(str(tmp_path / "patch.png"), patches[i][..., ::-1])
+            (tmp_path / "patch.png").rename(folder / f"{name}.png")
+            table.writerow([name, i % 2, f"slide {i % 4} {HOSTILE}", HOSTILE])
+    histo(*EVAL, "--data", folder, "--labels", tmp_path / "labels.csv")
+    return histo
+
+
+def test_ids_with_html_and_quotes_stay_text(hostile):
+    page = page_of(hostile)
+    assert HOSTILE in page.text
+    assert "<b>\"'&" in page.text
+    assert {tag for tag, _ in page.elements}.isdisjoint({"b", "x"})
+    assert not [names for _, names in page.elements if "onerror" in names]
+    slides = {names["data-slide"] for tag, names in page.elements if tag == "figure" and "data-slide" in names}
+    assert slides
+    assert all(slide.endswith(HOSTILE) for slide in slides)
+
+
+@needs_browser
+def test_the_slider_shows_in_the_page_what_eval_prints(evaluated, tmp_path):
+    made = evaluation(evaluated, "--threshold", "0.37")
+    script = """
+      const number = document.querySelector(".threshold-controls input[type=number]");
+      const slider = document.querySelector(".threshold-controls input[type=range]");
+      const read = (name) => Object.fromEntries(
+        Array.from(document.querySelectorAll(`[data-${name}]`), (cell) => [cell.dataset[name], cell.textContent]));
+      number.value = 0.37;
+      number.dispatchEvent(new Event("change"));
+      result.metrics = read("metric");
+      result.counts = read("count");
+      result.spoken = slider.getAttribute("aria-valuetext");
+      slider.value = Number(slider.value) - 1;
+      slider.dispatchEvent(new Event("input"));
+      result.next = document.querySelector("[data-threshold]").textContent;
+      result.formatted = [1 / 32, 3 / 32, 0.00005, 2 / 3, 0, 1, 0 / 0].map(format);
+    """
+    result, problems = in_browser(page_of(evaluated), script, tmp_path)
+    assert problems == []
+    assert result["counts"] == {name: f"{count:,}" for name, count in made["confusion"].items()}
+    expected = {
+        name: "undefined" if made["metrics"][name] is None else f"{made['metrics'][name]:.4f}"
+        for name in result["metrics"]
+    }
+    assert result["metrics"] == expected
+    assert result["spoken"] == "threshold 0.37"
+    assert result["next"] == "0.369"
+    assert result["formatted"] == [*(f"{value:.4f}" for value in (1 / 32, 3 / 32, 0.00005, 2 / 3, 0, 1)), "undefined"]
+
+
+@needs_browser
+def test_headings_sort_and_the_pictures_can_be_filtered(hostile, tmp_path):
+    script = """
+      const table = document.querySelector("[aria-label='Metrics by slide'] table");
+      const buttons = table.querySelectorAll("th button");
+      const column = (i) => Array.from(table.tBodies[0].rows, (row) => row.cells[i].textContent);
+      buttons[0].click();
+      result.increasing = column(0);
+      buttons[0].click();
+      result.decreasing = column(0);
+      result.sort = buttons[0].parentNode.getAttribute("aria-sort");
+      buttons[4].click();
+      result.accuracy = column(4).map(Number);
+      const [slide, low] = document.querySelectorAll(".filter-controls input");
+      const visible = () => document.querySelectorAll(".gallery figure:not([hidden])").length;
+      result.pictures = visible();
+      slide.value = "SLIDE 2";
+      slide.dispatchEvent(new Event("input", { bubbles: true }));
+      result.ofSlide = visible();
+      low.value = 1;
+      low.dispatchEvent(new Event("input", { bubbles: true }));
+      result.none = document.querySelector(".filter-controls output").textContent;
+    """
+    page = page_of(hostile)
+    result, problems = in_browser(page, script, tmp_path)
+    assert problems == []
+    names = [f"slide {i} {HOSTILE}" for i in range(4)]
+    assert (result["increasing"], result["decreasing"]) == (names, names[::-1])
+    assert result["sort"] == "descending"
+    assert result["accuracy"] == sorted(result["accuracy"])
+    slides = [names["data-slide"] for tag, names in page.elements if tag == "figure" and "data-slide" in names]
+    assert result["pictures"] == len(slides)
+    assert result["ofSlide"] == sum(slide.startswith("slide 2") for slide in slides)
+    assert result["none"] == f"0 of {len(slides)} pictures are shown"
+
+
+def test_several_runs_have_their_paired_differences(evaluated):
+    evaluated(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "second")
+    evaluated("eval", "--ckpt", "second", "--device", "cpu")
+    files = ["first-synthetic-val.json", "second-synthetic-val.json"]
+    compared = json.loads(evaluated("eval", "--compare", *files, "--json").stdout)
+    page = page_of(evaluated, "--run", "first", "--run", "second", name="first-vs-second-report.html")
+    assert f"{compared['difference']:+.4f}" in page.text
+    assert f"first: AUC {compared['a']['auc']:.4f} second: AUC {compared['b']['auc']:.4f}" in page.text
+    assert len(page.points) == 2
+
+
+def test_runs_on_other_patches_are_not_compared_silently(evaluated):
+    shutil.copytree(evaluated.root / "runs" / "first", evaluated.root / "runs" / "other")
+    metrics = evaluated.root / "metrics"
+    made = json.loads((metrics / "first-synthetic-val.json").read_text())
+    write_json(metrics / "other-synthetic-val.json", made | {"run": "other", "scores": "other-synthetic-val.csv"})
+    table = (metrics / made["scores"]).read_text().splitlines()
+    renamed = [table[0], *(f"other-{line}" for line in table[1:])]
+    (metrics / "other-synthetic-val.csv").write_text("\n".join(renamed) + "\n")
+    result = evaluated("report", "--run", "first", "--run", "other")
+    reason = "first and other cannot be compared: first and other have no scored patch in common"
+    assert reason in " ".join(result.stderr.split())
+    assert reason in Page(evaluated.root / "plots" / "first-vs-other-report.html").text
+
+
+def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated):
+    np.save(evaluated.root / "data" / "synthetic" / "patches.npy", np.zeros((320, 96, 96, 3), np.uint8))
+    result = evaluated("report")
+    page = Page(evaluated.root / "plots" / "first-report.html")
+    for text in (" ".join(result.stderr.split()), page.text):
+        assert "The patches are not shown: the patch" in text
+        assert "was scored with other pixels" in text
+    assert len(page.points) == 1
+    (evaluated.root / "metrics" / "first-synthetic-val.csv").unlink()
+    result = evaluated("report")
+    page = Page(evaluated.root / "plots" / "first-report.html")
+    reason = "The threshold cannot be moved, and its patches are not shown: there is no metrics/first-synthetic-val.csv"
+    assert reason in page.text
+    assert str(evaluated.root) not in page.source
+    assert page.points == []
+    assert "ROC curve" in page.text
+
+
+def test_a_run_that_was_not_evaluated_is_shown_with_the_remedy(histo):
+    result = histo("report")
+    page = Page(histo.root / "plots" / "first-report.html")
+    remedy = "first has no evaluation to show: histo eval --ckpt first makes one"
+    assert remedy in " ".join(result.stderr.split())
+    assert remedy in page.text
+    assert "Loss by epoch" in page.text
+
+
+def test_thousands_of_slides_fit_into_a_mail(evaluated):
+    path = evaluated.root / "metrics" / "first-synthetic-val.json"
+    made = json.loads(path.read_text())
+    write_json(path, made | {"slides": [made["slides"][0] | {"slide": f"slide-{i}"} for i in range(10_000)]})
+    page = page_of(evaluated)
+    assert "300 of 10,000 slides; the metrics file has all of them" in page.text
+    assert len(page.source) < 5_000_000
+
+
+def test_only_the_named_data_is_shown(evaluated, tmp_path):
+    shutil.copy(
+        evaluated.root / "metrics" / "first-synthetic-val.csv", evaluated.root / "metrics" / "first-new-all.csv"
+    )
+    made = json.loads((evaluated.root / "metrics" / "first-synthetic-val.json").read_text())
+    new = made | {"data": "new", "split": "all", "scores": "first-new-all.csv"}
+    write_json(evaluated.root / "metrics" / "first-new-all.json", new)
+    assert len(page_of(evaluated).points) == 2
+    out = tmp_path / "new.html"
+    result = evaluated("report", "--data", "new", "--out", out)
+    assert f"done: wrote {out}: 1 evaluation, " in result.stderr
+    page = Page(out)
+    assert "first-new-all.json" in page.text
+    assert "first-synthetic-val.json" not in page.text
+
+
+def test_what_cannot_be_reported_is_refused(histo, empty, tmp_path):
+    assert empty.fails("report") == ("there is no training run to report on", "histo train makes one")
+    assert histo.fails("report", "--run", "firts")[0] == "there is no run 'firts'"
+    assert histo.fails("report", "--data", "nothing")[0] == "there is no data set 'nothing'"
+    assert histo.fails("report", "--data", "synthetic") == (
+        "first has no evaluation on synthetic",
+        "histo eval --ckpt first --data synthetic",
+    )
+    config = histo.root / "runs" / "first" / "config.json"
+    before = config.read_bytes()
+    assert "is a file that other commands of histo read" in histo.fails("report", "--out", config, code=2)[0]
+    assert "is a folder" in histo.fails("report", "--out", tmp_path, code=2)[0]
+    assert config.read_bytes() == before
