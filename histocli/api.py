@@ -103,11 +103,18 @@ def train(
     """
     from histocli.commands.train import train as run_train
     from histocli.commands.train import train_repeats
+    from histocli.trackers import TrackerListener
 
     config = _config(TrainConfig, config, options)
+    track = config.track
+
+    def listen() -> TrackerListener:
+        return TrackerListener(track, lambda message: None, lambda message: warnings.warn(message, stacklevel=2))
+
     if config.folds or config.seeds:
-        return train_repeats(_workspace(workspace), config, given=set(options))
-    return run_train(_workspace(workspace), config, given=set(options))
+        return train_repeats(_workspace(workspace), config, given=set(options), listen=listen)
+    with listen() as listener:
+        return run_train(_workspace(workspace), config, given=set(options), listener=listener)
 
 
 def evaluate(
@@ -263,6 +270,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
     if value is None:
         return None
+    if str(hint).startswith("tuple"):
+        values = (value,) if isinstance(value, str | os.PathLike) else value
+        return tuple(_convert(name, os.fspath(item), get_args(hint)[0]) for item in values)
     for kind in kinds:
         if issubclass(kind, Enum):
             try:
@@ -273,7 +283,4 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
                 ) from None
         if issubclass(kind, Path):
             return Path(value)
-    if str(hint).startswith("tuple"):
-        values = (value,) if isinstance(value, str | os.PathLike) else value
-        return tuple(os.fspath(item) for item in values)
     return value

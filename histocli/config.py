@@ -86,6 +86,14 @@ class Weights(StrEnum):
     HISTONET_PCAM = "histonet-pcam"  # of the network that comes with histo
 
 
+class Track(StrEnum):
+    """A tracker of experiments that runs are sent to; each value is the name of its package and of the extra."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
+
+
 class Part(StrEnum):
     """The rows of a manifest that are evaluated."""
 
@@ -258,6 +266,7 @@ class TrainConfig(RunConfig):
     resume: bool = False
     folds: int | None = None  # train one run per fold of a cross-validation with so many folds
     seeds: int | None = None  # train one run for each of so many seeds, starting from `seed`
+    track: tuple[Track, ...] = ()  # send the configuration and the metrics there
 
     @property
     def run(self) -> RunConfig:

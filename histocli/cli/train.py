@@ -1,5 +1,7 @@
 """`histo train`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,11 +10,12 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, arguments_of, command
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
-from histocli.config import PACKAGED_ARCH, Augment, Rotate, TrainConfig, Weights
+from histocli.config import PACKAGED_ARCH, Augment, Rotate, Track, TrainConfig, Weights
 from histocli.console import number, write_out
 
 if TYPE_CHECKING:
     from histocli.compute.ddp import Ranks
+    from histocli.training.progress import Listener
 
 _RUNS = "Runs"
 
@@ -148,6 +151,15 @@ def train(
             rich_help_panel=_RUNS,
         ),
     ] = TrainConfig.seeds,
+    track: Annotated[
+        list[Track] | None,
+        typer.Option(
+            help="Send the configuration and the metrics to a tracker; may be repeated. Needs its extra, for example "
+            "histocli[tensorboard].",
+            show_default="none",
+            rich_help_panel=_RUNS,
+        ),
+    ] = None,
     device: options.DeviceOption = TrainConfig.device,
     precision: options.PrecisionOption = TrainConfig.precision,
     compile: Annotated[
@@ -175,7 +187,9 @@ def train(
     state: State = ctx.obj
     from histocli.compute.ddp import is_distributed, process_group
     from histocli.compute.launch import launch
+    from histocli.trackers import check_packages
 
+    check_packages(track or ())
     if processes > 1 and not is_distributed():
         launch(arguments_of(ctx), processes)
         return
@@ -204,6 +218,7 @@ def train(
         resume=resume,
         folds=folds,
         seeds=seeds,
+        track=tuple(track or TrainConfig.track),
     )
     given = {option for option in ctx.params if options.is_given(ctx, option)}
     given |= {"device"} if options.is_given(ctx, "device", "ENVIRONMENT") else set()
@@ -214,12 +229,23 @@ def train(
             write_out(dumps(result, indent=2) + "\n")
 
 
+@contextmanager
+def _listen(state: State, config: TrainConfig) -> Iterator["Listener"]:
+    """Show the progress of one run in this block, and send it to the trackers."""
+    from histocli.cli.live import LiveTraining
+    from histocli.trackers import TrackerListener
+    from histocli.training.progress import Listeners
+
+    report = state.report
+    with TrackerListener(config.track, report.note, report.warn) as trackers, LiveTraining(report) as live:
+        yield Listeners(trackers, live)
+
+
 def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
     """Train one run, show its best epoch, and return what `--json` prints."""
-    from histocli.cli.live import LiveTraining
     from histocli.commands.train import train as run_train
 
-    with LiveTraining(state.report) as listener:
+    with _listen(state, config) as listener:
         result = run_train(state.workspace, config, given=given, listener=listener, ranks=ranks)
     best = result.best
     if not result.steps:
@@ -240,12 +266,11 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
 
 def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
     """Train a run for each fold or seed, show the mean and spread of the metrics, and return what `--json` prints."""
-    from histocli.cli.live import LiveTraining
     from histocli.cli.render import show_repeats
     from histocli.commands.train import train_repeats
     from histocli.schema import to_json
 
-    report = train_repeats(state.workspace, config, given=given, listen=lambda: LiveTraining(state.report), ranks=ranks)
+    report = train_repeats(state.workspace, config, given=given, listen=lambda: _listen(state, config), ranks=ranks)
     show_repeats(state.report, report)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
     if report.kind == "folds":

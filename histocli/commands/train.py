@@ -129,12 +129,14 @@ def _train_run(
             if not resume:
                 run.create(ranks.on_rank0(lambda: stack.enter_context(reserve_name(workspace, name, config.arch))))
             resumed_at = run.trainer.step
-            if not run.is_finished:
+            if is_training := not run.is_finished:
                 listener.on_start(run, resumed_at)
                 run.fit(listener, stop)
         if publish:
             ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
         ranks.on_rank0(lambda: write_card(workspace, run.name))
+        if is_training:
+            listener.on_end(run)
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
     return TrainReport(run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, _called(run))

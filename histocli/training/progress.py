@@ -68,6 +68,41 @@ class Listener:
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
         """Called when an epoch is trained, validated and saved."""
 
+    def on_end(self, run: "Run") -> None:
+        """Called when all epochs are trained and the model card is written."""
+
+
+class Listeners(Listener):
+    """Passes everything on to several listeners, in their order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+    def on_start(self, run: "Run", at: int) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_start(run, at)
+
+    def on_features(self, done: int, total: int) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_features(done, total)
+
+    def on_step(self, progress: Progress) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_step(progress)
+
+    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_epoch_end(epoch, is_best)
+
+    def on_end(self, run: "Run") -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_end(run)
+
 
 def quality(epoch: Epoch) -> tuple[float, float]:
     """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""

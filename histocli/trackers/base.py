@@ -1,0 +1,90 @@
+"""What is sent to a tracker, and the class that each tracker implements."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from histocli.config import Track
+from histocli.errors import HistoError
+
+Value = bool | int | float | str
+Status = Literal["finished", "stopped", "failed"]
+
+
+class TrackedRun(NamedTuple):
+    """A run as trackers see it.
+
+    Attributes:
+        name: the run's name.
+        group: the name of the folds or seeds that the run belongs to; "" for a single run.
+        folder: the run's folder, which has its checkpoints.
+        workspace: the root of the workspace.
+        config: the options, the sizes of the splits, hashes and versions, as in the run's `config.json`.
+        tags: what runs are searched by, such as `arch`.
+        id: the tracker's own id of the run, if it has tracked this run before; else "".
+
+    """
+
+    name: str
+    group: str
+    folder: Path
+    workspace: Path
+    config: dict[str, Value]
+    tags: dict[str, str]
+    id: str
+
+
+class Started(NamedTuple):
+    """The tracker's own id of a run, and a message that says where the user finds the run."""
+
+    id: str
+    message: str
+
+
+class Tracker(ABC):
+    """One tracker; any of its methods may raise any exception of the tracker's library."""
+
+    @abstractmethod
+    def start(self, run: TrackedRun) -> Started:
+        """Start to track a run, or continue one that has an id."""
+
+    @abstractmethod
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send metrics by name, as they are after a training step."""
+
+    @abstractmethod
+    def summarise(self, metrics: Mapping[str, float], card: Path) -> None:
+        """Send the final metrics, and the model card if the tracker shows texts."""
+
+    @abstractmethod
+    def close(self, status: Status) -> None:
+        """End the tracking of this run."""
+
+
+def check_packages(track: Iterable[Track]) -> None:
+    """Check that the packages of trackers are installed.
+
+    Raises:
+        HistoError: one is not installed.
+    """
+    for kind in track:
+        if find_spec(kind.value) is None:
+            raise HistoError(
+                f"--track {kind.value} needs the package {kind.value}", f"pip install 'histocli[{kind.value}]'"
+            )
+
+
+def make_tracker(kind: Track) -> Tracker:
+    """Return a tracker of a kind; its library is imported when it starts."""
+    from histocli.trackers.mlflow import MLflowTracker
+    from histocli.trackers.tensorboard import TensorBoardTracker
+    from histocli.trackers.wandb import WandbTracker
+
+    trackers: dict[Track, type[Tracker]] = {
+        Track.TENSORBOARD: TensorBoardTracker,
+        Track.WANDB: WandbTracker,
+        Track.MLFLOW: MLflowTracker,
+    }
+    return trackers[kind]()

@@ -1,0 +1,107 @@
+"""The listener that sends the progress of a run to trackers. A tracker that fails never stops the training."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from histocli.config import Track
+from histocli.errors import first_line
+from histocli.trackers.base import Status, TrackedRun, Tracker, check_packages, make_tracker
+from histocli.trackers.records import best_metrics, epoch_metrics, read_state, run_config, run_tags, write_state
+from histocli.training.progress import Epoch, Listener
+from histocli.training.repeats import is_member, repeats_name
+
+if TYPE_CHECKING:
+    from histocli.training.run import Run
+
+
+@dataclass
+class _Active:
+    """A tracker that has not failed, and the run's id in it, which is "" before it has started."""
+
+    kind: Track
+    tracker: Tracker
+    id: str = ""
+
+
+class TrackerListener(Listener):
+    """Sends the configuration, the metrics of each epoch and the final metrics of one run to several trackers.
+
+    It is a context manager, which ends the tracking. `note` and `warn` print a message. A tracker that fails is
+    reported with `warn` once and is not used for the rest of the run.
+    """
+
+    def __init__(self, track: Sequence[Track], note: Callable[[str], None], warn: Callable[[str], None]) -> None:
+        check_packages(track)
+        self.kinds, self.note, self.warn = list(dict.fromkeys(track)), note, warn
+        self.active: list[_Active] = []
+        self.run: Run | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        status: Status = "finished"
+        if kind is not None:
+            status = "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
+        self._each(lambda active: active.tracker.close(status))
+        self.active = []
+
+    def on_start(self, run: "Run", at: int) -> None:
+        """Start each tracker; it gets the earlier epochs of a resumed run that it does not have yet."""
+        if not run.ranks.is_rank0:
+            return
+        self.run = run
+        self.active = [_Active(kind, make_tracker(kind)) for kind in self.kinds]
+        self._each(self._start)
+
+    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
+        """Send the metrics of an epoch."""
+        self._each(lambda active: self._send_epochs(active, [epoch]))
+
+    def on_end(self, run: "Run") -> None:
+        """Send the metrics of the best epoch with their intervals, the path of its checkpoint, and the model card."""
+        if self.active:
+            metrics = best_metrics(run.dir)
+            self._each(lambda active: active.tracker.summarise(metrics, run.dir / "model_card.md"))
+
+    def _start(self, active: _Active) -> None:
+        assert self.run is not None
+        run = self.run
+        state = read_state(run.dir).get(active.kind)
+        tracked = TrackedRun(
+            name=run.name,
+            group=repeats_name(run.name) if is_member(run.name, run.config) else "",
+            folder=run.dir,
+            workspace=run.workspace.root,
+            config=run_config(run.dir),
+            tags=run_tags(run.dir),
+            id=state.id if state else "",
+        )
+        active.id, message = active.tracker.start(tracked)
+        self.note(f"{active.kind.value}: {message}")
+        self._send_epochs(active, run.history[state.epochs if state else 0 :])
+
+    def _send_epochs(self, active: _Active, epochs: Sequence[Epoch]) -> None:
+        assert self.run is not None
+        for epoch in epochs:
+            active.tracker.log(epoch_metrics(epoch), epoch.step)
+        write_state(self.run.dir, active.kind, active.id, epochs[-1].epoch if epochs else None)
+
+    def _each(self, call: Callable[[_Active], None]) -> None:
+        """Call a function for each tracker; report one that fails, and do not use it again."""
+        for active in list(self.active):
+            try:
+                call(active)
+            except Exception as error:  # noqa: BLE001 - another library may raise anything, and the training goes on
+                self.active.remove(active)
+                self.warn(
+                    f"--track {active.kind.value} failed, and the run goes on without it: "
+                    f"{type(error).__name__}: {first_line(error)}"
+                )
+                with suppress(Exception):  # it is reported already
+                    active.tracker.close("failed")

@@ -1,0 +1,110 @@
+"""What is sent about a run, read from its folder, and what was sent already: `trackers.json`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histocli.config import Track
+from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.errors import HistoError
+from histocli.inference.score_table import clusters_of
+from histocli.metrics import evaluate, uncertainty
+from histocli.metrics.calibration import probability
+from histocli.models.checkpoint import load_checkpoint
+from histocli.schema import Count, from_json, to_json
+from histocli.threads import thread_count
+from histocli.trackers.base import Value
+from histocli.training.progress import Epoch
+from histocli.workspace import read_json, write_json
+
+_STATE = "trackers.json"
+
+
+@dataclass(frozen=True)
+class TrackerState:
+    """A run's id in a tracker, and how many of its epochs the tracker has."""
+
+    id: str
+    epochs: Count = 0
+
+
+def read_state(folder: Path) -> dict[Track, TrackerState]:
+    """Return what each tracker has of the run in this folder; a tracker that it was never sent to is absent."""
+    path = folder / _STATE
+    values = read_json(path) if path.is_file() else {}
+    if not isinstance(values, dict) or values.keys() - {kind.value for kind in Track}:
+        raise HistoError(f"{path} is damaged", "remove it: the run is then sent again, as a new one")
+    return {Track(kind): from_json(TrackerState, value, str(path)) for kind, value in values.items()}
+
+
+def write_state(folder: Path, kind: Track, id: str, epochs: int | None) -> None:
+    """Store a run's id in a tracker, and how many epochs it has; None leaves their number as it is."""
+    states = read_state(folder)
+    before = states[kind].epochs if kind in states else 0
+    states[kind] = TrackerState(id, before if epochs is None else epochs)
+    write_json(folder / _STATE, {one.value: to_json(state) for one, state in states.items()})
+
+
+def run_config(folder: Path) -> dict[str, Value]:
+    """Return the options of a run, and what else its `config.json` says, without the options that are not set."""
+    record: dict[str, Any] = read_json(folder / "config.json")
+    values = {
+        **record["options"],
+        "learning_rate": record["learning_rate"],
+        "packed_data": record["data"],
+        "train_patches": record["train_patches"],
+        "val_patches": record["val_patches"],
+        "manifest_sha256": record["manifest_sha256"],
+        "computed_on": record["device"],
+        "checkpoint": str((folder / "best.pt").absolute()),
+        "git_commit": record["git_commit"],
+        **{f"version_{name}": version for name, version in record["versions"].items()},
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def run_tags(folder: Path) -> dict[str, str]:
+    """Return what runs are searched by: the network, its first weights, the subset and its data set."""
+    config = run_config(folder)
+    tags = {"arch": "arch", "weights": "weights", "subset": "data", "data": "packed_data"}
+    return {"tool": f"histo {config['version_histo']}"} | {tag: str(config[name]) for tag, name in tags.items()}
+
+
+def epoch_metrics(epoch: Epoch) -> dict[str, float]:
+    """Return the metrics of an epoch under the names `train/loss`, `val/auc`, ...; an undefined AUC is absent."""
+    names = {
+        "train/loss": epoch.train_loss,
+        "train/lr": epoch.lr,
+        "train/patches_per_second": epoch.patches_per_second,
+        "train/seconds": epoch.seconds,
+        "val/loss": epoch.val_loss,
+        "val/auc": epoch.val_auc,
+        "val/accuracy": epoch.val_accuracy,
+        "epoch": epoch.epoch,
+    }
+    return {name: float(value) for name, value in names.items() if value is not None}
+
+
+def best_metrics(folder: Path) -> dict[str, float]:
+    """Return the validation metrics of a run's best epoch and their 95% intervals.
+
+    They are calibrated and at the checkpoint's threshold, as in the run's model card: `best/auc`, `best/auc_low`,
+    `best/auc_high`, ... An undefined metric or interval is absent.
+    """
+    best = load_checkpoint(folder / "best.pt")
+    manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
+    rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
+    labels = best.validation["labels"].numpy().astype(np.int64)
+    probs = probability(best.validation["log_odds"].numpy(), best.temperature)
+    metrics = evaluate(labels, probs, best.threshold).metrics
+    intervals = uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows), threads=thread_count())
+    values = {"best/epoch": float(best.epoch), "best/threshold": best.threshold, "best/temperature": best.temperature}
+    for name, value in metrics.items():
+        if value is None:
+            continue
+        values[f"best/{name}"] = value
+        if (interval := intervals.interval(name)) is not None:
+            values[f"best/{name}_low"], values[f"best/{name}_high"] = interval
+    return values

@@ -1,0 +1,50 @@
+"""TensorBoard: event files in the run's folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histocli.trackers.base import Started, Status, TrackedRun, Tracker
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoardTracker(Tracker):
+    """Writes scalars, texts and the table of hyperparameters with the library of TensorBoard."""
+
+    writer: "SummaryWriter"
+
+    def start(self, run: TrackedRun) -> Started:
+        """Open a new event file; TensorBoard shows all event files of a folder as one run."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.run = run
+        folder = run.folder / "tensorboard"
+        self.writer = SummaryWriter(str(folder))
+        self.writer.add_text("config", _table(run.config))
+        self.writer.add_text("tags", _table({"run": run.name, "group": run.group or "-", **run.tags}))
+        self.writer.flush()
+        return Started(run.name, f"tensorboard --logdir {run.folder.parent}")
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Write scalars."""
+        for name, value in metrics.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def summarise(self, metrics: Mapping[str, float], card: Path) -> None:
+        """Write the final metrics as scalars and as the row of the run in the table of hyperparameters."""
+        self.writer.add_text("model_card", card.read_text(encoding="utf-8"))
+        self.writer.add_hparams(self.run.config, dict(metrics), run_name=".")  # "." is the same folder
+        self.writer.flush()
+
+    def close(self, status: Status) -> None:
+        """Close the event file."""
+        self.writer.close()
+
+
+def _table(values: Mapping[str, object]) -> str:
+    """Return names and values as a Markdown table."""
+    rows = (f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in values.items())
+    return "\n".join(["| name | value |", "| --- | --- |", *rows])

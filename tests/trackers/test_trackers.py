@@ -1,0 +1,174 @@
+"""`histo train --track`: what the library of each tracker reads back, resuming, and trackers that fail."""
+
+import json
+import struct
+
+import pytest
+
+import histocli
+from histocli.models.checkpoint import load_checkpoint
+from tests.cli import TRAIN
+
+pytestmark = pytest.mark.filterwarnings("default")  # the libraries warn about themselves
+RUN = [*TRAIN, "--epochs", 2, "--name", "tracked"]
+OFFLINE = {"WANDB_MODE": "offline", "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+def history(histo, run="tracked"):
+    return [json.loads(line) for line in (histo.root / "runs" / run / "history.jsonl").read_text().splitlines()]
+
+
+def read_tensorboard(histo, run="tracked"):
+    """The scalars by name, as {step: value}, and the names of all other data, read by TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(histo.root / "runs" / run / "tensorboard")).Reload()
+    tags = events.Tags()
+    scalars = {name: {event.step: event.value for event in events.Scalars(name)} for name in tags["scalars"]}
+    texts = {name: events.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in tags["tensors"]}
+    plugins = events.summary_metadata
+    return scalars, texts, {name for name in plugins if name.startswith("_hparams_")}
+
+
+def read_mlflow(histo):
+    """The client of MLflow and the newest run in the workspace's database."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{histo.root / 'mlflow' / 'mlflow.db'}")
+    (experiment,) = [one for one in client.search_experiments() if one.name == "histo"]
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+def read_wandb(histo, run="tracked"):
+    """All records of a run's offline files, parsed by the messages of wandb."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = []
+    for path in sorted((histo.root / "runs" / run).glob("wandb/offline-run-*/*.wandb")):
+        data, at, parts = path.read_bytes(), 7, []  # after the head of the file, which is LevelDB's log format
+        while at + 7 <= len(data):
+            if 32768 - at % 32768 < 7:  # the rest of a block is empty
+                at += 32768 - at % 32768
+                continue
+            size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+            if kind == 0:
+                break
+            parts.append(data[at + 7 : at + 7 + size])
+            at += 7 + size
+            if kind in (1, 4):  # a whole record, or its last part
+                records.append(Record.FromString(b"".join(parts)))
+                parts = []
+    return records
+
+
+def history_of_wandb(histo, run="tracked"):
+    rows = [record.history for record in read_wandb(histo, run) if record.HasField("history")]
+    return [{item.key or item.nested_key[0]: json.loads(item.value_json) for item in row.item} for row in rows]
+
+
+def test_tensorboard_reads_the_epochs_the_options_and_the_best_metrics(histo):
+    stderr = histo(*RUN, "--track", "tensorboard").stderr
+    assert f"tensorboard: tensorboard --logdir {histo.root / 'runs'}" in stderr
+    scalars, texts, hparams = read_tensorboard(histo)
+    rows = history(histo)
+    assert scalars["val/auc"] == pytest.approx({row["step"]: row["val_auc"] for row in rows})
+    assert scalars["train/loss"] == pytest.approx({row["step"]: row["train_loss"] for row in rows})
+    best = load_checkpoint(histo.root / "runs" / "tracked" / "best.pt")
+    assert scalars["best/epoch"] == {0: best.epoch}
+    assert scalars["best/auc_low"][0] < scalars["best/auc"][0] <= scalars["best/auc_high"][0]
+    assert scalars["best/auc"][0] == pytest.approx(best.metrics["val_auc"])
+    assert "| batch_size | 16 |" in texts["config/text_summary"]
+    assert f"| checkpoint | {histo.root / 'runs' / 'tracked' / 'best.pt'} |" in texts["config/text_summary"]
+    assert "| run | tracked |" in texts["tags/text_summary"]
+    assert "| arch | histonet |" in texts["tags/text_summary"]
+    assert hparams == {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"}
+
+
+@pytest.mark.slow
+def test_several_trackers_at_once_get_the_same_and_do_not_change_the_weights(histo):
+    args = [*RUN, "--track", "mlflow", "--track", "wandb", "--track", "mlflow"]
+    _, stderr = histo.process(*args, env=OFFLINE)
+    rows = history(histo)
+    client, run = read_mlflow(histo)
+    assert (run.info.run_name, run.info.status) == ("tracked", "FINISHED")
+    assert run.data.params["batch_size"] == "16"
+    assert run.data.params["checkpoint"] == str(histo.root / "runs" / "tracked" / "best.pt")
+    assert run.data.tags["arch"] == "histonet"
+    assert run.data.metrics["best/auc_low"] < run.data.metrics["best/auc"]
+    sent = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "val/auc")}
+    assert sent == pytest.approx({row["step"]: row["val_auc"] for row in rows})
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["model_card.md"]
+
+    assert "wandb: offline; send it with wandb sync" in stderr
+    sent = {row["_step"]: row["val/auc"] for row in history_of_wandb(histo) if "val/auc" in row}
+    assert sent == pytest.approx({row["step"]: row["val_auc"] for row in rows})
+    records = read_wandb(histo)
+    (start,) = [record.run for record in records if record.HasField("run")]
+    assert (start.display_name, start.project, "histonet" in start.tags) == ("tracked", "histo", True)
+    config = {item.key: json.loads(item.value_json) for item in start.config.update}
+    assert config["batch_size"] == 16
+    summary = {
+        item.key or item.nested_key[-1]: json.loads(item.value_json)
+        for record in records
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+    assert summary["best/auc_low"] == pytest.approx(run.data.metrics["best/auc_low"])
+    assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
+
+    first, tracked = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("first", "tracked"))
+    assert all((tensor == tracked.model[name]).all() for name, tensor in first.model.items())
+
+
+def test_a_resumed_run_continues_in_its_tracker_and_sends_what_was_missed(histo):
+    histo(*RUN, "--track", "tensorboard")
+    histo("train", "--resume", "--name", "tracked", "--epochs", 3)  # not tracked
+    histo("train", "--resume", "--name", "tracked", "--epochs", 4, "--track", "tensorboard")
+    scalars, _, _ = read_tensorboard(histo)
+    assert list(scalars["val/auc"]) == [row["step"] for row in history(histo)]
+    assert len(scalars["val/auc"]) == 4
+
+
+def test_each_fold_is_a_run_of_its_own_in_a_group(histo):
+    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv", "--track", "tensorboard")
+    for fold in ("cv-fold1", "cv-fold2"):
+        scalars, texts, _ = read_tensorboard(histo, fold)
+        assert len(scalars["val/auc"]) == 1
+        assert "| group | cv |" in texts["tags/text_summary"]
+
+
+def test_a_tracker_that_fails_is_reported_once_and_the_others_go_on(histo, monkeypatch):
+    """No server listens at this address."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    result = histo(*RUN, "--track", "mlflow", "--track", "tensorboard")
+    assert result.stderr.count("warning: --track mlflow failed, and the run goes on without it: ") == 1
+    assert len(read_tensorboard(histo)[0]["val/auc"]) == len(history(histo)) == 2
+
+
+def test_a_tracker_that_fails_later_does_not_stop_the_training(histo, monkeypatch):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "flush", fail)
+    result = histo(*RUN, "--track", "tensorboard")
+    assert result.stderr.count("--track tensorboard failed") == 1
+    assert "No space left on device" in result.stderr
+    assert len(history(histo)) == 2
+
+
+def test_a_missing_package_is_named_before_the_training(histo, monkeypatch):
+    monkeypatch.setattr("histocli.trackers.base.find_spec", lambda name: None)
+    error, hint = histo.fails(*RUN, "--track", "wandb")
+    assert (error, hint) == ("--track wandb needs the package wandb", "pip install 'histocli[wandb]'")
+    assert not (histo.root / "runs" / "tracked").exists()
+
+
+def test_the_python_api_tracks_too(histo):
+    histocli.train(histo.root, epochs=1, batch_size=16, device="cpu", name="tracked", track="tensorboard")
+    assert len(read_tensorboard(histo)[0]["val/auc"]) == 1
+    with pytest.raises(histocli.HistoError, match="track='tensorbord' is not one of tensorboard, wandb, mlflow"):
+        histocli.train(histo.root, epochs=1, track=["tensorbord"])
