@@ -186,5 +186,5 @@ def test_invalid_json_is_an_error_that_names_the_file(tmp_path, data):
 def test_a_missing_json_is_an_error_that_names_it(tmp_path):
     with pytest.raises(HistoError, match=r"there is no .*x\.json"):
         read_json(tmp_path / "x.json")
-    with pytest.raises(HistoError, match="cannot read"):
+    with pytest.raises(HistoError, match="is not a file"):
         read_json(tmp_path)

@@ -49,7 +49,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     """
     require(config.format)
     source = find_checkpoint(workspace, config.ckpt)
-    if config.out is not None:
+    if config.out is not None and config.format is not ExportFormat.WSINFER:  # which writes a new folder
         check_output(config.out, workspace, [source])
     sha256, checkpoint = file_sha256(source), load_checkpoint(source)
     out = config.out or workspace.export_path(sha256, config.format)

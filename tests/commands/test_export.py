@@ -72,7 +72,7 @@ def test_an_onnx_file_in_the_workspace_is_used_for_its_checkpoint(histo, tmp_pat
     assert f"done: wrote {exported}" in result.stderr.replace("\n", "")
     after = histo("predict", images, *cpu, "--tta")
     assert after.stderr.splitlines()[1].endswith(
-        "by ONNX Runtime (on the file of histo export; --engine torch does without it)"
+        "by ONNX Runtime (with the file of histo export; --engine torch ignores it)"
     )
     assert labels(after.stdout) == pytest.approx(labels(before.stdout), abs=1e-5)
     histo("eval", *cpu, "--tta")
