@@ -30,6 +30,7 @@ class Version:
     """A checkout of `histo` and the workspace that it works in. The methods return rates, so more is better."""
 
     checkout: Path
+    arch: str
     root: Path
     data: BenchmarkData
 
@@ -51,7 +52,7 @@ class Version:
         self.root.mkdir()
         self.seconds(*self.download)
         self.seconds("balance", "--n", "max")
-        self.seconds("train", "--epochs", 1, "--augment", "none", "--name", "scored")
+        self.seconds("train", "--epochs", 1, "--augment", "none", "--arch", self.arch, "--name", "scored")
 
     def pack(self) -> float:
         """Return the patches packed per second, with start and exit."""
@@ -60,7 +61,7 @@ class Version:
     def train(self) -> float:
         """Return the patches trained on per second, without start, validation and exit: the second epoch's rate."""
         run = f"timed-{time.time_ns()}"
-        self.seconds("train", "--epochs", 2, "--name", run, "--seed", 0)
+        self.seconds("train", "--epochs", 2, "--arch", self.arch, "--name", run, "--seed", 0)
         history = Workspace(self.root).run_dir(run) / "history.jsonl"
         return float(json.loads(history.read_text().splitlines()[-1])["patches_per_second"])
 
@@ -96,6 +97,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("other", type=Path, help="folder of the other checkout")
     parser.add_argument("--n", type=int, default=10_000, help="synthetic patches to measure on")
+    names = "the architectures of this version and of the other"
+    parser.add_argument("--arch", nargs=2, default=("histonet-64", "histonet"), help=names)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
