@@ -104,7 +104,7 @@ def main() -> None:
         root = Path(folder)
         data = BenchmarkData(root / "data", options.n)
         versions = {
-            key: Version(checkout.resolve(), root / key, data)
+            key: Version(checkout.resolve(), options.arch[key == "other"], root / key, data)
             for key, checkout in {"this": HERE.parent, "other": options.other}.items()
         }
         for version in versions.values():
