@@ -48,11 +48,9 @@ def measure(store: "Pixels", rows: "np.ndarray") -> "np.ndarray":
     deviation and correlations of the optical density of red, green and blue; and the first, 50th and 99th percentile of
     each colour.
     """
-    return np.concatenate([_measure_block(np.asarray(store[rows[at : at + _BLOCK]])) for at in _starts(len(rows))])
-
-
-def _starts(n: int) -> range:
-    return range(0, n, _BLOCK)
+    return np.concatenate(
+        [_measure_block(np.asarray(store[rows[at : at + _BLOCK]])) for at in range(0, len(rows), _BLOCK)]
+    )
 
 
 def _measure_block(patches: "np.ndarray") -> "np.ndarray":

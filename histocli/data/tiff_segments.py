@@ -1,4 +1,4 @@
-"""Unpack the segments (strips and tiles) of a TIFF strictly: each must give exactly the bytes that it stands for."""
+"""Unpack the segments (strips and tiles) of a TIFF strictly: each must unpack to exactly its size."""
 
 import zlib
 from collections.abc import Callable

@@ -30,7 +30,6 @@ _IMAGE_START = re.compile(
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _HEAD_BYTES = 32
-_HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 
 MAX_FILE_BYTES = 256 << 20  # no patch and no table is larger; a malicious archive may be
 
