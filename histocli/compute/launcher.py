@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import select
 import signal
 import sys
 import time
@@ -48,33 +49,45 @@ def _continue_when_launcher_ends() -> None:
 def waking_suspended_children() -> Iterator[None]:
     """Wake the suspended children of this process when they are asked to end, on Linux.
 
-    A suspended process does not hear SIGTERM, and the others of its job wait for it.
+    A suspended process does not hear SIGTERM, and the others of its job wait for it. Call this in the main thread.
     """
     if sys.platform != "linux":
         yield
         return
     is_over = Event()
-    thread = Thread(target=_wake_children_until, args=(is_over,), name="wake-children", daemon=True)
+    received, send = os.pipe()  # Python writes each signal that this process handles to `send`
+    os.set_blocking(send, False)
+    previous = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
+    thread = Thread(target=_wake_children_until, args=(is_over, received), name="wake-children", daemon=True)
     thread.start()
     try:
         yield
     finally:
         is_over.set()
         thread.join()
+        signal.set_wakeup_fd(previous)
+        os.close(received)
+        os.close(send)
 
 
-def _wake_children_until(is_over: Event) -> None:
+def _wake_children_until(is_over: Event, received: int) -> None:
     while not is_over.wait(_POLL_SECONDS):
+        is_ending = bool(select.select([received], [], [], 0)[0])
         for path in Path("/proc/self/task").glob("*/children"):
             with suppress(OSError):  # a thread, or a child, that has just ended
                 for child in map(int, path.read_text().split()):
-                    if _is_suspended_at_its_end(child):
+                    if _is_suspended(child, is_ending):
                         os.kill(child, signal.SIGCONT)
 
 
-def _is_suspended_at_its_end(pid: int) -> bool:
-    """Return whether a process is suspended and has a SIGTERM that it has not heard yet; proc(5) names the fields."""
+def _is_suspended(pid: int, is_ending: bool) -> bool:
+    """Return whether a process is suspended and was asked to end; proc(5) names the fields.
+
+    A SIGTERM that is still pending shows that it was asked to. When SIGSTOP and SIGTERM arrive together, Linux delivers
+    SIGTERM first and suspends the process before it can react, so where this process ends (`is_ending`), all its
+    suspended children count.
+    """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines if ":" in line)
     pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
-    return status["State"].split()[0] == "T" and bool(pending & 1 << (signal.SIGTERM - 1))
+    return status["State"].split()[0] == "T" and (is_ending or bool(pending & 1 << (signal.SIGTERM - 1)))

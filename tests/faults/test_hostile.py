@@ -6,6 +6,7 @@ from other seeds; `make fuzz` does so. What such a run finds is kept in `corpus/
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -24,10 +25,11 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is told in /p
 
 
 @pytest.fixture(scope="module")
-def evaluated(made):
-    """The workspace, with an evaluation of its run."""
-    histo(made, "eval", "--ckpt", "first", "--device", "cpu")
-    return made
+def evaluated(made, tmp_path_factory):
+    """A copy of the workspace, with an evaluation of its run."""
+    root = shutil.copytree(made, tmp_path_factory.mktemp("evaluated") / "workspace")
+    histo(root, "eval", "--ckpt", "first", "--device", "cpu")
+    return root
 
 
 def tries(kind, count, folder, workspace, seed):
