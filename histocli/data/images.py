@@ -93,10 +93,11 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
     size = check_header(data)
     if size is not None and largest_side is not None:
         refuse_slide(size, 1, largest_side)
-    image = imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    pixels = size.width * size.height if size else 0
+    image = imdecode(data, pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         return _decode_by_pillow(data), ()
-    if (shortened := shorten_webp(data)) and imdecode(shortened, cv2.IMREAD_COLOR) is not None:
+    if (shortened := shorten_webp(data)) and imdecode(shortened, pixels, cv2.IMREAD_COLOR) is not None:
         raise ImageError("the image is damaged: its stream ends too early")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), ()
 

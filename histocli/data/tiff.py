@@ -93,7 +93,7 @@ def _check_jpeg_segments(layout: Layout) -> None:
     for at, length in layout.places():
         stream = start + layout.page.data[at : at + length].removeprefix(b"\xff\xd8")
         size = check_jpeg(stream)
-        image = imdecode(stream)
+        image = imdecode(stream, size.width * size.height)
         if image is None or image.shape[:2] != (size.height, size.width):
             raise ImageError("the image is damaged: a JPEG in it cannot be decoded")
         if size.width < min(layout.segment_width, layout.width):
@@ -101,7 +101,7 @@ def _check_jpeg_segments(layout: Layout) -> None:
 
 
 def _read_by_opencv(page: Page) -> Values:
-    image = imdecode(page.data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = imdecode(page.data, page.size.width * page.size.height, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise ImageError("this kind of TIFF cannot be decoded", "save it as an RGB TIFF of 8 bits, or as PNG")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

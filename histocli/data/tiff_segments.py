@@ -58,12 +58,12 @@ def _unpack_lzw(packed: bytes, wanted: int, most: int) -> bytes:
     Of an odd number of bytes the last one is read from an 8-bit image.
     """
     pairs = wanted // 2
-    image = imdecode(_as_grey_tiff(packed, pairs, 16)) if pairs else None
+    image = imdecode(_as_grey_tiff(packed, pairs, 16), pairs) if pairs else None
     if pairs and (image is None or image.dtype != np.uint16):
         raise ImageError("the image is damaged: its LZW stream cannot be unpacked")
     unpacked = b"" if image is None else image.astype("<u2", copy=False).tobytes()[: 2 * pairs]
     if wanted % 2:
-        whole = imdecode(_as_grey_tiff(packed, wanted, 8))
+        whole = imdecode(_as_grey_tiff(packed, wanted, 8), wanted)
         if whole is None:
             raise ImageError("the image is damaged: its LZW stream cannot be unpacked")
         unpacked += whole.tobytes()[wanted - 1 : wanted]
@@ -74,6 +74,8 @@ _HEADER = Struct("<2sHIH" + "HHII" * 8)
 _LENGTH = Struct("<HHIII")  # the last tag, and the end of the directory
 _ROW = 1 << 20  # pixels: OpenCV reads no wider image
 _MOST_ROWS = 1 << 12
+_DECODER_BYTES = 16  # for each pixel: JPEG 2000 needs three channels of int32 and the image itself
+_LIBRARY_BYTES = 4 << 20  # for the buffers of OpenCV and libtiff
 
 
 def _as_grey_tiff(packed: bytes, pixels: int, bits: int) -> bytes:
@@ -103,9 +105,16 @@ UNPACK: dict[int, Callable[[bytes, int, int], bytes]] = {
 }
 
 
-def imdecode(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> "cv2.typing.MatLike | None":
-    """Decode an image by OpenCV; return None if it cannot."""
+def imdecode(data: bytes, pixels: int, flags: int = cv2.IMREAD_UNCHANGED) -> "cv2.typing.MatLike | None":
+    """Decode an image of a number of pixels by OpenCV; return None if it cannot.
+
+    Raises:
+        MemoryError: it could not, and there is not enough memory. OpenCV does not tell this from a damaged image.
+    """
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
-        return None
+        image = None
+    if image is None:
+        np.empty(pixels * _DECODER_BYTES + _LIBRARY_BYTES, np.uint8)
+    return image

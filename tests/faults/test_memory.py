@@ -2,7 +2,9 @@
 
 import csv
 import io
+import os
 import re
+import subprocess
 import sys
 
 import cv2
@@ -11,8 +13,9 @@ import pytest
 
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.cli import REPOSITORY
 from tests.faults.conftest import TINY
-from tests.faults.processes import Process, histo
+from tests.faults.processes import ALONE, Process, histo
 from tests.faults.trees import tree
 
 MIB = 1 << 20
@@ -116,3 +119,30 @@ def test_auto_keeps_the_default_batch_if_it_fits(root):
 @pytest.mark.parametrize("value", ["0", "-1", "half", "1.5"])
 def test_an_invalid_batch_size_is_refused(root, value):
     assert "--batch-size" in histo(root, *PREDICT, "synthetic", "--batch-size", value, code=2).stderr
+
+
+DECODE_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+from histocli.data.images import decode
+data = Path(sys.argv[1]).read_bytes()
+decode(Path(sys.argv[2]).read_bytes(), "small")  # the libraries are loaded
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (8 << 20),) * 2)
+try:
+    decode(data, "large")
+except MemoryError:
+    print("memory is short")
+"""
+
+
+@linux
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".jp2", ".webp", ".bmp", ".tif"])
+def test_an_image_for_which_memory_is_short_is_not_called_damaged(tmp_path, suffix):
+    pixels = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    paths = [tmp_path / f"{name}{suffix}" for name in ("large", "small")]
+    for path, image in zip(paths, (pixels, pixels[:96, :96]), strict=True):
+        path.write_bytes(cv2.imencode(suffix, image)[1].tobytes())
+    line = [sys.executable, "-c", DECODE_WITH_LITTLE_MEMORY, *map(str, paths)]
+    process = subprocess.run(line, capture_output=True, text=True, env=os.environ | ALONE, cwd=REPOSITORY)
+    assert process.stdout == "memory is short\n", process.stderr
