@@ -135,6 +135,7 @@ def load(
     workspace: Workspace | PathLike | None = None,
     tta: bool = False,
     uncalibrated: bool = False,
+    prevalence: float | None = None,
     device: Device | str = Device.AUTO,
     precision: Precision | str = Precision.AUTO,
     batch_size: int = PredictConfig.batch_size,
@@ -150,6 +151,7 @@ def load(
         precision=Precision(precision),
         tta=tta,
         uncalibrated=uncalibrated,
+        prevalence=prevalence,
         batch_size=batch_size,
     )
 
@@ -166,12 +168,16 @@ class Predictor:
         precision: Precision,
         tta: bool,
         uncalibrated: bool,
+        prevalence: float | None,
         batch_size: int,
     ) -> None:
-        from histocli.inference.checkpoints import load_predictor
+        from histocli.inference.checkpoints import check_prevalence, load_predictor
 
+        check_prevalence(prevalence)
         self._workspace, self._batch_size = workspace, batch_size
-        self._predictor = load_predictor(workspace, ckpt, device, precision, tta=tta, raw=uncalibrated)
+        self._predictor = load_predictor(
+            workspace, ckpt, device, precision, tta=tta, raw=uncalibrated, prevalence=prevalence
+        )
         self.threshold = self._predictor.threshold()
 
     def __repr__(self) -> str:

@@ -295,6 +295,7 @@ class EvalConfig:
     split: Part | None = None  # None: val of the run's own patches, all of `data`
     tta: bool = False
     uncalibrated: bool = False
+    prevalence: float | None = None  # the share of tumour patches; None: that of the validation patches
     threshold: str = "stored"
     resize: Resize = Resize.CROP
     batch_size: int = 256
@@ -335,6 +336,7 @@ class PredictConfig:
     skip_done: bool = False  # score only the files that `out` does not hold yet
     tta: bool = False
     uncalibrated: bool = False
+    prevalence: float | None = None  # the share of tumour patches; None: that of the validation patches
     threshold: str | None = None
     qc: bool = False
     escape_formulas: bool = False  # in CSV, put an apostrophe before text that a spreadsheet would compute

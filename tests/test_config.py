@@ -128,7 +128,7 @@ def _typed_only():
 
 def test_load_has_the_defaults_of_predict():
     parameters = inspect.signature(api.load).parameters
-    for name in ("tta", "uncalibrated", "device", "precision", "batch_size"):
+    for name in ("tta", "uncalibrated", "prevalence", "device", "precision", "batch_size"):
         assert parameters[name].default == getattr(PredictConfig, name)
 
 

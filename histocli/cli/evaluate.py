@@ -71,6 +71,7 @@ def evaluate(
     ] = EvalConfig.split,
     tta: options.Tta = EvalConfig.tta,
     uncalibrated: options.Uncalibrated = EvalConfig.uncalibrated,
+    prevalence: options.Prevalence = EvalConfig.prevalence,
     raw: options.Raw = False,
     threshold: Annotated[
         str,
@@ -158,6 +159,7 @@ def evaluate(
         split=split,
         tta=tta,
         uncalibrated=uncalibrated or raw,
+        prevalence=prevalence,
         threshold=threshold,
         resize=resize,
         batch_size=batch_size or EvalConfig.batch_size,
@@ -194,7 +196,7 @@ def _evaluate_maps(
 def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) -> None:
     """Show an evaluation that was written before."""
     state: State = ctx.obj
-    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "resize", "compare"):
+    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "prevalence", "resize", "compare"):
         if options.is_given(ctx, option):
             raise UsageError(f"--{option} cannot be combined with --scores", "leave one of them out")
     from histocli.cli.render import show_evaluation

@@ -146,4 +146,15 @@ Uncalibrated = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Prevalence = Annotated[
+    float | None,
+    typer.Option(
+        "--prevalence",
+        metavar="SHARE",
+        help="Share of the patches that contain tumour, such as 0.05. The probabilities are adjusted to it; those of a "
+        "balanced training subset are for 0.5.",
+        show_default="that of the validation patches",
+        rich_help_panel=MODEL,
+    ),
+]
 Raw = Annotated[bool, typer.Option("--raw", hidden=True, help="Former name of --uncalibrated.")]

@@ -88,6 +88,7 @@ def predict(
     ] = PredictConfig.skip_done,
     tta: options.Tta = PredictConfig.tta,
     uncalibrated: options.Uncalibrated = PredictConfig.uncalibrated,
+    prevalence: options.Prevalence = PredictConfig.prevalence,
     raw: options.Raw = False,
     threshold: Annotated[
         str | None,
@@ -183,6 +184,7 @@ def predict(
         skip_done=skip_done,
         tta=tta,
         uncalibrated=uncalibrated or raw,
+        prevalence=prevalence,
         threshold=threshold,
         qc=qc or flags,
         escape_formulas=escape_formulas,

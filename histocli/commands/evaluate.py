@@ -11,7 +11,7 @@ from histocli.compute.device import compute_settings
 from histocli.config import FOLDER_OPTIONS, EvalConfig, Resize
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, load_predictor
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, check_prevalence, load_predictor
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.score_table import measure_scores, metrics_by, read_scores, write_scores
@@ -52,8 +52,8 @@ def evaluate(
 ) -> Evaluation:
     """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file with the same name.
 
-    Options that differ from their defaults (`--tta`, `--uncalibrated`, `--threshold`, `--resize`) are added to the name
-    of the file. If a file with this name has an evaluation of other data, a hash is added too.
+    Options that differ from their defaults (`--tta`, `--uncalibrated`, `--prevalence`, `--threshold`, `--resize`) are
+    added to the name of the file. If a file with this name has an evaluation of other data, a hash is added too.
 
     With several processes (`ranks`), each scores its share, and rank 0 computes the metrics and writes the files.
 
@@ -75,8 +75,17 @@ def evaluate(
 
 
 def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
-    options = {"tta": config.tta, "raw": config.uncalibrated, "halve": config.halve}
-    predictor = load_predictor(workspace, config.ckpt, config.device, config.precision, config.engine, **options)
+    predictor = load_predictor(
+        workspace,
+        config.ckpt,
+        config.device,
+        config.precision,
+        config.engine,
+        tta=config.tta,
+        raw=config.uncalibrated,
+        prevalence=config.prevalence,
+        halve=config.halve,
+    )
     return predictor, predictor.threshold(config.threshold)
 
 
@@ -99,6 +108,7 @@ def _write(
         manifest_sha256=scored.manifest_sha256,
         tta=config.tta,
         is_calibrated=not config.uncalibrated,
+        prevalence=config.prevalence,
         skipped=scored.skipped,
         packed=scored.packed,
         n_in_training=scored.known.n_in_training,
@@ -127,6 +137,7 @@ def _metrics_path(
     unusual = {
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
+        f"prevalence-{config.prevalence}": config.prevalence is not None,
         _threshold_part(config.threshold): config.threshold != STORED,
         config.resize.value: config.resize is not Resize.CROP,
     }
@@ -284,5 +295,6 @@ def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
         if getattr(config, name) and not on_disk:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for a folder or archive", f"for a packed data set: histo download {flag}")
+    check_prevalence(config.prevalence)
     if config.threshold != STORED:
         parse_threshold(config.threshold)

@@ -177,7 +177,7 @@ def _dependencies(workspace: Workspace, job: Job) -> dict[str, Any]:
     """Return everything that the result depends on; parts are only used again if it is the same."""
     options = (
         *("split", "output_format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors", "escape_formulas"),
-        *("columns", "id", "mpp"),
+        *("prevalence", "columns", "id", "mpp"),
     )
     return {
         "histo": histocli.__version__,

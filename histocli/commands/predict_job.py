@@ -13,7 +13,7 @@ from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import STDIN, Inputs, open_inputs, stdin_lines
 from histocli.data.remarks import Remark, Remarks
 from histocli.errors import HistoError, UsageError
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_predictor
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_predictor
 from histocli.inference.done import Done, new_patches, read_done
 from histocli.inference.failed import write_failed
 from histocli.inference.predictor import ScoredChunk
@@ -151,6 +151,7 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         raise UsageError(
             "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
         )
+    check_prevalence(config.prevalence)
     _mpp(config)
     if config.mpp is not None and config.resize is Resize.SCALE:
         raise UsageError("--mpp and --resize scale exclude each other", "leave out --resize: --mpp rescales the images")
@@ -191,6 +192,7 @@ def open_job(
         config.engine,
         tta=config.tta,
         raw=config.uncalibrated,
+        prevalence=config.prevalence,
         spread=config.qc,
         halve=config.halve,
     )
@@ -255,6 +257,6 @@ def _column_types(config: PredictConfig) -> dict[str, type]:
 
 def row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:
     """Return what the rows of a file depend on, besides the patches."""
-    names = ("tta", "uncalibrated", "threshold", "resize", "mpp")
+    names = ("tta", "uncalibrated", "prevalence", "threshold", "resize", "mpp")
     made_with = {name: getattr(config, name) for name in names}
     return {"checkpoints": [member.sha256 for member in predictor.members]} | made_with

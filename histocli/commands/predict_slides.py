@@ -16,7 +16,7 @@ from histocli.config import OnError, PredictConfig
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_predictor
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_predictor
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.plots import write_heatmap_picture, write_tissue
@@ -238,7 +238,7 @@ def _dependencies(config: PredictConfig, predictor: CheckpointPredictor, thresho
         "checkpoints": [member.sha256 for member in predictor.members],
         "compute": predictor.kind,
         "threshold": threshold,
-        **{name: getattr(config, name) for name in ("tta", "uncalibrated", "step", "no_mask")},
+        **{name: getattr(config, name) for name in ("tta", "uncalibrated", "prevalence", "step", "no_mask")},
     }
 
 
@@ -263,6 +263,7 @@ def _check(config: PredictConfig) -> Path:
         raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
     if config.mask is not None and not config.mask.exists():
         raise UsageError(f"--mask {config.mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
+    check_prevalence(config.prevalence)
     require_packages()
     return config.out
 
@@ -276,5 +277,6 @@ def _load(workspace: Workspace, config: PredictConfig) -> CheckpointPredictor:
         config.engine,
         tta=config.tta,
         raw=config.uncalibrated,
+        prevalence=config.prevalence,
         halve=config.halve,
     )

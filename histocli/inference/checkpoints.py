@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from histocli.config import Device, Engine, ExportFormat, Precision
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
-from histocli.inference.predictor import CalibratedNetwork, Predictor
+from histocli.inference.predictor import CalibratedNetwork, Predictor, PredictorOptions
 from histocli.metrics.calibration import probability, rescale_threshold
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -36,12 +36,17 @@ class CheckpointPredictor(Predictor):
     """A `Predictor` that is made from one checkpoint or several; `members` has an entry for each."""
 
     def __init__(
-        self, members: Sequence[Member], networks: Sequence[Network], compute: Compute, **options: bool
+        self,
+        members: Sequence[Member],
+        networks: Sequence[Network],
+        compute: Compute,
+        **options: Unpack[PredictorOptions],
     ) -> None:
         temperatures = [member.checkpoint.temperature for member in members]
         calibrated = [CalibratedNetwork(*pair) for pair in zip(networks, temperatures, strict=True)]
         super().__init__(calibrated, compute, **options)
         self.members = list(members)
+        self.calibrated_prevalence = float(np.mean([_share_of_tumour(member.checkpoint) for member in members]))
 
     @property
     def reason(self) -> str:
@@ -59,8 +64,9 @@ class CheckpointPredictor(Predictor):
     def threshold(self, rule: str = STORED) -> float:
         """Return the threshold for this predictor's probabilities.
 
-        `rule` is a number; `stored`, the threshold that training chose; or a rule, such as `youden`, which is applied
-        to the scores of the validation patches in the checkpoint. For several checkpoints the mean is returned.
+        `rule` is a number, which is compared with the probabilities as they are written; `stored`, the threshold that
+        training chose; or a rule, such as `youden`, which is applied to the scores of the validation patches in the
+        checkpoint. For several checkpoints the mean is returned.
 
         Raises:
             UsageError: `rule` is none of these.
@@ -73,7 +79,19 @@ class CheckpointPredictor(Predictor):
 
     def _threshold_of(self, checkpoint: Checkpoint, rule: str) -> float:
         calibrated = checkpoint.threshold if rule == STORED else _threshold_by_rule(checkpoint, rule)
-        return rescale_threshold(calibrated, checkpoint.temperature) if self.raw else calibrated
+        threshold = rescale_threshold(calibrated, checkpoint.temperature) if self.raw else calibrated
+        return float(self._adjust(np.array(threshold)))
+
+
+def check_prevalence(prevalence: float | None) -> None:
+    """Check the value of `--prevalence`.
+
+    Raises:
+        UsageError: it is not above 0 and below 1.
+    """
+    if prevalence is not None and not 0 < prevalence < 1:
+        hint = "give the share of the patches that contain tumour, such as 0.05 for 5%"
+        raise UsageError(f"--prevalence {prevalence:g} is not above 0 and below 1", hint)
 
 
 def load_predictor(
@@ -82,7 +100,7 @@ def load_predictor(
     device: Device = Device.AUTO,
     precision: Precision = Precision.AUTO,
     engine: Engine = Engine.AUTO,
-    **options: bool,
+    **options: Unpack[PredictorOptions],
 ) -> CheckpointPredictor:
     """Load checkpoints by name or path, and put their networks on the device.
 
@@ -145,3 +163,10 @@ def _threshold_by_rule(checkpoint: Checkpoint, rule: str) -> float:
         )
     labels, odds = (checkpoint.validation[name].numpy() for name in ("labels", "log_odds"))
     return choose_threshold(rule, labels.astype(np.int64), probability(odds, checkpoint.temperature))
+
+
+def _share_of_tumour(checkpoint: Checkpoint) -> float:
+    """Return the share of tumour among the validation patches; 0.5, as `histo balance` makes it, if it is not known."""
+    labels = checkpoint.validation.get("labels")
+    share = 0.5 if labels is None or not len(labels) else float(labels.double().mean())
+    return share if 0 < share < 1 else 0.5

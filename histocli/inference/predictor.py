@@ -5,7 +5,7 @@ Validation during training, `histo eval` and `histo predict` all use `Predictor`
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from histocli.data.remarks import Remarks
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
 from histocli.errors import HistoError
 from histocli.inference.forward import Network, batch_log_odds
-from histocli.metrics.calibration import probability
+from histocli.metrics.calibration import adjust_prevalence, probability
 from histocli.metrics.curves import Floats
 from histocli.sources import Patch, Pixels
 
@@ -31,6 +31,16 @@ class CalibratedNetwork(NamedTuple):
 
     network: Network
     temperature: float = 1.0
+
+
+class PredictorOptions(TypedDict, total=False):
+    """The options of `Predictor`."""
+
+    tta: bool
+    raw: bool
+    spread: bool
+    halve: bool
+    prevalence: float | None
 
 
 class Scores(NamedTuple):
@@ -70,7 +80,11 @@ class Predictor:
         raw: return uncalibrated probabilities as `probs` too.
         spread: compute the eight views for `spread`, even without `tta`.
         halve: where the memory is too small for a batch, continue with half as many patches at a time.
+        prevalence: the share of tumour patches in the data, for which the probabilities are adjusted; None: that of the
+            data on which they were calibrated, `calibrated_prevalence`.
     """
+
+    calibrated_prevalence = 0.5
 
     def __init__(
         self,
@@ -81,7 +95,9 @@ class Predictor:
         raw: bool = False,
         spread: bool = False,
         halve: bool = False,
+        prevalence: float | None = None,
     ) -> None:
+        self.prevalence = prevalence
         self.networks, self.compute = list(networks), compute
         self.tta, self.raw, self.spread, self.halve = tta, raw, spread, halve
         self._largest_batch: int | None = None  # that fits the memory; None until a batch did not fit
@@ -234,7 +250,13 @@ class Predictor:
             temperatures = [one.temperature for one in self.networks]
             probs = np.mean([probability(mean, t) for mean, t in zip(means, temperatures, strict=True)], 0)
             views = [probability(views, t) for views, t in zip(odds, temperatures, strict=True)]
-        return Scores(probs, raw, np.ptp(np.mean(views, 0), 0))
+        return Scores(self._adjust(probs), self._adjust(raw), np.ptp(self._adjust(np.mean(views, 0)), 0))
+
+    def _adjust(self, probs: Floats) -> Floats:
+        """Return probabilities for the prevalence of the data."""
+        if self.prevalence is None:
+            return probs
+        return adjust_prevalence(probs, self.calibrated_prevalence, self.prevalence)
 
 
 class _Download:

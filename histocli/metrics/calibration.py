@@ -55,3 +55,19 @@ def rescale_threshold(threshold: float, temperature: float) -> float:
     """Return the threshold on uncalibrated probabilities that calls the same patches as a calibrated `threshold`."""
     with np.errstate(divide="ignore"):
         return float(probability(temperature * (np.log(threshold) - np.log1p(-threshold))))
+
+
+def adjust_prevalence(probs: npt.ArrayLike, trained: float, expected: float) -> Floats:
+    """Return probabilities (N,) for data of another share of tumour than that of the training data.
+
+    The odds are multiplied by the ratio of the two prior odds (Saerens et al. 2002). This holds if patches with tumour
+    look alike in both, and patches without tumour too.
+
+    Args:
+        probs: calibrated probabilities of tumour.
+        trained: the share of tumour patches in the data on which the probabilities are calibrated, above 0 and below 1.
+        expected: the share in the data that is scored, above 0 and below 1.
+    """
+    probs = np.asarray(probs, np.float64)
+    factor = expected * (1 - trained) / (trained * (1 - expected))
+    return np.asarray(probs * factor / (probs * factor + (1 - probs)))

@@ -49,6 +49,7 @@ class EvaluationReport:
         manifest_sha256: the SHA-256 of the manifest that lists the patches.
         tta: whether the eight flips and right-angle rotations were averaged.
         is_calibrated: whether each checkpoint's temperature was applied.
+        prevalence: the share of tumour patches that the probabilities were adjusted to; None if they were not.
         skipped: the number of patches that were not scored, by reason.
         packed: the packed data set of the patches; None for a folder.
         n_in_training: the number of patches that a checkpoint was trained on; None if it is not known.
@@ -74,6 +75,7 @@ class EvaluationReport:
     manifest_sha256: str | None = None
     tta: bool
     is_calibrated: bool
+    prevalence: float | None = None
     skipped: dict[str, Count] = field(default_factory=dict)
     packed: str | None = None
     n_in_training: Count | None = field(default=None, metadata={"old": "trained_on"})
@@ -92,6 +94,16 @@ class EvaluationReport:
         """Check that the scores are beside the report: a file from anyone must not name another one."""
         if Path(self.scores).name != self.scores or self.scores in ("", ".."):
             raise ValueError("names scores that are not beside it")
+
+    @property
+    def variants(self) -> list[str]:
+        """What differs from the default in how the probabilities were computed."""
+        texts = {
+            "8 orientations averaged": self.tta,
+            "uncalibrated": not self.is_calibrated,
+            f"prevalence {self.prevalence}": self.prevalence is not None,
+        }
+        return [text for text, is_so in texts.items() if is_so]
 
     def caveats(self) -> list[Caveat]:
         """Return why the metrics may be better, or their intervals narrower, than on new slides."""

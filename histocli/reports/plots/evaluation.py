@@ -113,7 +113,7 @@ def facts(report: EvaluationReport, result: str = "") -> tuple[str, ...]:
 
 def what_was_scored(report: EvaluationReport) -> str:
     """Return the data and the split of an evaluation, and how its patches were scored if that is unusual."""
-    how = ", 8 orientations averaged" * report.tta + ", uncalibrated" * (not report.is_calibrated)
+    how = "".join(f", {variant}" for variant in report.variants)
     return f"{report.data} {report.split}{how}"
 
 
