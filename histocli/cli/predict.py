@@ -264,6 +264,8 @@ def _show(state: State, config: PredictConfig, prediction: "Prediction") -> None
     if unreadable and not scored:
         raise HistoError(f"none of {unreadable:,} files could be read", hint)
     _report_images(state, config, prediction.remarks, scored)
+    if warning := prediction.likeness.warning:
+        report.warn(warning)
     before = f"; it held {prediction.done_before:,} before" if prediction.done_before else ""
     report.done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
     if unreadable:

@@ -155,7 +155,9 @@ def by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, 
     """Return evaluations by what must be equal to compare them: the data, the split, and how they were scored."""
     reports: dict[tuple[str, ...], EvaluationReport] = {}
     for report in evaluations.values():
-        reports.setdefault((report.data, report.split, "-".join(report.variants), report.folder or "", report.resize), report)
+        reports.setdefault(
+            (report.data, report.split, "-".join(report.variants), report.folder or "", report.resize), report
+        )
     return reports
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from histocli.compute.ddp import Ranks
 from histocli.config import Columns, ExportFormat, OnError, Output, PredictConfig, Resize
 from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import STDIN, Inputs, open_inputs, stdin_lines
+from histocli.data.likeness import Likeness, LikenessMeter
 from histocli.data.remarks import Remark, Remarks
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_predictor
@@ -33,6 +34,7 @@ class Prediction(NamedTuple):
 
     `duplicates` is false if duplicates were asked for and the training patches are not in the workspace. `done_before`
     is the number of patches that the file held already, and `remarks` say what was changed or guessed in images.
+    `likeness` compares the patches with the training patches.
     """
 
     scored: int
@@ -41,11 +43,14 @@ class Prediction(NamedTuple):
     duplicates: bool
     remarks: Remarks
     done_before: int
+    likeness: Likeness
 
 
 @dataclass
 class Counts:
     """The number of scored patches, the number with each flag, and remarks on their images.
+
+    `likeness` has the fields of `Likeness`.
 
     `unreadable` has the id, the path, the message and the hint of each patch that cannot be read.
     """
@@ -54,6 +59,7 @@ class Counts:
     unreadable: list[list[str]] = field(default_factory=list)
     flagged: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, Remark] = field(default_factory=Remarks)
+    likeness: dict[str, Any] = field(default_factory=dict)
 
     def add(self, other: "Counts") -> None:
         """Add the counts of other patches."""
@@ -61,6 +67,7 @@ class Counts:
         self.remarks = Remarks(self.remarks)
         self.remarks.merge(other.remarks)
         self.unreadable += other.unreadable
+        self.likeness = asdict(Likeness(**self.likeness) + Likeness(**other.likeness))
         for flag, count in other.flagged.items():
             self.flagged[flag] = self.flagged.get(flag, 0) + count
 
@@ -78,6 +85,7 @@ class Job(NamedTuple):
     pool: DecodingProcesses | None
     done: Done | None  # the patches that the file holds already
     on_remark: Callable[[str, str], None]
+    likeness_meter: LikenessMeter
 
     @property
     def out(self) -> Path:
@@ -106,7 +114,8 @@ class Job(NamedTuple):
     def write(self, chunk: ScoredChunk, writer: Writer) -> Counts:
         """Write the rows of a chunk, and return the counts of its patches."""
         failures = [[patch.id, patch.path, str(error), error.hint] for patch, error in chunk.failures]
-        counts = Counts(len(chunk.patches), failures, remarks=chunk.remarks)
+        likeness = asdict(self.likeness_meter.measure(chunk.pixels))
+        counts = Counts(len(chunk.patches), failures, remarks=chunk.remarks, likeness=likeness)
         if chunk.patches:
             table = self._table(chunk)
             writer.rows(table)
@@ -133,7 +142,15 @@ class Job(NamedTuple):
         if self.config.failed is not None:
             write_failed(self.config.failed, [row[:3] for row in counts.unreadable])
         before = len(self.done.ids) if self.done else 0
-        return Prediction(counts.scored, len(counts.unreadable), counts.flagged, known, Remarks(counts.remarks), before)
+        return Prediction(
+            counts.scored,
+            len(counts.unreadable),
+            counts.flagged,
+            known,
+            Remarks(counts.remarks),
+            before,
+            Likeness(**counts.likeness),
+        )
 
 
 def is_streamed(config: PredictConfig) -> bool:
@@ -214,7 +231,8 @@ def open_job(
         patches = new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.chunk_size(config.batch_size)
-    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, on_remark)
+    meter = predictor.likeness_meter(inputs.total)
+    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, on_remark, meter)
 
 
 def _files_of(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:

@@ -114,6 +114,11 @@ class Reference:
             contrast_limit=float(np.quantile(contrast, _RARE)),
         )
 
+    @property
+    def share_beyond(self) -> float:
+        """The share of more training patches that would be beyond one of the three limits."""
+        return 3 * max(_RARE, 1 / (self.patches + 1))  # of few patches, the limit is the highest or lowest value
+
     def distance(self, seen: Appearance) -> Distance:
         """Return how far patches are from the training patches."""
         away = seen.colour - np.array(self.colour_mean)

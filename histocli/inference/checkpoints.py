@@ -8,7 +8,9 @@ import numpy as np
 
 from histocli.compute.device import Compute, choose_compute
 from histocli.config import Device, Engine, ExportFormat, Precision
+from histocli.data.likeness import LikenessMeter
 from histocli.data.manifest import file_sha256
+from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
 from histocli.inference.predictor import CalibratedNetwork, Predictor, PredictorOptions
@@ -60,6 +62,11 @@ class CheckpointPredictor(Predictor):
     def kind(self) -> list[str]:
         """The kind of device, number format and engines: the last bits of a score depend on these."""
         return [self.compute.device.type, str(self.compute.precision), *(member.engine for member in self.members)]
+
+    def likeness_meter(self, total: int | None) -> LikenessMeter:
+        """Return what compares the patches to score, `total` of them, with those that the networks were trained on."""
+        known = [member.checkpoint.appearance for member in self.members if member.checkpoint.appearance]
+        return LikenessMeter([Reference(**appearance) for appearance in known], total)
 
     def threshold(self, rule: str = STORED) -> float:
         """Return the threshold for this predictor's probabilities.

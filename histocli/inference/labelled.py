@@ -15,6 +15,7 @@ from histocli.compute.ddp import Ranks
 from histocli.config import EvalConfig, Part
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
+from histocli.data.likeness import SAMPLE, Likeness
 from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
@@ -45,6 +46,7 @@ class Scored(NamedTuple):
         skipped: how many patches were not scored, by reason.
         packed: the packed data set that holds the pixels; None for a folder.
         known: how many of the patches the checkpoints were trained and validated on.
+        likeness: how like the training patches they look; None for a run's own validation patches.
 
     """
 
@@ -55,6 +57,7 @@ class Scored(NamedTuple):
     skipped: dict[str, int]
     packed: str | None
     known: KnownCounts
+    likeness: Likeness | None
 
 
 def score_packed(
@@ -90,6 +93,7 @@ def score_packed(
         skipped={},
         packed=subset.data,
         known=count_known(workspace, checkpoints, digests, manifests),
+        likeness=_measure_likeness(predictor, subset) if config.data else None,
     )
 
 
@@ -105,6 +109,12 @@ def _score_subset(
     batches = PatchLoader(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, ranks=ranks)
     scores = predictor.predict_packed(batches, lambda done: on_progress(done, len(batches)))
     return np.stack([scores.probs, scores.raw])
+
+
+def _measure_likeness(predictor: CheckpointPredictor, subset: Subset) -> Likeness:
+    meter = predictor.likeness_meter(1)
+    rows = subset.rows[:: max(1, len(subset.rows) // SAMPLE)]
+    return meter.measure(np.asarray(subset.store[rows]))
 
 
 def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFrame") -> None:
@@ -142,12 +152,13 @@ def _find_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint],
 
 
 class _FolderChunk(NamedTuple):
-    """Scored patches of a folder: their table, the SHA-1 of their pixels, the number of unreadable files, remarks."""
+    """Scored patches of a folder: their table, the SHA-1 of their pixels, unreadable files, remarks, and appearance."""
 
     table: "pd.DataFrame"
     digests: list[bytes]
     unreadable: int
     remarks: Remarks
+    likeness: Likeness
 
 
 def score_folder(
@@ -185,8 +196,9 @@ def score_folder(
     size = predictor.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
     progress = lambda done: on_progress(done * ranks.size, source.total)  # noqa: E731
+    meter = predictor.likeness_meter(source.total)
     with closing(predictor.predict_patches(share, size, on_unreadable, progress)) as chunks:
-        scored = [_folder_chunk(chunk) for chunk in chunks]
+        scored = [_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
     remarks = Remarks()
@@ -216,6 +228,7 @@ def score_folder(
         skipped={reason: count for reason, count in counts.items() if count},
         packed=None,
         known=count_known(workspace, checkpoints, digests, ManifestCache()),
+        likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
     )
 
 
@@ -224,7 +237,7 @@ def _folder_options(config: EvalConfig) -> FolderOptions:
     return FolderOptions(locations=(config.data or "",), **{name: getattr(config, name) for name in names})
 
 
-def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
+def _folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:
     import pandas as pd
 
     table = pd.DataFrame(
@@ -238,7 +251,7 @@ def _folder_chunk(chunk: ScoredChunk) -> _FolderChunk:
         }
     )
     digests = [sha1(pixels.data, usedforsecurity=False).digest() for pixels in chunk.pixels]
-    return _FolderChunk(table, digests, len(chunk.failures), chunk.remarks)
+    return _FolderChunk(table, digests, len(chunk.failures), chunk.remarks, likeness)
 
 
 def folder_name(location: Path) -> str:

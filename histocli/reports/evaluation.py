@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from histocli.data.likeness import Likeness
 from histocli.metrics import Measurement, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.schema import Count, Json, from_json, to_json
@@ -49,7 +50,7 @@ class EvaluationReport:
         manifest_sha256: the SHA-256 of the manifest that lists the patches.
         tta: whether the eight flips and right-angle rotations were averaged.
         is_calibrated: whether each checkpoint's temperature was applied.
-        prevalence: the share of tumour patches that the probabilities were adjusted to; None if they were not.
+        assumed_prevalence: the share of tumour patches that the probabilities were adjusted to; None if they were not.
         skipped: the number of patches that were not scored, by reason.
         packed: the packed data set of the patches; None for a folder.
         n_in_training: the number of patches that a checkpoint was trained on; None if it is not known.
@@ -57,6 +58,7 @@ class EvaluationReport:
         calibration_mismatch: whether several views or networks were averaged, although temperature and threshold were
             chosen for one view of one network.
         scores: the name of the CSV file of scores.
+        likeness: how like the training patches they look; None for a run's own validation patches.
         resize: how images of a folder with another size became patches: crop or scale.
         threshold_rule: the value of `--threshold`.
         measured: the metrics and curves.
@@ -75,13 +77,14 @@ class EvaluationReport:
     manifest_sha256: str | None = None
     tta: bool
     is_calibrated: bool
-    prevalence: float | None = None
+    assumed_prevalence: float | None = None
     skipped: dict[str, Count] = field(default_factory=dict)
     packed: str | None = None
     n_in_training: Count | None = field(default=None, metadata={"old": "trained_on"})
     n_in_validation: Count | None = field(default=None, metadata={"old": "chosen_on"})
     calibration_mismatch: bool = field(default=False, metadata={"old": "fitted_otherwise"})
     scores: str
+    likeness: Likeness | None = None
     resize: str = "crop"
     threshold_rule: str = "stored"
     measured: Measurement = field(metadata={"flat": True})
@@ -101,7 +104,7 @@ class EvaluationReport:
         texts = {
             "8 orientations averaged": self.tta,
             "uncalibrated": not self.is_calibrated,
-            f"prevalence {self.prevalence}": self.prevalence is not None,
+            f"prevalence {self.assumed_prevalence}": self.assumed_prevalence is not None,
         }
         return [text for text, is_so in texts.items() if is_so]
 
@@ -127,6 +130,8 @@ class EvaluationReport:
                     "scores"
                 )
             )
+        if self.likeness and self.likeness.warning:
+            caveats.append(Caveat(self.likeness.warning))
         if self.uncertainty and (by := self.uncertainty.bootstrap.by) != "slide":
             caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, because slides differ"))
         return caveats

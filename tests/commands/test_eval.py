@@ -628,3 +628,23 @@ def test_classes_and_slides_of_a_folder_are_options_as_in_download(histo, folder
     made = report(histo, "--data", folder, *line)
     assert (made["n"], len(made["slides"])) == (24, 3)
     assert "--classes is for a folder" in histo.fails(*EVAL, *line[:4], code=2)[0]
+
+
+def test_prevalence_is_written_to_a_report_of_its_own(histo):
+    usual, rare = report(histo), report(histo, "--prevalence", 0.1)
+    assert (usual["assumed_prevalence"], rare["assumed_prevalence"]) == (None, 0.1)
+    assert rare["scores"] == usual["scores"].replace(".csv", "-prevalence-0.1.csv")
+    assert rare["metrics"]["auc"] == usual["metrics"]["auc"]
+    assert rare["metrics"]["accuracy"] == usual["metrics"]["accuracy"]
+    assert rare["metrics"]["ece"] != usual["metrics"]["ece"]
+
+
+def test_a_folder_is_compared_with_the_appearance_of_the_training_patches(histo, tmp_path):
+    for path in write_images(histo, tmp_path / "tumor", 60):
+        image = cv2.imread(str(path))
+        path.write_bytes(cv2.imencode(".png", cv2.GaussianBlur(image, (0, 0), 2))[1].tobytes())
+    result = histo(*EVAL, "--data", tmp_path, "--json")
+    made = json.loads(result.stdout)["likeness"]
+    assert (made["measured"], made["focus"] < -60) == (60, True)
+    assert "the patches look unlike the training patches" in result.stderr
+    assert report(histo)["likeness"] is None

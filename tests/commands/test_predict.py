@@ -712,3 +712,32 @@ def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
     before = out.read_text()
     out.write_text(before[:-5])
     assert "its last line is incomplete" in histo(*line, code=1).stderr
+
+
+def test_prevalence_changes_the_odds_by_one_factor_and_no_class(histo, images):
+    line = [images, "--columns", "full"]
+    write_images(histo, images, 60)
+    usual, rare = (predicted(histo, *line, *more) for more in ([], ["--prevalence", 0.05]))
+    odds = [logit([float(row["probability"]) for row in rows]) for rows in (usual, rare)]
+    labels = load_checkpoint(histo.root / "checkpoints" / "best.pt").validation["labels"].numpy()
+    expected = logit(0.05) - logit(labels.mean())
+    assert odds[1] - odds[0] == pytest.approx(np.full(60, expected), abs=1e-3)
+    assert [row["class"] for row in usual] == [row["class"] for row in rare]
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.5", "nan", "50"])
+def test_a_prevalence_that_is_no_share_is_refused(histo, images, share):
+    assert "is not above 0 and below 1" in histo(*PREDICT, images, "--prevalence", share, code=2).stderr
+
+
+def test_patches_that_look_unlike_the_training_patches_are_reported(histo, tmp_path):
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:64]
+    blurred = [cv2.GaussianBlur(patch, (0, 0), 2) for patch in patches]
+    for name, images in {"same": patches, "blurred": blurred}.items():
+        np.save(tmp_path / f"{name}.npy", images)
+    warning = "the patches look unlike the training patches"
+    assert warning not in histo(*PREDICT, tmp_path / "same.npy").stderr
+    shown = histo(*PREDICT, tmp_path / "blurred.npy").stderr
+    assert warning in shown
+    assert "of 64 measured patches have a colour, sharpness or contrast beyond" in shown
+    assert "less sharp than the training patches" in shown

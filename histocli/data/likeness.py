@@ -1,0 +1,90 @@
+"""Compare the appearance of the patches that are scored with that of the training patches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from histocli.data.quality import Reference, appearance
+from histocli.schema import Count
+from histocli.sources import Pixels
+
+SAMPLE = 300  # patches to measure, at a millisecond each
+_STRIDE = 16  # where the number of patches is not known before
+_FEWEST = 50  # measured patches to judge by
+_SHARE, _DEVIATIONS = 0.02, 0.5  # for a warning; the patches of PCam's other slides have 0.003 and 0.01
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How like the training patches a sample of other patches looks.
+
+    Attributes:
+        measured: the patches in the sample.
+        beyond: those with a colour, sharpness or contrast beyond that of nearly all training patches.
+        expected: how many of them would be beyond if they were training patches.
+        focus: the sum of their sharpness, in standard deviations from the mean of the training patches.
+    """
+
+    measured: Count = 0
+    beyond: Count = 0
+    expected: float = 0.0
+    focus: float = 0.0
+
+    def __add__(self, other: "Likeness") -> "Likeness":
+        """Return the likeness of both samples together."""
+        return Likeness(
+            self.measured + other.measured,
+            self.beyond + other.beyond,
+            self.expected + other.expected,
+            self.focus + other.focus,
+        )
+
+    @property
+    def warning(self) -> str:
+        """What a user should know; "" if the patches look like the training patches."""
+        if self.measured < _FEWEST:
+            return ""
+        focus = self.focus / self.measured
+        findings = []
+        by_chance = self.expected + 3 * self.expected**0.5
+        if self.beyond > max(_SHARE * self.measured, by_chance):
+            findings.append(
+                f"{self.beyond:,} of {self.measured:,} measured patches have a colour, sharpness or contrast beyond "
+                "that of nearly all training patches"
+            )
+        if abs(focus) > _DEVIATIONS:
+            word = "sharper" if focus > 0 else "less sharp"
+            findings.append(f"the patches are {word} than the training patches, by {abs(focus):.1f} SD")
+        if not findings:
+            return ""
+        return (
+            f"the patches look unlike the training patches: {'; '.join(findings)}; the probabilities and the threshold "
+            "may not fit (in our experiments with such patches the ECE was 0.03 to 0.12)"
+        )
+
+
+class LikenessMeter:
+    """Measures a sample of the patches that pass: about `SAMPLE` of `total`, or each 16th if `total` is not known.
+
+    With several networks, each patch is compared with the training data that it differs from most. `references` has
+    the appearance of the training data of each network.
+    """
+
+    def __init__(self, references: Sequence[Reference], total: int | None) -> None:
+        self._references = references
+        self._stride = _STRIDE if total is None else max(1, total // SAMPLE)
+        self._next = 0  # position of the next patch to measure
+
+    def measure(self, patches: Pixels) -> Likeness:
+        """Return the likeness of those of some consecutive patches (N,96,96,3) that are in the sample."""
+        chosen = patches[self._next :: self._stride]
+        self._next = (self._next - len(patches)) % self._stride
+        if not self._references or not len(chosen):
+            return Likeness()
+        seen = appearance(chosen)
+        distances = [reference.distance(seen) for reference in self._references]
+        beyond = np.any([one.blank | one.unfocused | one.unusual_stain for one in distances], 0)
+        expected = len(chosen) * max(reference.share_beyond for reference in self._references)
+        focus = max((float(one.focus.sum()) for one in distances), key=abs)
+        return Likeness(len(chosen), int(beyond.sum()), expected, focus)
