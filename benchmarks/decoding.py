@@ -20,9 +20,10 @@ from benchmarks.data import write_tiffs
 from histocli.commands import predict as command
 from histocli.commands import predict_job
 from histocli.compute.device import choose_compute
-from histocli.config import Device, Precision, PredictConfig
+from histocli.config import PredictConfig
 from histocli.data import inputs
 from histocli.data.decoding import DecodingProcesses
+from histocli.enums import Device, Precision
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.workspace import Workspace

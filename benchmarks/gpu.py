@@ -28,8 +28,8 @@ import torch
 
 from histocli.commands.download import DownloadConfig, download
 from histocli.compute.device import choose_compute, deterministic
-from histocli.config import Augment, Device, Precision
 from histocli.data.loaders import PatchLoader
+from histocli.enums import Augment, Device, Precision
 from histocli.models import create_model
 from histocli.sources import Patch, SourceReport
 from histocli.sources.synthetic import SyntheticOptions

@@ -165,7 +165,7 @@ def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> Measu
 
 
 def draw(figure: Figure, optimism: Optimism) -> None:
-    """Draw each run's AUC on its own validation patches and on unseen patches, joined by a line."""
+    """Draw each run's AUC on its own validation patches and on unseen patches, connected by a line."""
     axes = figure.add_subplot()
     colours = {"patch": TUMOUR, "overlap group": NORMAL, "slide": NORMAL}
     drawn: set[str] = set()

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.data import RUN, BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
-from histocli.config import Device, Precision
+from histocli.enums import Device, Precision
 from histocli.inference.forward import batch_log_odds
 from histocli.models.checkpoint import load_checkpoint
 

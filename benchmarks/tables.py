@@ -111,7 +111,7 @@ def statistics() -> list[Row]:
         sk.precision_recall_curve(labels, probs)
 
     ways = {
-        f"`evaluate`, {len(figures)} figures and curves of {n:,} scores": timed(lambda: evaluate(labels, probs)),
+        f"`evaluate`, {len(figures)} metrics and curves of {n:,} scores": timed(lambda: evaluate(labels, probs)),
         "scikit-learn's own calls": timed(plain),
         "2,000 resamples of them by patch": timed(lambda: uncertainty(labels, probs, figures, threads=thread_count())),
         "2,000 resamples of them by slide": timed(

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
-from histocli.config import Augment, Device, Part, Precision
 from histocli.data.dataset import open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment
+from histocli.enums import Augment, Device, Part, Precision
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 

@@ -9,9 +9,11 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.config import BalanceConfig, Group, Split
-from histocli.console import OnProgress, Reporter, write_out
+from histocli.config import BalanceConfig
+from histocli.console import OnProgress, Reporter
+from histocli.enums import Group, Split
 from histocli.errors import UsageError
+from histocli.stdio import write_out
 
 
 @command(

@@ -6,7 +6,8 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.config import PlotConfig, PlotFormat, PlotKind
+from histocli.config import PlotConfig
+from histocli.enums import PlotFormat, PlotKind
 
 _WHAT, _HOW = "What to draw", "How to draw"
 

@@ -6,8 +6,8 @@ import torch
 
 from histocli.compute import device
 from histocli.compute.device import Compute, choose_compute, thread_count
-from histocli.config import Augment, Device, Precision, Rotate
 from histocli.data.loaders import Batch, PatchLoader
+from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.models import create_model
