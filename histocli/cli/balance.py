@@ -42,16 +42,16 @@ def balance(
     split: Annotated[
         Split | None,
         typer.Option(
-            help="Keep each slide on one side of the split, or each group of overlapping patches; or split patches at "
-            "random, which leaks; or train and validate by the folders train and val.",
+            help="What is kept in one split: each slide; each group of overlapping patches; or only single patches "
+            "(random), which leaks. folders uses the folders train and val as they are.",
             show_default="folders if there are such folders; slide if all slides are known, else overlap",
         ),
     ] = BalanceConfig.split,
     group: Annotated[
         Group | None,
         typer.Option(
-            help="Keep each hospital on one side of the split; or each of two groups that differ in sharpness and "
-            "colour, where no hospital is known."
+            help="Keep each hospital in one split; or, if no hospital is known, each of two groups that differ in "
+            "sharpness and colour."
         ),
     ] = BalanceConfig.group,
     audit: Annotated[

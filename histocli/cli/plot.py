@@ -21,7 +21,7 @@ def plot(
     run: Annotated[
         list[str] | None,
         typer.Option(
-            help="The run to plot; several are laid over one another.",
+            help="The run to plot; several are drawn in one plot.",
             show_default="the newest",
             autocompletion=options.complete_runs,
             rich_help_panel=_WHAT,

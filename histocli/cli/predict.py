@@ -57,8 +57,8 @@ def predict(
     columns: Annotated[
         Columns,
         typer.Option(
-            help="kaggle: id and label, which is the probability, as a Kaggle submission has them. full: id, path, "
-            "probability and class; the class is by the stored threshold unless --threshold names another.",
+            help="kaggle: id and label (the probability), as in a Kaggle submission. full: id, path, probability and "
+            "class; the class uses the stored threshold, unless --threshold gives another.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.columns,

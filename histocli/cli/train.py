@@ -91,7 +91,7 @@ def train(
     epochs: Annotated[
         int,
         typer.Option(
-            help="Passes over the training patches; with --resume, more than a finished run has extend it.",
+            help="Passes over the training patches; with --resume, a larger number extends a finished run.",
             rich_help_panel=TRAINING,
         ),
     ] = TrainConfig.epochs,

@@ -280,7 +280,10 @@ class PretendedGpu:
     [
         ({"available": False, "init": "The NVIDIA driver on your system is too old (found version 11040)."}, "too old"),
         ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this torch is built for 7.5, 8.0, 9.0"),
-        ({"zeros": "CUDA error: out of memory\nmore"}, "CUDA error: out of memory; nvidia-smi shows which processes use the GPU"),
+        (
+            {"zeros": "CUDA error: out of memory\nmore"},
+            "CUDA error: out of memory; nvidia-smi shows which processes use the GPU",
+        ),
     ],
     ids=["driver", "architecture", "memory"],
 )
