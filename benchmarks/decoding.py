@@ -48,13 +48,13 @@ def measure(step: str, place: Any, name: str) -> None:
     """Measure the processor time of the calls of `place.name`."""
     function = getattr(place, name)
 
-    def measured(*args: Any, **options: Any) -> Any:
+    def timed_call(*args: Any, **options: Any) -> Any:
         began = time.thread_time()
         result = function(*args, **options)
         _seconds[step] += time.thread_time() - began
         return result
 
-    setattr(place, name, measured)
+    setattr(place, name, timed_call)
 
 
 def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
