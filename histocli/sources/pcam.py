@@ -166,7 +166,6 @@ class PcamSource:
             yield from self._patches_of(split)
 
     def _patches_of(self, split: str) -> Iterator[Patch]:
-        """Yield the patches of a split."""
         from histocli.sources.hdf5 import open_h5, read_patches
 
         files, labels = self._files[split], self._labels[split]
@@ -202,7 +201,6 @@ class PcamSource:
         return slides
 
     def _fetch_split(self, split: str) -> _SplitFiles:
-        """Find or download the files of a split, and record their checksums."""
         from histocli.sources.download import file_md5, read_recorded_md5
 
         if self._folder is not None:
@@ -260,7 +258,6 @@ class PcamSource:
         return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
     def _note_checksums(self) -> None:
-        """Add a note that says which files do not have the published MD5."""
         other = [name for name, md5 in self.report.checksums.items() if MD5.get(name) != md5]
         note = "all files have the published MD5"
         if other:
@@ -269,7 +266,6 @@ class PcamSource:
 
 
 def _url_or_folder(location: str | Path | None) -> tuple[str, Path | None]:
-    """Return the base address to download from, or the folder that has the files."""
     if location is None:
         return ZENODO, None
     if str(location).startswith(("http://", "https://")):

@@ -23,7 +23,7 @@ from histocli.training.calibrate import Calibration, calibrate, check_rule, coun
 from histocli.training.probe import extract_features, head_state, head_weights, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
-from histocli.training.run_folder import describe_run, state_errors, write_history, write_options
+from histocli.training.run_folder import describe_run, require_folder, state_errors, write_history, write_options
 from histocli.training.setup import make_loaders, make_model, make_recipe
 from histocli.training.trainer import Trainer, copy_state
 from histocli.workspace import Workspace, atomic_folder
@@ -216,16 +216,7 @@ class Run:
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""
         state = self._training_state()
-        self.ranks.on_rank0(lambda: self._write(self._existing_dir(), state, is_best=is_best))
-
-    def _existing_dir(self) -> Path:
-        """Return the run's folder; it must not be made again in a workspace that was moved."""
-        if not self.dir.is_dir():
-            raise HistoError(
-                f"{self.dir} is gone: it was moved or deleted during the training",
-                f"move it back, and continue: histo train --resume --name {self.name}",
-            )
-        return self.dir
+        self.ranks.on_rank0(lambda: self._write(require_folder(self.dir, self.name), state, is_best=is_best))
 
     def _training_state(self) -> dict[str, Any]:
         """Return what last.pt needs to resume; all processes must call this together."""
