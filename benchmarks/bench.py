@@ -55,7 +55,7 @@ def machine() -> dict[str, object]:
 
 def table(results: dict[str, object]) -> str:
     """Return the results as the table of the README."""
-    head = ["what", "against", "what gives", "against gives", "unit", "ratio: median (range)", "to reach"]
+    head = ["measured", "compared with", "value", "value compared with", "unit", "ratio: median (range)", "aim"]
     lines = [head, ["---"] * len(head)]
     for part in results["parts"].values():  # type: ignore[attr-defined]
         lines += [Row(**each).cells() for each in part]

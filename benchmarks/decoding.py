@@ -20,9 +20,10 @@ from benchmarks.data import write_tiffs
 from histocli.commands import predict as command
 from histocli.commands import predict_job
 from histocli.compute.device import choose_compute
-from histocli.config import Device, Precision, PredictConfig
+from histocli.config import PredictConfig
 from histocli.data import inputs
 from histocli.data.decoding import DecodingProcesses
+from histocli.enums import Device, Precision
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.workspace import Workspace
@@ -47,13 +48,13 @@ def measure(step: str, place: Any, name: str) -> None:
     """Measure the processor time of the calls of `place.name`."""
     function = getattr(place, name)
 
-    def measured(*args: Any, **options: Any) -> Any:
+    def timed_call(*args: Any, **options: Any) -> Any:
         began = time.thread_time()
         result = function(*args, **options)
         _seconds[step] += time.thread_time() - began
         return result
 
-    setattr(place, name, measured)
+    setattr(place, name, timed_call)
 
 
 def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:

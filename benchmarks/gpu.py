@@ -28,8 +28,8 @@ import torch
 
 from histocli.commands.download import DownloadConfig, download
 from histocli.compute.device import choose_compute, deterministic
-from histocli.config import Augment, Device, Precision
 from histocli.data.loaders import PatchLoader
+from histocli.enums import Augment, Device, Precision
 from histocli.models import create_model
 from histocli.sources import Patch, SourceReport
 from histocli.sources.synthetic import SyntheticOptions
@@ -57,11 +57,11 @@ class ShiftedPatches:
         labels, slides = self.table["label"].tolist(), self.table["slide"].tolist()
         for i in range(self.total):
             copy, base = divmod(i, len(self.pixels))
-            load = partial(_shifted, self.pixels, base, copy)
+            load = partial(_shift, self.pixels, base, copy)
             yield Patch(f"p{i:06d}", load, int(labels[base]), f"{slides[base]}_{copy}", "", "")
 
 
-def _shifted(pixels: Any, base: int, copy: int) -> Any:
+def _shift(pixels: Any, base: int, copy: int) -> Any:
     """Return a patch shifted and a little darker, so that no two copies of it count as overlapping tissue."""
     return np.roll(np.maximum(pixels[base], copy) - np.uint8(copy), (3 * copy, 5 * copy), (0, 1))
 

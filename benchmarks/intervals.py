@@ -39,7 +39,7 @@ def main():
         clock, processor = measure_seconds(
             lambda c=clusters: uncertainty(labels, probs, metrics, clusters=c, threads=threads)
         )
-        what = f"{REPLICATES:,} resamples of {n:,} patches by {clusters.by}, {len(metrics)} figures, {threads} threads"
+        what = f"{REPLICATES:,} resamples of {n:,} patches by {clusters.by}, {len(metrics)} metrics, {threads} threads"
         print(f"{what}: {clock:.1f} s ({processor:.1f} s of processor time)")
 
     def sort_each():

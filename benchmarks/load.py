@@ -60,7 +60,7 @@ def anonymous(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def trained(root: Path) -> Histo:
+def train_small_network(root: Path) -> Histo:
     """Return a workspace with a small network that was trained for a short time."""
     histo = Histo(root / "workspace")
     histo("download", "--source", "synthetic", "--n", 64)
@@ -87,7 +87,7 @@ def files(root: Path, count: int) -> int:
     """Score many files: a folder, then a list of their paths on stdin."""
     import cv2
 
-    histo, folder, rng = trained(root), root / "images", np.random.default_rng(0)
+    histo, folder, rng = train_small_network(root), root / "images", np.random.default_rng(0)
     folder.mkdir()
     pictures = [cv2.imencode(".png", rng.integers(0, 256, (96, 96, 3), np.uint8))[1].tobytes() for _ in range(IMAGES)]
     names = []
@@ -126,7 +126,7 @@ def pipeline(root: Path, count: int) -> int:
 
 def array(root: Path, gigabytes: int, rows: int | None) -> int:
     """Score a large sparse array of zeros, which takes no space on the disk."""
-    histo, path, out = trained(root), root / "large.npy", root / "preds.csv"
+    histo, path, out = train_small_network(root), root / "large.npy", root / "preds.csv"
     count = gigabytes * 10**9 // (96 * 96 * 3)
     np.lib.format.open_memmap(path, "w+", np.uint8, (count, 96, 96, 3))
     if rows:

@@ -87,10 +87,10 @@ def measure(workspace: Workspace, data: str, runs: Sequence[str]) -> Optimism:
     patches = {run: _patches_sha256(workspace, report) for run, report in evaluations.items()}
     if len(set(patches.values())) > 1:
         raise HistoError(f"these runs were not evaluated on the same patches of {data}", "evaluate them again")
-    shared = [_shared(workspace, run, evaluations[run]) for run in runs]
+    shared = [_count_shared(workspace, run, evaluations[run]) for run in runs]
     return Optimism(
         data=data,
-        runs=[_measured(workspace, run, evaluations[run]) for run in runs],
+        runs=[_measure_run(workspace, run, evaluations[run]) for run in runs],
         shared_slides=max((slides for slides, _ in shared if slides is not None), default=None),
         overlaps=max((overlaps for _, overlaps in shared if overlaps is not None), default=None),
     )
@@ -141,7 +141,7 @@ def _patches_sha256(workspace: Workspace, report: EvaluationReport) -> str:
     return table[["id", "label"]].to_csv(index=False)
 
 
-def _shared(workspace: Workspace, run: str, report: EvaluationReport) -> tuple[int | None, int | None]:
+def _count_shared(workspace: Workspace, run: str, report: EvaluationReport) -> tuple[int | None, int | None]:
     """The slides of the unseen data that the run's data have too, and the patches that overlap one of them."""
     subset = read_manifest(workspace.run_dir(run) / "manifest.csv")
     if not {report.data, str(subset["data"].iloc[0])} <= set(workspace.dataset_names()):
@@ -149,7 +149,7 @@ def _shared(workspace: Workspace, run: str, report: EvaluationReport) -> tuple[i
     return count_shared_with_subset(workspace, subset, report.data, report.split)
 
 
-def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> MeasuredRun:
+def _measure_run(workspace: Workspace, run: str, report: EvaluationReport) -> MeasuredRun:
     best = load_checkpoint(workspace.run_dir(run) / "best.pt")
     manifest = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "split"))
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
@@ -165,7 +165,7 @@ def _measured(workspace: Workspace, run: str, report: EvaluationReport) -> Measu
 
 
 def draw(figure: Figure, optimism: Optimism) -> None:
-    """Draw each run's AUC on its own validation patches and on unseen patches, joined by a line."""
+    """Draw each run's AUC on its own validation patches and on unseen patches, connected by a line."""
     axes = figure.add_subplot()
     colours = {"patch": TUMOUR, "overlap group": NORMAL, "slide": NORMAL}
     drawn: set[str] = set()
@@ -194,10 +194,10 @@ def main(arguments: Sequence[str]) -> Optimism:
     workspace, report = Workspace(Path(root)), Reporter()
     optimism = measure(workspace, data, runs)
 
-    def shown(auc: Auc) -> str:
+    def format_auc(auc: Auc) -> str:
         return number(auc.value) + (f" ({auc.interval[0]:.4f} to {auc.interval[1]:.4f})" if auc.interval else "")
 
-    rows = [[run.run, run.split_by, shown(run.validation), shown(run.unseen)] for run in optimism.runs]
+    rows = [[run.run, run.split_by, format_auc(run.validation), format_auc(run.unseen)] for run in optimism.runs]
     report.table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)
     rows = [[split, f"{gap:+.4f}"] for split, gap in optimism.gaps().items()]
     report.table("mean of validation AUC minus unseen AUC", ["split by", "gap"], rows)

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from histocli.compute.device import choose_compute, compute_settings
-from histocli.config import Device, Precision
 from histocli.data.loaders import PatchLoader
 from histocli.data.quality import Reference
+from histocli.enums import Device, Precision
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import evaluate, uncertainty
 from histocli.metrics.intervals import Interval

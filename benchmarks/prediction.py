@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.data import RUN, BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
-from histocli.config import Device, Precision
+from histocli.enums import Device, Precision
 from histocli.inference.forward import batch_log_odds
 from histocli.models.checkpoint import load_checkpoint
 
@@ -46,7 +46,7 @@ def measure(data: BenchmarkData) -> list[Row]:
         starts.append(data.seconds("predict", one, "--ckpt", checkpoint, stdout=out))
         return data.n / (data.seconds("predict", data.folder, "--ckpt", checkpoint, stdout=out) - starts[-1])
 
-    def exported() -> float:
+    def measure_exported() -> float:
         line = ("predict", "--ckpt", checkpoint, "--device", "cpu", "--precision", "fp32")
         start, end = (data.seconds(*line, what, stdout=out, root=data.root / "exported") for what in (one, data.folder))
         return data.n / (end - start)
@@ -82,7 +82,7 @@ def measure(data: BenchmarkData) -> list[Row]:
         "its forward passes alone": forward,
         "a plain loop: OpenCV, `DataLoader` with 2 workers": plain,
         "OpenCV decoding them, on one core": decode,
-        "`histo predict` after `histo export`, by ONNX Runtime in fp32 on the CPU": exported,
+        "`histo predict` after `histo export`, by ONNX Runtime in fp32 on the CPU": measure_exported,
     }
     found = alternate(names)
     ours, alone, loop, decoding, onnx = names

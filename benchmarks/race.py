@@ -22,9 +22,10 @@ from torch import nn
 from benchmarks.data import Histo
 from benchmarks.training import BATCH, plain_loader
 from histocli.compute.device import choose_compute, compute_settings
-from histocli.config import LEARNING_RATE, Device, Part, Precision
+from histocli.config import LEARNING_RATE
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
+from histocli.enums import Device, Part, Precision
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
 from histocli.models import create_model

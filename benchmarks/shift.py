@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
 from histocli.compute.device import Compute, choose_compute, compute_settings
-from histocli.config import Device, Precision, Rotate
 from histocli.data.appearance import appearance_groups, measure
 from histocli.data.loaders import PatchLoader
+from histocli.enums import Device, Precision, Rotate
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import evaluate
 from histocli.models import Classifier

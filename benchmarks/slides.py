@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import openslide
 
-from histocli.config import Device, Precision
+from histocli.enums import Device, Precision
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.predictor import Predictor
 from histocli.slides.grid import Box

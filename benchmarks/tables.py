@@ -22,7 +22,7 @@ KAGGLE_TRAIN, KAGGLE_TEST = 220_025, 57_458
 REAL = Path(__file__).parents[2] / "shared" / "data"
 
 
-def timed(work: Callable[[], object]) -> Callable[[], float]:
+def time_call(work: Callable[[], object]) -> Callable[[], float]:
     """Return the seconds that `work` takes."""
 
     def run() -> float:
@@ -42,13 +42,13 @@ def packing(data: BenchmarkData) -> list[Row]:
     for what, place in places.items():
         files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
         ways = {
-            f"packing {what}": timed(
+            f"packing {what}": time_call(
                 lambda place=place: data.seconds("download", "--source", "folder", "--from", place, "--force")
             ),
-            "reading the same bytes": timed(lambda files=files: [p.read_bytes() for p in files]),
+            "reading the same bytes": time_call(lambda files=files: [p.read_bytes() for p in files]),
         }
         if place.is_dir():
-            ways["decoding them with OpenCV, on one core"] = timed(
+            ways["decoding them with OpenCV, on one core"] = time_call(
                 lambda files=files: [cv2.imread(str(p)) for p in files]
             )
         found = alternate(ways)
@@ -84,8 +84,8 @@ def balancing(root: Path) -> list[Row]:
     ).to_csv(manifest, index=False)
     copy = root / "copy.csv"
     ways = {
-        f"`balance` of {n:,} rows": timed(lambda: balance(workspace, BalanceConfig(data="large"))),
-        "pandas reading and writing the same CSV": timed(lambda: pd.read_csv(manifest).to_csv(copy, index=False)),
+        f"`balance` of {n:,} rows": time_call(lambda: balance(workspace, BalanceConfig(data="large"))),
+        "pandas reading and writing the same CSV": time_call(lambda: pd.read_csv(manifest).to_csv(copy, index=False)),
     }
     ours, theirs = ways
     return [row(alternate(ways), ours, theirs, "s", "under 2")]
@@ -111,10 +111,12 @@ def statistics() -> list[Row]:
         sk.precision_recall_curve(labels, probs)
 
     ways = {
-        f"`evaluate`, {len(figures)} figures and curves of {n:,} scores": timed(lambda: evaluate(labels, probs)),
-        "scikit-learn's own calls": timed(plain),
-        "2,000 resamples of them by patch": timed(lambda: uncertainty(labels, probs, figures, threads=thread_count())),
-        "2,000 resamples of them by slide": timed(
+        f"`evaluate`, {len(figures)} metrics and curves of {n:,} scores": time_call(lambda: evaluate(labels, probs)),
+        "scikit-learn's own calls": time_call(plain),
+        "2,000 resamples of them by patch": time_call(
+            lambda: uncertainty(labels, probs, figures, threads=thread_count())
+        ),
+        "2,000 resamples of them by slide": time_call(
             lambda: uncertainty(labels, probs, figures, clusters=slides, threads=thread_count())
         ),
     }

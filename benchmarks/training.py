@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 from benchmarks.data import BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
-from histocli.config import Augment, Device, Part, Precision
 from histocli.data.dataset import open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment
+from histocli.enums import Augment, Device, Part, Precision
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -50,7 +50,7 @@ class Ours:
         self._wait()
         return self.steps * BATCH / (time.perf_counter() - began)
 
-    def fixed(self) -> float:
+    def measure_fixed_batch(self) -> float:
         """Return patches per second of the network and the optimiser only."""
         trainer = self.trainer
         trainer.model.train()
@@ -159,9 +159,9 @@ def measure(data: BenchmarkData) -> list[Row]:
     plain = Theirs("histonet", lambda: plain_loader(data.folder), best=False)
     names = {
         "`histo train`": full.train,
-        "the same on one fixed batch": full.fixed,
+        "the same on one fixed batch": full.measure_fixed_batch,
         "`histo train --augment none`": bare.train,
-        "the same on one fixed batch, not augmented": bare.fixed,
+        "the same on one fixed batch, not augmented": bare.measure_fixed_batch,
         "`ImageFolder`, torchvision, `DataLoader`, fp32": plain.train,
     }
     found = alternate(names)
@@ -179,7 +179,7 @@ def _resnet(data: BenchmarkData) -> list[Row]:
     arch = "resnet18"
     ours = Ours(data, arch)
     mine, fixed = f"`histo train --arch {arch}`", f"{arch} on one fixed batch"
-    ways, goals = {mine: ours.train, fixed: ours.fixed}, {fixed: ""}
+    ways, goals = {mine: ours.train, fixed: ours.measure_fixed_batch}, {fixed: ""}
     loaders = [
         ("timm", timm_loader, True, "at least 1.25"),
         ("timm", timm_loader, False, "at least 2"),

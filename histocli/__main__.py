@@ -14,7 +14,7 @@ def main() -> None:
     try:
         with raise_on_termination():
             from histocli.cli import app  # inside the block, because importing takes a while
-            from histocli.console import prepare_streams
+            from histocli.stdio import prepare_streams
 
             let_waiting_threads_sleep(others)
             prepare_streams()

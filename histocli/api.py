@@ -13,16 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from histocli.config import (
-    CHECKPOINT,
-    BalanceConfig,
-    Device,
-    EvalConfig,
-    Precision,
-    PredictConfig,
-    Resize,
-    TrainConfig,
-)
+from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig, TrainConfig
+from histocli.enums import Device, Precision, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.workspace import Workspace, default_workspace
 
@@ -222,6 +214,7 @@ class Predictor:
         return pd.concat(chunks, ignore_index=True) if chunks else self._table([], np.empty(0))
 
     def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterable[pd.DataFrame]":
+        """Yield a table for each chunk of the patches in `inputs`; warn of unreadable files and of changed images."""
         from histocli.compute.device import compute_settings
         from histocli.data.inputs import open_inputs
 
@@ -249,6 +242,7 @@ class Predictor:
 
 
 def _workspace(workspace: Workspace | PathLike | None) -> Workspace:
+    """Return the workspace that a caller gave as such or as a path, else the default one."""
     if isinstance(workspace, Workspace):
         return workspace
     return Workspace(Path(workspace)) if workspace is not None else default_workspace()

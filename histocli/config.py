@@ -1,4 +1,4 @@
-"""The options of each command, as one frozen dataclass per command, and the values that they take.
+"""The options of each command, as one frozen dataclass per command. The values that they take are in `histocli.enums`.
 
 Every default is defined here, once: the command line and the Python API take theirs from these classes. Importing this
 module is cheap, so that `histo --help` and TAB answer at once.
@@ -6,177 +6,29 @@ module is cheap, so that `histo --help` and TAB answer at once.
 
 import math
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from pathlib import Path
 
+from histocli.enums import (
+    Augment,
+    Columns,
+    Device,
+    Engine,
+    ExportFormat,
+    Group,
+    IdKind,
+    OnError,
+    Output,
+    Part,
+    PlotFormat,
+    PlotKind,
+    Precision,
+    Resize,
+    Rotate,
+    Split,
+    Track,
+    Weights,
+)
 from histocli.errors import UsageError
-
-
-class Augment(StrEnum):
-    """How training patches are augmented; each level includes the one before it."""
-
-    NONE = "none"
-    FLIPS = "flips"
-    FULL = "full"
-
-
-class Rotate(StrEnum):
-    """The angles by which training patches are rotated; auto is `any` for a network that reduces its input first."""
-
-    AUTO = "auto"
-    RIGHT = "right"
-    ANY = "any"
-
-
-class Device(StrEnum):
-    """The device to compute on."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    MPS = "mps"
-
-
-class Precision(StrEnum):
-    """The number format of the convolutions; weights are always stored in fp32."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-class Engine(StrEnum):
-    """What runs the network: PyTorch, or ONNX Runtime on the file that `histo export` wrote."""
-
-    AUTO = "auto"
-    TORCH = "torch"
-    ONNX = "onnx"
-
-
-class Resize(StrEnum):
-    """How an image of another size becomes a patch of 96x96 pixels."""
-
-    CROP = "crop"
-    SCALE = "scale"
-
-
-class Split(StrEnum):
-    """What training and validation never share: slides, overlapping patches, or only the patches themselves."""
-
-    SLIDE = "slide"
-    OVERLAP = "overlap"
-    RANDOM = "random"
-    FOLDERS = "folders"  # the splits train and valid of the data set itself
-
-
-class Group(StrEnum):
-    """A unit larger than a slide that is kept in one split."""
-
-    HOSPITAL = "hospital"
-    APPEARANCE = "appearance"  # two groups that differ in sharpness and colour
-
-
-class Weights(StrEnum):
-    """The weights that training starts from."""
-
-    RANDOM = "random"
-    PRETRAINED = "pretrained"
-    IMAGENET = "imagenet"
-    HISTONET_PCAM = "histonet-pcam"  # of the network that comes with histo
-
-
-class Track(StrEnum):
-    """A tracker of experiments that runs are sent to; each value is the name of its package and of the extra."""
-
-    TENSORBOARD = "tensorboard"
-    WANDB = "wandb"
-    MLFLOW = "mlflow"
-
-
-class Part(StrEnum):
-    """The rows of a manifest that are evaluated."""
-
-    TRAIN = "train"
-    VAL = "val"
-    VALID = "valid"
-    TEST = "test"
-    ALL = "all"
-
-
-class OnError(StrEnum):
-    """What to do about an unreadable file."""
-
-    SKIP = "skip"
-    FAIL = "fail"
-
-
-class Output(StrEnum):
-    """The file format of predictions."""
-
-    CSV = "csv"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-
-
-class IdKind(StrEnum):
-    """What the id of an image file is: its name without folder and suffix, or its path."""
-
-    STEM = "stem"
-    PATH = "path"
-
-
-class Columns(StrEnum):
-    """The columns of predictions: id and label as Kaggle wants them, or id, path, probability and class."""
-
-    KAGGLE = "kaggle"
-    FULL = "full"
-
-
-class ExportFormat(StrEnum):
-    """The format of an exported network; `wsinfer` is a folder, the others are files."""
-
-    ONNX = "onnx"
-    PT2 = "pt2"
-    WSINFER = "wsinfer"
-
-
-class PlotKind(StrEnum):
-    """What to draw; `all` is every kind whose input file exists."""
-
-    ALL = "all"
-    CURVES = "curves"
-    ROC = "roc"
-    PR = "pr"
-    CONFUSION = "confusion"
-    CALIBRATION = "calibration"
-    SCORES = "scores"
-    BALANCE = "balance"
-    SAMPLES = "samples"
-    ERRORS = "errors"
-
-
-class RunSort(StrEnum):
-    """The order in which runs are listed."""
-
-    TIME = "time"
-    AUC = "auc"
-    NAME = "name"
-
-
-class RunAction(StrEnum):
-    """What `histo runs` does besides listing."""
-
-    RM = "rm"
-
-
-class PlotFormat(StrEnum):
-    """The file format of plots."""
-
-    PNG = "png"
-    SVG = "svg"
-    PDF = "pdf"
-
 
 PATCH_MPP = 0.972  # micrometres per pixel of PatchCamelyon's patches: level 2 of Camelyon16's slides
 SUBSET = "balanced"  # the subset that `histo balance` writes and `histo train` uses

@@ -31,7 +31,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
-def shown(value: object) -> str:
+def describe_value(value: object) -> str:
     """Return a value of a file for a message: a number or a short text as it is, anything else as its type.
 
     The `repr` of a value from a hostile file could be longer than the memory.

@@ -30,7 +30,7 @@ class HeldError(HistoError):
 
 
 def shorten_name(name: str) -> str:
-    """Return a file's name for use in the name of a hidden file beside it; file systems count bytes, not characters.
+    """Return a file's name, shortened for the name of a hidden file in its folder; file systems count bytes.
 
     A hash replaces the end of a long name, so that different names stay different.
     """
@@ -120,6 +120,7 @@ def remove_strays(folder: Path, name: str | None = None) -> None:
 
 
 def _remove_if_unlocked(path: Path) -> None:
+    """Remove a temporary file whose process has ended."""
     try:
         descriptor = _open(path)
     except (FileNotFoundError, PermissionError):

@@ -13,7 +13,7 @@ from enum import Enum
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from histocli.errors import HistoError, shown
+from histocli.errors import HistoError, describe_value
 
 T = TypeVar("T")
 Json = dict[str, object]
@@ -65,6 +65,7 @@ def from_json(kind: type[T], value: object, file: str, hint: str = "") -> T:
 
 
 def _plain(value: object) -> object:
+    """Return a value with its dataclasses as objects of JSON, and its tuples as lists."""
     if is_dataclass(value):
         return to_json(value)
     if isinstance(value, dict):
@@ -89,6 +90,7 @@ class _Reader:
     hint: str
 
     def parse(self, kind: Any, value: object, at: str) -> object:
+        """Return a value of the file as the type `kind`, or raise `HistoError`."""
         origin, args = get_origin(kind), get_args(kind)
         if origin is Annotated:
             return self._in_range(self.parse(args[0], value, at), args[1], at)
@@ -110,6 +112,7 @@ class _Reader:
         return self._scalar(kind, value, at)
 
     def _one_of(self, kinds: tuple[Any, ...], value: object, at: str) -> object:
+        """Return the value as the first of several types that it fits."""
         *others, last = [kind for kind in kinds if kind is not type(None)]
         for kind in others:
             try:
@@ -126,6 +129,7 @@ class _Reader:
         return origin(self.parse(kind, item, f"{at}[{i}]") for i, (kind, item) in enumerate(zip(kinds, items)))  # noqa: B905
 
     def _dataclass(self, kind: Any, values: Mapping[str, object], at: str) -> object:
+        """Return an object of the file as a dataclass."""
         known: dict[str, object] = {}
         hints = _types_of(kind, include_extras=True)
         for field in fields(kind):
@@ -148,6 +152,7 @@ class _Reader:
             raise self._error(at, str(error)) from error
 
     def _scalar(self, kind: type, value: object, at: str) -> object:
+        """Return a number, a text, a truth value or the member of an enumeration."""
         if kind is Any:
             return value
         if isinstance(kind, type) and issubclass(kind, Enum):
@@ -173,7 +178,7 @@ class _Reader:
         return value if isinstance(value, kind) else self._refuse(at, name, value)
 
     def _refuse(self, at: str, wanted: str, value: object) -> Any:
-        raise self._error(at, f"is {shown(value)}, not {wanted}")
+        raise self._error(at, f"is {describe_value(value)}, not {wanted}")
 
     def _error(self, at: str, problem: str) -> HistoError:
         return HistoError(f"{self.file}: {f'the field {at}' if at else 'its content'} {problem}", self.hint)

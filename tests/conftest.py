@@ -27,7 +27,7 @@ def pytest_configure():
 
 
 @pytest.fixture(autouse=True)
-def isolated(monkeypatch, tmp_path_factory):
+def isolate_environment(monkeypatch, tmp_path_factory):
     """Point HOME, the platform's folders and the workspace into a temporary folder; forget other HISTO_ variables."""
     home = tmp_path_factory.mktemp("home")
     for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE")) and name not in FP32]:

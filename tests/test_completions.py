@@ -22,7 +22,7 @@ def needs(shell):
 def environment(tmp_path):
     """The variables of a shell that finds this Python's `histo`."""
     if not Path(sys.executable).with_name("histo").is_file():
-        pytest.skip("the histo executable is not installed beside this Python")
+        pytest.skip("the histo executable is not installed in the folder of this Python")
     return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,5 +1,6 @@
 """The worked examples of CONTRIBUTING.md work as they are written."""
 
+import csv
 import os
 import re
 import shutil
@@ -68,7 +69,10 @@ def changed_copy(tmp_path_factory):
 
 
 def test_each_example_has_blocks():
-    assert list(examples()) == ["Add a metric", "Add a source", "Add an architecture", "Add an output format"]
+    assert list(examples()) == [
+        *("Add a metric", "Add a source", "Add an architecture", "Add an output format"),
+        "Add a column to the predictions",
+    ]
     assert all(examples().values())
 
 
@@ -85,18 +89,19 @@ def test_tests_of_the_examples_pass(changed_copy):
     run_python(changed_copy, "-m", "pytest", "-p", "no:cacheprovider", *new_tests)
 
 
-def test_commands_use_the_new_source_architecture_metric_and_format(changed_copy, tmp_path):
+def test_commands_use_the_new_source_architecture_metric_format_and_column(changed_copy, tmp_path):
     labels = np.arange(64) % 2
     patches = np.random.default_rng(0).integers(0, 256, (64, 96, 96, 3), np.uint8)
     np.save(tmp_path / "patches.npy", patches)
     np.save(tmp_path / "labels.npy", labels)
-    workspace, table = tmp_path / "workspace", tmp_path / "scores.tsv"
+    workspace, table, full = tmp_path / "workspace", tmp_path / "scores.tsv", tmp_path / "full.csv"
     commands = [
         f"download --source npy --from {tmp_path}/patches.npy --label-array {tmp_path}/labels.npy --name arrays",
         "balance --data arrays --n max --split random --val-fraction 0.25",
         "train --arch tinynet --epochs 1 --batch-size 16 --device cpu --name tiny",
         "eval --ckpt tiny --device cpu --json",
         f"predict arrays --ckpt tiny --device cpu --format tsv --out {table}",
+        f"predict arrays --ckpt tiny --device cpu --columns full --out {full}",
     ]
     stdin = "".join(f"-w {workspace} {command}\n" for command in commands)
     stdout = run_python(changed_copy, "-c", PIPELINE, stdin=stdin)
@@ -104,3 +109,7 @@ def test_commands_use_the_new_source_architecture_metric_and_format(changed_copy
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
     assert rows[0] == ["id", "label"]
     assert [row[0] for row in rows[1:]] == [str(row) for row in range(64)]
+    with full.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "path", "probability", "uncalibrated", "class"]
+    assert all(0 < float(row["uncalibrated"]) < 1 for row in rows)

@@ -17,7 +17,7 @@ from histocli import __version__
 from histocli.cli.suggestions import suggest
 from histocli.compute.ddp import rank
 from histocli.compute.memory import is_out_of_memory
-from histocli.console import Reporter, discard, stdout_error
+from histocli.console import Reporter
 from histocli.errors import (
     EXIT_BUG,
     EXIT_FAILURE,
@@ -28,6 +28,7 @@ from histocli.errors import (
     UsageError,
 )
 from histocli.signals import Stopped
+from histocli.stdio import discard, stdout_error
 from histocli.text import printable
 from histocli.workspace import Workspace, default_workspace, user_folder
 
@@ -243,6 +244,7 @@ def _write_log(error: Exception) -> str:
 
 
 def _log_folder() -> Path:
+    """Return the folder for log files, or raise `FileNotFoundError`."""
     from platformdirs import user_log_path
 
     if (path := user_folder(user_log_path)) is None:

@@ -9,9 +9,11 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.config import BalanceConfig, Group, Split
-from histocli.console import OnProgress, Reporter, write_out
+from histocli.config import BalanceConfig
+from histocli.console import OnProgress, Reporter
+from histocli.enums import Group, Split
 from histocli.errors import UsageError
+from histocli.stdio import write_out
 
 
 @command(
@@ -40,16 +42,16 @@ def balance(
     split: Annotated[
         Split | None,
         typer.Option(
-            help="Keep each slide on one side of the split, or each group of overlapping patches; or split patches at "
-            "random, which leaks; or train and validate by the folders train and val.",
+            help="What is kept in one split: each slide; each group of overlapping patches; or only single patches "
+            "(random), which leaks. folders uses the folders train and val as they are.",
             show_default="folders if there are such folders; slide if all slides are known, else overlap",
         ),
     ] = BalanceConfig.split,
     group: Annotated[
         Group | None,
         typer.Option(
-            help="Keep each hospital on one side of the split; or each of two groups that differ in sharpness and "
-            "colour, where no hospital is known."
+            help="Keep each hospital in one split; or, if no hospital is known, each of two groups that differ in "
+            "sharpness and colour."
         ),
     ] = BalanceConfig.group,
     audit: Annotated[

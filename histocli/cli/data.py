@@ -6,8 +6,8 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.console import write_out
 from histocli.fs import human_bytes
+from histocli.stdio import write_out
 
 
 @command(

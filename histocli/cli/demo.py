@@ -11,8 +11,9 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, app, command
-from histocli.config import CHECKPOINT, Device
+from histocli.config import CHECKPOINT
 from histocli.console import Reporter, number
+from histocli.enums import Device
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, read_json
 

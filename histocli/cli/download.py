@@ -11,10 +11,10 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.sources import open_with_bars, with_source_options
 from histocli.config import SUBSET
-from histocli.console import write_out
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, source_type
 from histocli.sources.options import source_options
+from histocli.stdio import write_out
 
 if TYPE_CHECKING:
     from histocli.commands.download import Dataset, DownloadConfig
@@ -87,6 +87,7 @@ def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
 
 
 def _size(file: "PlannedFile") -> str:
+    """Format the size of a file that would be downloaded."""
     if file.size is None:
         return "unknown"
     return filesize.decimal(file.size) if file.unit == "bytes" else f"{file.size:,} {file.unit}"

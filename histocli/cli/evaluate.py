@@ -11,8 +11,8 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, MODEL
 from histocli.cli.options import SLIDES as WHOLE_SLIDES
-from histocli.config import EvalConfig, Part, SlideEvalConfig
-from histocli.console import write_out
+from histocli.config import EvalConfig, SlideEvalConfig
+from histocli.enums import Part
 from histocli.errors import UsageError
 from histocli.sources.options import (
     CLASSES,
@@ -24,6 +24,7 @@ from histocli.sources.options import (
     SLIDES,
     Option,
 )
+from histocli.stdio import write_out
 
 _COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
 
@@ -182,7 +183,7 @@ def _evaluate_maps(
     for parameter in ctx.command.params:
         if parameter.name and parameter.name not in taken and options.is_given(ctx, parameter.name):
             raise UsageError(
-                f"{parameter.opts[0]} is for patches, and --maps evaluates maps that are there already",
+                f"{parameter.opts[0]} is for patches, and --maps evaluates finished maps",
                 f"leave {parameter.opts[0]} out",
             )
     value = (
@@ -210,6 +211,7 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
 
 
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:
+    """Evaluate or compare checkpoints, and print the result."""
     from histocli.cli.render import show_comparison, show_evaluation
     from histocli.commands import evaluate as commands
     from histocli.compute.ddp import LONG_TIMEOUT, process_group

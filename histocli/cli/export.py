@@ -7,7 +7,8 @@ import typer
 
 from histocli.cli.app import State, command
 from histocli.cli.options import CKPT_HELP, complete_checkpoints
-from histocli.config import ExportConfig, ExportFormat
+from histocli.config import ExportConfig
+from histocli.enums import ExportFormat
 
 
 @command(

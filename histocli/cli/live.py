@@ -82,7 +82,7 @@ class LiveTraining(Listener):
         )
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
-        """Print the row of an epoch, and show its loss and AUC beside the progress bar."""
+        """Print the row of an epoch, and show its loss and AUC next to the progress bar."""
         self.progress.update(
             self.task, description=_describe_progress(epoch.epoch, self.epochs, epoch.train_loss, epoch.val_auc)
         )
@@ -101,7 +101,7 @@ class LiveTraining(Listener):
 
 
 def _describe_progress(epoch: int, epochs: int, loss: float | None, auc: float | None) -> str:
-    """Return what stands before the progress bar: the epoch, and the loss and the validation AUC if they are known."""
+    """Return the text before the progress bar: the epoch, and the loss and the validation AUC if they are known."""
     text = f"epoch {epoch}/{epochs}" + ("" if loss is None else f" loss {loss:.3f}")
     return text + ("" if auc is None else f" AUC {auc:.3f}")
 

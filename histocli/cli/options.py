@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from histocli.config import CHECKPOINT, Device, Engine, Precision, Resize
+from histocli.config import CHECKPOINT
+from histocli.enums import Device, Engine, Precision, Resize
 from histocli.workspace import Workspace, default_workspace
 
 AUTO = 0  # the value of `--batch-size auto`

@@ -6,7 +6,8 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.config import PlotConfig, PlotFormat, PlotKind
+from histocli.config import PlotConfig
+from histocli.enums import PlotFormat, PlotKind
 
 _WHAT, _HOW = "What to draw", "How to draw"
 
@@ -20,7 +21,7 @@ def plot(
     run: Annotated[
         list[str] | None,
         typer.Option(
-            help="The run to plot; several are laid over one another.",
+            help="The run to plot; several are drawn in one plot.",
             show_default="the newest",
             autocompletion=options.complete_runs,
             rich_help_panel=_WHAT,

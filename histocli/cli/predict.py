@@ -9,12 +9,13 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT, SLIDES
-from histocli.config import PATCH_MPP, Columns, IdKind, OnError, Output, Part, PredictConfig, Resize
-from histocli.console import Stdout, stdout_is_a_file
+from histocli.config import PATCH_MPP, PredictConfig
 from histocli.data.patterns import expand_patterns
 from histocli.data.remarks import Remarks
+from histocli.enums import Columns, IdKind, OnError, Output, Part, Resize
 from histocli.errors import HistoError, PartialError, UsageError
 from histocli.slides.detection import find_slides
+from histocli.stdio import Stdout, stdout_is_a_file
 
 if TYPE_CHECKING:
     from histocli.commands.predict_job import Prediction
@@ -56,8 +57,8 @@ def predict(
     columns: Annotated[
         Columns,
         typer.Option(
-            help="kaggle: id and label, which is the probability, as a Kaggle submission has them. full: id, path, "
-            "probability and class; the class is by the stored threshold unless --threshold names another.",
+            help="kaggle: id and label (the probability), as in a Kaggle submission. full: id, path, probability and "
+            "class; the class uses the stored threshold, unless --threshold gives another.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.columns,
@@ -294,6 +295,7 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
 
 
 def _tell_first(state: State, what: str, example: str) -> None:
+    """Warn of the first image that was changed in a way, and say which option changes less."""
     from histocli.data.images import CUT, CUT_AND_PADDED
 
     hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if what in (CUT, CUT_AND_PADDED) else ""

@@ -1,7 +1,7 @@
 """Print reports as tables and messages."""
 
-from histocli.config import Group, Split
 from histocli.console import Reporter, number
+from histocli.enums import Group, Split
 from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.intervals import FEW_CLUSTERS, few_clusters
@@ -72,7 +72,7 @@ def _range(interval: Interval | None) -> str:
 
 
 def _interval(uncertainty: Uncertainty | None, name: str) -> str:
-    """Format the interval of a metric; DeLong's, which stands in for that of the bootstrap, is named."""
+    """Format the interval of a metric; DeLong's, which is used where the bootstrap gives none, is named."""
     if uncertainty is None:
         return "-"
     return "DeLong: " * uncertainty.uses_delong(name) + _range(uncertainty.interval(name))
@@ -107,6 +107,7 @@ def _worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
 
 
 def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total: int) -> None:
+    """Print a table with the metrics of each slide or hospital; nothing if there are none."""
     if not groups:
         return
     names = ("auc", "accuracy")

@@ -42,7 +42,9 @@ def report(
     pictures: Annotated[
         int,
         typer.Option(
-            "--pictures", min=0, help="Show so many false positives, and false negatives, of each evaluation at most."
+            "--pictures",
+            min=0,
+            help="Largest number of false positives, and of false negatives, to show per evaluation.",
         ),
     ] = ReportConfig.pictures,
 ) -> None:

@@ -8,9 +8,10 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.config import RunAction, RunSort
-from histocli.console import number, write_out
+from histocli.console import number
+from histocli.enums import RunAction, RunSort
 from histocli.fs import human_bytes
+from histocli.stdio import write_out
 
 
 @command(

@@ -6,11 +6,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from histocli.cli.app import State
 from histocli.config import PredictConfig, SlideEvalConfig
-from histocli.console import Rate, Reporter, number, write_out
+from histocli.console import Rate, Reporter, number
 from histocli.errors import HistoError, PartialError
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
 from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
+from histocli.stdio import write_out
 
 _NAME = 24  # characters of a slide's name beside its bar
 _FEW = 10  # slides of a class, below which intervals are rough

@@ -119,6 +119,7 @@ def _options_like(name: str, options: list[str]) -> list[str]:
 
 
 def _value_like(wrong: str, values: Iterable[str]) -> str | None:
+    """Return the allowed value that a wrong one was probably meant to be."""
     values = list(values)
     word = wrong.lower()
     device = word.partition(":")[0]  # cuda:0, as torch writes it

@@ -10,8 +10,10 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, arguments_of, command
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
-from histocli.config import PACKAGED_ARCH, Augment, Rotate, Track, TrainConfig, Weights
-from histocli.console import number, write_out
+from histocli.config import PACKAGED_ARCH, TrainConfig
+from histocli.console import number
+from histocli.enums import Augment, Rotate, Track, Weights
+from histocli.stdio import write_out
 
 if TYPE_CHECKING:
     from histocli.compute.ddp import Ranks
@@ -89,7 +91,7 @@ def train(
     epochs: Annotated[
         int,
         typer.Option(
-            help="Passes over the training patches; with --resume, more than a finished run has extend it.",
+            help="Passes over the training patches; with --resume, a larger number extends a finished run.",
             rich_help_panel=TRAINING,
         ),
     ] = TrainConfig.epochs,

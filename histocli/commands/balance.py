@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.config import SUBSET, BalanceConfig, Group, Split
+from histocli.config import SUBSET, BalanceConfig
 from histocli.data.appearance import NAMES as GROUP_NAMES
 from histocli.data.appearance import appearance_groups
 from histocli.data.dataset import open_packed
@@ -24,6 +24,7 @@ from histocli.data.splits import (
     split_by_group,
     split_random,
 )
+from histocli.enums import Group, Split
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
 from histocli.reports.balance import (

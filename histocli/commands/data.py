@@ -49,7 +49,7 @@ class SubsetSummary:
 
 @dataclass(frozen=True)
 class Inventory:
-    """Everything that can be named with `--data`."""
+    """The names that `--data` accepts."""
 
     datasets: list[DatasetSummary]
     subsets: list[SubsetSummary]
@@ -72,6 +72,7 @@ def list_data(workspace: Workspace) -> Inventory:
 
 
 def _dataset(workspace: Workspace, name: str) -> DatasetSummary:
+    """Return the summary of a data set; of one that cannot be read, its size and the error."""
     size = folder_size(workspace.dataset_dir(name))
     try:
         path = workspace.dataset_path(name)
@@ -107,6 +108,7 @@ def _count_splits(manifest: "pd.DataFrame") -> dict[str, int]:
 
 
 def _subset(workspace: Workspace, name: str) -> SubsetSummary:
+    """Return the summary of a subset; of one that cannot be read, the error."""
     path = workspace.balance_path(name)
     try:
         if path.is_file():

@@ -168,6 +168,7 @@ def download(
 
 
 def _counts(packed: PackResult) -> dict[str, int]:
+    """Return how many patches were dropped, have another SHA-1 than their id, or cannot be read, without zeros."""
     named = {
         "exact duplicates dropped": packed.duplicates_dropped,
         "ids that are not their pixels' SHA-1": packed.sha1_mismatches,

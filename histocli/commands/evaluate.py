@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
-from histocli.config import FOLDER_OPTIONS, EvalConfig, Resize
+from histocli.config import FOLDER_OPTIONS, EvalConfig
 from histocli.data.manifest import file_sha256
+from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, check_prevalence, load_predictor
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, check_prevalence, load_from_config
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.score_table import measure_scores, metrics_by, read_scores, write_scores
 from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.comparison import ComparisonReport
-from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, is_evaluation, write_evaluation
+from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
@@ -75,17 +76,8 @@ def evaluate(
 
 
 def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
-    predictor = load_predictor(
-        workspace,
-        config.ckpt,
-        config.device,
-        config.precision,
-        config.engine,
-        tta=config.tta,
-        raw=config.uncalibrated,
-        prevalence=config.prevalence,
-        halve=config.halve,
-    )
+    """Load the checkpoints, and return their predictor and threshold."""
+    predictor = load_from_config(workspace, config)
     return predictor, predictor.threshold(config.threshold)
 
 
@@ -104,7 +96,7 @@ def _write(
         data=scored.data,
         split=scored.split,
         folder=folder,
-        checkpoints=tuple(map(_describe, predictor.members)),
+        checkpoints=tuple(member.describe() for member in predictor.members),
         manifest_sha256=scored.manifest_sha256,
         tta=config.tta,
         is_calibrated=not config.uncalibrated,
@@ -223,12 +215,12 @@ def compare(
 def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) -> Evaluation:
     """Return the evaluation of scores that were written before, at its own threshold or at another number.
 
-    At another threshold it is written beside the first, with the threshold in its name.
+    At another threshold it is written to another file, with the threshold in its name.
 
     Args:
         workspace: where the scores are.
-        name: a file in `metrics/`, or a path: the CSV file of scores or the JSON file beside it, as `histo eval` and
-            `histo train --folds` write them.
+        name: a file in `metrics/`, or a path: the CSV file of scores or the JSON file of the same name, as
+            `histo eval` and `histo train --folds` write them.
         threshold: a number, or `stored`.
 
     Raises:
@@ -257,18 +249,6 @@ def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) ->
     target = path.with_name(f"{path.stem}-at-{threshold}.json")
     write_evaluation(target, changed)
     return Evaluation(target, changed)
-
-
-def _describe(member: Member) -> EvaluatedCheckpoint:
-    return EvaluatedCheckpoint(
-        run=member.checkpoint.run,
-        arch=member.checkpoint.arch,
-        epoch=member.checkpoint.epoch,
-        temperature=member.checkpoint.temperature,
-        checkpoint=str(member.path),
-        checkpoint_sha256=member.sha256,
-        engine=member.engine,
-    )
 
 
 def _run_name(predictor: CheckpointPredictor) -> str:

@@ -82,6 +82,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
 
 
 def _read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
+    """Return the folder and the record of each finished slide; raise `HistoError` if their options differ."""
     found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(FILE))]
     finished = [(folder, one) for folder, one in found if one is not None]
     if not finished:
@@ -94,6 +95,7 @@ def _read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
 
 
 def _truth_of_annotations(folder: Path) -> Callable[[FinishedSlide], TumourAreas | int | None]:
+    """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file."""
     if not folder.is_dir():
         raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
 
@@ -108,6 +110,7 @@ def _truth_of_annotations(folder: Path) -> Callable[[FinishedSlide], TumourAreas
 
 
 def _truth_of_labels(path: Path | None) -> Callable[[FinishedSlide], TumourAreas | int | None]:
+    """Return a function that finds the label of a slide in a table; None if the table does not have the slide."""
     assert path is not None
     if not path.is_file():
         raise HistoError(f"there is no {path}", "give a table with the columns id,label")
@@ -116,6 +119,7 @@ def _truth_of_labels(path: Path | None) -> Callable[[FinishedSlide], TumourAreas
 
 
 def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, threshold: float) -> EvaluatedSlide:
+    """Compute the scores of a slide, and the detections in its lesions if its tumour is annotated."""
     mpp = one.record.mpp or PATCH_MPP
     scores = _read_map(folder / "scores.csv", one, mpp)
     values = np.sort(scores[np.isfinite(scores)])[::-1]
@@ -145,6 +149,7 @@ def _read_map(path: Path, one: FinishedSlide, mpp: float) -> Map:
 def _report(
     config: SlideEvalConfig, slides: list[EvaluatedSlide], without: list[str], threshold: float
 ) -> SlideEvaluation:
+    """Compute the metrics of all slides and their intervals by bootstrap."""
     rng = np.random.default_rng(config.seed)
     draws = rng.integers(0, len(slides), (_RESAMPLES, len(slides)))
 

@@ -8,9 +8,10 @@ import torch
 
 import histocli
 from histocli.compute.device import choose_compute, compute_settings
-from histocli.config import Device, ExportConfig, ExportFormat, Precision
+from histocli.config import ExportConfig
 from histocli.data.manifest import file_sha256
 from histocli.data.store import open_store
+from histocli.enums import Device, ExportFormat, Precision
 from histocli.errors import HistoError
 from histocli.inference.forward import batch_log_odds
 from histocli.metrics.calibration import probability

@@ -162,6 +162,7 @@ def by_conditions(evaluations: dict[Path, EvaluationReport]) -> dict[tuple[str, 
 
 
 def _plan_evaluation(path: Path, report: EvaluationReport, kind: Kind) -> Plot:
+    """Return the plot of one kind for an evaluation; it is drawn later."""
     from histocli.reports.plots import evaluation
     from histocli.reports.plots.style import COLUMN
 
@@ -192,6 +193,7 @@ def _draw_roc(figure: "Figure", report: EvaluationReport, path: Path) -> None:
 
 
 def _plan_curves(workspace: Workspace, run: str, data: Sequence[str]) -> Plot:
+    """Return the plot of a run's learning curves; raise `MissingInputError` if it was not trained on `data`."""
     from histocli.reports.plots.style import COLUMN
     from histocli.reports.plots.training import draw_curves
 
@@ -203,6 +205,7 @@ def _plan_curves(workspace: Workspace, run: str, data: Sequence[str]) -> Plot:
 
 
 def _read_history(workspace: Workspace, run: str) -> list[EpochRecord]:
+    """Read the epochs of a run; raise `MissingInputError` if there are none."""
     try:
         history = read_history(workspace.run_dir(run) / "history.jsonl")
     except FileNotFoundError:

@@ -75,6 +75,7 @@ def plan_errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport])
 
 
 def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
+    """Return the plot of the most confident errors of an evaluation; their patches are read now."""
     from histocli.inference.scored_patches import read_scored
     from histocli.reports.plots.evaluation import facts
     from histocli.reports.plots.sheets import Group, most_confident_errors

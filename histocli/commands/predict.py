@@ -20,9 +20,10 @@ from histocli.commands.predict_job import (
 )
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
-from histocli.config import OnError, PredictConfig
+from histocli.config import PredictConfig
 from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import fingerprint
+from histocli.enums import OnError
 from histocli.errors import HistoError
 from histocli.fs import hold, shorten_name
 from histocli.inference.done import write_record
@@ -138,6 +139,7 @@ def _write_parts(
 
 
 def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChunk]) -> None:
+    """Score and write the chunks of one part."""
     counts = Counts()
     with (
         parts.write(number, lambda: asdict(counts)) as path,

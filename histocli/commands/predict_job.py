@@ -1,4 +1,4 @@
-"""What one call of `histo predict` scores, with what, and into which columns."""
+"""The job of one call of `histo predict`: its options, networks, inputs and results."""
 
 import os
 from collections.abc import Callable, Generator, Iterable
@@ -8,22 +8,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from histocli.compute.ddp import Ranks
-from histocli.config import Columns, ExportFormat, OnError, Output, PredictConfig, Resize
+from histocli.config import PredictConfig
 from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import STDIN, Inputs, open_inputs, stdin_lines
 from histocli.data.likeness import Likeness, LikenessMeter
 from histocli.data.remarks import Remark, Remarks
+from histocli.enums import ExportFormat, OnError, Output, Resize
 from histocli.errors import HistoError, UsageError
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_predictor
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
+from histocli.inference.columns import ScoredRows, column_types, has_class, make_table
 from histocli.inference.done import Done, new_patches, read_done
 from histocli.inference.failed import write_failed
 from histocli.inference.predictor import ScoredChunk
-from histocli.inference.qc import COLUMNS, Flagger
-from histocli.inference.writers import Table, Writer
+from histocli.inference.qc import Flagger
+from histocli.inference.writers import Writer
 from histocli.metrics.thresholds import parse_threshold
 from histocli.outputs import check_output, is_stream, real_path
 from histocli.sources import Patch
-from histocli.sources.files import is_image, to_utf8
+from histocli.sources.files import is_image
 from histocli.workspace import Workspace
 
 _LEAST_MPP, _MOST_MPP = 0.05, 20
@@ -96,7 +98,7 @@ class Job(NamedTuple):
     @property
     def column_types(self) -> dict[str, type]:
         """The columns of the result and their types."""
-        return _column_types(self.config)
+        return column_types(self.config)
 
     def score(
         self, patches: Iterable[Patch], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
@@ -117,24 +119,12 @@ class Job(NamedTuple):
         likeness = asdict(self.likeness_meter.measure(chunk.pixels))
         counts = Counts(len(chunk.patches), failures, remarks=chunk.remarks, likeness=likeness)
         if chunk.patches:
-            table = self._table(chunk)
+            table = make_table(self.config, ScoredRows(chunk, self.threshold, self.flagger))
             writer.rows(table)
             for flag in ";".join(filter(None, table.get("flags", []))).split(";"):
                 if flag:
                     counts.flagged[flag] = counts.flagged.get(flag, 0) + 1
         return counts
-
-    def _table(self, chunk: ScoredChunk) -> Table:
-        """Return the rows of a chunk, by column."""
-        probs = chunk.scores.probs
-        table: Table = {"id": [patch.id for patch in chunk.patches]}
-        if self.config.columns is Columns.FULL:
-            table |= {"path": [to_utf8(patch.path) for patch in chunk.patches], "probability": probs.tolist()}
-        else:
-            table["label"] = probs.tolist()
-        if self.threshold is not None:
-            table["class"] = (probs >= self.threshold).astype(int).tolist()
-        return table | (self.flagger.columns(chunk) if self.flagger else {})
 
     def result(self, counts: Counts) -> Prediction:
         """Return the counts as the result of `predict`."""
@@ -201,19 +191,8 @@ def open_job(
     Raises:
         HistoError: an input, a checkpoint or the device cannot be used, or a file with results does not fit.
     """
-    predictor = load_predictor(
-        workspace,
-        config.ckpt,
-        config.device,
-        config.precision,
-        config.engine,
-        tta=config.tta,
-        raw=config.uncalibrated,
-        prevalence=config.prevalence,
-        spread=config.qc,
-        halve=config.halve,
-    )
-    threshold = predictor.threshold(config.threshold or STORED) if _has_class(config) else None
+    predictor = load_from_config(workspace, config)
+    threshold = predictor.threshold(config.threshold or STORED) if has_class(config) else None
     flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
     lines = None
     if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
@@ -227,7 +206,7 @@ def open_job(
     if config.skip_done:
         assert config.out is not None
         made_with = row_dependencies(config, predictor)
-        done = read_done(config.out, config.output_format, list(_column_types(config)), made_with)
+        done = read_done(config.out, config.output_format, list(column_types(config)), made_with)
         patches = new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.chunk_size(config.batch_size)
@@ -260,17 +239,6 @@ def _mpp(config: PredictConfig) -> float | None:
         hint = f"give a number from {_LEAST_MPP} to {_MOST_MPP}, such as 0.25 for 40x or 0.5 for 20x"
         raise UsageError(f"--mpp {config.mpp}: not the micrometres per pixel of patches", hint)
     return mpp
-
-
-def _has_class(config: PredictConfig) -> bool:
-    return config.threshold is not None or config.columns is Columns.FULL
-
-
-def _column_types(config: PredictConfig) -> dict[str, type]:
-    columns: dict[str, type] = {"id": str}
-    columns |= {"path": str, "probability": float} if config.columns is Columns.FULL else {"label": float}
-    columns |= {"class": int} if _has_class(config) else {}
-    return columns | (COLUMNS if config.qc else {})
 
 
 def row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import NamedTuple, Protocol
 import histocli
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
-from histocli.config import OnError, PredictConfig
+from histocli.config import PredictConfig
 from histocli.data.manifest import file_sha256
+from histocli.enums import OnError
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_predictor
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.plots import write_heatmap_picture, write_tissue
@@ -42,7 +43,7 @@ STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label
 
 
 class SlideProgress(Protocol):
-    """Hears how far the work is. `number` of `total` counts the slides of this process."""
+    """Receives the progress of the work. `number` of `total` counts the slides of this process."""
 
     def start(self, slide: SlideFile, number: int, total: int) -> None:
         """A slide has been opened."""
@@ -94,7 +95,7 @@ def predict_slides(
     """
     out = _check(config)
     resolutions = read_resolutions(config.mpp)
-    predictor = ranks.on_all_ranks(lambda: _load(workspace, config))
+    predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
     for member in predictor.members:
         on_start(member.checkpoint.describe())
     on_start(predictor.reason)
@@ -121,6 +122,7 @@ def predict_slides(
 
 
 def _predict_or_record_failure(job: _Job, slide: SlideFile, progress: SlideProgress) -> SlideRecord:
+    """Score a slide; return a failed record if it cannot be read, unless `--errors fail` is given."""
     try:
         return _predict_slide(job, slide, progress)
     except HistoError as error:
@@ -233,6 +235,7 @@ def _fingerprint(job: _Job, slide: SlideFile) -> str:
 
 
 def _dependencies(config: PredictConfig, predictor: CheckpointPredictor, threshold: float) -> dict[str, object]:
+    """Return what the scores of every slide depend on."""
     return {
         "histo": histocli.__version__,
         "checkpoints": [member.sha256 for member in predictor.members],
@@ -266,17 +269,3 @@ def _check(config: PredictConfig) -> Path:
     check_prevalence(config.prevalence)
     require_packages()
     return config.out
-
-
-def _load(workspace: Workspace, config: PredictConfig) -> CheckpointPredictor:
-    return load_predictor(
-        workspace,
-        config.ckpt,
-        config.device,
-        config.precision,
-        config.engine,
-        tta=config.tta,
-        raw=config.uncalibrated,
-        prevalence=config.prevalence,
-        halve=config.halve,
-    )

@@ -118,6 +118,7 @@ def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Evaluat
 def _run_section(
     workspace: Workspace, run: str, evaluations: Evaluations, limits: _Limits, on_problem: Callable[[str], None]
 ) -> RunSection:
+    """Return what the page shows about a run and its evaluations."""
     folder = workspace.run_dir(run)
     record: RunRecord | None = read_run(folder) if folder.is_dir() else None
     history_path, manifest_path = folder / "history.jsonl", folder / "manifest.csv"
@@ -143,6 +144,7 @@ def _evaluation_section(
     limits: _Limits,
     on_problem: Callable[[str], None],
 ) -> EvaluationSection:
+    """Return what the page shows about an evaluation; without its scores, the page says why parts are missing."""
     points, galleries, problems = None, [], []
     try:
         scores = read_scores(path.with_name(evaluation.scores))

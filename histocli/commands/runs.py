@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.config import CHECKPOINT, RunSort
+from histocli.config import CHECKPOINT
+from histocli.enums import RunSort
 from histocli.errors import HistoError, UsageError
 from histocli.fs import folder_size, hold, is_held
 from histocli.reports.run import EpochRecord, RunRecord, read_history, read_run
@@ -100,6 +101,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> Removed:
 
 
 def _summary(workspace: Workspace, run: str) -> RunSummary:
+    """Return the summary of a run; of one that cannot be read, the error."""
     folder = workspace.run_dir(run)
     problem = ""
     record, history = RunRecord(run, "", 0), list[EpochRecord]()
@@ -129,6 +131,7 @@ def _summary(workspace: Workspace, run: str) -> RunSummary:
 
 
 def _state(workspace: Workspace, run: str, trained: int, epochs: int) -> str:
+    """Return whether a run is being trained, is finished, or was stopped."""
     if is_held(_lock(workspace, run)):
         return TRAINING
     return FINISHED if trained >= epochs else STOPPED

@@ -139,11 +139,13 @@ def _train_run(
             listener.on_end(run)
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
-    return TrainReport(run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, _called(run))
+    return TrainReport(
+        run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, _single_predicted_class(run)
+    )
 
 
-def _called(run: Run) -> str:
-    """Return the class that the best epoch calls every validation patch, if these have both classes; else ""."""
+def _single_predicted_class(run: Run) -> str:
+    """Return the class that the best epoch predicts for all validation patches, if these have both classes; else ""."""
     if len(set(run.labels.tolist())) < 2 or run.best_called_tumour not in (0, len(run.labels)):
         return ""
     return "tumour" if run.best_called_tumour else "normal"
@@ -212,15 +214,7 @@ def train_repeats(
     agents = torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     name, resume = config.name or (repeats_name(restarted) if restarted else None), config.resume or bool(restarted)
-    run_config = config.run
-    kind = "folds" if config.folds else "seeds"
-    if resume and name and (first := ranks.on_rank0(lambda: find_first_run(workspace, name, kind))):
-        stored = ranks.on_rank0(lambda: load_run_config(workspace, first))[1]
-        if config.folds:
-            stored = replace(stored, data=config.data)  # each fold has its own manifest
-        run_config = apply_given_options(stored, config, given)
-    _refuse_unused(run_config, given)
-    run_config.check()
+    run_config = _repeats_config(workspace, config, given, name if resume else None, ranks)
     repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]
     started = ranks.on_rank0(lambda: {run for run in names if workspace.run_dir(run).exists()})
@@ -237,21 +231,9 @@ def train_repeats(
         is_started = member.name in started
         if is_started and ranks.on_rank0(partial(_is_finished, workspace, member)):
             continue
-        member_config = member.config
-        if is_started:
-            member_config = replace(load_run_config(workspace, member.name)[1], device=run_config.device)
         try:
             with listen() as listener:
-                report = _train_run(
-                    workspace,
-                    member_config,
-                    member.name,
-                    resume=is_started,
-                    halve=config.halve,
-                    publish=False,
-                    listener=listener,
-                    ranks=ranks,
-                )
+                report = _train_member(workspace, config, member, is_started, listener, ranks)
         except Stopped as stopped:
             if not str(stopped):  # nothing is saved yet
                 raise
@@ -260,6 +242,41 @@ def train_repeats(
         if number and member is not repeats.members[-1]:
             raise Stopped(number, resume_command)
     return ranks.on_rank0(lambda: summarise(workspace, repeats))
+
+
+def _repeats_config(
+    workspace: Workspace, config: TrainConfig, given: Collection[str], resumed: str | None, ranks: Ranks
+) -> RunConfig:
+    """Return the options that all runs share: those that the runs named `resumed` were started with, if there are."""
+    run_config = config.run
+    kind = "folds" if config.folds else "seeds"
+    if resumed and (first := ranks.on_rank0(lambda: find_first_run(workspace, resumed, kind))):
+        stored = ranks.on_rank0(lambda: load_run_config(workspace, first))[1]
+        if config.folds:
+            stored = replace(stored, data=config.data)  # each fold has its own manifest
+        run_config = apply_given_options(stored, config, given)
+    _refuse_unused(run_config, given)
+    run_config.check()
+    return run_config
+
+
+def _train_member(
+    workspace: Workspace, config: TrainConfig, member: Member, is_started: bool, listener: Listener, ranks: Ranks
+) -> TrainReport:
+    """Train the run of one fold or seed, or continue it with the options that it was started with."""
+    member_config = member.config
+    if is_started:
+        member_config = replace(load_run_config(workspace, member.name)[1], device=member.config.device)
+    return _train_run(
+        workspace,
+        member_config,
+        member.name,
+        resume=is_started,
+        halve=config.halve,
+        publish=False,
+        listener=listener,
+        ranks=ranks,
+    )
 
 
 def _check_manifest(workspace: Workspace, data: str, first: str) -> None:

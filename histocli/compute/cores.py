@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class Cores:
-    """Threads that compute side by side; torch's threads are divided among them."""
+    """Threads that compute in parallel; torch's threads are divided among them."""
 
     def __init__(self, count: int, threads: int) -> None:
         self.count = count

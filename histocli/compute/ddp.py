@@ -177,6 +177,7 @@ class ProcessGroup(Ranks):
         raise error
 
     def _oldest_result(self) -> tuple[int, ...]:
+        """Wait for the oldest reduction that was started, and return its result."""
         work, values = self._pending.popleft()
         work.wait()
         return tuple(values.tolist())

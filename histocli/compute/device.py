@@ -13,7 +13,7 @@ import torch
 
 from histocli.compute.ddp import is_distributed
 from histocli.compute.memory import keep_freed_memory
-from histocli.config import Device, Precision
+from histocli.enums import Device, Precision
 from histocli.errors import HistoError
 from histocli.threads import thread_count as thread_count
 
@@ -103,7 +103,7 @@ def _gpu_problem() -> str | None:
     try:
         torch.zeros(1, device="cuda")
     except RuntimeError as error:  # another process holds all of its memory, or the GPU for itself
-        return f"{_first_line(error)}; nvidia-smi shows who uses the GPU"
+        return f"{_first_line(error)}; nvidia-smi shows which processes use the GPU"
     return None
 
 

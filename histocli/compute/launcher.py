@@ -1,4 +1,4 @@
-"""How the processes of a job end with the program that launched them: they save, and end in bounded time."""
+"""End the processes of a job when the program that launched them ends: they save, and end in bounded time."""
 
 import ctypes
 import os
@@ -71,6 +71,7 @@ def waking_suspended_children() -> Iterator[None]:
 
 
 def _wake_children_until(is_over: Event, received: int) -> None:
+    """Continue suspended child processes until the event is set, so that they receive their signals."""
     while not is_over.wait(_POLL_SECONDS):
         is_ending = bool(select.select([received], [], [], 0)[0])
         for path in Path("/proc/self/task").glob("*/children"):

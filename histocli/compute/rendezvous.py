@@ -1,4 +1,4 @@
-"""How the processes of a job find each other, and what torchrun knows about them."""
+"""Let the processes of a job find each other, and read what torchrun knows about them."""
 
 import os
 import socket

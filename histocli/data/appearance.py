@@ -54,6 +54,7 @@ def measure(store: "Pixels", rows: "np.ndarray") -> "np.ndarray":
 
 
 def _measure_block(patches: "np.ndarray") -> "np.ndarray":
+    """Return the features (N,26) of patches (N,H,W,3): sharpness by frequency, and the distribution of the colours."""
     side = patches.shape[1]
     values = patches.astype(np.float32)
     gray = values.mean(3)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from histocli.config import Part
 from histocli.data.manifest import UNLABELLED, IdsDigest, line_of, read_manifest
 from histocli.data.store import open_store
+from histocli.enums import Part
 from histocli.errors import HistoError
 from histocli.sources import Pixels
 from histocli.workspace import Workspace, read_json

@@ -116,6 +116,7 @@ class DecodingProcesses:
         self._close()
 
     def _start(self) -> "_Worker":
+        """Start one more process."""
         worker = _Worker()
         self._started.append(worker)
         return worker
@@ -172,6 +173,7 @@ class _Worker:
 
 
 def _end_all(workers: list[_Worker]) -> None:
+    """Kill the processes, wait for their ends, and close their pipes."""
     for worker in workers:
         worker.process.kill()
     for worker in workers:
@@ -221,7 +223,7 @@ def main() -> None:
             loaders = pickle.load(source)  # noqa: S301 - from the process that started this one
             try:
                 decoded = decode_all(loaders, shared)
-            except Exception:  # noqa: BLE001 - a bug: the other process decodes these files too, and meets it
+            except Exception:  # noqa: BLE001 - a bug: the main process decodes these files itself, and raises it
                 pickle.dump(None, target)
             else:
                 messages = {position: (str(error), error.hint) for position, error in decoded.errors.items()}

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from histocli.config import Device
 from histocli.data.decoding import FEW_FILES, DecodingProcesses
+from histocli.enums import Device
 from histocli.threads import thread_count
 
 _MIN_CORES = 4  # with fewer cores, the decoding processes would slow down this one

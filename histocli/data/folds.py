@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.config import Group
 from histocli.data.groups import Groups, connected_components, plural
 from histocli.data.manifest import UNLABELLED
+from histocli.enums import Group
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:

@@ -73,5 +73,5 @@ def connected_components(frame: "pd.DataFrame", *, trust_slides: bool = True) ->
 
 
 def plural(by: str) -> str:
-    """Return the plural of what groups patches: `slides`, `patches`."""
+    """Return the plural of a word such as `slide` or `patch`."""
     return by + ("es" if by.endswith("h") else "s")

@@ -19,28 +19,11 @@ _FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # the markers of
 
 _PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _PNG_CHUNK = Struct(">I4s")
-_MOST_DEFLATE = 1032  # bytes that one byte of a deflate stream can stand for
+_MOST_DEFLATE = 1032  # bytes that one byte of a deflate stream can be unpacked to
 _MOST_COMPONENTS = 4  # of a JPEG 2000 image: red, green, blue and alpha
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
 # 98 % of the damaged files with losses, and 95 % of those without.
 _WEBP_END = {b"VP8 ": 8, b"VP8L": 5}
-_SAVE = "save it as PNG or TIFF"
-_UNREAD = {  # what files that begin so are, and what to do with them
-    b"\xff\x0a": ("JPEG XL", _SAVE),
-    b"\0\0\0\x0cJXL ": ("JPEG XL", _SAVE),
-    b"%PDF": ("a PDF", _SAVE),
-    b"8BPS": ("a Photoshop file", _SAVE),
-    b"\x1f\x8b": ("packed by gzip", "unpack it with gunzip or tar -xzf"),
-    b"BZh": ("packed by bzip2", "unpack it with bunzip2 or tar -xjf"),
-    b"\xfd7zXZ": ("packed by xz", "unpack it with unxz or tar -xJf"),
-    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unpack it with unzstd"),
-    b"7z\xbc\xaf": ("a 7z archive", "unpack it and give the folder"),
-    b"Rar!": ("a RAR archive", "unpack it and give the folder"),
-    b"PAR1": ("a Parquet file", "write its images to a folder, one file each"),
-    b"PK\x03\x04": ("a zip archive", "give it the suffix .zip; save an array in an .npz as .npy"),
-    b"\x89HDF\r\n\x1a\n": ("an HDF5 file", "give it the suffix .h5"),
-    b"\x93NUMPY": ("a NumPy array", "give it the suffix .npy"),
-}
 
 
 class ImageError(Exception):
@@ -81,17 +64,6 @@ def check_pixels(width: int, height: int) -> None:
         raise ImageError("the image is damaged: its header gives no size")
 
 
-def refuse_other_formats(data: bytes) -> None:
-    """Raise `ImageError` if the bytes are of a known format that is not read as an image."""
-    known = next((known for start, known in _UNREAD.items() if data.startswith(start)), None)
-    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"heif"):
-        known = ("HEIC", _SAVE)
-    if data[257:262] == b"ustar":
-        known = ("a tar archive", "unpack it with tar -xf, and give the folder")
-    if known:
-        raise ImageError(f"it is {known[0]}, which is not read as an image", known[1])
-
-
 def shorten_webp(data: bytes) -> bytes | None:
     """Return a WebP whose image stream lacks its last bytes; None for one without such a stream, as an animation.
 
@@ -113,6 +85,7 @@ def shorten_webp(data: bytes) -> bytes | None:
 
 
 def _check(data: bytes) -> Size | None:
+    """Check the file as its format requires; the first bytes tell the format."""
     if data.startswith(_PNG):
         return _check_png(data)
     if data.startswith(b"\xff\xd8\xff"):
@@ -247,6 +220,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _check_jp2(data: bytes) -> Size:
+    """Check the codestream in the boxes of a JP2 file."""
     for kind, begin, end in _boxes(data):
         if kind == b"jp2c":
             return _check_codestream(data[begin:end])
@@ -279,6 +253,7 @@ def _check_codestream(data: bytes) -> Size:
 
 
 def _check_bmp(data: bytes) -> Size | None:
+    """Compare the size in a BMP's header with the file; older headers than BITMAPINFOHEADER are not checked."""
     if int.from_bytes(data[14:18], "little") < 40:
         return None
     offset = int.from_bytes(data[10:14], "little")

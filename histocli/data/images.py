@@ -8,14 +8,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from histocli.config import PATCH_MPP, Resize
+from histocli.config import PATCH_MPP
 from histocli.data import MAX_PIXELS
-from histocli.data.headers import ImageError, Size, check_header, check_pixels, refuse_other_formats, shorten_webp
+from histocli.data.headers import ImageError, Size, check_header, check_pixels, shorten_webp
 from histocli.data.intensity import Ranges, Values, to_uint8
+from histocli.data.other_formats import refuse_other_formats
 from histocli.data.remarks import Remarks
 from histocli.data.tiff import read_tiff
 from histocli.data.tiff_pages import count_levels, first_page, is_tiff
 from histocli.data.tiff_segments import imdecode
+from histocli.enums import Resize
 from histocli.errors import HistoError
 
 cv2.setNumThreads(1)  # patches are small: several are decoded at once instead
@@ -26,7 +28,7 @@ _set_log_level(0)  # silent: our own message names the unreadable file
 
 PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
-LARGEST_SIDE = 2048  # pixels of an image that may stand for one patch; a larger one is a slide
+LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch; a larger one is a slide
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
 RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
 
@@ -63,8 +65,8 @@ def decode(
     """Decode an image file's bytes to RGB uint8 (H,W,3); `name` is for the error.
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
-    there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are joined.
-    `ranges` says which value is white in images that are not uint8. What was guessed is added to `remarks`.
+    there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
+    combined. `ranges` says which value is white in images that are not uint8. What was guessed is added to `remarks`.
 
     Raises:
         HistoError: it is no image that can be read, truncated, damaged, larger than `MAX_PIXELS`, a TIFF with
@@ -183,12 +185,12 @@ def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None 
         raise HistoError(f"{name}: {error}", error.hint) from error
     size = f"{image.shape[1]:,} x {image.shape[0]:,} pixels"
     image = resample(image, how.mpp)
-    if remarks is not None and (remark := _resized(image.shape[0], image.shape[1], how.resize)):
+    if remarks is not None and (remark := _size_remark(image.shape[0], image.shape[1], how.resize)):
         remarks.add(remark, f"{name}, {size}")
     return fit(image, how.resize)
 
 
-def _resized(height: int, width: int, resize: Resize) -> str:
+def _size_remark(height: int, width: int, resize: Resize) -> str:
     """Return what `fit` does to an image of this size, "" if nothing."""
     if height == width == PATCH_SIZE:
         return ""

@@ -9,33 +9,25 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from histocli.config import IdKind, Part, Resize
-from histocli.data import MAX_PIXELS
+from histocli.data.array_inputs import array_patches, is_array, open_array
 from histocli.data.dataset import open_packed
-from histocli.data.headers import ImageError, Size
-from histocli.data.image_files import ImageArray, ImageFile, ranges_of
-from histocli.data.images import Preparation, refuse_slide
-from histocli.data.intensity import Ranges, infer_ranges, sample
+from histocli.data.image_files import ImageFile, ranges_of
+from histocli.data.images import Preparation
 from histocli.data.manifest import file_sha256
-from histocli.data.store import map_array
+from histocli.enums import IdKind, Part, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch
 from histocli.sources.archives import is_archive
 from histocli.sources.files import File, describe_others, file_at, find_images, list_files
 from histocli.sources.folder import unique_ids
 from histocli.sources.formats import refuse_format
-from histocli.sources.hdf5_array import Hdf5Array, damage_errors, find_array
-from histocli.sources.streams import unpack_gzip
 from histocli.workspace import Workspace
 
-_SLICE_BYTES = 1 << 24  # of a mapped array that are passed on at once
-_SAMPLE = 256  # images of an array that show its range of values
 STDIN = "-"
-_ARRAYS = (".npy", ".h5", ".hdf5", ".h5.gz", ".hdf5.gz")
 
 
 class Inputs(NamedTuple):
@@ -125,6 +117,7 @@ def _open_input(
     split: Part | None,
     ids: IdKind | None,
 ) -> Inputs:
+    """Open a single input."""
     path = Path(name)
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
         raise UsageError(f"--split {split} is for packed data sets, and {name} is none", "give the folder of the split")
@@ -136,13 +129,9 @@ def _open_input(
             return _from_dataset(workspace, name, split)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
-    if path.is_file() and path.suffix.lower() == ".npy":
-        return _from_array(_check_array(map_array(path), path), path, how)
-    if path.is_file() and path.suffix.lower() in (".h5", ".hdf5"):
-        return _from_array(_open_h5(path), path, how)
-    if path.is_file() and path.name.lower().endswith((".h5.gz", ".hdf5.gz")):
-        with unpack_gzip(path) as unpacked:  # its name is removed then; it stays open until all patches are read
-            return _from_array(_open_h5(Path(unpacked.name)), path, how)
+    if path.is_file() and is_array(path):
+        array = open_array(path)
+        return Inputs(array.shape[0], array_patches(array, path, how), {})
     others: list[File] = []
     files = _images(path, others)
     is_single = path.is_file() and not is_archive(path.name)
@@ -167,7 +156,7 @@ def stdin_lines() -> Iterator[bytes]:
 
 
 def _holds_images(path: Path) -> bool:
-    return path.is_dir() or (path.is_file() and not path.name.lower().endswith(_ARRAYS))
+    return path.is_dir() or (path.is_file() and not is_array(path))
 
 
 def _images(path: Path, others: list[File]) -> list[File]:
@@ -199,7 +188,7 @@ def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
 def _from_files(
     files: list[File], folder: str, how: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
 ) -> Inputs:
-    """Return the images in a folder, whose name stands before the files' names in their paths."""
+    """Return the images in a folder; their paths are the folder's name and the files' names."""
     how = replace(how, ranges=ranges_of(files))
     patches = (
         Patch(key, ImageFile(file.name, file.read, how), path=folder + file.name)
@@ -209,6 +198,7 @@ def _from_files(
 
 
 def _ids(files: list[File], ids: IdKind | None) -> list[str]:
+    """Return the id of each file; raise `HistoError` if stems are asked for and two are equal."""
     if ids is None:
         return unique_ids(files)
     if ids is IdKind.PATH:
@@ -237,6 +227,7 @@ def _from_lines(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterat
 
 
 def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs:
+    """Return the patches of a packed data set, or of one of its splits."""
     store, manifest = open_packed(workspace, name, ("id", "label") if split in (None, Part.ALL) else ("id", "split"))
     rows = np.arange(len(store))
     if split not in (None, Part.ALL):
@@ -246,69 +237,3 @@ def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs
             raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
     ids = manifest["id"].tolist()
     return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {})
-
-
-def _from_array(array: "np.ndarray | Hdf5Array", path: Path, how: Preparation) -> Inputs:
-    how = replace(how, ranges=_ranges_of_array(array, path))
-    blocks = array.blocks() if isinstance(array, Hdf5Array) else _slices(array, path)
-    patches = (
-        Patch(str(row), ImageArray(f"{path}, row {row}", image, how), path=f"{path}[{row}]")
-        for start, block in blocks
-        for row, image in enumerate(block, start)
-    )
-    return Inputs(array.shape[0], patches, {})
-
-
-def _slices(array: "np.ndarray", path: Path) -> Iterator[tuple[int, "np.ndarray"]]:
-    """Yield the number of the first row, and the rows, of one slice of a mapped array after the other."""
-    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
-    for start in range(0, len(array), step):
-        try:
-            yield start, array[start : start + step]
-        except OSError as error:
-            raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
-
-
-def _ranges_of_array(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
-    """Return which value is white, from up to 256 images; refuse an array where this is ambiguous."""
-    if array.dtype == np.uint8:
-        return {}
-    try:
-        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(array.shape[0]), _SAMPLE))
-    except OSError as error:
-        raise HistoError(f"cannot read {path}: {error}") from error
-    for found in ranges.values():
-        if isinstance(found, ImageError):
-            raise HistoError(f"{path} contains {array.dtype} {tuple(array.shape)}: {found}", found.hint)
-    return ranges
-
-
-def _open_h5(path: Path) -> Hdf5Array:
-    import h5py
-
-    with damage_errors(path):
-        file = h5py.File(path, "r")
-    try:
-        array: Hdf5Array = _check_array(find_array(file, path, "x", or_only=True), path)
-        array.check_storage()
-    except HistoError:
-        file.close()
-        raise
-    return array
-
-
-def _check_array(array: Any, path: Path) -> Any:
-    shape, hint = tuple(array.shape), "patches are (N,H,W,3) in RGB order, of uint8, other integers or fractions"
-    if len(shape) != 4 or shape[3] != 3 or array.dtype.kind not in "uif":
-        if len(shape) == 4 and shape[1] == 3:
-            hint = "its channels come first: move them to the end, numpy.moveaxis(array, 1, 3)"
-        elif shape[-1:] == (3,) and len(shape) == 3:
-            hint = "a single image needs a first axis: array[None]"
-        raise HistoError(f"{path} contains {array.dtype} {shape}", hint)
-    if min(shape) < 1 or shape[1] * shape[2] > MAX_PIXELS:
-        raise HistoError(f"{path} contains patches of shape {shape}", f"1 to {MAX_PIXELS:,} pixels each")
-    try:
-        refuse_slide(Size(shape[2], shape[1]), 1)
-    except ImageError as error:
-        raise HistoError(f"{path} contains {error}", error.hint) from error
-    return array

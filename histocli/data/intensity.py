@@ -38,7 +38,7 @@ class ValueRange:
         if 0 < high <= self.top / _DARKEST:
             raise ImageError(
                 f"it holds values up to {high:,.4g} only, but the other images hold {self}: it would be nearly black",
-                "give images of different ranges in commands of their own",
+                "use a separate command for the images of each range",
             )
         if high > self.top:
             raise ImageError(f"it holds values up to {high:,.4g}, but the other images hold {self}", _HINT)
@@ -121,12 +121,14 @@ def kind_of(values: Values) -> str:
 
 
 def _candidates(kind: str) -> tuple[float, ...]:
+    """Return the values that can be white in images of a NumPy type."""
     if kind[0] == "f":
         return (1.0, 255.0)
     return tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 15 if kind == "i2" else 16))
 
 
 def _largest(values: Values) -> float:
+    """Return the largest value; raise `ImageError` if a value is negative or not finite."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low) or not np.isfinite(high):
         raise ImageError("it holds values that are not finite", _HINT)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import SubsetRandomSampler
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
-from histocli.data.stream import ordered
+from histocli.data.stream import map_on_pool
 from histocli.sources import Pixels
 from histocli.threads import thread_count
 
@@ -131,6 +131,7 @@ class PatchLoader:
         return self._load(batches[first:, self.ranks.rank :: self.ranks.size])
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
+        """Yield the batches on the device; `batches` are positions in the subset."""
         if self.resident is not None:
             parts = list(batches)
             if not parts:
@@ -145,6 +146,7 @@ class PatchLoader:
             yield Batch(*(part.to(self.device, non_blocking=is_cuda) for part in (images, labels)))
 
     def _gather(self, positions: "np.ndarray") -> Batch:
+        """Read one batch into the memory of the CPU, which is pinned for a GPU."""
         images = torch.from_numpy(self.store[self.rows[positions]]).permute(0, 3, 1, 2)
         labels = self.labels[torch.from_numpy(positions)]
         return Batch(images.pin_memory(), labels.pin_memory()) if self.device.type == "cuda" else Batch(images, labels)
@@ -154,12 +156,15 @@ class PatchLoader:
         resident = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
         starts = range(0, len(self), _BLOCK)
         with ThreadPoolExecutor(thread_count(), "histo-upload") as pool:
-            blocks = ordered(pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, thread_count())
+            blocks = map_on_pool(
+                pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, thread_count()
+            )
             for start, block in zip(starts, blocks, strict=True):
                 resident[start : start + _BLOCK] = torch.from_numpy(block)
         return resident
 
     def _fits(self) -> bool:
+        """Return whether all patches fit into half of the GPU's free memory."""
         if self.device.type != "cuda":
             return False
         free, _ = torch.cuda.mem_get_info(self.device)

@@ -123,6 +123,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _labels(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
+    """Return a column as labels, with -1 where it is empty."""
     known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": UNLABELLED}
     labels = column.map({text: known.get(text.strip()) for text in column.unique()})
     _refuse(path, "label", column, labels.isna(), "is not 0, 1 or empty")
@@ -136,6 +137,7 @@ def _whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
 
 
 def _refuse(path: Path, name: str, column: "pd.Series[Any]", bad: "pd.Series[bool]", why: str) -> None:
+    """Raise `HistoError` for the first row that is marked in `bad`."""
     if bad.any():
         row = int(bad.to_numpy().argmax())
         value = str(column.iloc[row])

@@ -93,6 +93,7 @@ def _path(workspace: Workspace, data: str, other: str | None = None) -> Path:
 
 
 def _pixels_sha256(workspace: Workspace, name: str) -> str:
+    """Return the SHA-256 of a data set's pixels, as its `dataset.json` has it."""
     path = workspace.dataset_path(name)
     digest = read_json(path).get("sha256")
     if not digest:

@@ -37,6 +37,7 @@ def available_memory() -> int | None:
 
 
 def _read(path: Path) -> None:
+    """Read a file to its end, so that the system keeps it in memory."""
     buffer = bytearray(_BLOCK)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):

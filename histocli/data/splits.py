@@ -152,6 +152,6 @@ def split_by_group(
     if best is None:
         raise HistoError(
             f"{len(names)} {unit}s cannot be split with both classes in train and in validation",
-            f"add {unit}s, or use smaller groups (--split random divides even slides, so it leaks)",
+            f"add {unit}s, or use smaller groups; --split random works with any number of {unit}s, but it leaks",
         )
     return np.isin(codes, best)

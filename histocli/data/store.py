@@ -36,6 +36,8 @@ class PackResult(NamedTuple):
 
 
 class _HashedChunk(NamedTuple):
+    """A chunk of patches with the SHA-1, the smallest and the largest value of each."""
+
     chunk: Chunk
     sha1: list[str]
     low: list[int]
@@ -142,6 +144,7 @@ class _Packer:
         self.remarks.merge(chunk.remarks)
 
     def _write_row(self, patch: Patch, digest: str, low: int, high: int) -> None:
+        """Write the row of a patch to the manifest, and count an id that is not the SHA-1."""
         self.mismatches += self.source.id_is_sha1 and patch.id != digest
         self.ids.add(patch.id)
         row = Row(patch.id, patch.label, patch.slide, patch.hospital, patch.split, digest, low, high)

@@ -45,10 +45,10 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def map_ordered(function: Callable[[T], R], items: Iterable[T], workers: int) -> Generator[R, None, None]:
     """Yield `function(item)` in the order of `items`, computed on threads, at most a few items ahead."""
     with ThreadPoolExecutor(workers, thread_name_prefix="histo-decode") as pool:
-        yield from ordered(pool, function, items, 2 * workers)
+        yield from map_on_pool(pool, function, items, 2 * workers)
 
 
-def ordered(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
+def map_on_pool(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
     """Yield `function(item)` in the order of `items`, computed by `pool`, at most `ahead` items ahead."""
     pending: deque[Future[R]] = deque()
     try:
@@ -89,6 +89,7 @@ def load_chunks(
 def _load_in_processes(
     chunks: Iterator[list[Patch]], size: int, workers: int, pool: DecodingProcesses
 ) -> Generator[Chunk, None, None]:
+    """Load the first chunks on threads, and the others in processes, which are only started if there are others."""
     try:
         if not pool.has_started:
             yield from map_ordered(load_chunk, islice(chunks, _FEW // size), workers)

@@ -61,6 +61,7 @@ def _read_uniform_table(file: IO[str], name: str) -> tuple[list[str], list[list[
 
 
 def _column_names(line: int, header: list[str], name: str) -> list[str]:
+    """Return the names in a header without spaces around them; raise `HistoError` if one is repeated."""
     columns = [column.strip() for column in header]
     for i, column in enumerate(columns):
         if column and column in columns[:i]:
@@ -105,4 +106,5 @@ class _LineFeedFile:
         self._file = file
 
     def write(self, line: str) -> int:
+        """Write a line that ends in CR LF with LF instead."""
         return self._file.write(line[:-2] + "\n")

@@ -1,8 +1,8 @@
-"""Read TIFF images strictly: an image is decoded right, or refused with the reason.
+"""Read TIFF images strictly: an image is either decoded correctly, or refused with the reason.
 
 OpenCV ignores what libtiff reports about 8-bit images, and leaves black what cannot be decoded. So the compressed
-segments (strips and tiles) of a TIFF are decoded here one by one, and each must give exactly the bytes that it stands
-for. Layouts that are not assembled here (JPEG, CMYK, Lab ...) are decoded by OpenCV after their segments were checked.
+segments (strips and tiles) of a TIFF are decoded here one by one, and each must give exactly its number of bytes.
+Layouts that are not assembled here (JPEG, CMYK, Lab ...) are decoded by OpenCV after their segments were checked.
 """
 
 import re
@@ -55,7 +55,7 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
         return _read_page(page), ("only the first of several pages was read",)
     if len(following) == 2 and all(other.size == page.size for other in following) and _are_channels(page.description):
         channels = [_read_page(one)[..., :1] for one in (page, *following)]
-        return np.concatenate(channels, 2), ("three pages were joined to RGB",)
+        return np.concatenate(channels, 2), ("three pages were combined to RGB",)
     raise _stack_error(1 + len(following))
 
 
@@ -69,6 +69,7 @@ def _are_channels(description: str) -> bool:
 
 
 def _read_page(page: Page) -> Values:
+    """Decode a page by the part of this package or the library that can decode it exactly."""
     check_pixels(*page.size)
     layout = Layout(page)
     if layout.compression not in UNPACK and layout.compression != JPEG:
@@ -165,6 +166,7 @@ def _white(dtype: "np.dtype[Any]") -> Any:
 
 
 def _look_up(page: Page, image: Values) -> Values:
+    """Replace the numbers of a palette image by their colours."""
     colours = np.array(page.values(320), np.uint16)
     if len(colours) != 3 << page.value(258, 8) or image.dtype.kind != "u":
         raise ImageError("the image is damaged: its palette is incomplete")

@@ -1,4 +1,4 @@
-"""How the pixels of a TIFF's page lie in its segments (strips and tiles)."""
+"""The arrangement of the pixels of a TIFF's page in its segments (strips and tiles)."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ Values = np.ndarray[Any, np.dtype[Any]]
 
 
 class Layout:
-    """How the pixels of a page lie in its segments.
+    """The arrangement of the pixels of a page in its segments.
 
     Raises:
         ImageError: the page's tags contradict each other, or the image is too large.

@@ -96,6 +96,7 @@ def following_pages(page: Page) -> list[Page]:
 
 
 def _chain(page: Page) -> Iterator[Page]:
+    """Yield the pages that follow a page; a loop in the file ends it."""
     seen = {0}
     while page.next not in seen:
         seen.add(page.next)

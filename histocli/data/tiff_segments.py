@@ -16,12 +16,14 @@ NONE, LZW, JPEG, ADOBE_DEFLATE, DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 
 
 def _copy(packed: bytes, wanted: int, most: int) -> bytes:
+    """Return an uncompressed segment."""
     if len(packed) < wanted:
         raise ImageError("the image is truncated: a part of it is too short")
     return packed[:wanted]
 
 
 def _inflate(packed: bytes, wanted: int, most: int) -> bytes:
+    """Unpack a segment of deflate; raise `ImageError` unless it has exactly the length of a segment."""
     stream = zlib.decompressobj()
     try:
         unpacked = stream.decompress(packed, most + 1)
@@ -53,7 +55,7 @@ def _unpack_bits(packed: bytes, wanted: int, most: int) -> bytes:
 
 
 def _unpack_lzw(packed: bytes, wanted: int, most: int) -> bytes:
-    """Unpack LZW by OpenCV's libtiff, whose errors are heard for 16-bit images alone: so this is made to look as one.
+    """Unpack LZW by OpenCV's libtiff, as a 16-bit grey image, because OpenCV reports libtiff's errors only for these.
 
     Of an odd number of bytes the last one is read from an 8-bit image.
     """

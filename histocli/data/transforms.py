@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from histocli.compute.cores import every_core
-from histocli.config import Augment
+from histocli.enums import Augment
 
 # Unit optical-density vectors of haematoxylin, eosin and DAB for red, green and blue:
 # Ruifrok and Johnston, "Quantification of histochemical staining by color deconvolution", 2001.

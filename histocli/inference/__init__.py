@@ -1,1 +1,1 @@
-"""Scoring: checkpoints at work on patches, and what is written of it."""
+"""Score patches with checkpoints, and write the scores."""

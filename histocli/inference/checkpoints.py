@@ -7,10 +7,11 @@ from typing import NamedTuple, Unpack
 import numpy as np
 
 from histocli.compute.device import Compute, choose_compute
-from histocli.config import Device, Engine, ExportFormat, Precision
+from histocli.config import EvalConfig, PredictConfig
 from histocli.data.likeness import LikenessMeter
 from histocli.data.manifest import file_sha256
 from histocli.data.quality import Reference
+from histocli.enums import Device, Engine, ExportFormat, Precision
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
 from histocli.inference.predictor import CalibratedNetwork, Predictor, PredictorOptions
@@ -19,6 +20,7 @@ from histocli.metrics.thresholds import choose_threshold, parse_threshold
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.models.fuse import fuse_batch_norm
 from histocli.models.onnx_network import OnnxNetwork, can_run
+from histocli.reports.evaluation import EvaluatedCheckpoint
 from histocli.workspace import Workspace
 
 STORED = "stored"  # the threshold that training chose
@@ -32,6 +34,18 @@ class Member(NamedTuple):
     sha256: str
     checkpoint: Checkpoint
     engine: str
+
+    def describe(self) -> EvaluatedCheckpoint:
+        """Return the facts about the checkpoint that an evaluation has."""
+        return EvaluatedCheckpoint(
+            run=self.checkpoint.run,
+            arch=self.checkpoint.arch,
+            epoch=self.checkpoint.epoch,
+            temperature=self.checkpoint.temperature,
+            checkpoint=str(self.path),
+            checkpoint_sha256=self.sha256,
+            engine=self.engine,
+        )
 
 
 class CheckpointPredictor(Predictor):
@@ -85,6 +99,7 @@ class CheckpointPredictor(Predictor):
         return sum(thresholds) / len(thresholds)
 
     def _threshold_of(self, checkpoint: Checkpoint, rule: str) -> float:
+        """Return the threshold of one checkpoint, for uncalibrated probabilities if these are asked for."""
         calibrated = checkpoint.threshold if rule == STORED else _threshold_by_rule(checkpoint, rule)
         threshold = rescale_threshold(calibrated, checkpoint.temperature) if self.raw else calibrated
         return float(self._adjust(np.array(threshold)))
@@ -99,6 +114,26 @@ def check_prevalence(prevalence: float | None) -> None:
     if prevalence is not None and not 0 < prevalence < 1:
         hint = "give the share of the patches that contain tumour, such as 0.05 for 5%"
         raise UsageError(f"--prevalence {prevalence:g} is not above 0 and below 1", hint)
+
+
+def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -> CheckpointPredictor:
+    """Load the checkpoints of `histo eval` or `histo predict`, as its options say.
+
+    Raises:
+        HistoError: as `load_predictor`.
+    """
+    return load_predictor(
+        workspace,
+        config.ckpt,
+        config.device,
+        config.precision,
+        config.engine,
+        tta=config.tta,
+        raw=config.uncalibrated,
+        prevalence=config.prevalence,
+        spread=isinstance(config, PredictConfig) and config.qc,
+        halve=config.halve,
+    )
 
 
 def load_predictor(
@@ -135,6 +170,7 @@ def load_predictor(
 
 
 def _choose_compute(device: Device, precision: Precision, engine: Engine) -> Compute:
+    """Choose the device and the number format; ONNX Runtime needs the CPU and fp32."""
     if engine is Engine.ONNX:
         if device not in (Device.AUTO, Device.CPU) or precision not in (Precision.AUTO, Precision.FP32):
             option = f"--device {device}" if device not in (Device.AUTO, Device.CPU) else f"--precision {precision}"
@@ -144,6 +180,7 @@ def _choose_compute(device: Device, precision: Precision, engine: Engine) -> Com
 
 
 def _uses_onnx(engine: Engine, exported: Path, checkpoint: Checkpoint, compute: Compute) -> bool:
+    """Return whether ONNX Runtime runs this checkpoint; raise `HistoError` if it is asked for and cannot."""
     if engine is Engine.ONNX:
         if not can_run():
             raise HistoError("--engine onnx needs onnxruntime", "pip install 'histocli[onnx]'")

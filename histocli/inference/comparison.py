@@ -60,6 +60,7 @@ def compare(one: Path, other: Path) -> ComparisonReport:
 
 
 def _read(path: Path) -> EvaluationReport:
+    """Read an evaluation; raise `HistoError` for another JSON file."""
     value = read_json(path)
     if not is_evaluation(value):
         raise HistoError(f"{path} is not an evaluation of histo eval", "give two of the metrics/*.json files")

@@ -1,4 +1,4 @@
-"""`--skip-done`: which patches a file of predictions holds already, so that a growing folder is scored bit by bit."""
+"""`--skip-done`: find the patches that a file of predictions has already, to score only the new files of a folder."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from histocli.config import Output
+from histocli.enums import Output
 from histocli.errors import HistoError
 from histocli.sources import Patch
 from histocli.workspace import read_json, write_json
@@ -73,7 +73,7 @@ def new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[Patch]:
         stem = PurePosixPath(patch.path).stem
         if stem and ((patch.id != stem and stem in done.ids) or (patch.id == stem and stem in stems)):
             raise HistoError(
-                f"--skip-done: {out} holds {stem!r} under another kind of id than {patch.id!r}",
+                f"--skip-done: {out} has {stem!r} with another kind of id than {patch.id!r}",
                 "the ids are stems while all stems differ, else paths; start a new --out with --id path",
             )
         new.append(patch)
@@ -89,6 +89,7 @@ def _differences(record: dict[str, Any], made_with: dict[str, Any]) -> list[str]
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[str]]:
+    """Return the columns and the ids of a CSV file."""
     _require_last_newline(path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, strict=True)
@@ -97,6 +98,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_jsonl(path: Path) -> tuple[list[str], list[str]]:
+    """Return the columns and the ids of a file of JSON lines."""
     _require_last_newline(path)
     with path.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
@@ -104,12 +106,14 @@ def _read_jsonl(path: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[str]]:
+    """Return the columns and the ids of a Parquet file."""
     from pyarrow.parquet import read_schema, read_table
 
     return read_schema(path).names, read_table(path, columns=["id"])["id"].to_pylist()
 
 
 def _require_last_newline(path: Path) -> None:
+    """Raise `ValueError` if the last line of a file is not complete."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         last = file.read()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.compute.ddp import Ranks
-from histocli.config import EvalConfig, Part
+from histocli.config import EvalConfig
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
 from histocli.data.likeness import SAMPLE, Likeness
@@ -20,18 +20,18 @@ from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.data.remarks import Remarks
+from histocli.enums import Part
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
 from histocli.inference.predictor import ScoredChunk
+from histocli.inference.score_table import PATCH_COLUMNS
 from histocli.models.checkpoint import Checkpoint
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")
 
 
 class Scored(NamedTuple):
@@ -79,7 +79,7 @@ def score_packed(
     part = config.split or (Part.ALL if config.data else Part.VAL)
     subset = select_labelled(open_subset(workspace, path, manifests.read), part)
     probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, ranks)
-    table = subset.frame[[name for name in _COLUMNS if name in subset.frame.columns]].copy()
+    table = subset.frame[[name for name in PATCH_COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
     table.insert(3, "raw", raw)
     _add_overlap_groups(workspace, subset, table)
@@ -170,21 +170,14 @@ def score_folder(
     on_note: Callable[[str], None],
     ranks: Ranks,
 ) -> Scored:
-    """Score a labelled folder or archive without packing it; `on_note` is told what was found in it.
+    """Score a labelled folder or archive without packing it; `on_note` receives what was found in it.
 
     Raises:
         HistoError: as `FolderSource`; or no labelled patch is in this split, or none can be read.
     """
-    import pandas as pd
-
     location = Path(config.data or "")
     source = FolderSource(_folder_options(config))
-    part = Part.VALID if config.split is Part.VAL else config.split or Part.ALL
-    if part is not Part.ALL and part.value not in source.split_names:
-        raise UsageError(
-            f"--split {config.split}: {location} has no folder of this split",
-            f"its splits: {', '.join(source.split_names) or 'none'}",
-        )
+    part = _find_part(source, config, location)
     if ranks.is_rank0:
         for note in source.report.notes:
             on_note(note)
@@ -201,23 +194,13 @@ def score_folder(
         scored = [_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
+    table = _join_tables(gathered, location)
+    digests = [digest for chunk in gathered for digest in chunk.digests]
+    table["sha1"] = [digest.hex() for digest in digests]
     remarks = Remarks()
     for chunk in gathered:
         remarks.merge(chunk.remarks)
     unreadable = sum(chunk.unreadable for chunk in gathered)
-    tables = [chunk.table for chunk in gathered if len(chunk.table)]
-    if not tables and unreadable:
-        raise HistoError(f"none of the {unreadable:,} labelled images in {location} can be read")
-    if not tables:
-        raise HistoError(
-            f"no patch in {location} has a label",
-            "--labels CSV (id,label), a *labels*.csv beside them, or folders named 0 and 1; --classes names others",
-        )
-    digests = [digest for chunk in gathered for digest in chunk.digests]
-    table = pd.concat(tables, ignore_index=True).assign(data="", index="")
-    table["sha1"] = [digest.hex() for digest in digests]
-    if not table["hospital"].any():
-        table = table.drop(columns="hospital")
     counts = {**source.report.counts, **remarks.counts(), "unreadable": unreadable}
     checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
@@ -232,12 +215,42 @@ def score_folder(
     )
 
 
+def _find_part(source: FolderSource, config: EvalConfig, location: Path) -> Part:
+    """Return the split to score; raise `UsageError` if the folder does not have it."""
+    part = Part.VALID if config.split is Part.VAL else config.split or Part.ALL
+    if part is not Part.ALL and part.value not in source.split_names:
+        raise UsageError(
+            f"--split {config.split}: {location} has no folder of this split",
+            f"its splits: {', '.join(source.split_names) or 'none'}",
+        )
+    return part
+
+
+def _join_tables(chunks: "list[_FolderChunk]", location: Path) -> "pd.DataFrame":
+    """Return the tables of all chunks as one; raise `HistoError` if none of them has a row."""
+    import pandas as pd
+
+    tables = [chunk.table for chunk in chunks if len(chunk.table)]
+    unreadable = sum(chunk.unreadable for chunk in chunks)
+    if not tables and unreadable:
+        raise HistoError(f"none of the {unreadable:,} labelled images in {location} can be read")
+    if not tables:
+        raise HistoError(
+            f"no patch in {location} has a label",
+            "--labels CSV (id,label), a *labels*.csv next to them, or folders named 0 and 1; --classes names others",
+        )
+    table = pd.concat(tables, ignore_index=True).assign(data="", index="")
+    return table if table["hospital"].any() else table.drop(columns="hospital")
+
+
 def _folder_options(config: EvalConfig) -> FolderOptions:
+    """Return the options of `histo eval` that say how to read a folder, as those of `FolderSource`."""
     names = {field.name for field in fields(FolderOptions)} - {"locations"}
     return FolderOptions(locations=(config.data or "",), **{name: getattr(config, name) for name in names})
 
 
 def _folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:
+    """Turn the scores of a chunk into a table, without its pixels."""
     import pandas as pd
 
     table = pd.DataFrame(

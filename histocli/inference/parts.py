@@ -96,6 +96,7 @@ class Parts:
         return self._count_patches(self.unfinished, total, chunk_size)
 
     def _count_patches(self, numbers: list[int], total: int, chunk_size: int) -> int:
+        """Return the number of patches in some parts; the last part may be shorter."""
         size = self.chunks * chunk_size
         return sum(min(size, total - number * size) for number in numbers)
 

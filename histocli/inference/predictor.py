@@ -18,7 +18,7 @@ from histocli.data.decoding import DecodingProcesses
 from histocli.data.early import decoding_processes
 from histocli.data.loaders import PatchLoader
 from histocli.data.remarks import Remarks
-from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, ordered
+from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, map_on_pool
 from histocli.errors import HistoError
 from histocli.inference.forward import Network, batch_log_odds
 from histocli.metrics.calibration import adjust_prevalence, probability
@@ -180,8 +180,9 @@ class Predictor:
         return self.compute.device.type != "cpu"
 
     def _on_cores(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
+        """Read and score the chunks, each on one core, and yield them in order."""
         cores = every_core()
-        return ordered(cores.pool, self._read_and_score, chunked(patches, size), 2 * cores.count)
+        return map_on_pool(cores.pool, self._read_and_score, chunked(patches, size), 2 * cores.count)
 
     def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:
         chunk = load_chunk(patches)
@@ -233,6 +234,7 @@ class Predictor:
                 torch.cuda.empty_cache()
 
     def _forward(self, images: Tensor) -> Tensor:
+        """Compute the log odds (M,V,N) of a batch that fits the memory."""
         all_views = self.tta or self.spread
         return torch.stack([batch_log_odds(one.network, images, self.compute, tta=all_views) for one in self.networks])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import sha1
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,18 +15,24 @@ from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
 
 UNSTABLE = 0.5  # a patch is flagged when its probabilities in the eight orientations spread over this or more
-COLUMNS: dict[str, type] = {
-    "spread": float,
-    "colour": float,
-    "focus": float,
-    "contrast": float,
-    "duplicate": str,
-    "flags": str,
-}
+
+
+class QualityControl(NamedTuple):
+    """How N patches differ from the training data, as lists of N values.
+
+    `colour`, `focus` and `contrast` are those of `Distance` and of the patch itself. `duplicate` is the id of the
+    training patch with the same pixels, or "". `flags` are the names of the flags of a patch, separated by ";".
+    """
+
+    colour: list[float]
+    focus: list[float]
+    contrast: list[float]
+    duplicate: list[str]
+    flags: list[str]
 
 
 class Flagger:
-    """Computes the quality control `COLUMNS` of scored patches.
+    """Computes the quality control of scored patches.
 
     With several checkpoints, each patch is compared with the training data that it differs from most.
 
@@ -50,8 +56,8 @@ class Flagger:
         self.train_ids = {digest: key for patches in known if patches for digest, key in patches.train.items()}
         self.duplicates = None not in known
 
-    def columns(self, chunk: ScoredChunk) -> dict[str, list[Any]]:
-        """Return the values of `COLUMNS` for each patch of a chunk that was scored with its spread."""
+    def check(self, chunk: ScoredChunk) -> QualityControl:
+        """Return the quality control of the patches of a chunk that was scored with its spread."""
         measured = appearance(chunk.pixels)
         distances = [reference.distance(measured) for reference in self.references]
         digests = [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels]
@@ -61,19 +67,17 @@ class Flagger:
             np.min([distance.focus for distance in distances], 0),
             *(np.any(masks, 0) for masks in zip(*(distance[2:] for distance in distances), strict=True)),
         )
-        spread = chunk.scores.spread
         marks: dict[str, Sequence[bool] | npt.NDArray[np.bool_]] = {
             "blank": furthest.blank,
             "unfocused": furthest.unfocused,
             "stain": furthest.unusual_stain,
-            "unstable": spread >= UNSTABLE,
+            "unstable": chunk.scores.spread >= UNSTABLE,
             "duplicate": [bool(key) for key in duplicates],
         }
-        return {
-            "spread": spread.tolist(),
-            "colour": furthest.colour.tolist(),
-            "focus": furthest.focus.tolist(),
-            "contrast": measured.contrast.tolist(),
-            "duplicate": duplicates,
-            "flags": [";".join(m for m, mask in marks.items() if mask[i]) for i in range(len(digests))],
-        }
+        return QualityControl(
+            furthest.colour.tolist(),
+            furthest.focus.tolist(),
+            measured.contrast.tolist(),
+            duplicates,
+            [";".join(m for m, mask in marks.items() if mask[i]) for i in range(len(digests))],
+        )

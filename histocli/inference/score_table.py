@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.compute.device import thread_count
-from histocli.data.groups import connected_components
-from histocli.errors import HistoError, first_line, shown
+from histocli.data.groups import OVERLAP, connected_components
+from histocli.errors import HistoError, describe_value, first_line
 from histocli.metrics import Clusters, Measurement, Uncertainty, by_patch, evaluate, uncertainty
 from histocli.metrics.groups import GroupMetrics, metrics_per_group
 from histocli.metrics.registry import METRICS
@@ -16,6 +16,7 @@ from histocli.workspace import atomic_path
 if TYPE_CHECKING:
     import pandas as pd
 
+PATCH_COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")  # of the manifest, where it has them
 _REQUIRED = ("id", "label", "prob", "data", "index")
 
 
@@ -55,7 +56,7 @@ def read_scores(path: Path) -> "pd.DataFrame":
     if is_wrong.any():
         key, label, prob = table.loc[is_wrong, ["id", "label", "prob"]].to_numpy()[0]
         raise HistoError(
-            f"{path}: {shown(key)} has the label {label} and the prob {prob:g}, not 0 or 1 and 0 to 1", again
+            f"{path}: {describe_value(key)} has the label {label} and the prob {prob:g}, not 0 or 1 and 0 to 1", again
         )
     return table
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocli.config import Resize
 from histocli.data.image_files import ImageFile, ranges_of
 from histocli.data.images import Preparation
 from histocli.data.store import open_store
+from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.reports.evaluation import EvaluationReport
 from histocli.sources import Pixels

@@ -8,8 +8,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from histocli.config import Output
 from histocli.data.tables import table_writer
+from histocli.enums import Output
 from histocli.errors import HistoError
 from histocli.outputs import open_stream
 
@@ -57,6 +57,7 @@ def open_part(path: Path, format: Output, kinds: dict[str, type], *, escape_form
 
 @contextmanager
 def _file_writer(file: IO[bytes], format: Output, kinds: dict[str, type], escape_formulas: bool) -> Iterator[Writer]:
+    """Open a writer to a binary file, and leave the file open at the end."""
     writer: Writer
     if format is Output.PARQUET:
         writer = ParquetWriter(file, kinds)
@@ -67,7 +68,7 @@ def _file_writer(file: IO[bytes], format: Output, kinds: dict[str, type], escape
     writer = _text_writer(text, format, kinds, escape_formulas)
     yield writer
     writer.close()
-    text.detach()  # `file` is closed by who opened it
+    text.detach()  # the caller, who opened `file`, closes it
 
 
 def _text_writer(stream: IO[str], format: Output, kinds: dict[str, type], escape_formulas: bool = False) -> Writer:
@@ -98,6 +99,7 @@ class CsvWriter:
         self.stream.flush()
 
     def _text(self, value: Any) -> Any:
+        """Format a value for a cell."""
         if isinstance(value, float):
             return f"{value:.{DIGITS}f}"
         if self.escape_formulas and isinstance(value, str) and value.startswith(_FORMULA_STARTS):

@@ -88,12 +88,14 @@ def _degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
 
 
 def _quantile(share: float, labels: Ints, clusters: Clusters) -> float:
+    """Return a quantile of the t distribution with the degrees of freedom that the slides give."""
     from scipy.special import stdtrit
 
     return float(stdtrit(_degrees_of_freedom(labels, clusters), share))
 
 
 def _probability_below(value: float, labels: Ints, clusters: Clusters) -> float:
+    """Return the probability of a smaller value under the same t distribution."""
     from scipy.special import stdtr
 
     return float(stdtr(_degrees_of_freedom(labels, clusters), value))

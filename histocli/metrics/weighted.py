@@ -105,5 +105,6 @@ class WeightedScores:
         return sums
 
     def _by_tie(self, weights: Floats) -> Floats:
+        """Sum the weights (R,N) of patches that have equal scores."""
         starts = self.scores.tie_starts
         return weights if starts is None else np.add.reduceat(weights, starts, 1)

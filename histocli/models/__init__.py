@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from histocli.config import Weights
 from histocli.data.transforms import resize_images
+from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
@@ -117,6 +117,7 @@ def rebuild_model(arch: str) -> Classifier:
 
 
 def _unknown(arch: str) -> UsageError:
+    """Return the error for an architecture that does not exist, with similar names."""
     names = (*ARCHITECTURES, *torchvision_names())
     close = get_close_matches(arch, names, n=3)
     return UsageError(

@@ -162,6 +162,7 @@ def _read_entry(directory: IO[bytes]) -> tuple[bytes, int, int, int]:
 
 
 def _take(file: IO[bytes], count: int, signature: bytes) -> bytes:
+    """Read exactly `count` bytes that begin with `signature`, or raise `ValueError`."""
     data = file.read(count)
     if len(data) != count or not data.startswith(signature):
         raise ValueError("it is not a complete zip archive")
@@ -196,7 +197,7 @@ class _Inspector(pickle.Unpickler):
         self.sizes, self.tensor_bytes = sizes, 0
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a class in the pickle."""
+        """Return the function or the placeholder that replaces a class in the pickle."""
         if (module, name) == ("collections", "OrderedDict"):
             return _Ordered
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -233,7 +234,7 @@ class _Inspector(pickle.Unpickler):
 
 
 class _Ordered(OrderedDict[Any, Any]):
-    """Stands for the dictionary of `Module.state_dict`, which may have the attribute `_metadata`."""
+    """A replacement of the dictionary of `Module.state_dict`, which may have the attribute `_metadata`."""
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, dict) or state.keys() - {"_metadata"}:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import torch
 
 from histocli.data.quality import Reference
-from histocli.errors import HistoError, UsageError, first_line, shown
+from histocli.errors import HistoError, UsageError, describe_value, first_line
 from histocli.fs import hold
 from histocli.metrics.calibration import HIGHEST, LOWEST
 from histocli.models import Classifier, packaged
@@ -86,7 +86,7 @@ class Checkpoint:
             model.load_state_dict(weights)
         except UsageError as error:
             raise HistoError(
-                f"{self.origin}: the architecture {shown(self.arch)} is not known: {first_line(error)}",
+                f"{self.origin}: the architecture {describe_value(self.arch)} is not known: {first_line(error)}",
                 "a newer version of histo may know it",
             ) from error
         except RuntimeError as error:
@@ -160,10 +160,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if isinstance(content, dict) and type(found) is int and found == 3:
         content, found = _convert_from_3(content), FORMAT
     if not isinstance(content, dict) or type(found) is not int or found != FORMAT:
-        raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {shown(found)})")
+        raise HistoError(f"{path} is not a histo checkpoint of format {FORMAT} (found {describe_value(found)})")
     names = {item.name for item in fields(Checkpoint) if item.init}
     if unknown := [name for name in content if name not in names]:
-        raise HistoError(f"{path} is not a histo checkpoint: it has the field {shown(unknown[0])}")
+        raise HistoError(f"{path} is not a histo checkpoint: it has the field {describe_value(unknown[0])}")
     checkpoint = from_json(Checkpoint, content, str(path), "it is damaged, or was not written by histo train")
     checkpoint.origin = str(path)
     checkpoint.model = {  # the network that comes with histo is stored in 16 bits
@@ -212,7 +212,7 @@ def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
             return
         for name in ("best.pt", "last.pt"):
             with atomic_path(target / name, (run_dir / name).stat().st_size) as temporary:
-                shutil.copy2(run_dir / name, temporary)  # with its time, which tells when the network was trained
+                shutil.copy2(run_dir / name, temporary)  # with its time, which is when the network was trained
 
 
 def find_checkpoint(workspace: Workspace, name: str) -> Path:

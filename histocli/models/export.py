@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histocli.config import ExportFormat
+from histocli.enums import ExportFormat
 from histocli.errors import HistoError
 from histocli.models import Classifier
 from histocli.models.backbone import PATCH_SIDE
@@ -61,6 +61,7 @@ def export(module: Probability, format: ExportFormat, path: Path, facts: dict[st
 
 
 def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
+    """Write the network and the facts about it as an ONNX file."""
     program = torch.onnx.export(
         module,
         _example(),
@@ -90,6 +91,7 @@ def onnx_session(path: Path, threads: int) -> Any:
 
 
 def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
+    """Write the network and the facts about it as a `torch.export` file."""
     program = torch.export.export(module, _example(), dynamic_shapes=({0: torch.export.Dim("N")},))
     with (
         path.open("wb") as file,

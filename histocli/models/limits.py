@@ -1,4 +1,4 @@
-"""Build the network that a checkpoint names, which may come from anyone: never a larger one than the file holds."""
+"""Build the network that an untrusted checkpoint names, and never one with more parameters than the file has."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -75,6 +75,7 @@ def _on_meta_device(arch: str) -> Classifier | None:
 
 
 def _compare(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+    """Raise `_LimitError` unless the weights have the names, shapes and types that the network expects."""
     for name, tensor in expected.items():
         if name not in weights:
             raise _LimitError(f"{name} is missing")

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from torch import nn
 
-from histocli.errors import HistoError, UsageError, first_line, shown
+from histocli.errors import HistoError, UsageError, describe_value, first_line
 from histocli.models.backbone import Backbone, weights_missing
 
 PREFIX = "timm/"
@@ -100,6 +100,7 @@ def _check_options(arch: str, options: dict[str, Any]) -> None:
 
 
 def _is_plain(value: Any, largest: int) -> bool:
+    """Return whether a value is a short word, a number up to `largest`, or None."""
     if isinstance(value, str):
         return _WORD.fullmatch(value) is not None
     return value is None or (isinstance(value, int | float) and -1 <= value <= largest)
@@ -116,7 +117,9 @@ def _describe_backbone(network: Any, architecture: str, options: dict[str, Any],
         side = side or data_config["input_size"][-1]
     side = side[0] if isinstance(side, list | tuple) else side
     if side is not None and not (isinstance(side, int) and 0 < side <= MAX_SIDE):
-        raise UsageError(f"--arch {architecture}: it takes images of {shown(side)} pixels, not of 1 to {MAX_SIDE}")
+        raise UsageError(
+            f"--arch {architecture}: it takes images of {describe_value(side)} pixels, not of 1 to {MAX_SIDE}"
+        )
     query = "?" + urlencode({key: json.dumps(value) for key, value in sorted(options.items())}) if options else ""
     width = getattr(network, "head_hidden_size", None) or network.num_features
     backbone = Backbone(f"{PREFIX}{architecture}{query}", network, width, side=side)
@@ -157,6 +160,7 @@ def _value(text: str) -> Any:
 
 
 def _check_name(architecture: str) -> None:
+    """Raise `UsageError` with similar names if timm has no such architecture."""
     import timm
 
     name = architecture.partition(".")[0]  # what follows is a set of weights

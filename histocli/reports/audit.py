@@ -2,8 +2,17 @@
 
 from dataclasses import dataclass, field
 
+from histocli.data.groups import plural
 from histocli.errors import HistoError
 from histocli.schema import Count
+
+# What train and validation share, by what `histocli.data.groups.split_by` returns.
+SPLIT_SENTENCES = {
+    "slide": "Train and validation share no slide.",
+    "overlap group": "Patches that overlap are in the same split. Patches of one slide that do not overlap may be in "
+    "both splits, so the validation metrics are somewhat too good.",
+    "patch": "The split is by patch: patches of one slide are in both splits, so the validation metrics are too good.",
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,33 @@ class AuditReport:
     overlaps: Overlaps | None
     leaks: list[Leak]
 
+    def describe(self) -> list[str]:
+        """Return in sentences what was compared, and what was found."""
+        others = self.contradictions
+        ids = f": {', '.join(others.ids)}{', ...' * (others.patches > len(others.ids))}" if others.ids else ""
+        return [
+            f"{_count(self.duplicates, 'patch')} of {self.data} "
+            f"{'is an exact copy' if self.duplicates <= 1 else 'are exact copies'} of an earlier one.",
+            f"{_count(others.patches, 'patch')} {'has' if others.patches <= 1 else 'have'} the same pixels as a patch "
+            f"with the other label{ids}.",
+            self._describe_overlaps(),
+            f"Compared with the data sets {', '.join(self.compared_with)}."
+            if self.compared_with
+            else "There was no other data set in the workspace to compare with.",
+            *(leak.describe() for leak in self.leaks),
+        ]
+
+    def _describe_overlaps(self) -> str:
+        overlaps = self.overlaps
+        if overlaps is None:
+            return f"The patches of {self.data} were not searched for overlaps: histo balance --audit does it."
+        if not overlaps.pairs:
+            return f"No two patches of {self.data} overlap."
+        return (
+            f"{overlaps.patches:,} patches of {self.data} overlap with another one ({_count(overlaps.pairs, 'pair')}). "
+            f"They form {_count(overlaps.groups, 'group')}, the largest of {overlaps.largest_group:,} patches."
+        )
+
     @property
     def slide_contradiction(self) -> str:
         """Say that the manifest's slides contradict the pixels; "" if no overlap is of different slides."""
@@ -133,3 +169,8 @@ class AuditReport:
 
     def _held_out_into_train(self) -> list[Leak]:
         return [leak for leak in self.leaks if leak.held_out and leak.into == "train"]
+
+
+def _count(count: int, noun: str) -> str:
+    """Return a number and a noun, such as "3 patches"; "No patch" for 0."""
+    return f"{count:,} {plural(noun)}" if count > 1 else f"{count or 'No'} {noun}"

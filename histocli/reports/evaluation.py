@@ -94,9 +94,9 @@ class EvaluationReport:
     hospitals: list[GroupMetrics] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check that the scores are beside the report: a file from anyone must not name another one."""
+        """Check that the scores are in the report's folder: a file from anyone must not name another one."""
         if Path(self.scores).name != self.scores or self.scores in ("", ".."):
-            raise ValueError("names scores that are not beside it")
+            raise ValueError("names scores that are not in its folder")
 
     @property
     def variants(self) -> list[str]:

@@ -19,6 +19,7 @@ from histocli.metrics import Measurement, Uncertainty, evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.metrics.registry import METRICS, metric_title
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
+from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.evaluation import read_evaluations
 from histocli.reports.markdown import code_span, escape_markdown
 from histocli.reports.run import read_run
@@ -163,7 +164,8 @@ def _environment() -> "Environment":
     environment = Environment(  # noqa: S701 - `escape_markdown` escapes HTML too
         loader=PackageLoader("histocli.reports"), undefined=StrictUndefined, trim_blocks=True, finalize=escape_markdown
     )
-    environment.filters |= {"number": _number, "known": _known, "code": code_span, "metric": metric_title}
+    environment.filters |= {"number": _number, "known": _format_count, "code": code_span, "metric": metric_title}
+    environment.filters["split_sentence"] = SPLIT_SENTENCES.__getitem__
     return environment
 
 
@@ -176,5 +178,5 @@ def _number(value: float | None, uncertainty: Uncertainty | None = None, name: s
     return f"{text} ({'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.4f} to {interval[1]:.4f})"
 
 
-def _known(count: int | None) -> str:
+def _format_count(count: int | None) -> str:
     return "not known" if count is None else f"{count:,}"

@@ -48,7 +48,7 @@ def is_archive(name: str) -> bool:
 
 
 def list_archive(name: str, open_file: Open) -> list[File]:
-    """List the members of an archive, and of the archives in it if it has no images beside them.
+    """List the members of an archive, and of the archives in it if it has no images.
 
     Raises:
         HistoError: it is damaged, or contains a name twice.
@@ -58,7 +58,7 @@ def list_archive(name: str, open_file: Open) -> list[File]:
 
 
 def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]]) -> list[File]:
-    """Replace archives by their members, if no images are beside them; a zip of one table (`x.csv.zip`) always.
+    """Replace archives by their members, if there are no images; a zip of one table (`x.csv.zip`) always.
 
     The members of `train.zip` are named as if it were a folder `train`. Archives in these archives are not opened.
     """
@@ -87,6 +87,7 @@ def _folder_name(name: str) -> str:
 
 
 def _open_archive(name: str, open_file: Open) -> list[File]:
+    """List the members of an archive by the reader for its suffix."""
     try:
         if match := _TAR.search(name):
             packing = (match[1] or _SHORT.get((match[2] or "").lower(), "")).lower()
@@ -130,6 +131,8 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
 
 @dataclass(slots=True)
 class _ZipMember:
+    """Reads a member of a zip; members share one file object, so only one thread at a time reads."""
+
     archive: zipfile.ZipFile
     member: zipfile.ZipInfo
     lock: Any

@@ -77,6 +77,7 @@ def _size_of(archive: zipfile.ZipFile) -> int:
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], "np.dtype[Any]", bool]:
+    """Return the shape, the type and the order of an array in a .npy file."""
     version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
@@ -87,6 +88,7 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], "np.dtype[Any]", b
 
 
 def _folder_of(key: str) -> str:
+    """Return a folder named after the split in an array's name, such as `train/` for `train_images`."""
     split = next((word for word in re.split(r"[_\W]+", key.lower()) if split_of(word)), "")
     return f"{split}/" if split else ""
 
@@ -198,6 +200,8 @@ class _ParquetRows:
 
 @dataclass(slots=True)
 class _ParquetImage:
+    """Reads the image file in one row of a Parquet file."""
+
     rows: _ParquetRows
     row: int
 

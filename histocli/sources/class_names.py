@@ -92,7 +92,7 @@ def classes_line(names: Iterable[str]) -> str:
     """Return the options `--classes` for some names of classes, for the user to check.
 
     Numbers other than 0 count as positive. Names that are not understood are on the side that would be empty, or are
-    left out; if no name is understood, NAME stands in their place.
+    left out; if no name is understood, NAME is written in their place.
     """
     names = sorted(set(names), key=_natural)
     sides: dict[int, list[str]] = {0: [], 1: []}

@@ -88,6 +88,7 @@ def _known_parts(folder: str, known: Mapping[tuple[int, str], int]) -> list[tupl
 def _contradiction(
     parts: Mapping[str, list[tuple[str, int]]], known: Mapping[tuple[int, str], int]
 ) -> HistoError | None:
+    """Return the error for two folders of one path that have different labels; None if there are none."""
     for folder, found in parts.items():
         if len({label for _, label in found}) > 1:
             names = " and ".join(f"{part} (label {label})" for part, label in found)
@@ -99,6 +100,7 @@ def _contradiction(
 
 
 def _split_of_path(folder: str) -> str:
+    """Return the split that the folders of a path name; raise `HistoError` if they name two."""
     parts = [part for part in folder.split("/") if split_of(part)]
     if len({split_of(part) for part in parts}) > 1:
         raise HistoError(
@@ -113,23 +115,23 @@ def _more_classes(
     known: Mapping[tuple[int, str], int],
     parts: Mapping[str, list[tuple[str, int]]],
 ) -> HistoError | None:
-    """Find folders without a label that are beside class folders, or are numbered like classes, such as 0 to 8."""
+    """Find folders without a label that are next to class folders, or are numbered like classes, such as 0 to 8."""
     class_depths = {depth for depth, _ in known}
     above = {folder[: match.start()] for folder in folders if parts[folder] for match in re.finditer("/", folder)}
-    beside: Counter[str] = Counter()
+    neighbours: Counter[str] = Counter()
     for folder, count in folders.items():
         for depth, part in enumerate(folder.split("/")):
             is_candidate = not parts[folder] and not split_of(part) and (depth in class_depths or _is_number(part))
             if (depth, part) in known or (is_candidate and folder not in above):
-                beside[part] += count
+                neighbours[part] += count
                 break
-    unknown = set(beside) - {part for _, part in known}
+    unknown = set(neighbours) - {part for _, part in known}
     if not unknown or not (known or {"0", "1"} <= unknown):
         return None
-    number = f"{len(beside)} classes" if len(beside) > 2 else "2 classes, of which one is not understood"
+    number = f"{len(neighbours)} classes" if len(neighbours) > 2 else "2 classes, of which one is not understood"
     return HistoError(
-        f"the folders have {number}: {describe_counts(beside)}",
-        f"say which are normal and which are tumour, for example {classes_line(beside)}; the others get no label",
+        f"the folders have {number}: {describe_counts(neighbours)}",
+        f"say which are normal and which are tumour, for example {classes_line(neighbours)}; the others get no label",
     )
 
 

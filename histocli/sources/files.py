@@ -71,8 +71,8 @@ def list_files(path: Path) -> list[File]:
     """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
 
     No image is read or unpacked. Hidden files, devices and pipes are skipped, and so are members of an archive with a
-    path outside it. Archives in a folder or archive are opened if there are no images beside them. The members of a
-    compressed tar have its own order, because they can only be read one after the other.
+    path outside it. Archives in a folder or archive are opened if there are no images in the same place. The members
+    of a compressed tar have its own order, because they can only be read one after the other.
 
     Raises:
         HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,
@@ -137,6 +137,7 @@ def describe_others(files: Iterable[File]) -> str:
 
 
 def _holds_image(file: File) -> bool:
+    """Return whether a file is an image, by its suffix, else by its first bytes."""
     suffix = split_suffix(file.name)[1].lower()
     if _IMAGE_SUFFIX.fullmatch(suffix):
         return True
@@ -186,6 +187,7 @@ def to_utf8(name: str) -> str:
 
 
 def _read_regular(path: str) -> bytes:
+    """Read a regular file; raise `OSError` for a pipe or a device."""
     facts = os.stat(path)  # noqa: PTH116 - a `Path` for each of a million files takes longer than reading it
     if not stat.S_ISREG(facts.st_mode):  # reading a pipe could block for ever
         raise OSError("not a regular file")

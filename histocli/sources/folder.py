@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from histocli.config import Resize
+from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
@@ -54,7 +54,7 @@ class FolderOptions(SourceOptions):
 class FolderSource:
     """Images of any size, in any format that is read, in folders and their subfolders, or in archives.
 
-    Labels are looked for in this order: the table `labels`; tables in each location, or beside it; class folders such
+    Labels are looked for in this order: the table `labels`; tables in each location, or next to it; class folders such
     as `0` and `1` or `normal` and `tumor`, which can be the locations themselves. If nothing is found, labels are None.
     Folders such as `train`, `val` and `test`, above or below the class folders, give the split.
 

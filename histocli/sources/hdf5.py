@@ -98,6 +98,7 @@ def open_h5(
 def _unpack(
     path: Path, target: Path, expected: int | None, limit: int | None, on_progress: Callable[[int], None]
 ) -> None:
+    """Unpack a gzip file to `target`, with at most `limit` bytes."""
     done = 0
     with (
         _space_errors(path, target.parent, expected),
@@ -116,6 +117,7 @@ def _unpack(
 
 @contextmanager
 def _space_errors(path: Path, folder: Path, expected: int | None) -> Iterator[None]:
+    """Turn errors of the disk in this block into `HistoError`."""
     try:
         yield
     except OSError as error:
@@ -128,6 +130,7 @@ def _space_errors(path: Path, folder: Path, expected: int | None) -> Iterator[No
 
 @contextmanager
 def _open_file(path: Path, named: Path) -> "Iterator[h5py.File]":
+    """Open an HDF5 file in this block; errors name the file `named`."""
     import h5py
 
     with damage_errors(named, _hint(named)):

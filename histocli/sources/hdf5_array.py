@@ -60,7 +60,7 @@ class Hdf5Array:
         """
         with damage_errors(self.path, self.hint):
             if problem := _storage_problem(self._dataset):
-                raise _refused(self._dataset, self.path, problem)
+                raise _refusal(self._dataset, self.path, problem)
 
     def __getitem__(self, row: int) -> npt.NDArray[Any]:
         """Return one row, after `check_storage`.
@@ -85,6 +85,7 @@ class Hdf5Array:
             yield start, rows
 
     def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read the rows from `start` to `stop`, from every chunk that has some of them."""
         if self._chunks is None:
             return np.asarray(self._dataset[start:stop])
         if not len(self._buffer):
@@ -138,7 +139,7 @@ def find_array(file: "h5py.File", path: Path, name: str, *, or_only: bool = Fals
             )
         dataset = file[name if name in names else names[0]]
         if problem := _content_problem(dataset):
-            raise _refused(dataset, path, problem)
+            raise _refusal(dataset, path, problem)
         return Hdf5Array(dataset, path, hint)
 
 
@@ -150,7 +151,7 @@ def _is_array(file: "h5py.File", name: str) -> bool:
     return is_in_file and file.get(name, getclass=True) is h5py.Dataset
 
 
-def _refused(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
+def _refusal(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
     return HistoError(f"{path}: the array {dataset.name.lstrip('/')!r} {problem[0]}", problem[1])
 
 
@@ -216,6 +217,7 @@ def _stored_limit(size: int) -> int:
 
 
 def _inflate(data: bytes | memoryview, limit: int) -> bytes:
+    """Unpack a chunk of gzip to at most `limit` bytes."""
     unpacker = zlib.decompressobj()
     unpacked = unpacker.decompress(data, limit)
     if not unpacker.eof:

@@ -136,9 +136,11 @@ class _SystemCertificates(HTTPAdapter):
     """An adapter that also trusts the certificates of the system and of SSL_CERT_FILE."""
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        """Use the certificates of the system for direct connections."""
         super().init_poolmanager(*args, ssl_context=ssl.create_default_context(), **options)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """Use the certificates of the system for connections through a proxy."""
         return super().proxy_manager_for(proxy, ssl_context=ssl.create_default_context(), **options)
 
 
@@ -186,6 +188,7 @@ def _redirect_target(url: str, location: str) -> str:
 
 
 def _check_status(url: str, response: requests.Response) -> None:
+    """Raise the error that belongs to an HTTP status, unless it is one of success."""
     name, code = redact_url(url), response.status_code
     if 200 <= code < 300:
         return

@@ -48,6 +48,7 @@ def download_competition(downloads_dir: Path, *, force: bool = False, policy: Re
 
 
 def _download_if_missing(target: Path, downloads_dir: Path, force: bool, policy: RetryPolicy) -> Path:
+    """Download and unpack the archive with Kaggle's client, trying again after network errors."""
     if force or not target.is_dir():
         require_space(target.parent, ARCHIVE_BYTES + _UNPACKED_BYTES, "Kaggle's archive, packed and unpacked,")
     archive = target.with_name(f"{COMPETITION}.archive")
@@ -80,6 +81,7 @@ def _client_folder(downloads_dir: Path) -> Iterator[None]:
 
 
 def _download(archive: Path, force: bool) -> Path:
+    """Call Kaggle's client once, and turn its errors into those of histo."""
     import kagglehub
     import requests
     from kagglehub import exceptions as client
@@ -105,11 +107,13 @@ def _download(archive: Path, force: bool) -> Path:
 
 
 def _remove_damaged(archive: Path) -> HistoError:
+    """Remove the archive, and return the error to raise."""
     archive.unlink(missing_ok=True)  # else the client would take it for complete
     return HistoError("the download of Kaggle's archive is damaged", "run the same command again to download it again")
 
 
 def _http_error(status: int) -> Exception:
+    """Return the error to raise for an HTTP status of Kaggle."""
     if status == 401:
         return HistoError("Kaggle credentials are missing or wrong (HTTP 401)", _LOGIN_HINT)
     if status == 403:

@@ -1,4 +1,4 @@
-"""Labels, slides, hospitals and splits of images: from tables, class folders, or files beside the images."""
+"""Labels, slides, hospitals and splits of images: from tables, class folders, or files next to the images."""
 
 import re
 from collections.abc import Sequence
@@ -79,6 +79,8 @@ def find_labels(
 
 
 class _Finder:
+    """Collects what tables, class folders and small files say about the images of an index."""
+
     def __init__(self, index: ImageIndex, names: list[str], options: TableOptions) -> None:
         self.index, self.names, self.options = index, names, options
         self.result = Labels()
@@ -153,7 +155,7 @@ class _Finder:
             self.problems.append(error)
 
     def find_beside(self, locations: Sequence[Path], found: Sequence[Sequence[File]]) -> None:
-        """Use tables `*labels*.csv` beside the locations that contain none; those of others are named."""
+        """Use tables `*labels*.csv` next to the locations that contain none; those of others are named."""
         folders: dict[Path, None] = {}
         for location, files in zip(locations, found, strict=True):
             if not any(_is_label_table(file.name) for file in files):
@@ -163,15 +165,15 @@ class _Finder:
                 try:
                     self.read_labels(file_at(path))
                 except HistoError as error:
-                    self.result.notes.append(f"left out, beside the images: {error}")
+                    self.result.notes.append(f"left out a table next to the images: {error}")
 
     def find_sidecars(self, others: Sequence[File]) -> None:
-        """Use small files beside the images for labels, where tables have none."""
+        """Use small files next to the images for labels, where tables have none."""
         found = read_sidecars(self.names, others, self.options.classes)
         self.result.labels = found.labels | self.result.labels
         self.result.used.update(found.files)
         if found.labels:
-            self.result.notes.append(f"labels from {len(found.labels):,} .cls or .json files beside the images")
+            self.result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
 
     def compare(self, folders: ClassFolders) -> None:
         """Check that class folders do not contradict the tables.
@@ -239,6 +241,7 @@ class _Finder:
                 self.result.notes.append(f"{len(missing):,} images without a {what}: {_examples(missing)}")
 
     def _match(self, table: PatchTable, ids: list[str], what: str) -> Matched:
+        """Match the ids of a table with the images; raise `HistoError` if none match or ids were rounded."""
         matched = self.index.match(ids, table.name.rpartition("/")[0])
         rounded = [row for row in matched.lost if is_rounded(ids[row])]
         if rounded:

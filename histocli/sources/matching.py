@@ -77,6 +77,7 @@ class ImageIndex:
                 by_name[row] = candidates[0]
 
     def _candidates(self, base: str) -> list[int]:
+        """Return the images of a file's name, with or without its suffix."""
         exact = self._images_of(_lower_suffix(base))
         return exact or (self._images_of(split_suffix(base)[0]) if is_image(base) else [])
 

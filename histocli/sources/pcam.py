@@ -218,6 +218,7 @@ class PcamSource:
         return _SplitFiles(x, y, meta)
 
     def _fetch_file(self, name: str, kind: str) -> Path | None:
+        """Download a file; None for a table of slides that the server does not have."""
         from histocli.sources.download import download_file
         from histocli.sources.http import MissingFileError
 
@@ -237,6 +238,7 @@ class PcamSource:
             raise
 
     def _plan_file(self, name: str, kind: str) -> PlannedFile | None:
+        """Return the size of a file to download; None for a table of slides that the server does not have."""
         from histocli.sources.download import is_complete, remote_size
         from histocli.sources.http import MissingFileError
 

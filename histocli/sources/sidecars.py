@@ -1,4 +1,4 @@
-"""Labels in small files beside the images, as `0001.cls` in WebDataset, and in the names of the images themselves."""
+"""Labels in small files next to the images, as `0001.cls` in WebDataset, and in the names of the images themselves."""
 
 import json
 import re

@@ -63,6 +63,7 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
 
 
 def _truth(path: Path, line: int, value: str | None) -> int | None:
+    """Parse a cell of the column `center_tumor_patch`."""
     if value is None:
         return None
     if value.strip().lower() not in _TRUTHS:

@@ -111,6 +111,7 @@ class StreamReader:
                 raise
 
     def _read_forward(self, offset: int, size: int) -> bytes:
+        """Read a part; a stream that is past it is opened again, and small parts on the way are kept."""
         if self._stream is None or self._position > offset:
             self._stream, self._position = self._open_stream(), 0
         first, last = (bisect_left(self._parts, (place, 0)) for place in (self._position, offset))
@@ -120,6 +121,7 @@ class StreamReader:
         return self._read_at(offset, size)
 
     def _read_at(self, offset: int, size: int) -> bytes:
+        """Read from the open stream; raise `EOFError` if it ends too early."""
         assert self._stream is not None
         self._stream.seek(offset)
         data = self._stream.read(size)
@@ -129,6 +131,7 @@ class StreamReader:
         return data
 
     def _keep(self, offset: int, data: bytes) -> None:
+        """Keep a part in memory, and drop the oldest ones if they are too many."""
         self._kept[offset] = data
         self._kept_bytes += len(data)
         while self._kept_bytes > _KEPT_BYTES:

@@ -71,7 +71,7 @@ class PatchTable:
         if given is not None:
             found = next((name for name in self.columns if name.lower() == given.strip().lower()), None)
             if found is None:
-                raise HistoError(f"{self.name}, line 1: there is no column {given!r}", f"it has {self._listed}")
+                raise HistoError(f"{self.name}, line 1: there is no column {given!r}", f"it has {self._column_list}")
             return found
         by_name = {_normalise(name): name for name in reversed(self.columns)}
         return next((by_name[name] for name in _KNOWN[role] if name in by_name), None)
@@ -84,7 +84,7 @@ class PatchTable:
         """
         if (found := self.find(role, given)) is None:
             raise HistoError(
-                f"{self.name}, line 1: no column is known as the {role}; the columns are {self._listed}",
+                f"{self.name}, line 1: no column is known as the {role}; the columns are {self._column_list}",
                 f"name it: --{role}-column NAME; usual names are {', '.join(_KNOWN[role][:3])}",
             )
         return found
@@ -120,10 +120,11 @@ class PatchTable:
         return values if any(values) else []
 
     @property
-    def _listed(self) -> str:
+    def _column_list(self) -> str:
         return ", ".join(name for name in self.columns if name) or "none"
 
     def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int]:
+        """Return a column as labels; raise `HistoError` for a value that is none."""
         texts = self.columns[column]
         known = {text: _parse_label(text, classes) for text in set(texts)}
         for line, text in zip(self.lines, texts, strict=True):
@@ -136,6 +137,7 @@ class PatchTable:
         return [label for text in texts if (label := known[text]) is not None]
 
     def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
+        """Raise `HistoError` if another column that looks like labels has different ones."""
         by_name = {_normalise(name): name for name in self.columns}
         for other in (by_name[name] for name in _KNOWN["label"] if by_name.get(name, column) != column):
             known = {text: _parse_label(text, {}) for text in set(self.columns[other])}
@@ -207,6 +209,7 @@ def peek_columns(file: File, given: ColumnNames) -> set[str]:
 
 
 def _unpack(file: File) -> bytes:
+    """Return the bytes of a table, unpacked if it is a gzip file."""
     data = read_bytes(file)
     if data[:2] == b"PK":
         raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
@@ -268,6 +271,7 @@ def _normalise(name: str) -> str:
 
 
 def _parse_label(text: str, classes: Mapping[str, int]) -> int | None:
+    """Return the label that a text means; None if it is none."""
     if classes and text.lower() in classes:
         return classes[text.lower()]
     if text in ("0", "1", "0.0", "1.0"):

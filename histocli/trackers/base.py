@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from histocli.config import Track
+from histocli.enums import Track
 from histocli.errors import HistoError
 
 Value = bool | int | float | str

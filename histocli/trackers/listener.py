@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from histocli.config import Track
+from histocli.enums import Track
 from histocli.errors import first_line
 from histocli.trackers.base import Status, TrackedRun, Tracker, check_packages, make_tracker
 from histocli.trackers.records import best_metrics, epoch_metrics, read_state, run_config, run_tags, write_state
@@ -70,6 +70,7 @@ class TrackerListener(Listener):
             self._each(lambda active: active.tracker.summarise(metrics, run.dir / "model_card.md"))
 
     def _start(self, active: _Active) -> None:
+        """Start or continue the run in a tracker, and print its address."""
         assert self.run is not None
         run = self.run
         state = read_state(run.dir).get(active.kind)
@@ -87,6 +88,7 @@ class TrackerListener(Listener):
         self._send_epochs(active, run.history[state.epochs if state else 0 :])
 
     def _send_epochs(self, active: _Active, epochs: Sequence[Epoch]) -> None:
+        """Send the metrics of epochs, and record the last one that was sent."""
         assert self.run is not None
         for epoch in epochs:
             active.tracker.log(epoch_metrics(epoch), epoch.step)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from histocli.config import Track
 from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.enums import Track
 from histocli.errors import HistoError
 from histocli.inference.score_table import clusters_of
 from histocli.metrics import evaluate, uncertainty

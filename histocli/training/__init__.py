@@ -1,1 +1,1 @@
-"""Training: a run, its trainer, and what it leaves."""
+"""Train networks: runs, the trainer, and the files of a run."""

@@ -50,6 +50,7 @@ class GraphedStep:
         return loss
 
     def _capture(self, images: Tensor, labels: Tensor) -> torch.cuda.CUDAGraph:
+        """Record the step as a CUDA graph."""
         # Copies with the same strides: the step is recorded with the addresses and layout of these.
         self.images, self.labels = images.clone(), labels.clone()
         graph = torch.cuda.CUDAGraph()

@@ -67,6 +67,7 @@ def stack_matrices(params: list[nn.Parameter], dtype: torch.dtype, device: torch
 
 
 def _holds(large: tuple[int, int], small: tuple[int, int]) -> bool:
+    """Return whether it is cheap enough to pad a small matrix to the shape of a large one."""
     rows, columns = large
     flops = 4 * rows * rows * columns + 2 * rows**3
     return rows >= small[0] and columns >= small[1] and flops <= _PADDING_LIMIT

@@ -122,6 +122,7 @@ class FlatOptimizer:
     def _load_moments(
         self, params: Iterable[Tensor], state: dict[int, dict[str, Tensor]], name: str, to: Tensor
     ) -> None:
+        """Copy one of the saved moments of each parameter into the flat buffer `to`."""
         start = 0
         for number, param in enumerate(params):
             if number in state:
@@ -140,6 +141,7 @@ class FlatOptimizer:
         return torch.cat(parts)
 
     def _step_muon(self, gradients: Tensor, lr: Tensor, works: Tensor | float) -> None:
+        """Update the weights that Muon trains; `works` is 0 if the gradients are not finite, else 1."""
         self.momentum.lerp_(gradients, (1 - MOMENTUM) * works)
         ahead = gradients.lerp(self.momentum, MOMENTUM)  # Nesterov's momentum
         self.weights[: self.muon_size].mul_(1 - lr * self.config.weight_decay)
@@ -149,6 +151,7 @@ class FlatOptimizer:
     def _step_adamw(
         self, gradients: Tensor, lr: Tensor, beta1: Tensor, corrections: tuple[Tensor, Tensor], works: Tensor | float
     ) -> None:
+        """Update the weights that AdamW trains; `works` is 0 if the gradients are not finite, else 1."""
         self.mean.lerp_(gradients, (1 - beta1) * works)
         self.square.lerp_(gradients.square(), (1 - BETA2) * works)
         update = self.mean / (self.square.sqrt().div_(corrections[1]).add_(EPS)) * (lr / corrections[0])
@@ -171,6 +174,8 @@ _STATE = ("momentum", "mean", "square", "steps", "loss_scale", "good_steps")
 
 @dataclass(frozen=True)
 class _Group:
+    """Parameters with the same factor of the learning rate and the same weight decay."""
+
     params: list[nn.Parameter]
     lr_factor: float
     weight_decay: float

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.data.groups import OVERLAP
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
-from histocli.inference.checkpoints import TORCH
+from histocli.inference.checkpoints import TORCH, Member
 from histocli.inference.leakage import ManifestCache, pixel_digests
-from histocli.inference.score_table import measure_scores, metrics_by, write_scores
+from histocli.inference.score_table import PATCH_COLUMNS, measure_scores, metrics_by, write_scores
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, write_evaluation
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLIT = "out-of-fold"
-_COLUMNS = ("id", "label", "slide", "hospital", OVERLAP, "data", "index")
 
 
 def write_out_of_fold(
@@ -70,7 +68,7 @@ def _scores(workspace: Workspace, best: Checkpoint, temperature: float) -> "pd.D
     manifest = read_manifest(workspace.run_dir(best.run) / "manifest.csv", ("id", "label", "split", "data", "index"))
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     odds = best.validation["log_odds"].numpy().astype(np.float64)
-    table = rows[[name for name in _COLUMNS if name in rows.columns]].copy()
+    table = rows[[name for name in PATCH_COLUMNS if name in rows.columns]].copy()
     table.insert(2, "prob", probability(odds, temperature))
     table.insert(3, "raw", probability(odds))
     digests = pixel_digests(workspace, str(rows["data"].iloc[0]), rows, ManifestCache())
@@ -80,13 +78,6 @@ def _scores(workspace: Workspace, best: Checkpoint, temperature: float) -> "pd.D
 
 
 def _describe(workspace: Workspace, checkpoint: Checkpoint) -> EvaluatedCheckpoint:
+    """Return the facts about the best.pt of a fold that an evaluation has."""
     path = workspace.run_dir(checkpoint.run) / "best.pt"
-    return EvaluatedCheckpoint(
-        run=checkpoint.run,
-        arch=checkpoint.arch,
-        epoch=checkpoint.epoch,
-        temperature=checkpoint.temperature,
-        checkpoint=str(path),
-        checkpoint_sha256=file_sha256(path),
-        engine=TORCH,
-    )
+    return Member(path, file_sha256(path), checkpoint, TORCH).describe()

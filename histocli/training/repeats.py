@@ -7,11 +7,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from histocli.config import Group, RunConfig
+from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
 from histocli.data.groups import split_by
 from histocli.data.manifest import file_sha256, read_manifest, write_manifest
+from histocli.enums import Group
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.metrics.calibration import probability

@@ -1,7 +1,6 @@
 """One training run: its data, its network, the loop over the epochs, and saving and resuming."""
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,17 @@ from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.leakage import audit
 from histocli.data.manifest import file_sha256
-from histocli.data.quality import Reference
 from histocli.data.readahead import read_ahead
 from histocli.errors import HistoError
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpoint, save_checkpoint
 from histocli.signals import Stopped, StopRequest
+from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
 from histocli.training.probe import extract_features, head_state, head_weights, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
-from histocli.training.run_folder import describe_run, state_errors, write_history, write_options
+from histocli.training.run_folder import describe_run, require_folder, state_errors, write_history, write_options
 from histocli.training.setup import make_loaders, make_model, make_recipe
 from histocli.training.trainer import Trainer, copy_state
 from histocli.workspace import Workspace, atomic_folder
@@ -66,8 +65,7 @@ class Run:
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = default_calibration(config.threshold)
         self.best_called_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
-        self.appearance: dict[str, Any] = {}  # of the training patches: the fields of `Reference`
-        self._appearance_job: Future[Reference] | None = None
+        self.appearance = TrainingAppearance()
         self._last_save = time.monotonic()
 
     @property
@@ -94,7 +92,7 @@ class Run:
                 self.epoch_stats = self._train_epoch(listener, stop)
                 self._save()
                 if self.epoch_stats is None:
-                    raise self._stopped(stop)
+                    raise self._stopped_error(stop)
             epoch = self._validate(self.epoch_stats, stop)
             self.epoch_stats = None
             self.history.append(epoch)
@@ -104,7 +102,7 @@ class Run:
             self._save(is_best=is_best)
             listener.on_epoch_end(epoch, is_best)
             if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
-                raise self._stopped(stop)
+                raise self._stopped_error(stop)
 
     def _train_epoch(self, listener: Listener, stop: StopRequest) -> EpochStats | None:
         """Train to the end of the current epoch; return None if a signal stopped it before."""
@@ -152,7 +150,7 @@ class Run:
 
         self.train, self.val = extract_features(self.model, self.trainer, self.train, self.val, on_patches)
         if any(self.ranks.all_max(stop.signal or 0)):
-            raise self._stopped(stop)
+            raise self._stopped_error(stop)
 
     def create(self, name: str) -> None:
         """Create the run's folder with its manifest, config.json, an empty history and a last.pt to resume from.
@@ -191,6 +189,7 @@ class Run:
         self.ranks.on_rank0(write)
 
     def _load(self) -> None:
+        """Load `last.pt` into the trainer and this object."""
         checkpoint = load_checkpoint(self.dir / "last.pt")
         if not checkpoint.training:
             raise HistoError(f"{self.dir / 'last.pt'} has no training state to resume from", "use another --name")
@@ -198,10 +197,11 @@ class Run:
             raise HistoError(f"{self.manifest} has changed since the run was started", "use another --name")
         with state_errors(self.dir / "last.pt"):
             self._load_state(checkpoint)
-        if not self.appearance:  # the run was stopped before its first step
+        if not self.appearance.values:  # the run was stopped before its first step
             self._measure_appearance()
 
     def _load_state(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a checkpoint; a state that does not fit raises an error of Python or torch."""
         state = checkpoint.training
         ema_state = head_state(checkpoint.model) if self.config.freeze else checkpoint.model
         self.trainer.load_state(state["trainer"], ema_state)
@@ -211,21 +211,12 @@ class Run:
         self.processes_before = state.get("processes", 1)
         self.epochs_before = int(checkpoint.config.get("epochs") or self.config.epochs)
         self.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
-        self.appearance = checkpoint.appearance
+        self.appearance.values = checkpoint.appearance
 
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""
         state = self._training_state()
-        self.ranks.on_rank0(lambda: self._write(self._existing_dir(), state, is_best=is_best))
-
-    def _existing_dir(self) -> Path:
-        """Return the run's folder; it must not be made again in a workspace that was moved."""
-        if not self.dir.is_dir():
-            raise HistoError(
-                f"{self.dir} is gone: it was moved or deleted during the training",
-                f"move it back, and continue: histo train --resume --name {self.name}",
-            )
-        return self.dir
+        self.ranks.on_rank0(lambda: self._write(require_folder(self.dir, self.name), state, is_best=is_best))
 
     def _training_state(self) -> dict[str, Any]:
         """Return what last.pt needs to resume; all processes must call this together."""
@@ -259,8 +250,8 @@ class Run:
             epoch = None
         metrics = epoch._asdict() if epoch else {}
         calibration = self.calibration if epoch else default_calibration(self.config.threshold)
-        if self._appearance_job and self.trainer.step:
-            self.appearance = asdict(self._appearance_job.result())
+        if self.trainer.step:
+            self.appearance.wait()
         return Checkpoint(
             arch=self.model.arch,
             model=weights,
@@ -269,22 +260,21 @@ class Run:
             metrics={name: metrics.get(name) for name in ("val_auc", "val_accuracy", "val_loss")},
             config={name: str(v) if isinstance(v, str) else v for name, v in asdict(self.config).items()},
             manifest_sha256=self.manifest_sha256,
-            appearance=self.appearance,
+            appearance=self.appearance.values,
             **calibration._asdict(),
         )
 
     def _measure_appearance(self) -> None:
-        """Start to measure the appearance of the training patches on a thread, while the first epoch trains."""
+        """Start to measure the appearance of the training patches; only rank 0, which writes checkpoints, needs it."""
         if self.ranks.is_rank0:
-            store, rows, seed = self.train.store, self.train.rows, self.config.seed
-            self._appearance_job = ThreadPoolExecutor(1).submit(lambda: Reference.of(store, rows, seed))
+            self.appearance.start(self.train, self.config.seed)
 
     def _stop_single_process(self, stop: StopRequest) -> None:
         """Raise `Stopped` after a signal. Several processes wait for the end of a stage, to stop at the same place."""
         if stop and self.ranks.size == 1:
-            raise self._stopped(stop)
+            raise self._stopped_error(stop)
 
-    def _stopped(self, stop: StopRequest) -> Stopped:
+    def _stopped_error(self, stop: StopRequest) -> Stopped:
         signal = max(self.ranks.all_gather(stop.signal or 0))
         return Stopped(signal, f"histo train --resume --name {self.name}")
 

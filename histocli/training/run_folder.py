@@ -65,3 +65,17 @@ def state_errors(path: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         raise HistoError(f"{path}: its training state is damaged: {first_line(error)}", "use another --name") from error
+
+
+def require_folder(folder: Path, run: str) -> Path:
+    """Return the folder of a run, which must not be made again in a workspace that was moved.
+
+    Raises:
+        HistoError: it does not exist any more.
+    """
+    if not folder.is_dir():
+        raise HistoError(
+            f"{folder} is gone: it was moved or deleted during the training",
+            f"move it back, and continue: histo train --resume --name {run}",
+        )
+    return folder

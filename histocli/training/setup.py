@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from histocli.compute.ddp import Ranks
-from histocli.config import BATCH_SIZE, Part, RunConfig, Weights, default_batch_size
+from histocli.config import BATCH_SIZE, RunConfig, default_batch_size
 from histocli.data.dataset import Subset, select_labelled
 from histocli.data.loaders import PatchLoader
+from histocli.enums import Part, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, create_model
 from histocli.models.checkpoint import load_checkpoint
@@ -60,6 +61,7 @@ def make_model(config: RunConfig, device: torch.device, ranks: Ranks, run_dir: P
 
 
 def _load_model(config: RunConfig, run_dir: Path) -> Classifier:
+    """Return the network of a run that is resumed, with the backbone of best.pt if last.pt has only the head."""
     checkpoint = load_checkpoint(run_dir / "last.pt")
     if checkpoint.backbone_sha256 and not (run_dir / "best.pt").is_file():  # stopped before the end of the first epoch
         return checkpoint.build(create_model(config.arch, config.weights).state_dict())

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import Compute, seed_device
-from histocli.config import Augment, Precision, Rotate
 from histocli.data.features import is_features
 from histocli.data.loaders import Batch, PatchLoader
 from histocli.data.transforms import augment
+from histocli.enums import Augment, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
 from histocli.models.equivariant import GroupBatchNorm

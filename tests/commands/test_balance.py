@@ -70,11 +70,11 @@ def test_an_invalid_fraction_is_refused(histo, fraction):
 
 
 def test_the_same_seed_gives_the_same_bytes(histo):
-    def drawn(seed):
+    def draw(seed):
         histo("balance", "--n", 60, "--seed", seed)
         return (histo.root / "manifests" / "balanced.csv").read_bytes()
 
-    assert drawn(1) == drawn(1) != drawn(2)
+    assert draw(1) == draw(1) != draw(2)
 
 
 def test_a_random_split_gives_a_warning_about_leaks(histo):
@@ -262,9 +262,9 @@ def test_a_second_subset_does_not_replace_the_first(histo):
     histo("train", "--data", "small", "--epochs", 1, "--device", "cpu", "--batch-size", 8, "--name", "r")
     copy = (histo.root / "runs" / "r" / "manifest.csv").read_bytes()
     assert copy == (histo.root / "manifests" / "small.csv").read_bytes()
-    for option, drawn in ((), {"small-balance.png"}), (("--run", "first"), {"synthetic-balance.png"}):
+    for option, expected in ((), {"small-balance.png"}), (("--run", "first"), {"synthetic-balance.png"}):
         shown = histo("plot", "--kind", "balance", *option).stderr
-        assert {name for name in ("small-balance.png", "synthetic-balance.png") if name in shown} == drawn
+        assert {name for name in ("small-balance.png", "synthetic-balance.png") if name in shown} == expected
     histo("plot", "--kind", "balance", "--data", "synthetic")
     assert {"synthetic-balance.png", "small-balance.png"} <= {path.name for path in (histo.root / "plots").iterdir()}
 

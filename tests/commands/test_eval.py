@@ -30,8 +30,8 @@ def report(histo, *options):
     return json.loads(histo(*EVAL, "--json", *options).stdout)
 
 
-def scores(histo, made):
-    with (histo.root / "metrics" / made["scores"]).open(newline="") as file:
+def scores(histo, evaluation):
+    with (histo.root / "metrics" / evaluation["scores"]).open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -53,33 +53,33 @@ def folder(histo, tmp_path):
 
 def test_the_default_is_the_validation_split_of_the_run(histo):
     result = histo(*EVAL, "--json")
-    made = json.loads(result.stdout)
-    assert (made["run"], made["data"], made["split"]) == ("first", "synthetic", "val")
+    evaluation = json.loads(result.stdout)
+    assert (evaluation["run"], evaluation["data"], evaluation["split"]) == ("first", "synthetic", "val")
     path = histo.root / "metrics" / "first-synthetic-val.json"
     assert path.read_text() == result.stdout
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         val = [row["id"] for row in csv.DictReader(file) if row["split"] == "val"]
-    rows = scores(histo, made)
+    rows = scores(histo, evaluation)
     assert [row["id"] for row in rows] == val
-    assert made["n"] == len(val)
-    assert made["manifest_sha256"] == digest(histo.root / "manifests" / "balanced.csv")
-    assert made["checkpoint_sha256"] == digest(histo.root / "checkpoints" / "best.pt")
-    order = list(made["metrics"])
+    assert evaluation["n"] == len(val)
+    assert evaluation["manifest_sha256"] == digest(histo.root / "manifests" / "balanced.csv")
+    assert evaluation["checkpoint_sha256"] == digest(histo.root / "checkpoints" / "best.pt")
+    order = list(evaluation["metrics"])
     assert order[:2] == ["auc", "accuracy"]
     table = result.stderr
     assert table.index("AUC") < table.index("accuracy") < table.index("sensitivity") < table.index("called tumour")
 
 
 def test_the_metrics_agree_with_the_written_scores(histo):
-    made = report(histo, "--data", "synthetic")
-    rows = scores(histo, made)
+    evaluation = report(histo, "--data", "synthetic")
+    rows = scores(histo, evaluation)
     labels = np.array([int(row["label"]) for row in rows])
     probs = np.array([float(row["prob"]) for row in rows])
-    assert made["n"] == len(rows) == 320
-    assert made["split"] == "all"
-    assert made["metrics"]["auc"] == pytest.approx(roc_auc_score(labels, probs), abs=1e-3)
-    assert made["metrics"]["accuracy"] == pytest.approx(accuracy_score(labels, probs >= 0.5), abs=0.01)
-    assert sum(made["confusion"].values()) == 320
+    assert evaluation["n"] == len(rows) == 320
+    assert evaluation["split"] == "all"
+    assert evaluation["metrics"]["auc"] == pytest.approx(roc_auc_score(labels, probs), abs=1e-3)
+    assert evaluation["metrics"]["accuracy"] == pytest.approx(accuracy_score(labels, probs >= 0.5), abs=0.01)
+    assert sum(evaluation["confusion"].values()) == 320
 
 
 def test_eval_agrees_with_the_best_epoch_of_training(histo):
@@ -105,8 +105,8 @@ def test_each_manifest_is_read_and_hashed_once(histo, monkeypatch):
     read_columns, path_open = manifest.read_columns, Path.open
     monkeypatch.setattr(manifest, "read_columns", count_reads)
     monkeypatch.setattr(Path, "open", count_opens)
-    made = report(histo, "--ckpt", "first")
-    assert made["n_in_validation"] == made["n"]
+    evaluation = report(histo, "--ckpt", "first")
+    assert evaluation["n_in_validation"] == evaluation["n"]
     assert read == {"manifest.csv": 1, "synthetic.csv": 1}
     assert +hashed == {"manifest.csv": 1}
     read.clear()
@@ -125,8 +125,8 @@ def test_a_split_of_the_manifest_of_the_run(histo):
 
 
 def test_a_folder_and_a_zip_are_scored_without_packing(histo, folder, tmp_path):
-    made = report(histo, "--data", folder)
-    assert (made["data"], made["n"], made["manifest_sha256"]) == ("my-patches", 24, None)
+    evaluation = report(histo, "--data", folder)
+    assert (evaluation["data"], evaluation["n"], evaluation["manifest_sha256"]) == ("my-patches", 24, None)
     with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
         lines = ["id,label"]
         for path in sorted(folder.rglob("*.png")):
@@ -134,7 +134,7 @@ def test_a_folder_and_a_zip_are_scored_without_packing(histo, folder, tmp_path):
             lines.append(f"{path.stem},{int(path.parent.name == 'tumor')}")
         archive.writestr("some_labels.csv", "\n".join(lines))
     zipped = report(histo, "--data", tmp_path / "some.zip")
-    assert zipped["metrics"] == pytest.approx(made["metrics"], nan_ok=True)
+    assert zipped["metrics"] == pytest.approx(evaluation["metrics"], nan_ok=True)
     packed = {row["id"]: float(row["prob"]) for row in scores(histo, report(histo, "--data", "synthetic"))}
     unpacked = [float(row["prob"]) for row in sorted(scores(histo, zipped), key=lambda row: row["id"])]
     assert unpacked == pytest.approx(list(packed.values())[:24], abs=1e-5)
@@ -145,9 +145,9 @@ def test_labels_can_come_from_a_separate_table(histo, tmp_path):
     table = tmp_path / "elsewhere" / "truth.csv"
     table.parent.mkdir()
     table.write_text("id,label\n" + "".join(f"patch-{i:02},{i % 2}\n" for i in range(5)))
-    made = report(histo, "--data", tmp_path / "flat", "--labels", table)
-    assert (made["n"], made["positives"]) == (5, 2)
-    assert made["skipped"] == {"without a label": 1}
+    evaluation = report(histo, "--data", tmp_path / "flat", "--labels", table)
+    assert (evaluation["n"], evaluation["positives"]) == (5, 2)
+    assert evaluation["skipped"] == {"without a label": 1}
 
 
 def test_data_without_labels_is_an_error(histo, tmp_path):
@@ -184,7 +184,7 @@ def test_a_checkpoint_by_path_by_name_and_by_run(histo, tmp_path, monkeypatch):
     shutil.copy(histo.root / "runs" / "first" / "best.pt", tmp_path / "mine.pt")
     monkeypatch.setenv("HISTO_CKPT", str(tmp_path / "mine.pt"))
     found = [report(histo, *ckpt) for ckpt in ([], ["--ckpt", "best.pt"], ["--ckpt", "first"])]
-    assert [made["checkpoint"] for made in found] == [
+    assert [evaluation["checkpoint"] for evaluation in found] == [
         str(tmp_path / "mine.pt"),
         str(histo.root / "checkpoints" / "best.pt"),
         str(histo.root / "runs" / "first" / "best.pt"),
@@ -240,12 +240,15 @@ def test_other_patches_with_the_same_ids_are_not_used_as_the_old_ones(histo):
 
 
 def test_evaluations_of_folders_with_the_same_name_have_different_files(histo, tmp_path):
-    made = []
+    evaluation = []
     for i, place in enumerate(("a/test", "b/test", "site.1", "site.2", "a/test")):
         write_patches(tmp_path / place, {f"{k % 2}/{k}": crop(texture(10 * len(place) + k), 0, 0) for k in range(6)})
-        made.append(report(histo, "--data", tmp_path / place))
-        assert json.loads((histo.root / "metrics" / made[-1]["scores"].replace("csv", "json")).read_text()) == made[i]
-    files = [one["scores"] for one in made]
+        evaluation.append(report(histo, "--data", tmp_path / place))
+        assert (
+            json.loads((histo.root / "metrics" / evaluation[-1]["scores"].replace("csv", "json")).read_text())
+            == evaluation[i]
+        )
+    files = [one["scores"] for one in evaluation]
     assert (files[0], files[2:4]) == ("first-test-all.csv", ["first-site.1-all.csv", "first-site.2-all.csv"])
     assert len(set(files[:4])) == 4
     assert files[4] == files[0]
@@ -291,37 +294,37 @@ def rename_slides(histo, slides):
 
 def test_from_few_slides_delong_alone_gives_an_interval_with_the_reason(histo):
     result = histo(*EVAL, "--json", "--data", "synthetic")
-    made = json.loads(result.stdout)
-    with_tumour = made["bootstrap"]["clusters_by_class"]["tumour"]
+    evaluation = json.loads(result.stdout)
+    with_tumour = evaluation["bootstrap"]["clusters_by_class"]["tumour"]
     reason = f"the bootstrap needs 10 slides, and only {with_tumour} have tumour patches"
-    assert made["bootstrap"]["undefined"]["auc"] == reason
-    assert made["bootstrap"]["undefined"]["accuracy"] == "the bootstrap needs 10 slides, and there are only 8"
-    assert set(made["intervals"].values()) == {None}
-    low, high = made["delong"]["interval"]
-    assert re.search(rf"AUC +{made['metrics']['auc']:.4f} +DeLong: {low:.4f} to {high:.4f}", result.stderr)
+    assert evaluation["bootstrap"]["undefined"]["auc"] == reason
+    assert evaluation["bootstrap"]["undefined"]["accuracy"] == "the bootstrap needs 10 slides, and there are only 8"
+    assert set(evaluation["intervals"].values()) == {None}
+    low, high = evaluation["delong"]["interval"]
+    assert re.search(rf"AUC +{evaluation['metrics']['auc']:.4f} +DeLong: {low:.4f} to {high:.4f}", result.stderr)
     assert "warning: no 95% interval by bootstrap of AUC, " in result.stderr
     assert f"{reason}; the interval of the AUC is DeLong's" in result.stderr
     card = (histo.root / "runs" / "first" / "model_card.md").read_text()
-    assert f"{made['metrics']['auc']:.4f} (DeLong: {low:.4f} to {high:.4f})" in card
+    assert f"{evaluation['metrics']['auc']:.4f} (DeLong: {low:.4f} to {high:.4f})" in card
     assert "- No interval by bootstrap of AUC, " in card
 
 
 def test_every_metric_has_an_interval_by_slide_if_slides_are_known(histo):
     rename_slides(histo, 20)
     result = histo(*EVAL, "--json", "--data", "synthetic")
-    made = json.loads(result.stdout)
+    evaluation = json.loads(result.stdout)
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         slides = {row["slide"] for row in csv.DictReader(file)}
-    drawn = made["bootstrap"]
+    drawn = evaluation["bootstrap"]
     assert (drawn["by"], drawn["clusters"], drawn["replicates"], drawn["seed"]) == ("slide", len(slides), 2000, 0)
-    assert made["intervals"].keys() == made["metrics"].keys()
-    for name, ends in made["intervals"].items():
-        assert ends is None if name in drawn["undefined"] else ends[0] <= made["metrics"][name] <= ends[1], name
-    low, high = made["intervals"]["auc"]
-    assert re.search(rf"AUC +{made['metrics']['auc']:.4f} +{low:.4f} to {high:.4f}", result.stderr)
-    assert made["delong"]["by"] == "slide"
+    assert evaluation["intervals"].keys() == evaluation["metrics"].keys()
+    for name, ends in evaluation["intervals"].items():
+        assert ends is None if name in drawn["undefined"] else ends[0] <= evaluation["metrics"][name] <= ends[1], name
+    low, high = evaluation["intervals"]["auc"]
+    assert re.search(rf"AUC +{evaluation['metrics']['auc']:.4f} +{low:.4f} to {high:.4f}", result.stderr)
+    assert evaluation["delong"]["by"] == "slide"
     again = report(histo, "--data", "synthetic")
-    assert again["intervals"] == made["intervals"]
+    assert again["intervals"] == evaluation["intervals"]
 
 
 def test_without_slides_intervals_are_by_overlap_group_or_by_patch(histo, folder):
@@ -335,10 +338,10 @@ def test_without_slides_intervals_are_by_overlap_group_or_by_patch(histo, folder
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    made = report(histo, "--data", "balanced")
-    assert made["bootstrap"]["by"] == "overlap group"
-    assert made["bootstrap"]["clusters"] == 64 // 8 + 64 // 4  # groups, and the patches in none
-    assert {row["overlap_group"] for row in scores(histo, made)} == {"", *map(str, range(8))}
+    evaluation = report(histo, "--data", "balanced")
+    assert evaluation["bootstrap"]["by"] == "overlap group"
+    assert evaluation["bootstrap"]["clusters"] == 64 // 8 + 64 // 4  # groups, and the patches in none
+    assert {row["overlap_group"] for row in scores(histo, evaluation)} == {"", *map(str, range(8))}
 
 
 def test_with_some_slides_known_overlaps_group_the_other_patches(histo, tmp_path):
@@ -367,40 +370,40 @@ def test_slides_and_hospitals_have_their_own_metrics(histo):
         writer.writeheader()
         writer.writerows(rows)
     result = histo(*EVAL, "--json", "--data", "synthetic")
-    made = json.loads(result.stdout)
-    scored = scores(histo, made)
+    evaluation = json.loads(result.stdout)
+    scored = scores(histo, evaluation)
     for key in ("slide", "hospital"):
-        groups = made[f"{key}s"]
+        groups = evaluation[f"{key}s"]
         assert [row[key] for row in groups] == sorted({row[key] for row in scored})
         for group in groups:
             own = [row for row in scored if row[key] == group[key]]
-            right = [int(row["label"]) == (float(row["prob"]) >= made["threshold"]) for row in own]
+            right = [int(row["label"]) == (float(row["prob"]) >= evaluation["threshold"]) for row in own]
             assert (group["n"], group["accuracy"]) == (len(own), pytest.approx(np.mean(right)))
             assert group["positives"] == sum(int(row["label"]) for row in own)
-    worst = min(made["slides"], key=lambda row: (row["accuracy"], -row["n"]))
+    worst = min(evaluation["slides"], key=lambda row: (row["accuracy"], -row["n"]))
     shown = result.stderr[result.stderr.index("lowest accuracy") :]
     assert shown.index(worst["slide"]) < shown.index("each hospital") < shown.index("north") < shown.index("south")
 
 
 def test_without_slides_there_is_no_table_of_slides(histo, folder):
-    made = report(histo, "--data", folder)
-    assert (made["slides"], made["hospitals"]) == ([], [])
+    evaluation = report(histo, "--data", folder)
+    assert (evaluation["slides"], evaluation["hospitals"]) == ([], [])
 
 
 def test_calibration_is_applied_and_reported_and_raw_turns_it_off(histo):
     best = load_checkpoint(histo.root / "checkpoints" / "best.pt")
     save_checkpoint(replace(best, temperature=2.5), histo.root / "checkpoints" / "best.pt")
     result = histo(*EVAL, "--json")
-    made, raw = json.loads(result.stdout), report(histo, "--uncalibrated")
-    assert (made["temperature"], made["is_calibrated"], raw["is_calibrated"]) == (2.5, True, False)
-    assert raw["scores"] == made["scores"].replace(".csv", "-uncalibrated.csv")
-    calibrated, uncalibrated = ([logit(float(row["prob"])) for row in scores(histo, m)] for m in (made, raw))
+    evaluation, raw = json.loads(result.stdout), report(histo, "--uncalibrated")
+    assert (evaluation["temperature"], evaluation["is_calibrated"], raw["is_calibrated"]) == (2.5, True, False)
+    assert raw["scores"] == evaluation["scores"].replace(".csv", "-uncalibrated.csv")
+    calibrated, uncalibrated = ([logit(float(row["prob"])) for row in scores(histo, m)] for m in (evaluation, raw))
     assert 2.5 * np.array(calibrated) == pytest.approx(uncalibrated, abs=1e-4)
     for name in ("ece", "brier", "log_loss"):
-        assert made["before_calibration"][name] == pytest.approx(raw["metrics"][name])
-    assert made["metrics"]["auc"] == raw["metrics"]["auc"]
+        assert evaluation["before_calibration"][name] == pytest.approx(raw["metrics"][name])
+    assert evaluation["metrics"]["auc"] == raw["metrics"]["auc"]
     assert "calibration with temperature 2.500" in result.stderr
-    before, after = (f"{one['metrics']['log_loss']:.4f}" for one in (raw, made))
+    before, after = (f"{one['metrics']['log_loss']:.4f}" for one in (raw, evaluation))
     assert re.search(rf"^log loss +{before} +{after}$", result.stderr, re.M)
     assert report(histo, "--raw") == raw  # the former name of the option
 
@@ -409,10 +412,12 @@ def test_an_ensemble_averages_the_probabilities(histo, tmp_path):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
     alone = [report(histo, "--ckpt", run) for run in ("first", "second")]
     both = report(histo, "--ckpt", "first", "--ckpt", "second")
-    one, other, mean = ([float(row["prob"]) for row in scores(histo, made)] for made in (*alone, both))
+    one, other, mean = ([float(row["prob"]) for row in scores(histo, evaluation)] for evaluation in (*alone, both))
     assert mean == pytest.approx((np.array(one) + other) / 2, abs=1e-7)
     assert both["run"] == "first-and-second"
-    assert [member["checkpoint_sha256"] for member in both["ensemble"]] == [made["checkpoint_sha256"] for made in alone]
+    assert [member["checkpoint_sha256"] for member in both["ensemble"]] == [
+        evaluation["checkpoint_sha256"] for evaluation in alone
+    ]
     assert (histo.root / "metrics" / "first-and-second-synthetic-val.json").is_file()
     error, _ = histo.fails(*EVAL, "--ckpt", "first", "--ckpt", histo.root / "runs" / "first" / "best.pt", code=2)
     assert "is given twice" in error
@@ -430,15 +435,15 @@ def test_an_ensemble_from_a_variable_and_one_with_different_validation_patches(h
 
 def test_the_stored_threshold_is_the_default_and_rules_use_the_validation_patches(histo):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--threshold", "sensitivity=0.9")
-    made = report(histo, "--ckpt", "second")
-    assert made["threshold"] == load_checkpoint(histo.root / "runs" / "second" / "best.pt").threshold != 0.5
-    assert made["metrics"]["sensitivity"] >= 0.9
-    assert made["threshold_rule"] == "stored"
+    evaluation = report(histo, "--ckpt", "second")
+    assert evaluation["threshold"] == load_checkpoint(histo.root / "runs" / "second" / "best.pt").threshold != 0.5
+    assert evaluation["metrics"]["sensitivity"] >= 0.9
+    assert evaluation["threshold_rule"] == "stored"
     rule = report(histo, "--ckpt", "second", "--threshold", "sensitivity=0.9", "--data", "synthetic")
-    assert rule["threshold"] == pytest.approx(made["threshold"], abs=1e-6)
+    assert rule["threshold"] == pytest.approx(evaluation["threshold"], abs=1e-6)
     assert report(histo, "--ckpt", "second", "--threshold", 0.5)["threshold"] == 0.5
     raw = report(histo, "--ckpt", "second", "--uncalibrated")
-    assert raw["confusion"] == made["confusion"]
+    assert raw["confusion"] == evaluation["confusion"]
     error, hint = histo.fails(*EVAL, "--threshold", "1.5", code=2)
     assert "--threshold 1.5" in error
     assert "youden" in hint
@@ -451,9 +456,9 @@ def test_a_checkpoint_of_the_first_version_gives_the_same_metrics(histo):
     for name in ("temperature", "validation", "appearance"):
         del content[name]
     torch.save(content, path)
-    made = report(histo)
-    assert made["temperature"] == 1
-    assert made["metrics"] == report(histo, "--uncalibrated")["metrics"]
+    evaluation = report(histo)
+    assert evaluation["temperature"] == 1
+    assert evaluation["metrics"] == report(histo, "--uncalibrated")["metrics"]
     error, hint = histo.fails(*EVAL, "--threshold", "youden")
     assert "has no validation scores" in error
     assert "number" in hint
@@ -463,20 +468,25 @@ def test_two_checkpoints_are_compared_on_the_same_patches(histo):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
     rename_slides(histo, 20)
     result = histo(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
-    made = json.loads(result.stdout)
+    evaluation = json.loads(result.stdout)
     one, other = (report(histo, "--ckpt", run, "--data", "synthetic") for run in ("first", "second"))
     scored = one["metrics"]["auc"], other["metrics"]["auc"]
-    assert (made["a"]["auc"], made["b"]["auc"]) == pytest.approx(scored, abs=1e-4)  # duplicates tie in the CSV's digits
-    assert made["difference"] == pytest.approx(one["metrics"]["auc"] - other["metrics"]["auc"], abs=1e-4)
-    assert made["n"] == 320
-    for found in (made["bootstrap"], made["delong"]):
+    assert (evaluation["a"]["auc"], evaluation["b"]["auc"]) == pytest.approx(
+        scored, abs=1e-4
+    )  # duplicates tie in the CSV's digits
+    assert evaluation["difference"] == pytest.approx(one["metrics"]["auc"] - other["metrics"]["auc"], abs=1e-4)
+    assert evaluation["n"] == 320
+    for found in (evaluation["bootstrap"], evaluation["delong"]):
         assert found["by"] == "slide"
-        assert found["interval"][0] <= made["difference"] <= found["interval"][1]
+        assert found["interval"][0] <= evaluation["difference"] <= found["interval"][1]
         assert 0 < found["p"] <= 1
-    assert f"difference {made['difference']:+.4f}" in result.stderr
+    assert f"difference {evaluation['difference']:+.4f}" in result.stderr
     files = [f"{run}-synthetic-all.json" for run in ("first", "second")]
-    assert json.loads(histo("eval", "--compare", *files, "--json").stdout) == made
-    assert json.loads((histo.root / "metrics" / "first-synthetic-all-vs-second-synthetic-all.json").read_text()) == made
+    assert json.loads(histo("eval", "--compare", *files, "--json").stdout) == evaluation
+    assert (
+        json.loads((histo.root / "metrics" / "first-synthetic-all-vs-second-synthetic-all.json").read_text())
+        == evaluation
+    )
 
 
 def test_a_comparison_reports_patches_used_in_training(histo):
@@ -519,8 +529,8 @@ def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path
         target.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(os.fspath(target), pixels[int(row["index"])][:, :, ::-1])
     result = histo(*EVAL, "--data", tmp_path / "again", "--json")
-    made = json.loads(result.stdout)
-    assert (made["n_in_training"], made["n_in_validation"]) == (9, 3)
+    evaluation = json.loads(result.stdout)
+    assert (evaluation["n_in_training"], evaluation["n_in_validation"]) == (9, 3)
     assert "the network was trained on 9 of these patches" in result.stderr
     assert "3 of these patches were used to choose epoch, temperature and threshold" in result.stderr
     histo("download", "--source", "folder", "--from", tmp_path / "again", "--name", "again")
@@ -533,9 +543,9 @@ def test_patches_used_in_training_are_recognised_by_their_pixels(histo, tmp_path
 
 def test_a_network_does_not_differ_from_itself(histo):
     report(histo)
-    made = json.loads(histo("eval", "--compare", *["first-synthetic-val.json"] * 2, "--json").stdout)
-    assert (made["difference"], made["bootstrap"]["interval"], made["delong"]) == (0, None, None)
-    assert made["bootstrap"]["p"] == 1
+    evaluation = json.loads(histo("eval", "--compare", *["first-synthetic-val.json"] * 2, "--json").stdout)
+    assert (evaluation["difference"], evaluation["bootstrap"]["interval"], evaluation["delong"]) == (0, None, None)
+    assert evaluation["bootstrap"]["p"] == 1
 
 
 def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path):
@@ -556,7 +566,7 @@ def test_other_patches_with_the_same_names_cannot_be_compared(histo, tmp_path):
     for place, first in (("a", 0), ("b", 50)):
         write_patches(tmp_path / place, {f"{i % 2}/{i}": crop(texture(first + i), 0, 0) for i in range(8)})
     one, other = (report(histo, "--data", tmp_path / place) for place in ("a", "b"))
-    names = [made["scores"].replace("csv", "json") for made in (one, other)]
+    names = [evaluation["scores"].replace("csv", "json") for evaluation in (one, other)]
     assert "8 ids belong to other pixels" in histo.fails("eval", "--compare", *names)[0]
 
 
@@ -566,10 +576,10 @@ def test_different_scores_near_1_are_different_in_the_file(histo):
     sure = {name: tensor * (1e4 if name in last else 1) for name, tensor in checkpoint.model.items()}
     path = histo.root / "sure.pt"
     save_checkpoint(replace(checkpoint, model=sure), path)
-    made = report(histo, "--ckpt", path)
-    labels, probs = zip(*((int(row["label"]), float(row["prob"])) for row in scores(histo, made)), strict=True)
+    evaluation = report(histo, "--ckpt", path)
+    labels, probs = zip(*((int(row["label"]), float(row["prob"])) for row in scores(histo, evaluation)), strict=True)
     assert max(probs) > 1 - 1e-9
-    assert roc_auc_score(labels, probs) == pytest.approx(made["metrics"]["auc"], abs=1e-12)
+    assert roc_auc_score(labels, probs) == pytest.approx(evaluation["metrics"]["auc"], abs=1e-12)
 
 
 def test_few_slides_with_tumour_give_a_warning(histo, tmp_path):
@@ -590,13 +600,13 @@ def test_the_model_card_shows_the_evaluations(histo):
     card = histo.root / "runs" / "first" / "model_card.md"
     assert "None yet" in card.read_text()
     rename_slides(histo, 20)
-    made = report(histo, "--data", "synthetic", "--tta")
+    evaluation = report(histo, "--data", "synthetic", "--tta")
     text = card.read_text()
     assert "None yet" not in text
-    low, high = made["intervals"]["auc"]
+    low, high = evaluation["intervals"]["auc"]
     line = next(line for line in text.splitlines() if line.startswith("| synthetic, all, 8 orientations"))
-    assert f"{made['metrics']['auc']:.4f} ({low:.4f} to {high:.4f})" in line
-    assert f"| {made['n_in_training']} |" in line
+    assert f"{evaluation['metrics']['auc']:.4f} ({low:.4f} to {high:.4f})" in line
+    assert f"| {evaluation['n_in_training']} |" in line
     report(histo)
     assert text.splitlines()[:20] == card.read_text().splitlines()[:20]
     assert card.read_text().count("## Evaluations") == 1
@@ -612,8 +622,8 @@ def test_a_folder_with_splits_of_which_one_is_measured(histo, folder, tmp_path):
     assert (json.loads(result.stdout)["n"], json.loads(result.stdout)["split"]) == (24, "all")
     assert "splits by the names of folders: train (6), valid (18)" in result.stderr
     for name in ("val", "valid"):
-        made = report(histo, "--data", tmp_path / "split", "--split", name)
-        assert (made["n"], made["split"]) == (18, "valid")
+        evaluation = report(histo, "--data", tmp_path / "split", "--split", name)
+        assert (evaluation["n"], evaluation["split"]) == (18, "valid")
     error, hint = histo.fails(*EVAL, "--data", tmp_path / "split", "--split", "test", code=2)
     assert "has no folder of this split" in error
     assert hint == "its splits: train, valid"
@@ -625,8 +635,8 @@ def test_classes_and_slides_of_a_folder_are_options_as_in_download(histo, folder
     error, _ = histo.fails(*EVAL, "--data", folder)
     assert "has a label" in error
     line = ["--classes", "negative=left", "--classes", "positive=right", "--slide-pattern", r"patch-(\d)"]
-    made = report(histo, "--data", folder, *line)
-    assert (made["n"], len(made["slides"])) == (24, 3)
+    evaluation = report(histo, "--data", folder, *line)
+    assert (evaluation["n"], len(evaluation["slides"])) == (24, 3)
     assert "--classes is for a folder" in histo.fails(*EVAL, *line[:4], code=2)[0]
 
 

@@ -20,7 +20,7 @@ PATCHES = 12
 
 @pytest.fixture
 def warm(histo, tmp_path):
-    """A checkpoint whose temperature is not 1, and what `predict` says of some patches: float RGB images and scores."""
+    """A checkpoint with a temperature other than 1, some float RGB images, and their scores by `predict`."""
     checkpoint = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
     save_checkpoint(replace(checkpoint, temperature=2.5), tmp_path / "warm.pt")
     write_images(histo, tmp_path / "images", PATCHES)

@@ -37,7 +37,7 @@ def images(histo, tmp_path):
     return tmp_path / "images"
 
 
-def predicted(histo, *line, **options):
+def run_predict(histo, *line, **options):
     return table(histo(*PREDICT, *line, **options).stdout)
 
 
@@ -83,7 +83,7 @@ def test_every_kind_of_input_gives_the_same_scores(histo, images, tmp_path):
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
         for path in images.iterdir():
             archive.write(path, f"deep/{path.name}")
-    expected = [float(row["label"]) for row in predicted(histo, images)]
+    expected = [float(row["label"]) for row in run_predict(histo, images)]
     files = sorted(images.iterdir())
     given = {
         "array": [tmp_path / "array.npy"],
@@ -92,23 +92,23 @@ def test_every_kind_of_input_gives_the_same_scores(histo, images, tmp_path):
         "files": files,
     }
     for kind, line in given.items():
-        rows = predicted(histo, *line)
+        rows = run_predict(histo, *line)
         assert [float(row["label"]) for row in rows] == pytest.approx(expected, abs=1e-5), kind
-    assert [row["id"] for row in predicted(histo, tmp_path / "array.npy")] == [str(i) for i in range(12)]
-    listed = predicted(histo, "-", stdin="".join(f"{path}\n" for path in reversed(files)))
+    assert [row["id"] for row in run_predict(histo, tmp_path / "array.npy")] == [str(i) for i in range(12)]
+    listed = run_predict(histo, "-", stdin="".join(f"{path}\n" for path in reversed(files)))
     assert [row["id"] for row in listed] == [str(path) for path in reversed(files)]
     assert [float(row["label"]) for row in listed] == pytest.approx(expected[::-1], abs=1e-5)
 
 
 def test_a_data_set_by_name(histo):
-    rows = predicted(histo, "synthetic")
+    rows = run_predict(histo, "synthetic")
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         assert [row["id"] for row in rows] == [row["id"] for row in csv.DictReader(file)]
 
 
 def test_batches_do_not_change_the_scores(histo, images):
     scores = [
-        [float(row["label"]) for row in predicted(histo, images, "--precision", "fp32", "--batch-size", size)]
+        [float(row["label"]) for row in run_predict(histo, images, "--precision", "fp32", "--batch-size", size)]
         for size in (1, 5, 256)
     ]
     assert scores[1] == pytest.approx(scores[0], abs=1e-5)
@@ -120,7 +120,7 @@ def test_with_tta_rotated_patches_get_the_same_score(histo, images, tmp_path):
     for path in images.iterdir():
         cv2.imwrite(str(tmp_path / "turned" / path.name), np.rot90(cv2.imread(str(path))))
     one, other = (
-        [float(row["label"]) for row in predicted(histo, folder, "--tta")] for folder in (images, tmp_path / "turned")
+        [float(row["label"]) for row in run_predict(histo, folder, "--tta")] for folder in (images, tmp_path / "turned")
     )
     assert one == pytest.approx(other, abs=1e-5)
 
@@ -143,9 +143,9 @@ def test_errors_fail_stops_at_the_first(histo, images, tmp_path):
 
 
 def test_the_threshold_adds_the_class(histo, images):
-    rows = predicted(histo, images)
+    rows = run_predict(histo, images)
     middle = sorted(float(row["label"]) for row in rows)[6]
-    classed = predicted(histo, images, "--threshold", middle + 5e-7)
+    classed = run_predict(histo, images, "--threshold", middle + 5e-7)
     assert list(classed[0]) == ["id", "label", "class"]
     assert [row["label"] for row in classed] == [row["label"] for row in rows]
     assert [row["class"] for row in classed] == [str(int(float(row["label"]) > middle)) for row in rows]
@@ -154,7 +154,7 @@ def test_the_threshold_adds_the_class(histo, images):
 def test_jsonl_has_one_object_per_line_with_the_same_scores(histo, images):
     rows = [json.loads(line) for line in histo(*PREDICT, images, "--format", "jsonl").stdout.splitlines()]
     assert [(row["id"], f"{row['label']:.6f}") for row in rows] == [
-        (row["id"], row["label"]) for row in predicted(histo, images)
+        (row["id"], row["label"]) for row in run_predict(histo, images)
     ]
 
 
@@ -300,7 +300,7 @@ def test_unusual_names_give_a_well_formed_csv(histo, tmp_path):
     odd = ["a,b", 'say "hi"', "two\nlines", "naïve ✓", "-dash", "[red]x", " space "]
     for path, name in zip(write_images(histo, tmp_path / "flat", len(odd)), odd, strict=True):
         path.rename(path.with_name(f"{name}.png"))
-    assert sorted(row["id"] for row in predicted(histo, tmp_path / "flat")) == sorted(odd)
+    assert sorted(row["id"] for row in run_predict(histo, tmp_path / "flat")) == sorted(odd)
     (tmp_path / "flat" / "[b]broken[bold].png").write_bytes(b"")
     assert "[b]broken[bold].png" in histo(*PREDICT, tmp_path / "flat", code=4).stderr
 
@@ -334,9 +334,9 @@ def test_larger_images_are_cropped_or_scaled(histo, images, tmp_path):
     for path in images.iterdir():
         framed = cv2.copyMakeBorder(cv2.imread(str(path)), 10, 10, 10, 10, cv2.BORDER_CONSTANT)
         cv2.imwrite(str(tmp_path / "large" / path.name), framed)
-    cut = [float(row["label"]) for row in predicted(histo, tmp_path / "large")]
-    scaled = [float(row["label"]) for row in predicted(histo, tmp_path / "large", "--resize", "scale")]
-    assert cut == pytest.approx([float(row["label"]) for row in predicted(histo, images)], abs=1e-5)
+    cut = [float(row["label"]) for row in run_predict(histo, tmp_path / "large")]
+    scaled = [float(row["label"]) for row in run_predict(histo, tmp_path / "large", "--resize", "scale")]
+    assert cut == pytest.approx([float(row["label"]) for row in run_predict(histo, images)], abs=1e-5)
     assert cut != pytest.approx(scaled, abs=1e-5)
 
 
@@ -377,13 +377,13 @@ def test_an_unknown_checkpoint_is_an_error_with_a_hint(empty, images):
 
 def test_the_stored_threshold_and_rules_use_the_checkpoint(histo, images):
     path = histo.root / "checkpoints" / "best.pt"
-    rows = predicted(histo, images)
+    rows = run_predict(histo, images)
     middle = sorted(float(row["label"]) for row in rows)[6]
     save_checkpoint(replace(load_checkpoint(path), threshold=middle - 5e-7), path)
     expected = [str(int(float(row["label"]) >= middle)) for row in rows]
     for more in ([], ["--raw"]):  # the same patches are called, whatever the scale of the scores
-        assert [row["class"] for row in predicted(histo, images, "--threshold", "stored", *more)] == expected
-    assert len(predicted(histo, images, "--threshold", "specificity=0.9")) == 12
+        assert [row["class"] for row in run_predict(histo, images, "--threshold", "stored", *more)] == expected
+    assert len(run_predict(histo, images, "--threshold", "specificity=0.9")) == 12
     error, hint = histo.fails(*PREDICT, images, "--threshold", "high", code=2)
     assert error == "--threshold high is not a threshold"
     assert "youden" in hint
@@ -392,7 +392,7 @@ def test_the_stored_threshold_and_rules_use_the_checkpoint(histo, images):
 def test_the_temperature_is_applied_unless_raw(histo, images):
     path = histo.root / "checkpoints" / "best.pt"
     save_checkpoint(replace(load_checkpoint(path), temperature=3.0), path)
-    calibrated, raw = ([float(row["label"]) for row in predicted(histo, images, *more)] for more in ([], ["--raw"]))
+    calibrated, raw = ([float(row["label"]) for row in run_predict(histo, images, *more)] for more in ([], ["--raw"]))
     assert 3 * logit(calibrated) == pytest.approx(logit(raw), abs=1e-3)
 
 
@@ -400,7 +400,7 @@ def test_an_ensemble_writes_the_mean(histo, images):
     histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
     pair = ["--ckpt", "first", "--ckpt", "second"]
     one, other, both = (
-        [float(row["label"]) for row in predicted(histo, images, *names)] for names in (pair[:2], pair[2:], pair)
+        [float(row["label"]) for row in run_predict(histo, images, *names)] for names in (pair[:2], pair[2:], pair)
     )
     assert both == pytest.approx((np.array(one) + other) / 2, abs=2e-6)
     error, _ = histo.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
@@ -450,15 +450,15 @@ def test_flags_mark_unreliable_scores(histo, odd_images):
 
 
 def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
-    plain = predicted(histo, images)
-    flagged = predicted(histo, images, "--flags")
+    plain = run_predict(histo, images)
+    flagged = run_predict(histo, images, "--flags")
     assert [row["label"] for row in flagged] == [row["label"] for row in plain]
     (tmp_path / "turned").mkdir()
     image = cv2.imread(str(images / "patch-03.png"))
     for number in range(8):
         turned = np.rot90(image, number % 4)
         cv2.imwrite(str(tmp_path / "turned" / f"{number}.png"), turned[:, ::-1] if number >= 4 else turned)
-    scores = [float(row["label"]) for row in predicted(histo, tmp_path / "turned")]
+    scores = [float(row["label"]) for row in run_predict(histo, tmp_path / "turned")]
     assert float(flagged[3]["spread"]) == pytest.approx(np.ptp(scores), abs=1e-5)
 
 
@@ -476,7 +476,7 @@ def test_flags_without_the_training_patches_or_their_appearance(histo, images):
 
 def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
     rows = [json.loads(line) for line in histo(*PREDICT, images, "--flags", "--format", "jsonl").stdout.splitlines()]
-    for row, other in zip(rows, predicted(histo, images, "--flags"), strict=True):
+    for row, other in zip(rows, run_predict(histo, images, "--flags"), strict=True):
         assert {k: f"{v:.6f}" if isinstance(v, float) else v for k, v in row.items()} == other
 
 
@@ -573,7 +573,7 @@ def test_mpp_rescales_to_the_resolution_of_the_patches(histo, images, tmp_path):
         cv2.imwrite(str(tmp_path / path.name), doubled)
     result = histo(*PREDICT, tmp_path / "*.png", "--mpp", 0.486)
     assert [float(row["label"]) for row in table(result.stdout)] == pytest.approx(
-        [float(row["label"]) for row in predicted(histo, images)], abs=1e-5
+        [float(row["label"]) for row in run_predict(histo, images)], abs=1e-5
     )
     assert "12 of 12 images were not 96x96 at 0.972 um per pixel: 12 cut to the centre" in result.stderr
     assert "assumed" not in result.stderr
@@ -609,9 +609,9 @@ def test_an_array_with_its_channels_first_is_an_error_that_says_so(histo, tmp_pa
 
 
 def test_columns_full(histo, images):
-    rows = predicted(histo, images, "--columns", "full")
+    rows = run_predict(histo, images, "--columns", "full")
     assert list(rows[0]) == ["id", "path", "probability", "class"]
-    plain = predicted(histo, images, "--threshold", "stored")
+    plain = run_predict(histo, images, "--threshold", "stored")
     assert [row["probability"] for row in rows] == [row["label"] for row in plain]
     assert [row["class"] for row in rows] == [row["class"] for row in plain]
     assert [row["path"] for row in rows] == [str(path) for path in sorted(images.iterdir())]
@@ -641,7 +641,9 @@ def test_ids_of_listed_paths_can_be_stems(histo, images, tmp_path):
     result = histo(*PREDICT, "-", "--id", "stem", "--out", tmp_path / "x.csv", stdin=more, code=1)
     assert error in result.stderr
     assert hint in result.stderr
-    assert [row["id"] for row in predicted(histo, images, "--id", "path")] == [p.name for p in sorted(images.iterdir())]
+    assert [row["id"] for row in run_predict(histo, images, "--id", "path")] == [
+        p.name for p in sorted(images.iterdir())
+    ]
 
 
 def test_patterns_in_quotes(histo, images):
@@ -717,7 +719,7 @@ def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
 def test_prevalence_changes_the_odds_by_one_factor_and_no_class(histo, images):
     line = [images, "--columns", "full"]
     write_images(histo, images, 60)
-    usual, rare = (predicted(histo, *line, *more) for more in ([], ["--prevalence", 0.05]))
+    usual, rare = (run_predict(histo, *line, *more) for more in ([], ["--prevalence", 0.05]))
     odds = [logit([float(row["probability"]) for row in rows]) for rows in (usual, rare)]
     labels = load_checkpoint(histo.root / "checkpoints" / "best.pt").validation["labels"].numpy()
     expected = logit(0.05) - logit(labels.mean())

@@ -28,16 +28,16 @@ def same_weights(one, other):
 
 def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
     result = histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 4, "--name", "twice", "--json")
-    made = json.loads(result.stdout)
-    assert [run["run"] for run in made["runs"]] == ["twice-seed4", "twice-seed5"]
-    for run in made["runs"]:
+    summary = json.loads(result.stdout)
+    assert [run["run"] for run in summary["runs"]] == ["twice-seed4", "twice-seed5"]
+    for run in summary["runs"]:
         best = last(histo, run["run"], "best.pt")
         assert run["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
         assert best.config["seed"] == run["number"]
-    values = [run["metrics"]["log_loss"] for run in made["runs"]]
-    assert made["mean"]["log_loss"] == pytest.approx(sum(values) / 2)
-    assert made["standard_deviation"]["log_loss"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
-    assert json.loads((histo.root / "metrics" / "twice-seeds.json").read_text()) == made
+    values = [run["metrics"]["log_loss"] for run in summary["runs"]]
+    assert summary["mean"]["log_loss"] == pytest.approx(sum(values) / 2)
+    assert summary["standard_deviation"]["log_loss"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert json.loads((histo.root / "metrics" / "twice-seeds.json").read_text()) == summary
     assert "standard deviation" in result.stderr
     error, _ = histo.fails(*TRAIN, "--seeds", 2, "--seed", 4, "--name", "twice")
     assert error == "there is a run 'twice-seed4' already"
@@ -62,12 +62,12 @@ def test_folds_validate_every_patch_once_and_do_not_divide_slides(histo):
 def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(histo):
     histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
     path = histo.root / "metrics" / "cv-synthetic-out-of-fold.json"
-    made = json.loads(path.read_text())
+    summary = json.loads(path.read_text())
     with path.with_suffix(".csv").open(newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         assert {row["id"]: row["label"] for row in csv.DictReader(file)} == {k: row["label"] for k, row in rows.items()}
-    assert (made["run"], made["split"], made["n"]) == ("cv", "out-of-fold", 64)
+    assert (summary["run"], summary["split"], summary["n"]) == ("cv", "out-of-fold", 64)
     for fold in (1, 2, 3):
         histo("eval", "--ckpt", f"cv-fold{fold}", "--uncalibrated", "--device", "cpu")
         with (histo.root / "metrics" / f"cv-fold{fold}-synthetic-val-uncalibrated.csv").open(newline="") as file:
@@ -81,12 +81,12 @@ def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(histo):
     for kind in ("roc", "confusion", "calibration", "errors"):
         assert f"cv-synthetic-out-of-fold-{kind}.png" in drawn
     shown = histo("eval", "--scores", path.with_suffix(".csv").name, "--json")
-    assert json.loads(shown.stdout) == made
+    assert json.loads(shown.stdout) == summary
     assert "cv on synthetic, out-of-fold: 64 patches, 32 tumour" in shown.stderr
     moved = json.loads(histo("eval", "--scores", path.name, "--threshold", 0, "--json").stdout)
     assert (moved["metrics"]["sensitivity"], moved["metrics"]["specificity"]) == (1, 0)
-    assert moved["metrics"]["auc"] == pytest.approx(made["metrics"]["auc"])
-    assert json.loads(path.read_text()) == made
+    assert moved["metrics"]["auc"] == pytest.approx(summary["metrics"]["auc"])
+    assert json.loads(path.read_text()) == summary
     assert "cannot be chosen" in histo.fails("eval", "--scores", path.name, "--threshold", "youden", code=2)[0]
     assert "cannot be combined" in histo.fails("eval", "--scores", path.name, "--ckpt", "first", code=2)[0]
     histo("eval", "--data", "balanced", "--ckpt", "first", "--device", "cpu")

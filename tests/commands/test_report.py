@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def evaluated(histo):
+def evaluated_run(histo):
     """Return `histo` for a workspace whose run is evaluated on its validation patches."""
     histo(*EVAL)
     return histo
@@ -85,11 +85,11 @@ def in_browser(page, script, tmp_path):
     return found["result"], found["problems"]
 
 
-def test_a_page_shows_the_run_its_metrics_and_its_data(evaluated):
-    page = page_of(evaluated)
-    made = evaluation(evaluated)
-    config = json.loads((evaluated.root / "runs" / "first" / "config.json").read_text())
-    dataset = json.loads((evaluated.root / "data" / "synthetic" / "dataset.json").read_text())
+def test_a_page_shows_the_run_its_metrics_and_its_data(evaluated_run):
+    page = page_of(evaluated_run)
+    made = evaluation(evaluated_run)
+    config = json.loads((evaluated_run.root / "runs" / "first" / "config.json").read_text())
+    dataset = json.loads((evaluated_run.root / "data" / "synthetic" / "dataset.json").read_text())
     for value in ("auc", "accuracy", "sensitivity", "specificity", "ece"):
         assert f"{made['metrics'][value]:.4f}" in page.text, value
     low, high = made["intervals"]["brier"] or made["delong"]["interval"]
@@ -102,8 +102,8 @@ def test_a_page_shows_the_run_its_metrics_and_its_data(evaluated):
     assert all(title in page.text for title in titles)
 
 
-def test_the_page_needs_no_other_file_and_no_network(evaluated):
-    page = page_of(evaluated)
+def test_the_page_needs_no_other_file_and_no_network(evaluated_run):
+    page = page_of(evaluated_run)
     addresses = [value for _, names in page.elements for key, value in names.items() if key in ("src", "href")]
     assert addresses
     assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
@@ -111,18 +111,18 @@ def test_the_page_needs_no_other_file_and_no_network(evaluated):
     policies = [names["content"] for tag, names in page.elements if tag == "meta" and "http-equiv" in names]
     assert policies
     assert "default-src 'none'" in policies[0]
-    assert str(evaluated.root) not in page.source  # nor does it name the folders of whoever made it
+    assert str(evaluated_run.root) not in page.source  # nor does it name the folders of whoever made it
 
 
-def test_the_counts_of_the_slider_are_those_of_eval(evaluated):
-    path = evaluated.root / "metrics" / "first-synthetic-val.csv"
+def test_the_counts_of_the_slider_are_those_of_eval(evaluated_run):
+    path = evaluated_run.root / "metrics" / "first-synthetic-val.csv"
     table = pd.read_csv(path)
     table["prob"] = (table["prob"].rank(method="first") / 20).round(3)  # each score is exactly at a threshold
     table.to_csv(path, index=False)
-    (points,) = page_of(evaluated).points
+    (points,) = page_of(evaluated_run).points
     called = set()
     for threshold in (0.0, *table["prob"].unique()[:6].tolist(), 0.999, 0.99991, 1.0):
-        made = json.loads(evaluated("eval", "--scores", path, "--threshold", threshold, "--json").stdout)
+        made = json.loads(evaluated_run("eval", "--scores", path, "--threshold", threshold, "--json").stdout)
         i = points["thresholds"].index(threshold)
         tp, fp = points["tp"][i], points["fp"][i]
         counts = {"tn": points["negatives"] - fp, "fp": fp, "fn": points["positives"] - tp, "tp": tp}
@@ -131,24 +131,24 @@ def test_the_counts_of_the_slider_are_those_of_eval(evaluated):
     assert len(called) > 3
 
 
-def test_the_galleries_show_the_most_confident_errors(evaluated):
-    made = evaluation(evaluated)
-    with (evaluated.root / "metrics" / made["scores"]).open(newline="") as file:
+def test_the_galleries_show_the_most_confident_errors(evaluated_run):
+    made = evaluation(evaluated_run)
+    with (evaluated_run.root / "metrics" / made["scores"]).open(newline="") as file:
         rows = list(csv.DictReader(file))
     called = [(float(row["prob"]) >= made["threshold"], row["label"] == "1", row) for row in rows]
     errors = [row for is_called, is_tumour, row in called if is_called != is_tumour]
-    page = page_of(evaluated)
+    page = page_of(evaluated_run)
     shown = {names["alt"].removeprefix("Patch ") for tag, names in page.elements if tag == "img"}
     assert shown == {row["id"] for row in errors}
     assert len(shown) == made["confusion"]["fp"] + made["confusion"]["fn"] > 0
-    without = page_of(evaluated, "--pictures", 0)
+    without = page_of(evaluated_run, "--pictures", 0)
     assert "img" not in {tag for tag, _ in without.elements}
     assert f"{made['confusion']['fp']}, of which no picture is shown." in without.text
 
 
-def test_writing_twice_gives_the_same_page(evaluated):
-    first = page_of(evaluated).source
-    assert page_of(evaluated).source == first
+def test_writing_twice_gives_the_same_page(evaluated_run):
+    first = page_of(evaluated_run).source
+    assert page_of(evaluated_run).source == first
 
 
 @pytest.fixture
@@ -181,8 +181,8 @@ def test_ids_with_html_and_quotes_stay_text(hostile):
 
 
 @needs_browser
-def test_the_slider_shows_in_the_page_what_eval_prints(evaluated, tmp_path):
-    made = evaluation(evaluated, "--threshold", "0.37")
+def test_the_slider_shows_in_the_page_what_eval_prints(evaluated_run, tmp_path):
+    made = evaluation(evaluated_run, "--threshold", "0.37")
     script = """
       const number = document.querySelector(".threshold-controls input[type=number]");
       const slider = document.querySelector(".threshold-controls input[type=range]");
@@ -198,7 +198,7 @@ def test_the_slider_shows_in_the_page_what_eval_prints(evaluated, tmp_path):
       result.next = document.querySelector("[data-threshold]").textContent;
       result.formatted = [1 / 32, 3 / 32, 0.00005, 2 / 3, 0, 1, 0 / 0].map(format);
     """
-    result, problems = in_browser(page_of(evaluated), script, tmp_path)
+    result, problems = in_browser(page_of(evaluated_run), script, tmp_path)
     assert problems == []
     assert result["counts"] == {name: f"{count:,}" for name, count in made["confusion"].items()}
     expected = {
@@ -247,45 +247,45 @@ def test_headings_sort_and_the_pictures_can_be_filtered(hostile, tmp_path):
     assert result["none"] == f"0 of {len(slides)} pictures are shown"
 
 
-def test_several_runs_have_their_paired_differences(evaluated):
-    evaluated(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "second")
-    evaluated("eval", "--ckpt", "second", "--device", "cpu")
+def test_several_runs_have_their_paired_differences(evaluated_run):
+    evaluated_run(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "second")
+    evaluated_run("eval", "--ckpt", "second", "--device", "cpu")
     files = ["first-synthetic-val.json", "second-synthetic-val.json"]
-    compared = json.loads(evaluated("eval", "--compare", *files, "--json").stdout)
-    page = page_of(evaluated, "--run", "first", "--run", "second", name="first-vs-second-report.html")
+    compared = json.loads(evaluated_run("eval", "--compare", *files, "--json").stdout)
+    page = page_of(evaluated_run, "--run", "first", "--run", "second", name="first-vs-second-report.html")
     assert f"{compared['difference']:+.4f}" in page.text
     assert f"first: AUC {compared['a']['auc']:.4f} second: AUC {compared['b']['auc']:.4f}" in page.text
     assert len(page.points) == 2
 
 
-def test_runs_on_other_patches_are_not_compared_silently(evaluated):
-    shutil.copytree(evaluated.root / "runs" / "first", evaluated.root / "runs" / "other")
-    metrics = evaluated.root / "metrics"
+def test_runs_on_other_patches_are_not_compared_silently(evaluated_run):
+    shutil.copytree(evaluated_run.root / "runs" / "first", evaluated_run.root / "runs" / "other")
+    metrics = evaluated_run.root / "metrics"
     made = json.loads((metrics / "first-synthetic-val.json").read_text())
     write_json(metrics / "other-synthetic-val.json", made | {"run": "other", "scores": "other-synthetic-val.csv"})
     table = (metrics / made["scores"]).read_text().splitlines()
     renamed = [table[0], *(f"other-{line}" for line in table[1:])]
     (metrics / "other-synthetic-val.csv").write_text("\n".join(renamed) + "\n")
-    result = evaluated("report", "--run", "first", "--run", "other")
+    result = evaluated_run("report", "--run", "first", "--run", "other")
     reason = "first and other cannot be compared: first and other have no scored patch in common"
     assert reason in " ".join(result.stderr.split())
-    assert reason in Page(evaluated.root / "plots" / "first-vs-other-report.html").text
+    assert reason in Page(evaluated_run.root / "plots" / "first-vs-other-report.html").text
 
 
-def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated):
-    np.save(evaluated.root / "data" / "synthetic" / "patches.npy", np.zeros((320, 96, 96, 3), np.uint8))
-    result = evaluated("report")
-    page = Page(evaluated.root / "plots" / "first-report.html")
+def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated_run):
+    np.save(evaluated_run.root / "data" / "synthetic" / "patches.npy", np.zeros((320, 96, 96, 3), np.uint8))
+    result = evaluated_run("report")
+    page = Page(evaluated_run.root / "plots" / "first-report.html")
     for text in (" ".join(result.stderr.split()), page.text):
         assert "The patches are not shown: the patch" in text
         assert "was scored with other pixels" in text
     assert len(page.points) == 1
-    (evaluated.root / "metrics" / "first-synthetic-val.csv").unlink()
-    result = evaluated("report")
-    page = Page(evaluated.root / "plots" / "first-report.html")
+    (evaluated_run.root / "metrics" / "first-synthetic-val.csv").unlink()
+    result = evaluated_run("report")
+    page = Page(evaluated_run.root / "plots" / "first-report.html")
     reason = "The threshold cannot be moved, and its patches are not shown: there is no metrics/first-synthetic-val.csv"
     assert reason in page.text
-    assert str(evaluated.root) not in page.source
+    assert str(evaluated_run.root) not in page.source
     assert page.points == []
     assert "ROC curve" in page.text
 
@@ -299,25 +299,25 @@ def test_a_run_that_was_not_evaluated_is_shown_with_the_remedy(histo):
     assert "Loss by epoch" in page.text
 
 
-def test_thousands_of_slides_fit_into_a_mail(evaluated):
-    path = evaluated.root / "metrics" / "first-synthetic-val.json"
+def test_thousands_of_slides_fit_into_a_mail(evaluated_run):
+    path = evaluated_run.root / "metrics" / "first-synthetic-val.json"
     made = json.loads(path.read_text())
     write_json(path, made | {"slides": [made["slides"][0] | {"slide": f"slide-{i}"} for i in range(10_000)]})
-    page = page_of(evaluated)
+    page = page_of(evaluated_run)
     assert "300 of 10,000 slides; the metrics file has all of them" in page.text
     assert len(page.source) < 5_000_000
 
 
-def test_only_the_named_data_is_shown(evaluated, tmp_path):
+def test_only_the_named_data_is_shown(evaluated_run, tmp_path):
     shutil.copy(
-        evaluated.root / "metrics" / "first-synthetic-val.csv", evaluated.root / "metrics" / "first-new-all.csv"
+        evaluated_run.root / "metrics" / "first-synthetic-val.csv", evaluated_run.root / "metrics" / "first-new-all.csv"
     )
-    made = json.loads((evaluated.root / "metrics" / "first-synthetic-val.json").read_text())
+    made = json.loads((evaluated_run.root / "metrics" / "first-synthetic-val.json").read_text())
     new = made | {"data": "new", "split": "all", "scores": "first-new-all.csv"}
-    write_json(evaluated.root / "metrics" / "first-new-all.json", new)
-    assert len(page_of(evaluated).points) == 2
+    write_json(evaluated_run.root / "metrics" / "first-new-all.json", new)
+    assert len(page_of(evaluated_run).points) == 2
     out = tmp_path / "new.html"
-    result = evaluated("report", "--data", "new", "--out", out)
+    result = evaluated_run("report", "--data", "new", "--out", out)
     assert f"done: wrote {out}: 1 evaluation, " in result.stderr
     page = Page(out)
     assert "first-new-all.json" in page.text

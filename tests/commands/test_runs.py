@@ -8,13 +8,13 @@ from histocli.workspace import Workspace
 from tests.cli import TRAIN
 
 
-def listed(histo, *options):
+def list_runs(histo, *options):
     return json.loads(histo("runs", "--json", *options).stdout)
 
 
 def test_a_run_is_listed_with_its_best_epoch(histo):
     best = load_checkpoint(histo.root / "runs" / "first" / "best.pt")
-    (run,) = listed(histo)
+    (run,) = list_runs(histo)
     assert (run["run"], run["state"], run["arch"], run["data"]) == ("first", "finished", "histonet", "synthetic")
     assert (run["best_epoch"], run["val_auc"]) == (best.epoch, best.metrics["val_auc"])
     assert (run["epochs_trained"], run["epochs"], run["is_default"]) == (2, 2, True)
@@ -36,10 +36,10 @@ def test_runs_are_sorted_by_time_auc_or_name(histo):
         rows = [json.loads(line) for line in (folder / "first" / "history.jsonl").read_text().splitlines()]
         lines = [json.dumps(row | {"val_auc": auc}) for row in rows[:1]]
         (folder / name / "history.jsonl").write_text("\n".join(lines))
-    assert [run["run"] for run in listed(histo)] == ["ant", "zebra", "first"]
-    assert [run["run"] for run in listed(histo, "--sort", "name")] == ["ant", "first", "zebra"]
-    assert [run["run"] for run in listed(histo, "--sort", "auc")][0::2] == ["ant", "zebra"]
-    assert {run["run"]: run["state"] for run in listed(histo)} == {
+    assert [run["run"] for run in list_runs(histo)] == ["ant", "zebra", "first"]
+    assert [run["run"] for run in list_runs(histo, "--sort", "name")] == ["ant", "first", "zebra"]
+    assert [run["run"] for run in list_runs(histo, "--sort", "auc")][0::2] == ["ant", "zebra"]
+    assert {run["run"]: run["state"] for run in list_runs(histo)} == {
         "ant": "stopped",
         "zebra": "stopped",
         "first": "finished",
@@ -48,7 +48,7 @@ def test_runs_are_sorted_by_time_auc_or_name(histo):
 
 def test_a_damaged_run_is_listed_with_the_reason(histo):
     (histo.root / "runs" / "first" / "history.jsonl").write_text("{")
-    (run,) = listed(histo)
+    (run,) = list_runs(histo)
     assert run["state"] == "damaged"
     result = histo("runs")
     assert "damaged" in result.stdout
@@ -69,7 +69,7 @@ def test_removed_runs_are_gone_and_what_was_published_stays(histo):
     assert "is a copy from it and stays" in result.stderr
     assert "done: removed first" in result.stderr
     histo("predict", "synthetic", "--device", "cpu", "--out", histo.root / "x.csv")
-    assert listed(histo) == []
+    assert list_runs(histo) == []
 
 
 def test_nothing_is_removed_if_one_of_the_names_is_wrong(histo):
@@ -78,24 +78,24 @@ def test_nothing_is_removed_if_one_of_the_names_is_wrong(histo):
     for wrong in ("..", "first/../first"):
         assert "there is no run" in histo.fails("runs", "rm", wrong)[0]
     assert "needs the name of a run" in histo.fails("runs", "rm", code=2)[0]
-    assert [run["run"] for run in listed(histo)] == ["first"]
+    assert [run["run"] for run in list_runs(histo)] == ["first"]
 
 
 def test_a_run_that_is_being_trained_is_listed_so_and_not_removed(histo):
     with lock_run(Workspace(histo.root), "first"):
-        assert [run["state"] for run in listed(histo)] == ["training"]
+        assert [run["state"] for run in list_runs(histo)] == ["training"]
         assert "another histo process is using run 'first'" in histo.fails("runs", "rm", "first")[0]
-    assert [run["state"] for run in listed(histo)] == ["finished"]
+    assert [run["state"] for run in list_runs(histo)] == ["finished"]
 
 
 def test_data_sets_and_subsets_are_listed_with_their_counts(histo):
-    made = json.loads(histo("data", "--json").stdout)
-    (one,) = made["datasets"]
+    summary = json.loads(histo("data", "--json").stdout)
+    (one,) = summary["datasets"]
     assert (one["name"], one["source"], one["patches"], one["slides"]) == ("synthetic", "synthetic", 320, 8)
     assert one["tumour"] + one["normal"] == 320
     assert one["unlabelled"] == 0
     assert one["bytes"] > 320 * 96 * 96 * 3
-    (subset,) = made["subsets"]
+    (subset,) = summary["subsets"]
     assert (subset["name"], subset["data"], subset["train"] + subset["val"]) == ("balanced", "synthetic", 64)
     shown = histo("data").stdout
     assert "balanced" in shown

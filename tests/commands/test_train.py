@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(histo):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
+def uninterrupted_run(tmp_path_factory):
     """Return the final weights of the command `LONG`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -87,7 +87,7 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_interrupted_within_an_epoch_is_resumed_bit_for_bit(histo, uninterrupted, number, code):
+def test_a_run_interrupted_within_an_epoch_is_resumed_bit_for_bit(histo, uninterrupted_run, number, code):
     with histo.start(*LONG, "--name", "long") as process:
         for line in process.stderr:
             if line.lstrip().startswith("epoch"):  # the table's head: the first step comes next
@@ -100,7 +100,7 @@ def test_a_run_interrupted_within_an_epoch_is_resumed_bit_for_bit(histo, uninter
     assert 0 < last(histo, "long").training["trainer"]["step"] < 24
     assert history(histo, "long") == []
     histo("train", "--resume", "--name", "long")
-    expected, rows = uninterrupted
+    expected, rows = uninterrupted_run
     ended = last(histo, "long")
     assert same_weights(ended.model, expected.model)
     assert same_weights(ended.training["trainer"]["model"], expected.training["trainer"]["model"])

@@ -12,8 +12,8 @@ from torch import nn
 
 from histocli.compute.ddp import process_group
 from histocli.compute.device import choose_compute, compute_settings
-from histocli.config import Augment, Device, Precision
 from histocli.data.loaders import PatchLoader
+from histocli.enums import Augment, Device, Precision
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.training.trainer import Recipe, Trainer
 

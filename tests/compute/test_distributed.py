@@ -231,7 +231,7 @@ def test_one_process_can_resume_a_stopped_job_of_several(histo):
         for row in job.stderr:
             if EPOCH.match(row):
                 break
-        os.kill(members(job)[1], signal.SIGTERM)  # whichever hears it, all stop
+        os.kill(members(job)[1], signal.SIGTERM)  # all stop, whichever of them receives it
         _, stderr = job.communicate(timeout=300)
     assert job.returncode == 1  # torchrun's own
     assert stderr.count("error: stopped by a signal; the state is saved") == 1

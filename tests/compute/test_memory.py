@@ -19,7 +19,7 @@ def faults():
 
 with compute_settings():
     for _ in range(4):
-        faults()  # until the freed pieces are joined
+        faults()  # until the freed pieces are merged
     print(faults())
 print(faults())
 """

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from histocli.compute.device import Compute, choose_compute, deterministic
-from histocli.config import Augment, Device, Precision, Rotate
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment, random_affine
+from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.inference.forward import batch_log_odds
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer

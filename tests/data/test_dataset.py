@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from histocli.config import Part
 from histocli.data.dataset import open_packed, open_subset, select_labelled
 from histocli.data.manifest import SUBSET_COLUMNS, read_manifest, write_manifest
 from histocli.data.store import pack
+from histocli.enums import Part
 from histocli.errors import HistoError
 from histocli.workspace import Workspace
 from tests.data.test_store import PIXELS, ListSource
@@ -21,7 +21,7 @@ def workspace(tmp_path):
     return workspace
 
 
-def balanced(workspace, rows, **changes):
+def write_subset(workspace, rows, **changes):
     frame = read_manifest(workspace.manifest_path("mine"))
     frame["data"], frame["index"] = "mine", range(len(frame))
     frame = frame.iloc[rows][list(SUBSET_COLUMNS)].assign(**changes)
@@ -43,7 +43,7 @@ def test_the_manifest_of_a_data_set(workspace):
 
 def test_a_subset_names_rows_of_the_array(workspace):
     rows = [70, 1, 88, 20]
-    path = balanced(workspace, rows, split=["train", "val", "train", "val"])
+    path = write_subset(workspace, rows, split=["train", "val", "train", "val"])
     subset = open_subset(workspace, path)
     assert (subset.data, subset.rows.tolist()) == ("mine", rows)
     assert subset.part("val").rows.tolist() == [1, 20]
@@ -81,7 +81,7 @@ def edit(path, change):
 )
 def test_a_manifest_with_other_rows_than_the_array_is_an_error(workspace, change, message):
     path = workspace.manifest_path("mine")
-    subset = balanced(workspace, [1, 2])
+    subset = write_subset(workspace, [1, 2])
     edit(path, change)
     for open_it in (
         lambda: open_packed(workspace, "mine"),
@@ -104,7 +104,7 @@ def test_labels_and_splits_can_be_edited(workspace):
     "changes", [{"index": [1, 3]}, {"index": [1, 90]}, {"id": ["p1", "p3"]}, {"index": [1, 10**14]}], ids=str
 )
 def test_a_subset_of_data_that_was_packed_again_is_an_error(workspace, changes):
-    path = balanced(workspace, [1, 2], **changes)
+    path = write_subset(workspace, [1, 2], **changes)
     with pytest.raises(HistoError, match=r"balanced\.csv does not match the packed data set mine") as raised:
         open_subset(workspace, path)
     assert "histo balance" in raised.value.hint
@@ -113,24 +113,24 @@ def test_a_subset_of_data_that_was_packed_again_is_an_error(workspace, changes):
 def test_a_subset_of_other_pixels_or_labels_is_an_error(workspace):
     """After packing again, other patches may have the same ids."""
     digest = read_manifest(workspace.manifest_path("mine"))["sha1"].iloc[1]
-    assert len(open_subset(workspace, balanced(workspace, [1], sha1=digest)).rows) == 1
+    assert len(open_subset(workspace, write_subset(workspace, [1], sha1=digest)).rows) == 1
     with pytest.raises(HistoError, match="does not match the packed data set mine"):
-        open_subset(workspace, balanced(workspace, [1], sha1=digest[::-1]))
+        open_subset(workspace, write_subset(workspace, [1], sha1=digest[::-1]))
     with pytest.raises(HistoError, match="disagree on 2 labels"):
-        open_subset(workspace, balanced(workspace, [1, 2, 4], label=[0, 1, 0]))
+        open_subset(workspace, write_subset(workspace, [1, 2, 4], label=[0, 1, 0]))
 
 
 def test_a_subset_of_several_data_sets_is_an_error(workspace):
     with pytest.raises(HistoError, match="names 2 data sets"):
-        open_subset(workspace, balanced(workspace, [1, 2], data=["mine", "theirs"]))
+        open_subset(workspace, write_subset(workspace, [1, 2], data=["mine", "theirs"]))
     with pytest.raises(HistoError, match="no packed patches"):
-        open_subset(workspace, balanced(workspace, [1, 2], data="theirs"))
+        open_subset(workspace, write_subset(workspace, [1, 2], data="theirs"))
     with pytest.raises(HistoError, match="cannot name a data set"):
-        open_subset(workspace, balanced(workspace, [1, 2], data="../mine"))
+        open_subset(workspace, write_subset(workspace, [1, 2], data="../mine"))
 
 
 def test_a_subset_without_its_rows_is_an_error(workspace):
-    path = balanced(workspace, [1, 2])
+    path = write_subset(workspace, [1, 2])
     frame = read_manifest(path).drop(columns="index")
     write_manifest(path, frame)
     with pytest.raises(HistoError, match=r"balanced\.csv, line 1: there is no column 'index'"):

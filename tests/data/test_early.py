@@ -2,9 +2,9 @@
 
 import pytest
 
-from histocli.config import Device
 from histocli.data import early
 from histocli.data.early import early_processes
+from histocli.enums import Device
 from tests.data.test_decoding import is_alive
 
 

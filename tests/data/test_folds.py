@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histocli.config import Group
 from histocli.data.folds import make_folds
 from histocli.data.groups import OVERLAP, connected_components, split_by
+from histocli.enums import Group
 from histocli.errors import HistoError
 
 

@@ -14,15 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histocli.config import Resize
 from histocli.data.images import MAX_PIXELS, Preparation, decode, decode_patch, fit
+from histocli.enums import Resize
 from histocli.errors import HistoError
 
 SOFT = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8), (0, 0), 4)
 NOISE = np.random.default_rng(1).integers(0, 256, (96, 96, 3), np.uint8)
 
 
-def encoded(pixels, kind, mode=None, **options):
+def encode(pixels, kind, mode=None, **options):
     image = Image.fromarray(pixels)
     stream = io.BytesIO()
     (image.convert(mode) if mode else image).save(stream, kind, **options)
@@ -49,18 +49,18 @@ LOSSLESS = {
 
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS.values(), ids=LOSSLESS)
 def test_lossless_formats_keep_every_pixel(kind, options):
-    assert gap(decode(encoded(SOFT, kind, **options), "x"), SOFT) == 0
+    assert gap(decode(encode(SOFT, kind, **options), "x"), SOFT) == 0
 
 
 @pytest.mark.parametrize("mode", [None, "CMYK"])
 def test_jpeg_is_close_to_the_original_with_the_right_colours(mode):
-    assert gap(decode(encoded(SOFT, "JPEG", mode, quality=98), "x"), SOFT) <= 8
+    assert gap(decode(encode(SOFT, "JPEG", mode, quality=98), "x"), SOFT) <= 8
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG"])
 def test_grey_becomes_three_equal_channels(kind):
     grey = np.asarray(Image.fromarray(SOFT).convert("L"))
-    image = decode(encoded(SOFT, kind, "L"), "x")
+    image = decode(encode(SOFT, kind, "L"), "x")
     assert gap(image, np.dstack([grey] * 3)) <= (4 if kind == "JPEG" else 0)
 
 
@@ -83,14 +83,14 @@ def test_palette_images_are_converted_to_rgb(kind):
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_an_opaque_alpha_channel_is_dropped(kind):
     rgba = np.dstack([SOFT, np.full(SOFT.shape[:2], 255, np.uint8)])
-    assert gap(decode(encoded(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})), "x"), SOFT) == 0
+    assert gap(decode(encode(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})), "x"), SOFT) == 0
 
 
 def test_a_transparent_png_keeps_its_colours_and_a_transparent_tiff_is_refused():
     rgba = np.dstack([SOFT, NOISE[:40, :60, 0]])
-    assert gap(decode(encoded(rgba, "PNG"), "x"), SOFT) == 0
+    assert gap(decode(encode(rgba, "PNG"), "x"), SOFT) == 0
     with pytest.raises(HistoError, match=r"x\.tif: .*transparent"):
-        decode(encoded(rgba, "TIFF"), "x.tif")
+        decode(encode(rgba, "TIFF"), "x.tif")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG"])
@@ -102,7 +102,7 @@ def test_an_exif_rotation_is_applied(kind, orientation, upright):
     exif = Image.Exif()
     exif[0x112] = orientation
     options = {"quality": 98} if kind == "JPEG" else {}
-    assert gap(decode(encoded(SOFT, kind, exif=exif, **options), "x"), upright(SOFT)) <= 8
+    assert gap(decode(encode(SOFT, kind, exif=exif, **options), "x"), upright(SOFT)) <= 8
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
@@ -115,12 +115,12 @@ def test_the_first_of_several_frames_is_used(kind):
 
 
 def test_the_suffix_does_not_matter():
-    assert gap(decode(encoded(SOFT, "PNG"), "really-a-png.tif"), SOFT) == 0
+    assert gap(decode(encode(SOFT, "PNG"), "really-a-png.tif"), SOFT) == 0
 
 
 def test_bytes_after_the_end_do_not_matter():
     for kind in ("JPEG", "PNG", "TIFF"):
-        data = encoded(SOFT, kind)
+        data = encode(SOFT, kind)
         assert np.array_equal(decode(data + bytes(2000), "x"), decode(data, "x"))
 
 
@@ -130,7 +130,7 @@ def test_bytes_after_the_end_do_not_matter():
 def test_a_patch_of_the_right_size_is_not_changed():
     assert np.array_equal(fit(NOISE), NOISE)
     assert np.array_equal(fit(NOISE, Resize.SCALE), NOISE)
-    assert np.array_equal(decode_patch(encoded(NOISE, "TIFF"), "x"), NOISE)
+    assert np.array_equal(decode_patch(encode(NOISE, "TIFF"), "x"), NOISE)
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from(Resize))
@@ -169,7 +169,7 @@ def test_scaling_keeps_the_whole_central_square():
 
 
 def test_one_pixel_fills_the_patch():
-    pixel = encoded(np.full((1, 1, 3), (10, 200, 30), np.uint8), "PNG")
+    pixel = encode(np.full((1, 1, 3), (10, 200, 30), np.uint8), "PNG")
     for resize in Resize:
         assert (decode_patch(pixel, "x", Preparation(resize)) == (10, 200, 30)).all()
 
@@ -180,13 +180,13 @@ def test_one_pixel_fills_the_patch():
 @pytest.mark.parametrize(("kind", "options"), [*LOSSLESS.values(), ("JPEG", {}), ("JPEG", {"progressive": True})])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.95, 0.999])
 def test_a_truncated_image_is_an_error_that_names_it(kind, options, share):
-    data = encoded(NOISE, kind, **options)
+    data = encode(NOISE, kind, **options)
     with pytest.raises(HistoError, match="some/patch"):
         decode(data[: int(len(data) * share)], "some/patch")
 
 
 def test_the_end_of_a_thumbnail_is_not_the_end_of_its_jpeg():
-    whole, thumbnail = encoded(NOISE, "JPEG"), encoded(NOISE[:16, :16], "JPEG")
+    whole, thumbnail = encode(NOISE, "JPEG"), encode(NOISE[:16, :16], "JPEG")
     tagged = whole[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(thumbnail)) + thumbnail + whole[2:]
     assert np.array_equal(decode(tagged, "x"), decode(whole, "x"))
     start = tagged.rindex(b"\xff\xda")
@@ -221,13 +221,13 @@ def tiff_header(width, height):
 
 
 def bmp_header(width, height):
-    data = bytearray(encoded(SOFT, "BMP"))
+    data = bytearray(encode(SOFT, "BMP"))
     data[18:26] = struct.pack("<ii", width, height)
     return bytes(data)
 
 
 def jpeg_header(width, height):
-    data = bytearray(encoded(SOFT, "JPEG"))
+    data = bytearray(encode(SOFT, "JPEG"))
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", height, width)
     return bytes(data)
@@ -264,7 +264,7 @@ def test_the_pixel_limit_holds_if_another_module_imports_opencv_first(tmp_path):
 @settings(max_examples=150, deadline=None)
 def test_damaged_bytes_give_an_image_or_an_error_never_a_crash(data):
     kind, options = data.draw(st.sampled_from([*LOSSLESS.values(), ("JPEG", {}), ("GIF", {})]))
-    damaged = bytearray(encoded(SOFT[:12, :12], kind, **options))
+    damaged = bytearray(encode(SOFT[:12, :12], kind, **options))
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -277,7 +277,7 @@ def test_damaged_bytes_give_an_image_or_an_error_never_a_crash(data):
 
 
 def chunked_webp(lossless):
-    return encoded(cv2.GaussianBlur(NOISE, (0, 0), 2), "WEBP", quality=80, lossless=lossless)
+    return encode(cv2.GaussianBlur(NOISE, (0, 0), 2), "WEBP", quality=80, lossless=lossless)
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -304,12 +304,12 @@ def test_nearly_every_damaged_webp_is_refused(lossless):
 def test_sound_webps_of_any_size_are_read(side, quality, lossless):
     pixels = np.resize(SOFT, (side, side, 3))
     for method in (0, 4):
-        assert decode(encoded(pixels, "WEBP", quality=quality, lossless=lossless, method=method), "x").shape[0] == side
+        assert decode(encode(pixels, "WEBP", quality=quality, lossless=lossless, method=method), "x").shape[0] == side
 
 
 def lengths_that_lie():
     """Files in which one length says more than there is."""
-    png, webp, jp2, gif = (encoded(SOFT, kind) for kind in ("PNG", "WEBP", "JPEG2000", "GIF"))
+    png, webp, jp2, gif = (encode(SOFT, kind) for kind in ("PNG", "WEBP", "JPEG2000", "GIF"))
     at = png.index(b"IDAT") - 4
     yield "png", png[:at] + b"\xff\xff\xff\xf0" + png[at + 4 :]
     yield "png of few bytes", png_header(8000, 8000)
@@ -322,7 +322,7 @@ def lengths_that_lie():
     at = jp2.index(b"\xff\x51")
     yield "jp2 components", jp2[: at + 38] + b"\x40\0" + jp2[at + 40 :]
     yield "gif", gif[:-20]
-    bmp = bytearray(encoded(SOFT, "BMP"))
+    bmp = bytearray(encode(SOFT, "BMP"))
     bmp[18:26] = struct.pack("<ii", 4000, 4000)
     yield "bmp", bytes(bmp)
 
@@ -339,7 +339,7 @@ def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(kind, 
 
 @pytest.mark.parametrize("kind", ["TGA", "PCX", "DIB"])
 def test_formats_that_only_pillow_reads(kind):
-    assert gap(decode(encoded(SOFT, kind), "x"), SOFT) == 0
+    assert gap(decode(encode(SOFT, kind), "x"), SOFT) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from histocli.config import Resize
 from histocli.data.inputs import open_inputs
 from histocli.data.store import pack
 from histocli.data.stream import load_chunks
+from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace, write_json
@@ -78,14 +78,14 @@ def test_an_array_that_is_read_in_several_blocks(tmp_path, workspace):
     assert [int(patch[48, 48, 0]) for patch in pixels] == list(range(1, 14))
 
 
-def packed(workspace, tmp_path, name="mine"):
+def pack_dataset(workspace, tmp_path, name="mine"):
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "tree", TREE)),)))
     pack(source, workspace, name)
     write_json(workspace.dataset_path(name), {})
 
 
 def test_a_path_is_preferred_to_a_data_set_of_the_same_name(tmp_path, workspace, monkeypatch):
-    packed(workspace, tmp_path)
+    pack_dataset(workspace, tmp_path)
     monkeypatch.chdir(tmp_path)
     ids, pixels = everything(workspace, "mine")
     assert ids == IDS
@@ -96,7 +96,7 @@ def test_a_path_is_preferred_to_a_data_set_of_the_same_name(tmp_path, workspace,
 
 @pytest.mark.parametrize("edit", [lambda rows: rows[:-1], lambda rows: [rows[0], *rows[:0:-1]]])
 def test_a_data_set_whose_manifest_was_edited_is_an_error(tmp_path, workspace, edit):
-    packed(workspace, tmp_path)
+    pack_dataset(workspace, tmp_path)
     path = workspace.manifest_path("mine")
     path.write_text("".join(edit(path.read_text().splitlines(keepends=True))))
     with pytest.raises(HistoError, match="mine") as raised:
@@ -155,7 +155,7 @@ def test_scaling(tmp_path, workspace):
 
 
 def test_an_input_that_is_neither_a_path_nor_a_data_set_is_an_error(tmp_path, workspace):
-    packed(workspace, tmp_path)
+    pack_dataset(workspace, tmp_path)
     for name in ("theirs", "x" * 300):
         with pytest.raises(HistoError, match=f"there is no {name}") as raised:
             open_inputs([name], workspace, Resize.CROP)

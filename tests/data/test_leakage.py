@@ -31,7 +31,7 @@ def pack(histo, folder, name, patches, slides=None):
     histo(*line)
 
 
-def balanced(histo, *options):
+def run_balance(histo, *options):
     return json.loads(histo("balance", "--n", "max", "--data", "mine", "--json", *options).stdout)["audit"]
 
 
@@ -48,7 +48,7 @@ def rows(histo, split):
 def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empty, tmp_path):
     patches = mine()
     pack(empty, tmp_path, "mine", patches, {key: f"slide {key[-1]}" for key in patches})
-    balanced(empty)
+    run_balance(empty)
     trained, held = rows(empty, "train"), rows(empty, "val")
     other = {
         "copy": patches[f"{trained[0]['label']}/{trained[0]['id']}"],
@@ -59,10 +59,10 @@ def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empt
     slides = {f"x/{name}": "slide z" for name in other} | {"x/own": trained[0]["slide"]}
     pack(empty, tmp_path, "other", {f"x/{name}": pixels for name, pixels in other.items()}, slides)
     counts = {"held_out": False, "patches": 4, "duplicates": 1, "shared_slides": 1, "patches_of_shared_slides": 1}
-    before = balanced(empty)
+    before = run_balance(empty)
     assert leak(before, "other: all") == {"from": "other: all", "into": "train", "overlaps": None} | counts
     assert before["overlaps_searched"] == ["mine"]  # to compare its slides with the pixels
-    audit = balanced(empty, "--audit")
+    audit = run_balance(empty, "--audit")
     assert (
         leak(audit, "other: all") == {"from": "other: all", "into": "train", "overlaps": 2} | counts
     )  # a copy overlaps, too
@@ -70,9 +70,9 @@ def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empt
     assert (val["duplicates"], val["overlaps"], val["shared_slides"]) == (1, 1, 0)
     assert leak(audit, "val")["shared_slides"] == leak(audit, "val")["overlaps"] == 0
     assert audit["overlaps_searched"] == ["mine", "other"]
-    assert leak(balanced(empty), "other: all")["overlaps"] == 2  # searched before, and still known
+    assert leak(run_balance(empty), "other: all")["overlaps"] == 2  # searched before, and still known
     stored = read_json(Workspace(empty.root).metrics_dir / "balance.json")["audit"]
-    assert stored == balanced(empty)
+    assert stored == run_balance(empty)
 
 
 def test_searched_overlaps_stay_valid_when_another_set_is_packed(empty, tmp_path):
@@ -83,22 +83,22 @@ def test_searched_overlaps_stay_valid_when_another_set_is_packed(empty, tmp_path
     at_random = "--split", "random"
     reported = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
     assert reported in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
-    audit = balanced(empty, "--audit", *at_random)
+    audit = run_balance(empty, "--audit", *at_random)
     assert leak(audit, "test: all")["overlaps"] == 2
     pack(empty, tmp_path, "third", {"x": crop(texture(60), 0, 0), "y": crop(image, 40, 40)})
-    again = balanced(empty, *at_random)
+    again = run_balance(empty, *at_random)
     assert again["overlaps_searched"] == ["mine", "test"]
     assert [leak(again, part)["overlaps"] for part in ("test: all", "third: all")] == [2, None]
     assert reported not in empty("balance", "--n", "max", "--data", "mine", *at_random).stderr
     error, _ = empty.fails("train", "--epochs", 1)
     assert "patches for evaluation leak into train: test: all (overlapping patches: 2)" in error
-    known = balanced(empty, "--audit", *at_random)
+    known = run_balance(empty, "--audit", *at_random)
     assert known["overlaps_searched"] == ["mine", "test", "third"]
     assert [leak(known, part)["overlaps"] for part in ("test: all", "third: all")] == [2, 1]
     assert known["overlaps"] == again["overlaps"]
     write_patches(tmp_path / "test", {"d": crop(texture(52), 0, 0)})
     empty("download", "--source", "folder", "--from", tmp_path / "test", "--name", "test", "--force")
-    assert balanced(empty, *at_random)["overlaps_searched"] == ["mine", "third"]
+    assert run_balance(empty, *at_random)["overlaps_searched"] == ["mine", "third"]
 
 
 def test_the_audit_is_shown_as_a_table(empty, tmp_path):
@@ -118,7 +118,7 @@ def test_the_audit_is_shown_as_a_table(empty, tmp_path):
 def test_the_audit_counts_the_leaks_of_a_random_split(empty, tmp_path):
     image = texture(0)
     pack(empty, tmp_path, "mine", {f"{i % 2}/{i}": crop(image, 0, 3 * i) for i in range(30)})
-    audit = balanced(empty, "--audit", "--split", "random", "--val-fraction", "0.2")
+    audit = run_balance(empty, "--audit", "--split", "random", "--val-fraction", "0.2")
     assert leak(audit, "val")["patches"] == leak(audit, "val")["overlaps"] == 6
     pairs, across = 30 * 29 // 2 - 6, {"across_slides": 0, "examples": []}
     assert audit["overlaps"] == {"pairs": pairs, "groups": 1, "patches": 30, "largest_group": 30, **across}
@@ -138,7 +138,7 @@ def test_slides_that_contradict_overlapping_pixels_are_told_in_balance_and_in_th
     assert "--split overlap" in result.stderr
     empty(*TRAIN, "--epochs", 1, "--name", "net")
     assert f"**{warning}" in (empty.root / "runs" / "net" / "model_card.md").read_text()
-    overlap = balanced(empty, "--split", "overlap", "--val-fraction", "0.3")
+    overlap = run_balance(empty, "--split", "overlap", "--val-fraction", "0.3")
     assert leak(overlap, "val")["overlaps"] == 0
 
 
@@ -159,7 +159,7 @@ def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
 def test_slides_of_different_synthetic_data_sets_are_different(empty):
     for name, seed in (("mine", 0), ("second", 5)):
         empty("download", "--source", "synthetic", "--n", 120, "--seed", seed, "--name", name)
-    found = leak(balanced(empty), "second: all")
+    found = leak(run_balance(empty), "second: all")
     assert (found["duplicates"], found["shared_slides"], found["patches_of_shared_slides"]) == (0, 0, 0)
 
 
@@ -168,7 +168,7 @@ def leaking_fixture(request, empty, tmp_path):
     """A balanced subset, and a data set for evaluation that has one of its patches."""
     patches = mine(places=8)
     pack(empty, tmp_path, "mine", patches)
-    balanced(empty)
+    run_balance(empty)
     copy = rows(empty, "train")[0]
     held_out = {"a": patches[f"{copy['label']}/{copy['id']}"], "b": crop(texture(99), 0, 0)}
     pack(empty, tmp_path, request.param, held_out)
@@ -189,7 +189,7 @@ def test_an_allowed_leak_is_recorded(empty, tmp_path):
     patches = mine(places=8)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "test", dict(list(patches.items())[:3]))
-    audit = balanced(empty)
+    audit = run_balance(empty)
     empty(*TRAIN, "--epochs", 1, "--allow-leak", "--name", "leaky")
     config = read_json(empty.root / "runs" / "leaky" / "config.json")
     assert config["options"]["allow_leak"] is True
@@ -202,7 +202,7 @@ def test_a_data_set_can_have_the_name_of_a_split(empty, tmp_path):
     patches = mine(places=8)
     for name in ("mine", "train", "val"):
         pack(empty, tmp_path, name, patches)
-    audit = balanced(empty)
+    audit = run_balance(empty)
     assert leak(audit, "val")["duplicates"] == 0
     assert leak(audit, "val: all")["duplicates"] == leak(audit, "train: all")["duplicates"] == 14
 
@@ -211,7 +211,7 @@ def test_only_leaks_of_patches_for_evaluation_prevent_training(empty, tmp_path):
     patches = mine(places=8)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "latest", patches)
-    assert leak(balanced(empty), "latest: all")["duplicates"] > 0
+    assert leak(run_balance(empty), "latest: all")["duplicates"] > 0
     empty(*TRAIN, "--epochs", 1)
 
 
@@ -234,7 +234,7 @@ def test_held_out_patches_of_the_same_set_that_overlap_train_are_refused(empty, 
     (tmp_path / "layout" / "train_labels.csv").write_text("id,label\n" + labels)
     empty("download", "--from", tmp_path / "layout", "--name", "mine")
     for seed in range(20):
-        audit = balanced(empty, "--seed", seed)
+        audit = run_balance(empty, "--seed", seed)
         if any(row["id"] == "0" for row in rows(empty, "train")):
             break
     assert leak(audit, "mine: test") | {"patches": 1, "held_out": True, "overlaps": 1} == leak(audit, "mine: test")

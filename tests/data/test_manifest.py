@@ -153,7 +153,7 @@ def test_tables_saved_by_spreadsheets_are_read_correctly(tmp_path, text):
         ("id,label\na,1,x\nb,1,x\n", "line 2: 3 fields, 2 columns"),
         ('id,label\na,1\n"b,1\nc,0\n', "line 3: unexpected end of data"),
         ('id,label\na,1\n"b"b,1\n', "line 3: ',' expected after '\"'"),
-        # lines are those of an editor, whatever stands before
+        # lines are counted as an editor counts them, whatever is before
         ("id,label\n\n\na,1\n\nb,2\n", "line 6, column label: '2' is not 0, 1 or empty"),
         ('id,label,note\na,1,"two\nlines"\nb,2,\n', "line 4, column label: '2' is not 0, 1 or empty"),
         (
@@ -232,14 +232,14 @@ PIECES = st.sampled_from(["a", "b ", " ", "1", ",", ";", '"', '""', "\n", "\r\n"
 def test_reading_by_column_and_by_row_gives_the_same_table(mark, text):
     """The fast and the strict way to read a table give the same columns and the same errors."""
 
-    def opened():
+    def open_text():
         return io.TextIOWrapper(io.BytesIO((mark + text).encode()), "utf-8-sig", newline="")
 
     def columns():
-        return read_columns(opened(), "t")
+        return read_columns(open_text(), "t")
 
     def rows():
-        names, lines = read_table(opened(), "t")
+        names, lines = read_table(open_text(), "t")
         fields = [row[: len(names)] for _, row in lines]
         return {name: [row[i] for row in fields] for i, name in enumerate(names) if name}
 

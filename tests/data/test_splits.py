@@ -18,7 +18,7 @@ def manifest(rows):
     return frame.astype({"label": "int64"})
 
 
-def labelled(*labels):
+def make_frame(*labels):
     return pd.DataFrame({"id": [f"p{i}" for i in range(len(labels))], "label": labels})
 
 
@@ -62,7 +62,7 @@ def test_a_clean_table_is_not_changed():
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=60), st.integers(0, 2**32 - 1), st.data())
 @settings(max_examples=50, deadline=None)
 def test_half_of_each_class_is_drawn_in_order_and_by_the_seed(labels, seed, data):
-    frame = labelled(*labels)
+    frame = make_frame(*labels)
     largest = 2 * min(labels.count(0), labels.count(1))
     if largest == 0:
         with pytest.raises(HistoError, match="both classes are needed"):
@@ -78,12 +78,12 @@ def test_half_of_each_class_is_drawn_in_order_and_by_the_seed(labels, seed, data
 
 
 def test_another_seed_draws_other_rows():
-    frame = labelled(*[0, 1] * 200)
+    frame = make_frame(*[0, 1] * 200)
     assert draw_balanced(frame, 100, 1)["id"].tolist() != draw_balanced(frame, 100, 2)["id"].tolist()
 
 
 def test_every_row_is_drawn_equally_often():
-    frame = labelled(*[0] * 10 + [1] * 40)
+    frame = make_frame(*[0] * 10 + [1] * 40)
     counts = np.zeros(50)
     for seed in range(400):
         counts[draw_balanced(frame, 10, seed).index] += 1
@@ -103,7 +103,7 @@ def test_every_row_is_drawn_equally_often():
 )
 def test_an_impossible_n_says_what_is_possible(n, message, hint):
     with pytest.raises(HistoError, match=message) as raised:
-        draw_balanced(labelled(*[0] * 5 + [1] * 3), n, 0)
+        draw_balanced(make_frame(*[0] * 5 + [1] * 3), n, 0)
     assert hint in raised.value.hint
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from histocli.config import Resize
 from histocli.data.image_files import ranges_of
 from histocli.data.images import Preparation, decode, decode_patch
 from histocli.data.remarks import Remarks
+from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.sources.files import list_images
 
@@ -76,7 +76,7 @@ def tiff(array, order="<", tile=None, planar=False, pages=1, description=b"", **
 
 
 def value_at(data, tag):
-    """Where the value of an inline tag lies in a little-endian TIFF."""
+    """Return the offset of the value of an inline tag in a little-endian TIFF."""
     return data.index(struct.pack("<H", tag), struct.unpack_from("<I", data, 4)[0]) + 8
 
 
@@ -201,7 +201,7 @@ def pages(count, description):
 def test_red_green_and_blue_pages_are_joined(description):
     remarks = Remarks()
     assert np.array_equal(decode(pages(3, description), "x", remarks=remarks), PATCH)
-    assert remarks.counts() == {"three pages were joined to RGB": 1}
+    assert remarks.counts() == {"three pages were combined to RGB": 1}
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.config import Augment
 from histocli.data import transforms as module
 from histocli.data.images import CENTRE
 from histocli.data.transforms import augment, d4_views, hed_jitter, random_affine, random_d4, resize_images
+from histocli.enums import Augment
 
 LEVELS = [(level, any_angle) for level in Augment for any_angle in (False, True)]
 SIDES = [None, 96, 64, 48]

@@ -12,7 +12,7 @@ TRAIN = ["train", *TINY, "--name", "killed"]
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def trained_workspace(tmp_path_factory):
     """72 synthetic patches, 32 of them in the balanced subset, and a run of two epochs, `first`."""
     root = tmp_path_factory.mktemp("made") / "workspace"
     histo(root, "download", "--source", "synthetic", "--n", 72)
@@ -22,9 +22,9 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def root(made, tmp_path):
+def root(trained_workspace, tmp_path):
     """Return a copy of the workspace, which a test may damage."""
-    return shutil.copytree(made, tmp_path / "workspace")
+    return shutil.copytree(trained_workspace, tmp_path / "workspace")
 
 
 def pytest_terminal_summary(terminalreporter):

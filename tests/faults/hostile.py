@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from histocli.compute.device import compute_settings
-from histocli.config import Device, Resize
 from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
+from histocli.enums import Device, Resize
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.comparison import compare

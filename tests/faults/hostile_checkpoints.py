@@ -59,7 +59,7 @@ VALUES = [
 ]
 
 
-def saved(content):
+def save(content):
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()
@@ -67,16 +67,16 @@ def saved(content):
 
 def field(rng, good):
     name = rng.choice([*good, "surprise", "origin", ""])
-    return saved({**good, name: rng.choice(VALUES)})
+    return save({**good, name: rng.choice(VALUES)})
 
 
 def lacking(rng, good):
-    return saved({name: value for name, value in good.items() if name not in rng.sample(list(good), 2)})
+    return save({name: value for name, value in good.items() if name not in rng.sample(list(good), 2)})
 
 
 def architecture(rng, good):
     arch = rng.choice(ARCHES) + rng.choice(["", "?" + "&".join(rng.sample(OPTIONS, rng.randint(1, 3)))])
-    return saved({**good, "arch": arch, "model": rng.choice([{}, good["model"]])})
+    return save({**good, "arch": arch, "model": rng.choice([{}, good["model"]])})
 
 
 def tensor(rng, good):
@@ -101,14 +101,14 @@ def tensor(rng, good):
         lambda: torch.zeros(rng.choice([3, 10_000])),
     ]
     changed = rng.choice([name, name, name + "x", "\ud800"])
-    return saved({**good, part: {**good[part], changed: rng.choice(other)()}})
+    return save({**good, part: {**good[part], changed: rng.choice(other)()}})
 
 
 def shared_storage(rng, good):
     """All weights are views of one storage: a small file, a network of any size."""
     flat = torch.zeros(max(t.numel() for t in good["model"].values()))
     model = {name: flat[: t.numel()].view(t.shape) for name, t in good["model"].items()}
-    return saved({**good, "model": model})
+    return save({**good, "model": model})
 
 
 def members(data):
@@ -116,7 +116,7 @@ def members(data):
         return [(name, archive.read(name)) for name in archive.namelist()]
 
 
-def packed(pairs, method=zipfile.ZIP_STORED):
+def pack(pairs, method=zipfile.ZIP_STORED):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
         for name, data in pairs:
@@ -126,13 +126,13 @@ def packed(pairs, method=zipfile.ZIP_STORED):
 
 def archive(rng, good):
     """The archive says one thing to one reader and another to the next, or is no longer what torch writes."""
-    data = packed(members(saved(good)))
+    data = pack(members(save(good)))
     end = data.rfind(b"PK\5\6")
     size, start = struct.unpack("<LL", data[end + 12 : end + 20])
     directory = data[start : start + size]
     kind = rng.randrange(10)
     if kind == 0:
-        return packed(members(data), rng.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
+        return pack(members(data), rng.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
     if kind == 1:  # two directories
         return data[: start + size] + directory + data[end:]
     if kind == 2:
@@ -142,7 +142,7 @@ def archive(rng, good):
     if kind == 4:  # a comment that looks like another end
         return data[:-2] + struct.pack("<H", 22) + data[end:]
     if kind == 5:  # a member of another file
-        return packed([*members(data), (rng.choice(["archive/constants.pkl", "x", "archive/../../up", "B/a"]), b"1")])
+        return pack([*members(data), (rng.choice(["archive/constants.pkl", "x", "archive/../../up", "B/a"]), b"1")])
     changed = bytearray(data)
     if kind == 6:  # any field of the directory or of its end
         at = rng.randrange(start, len(data))
@@ -180,7 +180,7 @@ OPCODES = [
 
 def opcodes(rng, good):
     """The pickle makes what tensors and plain values do not need."""
-    pairs = members(saved(good))
+    pairs = members(save(good))
     at = next(i for i, (name, _) in enumerate(pairs) if name.endswith("data.pkl"))
     name, data = pairs[at]
     if rng.random() < 0.7:  # a field more, before the end of the outermost dictionary
@@ -193,7 +193,7 @@ def opcodes(rng, good):
             changed[rng.randrange(len(changed))] = rng.randrange(256)
         data = bytes(changed)
     pairs[at] = name, data
-    return packed(pairs)
+    return pack(pairs)
 
 
 def bomb(rng, good):
@@ -201,7 +201,7 @@ def bomb(rng, good):
     size = rng.choice([200, 1000, 4000])
     packer = zlib.compressobj(9, wbits=-15)
     small = b"".join([*(packer.compress(bytes(MIB)) for _ in range(size // 100)), packer.flush()])
-    data = packed([*members(saved(good)), ("archive/data/999", small)])
+    data = pack([*members(save(good)), ("archive/data/999", small)])
     at = data.rfind(b"archive/data/999") - 46
     return data[: at + 10] + b"\x08\0" + data[at + 12 : at + 24] + struct.pack("<L", size * MIB) + data[at + 28 :]
 

@@ -1,4 +1,4 @@
-"""Metric files for `histo eval --compare`, and the tables of scores beside them: a seeded stream of variants."""
+"""Metrics files for `histo eval --compare` and their tables of scores: a seeded stream of variants."""
 
 import json
 
@@ -17,22 +17,22 @@ def places(value, at=()):
             yield from places(value[key], (*at, key))
 
 
-def changed(value, at, new):
+def change(value, at, new):
     if not at:
         return new
     copy = dict(value) if isinstance(value, dict) else list(value)
-    copy[at[0]] = changed(value[at[0]], at[1:], new)
+    copy[at[0]] = change(value[at[0]], at[1:], new)
     return copy
 
 
 def write(rng, report, table, path):
-    """Write a variant of the report to `path` and of the table beside it; return what was changed."""
+    """Write a variant of the report to `path`, and of its table to the same folder; return what was changed."""
     text, rows = json.dumps(report), table
     kind = rng.choice(["value", "value", "value", "scores", "text", "deep", "cells", "cells", "header"])
     if kind == "value":
         value = report
         for _ in range(rng.randint(1, 3)):
-            value = changed(value, rng.choice(list(places(value))[:400]), rng.choice(VALUES))
+            value = change(value, rng.choice(list(places(value))[:400]), rng.choice(VALUES))
         text = json.dumps(value)
     elif kind == "scores":
         text = json.dumps(

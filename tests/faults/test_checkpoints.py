@@ -48,7 +48,7 @@ def whole_module(good, path):
     torch.save(torch.nn.Linear(2, 2), path)
 
 
-def truncated(good, path):
+def truncate(good, path):
     torch.save(good, path)
     path.write_bytes(path.read_bytes()[:-1000])
 
@@ -101,7 +101,7 @@ def sparse(good, path):
     torch.save({**good, "model": good["model"] | {name: tensor.to_sparse()}}, path)
 
 
-def compressed(good, path):
+def compress(good, path):
     """torch would unpack it whatever its size: here 200 MB of zeros in 200 KB."""
     torch.save({**good, "training": {"zeros": torch.zeros(50 * MIB)}}, path)
     path.write_bytes(rewrite_members(path, compression=zipfile.ZIP_DEFLATED))
@@ -128,7 +128,7 @@ FAULTS = {
     bare_pickle: "cannot be read safely as a checkpoint",
     legacy: "cannot be read safely as a checkpoint",
     whole_module: "cannot be read safely as a checkpoint",
-    truncated: "cannot be read safely as a checkpoint",
+    truncate: "cannot be read safely as a checkpoint",
     empty: "cannot be read safely as a checkpoint",
     later_version: f"is not a histo checkpoint of format {FORMAT} (found 99)",
     unknown_architecture: "the architecture 'resnet9000' is not known",
@@ -138,7 +138,7 @@ FAULTS = {
     enormous_promise: "cannot be read safely as a checkpoint",
     without_storage: "cannot be read safely as a checkpoint",
     sparse: "cannot be read safely as a checkpoint",
-    compressed: "cannot be read safely as a checkpoint: its members are compressed",
+    compress: "cannot be read safely as a checkpoint: its members are compressed",
     labels_of_another_kind: "the field validation.log_odds is 'none', not a Tensor",
     looks_of_another_kind: "appearance: its content does not have 6 colours",
     looks_unsaid: "appearance: the field patches is missing",
@@ -146,30 +146,30 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def good(made):
-    return torch.load(made / "runs" / "first" / "best.pt", weights_only=True)
+def good(trained_workspace):
+    return torch.load(trained_workspace / "runs" / "first" / "best.pt", weights_only=True)
 
 
 @pytest.mark.parametrize("harm", FAULTS, ids=lambda harm: harm.__name__)
-def test_a_file_that_is_not_a_histo_checkpoint_is_one_error_that_names_it(made, good, tmp_path, harm):
+def test_a_file_that_is_not_a_histo_checkpoint_is_one_error_that_names_it(trained_workspace, good, tmp_path, harm):
     path = tmp_path / "stranger's.pt"
     harm(good, path)
     line = ["predict", "synthetic", "--ckpt", path, "--device", "cpu", "--flags", "--threshold", "youden"]
-    refused = histo(made, *line, code=1, limits={"memory": 3000 * MIB})
-    assert refused.stdout == ""
-    assert "Traceback" not in refused.stderr
-    [error] = [text for text in refused.stderr.splitlines() if text.startswith("error: ")]
+    result = histo(trained_workspace, *line, code=1, limits={"memory": 3000 * MIB})
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    [error] = [text for text in result.stderr.splitlines() if text.startswith("error: ")]
     assert error.startswith(f"error: {path}")
     assert FAULTS[harm] in error
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_decompression_bomb_is_refused_without_using_memory(made, good, tmp_path):
+def test_a_decompression_bomb_is_refused_without_using_memory(trained_workspace, good, tmp_path):
     path = tmp_path / "bomb.pt"
-    compressed(good, path)
+    compress(good, path)
     assert path.stat().st_size < 4 * MIB
-    refused = histo(made, "predict", "synthetic", "--ckpt", path, code=1, limits={"memory": 150 * MIB})
-    assert "its members are compressed" in refused.stderr
+    result = histo(trained_workspace, "predict", "synthetic", "--ckpt", path, code=1, limits={"memory": 150 * MIB})
+    assert "its members are compressed" in result.stderr
 
 
 @pytest.mark.parametrize("command", [["eval", "--data", "synthetic"], ["predict", "synthetic"]])
@@ -185,8 +185,8 @@ def test_a_run_name_in_a_checkpoint_cannot_be_a_path(root, good, tmp_path, comma
 def test_a_damaged_last_checkpoint_is_an_error(root):
     last = root / "runs" / "first" / "last.pt"
     last.write_bytes(last.read_bytes()[:5000])
-    refused = histo(root, "train", "--resume", "--name", "first", code=1)
-    assert f"error: {last} cannot be read safely as a checkpoint" in refused.stderr
+    result = histo(root, "train", "--resume", "--name", "first", code=1)
+    assert f"error: {last} cannot be read safely as a checkpoint" in result.stderr
 
 
 def test_a_run_with_an_unknown_network_is_an_error(root):
@@ -195,9 +195,9 @@ def test_a_run_with_an_unknown_network_is_an_error(root):
     lacking = {name: tensor for name, tensor in checkpoint.model.items() if "head" not in name}
     assert len(lacking) < len(checkpoint.model)
     torch.save(vars(replace(checkpoint, model=lacking)), last)
-    refused = histo(root, "train", "--resume", "--name", "first", code=1)
-    assert f"error: {last}: the weights do not fit histonet" in refused.stderr
-    assert "hint: if an older version of histo wrote it, train again" in refused.stderr
+    result = histo(root, "train", "--resume", "--name", "first", code=1)
+    assert f"error: {last}: the weights do not fit histonet" in result.stderr
+    assert "hint: if an older version of histo wrote it, train again" in result.stderr
 
 
 def test_a_run_with_unknown_options_is_an_error(root):
@@ -205,6 +205,6 @@ def test_a_run_with_unknown_options_is_an_error(root):
     checkpoint = load_checkpoint(last)
     content = {**vars(replace(checkpoint, config={**checkpoint.config, "surprise": 1}))}
     torch.save(content, last)
-    refused = histo(root, "train", "--resume", "--name", "first", code=1)
-    assert f"error: {last}" in refused.stderr
-    assert "surprise" in refused.stderr
+    result = histo(root, "train", "--resume", "--name", "first", code=1)
+    assert f"error: {last}" in result.stderr
+    assert "surprise" in result.stderr

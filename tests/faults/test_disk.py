@@ -103,9 +103,9 @@ def test_a_full_disk_while_packing_leaves_no_files(disk, pcam_folder):
 
 
 @pytest.mark.parametrize("leave", [0, 100_000, 4_000_000, 6_000_000])
-def test_a_full_disk_keeps_the_last_checkpoint_and_training_can_be_resumed(made, disk, leave):
+def test_a_full_disk_keeps_the_last_checkpoint_and_training_can_be_resumed(trained_workspace, disk, leave):
     place = disk(80 << 20)
-    root = shutil.copytree(made, place / "workspace")
+    root = shutil.copytree(trained_workspace, place / "workspace")
     histo(root, "train", *TINY, "--name", "whole")
     expected = tree(root / "runs" / "whole")["best.pt"]
     process = Process(root, "train", *TINY, "--name", "long")
@@ -126,9 +126,9 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_training_can_be_resumed(made,
     assert not list(root.rglob(".*"))
 
 
-def test_results_that_cannot_be_written_do_not_replace_the_old_ones(made, disk):
+def test_results_that_cannot_be_written_do_not_replace_the_old_ones(trained_workspace, disk):
     place = disk(40 << 20)
-    root = shutil.copytree(made, place / "workspace")
+    root = shutil.copytree(trained_workspace, place / "workspace")
     line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", root / "preds.csv"]
     histo(root, *line)
     before = tree(root)

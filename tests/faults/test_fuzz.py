@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histocli.commands.download import DownloadConfig, find_dataset
-from histocli.config import Resize
 from histocli.data.images import Preparation, decode_patch
 from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
 from histocli.data.store import map_array, open_store
+from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -53,7 +53,7 @@ def tries(count):
 
 
 @st.composite
-def damaged(draw, whole):
+def damage(draw, whole):
     """Draw a valid file with a few bytes changed, moved, doubled, inserted or removed."""
     data = bytearray(draw(st.sampled_from(whole)))
     for _ in range(draw(st.integers(0, 6))):
@@ -107,7 +107,7 @@ IMAGES += [cv2.imencode(".png", PIXELS.astype(np.uint16) * 257)[1].tobytes()]
 IMAGES += [cv2.imencode(".tif", np.dstack([PIXELS, PIXELS[..., 0]]))[1].tobytes()]
 
 
-@given(damaged(IMAGES), st.sampled_from(Resize))
+@given(damage(IMAGES), st.sampled_from(Resize))
 @tries(400)
 def test_images(data, resize):
     how = Preparation(resize)
@@ -129,7 +129,7 @@ TABLES = [
 ]
 
 
-@given(st.one_of(damaged(TABLES), st.binary(max_size=300), st.text(max_size=300).map(str.encode)))
+@given(st.one_of(damage(TABLES), st.binary(max_size=300), st.text(max_size=300).map(str.encode)))
 @tries(300)
 def test_tables(place, data):
     path = put(place, "table.csv", data)
@@ -144,7 +144,7 @@ def test_tables(place, data):
     reads_or_refuses("tables of scores", lambda: read_scores(path), str(path))
 
 
-@given(st.one_of(st.binary(max_size=100), damaged([b'{"name": "x", "source": "y", "request": {}, "patches": 3}'])))
+@given(st.one_of(st.binary(max_size=100), damage([b'{"name": "x", "source": "y", "request": {}, "patches": 3}'])))
 @tries(200)
 def test_json(place, data):
     workspace = Workspace(Path(place) / "workspace")
@@ -169,7 +169,7 @@ def archives():
         yield stream.getvalue()
 
 
-@given(damaged(list(archives())))
+@given(damage(list(archives())))
 @tries(300)
 def test_archives(place, data):
     path = put(place, "x.zip", data)
@@ -195,7 +195,7 @@ ARRAYS = [npy(np.zeros((2, 96, 96, 3), np.uint8)), npy(np.zeros((1, 9, 8, 3), np
 ARRAYS += [npy(np.array([{"a": 1}], object), allow_pickle=True), npy(np.zeros((1, 96, 96, 3), np.uint8, order="F"))]
 
 
-@given(damaged(ARRAYS))
+@given(damage(ARRAYS))
 @tries(200)
 def test_arrays(place, data):
     path = put(place, "x.npy", data)
@@ -217,7 +217,7 @@ def h5(**options):
 HDF5 = [h5(compression="gzip", chunks=(1, 96, 96, 3)), h5(compression="gzip", shuffle=True, fletcher32=True)]
 
 
-@given(damaged(HDF5))
+@given(damage(HDF5))
 @tries(200)
 def test_hdf5(place, data):
     path = put(place, "x.h5", data)
@@ -238,7 +238,7 @@ def test_hdf5(place, data):
 
 @pytest.fixture(scope="module")
 def small(place):
-    """A sound checkpoint with the weights left out, so that what is damaged is what says what it holds."""
+    """A valid checkpoint without weights, so that the damage is in the other fields."""
     path = Path(place) / "good.pt"
     save_checkpoint(Checkpoint("histonet", {"a": torch.ones(2)}, "run", 3, {"val_auc": 0.9}, {}, "ab" * 32), path)
     return path.read_bytes()
@@ -247,7 +247,7 @@ def small(place):
 @given(st.data())
 @tries(150)
 def test_checkpoints(place, small, data):
-    path = put(place, "x.pt", data.draw(st.one_of(damaged([small]), st.binary(max_size=200))))
+    path = put(place, "x.pt", data.draw(st.one_of(damage([small]), st.binary(max_size=200))))
     checkpoint = reads_or_refuses("checkpoints", lambda: load_checkpoint(path), str(path))
     if checkpoint is not None and checkpoint.arch == "histonet":
         reads_or_refuses("networks of checkpoints", checkpoint.build, str(path))
@@ -261,6 +261,6 @@ def test_pickles_in_checkpoints(place, small, data):
     with zipfile.ZipFile(io.BytesIO(small)) as old, zipfile.ZipFile(stream, "w") as new:
         for name in old.namelist():
             content = old.read(name)
-            new.writestr(name, data.draw(damaged([content])) if name.endswith("data.pkl") else content)
+            new.writestr(name, data.draw(damage([content])) if name.endswith("data.pkl") else content)
     path = put(place, "p.pt", stream.getvalue())
     reads_or_refuses("pickles in checkpoints", lambda: load_checkpoint(path), str(path))

@@ -25,9 +25,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is told in /p
 
 
 @pytest.fixture(scope="module")
-def evaluated(made, tmp_path_factory):
+def evaluated_workspace(trained_workspace, tmp_path_factory):
     """A copy of the workspace, with an evaluation of its run."""
-    root = shutil.copytree(made, tmp_path_factory.mktemp("evaluated") / "workspace")
+    root = shutil.copytree(trained_workspace, tmp_path_factory.mktemp("evaluated") / "workspace")
     histo(root, "eval", "--ckpt", "first", "--device", "cpu")
     return root
 
@@ -47,8 +47,8 @@ def tries(kind, count, folder, workspace, seed):
 @linux
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("kind", "count"), [("arrays", 120), ("checkpoints", 120), ("metrics", 150)])
-def test_hostile_files_are_refused_in_little_memory(evaluated, tmp_path, kind, count, seed):
-    result = tries(kind, count, tmp_path, evaluated, seed)
+def test_hostile_files_are_refused_in_little_memory(evaluated_workspace, tmp_path, kind, count, seed):
+    result = tries(kind, count, tmp_path, evaluated_workspace, seed)
     assert sum(result["tried"].values()) == count
     assert not result["refused"].keys() & SOUND
     always = {"external", "link", "virtual", "bomb", "filters", "never_stored", "odd_width", "shared_storage", "scores"}
@@ -57,28 +57,28 @@ def test_hostile_files_are_refused_in_little_memory(evaluated, tmp_path, kind, c
 
 
 @linux
-def test_what_was_found_before_is_refused(evaluated, tmp_path):
-    result = tries("corpus", 0, tmp_path, evaluated, 0)
+def test_what_was_found_before_is_refused(evaluated_workspace, tmp_path):
+    result = tries("corpus", 0, tmp_path, evaluated_workspace, 0)
     read = {name for name in result["tried"] if name not in result["refused"]}
     assert read <= {"nul.csv"}
     assert len(result["tried"]) > 30
 
 
 @pytest.mark.parametrize("name", ["external-0.h5", "link-0.h5", "virtual-0.h5"])
-def test_predict_reads_nothing_outside_an_array(made, name):
+def test_predict_reads_nothing_outside_an_array(trained_workspace, name):
     path = f"tests/faults/corpus/{name}"
-    refused = histo(made, "predict", path, "--ckpt", "first", "--device", "cpu", code=1)
-    assert refused.stdout == ""
-    assert f"error: {path}" in refused.stderr
+    result = histo(trained_workspace, "predict", path, "--ckpt", "first", "--device", "cpu", code=1)
+    assert result.stdout == ""
+    assert f"error: {path}" in result.stderr
 
 
-def test_compare_reads_no_file_that_a_report_names_elsewhere(evaluated, tmp_path):
-    [report] = evaluated.glob("metrics/first-*.json")
+def test_compare_reads_no_file_that_a_report_names_elsewhere(evaluated_workspace, tmp_path):
+    [report] = evaluated_workspace.glob("metrics/first-*.json")
     values = json.loads(report.read_text())
     for scores in ("/etc/passwd", "../x.csv", "..", "pipe"):
         path = tmp_path / "theirs.json"
         path.write_text(json.dumps({**values, "scores": scores}))
         if scores == "pipe":
             os.mkfifo(tmp_path / "pipe")
-        refused = histo(evaluated, "eval", "--compare", path, report.name, code=1)
-        assert str(tmp_path) in refused.stderr.partition("error: ")[2]
+        result = histo(evaluated_workspace, "eval", "--compare", path, report.name, code=1)
+        assert str(tmp_path) in result.stderr.partition("error: ")[2]

@@ -23,20 +23,20 @@ PATCH = cv2.GaussianBlur(np.random.default_rng(7).integers(0, 256, (96, 96, 3), 
 GREY = np.dstack([cv2.cvtColor(PATCH, cv2.COLOR_RGB2GRAY)] * 3)
 
 
-def saved(pixels, kind, mode=None, **options):
+def encode(pixels, kind, mode=None, **options):
     image = Image.fromarray(pixels)
     stream = io.BytesIO()
     (image.convert(mode) if mode else image).save(stream, kind, **options)
     return stream.getvalue()
 
 
-def turned():
+def encode_rotated():
     exif = Image.Exif()
     exif[0x112] = 6
-    return saved(np.rot90(PATCH), "PNG", exif=exif)
+    return encode(np.rot90(PATCH), "PNG", exif=exif)
 
 
-def animated():
+def make_animation():
     stream = io.BytesIO()
     first = Image.fromarray(PATCH)
     first.save(stream, "WEBP", save_all=True, lossless=True, append_images=[Image.fromarray(255 - PATCH)])
@@ -49,7 +49,7 @@ def sixteen_bits():
 
 def cut_marker():
     """Return a JPEG with an impossible marker in its data, after which all pixels would be grey."""
-    data = bytearray(saved(PATCH, "JPEG", quality=95))
+    data = bytearray(encode(PATCH, "JPEG", quality=95))
     at = (data.index(b"\xff\xda") + len(data)) // 2
     data[at : at + 2] = b"\xff\xc0"
     return bytes(data)
@@ -57,42 +57,42 @@ def cut_marker():
 
 def lying_chunk(length):
     """A PNG with a chunk that claims more bytes than the file has."""
-    data = saved(PATCH, "PNG")
+    data = encode(PATCH, "PNG")
     at = data.index(b"IDAT") - 4
     return data[:at] + struct.pack(">I", length) + b"abCd" + bytes(20) + data[at:]
 
 
-SOUND = {  # name -> bytes and the pixels they stand for
-    "plain.png": (saved(PATCH, "PNG"), PATCH),
-    "wrong extension.tif": (saved(PATCH, "PNG"), PATCH),
-    "grey.png": (saved(GREY, "PNG", "L"), GREY),
-    "rgba.png": (saved(np.dstack([PATCH, np.full((96, 96), 255, np.uint8)]), "PNG"), PATCH),
+SOUND = {  # name -> the bytes, and the pixels that they are decoded to
+    "plain.png": (encode(PATCH, "PNG"), PATCH),
+    "wrong extension.tif": (encode(PATCH, "PNG"), PATCH),
+    "grey.png": (encode(GREY, "PNG", "L"), GREY),
+    "rgba.png": (encode(np.dstack([PATCH, np.full((96, 96), 255, np.uint8)]), "PNG"), PATCH),
     "sixteen.png": (sixteen_bits(), PATCH),
-    "turned.png": (turned(), PATCH),
-    "animated.webp": (animated(), PATCH),
-    "one pixel.png": (saved(np.full((1, 1, 3), 90, np.uint8), "PNG"), np.full((96, 96, 3), 90, np.uint8)),
-    'quotes "and", commas.png': (saved(PATCH, "PNG"), PATCH),
-    "two\nlines\r.png": (saved(PATCH, "PNG"), PATCH),
-    " spaces .png": (saved(PATCH, "PNG"), PATCH),
-    "=cmd|'calc'!A1.png": (saved(PATCH, "PNG"), PATCH),
-    "\x1b[2J.png": (saved(PATCH, "PNG"), PATCH),
-    "-rf.png": (saved(PATCH, "PNG"), PATCH),
-    "n" * 240 + ".png": (saved(PATCH, "PNG"), PATCH),
+    "turned.png": (encode_rotated(), PATCH),
+    "animated.webp": (make_animation(), PATCH),
+    "one pixel.png": (encode(np.full((1, 1, 3), 90, np.uint8), "PNG"), np.full((96, 96, 3), 90, np.uint8)),
+    'quotes "and", commas.png': (encode(PATCH, "PNG"), PATCH),
+    "two\nlines\r.png": (encode(PATCH, "PNG"), PATCH),
+    " spaces .png": (encode(PATCH, "PNG"), PATCH),
+    "=cmd|'calc'!A1.png": (encode(PATCH, "PNG"), PATCH),
+    "\x1b[2J.png": (encode(PATCH, "PNG"), PATCH),
+    "-rf.png": (encode(PATCH, "PNG"), PATCH),
+    "n" * 240 + ".png": (encode(PATCH, "PNG"), PATCH),
 }
 NEAR = {  # lossy, or of another colour space
-    "cmyk.jpg": saved(PATCH, "JPEG", "CMYK", quality=98),
-    "palette.png": saved(PATCH, "PNG", "P"),
-    "lossy.jpg": saved(PATCH, "JPEG", quality=98),
+    "cmyk.jpg": encode(PATCH, "JPEG", "CMYK", quality=98),
+    "palette.png": encode(PATCH, "PNG", "P"),
+    "lossy.jpg": encode(PATCH, "JPEG", quality=98),
 }
 BROKEN = {
     "zero bytes.png": b"",
     "text renamed.tif": b"this is no image\n" * 100,
     "page.jpg": b"<!DOCTYPE html><html>quota</html>",
-    "truncated.png": saved(PATCH, "PNG")[:-500],
-    "truncated.jpg": saved(PATCH, "JPEG")[:-500],
-    "truncated.tif": saved(PATCH, "TIFF")[:-5000],
+    "truncated.png": encode(PATCH, "PNG")[:-500],
+    "truncated.jpg": encode(PATCH, "JPEG")[:-500],
+    "truncated.tif": encode(PATCH, "TIFF")[:-5000],
     "damaged.jpg": cut_marker(),
-    "transparent.tif": saved(np.dstack([PATCH, PATCH[..., :1]]), "TIFF"),
+    "transparent.tif": encode(np.dstack([PATCH, PATCH[..., :1]]), "TIFF"),
     "enormous.png": png_header(40_000, 40_000),
     "enormous.tif": tiff_header(40_000, 40_000),
     "enormous.bmp": bmp_header(40_000, 40_000),

@@ -46,9 +46,9 @@ def server(pcam_files):
 
 
 @pytest.fixture(scope="module")
-def evaluated(made, tmp_path_factory):
+def evaluated_workspace(trained_workspace, tmp_path_factory):
     """The workspace with two evaluations to compare."""
-    root = shutil.copytree(made, tmp_path_factory.mktemp("evaluated") / "workspace")
+    root = shutil.copytree(trained_workspace, tmp_path_factory.mktemp("evaluated") / "workspace")
     for name, options in (("a", []), ("b", ["--tta"])):
         histo(root, "eval", "--ckpt", "first", "--device", "cpu", *options)
         (report,) = (path for path in (root / "metrics").glob("first-*.json") if path.stem not in ("a", "b"))
@@ -91,11 +91,13 @@ class Scene:
 
 
 @pytest.fixture
-def scene(request, made, evaluated, tmp_path, server):
-    return Scene(request.param, evaluated if request.param == "compare" else made, tmp_path, server)
+def scene(request, trained_workspace, evaluated_workspace, tmp_path, server):
+    return Scene(
+        request.param, evaluated_workspace if request.param == "compare" else trained_workspace, tmp_path, server
+    )
 
 
-def chosen(items, most):
+def choose(items, most):
     """All items where everything is walked, else `most` of them at even distances, the last one too."""
     items = list(items)
     if EVERYTHING or len(items) <= most:
@@ -113,7 +115,7 @@ def test_killed_at_any_operation_and_run_again_it_ends_as_if_it_had_not_been(sce
     moments = sorted(kept.iterdir())
     assert len(moments) > 2
     record_property("moments", f"{name}: {len(moments)}")
-    for moment in chosen(moments, len(moments) if name in QUICK else MOMENTS):
+    for moment in choose(moments, len(moments) if name in QUICK else MOMENTS):
         scene.reset(moment)
         check_whole(scene.root)
         scene.finish(undisturbed)
@@ -134,7 +136,7 @@ def test_an_operation_that_fails_is_one_error_and_nothing_is_lost(scene):
     plans = [(at, harm) for at in range(operations) for harm in HARMS]
     if not EVERYTHING:
         plans = [(at, HARMS[at % 3]) for at in range(operations)]
-    for at, harm in chosen(plans, FAULTS):
+    for at, harm in choose(plans, FAULTS):
         scene.reset(scene.before)
         process = scene.run(at=at, harm=harm)
         where = f"operation {at} of {operations}, {harm}: {process.stderr}"

@@ -64,7 +64,7 @@ def twice(rows):
     return [*rows, rows[4]]
 
 
-def shuffled(rows):
+def shuffle(rows):
     return rows[:1] + random.Random(0).sample(rows[1:], len(rows) - 1)
 
 
@@ -76,7 +76,7 @@ def two_swapped(rows):
 
 
 def as_numbers(rows):
-    """What a spreadsheet makes of long ids that it takes for numbers."""
+    """Return long ids as a spreadsheet writes them when it treats them as numbers."""
     return rows[:1] + [[f"{i}.0E+15", *row[1:]] for i, row in enumerate(rows[1:])]
 
 
@@ -99,7 +99,7 @@ WRONG = {  # what is done -> the message after the path
     "a column twice": (lambda rows: [[*row, row[0]] for row in rows], ", line 1: there are two columns 'id'"),
     "half a row": (lambda rows: [*rows[:10], rows[10][:3], *rows[11:]], ", line 11: 3 fields, 8 columns"),
     "sorted": (lambda rows: rows[:1] + sorted(rows[1:], reverse=True), ", line 2, column id: "),
-    "shuffled": (shuffled, ", line 2, column id: "),
+    "shuffled": (shuffle, ", line 2, column id: "),
     "two rows swapped": (two_swapped, ", line 6, column id: "),
     "an id changed": (lambda rows: at(rows, 20, "id", "another"), ", column id: "),
     "ids as numbers": (as_numbers, ", column id: "),

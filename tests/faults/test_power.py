@@ -24,7 +24,7 @@ def calls(monkeypatch):
     done = []
     names = {}
 
-    def noted(name, call):
+    def note(name, call):
         def do(*args, **options):
             result = call(*args, **options)
             if name == "open":
@@ -36,7 +36,7 @@ def calls(monkeypatch):
         return do
 
     for name in ("open", "fsync", "replace", "rename", "mkdir"):
-        monkeypatch.setattr(os, name, noted(name, getattr(os, name)))
+        monkeypatch.setattr(os, name, note(name, getattr(os, name)))
     return done
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from histocli.sources.kaggle_client import download_competition
 from tests.faults.processes import histo
-from tests.sources.kaggle_layout import layout_files, zipped
+from tests.sources.kaggle_layout import layout_files, make_zip
 from tests.sources.kaggle_server import TOKEN, answer
 from tests.sources.server import FileServer, Reply
 
@@ -59,7 +59,7 @@ def test_an_error_does_not_print_credentials(tmp_path, pcam_files, reply):
 
 
 def test_a_kaggle_token_is_not_sent_to_another_host(kaggle, tmp_path, policy, token, capfd):
-    body = zipped(layout_files())
+    body = make_zip(layout_files())
     with FileServer({"archive.zip": body}) as elsewhere:
         to = {"Location": elsewhere.url("archive.zip", host="localhost")}
         answer(kaggle, forever=Reply(status=302, body=b"", headers=to))

@@ -7,10 +7,10 @@ import torch
 from scipy.special import expit, logit
 
 from histocli.compute.device import Compute
-from histocli.config import Device, Engine, Precision, Resize
 from histocli.data.inputs import open_inputs
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import d4_views
+from histocli.enums import Device, Engine, Precision, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import load_predictor
@@ -303,7 +303,7 @@ def test_scores_in_bf16_are_not_quantised(network):
     assert len(odds.unique()) >= 60
 
 
-def exported(workspace, predictor, monkeypatch):
+def export_network(workspace, predictor, monkeypatch):
     """Return a file at the path where `histo export` writes; it is not opened."""
     path = workspace.export_path(predictor("one").members[0].sha256, "onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -314,7 +314,7 @@ def exported(workspace, predictor, monkeypatch):
 
 
 def test_the_engine_is_chosen_and_named(predictor, workspace, monkeypatch):
-    path = exported(workspace, predictor, monkeypatch)
+    path = export_network(workspace, predictor, monkeypatch)
     try:
         by_onnx = predictor("one")
         assert by_onnx.members[0].engine == "ONNX Runtime"

@@ -16,7 +16,7 @@ from histocli.schema import from_json, to_json
 
 
 @st.composite
-def scored(draw, both_classes=True):
+def labels_and_probabilities(draw, both_classes=True):
     """Return labels and probabilities, rounded to 1/64 (many ties) or not (few ties)."""
     n = draw(st.integers(2, 60))
     labels = draw(arrays(np.int64, n, elements=st.integers(0, 1)))
@@ -28,7 +28,7 @@ def scored(draw, both_classes=True):
 
 
 @settings(deadline=None, max_examples=25)
-@given(scored(), st.sampled_from([0.25, 0.5, 0.9]))
+@given(labels_and_probabilities(), st.sampled_from([0.25, 0.5, 0.9]))
 def test_every_metric_agrees_with_scikit_learn(case, threshold):
     labels, probs = case
     called = (probs >= threshold).astype(int)
@@ -52,7 +52,7 @@ def test_every_metric_agrees_with_scikit_learn(case, threshold):
 
 
 @settings(deadline=None, max_examples=25)
-@given(scored())
+@given(labels_and_probabilities())
 def test_auc_is_the_fraction_of_correctly_ordered_pairs(case):
     labels, probs = case
     above = probs[labels == 1][:, None] - probs[labels == 0]
@@ -60,7 +60,7 @@ def test_auc_is_the_fraction_of_correctly_ordered_pairs(case):
 
 
 @settings(deadline=None, max_examples=25)
-@given(scored())
+@given(labels_and_probabilities())
 def test_points_of_curves_agree_with_the_confusion_at_their_thresholds(case):
     labels, probs = case
     curves = evaluate(labels, probs).curves
@@ -75,7 +75,7 @@ def test_points_of_curves_agree_with_the_confusion_at_their_thresholds(case):
 
 
 @settings(deadline=None, max_examples=25)
-@given(scored(both_classes=False))
+@given(labels_and_probabilities(both_classes=False))
 def test_calibration_and_histogram_count_every_patch(case):
     labels, probs = case
     probs = np.floor(probs * 64) / 64  # no bound of a fifteenth but 0 and 1 is a multiple of 1/64
@@ -96,7 +96,7 @@ def test_calibration_and_histogram_count_every_patch(case):
 
 
 @settings(deadline=None, max_examples=25)
-@given(scored(both_classes=False), st.floats(0, 1))
+@given(labels_and_probabilities(both_classes=False), st.floats(0, 1))
 def test_the_result_is_json_and_every_missing_metric_has_a_reason(case, threshold):
     result = evaluate(*case, threshold)
     assert from_json(Measurement, json.loads(json.dumps(to_json(result), allow_nan=False)), "x.json") == result

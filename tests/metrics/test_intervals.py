@@ -24,8 +24,8 @@ def scores(rng, n, distance=1.5):
 
 
 def interval(labels, probs, name="auc", clusters=None, **options):
-    made = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters, **options)
-    return made.intervals[name]
+    result = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters, **options)
+    return result.intervals[name]
 
 
 @settings(deadline=None, max_examples=40)
@@ -48,7 +48,7 @@ def test_a_patch_of_weight_w_counts_as_w_patches(data):
 
 def test_the_bootstrap_by_patch_agrees_with_scipy():
     labels, probs = scores(np.random.default_rng(3), 300)
-    made = uncertainty(labels, probs, evaluate(labels, probs).metrics)
+    result = uncertainty(labels, probs, evaluate(labels, probs).metrics)
     statistics = {
         "auc": auc,
         "brier": lambda y, p: np.mean((y - p) ** 2),
@@ -59,8 +59,8 @@ def test_the_bootstrap_by_patch_agrees_with_scipy():
             (labels, probs), statistic, paired=True, vectorized=False, method="percentile", n_resamples=1500, rng=8
         ).confidence_interval
         width = theirs.high - theirs.low
-        assert made.intervals[name] == pytest.approx([theirs.low, theirs.high], abs=0.12 * width), name
-    assert to_json(made.bootstrap) == {
+        assert result.intervals[name] == pytest.approx([theirs.low, theirs.high], abs=0.12 * width), name
+    assert to_json(result.bootstrap) == {
         "by": "patch",
         "clusters": 300,
         "clusters_by_class": {"normal": 150, "tumour": 150},
@@ -77,8 +77,8 @@ def test_few_clusters_give_wider_intervals():
     replicates = np.array(NormalDist().samples(200_000, seed=1))
 
     def width(name, slides, codes):
-        made = resample(labels, [SortedScores(labels, probs, 0.5)], Clusters("slide", codes, slides))[0]
-        low, high = made.interval(BY_NAME[name], replicates)
+        result = resample(labels, [SortedScores(labels, probs, 0.5)], Clusters("slide", codes, slides))[0]
+        low, high = result.interval(BY_NAME[name], replicates)
         assert low == pytest.approx(-high, rel=0.05)
         return high - low
 
@@ -109,14 +109,14 @@ def test_below_ten_informative_clusters_only_delong_gives_an_interval(slides, wi
     codes = rng.permutation(np.arange(400) % slides)
     labels = (codes < with_tumour).astype(np.int64) if with_tumour < slides else np.arange(400) % 2
     probs = stats.norm.cdf(rng.normal(size=400) + labels)
-    made = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=Clusters("slide", codes, slides))
+    result = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=Clusters("slide", codes, slides))
     for name in without.split():
-        assert made.intervals[name] is None
-        assert made.bootstrap.undefined[name] == f"the bootstrap needs 10 slides, and {reason}"
-    assert (made.intervals["accuracy"] is None) == (slides < 10)
-    assert made.uses_delong("auc")
-    assert made.interval("auc") == made.delong.interval
-    assert made.interval("sensitivity") == made.intervals["sensitivity"]
+        assert result.intervals[name] is None
+        assert result.bootstrap.undefined[name] == f"the bootstrap needs 10 slides, and {reason}"
+    assert (result.intervals["accuracy"] is None) == (slides < 10)
+    assert result.uses_delong("auc")
+    assert result.interval("auc") == result.delong.interval
+    assert result.interval("sensitivity") == result.intervals["sensitivity"]
 
 
 def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
@@ -150,10 +150,10 @@ def test_delong_agrees_with_its_definition():
     def error(k):
         return (k.mean(1).var(ddof=1) / len(k) + k.mean(0).var(ddof=1) / k.shape[1]) ** 0.5
 
-    made = delong(labels, probs, by_patch(50))
-    assert made.standard_error == pytest.approx(error(kernel(probs)))
-    assert made.interval == pytest.approx(
-        [auc(labels, probs) + sign * 1.959964 * made.standard_error for sign in (-1, 1)], abs=1e-6
+    result = delong(labels, probs, by_patch(50))
+    assert result.standard_error == pytest.approx(error(kernel(probs)))
+    assert result.interval == pytest.approx(
+        [auc(labels, probs) + sign * 1.959964 * result.standard_error for sign in (-1, 1)], abs=1e-6
     )
     paired = delong_difference(labels, probs, other, by_patch(50))
     assert paired.standard_error == pytest.approx(error(kernel(probs) - kernel(other)))
@@ -170,10 +170,10 @@ def test_delong_and_the_bootstrap_agree(slides):
         codes = rng.integers(0, slides, 900)
         probs = stats.norm.cdf(stats.norm.ppf(probs) + rng.normal(size=slides)[codes])
         clusters = Clusters("slide", codes, slides)
-    made = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters)
-    low, high = made.intervals["auc"]
-    assert made.delong.by == clusters.by
-    assert made.delong.interval == pytest.approx([low, high], abs=0.15 * (high - low))
+    result = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters)
+    low, high = result.intervals["auc"]
+    assert result.delong.by == clusters.by
+    assert result.delong.interval == pytest.approx([low, high], abs=0.15 * (high - low))
 
 
 def measure_coverage(draw, truth, clusters, simulations=150, sensitivity=0.0):
@@ -182,8 +182,8 @@ def measure_coverage(draw, truth, clusters, simulations=150, sensitivity=0.0):
     for number in range(simulations):
         labels, probs, groups = draw(np.random.default_rng([17, number]))
         metrics = evaluate(labels, probs).metrics
-        made = uncertainty(labels, probs, metrics, clusters=groups if clusters else None, replicates=300, seed=number)
-        found = made.intervals["auc"], made.delong.interval, made.intervals["sensitivity"]
+        result = uncertainty(labels, probs, metrics, clusters=groups if clusters else None, replicates=300, seed=number)
+        found = result.intervals["auc"], result.delong.interval, result.intervals["sensitivity"]
         for i, (ends, value) in enumerate(zip(found, (truth, truth, sensitivity), strict=True)):
             held[i] += ends is not None and ends[0] <= value <= ends[1]
     return held / simulations
@@ -257,11 +257,11 @@ def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
 )
 def test_an_undefined_interval_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):
     clusters = Clusters("slide", np.array(slides), 1) if slides else None
-    made = uncertainty(labels, probs, evaluate(labels, probs, threshold).metrics, threshold, clusters)
-    assert made.intervals[missing] is None
-    assert made.bootstrap.undefined[missing].startswith(why)
-    assert from_json(Uncertainty, json.loads(json.dumps(to_json(made), allow_nan=False)), "x.json") == made
-    assert {name for name, ends in made.intervals.items() if ends is None} == set(made.bootstrap.undefined)
+    result = uncertainty(labels, probs, evaluate(labels, probs, threshold).metrics, threshold, clusters)
+    assert result.intervals[missing] is None
+    assert result.bootstrap.undefined[missing].startswith(why)
+    assert from_json(Uncertainty, json.loads(json.dumps(to_json(result), allow_nan=False)), "x.json") == result
+    assert {name for name, ends in result.intervals.items() if ends is None} == set(result.bootstrap.undefined)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from histocli.workspace import Workspace
 
 def checkpoint(**changes):
     torch.manual_seed(5)
-    made = Checkpoint("histonet", create_model("histonet").state_dict(), "run", 3, {"val_auc": 0.9}, {}, "ab" * 32)
-    return replace(made, **changes)
+    original = Checkpoint("histonet", create_model("histonet").state_dict(), "run", 3, {"val_auc": 0.9}, {}, "ab" * 32)
+    return replace(original, **changes)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def path(tmp_path):
     return path
 
 
-def refused(path):
+def error_of(path):
     with pytest.raises(HistoError) as caught:
         load_checkpoint(path).build()
     assert "\n" not in str(caught.value)
@@ -48,10 +48,10 @@ def test_a_checkpoint_rebuilds_its_own_model(tmp_path, arch):
 
 
 def test_a_saved_checkpoint_is_read_unchanged(path):
-    loaded, made = load_checkpoint(path), checkpoint()
-    assert vars(loaded).keys() - {"origin"} == vars(made).keys()
-    for name in vars(made).keys() - {"model"}:
-        assert getattr(loaded, name) == getattr(made, name)
+    loaded, original = load_checkpoint(path), checkpoint()
+    assert vars(loaded).keys() - {"origin"} == vars(original).keys()
+    for name in vars(original).keys() - {"model"}:
+        assert getattr(loaded, name) == getattr(original, name)
 
 
 class Hostile:
@@ -64,7 +64,7 @@ class Hostile:
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, monkeypatch, save, value):
     monkeypatch.chdir(tmp_path)
     save(value, tmp_path / "evil.pt")
-    assert "cannot be read safely as a checkpoint" in refused(tmp_path / "evil.pt")
+    assert "cannot be read safely as a checkpoint" in error_of(tmp_path / "evil.pt")
     assert not (tmp_path / "owned").exists()
 
 
@@ -72,14 +72,14 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, monkeypatch,
 def test_a_truncated_file_is_refused(path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    assert str(path) in refused(path)
+    assert str(path) in error_of(path)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=200))
 def test_any_bytes_are_refused(tmp_path, content):
     (tmp_path / "random.pt").write_bytes(content)
-    assert "random.pt" in refused(tmp_path / "random.pt")
+    assert "random.pt" in error_of(tmp_path / "random.pt")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -93,7 +93,7 @@ def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
     for at, byte in data.draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6)):
         content[at] = byte
     path.write_bytes(bytes(content))
-    refused(path)
+    error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -115,21 +115,21 @@ def test_a_damaged_pickle_is_refused_or_harmless(tmp_path, data):
 )
 def test_other_content_is_refused(tmp_path, content, why):
     torch.save(content, tmp_path / "other.pt")
-    assert why in refused(tmp_path / "other.pt")
+    assert why in error_of(tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
-    made = checkpoint()
-    weights = next(tensor for tensor in made.model.values() if tensor.ndim == 4 and tensor.is_floating_point())
+    original = checkpoint()
+    weights = next(tensor for tensor in original.model.values() if tensor.ndim == 4 and tensor.is_floating_point())
     weights.view(-1)[0] = value
-    save_checkpoint(made, tmp_path / "nan.pt")
-    assert "not finite" in refused(tmp_path / "nan.pt")
+    save_checkpoint(original, tmp_path / "nan.pt")
+    assert "not finite" in error_of(tmp_path / "nan.pt")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    assert "there is no checkpoint" in refused(tmp_path / "none.pt")
-    assert str(tmp_path) in refused(tmp_path)
+    assert "there is no checkpoint" in error_of(tmp_path / "none.pt")
+    assert str(tmp_path) in error_of(tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(path):

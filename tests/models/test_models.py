@@ -14,9 +14,10 @@ from torch import nn
 from histocli.commands.train import load_run_config, train
 from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
-from histocli.config import Device, Precision, TrainConfig, Weights
+from histocli.config import TrainConfig
 from histocli.data.loaders import Batch
 from histocli.data.transforms import d4_views
+from histocli.enums import Device, Precision, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import ARCHITECTURES, Classifier, create_model, rebuild_model
 from histocli.models.backbone import Head
@@ -411,7 +412,7 @@ def timm_fixture(hub, monkeypatch):
     return pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
 
 
-def stored(timm, folder, arch, **options):
+def store_network(timm, folder, arch, **options):
     """Save a timm model in a folder, as timm publishes models; return the network."""
     torch.manual_seed(6)
     network = timm.create_model(arch, **options)
@@ -432,7 +433,7 @@ def test_timm_networks_are_built_by_name_and_rebuilt(timm, arch, side, tmp_path)
     [("test_resnet", {}, "timm/test_resnet"), ("test_vit", {"img_size": 64}, "timm/test_vit")],
 )
 def test_a_published_timm_model_is_rebuilt_without_its_source(timm, arch, options, name, tmp_path):
-    network = stored(timm, tmp_path / "published", arch, num_classes=5, **options)
+    network = store_network(timm, tmp_path / "published", arch, num_classes=5, **options)
     model = create_model(f"timm/local-dir:{tmp_path / 'published'}", Weights.PRETRAINED).eval()
     shutil.rmtree(tmp_path / "published")
     wanted = timm.data.resolve_model_data_config(network)

@@ -49,9 +49,9 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     (folder / "config.json").write_text(json.dumps(config))
     text = write_card(Workspace(histo.root), "leaky").read_text()
     section = text.partition("## Leakage\n")[2].partition("\n## ")[0]
-    assert "- 3 of the patches of `synthetic` are exact copies of an earlier one.\n" in section
+    assert "- 3 patches of synthetic are exact copies of an earlier one.\n" in section
     assert "- 2 patches have the same pixels as a patch with the other label: mine: a, other: b.\n" in section
-    assert "12 patches of `synthetic` overlap with another one (7 pairs). They form 2 groups, the largest of" in section
+    assert "12 patches of synthetic overlap with another one (7 pairs). They form 2 groups, the largest of" in section
     assert "no other data set in the workspace to compare with" in section
     assert "- The 80 patches of x\\|y: test (for evaluation only) share 4 exact copies, " in section
     assert "with train. Not compared: overlapping patches.\n" in section

@@ -30,7 +30,7 @@ def siblings(histo):
     return {run: report(histo, "--ckpt", run, "--data", "elsewhere") for run in RUNS}
 
 
-def refused(histo, data, *runs):
+def error_of(histo, data, *runs):
     with pytest.raises(HistoError) as caught:
         measure(Workspace(histo.root), data, runs)
     return str(caught.value), caught.value.hint
@@ -69,13 +69,13 @@ def test_runs_of_another_version_network_or_size_are_not_averaged(histo, sibling
         {"train_patches": 2 * config["train_patches"]},
     ):
         path.write_text(json.dumps(config | change))
-        assert "leaky was not trained as first was" in refused(histo, "elsewhere", *RUNS)[0]
+        assert "leaky was not trained as first was" in error_of(histo, "elsewhere", *RUNS)[0]
     path.write_text(json.dumps(config))
     best = histo.root / "runs" / "leaky" / "best.pt"
     checkpoint = load_checkpoint(best)
     widened = {name: torch.cat([tensor, tensor]) for name, tensor in checkpoint.model.items() if tensor.ndim}
     save_checkpoint(replace(checkpoint, model=widened), best)
-    assert "leaky was not trained as first was" in refused(histo, "elsewhere", *RUNS)[0]
+    assert "leaky was not trained as first was" in error_of(histo, "elsewhere", *RUNS)[0]
 
 
 def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings, capsys):
@@ -106,21 +106,21 @@ def test_folders_with_the_same_name_are_different_data(histo, siblings, tmp_path
         folder = tmp_path / run / "valid"
         write_patches(folder, {f"{i % 2}/{run}{i}": crop(texture(i), 0, 0) for i in range(count)})
         report(histo, "--ckpt", run, "--data", folder)
-    assert "not evaluated on the same patches of valid" in refused(histo, "valid", *RUNS)[0]
+    assert "not evaluated on the same patches of valid" in error_of(histo, "valid", *RUNS)[0]
     main([str(histo.root), "valid", "first"])
     assert "it is not known whether valid shares slides" in capsys.readouterr().err
 
 
 def test_only_evaluations_of_unseen_patches_count(histo, siblings):
-    error, hint = refused(histo, "nowhere", *RUNS)
+    error, hint = error_of(histo, "nowhere", *RUNS)
     assert (error, hint) == ("first was not evaluated on nowhere", "histo eval --ckpt first --data nowhere")
     made = report(histo, "--ckpt", "first", "--data", "synthetic")
     count = made["n_in_training"] + made["n_in_validation"]
-    assert refused(histo, "synthetic", "first")[0] == (
+    assert error_of(histo, "synthetic", "first")[0] == (
         f"first was trained or validated on {count} patches of synthetic"
     )
     (histo.root / "metrics" / "leaky-elsewhere-all.json").unlink()
-    assert refused(histo, "elsewhere", *RUNS)[1] == "histo eval --ckpt leaky --data elsewhere"
+    assert error_of(histo, "elsewhere", *RUNS)[1] == "histo eval --ckpt leaky --data elsewhere"
     report(histo, "--ckpt", "leaky", "--data", "elsewhere", "--tta")
-    assert refused(histo, "elsewhere", *RUNS)[0] == "leaky was not evaluated on elsewhere"
+    assert error_of(histo, "elsewhere", *RUNS)[0] == "leaky was not evaluated on elsewhere"
     assert set(measure(Workspace(histo.root), "elsewhere", ["first"]).gaps()) == {"slide"}

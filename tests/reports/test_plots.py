@@ -40,15 +40,15 @@ DRAWINGS = {
 }
 
 
-def measured(n=300, separation=2.0, threshold=0.5, **names):
+def make_report(n=300, separation=2.0, threshold=0.5, **names):
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, n)
     probs = 1 / (1 + np.exp(-separation * (2 * labels - 1) - rng.normal(size=n)))
     return report(evaluate(labels, probs, threshold), **names)
 
 
-def report(measured, **names):
-    return EvaluationReport(measured=measured, **NAMES | names)
+def report(make_report, **names):
+    return EvaluationReport(measured=make_report, **NAMES | names)
 
 
 def history(epochs, auc=0.9):
@@ -84,7 +84,7 @@ def texts(tmp_path, draw, width=3.5, height=3.5):
 
 @pytest.mark.parametrize("kind", DRAWINGS)
 def test_titles_have_run_data_split_count_and_result(tmp_path, kind):
-    metrics = measured()
+    metrics = make_report()
     written = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
     result = ("accuracy", "accuracy") if kind == "confusion" else ("AUC", "auc")
     assert "histonet-7" in written
@@ -94,7 +94,7 @@ def test_titles_have_run_data_split_count_and_result(tmp_path, kind):
 
 
 def test_titles_mention_test_time_augmentation():
-    assert "8 orientations averaged" in evaluation.facts(measured(tta=True))[0]
+    assert "8 orientations averaged" in evaluation.facts(make_report(tta=True))[0]
 
 
 @pytest.mark.parametrize("kind", DRAWINGS)
@@ -189,7 +189,7 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
 
 @pytest.mark.parametrize("format", Format)
 def test_the_same_input_gives_the_same_bytes(tmp_path, format):
-    draw = partial(evaluation.draw_scores, report=measured())
+    draw = partial(evaluation.draw_scores, report=make_report())
     first = save(tmp_path / "first", Look(format), 3.5, 2.9, draw).read_bytes()
     assert save(tmp_path / "second", Look(format), 3.5, 2.9, draw).read_bytes() == first
 
@@ -197,7 +197,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, format):
 def test_matplotlib_settings_of_the_user_are_ignored(tmp_path):
     import matplotlib
 
-    draw = partial(evaluation.draw_roc, report=measured())
+    draw = partial(evaluation.draw_roc, report=make_report())
     expected = save(tmp_path / "plain.png", Look(), 3.5, 3.8, draw).read_bytes()
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "lines.linewidth": 9}):
         assert save(tmp_path / "styled.png", Look(), 3.5, 3.8, draw).read_bytes() == expected
@@ -243,7 +243,7 @@ def test_the_reliability_diagram_has_the_count_of_each_bin(tmp_path):
 
 
 def test_intervals_are_next_to_their_metrics(tmp_path):
-    made = measured()
+    made = make_report()
     unsure = uncertainty([0, 1] * 50, [0.2, 0.8] * 50, made.measured.metrics)
     found = unsure.intervals | {"auc": (0.912, 0.987), "average_precision": None, "ece": (0.011, 0.099)}
     made = replace(made, uncertainty=replace(unsure, intervals=found))

@@ -21,7 +21,7 @@ def pool_fixture():
 
 
 def coordinates(height, width):
-    """An image in which every pixel tells its own position."""
+    """An image in which the colour of each pixel is its position."""
     y, x = np.mgrid[:height, :width]
     return np.stack([x % 251, y % 241, (x // 251) * 16 + y // 241], 2).astype(np.uint8)
 

@@ -37,7 +37,7 @@ def write_folder(folder, files):
     return folder
 
 
-def zipped(files):
+def make_zip(files):
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, data in files.items():
@@ -46,7 +46,7 @@ def zipped(files):
 
 
 def write_zip(path, files):
-    path.write_bytes(zipped(files))
+    path.write_bytes(make_zip(files))
     return path
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reply:
-    """One scripted answer. With no arguments: the file, ranges and all, as a good server gives it.
+    """One scripted answer. Without arguments, it is the requested range of the file, as a correct server sends it.
 
     `cut_after` breaks the connection after so many bytes of the body, `stall_after` only stops sending;
     `length` is the Content-Length claimed (None: none); `extra` follows a body of the right length.

@@ -16,13 +16,13 @@ from histocli.sources.files import list_files, read_bytes
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.sources.kaggle import KaggleSource
 from histocli.sources.streams import StreamReader
-from tests.sources.kaggle_layout import check_all, layout_files, tiff, write_folder, write_zip, zipped
+from tests.sources.kaggle_layout import check_all, layout_files, make_zip, tiff, write_folder, write_zip
 
 MODES = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), np.uint8)
 
 
-def tarred(files, mode="w"):
+def make_tar(files, mode="w"):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as archive:
         for name, data in files.items():
@@ -41,7 +41,7 @@ def test_tars_of_all_kinds(tmp_path, suffix):
     files = {f"{name}.png": name.encode() * 9 for name in "dacb"} | {"./sub/e.png": b"e", "sub\\f.png": b"f"}
     hidden = {".hidden.png": b"", "../up.png": b"", "/etc/abs.png": b"", "__MACOSX/x.png": b""}
     path = tmp_path / f"x{suffix}"
-    path.write_bytes(tarred(files | hidden, MODES[suffix]))
+    path.write_bytes(make_tar(files | hidden, MODES[suffix]))
     wanted = {name.removeprefix("./").replace("\\", "/"): data for name, data in files.items()}
     assert contents(path) == wanted
     names = [file.name for file in list_files(path)]
@@ -51,14 +51,14 @@ def test_tars_of_all_kinds(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", MODES)
 def test_kaggles_archive_as_a_tar(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
-    path.write_bytes(tarred(dict(sorted(layout_files().items())), MODES[suffix]))
+    path.write_bytes(make_tar(dict(sorted(layout_files().items())), MODES[suffix]))
     check_all(KaggleSource(path, tmp_path))
 
 
 def test_members_of_a_compressed_tar_are_read_in_any_order_and_from_many_threads(tmp_path, monkeypatch):
     files = {f"{i:03}.png": np.random.default_rng(i).bytes(3000) for i in range(200)}
     path = tmp_path / "x.tar.gz"
-    path.write_bytes(tarred(files, "w:gz"))
+    path.write_bytes(make_tar(files, "w:gz"))
     opened = []
     make = gzip.GzipFile
     monkeypatch.setattr(gzip, "GzipFile", lambda **options: opened.append(1) or make(**options))
@@ -100,7 +100,7 @@ def test_hard_links_have_their_bytes_and_links_devices_and_folders_are_left_out(
 
 @pytest.mark.parametrize("suffix", MODES)
 def test_a_truncated_or_damaged_tar_is_an_error_that_names_it(tmp_path, suffix):
-    data = tarred({f"{i}.png": np.random.default_rng(i).bytes(2000) for i in range(20)}, MODES[suffix])
+    data = make_tar({f"{i}.png": np.random.default_rng(i).bytes(2000) for i in range(20)}, MODES[suffix])
     path = tmp_path / f"x{suffix}"
     for cut in (0, 100, 5120, len(data) // 2, len(data) * 3 // 4):
         path.write_bytes(data[:cut])
@@ -112,7 +112,7 @@ def test_a_truncated_or_damaged_tar_is_an_error_that_names_it(tmp_path, suffix):
 
 
 def test_a_header_damaged_in_the_middle_is_not_taken_for_the_end(tmp_path):
-    data = bytearray(tarred({f"{i}.png": bytes(100) for i in range(10)}))
+    data = bytearray(make_tar({f"{i}.png": bytes(100) for i in range(10)}))
     data[5 * 1024 + 10] ^= 0xFF
     (tmp_path / "x.tar").write_bytes(data)
     with pytest.raises(HistoError, match="truncated or damaged"):
@@ -121,7 +121,7 @@ def test_a_header_damaged_in_the_middle_is_not_taken_for_the_end(tmp_path):
 
 def test_a_bomb_in_a_tar_is_refused_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1 << 20)
-    (tmp_path / "x.tar.gz").write_bytes(tarred({"bomb.png": bytes((1 << 20) + 1), "good.png": b"1"}, "w:gz"))
+    (tmp_path / "x.tar.gz").write_bytes(make_tar({"bomb.png": bytes((1 << 20) + 1), "good.png": b"1"}, "w:gz"))
     bomb, good = list_files(tmp_path / "x.tar.gz")
     with pytest.raises(HistoError, match=r"bomb\.png: it unpacks to 1 MiB, over 1"):
         read_bytes(bomb)
@@ -129,7 +129,7 @@ def test_a_bomb_in_a_tar_is_refused_alone(tmp_path, monkeypatch):
 
 
 def test_a_name_twice_in_a_tar_is_an_error(tmp_path):
-    data = tarred({"a.png": b"1", "./a.png": b"2"})
+    data = make_tar({"a.png": b"1", "./a.png": b"2"})
     (tmp_path / "x.tar").write_bytes(data)
     with pytest.raises(HistoError, match=r"contains 'a\.png' twice"):
         list_files(tmp_path / "x.tar")
@@ -141,9 +141,9 @@ def test_a_name_twice_in_a_tar_is_an_error(tmp_path):
 def parts():
     files = layout_files()
     return {
-        "train.zip": zipped({n.removeprefix("train/"): d for n, d in files.items() if n.startswith("train/")}),
-        "test.zip": zipped({n.removeprefix("test/"): d for n, d in files.items() if n.startswith("test/")}),
-        "train_labels.csv.zip": zipped({"train_labels.csv": files["train_labels.csv"]}),
+        "train.zip": make_zip({n.removeprefix("train/"): d for n, d in files.items() if n.startswith("train/")}),
+        "test.zip": make_zip({n.removeprefix("test/"): d for n, d in files.items() if n.startswith("test/")}),
+        "train_labels.csv.zip": make_zip({"train_labels.csv": files["train_labels.csv"]}),
         "sample_submission.csv": files["sample_submission.csv"],
     }
 
@@ -151,19 +151,19 @@ def parts():
 def test_kaggles_zips_of_2019(tmp_path):
     check_all(KaggleSource(write_folder(tmp_path / "folder", parts()), tmp_path))
     check_all(KaggleSource(write_zip(tmp_path / "nested.zip", parts()), tmp_path))
-    (tmp_path / "nested.tar.gz").write_bytes(tarred(parts(), "w:gz"))
+    (tmp_path / "nested.tar.gz").write_bytes(make_tar(parts(), "w:gz"))
     check_all(KaggleSource(tmp_path / "nested.tar.gz", tmp_path))
 
 
 def test_archives_beside_images_are_left_out_and_named(tmp_path):
-    files = {"0/a.tif": tiff(PIXELS[0]), "1/b.tif": tiff(PIXELS[1]), "old.zip": zipped({"0/a.tif": tiff(PIXELS[0])})}
+    files = {"0/a.tif": tiff(PIXELS[0]), "1/b.tif": tiff(PIXELS[1]), "old.zip": make_zip({"0/a.tif": tiff(PIXELS[0])})}
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
     assert [patch.id for patch in source.patches()] == ["a", "b"]
     assert "1 file left out: 1 .zip" in source.report.notes
 
 
 def test_archives_three_deep_are_left_out(tmp_path):
-    inner = zipped({"deep.zip": zipped({"a.tif": b"1"}), "b.tif": b"2"})
+    inner = make_zip({"deep.zip": make_zip({"a.tif": b"1"}), "b.tif": b"2"})
     assert set(contents(write_zip(tmp_path / "x.zip", {"inner.zip": inner}))) == {"inner/deep.zip", "inner/b.tif"}
 
 
@@ -182,7 +182,7 @@ def test_webdataset_shards(tmp_path):
     shard = {}
     for i in range(4):
         shard |= {f"s{i}.png": tiff(PIXELS[i]), f"s{i}.cls": str(i % 2).encode()}
-    files = {"wds-000000.tar": tarred(shard), "wds-000001.tar.gz": tarred(shard, "w:gz")}
+    files = {"wds-000000.tar": make_tar(shard), "wds-000001.tar.gz": make_tar(shard, "w:gz")}
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
     assert [(patch.id, patch.label) for patch in source.patches()] == [
         (f"wds-00000{shard}/s{i}", i % 2) for shard in (0, 1) for i in range(4)

@@ -186,7 +186,7 @@ def central(path, name, offset, packed):
     return path
 
 
-def deflated(path, **members):
+def write_deflated(path, **members):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
             archive.writestr(name, data)
@@ -194,7 +194,9 @@ def deflated(path, **members):
 
 
 def test_only_the_member_with_an_enormous_size_is_refused(tmp_path):
-    path = central(deflated(tmp_path / "x.zip", bomb=b"0" * 9, good=b"1"), "bomb", 24, struct.pack("<I", 2**32 - 2))
+    path = central(
+        write_deflated(tmp_path / "x.zip", bomb=b"0" * 9, good=b"1"), "bomb", 24, struct.pack("<I", 2**32 - 2)
+    )
     bomb, good = list_files(path)
     with pytest.raises(HistoError, match=r"^bomb: it unpacks to 4,095 MiB"):
         read_bytes(bomb)
@@ -202,11 +204,11 @@ def test_only_the_member_with_an_enormous_size_is_refused(tmp_path):
 
 
 def test_a_member_that_unpacks_to_more_than_it_declares_is_refused(tmp_path, monkeypatch):
-    path = central(deflated(tmp_path / "x.zip", bomb=bytes(5_000_000)), "bomb", 24, struct.pack("<I", 100))
+    path = central(write_deflated(tmp_path / "x.zip", bomb=bytes(5_000_000)), "bomb", 24, struct.pack("<I", 100))
     with pytest.raises(HistoError, match=r"^bomb: "):
         read_bytes(list_files(path)[0])
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1 << 20)
-    path = deflated(tmp_path / "y.zip", honest=bytes((1 << 20) + 1), fits=bytes(1 << 20))
+    path = write_deflated(tmp_path / "y.zip", honest=bytes((1 << 20) + 1), fits=bytes(1 << 20))
     fits, honest = list_files(path)
     assert read_bytes(fits) == bytes(1 << 20)
     with pytest.raises(HistoError, match=r"^honest: "):
@@ -214,7 +216,7 @@ def test_a_member_that_unpacks_to_more_than_it_declares_is_refused(tmp_path, mon
 
 
 def test_an_encrypted_member_is_an_error_that_names_it(tmp_path):
-    path = deflated(tmp_path / "x.zip", secret=b"data" * 10, open=b"1")
+    path = write_deflated(tmp_path / "x.zip", secret=b"data" * 10, open=b"1")
     data = bytearray(path.read_bytes())
     data[6] |= 1
     path.write_bytes(data)

@@ -167,7 +167,7 @@ def test_archive_members_cannot_write_outside_the_folder(tmp_path, downloads, la
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="the small real archive is not beside the repository")
+@pytest.mark.skipif(not SHARED.is_file(), reason="the small real archive is not in the folder next to the repository")
 def test_the_real_layout(tmp_path, downloads):
     source = KaggleSource(SHARED, downloads)
     assert source.total == 828
@@ -190,7 +190,7 @@ def test_plan_of_what_is_on_disk(tmp_path, downloads, layout):
     assert KaggleSource(folder, downloads).plan() == [PlannedFile("unpacked", None, True)]
 
 
-def converted(layout, rename):
+def convert(layout, rename):
     return {rename(name): data for name, data in layout.items()}
 
 
@@ -204,7 +204,7 @@ def converted(layout, rename):
     ],
 )
 def test_other_places_of_the_same_files(tmp_path, downloads, layout, rename):
-    check_all(KaggleSource(write_zip(tmp_path / "x.zip", converted(layout, rename)), downloads))
+    check_all(KaggleSource(write_zip(tmp_path / "x.zip", convert(layout, rename)), downloads))
 
 
 def test_ids_with_a_suffix_and_png_files(tmp_path, downloads, layout):

@@ -8,7 +8,7 @@ import pytest
 from histocli.errors import HistoError
 from histocli.sources.kaggle import KaggleSource
 from histocli.sources.kaggle_client import COMPETITION, competition_dir, download_competition
-from tests.sources.kaggle_layout import check_all, layout_files, zipped
+from tests.sources.kaggle_layout import check_all, layout_files, make_zip
 from tests.sources.kaggle_server import TOKEN, answer
 from tests.sources.server import Reply
 
@@ -26,7 +26,7 @@ def downloads(tmp_path):
 
 
 def archive_reply(layout):
-    return Reply(body=zipped(layout), headers={"Content-Type": "application/zip"})
+    return Reply(body=make_zip(layout), headers={"Content-Type": "application/zip"})
 
 
 def test_no_credentials(kaggle, downloads, policy):
@@ -112,7 +112,7 @@ def test_a_damaged_archive_is_downloaded_again(kaggle, downloads, policy, token,
 
 
 def test_an_archive_with_a_damaged_image_is_an_error(kaggle, downloads, policy, token, layout):
-    body = bytearray(zipped(layout))
+    body = bytearray(make_zip(layout))
     body[len(body) // 2] ^= 0xFF
     answer(kaggle, forever=Reply(body=bytes(body)))
     with pytest.raises(HistoError, match="damaged"):

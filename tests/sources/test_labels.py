@@ -7,7 +7,7 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.sources.folder import FolderOptions, FolderSource
-from tests.sources.kaggle_layout import tiff, write_folder, zipped
+from tests.sources.kaggle_layout import make_zip, tiff, write_folder
 
 IMAGE = tiff(np.zeros((96, 96, 3), np.uint8))
 FOUND = {"a": 1, "b": 0, "c": 1}
@@ -125,7 +125,9 @@ def test_a_strangers_table_beside_is_named_and_ignored(tmp_path, table):
     (tmp_path / "their_labels.csv").write_text(table)
     source = open_folder(tmp_path / "x", ("0/a.tif", "1/b.tif"), {})
     assert labels_of(source) == {"a": 0, "b": 1}
-    assert any("left out, beside the images" in note and "their_labels.csv" in note for note in source.report.notes)
+    assert any(
+        "left out a table next to the images" in note and "their_labels.csv" in note for note in source.report.notes
+    )
 
 
 def test_a_table_that_contradicts_the_folders_is_refused_unless_it_is_given(tmp_path):
@@ -185,9 +187,9 @@ def test_names_of_macos_match(tmp_path):
 
 
 def test_tables_in_a_zip(tmp_path):
-    (tmp_path / "l.csv.zip").write_bytes(zipped({"l.csv": TEXT.encode()}))
+    (tmp_path / "l.csv.zip").write_bytes(make_zip({"l.csv": TEXT.encode()}))
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.csv.zip")) == FOUND
-    data = zipped({"train_labels.csv": TEXT.encode()})
+    data = make_zip({"train_labels.csv": TEXT.encode()})
     assert labels_of(open_folder(tmp_path / "y", IMAGES, {"train_labels.csv.zip": data})) == FOUND
 
 
@@ -220,7 +222,7 @@ def test_options_that_name_what_is_not_there_are_errors(tmp_path):
 
 
 def test_a_workbook_is_named_and_a_table_in_gzip_is_read(tmp_path):
-    (tmp_path / "l.xlsx").write_bytes(zipped({"xl/workbook.xml": b""}))
+    (tmp_path / "l.xlsx").write_bytes(make_zip({"xl/workbook.xml": b""}))
     with pytest.raises(HistoError, match=r"l\.xlsx is an Excel workbook"):
         open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.xlsx")
     (tmp_path / "l.csv.gz").write_bytes(gzip.compress(TEXT.encode()))

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from histocli.commands.download import DownloadConfig, download, find_dataset, open_source
-from histocli.config import Resize
 from histocli.data.store import open_store
+from histocli.enums import Resize
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, Patch, SourceContext, SourceOptions, SourceReport, SourceType, source_type
 from histocli.sources.folder import FolderOptions

@@ -50,7 +50,7 @@ def test_temperature_and_threshold_are_kept_after_an_interruption(histo):
     run.resume()
     saved = last(histo, "first")
     assert (run.calibration.temperature, run.calibration.threshold) == (saved.temperature, saved.threshold)
-    assert run.appearance == saved.appearance != {}
+    assert run.appearance.values == saved.appearance != {}
     assert torch.equal(run.calibration.validation["log_odds"], saved.validation["log_odds"])
 
 
@@ -78,4 +78,4 @@ def test_weights_that_changed_after_validation_have_no_calibration(histo):
     moved = last(histo, "first")
     assert (moved.temperature, moved.threshold, moved.validation) == (1, 0.5, {})
     assert moved.metrics["val_auc"] is None
-    assert moved.appearance == run.appearance
+    assert moved.appearance == run.appearance.values

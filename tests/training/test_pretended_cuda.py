@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from histocli.compute.device import Compute
-from histocli.config import Augment, Precision, Rotate
 from histocli.data import transforms
 from histocli.data.loaders import Batch
+from histocli.enums import Augment, Precision, Rotate
 from histocli.inference.forward import batch_log_odds
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer

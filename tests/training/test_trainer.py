@@ -6,8 +6,8 @@ import torch
 
 from histocli.compute import device
 from histocli.compute.device import Compute, choose_compute, thread_count
-from histocli.config import Augment, Device, Precision, Rotate
 from histocli.data.loaders import Batch, PatchLoader
+from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.models import create_model
@@ -280,7 +280,10 @@ class PretendedGpu:
     [
         ({"available": False, "init": "The NVIDIA driver on your system is too old (found version 11040)."}, "too old"),
         ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this torch is built for 7.5, 8.0, 9.0"),
-        ({"zeros": "CUDA error: out of memory\nmore"}, "CUDA error: out of memory; nvidia-smi shows who uses the GPU"),
+        (
+            {"zeros": "CUDA error: out of memory\nmore"},
+            "CUDA error: out of memory; nvidia-smi shows which processes use the GPU",
+        ),
     ],
     ids=["driver", "architecture", "memory"],
 )

@@ -9,6 +9,7 @@ from histocli import __version__
 from histocli.metrics import Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.registry import metric_title
+from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.model_card import DatasetRecord, SplitSummary
@@ -109,6 +110,7 @@ def _environment() -> "Environment":
         "interval": _interval,
         "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
         "worst_first": worst_first,
+        "split_sentence": SPLIT_SENTENCES.__getitem__,
     }
     return environment
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from histocli.config import PlotFormat as Format
-from histocli.config import PlotKind as Kind
+from histocli.enums import PlotFormat as Format
+from histocli.enums import PlotKind as Kind
 from histocli.errors import HistoError
 
 if TYPE_CHECKING:

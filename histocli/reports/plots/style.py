@@ -1,4 +1,4 @@
-"""The style of all figures, and a function that writes them; the same input gives the same bytes."""
+"""The style of all plots, and a function that writes them; the same input gives the same bytes."""
 
 import textwrap
 from collections.abc import Callable
@@ -58,7 +58,7 @@ _METADATA: dict[Format, dict[str, Any]] = {
 
 
 class Look(NamedTuple):
-    """How figures are written: in which format, with which resolution, how wide in inches, and whether with a title."""
+    """How plots are written: in which format, with which resolution, how wide in inches, and whether with a title."""
 
     format: Format = Format.PNG
     dpi: int = DPI

@@ -39,6 +39,7 @@ def plan_patches(n: int, seed: int) -> list[PatchPlan]:
 
 
 def _make_slides(rng: np.random.Generator, n: int, seed: int) -> list[Slide]:
+    """Return the slides of a data set of `n` patches; some of them have tumour."""
     count = max(1, min(n, max(FEWEST_SLIDES, round(n / PATCHES_PER_SLIDE))))
     with_tumour = rng.permutation(count) < round(count * TUMOUR_SLIDES)
     numbers = np.where(with_tumour, np.cumsum(with_tumour), np.cumsum(~with_tumour))

@@ -124,6 +124,7 @@ def _prepare_process() -> None:
 
 
 def _exit_with_parent() -> None:
+    """Wait for the end of the parent process, and end this process too."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,0 +1,117 @@
+"""Arrays of patches as input of `histo predict`: NumPy and HDF5 files."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histocli.data import MAX_PIXELS
+from histocli.data.headers import ImageError, Size
+from histocli.data.image_files import ImageArray
+from histocli.data.images import Preparation, refuse_slide
+from histocli.data.intensity import Ranges, infer_ranges, sample
+from histocli.data.store import map_array
+from histocli.errors import HistoError
+from histocli.sources import Patch
+from histocli.sources.hdf5_array import Hdf5Array, damage_errors, find_array
+from histocli.sources.streams import unpack_gzip
+
+_SLICE_BYTES = 1 << 24  # of a mapped array that are passed on at once
+_SAMPLE = 256  # images of an array that show its range of values
+_HDF5 = (".h5", ".hdf5")
+_PACKED_HDF5 = (".h5.gz", ".hdf5.gz")
+
+
+def is_array(path: Path) -> bool:
+    """Return whether the name of a file is that of an array."""
+    return path.name.lower().endswith((".npy", *_HDF5, *_PACKED_HDF5))
+
+
+def open_array(path: Path) -> "np.ndarray | Hdf5Array":
+    """Open an array of patches (N,H,W,3); it is read when its patches are.
+
+    Raises:
+        HistoError: the file is damaged, or has no such array.
+    """
+    name = path.name.lower()
+    if name.endswith(_PACKED_HDF5):
+        with unpack_gzip(path) as unpacked:  # its name is removed then; it stays open until all patches are read
+            return _open_h5(Path(unpacked.name))
+    if name.endswith(_HDF5):
+        return _open_h5(path)
+    array: np.ndarray = _check_array(map_array(path), path)
+    return array
+
+
+def array_patches(array: "np.ndarray | Hdf5Array", path: Path, how: Preparation) -> Iterator[Patch]:
+    """Return the patches of an array; the id of a patch is the number of its row.
+
+    Raises:
+        HistoError: it is not clear which value of the array is white.
+    """
+    how = replace(how, ranges=_ranges_of_array(array, path))
+    blocks = array.blocks() if isinstance(array, Hdf5Array) else _slices(array, path)
+    return (
+        Patch(str(row), ImageArray(f"{path}, row {row}", image, how), path=f"{path}[{row}]")
+        for start, block in blocks
+        for row, image in enumerate(block, start)
+    )
+
+
+def _slices(array: "np.ndarray", path: Path) -> Iterator[tuple[int, "np.ndarray"]]:
+    """Yield the number of the first row, and the rows, of one slice of a mapped array after the other."""
+    step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
+    for start in range(0, len(array), step):
+        try:
+            yield start, array[start : start + step]
+        except OSError as error:
+            raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
+
+
+def _ranges_of_array(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
+    """Return which value is white, from up to 256 images; refuse an array where this is ambiguous."""
+    if array.dtype == np.uint8:
+        return {}
+    try:
+        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(array.shape[0]), _SAMPLE))
+    except OSError as error:
+        raise HistoError(f"cannot read {path}: {error}") from error
+    for found in ranges.values():
+        if isinstance(found, ImageError):
+            raise HistoError(f"{path} contains {array.dtype} {tuple(array.shape)}: {found}", found.hint)
+    return ranges
+
+
+def _open_h5(path: Path) -> Hdf5Array:
+    """Open the array of an HDF5 file, and check its shape and how it is stored."""
+    import h5py
+
+    with damage_errors(path):
+        file = h5py.File(path, "r")
+    try:
+        array: Hdf5Array = _check_array(find_array(file, path, "x", or_only=True), path)
+        array.check_storage()
+    except HistoError:
+        file.close()
+        raise
+    return array
+
+
+def _check_array(array: Any, path: Path) -> Any:
+    """Return the array, or raise `HistoError` if it does not have the shape and type of patches."""
+    shape, hint = tuple(array.shape), "patches are (N,H,W,3) in RGB order, of uint8, other integers or fractions"
+    if len(shape) != 4 or shape[3] != 3 or array.dtype.kind not in "uif":
+        if len(shape) == 4 and shape[1] == 3:
+            hint = "its channels come first: move them to the end, numpy.moveaxis(array, 1, 3)"
+        elif shape[-1:] == (3,) and len(shape) == 3:
+            hint = "a single image needs a first axis: array[None]"
+        raise HistoError(f"{path} contains {array.dtype} {shape}", hint)
+    if min(shape) < 1 or shape[1] * shape[2] > MAX_PIXELS:
+        raise HistoError(f"{path} contains patches of shape {shape}", f"1 to {MAX_PIXELS:,} pixels each")
+    try:
+        refuse_slide(Size(shape[2], shape[1]), 1)
+    except ImageError as error:
+        raise HistoError(f"{path} contains {error}", error.hint) from error
+    return array

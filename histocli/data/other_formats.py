@@ -1,0 +1,32 @@
+"""Formats that are not read as images: what they are called, and what to do with such a file."""
+
+from histocli.data.headers import ImageError
+
+_SAVE = "save it as PNG or TIFF"
+_UNREAD = {  # what files that begin so are, and what to do with them
+    b"\xff\x0a": ("JPEG XL", _SAVE),
+    b"\0\0\0\x0cJXL ": ("JPEG XL", _SAVE),
+    b"%PDF": ("a PDF", _SAVE),
+    b"8BPS": ("a Photoshop file", _SAVE),
+    b"\x1f\x8b": ("packed by gzip", "unpack it with gunzip or tar -xzf"),
+    b"BZh": ("packed by bzip2", "unpack it with bunzip2 or tar -xjf"),
+    b"\xfd7zXZ": ("packed by xz", "unpack it with unxz or tar -xJf"),
+    b"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unpack it with unzstd"),
+    b"7z\xbc\xaf": ("a 7z archive", "unpack it and give the folder"),
+    b"Rar!": ("a RAR archive", "unpack it and give the folder"),
+    b"PAR1": ("a Parquet file", "write its images to a folder, one file each"),
+    b"PK\x03\x04": ("a zip archive", "give it the suffix .zip; save an array in an .npz as .npy"),
+    b"\x89HDF\r\n\x1a\n": ("an HDF5 file", "give it the suffix .h5"),
+    b"\x93NUMPY": ("a NumPy array", "give it the suffix .npy"),
+}
+
+
+def refuse_other_formats(data: bytes) -> None:
+    """Raise `ImageError` if the bytes are of a known format that is not read as an image."""
+    known = next((known for start, known in _UNREAD.items() if data.startswith(start)), None)
+    if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"heif"):
+        known = ("HEIC", _SAVE)
+    if data[257:262] == b"ustar":
+        known = ("a tar archive", "unpack it with tar -xf, and give the folder")
+    if known:
+        raise ImageError(f"it is {known[0]}, which is not read as an image", known[1])

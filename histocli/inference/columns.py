@@ -1,0 +1,91 @@
+"""The columns of the table that `histo predict` writes: a column is one entry of the list `COLUMNS`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from histocli.config import PredictConfig
+from histocli.enums import Columns
+from histocli.inference.predictor import ScoredChunk
+from histocli.inference.qc import Flagger, QualityControl
+from histocli.inference.writers import Table
+from histocli.sources.files import to_utf8
+
+
+@dataclass
+class ScoredRows:
+    """N scored patches, and what else their columns are computed from; None for what no column of the table needs."""
+
+    chunk: ScoredChunk
+    threshold: float | None = None
+    flagger: Flagger | None = None
+
+    @property
+    def probs(self) -> list[float]:
+        """The probabilities of tumour."""
+        values: list[float] = self.chunk.scores.probs.tolist()
+        return values
+
+    @cached_property
+    def quality(self) -> QualityControl:
+        """The quality control of the patches."""
+        assert self.flagger is not None
+        return self.flagger.check(self.chunk)
+
+
+class Column(NamedTuple):
+    """A column: its name, the type of its values, a function that computes them, and whether the options ask for it."""
+
+    name: str
+    type: type
+    values: Callable[[ScoredRows], list[Any]]
+    is_written: Callable[[PredictConfig], bool] = lambda config: True
+
+
+def has_class(config: PredictConfig) -> bool:
+    """Return whether the table has the column `class`, which needs a threshold."""
+    return config.threshold is not None or _is_full(config)
+
+
+def _is_full(config: PredictConfig) -> bool:
+    return config.columns is Columns.FULL
+
+
+def _is_for_kaggle(config: PredictConfig) -> bool:
+    return config.columns is Columns.KAGGLE
+
+
+def _has_qc(config: PredictConfig) -> bool:
+    return config.qc
+
+
+def _classes(rows: ScoredRows) -> list[int]:
+    assert rows.threshold is not None
+    values: list[int] = (rows.chunk.scores.probs >= rows.threshold).astype(int).tolist()
+    return values
+
+
+COLUMNS = (
+    Column("id", str, lambda rows: [patch.id for patch in rows.chunk.patches]),
+    Column("path", str, lambda rows: [to_utf8(patch.path) for patch in rows.chunk.patches], _is_full),
+    Column("probability", float, lambda rows: rows.probs, _is_full),
+    Column("label", float, lambda rows: rows.probs, _is_for_kaggle),
+    Column("class", int, _classes, has_class),
+    Column("spread", float, lambda rows: rows.chunk.scores.spread.tolist(), _has_qc),
+    Column("colour", float, lambda rows: rows.quality.colour, _has_qc),
+    Column("focus", float, lambda rows: rows.quality.focus, _has_qc),
+    Column("contrast", float, lambda rows: rows.quality.contrast, _has_qc),
+    Column("duplicate", str, lambda rows: rows.quality.duplicate, _has_qc),
+    Column("flags", str, lambda rows: rows.quality.flags, _has_qc),
+)
+
+
+def column_types(config: PredictConfig) -> dict[str, type]:
+    """Return the name and the type of each column that the options ask for, in their order in the table."""
+    return {column.name: column.type for column in COLUMNS if column.is_written(config)}
+
+
+def make_table(config: PredictConfig, rows: ScoredRows) -> Table:
+    """Return the values of each column that the options ask for, in the same order."""
+    return {column.name: column.values(rows) for column in COLUMNS if column.is_written(config)}
