@@ -62,8 +62,9 @@ def is_alive(pid):
         return False
 
 
-@pytest.mark.parametrize("suspended", [False, True], ids=["", "suspended"])
-@pytest.mark.parametrize("launch", ["torchrun", "--processes"])
+@pytest.mark.parametrize(
+    ("launch", "suspended"), [("torchrun", False), ("--processes", True)], ids=["torchrun", "--processes suspended"]
+)
 def test_they_save_and_end_when_it_is_killed(histo, launch, suspended):
     for job, pids in begin(histo, launch):
         assert len(pids) == 2
