@@ -1,13 +1,9 @@
 """What is sent to a tracker, and the class that each tracker implements."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
-
-from histocli.enums import Track
-from histocli.errors import HistoError
 
 Value = bool | int | float | str
 Status = Literal["finished", "stopped", "failed"]
@@ -61,30 +57,3 @@ class Tracker(ABC):
     @abstractmethod
     def close(self, status: Status) -> None:
         """End the tracking of this run."""
-
-
-def check_packages(track: Iterable[Track]) -> None:
-    """Check that the packages of trackers are installed.
-
-    Raises:
-        HistoError: one is not installed.
-    """
-    for kind in track:
-        if find_spec(kind.value) is None:
-            raise HistoError(
-                f"--track {kind.value} needs the package {kind.value}", f"pip install 'histocli[{kind.value}]'"
-            )
-
-
-def make_tracker(kind: Track) -> Tracker:
-    """Return a tracker of a kind; its library is imported when it starts."""
-    from histocli.trackers.mlflow import MLflowTracker
-    from histocli.trackers.tensorboard import TensorBoardTracker
-    from histocli.trackers.wandb import WandbTracker
-
-    trackers: dict[Track, type[Tracker]] = {
-        Track.TENSORBOARD: TensorBoardTracker,
-        Track.WANDB: WandbTracker,
-        Track.MLFLOW: MLflowTracker,
-    }
-    return trackers[kind]()

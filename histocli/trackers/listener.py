@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from histocli.enums import Track
 from histocli.errors import first_line
-from histocli.trackers.base import Status, TrackedRun, Tracker, check_packages, make_tracker
+from histocli.trackers.base import Status, TrackedRun, Tracker
 from histocli.trackers.records import best_metrics, epoch_metrics, read_state, run_config, run_tags, write_state
+from histocli.trackers.registry import check_packages, make_tracker
 from histocli.training.progress import Epoch, Listener
 from histocli.training.repeats import is_member, repeats_name
 

@@ -161,7 +161,7 @@ def test_a_tracker_that_fails_later_does_not_stop_the_training(histo, monkeypatc
 
 
 def test_a_missing_package_is_named_before_the_training(histo, monkeypatch):
-    monkeypatch.setattr("histocli.trackers.base.find_spec", lambda name: None)
+    monkeypatch.setattr("histocli.trackers.registry.find_spec", lambda name: None)
     error, hint = histo.fails(*RUN, "--track", "wandb")
     assert (error, hint) == ("--track wandb needs the package wandb", "pip install 'histocli[wandb]'")
     assert not (histo.root / "runs" / "tracked").exists()
