@@ -104,12 +104,12 @@ class Job(NamedTuple):
         self, patches: Iterable[Patch], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
     ) -> Generator[ScoredChunk, None, None]:
         """Read and score patches, as `Predictor.predict_patches` does, and pass on the first remark of each kind."""
-        told = set()
+        seen = set()
         with closing(self.predictor.predict_patches(patches, self.size, report, on_progress, self.pool)) as chunks:
             for chunk in chunks:
                 for what, remark in chunk.remarks.items():
-                    if what not in told:
-                        told.add(what)
+                    if what not in seen:
+                        seen.add(what)
                         self.on_remark(what, remark.example)
                 yield chunk
 

@@ -1,0 +1,66 @@
+"""Messages about the result of `histo predict`."""
+
+from typing import TYPE_CHECKING
+
+from histocli.cli.app import State
+from histocli.config import PATCH_MPP, PredictConfig
+from histocli.data.remarks import Remarks
+from histocli.enums import Resize
+from histocli.errors import HistoError, PartialError
+
+if TYPE_CHECKING:
+    from histocli.commands.predict_job import Prediction
+
+
+def show_prediction(state: State, config: PredictConfig, prediction: "Prediction") -> None:
+    """Print how many patches were scored, flagged and changed.
+
+    Raises:
+        HistoError: some or all files could not be read.
+    """
+    report = state.report
+    if not prediction.duplicates:
+        report.warn("the training patches are not in this workspace, so the column duplicate is empty")
+    if prediction.flagged:
+        report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
+    scored, unreadable = prediction.scored, prediction.unreadable
+    listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
+    hint = f"the warnings above name the files that could not be read{listed}"
+    if unreadable and not scored:
+        raise HistoError(f"none of {unreadable:,} files could be read", hint)
+    _report_images(state, config, prediction.remarks, scored)
+    if warning := prediction.likeness.warning:
+        report.warn(warning)
+    before = f"; it held {prediction.done_before:,} before" if prediction.done_before else ""
+    report.done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
+    if unreadable:
+        files = scored + unreadable
+        raise PartialError(f"{unreadable:,} of {files:,} files could not be read; all others are scored", hint)
+
+
+def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored: int) -> None:
+    """Say how many images were changed or guessed, and which magnification was assumed."""
+    from histocli.data.images import RESIZED
+
+    counts = remarks.counts()
+    if resized := {what: counts.pop(what) for what in RESIZED if what in counts}:
+        how = ", ".join(f"{count:,} {what}" for what, count in resized.items())
+        verb = "were not 96x96" if config.mpp is None else f"were not 96x96 at {PATCH_MPP} um per pixel"
+        state.report.warn(f"{sum(resized.values()):,} of {scored:,} images {verb}: {how}")
+    for what, count in counts.items():
+        state.report.warn(f"{count:,} of {scored:,} images: {what}")
+    if config.mpp is not None:
+        state.report.note(f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have")
+    elif set(config.inputs) - set(state.workspace.dataset_names()):
+        what = "the scaled images" if config.resize is Resize.SCALE else "the images"
+        state.report.note(
+            f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; if not, use --mpp"
+        )
+
+
+def warn_of_remark(state: State, what: str, example: str) -> None:
+    """Warn of the first image that was changed in a way, and say which option changes less."""
+    from histocli.data.images import CUT, CUT_AND_PADDED
+
+    hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if what in (CUT, CUT_AND_PADDED) else ""
+    state.report.warn(f"{example}: {what} (the first; others are counted){hint}")
