@@ -185,13 +185,28 @@ class Predictor:
 
         from histocli.compute.device import compute_settings
 
-        if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != (96, 96, 3):
-            reason = f"an array of {patches.dtype} {patches.shape} cannot be scored"
-            raise UsageError(reason, "give patches as uint8 (N,96,96,3) in RGB order")
+        _check_patches(patches)
         with compute_settings():
             batches = (patches[i : i + self._batch_size] for i in range(0, len(patches), self._batch_size))
             scores = [self._predictor.predict_array(np.ascontiguousarray(batch)).probs for batch in batches]
         return np.concatenate(scores) if scores else np.empty(0)
+
+    def explain(self, patches: "np.ndarray") -> "np.ndarray":
+        """Return how much each place of patches raises (above 0) or lowers (below 0) the log odds of tumour.
+
+        Takes uint8 (N,96,96,3) in RGB order, and gives float32 (N,96,96), in a unit of each patch's own. It computes on
+        the CPU.
+
+        Raises:
+            UsageError: the array has another shape or type.
+            HistoError: the network has no feature map, as vision transformers.
+        """
+        from histocli.inference.explain import explain
+        from histocli.inference.explain_scored import load_explained
+
+        _check_patches(patches)
+        paths = [str(member.path.absolute()) for member in self._predictor.members]
+        return explain([one.network for one in load_explained(self._workspace, paths).networks], patches)
 
     def predict(
         self, patches: "np.ndarray | PathLike | Iterable[PathLike]", *, resize: Resize | str = Resize.CROP
@@ -239,6 +254,14 @@ class Predictor:
         import pandas as pd
 
         return pd.DataFrame({"id": ids, "label": probs, "class": (probs >= self.threshold).astype(int)})
+
+
+def _check_patches(patches: "np.ndarray") -> None:
+    import numpy as np
+
+    if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != (96, 96, 3):
+        reason = f"an array of {patches.dtype} {patches.shape} cannot be scored"
+        raise UsageError(reason, "give patches as uint8 (N,96,96,3) in RGB order")
 
 
 def _workspace(workspace: Workspace | PathLike | None) -> Workspace:

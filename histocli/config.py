@@ -238,13 +238,34 @@ class PlotConfig:
     title: bool = True
     dpi: int = 200
     width: float | None = None  # inches; None: 3.5, one column of a paper, and 7.2 for sheets of patches
+    files: tuple[str, ...] = ()  # images to explain, as the inputs of `PredictConfig`
+    ids: tuple[str, ...] = ()  # patches of packed data sets to explain
+    ckpt: tuple[str, ...] = ()  # what scores the patches to explain; none: that of `run`, else `CHECKPOINT`
 
     def check(self) -> None:
         """Raise `UsageError` naming the option whose value cannot be used."""
+        if (what := self._only_explained) and PlotKind.EXPLAIN not in self.kind:
+            raise UsageError(f"{what} is only for --kind explain", f"histo plot --kind explain {what}")
+        if self.files and self.ids:
+            raise UsageError("--ids names patches of packed data sets, and files were given too", "give one of them")
+        if self.files and self.data:
+            raise UsageError(
+                f"--data {self.data[0]} is for packed patches, and files were given", "leave one of them out"
+            )
+        if self.ckpt and not (self.files or self.ids):
+            raise UsageError("--ckpt needs the patches to explain", "give files, or --ids ID; --run names evaluations")
+        if self.ckpt and self.run:
+            raise UsageError("--ckpt and --run exclude each other", "a run is also a value of --ckpt")
         if not 20 <= self.dpi <= 2400:
             raise UsageError(f"--dpi {self.dpi}: a number from 20 to 2400 is needed", "200 is the default")
         if self.width is not None and not 2 <= self.width <= 40:
             raise UsageError(f"--width {self.width:g}: a number of inches from 2 to 40 is needed", "3.5 is one column")
+
+    @property
+    def _only_explained(self) -> str:
+        """What is given and has a meaning only for `PlotKind.EXPLAIN`, or ""."""
+        options = (("", self.files), ("--ids ", self.ids), ("--ckpt ", self.ckpt))
+        return next((f"{option}{values[0]}" for option, values in options if values), "")
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ class PlotKind(StrEnum):
     BALANCE = "balance"
     SAMPLES = "samples"
     ERRORS = "errors"
+    EXPLAIN = "explain"
 
 
 class RunSort(StrEnum):

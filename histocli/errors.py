@@ -26,6 +26,10 @@ class UsageError(HistoError):
     """An option or its value is not allowed; the command line exits with `EXIT_USAGE`."""
 
 
+class ExplanationError(HistoError):
+    """The scores of a network cannot be explained, or the network is not there any more."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, at most 300 characters of it; its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

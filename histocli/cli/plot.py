@@ -6,7 +6,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.config import PlotConfig
+from histocli.config import CHECKPOINT, PlotConfig
 from histocli.enums import PlotFormat, PlotKind
 
 _WHAT, _HOW = "What to draw", "How to draw"
@@ -15,9 +15,18 @@ _WHAT, _HOW = "What to draw", "How to draw"
 @command(
     "histo plot",
     "histo plot --run histonet-1 --run resnet --kind roc --kind calibration --format pdf --no-title",
+    "histo plot --kind explain patch.png",
 )
 def plot(
     ctx: typer.Context,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[FILES]...",
+            help="With --kind explain: the images to explain, as the inputs of histo predict.",
+            show_default=False,
+        ),
+    ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,6 +51,27 @@ def plot(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ids",
+            metavar="ID",
+            help="With --kind explain: the id of a packed patch to explain; may be repeated.",
+            show_default="the most confident patches of each evaluation",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    ckpt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ckpt",
+            metavar="NAME",
+            help=f"With --kind explain, what scores files and --ids. {options.CKPT_HELP}; several are averaged.",
+            show_default=CHECKPOINT,
+            autocompletion=options.complete_checkpoints,
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     format: Annotated[
         PlotFormat, typer.Option("--format", help="The plots' file format.", rich_help_panel=_HOW)
     ] = PlotConfig.format,
@@ -59,7 +89,7 @@ def plot(
         ),
     ] = PlotConfig.width,
 ) -> None:
-    """Plot learning curves, ROC, calibration, errors and more."""
+    """Plot learning curves, ROC, calibration, errors, explanations and more."""
     state: State = ctx.obj
     from histocli.commands.plot import plot as run_plot
 
@@ -71,8 +101,11 @@ def plot(
         title=title,
         dpi=dpi,
         width=width,
+        files=tuple(files or ()),
+        ids=tuple(ids or ()),
+        ckpt=tuple(ckpt or ()),
     )
-    paths = run_plot(state.workspace, config)
+    paths = run_plot(state.workspace, config, on_note=state.report.note)
     for path in paths:
         state.report.note(str(path))
     count = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"

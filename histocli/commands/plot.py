@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from histocli.commands.plot_sheets import plan_errors, plan_samples
 from histocli.config import SUBSET, PlotConfig
-from histocli.errors import HistoError, UsageError
+from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import clusters_of, read_scores
 from histocli.reports.balance import BalanceReport, read_balance
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
@@ -22,12 +22,12 @@ _HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.8, Kind.CALIBRATION: 
 _OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can show several runs
 
 
-def plot(workspace: Workspace, config: PlotConfig) -> list[Path]:
+def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], None] = lambda note: None) -> list[Path]:
     """Draw plots of a run (by default the newest) into the workspace's `plots/`, and return the files.
 
     Drawn are the run's learning curves, its data set and subset, and each of its evaluations; with `config.data` only
     what belongs to these data sets or subsets. Of several runs, curves that can be compared are laid over one another.
-    `Kind.ALL` draws all kinds for which there is input.
+    `Kind.ALL` draws all kinds for which there is input. `on_note` gets what takes long, and what was changed in images.
 
     Raises:
         UsageError: an option cannot be used.
@@ -48,8 +48,13 @@ def plot(workspace: Workspace, config: PlotConfig) -> list[Path]:
             allowed = ", ".join(_OVERLAID)
             raise UsageError(f"--kind {kind} shows one run", f"with several --run, choose {allowed}")
         try:
-            plots += plan(workspace, runs, kind, config.data)
-        except MissingInputError:
+            if kind is Kind.EXPLAIN and (config.files or config.ids):
+                from histocli.commands.plot_explanations import plan_chosen  # imports torch
+
+                plots += plan_chosen(workspace, config, on_note)
+            else:
+                plots += plan(workspace, runs, kind, config.data)
+        except (MissingInputError, ExplanationError):
             if Kind.ALL not in config.kind:
                 raise
     if not plots:
@@ -103,6 +108,10 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
     evaluations = _evaluations(workspace, run, data)
     if kind is Kind.ERRORS:
         return plan_errors(workspace, evaluations)
+    if kind is Kind.EXPLAIN:
+        from histocli.commands.plot_explanations import plan_explanations  # imports torch
+
+        return plan_explanations(workspace, evaluations)
     return [_plan_evaluation(path, report, kind) for path, report in evaluations.items()]
 
 

@@ -1,14 +1,16 @@
 """The sheets of patches that `histo plot` draws: samples of a data set, and the errors of an evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.errors import ExplanationError
 from histocli.inference.score_table import read_scores
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import read_run
+from histocli.sources import Pixels
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -48,14 +50,32 @@ def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
         drawn = np.sort(rng.choice(rows, min(PER_GROUP, len(rows)), replace=False))
         groups.append(Group(f"{heading} (n = {len(rows):,})", read_packed(workspace, name, drawn)))
     counts = f"n = {len(labels):,}; label 1: tumour within the marked central 32x32 pixels"
-    return _plan_sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
+    return plan_sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
 
 
 def plan_errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
-    """Return a sheet of errors for each evaluation whose patches can still be read."""
+    """Return a sheet of errors for each evaluation whose patches can still be read, explained where that is possible.
+
+    Raises:
+        MissingInputError: no patches can be read.
+    """
+    return [
+        _plan_error_sheet(workspace, path.stem, report, scores)
+        for path, report, scores in read_tables(workspace, evaluations)
+    ]
+
+
+def read_tables(
+    workspace: Workspace, evaluations: dict[Path, EvaluationReport]
+) -> "list[tuple[Path, EvaluationReport, pd.DataFrame]]":
+    """Return the evaluations whose patches can still be read, with their scores.
+
+    Raises:
+        MissingInputError: there are none.
+    """
     from histocli.inference.scored_patches import can_read_scored
 
-    plots, missing = [], []
+    tables, missing = [], []
     for path, report in evaluations.items():
         table = path.with_name(report.scores)
         if not table.is_file():
@@ -63,39 +83,65 @@ def plan_errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport])
             continue
         scores = read_scores(table)
         if can_read_scored(workspace, report, scores):
-            plots.append(_plan_error_sheet(workspace, path.stem, report, scores))
-    if not plots and missing:
+            tables.append((path, report, scores))
+    if not tables and missing:
         raise MissingInputError(f"there is no {missing[0]}", "histo eval writes it again")
-    if not plots:
+    if not tables:
         raise MissingInputError(
             "the scored patches are not packed in this workspace, and their folder is not there any more",
             "pack them with histo download, and score them with histo eval --data NAME",
         )
-    return plots
+    return tables
+
+
+def explain_groups(workspace: Workspace, report: EvaluationReport, groups: Sequence[Pixels]) -> list[Pixels]:
+    """Return the explanations of groups of an evaluation's patches as pictures, which have the shapes of the patches.
+
+    Raises:
+        ExplanationError: a checkpoint is not there any more, or its network has no feature map.
+    """
+    import numpy as np
+
+    from histocli.inference.explain_scored import explain_scored
+    from histocli.reports.plots.explanations import colour_maps
+
+    pixels = np.concatenate(groups)
+    pictures = colour_maps(pixels, explain_scored(workspace, report, pixels))
+    return np.split(pictures, np.cumsum([len(group) for group in groups])[:-1])
+
+
+def score_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
+    """Return the two lines under each patch: its probability and its id."""
+    return [f"{prob:.3f}\n{shorten(key, 10)}" for key, prob in zip(ids, probs, strict=True)]
 
 
 def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
     """Return the plot of the most confident errors of an evaluation; their patches are read now."""
     from histocli.inference.scored_patches import read_scored
     from histocli.reports.plots.evaluation import facts
+    from histocli.reports.plots.explanations import KEY
     from histocli.reports.plots.sheets import Group, most_confident_errors
 
     threshold, confusion = report.measured.threshold, report.measured.confusion
     kinds = (("False positives", confusion.fp), ("False negatives", confusion.fn))
+    chosen = [scores.iloc[rows] for rows in most_confident_errors(scores["label"], scores["prob"], threshold)]
+    pixels = [read_scored(workspace, report, errors) for errors in chosen]
+    pictures: Sequence[Pixels | None]
+    try:
+        pictures, explained = explain_groups(workspace, report, pixels), KEY
+    except ExplanationError as error:
+        pictures, explained = [None, None], f"not explained: {error}"
     groups = []
-    for rows, (name, count) in zip(
-        most_confident_errors(scores["label"], scores["prob"], threshold), kinds, strict=True
-    ):
-        errors = scores.iloc[rows]
-        captions = [f"{prob:.3f}\n{shorten(id, 10)}" for id, prob in zip(errors["id"], errors["prob"], strict=True)]
-        shown = f"{len(rows):,} of {count:,}, the most confident first" if len(rows) else "none"
-        groups.append(Group(f"{name}: {shown}", read_scored(workspace, report, errors), captions))
+    for (name, count), errors, patches, beside in zip(kinds, chosen, pixels, pictures, strict=True):
+        shown = f"{len(errors):,} of {count:,}, the most confident first" if len(errors) else "none"
+        groups.append(Group(f"{name}: {shown}", patches, score_captions(errors["id"], errors["prob"]), beside))
     key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
     heading = f"Most confident errors: {report.run}"
-    return _plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(facts(report)), key_line)
+    return plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(facts(report)), key_line, explained)
 
 
-def _plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
+def plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:
+    """Return the plot of a sheet of patches."""
     from histocli.reports.plots.sheets import draw_sheet, sheet_size
 
     def draw(figure: "Figure") -> None:

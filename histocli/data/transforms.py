@@ -60,6 +60,12 @@ def _d4_view(images: Tensor, number: int) -> Tensor:
     return rotated.flip(3) if number >= 4 else rotated
 
 
+def undo_d4_view(images: Tensor, number: int) -> Tensor:
+    """Turn view `number` of `d4_views` (N,C,H,H) back into the images that it was made from."""
+    rotated = images.flip(3) if number >= 4 else images
+    return rotated.rot90(-(number % 4), (2, 3))
+
+
 def random_d4(images: Tensor) -> Tensor:
     """Apply the eight flips and right-angle rotations of a square (D4) to eight parts of the batch, in random order.
 

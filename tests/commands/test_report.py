@@ -138,12 +138,27 @@ def test_the_galleries_show_the_most_confident_errors(evaluated_run):
     called = [(float(row["prob"]) >= made["threshold"], row["label"] == "1", row) for row in rows]
     errors = [row for is_called, is_tumour, row in called if is_called != is_tumour]
     page = page_of(evaluated_run)
-    shown = {names["alt"].removeprefix("Patch ") for tag, names in page.elements if tag == "img"}
+    texts = [names["alt"] for tag, names in page.elements if tag == "img"]
+    shown = {text.removeprefix("Patch ") for text in texts if text.startswith("Patch ")}
+    explained = {text.removeprefix("Explanation of the patch ") for text in texts if text.startswith("Explanation")}
+    assert explained == shown
+    assert len(texts) == 2 * len(shown)
     assert shown == {row["id"] for row in errors}
     assert len(shown) == made["confusion"]["fp"] + made["confusion"]["fn"] > 0
     without = page_of(evaluated_run, "--pictures", 0)
     assert "img" not in {tag for tag, _ in without.elements}
     assert f"{made['confusion']['fp']}, of which no picture is shown." in without.text
+
+
+def test_without_the_checkpoint_the_patches_are_shown_and_the_page_says_why(evaluated_run):
+    for path in (*evaluated_run.root.glob("checkpoints/*.pt"), *evaluated_run.root.glob("runs/*/*.pt")):
+        path.unlink()
+    page = page_of(evaluated_run)
+    texts = [names["alt"] for tag, names in page.elements if tag == "img"]
+    assert texts
+    assert all(text.startswith("Patch ") for text in texts)
+    assert "Without explanations: the checkpoint of first, epoch" in page.text
+    assert str(evaluated_run.root) not in page.source
 
 
 def test_writing_twice_gives_the_same_page(evaluated_run):

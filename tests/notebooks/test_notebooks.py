@@ -74,4 +74,5 @@ def test_the_python_notebook_scores_a_folder(histo, tmp_path, monkeypatch):
         path.write_bytes(cv2.imencode(".png", cv2.cvtColor(patches[i], cv2.COLOR_RGB2BGR))[1].tobytes())
     text = execute("python", PYTHON, tmp_path)
     assert "'auc'" in text
+    assert "image/png" in text
     assert (tmp_path / "ws" / "runs" / "first" / "best.pt").is_file()

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histocli.errors import ExplanationError
 from histocli.inference.scored_patches import read_scored
 from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.plots.explanations import colour_maps
 from histocli.reports.plots.sheets import most_confident_errors
 from histocli.workspace import Workspace
 
@@ -16,25 +18,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _QUALITY = 88  # of JPEG; a patch then has about 4 kB
+_MAP_QUALITY = 70  # of an explanation, which is smoother
+_PAIR = 2  # times the bytes of a patch: with its explanation, which never has more than the patch
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A patch: its id, slide, score, and its pixels as a `data:` address."""
+    """A patch: its id, slide, score, its pixels as a `data:` address, and its explanation as another one, or ""."""
 
     id: str
     slide: str
     prob: float
     source: str
+    explanation: str = ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The most confident errors of one kind: `pictures` of the `total` ones."""
+    """The most confident errors of one kind: `pictures` of the `total` ones.
+
+    `not_explained` is the reason why they have no explanation, or "".
+    """
 
     title: str
     total: int
     pictures: list[Picture]
+    not_explained: str = ""
 
 
 def error_galleries(
@@ -54,22 +63,31 @@ def error_galleries(
     for rows, (title, total) in zip(errors, kinds, strict=True):
         table = scores.iloc[rows]
         slides = table["slide"].tolist() if "slide" in table.columns else [""] * len(table)
-        size, pictures = 0, []
         pixels = read_scored(workspace, report, table)
-        for key, slide, prob, patch in zip(table["id"], slides, table["prob"], pixels, strict=True):
-            picture = Picture(key, slide, prob, _data_address(patch))
-            size += len(picture.source)
-            if size > max_bytes / 2:
-                break
-            pictures.append(picture)
-        galleries.append(Gallery(title, total, pictures))
+        sources = [_data_address(patch, _QUALITY) for patch in pixels]
+        sizes = _PAIR * np.cumsum([len(source) for source in sources])
+        shown = int(np.searchsorted(sizes, max_bytes / 2, side="right"))
+        explanations, reason = _explain(workspace, report, pixels[:shown])
+        parts = zip(table["id"][:shown], slides, table["prob"], sources, explanations, strict=False)
+        galleries.append(Gallery(title, total, [Picture(*part) for part in parts], reason))
     return galleries
 
 
-def _data_address(patch: "NDArray[np.uint8]") -> str:
-    """Return a patch (96,96,3) as a `data:` address of a JPEG image."""
+def _explain(workspace: Workspace, report: EvaluationReport, pixels: "NDArray[np.uint8]") -> tuple[list[str], str]:
+    """Return the explanation of each patch as a `data:` address, or empty texts and the reason."""
+    from histocli.inference.explain_scored import explain_scored  # imports torch
+
+    try:
+        pictures = colour_maps(pixels, explain_scored(workspace, report, pixels))
+    except ExplanationError as error:
+        return [""] * len(pixels), str(error)
+    return [_data_address(picture, _MAP_QUALITY) for picture in pictures], ""
+
+
+def _data_address(patch: "NDArray[np.uint8]", quality: int) -> str:
+    """Return a picture (96,96,3) as a `data:` address of a JPEG image."""
     import cv2
 
     pixels = cv2.cvtColor(patch, cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return f"data:image/jpeg;base64,{b64encode(encoded.tobytes()).decode()}"

@@ -16,15 +16,25 @@ COLUMNS = 8
 ROWS = 2  # of each group
 PER_GROUP = COLUMNS * ROWS
 _SIDE, _CENTRE, _GAP = 96, 32, 8  # pixels
+_BESIDE = 2  # pixels between a patch and the picture beside it
 _CAPTION = 42  # pixels under a patch that has a caption of two lines
 
 
 class Group(NamedTuple):
-    """Patches under one heading: `pixels` (N,96,96,3) uint8, and N captions of two lines, or no captions."""
+    """Patches under one heading: `pixels` (N,96,96,3) uint8, and N captions of two lines, or no captions.
+
+    `beside` are pictures, as `pixels`, that are drawn to the right of the patches; each caption is under both.
+    """
 
     heading: str
     pixels: npt.NDArray[np.uint8]
     captions: Sequence[str] = ()
+    beside: npt.NDArray[np.uint8] | None = None
+
+    @property
+    def width(self) -> int:
+        """The number of columns that a patch takes."""
+        return 1 if self.beside is None else 2
 
 
 def most_confident_errors(
@@ -74,11 +84,15 @@ def _draw_group(axes: Axes, group: Group) -> None:
     pitch = _pitch(group)
     canvas = np.full((_rows(group) * pitch, COLUMNS * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
     for i, patch in enumerate(group.pixels):
-        y, x = i // COLUMNS * pitch, i % COLUMNS * (_SIDE + _GAP)
-        canvas[y : y + _SIDE, x : x + _SIDE] = patch
-        _mark_centre(axes, x, y)
+        row, column = divmod(i * group.width, COLUMNS)
+        y, x = row * pitch, column * (_SIDE + _GAP)
+        pictures = [patch] if group.beside is None else [patch, group.beside[i]]
+        for picture, left in zip(pictures, (x, x + _SIDE + _BESIDE), strict=False):
+            canvas[y : y + _SIDE, left : left + _SIDE] = picture
+            _mark_centre(axes, left, y)
         if group.captions:
-            axes.text(x + _SIDE / 2, y + _SIDE + 3, group.captions[i], ha="center", va="top", linespacing=1.1)
+            middle = x + (len(pictures) * _SIDE + (len(pictures) - 1) * _BESIDE) / 2
+            axes.text(middle, y + _SIDE + 3, group.captions[i], ha="center", va="top", linespacing=1.1)
     axes.imshow(canvas)
 
 
@@ -91,7 +105,7 @@ def _mark_centre(axes: Axes, x: int, y: int) -> None:
 
 
 def _rows(group: Group) -> int:
-    return -(-len(group.pixels) // COLUMNS)
+    return -(-len(group.pixels) * group.width // COLUMNS)
 
 
 def _height(group: Group) -> int:

@@ -1,0 +1,133 @@
+"""The explanations that `histo plot` draws: of an evaluation's patches, of patches by their ids, and of files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from histocli.commands.plot_sheets import explain_groups, plan_sheet, read_tables, score_captions
+from histocli.config import CHECKPOINT, PlotConfig
+from histocli.data.inputs import open_inputs
+from histocli.data.manifest import read_manifest
+from histocli.data.stream import load_chunk
+from histocli.enums import Resize
+from histocli.errors import HistoError, UsageError
+from histocli.inference.explain import explain
+from histocli.inference.explain_scored import load_explained
+from histocli.inference.scored_patches import read_packed, read_scored
+from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.plots import Kind, Plot, shorten
+from histocli.sources import Pixels
+from histocli.workspace import Workspace, make_name
+
+MOST = 64  # patches on a sheet
+_PER_GROUP = 8
+
+
+def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
+    """Return a sheet for each evaluation: its most confident right and wrong patches of both classes, explained.
+
+    Raises:
+        MissingInputError: the scored patches cannot be read any more.
+        ExplanationError: a checkpoint is not there any more, or its network has no feature map.
+    """
+    from histocli.reports.plots.evaluation import facts
+    from histocli.reports.plots.explanations import KEY
+    from histocli.reports.plots.sheets import Group, most_confident_errors
+
+    plots = []
+    for path, report, scores in read_tables(workspace, evaluations):
+        labels, probs, threshold = scores["label"], scores["prob"], report.measured.threshold
+        wrong = most_confident_errors(labels, probs, threshold, _PER_GROUP)
+        right = most_confident_errors(1 - labels, probs, threshold, _PER_GROUP)  # errors if the labels are exchanged
+        names = ("True positives", "True negatives", "False positives", "False negatives")
+        chosen = [scores.iloc[rows] for rows in (*right, *wrong)]
+        pixels = [read_scored(workspace, report, table) for table in chosen]
+        pictures = explain_groups(workspace, report, pixels)
+        groups = [
+            Group(
+                f"{name}: {f'{len(table)}, the most confident first' if len(table) else 'none'}",
+                patches,
+                score_captions(table["id"], table["prob"]),
+                beside,
+            )
+            for name, table, patches, beside in zip(names, chosen, pixels, pictures, strict=True)
+        ]
+        key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
+        heading = f"Explanations: {report.run}"
+        plots.append(
+            plan_sheet(f"{path.stem}-{Kind.EXPLAIN}", groups, heading, ", ".join(facts(report)), key_line, KEY)
+        )
+    return plots
+
+
+def plan_chosen(workspace: Workspace, config: PlotConfig, on_note: Callable[[str], None]) -> list[Plot]:
+    """Return a sheet of the files `config.files` or the packed patches `config.ids`, scored and explained.
+
+    Raises:
+        UsageError: there are too many patches.
+        HistoError: a patch or a checkpoint cannot be read, or the network has no feature map.
+    """
+    from histocli.reports.plots.explanations import KEY, colour_maps
+    from histocli.reports.plots.sheets import Group
+
+    predictor = load_explained(workspace, config.ckpt or config.run or (CHECKPOINT,))
+    if config.files:
+        ids, pixels = _read_files(workspace, config.files, on_note)
+    else:
+        ids, pixels = _read_ids(workspace, config.ids, config.data)
+    for member in predictor.members:
+        on_note(member.checkpoint.describe())
+    probs = predictor.predict_array(pixels).probs
+    pictures = colour_maps(pixels, explain([one.network for one in predictor.networks], pixels))
+    run = "+".join(member.checkpoint.run for member in predictor.members)
+    group = Group(f"{len(ids)} patch{'es' * (len(ids) != 1)}", pixels, score_captions(ids, probs), pictures)
+    key_line = f"under each patch: its probability of tumour (threshold {predictor.threshold():.3g}) and its id"
+    return [plan_sheet(make_name(f"{shorten(run, 80)}-{Kind.EXPLAIN}"), [group], f"Explanations: {run}", key_line, KEY)]
+
+
+def _read_files(workspace: Workspace, names: Sequence[str], on_note: Callable[[str], None]) -> tuple[list[str], Pixels]:
+    """Return the ids and pixels of image files; `on_note` gets what was changed or guessed in them."""
+    inputs = open_inputs(names, workspace, Resize.CROP)
+    patches = []
+    for patch in inputs.patches:
+        patches.append(patch)
+        _check_count(max(inputs.total or 0, len(patches)))
+    chunk = load_chunk(patches)
+    if chunk.failures:
+        raise chunk.failures[0][1]
+    for note in inputs.left_out:
+        on_note(note)
+    for what, remark in chunk.remarks.items():
+        on_note(f"{remark.images} of {len(patches)} images: {what} (the first: {remark.example})")
+    return [patch.id for patch in chunk.patches], chunk.pixels
+
+
+def _read_ids(workspace: Workspace, ids: Sequence[str], data: Sequence[str]) -> tuple[list[str], Pixels]:
+    """Return the ids and pixels of patches in the packed data sets, or in those that `data` names.
+
+    Raises:
+        HistoError: no data set has a patch of that id, or several have one.
+    """
+    ids = list(dict.fromkeys(ids))
+    _check_count(len(ids))
+    names = [name for name in workspace.dataset_names() if not data or name in data]
+    places: dict[str, list[tuple[str, int]]] = {key: [] for key in ids}
+    for name in names:
+        for row, key in enumerate(read_manifest(workspace.manifest_path(name), ("id",))["id"]):
+            if key in places:
+                places[key].append((name, row))
+    for key, found in places.items():
+        if not found:
+            where = f"the data sets {', '.join(names)}" if names else "this workspace, which has no packed data set"
+            raise HistoError(f"--ids {key}: there is no such patch in {where}", "the ids are in manifests/NAME.csv")
+        if len(found) > 1:
+            both = ", ".join(name for name, _ in found)
+            raise HistoError(f"--ids {key}: several data sets have this patch: {both}", f"add --data {found[0][0]}")
+    pixels = [read_packed(workspace, name, np.array([row])) for ((name, row),) in places.values()]
+    return ids, np.concatenate(pixels)
+
+
+def _check_count(count: int) -> None:
+    if count > MOST:
+        raise UsageError(f"{count:,} patches are too many for a sheet", f"name at most {MOST} files or --ids")

@@ -1,0 +1,62 @@
+"""Explain patches that were evaluated, with the checkpoints that scored them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from histocli.data.manifest import file_sha256
+from histocli.enums import Device, Engine, Precision
+from histocli.errors import ExplanationError, HistoError
+from histocli.inference.checkpoints import CheckpointPredictor, load_predictor
+from histocli.inference.explain import Maps, explain
+from histocli.models import packaged
+from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
+from histocli.sources import Pixels
+from histocli.workspace import Workspace
+
+_EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
+
+
+def load_explained(workspace: Workspace, names: Sequence[str]) -> CheckpointPredictor:
+    """Load checkpoints by name or path for `explain`: in torch, on the CPU, in fp32.
+
+    Raises:
+        ExplanationError: one is an exported network.
+        HistoError: one cannot be used.
+    """
+    for name in names:
+        if Path(name).suffix.lower() in _EXPORTED:
+            raise ExplanationError(
+                f"--ckpt {name}: an exported network cannot be explained, because it has no gradients",
+                "give the checkpoint or the run that it was exported from",
+            )
+    return load_predictor(workspace, names, Device.CPU, Precision.FP32, Engine.TORCH)
+
+
+def explain_scored(workspace: Workspace, report: EvaluationReport, pixels: Pixels) -> Maps:
+    """Return the maps (N,96,96) of some of an evaluation's patches, uint8 (N,96,96,3), as `explain` does.
+
+    Raises:
+        ExplanationError: a checkpoint is not there any more, or its network has no feature map.
+    """
+    if not report.checkpoints:
+        raise ExplanationError("the evaluation does not name its checkpoint", "histo eval writes it again")
+    paths = [str(_find(workspace, one)) for one in report.checkpoints]
+    if not len(pixels):
+        return explain([], pixels)
+    try:
+        predictor = load_explained(workspace, paths)
+    except HistoError as error:
+        raise ExplanationError(str(error), error.hint) from error
+    return explain([one.network for one in predictor.networks], pixels)
+
+
+def _find(workspace: Workspace, one: EvaluatedCheckpoint) -> Path:
+    """Return the file of an evaluated checkpoint: checkpoints/best.pt may be of another run by now."""
+    folders = (workspace.checkpoints_dir, workspace.runs_dir / one.run)
+    places = [Path(one.checkpoint), *(folder / name for folder in folders for name in ("best.pt", "last.pt"))]
+    for path in [*places, packaged.PATH]:
+        if path.is_file() and file_sha256(path) == one.checkpoint_sha256:
+            return path.absolute()
+    raise ExplanationError(
+        f"the checkpoint of {one.run}, epoch {one.epoch}, is not there any more", "histo eval scores with another one"
+    )
