@@ -362,6 +362,10 @@ def test_eval_and_predict_name_the_checkpoint_before_they_start(histo):
         (["train", "--device", "cuda:0"], "'cuda'"),
         (["train", "--precision", "float16"], "'fp16'"),
         (["plot", "--kind", "calibrate"], "'calibration'"),
+        (["download", "a.zip"], "--from a.zip"),
+        (["balance", "160000"], "--n 160000"),
+        (["balance", "mine"], "--data mine"),
+        (["eval", "best.pt", "--tta"], "--ckpt best.pt"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -371,5 +375,5 @@ def test_the_words_of_other_tools_are_answered_with_what_was_meant(empty, line, 
 
 
 def test_a_word_that_is_like_nothing_is_not_guessed_at(empty):
-    for line in (["train", "--xyzzy", "1"], ["train", "--device", "abacus"]):
+    for line in (["train", "--xyzzy", "1"], ["train", "--device", "abacus"], ["eval", "--out", "x"]):
         assert "Did you mean" not in empty(*line, code=2).stderr

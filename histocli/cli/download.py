@@ -115,8 +115,12 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
         state.report.detail(f"{file}: {digest}")
     for note in dataset.notes:
         state.report.note(note)
+    next_command = f"histo balance --data {title}"
     rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
     state.report.table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)
-    state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", f"histo balance --data {title}")
+    if dataset.counts.get("without a label") == source.total:
+        state.report.warn("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
+        next_command = f"histo predict {title}"
+    state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
     return dataset

@@ -26,7 +26,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     scored, unreadable = prediction.scored, prediction.unreadable
     listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
     hint = f"the warnings above name the files that could not be read{listed}"
-    if unreadable and not scored:
+    if unreadable and not scored and not prediction.done_before:
         raise HistoError(f"none of {unreadable:,} files could be read", hint)
     _report_images(state, config, prediction.remarks, scored)
     if warning := prediction.likeness.warning:
@@ -34,8 +34,8 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     before = f"; it held {prediction.done_before:,} before" if prediction.done_before else ""
     report.done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
     if unreadable:
-        files = scored + unreadable
-        raise PartialError(f"{unreadable:,} of {files:,} files could not be read; all others are scored", hint)
+        files = f"{scored + unreadable:,} {'new files' if prediction.done_before else 'files'}"
+        raise PartialError(f"{unreadable:,} of {files} could not be read; all others are scored", hint)
 
 
 def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored: int) -> None:

@@ -7,12 +7,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from histocli.cli.app import State
 from histocli.config import PredictConfig, SlideEvalConfig
 from histocli.console import Rate, Reporter, number
-from histocli.errors import HistoError, PartialError
+from histocli.errors import HistoError, PartialError, UsageError
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
 from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
 from histocli.stdio import write_out
 
+_TABLES = (".csv", ".jsonl", ".parquet")
 _NAME = 24  # characters of a slide's name beside its bar
 _FEW = 10  # slides of a class, below which intervals are rough
 _MOST_NAMES = 3  # of files that are no slides, in a message
@@ -85,6 +86,14 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     from histocli.commands.predict_slides import predict_slides as run_predict
     from histocli.compute.ddp import LONG_TIMEOUT, process_group
 
+    is_for_patches = config.out is None or config.out.suffix.lower() in _TABLES
+    if is_for_patches and found.others:
+        raise UsageError(
+            f"{found.slides[0].path.name} is a whole slide, and {len(found.others):,} other files are not",
+            "--out DIR scores the slides; to score the others, name them, for example 'DIR/*.png'",
+        )
+    if is_for_patches and config.out is not None:
+        raise UsageError(f"--out {config.out} is a table, and the scores of slides are a folder", "give --out DIR")
     if found.others:
         names = ", ".join(path.name for path in found.others[:_MOST_NAMES])
         more = ", ..." if len(found.others) > _MOST_NAMES else ""

@@ -91,6 +91,17 @@ _VALUES = {
     "raise": "fail",
     "ignore": "skip",
 }
+# The option that a value without one was probably meant for.
+_ARGUMENTS = {
+    "download": "--from",
+    "balance": "--data",
+    "train": "--data",
+    "eval": "--ckpt",
+    "export": "--ckpt",
+    "plot": "--run",
+    "report": "--run",
+}
+_EXTRA = re.compile(r"^Got unexpected extra arguments?(?:\(s\))? \((\S+)[^)]*\)$")
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.*)")
 
 
@@ -105,6 +116,9 @@ def suggest(command: Any, error: Any) -> None:
         if names := _options_like(name.partition("=")[0], options):
             error.possibilities = None  # they would be repeated
             error.message = f"{error.message.rstrip('.')}. Did you mean {names[0]}?"
+    elif (extra := _EXTRA.search(str(getattr(error, "message", "")))) and command.name in _ARGUMENTS:
+        is_count = command.name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
+        error.message += f". Did you mean {'--n' if is_count else _ARGUMENTS[command.name]} {extra[1]}?"
     elif (wrong := _NOT_ONE_OF.search(str(getattr(error, "message", "")))) and (
         meant := _value_like(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
     ):
@@ -115,7 +129,7 @@ def suggest(command: Any, error: Any) -> None:
 def _options_like(name: str, options: list[str]) -> list[str]:
     """Return the option that a wrong one may mean, if there is one."""
     known = [meant for meant in _OPTIONS.get(name.lower().replace("_", "-"), ()) if meant in options][:1]
-    return known or get_close_matches(name.replace("_", "-"), options, 1)
+    return known or get_close_matches(name.replace("_", "-"), options, 1, 0.7)
 
 
 def _value_like(wrong: str, values: Iterable[str]) -> str | None:

@@ -25,6 +25,7 @@ from histocli.training.progress import Epoch, Listener
 from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import (
     Member,
+    Repeats,
     find_first_run,
     is_member,
     plan_repeats,
@@ -203,8 +204,9 @@ def train_repeats(
 ) -> RepeatsReport:
     """Train one run per fold of a cross-validation of the subset, or one run per seed, one after another.
 
-    With `config.resume`, finished runs are left as they are, and the others are continued or started. Each run has a
-    listener of its own. The mean and the spread of their metrics are written to `metrics/` and returned.
+    With `config.resume`, finished runs are left as they are, and the others are continued or started; if all are
+    finished, a larger number of epochs extends each of them. Each run has a listener of its own. The mean and the
+    spread of their metrics are written to `metrics/` and returned.
 
     Raises:
         HistoError: as `train`; or the subset cannot be split into so many folds, or it has changed since the first
@@ -226,7 +228,7 @@ def train_repeats(
         ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
     elif started:
         ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(started)))
-    resume_command = f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
+    resume_command = _resume_command(repeats)
     for member in repeats.members:
         is_started = member.name in started
         if is_started and ranks.on_rank0(partial(_is_finished, workspace, member)):
@@ -254,6 +256,10 @@ def _repeats_config(
         stored = ranks.on_rank0(lambda: load_run_config(workspace, first))[1]
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
+        if "epochs" in given and config.epochs > stored.epochs:
+            planned = partial(plan_repeats, workspace, stored, resumed, config.folds or 0, config.seeds or 0)
+            ranks.on_rank0(lambda: _check_finished(workspace, planned(), config.epochs))
+            stored = replace(stored, epochs=config.epochs)
         run_config = apply_given_options(stored, config, given)
     _refuse_unused(run_config, given)
     run_config.check()
@@ -266,7 +272,11 @@ def _train_member(
     """Train the run of one fold or seed, or continue it with the options that it was started with."""
     member_config = member.config
     if is_started:
-        member_config = replace(load_run_config(workspace, member.name)[1], device=member.config.device)
+        member_config = load_run_config(workspace, member.name)[1]
+        if member_config.epochs < member.config.epochs:
+            extend = partial(extend_config, workspace, member.name, member_config, member.config.epochs)
+            member_config = ranks.on_rank0(extend)
+        member_config = replace(member_config, device=member.config.device)
     return _train_run(
         workspace,
         member_config,
@@ -284,6 +294,21 @@ def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
     manifest, copy = workspace.manifest_path(data), workspace.run_dir(first) / "manifest.csv"
     if not manifest.is_file() or file_sha256(manifest) != file_sha256(copy):
         raise HistoError(f"{manifest} has changed since {first} was started", f"cp {copy} {manifest}")
+
+
+def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None:
+    """Raise `UsageError` if one of the runs has not all its epochs, so that the runs cannot be extended to `epochs`."""
+    for member in repeats.members:
+        if not _is_finished(workspace, member):
+            trained = count_epochs(workspace, member.name)
+            raise UsageError(
+                f"--epochs {epochs}: {member.name} has {member.config.epochs}, of which {trained} are trained",
+                f"finish the runs first: {_resume_command(repeats)}",
+            )
+
+
+def _resume_command(repeats: Repeats) -> str:
+    return f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
 
 
 def _is_finished(workspace: Workspace, member: Member) -> bool:

@@ -17,6 +17,8 @@ _SCAN, _END, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD0, 0xD8)
 _AFTER_A_SCAN = frozenset([0xC4, _END, _SCAN, 0xDB, 0xDC, _RESTART_INTERVAL, 0xFE, *range(0xE0, 0xF0)])
 _FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # the markers of a JPEG's frame header
 
+JPEG_START = b"\xff\xd8\xff"
+_LOSSLESS = (0xC3, 0xF7)
 _PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _PNG_CHUNK = Struct(">I4s")
 _MOST_DEFLATE = 1032  # bytes that one byte of a deflate stream can be unpacked to
@@ -88,7 +90,7 @@ def _check(data: bytes) -> Size | None:
     """Check the file as its format requires; the first bytes tell the format."""
     if data.startswith(_PNG):
         return _check_png(data)
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(JPEG_START):
         return check_jpeg(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _check_webp(data)
@@ -143,6 +145,8 @@ def check_jpeg(data: bytes) -> Size:
         code, at = marker[0][1], marker.end()
         if code == _END:
             return _require_frame(size)
+        if code in _LOSSLESS:
+            raise ImageError("it is a lossless JPEG or JPEG-LS, which is not read", "save it as PNG or TIFF")
         if code in _FRAMES:
             size = Size(int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 3 : at + 5]))
             check_pixels(*size)

@@ -10,8 +10,9 @@ import numpy as np
 
 from histocli.config import PATCH_MPP
 from histocli.data import MAX_PIXELS
-from histocli.data.headers import ImageError, Size, check_header, check_pixels, shorten_webp
+from histocli.data.headers import JPEG_START, ImageError, Size, check_header, check_pixels, shorten_webp
 from histocli.data.intensity import Ranges, Values, to_uint8
+from histocli.data.jpeg import decode_jpeg
 from histocli.data.other_formats import refuse_other_formats
 from histocli.data.remarks import Remarks
 from histocli.data.tiff import read_tiff
@@ -95,6 +96,8 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
     size = check_header(data)
     if size is not None and largest_side is not None:
         refuse_slide(size, 1, largest_side)
+    if data.startswith(JPEG_START) and (jpeg := decode_jpeg(data)) is not None:
+        return jpeg, ()
     pixels = size.width * size.height if size else 0
     image = imdecode(data, pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from histocli.sources import Patch
 from histocli.sources.archives import is_archive
 from histocli.sources.files import File, describe_others, file_at, find_images, list_files
 from histocli.sources.folder import unique_ids
-from histocli.sources.formats import refuse_format
+from histocli.sources.formats import explain_no_images, refuse_format
 from histocli.workspace import Workspace
 
 STDIN = "-"
@@ -167,8 +168,7 @@ def _images(path: Path, others: list[File]) -> list[File]:
         files = found.images
         others += found.others
     if not files:
-        hint = "give a folder or an archive that holds some"
-        raise HistoError(f"there are no images in {path}", describe_others(others) or hint)
+        raise HistoError(f"there are no images in {path}", explain_no_images(others))
     return files
 
 
@@ -230,10 +230,15 @@ def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs
     """Return the patches of a packed data set, or of one of its splits."""
     store, manifest = open_packed(workspace, name, ("id", "label") if split in (None, Part.ALL) else ("id", "split"))
     rows = np.arange(len(store))
+    notes: tuple[str, ...] = ()
+    counts = Counter(manifest["split"]) if split is None and "split" in manifest else Counter()
+    if len(counts) > 1:
+        listed = ", ".join(f"{found or 'none'} ({counts[found]:,})" for found in sorted(counts))
+        notes = (f"all splits of {name} are scored: {listed}; --split scores one of them",)
     if split not in (None, Part.ALL):
         rows = np.flatnonzero(manifest["split"] == split.value)
         if not len(rows):
             splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"
             raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
     ids = manifest["id"].tolist()
-    return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {})
+    return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {}, notes)

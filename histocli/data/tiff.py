@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from histocli.data.headers import ImageError, check_jpeg, check_pixels
+from histocli.data.jpeg import decode_jpeg
 from histocli.data.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout, Values
 from histocli.data.tiff_pages import Page, following_pages
 from histocli.data.tiff_segments import JPEG, UNPACK, imdecode
@@ -94,7 +95,8 @@ def _check_jpeg_segments(layout: Layout) -> None:
     for at, length in layout.places():
         stream = start + layout.page.data[at : at + length].removeprefix(b"\xff\xd8")
         size = check_jpeg(stream)
-        image = imdecode(stream, size.width * size.height)
+        image: Values | None = decode_jpeg(stream)
+        image = imdecode(stream, size.width * size.height) if image is None else image
         if image is None or image.shape[:2] != (size.height, size.width):
             raise ImageError("the image is damaged: a JPEG in it cannot be decoded")
         if size.width < min(layout.segment_width, layout.width):
@@ -132,6 +134,8 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
         ) from problem
     if layout.is_planar and image.ndim == 3:
         image = np.moveaxis(image, 0, 2)
+    if image.dtype == bool:  # one bit for each pixel, as in scanned pages
+        image = image.astype(np.uint8) * 255
     image = image.reshape(layout.height, layout.width, -1)
     if is_colour_in_codec and image.shape[2] == 3:
         layout.photometric = RGB

@@ -22,11 +22,13 @@ _ZIP = re.compile(r"\.zip$", re.IGNORECASE)
 _ARRAYS = re.compile(r"\.(npz|parquet)$", re.IGNORECASE)
 _TABLE_ZIP = re.compile(r"\.(csv|tsv)\.zip$", re.IGNORECASE)
 _DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
-    "gz": lambda file: gzip.GzipFile(fileobj=file),
+    "gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),  # it would take the mode of `file`
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
 }
 _SHORT = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
+_STARTS = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
+_TAR_MAGIC = 257  # the position of `ustar` in a tar
 _HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
 _IN_MEMORY = 64 << 20  # of an archive in an archive; a larger one is in a temporary file
 _MAX_RATIO = 20  # an archive in an archive is compressed already: this limits bombs, and allows tars of flat images
@@ -98,7 +100,20 @@ def _open_archive(name: str, open_file: Open) -> list[File]:
             return (list_npz if name.lower().endswith(".npz") else list_parquet)(name, open_file)
         return _list_zip(name, open_file)
     except _DAMAGE as error:
-        raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
+        raise HistoError(f"cannot read {name}: {error}", _damage_hint(name, open_file)) from error
+
+
+def _damage_hint(name: str, open_file: Open) -> str:
+    """Return what to do about an archive that cannot be read: it may have the suffix of another format."""
+    try:
+        head = open_file().read(_TAR_MAGIC + 5)
+    except _DAMAGE:
+        head = b""
+    is_tar = head[_TAR_MAGIC:] == b"ustar"
+    suffix = ".tar" if is_tar else next((s for start, s in _STARTS.items() if head.startswith(start)), "")
+    if suffix and not name.lower().endswith((suffix, *(short for short in _SHORT if _SHORT[short] in suffix))):
+        return f"its content is that of a {suffix}: rename it"
+    return "check that the download is complete"
 
 
 def _unpack(file: File) -> IO[bytes]:

@@ -29,6 +29,8 @@ _SPLITS = {
 _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
 _SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+)$")
 
+SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
+_NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
 _SHOWN = 12  # names of folders in a message
 
 
@@ -91,14 +93,15 @@ def split_of(name: str) -> str:
 def classes_line(names: Iterable[str]) -> str:
     """Return the options `--classes` for some names of classes, for the user to check.
 
-    Numbers other than 0 count as positive. Names that are not understood are on the side that would be empty, or are
-    left out; if no name is understood, NAME is written in their place.
+    The lowest of several numbers counts as negative, the others as positive. Names that are not understood are on the
+    side that would be empty, or are left out; if no name is understood, NAME is written in their place.
     """
     names = sorted(set(names), key=_natural)
     sides: dict[int, list[str]] = {0: [], 1: []}
-    words = [name for name in names if not name.isdecimal()]
+    words = [name for name in names if not _NUMBER.fullmatch(name)]
+    lowest = min(map(float, names), default=0) if not words else 0
     for name in words or names:
-        label = _suggest(name) if words else int(int(name) > 0)
+        label = _suggest(name) if words else int(float(name) > lowest)
         if label is not None:
             sides[label].append(name)
     rest = [name for name in words if name not in sides[0] + sides[1]]
@@ -118,6 +121,13 @@ def _suggest(name: str) -> int | None:
     if words & {"n", "normal", "norm", "benign", "healthy"}:
         return 0
     return 1 if words & {"aca", "scc", "situ", "invasive", "dcis", "tumor", "tumour", "carcinoma"} else None
+
+
+def unknown_splits(names: Iterable[str]) -> list[str]:
+    """Return the names beside those of splits that are no split, sorted; [] if no name is one."""
+    names = set(names) - {""}
+    unknown = sorted(name for name in names if not split_of(name))
+    return unknown if len(unknown) < len(names) else []
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:

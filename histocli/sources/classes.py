@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import classes_line, describe_counts, label_of, split_of
+from histocli.sources.class_names import SPLIT_NAMES, classes_line, describe_counts, label_of, split_of, unknown_splits
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,12 @@ def read_splits(paths: Iterable[str]) -> dict[str, str]:
     """Return the split of each image that is in a folder such as `train`, `val` or `test`: train, valid or test.
 
     Raises:
-        HistoError: two folders of a path have different splits.
+        HistoError: two folders of a path have different splits; or a folder beside `train` is no split and no class.
     """
     by_folder: dict[str, str] = {}
     splits = {}
+    paths = list(paths)
+    _check_beside_train({path.rpartition("/")[0] for path in paths})
     for path in paths:
         folder = path.rpartition("/")[0]
         if folder not in by_folder:
@@ -108,6 +110,24 @@ def _split_of_path(folder: str) -> str:
             "rename one of them, or give the folders below it to --from",
         )
     return split_of(parts[0]) if parts else ""
+
+
+def _check_beside_train(folders: Iterable[str]) -> None:
+    """Check that each folder beside a folder `train` is a split or a class: its images would be trained on."""
+    children: dict[str, set[str]] = {}
+    for folder in folders:
+        above = ""
+        for part in folder.split("/"):
+            children.setdefault(above, set()).add(part)
+            above = f"{above}/{part}"
+    for parts in children.values():
+        unknown = [part for part in unknown_splits(parts) if label_of(part) is None]
+        if unknown and any(split_of(part) == "train" for part in parts):
+            known = sorted(part for part in parts if split_of(part))
+            raise HistoError(
+                f"the folder {unknown[0]} is beside {' and '.join(known)}, but its name is no split",
+                f"rename it; the names are {SPLIT_NAMES}. Or give only the folders that you need to --from",
+            )
 
 
 def _more_classes(

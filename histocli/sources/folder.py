@@ -12,6 +12,7 @@ from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, 
 from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits
 from histocli.sources.files import File, describe_others, find_images, list_files
+from histocli.sources.formats import explain_no_images
 from histocli.sources.labels import find_labels
 from histocli.sources.options import (
     CLASSES,
@@ -80,10 +81,7 @@ class FolderSource:
         found = _name_locations(locations, [list_files(location) for location in locations], classes)
         self._images, others = find_images(file for files in found for file in files)
         if not self._images:
-            raise HistoError(
-                f"there are no images in {self.report.origin}",
-                describe_others(others) or "give a folder or an archive that contains images",
-            )
+            raise HistoError(f"there are no images in {self.report.origin}", explain_no_images(others))
         self._ids = unique_ids(self._images)
         names = [image.name for image in self._images]
         if len(set(names)) != len(names):
@@ -132,7 +130,7 @@ class FolderSource:
         """Add to the report what was found, what was left out, and what was guessed."""
         found, report = self._found, self.report
         report.notes += found.notes
-        if self._splits:
+        if self._splits and not found.splits:
             counts = Counter(self._splits.values())
             rest = f"; {self.total - len(self._splits):,} are in none" if len(self._splits) < self.total else ""
             report.notes.append(f"splits by the names of folders: {describe_counts(counts)}{rest}")

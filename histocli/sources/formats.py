@@ -1,13 +1,19 @@
 """Files in formats that are not read, and what to do about them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.sources.files import is_image_start
+from histocli.sources.files import File, describe_others, is_image_start
 
 _UNPACK = "unpack it, and give the folder"
 _CONVERT = "write the patches as PNG files, or as an array in a .npy or .npz file"
+_LIST = "give images or a folder; a list of paths goes to stdin: histo predict - < FILE; a table of labels to --labels"
+_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst", ".npz", ".parquet")
 _NOT_READ = {
+    ".txt": ("text file", _LIST),
+    ".csv": ("table", _LIST),
+    ".tsv": ("table", _LIST),
     ".7z": ("7z archive", _UNPACK),
     ".rar": ("RAR archive", _UNPACK),
     ".zst": ("Zstandard file", _UNPACK),
@@ -32,6 +38,14 @@ _NOT_READ = {
     ".mrxs": ("whole slide", "cut it into patches of 96x96 pixels first"),
     ".dcm": ("DICOM file", "cut it into patches of 96x96 pixels first, as PNG files"),
 }
+
+
+def explain_no_images(others: Sequence[File]) -> str:
+    """Return a hint for a folder or archive without images, of whose files `others` were left out."""
+    if not (left_out := describe_others(others)):
+        return "give a folder or an archive that contains images"
+    is_packed = any(file.name.lower().endswith(_PACKED) for file in others)
+    return f"{left_out}; unpack the archives, and give the folder" if is_packed else left_out
 
 
 def refuse_format(path: Path) -> None:

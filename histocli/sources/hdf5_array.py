@@ -124,20 +124,24 @@ class Hdf5Array:
 
 
 def find_array(file: "h5py.File", path: Path, name: str, *, or_only: bool = False, hint: str = "") -> Hdf5Array:
-    """Return the array `name` of a file; with `or_only`, the only array of a file that has none of this name.
+    """Return the array `name` of a file.
+
+    With `or_only`, a file that has none of this name may have one other array, or one other of images (N,H,W,3).
 
     Raises:
         HistoError: it is not in the file itself, or does not hold numbers.
     """
     with damage_errors(path, hint):
         names = [key for key in file if _is_array(file, key)]
-        if name not in names and not (or_only and len(names) == 1):
+        images = [key for key in names if _holds_images(file, key)] if or_only and len(names) > 1 else []
+        only = images if len(images) == 1 else names
+        if name not in names and not (or_only and len(only) == 1):
             shown = [*(key[:40] for key in names[:_NAMES_SHOWN]), *(["..."] if len(names) > _NAMES_SHOWN else [])]
             raise HistoError(
                 f"{path} has no array {name!r}: it contains {', '.join(shown) or 'no arrays'}",
                 f"the patches must be named {name!r}, and be in the file itself: links are not followed",
             )
-        dataset = file[name if name in names else names[0]]
+        dataset = file[name if name in names else only[0]]
         if problem := _content_problem(dataset):
             raise _refusal(dataset, path, problem)
         return Hdf5Array(dataset, path, hint)
@@ -149,6 +153,12 @@ def _is_array(file: "h5py.File", name: str) -> bool:
 
     is_in_file = isinstance(file.get(name, getlink=True), h5py.HardLink)
     return is_in_file and file.get(name, getclass=True) is h5py.Dataset
+
+
+def _holds_images(file: "h5py.File", name: str) -> bool:
+    """Return whether an array is stored in this file and has the shape (N,H,W,3)."""
+    dataset = file[name]
+    return _content_problem(dataset) is None and len(dataset.shape) == 4 and dataset.shape[3] == 3
 
 
 def _refusal(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:

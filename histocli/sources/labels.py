@@ -1,12 +1,13 @@
 """Labels, slides, hospitals and splits of images: from tables, class folders, or files next to the images."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import classes_line, describe_counts, label_of
+from histocli.sources.class_names import SPLIT_NAMES, classes_line, describe_counts, label_of
 from histocli.sources.classes import ClassFolders, find_classes
 from histocli.sources.files import File, file_at
 from histocli.sources.matching import ImageIndex, Matched, check_unambiguous
@@ -21,7 +22,8 @@ from histocli.sources.tables import (
     table_at,
 )
 
-_TABLE = re.compile(r"\.(csv|tsv|txt)$", re.IGNORECASE)
+_TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
+_OTHER_TABLE = re.compile(r"\.(xlsx|xls|ods|jsonl|feather)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE)
 _RESULTS = re.compile("submission|prediction|score|result", re.IGNORECASE)  # labels in these are guesses
 _SHOWN = 3  # examples of ids and images
 
@@ -74,7 +76,7 @@ def find_labels(
             finder.compare(folders)
     elif not finder.label_by_folders(folders):
         finder.label_by_names()
-    finder.finish()
+    finder.finish(others)
     return finder.result
 
 
@@ -215,7 +217,7 @@ class _Finder:
             self.result.labels.update(labels)
             self.result.notes.append("labels by the names of the files, which end in _class0 or _class1")
 
-    def finish(self) -> None:
+    def finish(self, others: Sequence[File]) -> None:
         """Name the tables that were left out, and check that the options were used.
 
         Raises:
@@ -224,6 +226,8 @@ class _Finder:
         """
         if self.problems and not self.result.labels:
             raise self.problems[0]
+        if not self.result.labels and (unread := [file.name for file in others if _OTHER_TABLE.search(file.name)]):
+            self.result.notes.append(f"{_examples(unread)} may have the labels, but is not read: save it as CSV")
         named = [f"--{role}-column" for role, name in self.options.columns._asdict().items() if name]
         if named and not self.n_tables:
             raise HistoError(f"{named[0]} is given, but no table was read", "give the table to --labels or --slides")
@@ -284,9 +288,25 @@ class _Finder:
                 values.update({name: texts[row] for name, row in matched.rows.items() if texts[row]})
                 if f"column {column}" not in result.notes[-1]:
                     result.notes.append(f"{role}s from {table.name}, column {column}")
+        column = table.find("split")
         if splits := table.splits():
-            result.splits.update({name: splits[row] for name, row in matched.rows.items() if splits[row]})
-            result.notes.append(f"splits from {table.name}, column {table.find('split')}")
+            found = {name: splits[row] for name, row in matched.rows.items() if splits[row]}
+            result.splits.update(found)
+            rest = len(matched.rows) - len(found)
+            counts = describe_counts(Counter(found.values())) + (f"; {rest:,} are in none" if rest else "")
+            result.notes.append(f"splits from {table.name}, column {column}: {counts}")
+        elif column is not None:
+            words = sorted(set(table.columns[column]))
+            result.notes.append(
+                f"column {column} of {table.name} is not used: its values are {_examples(words)}; the names of splits "
+                f"are {SPLIT_NAMES}"
+            )
+        self._note_unused(table)
+
+    def _note_unused(self, table: PatchTable) -> None:
+        """Name the columns that were not used, such as `is_valid`: they may mean more to the user."""
+        if unused := table.unused_columns(self.options.columns):
+            self.result.notes.append(f"columns of {table.name} that are not used: {_examples(unused)}")
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from histocli.data.tables import read_table
 from histocli.errors import HistoError
 from histocli.sources.archives import is_archive
-from histocli.sources.class_names import classes_line, label_of, split_of
+from histocli.sources.class_names import SPLIT_NAMES, classes_line, label_of, split_of, unknown_splits
 from histocli.sources.files import MAX_FILE_BYTES, File, file_at, list_files, read_bytes
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
@@ -28,6 +28,7 @@ _NAMES = {
 _KNOWN = {role: names.split() for role, names in _NAMES.items()}
 _WILDS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
 _ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # as spreadsheets write a long number: 1.23E+10
+_MISSING = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # a label that is not there
 _PEEKED_BYTES = 4096
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
@@ -83,9 +84,13 @@ class PatchTable:
             HistoError: there is none; the hint names the option that chooses it.
         """
         if (found := self.find(role, given)) is None:
+            hint = f"name it: --{role}-column NAME; usual names are {', '.join(_KNOWN[role][:3])}"
+            if any(_parse_label(name, {}) is not None and name.isdecimal() for name in self.columns):
+                hint = "the first line must name the columns, for example id,label"
+            elif len(self.columns) == 1:
+                hint = "separate the columns by commas, semicolons or tabs"
             raise HistoError(
-                f"{self.name}, line 1: no column is known as the {role}; the columns are {self._column_list}",
-                f"name it: --{role}-column NAME; usual names are {', '.join(_KNOWN[role][:3])}",
+                f"{self.name}, line 1: no column is known as the {role}; the columns are {self._column_list}", hint
             )
         return found
 
@@ -114,10 +119,28 @@ class PatchTable:
         return labels
 
     def splits(self) -> list[str]:
-        """Return the split of each row: train, valid, test or ""; [] if there is no column with such words."""
-        column = self.find("split")
-        values = [] if column is None else [split_of(text) for text in self.columns[column]]
+        """Return the split of each row: train, valid, test or ""; [] if there is no column with such words.
+
+        Raises:
+            HistoError: the column has other words beside such words.
+        """
+        if (column := self.find("split")) is None:
+            return []
+        texts = self.columns[column]
+        if unknown := unknown_splits(texts):
+            raise HistoError(
+                f"{self.name}, line {self.lines[texts.index(unknown[0])]}, column {column}: {unknown[0]!r} is no split",
+                f"the names of splits are {SPLIT_NAMES}",
+            )
+        values = [split_of(text) for text in texts]
         return values if any(values) else []
+
+    def unused_columns(self, given: ColumnNames) -> list[str]:
+        """Return the names of the columns that are no id, label, slide, hospital or split."""
+        named = {name.lower() for name in given if name}
+        used = {self.find(role) for role in _KNOWN if not getattr(given, role, None)}
+        parts = _WILDS if self.find("id") is None else ()
+        return [name for name in self.columns if name not in used and name.lower() not in {*named, *parts}]
 
     @property
     def _column_list(self) -> str:
@@ -131,7 +154,7 @@ class PatchTable:
             if known[text] is None:
                 words = sorted(word for word in known if word)
                 hint = f"say which labels are normal and which are tumour: {classes_line(words)}"
-                if not text:
+                if text.lower() in _MISSING:
                     hint = "remove the row: an image without a row has no label"
                 raise HistoError(f"{self.name}, line {line}, column {column}: {text!r} is not 0 or 1", hint)
         return [label for text in texts if (label := known[text]) is not None]
@@ -157,6 +180,8 @@ def read_patch_table(file: File) -> PatchTable:
     """
     data = _unpack(file)
     encoding = _BOMS.get(data[:2], "utf-8-sig")
+    if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
+        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", "save it as comma-separated UTF-8")
     text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
     try:
         first = text.readline()
@@ -197,7 +222,10 @@ def table_at(path: Path) -> File:
 
 def peek_columns(file: File, given: ColumnNames) -> set[str]:
     """Return which of id, label, slide, hospital and split the first line of a file names as columns."""
-    data = read_bytes(file)[:_PEEKED_BYTES]
+    data = read_bytes(file)
+    if data[:2] == b"\x1f\x8b":
+        data = zlib.decompressobj(wbits=31).decompress(data, _PEEKED_BYTES)
+    data = data[:_PEEKED_BYTES]
     lines = data.decode(_BOMS.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
     first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
     marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "

@@ -483,6 +483,8 @@ def test_flags_in_jsonl_are_those_of_the_csv(histo, images):
 def test_the_test_split_of_kaggle_gives_the_ids_of_the_sample_submission(histo, shared_data, tmp_path):
     archive = shared_data / "kaggle_layout.zip"
     histo("download", "--from", archive)
+    result = histo(*PREDICT, "kaggle")
+    assert "all splits of kaggle are scored: test (28), train (800); --split scores one of them" in result.stderr
     found = histo(*PREDICT, "kaggle", "--split", "test").stdout
     with zipfile.ZipFile(archive) as opened:
         (name,) = [name for name in opened.namelist() if name.endswith("sample_submission.csv")]
@@ -695,6 +697,7 @@ def test_skip_done_tries_unreadable_files_again(histo, images, tmp_path):
     data = last.read_bytes()
     last.write_bytes(b"half a fi")
     histo(*line, code=4)
+    assert "error: 1 of 1 new files could not be read; all others are scored" in histo(*line, code=4).stderr
     last.write_bytes(data)
     histo(*line)
     assert (tmp_path / "x.csv").read_text() == histo(*PREDICT, images).stdout

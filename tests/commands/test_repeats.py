@@ -129,6 +129,34 @@ def test_resuming_repeats_skips_finished_runs(histo):
     assert "to resume" in error
 
 
+def test_finished_folds_are_extended_together(histo):
+    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
+    runs = histo.root / "runs"
+    shutil.move(runs / "cv-fold3", histo.root / "moved")
+    extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    error, hint = histo.fails(*extend, "--epochs", 2, code=2)
+    assert error == "--epochs 2: cv-fold3 has 1, of which 0 are trained"
+    assert hint == "finish the runs first: histo train --folds 3 --name cv --resume"
+    shutil.move(histo.root / "moved", runs / "cv-fold3")
+    for epochs in (2, 3):
+        result = histo(*extend, "--epochs", epochs)
+        assert result.stderr.count(f"extended from {epochs - 1} to {epochs} epochs") == 3
+        for fold in (1, 2, 3):
+            assert len((runs / f"cv-fold{fold}" / "history.jsonl").read_text().splitlines()) == epochs
+            assert last(histo, f"cv-fold{fold}").config["extended_after"] == epochs - 1
+    report = json.loads((histo.root / "metrics" / "cv-folds.json").read_text())
+    assert [run["epoch"] for run in report["runs"]] == [last(histo, f"cv-fold{i}", "best.pt").epoch for i in (1, 2, 3)]
+    error, _ = histo.fails(*extend, "--epochs", 2, code=2)
+    assert error == "--epochs 2: the run has 3"
+
+
+def test_an_extension_of_folds_that_was_interrupted_continues(histo):
+    histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
+    histo("train", "--resume", "--name", "cv-fold1", "--epochs", 2, "--device", "cpu")
+    histo("train", "--folds", 2, "--name", "cv", "--resume", "--device", "cpu")
+    assert [last(histo, f"cv-fold{fold}").config["epochs"] for fold in (1, 2)] == [2, 2]
+
+
 def test_resumed_repeats_keep_their_options(histo):
     (histo.root / "manifests" / "other.csv").write_bytes((histo.root / "manifests" / "balanced.csv").read_bytes())
     histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 7, "--data", "other", "--name", "s")

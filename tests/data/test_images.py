@@ -357,3 +357,57 @@ def test_another_format_is_named_with_what_to_do(data, what):
     with pytest.raises(HistoError, match=f"x: it is .*{what}") as raised:
         decode(data, "x")
     assert raised.value.hint
+
+
+def overwritten(data, start, fill):
+    """Return a JPEG with a tenth of its bytes overwritten in the middle of its compressed data."""
+    at = (data.index(b"\xff\xda") + len(data)) // 2
+    length = len(data) // 10
+    middle = bytes(length) if fill == "zeros" else start.integers(0, 255, length, np.uint8).tobytes()
+    return data[:at] + middle + data[at + length :]
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 98}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_whose_data_is_damaged_is_refused_with_what_libjpeg_says(mode, options):
+    whole = encode(NOISE, "JPEG", mode, **options)
+    decode(whole, "x")
+    with pytest.raises(HistoError, match="x: the image is damaged: Corrupt JPEG data"):
+        decode(overwritten(whole, np.random.default_rng(0), "zeros"), "x")
+
+
+def test_a_damaged_jpeg_with_an_exif_rotation_is_refused(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    whole = encode(NOISE, "JPEG", exif=exif)
+    assert np.array_equal(decode(whole, "x"), np.rot90(decode(encode(NOISE, "JPEG"), "x"), -1))
+    with pytest.raises(HistoError, match="damaged"):
+        decode(overwritten(whole, np.random.default_rng(0), "zeros"), "x")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:1:1"}, {"restart_marker_blocks": 4}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_sound_jpeg_has_the_pixels_that_opencv_and_pillow_decode(mode, options):
+    data = encode(SOFT, "JPEG", mode, **options)
+    by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(decode(data, "x"), by_opencv)
+    assert gap(decode(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))) <= 1
+
+
+def test_nearly_all_damaged_jpegs_are_refused():
+    rng, refused = np.random.default_rng(1), 0
+    for quality in range(50, 100):
+        for fill in ("zeros", "noise"):
+            try:
+                decode(overwritten(encode(SOFT, "JPEG", quality=quality), rng, fill), "x")
+            except HistoError:
+                refused += 1
+    assert refused >= 85  # of 100
+
+
+@pytest.mark.parametrize("marker", [0xC3, 0xF7])
+def test_lossless_jpegs_are_named(marker):
+    data = bytearray(encode(SOFT, "JPEG"))
+    data[data.index(b"\xff\xc0") + 1] = marker
+    with pytest.raises(HistoError, match="a lossless JPEG or JPEG-LS, which is not read"):
+        decode(bytes(data), "x")

@@ -242,6 +242,29 @@ def test_the_dataset_of_an_hdf5_file_is_chosen(tmp_path, workspace):
     for name, message in (("none", "contains no arrays"), ("two", "contains a, b"), ("null", r"null\.h5")):
         with pytest.raises(HistoError, match=message):
             open_inputs([str(tmp_path / f"{name}.h5")], workspace, Resize.CROP)
+    with h5py.File(tmp_path / "images.h5", "w") as file:  # as CLAM and others write it
+        file["imgs"], file["coords"], file["labels"] = PIXELS, np.zeros((len(PIXELS), 2), int), np.zeros(len(PIXELS))
+    inputs = open_inputs([str(tmp_path / "images.h5")], workspace, Resize.CROP)
+    assert np.array_equal(np.stack([patch.load() for patch in inputs.patches]), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("shape", "hint"),
+    [((2, 3, 96, 96), "its channels come first"), ((2, 3, 96, 3), "its channels"), ((2, 96, 96, 4), "fourth channel")],
+)
+def test_an_array_of_another_order_says_how_to_mend_it(tmp_path, workspace, shape, hint):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
+    with pytest.raises(HistoError) as caught:
+        open_inputs([str(tmp_path / "x.npy")], workspace, Resize.CROP)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["paths.txt", "paths.csv"])
+def test_a_list_of_paths_says_to_pipe_it(tmp_path, workspace, name):
+    (tmp_path / name).write_text("a.png\n")
+    with pytest.raises(HistoError, match="which histo does not read") as caught:
+        open_inputs([str(tmp_path / name)], workspace, Resize.CROP)
+    assert "histo predict - < FILE" in caught.value.hint
 
 
 def test_files_with_the_same_name_in_several_inputs_have_different_ids(tmp_path, workspace):

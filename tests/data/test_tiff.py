@@ -247,3 +247,28 @@ def test_what_a_header_claims_is_not_allocated():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("tile", [None, (32, 32)])
+def test_a_damaged_jpeg_in_a_tiff_is_refused_with_what_libjpeg_says(tile):
+    tifffile = pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    tifffile.imwrite(stream, pixels, photometric="rgb", compression="jpeg", tile=tile)
+    data = bytearray(stream.getvalue())
+    assert decode(bytes(data), "x").shape == (96, 96, 3)
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        at, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    data[at + length // 2 : at + length // 2 + length // 4] = bytes(length // 4)
+    with pytest.raises(HistoError, match=r"x: the image is damaged: (Corrupt JPEG data|a JPEG in it)"):
+        decode(bytes(data), "x")
+
+
+def test_a_scanned_page_of_one_bit_for_each_pixel():
+    pytest.importorskip("tifffile")
+    pytest.importorskip("imagecodecs")
+    page = Image.fromarray(PATCH[..., 1]).convert("1")
+    stream = io.BytesIO()
+    page.save(stream, "TIFF", compression="group4")
+    assert np.array_equal(decode(stream.getvalue(), "x")[..., 0], np.asarray(page.convert("L")))

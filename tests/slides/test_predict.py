@@ -313,3 +313,21 @@ def test_the_real_slides(histo, shared_data, tmp_path):
     assert float(records["cmu_small_region"]["mpp"]) == 0.499
     assert "micrometres per pixel" in records["no_resolution"]["error"]
     assert "broken.svs" in records["broken"]["error"]
+
+
+@pytest.mark.parametrize("out", [(), ("--out", "scores.csv")])
+def test_slides_and_patches_in_one_folder_without_a_folder_for_the_slides(histo, tmp_path, monkeypatch, out):
+    folder = tmp_path / "mixed"
+    write_images(histo, folder, 2)
+    (folder / "a.svs").write_bytes(b"a damaged slide")
+    monkeypatch.chdir(tmp_path)
+    result = predict(histo, folder, *out, code=2)
+    assert "error: a.svs is a whole slide, and 2 other files are not" in result.stderr
+    assert "--out DIR" in result.stderr
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_a_table_as_the_folder_of_slides_is_refused(histo, slides, tmp_path):
+    result = predict(histo, slides / "first.tif", "--out", tmp_path / "scores.csv", code=2)
+    assert "scores.csv is a table, and the scores of slides are a folder" in result.stderr
+    assert not (tmp_path / "scores.csv").exists()

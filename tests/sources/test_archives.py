@@ -272,3 +272,26 @@ def test_parquet_without_images_or_pyarrow(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(HistoError, match=r"x\.parquet"):
         list_files(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("suffix", MODES)
+def test_a_tar_of_any_kind_in_a_zip(tmp_path, suffix):
+    inner = {"normal/a.tif": tiff(PIXELS[0]), "tumor/b.tif": tiff(PIXELS[1])}
+    path = write_zip(tmp_path / "x.zip", {f"data{suffix}": make_tar(inner, MODES[suffix])})
+    assert contents(path) == {f"data/{name}": data for name, data in inner.items()}
+
+
+@pytest.mark.parametrize(("name", "is_zip", "right"), [("x.zip", False, ".tar.gz"), ("x.tar", True, ".zip")])
+def test_an_archive_with_the_suffix_of_another_format_says_which_it_is(tmp_path, name, is_zip, right):
+    files = {"normal/a.tif": tiff(PIXELS[0])}
+    (tmp_path / name).write_bytes(make_zip(files) if is_zip else make_tar(files, "w:gz"))
+    with pytest.raises(HistoError, match="cannot read") as caught:
+        list_files(tmp_path / name)
+    assert caught.value.hint == f"its content is that of a {right}: rename it"
+
+
+def test_a_folder_with_packed_images_alone_says_to_unpack_them(tmp_path):
+    write_folder(tmp_path / "x", {"a.png.gz": gzip.compress(b"x"), "b.png.gz": gzip.compress(b"x")})
+    with pytest.raises(HistoError, match="there are no images") as caught:
+        FolderSource(FolderOptions((str(tmp_path / "x"),)))
+    assert caught.value.hint == "2 files left out: 2 .gz; unpack the archives, and give the folder"

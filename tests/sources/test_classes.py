@@ -198,3 +198,22 @@ def test_labels_at_the_end_of_every_file_name(tmp_path):
     assert any("the names of the files, which end in _class0 or _class1" in note for note in report.notes)
     found, _ = pack(tmp_path / "x", "another.tif")
     assert {label for label, _ in found.values()} == {None}
+
+
+@pytest.mark.parametrize("other", ["eval", "extra", "3"])
+def test_a_folder_beside_train_that_is_no_split_is_an_error(tmp_path, other):
+    names = [
+        f"{split}/{side}/{i}.tif" for i, split in enumerate(("train", "dev", other)) for side in ("normal", "tumor")
+    ]
+    with pytest.raises(HistoError, match=f"the folder {other} is beside dev and train, but its name is no split"):
+        pack(tmp_path / "above", *names)
+    below = [
+        f"{side}/{split}/{i}.tif" for i, split in enumerate(("train", "dev", other)) for side in ("normal", "tumor")
+    ]
+    with pytest.raises(HistoError, match=f"the folder {other} is beside dev and train"):
+        pack(tmp_path / "below", *below)
+
+
+def test_a_test_folder_beside_class_folders_and_patients_is_read(tmp_path):
+    found, _ = pack(tmp_path / "x", "test/tumor/a.tif", "normal/b.tif", "tumor/c.tif")
+    assert found == {"test/tumor/a.tif": (1, "test"), "normal/b.tif": (0, ""), "tumor/c.tif": (1, "")}

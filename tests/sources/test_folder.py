@@ -211,7 +211,7 @@ def test_a_missing_location_or_table_is_an_error_that_names_it(tmp_path):
         with pytest.raises(HistoError, match=r"there is no .*mine\.csv"):
             folder_source([folder], **{table: tmp_path / "mine.csv"})
     (tmp_path / "text.txt").write_text("no image")
-    with pytest.raises(HistoError, match=r"there are no images in .*text\.txt"):
+    with pytest.raises(HistoError, match=r"text\.txt is a text file, which histo does not read"):
         folder_source([tmp_path / "text.txt"])
 
 

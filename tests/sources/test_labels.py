@@ -227,3 +227,70 @@ def test_a_workbook_is_named_and_a_table_in_gzip_is_read(tmp_path):
         open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.xlsx")
     (tmp_path / "l.csv.gz").write_bytes(gzip.compress(TEXT.encode()))
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.csv.gz")) == FOUND
+
+
+@pytest.mark.parametrize("words", [("train", "dev", "eval"), ("train", "val", "2"), ("Test", "other", "Train")])
+def test_a_word_that_is_no_split_beside_splits_is_an_error(tmp_path, words):
+    rows = "".join(f"{key},{i % 2},{word}\n" for i, (key, word) in enumerate(zip("abc", words, strict=True)))
+    with pytest.raises(HistoError, match=r"column split: '(eval|2|other)' is no split"):
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
+
+
+def test_columns_that_are_not_used_are_named(tmp_path):
+    table = "id,label,split,is_valid\na,1,0,False\nb,0,1,True\nc,1,1,True\n"
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert {patch.split for patch in source.patches()} == {""}
+    notes = "\n".join(source.report.notes)
+    assert "column split of labels.csv is not used: its values are '0', '1'; the names of splits are train" in notes
+    assert "columns of labels.csv that are not used: 'is_valid'" in notes
+
+
+def test_splits_of_a_table_are_said_once_with_their_counts(tmp_path):
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\na,1,train\nb,0,dev\nc,1,\n"})
+    said = [note for note in source.report.notes if "split" in note]
+    assert said == ["splits from labels.csv, column split: train (1), valid (1); 1 are in none"]
+
+
+@pytest.mark.parametrize("missing", ["", "NaN", "NA", "None", "null", "?"])
+def test_a_row_without_a_label_is_an_error_that_says_to_remove_it(tmp_path, missing):
+    with pytest.raises(HistoError, match="line 3, column label") as caught:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": f"id,label\na,1\nb,{missing}\nc,0\n"})
+    assert caught.value.hint == "remove the row: an image without a row has no label"
+
+
+@pytest.mark.parametrize(
+    ("labels", "line"),
+    [("121", "negative=1 --classes positive=2"), (["-1", "1", "1"], "negative=-1 --classes positive=1")],
+)
+def test_other_numbers_as_labels_are_an_error_whose_hint_reads_them(tmp_path, labels, line):
+    table = "id,label\n" + "".join(f"{key},{label}\n" for key, label in zip("abc", labels, strict=True))
+    with pytest.raises(HistoError, match="is not 0 or 1") as caught:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert caught.value.hint.endswith(f"--classes {line}")
+    classes = tuple(line.split(" --classes "))
+    read = labels_of(open_folder(tmp_path / "y", IMAGES, {"labels.csv": table}, classes=classes))
+    assert read == {key: int(label != labels[0]) for key, label in zip("abc", labels, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("table", "hint"),
+    [
+        ("a,1\nb,0\nc,1\n", "the first line must name the columns"),
+        ("id|label\na|1\nb|0\nc|1\n", "separate the columns by commas"),
+        (TEXT.encode("utf-16-le"), "save it as comma-separated UTF-8"),
+    ],
+)
+def test_a_table_that_is_not_understood_says_how_to_mend_it(tmp_path, table, hint):
+    with pytest.raises(HistoError) as caught:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert hint in caught.value.hint
+
+
+def test_a_packed_table_inside_is_read(tmp_path):
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv.gz": gzip.compress(TEXT.encode())})) == FOUND
+
+
+@pytest.mark.parametrize("name", ["labels.xlsx", "metadata.jsonl", "in/annotations.json"])
+def test_a_table_in_a_format_that_is_not_read_is_named(tmp_path, name):
+    source = open_folder(tmp_path / "x", IMAGES, {name: "{}"})
+    assert any(note.startswith(f"{name!r} may have the labels, but is not read") for note in source.report.notes)
