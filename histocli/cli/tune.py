@@ -9,8 +9,8 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, MODEL, TRAINING
 from histocli.config import PACKAGED_ARCH, TuneConfig
-from histocli.console import write_out
 from histocli.enums import Augment, Weights
+from histocli.stdio import write_out
 
 _STUDY = "Study"
 _BATCH_SIZES, _AUGMENT, _ARCH = list(TuneConfig.batch_size), list(TuneConfig.augment), list(TuneConfig.arch)
