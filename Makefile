@@ -73,7 +73,7 @@ test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python -m pytest -n auto -W ignore::DeprecationWarning
 
 audit: $(VENV)/installed-dev
-	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet,timm,tensorboard,wandb,mlflow]'
+	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet,timm,tensorboard,wandb,mlflow,tune]'
 	$(BIN)/python tools/audit.py
 
 fuzz: $(VENV)/installed-dev

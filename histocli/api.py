@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
-from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig, TrainConfig
+from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig, TrainConfig, TuneConfig
 from histocli.enums import Device, Precision, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.workspace import Workspace, default_workspace
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from histocli.commands.train import TrainReport
     from histocli.reports.balance import BalanceReport
     from histocli.reports.repeats import RepeatsReport
+    from histocli.reports.tune import TuneReport
 
-Config = TypeVar("Config", BalanceConfig, EvalConfig, TrainConfig)
+Config = TypeVar("Config", BalanceConfig, EvalConfig, TrainConfig, TuneConfig)
 PathLike = str | os.PathLike[str]
 
 
@@ -107,6 +108,18 @@ def train(
         return train_repeats(_workspace(workspace), config, given=set(options), listen=listen)
     with listen() as listener:
         return run_train(_workspace(workspace), config, given=set(options), listener=listener)
+
+
+def tune(
+    workspace: Workspace | PathLike | None = None, config: TuneConfig | None = None, **options: Any
+) -> "TuneReport":
+    """Search the options of `train`, as `histo tune` does, and return the report on the study.
+
+    `trials` or `hours` is needed. An option that has several values takes a list: `arch=["histonet", "resnet18"]`.
+    """
+    from histocli.commands.tune import tune as run_tune
+
+    return run_tune(_workspace(workspace), _config(TuneConfig, config, options), given=set(options)).report
 
 
 def evaluate(
@@ -282,9 +295,9 @@ def _config(kind: type[Config], config: Config | None, options: dict[str, Any]) 
         if options:
             raise TypeError("give either a config or options, not both")
         return config
-    if options.get("batch_size") == "auto":
-        options = {name: value for name, value in options.items() if name != "batch_size"} | {"halve": True}
     hints = get_type_hints(kind)
+    if options.get("batch_size") == "auto" and "halve" in hints:
+        options = {name: value for name, value in options.items() if name != "batch_size"} | {"halve": True}
     return kind(**{name: _convert(name, value, hints.get(name)) for name, value in options.items()})
 
 
@@ -294,8 +307,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
     if value is None:
         return None
     if str(hint).startswith("tuple"):
-        values = (value,) if isinstance(value, str | os.PathLike) else value
-        return tuple(_convert(name, os.fspath(item), get_args(hint)[0]) for item in values)
+        values = (value,) if isinstance(value, str | os.PathLike | int) else value
+        items = (os.fspath(item) if isinstance(item, os.PathLike) else item for item in values)
+        return tuple(_convert(name, item, get_args(hint)[0]) for item in items)
     for kind in kinds:
         if issubclass(kind, Enum):
             try:

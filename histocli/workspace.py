@@ -74,6 +74,11 @@ class Workspace:
         """The plots."""
         return self.root / "plots"
 
+    @property
+    def tuning_dir(self) -> Path:
+        """One folder per study of `histo tune`, with its SQLite file."""
+        return self.root / "tuning"
+
     def dataset_dir(self, name: str) -> Path:
         """Return the folder of the packed data set `name`."""
         return self.data_dir / check_name(name, "data set")
@@ -142,7 +147,8 @@ class Workspace:
         if folder == self.metrics_dir.name:  # predictions may be here too, without a report of the same name
             return path.suffix == ".json" or path.with_suffix(".json").is_file()
         return folder in {one.name for one in (self.data_dir, self.manifests_dir, self.downloads_dir)} | {
-            self.checkpoints_dir.name
+            self.checkpoints_dir.name,
+            self.tuning_dir.name,
         }
 
     def tidy(self) -> None:

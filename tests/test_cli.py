@@ -23,7 +23,20 @@ from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import raise_on_termination, stop_request
 from tests.cli import REPOSITORY, TRAIN, write_images
 
-COMMANDS = ["download", "balance", "train", "eval", "predict", "export", "plot", "report", "runs", "data", "demo"]
+COMMANDS = [
+    "download",
+    "balance",
+    "train",
+    "tune",
+    "eval",
+    "predict",
+    "export",
+    "plot",
+    "report",
+    "runs",
+    "data",
+    "demo",
+]
 
 
 def run(*args):

@@ -20,12 +20,14 @@ from histocli.config import (
     PredictConfig,
     ReportConfig,
     TrainConfig,
+    TuneConfig,
     default_batch_size,
 )
 
 CONFIGS = {
     "balance": BalanceConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
     "eval": EvalConfig,
     "predict": PredictConfig,
     "export": ExportConfig,
@@ -35,6 +37,7 @@ CONFIGS = {
 MODES = {  # options that say how the command runs, and not what it computes
     "balance": {"json"},
     "train": {"processes", "json"},
+    "tune": {"json"},
     "eval": {"compare", "json", "maps", "annotations", "scores"},
 }
 COMMANDS = {(info.name or info.callback.__name__): info for info in app.registered_commands}
@@ -104,7 +107,7 @@ def test_the_reference_shows_these_defaults(command):
     assert checked
 
 
-@pytest.mark.parametrize("name", ["balance", "train", "evaluate"])
+@pytest.mark.parametrize("name", ["balance", "train", "tune", "evaluate"])
 def test_api_functions_accept_the_dataclass_of_their_command(name):
     hint = get_type_hints(getattr(api, name), vars(api) | _typed_only())["config"]
     assert hint == CONFIGS[{"evaluate": "eval"}.get(name, name)] | None
@@ -116,6 +119,7 @@ def _typed_only():
     from histocli.commands.train import TrainReport
     from histocli.reports.balance import BalanceReport
     from histocli.reports.repeats import RepeatsReport
+    from histocli.reports.tune import TuneReport
 
     return {
         "BalanceReport": BalanceReport,
@@ -123,6 +127,7 @@ def _typed_only():
         "Dataset": Dataset,
         "Evaluation": Evaluation,
         "TrainReport": TrainReport,
+        "TuneReport": TuneReport,
     }
 
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("onnx", "parquet", "timm", "tensorboard", "wandb", "mlflow")  # those that users install
+EXTRAS = ("onnx", "parquet", "timm", "tensorboard", "wandb", "mlflow", "tune")  # those that users install
 _CLASSIFIER = "License :: "
 
 

@@ -11,8 +11,11 @@ from histocli.reports.balance import BalanceReport
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport
+from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
 
 _WORST = 5  # number of slides in the table of the lowest accuracy
+_BEST_TRIALS = 5  # number of trials in the table of the best ones
+_FEW_TRIALS = 20  # with five parameters, fewer say little about each
 _REPEATED = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
@@ -156,6 +159,52 @@ def show_repeats(report: Reporter, repeats: RepeatsReport) -> None:
     report.table(title, ["run", *map(metric_title, _REPEATED)], rows)
     if repeats.split_by == "patch":
         report.warn("slides are, or may be, in both train and validation: these metrics are too good")
+
+
+def trial_cells(trial: TrialReport, folds: int) -> list[str]:
+    """Return the columns of a trial: number, mean AUC, its standard error, trained folds, parameters."""
+    chosen = trial.parameters
+    return [
+        str(trial.number),
+        number(trial.mean),
+        number(trial.standard_error),
+        f"{len(trial.auc)}/{folds}",
+        f"{chosen.lr:g}",
+        str(chosen.batch_size),
+        str(chosen.epochs),
+        chosen.augment,
+        chosen.arch,
+    ]
+
+
+TRIAL_COLUMNS = ("trial", "AUC", "error", "folds", "lr", "batch", "epochs", "augment", "arch")
+
+
+def show_tuning(report: Reporter, tuning: TuneReport) -> None:
+    """Print the best trials, the importance of each parameter, and how far the best trial can be trusted."""
+    states = [f"{tuning.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED, RUNNING) if tuning.count(state)]
+    count = len(tuning.trials)
+    report.note(f"{count} trial{'s' * (count != 1)}: {', '.join(states) or 'none'}")
+    finished = [trial for trial in tuning.trials if trial.state == FINISHED]
+    best = sorted(finished, key=lambda trial: -(trial.mean or 0))[:_BEST_TRIALS]
+    if best:
+        title = "the best trials: mean validation AUC of the folds, and its standard error"
+        report.table(title, TRIAL_COLUMNS, [trial_cells(trial, tuning.folds) for trial in best])
+    if tuning.importance:
+        rows = [[name.replace("_", " "), f"{share:.2f}"] for name, share in tuning.importance.items()]
+        report.table(f"importance among {len(finished)} finished trials", ["parameter", "importance"], rows)
+        if len(finished) < _FEW_TRIALS:
+            report.note(f"the importance is a rough guess with fewer than {_FEW_TRIALS} finished trials")
+    if tuning.split_by == "patch":
+        report.warn("slides are, or may be, in both train and validation: these AUCs are too good")
+    if (above := tuning.above_defaults) is not None:
+        chance = "; this may be chance" if above.may_be_chance else ""
+        report.note(
+            f"the AUC of trial {tuning.best} is {above.mean:.4f} higher than that of trial 0, the nearest to the "
+            f"defaults (standard error {above.standard_error:.4f}){chance}"
+        )
+    if best:
+        report.note("the AUC of the best of several trials is too good: measure its network on slides not used here")
 
 
 def show_balance(report: Reporter, balance: BalanceReport, *, with_audit: bool) -> None:

@@ -22,7 +22,9 @@ from histocli.reports.page.content import ComparisonSection, EvaluationSection, 
 from histocli.reports.page.gallery import error_galleries
 from histocli.reports.page.operating import operating_points
 from histocli.reports.plots import MissingInputError, shorten
+from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
+from histocli.training.repeats import repeats_name
 from histocli.workspace import Workspace, make_name
 
 MAX_BYTES = 5_000_000  # of a page, so that it can be sent by mail
@@ -65,7 +67,9 @@ def report(
         UsageError: the page cannot be written to `config.out`.
         HistoError: a run does not exist, there is nothing to show, or a report cannot be read.
     """
-    runs = choose_runs(workspace, config.run)
+    several = {run: found for run in config.run if (found := read_repeats(workspace, run))}
+    choose_runs(workspace, [run for run in config.run if run not in several])  # raises an error for an unknown one
+    runs = list(dict.fromkeys(config.run)) or choose_runs(workspace, ())
     if not runs:
         raise MissingInputError("there is no training run to report on", "histo train makes one")
     check_data(workspace, config.data, runs)
@@ -81,7 +85,7 @@ def report(
     limits = _Limits(config.pictures, max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES) // max(1, count))
     sections = [_run_section(workspace, run, evaluations[run], limits, on_problem) for run in runs]
     comparisons = _comparisons(evaluations, on_problem, on_note)
-    problems = _not_evaluated(evaluations, bool(comparisons))
+    problems = _not_evaluated(evaluations, several, bool(comparisons))
     for problem in problems:
         on_problem(problem)
     page = render(sections, comparisons, problems).encode()
@@ -92,12 +96,17 @@ def report(
     return WrittenReport(path, len(page), len(runs), count)
 
 
-def _not_evaluated(evaluations: dict[str, Evaluations], is_compared: bool) -> list[str]:
-    """Return which runs have no evaluation to show, and whether several runs cannot be compared."""
+def _not_evaluated(
+    evaluations: dict[str, Evaluations], several: dict[str, list[RepeatsReport]], is_compared: bool
+) -> list[str]:
+    """Return which runs have no evaluation to show, and whether several runs cannot be compared.
+
+    `several` has the names that stand for several runs: their report is shown even without an evaluation.
+    """
     problems = [
         f"{run} has no evaluation to show: histo eval --ckpt {run} makes one"
         for run, found in evaluations.items()
-        if not found
+        if not found and run not in several
     ]
     if len(evaluations) > 1 and not is_compared and not problems:
         names = " and ".join(evaluations)
@@ -131,10 +140,19 @@ def _run_section(
         splits=[] if manifest is None else [split_summary(manifest, name) for name in ("train", "val")],
         split_by="" if manifest is None else split_by(manifest),
         dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
+        repeats=_repeats(workspace, run),
         evaluations=[
             _evaluation_section(workspace, path, one, limits, on_problem) for path, one in evaluations.items()
         ],
     )
+
+
+def _repeats(workspace: Workspace, run: str) -> list[RepeatsReport]:
+    """Return the reports of the folds or seeds that have this common name, or that the run is one of."""
+    found = read_repeats(workspace, run)
+    if (name := repeats_name(run)) != run:
+        found += [report for report in read_repeats(workspace, name) if run in {one.run for one in report.runs}]
+    return found
 
 
 def _evaluation_section(

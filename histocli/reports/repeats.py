@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from histocli.schema import Count, Fraction, to_json
-from histocli.workspace import write_json
+from histocli.schema import Count, Fraction, from_json, to_json
+from histocli.workspace import Workspace, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -39,3 +39,14 @@ class RepeatsReport:
 def write_repeats(path: Path, report: RepeatsReport) -> None:
     """Write the report of several runs atomically."""
     write_json(path, to_json(report))
+
+
+def read_repeats(workspace: Workspace, name: str) -> list[RepeatsReport]:
+    """Read the reports of the folds and of the seeds with a common name; none if there are none.
+
+    Raises:
+        HistoError: a file cannot be read, or a field is missing or has a wrong type or value.
+    """
+    paths = [workspace.metrics_dir / f"{name}-{kind}.json" for kind in ("folds", "seeds")]
+    hint = "histo train --folds or --seeds with --resume writes it again"
+    return [from_json(RepeatsReport, read_json(path), str(path), hint) for path in paths if path.is_file()]

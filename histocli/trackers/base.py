@@ -32,6 +32,17 @@ class TrackedRun(NamedTuple):
     id: str
 
 
+class Summary(NamedTuple):
+    """What is sent at the end: the final metrics, pictures (PNG files by name), and the model card.
+
+    The pictures are deleted when `Tracker.summarise` has returned.
+    """
+
+    metrics: Mapping[str, float]
+    pictures: Mapping[str, Path]
+    card: Path
+
+
 class Started(NamedTuple):
     """The tracker's own id of a run, and a message that says where the user finds the run."""
 
@@ -51,8 +62,8 @@ class Tracker(ABC):
         """Send metrics by name, as they are after a training step."""
 
     @abstractmethod
-    def summarise(self, metrics: Mapping[str, float], card: Path) -> None:
-        """Send the final metrics, and the model card if the tracker shows texts."""
+    def summarise(self, summary: Summary) -> None:
+        """Send the final metrics and pictures, and the model card if the tracker shows texts."""
 
     @abstractmethod
     def close(self, status: Status) -> None:

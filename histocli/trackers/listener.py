@@ -3,13 +3,24 @@
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from histocli.enums import Track
 from histocli.errors import first_line
-from histocli.trackers.base import Status, TrackedRun, Tracker
-from histocli.trackers.records import best_metrics, epoch_metrics, read_state, run_config, run_tags, write_state
+from histocli.trackers.base import Status, Summary, TrackedRun, Tracker
+from histocli.trackers.pictures import draw_pictures
+from histocli.trackers.records import (
+    best_evaluation,
+    best_metrics,
+    epoch_metrics,
+    read_state,
+    run_config,
+    run_tags,
+    write_state,
+)
 from histocli.trackers.registry import check_packages, make_tracker
 from histocli.training.progress import Epoch, Listener
 from histocli.training.repeats import is_member, repeats_name
@@ -65,10 +76,14 @@ class TrackerListener(Listener):
         self._each(lambda active: self._send_epochs(active, [epoch]))
 
     def on_end(self, run: "Run") -> None:
-        """Send the metrics of the best epoch with their intervals, the path of its checkpoint, and the model card."""
-        if self.active:
-            metrics = best_metrics(run.dir)
-            self._each(lambda active: active.tracker.summarise(metrics, run.dir / "model_card.md"))
+        """Send the metrics of the best epoch with their intervals, its curves as pictures, and the model card."""
+        if not self.active:
+            return
+        report = best_evaluation(run.dir)
+        with TemporaryDirectory(prefix="histo-") as folder:
+            pictures = draw_pictures(Path(folder), report)
+            summary = Summary(best_metrics(report), pictures, run.dir / "model_card.md")
+            self._each(lambda active: active.tracker.summarise(summary))
 
     def _start(self, active: _Active) -> None:
         """Start or continue the run in a tracker, and print its address."""

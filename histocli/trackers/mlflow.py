@@ -3,10 +3,9 @@
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histocli.trackers.base import Started, Status, TrackedRun, Tracker
+from histocli.trackers.base import Started, Status, Summary, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -63,10 +62,12 @@ class MLflowTracker(Tracker):
         now = int(1000 * time.time())
         self.client.log_batch(self.id, metrics=[Metric(name, value, now, step) for name, value in metrics.items()])
 
-    def summarise(self, metrics: Mapping[str, float], card: Path) -> None:
-        """Send the final metrics, and the model card as an artifact."""
-        self.log(metrics, 0)
-        self.client.log_artifact(self.id, str(card))
+    def summarise(self, summary: Summary) -> None:
+        """Send the final metrics, and the pictures and the model card as artifacts."""
+        self.log(summary.metrics, 0)
+        self.client.log_artifact(self.id, str(summary.card))
+        for path in summary.pictures.values():
+            self.client.log_artifact(self.id, str(path), artifact_path="best")
 
     def close(self, status: Status) -> None:
         """Set the final state of the run."""

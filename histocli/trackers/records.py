@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from histocli.data.manifest import UNLABELLED, read_manifest
+from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.enums import Track
 from histocli.errors import HistoError
+from histocli.inference.checkpoints import TORCH
 from histocli.inference.score_table import clusters_of
 from histocli.metrics import evaluate, uncertainty
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import load_checkpoint
+from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
+from histocli.reports.run import read_run
 from histocli.schema import Count, from_json, to_json
 from histocli.threads import thread_count
 from histocli.trackers.base import Value
@@ -87,24 +90,58 @@ def epoch_metrics(epoch: Epoch) -> dict[str, float]:
     return {name: float(value) for name, value in names.items() if value is not None}
 
 
-def best_metrics(folder: Path) -> dict[str, float]:
-    """Return the validation metrics of a run's best epoch and their 95% intervals.
+def best_evaluation(folder: Path) -> EvaluationReport:
+    """Return the evaluation of a run's best epoch on its validation patches.
 
-    They are calibrated and at the checkpoint's threshold, as in the run's model card: `best/auc`, `best/auc_low`,
-    `best/auc_high`, ... An undefined metric or interval is absent.
+    It is calibrated and at the checkpoint's threshold, as in the run's model card.
     """
     best = load_checkpoint(folder / "best.pt")
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     labels = best.validation["labels"].numpy().astype(np.int64)
     probs = probability(best.validation["log_odds"].numpy(), best.temperature)
-    metrics = evaluate(labels, probs, best.threshold).metrics
-    intervals = uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows), threads=thread_count())
-    values = {"best/epoch": float(best.epoch), "best/threshold": best.threshold, "best/temperature": best.temperature}
-    for name, value in metrics.items():
+    measured = evaluate(labels, probs, best.threshold)
+    return EvaluationReport(
+        run=folder.name,
+        data=read_run(folder).data,
+        split="val",
+        checkpoints=(
+            EvaluatedCheckpoint(
+                run=folder.name,
+                arch=best.arch,
+                epoch=best.epoch,
+                temperature=best.temperature,
+                checkpoint=str(folder / "best.pt"),
+                checkpoint_sha256=file_sha256(folder / "best.pt"),
+                engine=TORCH,
+            ),
+        ),
+        tta=False,
+        is_calibrated=True,
+        scores="none",
+        measured=measured,
+        uncertainty=uncertainty(
+            labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count()
+        ),
+    )
+
+
+def best_metrics(report: EvaluationReport) -> dict[str, float]:
+    """Return the metrics of `best_evaluation` and their 95% intervals: `best/auc`, `best/auc_low`, `best/auc_high`, ...
+
+    An undefined metric or interval is absent.
+    """
+    (best,) = report.checkpoints
+    values = {
+        "best/epoch": float(best.epoch),
+        "best/threshold": report.measured.threshold,
+        "best/temperature": best.temperature,
+    }
+    for name, value in report.measured.metrics.items():
         if value is None:
             continue
         values[f"best/{name}"] = value
-        if (interval := intervals.interval(name)) is not None:
+        interval = report.uncertainty.interval(name) if report.uncertainty else None
+        if interval is not None:
             values[f"best/{name}_low"], values[f"best/{name}_high"] = interval
     return values

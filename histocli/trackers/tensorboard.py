@@ -1,10 +1,10 @@
 """TensorBoard: event files in the run's folder."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histocli.trackers.base import Started, Status, TrackedRun, Tracker
+from histocli.trackers.base import Started, Status, Summary, TrackedRun, Tracker
+from histocli.trackers.pictures import read_png
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -33,10 +33,12 @@ class TensorBoardTracker(Tracker):
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
 
-    def summarise(self, metrics: Mapping[str, float], card: Path) -> None:
-        """Write the final metrics as scalars and as the row of the run in the table of hyperparameters."""
-        self.writer.add_text("model_card", card.read_text(encoding="utf-8"))
-        self.writer.add_hparams(self.run.config, dict(metrics), run_name=".")  # "." is the same folder
+    def summarise(self, summary: Summary) -> None:
+        """Write the model card, the pictures and the final metrics; these are the run's row of hyperparameters too."""
+        self.writer.add_text("model_card", summary.card.read_text(encoding="utf-8"))
+        for name, path in summary.pictures.items():
+            self.writer.add_image(name, read_png(path), dataformats="HWC")
+        self.writer.add_hparams(self.run.config, dict(summary.metrics), run_name=".")  # "." is the same folder
         self.writer.flush()
 
     def close(self, status: Status) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from histocli.trackers.base import Started, Status, TrackedRun, Tracker
+from histocli.trackers.base import Started, Status, Summary, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     import wandb
@@ -49,9 +49,12 @@ class WandbTracker(Tracker):
         """Send metrics."""
         self.run.log(dict(metrics), step=step)
 
-    def summarise(self, metrics: Mapping[str, float], card: Path) -> None:
-        """Set the run's summary. The model card is not sent: the library would only link to it."""
-        self.run.summary.update(dict(metrics))
+    def summarise(self, summary: Summary) -> None:
+        """Send the pictures and the final metrics. The model card is not sent: the library would only link to it."""
+        import wandb
+
+        self.run.log({name: wandb.Image(str(path)) for name, path in summary.pictures.items()})
+        self.run.summary.update(dict(summary.metrics))
 
     def close(self, status: Status) -> None:
         """End the run, after everything is sent."""

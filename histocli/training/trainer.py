@@ -28,6 +28,10 @@ _RANK_STRIDE = 0x9E3779B1  # between the seeds of two processes: the CPU generat
 _CHECK_INTERVAL = 50  # steps between checks of the losses: each check waits for the GPU
 
 
+class NotFiniteError(HistoError):
+    """The loss is infinite or NaN: with these options the training diverges."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings of training that do not depend on the data: for the optimiser, the loss and the augmentation."""
@@ -116,7 +120,7 @@ class Trainer:
         """Train to the end of the current epoch; return the mean loss, or None if `on_step` returned True before.
 
         Raises:
-            HistoError: a loss is not finite.
+            NotFiniteError: a loss is not finite.
         """
         epoch, first = divmod(self.step, batches.steps)
         self.model.train()
@@ -179,7 +183,7 @@ class Trainer:
         """Return the losses of this epoch so far, each over a whole batch.
 
         Raises:
-            HistoError: a loss is not finite.
+            NotFiniteError: a loss is not finite.
         """
         if not self.losses:
             return torch.empty(0)
@@ -188,7 +192,7 @@ class Trainer:
         finite = losses.isfinite()
         if not finite.all():
             step = self.step - len(self.losses) + int((~finite).int().argmax()) + 1
-            raise HistoError(
+            raise NotFiniteError(
                 f"the loss of step {step} is not finite",
                 f"lower --lr (it is {self.recipe.lr:g}), or use --precision fp32",
             )
@@ -198,7 +202,7 @@ class Trainer:
         """Return everything needed to continue from this step, as tensors on the CPU and plain values.
 
         Raises:
-            HistoError: a loss is not finite.
+            NotFiniteError: a loss is not finite.
         """
         losses = self._check_losses()
         self._average_statistics()

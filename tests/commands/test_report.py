@@ -352,3 +352,31 @@ def test_what_cannot_be_reported_is_refused(histo, empty, tmp_path):
     assert "is a file that other commands of histo read" in histo.fails("report", "--out", config, code=2)[0]
     assert "is a folder" in histo.fails("report", "--out", tmp_path, code=2)[0]
     assert config.read_bytes() == before
+
+
+def test_folds_are_shown_with_mean_and_spread_and_out_of_fold_scores(histo):
+    made = json.loads(histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv", "--json").stdout)
+    page = page_of(histo, "--run", "cv", name="cv-report.html")
+    assert "cv is the common name of several runs." in page.text
+    for value in (made["mean"]["auc"], made["standard_deviation"]["auc"], made["runs"][1]["metrics"]["log_loss"]):
+        assert f"{value:.4f}" in page.text
+    assert "cv-fold1 cv-fold2" in page.text
+    assert "Written by histo train --folds to cv-synthetic-out-of-fold.json" in page.text
+    (points,) = page.points
+    assert points["positives"] + points["negatives"] == 64
+    newest = page_of(histo, name="cv-fold2-report.html")
+    assert "Cross-validation: cv" in newest.text
+    assert f"{made['mean']['auc']:.4f}" in newest.text
+    assert "Cross-validation" not in page_of(histo, "--run", "first").text
+
+
+def test_seeds_are_shown_without_an_evaluation(histo):
+    made = json.loads(histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--name", "net", "--json").stdout)
+    result = histo("report", "--run", "net")
+    assert "warning" not in result.stderr
+    page = Page(histo.root / "plots" / "net-report.html")
+    assert "Several seeds: net" in page.text
+    assert f"{made['mean']['auc']:.4f} {made['standard_deviation']['auc']:.4f}" in page.text
+    path = histo.root / "metrics" / "net-seeds.json"
+    write_json(path, made | {"mean": None})
+    assert f"{path}: the field mean is None" in histo.fails("report", "--run", "net")[0]

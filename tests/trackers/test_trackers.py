@@ -3,6 +3,8 @@
 import json
 import struct
 
+import cv2
+import numpy as np
 import pytest
 
 import histocli
@@ -11,6 +13,7 @@ from tests.cli import TRAIN
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries warn about themselves
 RUN = [*TRAIN, "--epochs", 2, "--name", "tracked"]
+PICTURES = {"roc", "precision_recall", "calibration", "confusion"}
 OFFLINE = {"WANDB_MODE": "offline", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -28,6 +31,15 @@ def read_tensorboard(histo, run="tracked"):
     texts = {name: events.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in tags["tensors"]}
     plugins = events.summary_metadata
     return scalars, texts, {name for name in plugins if name.startswith("_hparams_")}
+
+
+def read_images(histo, run="tracked"):
+    """The pictures by name, as pixels (H,W,3), read by TensorBoard."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(histo.root / "runs" / run / "tensorboard")).Reload()
+    encoded = {name: events.Images(name)[0].encoded_image_string for name in events.Tags()["images"]}
+    return {name: cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) for name, data in encoded.items()}
 
 
 def read_mlflow(histo):
@@ -82,6 +94,9 @@ def test_tensorboard_reads_the_epochs_the_options_and_the_best_metrics(histo):
     assert f"| checkpoint | {histo.root / 'runs' / 'tracked' / 'best.pt'} |" in texts["config/text_summary"]
     assert "| run | tracked |" in texts["tags/text_summary"]
     assert "| arch | histonet |" in texts["tags/text_summary"]
+    images = read_images(histo)
+    assert images.keys() == {f"best/{name}" for name in PICTURES}
+    assert all(min(image.shape[:2]) > 300 and image.std() > 0 for image in images.values())
     assert hparams == {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"}
 
 
@@ -98,7 +113,11 @@ def test_several_trackers_at_once_get_the_same_and_do_not_change_the_weights(his
     assert run.data.metrics["best/auc_low"] < run.data.metrics["best/auc"]
     sent = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "val/auc")}
     assert sent == pytest.approx({row["step"]: row["val_auc"] for row in rows})
-    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["model_card.md"]
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["best", "model_card.md"]
+    sent = {file.path.removeprefix("best/") for file in client.list_artifacts(run.info.run_id, "best")}
+    assert sent == {f"{name}.png" for name in PICTURES}
+    folder = histo.root / "mlflow" / "artifacts" / run.info.run_id / "artifacts" / "best"
+    assert all(cv2.imread(str(folder / name)).std() > 0 for name in sent)
 
     assert "wandb: offline; send it with wandb sync" in stderr
     sent = {row["_step"]: row["val/auc"] for row in history_of_wandb(histo) if "val/auc" in row}
@@ -115,6 +134,8 @@ def test_several_trackers_at_once_get_the_same_and_do_not_change_the_weights(his
         for item in record.summary.update
     }
     assert summary["best/auc_low"] == pytest.approx(run.data.metrics["best/auc_low"])
+    media = list((histo.root / "runs" / "tracked" / "wandb").glob("offline-run-*/files/media/images/best/*.png"))
+    assert {path.name.split("_")[0].removesuffix(".png") for path in media} == {name.split("_")[0] for name in PICTURES}
     assert [record.exit.exit_code for record in records if record.HasField("exit")] == [0]
 
     first, tracked = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("first", "tracked"))

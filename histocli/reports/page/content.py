@@ -17,6 +17,7 @@ from histocli.reports.page import charts
 from histocli.reports.page.charts import Chart
 from histocli.reports.page.gallery import Gallery
 from histocli.reports.page.operating import OperatingPoints
+from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import RunRecord
 from histocli.text import printable
 
@@ -43,7 +44,10 @@ class EvaluationSection:
 
 @dataclass(frozen=True)
 class RunSection:
-    """A training run: its record, or None if its folder is not in the workspace, its data and its evaluations."""
+    """A training run: its record, or None if its folder is not in the workspace, its data and its evaluations.
+
+    `repeats` are the folds or seeds that it is one of, or that have this common name.
+    """
 
     run: str
     record: RunRecord | None
@@ -51,6 +55,7 @@ class RunSection:
     splits: list[SplitSummary]
     split_by: str
     dataset: DatasetRecord | None
+    repeats: list[RepeatsReport]
     evaluations: list[EvaluationSection]
 
 

@@ -1,0 +1,83 @@
+"""The display of a search: a row for each trial, and a progress bar below them."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from histocli.cli.render import TRIAL_COLUMNS, trial_cells
+from histocli.commands.tune import TuneListener
+from histocli.console import Rate, Reporter
+from histocli.reports.tune import TrialReport
+from histocli.training.progress import Progress as Step
+from histocli.training.run import Run
+from histocli.training.study import ClaimedTrial, Study
+
+_WIDTHS = (5, 8, 8, 7, 9, 7, 8, 9)  # of all columns but the last
+
+
+class LiveTuning(TuneListener):
+    """Shows the progress of a study; if stderr is not a terminal, only the row of each trial."""
+
+    def __init__(self, report: Reporter) -> None:
+        self.report = report
+        self.progress = report.progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=8),
+            Rate("patches"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]left[/]"),
+            TimeRemainingColumn(compact=True),
+        )
+        self.task = self.progress.add_task("", visible=False)
+        self.has_device = False
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.update(self.task, visible=False)
+        self.progress.stop()
+
+    def on_study(self, study: Study, trials: list[TrialReport]) -> None:
+        """Print what the trials are measured on, and how many there are already."""
+        self.folds = study.config.folds
+        name, parts = study.config.name, f"{self.folds} folds of {study.config.data} by {study.split_by}"
+        already = f"continued after {len(trials)} trial{'s' * (len(trials) != 1)}" if trials else "a new study"
+        self.report.note(f"{name}: {already}; {parts}")
+        self.report.note(_row(TRIAL_COLUMNS))
+
+    def on_fold_start(self, trial: ClaimedTrial, fold: int) -> None:
+        """Show the trial and the fold beside the progress bar."""
+        description = f"trial {trial.number}, fold {fold + 1}/{self.folds}"
+        self.progress.reset(self.task, description=description, visible=True)
+
+    def on_start(self, run: Run, at: int) -> None:
+        """Set the length of the progress bar, and print the device once."""
+        if not self.has_device:
+            self.has_device = True
+            if run.compute.warning:
+                self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
+            self.report.detail(run.compute.reason)
+        size = min(run.train.batch_size, len(run.train))
+        self.progress.update(self.task, total=run.trainer.recipe.total_steps * size, completed=at * size)
+
+    def on_step(self, progress: Step) -> None:
+        """Update the progress bar."""
+        self.progress.update(self.task, completed=progress.patches)
+
+    def on_trial_end(self, trial: TrialReport) -> None:
+        """Print the row of a trial, and why it failed or was stopped early."""
+        self.report.note(_row(trial_cells(trial, self.folds)))
+        if trial.problem:
+            self.report.warn(f"trial {trial.number} failed: {trial.problem}")
+
+
+def _row(cells: Sequence[str]) -> str:
+    """Return the cells in columns; the last one has no width."""
+    return "".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=False)) + f"  {cells[-1]}"

@@ -1,0 +1,196 @@
+"""`histo tune`: search the options of `histo train` by cross-validation within the training and validation patches."""
+
+import gc
+import shutil
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from histocli.compute.ddp import is_distributed
+from histocli.compute.device import compute_settings
+from histocli.compute.memory import is_out_of_memory, memory_is_full, release_gpu_memory
+from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
+from histocli.errors import HistoError, UsageError
+from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
+from histocli.signals import Stopped, StopRequest, stop_request
+from histocli.training.progress import Listener
+from histocli.training.run import Run
+from histocli.training.search_space import base_config, train_command, trial_config
+from histocli.training.study import ClaimedTrial, Study, StudyWorkspace
+from histocli.training.study_start import open_study
+from histocli.training.trainer import NotFiniteError
+from histocli.workspace import Workspace
+
+
+class TuneListener(Listener):
+    """Receives the progress of a study, and that of each training run in it; this base class ignores it."""
+
+    def on_study(self, study: Study, trials: list[TrialReport]) -> None:
+        """Called when a study is opened: with its trials so far."""
+
+    def on_fold_start(self, trial: ClaimedTrial, fold: int) -> None:
+        """Called before a fold (from 0) of a trial is trained."""
+
+    def on_trial_end(self, trial: TrialReport) -> None:
+        """Called when a trial is finished, pruned or has failed."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The report on a study, its file, and how many trials this call has ended."""
+
+    report: TuneReport
+    path: Path
+    trials: int
+
+
+def tune(
+    workspace: Workspace,
+    config: TuneConfig,
+    *,
+    given: Collection[str] = (),
+    listener: TuneListener | None = None,
+) -> Tuned:
+    """Train trials until the study has `config.trials`, or this call has taken `config.hours`.
+
+    Each trial is one choice of the options of `histo train`, measured by its mean validation AUC over the folds of the
+    subset. Several processes may call this with the same study at once. The report is written after each trial.
+
+    `given` names the options that the user gave: an existing study refuses those that differ from its own.
+
+    Raises:
+        HistoError: Optuna is not installed, or the subset or the file of the study cannot be used.
+        UsageError: an option cannot be used, or differs from that of the study.
+        Stopped: a signal came; the same command continues the study.
+    """
+    if is_distributed():
+        raise UsageError("histo tune cannot run under torchrun", "start histo tune several times: they share the study")
+    if find_spec("optuna") is None:
+        raise HistoError("histo tune needs the package optuna", "pip install 'histocli[tune]'")
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    start, ended, listener = time.monotonic(), 0, listener or TuneListener()
+    config.check()
+    with stop_request() as stop, compute_settings():
+        study = open_study(workspace, config, given)
+        path = workspace.metrics_dir / f"{config.name}-study.json"
+        listener.on_study(study, study.trials())
+        while config.hours is None or time.monotonic() - start < config.hours * 3600:
+            with study.claim() as trial:
+                if trial is None:
+                    break
+                _train_trial(study, trial, listener, stop)
+            ended += 1
+            report = write_report(study, path)
+            listener.on_trial_end(next(one for one in report.trials if one.number == trial.number))
+            _raise_if_stopped(stop, study.config)
+        return Tuned(write_report(study, path), path, ended)
+
+
+def write_report(study: Study, path: Path) -> TuneReport:
+    """Write and return the report on a study."""
+    config, trials = study.config, study.trials()
+    with study.workspace.lock():  # so that no older report replaces a newer one
+        trials = study.trials()
+        finished = [trial for trial in trials if trial.state == FINISHED]
+        best = max(finished, key=lambda trial: trial.mean or 0, default=None)
+        report = TuneReport(
+            name=config.name,
+            data=config.data,
+            split_by=study.split_by,
+            folds=config.folds,
+            seed=config.seed,
+            manifest_sha256=study.manifest_sha256,
+            trials=trials,
+            best=best.number if best else None,
+            above_defaults=compare_trials(best, trials[0]) if best else None,
+            importance=study.importance(),
+            command=train_command(trial_config(base_config(config), best.parameters)) if best else "",
+        )
+        write_tune(path, report)
+    return report
+
+
+def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop: StopRequest) -> None:
+    """Train the folds of a trial that are not trained yet, and mark it as finished, pruned or failed.
+
+    Raises:
+        Stopped: a signal came; the trial can be continued.
+    """
+    for member in study.folds[len(trial.auc) :]:
+        if trial.should_prune():
+            trial.prune()
+            return
+        listener.on_fold_start(trial, len(trial.auc))
+        start, name = time.monotonic(), f"trial{trial.number}-fold{member.number}"
+        try:
+            auc = _train_fold(study.workspace, trial_config(member.config, trial.parameters), name, listener, stop)
+        except Stopped as stopped:
+            raise Stopped(stopped.exit_code - 128, continue_command(study.config)) from stopped
+        except _CannotTrainError as error:
+            trial.prune(str(error))
+            shutil.rmtree(study.workspace.run_dir(name), ignore_errors=True)
+            return
+        finally:
+            _release_memory()
+        trial.record_fold(auc, time.monotonic() - start)
+        shutil.rmtree(study.workspace.run_dir(name))
+        if len(trial.auc) < study.config.folds:
+            _raise_if_stopped(stop, study.config)
+    trial.finish()
+
+
+class _CannotTrainError(HistoError):
+    """A network cannot be trained with the parameters of a trial, and perhaps with others."""
+
+
+def _train_fold(
+    workspace: StudyWorkspace, config: RunConfig, name: str, listener: Listener, stop: StopRequest
+) -> float:
+    """Train a fold, from where a stopped process left it, and return the validation AUC of its best epoch.
+
+    Raises:
+        _CannotTrainError: the loss is not finite, or the memory is full.
+    """
+    try:
+        return _fit(workspace, config, name, listener, stop)
+    except NotFiniteError as error:
+        raise _CannotTrainError(str(error)) from None
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        # Without the error, which refers to the network: its memory is needed for the next trial.
+        raise _CannotTrainError(str(memory_is_full(config.batch_size or BATCH_SIZE))) from None
+
+
+def _fit(workspace: StudyWorkspace, config: RunConfig, name: str, listener: Listener, stop: StopRequest) -> float:
+    if workspace.run_dir(name).is_dir():
+        run = Run(workspace, config, name)
+        run.resume()
+    else:
+        run = Run(workspace, config)
+        run.create(name)
+    listener.on_start(run, run.trainer.step)
+    run.fit(listener, stop)
+    assert run.best is not None
+    assert run.best.val_auc is not None  # each fold has both classes
+    return run.best.val_auc
+
+
+def _release_memory() -> None:
+    gc.collect()  # a run is part of reference cycles, and may keep a copy of the patches on a GPU
+    release_gpu_memory()
+
+
+def _raise_if_stopped(stop: StopRequest, config: TuneConfig) -> None:
+    if stop.signal is not None:
+        raise Stopped(stop.signal, continue_command(config))
+
+
+def continue_command(config: TuneConfig) -> str:
+    """Return the command that continues a study."""
+    until = f"--trials {config.trials}" if config.trials is not None else f"--hours {config.hours:g}"
+    return f"histo tune --name {config.name} {until}"

@@ -1,0 +1,242 @@
+"""A study of `histo tune`: its SQLite file, which several processes may use at once, and its trials.
+
+The process that trains a trial has locked it. A trial that is running in the file, but not locked, belongs to a process
+that has ended: the next process that asks for a trial continues it.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from histocli.config import TuneConfig
+from histocli.errors import HistoError, first_line
+from histocli.fs import hold, is_held, remove_strays
+from histocli.reports.tune import Parameters, TrialReport
+from histocli.training.repeats import Member, plan_repeats
+from histocli.training.search_space import base_config, default_point, round_lr, suggest
+from histocli.workspace import Workspace, check_name
+
+if TYPE_CHECKING:
+    import optuna
+
+_LOCK_SECONDS = 120  # how long a process waits for another one to write to the file
+_SEED_STRIDE = 0x9E3779B1  # between the seeds of two trials
+
+
+@dataclass(frozen=True)
+class StudyWorkspace(Workspace):
+    """A workspace whose runs are those of a study: they are in its folder until they are measured."""
+
+    study: str = ""
+
+    @property
+    def study_dir(self) -> Path:
+        """The folder of the study."""
+        return self.tuning_dir / check_name(self.study, "study")
+
+    @property
+    def runs_dir(self) -> Path:
+        """The runs of the trials that are not finished."""
+        return self.study_dir / "runs"
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Wait for the lock of the study, and hold it in a block: for a moment, never during a training."""
+        return hold(self.tuning_dir / f".{check_name(self.study, 'study')}.lock", f"study {self.study!r}", wait=True)
+
+
+class ClaimedTrial:
+    """A trial that this process trains: its number, its parameters, and the AUC of each fold that is trained."""
+
+    def __init__(self, study: "Study", trial: "optuna.Trial") -> None:
+        self.study, self.trial, self.number = study, trial, trial.number
+        self.parameters = suggest(trial, study.config)
+        self.auc: list[float] = list(trial.user_attrs.get("auc", []))
+
+    def record_fold(self, auc: float, seconds: float) -> None:
+        """Store the AUC of the next fold, and the time that it took."""
+        self.auc.append(auc)
+        with self.study.file_errors():
+            self.trial.set_user_attr("seconds", self.trial.user_attrs.get("seconds", 0.0) + seconds)
+            self.trial.set_user_attr("auc", self.auc)
+
+    def should_prune(self) -> bool:
+        """Return whether the mean AUC so far is below the median of the other trials after as many folds."""
+        step = len(self.auc)
+        if not step:
+            return False
+        with self.study.file_errors():
+            (stored,) = [one for one in self.trial.study.get_trials(deepcopy=False) if one.number == self.number]
+            if step not in stored.intermediate_values:
+                self.trial.report(float(np.mean(self.auc)), step)
+            return bool(self.trial.should_prune())
+
+    def finish(self) -> None:
+        """Mark the trial as finished: its value is the mean AUC."""
+        with self.study.file_errors():
+            self.trial.study.tell(self.trial, float(np.mean(self.auc)))
+
+    def prune(self, problem: str = "") -> None:
+        """Mark the trial as stopped before its last fold; with `problem`, as one that could not be trained.
+
+        The sampler then avoids its parameters. It would ignore a trial that is marked as failed.
+        """
+        from optuna.trial import TrialState
+
+        with self.study.file_errors():
+            if problem:
+                self.trial.set_user_attr("problem", problem)
+            self.trial.study.tell(self.trial, state=TrialState.PRUNED)
+
+
+class Study:
+    """The trials of a study, in the workspace's `tuning/NAME/study.db`.
+
+    Attributes:
+        workspace: where its runs are trained.
+        config: the options that it was started with, and when to stop.
+        split_by: what its folds keep together: slide, overlap group, hospital or patch.
+        manifest_sha256: of the manifest of the subset.
+
+    """
+
+    def __init__(self, workspace: StudyWorkspace, config: TuneConfig, split_by: str, manifest_sha256: str) -> None:
+        from optuna.storages import RDBStorage
+        from sqlalchemy.pool import NullPool
+
+        self.workspace, self.config = workspace, config
+        self.split_by, self.manifest_sha256 = split_by, manifest_sha256
+        self.path = workspace.study_dir / "study.db"
+
+        def connect() -> sqlite3.Connection:  # the path in a URL could not have every character
+            return sqlite3.connect(self.path, timeout=_LOCK_SECONDS, check_same_thread=False)
+
+        with self.file_errors():
+            self.storage = RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool})
+
+    @property
+    def folds(self) -> list[Member]:
+        """A run for each fold, with the options that all trials share."""
+        config = self.config
+        return plan_repeats(self.workspace, base_config(config), config.name, config.folds, 0).members
+
+    def add_default_point(self) -> None:
+        """Make the defaults of `histo train` the first trial of a new study."""
+        with self.file_errors():
+            self._load().enqueue_trial(dict(default_point(self.config)), skip_if_exists=True)
+
+    def _load(self, number: int = 0) -> "optuna.Study":
+        """Return Optuna's study; it draws the parameters of trial `number` from the seed and from the other trials."""
+        import optuna
+
+        return optuna.create_study(
+            storage=self.storage,
+            study_name=self.config.name,
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=(self.config.seed + number * _SEED_STRIDE) % (1 << 32)),
+            pruner=optuna.pruners.MedianPruner(),
+            load_if_exists=True,
+        )
+
+    @contextmanager
+    def claim(self) -> Iterator[ClaimedTrial | None]:
+        """Start a trial, or continue one whose process has ended, and lock it in this block.
+
+        Yields None if the study has `config.trials` trials and none is to be continued.
+        """
+        with ExitStack() as held:
+            claimed = None
+            with self.workspace.lock(), self.file_errors():
+                if (trial := self._next_trial()) is not None:
+                    held.enter_context(hold(self._lock_path(trial.number), f"trial {trial.number}"))
+                    claimed = ClaimedTrial(self, trial)
+            yield claimed
+
+    def _next_trial(self) -> "optuna.Trial | None":
+        import optuna
+        from optuna.trial import TrialState
+
+        trials = self._load().get_trials(deepcopy=False)
+        study = self._load(len(trials))
+        for one in trials:
+            if one.state is TrialState.RUNNING and not is_held(self._lock_path(one.number)):
+                study_id = self.storage.get_study_id_from_name(self.config.name)
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, one.number)
+                return optuna.Trial(study, trial_id)
+        started = sum(one.state is not TrialState.WAITING for one in trials)
+        is_complete = self.config.trials is not None and started >= self.config.trials
+        return None if is_complete else study.ask()
+
+    def trials(self) -> list[TrialReport]:
+        """Return all trials that were started, in their order."""
+        from optuna.trial import TrialState
+
+        names = {field.name for field in fields(Parameters)}
+        with self.file_errors():
+            trials = self._load().get_trials(deepcopy=False)
+        return [_describe(one) for one in trials if one.state is not TrialState.WAITING and names <= one.params.keys()]
+
+    def importance(self) -> dict[str, float]:
+        """Return the share of each parameter in the variance of the AUC of the finished trials, the highest first.
+
+        Parameters with one value are absent; all are if no parameter separates the trials by their AUC. Method:
+        fANOVA (Hutter et al. 2014).
+        """
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+        from optuna.trial import TrialState
+
+        with self.file_errors():
+            study = self._load()
+            finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            if len({trial.value for trial in finished}) < 2:
+                return {}
+            varied = [name for name, one in finished[0].distributions.items() if not one.single()]
+            evaluator = FanovaImportanceEvaluator(seed=self.config.seed)
+            try:
+                shares = get_param_importances(study, evaluator=evaluator, params=varied) if varied else {}
+            except RuntimeError:  # of Optuna: no parameter separates the trials
+                return {}
+            return {name: float(share) for name, share in shares.items()}
+
+    def tidy(self) -> None:
+        """Remove the temporary files of killed processes."""
+        remove_strays(self.workspace.study_dir)
+        self.workspace.tidy()
+
+    @contextmanager
+    def file_errors(self) -> Iterator[None]:
+        """Turn errors of the SQLite file into a `HistoError` that names it."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
+            reason = first_line(getattr(cause, "orig", None) or cause)
+            raise HistoError(f"cannot use {self.path}: {reason}", "start another study with --name") from error
+
+    def _lock_path(self, number: int) -> Path:
+        return self.workspace.study_dir / f".trial{number}.lock"
+
+
+def _describe(trial: "optuna.trial.FrozenTrial") -> TrialReport:
+    """Return the report on a trial."""
+    problem = str(trial.user_attrs.get("problem", ""))
+    state: Literal["finished", "pruned", "failed", "running"] = "failed"
+    if not problem:
+        states: dict[str, Literal["finished", "pruned", "running"]]
+        states = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running"}
+        state = states.get(trial.state.name, "failed")
+    return TrialReport(
+        number=trial.number,
+        state=state,
+        parameters=Parameters(**{**trial.params, "lr": round_lr(trial.params["lr"])}),
+        auc=list(trial.user_attrs.get("auc", [])),
+        seconds=float(trial.user_attrs.get("seconds", 0.0)),
+        problem=problem,
+    )

@@ -1,0 +1,114 @@
+"""Start a study of `histo tune`, or open the one that there is: its options, its folds and their manifests."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from histocli.config import TuneConfig
+from histocli.data.groups import split_by
+from histocli.data.manifest import file_sha256, read_manifest
+from histocli.errors import HistoError, UsageError
+from histocli.fs import make_folder, write_error
+from histocli.models import create_model
+from histocli.schema import from_json, to_json
+from histocli.training.repeats import plan_repeats, write_folds
+from histocli.training.search_space import base_config
+from histocli.training.study import Study, StudyWorkspace
+from histocli.workspace import Workspace, read_json, write_json
+
+_OF_ONE_CALL = ("trials", "hours", "device")  # the options that may change when a study is continued
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """The content of `study.json`: the options of a study, what its folds keep together, and SHA-256 of manifests."""
+
+    options: TuneConfig
+    split_by: str
+    manifests: dict[str, str]
+
+
+def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str]) -> Study:
+    """Return the study `config.name`: a new one, or that in the workspace, with the options that it was started with.
+
+    `given` names the options that the user gave. Except for `trials`, `hours` and `device`, those of an existing study
+    must be the same.
+
+    Raises:
+        HistoError: the subset cannot be divided into folds, its manifest has changed since the study was started, or a
+            file of the study is damaged.
+        UsageError: an option cannot be used, or differs from that of the study.
+    """
+    folder = StudyWorkspace(workspace.root, study=config.name)
+    with folder.lock():
+        path = folder.study_dir / "study.json"
+        if not path.is_file():
+            return _start(folder, config, path)
+        if not (folder.study_dir / "study.db").is_file():
+            raise HistoError(f"{folder.study_dir / 'study.db'} is gone", "start another study with --name")
+        record = from_json(StudyRecord, read_json(path), str(path), "start another study with --name")
+        for name, sha256 in record.manifests.items():
+            manifest = workspace.manifest_path(name)
+            if not manifest.is_file() or file_sha256(manifest) != sha256:
+                raise HistoError(
+                    f"{manifest} has changed since the study {config.name!r} was started",
+                    "start another study with --name",
+                )
+        study = Study(
+            folder, _apply_given(record.options, config, given), record.split_by, record.manifests[record.options.data]
+        )
+        study.tidy()
+        return study
+
+
+def _start(folder: StudyWorkspace, config: TuneConfig, path: Path) -> Study:
+    """Write the manifests of the folds, make the file of the study, and at last its record."""
+    config.check()
+    for arch in config.arch:
+        create_model(arch, config.weights)  # raises an error if it cannot be used
+    repeats = plan_repeats(folder, base_config(config), config.name, config.folds, 0)
+    names = [member.config.data for member in repeats.members]
+    was_begun = folder.study_dir.exists()  # and stopped before its record was written
+    for name in names:
+        if folder.manifest_path(name).exists() and not was_begun:
+            raise HistoError(f"there is a subset {name!r} already", "use another --name")
+    try:
+        make_folder(folder.study_dir)
+    except OSError as error:
+        raise write_error(folder.study_dir, error) from error
+    try:
+        write_folds(folder, config.data, repeats, resume=False)
+    except HistoError:
+        if not was_begun:
+            folder.study_dir.rmdir()
+        raise
+    keeps_together = split_by(read_manifest(folder.manifest_path(names[0])))
+    manifests = {name: file_sha256(folder.manifest_path(name)) for name in (config.data, *names)}
+    study = Study(folder, config, keeps_together, manifests[config.data])
+    study.add_default_point()
+    write_json(path, to_json(StudyRecord(replace(config, trials=None, hours=None), keeps_together, manifests)))
+    return study
+
+
+def _apply_given(stored: TuneConfig, config: TuneConfig, given: Collection[str]) -> TuneConfig:
+    """Return the options of an existing study, with those of this call.
+
+    Raises:
+        UsageError: another option was given that differs from that of the study.
+    """
+    for field in fields(TuneConfig):
+        key, new, value = field.name, getattr(config, field.name), getattr(stored, field.name)
+        if key in given and key not in _OF_ONE_CALL and new != value:
+            flag = "--" + key.replace("_", "-")
+            raise UsageError(
+                f"{flag} {_text(new)}: the study {stored.name!r} was started with {_text(value)}",
+                f"leave {flag} out, or start another study with --name",
+            )
+    device = config.device if "device" in given else stored.device
+    continued = replace(stored, trials=config.trials, hours=config.hours, device=device)
+    continued.check()
+    return continued
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,267 @@
+"""`histo tune`: studies on small synthetic patches, with the real Optuna."""
+
+import csv
+import json
+import re
+import shlex
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+
+import histocli
+from histocli.errors import UsageError
+from histocli.training.trainer import NotFiniteError, Trainer
+
+SPACE = ["--folds", 2, "--epochs", 1, "--batch-size", 16, "--arch", "histonet-64", "--device", "cpu"]
+
+
+def tune(histo, trials, *args, name="tune"):
+    """Run a study, and return its report as `--json` prints it."""
+    return json.loads(histo("tune", "--name", name, "--trials", trials, *args, "--json").stdout)
+
+
+def read_study(histo, name="tune"):
+    path = histo.root / "metrics" / f"{name}-study.json"
+    return json.loads(path.read_text()) if path.is_file() else {"trials": []}
+
+
+def open_in_optuna(histo, name="tune"):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{histo.root / 'tuning' / name / 'study.db'}")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def measured(report):
+    """What must not depend on how a study was interrupted."""
+    return [(trial["number"], trial["state"], trial["parameters"], trial["auc"]) for trial in report["trials"]]
+
+
+def test_the_printed_command_trains_what_the_best_trial_measured(histo):
+    result = histo("tune", "--trials", 3, *SPACE, "--json")
+    report = json.loads(result.stdout)
+    assert report == read_study(histo)
+    assert [trial["state"] for trial in report["trials"]] == ["finished"] * 3
+    first = report["trials"][0]["parameters"]
+    assert first == {"lr": 0.00106, "batch_size": 16, "epochs": 1, "augment": "full", "arch": "histonet-64"}
+    means = [np.mean(trial["auc"]) for trial in report["trials"]]
+    assert report["best"] == int(np.argmax(means))
+    assert report["importance"].keys() == {"lr", "augment"}
+    assert sum(report["importance"].values()) == pytest.approx(1)
+    assert result.stderr.rstrip().endswith(f"next: {report['command']}")
+    assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]
+
+    words = shlex.split(report["command"])
+    assert words[:2] == ["histo", "train"]
+    repeats = json.loads(histo(*words[1:], "--folds", 2, "--name", "check", "--json").stdout)
+    best = report["trials"][report["best"]]
+    assert [run["metrics"]["auc"] for run in repeats["runs"]] == pytest.approx(best["auc"])
+
+
+def test_a_continued_study_chooses_and_measures_as_one_without_a_break(histo):
+    whole = tune(histo, 3, *SPACE, name="whole")
+    tune(histo, 1, *SPACE, name="parts")
+    parts = tune(histo, 3, name="parts")
+    assert measured(parts) == measured(whole)
+    again = histo("tune", "--trials", 3, "--name", "parts")
+    assert "no trial was started: a larger --trials adds more" in again.stderr
+    assert measured(read_study(histo, "parts")) == measured(whole)
+
+
+def test_a_continued_study_refuses_other_options_and_other_patches(histo):
+    tune(histo, 1, *SPACE)
+    for option, value, before in (
+        ("--folds", 3, "2"),
+        ("--lr", 0.01, "0.0003:0.03"),
+        ("--augment", "none", "none, fl"),
+    ):
+        error, hint = histo.fails("tune", "--trials", 2, option, value, code=2)
+        assert error.startswith(f"{option} {value}: the study 'tune' was started with {before}")
+        assert hint == f"leave {option} out, or start another study with --name"
+    histo("tune", "--trials", 1, "--folds", 2)
+    histo("balance", "--n", 40)
+    error, _ = histo.fails("tune", "--trials", 2)
+    assert error.endswith("balanced.csv has changed since the study 'tune' was started")
+    assert len(read_study(histo)["trials"]) == 1
+
+
+def test_two_processes_share_a_study(histo):
+    args = ["tune", "--trials", 4, *SPACE]
+    with histo.start(*args) as one, histo.start(*args) as other:
+        outputs = [process.communicate(timeout=120) for process in (one, other)]
+    assert [one.returncode, other.returncode] == [0, 0], outputs
+    report = tune(histo, 4)
+    assert [(trial["number"], trial["state"]) for trial in report["trials"]] == [(i, "finished") for i in range(4)]
+    assert len({trial["parameters"]["lr"] for trial in report["trials"]}) == 4
+    trained = [re.findall(r"^ {4}(\d) ", stderr, re.MULTILINE) for _, stderr in outputs]
+    assert sorted(trained[0] + trained[1]) == ["0", "1", "2", "3"]
+    assert all(trained)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_study_keeps_what_is_finished_and_continues_the_rest(histo, number):
+    space = [*SPACE, "--epochs", 2]
+    with histo.start("tune", "--trials", 50, *space) as process:
+        for _ in range(1200):
+            if read_study(histo)["trials"] or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    if number == signal.SIGINT:
+        assert "hint: histo tune --name tune --trials 50" in stderr
+    ended = [trial for trial in read_study(histo)["trials"] if trial["state"] == "finished"]
+    assert ended
+    after = tune(histo, len(ended) + 1)
+    assert after["trials"][: len(ended)] == ended
+    assert measured(after) == measured(tune(histo, len(ended) + 1, *space, name="without"))
+    assert not list((histo.root / "tuning" / "tune" / "runs").iterdir())
+
+
+def test_a_trial_below_the_median_is_pruned(histo):
+    import optuna
+
+    tune(histo, 1, *SPACE)
+    study = open_in_optuna(histo)
+    (first,) = study.trials
+    for _ in range(5):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=first.params,
+                distributions=first.distributions,
+                value=1.0,
+                intermediate_values={1: 1.0},
+                user_attrs={"auc": [1.0, 1.0]},
+            )
+        )
+    report = tune(histo, 7)
+    pruned = report["trials"][6]
+    assert (pruned["state"], len(pruned["auc"])) == ("pruned", 1)
+    assert pruned["auc"][0] < 1
+    assert report["best"] == 1
+
+
+def test_a_trial_that_diverges_is_reported_and_the_next_one_starts(histo, monkeypatch):
+    def diverge(self, *args, **kwargs):
+        if self.recipe.lr > 0.02:
+            raise NotFiniteError("the loss of step 1 is not finite", "lower --lr")
+        return train_epoch(self, *args, **kwargs)
+
+    train_epoch = Trainer.train_epoch
+    monkeypatch.setattr(Trainer, "train_epoch", diverge)
+    result = histo("tune", "--trials", 3, *SPACE, "--json")  # trial 1 has a learning rate of 0.0216
+    report = json.loads(result.stdout)
+    assert [trial["state"] for trial in report["trials"]] == ["finished", "failed", "finished"]
+    assert report["trials"][1]["problem"] == "the loss of step 1 is not finite"
+    assert "warning: trial 1 failed: the loss of step 1 is not finite" in result.stderr
+    assert not list((histo.root / "tuning" / "tune" / "runs").iterdir())
+
+
+def test_a_trial_that_needs_too_much_memory_is_reported(histo, monkeypatch):
+    def fill(self, *args, **kwargs):
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "train_epoch", fill)
+    report = tune(histo, 2, *SPACE)
+    assert {trial["problem"] for trial in report["trials"]} == {"memory is full with 16 patches at a time"}
+    assert (report["best"], report["command"], report["importance"]) == (None, "", {})
+
+
+def test_held_out_patches_change_nothing(histo):
+    """The pixels of another data set, and the rows of the subset that are in neither train nor val."""
+    before = tune(histo, 1, *SPACE, name="before")
+    histo("download", "--source", "synthetic", "--n", 40, "--seed", 9, "--name", "held")
+    pixels = histo.root / "data" / "held" / "patches.npy"
+    np.save(pixels, np.zeros_like(np.load(pixels)))
+    after = tune(histo, 1, *SPACE, name="after")
+    assert measured(after) == measured(before)
+
+    rows = {}
+    for name in ("balanced", "before-fold1", "before-fold2"):
+        with (histo.root / "manifests" / f"{name}.csv").open(newline="") as file:
+            rows[name] = list(csv.DictReader(file))
+    known = {row["id"] for row in rows["balanced"] if row["split"] in ("train", "val")}
+    for fold in ("before-fold1", "before-fold2"):
+        assert {row["id"] for row in rows[fold]} <= known
+        slides = [{row["slide"] for row in rows[fold] if row["split"] == part} for part in ("train", "val")]
+        assert slides[0].isdisjoint(slides[1])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([], "--trials or --hours is needed"),
+        (["--hours", 0], "--hours 0: a number above 0 is needed"),
+        (["--hours", "nan"], "--hours nan: a number above 0 is needed"),
+        (["--trials", 1, "--lr", "0.1:0.01"], "--lr 0.1:0.01: a range LOW:HIGH or one value is needed"),
+        (["--trials", 1, "--lr", "0:0.1"], "--lr 0.0: a number between 0 and 10 is needed"),
+        (["--trials", 1, "--epochs", "2.5"], "--epochs 2.5: a range LOW:HIGH or one value is needed"),
+        (["--trials", 1, "--epochs", "0:3"], "--epochs 0: at least 1 is needed"),
+        (["--trials", 1, "--arch", "resnet81"], "there is no architecture 'resnet81'"),
+        (["--trials", 1, "--arch", "histonet", "--arch", "histonet"], "--arch: a value is given twice"),
+        (["--trials", 1, "--name", "a/b"], "'a/b' cannot name a study"),
+        (["--trials", 1, "--weights", "pretrained"], "histonet has no pretrained weights"),
+    ],
+)
+def test_wrong_options_start_nothing(histo, args, message):
+    assert histo.fails("tune", *args, code=2)[0].startswith(message)
+    assert not list(histo.root.glob("tuning/[!.]*"))
+    assert not list(histo.root.glob("manifests/*-fold*"))
+
+
+def test_impossible_folds_and_names_in_use_start_nothing(histo):
+    assert "cannot be divided into 40 folds" in histo.fails("tune", "--trials", 1, "--folds", 40)[0]
+    shutil.copy(histo.root / "manifests" / "balanced.csv", histo.root / "manifests" / "tune-fold1.csv")
+    assert histo.fails("tune", "--trials", 1, *SPACE) == (
+        "there is a subset 'tune-fold1' already",
+        "use another --name",
+    )
+    assert not list(histo.root.glob("tuning/[!.]*"))
+
+
+def test_without_optuna_one_line_says_what_to_install(histo, monkeypatch):
+    monkeypatch.setattr("histocli.commands.tune.find_spec", lambda name: None)
+    assert histo.fails("tune", "--trials", 1) == (
+        "histo tune needs the package optuna",
+        "pip install 'histocli[tune]'",
+    )
+
+
+@pytest.mark.parametrize(("damage", "reason"), [(b"not a database" * 100, "file is not a database"), (None, "is gone")])
+def test_a_damaged_file_of_a_study_is_named(histo, damage, reason):
+    tune(histo, 1, *SPACE)
+    path = histo.root / "tuning" / "tune" / "study.db"
+    path.unlink()
+    if damage:
+        path.write_bytes(damage)
+    error, hint = histo.fails("tune", "--trials", 2)
+    assert str(path) in error
+    assert reason in error
+    assert hint == "start another study with --name"
+
+
+def test_a_path_may_have_characters_that_mean_something_in_a_url(histo):
+    strange = histo.root.rename(histo.root.with_name("a b?c=%20{d}#e"))
+    histo.root = strange
+    assert len(tune(histo, 1, *SPACE)["trials"]) == 1
+    assert (strange / "tuning" / "tune" / "study.db").stat().st_size > 0
+
+
+def test_hours_start_no_trial_afterwards(histo):
+    report = json.loads(histo("tune", "--hours", 1e-6, *SPACE, "--json").stdout)
+    assert (report["trials"], report["command"]) == ([], "")
+
+
+def test_the_python_api_returns_the_report(histo):
+    options = {"folds": 2, "epochs": 1, "batch_size": 16, "arch": "histonet-64", "augment": ["none"], "device": "cpu"}
+    report = histocli.tune(histo.root, trials=2, lr="0.001:0.01", **options)
+    assert [trial.parameters.augment for trial in report.trials] == ["none", "none"]
+    assert all(0.001 <= trial.parameters.lr <= 0.01 for trial in report.trials)
+    assert report.best is not None
+    with pytest.raises(UsageError, match="--batch-size auto: a whole number of at least 2 is needed"):
+        histocli.tune(histo.root, trials=1, batch_size="auto", name="other")
