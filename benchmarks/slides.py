@@ -77,7 +77,7 @@ def measure(path: Path, predictor: Predictor, network: Classifier, step: int, re
             "plain loop, 64": partial(plain_loop, path, plan.grid, boxes, network, 64),
             "histo": partial(whole, path, mpp, step, predictor, pool),
         }
-        best = {name: (1e9, 1e9) for name in ways}
+        best = dict.fromkeys(ways, (1000000000.0, 1000000000.0))
         for _ in range(repeats):
             for name, run in ways.items():
                 start = time.perf_counter(), time.process_time()
