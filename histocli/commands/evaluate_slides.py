@@ -132,7 +132,7 @@ def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, 
         return EvaluatedSlide(one.record.slide, aggregated, truth, None)
     lesions = find_lesions(truth, (one.width, one.height), (mpp, mpp))
     hits = match(find_detections(scores, side), lesions)
-    return EvaluatedSlide(one.record.slide, aggregated, int(bool(truth.tumour)), hits)
+    return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), hits)
 
 
 def _read_map(path: Path, one: FinishedSlide, mpp: float) -> Map:
