@@ -1,40 +1,45 @@
-"""Squares per second of a whole slide, from the file to the scores, against a plain loop and against reading alone.
+"""Squares per second of a whole slide, from the file to the scores, against plain loops, reading and the network alone.
 
-    python -m benchmarks.slides --ckpt best.pt [--slide FILE] [--repeats 3]
+    python -m benchmarks.slides --ckpt best.pt [--slide FILE] [--step 96] [--repeats 3]
 
-Without `--slide` a synthetic slide of 12,000 x 12,000 pixels is drawn. Measured in turn, and the best of the repeats
-counts:
+Without `--slide` a synthetic slide of 10,000 x 10,000 pixels is drawn; with `--flat`, without the level at a quarter of
+the resolution, so that the finest level must be read, as in slides of 40x by Aperio. Measured in turn, and the best of
+the repeats counts, for the seconds and for the CPU seconds (user and system) each:
 
 - reading: the same squares with OpenSlide alone, one thread, one `read_region` each
-- plain loop: `read_region`, resize, and the network on batches of 64
-- histo: tissue mask, reading and scoring, as `histo predict` does it, without writing the files
 - network: the same number of patches that are in memory already
+- plain loop, 1 or 64: `read_region`, resize with Pillow, and the network as PyTorch runs it, on batches of 1 or 64
+- histo: tissue mask, reading and scoring, as `histo predict` does it, without writing the files
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import cv2
 import numpy as np
 import openslide
+import torch
+from PIL import Image
 
+from histocli.data.images import PATCH_SIZE
 from histocli.enums import Device, Precision
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.predictor import Predictor
-from histocli.slides.grid import Box
+from histocli.models import Classifier
+from histocli.models.checkpoint import find_checkpoint, load_checkpoint
+from histocli.slides.grid import Box, Grid
 from histocli.slides.reading import open_slide
-from histocli.slides.scoring import Plan, plan_slide, score_squares
+from histocli.slides.scoring import plan_slide, score_squares
 from histocli.slides.synthetic import draw_slide
 from histocli.slides.synthetic import plan_slide as plan_synthetic
 from histocli.threads import thread_count
 from histocli.workspace import default_workspace
 
-_BATCH = 64
-_SIDE = 12_000
+_SIDE = 10_000
 
 
 def main() -> None:
@@ -42,71 +47,82 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt", default="best.pt")
     parser.add_argument("--slide", type=Path)
+    parser.add_argument("--flat", action="store_true")
+    parser.add_argument("--step", type=int, default=PATCH_SIZE)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    predictor = load_predictor(default_workspace(), [options.ckpt], Device.CPU, Precision.FP32)
+    workspace = default_workspace()
+    predictor = load_predictor(workspace, [options.ckpt], Device.CPU, Precision.FP32)
+    network = load_checkpoint(find_checkpoint(workspace, options.ckpt)).build()
     with TemporaryDirectory() as folder:
         path = options.slide or Path(folder, "slide.tif")
         if options.slide is None:
-            draw_slide(plan_synthetic(0, 0, _SIDE, True), path)
-        measure(path, predictor, options.repeats)
+            factors = (1, 16) if options.flat else (1, 4, 16)
+            draw_slide(plan_synthetic(0, 0, _SIDE, True), path, factors=factors)
+        measure(path, predictor, network, options.step, options.repeats)
 
 
-def measure(path: Path, predictor: Predictor, repeats: int) -> None:
-    """Print the squares per second of each way."""
+def measure(path: Path, predictor: Predictor, network: Classifier, step: int, repeats: int) -> None:
+    """Print the squares per second, and per CPU second, of each way."""
     with ThreadPoolExecutor(thread_count()) as pool, open_slide(path) as slide:
         assert slide.mpp is not None
         mpp = slide.mpp
-        plan = plan_slide(slide, mpp, 96, None, True, pool)
+        plan = plan_slide(slide, mpp, step, None, True, pool)
         boxes = [plan.grid.box(row, column) for row, column in np.argwhere(plan.needed).tolist()]
-        patches = np.random.default_rng(0).integers(0, 255, (len(boxes), 96, 96, 3), np.uint8)
+        patches = np.random.default_rng(0).integers(0, 255, (len(boxes), PATCH_SIZE, PATCH_SIZE, 3), np.uint8)
         ways: dict[str, Callable[[], object]] = {
-            "reading alone, one thread": lambda: read(path, plan, boxes),
-            "plain loop": lambda: plain_loop(path, plan, boxes, predictor),
-            "histo": lambda: whole(path, mpp, predictor, pool),
-            "network alone": lambda: predictor.predict_array(patches, _BATCH),
+            "reading alone, one thread": partial(read, path, plan.grid, boxes),
+            "network alone": partial(predictor.predict_array, patches, 64),
+            "plain loop, 1": partial(plain_loop, path, plan.grid, boxes, network, 1),
+            "plain loop, 64": partial(plain_loop, path, plan.grid, boxes, network, 64),
+            "histo": partial(whole, path, mpp, step, predictor, pool),
         }
-        best = dict.fromkeys(ways, 1e9)
+        best = dict.fromkeys(ways, (1000000000.0, 1000000000.0))
         for _ in range(repeats):
             for name, run in ways.items():
-                start = time.perf_counter()
+                start = time.perf_counter(), time.process_time()
                 run()
-                best[name] = min(best[name], time.perf_counter() - start)
-    print(f"{path.name}: {len(boxes):,} squares, {thread_count()} threads")
-    for name, seconds in best.items():
-        print(f"{name:28}{len(boxes) / seconds:10,.0f} squares/s")
+                took = time.perf_counter() - start[0], time.process_time() - start[1]
+                best[name] = min(best[name][0], took[0]), min(best[name][1], took[1])
+    print(f"{path.name}: {len(boxes):,} squares, level {plan.grid.level}, {thread_count()} threads")
+    print(f"{'':28}{'squares/s':>12}{'squares/CPU s':>15}")
+    for name, (seconds, cpu) in best.items():
+        print(f"{name:28}{len(boxes) / seconds:12,.0f}{len(boxes) / cpu:15,.0f}")
 
 
-def read(path: Path, plan: Plan, boxes: list[Box]) -> None:
-    """Read every square with one call of OpenSlide."""
+def read(path: Path, grid: Grid, boxes: list[Box]) -> None:
+    """Read the patch around every square with one call of OpenSlide."""
     with openslide.OpenSlide(path) as slide:
         for box in boxes:
-            read_square(slide, plan, box)
+            read_patch(slide, grid, box)
 
 
-def read_square(slide: openslide.OpenSlide, plan: Plan, box: Box) -> np.ndarray:
-    """Return the pixels of a square on the level that histo reads."""
-    x, y, width, height = box
-    ratio = plan.grid.downsample
-    size = max(1, round(width / ratio)), max(1, round(height / ratio))
-    return np.asarray(slide.read_region((x, y), plan.grid.level, size).convert("RGB"))
+def read_patch(slide: openslide.OpenSlide, grid: Grid, box: Box) -> Image.Image:
+    """Return the pixels of the patch around a square on the level that histo reads."""
+    width, height = (round(PATCH_SIZE * scale) for scale in grid.scale)
+    x = box.x + box.width / 2 - width * grid.downsample / 2
+    y = box.y + box.height / 2 - height * grid.downsample / 2
+    return slide.read_region((round(x), round(y)), grid.level, (width, height)).convert("RGB")
 
 
-def plain_loop(path: Path, plan: Plan, boxes: list[Box], predictor: Predictor) -> None:
+@torch.inference_mode()
+def plain_loop(path: Path, grid: Grid, boxes: list[Box], network: Classifier, batch: int) -> list[float]:
     """Read, resize and score one batch after the other."""
+    scores: list[float] = []
     with openslide.OpenSlide(path) as slide:
-        for start in range(0, len(boxes), _BATCH):
-            images = [
-                cv2.resize(read_square(slide, plan, box), (96, 96), interpolation=cv2.INTER_AREA)
-                for box in boxes[start : start + _BATCH]
-            ]
-            predictor.predict_array(np.stack(images), _BATCH)
+        for start in range(0, len(boxes), batch):
+            images = [read_patch(slide, grid, box) for box in boxes[start : start + batch]]
+            size = PATCH_SIZE, PATCH_SIZE
+            pixels = np.stack([np.asarray(image.resize(size, Image.Resampling.BOX)) for image in images])
+            logits = network(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255)
+            scores += logits.softmax(1)[:, 1].tolist()
+    return scores
 
 
-def whole(path: Path, mpp: tuple[float, float], predictor: Predictor, pool: ThreadPoolExecutor) -> None:
+def whole(path: Path, mpp: tuple[float, float], step: int, predictor: Predictor, pool: ThreadPoolExecutor) -> None:
     """Find the tissue and score it, as `histo predict` does."""
     with open_slide(path) as slide:
-        plan = plan_slide(slide, mpp, 96, None, True, pool)
+        plan = plan_slide(slide, mpp, step, None, True, pool)
         score_squares(slide, plan.grid, plan.needed, predictor, predictor.chunk_size(1024), pool)
 
 

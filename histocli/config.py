@@ -246,6 +246,7 @@ class SlideEvalConfig:
     labels: Path | None = None
     annotations: Path | None = None
     threshold: float | None = None  # None: that of the predictions
+    choose_on: Path | None = None  # maps of training slides, on which one of the scores of slides is chosen
     seed: int = 0
 
 

@@ -112,8 +112,18 @@ def evaluate(
         Path | None,
         typer.Option(
             "--annotations",
-            help="Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML or QuPath's GeoJSON. "
-            "With --labels instead, a table id,label of slides, only the AUC of slides is measured.",
+            help="Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML, QuPath's GeoJSON "
+            "or a mask. With --labels instead, a table id,label of slides, only the AUC of slides is measured.",
+            metavar="DIR",
+            rich_help_panel=WHOLE_SLIDES,
+        ),
+    ] = None,
+    choose_on: Annotated[
+        Path | None,
+        typer.Option(
+            "--choose-on",
+            help="Folder with the maps of training slides: the way to make one score of a slide that has the highest "
+            "AUC there is chosen.",
             metavar="DIR",
             rich_help_panel=WHOLE_SLIDES,
         ),
@@ -136,10 +146,11 @@ def evaluate(
     """
     state: State = ctx.obj
     if maps is not None:
-        _evaluate_maps(ctx, maps, annotations, labels, threshold, json)
+        _evaluate_maps(ctx, maps, annotations, labels, threshold, choose_on, json)
         return
-    if annotations is not None:
-        raise UsageError("--annotations is for the maps of whole slides", "give their folder: --maps DIR")
+    if annotations is not None or choose_on is not None:
+        flag = "--choose-on" if annotations is None else "--annotations"
+        raise UsageError(f"{flag} is for the maps of whole slides", "give their folder: --maps DIR")
     if scores:
         _show_scores(ctx, scores, threshold, json)
         return
@@ -173,13 +184,19 @@ def evaluate(
 
 
 def _evaluate_maps(
-    ctx: typer.Context, maps: Path, annotations: Path | None, labels: Path | None, threshold: str, json: bool
+    ctx: typer.Context,
+    maps: Path,
+    annotations: Path | None,
+    labels: Path | None,
+    threshold: str,
+    choose_on: Path | None,
+    json: bool,
 ) -> None:
     """Evaluate maps, after checking that no option of patches is given."""
     from histocli.cli.slides import evaluate_slides
     from histocli.metrics.thresholds import parse_threshold
 
-    taken = ("maps", "annotations", "labels", "threshold", "json")
+    taken = ("maps", "annotations", "labels", "threshold", "choose_on", "json")
     for parameter in ctx.command.params:
         if parameter.name and parameter.name not in taken and options.is_given(ctx, parameter.name):
             raise UsageError(
@@ -191,7 +208,7 @@ def _evaluate_maps(
     )
     if value is None and threshold != EvalConfig.threshold:
         raise UsageError(f"--threshold {threshold} is not possible with --maps", "give a number")
-    evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value), json)
+    evaluate_slides(ctx.obj, SlideEvalConfig(maps, labels, annotations, value, choose_on), json)
 
 
 def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) -> None:

@@ -127,7 +127,19 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
     for what, names in (("have no label or annotation", report.without_truth), ("could not be scored", report.failed)):
         if names:
             state.report.warn(f"{len(names):,} slides {what} and are left out: {', '.join(names)}")
-    rows = [[f"AUC of slides by {name}", *_texts(one)] for name, one in report.auc.items()]
+    chosen = report.chosen.name if report.chosen else None
+    rows = [
+        [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_texts(one)]
+        for name, one in report.auc.items()
+    ]
+    if report.chosen is None:
+        state.report.note("no AUC was chosen: report the one you decided on before, or choose with --choose-on")
+    else:
+        there = ", ".join(f"{name} {number(value)}" for name, value in report.chosen.auc.items())
+        state.report.note(f"chosen on {report.chosen.slides:,} training slides: {report.chosen.name} (AUC: {there})")
+        rows = [
+            [f"{label}, chosen" if label.endswith(f" by {report.chosen.name}") else label, *v] for label, *v in rows
+        ]
     if report.sensitivity:
         rows.append(["FROC score of Camelyon16", *_texts(report.froc)])
         for size, one in report.recall.items():

@@ -11,7 +11,7 @@ import numpy as np
 from histocli.config import SlideEvalConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import auc
-from histocli.reports.slides import Estimate, Recall, SlideEvaluation
+from histocli.reports.slides import ChosenScore, Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
 from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, read_tumour
@@ -28,6 +28,7 @@ from histocli.workspace import Workspace, check_name, write_json
 _TOP = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000
 _DEFINED = 0.95  # share of the resamples in which a metric must have a value, for it to have an interval
+FindTruth = Callable[[FinishedSlide], TumourAreas | int | None]
 AGGREGATIONS = ("maximum", f"mean of the {_TOP} highest", "tumour area in mm2")
 
 
@@ -51,27 +52,27 @@ class Written(NamedTuple):
 def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
     """Evaluate the maps in a folder, and write `metrics/slides-FOLDER.json` and plots.
 
-    The scores of a slide are fixed in advance, so nothing is chosen on the slides that are measured. Intervals are
-    from a bootstrap that draws slides. A slide without a truth is left out and named in the report.
+    The scores of a slide are fixed in advance, or one is chosen on the training slides of `config.choose_on`: nothing
+    is chosen on the slides that are measured. Intervals are from a bootstrap that draws slides. A slide without a truth
+    is left out and named in the report.
 
     Raises:
-        HistoError: the folder has no maps, or no slide in it has a label or an annotation.
+        HistoError: the folder has no maps, no slide in it has a label or an annotation, or a training slide is in it.
     """
     if (config.labels is None) == (config.annotations is None):
         raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
     finished = _read_folder(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
     find_truth = _truth_of_annotations(config.annotations) if config.annotations else _truth_of_labels(config.labels)
-    slides, without = [], []
-    for folder, one in finished:
-        truth = find_truth(one)
-        if truth is None:
-            without.append(one.record.slide)
-        else:
-            slides.append(_evaluate_slide(folder, one, truth, threshold))
+    slides, without = _evaluate_folder(finished, find_truth, threshold)
     if not slides:
         raise HistoError(f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without)}")
-    report = _report(config, slides, without, threshold)
+    chosen = None
+    if config.choose_on is not None:
+        training = _read_folder(config.choose_on)
+        _check_separate(finished, training)
+        chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
+    report = _report(config, slides, without, threshold, chosen)
     stem = check_name(f"slides-{config.slides.resolve().name}", "metrics file")
     path = workspace.metrics_dir / f"{stem}.json"
     write_json(path, to_json(report))
@@ -79,6 +80,43 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
     if report.sensitivity:
         plots.append(draw_froc(workspace.plots_dir / f"{stem}-froc.png", report))
     return Written(report, path, plots)
+
+
+def _evaluate_folder(
+    finished: list[tuple[Path, FinishedSlide]], find_truth: FindTruth, threshold: float
+) -> tuple[list[EvaluatedSlide], list[str]]:
+    """Return the slides of which the truth is known, and the names of the others."""
+    slides, without = [], []
+    for folder, one in finished:
+        truth = find_truth(one)
+        if truth is None:
+            without.append(one.record.slide)
+        else:
+            slides.append(_evaluate_slide(folder, one, truth, threshold))
+    return slides, without
+
+
+def _check_separate(finished: list[tuple[Path, FinishedSlide]], training: list[tuple[Path, FinishedSlide]]) -> None:
+    """Refuse to choose on slides that are measured."""
+    measured = {one.path for _, one in finished} | {one.record.slide for _, one in finished}
+    for _, one in training:
+        if one.path in measured or one.record.slide in measured:
+            raise HistoError(
+                f"the slide {one.record.slide} is in --choose-on and in --maps",
+                "choose on the slides that the network was trained on, and measure on others",
+            )
+
+
+def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
+    """Return the way to make one score of a slide that has the highest AUC; of equal ones the first."""
+    values = {name: _auc(slides, name) if slides else None for name in AGGREGATIONS}
+    known = {name: value for name, value in values.items() if value is not None}
+    if not known:
+        raise HistoError(
+            f"--choose-on {folder} needs slides with and without tumour, of which the truth is known",
+            "leave --choose-on out, or give the labels or annotations of these slides too",
+        )
+    return ChosenScore(max(known, key=lambda name: known[name]), str(folder.resolve()), len(slides), known)
 
 
 def _read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
@@ -94,7 +132,7 @@ def _read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
     return finished
 
 
-def _truth_of_annotations(folder: Path) -> Callable[[FinishedSlide], TumourAreas | int | None]:
+def _truth_of_annotations(folder: Path) -> FindTruth:
     """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file."""
     if not folder.is_dir():
         raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
@@ -109,7 +147,7 @@ def _truth_of_annotations(folder: Path) -> Callable[[FinishedSlide], TumourAreas
     return find
 
 
-def _truth_of_labels(path: Path | None) -> Callable[[FinishedSlide], TumourAreas | int | None]:
+def _truth_of_labels(path: Path | None) -> FindTruth:
     """Return a function that finds the label of a slide in a table; None if the table does not have the slide."""
     assert path is not None
     if not path.is_file():
@@ -132,7 +170,7 @@ def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, 
         return EvaluatedSlide(one.record.slide, aggregated, truth, None)
     lesions = find_lesions(truth, (one.width, one.height), (mpp, mpp))
     hits = match(find_detections(scores, side), lesions)
-    return EvaluatedSlide(one.record.slide, aggregated, int(bool(truth.tumour)), hits)
+    return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), hits)
 
 
 def _read_map(path: Path, one: FinishedSlide, mpp: float) -> Map:
@@ -147,7 +185,11 @@ def _read_map(path: Path, one: FinishedSlide, mpp: float) -> Map:
 
 
 def _report(
-    config: SlideEvalConfig, slides: list[EvaluatedSlide], without: list[str], threshold: float
+    config: SlideEvalConfig,
+    slides: list[EvaluatedSlide],
+    without: list[str],
+    threshold: float,
+    chosen: ChosenScore | None,
 ) -> SlideEvaluation:
     """Compute the metrics of all slides and their intervals by bootstrap."""
     rng = np.random.default_rng(config.seed)
@@ -181,6 +223,7 @@ def _report(
         false_positives=curve.false_positives,
         sensitivity=curve.sensitivity,
         recall=recall if curve.sensitivity else {},
+        chosen=chosen,
     )
 
 

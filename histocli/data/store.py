@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from histocli.data.manifest import IdsDigest, Row, row_writer
+from histocli.data.manifest import COLUMNS, POSITION_COLUMNS, IdsDigest, Row, row_writer
 from histocli.data.remarks import Remarks
 from histocli.data.stream import CHUNK, Chunk, chunked, load_chunk, map_ordered, worker_count
 from histocli.errors import HistoError
@@ -92,9 +92,10 @@ def pack(
     """
     exact = None if source.total is None or source.drop_duplicates else min(source.total, n or source.total)
     size = None if exact is None else _HEADER_BYTES + exact * _PATCH_BYTES
+    columns = (*COLUMNS, *POSITION_COLUMNS) if source.report.has_positions else COLUMNS
     done = 0
     with (
-        row_writer(workspace.manifest_path(name)) as manifest,
+        row_writer(workspace.manifest_path(name), columns) as manifest,
         atomic_path(workspace.patches_path(name), size) as temporary,
         temporary.open("wb") as array,
         closing(map_ordered(_hash_chunk, chunked(_sample_patches(source, n, seed), CHUNK), worker_count())) as chunks,
@@ -148,7 +149,7 @@ class _Packer:
         self.mismatches += self.source.id_is_sha1 and patch.id != digest
         self.ids.add(patch.id)
         row = Row(patch.id, patch.label, patch.slide, patch.hospital, patch.split, digest, low, high)
-        self.manifest.writerow(row)
+        self.manifest.writerow((*row, *(patch.position or ())))
 
     def finish(self) -> PackResult:
         """Write the header of the array again, now that its length is known."""

@@ -25,11 +25,22 @@ class Recall:
 
 
 @dataclass(frozen=True)
+class ChosenScore:
+    """The way to make one score of a slide that has the highest AUC on training slides, and the AUC of each there."""
+
+    name: str
+    folder: str
+    slides: Count
+    auc: dict[str, float]
+
+
+@dataclass(frozen=True)
 class SlideEvaluation:
     """The evaluation of the maps in a folder.
 
-    `auc` has the AUC of each way to make one score of a slide. `froc`, `false_positives` and `sensitivity` are the
-    score and the curve of Camelyon16, `recall` is by size; without annotations they are empty.
+    `auc` has the AUC of each way to make one score of a slide; `chosen` is one of them, None if none was chosen.
+    `froc`, `false_positives` and `sensitivity` are the score and the curve of Camelyon16, `recall` is by size; without
+    annotations they are empty.
     """
 
     folder: str
@@ -46,3 +57,4 @@ class SlideEvaluation:
     false_positives: list[float]
     sensitivity: list[float]
     recall: dict[str, Recall]
+    chosen: ChosenScore | None = None

@@ -1,4 +1,4 @@
-"""Polygons on a slide, as ASAP (Camelyon) writes them in XML and QuPath in GeoJSON, and masks of them."""
+"""Polygons on a slide, as ASAP (Camelyon) writes them in XML and QuPath in GeoJSON; and what is tumour."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,9 @@ import numpy as np
 
 from histocli.errors import HistoError
 from histocli.slides.grid import Grid, Mask
+from histocli.slides.masks import TumourMask, read_mask
 
+MASK_SUFFIXES = (".tif", ".tiff")
 Ring = np.ndarray[Any, np.dtype[np.float64]]
 _BITS = 4  # of a coordinate's fraction that OpenCV keeps
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
@@ -87,18 +89,26 @@ def read_asap(path: Path) -> list[Polygon]:
 
 
 class TumourAreas(NamedTuple):
-    """The areas of tumour in a slide, and those to leave out of them."""
+    """The areas of tumour in a slide and those to leave out of them, as polygons; or the tumour as a mask."""
 
     tumour: list[Polygon]
     excluded: list[Polygon]
+    mask: TumourMask | None = None
+
+    @property
+    def has_tumour(self) -> bool:
+        """Whether there is any area of tumour."""
+        return bool(self.tumour) or (self.mask is not None and self.mask.value > 0)
 
 
 def read_tumour(path: Path) -> TumourAreas:
-    """Read an annotation (.xml, .geojson or .json), and sort its areas by their classes.
+    """Read an annotation (.xml, .geojson or .json) and sort its areas by their classes; or open a mask (.tif).
 
     Raises:
         HistoError: the file cannot be read, or a class is not known.
     """
+    if path.suffix.lower() in MASK_SUFFIXES:
+        return TumourAreas([], [], read_mask(path))
     polygons = read_asap(path) if path.suffix.lower() == ".xml" else read_geojson(path)
     areas = TumourAreas([], [])
     for polygon in polygons:
@@ -117,6 +127,8 @@ def read_tumour(path: Path) -> TumourAreas:
 
 def label_squares(areas: TumourAreas, grid: Grid) -> Mask:
     """Return which squares (rows, columns) of a grid hold any pixel of tumour: PCam's rule for squares of 32."""
+    if areas.mask is not None:
+        return areas.mask.label_squares(grid)
     labels = np.zeros(grid.shape, np.bool_)
     scale = (grid.scale[0] * grid.downsample, grid.scale[1] * grid.downsample)
     side = grid.step * scale[1]

@@ -79,12 +79,17 @@ def plan_grid(slide: Slide, slide_mpp: tuple[float, float], mpp: float, step: in
             f"{slide.path} has {min(slide_mpp):.4g} micrometres per pixel; the network needs {mpp}",
             "scan it with a stronger objective, or correct --mpp if it is wrong",
         )
-    fine = [i for i, one in enumerate(slide.levels) if max(slide_mpp) * one.downsample <= mpp * _FINER]
-    level = max(fine, key=lambda i: slide.levels[i].downsample, default=0)
+    level = find_level(slide, slide_mpp, mpp)
     read = slide.levels[level]
     scale = tuple(mpp / (one * read.downsample) for one in slide_mpp)
     xs, ys = (_edges(size, step * one) for size, one in zip((read.width, read.height), scale, strict=True))
     return Grid(level, step, mpp, (scale[0], scale[1]), xs, ys, read.downsample, (slide.width, slide.height))
+
+
+def find_level(slide: Slide, slide_mpp: tuple[float, float], mpp: float) -> int:
+    """Return the coarsest level that has at most `mpp` micrometres per pixel; the finest one if none has."""
+    fine = [i for i, one in enumerate(slide.levels) if max(slide_mpp) * one.downsample <= mpp * _FINER]
+    return max(fine, key=lambda i: slide.levels[i].downsample, default=0)
 
 
 def _edges(size: int, side: float) -> Edges:

@@ -64,9 +64,12 @@ def find_lesions(areas: TumourAreas, size: tuple[int, int], mpp: tuple[float, fl
     from scipy import ndimage
 
     shape = tuple(max(1, math.ceil(side * one / MASK_MPP)) for side, one in zip(size[::-1], mpp[::-1], strict=True))
-    scale = (MASK_MPP / mpp[0], MASK_MPP / mpp[1])
-    mask = fill_polygons(areas.tumour, (shape[0], shape[1]), scale)
-    mask &= ~fill_polygons(areas.excluded, (shape[0], shape[1]), scale)
+    if areas.mask is None:
+        scale = (MASK_MPP / mpp[0], MASK_MPP / mpp[1])
+        mask = fill_polygons(areas.tumour, (shape[0], shape[1]), scale)
+        mask &= ~fill_polygons(areas.excluded, (shape[0], shape[1]), scale)
+    else:
+        mask = areas.mask.sample((shape[0], shape[1]), size)
     if not mask.any():
         return Lesions(np.zeros(mask.shape, np.int32), [])
     grown = ndimage.distance_transform_edt(~mask) < _GROWTH_UM / MASK_MPP

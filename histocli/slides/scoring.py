@@ -13,7 +13,7 @@ from histocli.data.images import PATCH_SIZE
 from histocli.errors import HistoError
 from histocli.inference.predictor import Predictor
 from histocli.slides import PATCH_MPP
-from histocli.slides.grid import WHITE, Grid, Mask, plan_grid, read_overview, read_strips
+from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
 from histocli.slides.measures import Map
 from histocli.slides.reading import Slide
 from histocli.slides.tissue import OVERVIEW, SMALLEST_SHARE, find_tissue, load_mask, share_of_squares
@@ -72,12 +72,21 @@ def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_
 
 
 def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixels, int]:
-    """Return a picture of the whole slide, and how many grid pixels one of its pixels spans: 8, less if it is small."""
+    """Return a picture of the whole slide, and how many grid pixels one of its pixels spans: 8, less if it is small.
+
+    For a finer picture, no level is read that has many more pixels than the picture: it could be all of level 0.
+    """
     factor = OVERVIEW
-    while factor > 2 and max(_size_at(slide, mpp, PATCH_MPP * factor / 2)) <= _PICTURE:
+    while factor > 2 and _is_cheap(slide, mpp, factor // 2):
         factor //= 2
     height, width = _size_at(slide, mpp, PATCH_MPP * factor)
     return np.ascontiguousarray(read_overview(slide, mpp, PATCH_MPP * factor, pool)[:height, :width]), factor
+
+
+def _is_cheap(slide: Slide, mpp: Resolution, factor: int) -> bool:
+    """Return whether a picture with `factor` grid pixels per pixel is small, and is read from few pixels."""
+    level = slide.levels[find_level(slide, mpp, PATCH_MPP * factor)]
+    return max(_size_at(slide, mpp, PATCH_MPP * factor)) <= _PICTURE >= max(level.width, level.height) / 2
 
 
 def _size_at(slide: Slide, mpp: Resolution, wanted: float) -> tuple[int, int]:

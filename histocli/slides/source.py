@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from histocli.errors import HistoError, UsageError
-from histocli.slides.annotations import TumourAreas, label_squares, read_tumour
+from histocli.slides import PATCH_MPP
+from histocli.slides.annotations import MASK_SUFFIXES, TumourAreas, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.reading import open_slide, require_packages
@@ -24,6 +26,8 @@ from histocli.threads import thread_count
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
 _SUFFIXES = (".xml", ".geojson", ".json")
+_MASK_NAMES = ("", "_mask", "_Mask")  # after the name of the slide; the last is Camelyon16's
+_BORDER_UM = 500.0  # squares that are nearer to tumour are hard
 _TUMOUR_SHARE = 0.5  # of the patches; as many as there are, if there are fewer
 
 
@@ -51,8 +55,9 @@ class SlidesSource:
     """Up to `n` patches of the tissue of annotated slides: half of them with tumour in the central 32x32.
 
     The centres of patches are squares of 32x32 pixels that do not overlap. Each class is shared evenly among the slides
-    that have it. The id of a patch is `SLIDE_xX_yY`: the slide, and the upper left corner of the central square in
-    level-0 pixels.
+    that have it. `near_tumour` is the share of the patches without tumour that are drawn within half a millimetre of
+    tumour, as far as there are so many. The id of a patch is `SLIDE_xX_yY`: the slide, and the upper left corner of the
+    central square in level-0 pixels.
 
     Raises:
         HistoError: a slide has no annotation and is not named as a normal one, or the inputs hold no slides.
@@ -63,15 +68,24 @@ class SlidesSource:
     is_remote = False
 
     def __init__(
-        self, slides: Sequence[AnnotatedSlide], given: GivenResolutions, n: int, seed: int, origin: str
+        self,
+        slides: Sequence[AnnotatedSlide],
+        given: GivenResolutions,
+        n: int,
+        seed: int,
+        origin: str,
+        near_tumour: float = 0.0,
     ) -> None:
         self.slides, self.given, self.n, self.seed = list(slides), given, n, seed
-        self.report = SourceReport(origin=origin)
+        self.near_tumour = near_tumour
+        self.report = SourceReport(origin=origin, has_positions=True)
         self.total: int | None = None
         self._sampled: list[_Sampled] = []
 
     @classmethod
-    def open(cls, locations: Sequence[str], annotations: Path, mpp: str | None, n: int, seed: int) -> "SlidesSource":
+    def open(
+        cls, locations: Sequence[str], annotations: Path, mpp: str | None, n: int, seed: int, near_tumour: float
+    ) -> "SlidesSource":
         """Find the slides in `locations`, and the annotation of each in the folder `annotations`."""
         for name in locations:
             if not Path(name).exists():
@@ -85,7 +99,7 @@ class SlidesSource:
         slides = [
             AnnotatedSlide(file, find_annotation(file, annotations), hospital_of(file.name)) for file in found.slides
         ]
-        return cls(slides, read_resolutions(mpp), n, seed, ", ".join(locations))
+        return cls(slides, read_resolutions(mpp), n, seed, ", ".join(locations), near_tumour)
 
     def plan(self) -> list[PlannedFile]:
         """Return the slides, which are here."""
@@ -97,20 +111,28 @@ class SlidesSource:
         with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
             self._sampled = [self._find_squares(slide, pool) for slide in self.slides]
         with_tumour = [one.tissue & one.tumour for one in self._sampled]
-        without = [one.tissue & ~one.tumour for one in self._sampled]
-        n_tumour = min(round(self.n * _TUMOUR_SHARE), sum(int(mask.sum()) for mask in with_tumour))
-        for masks, count in ((with_tumour, n_tumour), (without, self.n - n_tumour)):
-            for one, mask, share in zip(
-                self._sampled, masks, _share([int(m.sum()) for m in masks], count), strict=True
-            ):
-                squares = np.flatnonzero(mask)
-                one.chosen.flat[rng.choice(squares, share, replace=False)] = True
+        near = [one.tissue & ~one.tumour & _is_near(one.tumour) for one in self._sampled]
+        n_tumour = self._choose(rng, with_tumour, round(self.n * _TUMOUR_SHARE))
+        n_near = self._choose(rng, near, round((self.n - n_tumour) * self.near_tumour)) if self.near_tumour else 0
+        without = [one.tissue & ~one.tumour & ~one.chosen for one in self._sampled]
+        self._choose(rng, without, self.n - n_tumour - n_near)
         self.total = sum(int(one.chosen.sum()) for one in self._sampled)
         if not self.total:
             raise HistoError(f"no tissue was found in {self.report.origin}", "histo predict shows the tissue it finds")
         outside = sum(int((one.tumour & ~one.tissue).sum()) for one in self._sampled)
         counts = {"slides": len(self.slides), "tumour": sum(int((o.chosen & o.tumour).sum()) for o in self._sampled)}
+        if self.near_tumour:
+            counts["normal, near tumour"] = sum(
+                int((one.chosen & mask).sum()) for one, mask in zip(self._sampled, near, strict=True)
+            )
         self.report.counts.update(counts | ({"annotated squares without tissue": outside} if outside else {}))
+
+    def _choose(self, rng: np.random.Generator, masks: list[Mask], count: int) -> int:
+        """Choose up to `count` squares of the masks of the slides, evenly, and return how many."""
+        shares = _share([int(mask.sum()) for mask in masks], count)
+        for one, mask, share in zip(self._sampled, masks, shares, strict=True):
+            one.chosen.flat[rng.choice(np.flatnonzero(mask), share, replace=False)] = True
+        return sum(shares)
 
     def _find_squares(self, slide: AnnotatedSlide, pool: ThreadPoolExecutor) -> _Sampled:
         areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
@@ -118,7 +140,7 @@ class SlidesSource:
             mpp, _ = self.given.find(opened, slide.file.name)
             plan = plan_slide(opened, mpp, LABEL_SIDE, None, True, pool)
         tumour = label_squares(areas, plan.grid)
-        if areas.tumour and not tumour.any():
+        if areas.has_tumour and not tumour.any():
             raise HistoError(
                 f"{slide.annotation}: no area lies in the slide {slide.file.path}",
                 "coordinates are pixels of the largest level",
@@ -141,7 +163,20 @@ class SlidesSource:
             for (row, column), patch in zip(squares, found, strict=True):
                 box = one.grid.box(row, column)
                 label = int(one.tumour[row, column])
-                yield Patch(f"{name}_x{box.x}_y{box.y}", patch.load, label, name, "", one.slide.hospital)
+                yield Patch(
+                    f"{name}_x{box.x}_y{box.y}",
+                    patch.load,
+                    label,
+                    name,
+                    hospital=one.slide.hospital,
+                    position=(box.x, box.y),
+                )
+
+
+def _is_near(tumour: Mask) -> Mask:
+    """Return which squares are less than half a millimetre from a square of tumour; a square of tumour is one too."""
+    distance = cv2.distanceTransform((~tumour).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance * LABEL_SIDE * PATCH_MPP < _BORDER_UM, np.bool_)
 
 
 def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
@@ -154,10 +189,13 @@ def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
         for suffix in _SUFFIXES:
             if (path := folder / f"{stem}{suffix}").is_file():
                 return path
+        for name in (f"{stem}{end}{suffix}" for end in _MASK_NAMES for suffix in MASK_SUFFIXES):
+            if (path := folder / name).is_file() and not path.samefile(slide.path):
+                return path
     if slide.path.stem.lower().startswith("normal"):
         return None
     raise HistoError(
-        f"{slide.path}: there is no annotation {slide.path.stem}.xml or .geojson in {folder}",
+        f"{slide.path}: there is no annotation {slide.path.stem}.xml, .geojson or .tif in {folder}",
         "for a slide without tumour, write a GeoJSON file with an empty list of features",
     )
 

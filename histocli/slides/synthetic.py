@@ -7,7 +7,7 @@ size.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,9 +144,12 @@ def _smooth_choice(rng: np.random.Generator, shape: tuple[int, int]) -> "np.ndar
 
 
 def draw_slide(
-    slide: SyntheticSlide, path: Path, on_progress: Callable[[int, int], None] = lambda done, total: None
+    slide: SyntheticSlide,
+    path: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    factors: Sequence[int] = (1, _FACTOR, _FACTOR**2),
 ) -> None:
-    """Draw a slide as a TIFF file with JPEG tiles and the levels 1, 1/4 and 1/16.
+    """Draw a slide as a TIFF file with JPEG tiles and the levels 1, 1/4 and 1/16, or those of `factors`.
 
     `on_progress` receives the number of bytes of pixels so far, and in all.
 
@@ -156,7 +159,7 @@ def draw_slide(
 
     painter = _Painter(slide)
     with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
-        for level, factor in enumerate((1, _FACTOR, _FACTOR**2)):
+        for level, factor in enumerate(factors):
             shape = math.ceil(slide.height / factor), math.ceil(slide.width / factor)
             per_centimetre = 1e4 / (MPP * factor)
             file.write(

@@ -27,7 +27,8 @@ class Patch(NamedTuple):
 
     `load` returns its pixels (96,96,3), uint8, RGB. It is called once, on a worker thread, and raises `HistoError` if
     the patch cannot be read. `label` is 1 if the central 32x32 pixels contain tumour, 0 if not, None if not known.
-    `path` names the file, as a user would find it.
+    `path` names the file, as a user would find it. `position` is the upper left corner (x, y) of its central 32x32 in
+    its slide, in level-0 pixels, None if it is not known.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Patch(NamedTuple):
     split: str = ""
     hospital: str = ""
     path: str = ""
+    position: tuple[int, int] | None = None
 
 
 class PlannedFile(NamedTuple):
@@ -60,6 +62,7 @@ class SourceReport:
     checksums: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    has_positions: bool = False  # whether each patch has its position in its slide
 
 
 class Source(Protocol):

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 ANNOTATIONS = Option(
     "--annotations",
-    "Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML or QuPath's GeoJSON.",
+    "Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML, QuPath's GeoJSON, or a mask.",
+)
+NEAR_TUMOUR = Option(
+    "--near-tumour", "Share of the patches without tumour to draw within 0.5 mm of tumour, where they are hard."
 )
 MPP = Option(
     "--mpp",
@@ -78,6 +81,7 @@ class SlidesOptions(SourceOptions):
     locations: Annotated[tuple[str, ...], FROM] = ()
     annotations: Annotated[Path | None, ANNOTATIONS] = None
     mpp: Annotated[str | None, MPP] = None
+    near_tumour: Annotated[float, NEAR_TUMOUR] = 0.0
     n: int = DEFAULT_N
     seed: int = 0
 
@@ -88,7 +92,11 @@ def open_slides(options: SlidesOptions, context: SourceContext) -> "SlidesSource
 
     if not options.locations or options.annotations is None:
         raise UsageError("--source slides needs --from DIR and --annotations DIR", "--from may be repeated")
-    return SlidesSource.open(options.locations, options.annotations, options.mpp, options.n, options.seed)
+    if not 0 <= options.near_tumour <= 1:
+        raise UsageError(f"--near-tumour {options.near_tumour:g} is not possible", "give a share from 0 to 1")
+    return SlidesSource.open(
+        options.locations, options.annotations, options.mpp, options.n, options.seed, options.near_tumour
+    )
 
 
 SOURCE = SourceType(SlidesOptions, open_slides, files_may_change=True)

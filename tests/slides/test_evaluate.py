@@ -51,3 +51,27 @@ def test_wrong_use_is_refused(histo, tmp_path):
     assert "--tta is for patches" in error
     error, _ = histo.fails("eval", "--annotations", tmp_path, code=2)
     assert "--annotations is for the maps of whole slides" in error
+
+
+def test_the_score_of_slides_is_chosen_on_training_slides(histo, maps, tmp_path):
+    training = tmp_path / "training"
+    for number in (3, 4):
+        plan = plan_slide(3, number, 2400, number == 4)
+        draw_slide(plan, tmp_path / "more" / f"{plan.name}.tif")
+        write_annotation(plan, tmp_path / "annotations" / f"{plan.name}.geojson")
+    histo("predict", tmp_path / "more", "--device", "cpu", "--out", training)
+    line = ["eval", "--maps", maps, "--annotations", tmp_path / "annotations"]
+    assert "no AUC was chosen" in histo(*line).stderr
+    result = histo(*line, "--choose-on", training, "--json")
+    chosen = json.loads(result.stdout)["chosen"]
+    assert chosen["slides"] == 2
+    assert chosen["auc"][chosen["name"]] == max(chosen["auc"].values())
+    assert f"chosen on 2 training slides: {chosen['name']}" in result.stderr
+    labels = tmp_path / "training.csv"
+    labels.write_text("id,label\ntumor_001,1\nnormal_002,0\ntumor_003,1\nnormal_004,0\n")
+    error, _ = histo.fails("eval", "--maps", maps, "--labels", labels, "--choose-on", training)
+    assert "needs slides with and without tumour" in error
+    error, _ = histo.fails(*line, "--choose-on", maps)
+    assert "is in --choose-on and in --maps" in error
+    error, _ = histo.fails("eval", "--choose-on", maps, code=2)
+    assert "--choose-on is for the maps of whole slides" in error

@@ -6,8 +6,10 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 
 from histocli.slides.annotations import fill_polygons, read_asap, read_geojson, read_tumour
+from histocli.slides.lesions import find_lesions
 from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
 from tests.slides.files import tissue_image, write_slide
 
@@ -82,7 +84,7 @@ def test_a_slide_without_annotation_is_refused_unless_it_is_named_normal(empty, 
     error, hint = empty.fails(
         "download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations"
     )
-    assert "tumor_001.tif: there is no annotation tumor_001.xml or .geojson" in error
+    assert "tumor_001.tif: there is no annotation tumor_001.xml, .geojson or .tif" in error
     assert "empty list of features" in hint
     (tmp_path / "annotations" / "tumor_001.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     empty("download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations")
@@ -140,3 +142,94 @@ def test_holes_are_not_tumour():
     mask = fill_polygons([Polygon(outline.astype(float), [hole.astype(float)])], (20, 20), (4, 4))
     assert mask[2, 2]
     assert not mask[10, 10]
+
+
+def test_the_manifest_has_the_position_that_the_id_names(empty, annotated):
+    download(empty, annotated, "--name", "mine")
+    for row in manifest(empty, "mine"):
+        assert row["id"] == f"{row['slide']}_x{row['x']}_y{row['y']}"
+
+
+def test_patches_near_tumour_can_be_preferred(empty, annotated):
+    result = download(empty, annotated, "--name", "hard", "--near-tumour", "1")
+    rows = manifest(empty, "hard")
+    normal = [row for row in rows if row["label"] == "0"]
+    assert re.search(rf"normal, near tumour +{len(normal)}\n", result.stderr)
+    areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
+    corners = np.concatenate([polygon.outline for polygon in areas.tumour])
+    for row in normal:
+        assert row["slide"] == "tumor_001"
+        centre = np.array([int(row["x"]), int(row["y"])]) + 64
+        assert np.linalg.norm(corners - centre, axis=1).min() * 0.243 < 650
+    refused = download(empty, annotated, "--name", "other", "--near-tumour", "2", code=2)
+    assert "--near-tumour 2 is not possible" in refused.stderr
+
+
+def write_mask(path, areas, side, *, factor=1, value=1, levels=1, dtype=np.uint8):
+    """A tiled mask of polygons; a pixel spans `factor` level-0 pixels."""
+    mask = fill_polygons(areas.tumour, (side // factor,) * 2, (factor, factor)).astype(dtype) * value
+    with tifffile.TiffWriter(path) as file:
+        for level in range(levels):
+            options = {"subfiletype": 1} if level else {}
+            file.write(mask[:: 2**level, :: 2**level], tile=(256, 256), compression="zlib", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tumor_001.tif", {}),
+        ("tumor_001_Mask.tif", {"value": 255, "levels": 3}),
+        ("tumor_001_mask.tiff", {"factor": 4}),
+    ],
+)
+def test_a_mask_says_the_same_as_polygons(empty, annotated, tmp_path, name, options):
+    download(empty, annotated, "--name", "polygons")
+    areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    write_mask(masks / name, areas, 3200, **options)
+    inputs = ["--from", annotated / "slides", "--annotations", masks]
+    empty("download", "--source", "slides", *inputs, "--n", 120, "--name", "masks")
+    by_mask = {row["id"]: row["label"] for row in manifest(empty, "masks")}
+    by_polygon = {row["id"]: row["label"] for row in manifest(empty, "polygons")}
+    common = by_mask.keys() & by_polygon.keys()
+    assert len(common) >= 60
+    assert sum(by_mask[key] != by_polygon[key] for key in common) <= 1  # the pixels of an outline count as inside
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"value": 2}, "the mask has pixels of the value 2, of which the class is not known"),
+        ({"side": 3000}, "the mask has 3000x3000 pixels, and the slide 3200x3200"),
+        ({"factor": 100}, "a pixel of the mask spans 24 micrometres"),
+        ({"dtype": np.uint16}, "the mask has 1 channels of uint16"),
+        ({"shape": (3200, 3100)}, "the mask has 3100x3200 pixels"),
+    ],
+)
+def test_a_mask_that_could_label_wrongly_is_refused(empty, annotated, tmp_path, change, message):
+    areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
+    change = dict(change)
+    side, shape = change.pop("side", 3200), change.pop("shape", None)
+    if shape:
+        tifffile.imwrite(tmp_path / "tumor_001.tif", np.ones(shape, np.uint8))
+    else:
+        write_mask(tmp_path / "tumor_001.tif", areas, side, **change)
+    inputs = ["--from", annotated / "slides", "--annotations", tmp_path]
+    error, _ = empty.fails("download", "--source", "slides", *inputs, "--n", 120)
+    assert message in error
+
+
+def test_lesions_of_a_mask_are_those_of_the_polygons(annotated, tmp_path):
+    areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
+    write_mask(tmp_path / "mask.tif", areas, 3200)
+    polygons, mask = (
+        find_lesions(one, (3200, 3200), (0.243, 0.243)) for one in (areas, read_tumour(tmp_path / "mask.tif"))
+    )
+    assert mask.sizes == polygons.sizes
+    assert (mask.labels != polygons.labels).mean() < 0.02
+
+
+def test_a_mask_without_tumour_is_a_slide_without_tumour(tmp_path):
+    tifffile.imwrite(tmp_path / "mask.tif", np.zeros((300, 400), np.uint8), tile=(128, 128))
+    assert not read_tumour(tmp_path / "mask.tif").has_tumour

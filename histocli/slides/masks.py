@@ -1,0 +1,163 @@
+"""Tumour of a slide as a mask: a TIFF of one channel, as Camelyon's evaluation masks, of any resolution and size."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from histocli.errors import HistoError
+from histocli.slides.grid import Grid, Mask
+from histocli.sources import Pixels
+
+Positions = np.ndarray[Any, np.dtype[np.int64]]
+
+_TUMOUR = (1, 255)  # values of the pixels of tumour; a mask has one of them
+_COARSEST = 16  # grid pixels per pixel of a mask: half of the square that decides a patch's label
+
+
+class _Part(NamedTuple):
+    """A tile or strip of a mask that has tumour: its upper left corner, and which of its pixels are tumour."""
+
+    x: int
+    y: int
+    tumour: Mask
+
+
+@dataclass(frozen=True)
+class TumourMask:
+    """A mask of a whole slide, `width` x `height` pixels; `value` is that of tumour, 0 if the slide has none."""
+
+    path: Path
+    width: int
+    height: int
+    value: int
+
+    def label_squares(self, grid: Grid) -> Mask:
+        """Return which squares (rows, columns) of a grid overlap any pixel of tumour.
+
+        Raises:
+            HistoError: the mask does not have the shape of the slide, or its pixels are too coarse for labels.
+        """
+        scale = self.scale(grid.size)
+        coarsest = scale / (min(grid.scale) * grid.downsample)
+        if coarsest > _COARSEST:
+            raise HistoError(
+                f"{self.path}: a pixel of the mask spans {coarsest * grid.mpp:.0f} micrometres",
+                f"labels need a finer mask: at most {_COARSEST * grid.mpp:.0f} micrometres per pixel",
+            )
+        labels = np.zeros(grid.shape, np.bool_)
+        width, height = (grid.step * one * grid.downsample / scale for one in grid.scale)
+        for part in self._parts():
+            rows, columns = np.nonzero(part.tumour)
+            for row in _squares_of(part.y + rows, height, grid.shape[0]):
+                for column in _squares_of(part.x + columns, width, grid.shape[1]):
+                    labels[row, column] = True
+        return labels
+
+    def sample(self, shape: tuple[int, int], size: tuple[int, int]) -> Mask:
+        """Return the mask (H,W) at another resolution: each pixel is that at its centre.
+
+        `size` is the width and height of the slide in level-0 pixels.
+
+        Raises:
+            HistoError: the mask does not have the shape of the slide.
+        """
+        scale = self.scale(size)
+        xs = ((np.arange(shape[1]) + 0.5) * size[0] / shape[1] / scale).astype(np.int64)
+        ys = ((np.arange(shape[0]) + 0.5) * size[1] / shape[0] / scale).astype(np.int64)
+        sampled = np.zeros(shape, np.bool_)
+        for part in self._parts():
+            height, width = part.tumour.shape
+            top, bottom = np.searchsorted(ys, (part.y, part.y + height)).tolist()
+            left, right = np.searchsorted(xs, (part.x, part.x + width)).tolist()
+            sampled[top:bottom, left:right] = part.tumour[np.ix_(ys[top:bottom] - part.y, xs[left:right] - part.x)]
+        return sampled
+
+    def scale(self, size: tuple[int, int]) -> int:
+        """Return how many level-0 pixels of a slide of `size` (width, height) a pixel of the mask spans.
+
+        Raises:
+            HistoError: the mask does not have the shape of the slide.
+        """
+        scale = max(1, round(size[0] / self.width))
+        for slide_side, side in zip(size, (self.width, self.height), strict=True):
+            if not side - 1 <= slide_side / scale < side + 1:  # sizes of levels are rounded up or down
+                raise HistoError(
+                    f"{self.path}: the mask has {self.width}x{self.height} pixels, and the slide {size[0]}x{size[1]}",
+                    "a mask covers the whole slide; a pixel of it spans 1, 2, 4, ... pixels of the slide",
+                )
+        return scale
+
+    def _parts(self) -> Iterator[_Part]:
+        for x, y, pixels in _segments(self.path) if self.value else ():
+            tumour = pixels == self.value
+            if tumour.any():
+                yield _Part(x, y, tumour)
+
+
+def read_mask(path: Path) -> TumourMask:
+    """Open a mask, and check the values of all of its pixels.
+
+    Raises:
+        HistoError: it cannot be read, has several channels, or has other values than 0 and 1, or 0 and 255.
+    """
+    found: set[int] = set()
+    for _, _, pixels in _segments(path):
+        found.update(np.unique(pixels).tolist())
+        if unknown := found - {0, *_TUMOUR}:
+            raise HistoError(
+                f"{path}: the mask has pixels of the value {min(unknown)}, of which the class is not known",
+                "write a mask in which tumour is 1 or 255, and everything else is 0",
+            )
+    values = found - {0}
+    if len(values) > 1:
+        raise HistoError(f"{path}: the mask has pixels of 1 and of 255", "write a mask in which tumour has one value")
+    with _largest_page(path) as page:
+        return TumourMask(path, page.imagewidth, page.imagelength, max(values, default=0))
+
+
+def _squares_of(pixels: Positions, side: float, count: int) -> tuple[Positions, Positions]:
+    """Return the first and the last square of `side` mask pixels that each pixel overlaps, along one axis."""
+    first = np.floor(pixels / side + 1e-9).astype(np.int64)
+    last = np.ceil((pixels + 1) / side - 1e-9).astype(np.int64) - 1  # a coarse pixel can reach into a second square
+    return np.minimum(first, count - 1), np.minimum(last, count - 1)
+
+
+@contextmanager
+def _largest_page(path: Path) -> Iterator[Any]:
+    """Open the largest image of a TIFF in this block."""
+    import tifffile
+
+    try:
+        file: Any = tifffile.TiffFile(path)
+    except (tifffile.TiffFileError, OSError) as error:
+        raise HistoError(f"{path} is not a mask in a TIFF file: {error}", "export it again") from error
+    with file:
+        page: Any = max(file.pages, key=lambda one: one.imagewidth * one.imagelength)
+        if page.samplesperpixel != 1 or page.dtype not in (np.uint8, np.bool_):
+            form = f"{page.samplesperpixel} channels of {page.dtype}"
+            raise HistoError(f"{path}: the mask has {form}", "write one channel of 8 bits: 0, and 1 for tumour")
+        yield page
+
+
+def _segments(path: Path) -> Iterator[tuple[int, int, Pixels]]:
+    """Yield the tiles or strips of a mask one by one, each with its upper left corner (x, y); not those of no bytes.
+
+    Raises:
+        HistoError: the file cannot be read.
+    """
+    with _largest_page(path) as page:
+        segments = page.segments(maxworkers=1)
+        while True:
+            try:
+                found = next(segments, None)
+            except Exception as error:  # a damaged tile can make a decoder raise any kind of exception
+                raise HistoError(f"{path}: the mask cannot be decoded: {error}", "export it again") from error
+            if found is None:
+                return
+            pixels, (_, _, y, x, _), (_, height, width, _) = found
+            if pixels is not None:
+                yield x, y, np.asarray(pixels[0, :height, :width, 0], np.uint8)
