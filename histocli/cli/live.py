@@ -12,7 +12,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from histocli.config import Weights
 from histocli.console import Rate, Reporter, number
+from histocli.models.encoders import encoder_note
 from histocli.training.progress import Epoch, Listener
 from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
@@ -47,6 +49,8 @@ class LiveTraining(Listener):
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         if run.compute.warning:
             self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
+        if run.config.weights is Weights.PRETRAINED and (note := encoder_note(run.config.arch)):
+            self.report.warn(note)
         self.report.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():
             self.report.detail(f"{name.replace('_', ' ')}: {value}")

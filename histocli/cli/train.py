@@ -61,8 +61,9 @@ def train(
     arch: Annotated[
         str,
         typer.Option(
-            help="histonet, p4m-densenet, a torchvision classifier such as resnet18, or timm/NAME, where NAME may be "
-            "hf-hub:OWNER/MODEL or local-dir:FOLDER.",
+            help="histonet, p4m-densenet; a published encoder, with its weights: uni, uni2-h, virchow2, h-optimus-0, "
+            "gigapath, phikon, resnet18-pcam, resnet34-pcam, resnet50-pcam; a torchvision classifier such as resnet18; "
+            "or timm/NAME, where NAME may be hf-hub:OWNER/MODEL or local-dir:FOLDER.",
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.arch,

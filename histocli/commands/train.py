@@ -12,11 +12,12 @@ from typing import NamedTuple
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, memory_is_full, release_gpu_memory
-from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
+from histocli.config import BATCH_SIZE, RunConfig, TrainConfig, Weights
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import batch_log_odds
 from histocli.models.checkpoint import publish_checkpoints
+from histocli.models.encoders import ENCODERS
 from histocli.reports.model_card import write_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped, stop_request
@@ -83,6 +84,8 @@ def train(
         if "epochs" in given and config.epochs > stored.epochs:
             stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
         run_config = apply_given_options(stored, config, given)
+    else:
+        run_config = _with_published_weights(run_config, given)
     _refuse_unused(run_config, given)
     publish = not (resume and name and is_member(name, run_config))
     return _train_run(
@@ -149,6 +152,11 @@ def _single_predicted_class(run: Run) -> str:
     if len(set(run.labels.tolist())) < 2 or run.best_called_tumour not in (0, len(run.labels)):
         return ""
     return "tumour" if run.best_called_tumour else "normal"
+
+
+def _with_published_weights(config: RunConfig, given: Collection[str]) -> RunConfig:
+    """Return the options with `--weights pretrained` if --arch names published weights and --weights is not given."""
+    return replace(config, weights=Weights.PRETRAINED) if config.arch in ENCODERS and "weights" not in given else config
 
 
 def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
@@ -255,6 +263,8 @@ def _repeats_config(
         if config.folds:
             stored = replace(stored, data=config.data)  # each fold has its own manifest
         run_config = apply_given_options(stored, config, given)
+    else:
+        run_config = _with_published_weights(run_config, given)
     _refuse_unused(run_config, given)
     run_config.check()
     return run_config

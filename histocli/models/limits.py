@@ -14,6 +14,7 @@ from torch.nn.modules.module import (
 from histocli.errors import HistoError, first_line
 from histocli.models import Classifier, rebuild_model
 from histocli.models.backbone import PATCH_SIDE
+from histocli.models.encoders import ENCODERS
 from histocli.models.timm_models import PREFIX
 
 _MORE_PARAMETERS, _MORE_ELEMENTS = 100, 1 << 24  # of layers that are built and replaced, such as ImageNet's classes
@@ -69,7 +70,7 @@ def _on_meta_device(arch: str) -> Classifier | None:
         with torch.device("meta"):
             return rebuild_model(arch)
     except NotImplementedError as error:
-        if arch.startswith(PREFIX):
+        if arch.startswith(PREFIX) or arch in ENCODERS:
             raise HistoError(f"{arch[:100]} cannot be built on the meta device: {first_line(error)}") from error
         return None
 
