@@ -70,6 +70,11 @@ class Workspace:
         return self.root / "metrics"
 
     @property
+    def features_dir(self) -> Path:
+        """The features of patches that frozen backbones computed, one folder each; they can be removed."""
+        return self.root / "features"
+
+    @property
     def plots_dir(self) -> Path:
         """The plots."""
         return self.root / "plots"
@@ -142,7 +147,8 @@ class Workspace:
         if folder == self.metrics_dir.name:  # predictions may be here too, without a report of the same name
             return path.suffix == ".json" or path.with_suffix(".json").is_file()
         return folder in {one.name for one in (self.data_dir, self.manifests_dir, self.downloads_dir)} | {
-            self.checkpoints_dir.name
+            self.checkpoints_dir.name,
+            self.features_dir.name,
         }
 
     def tidy(self) -> None:
@@ -152,7 +158,7 @@ class Workspace:
             *(self.checkpoints_dir, self.exports_dir, self.metrics_dir, self.plots_dir),
         ):
             remove_strays(folder)
-        for folder in (*self.data_dir.glob("*"), *self.runs_dir.glob("*")):
+        for folder in (*self.data_dir.glob("*"), *self.runs_dir.glob("*"), *self.features_dir.glob("*")):
             remove_strays(folder)
 
 

@@ -15,6 +15,7 @@ from rich.progress import (
 from histocli.config import Weights
 from histocli.console import Rate, Reporter, number
 from histocli.models.encoders import encoder_note
+from histocli.training.probe import Features
 from histocli.training.progress import Epoch, Listener
 from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
@@ -76,6 +77,13 @@ class LiveTraining(Listener):
     def on_features(self, done: int, total: int) -> None:
         """Show for how many patches the features are computed."""
         self.progress.update(self.task, description=f"features {done:,}/{total:,}")
+
+    def on_features_end(self, features: Features) -> None:
+        """Print how many patches had features in the workspace already."""
+        total = len(features.train) + len(features.val)
+        self.report.note(f"features: {features.cached:,} of {total:,} patches were in {features.folder}")
+        if features.damaged:
+            self.report.warn(f"{features.damaged:,} features in {features.folder} were damaged and computed again")
 
     def on_step(self, progress: Step) -> None:
         """Update the progress bar."""

@@ -1,23 +1,32 @@
-"""`--freeze`: train only the head, on features that the frozen backbone computes once for each patch."""
+"""`--freeze`: train only the head, on features that the frozen backbone computes once for each patch.
+
+They are kept in the workspace, for later runs with the same backbone.
+"""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from histocli.data.feature_cache import FeatureCache, FeatureSource
 from histocli.data.features import FeatureLoader, compute_features
 from histocli.data.loaders import PatchLoader
 from histocli.models import Classifier
 from histocli.models.backbone import HEAD, Head
 from histocli.training.trainer import Trainer, copy_state
+from histocli.workspace import Workspace
 
 
-class FeatureLoaders(NamedTuple):
-    """The features of the training and of the validation patches."""
+class Features(NamedTuple):
+    """The features of the training and of the validation patches, and how many of all were on the disk already."""
 
     train: FeatureLoader
     val: FeatureLoader
+    cached: int
+    damaged: int
+    folder: Path
 
 
 def extract_features(
@@ -25,13 +34,25 @@ def extract_features(
     trainer: Trainer,
     train: PatchLoader,
     val: PatchLoader,
+    workspace: Workspace,
+    backbone_sha256: str,
     on_patches: Callable[[int], None] = lambda done: None,
-) -> FeatureLoaders:
-    """Compute the features of all patches once, and standardise the trainer's heads by those of the training patches.
+) -> Features:
+    """Read the features of all patches from the workspace, and compute and save those that are not there yet.
 
     The patches are not augmented. `on_patches` receives the number of patches that are done.
     """
-    model.to(trainer.compute.device).eval()
+    compute = trainer.compute
+    model.to(compute.device).eval()
+    source = FeatureSource(
+        arch=model.arch,
+        backbone_sha256=backbone_sha256,
+        side=model.side,
+        width=model.backbone_and_head.width,
+        device=compute.device.type,
+        precision=compute.precision.value,
+    )
+    cache = train.ranks.on_all_ranks(lambda: FeatureCache(workspace, source))
     done = 0
 
     def count(patches: int) -> None:
@@ -41,14 +62,19 @@ def extract_features(
 
     def backbone(images: Tensor) -> Tensor:
         pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
-        with trainer.compute.autocast():
+        with compute.autocast():
             return model.features(pixels)
 
-    loaders = FeatureLoaders(*(compute_features(patches, backbone, count) for patches in (train, val)))
+    parts = [compute_features(patches, backbone, cache, count) for patches in (train, val)]
+    cached, damaged = sum(part.cached for part in parts), sum(part.damaged for part in parts)
+    return Features(parts[0].loader, parts[1].loader, cached, damaged, cache.folder)
+
+
+def standardise_heads(trainer: Trainer, features: Tensor) -> None:
+    """Standardise the input of the trainer's heads by the features (N,F) of the training patches."""
     for head in (trainer.model, trainer.ema_model):
         assert isinstance(head, Head)
-        head.standardise(loaders.train.features)
-    return loaders
+        head.standardise(features)
 
 
 def whole_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:

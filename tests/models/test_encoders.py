@@ -199,7 +199,7 @@ class Refusal(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_GET = do_HEAD
+    do_GET = do_HEAD  # noqa: N815 - the name that http.server calls
 
     def log_message(self, *args):
         pass
