@@ -15,6 +15,7 @@ from histocli.enums import (
     Engine,
     ExportFormat,
     Group,
+    HeadKind,
     IdKind,
     OnError,
     Output,
@@ -77,6 +78,8 @@ class RunConfig:
     compile: bool = False
     seed: int = 0
     freeze: bool = False
+    head: HeadKind = HeadKind.LINEAR
+    shots: int | None = None  # training patches of each class; None: all
     backbone_lr: float = 1.0
     threshold: str = "0.5"
     allow_leak: bool = False
@@ -97,6 +100,10 @@ class RunConfig:
         for flag, given in (("--freeze", self.freeze), ("--backbone-lr", self.backbone_lr != 1)):
             if given and not pretrained:
                 raise UsageError(f"{flag} is for pretrained networks", "--weights pretrained starts from such weights")
+        if self.head is HeadKind.KNN and not self.freeze:
+            raise UsageError("--head knn is for frozen backbones", "add --freeze")
+        if self.shots is not None and self.shots < 1:
+            raise UsageError(f"--shots {self.shots}: at least 1 patch of each class is needed")
         if self.freeze and self.backbone_lr != 1:
             raise UsageError("--freeze does not train the backbone, --backbone-lr does", "leave one of them out")
 

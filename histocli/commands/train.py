@@ -12,7 +12,7 @@ from typing import NamedTuple
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, memory_is_full, release_gpu_memory
-from histocli.config import BATCH_SIZE, RunConfig, TrainConfig, Weights
+from histocli.config import BATCH_SIZE, HeadKind, RunConfig, TrainConfig, Weights
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import batch_log_odds
@@ -37,6 +37,7 @@ from histocli.training.resume import apply_given_options, count_epochs, extend_c
 from histocli.training.run import Run
 from histocli.workspace import Workspace
 
+_NOT_WITH_KNN = ("epochs", "lr")
 _NOT_WITH_FREEZE = ("augment", "rotate", "compile")
 
 
@@ -85,7 +86,7 @@ def train(
             stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
         run_config = apply_given_options(stored, config, given)
     else:
-        run_config = _with_published_weights(run_config, given)
+        run_config = _complete(run_config, given)
     _refuse_unused(run_config, given)
     publish = not (resume and name and is_member(name, run_config))
     return _train_run(
@@ -154,13 +155,21 @@ def _single_predicted_class(run: Run) -> str:
     return "tumour" if run.best_called_tumour else "normal"
 
 
-def _with_published_weights(config: RunConfig, given: Collection[str]) -> RunConfig:
-    """Return the options with `--weights pretrained` if --arch names published weights and --weights is not given."""
-    return replace(config, weights=Weights.PRETRAINED) if config.arch in ENCODERS and "weights" not in given else config
+def _complete(config: RunConfig, given: Collection[str]) -> RunConfig:
+    """Return the options with those that follow from others and were not given.
+
+    An architecture that names published weights starts from them, and a head of neighbours needs one epoch.
+    """
+    if config.arch in ENCODERS and "weights" not in given:
+        config = replace(config, weights=Weights.PRETRAINED)
+    return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
 
 
 def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
     """Raise `UsageError` for an option that was given and would change nothing."""
+    for key in _NOT_WITH_KNN:
+        if config.head is HeadKind.KNN and key in given:
+            raise UsageError(f"--{key} has no meaning with --head knn: it remembers the patches, without training")
     for key in _NOT_WITH_FREEZE:
         if config.freeze and key in given:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
@@ -264,7 +273,7 @@ def _repeats_config(
             stored = replace(stored, data=config.data)  # each fold has its own manifest
         run_config = apply_given_options(stored, config, given)
     else:
-        run_config = _with_published_weights(run_config, given)
+        run_config = _complete(run_config, given)
     _refuse_unused(run_config, given)
     run_config.check()
     return run_config

@@ -10,11 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from histocli.compute.ddp import Ranks
+from histocli.compute.device import Compute
+from histocli.config import HeadKind, RunConfig
 from histocli.data.feature_cache import FeatureCache, FeatureSource
 from histocli.data.features import FeatureLoader, compute_features
 from histocli.data.loaders import PatchLoader
 from histocli.models import Classifier
 from histocli.models.backbone import HEAD, Head
+from histocli.models.knn import KnnHead
+from histocli.training.knn import KnnTrainer
+from histocli.training.setup import make_recipe
 from histocli.training.trainer import Trainer, copy_state
 from histocli.workspace import Workspace
 
@@ -70,11 +76,30 @@ def extract_features(
     return Features(parts[0].loader, parts[1].loader, cached, damaged, cache.folder)
 
 
-def standardise_heads(trainer: Trainer, features: Tensor) -> None:
-    """Standardise the input of the trainer's heads by the features (N,F) of the training patches."""
+def fit_heads(trainer: Trainer, train: FeatureLoader) -> None:
+    """Let the trainer's heads standardise their input by the features of the training patches, or remember these."""
     for head in (trainer.model, trainer.ema_model):
-        assert isinstance(head, Head)
-        head.standardise(features)
+        if isinstance(head, KnnHead):
+            head.remember(train.features, train.labels)
+        else:
+            assert isinstance(head, Head)
+            head.standardise(train.features)
+
+
+def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: Ranks, train: PatchLoader) -> Trainer:
+    """Return what trains the model, or with a frozen backbone its head; a head of neighbours replaces the linear one.
+
+    Raises:
+        HistoError: the network is not a backbone with a head.
+    """
+    recipe = make_recipe(config, train.steps)
+    if not config.freeze:
+        return Trainer(model, recipe, compute, ranks)
+    network = model.backbone_and_head
+    if config.head is HeadKind.KNN:
+        network.head = KnnHead(network.width, len(train))
+        return KnnTrainer(network.head, recipe, compute, ranks)
+    return Trainer(network.head, recipe, compute, ranks)
 
 
 def whole_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:

@@ -20,12 +20,12 @@ from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpo
 from histocli.signals import Stopped, StopRequest
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
-from histocli.training.probe import extract_features, head_state, head_weights, standardise_heads, whole_state
+from histocli.training.probe import extract_features, fit_heads, head_state, head_weights, make_trainer, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
 from histocli.training.run_folder import describe_run, require_folder, state_errors, write_history, write_options
-from histocli.training.setup import make_loaders, make_model, make_recipe
-from histocli.training.trainer import Trainer, copy_state
+from histocli.training.setup import make_loaders, make_model
+from histocli.training.trainer import copy_state
 from histocli.workspace import Workspace, atomic_folder
 
 _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
@@ -46,7 +46,7 @@ class Run:
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_balanced(workspace, self.manifest)
         read_ahead(workspace.patches_path(subset.data))
-        self.train, self.val = make_loaders(subset, config, self.compute.device, ranks)
+        self.train, self.val, self.shots = make_loaders(subset, config, self.compute.device, ranks)
         self.config = config = replace(config, batch_size=self.train.batch_size)  # the default depends on the device
         self.labels = self.val.labels.numpy(force=True)
         check_rule(config.threshold, self.labels)
@@ -58,8 +58,7 @@ class Run:
         torch.manual_seed(config.seed)
         self.model = make_model(config, self.compute.device, ranks, self.dir if name else None)
         self.backbone_sha256 = backbone_sha256(self.model.state_dict()) if config.freeze else ""
-        trained = self.model.backbone_and_head.head if config.freeze else self.model
-        self.trainer = Trainer(trained, make_recipe(config, self.train.steps), self.compute, ranks)
+        self.trainer = make_trainer(self.model, config, self.compute, ranks, self.train)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
@@ -152,7 +151,7 @@ class Run:
             self.model, self.trainer, self.train, self.val, self.workspace, self.backbone_sha256, on_patches
         )
         self.train, self.val = features.train, features.val
-        standardise_heads(self.trainer, features.train.features)
+        fit_heads(self.trainer, features.train)
         listener.on_features_end(features)
         if any(self.ranks.all_max(stop.signal or 0)):
             raise self._stopped_error(stop)
