@@ -88,6 +88,15 @@ def train(
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.freeze,
+    lora: Annotated[
+        int | None,
+        typer.Option(
+            metavar="RANK",
+            help="Fine-tune only small matrices of this rank beside the linear layers (LoRA). Needs histocli[lora].",
+            show_default="all weights",
+            rich_help_panel=MODEL,
+        ),
+    ] = TrainConfig.lora,
     head: Annotated[
         HeadKind,
         typer.Option(
@@ -229,6 +238,7 @@ def train(
         seed=seed,
         freeze=freeze,
         head=head,
+        lora=lora,
         shots=shots,
         backbone_lr=backbone_lr,
         threshold=threshold,

@@ -99,10 +99,12 @@ class FeatureCache:
 
     def forget_damaged(self, digests: Sequence[bytes]) -> int:
         """Forget the rows of patches that are not as they were written; return how many, which must be added again."""
-        damaged = [digest for digest in set(digests) & self._rows.keys() if not self._is_intact(self._rows[digest])]
-        for digest in damaged:
-            del self._rows[digest]
-        return len(damaged)
+        features, damaged = self._map(), 0
+        for row, digest in sorted((self._rows[digest], digest) for digest in set(digests) & self._rows.keys()):
+            if row >= len(features) or zlib.crc32(features[row].data) != self._crc32[row]:
+                del self._rows[digest]
+                damaged += 1
+        return damaged
 
     def read(self, digests: Sequence[bytes]) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """Return the features of patches that are all in the cache: float32 (N,F)."""
@@ -131,10 +133,6 @@ class FeatureCache:
                 self.refresh()
         except OSError as error:
             raise write_error(self._features, error) from error
-
-    def _is_intact(self, row: int) -> bool:
-        features = self._map()
-        return row < len(features) and zlib.crc32(features[row].data) == self._crc32[row]
 
     def _map(self) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """Map the rows that are on the disk read-only: float32 (N,F)."""

@@ -20,12 +20,12 @@ from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpo
 from histocli.signals import Stopped, StopRequest
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
+from histocli.training.lora import adapter_state, add_lora, merged_state, split_ema_state
 from histocli.training.probe import extract_features, fit_heads, head_state, head_weights, make_trainer, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
 from histocli.training.run_folder import describe_run, require_folder, state_errors, write_history, write_options
 from histocli.training.setup import make_loaders, make_model
-from histocli.training.trainer import copy_state
 from histocli.workspace import Workspace, atomic_folder
 
 _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
@@ -57,6 +57,8 @@ class Run:
         self.manifest_sha256 = file_sha256(self.manifest)
         torch.manual_seed(config.seed)
         self.model = make_model(config, self.compute.device, ranks, self.dir if name else None)
+        if config.lora:
+            add_lora(self.model, config.lora)
         self.backbone_sha256 = backbone_sha256(self.model.state_dict()) if config.freeze else ""
         self.trainer = make_trainer(self.model, config, self.compute, ranks, self.train)
         self.history: list[Epoch] = []
@@ -208,6 +210,8 @@ class Run:
         """Take over the state of a checkpoint; a state that does not fit raises an error of Python or torch."""
         state = checkpoint.training
         ema_state = head_state(checkpoint.model) if self.config.freeze else checkpoint.model
+        if self.config.lora:
+            ema_state = split_ema_state(state["trainer"]["model"], state["adapters"], checkpoint.model)
         self.trainer.load_state(state["trainer"], ema_state)
         self.history = [Epoch(**row) for row in state["history"]]
         self.best = Epoch(**state["best"]) if state["best"] else None
@@ -226,6 +230,7 @@ class Run:
         """Return what last.pt needs to resume; all processes must call this together."""
         return {
             "trainer": self.trainer.state(),
+            "adapters": adapter_state(self.trainer.ema_model),
             "history": [epoch._asdict() for epoch in self.history],
             "best": self.best and self.best._asdict(),
             "trained": self.epoch_stats._asdict() if self.epoch_stats else {},
@@ -239,7 +244,7 @@ class Run:
         each save writes kilobytes, even if the backbone has gigabytes.
         """
         ema = self.trainer.ema_model
-        checkpoint = self._checkpoint(head_weights(ema) if self.config.freeze else copy_state(ema))
+        checkpoint = self._checkpoint(head_weights(ema) if self.config.freeze else merged_state(ema))
         if is_best:
             best = replace(checkpoint, model=whole_state(self.model, ema)) if self.config.freeze else checkpoint
             save_checkpoint(best, folder / "best.pt")

@@ -58,8 +58,8 @@ def put_in_cache(hub, encoder, *, edit=lambda weights: weights, classes=0):
     return network
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
+@pytest.fixture(name="hub")
+def encoder_hub_fixture(tmp_path, monkeypatch):
     """Return an empty cache of the hub, which is offline, and add two small encoders to the table."""
     from huggingface_hub import constants
 
