@@ -12,8 +12,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from histocli.config import Weights
 from histocli.console import Rate, Reporter, number
+from histocli.enums import Weights
 from histocli.models.encoders import encoder_note
 from histocli.training.probe import Features
 from histocli.training.progress import Epoch, Listener

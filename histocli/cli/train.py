@@ -12,7 +12,7 @@ from histocli.cli.app import State, arguments_of, command
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
 from histocli.config import PACKAGED_ARCH, TrainConfig
 from histocli.console import number
-from histocli.enums import Augment, HeadKind, Rotate, Track, Weights
+from histocli.enums import Augment, Rotate, Track, Weights
 from histocli.stdio import write_out
 
 if TYPE_CHECKING:
@@ -36,15 +36,7 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.data,
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Train on only this many patches of each class, drawn with --seed.",
-            show_default="all",
-            rich_help_panel=DATA,
-        ),
-    ] = TrainConfig.shots,
+    shots: options.Shots = TrainConfig.shots,
     augment: Annotated[
         Augment,
         typer.Option(
@@ -88,22 +80,8 @@ def train(
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.freeze,
-    lora: Annotated[
-        int | None,
-        typer.Option(
-            metavar="RANK",
-            help="Fine-tune only small matrices of this rank beside the linear layers (LoRA). Needs histocli[lora].",
-            show_default="all weights",
-            rich_help_panel=MODEL,
-        ),
-    ] = TrainConfig.lora,
-    head: Annotated[
-        HeadKind,
-        typer.Option(
-            help="With --freeze: linear, a trained layer; knn, the votes of the 20 most similar training patches.",
-            rich_help_panel=MODEL,
-        ),
-    ] = TrainConfig.head,
+    lora: options.Lora = TrainConfig.lora,
+    head: options.Head = TrainConfig.head,
     threshold: Annotated[
         str,
         typer.Option(

@@ -12,16 +12,16 @@ from typing import NamedTuple
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
 from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, memory_is_full, release_gpu_memory
-from histocli.config import BATCH_SIZE, HeadKind, RunConfig, TrainConfig, Weights
+from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import batch_log_odds
 from histocli.models.checkpoint import publish_checkpoints
-from histocli.models.encoders import ENCODERS
 from histocli.reports.model_card import write_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped, stop_request
 from histocli.training.cuda_graph import WARM_UP
+from histocli.training.options import complete_config, refuse_unused
 from histocli.training.progress import Epoch, Listener
 from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import (
@@ -36,9 +36,6 @@ from histocli.training.repeats import (
 from histocli.training.resume import apply_given_options, count_epochs, extend_config, load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
-
-_NOT_WITH_KNN = ("epochs", "lr")
-_NOT_WITH_FREEZE = ("augment", "rotate", "compile")
 
 
 class TrainReport(NamedTuple):
@@ -86,8 +83,8 @@ def train(
             stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
         run_config = apply_given_options(stored, config, given)
     else:
-        run_config = _complete(run_config, given)
-    _refuse_unused(run_config, given)
+        run_config = complete_config(run_config, given)
+    refuse_unused(run_config, given)
     publish = not (resume and name and is_member(name, run_config))
     return _train_run(
         workspace,
@@ -153,26 +150,6 @@ def _single_predicted_class(run: Run) -> str:
     if len(set(run.labels.tolist())) < 2 or run.best_called_tumour not in (0, len(run.labels)):
         return ""
     return "tumour" if run.best_called_tumour else "normal"
-
-
-def _complete(config: RunConfig, given: Collection[str]) -> RunConfig:
-    """Return the options with those that follow from others and were not given.
-
-    An architecture that names published weights starts from them, and a head of neighbours needs one epoch.
-    """
-    if config.arch in ENCODERS and "weights" not in given:
-        config = replace(config, weights=Weights.PRETRAINED)
-    return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
-
-
-def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
-    """Raise `UsageError` for an option that was given and would change nothing."""
-    for key in _NOT_WITH_KNN:
-        if config.head is HeadKind.KNN and key in given:
-            raise UsageError(f"--{key} has no meaning with --head knn: it remembers the patches, without training")
-    for key in _NOT_WITH_FREEZE:
-        if config.freeze and key in given:
-            raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
 
 
 def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:
@@ -273,8 +250,8 @@ def _repeats_config(
             stored = replace(stored, data=config.data)  # each fold has its own manifest
         run_config = apply_given_options(stored, config, given)
     else:
-        run_config = _complete(run_config, given)
-    _refuse_unused(run_config, given)
+        run_config = complete_config(run_config, given)
+    refuse_unused(run_config, given)
     run_config.check()
     return run_config
 

@@ -5,24 +5,27 @@ They are kept in the workspace, for later runs with the same backbone.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from histocli.compute.ddp import Ranks
 from histocli.compute.device import Compute
-from histocli.config import HeadKind, RunConfig
+from histocli.config import RunConfig
 from histocli.data.feature_cache import FeatureCache, FeatureSource
 from histocli.data.features import FeatureLoader, compute_features
 from histocli.data.loaders import PatchLoader
+from histocli.enums import HeadKind
 from histocli.models import Classifier
 from histocli.models.backbone import HEAD, Head
 from histocli.models.knn import KnnHead
 from histocli.training.knn import KnnTrainer
 from histocli.training.setup import make_recipe
 from histocli.training.trainer import Trainer, copy_state
-from histocli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from histocli.training.run import Run
 
 
 class Features(NamedTuple):
@@ -35,30 +38,23 @@ class Features(NamedTuple):
     folder: Path
 
 
-def extract_features(
-    model: Classifier,
-    trainer: Trainer,
-    train: PatchLoader,
-    val: PatchLoader,
-    workspace: Workspace,
-    backbone_sha256: str,
-    on_patches: Callable[[int], None] = lambda done: None,
-) -> Features:
-    """Read the features of all patches from the workspace, and compute and save those that are not there yet.
+def extract_features(run: "Run", on_patches: Callable[[int], None] = lambda done: None) -> Features:
+    """Read the features of a run's patches from the workspace; compute and save those that are not there yet.
 
-    The patches are not augmented. `on_patches` receives the number of patches that are done.
+    The trainer's heads then standardise, or remember, those of the training patches. The patches are not augmented.
+    `on_patches` receives the number of patches that are done.
     """
-    compute = trainer.compute
+    model, compute = run.model, run.trainer.compute
     model.to(compute.device).eval()
     source = FeatureSource(
         arch=model.arch,
-        backbone_sha256=backbone_sha256,
+        backbone_sha256=run.backbone_sha256,
         side=model.side,
         width=model.backbone_and_head.width,
         device=compute.device.type,
         precision=compute.precision.value,
     )
-    cache = train.ranks.on_all_ranks(lambda: FeatureCache(workspace, source))
+    cache = run.ranks.on_all_ranks(lambda: FeatureCache(run.workspace, source))
     done = 0
 
     def count(patches: int) -> None:
@@ -71,12 +67,13 @@ def extract_features(
         with compute.autocast():
             return model.features(pixels)
 
-    parts = [compute_features(patches, backbone, cache, count) for patches in (train, val)]
+    parts = [compute_features(patches, backbone, cache, count) for patches in (run.train, run.val)]
+    _fit_heads(run.trainer, parts[0].loader)
     cached, damaged = sum(part.cached for part in parts), sum(part.damaged for part in parts)
     return Features(parts[0].loader, parts[1].loader, cached, damaged, cache.folder)
 
 
-def fit_heads(trainer: Trainer, train: FeatureLoader) -> None:
+def _fit_heads(trainer: Trainer, train: FeatureLoader) -> None:
     """Let the trainer's heads standardise their input by the features of the training patches, or remember these."""
     for head in (trainer.model, trainer.ema_model):
         if isinstance(head, KnnHead):

@@ -21,7 +21,7 @@ from histocli.signals import Stopped, StopRequest
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
 from histocli.training.lora import adapter_state, add_lora, merged_state, split_ema_state
-from histocli.training.probe import extract_features, fit_heads, head_state, head_weights, make_trainer, whole_state
+from histocli.training.probe import extract_features, head_state, head_weights, make_trainer, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
 from histocli.training.run_folder import describe_run, require_folder, state_errors, write_history, write_options
@@ -149,11 +149,8 @@ class Run:
             listener.on_features(done, total)
             self._stop_single_process(stop)
 
-        features = extract_features(
-            self.model, self.trainer, self.train, self.val, self.workspace, self.backbone_sha256, on_patches
-        )
+        features = extract_features(self, on_patches)
         self.train, self.val = features.train, features.val
-        fit_heads(self.trainer, features.train)
         listener.on_features_end(features)
         if any(self.ranks.all_max(stop.signal or 0)):
             raise self._stopped_error(stop)
