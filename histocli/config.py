@@ -16,6 +16,7 @@ from histocli.enums import (
     Engine,
     ExportFormat,
     Group,
+    HeadKind,
     IdKind,
     OnError,
     Output,
@@ -41,6 +42,7 @@ GPU_BATCH_SIZE = 512  # on a GPU, which takes longer for four steps of 128; the 
 GPU_BATCH_PATCHES = 30_000  # training patches from which the larger batch was measured: fewer would be few steps
 PACKAGED_ARCH = "histonet-wide"  # of the trained network that comes with histo
 LEARNING_RATE = 3e-3  # at BATCH_SIZE; it grows with the square root of the batch size
+MAX_LORA = 256  # the largest rank; with much more the adapters are as large as the layers
 _FINE_TUNING = 0.1  # of the learning rate, where training starts from weights that were trained on such patches
 
 
@@ -80,6 +82,9 @@ class RunConfig:
     compile: bool = False
     seed: int = 0
     freeze: bool = False
+    head: HeadKind = HeadKind.LINEAR
+    lora: int | None = None  # the rank of adapters beside the linear layers, which alone are trained; None: all weights
+    shots: int | None = None  # training patches of each class; None: all
     backbone_lr: float = 1.0
     threshold: str = "0.5"
     allow_leak: bool = False
@@ -97,9 +102,21 @@ class RunConfig:
         if not 0 < self.backbone_lr <= 1:
             raise UsageError(f"--backbone-lr {self.backbone_lr}: a fraction of --lr is needed, such as 0.1")
         pretrained = self.weights is not Weights.RANDOM
-        for flag, given in (("--freeze", self.freeze), ("--backbone-lr", self.backbone_lr != 1)):
+        for flag, given in (
+            ("--freeze", self.freeze),
+            ("--lora", self.lora is not None),
+            ("--backbone-lr", self.backbone_lr != 1),
+        ):
             if given and not pretrained:
                 raise UsageError(f"{flag} is for pretrained networks", "--weights pretrained starts from such weights")
+        if self.lora is not None and not 1 <= self.lora <= MAX_LORA:
+            raise UsageError(f"--lora {self.lora}: a rank from 1 to {MAX_LORA} is needed", "8 is usual")
+        if self.lora is not None and self.freeze:
+            raise UsageError("--freeze does not train the backbone, --lora does", "leave one of them out")
+        if self.head is HeadKind.KNN and not self.freeze:
+            raise UsageError("--head knn is for frozen backbones", "add --freeze")
+        if self.shots is not None and self.shots < 1:
+            raise UsageError(f"--shots {self.shots}: at least 1 patch of each class is needed")
         if self.freeze and self.backbone_lr != 1:
             raise UsageError("--freeze does not train the backbone, --backbone-lr does", "leave one of them out")
 

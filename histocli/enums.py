@@ -77,6 +77,13 @@ class Weights(StrEnum):
     HISTONET_PCAM = "histonet-pcam"  # of the network that comes with histo
 
 
+class HeadKind(StrEnum):
+    """What classifies the features of a frozen backbone: a linear layer, or the nearest training patches."""
+
+    LINEAR = "linear"
+    KNN = "knn"
+
+
 class Track(StrEnum):
     """A tracker of experiments that runs are sent to; each value is the name of its package and of the extra."""
 

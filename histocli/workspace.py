@@ -70,6 +70,11 @@ class Workspace:
         return self.root / "metrics"
 
     @property
+    def features_dir(self) -> Path:
+        """The features of patches that frozen backbones computed, one folder each; they can be removed."""
+        return self.root / "features"
+
+    @property
     def plots_dir(self) -> Path:
         """The plots."""
         return self.root / "plots"
@@ -149,6 +154,7 @@ class Workspace:
         return folder in {one.name for one in (self.data_dir, self.manifests_dir, self.downloads_dir)} | {
             self.checkpoints_dir.name,
             self.tuning_dir.name,
+            self.features_dir.name,
         }
 
     def tidy(self) -> None:
@@ -158,7 +164,7 @@ class Workspace:
             *(self.checkpoints_dir, self.exports_dir, self.metrics_dir, self.plots_dir),
         ):
             remove_strays(folder)
-        for folder in (*self.data_dir.glob("*"), *self.runs_dir.glob("*")):
+        for folder in (*self.data_dir.glob("*"), *self.runs_dir.glob("*"), *self.features_dir.glob("*")):
             remove_strays(folder)
 
 

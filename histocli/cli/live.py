@@ -13,6 +13,9 @@ from rich.progress import (
 )
 
 from histocli.console import Rate, Reporter, number
+from histocli.enums import Weights
+from histocli.models.encoders import encoder_note
+from histocli.training.probe import Features
 from histocli.training.progress import Epoch, Listener
 from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
@@ -47,6 +50,10 @@ class LiveTraining(Listener):
         self.report.note(f"{run.name}: {len(run.train):,} patches to train on, {len(run.val):,} to validate")
         if run.compute.warning:
             self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
+        if run.shots:
+            self.report.note(run.shots.describe(run.config.seed))
+        if run.config.weights is Weights.PRETRAINED and (note := encoder_note(run.config.arch)):
+            self.report.warn(note)
         self.report.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():
             self.report.detail(f"{name.replace('_', ' ')}: {value}")
@@ -59,7 +66,8 @@ class LiveTraining(Listener):
                     f"{run.config.learning_rate:g} again, and falls"
                 )
             self.report.note(f"resumed after step {at:,} of {run.trainer.recipe.total_steps:,}{changed}")
-        self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
+        if not run.config.freeze:  # else after the features
+            self._show_header()
         self.stack.enter_context(self.progress)
         self.epochs = run.config.epochs
         size = min(run.train.batch_size, len(run.train))
@@ -72,6 +80,17 @@ class LiveTraining(Listener):
     def on_features(self, done: int, total: int) -> None:
         """Show for how many patches the features are computed."""
         self.progress.update(self.task, description=f"features {done:,}/{total:,}")
+
+    def on_features_end(self, features: Features) -> None:
+        """Print how many patches had features in the workspace already."""
+        total = len(features.train) + len(features.val)
+        self.report.note(f"features: {features.cached:,} of {total:,} patches were in {features.folder}")
+        if features.damaged:
+            self.report.warn(f"{features.damaged:,} features in {features.folder} were damaged and computed again")
+        self._show_header()
+
+    def _show_header(self) -> None:
+        self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
 
     def on_step(self, progress: Step) -> None:
         """Update the progress bar."""

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and some of `histo train`."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from histocli.config import CHECKPOINT
-from histocli.enums import Device, Engine, Precision, Resize
+from histocli.enums import Device, Engine, HeadKind, Precision, Resize
 from histocli.workspace import Workspace, default_workspace
 
 AUTO = 0  # the value of `--batch-size auto`
@@ -159,3 +159,31 @@ Prevalence = Annotated[
     ),
 ]
 Raw = Annotated[bool, typer.Option("--raw", hidden=True, help="Former name of --uncalibrated.")]
+
+# Of `histo train`, for published networks.
+Shots = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Train on only this many patches of each class, drawn with --seed.",
+        show_default="all",
+        rich_help_panel=DATA,
+    ),
+]
+Lora = Annotated[
+    int | None,
+    typer.Option(
+        "--lora",
+        metavar="RANK",
+        help="Fine-tune only small matrices of this rank beside the linear layers (LoRA). Needs histocli[lora].",
+        show_default="all weights",
+        rich_help_panel=MODEL,
+    ),
+]
+Head = Annotated[
+    HeadKind,
+    typer.Option(
+        help="With --freeze: linear, a trained layer; knn, the votes of the 20 most similar training patches.",
+        rich_help_panel=MODEL,
+    ),
+]

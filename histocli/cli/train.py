@@ -36,6 +36,7 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.data,
+    shots: options.Shots = TrainConfig.shots,
     augment: Annotated[
         Augment,
         typer.Option(
@@ -61,8 +62,9 @@ def train(
     arch: Annotated[
         str,
         typer.Option(
-            help="histonet, p4m-densenet, a torchvision classifier such as resnet18, or timm/NAME, where NAME may be "
-            "hf-hub:OWNER/MODEL or local-dir:FOLDER.",
+            help="histonet, p4m-densenet; a published encoder, with its weights: uni, uni2-h, virchow2, h-optimus-0, "
+            "gigapath, phikon, resnet18-pcam, resnet34-pcam, resnet50-pcam; a torchvision classifier such as resnet18; "
+            "or timm/NAME, where NAME may be hf-hub:OWNER/MODEL or local-dir:FOLDER.",
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.arch,
@@ -78,6 +80,8 @@ def train(
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.freeze,
+    lora: options.Lora = TrainConfig.lora,
+    head: options.Head = TrainConfig.head,
     threshold: Annotated[
         str,
         typer.Option(
@@ -211,6 +215,9 @@ def train(
         compile=compile,
         seed=seed,
         freeze=freeze,
+        head=head,
+        lora=lora,
+        shots=shots,
         backbone_lr=backbone_lr,
         threshold=threshold,
         allow_leak=allow_leak,

@@ -21,6 +21,7 @@ from histocli.reports.model_card import write_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped, stop_request
 from histocli.training.cuda_graph import WARM_UP
+from histocli.training.options import complete_config, refuse_unused
 from histocli.training.progress import Epoch, Listener
 from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import (
@@ -36,8 +37,6 @@ from histocli.training.repeats import (
 from histocli.training.resume import apply_given_options, count_epochs, extend_config, load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
-
-_NOT_WITH_FREEZE = ("augment", "rotate", "compile")
 
 
 class TrainReport(NamedTuple):
@@ -84,7 +83,9 @@ def train(
         if "epochs" in given and config.epochs > stored.epochs:
             stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
         run_config = apply_given_options(stored, config, given)
-    _refuse_unused(run_config, given)
+    else:
+        run_config = complete_config(run_config, given)
+    refuse_unused(run_config, given)
     publish = not (resume and name and is_member(name, run_config))
     return _train_run(
         workspace,
@@ -150,13 +151,6 @@ def _single_predicted_class(run: Run) -> str:
     if len(set(run.labels.tolist())) < 2 or run.best_called_tumour not in (0, len(run.labels)):
         return ""
     return "tumour" if run.best_called_tumour else "normal"
-
-
-def _refuse_unused(config: RunConfig, given: Collection[str]) -> None:
-    """Raise `UsageError` for an option that was given and would change nothing."""
-    for key in _NOT_WITH_FREEZE:
-        if config.freeze and key in given:
-            raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
 
 
 def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:
@@ -261,7 +255,9 @@ def _repeats_config(
             ranks.on_rank0(lambda: _check_finished(workspace, planned(), config.epochs))
             stored = replace(stored, epochs=config.epochs)
         run_config = apply_given_options(stored, config, given)
-    _refuse_unused(run_config, given)
+    else:
+        run_config = complete_config(run_config, given)
+    refuse_unused(run_config, given)
     run_config.check()
     return run_config
 

@@ -1,12 +1,19 @@
 """Features of patches, computed once by a frozen backbone and used instead of the patches."""
 
-from collections.abc import Callable, Iterable, Iterator
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from histocli.data.feature_cache import FeatureCache, pixel_sha1s
 from histocli.data.loaders import Batch, PatchLoader
+
+_SAVE_PATCHES, _SAVE_SECONDS = 4096, 20.0  # what is lost at most if the process is killed
 
 
 def is_features(images: Tensor) -> bool:
@@ -32,17 +39,84 @@ class FeatureLoader(PatchLoader):
             yield Batch(self.features[index], self.labels[index])
 
 
-@torch.no_grad()
-def compute_features(
-    patches: PatchLoader, backbone: Callable[[Tensor], Tensor], on_patches: Callable[[int], None] = lambda count: None
-) -> FeatureLoader:
-    """Compute the features of every patch once; each process computes its share.
+class Computed(NamedTuple):
+    """The features of patches, the number of those that were on the disk, and of those that were damaged there."""
 
-    `backbone` takes uint8 images (N,3,96,96) on the device and returns features (N,F). `on_patches` receives the size
-    of each batch when it is done.
+    loader: FeatureLoader
+    cached: int
+    damaged: int
+
+
+def compute_features(
+    patches: PatchLoader,
+    backbone: Callable[[Tensor], Tensor],
+    cache: FeatureCache,
+    on_patches: Callable[[int], None] = lambda count: None,
+) -> Computed:
+    """Compute the features of the patches that the cache lacks, add them to it, and read all from it.
+
+    Each process of a job computes its share. Other jobs may fill the same cache at the same time: what one has added,
+    the others do not compute.
+
+    `backbone` takes uint8 images (N,3,96,96) on the device and returns features (N,F). `on_patches` receives the number
+    of patches on the disk, and then the size of each batch when it is done. If it raises an error, what is computed is
+    saved first.
     """
-    parts: list[Tensor] = []
-    for batch in patches.eval_batches():
-        parts.append(backbone(batch.images).float().cpu())
-        on_patches(len(batch.images))
-    return FeatureLoader(patches, patches.gather_shares(torch.cat(parts) if parts else torch.empty(0)))
+    ranks = patches.ranks
+    digests = ranks.on_rank0(lambda: pixel_sha1s(patches.store, patches.rows))
+    damaged = ranks.on_all_ranks(lambda: cache.forget_damaged(digests))
+    # one position for each patch that is missing: equal patches are computed once
+    first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+    missing = ranks.on_rank0(lambda: np.array(sorted(i for d, i in first.items() if d not in cache), np.int64))
+    cached = len(patches) - len(missing)
+    on_patches(cached)
+    ranks.on_all_ranks(lambda: _fill(patches, missing, digests, backbone, cache, on_patches))
+    cache.refresh()
+    return Computed(FeatureLoader(patches, torch.from_numpy(cache.read(digests))), cached, damaged)
+
+
+@torch.no_grad()
+def _fill(
+    patches: PatchLoader,
+    missing: "np.ndarray",
+    digests: Sequence[bytes],
+    backbone: Callable[[Tensor], Tensor],
+    cache: FeatureCache,
+    on_patches: Callable[[int], None],
+) -> None:
+    """Compute this process's share of the missing patches, and save it from time to time."""
+    batches = np.split(missing, range(patches.batch_size, len(missing), patches.batch_size))
+    batches = batches[patches.ranks.rank :: patches.ranks.size]
+    if patches.ranks.size == 1 and batches:  # start anywhere, so that two jobs begin with different patches
+        start = secrets.randbelow(len(batches))
+        batches = batches[start:] + batches[:start]
+    loaded: deque[np.ndarray] = deque()  # the positions of the batches that the loader has read ahead
+    computed: list[tuple[np.ndarray, Tensor]] = []
+    saved_at = time.monotonic()
+
+    def not_in_cache() -> "Iterator[np.ndarray]":
+        for batch in batches:
+            positions = np.array([i for i in batch if digests[i] not in cache], np.int64)
+            if len(positions) < len(batch):
+                on_patches(len(batch) - len(positions))
+            if len(positions):
+                loaded.append(positions)
+                yield positions
+
+    def save() -> None:
+        nonlocal saved_at
+        parts, computed[:] = list(computed), []
+        if parts:
+            values = torch.cat([features for _, features in parts]).numpy()
+            cache.add([digests[i] for positions, _ in parts for i in positions], values)
+        saved_at = time.monotonic()
+
+    try:
+        for batch in patches.load_positions(not_in_cache()):
+            computed.append((loaded.popleft(), backbone(batch.images).float().cpu()))
+            patches_computed = sum(len(positions) for positions, _ in computed)
+            if patches_computed >= _SAVE_PATCHES or time.monotonic() - saved_at > _SAVE_SECONDS:
+                save()
+            on_patches(len(batch.images))
+    finally:
+        save()

@@ -130,6 +130,10 @@ class PatchLoader:
         batches = order[: self.steps * size].reshape(self.steps, size)
         return self._load(batches[first:, self.ranks.rank :: self.ranks.size])
 
+    def load_positions(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
+        """Yield batches of the patches at given positions, int64 (N,) for each batch."""
+        return self._load(batches)
+
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
         """Yield the batches on the device; `batches` are positions in the subset."""
         if self.resident is not None:

@@ -12,6 +12,7 @@ from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
+from histocli.models.encoders import ENCODERS, encoder_backbone
 from histocli.models.histonet import WIDE, HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
 from histocli.models.patch_network import PatchNetwork
@@ -72,8 +73,8 @@ class Classifier(nn.Module):
 def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     """Build the network named `arch` with two classes, in channels-last memory format.
 
-    `arch` is a name in `ARCHITECTURES`, the registered name of a torchvision classifier, or `timm/<name>`, where the
-    name may be `hf-hub:<owner>/<model>`.
+    `arch` is a name in `ARCHITECTURES` or `ENCODERS`, the registered name of a torchvision classifier, or
+    `timm/<name>`, where the name may be `hf-hub:<owner>/<model>`.
 
     Raises:
         UsageError: no architecture has that name, or it has no pretrained weights.
@@ -93,6 +94,8 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
             raise UsageError(f"--weights {weights} fits only --arch {packaged.ARCH}")
         if arch.startswith(timm_models.PREFIX):
             backbone = timm_models.timm_backbone(arch, pretrained)
+        elif arch in ENCODERS:
+            backbone = encoder_backbone(arch, pretrained)
         elif arch in torchvision_names():
             backbone = torchvision_backbone(arch, pretrained)
         else:
@@ -118,11 +121,12 @@ def rebuild_model(arch: str) -> Classifier:
 
 def _unknown(arch: str) -> UsageError:
     """Return the error for an architecture that does not exist, with similar names."""
-    names = (*ARCHITECTURES, *torchvision_names())
-    close = get_close_matches(arch, names, n=3)
+    names = (*ARCHITECTURES, *ENCODERS, *torchvision_names())
+    close = get_close_matches(arch.lower(), names, n=3)
     return UsageError(
         f"there is no architecture {arch!r}",
         f"did you mean {' or '.join(close)}?"
         if close
-        else f"choose --arch {', '.join(ARCHITECTURES)}, a torchvision classifier such as resnet18, or timm/NAME",
+        else f"choose --arch {', '.join((*ARCHITECTURES, *ENCODERS))}, a torchvision classifier such as resnet18, or "
+        "timm/NAME",
     )

@@ -64,7 +64,7 @@ class HeadedNetwork(nn.Module):
         super().__init__()
         self.arch, self.width = backbone.arch, backbone.width
         self.backbone = backbone.network
-        self.head = Head(backbone.width)
+        self.head: nn.Module = Head(backbone.width)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the input of the head: (N,F).

@@ -13,11 +13,14 @@ from torch.nn.modules.module import (
 
 from histocli.errors import HistoError, first_line
 from histocli.models import Classifier, rebuild_model
-from histocli.models.backbone import PATCH_SIDE
+from histocli.models.backbone import HEAD, PATCH_SIDE, HeadedNetwork
+from histocli.models.encoders import ENCODERS
+from histocli.models.knn import KnnHead
 from histocli.models.timm_models import PREFIX
 
 _MORE_PARAMETERS, _MORE_ELEMENTS = 100, 1 << 24  # of layers that are built and replaced, such as ImageNet's classes
 _BUFFER_ELEMENTS = 1 << 26  # of what a network computes for itself, such as the masks of a Swin transformer
+BANK = HEAD + "bank"  # in the weights of a head of neighbours: a row for each training patch
 _MODULES = 20  # modules for each parameter; many have none
 
 
@@ -37,11 +40,11 @@ def build_for(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
     """
     try:
         with _limited(weights):
-            planned = _on_meta_device(arch)
+            planned = _on_meta_device(arch, weights)
         if planned:
             _compare(planned.state_dict(), weights)
         with _limited(weights):
-            model = rebuild_model(arch)
+            model = _rebuild(arch, weights)
     except _LimitError as error:
         raise HistoError(f"the weights do not fit {arch[:100]}: {error}") from error
     if "?" in arch:
@@ -60,16 +63,29 @@ def _try_forward(model: Classifier) -> None:
         raise HistoError(f"{model.arch[:100]} gives an output of {tuple(logits.shape)} for a patch, not (1, 2)")
 
 
-def _on_meta_device(arch: str) -> Classifier | None:
+def _rebuild(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
+    """Build the network, with a head of neighbours if the weights have one."""
+    model, bank = rebuild_model(arch), weights.get(BANK)
+    if bank is not None:
+        network = model.network
+        if not isinstance(network, HeadedNetwork):
+            raise _LimitError(f"the network has no {BANK}")
+        if bank.ndim != 2 or not len(bank):
+            raise _LimitError(f"{BANK} has the shape {tuple(bank.shape)}")
+        network.head = KnnHead(network.width, len(bank))
+    return model
+
+
+def _on_meta_device(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier | None:
     """Return the network without memory for its weights; None for those of torchvision that need values to be built.
 
     torchvision's networks have no options, and allocate no parameter before they register it.
     """
     try:
         with torch.device("meta"):
-            return rebuild_model(arch)
+            return _rebuild(arch, weights)
     except NotImplementedError as error:
-        if arch.startswith(PREFIX):
+        if arch.startswith(PREFIX) or arch in ENCODERS:
             raise HistoError(f"{arch[:100]} cannot be built on the meta device: {first_line(error)}") from error
         return None
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from histocli.errors import HistoError, UsageError, describe_value, first_line
 from histocli.models.backbone import Backbone, weights_missing
+from histocli.models.hub import hub_error
 
 PREFIX = "timm/"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
@@ -68,6 +69,8 @@ def timm_backbone(arch: str, pretrained: bool) -> Backbone:
             if isinstance(error, NotImplementedError):
                 raise
             raise _wrong_options(arch, error) from error
+        if name.startswith(_HUB) and isinstance(error, OSError):
+            raise hub_error(arch, name.removeprefix(_HUB).partition("@")[0], error) from error
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
         raise weights_missing(arch, error, place) from error
     return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)

@@ -39,7 +39,7 @@ class FlatOptimizer:
 
     def __init__(self, model: nn.Module, ema_model: nn.Module, config: OptimConfig) -> None:
         self.config = config
-        named = dict(model.named_parameters())
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.muon_params = [p for p in named.values() if config.muon and _mixes_channels(p)]
         muon = {id(p) for p in self.muon_params}
         rest = {name: p for name, p in named.items() if id(p) not in muon}

@@ -1,37 +1,60 @@
-"""`--freeze`: train only the head, on features that the frozen backbone computes once for each patch."""
+"""`--freeze`: train only the head, on features that the frozen backbone computes once for each patch.
+
+They are kept in the workspace, for later runs with the same backbone.
+"""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from histocli.compute.ddp import Ranks
+from histocli.compute.device import Compute
+from histocli.config import RunConfig
+from histocli.data.feature_cache import FeatureCache, FeatureSource
 from histocli.data.features import FeatureLoader, compute_features
 from histocli.data.loaders import PatchLoader
+from histocli.enums import HeadKind
 from histocli.models import Classifier
 from histocli.models.backbone import HEAD, Head
+from histocli.models.knn import KnnHead
+from histocli.training.knn import KnnTrainer
+from histocli.training.setup import make_recipe
 from histocli.training.trainer import Trainer, copy_state
 
+if TYPE_CHECKING:
+    from histocli.training.run import Run
 
-class FeatureLoaders(NamedTuple):
-    """The features of the training and of the validation patches."""
+
+class Features(NamedTuple):
+    """The features of the training and of the validation patches, and how many of all were on the disk already."""
 
     train: FeatureLoader
     val: FeatureLoader
+    cached: int
+    damaged: int
+    folder: Path
 
 
-def extract_features(
-    model: Classifier,
-    trainer: Trainer,
-    train: PatchLoader,
-    val: PatchLoader,
-    on_patches: Callable[[int], None] = lambda done: None,
-) -> FeatureLoaders:
-    """Compute the features of all patches once, and standardise the trainer's heads by those of the training patches.
+def extract_features(run: "Run", on_patches: Callable[[int], None] = lambda done: None) -> Features:
+    """Read the features of a run's patches from the workspace; compute and save those that are not there yet.
 
-    The patches are not augmented. `on_patches` receives the number of patches that are done.
+    The trainer's heads then standardise, or remember, those of the training patches. The patches are not augmented.
+    `on_patches` receives the number of patches that are done.
     """
-    model.to(trainer.compute.device).eval()
+    model, compute = run.model, run.trainer.compute
+    model.to(compute.device).eval()
+    source = FeatureSource(
+        arch=model.arch,
+        backbone_sha256=run.backbone_sha256,
+        side=model.side,
+        width=model.backbone_and_head.width,
+        device=compute.device.type,
+        precision=compute.precision.value,
+    )
+    cache = run.ranks.on_all_ranks(lambda: FeatureCache(run.workspace, source))
     done = 0
 
     def count(patches: int) -> None:
@@ -41,14 +64,39 @@ def extract_features(
 
     def backbone(images: Tensor) -> Tensor:
         pixels = images.float().div_(255).contiguous(memory_format=torch.channels_last)
-        with trainer.compute.autocast():
+        with compute.autocast():
             return model.features(pixels)
 
-    loaders = FeatureLoaders(*(compute_features(patches, backbone, count) for patches in (train, val)))
+    parts = [compute_features(patches, backbone, cache, count) for patches in (run.train, run.val)]
+    _fit_heads(run.trainer, parts[0].loader)
+    cached, damaged = sum(part.cached for part in parts), sum(part.damaged for part in parts)
+    return Features(parts[0].loader, parts[1].loader, cached, damaged, cache.folder)
+
+
+def _fit_heads(trainer: Trainer, train: FeatureLoader) -> None:
+    """Let the trainer's heads standardise their input by the features of the training patches, or remember these."""
     for head in (trainer.model, trainer.ema_model):
-        assert isinstance(head, Head)
-        head.standardise(loaders.train.features)
-    return loaders
+        if isinstance(head, KnnHead):
+            head.remember(train.features, train.labels)
+        else:
+            assert isinstance(head, Head)
+            head.standardise(train.features)
+
+
+def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: Ranks, train: PatchLoader) -> Trainer:
+    """Return what trains the model, or with a frozen backbone its head; a head of neighbours replaces the linear one.
+
+    Raises:
+        HistoError: the network is not a backbone with a head.
+    """
+    recipe = make_recipe(config, train.steps)
+    if not config.freeze:
+        return Trainer(model, recipe, compute, ranks)
+    network = model.backbone_and_head
+    if config.head is HeadKind.KNN:
+        network.head = KnnHead(network.width, len(train))
+        return KnnTrainer(network.head, recipe, compute, ranks)
+    return Trainer(network.head, recipe, compute, ranks)
 
 
 def whole_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:

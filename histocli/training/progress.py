@@ -8,6 +8,7 @@ from histocli.metrics import auc
 from histocli.metrics.curves import Floats, Ints
 
 if TYPE_CHECKING:
+    from histocli.training.probe import Features
     from histocli.training.run import Run
 
 
@@ -62,6 +63,9 @@ class Listener:
     def on_features(self, done: int, total: int) -> None:
         """Called when a frozen backbone has computed the features of `done` patches."""
 
+    def on_features_end(self, features: "Features") -> None:
+        """Called when the features of all patches are there."""
+
     def on_step(self, progress: Progress) -> None:
         """Called after each step."""
 
@@ -87,6 +91,11 @@ class Listeners(Listener):
         """Pass it on."""
         for listener in self.listeners:
             listener.on_features(done, total)
+
+    def on_features_end(self, features: "Features") -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_features_end(features)
 
     def on_step(self, progress: Progress) -> None:
         """Pass it on."""

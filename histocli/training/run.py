@@ -20,12 +20,12 @@ from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpo
 from histocli.signals import Stopped, StopRequest
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
-from histocli.training.probe import extract_features, head_state, head_weights, whole_state
+from histocli.training.lora import adapter_state, add_lora, merged_state, split_ema_state
+from histocli.training.probe import extract_features, head_state, head_weights, make_trainer, whole_state
 from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
 from histocli.training.run_folder import describe_run, require_folder, state_errors, write_history, write_options
-from histocli.training.setup import make_loaders, make_model, make_recipe
-from histocli.training.trainer import Trainer, copy_state
+from histocli.training.setup import make_loaders, make_model
 from histocli.workspace import Workspace, atomic_folder
 
 _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
@@ -46,7 +46,7 @@ class Run:
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_balanced(workspace, self.manifest)
         read_ahead(workspace.patches_path(subset.data))
-        self.train, self.val = make_loaders(subset, config, self.compute.device, ranks)
+        self.train, self.val, self.shots = make_loaders(subset, config, self.compute.device, ranks)
         self.config = config = replace(config, batch_size=self.train.batch_size)  # the default depends on the device
         self.labels = self.val.labels.numpy(force=True)
         check_rule(config.threshold, self.labels)
@@ -57,9 +57,10 @@ class Run:
         self.manifest_sha256 = file_sha256(self.manifest)
         torch.manual_seed(config.seed)
         self.model = make_model(config, self.compute.device, ranks, self.dir if name else None)
+        if config.lora:
+            add_lora(self.model, config.lora)
         self.backbone_sha256 = backbone_sha256(self.model.state_dict()) if config.freeze else ""
-        trained = self.model.backbone_and_head.head if config.freeze else self.model
-        self.trainer = Trainer(trained, make_recipe(config, self.train.steps), self.compute, ranks)
+        self.trainer = make_trainer(self.model, config, self.compute, ranks, self.train)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
@@ -148,7 +149,9 @@ class Run:
             listener.on_features(done, total)
             self._stop_single_process(stop)
 
-        self.train, self.val = extract_features(self.model, self.trainer, self.train, self.val, on_patches)
+        features = extract_features(self, on_patches)
+        self.train, self.val = features.train, features.val
+        listener.on_features_end(features)
         if any(self.ranks.all_max(stop.signal or 0)):
             raise self._stopped_error(stop)
 
@@ -204,6 +207,8 @@ class Run:
         """Take over the state of a checkpoint; a state that does not fit raises an error of Python or torch."""
         state = checkpoint.training
         ema_state = head_state(checkpoint.model) if self.config.freeze else checkpoint.model
+        if self.config.lora:
+            ema_state = split_ema_state(state["trainer"]["model"], state["adapters"], checkpoint.model)
         self.trainer.load_state(state["trainer"], ema_state)
         self.history = [Epoch(**row) for row in state["history"]]
         self.best = Epoch(**state["best"]) if state["best"] else None
@@ -222,6 +227,7 @@ class Run:
         """Return what last.pt needs to resume; all processes must call this together."""
         return {
             "trainer": self.trainer.state(),
+            "adapters": adapter_state(self.trainer.ema_model),
             "history": [epoch._asdict() for epoch in self.history],
             "best": self.best and self.best._asdict(),
             "trained": self.epoch_stats._asdict() if self.epoch_stats else {},
@@ -235,7 +241,7 @@ class Run:
         each save writes kilobytes, even if the backbone has gigabytes.
         """
         ema = self.trainer.ema_model
-        checkpoint = self._checkpoint(head_weights(ema) if self.config.freeze else copy_state(ema))
+        checkpoint = self._checkpoint(head_weights(ema) if self.config.freeze else merged_state(ema))
         if is_best:
             best = replace(checkpoint, model=whole_state(self.model, ema)) if self.config.freeze else checkpoint
             save_checkpoint(best, folder / "best.pt")

@@ -32,6 +32,7 @@ def describe_run(run: "Run", folder: Path) -> None:
             "data": run.data,
             "train_patches": len(run.train),
             "val_patches": len(run.val),
+            "shots": run.shots and run.shots._asdict(),
             "manifest_sha256": run.manifest_sha256,
             "audit": run.audit and to_json(run.audit),
             "device": run.compute.reason,

@@ -14,6 +14,7 @@ from histocli.enums import Part, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, create_model
 from histocli.models.checkpoint import load_checkpoint
+from histocli.training.few_shot import Shots, draw_shots
 from histocli.training.trainer import Recipe
 
 _GPU_VAL_BATCH = 1024  # the smallest validation batch on a GPU; with smaller ones it waits for the host
@@ -21,22 +22,26 @@ _MIN_NORM_BATCH = 32  # the fewest patches for batch norm's statistics: Wu and H
 
 
 class Loaders(NamedTuple):
-    """The training and the validation patches."""
+    """The training and the validation patches; `shots` says which were drawn for training, if not all are used."""
 
     train: PatchLoader
     val: PatchLoader
+    shots: Shots | None
 
 
 def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks: Ranks) -> Loaders:
     """Return the loaders of a subset's training and validation patches.
 
     Raises:
-        HistoError: the training patches have one class only.
+        HistoError: the training patches have one class only, or fewer of a class than `--shots`.
         UsageError: the batch is too small for the number of processes.
     """
     train, val = select_labelled(subset, Part.TRAIN), select_labelled(subset, Part.VAL)
     if len(set(train.labels)) < 2:
         raise HistoError("all training patches have the same label", "histo balance selects patches of both classes")
+    shots = None
+    if config.shots is not None:
+        train, shots = draw_shots(train, config.shots, config.seed)
     size, fewest = config.batch_size or default_batch_size(device.type, len(train.rows)), 2 * ranks.size
     if ranks.size > 1 and min(size, len(train.rows)) < fewest:
         raise UsageError(f"--batch-size {size}: {ranks.size} processes need at least {fewest} patches per step")
@@ -44,6 +49,7 @@ def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks:
     return Loaders(
         PatchLoader(train.store, train.rows, train.labels, size, device, ranks=ranks),
         PatchLoader(val.store, val.rows, val.labels, val_size, device, ranks=ranks),
+        shots,
     )
 
 

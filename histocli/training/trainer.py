@@ -18,6 +18,7 @@ from histocli.data.transforms import augment
 from histocli.enums import Augment, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
+from histocli.models.encoders import ENCODERS
 from histocli.models.equivariant import GroupBatchNorm
 from histocli.training.cuda_graph import GraphedStep
 from histocli.training.optim import FlatOptimizer
@@ -103,7 +104,7 @@ class Trainer:
             and self.ranks is SINGLE_PROCESS  # a graph cannot hold the exchange of gradients
             and not self.recipe.compile
             and not torch.are_deterministic_algorithms_enabled()
-            and getattr(model, "arch", "").partition("/")[0] not in ("", "timm")
+            and getattr(model, "arch", "").partition("/")[0] not in ("", "timm", *ENCODERS)
         )
 
     @property

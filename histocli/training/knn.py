@@ -1,0 +1,43 @@
+"""`--head knn`: a head that remembers the features of the training patches, in one epoch and without an optimiser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks
+from histocli.compute.device import Compute
+from histocli.data.loaders import PatchLoader
+from histocli.models.knn import KnnHead
+from histocli.training.trainer import Recipe, Trainer
+
+
+class KnnTrainer(Trainer):
+    """Has the interface of a trainer for a head that has nothing to train: `model` is its own average."""
+
+    def __init__(self, model: KnnHead, recipe: Recipe, compute: Compute, ranks: Ranks = SINGLE_PROCESS) -> None:
+        self.model = self.ema_model = self.head = model.to(compute.device).eval()
+        self.recipe, self.compute, self.ranks = recipe, compute, ranks
+        self.step, self.losses, self.recent_loss, self.graph = 0, [], None, None
+        self.side, self.any_angle = None, False
+
+    @property
+    def learning_rate(self) -> float:
+        """There is none: 0."""
+        return 0.0
+
+    @torch.no_grad()
+    def train_epoch(self, batches: PatchLoader, on_step: Callable[[int], bool] = lambda step: False) -> float | None:
+        """Return the leave-one-out loss of the patches that the head remembers."""
+        self.step += batches.steps
+        return float(self.head.leave_one_out_loss())
+
+    def state(self) -> dict[str, Any]:
+        """Return the step; the head is in the checkpoint."""
+        return {"step": self.step, "losses": torch.empty(0), "model": {}, "optimizer": {}}
+
+    def load_state(self, state: dict[str, Any], ema_state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        self.step = state["step"]
+        self.head.load_state_dict(ema_state)

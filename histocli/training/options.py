@@ -1,0 +1,32 @@
+"""The options of a new run that follow from others, and those that change nothing."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from histocli.config import RunConfig
+from histocli.enums import HeadKind, Weights
+from histocli.errors import UsageError
+from histocli.models.encoders import ENCODERS
+
+_NOT_WITH_KNN = ("epochs", "lr")
+_NOT_WITH_FREEZE = ("augment", "rotate", "compile")
+
+
+def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
+    """Return the options with those that follow from others and were not given.
+
+    An architecture that names published weights starts from them, and a head of neighbours needs one epoch.
+    """
+    if config.arch in ENCODERS and "weights" not in given:
+        config = replace(config, weights=Weights.PRETRAINED)
+    return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
+
+
+def refuse_unused(config: RunConfig, given: Collection[str]) -> None:
+    """Raise `UsageError` for an option that was given and would change nothing."""
+    for key in _NOT_WITH_KNN:
+        if config.head is HeadKind.KNN and key in given:
+            raise UsageError(f"--{key} has no meaning with --head knn: it remembers the patches, without training")
+    for key in _NOT_WITH_FREEZE:
+        if config.freeze and key in given:
+            raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")

@@ -1,0 +1,228 @@
+"""The published encoders by short name: what the table says, and weights from the hub, with a cache made here."""
+
+import json
+import shutil
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import torch
+
+from histocli.config import Weights
+from histocli.errors import HistoError
+from histocli.models import create_model, encoders, rebuild_model
+from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from histocli.models.encoders import ENCODERS, Encoder
+from tests.cli import TRAIN
+
+timm = pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
+
+# millions of parameters, from the papers and model cards
+PUBLISHED = {
+    "uni": 303,
+    "uni2-h": 681,
+    "virchow2": 631,
+    "h-optimus-0": 1135,
+    "gigapath": 1135,
+    "phikon": 86,
+    "resnet18-pcam": 11,
+    "resnet34-pcam": 21,
+    "resnet50-pcam": 24,
+}
+TINY = Encoder(
+    "someone/tiny", "test_vit", "MIT", 64, is_gated=False, side=160, normalisation=((0.7, 0.5, 0.7), (0.2, 0.3, 0.2))
+)
+POOLED = replace(TINY, repository="someone/pooled", options={"reg_tokens": 2, "global_pool": ""}, width=128)
+POOLED = replace(POOLED, pooling="class+mean")
+
+
+def images_of(n=2):
+    return torch.rand(n, 3, 96, 96, generator=torch.Generator().manual_seed(2))
+
+
+def put_in_cache(hub, encoder, *, edit=lambda weights: weights, classes=0):
+    """Put random weights of an encoder into the hub's cache, as a download does; return the network."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    network = timm.create_model(encoder.architecture, num_classes=classes, **encoder.options).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    folder = hub / f"models--{encoder.repository.replace('/', '--')}"
+    commit = "0" * 40
+    (folder / "snapshots" / commit).mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    save_file(edit(network.state_dict()), folder / "snapshots" / commit / "model.safetensors")
+    return network
+
+
+@pytest.fixture(name="hub")
+def encoder_hub_fixture(tmp_path, monkeypatch):
+    """Return an empty cache of the hub, which is offline, and add two small encoders to the table."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(encoders.ENCODERS, "tiny", TINY)
+    monkeypatch.setitem(encoders.ENCODERS, "pooled", POOLED)
+    return tmp_path / "hub"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_networks_of_the_table_have_the_published_sizes(name):
+    encoder = ENCODERS[name]
+    with torch.device("meta"):
+        model = create_model(name).eval()
+        features, logits = model.features(images_of().to("meta")), model(images_of().to("meta"))
+    parameters = sum(parameter.numel() for parameter in model.backbone_and_head.backbone.parameters())
+    assert round(parameters / 1e6) == PUBLISHED[name]
+    assert (features.shape, logits.shape) == ((2, encoder.width), (2, 2))
+    assert (model.arch, model.side) == (name, encoder.side)
+
+
+def test_every_encoder_is_tested_and_named_in_the_help_and_in_the_docs(histo):
+    from tests.cli import REPOSITORY
+
+    help_text = " ".join(histo("train", "--help").stdout.replace("│", " ").split())
+    page = (REPOSITORY / "docs" / "encoders.md").read_text()
+    assert ENCODERS.keys() == PUBLISHED.keys()
+    for name, encoder in ENCODERS.items():
+        assert name in help_text
+        assert f"| `{name}` |" in page
+        assert encoder.page in page
+
+
+def test_weights_from_the_hub_give_the_features_of_the_published_network(hub):
+    network = put_in_cache(hub, TINY)
+    model = create_model("tiny", Weights.PRETRAINED).eval()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in TINY.normalisation)
+    resized = torch.nn.functional.interpolate(images_of(), size=160, mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = network((resized - mean) / std)
+        assert (expected[0] - expected[1]).abs().max() > 1e-3
+        assert torch.allclose(model.features(images_of()), expected, rtol=1e-2, atol=1e-2 * float(expected.std()))
+
+
+def test_pooling_joins_the_class_token_with_the_mean_of_the_patch_tokens(hub):
+    network = put_in_cache(hub, POOLED)
+    model = create_model("pooled", Weights.PRETRAINED).eval()
+    with torch.no_grad():
+        tokens = network(model.preprocess(images_of()))
+        features = model.features(images_of())
+    assert features.shape == (2, 128)
+    assert torch.equal(features[:, :64], tokens[:, 0])
+    assert torch.allclose(features[:, 64:], tokens[:, 3:].mean(1))  # after the class token and two register tokens
+
+
+def test_a_layer_for_other_classes_is_left_out(hub):
+    put_in_cache(hub, TINY, classes=5)
+    assert create_model("tiny", Weights.PRETRAINED).backbone_and_head.width == 64
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [
+        (lambda weights: {k: v for k, v in weights.items() if k != "pos_embed"}, "pos_embed"),
+        (lambda weights: weights | {"extra.weight": torch.zeros(2)}, "extra.weight"),
+        (lambda weights: weights | {"cls_token": torch.zeros(1, 1, 32)}, "cls_token"),
+    ],
+)
+def test_weights_of_another_network_are_refused(hub, edit, why):
+    put_in_cache(hub, TINY, edit=edit)
+    with pytest.raises(HistoError, match=r"huggingface.co/someone/tiny are not those of tiny") as caught:
+        create_model("tiny", Weights.PRETRAINED)
+    assert why in str(caught.value)
+
+
+def test_weights_that_are_not_in_the_cache_are_an_error_without_a_network(hub):
+    with pytest.raises(HistoError, match="the pretrained weights of tiny cannot be loaded") as caught:
+        create_model("tiny", Weights.PRETRAINED)
+    assert str(hub / "models--someone--tiny") in caught.value.hint
+
+
+def test_a_damaged_download_is_an_error(hub):
+    put_in_cache(hub, TINY)
+    file = next(hub.rglob("model.safetensors"))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(HistoError, match="the pretrained weights of tiny cannot be loaded"):
+        create_model("tiny", Weights.PRETRAINED)
+
+
+def test_a_checkpoint_needs_no_hub(hub, tmp_path):
+    put_in_cache(hub, POOLED)
+    model = create_model("pooled", Weights.PRETRAINED).eval()
+    save_checkpoint(Checkpoint("pooled", model.state_dict(), "run", 1, {}, {}, "ab" * 32), tmp_path / "a.pt")
+    shutil.rmtree(hub)
+    with torch.no_grad():
+        assert torch.equal(load_checkpoint(tmp_path / "a.pt").build()(images_of()), model(images_of()))
+
+
+def test_a_checkpoint_that_names_an_encoder_without_its_weights_is_refused_before_it_is_built(tmp_path):
+    state = rebuild_model("histonet-64").state_dict()
+    save_checkpoint(Checkpoint("h-optimus-0", state, "run", 1, {}, {}, "ab" * 32), tmp_path / "a.pt")
+    with pytest.raises(HistoError, match="do not fit h-optimus-0"):
+        load_checkpoint(tmp_path / "a.pt").build()
+
+
+def test_train_uses_the_published_weights_of_an_encoder(histo, hub):
+    network = put_in_cache(hub, TINY)
+    histo(*TRAIN, "--arch", "tiny", "--freeze", "--epochs", 1, "--name", "head")
+    best = load_checkpoint(histo.root / "runs" / "head" / "best.pt")
+    assert (best.arch, best.config["weights"]) == ("tiny", "pretrained")
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(best.model[f"network.backbone.{name}"], tensor)
+    report = json.loads(histo("eval", "--ckpt", "head", "--raw", "--json", "--device", "cpu").stdout)
+    assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
+
+
+def test_training_warns_about_weights_that_were_trained_on_pcam(histo, hub, monkeypatch):
+    monkeypatch.setitem(encoders.ENCODERS, "tiny", replace(TINY, note="it was trained on PCam"))
+    put_in_cache(hub, TINY)
+    result = histo(*TRAIN, "--arch", "tiny", "--freeze", "--epochs", 1)
+    assert "tiny: it was trained on PCam" in result.stderr
+
+
+# a hub that refuses
+
+
+class Refusal(BaseHTTPRequestHandler):
+    """Answers as the hub does for a gated repository, and for one that does not exist."""
+
+    status, code = 401, "GatedRepo"
+
+    def do_HEAD(self):
+        self.send_response(self.status)
+        self.send_header("X-Error-Code", self.code)
+        self.send_header("X-Error-Message", "Access to this model is restricted.")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD  # noqa: N815 - the name that http.server calls
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arch", "status", "code", "why", "hint"),
+    [
+        ("uni", 401, "GatedRepo", "you are not logged in", "https://huggingface.co/MahmoodLab/UNI"),
+        ("uni", 403, "GatedRepo", "your account has no access yet", "https://huggingface.co/MahmoodLab/UNI"),
+        ("phikon", 404, "RepoNotFound", "there is no 1aurent/vit_base", "hf auth login"),
+        ("timm/hf-hub:a/b", 401, "GatedRepo", "you are not logged in", "https://huggingface.co/a/b"),
+    ],
+)
+def test_a_refusal_of_the_hub_says_where_to_ask_for_access(histo, tmp_path, arch, status, code, why, hint):
+    handler = type("Handler", (Refusal,), {"status": status, "code": code})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
+        args = ("train", "--arch", arch, "--weights", "pretrained", "--freeze", "--epochs", 1)
+        _, stderr = histo.process(*args, code=1, env=env | {"NO_PROXY": "127.0.0.1"})
+        server.shutdown()
+    text = " ".join(stderr.split())
+    assert why in text
+    assert hint in text.replace(" ", "") or hint in text
+    assert "Traceback" not in stderr

@@ -1,0 +1,69 @@
+"""`--shots`: a few training patches of each class, drawn by seed and recorded."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from histocli.config import RunConfig
+from histocli.errors import UsageError
+from tests.cli import SUBSET, TRAIN
+
+
+def drawn(histo, run):
+    return json.loads((histo.root / "runs" / run / "config.json").read_text())["shots"]
+
+
+def manifest(histo):
+    frame = pd.read_csv(histo.root / "manifests" / "balanced.csv", keep_default_na=False)
+    return frame[frame["split"] == "train"]
+
+
+def test_shots_are_training_patches_of_both_classes_and_are_reported(histo):
+    result = histo(*TRAIN, "--shots", 4, "--epochs", 1, "--name", "few")
+    record, train = drawn(histo, "few"), manifest(histo)
+    rows = train[train["id"].isin(record["ids"])]
+    assert len(set(record["ids"])) == len(rows) == 8
+    assert rows["label"].value_counts().to_dict() == {0: 4, 1: 4}
+    assert (record["per_class"], record["drawn_from"]) == (4, len(train))
+    assert record["slides"] == rows["slide"].nunique()
+    text = " ".join(result.stderr.split())
+    assert f"few-shot: 4 tumour and 4 normal patches from {record['slides']} slides, drawn with seed 0" in text
+    assert f"few: 8 patches to train on, {SUBSET - len(train)} to validate" in text
+    card = (histo.root / "runs" / "few" / "model_card.md").read_text()
+    assert "only 4 patches of each class were used (`--shots`), drawn with seed 0" in card
+
+
+def test_the_seed_decides_and_a_smaller_number_is_part_of_a_larger_one(histo):
+    for name, options in {"a": (4, 0), "same": (4, 0), "other": (4, 1), "more": (6, 0)}.items():
+        histo(*TRAIN, "--shots", options[0], "--seed", options[1], "--epochs", 1, "--name", name)
+    ids = {name: set(drawn(histo, name)["ids"]) for name in ("a", "same", "other", "more")}
+    assert ids["a"] == ids["same"]
+    assert ids["a"] != ids["other"]
+    assert ids["a"] < ids["more"]
+
+
+def test_several_seeds_draw_several_times(histo):
+    histo(*TRAIN, "--shots", 4, "--epochs", 1, "--seeds", 2, "--name", "net")
+    assert drawn(histo, "net-seed0")["ids"] != drawn(histo, "net-seed1")["ids"]
+    assert len(json.loads((histo.root / "metrics" / "net-seeds.json").read_text())["runs"]) == 2
+
+
+def test_more_shots_than_patches_are_refused(histo):
+    train = manifest(histo)
+    normal = int((train["label"] == 0).sum())
+    error, hint = histo.fails(*TRAIN, "--shots", 1000, "--epochs", 1)
+    assert f"--shots 1000: there are only {normal} training patches with the label normal" in error
+    assert hint == f"give --shots {normal} or fewer"
+
+
+def test_a_resumed_run_keeps_its_shots(histo):
+    histo(*TRAIN, "--shots", 4, "--epochs", 1, "--name", "few")
+    histo("train", "--resume", "--name", "few", "--epochs", 2)
+    error, _ = histo.fails("train", "--resume", "--name", "few", "--shots", 5, code=2)
+    assert "--shots 5: the run has 4" in error
+
+
+def test_no_shots_are_refused():
+    with pytest.raises(UsageError, match="--shots 0"):
+        RunConfig(shots=0).check()
