@@ -21,7 +21,7 @@ from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_pr
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.plots import write_heatmap_picture, write_tissue
-from histocli.slides.reading import Slide, open_slide, require_packages
+from histocli.slides.reading import open_slide, require_packages
 from histocli.slides.records import (
     FAILED,
     FILE,
@@ -35,6 +35,7 @@ from histocli.slides.records import (
 )
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import Plan, plan_slide, score_squares
+from histocli.slides.slide import Slide
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
 from histocli.threads import thread_count
 from histocli.workspace import Workspace

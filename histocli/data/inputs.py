@@ -23,9 +23,10 @@ from histocli.enums import IdKind, Part, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch
 from histocli.sources.archives import is_archive
-from histocli.sources.files import File, describe_others, file_at, find_images, list_files
+from histocli.sources.files import File, describe_others, file_at, find_images
 from histocli.sources.folder import unique_ids
 from histocli.sources.formats import explain_no_images, refuse_format
+from histocli.sources.listing import list_files
 from histocli.workspace import Workspace
 
 STDIN = "-"

@@ -13,8 +13,9 @@ from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.reports.evaluation import EvaluationReport
 from histocli.sources import Pixels
-from histocli.sources.files import find_images, list_files
+from histocli.sources.files import find_images
 from histocli.sources.folder import unique_ids
+from histocli.sources.listing import list_files
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:

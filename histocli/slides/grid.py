@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.reading import Level, Slide
+from histocli.slides.slide import Level, Slide
 from histocli.sources import Pixels
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]

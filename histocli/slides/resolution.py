@@ -5,7 +5,7 @@ from pathlib import Path
 
 from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError
-from histocli.slides.reading import Slide, plausible_mpp
+from histocli.slides.slide import Slide, plausible_mpp
 
 _SAME = 0.02  # relative difference of two resolutions that mean the same
 

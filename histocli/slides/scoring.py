@@ -15,7 +15,7 @@ from histocli.inference.predictor import Predictor
 from histocli.slides import PATCH_MPP
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
 from histocli.slides.measures import Map
-from histocli.slides.reading import Slide
+from histocli.slides.slide import Slide
 from histocli.slides.tissue import OVERVIEW, SMALLEST_SHARE, find_tissue, load_mask, share_of_squares
 from histocli.sources import Patch, Pixels
 

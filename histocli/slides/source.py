@@ -21,7 +21,7 @@ from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
 from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
 from histocli.sources import Patch, PlannedFile, SourceContext, SourceReport
-from histocli.sources.slides import hospital_of
+from histocli.sources.camelyon import hospital_of
 from histocli.threads import thread_count
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.reading import INSTALL, MICROMETRES, Level, Slide, plausible_mpp
+from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, plausible_mpp
 from histocli.sources import Pixels
 
 _OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}

@@ -1,4 +1,4 @@
-"""Image files in folders and archives."""
+"""One file of a folder or archive: its name, its bytes, and whether it is an image."""
 
 import lzma
 import os
@@ -7,7 +7,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -67,45 +67,9 @@ class ImageList(NamedTuple):
     others: list[File]
 
 
-def list_files(path: Path) -> list[File]:
-    """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
-
-    No image is read or unpacked. Hidden files, devices and pipes are skipped, and so are members of an archive with a
-    path outside it. Archives in a folder or archive are opened if there are no images in the same place. The members
-    of a compressed tar have its own order, because they can only be read one after the other.
-
-    Raises:
-        HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,
-            contains a name twice, or has a format that is not read.
-    """
-    from histocli.sources.archives import is_archive, list_archive, open_inner_archives  # which import this module
-    from histocli.sources.formats import refuse_format
-    from histocli.sources.streams import ArchiveFile
-
-    try:
-        if path.is_dir():
-            folder = str(path)
-            files = [File(to_utf8(name), _DiskReader(folder, name)) for name in sorted(_walk(folder))]
-            return open_inner_archives(files, lambda file: ArchiveFile(Path(folder, file.read.name)))  # type: ignore[attr-defined]
-        if path.is_file():
-            if is_archive(path.name):
-                return list_archive(str(path), lambda: ArchiveFile(path))
-            refuse_format(path)
-            return [file_at(path, path.name)]
-        wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
-    except OSError as error:
-        raise HistoError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
-    raise HistoError(wrong, "give a folder, an archive or an image file")
-
-
 def file_at(path: Path, name: str | None = None) -> File:
     """Return the `File` of a path; its name is the path unless `name` is given."""
-    return File(to_utf8(str(path) if name is None else name), _DiskReader(str(path.parent), path.name))
-
-
-def list_images(path: Path) -> list[File]:
-    """List the images among the files of `list_files`."""
-    return find_images(list_files(path)).images
+    return File(to_utf8(str(path) if name is None else name), DiskReader(str(path.parent), path.name))
 
 
 def find_images(files: Iterable[File]) -> ImageList:
@@ -164,13 +128,14 @@ def read_bytes(file: File) -> bytes:
 
 
 @dataclass(slots=True)
-class _DiskReader:
+class DiskReader:
     """Reads one file in a folder. It has no full path, to save memory: there can be a million of these objects."""
 
     folder: str
     name: str
 
     def __call__(self) -> bytes:
+        """Read the file."""
         return _read_regular(f"{self.folder}/{self.name}")
 
     def head(self, size: int) -> bytes:
@@ -214,23 +179,3 @@ def split_suffix(name: str) -> tuple[str, str]:
     base = name.rpartition("/")[2]
     dot = base.rfind(".")
     return (base[:dot], base[dot:]) if 0 < dot < len(base) - 1 else (base, "")
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """Yield the relative POSIX paths of all regular files in `folder`; links to folders are not followed.
-
-    A million files are listed in a few seconds, because the system is asked about links alone.
-    """
-    folders = [(folder, "")]
-    while folders:
-        parent, prefix = folders.pop()
-        with os.scandir(parent) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_file(follow_symlinks=False):
-                    yield prefix + entry.name
-                elif entry.is_dir(follow_symlinks=False):
-                    folders.append((entry.path, f"{prefix}{entry.name}/"))
-                elif Path(entry.path).is_file():
-                    yield prefix + entry.name

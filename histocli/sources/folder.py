@@ -9,11 +9,13 @@ from typing import Annotated
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.sources.camelyon import hospital_of
 from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits
-from histocli.sources.files import File, describe_others, find_images, list_files
+from histocli.sources.files import File, describe_others, find_images
 from histocli.sources.formats import explain_no_images
 from histocli.sources.labels import find_labels
+from histocli.sources.listing import list_files
 from histocli.sources.options import (
     CLASSES,
     FROM,
@@ -27,7 +29,6 @@ from histocli.sources.options import (
     SLIDES,
 )
 from histocli.sources.slide_names import SlidePattern, suggest_pattern
-from histocli.sources.slides import hospital_of
 from histocli.sources.tables import ColumnNames, TableOptions
 
 

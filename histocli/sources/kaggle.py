@@ -9,7 +9,8 @@ from typing import Annotated
 
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
-from histocli.sources.files import File, describe_others, is_image, list_files, read_bytes, split_suffix
+from histocli.sources.camelyon import hospital_of
+from histocli.sources.files import File, describe_others, is_image, read_bytes, split_suffix
 from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
     COMPETITION,
@@ -17,9 +18,9 @@ from histocli.sources.kaggle_client import (
     competition_dir,
     download_competition,
 )
+from histocli.sources.listing import list_files
 from histocli.sources.options import FROM, SLIDES, single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
-from histocli.sources.slides import hospital_of
 from histocli.sources.tables import read_labels, read_slides, table_at
 
 _LAYOUT_HINT = "Kaggle's archive contains train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"

@@ -24,9 +24,9 @@ from histocli.sources import (
     SourceReport,
     SourceType,
 )
+from histocli.sources.camelyon import hospital_of, read_meta
 from histocli.sources.options import FROM, single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
-from histocli.sources.slides import hospital_of, read_meta
 
 if TYPE_CHECKING:
     from histocli.sources.hdf5 import Labels

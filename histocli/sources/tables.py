@@ -13,7 +13,8 @@ from histocli.data.tables import read_table
 from histocli.errors import HistoError
 from histocli.sources.archives import is_archive
 from histocli.sources.class_names import SPLIT_NAMES, classes_line, label_of, split_of, unknown_splits
-from histocli.sources.files import MAX_FILE_BYTES, File, file_at, list_files, read_bytes
+from histocli.sources.files import MAX_FILE_BYTES, File, file_at, read_bytes
+from histocli.sources.listing import list_files
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _NAMES = {

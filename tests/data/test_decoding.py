@@ -18,7 +18,7 @@ from histocli.data.image_files import ImageFile
 from histocli.data.images import Preparation
 from histocli.errors import HistoError
 from histocli.sources import Patch
-from histocli.sources.files import list_images
+from histocli.sources.listing import list_images
 from tests.cli import REPOSITORY
 
 
@@ -143,7 +143,7 @@ from histocli.data.decoding import DecodingProcesses
 from histocli.data.image_files import ImageFile
 from histocli.signals import raise_on_termination
 from histocli.sources import Patch
-from histocli.sources.files import list_images
+from histocli.sources.listing import list_images
 
 stream._FEW = 0
 files = list_images(Path(sys.argv[1]))

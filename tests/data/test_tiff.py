@@ -14,7 +14,7 @@ from histocli.data.images import Preparation, decode, decode_patch
 from histocli.data.remarks import Remarks
 from histocli.enums import Resize
 from histocli.errors import HistoError
-from histocli.sources.files import list_images
+from histocli.sources.listing import list_images
 
 PATCH = cv2.GaussianBlur(np.random.default_rng(3).integers(20, 256, (96, 96, 3), np.uint8), (0, 0), 2)
 WIDE = np.tile(PATCH, (2, 3, 1))[:150, :203]  # an odd number of bytes in each row

@@ -28,10 +28,11 @@ from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.sources.files import File, list_files, read_bytes
+from histocli.sources.camelyon import read_meta
+from histocli.sources.files import File, read_bytes
 from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
-from histocli.sources.slides import read_meta
+from histocli.sources.listing import list_files
 from histocli.sources.synthetic import SyntheticOptions
 from histocli.sources.tables import read_labels, read_slides
 from histocli.workspace import Workspace, read_json

@@ -9,8 +9,9 @@ import pytest
 
 from histocli.errors import HistoError
 from histocli.slides.grid import plan_grid, read_strips
-from histocli.slides.reading import Level, Slide, open_slide
+from histocli.slides.reading import open_slide
 from histocli.slides.scoring import read_patches
+from histocli.slides.slide import Level, Slide
 from tests.slides.files import write_slide
 
 

@@ -12,9 +12,10 @@ import pytest
 from histocli.data.stream import map_ordered
 from histocli.errors import HistoError
 from histocli.sources import files as files_module
-from histocli.sources.files import list_files, read_bytes
+from histocli.sources.files import read_bytes
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.sources.kaggle import KaggleSource
+from histocli.sources.listing import list_files
 from histocli.sources.streams import StreamReader
 from tests.sources.kaggle_layout import check_all, layout_files, make_zip, tiff, write_folder, write_zip
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
 from histocli.sources import PlannedFile, pcam
+from histocli.sources.camelyon import hospital_of
 from histocli.sources.hdf5 import open_h5, read_labels, read_patches
 from histocli.sources.pcam import MD5, PcamSource
 from histocli.sources.retry import RetryPolicy
-from histocli.sources.slides import hospital_of
 from histocli.workspace import Workspace
 from tests.sources.pcam_layout import HOSPITALS, ROWS, file_name, labels_of, pixels_of, slides_of, write_h5, write_meta
 from tests.sources.server import FileServer, Reply

@@ -1,0 +1,63 @@
+"""List the files in folders and archives."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from histocli.errors import HistoError
+from histocli.sources.archives import is_archive, list_archive, open_inner_archives
+from histocli.sources.files import DiskReader, File, file_at, find_images, to_utf8
+from histocli.sources.formats import refuse_format
+from histocli.sources.streams import ArchiveFile
+
+
+def list_files(path: Path) -> list[File]:
+    """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
+
+    No image is read or unpacked. Hidden files, devices and pipes are skipped, and so are members of an archive with a
+    path outside it. Archives in a folder or archive are opened if there are no images in the same place. The members
+    of a compressed tar have its own order, because they can only be read one after the other.
+
+    Raises:
+        HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,
+            contains a name twice, or has a format that is not read.
+    """
+    try:
+        if path.is_dir():
+            folder = str(path)
+            files = [File(to_utf8(name), DiskReader(folder, name)) for name in sorted(_walk(folder))]
+            return open_inner_archives(files, lambda file: ArchiveFile(Path(folder, file.read.name)))  # type: ignore[attr-defined]
+        if path.is_file():
+            if is_archive(path.name):
+                return list_archive(str(path), lambda: ArchiveFile(path))
+            refuse_format(path)
+            return [file_at(path, path.name)]
+        wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
+    except OSError as error:
+        raise HistoError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    raise HistoError(wrong, "give a folder, an archive or an image file")
+
+
+def list_images(path: Path) -> list[File]:
+    """List the images among the files of `list_files`."""
+    return find_images(list_files(path)).images
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Yield the relative POSIX paths of all regular files in `folder`; links to folders are not followed.
+
+    A million files are listed in a few seconds, because the system is asked about links alone.
+    """
+    folders = [(folder, "")]
+    while folders:
+        parent, prefix = folders.pop()
+        with os.scandir(parent) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    yield prefix + entry.name
+                elif entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, f"{prefix}{entry.name}/"))
+                elif Path(entry.path).is_file():
+                    yield prefix + entry.name
