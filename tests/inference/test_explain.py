@@ -68,7 +68,7 @@ def test_a_feature_that_the_network_does_not_look_at_is_not_in_the_map():
     assert np.abs(found[:20, :20]).max() == 0
 
 
-@pytest.mark.parametrize("arch", ["histonet", "histonet-64", "p4m-densenet", "resnet18"])
+@pytest.mark.parametrize("arch", ["histonet", "histonet-64", "p4m-densenet", "shufflenet_v2_x0_5"])
 def test_the_map_turns_with_the_patch(arch):
     torch.manual_seed(5)
     model = with_statistics(create_model(arch))
@@ -126,7 +126,13 @@ def test_explaining_leaves_no_trace_in_the_network():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("arch", ["densenet121", "mobilenet_v3_small", "squeezenet1_1", "swin_t", "timm/test_resnet"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        *("densenet121", "mobilenet_v3_small", "squeezenet1_1", "timm/test_resnet"),
+        pytest.param("swin_t", marks=pytest.mark.slow),
+    ],
+)
 def test_networks_of_convolutions_and_swin_have_a_map(arch):
     if arch.startswith("timm/"):
         pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
