@@ -120,7 +120,7 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     state.report.table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)
     if dataset.counts.get("without a label") == source.total:
-        state.report.warn("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
+        state.report.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
         next_command = f"histo predict {title}"
     state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
     return dataset

@@ -218,5 +218,5 @@ def test_kaggle_from_a_folder_of_another_layout(empty, tmp_path):
 def test_patches_without_a_label_lead_to_predict(histo, tmp_path):
     write_images(histo, tmp_path / "x", 3)
     result = histo("download", "--source", "folder", "--from", tmp_path / "x", "--name", "x")
-    assert "warning: no patch has a label" in result.stderr
+    assert "no patch has a label, so" in result.stderr
     assert "next: histo predict x" in result.stderr
