@@ -38,7 +38,7 @@ MODES = {  # options that say how the command runs, and not what it computes
     "balance": {"json"},
     "train": {"processes", "json"},
     "tune": {"json"},
-    "eval": {"compare", "json", "maps", "annotations", "scores"},
+    "eval": {"compare", "json", "maps", "annotations", "choose_on", "scores"},
 }
 COMMANDS = {(info.name or info.callback.__name__): info for info in app.registered_commands}
 

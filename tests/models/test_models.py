@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ from histocli.training.progress import Listener
 from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
-from tests.cli import TRAIN
+from tests.cli import REPOSITORY, TRAIN
 
 SMALL = "shufflenet_v2_x0_5"
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -393,6 +394,14 @@ def test_a_frozen_run_of_an_earlier_version_continues(histo, hub):
     shutil.rmtree(hub)
     histo("train", "--resume", "--name", "old")
     assert load_checkpoint(run / "last.pt").epoch == 2
+
+
+def test_a_checkpoint_of_the_default_network_is_loaded_without_the_compiler():
+    """Importing torch._dynamo takes as long as importing torch."""
+    code = "import sys; from histocli.models import create_model; from histocli.models.limits import build_for\n"
+    code += "build_for('histonet', create_model('histonet').state_dict()); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout == "False\n"
 
 
 # timm

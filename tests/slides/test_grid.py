@@ -10,7 +10,7 @@ import pytest
 from histocli.errors import HistoError
 from histocli.slides.grid import plan_grid, read_strips
 from histocli.slides.reading import open_slide
-from histocli.slides.scoring import read_patches
+from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.slide import Level, Slide
 from tests.slides.files import write_slide
 
@@ -121,3 +121,12 @@ def test_a_slide_that_is_too_coarse_is_refused():
     slide.path = "coarse.tif"
     with pytest.raises(HistoError, match=r"coarse\.tif has 2 micrometres per pixel"):
         plan_grid(slide, (2.0, 2.0), 0.972, 96)
+
+
+def test_the_picture_of_a_slide_is_not_read_from_its_largest_level(pool):
+    slide = CountingSlide(10_000, 10_000)
+    slide.mpp = (0.243, 0.243)
+    slide.levels.append(Level(625, 625, 16.0, 256, 256))
+    plan = plan_slide(slide, slide.mpp, 96, None, True, pool)
+    assert max(plan.overview.shape) == 625  # of the small level; more detail would need all of level 0
+    assert sum(height * width for _, _, height, width in slide.reads) == 625 * 625
