@@ -2,9 +2,13 @@
 
 The pool is that of `concurrent.futures`. Its processes also work if the main script has no
 `if __name__ == "__main__"`, import nothing from the working directory, and end when their parent process ends.
+
+Results are passed in files, and only the names of these through the pool's pipe: the pool waits for ever for the rest
+of a long message if its sender is killed. A message of up to 4,096 bytes (PIPE_BUF on Linux) is written as a whole.
 """
 
 import os
+import pickle
 import signal
 import sys
 from collections import deque
@@ -12,8 +16,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.context import SpawnContext, SpawnProcess
+from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from threading import Thread
 from types import ModuleType
 from typing import TypeVar
@@ -34,19 +41,28 @@ def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: 
     """
     processes = min(processes, _MAX_PROCESSES)
     pool = ProcessPoolExecutor(processes, mp_context=_Context(), initializer=_prepare_process)
-    pending: deque[tuple[T, Future[R] | None]] = deque()
-    try:
-        for task in tasks:
-            pending.append((task, _submit(pool, function, task)))
-            if len(pending) > 2 * processes:
+    pending: deque[tuple[T, Future[str] | None]] = deque()
+    with TemporaryDirectory(prefix="histo-") as folder:
+        save_result = partial(_save_result, function, folder)
+        try:
+            for task in tasks:
+                pending.append((task, _submit(pool, save_result, task)))
+                if len(pending) > 2 * processes:
+                    yield _result(function, *pending.popleft())
+            while pending:
                 yield _result(function, *pending.popleft())
-        while pending:
-            yield _result(function, *pending.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "Future[R] | None":
+def _save_result(function: Callable[[T], R], folder: str, task: T) -> str:
+    """Write the result of a task to a new file in `folder`, and return the file's path."""
+    with NamedTemporaryFile(dir=folder, delete=False) as file:
+        pickle.dump(function(task), file, pickle.HIGHEST_PROTOCOL)
+    return file.name
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[T], str], task: T) -> "Future[str] | None":
     """Submit a task to the pool; return None if the pool cannot take it.
 
     Ctrl-C is delayed during this call: the pool would not know a process if its start was interrupted.
@@ -61,14 +77,17 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[T], R], task: T) -> "
     return future
 
 
-def _result(function: Callable[[T], R], task: T, future: "Future[R] | None") -> R:
+def _result(function: Callable[[T], R], task: T, future: "Future[str] | None") -> R:
     """Wait for the result of a task; compute it here if the pool did not take it, or lost it with a killed process."""
     if future is None:
         return function(task)
     try:
-        return future.result()
+        path = Path(future.result())
     except BrokenProcessPool:
         return function(task)
+    result: R = pickle.loads(path.read_bytes())  # noqa: S301 - from a process that this one started
+    path.unlink()
+    return result
 
 
 class _Process(SpawnProcess):
