@@ -463,7 +463,7 @@ def test_a_published_timm_model_is_rebuilt_without_its_source(timm, arch, option
         ("timm/test_resnet?checkpoint_path=/etc/passwd", UsageError, "checkpoint_path"),
         ("timm/hf-hub:someone/something", HistoError, "cannot be loaded"),
         ("timm/local-dir:/nowhere", HistoError, "cannot be loaded"),
-        ("timm/local-dir:{foreign}", HistoError, "names no architecture of timm's"),
+        ("timm/local-dir:{foreign}", HistoError, "does not name a timm architecture"),
     ],
 )
 def test_networks_that_timm_cannot_build_are_an_error(timm, tmp_path, arch, error, why):
