@@ -2,12 +2,15 @@
 
 import atexit
 import os
+import pty
 import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -68,6 +71,27 @@ def write_images(histo, folder, n=12):
     for path, patch in zip(paths, patches, strict=False):
         path.write_bytes(cv2.imencode(".png", cv2.cvtColor(patch, cv2.COLOR_RGB2BGR))[1].tobytes())
     return paths
+
+
+@contextmanager
+def pseudo_terminal():
+    """Yield the descriptor of a terminal, and a list that gets all that is shown on it by the end of this block."""
+    leader, follower = pty.openpty()
+    shown = []
+
+    def read():  # all the time: a terminal takes 4 KiB, and then lets the process wait
+        with suppress(OSError):  # the other end is closed
+            while block := os.read(leader, 1 << 16):
+                shown.append(block)
+
+    reader = Thread(target=read)
+    reader.start()
+    try:
+        yield follower, shown
+    finally:
+        os.close(follower)
+        reader.join(10)
+        os.close(leader)
 
 
 @cache

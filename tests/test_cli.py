@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import shlex
 import signal
@@ -21,7 +20,7 @@ import histocli.commands.balance
 from histocli.cli import app
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import raise_on_termination, stop_request
-from tests.cli import REPOSITORY, TRAIN, write_images
+from tests.cli import REPOSITORY, TRAIN, pseudo_terminal, write_images
 
 COMMANDS = [
     "download",
@@ -238,12 +237,9 @@ def test_json_goes_to_stdout_and_messages_to_stderr(histo):
 
 def test_results_reach_stdout_while_a_bar_is_drawn_on_a_terminal(histo, tmp_path):
     write_images(histo, tmp_path / "images")
-    leader, follower = pty.openpty()
-    with (tmp_path / "preds.csv").open("w") as out:
-        histo.process("predict", tmp_path / "images", stdout=out, stderr=follower, env={"TERM": "xterm"})
-    os.close(follower)
-    drawn = os.read(leader, 1 << 16).decode()
-    os.close(leader)
+    with (tmp_path / "preds.csv").open("w") as out, pseudo_terminal() as (terminal, shown):
+        histo.process("predict", tmp_path / "images", stdout=out, stderr=terminal, env={"TERM": "xterm"})
+    drawn = b"".join(shown).decode()
     assert "scoring" in drawn
     assert "12/12" in drawn
     assert "id,label" not in drawn
@@ -253,11 +249,9 @@ def test_results_reach_stdout_while_a_bar_is_drawn_on_a_terminal(histo, tmp_path
 
 def test_there_is_no_bar_if_results_go_to_a_terminal(histo, tmp_path):
     write_images(histo, tmp_path / "images")
-    leader, follower = pty.openpty()
-    histo.process("predict", tmp_path / "images", stdout=follower, stderr=follower, env={"TERM": "xterm"})
-    os.close(follower)
-    drawn = os.read(leader, 1 << 16).decode()
-    os.close(leader)
+    with pseudo_terminal() as (terminal, shown):
+        histo.process("predict", tmp_path / "images", stdout=terminal, stderr=terminal, env={"TERM": "xterm"})
+    drawn = b"".join(shown).decode()
     assert "id,label" in drawn
     assert "━" not in drawn
 

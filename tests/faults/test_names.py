@@ -1,14 +1,13 @@
 """Odd names: they are refused before any work, or taken; messages and results show them without harm to a terminal."""
 
 import os
-import pty
-import threading
 
 import cv2
 import numpy as np
 import pytest
 
 from histocli.workspace import make_name
+from tests.cli import pseudo_terminal
 from tests.faults.processes import Process, histo
 from tests.faults.trees import differences, tree
 
@@ -94,23 +93,9 @@ def hostile(root, tmp_path):
 
 def on_terminal(root, *args, **options):
     """What a command prints on a terminal."""
-    leader, follower = pty.openpty()
-    shown = []
-
-    def read():
-        try:
-            while block := os.read(leader, 1 << 16):
-                shown.append(block)
-        except OSError:  # the other end is closed
-            pass
-
-    reader = threading.Thread(target=read)
-    process = Process(root, *args, tty=os.ttyname(follower), **options)
-    reader.start()
-    process.wait()
-    os.close(follower)
-    reader.join(10)
-    os.close(leader)
+    with pseudo_terminal() as (terminal, shown):
+        process = Process(root, *args, tty=os.ttyname(terminal), **options)
+        process.wait()
     return b"".join(shown).decode(), process.code
 
 
