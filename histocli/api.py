@@ -95,7 +95,7 @@ def train(
     spread. For several processes use the command line.
     """
     from histocli.commands.train import train as run_train
-    from histocli.commands.train import train_repeats
+    from histocli.commands.train_repeats import train_repeats
     from histocli.trackers import TrackerListener
 
     config = _config(TrainConfig, config, options)

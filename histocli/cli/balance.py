@@ -62,7 +62,7 @@ def balance(
 ) -> None:
     """Draw the balanced subset and split it into train and validation."""
     state: State = ctx.obj
-    from histocli.cli.render import show_balance
+    from histocli.cli.render_balance import show_balance
     from histocli.commands.balance import balance as run_balance
     from histocli.schema import to_json
 

@@ -276,7 +276,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
 def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "Ranks") -> dict[str, Any]:
     """Train a run for each fold or seed, show the mean and spread of the metrics, and return what `--json` prints."""
     from histocli.cli.render import show_repeats
-    from histocli.commands.train import train_repeats
+    from histocli.commands.train_repeats import train_repeats
     from histocli.schema import to_json
 
     report = train_repeats(state.workspace, config, given=given, listen=lambda: _listen(state, config), ranks=ranks)

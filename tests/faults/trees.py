@@ -5,12 +5,12 @@ import re
 
 import torch
 
-from histocli.commands.train import load_run_config
 from histocli.data.dataset import open_packed
 from histocli.data.manifest import read_manifest
 from histocli.data.overlaps import PAIR
 from histocli.data.store import map_array, open_store
 from histocli.models.checkpoint import load_checkpoint
+from histocli.training.resume import load_run_config
 from histocli.workspace import Workspace
 
 TIMED = {"seconds", "patches_per_second", "trained", "mtime_ns"}

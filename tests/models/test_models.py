@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from histocli.commands.train import load_run_config, train
+from histocli.commands.train import train
 from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
 from histocli.config import TrainConfig
@@ -28,6 +28,7 @@ from histocli.models.torchvision_models import torchvision_names
 from histocli.signals import Stopped
 from histocli.training.probe import head_state, whole_state
 from histocli.training.progress import Listener
+from histocli.training.resume import load_run_config
 from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace

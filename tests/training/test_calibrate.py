@@ -6,11 +6,11 @@ import json
 import pytest
 import torch
 
-from histocli.commands.train import load_run_config
 from histocli.metrics import auc
 from histocli.metrics.calibration import fit_temperature, probability
 from histocli.metrics.thresholds import choose_threshold
 from histocli.models.checkpoint import load_checkpoint
+from histocli.training.resume import load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
 from tests.cli import TRAIN

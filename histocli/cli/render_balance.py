@@ -1,0 +1,107 @@
+"""Show the reports of `histo balance`: the splits and the leakage audit."""
+
+from histocli.console import Reporter
+from histocli.enums import Group, Split
+from histocli.metrics.intervals import FEW_CLUSTERS
+from histocli.reports.audit import AuditReport
+from histocli.reports.balance import BalanceReport
+
+
+def show_balance(report: Reporter, balance: BalanceReport, *, with_audit: bool) -> None:
+    """Print the counts of the subset, the dropped patches, and why validation metrics may be too good."""
+    if dropped := balance.dropped.by_reason():
+        report.note("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()))
+    rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in balance.counts.items()]
+    title = f"patches of the subset of {balance.data}, split by {balance.split}"
+    report.table(title, ["split", "normal", "tumour", "slides"], rows)
+    if with_audit and balance.audit:
+        _show_audit(report, balance.audit)
+    _show_split_leaks(report, balance)
+    _warn_of_few_slides(report, balance)
+    if balance.audit:
+        _show_audit_leaks(report, balance.audit)
+
+
+def _show_audit(report: Reporter, audit: AuditReport) -> None:
+    """Print what each split shares with train and val, and the overlaps within the data set."""
+    rows = [
+        [
+            leak.source,
+            leak.into,
+            leak.patches,
+            *("unknown" if n is None else n for n in (leak.duplicates, leak.overlaps, leak.shared_slides)),
+        ]
+        for leak in audit.leaks
+    ]
+    columns = ["patches of", "shared with", "patches", "exact duplicates", "overlapping patches", "shared slides"]
+    report.table("audit: patches and slides that each split shares with train and val", columns, rows)
+    text = f"in {audit.data}: {audit.duplicates:,} exact duplicates"
+    if overlaps := audit.overlaps:
+        text += (
+            f"; {overlaps.patches:,} patches overlap with another ({overlaps.pairs:,} pairs, {overlaps.groups:,} groups"
+            f"; the largest group has {overlaps.largest_group:,} patches)"
+        )
+    report.note(text)
+
+
+def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
+    """Print whether patches of one slide may be in both train and validation."""
+    consequence = "one slide may have patches in train and in validation, which makes validation metrics too good"
+    if balance.split == Split.FOLDERS:
+        report.note("train and validation are the folders' own; --val-fraction is not used")
+        if balance.leaks:
+            why = "slides have patches in both" if balance.slides else f"slides are not known, and {consequence}"
+            report.warn(f"the folders' own split may leak: {why}")
+    elif balance.leaks and balance.split == Split.OVERLAP:
+        report.warn(
+            "no two of these patches share pixels, or their file format hides it, so the split is random and leaks: "
+            f"{consequence}; histo download --slides CSV adds the slides"
+        )
+    elif balance.leaks:
+        report.warn(f"a random split leaks: {consequence}; --split slide or overlap does not")
+    elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
+        report.note("it was not checked whether overlapping patches are of one slide: --audit does it")
+    elif balance.split == Split.OVERLAP:
+        report.note(
+            f"{balance.sharing_pixels or 0:,} of {balance.n:,} patches overlap with another patch, and are in the same "
+            "split as it; other patches of a slide may be in both splits, which makes validation metrics too good"
+        )
+    elif balance.split == Group.HOSPITAL and balance.hospitals:
+        names = "; ".join(f"{part}: {', '.join(hospitals)}" for part, hospitals in balance.hospitals.items())
+        report.note(f"no hospital is in both splits, so the share of validation is only about --val-fraction: {names}")
+    elif balance.appearance:
+        groups = "; ".join(
+            f"{name} has {counts.negative + counts.positive:,} patches, {counts.positive:,} of them with tumour"
+            for name, counts in balance.appearance.items()
+        )
+        report.note(f"two groups differ in sharpness and colour: {groups}. One of them is the validation split")
+
+
+def _warn_of_few_slides(report: Reporter, balance: BalanceReport) -> None:
+    """Warn if a split by slide or hospital has too few slides to validate on, or to train on."""
+    few = {part: counts.slides for part, counts in balance.counts.items() if counts.slides < FEW_CLUSTERS}
+    if balance.split not in (Split.SLIDE, Group.HOSPITAL) or not few:
+        return
+    which = " and ".join(f"{count} slide{'s' * (count != 1)} in {part}" for part, count in few.items())
+    remedy = "a larger --val-fraction, or histo train --folds" if set(few) == {"val"} else "add patches of more slides"
+    report.warn(
+        f"only {which}: metrics on few slides say little about new ones, and fewer than {FEW_CLUSTERS} validation "
+        f"slides give no 95% intervals by bootstrap; {remedy}"
+    )
+
+
+def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:
+    """Print equal patches with different labels, wrong slides, and patches for evaluation that leak into train."""
+    if count := audit.contradictions.patches:
+        ids = ", ".join(audit.contradictions.ids)
+        report.warn(f"{count:,} patches have the same pixels as another patch, but the other label: {ids}")
+    if reason := audit.slide_contradiction:
+        report.warn(f"{reason}; correct the table, or use --split overlap, which keeps overlapping patches together")
+    if leaks := audit.leaks_into_train:
+        report.warn(
+            f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train ends with an error on this subset"
+        )
+    if parts := audit.parts_not_compared:
+        report.note(
+            f"searched for exact duplicates only, not for overlaps with train: {', '.join(parts)}; --audit does both"
+        )

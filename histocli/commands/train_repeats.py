@@ -1,0 +1,152 @@
+"""`histo train --folds` and `--seeds`: train several runs, and measure their mean and spread."""
+
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+
+from histocli.commands.train import TrainReport, train_run
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
+from histocli.config import RunConfig, TrainConfig
+from histocli.data.manifest import file_sha256
+from histocli.errors import HistoError, UsageError
+from histocli.reports.repeats import RepeatsReport
+from histocli.signals import Stopped
+from histocli.training.options import complete_config, refuse_unused
+from histocli.training.progress import Listener
+from histocli.training.provenance import find_interrupted_run, name_taken_error
+from histocli.training.repeats import (
+    Member,
+    Repeats,
+    find_first_run,
+    plan_repeats,
+    repeats_name,
+    summarise,
+    write_folds,
+)
+from histocli.training.resume import apply_given_options, count_epochs, extend_config, load_run_config
+from histocli.workspace import Workspace
+
+
+def train_repeats(
+    workspace: Workspace,
+    config: TrainConfig,
+    *,
+    given: Collection[str] = (),
+    listen: Callable[[], AbstractContextManager[Listener]] = lambda: nullcontext(Listener()),
+    ranks: Ranks = SINGLE_PROCESS,
+) -> RepeatsReport:
+    """Train one run per fold of a cross-validation of the subset, or one run per seed, one after another.
+
+    With `config.resume`, finished runs are left as they are, and the others are continued or started; if all are
+    finished, a larger number of epochs extends each of them. Each run has a listener of its own. The mean and the
+    spread of their metrics are written to `metrics/` and returned.
+
+    Raises:
+        HistoError: as `train`; or the subset cannot be split into so many folds, or it has changed since the first
+            run was started.
+        Stopped: a signal came; the state is saved and `--resume` continues from it.
+    """
+    agents = torchrun_agents(ranks)
+    restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
+    name, resume = config.name or (repeats_name(restarted) if restarted else None), config.resume or bool(restarted)
+    run_config = _repeats_config(workspace, config, given, name if resume else None, ranks)
+    repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
+    names = [member.name for member in repeats.members]
+    started = ranks.on_rank0(lambda: {run for run in names if workspace.run_dir(run).exists()})
+    if resume and not started:
+        raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of the runs to continue")
+    if started and not resume:
+        raise name_taken_error(min(started))
+    if config.folds:
+        ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
+    elif started:
+        ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(started)))
+    resume_command = _resume_command(repeats)
+    for member in repeats.members:
+        is_started = member.name in started
+        if is_started and ranks.on_rank0(partial(_is_finished, workspace, member)):
+            continue
+        try:
+            with listen() as listener:
+                report = _train_member(workspace, config, member, is_started, listener, ranks)
+        except Stopped as stopped:
+            if not str(stopped):  # nothing is saved yet
+                raise
+            raise Stopped(stopped.exit_code - 128, resume_command) from stopped
+        (number,) = ranks.all_max(report.signal or 0)
+        if number and member is not repeats.members[-1]:
+            raise Stopped(number, resume_command)
+    return ranks.on_rank0(lambda: summarise(workspace, repeats))
+
+
+def _repeats_config(
+    workspace: Workspace, config: TrainConfig, given: Collection[str], resumed: str | None, ranks: Ranks
+) -> RunConfig:
+    """Return the options that all runs share: those that the runs named `resumed` were started with, if there are."""
+    run_config = config.run
+    kind = "folds" if config.folds else "seeds"
+    if resumed and (first := ranks.on_rank0(lambda: find_first_run(workspace, resumed, kind))):
+        stored = ranks.on_rank0(lambda: load_run_config(workspace, first))[1]
+        if config.folds:
+            stored = replace(stored, data=config.data)  # each fold has its own manifest
+        if "epochs" in given and config.epochs > stored.epochs:
+            planned = partial(plan_repeats, workspace, stored, resumed, config.folds or 0, config.seeds or 0)
+            ranks.on_rank0(lambda: _check_finished(workspace, planned(), config.epochs))
+            stored = replace(stored, epochs=config.epochs)
+        run_config = apply_given_options(stored, config, given)
+    else:
+        run_config = complete_config(run_config, given)
+    refuse_unused(run_config, given)
+    run_config.check()
+    return run_config
+
+
+def _train_member(
+    workspace: Workspace, config: TrainConfig, member: Member, is_started: bool, listener: Listener, ranks: Ranks
+) -> TrainReport:
+    """Train the run of one fold or seed, or continue it with the options that it was started with."""
+    member_config = member.config
+    if is_started:
+        member_config = load_run_config(workspace, member.name)[1]
+        if member_config.epochs < member.config.epochs:
+            extend = partial(extend_config, workspace, member.name, member_config, member.config.epochs)
+            member_config = ranks.on_rank0(extend)
+        member_config = replace(member_config, device=member.config.device)
+    return train_run(
+        workspace,
+        member_config,
+        member.name,
+        resume=is_started,
+        halve=config.halve,
+        publish=False,
+        listener=listener,
+        ranks=ranks,
+    )
+
+
+def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
+    """Raise an error if the subset has changed since the first of several seeds was started."""
+    manifest, copy = workspace.manifest_path(data), workspace.run_dir(first) / "manifest.csv"
+    if not manifest.is_file() or file_sha256(manifest) != file_sha256(copy):
+        raise HistoError(f"{manifest} has changed since {first} was started", f"cp {copy} {manifest}")
+
+
+def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None:
+    """Raise `UsageError` if one of the runs has not all its epochs, so that the runs cannot be extended to `epochs`."""
+    for member in repeats.members:
+        if not _is_finished(workspace, member):
+            trained = count_epochs(workspace, member.name)
+            raise UsageError(
+                f"--epochs {epochs}: {member.name} has {member.config.epochs}, of which {trained} are trained",
+                f"finish the runs first: {_resume_command(repeats)}",
+            )
+
+
+def _resume_command(repeats: Repeats) -> str:
+    return f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
+
+
+def _is_finished(workspace: Workspace, member: Member) -> bool:
+    """Return whether a run has all its epochs."""
+    return count_epochs(workspace, member.name) >= member.config.epochs
