@@ -1,24 +1,39 @@
 """`histo eval --maps`."""
 
 import json
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
+from tests.cli import Histo, template
 
 
-@pytest.fixture(name="maps")
-def maps_fixture(histo, tmp_path):
-    for number in range(3):
-        plan = plan_slide(3, number, 2400, number != 1)
-        draw_slide(plan, tmp_path / "slides" / f"{plan.name}.tif")
-        write_annotation(plan, tmp_path / "annotations" / f"{plan.name}.geojson")
-    histo("predict", tmp_path / "slides", "--device", "cpu", "--out", tmp_path / "maps")
-    return tmp_path / "maps"
+class ScoredSlides(NamedTuple):
+    """The maps of three slides and of two more for training, and the annotations of all."""
+
+    maps: Path
+    training: Path
+    annotations: Path
 
 
-def test_annotations_give_auc_froc_and_recall(histo, maps, tmp_path):
-    result = histo("eval", "--maps", maps, "--annotations", tmp_path / "annotations", "--json")
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slides")
+    histo = Histo(template())
+    scored = ScoredSlides(folder / "maps", folder / "training", folder / "annotations")
+    for out, numbers in ((scored.maps, range(3)), (scored.training, (3, 4))):
+        for number in numbers:
+            plan = plan_slide(3, number, 2400, number not in (1, 3))
+            draw_slide(plan, folder / f"slides-{out.name}" / f"{plan.name}.tif")
+            write_annotation(plan, scored.annotations / f"{plan.name}.geojson")
+        histo("predict", folder / f"slides-{out.name}", "--device", "cpu", "--out", out)
+    return scored
+
+
+def test_annotations_give_auc_froc_and_recall(histo, slides, tmp_path):
+    result = histo("eval", "--maps", slides.maps, "--annotations", slides.annotations, "--json")
     report = json.loads(result.stdout)
     assert report == json.loads((histo.root / "metrics" / "slides-maps.json").read_text())
     assert (report["slides"], report["tumour_slides"]) == (3, 2)
@@ -29,10 +44,10 @@ def test_annotations_give_auc_froc_and_recall(histo, maps, tmp_path):
     assert {path.name for path in (histo.root / "plots").iterdir()} == {"slides-maps-roc.png", "slides-maps-froc.png"}
 
 
-def test_labels_give_the_auc_alone(histo, maps, tmp_path):
+def test_labels_give_the_auc_alone(histo, slides, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("id,label\ntumor_001,1\nnormal_002,0\n")
-    result = histo("eval", "--maps", maps, "--labels", labels, "--json")
+    result = histo("eval", "--maps", slides.maps, "--labels", labels, "--json")
     report = json.loads(result.stdout)
     assert report["slides"] == 2
     assert report["without_truth"] == ["tumor_003"]
@@ -53,25 +68,19 @@ def test_wrong_use_is_refused(histo, tmp_path):
     assert "--annotations is for the maps of whole slides" in error
 
 
-def test_the_score_of_slides_is_chosen_on_training_slides(histo, maps, tmp_path):
-    training = tmp_path / "training"
-    for number in (3, 4):
-        plan = plan_slide(3, number, 2400, number == 4)
-        draw_slide(plan, tmp_path / "more" / f"{plan.name}.tif")
-        write_annotation(plan, tmp_path / "annotations" / f"{plan.name}.geojson")
-    histo("predict", tmp_path / "more", "--device", "cpu", "--out", training)
-    line = ["eval", "--maps", maps, "--annotations", tmp_path / "annotations"]
+def test_the_score_of_slides_is_chosen_on_training_slides(histo, slides, tmp_path):
+    line = ["eval", "--maps", slides.maps, "--annotations", slides.annotations]
     assert "no AUC was chosen" in histo(*line).stderr
-    result = histo(*line, "--choose-on", training, "--json")
+    result = histo(*line, "--choose-on", slides.training, "--json")
     chosen = json.loads(result.stdout)["chosen"]
     assert chosen["slides"] == 2
     assert chosen["auc"][chosen["name"]] == max(chosen["auc"].values())
     assert f"chosen on 2 training slides: {chosen['name']}" in result.stderr
     labels = tmp_path / "training.csv"
     labels.write_text("id,label\ntumor_001,1\nnormal_002,0\ntumor_003,1\nnormal_004,0\n")
-    error, _ = histo.fails("eval", "--maps", maps, "--labels", labels, "--choose-on", training)
+    error, _ = histo.fails("eval", "--maps", slides.maps, "--labels", labels, "--choose-on", slides.training)
     assert "needs slides with and without tumour" in error
-    error, _ = histo.fails(*line, "--choose-on", maps)
+    error, _ = histo.fails(*line, "--choose-on", slides.maps)
     assert "is in --choose-on and in --maps" in error
-    error, _ = histo.fails("eval", "--choose-on", maps, code=2)
+    error, _ = histo.fails("eval", "--choose-on", slides.maps, code=2)
     assert "--choose-on is for the maps of whole slides" in error
