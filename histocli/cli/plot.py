@@ -13,7 +13,6 @@ _WHAT, _HOW = "What to draw", "How to draw"
 
 
 @command(
-    "histo plot",
     "histo plot --run histonet-1 --run resnet --kind roc --kind calibration --format pdf --no-title",
     "histo plot --kind explain patch.png",
 )
@@ -89,7 +88,7 @@ def plot(
         ),
     ] = PlotConfig.width,
 ) -> None:
-    """Plot learning curves, ROC, calibration, errors, explanations and more."""
+    """Plot learning curves, ROC, calibration, errors and explanations."""
     state: State = ctx.obj
     from histocli.commands.plot import plot as run_plot
 

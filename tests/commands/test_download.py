@@ -181,7 +181,7 @@ def test_a_missing_or_empty_folder_and_a_file_instead_are_errors(empty, tmp_path
     for name, why in (
         ("missing", "there is no"),
         ("empty", "there are no images"),
-        ("file.txt", "there are no images"),
+        ("file.txt", "is a text file, which histo does not read"),
         ("file.zip", "not a zip"),
     ):
         error, hint = empty.fails(*line, tmp_path / name)

@@ -257,7 +257,7 @@ def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
     ("options", "message"),
     [
         ([], "--out DIR"),
-        (["--out", "FILE"], "is a file; slides need a folder"),
+        (["--out", "FILE"], "is a table, and the scores of slides are a folder"),
         (["--out", "out", "--qc"], "--qc is for patches"),
         (["--out", "out", "--format", "jsonl"], "--format is for patches"),
         (["--out", "out", "--resize", "scale"], "--resize is for patches"),
