@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import logit
 
-from histocli.commands import train as commands
+from histocli.commands import train_repeats as commands
 from histocli.config import TrainConfig
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
@@ -190,8 +190,8 @@ def test_a_signal_in_the_last_epoch_of_a_run_stops_before_the_next_run(histo, mo
         begun.append(args[2])
         return train_run(*args, **kwargs)._replace(signal=2)
 
-    train_run = commands._train_run
-    monkeypatch.setattr(commands, "_train_run", ends_with_a_signal)
+    train_run = commands.train_run
+    monkeypatch.setattr(commands, "train_run", ends_with_a_signal)
     config = TrainConfig(epochs=1, batch_size=16, seeds=2, name="s")
     with pytest.raises(Stopped, match="histo train --seeds 2 --name s --resume"):
         commands.train_repeats(Workspace(histo.root), config)
