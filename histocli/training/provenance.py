@@ -86,7 +86,9 @@ def versions() -> dict[str, str]:
     """Return the versions of this tool, of Python, and of the packages that influence the result of training."""
     from importlib.metadata import version
 
-    packages = {name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless")}
+    packages = {
+        name: version(name) for name in ("torch", "torchvision", "numpy", "opencv-python-headless", "simplejpeg")
+    }
     return {"histo": histocli.__version__, "python": platform.python_version(), **packages}
 
 
