@@ -41,7 +41,7 @@ def demo(
         bool, typer.Option("--slides", help="Draw two synthetic whole slides too, and map and measure their tumours.")
     ] = False,
 ) -> None:
-    """Run the whole pipeline once, on synthetic patches or whole slides."""
+    """Run the whole pipeline on synthetic patches or slides."""
     state: State = ctx.obj
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
         raise HistoError(f"--keep {keep}: the folder is not empty", "give a new or an empty folder")

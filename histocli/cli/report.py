@@ -48,7 +48,7 @@ def report(
         ),
     ] = ReportConfig.pictures,
 ) -> None:
-    """Write one HTML page about runs: metrics, curves, errors, leakage."""
+    """Write one HTML page about runs: metrics, curves, errors."""
     state: State = ctx.obj
     from histocli.commands.report import report as write_report
 

@@ -27,7 +27,7 @@ def runs(
     sort: Annotated[RunSort, typer.Option(help="Order of the list.")] = RunSort.TIME,
     json: options.Json = False,
 ) -> None:
-    """List the training runs with their validation AUC, or remove some."""
+    """List the runs with their validation AUC, or remove some."""
     state: State = ctx.obj
     from histocli.commands.runs import list_runs, remove_runs
     from histocli.schema import to_json
