@@ -101,7 +101,7 @@ def _not_evaluated(
 ) -> list[str]:
     """Return which runs have no evaluation to show, and whether several runs cannot be compared.
 
-    `several` has the names that stand for several runs: their report is shown even without an evaluation.
+    `several` has the common names of folds or seeds: their report is shown even without an evaluation.
     """
     problems = [
         f"{run} has no evaluation to show: histo eval --ckpt {run} makes one"

@@ -92,7 +92,7 @@ def tune(
 
 def write_report(study: Study, path: Path) -> TuneReport:
     """Write and return the report on a study."""
-    config, trials = study.config, study.trials()
+    config = study.config
     with study.workspace.lock():  # so that no older report replaces a newer one
         trials = study.trials()
         finished = [trial for trial in trials if trial.state == FINISHED]

@@ -66,7 +66,7 @@ def _as_module(network: Network) -> nn.Module:
 def find_feature_maps(network: nn.Module, min_sides: Sequence[int] = MIN_SIDES) -> list[nn.Module]:
     """Return the modules whose outputs are explained: the last map with so many cells a side that decides the score.
 
-    "Decides" means that the patch reaches the logits only through this map: a branch beside it would not be explained.
+    "Decides" means that the logits depend on the patch only through this map. Other branches would not be explained.
     If no map is so large, the largest one is taken. The modules are in the order of their calls, each once.
 
     Raises:

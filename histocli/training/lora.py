@@ -57,7 +57,7 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def adapter_state(ema_model: nn.Module) -> dict[str, Any]:
-    """Return what of the moving average `merged_state` loses: the adapters; empty for a model without them."""
+    """Return the averaged adapters, which `merged_state` does not keep; empty for a model without adapters."""
     return {name: tensor for name, tensor in copy_state(ema_model).items() if ".lora_" in name}
 
 

@@ -1,4 +1,4 @@
-"""The search space of `histo tune`, and the training run that each point of it stands for."""
+"""The search space of `histo tune`, and the options of `histo train` for each point in it."""
 
 import math
 import shlex

@@ -257,7 +257,8 @@ def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
     ("options", "message"),
     [
         ([], "--out DIR"),
-        (["--out", "FILE"], "is a table, and the scores of slides are a folder"),
+        (["--out", "file.csv"], "is a table, and the scores of slides are a folder"),
+        (["--out", "file.map"], "is a file; slides need a folder"),
         (["--out", "out", "--qc"], "--qc is for patches"),
         (["--out", "out", "--format", "jsonl"], "--format is for patches"),
         (["--out", "out", "--resize", "scale"], "--resize is for patches"),
@@ -266,9 +267,10 @@ def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
     ],
 )
 def test_options_that_slides_do_not_have(histo, slides, tmp_path, options, message):
-    file = tmp_path / "file.csv"
-    file.write_text("")
-    error, hint = histo.fails("predict", slides, *[str(file) if one == "FILE" else one for one in options], code=2)
+    files = {name: tmp_path / name for name in ("file.csv", "file.map")}
+    for file in files.values():
+        file.write_text("")
+    error, hint = histo.fails("predict", slides, *[files.get(one, one) for one in options], code=2)
     assert message in f"{error} {hint}".replace("32 or 96", "96 or 32")
 
 

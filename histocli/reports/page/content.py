@@ -74,7 +74,7 @@ class ComparisonSection:
 
 
 def render(runs: list[RunSection], comparisons: list[ComparisonSection], problems: list[str]) -> str:
-    """Return the page: HTML that needs no other file and no network; `problems` say what of all it does not show."""
+    """Return the page: HTML that needs no other file and no network; `problems` say what is missing and why."""
     environment = _environment()
     template = environment.get_template("report.html.j2")
     text, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]

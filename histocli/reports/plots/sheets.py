@@ -16,7 +16,7 @@ COLUMNS = 8
 ROWS = 2  # of each group
 PER_GROUP = COLUMNS * ROWS
 _SIDE, _CENTRE, _GAP = 96, 32, 8  # pixels
-_BESIDE = 2  # pixels between a patch and the picture beside it
+_BESIDE = 2  # pixels between a patch and the picture to its right
 _CAPTION = 42  # pixels under a patch that has a caption of two lines
 
 
