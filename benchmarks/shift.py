@@ -3,7 +3,8 @@
 The patches of the zips are divided into two groups by appearance, in two ways (`look`: a mixture of two Gaussians over
 sharpness and colour; `sharpness`: the less sharp and the sharper 45%). Each recipe is trained on one group and measured
 on the other, both ways round, and on the patches of `--valid`, which are of other slides. Writes a line of JSON for
-each recipe and seed, and prints a table: AUC with one view and with eight, mean and worst of the four directions.
+each recipe and seed, and one for the ensemble of the seeds so far (the mean of their probabilities). Prints a table: AUC
+with one view and with eight, mean and worst of the four directions.
 
 On a GPU the eight recipes take four minutes for one seed, on two CPU cores about a day.
 """
@@ -93,28 +94,37 @@ def groupings(pixels: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def train(
-    candidate: Candidate, pixels: np.ndarray, rows: np.ndarray, labels: np.ndarray, seed: int, compute: Compute
+    candidate: Candidate,
+    pixels: np.ndarray,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    seed: int,
+    compute: Compute,
+    epochs: int = EPOCHS,
 ) -> nn.Module:
     """Train on some rows; return the network with the averaged weights of the last step."""
     torch.manual_seed(seed)
     model = Classifier(candidate.network(), "histonet", side=candidate.side).to(memory_format=torch.channels_last)
     loader = PatchLoader(pixels, rows, labels[rows], BATCH, compute.device)
     lr = candidate.lr * (BATCH / 128) ** 0.5
-    trainer = Trainer(model, Recipe(lr, loader.steps * EPOCHS, seed, **candidate.options), compute)
-    for _ in range(EPOCHS):
+    trainer = Trainer(model, Recipe(lr, loader.steps * epochs, seed, **candidate.options), compute)
+    for _ in range(epochs):
         trainer.train_epoch(loader)
     return trainer.ema_model.eval()
 
 
-def score(
-    model: nn.Module, pixels: np.ndarray, rows: np.ndarray, labels: np.ndarray, compute: Compute
-) -> dict[str, Any]:
-    """Return AUC, log loss, ECE and accuracy with one view and with eight."""
-    loader = PatchLoader(pixels, rows, labels[rows], 512, compute.device)
+def score(model: nn.Module, pixels: np.ndarray, rows: np.ndarray, compute: Compute) -> np.ndarray:
+    """Return the probabilities (2,N) of some rows: with one view, and with eight."""
+    loader = PatchLoader(pixels, rows, np.zeros(len(rows), int), 512, compute.device)
+    network = [CalibratedNetwork(model)]
+    return np.stack([Predictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)])
+
+
+def measure_scores(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
+    """Return AUC, log loss, ECE and accuracy of probabilities (2,N) of one view and of eight."""
     figures = {}
-    for name, tta in (("one", False), ("eight", True)):
-        probs = Predictor([CalibratedNetwork(model)], compute, tta=tta).predict_packed(loader).probs
-        metrics = evaluate(labels[rows], probs).metrics
+    for name, each in zip(("one", "eight"), probs, strict=True):
+        metrics = evaluate(labels, each).metrics
         figures[name] = {key: metrics[key] for key in ("auc", "log_loss", "ece", "accuracy") if key in metrics}
     return figures
 
@@ -154,21 +164,34 @@ def main() -> None:
     pixels, labels = (np.concatenate([part[i] for part in parts])[: options.patches] for i in (0, 1))
     valid, valid_labels, _ = load_zip(options.valid)
     compute = choose_compute(options.device, Precision.AUTO)
+    directions = [(kind, groups, group) for kind, groups in groupings(pixels, labels).items() for group in (0, 1)]
+    sums: dict[tuple[str, str], np.ndarray] = {}  # of the probabilities of the seeds so far
     lines = []
     for seed in range(options.seeds):
         for name in options.only:
-            start, directions = time.monotonic(), {}
-            for kind, groups in groupings(pixels, labels).items():
-                for group in (0, 1):
-                    model = train(CANDIDATES[name], pixels, np.flatnonzero(groups == group), labels, seed, compute)
-                    rest = np.flatnonzero(groups == 1 - group)
-                    directions[f"{kind}, trained on {group}"] = {
-                        "other group": score(model, pixels, rest, labels, compute),
-                        "valid": score(model, valid, np.arange(len(valid)), valid_labels, compute),
-                    }
-            lines.append({"recipe": name, "seed": seed, "seconds": time.monotonic() - start, "directions": directions})
+            start, single, ensemble = time.monotonic(), {}, {}
+            for kind, groups, group in directions:
+                direction = f"{kind}, trained on {group}"
+                model = train(CANDIDATES[name], pixels, np.flatnonzero(groups == group), labels, seed, compute)
+                rest = np.flatnonzero(groups == 1 - group)
+                sets = {
+                    "other group": (pixels, rest, labels[rest]),
+                    "valid": (valid, np.arange(len(valid)), valid_labels),
+                }
+                single[direction], ensemble[direction] = {}, {}
+                for key, (array, rows, truth) in sets.items():
+                    probs = score(model, array, rows, compute)
+                    total = sums[name, direction + key] = sums.get((name, direction + key), 0) + probs
+                    single[direction][key] = measure_scores(truth, probs)
+                    ensemble[direction][key] = measure_scores(truth, total / (seed + 1))
+            lines.append({"recipe": name, "seed": seed, "seconds": time.monotonic() - start, "directions": single})
+            written = lines[-1:]
+            if seed:
+                written.append({"recipe": f"{name}, ensemble of {seed + 1}", "directions": ensemble})
+            if seed and seed == options.seeds - 1:
+                lines.append(written[-1])
             with options.out.open("a") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
+                file.writelines(json.dumps(line) + "\n" for line in written)
     print(summarise(lines))
 
 

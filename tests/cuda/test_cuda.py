@@ -72,10 +72,11 @@ def test_three_steps_are_those_of_the_cpu():
     for on_cpu, on_gpu in zip(batches("cpu", 96).eval_batches(), batches("cuda", 96).eval_batches(), strict=True):
         losses = expected.train_step(on_cpu), made.train_step(on_gpu)
         assert float(losses[1]) == pytest.approx(float(losses[0]), rel=next(tolerances))
-    for name, weight in made.model.state_dict().items():
-        assert relative(weight, expected.model.state_dict()[name]) < 0.02, name
-    for name, weight in made.ema_model.state_dict().items():
-        assert relative(weight, expected.ema_model.state_dict()[name]) < 0.02, name
+    for one, other in ((made.model, expected.model), (made.ema_model, expected.ema_model)):
+        for name, weight in one.state_dict().items():
+            # After three steps of the warm-up some biases are still below 1e-5, so only larger differences count.
+            difference = (weight.cpu().float() - other.state_dict()[name].float()).abs()
+            assert float(difference.max()) < 1e-4 or relative(weight, other.state_dict()[name]) < 0.02, name
 
 
 def test_logits_and_gradients_are_those_of_the_cpu():
@@ -102,6 +103,7 @@ def test_half_precision_gives_nearly_the_same_log_odds(precision):
     assert (exact - rounded).abs().max() < 0.05
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")
 def test_a_step_never_waits_for_the_gpu():
     data = batches("cuda")
     for changes in ({}, {"cuda_graph": False}, {"cuda_graph": False, "rotate": Rotate.RIGHT}):
