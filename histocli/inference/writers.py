@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -89,13 +89,14 @@ class CsvWriter:
 
     def __init__(self, stream: IO[str], kinds: dict[str, type]) -> None:
         self.stream = stream
-        self.writer = table_writer(stream)
-        self.writer.writerow(kinds)
+        table_writer(stream).writerow(kinds)
 
     def rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them for programs that read them meanwhile."""
         texts = [[self._text(value) for value in column] for column in table.values()]
-        self.writer.writerows(zip(*texts, strict=True))
+        lines = StringIO()  # the rows are written at once: stdout checks for errors at each write
+        table_writer(lines).writerows(zip(*texts, strict=True))
+        self.stream.write(lines.getvalue())
         self.stream.flush()
 
     def _text(self, value: Any) -> Any:
@@ -125,8 +126,7 @@ class JsonWriter:
 
     def rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them."""
-        for row in _records(table):
-            self.stream.write(json.dumps(row) + "\n")
+        self.stream.write("".join(json.dumps(row) + "\n" for row in _records(table)))
         self.stream.flush()
 
     def append(self, path: Path) -> None:

@@ -32,18 +32,18 @@ class FoundSlides(NamedTuple):
     others: list[Path]
 
 
-def is_slide(path: Path) -> bool:
+def is_slide(path: str | Path) -> bool:
     """Return whether a file is a whole slide: a scanner's format, or a TIFF that is tiled or very large.
 
     A TIFF counts as tiled from 1,024 pixels on, and as very large from 8,192 pixels on. A file that cannot be read is
     a slide if its suffix is one that only scanners write, such as .svs.
     """
-    if path.suffix.lower() in _SLIDE_SUFFIXES:
+    if os.path.splitext(path)[1].lower() in _SLIDE_SUFFIXES:  # noqa: PTH122 - folders hold 100,000s of patches
         return True
     try:
-        if path.stat().st_size < _SMALLEST_FILE:
+        if os.stat(path).st_size < _SMALLEST_FILE:  # noqa: PTH116
             return False
-        with path.open("rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123
             tags = _read_tiff_tags(file)
     except (OSError, struct.error, ValueError):
         return False
@@ -65,11 +65,11 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
         path = Path(name)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             files = list(_walk(path))
-            found = [
-                SlideFile(file, file.relative_to(path).with_suffix("").as_posix()) for file in files if is_slide(file)
-            ]
-            known = {slide.path for slide in found}
-            others += [file for file in files if file not in known and not _belongs_to_slide(file, known)]
+            found = [_name_slide(Path(file), path) for file in files if is_slide(file)]
+            if found:
+                known = {slide.path for slide in found}
+                rest = [file for file in map(Path, files) if file not in known]
+                others += [file for file in rest if not _belongs_to_slide(file, known)]
         else:
             found = [SlideFile(path, path.stem)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113
         slides += found
@@ -84,11 +84,16 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     return FoundSlides(_with_unique_names(slides), others)
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and its subfolders, sorted, without hidden ones."""
+def _walk(folder: Path) -> Iterator[str]:
+    """Yield the paths of the files of a folder and its subfolders, sorted, without hidden ones."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root, name) for name in sorted(names) if not name.startswith("."))
+        yield from (os.path.join(root, name) for name in sorted(names) if not name.startswith("."))  # noqa: PTH118
+
+
+def _name_slide(file: Path, folder: Path) -> SlideFile:
+    """Name a slide by its path below the folder, without suffix."""
+    return SlideFile(file, file.relative_to(folder).with_suffix("").as_posix())
 
 
 def _belongs_to_slide(file: Path, slides: set[Path]) -> bool:
