@@ -3,8 +3,8 @@
 The patches of the zips are divided into two groups by appearance, in two ways (`look`: a mixture of two Gaussians over
 sharpness and colour; `sharpness`: the less sharp and the sharper 45%). Each recipe is trained on one group and measured
 on the other, both ways round, and on the patches of `--valid`, which are of other slides. Writes a line of JSON for
-each recipe and seed, and one for the ensemble of the seeds so far (the mean of their probabilities). Prints a table: AUC
-with one view and with eight, mean and worst of the four directions.
+each recipe and seed, and one for the ensemble of the seeds so far (the mean of their probabilities). Prints a table:
+AUC with one view and with eight, mean and worst of the four directions.
 
 On a GPU the eight recipes take four minutes for one seed, on two CPU cores about a day.
 """

@@ -9,7 +9,7 @@ from histocli.data.quality import Reference, appearance
 from histocli.schema import Count
 from histocli.sources import Pixels
 
-SAMPLE = 300  # patches to measure, at a millisecond each
+_SAMPLE = 300  # patches to measure
 _STRIDE = 16  # where the number of patches is not known before
 _FEWEST = 50  # measured patches to judge by
 _SHARE, _DEVIATIONS = 0.02, 0.5  # for a warning; the patches of PCam's other slides have 0.003 and 0.01
@@ -64,8 +64,13 @@ class Likeness:
         )
 
 
+def sample_stride(total: int | None) -> int:
+    """Return n so that each n-th of `total` patches is a sample of about 300; 16 if `total` is not known."""
+    return _STRIDE if total is None else max(1, total // _SAMPLE)
+
+
 class LikenessMeter:
-    """Measures a sample of the patches that pass: about `SAMPLE` of `total`, or each 16th if `total` is not known.
+    """Measures a sample of the patches that pass, each n-th (`sample_stride`).
 
     With several networks, each patch is compared with the training data that it differs from most. `references` has
     the appearance of the training data of each network.
@@ -73,7 +78,7 @@ class LikenessMeter:
 
     def __init__(self, references: Sequence[Reference], total: int | None) -> None:
         self._references = references
-        self._stride = _STRIDE if total is None else max(1, total // SAMPLE)
+        self._stride = sample_stride(total)
         self._next = 0  # position of the next patch to measure
 
     def measure(self, patches: Pixels) -> Likeness:

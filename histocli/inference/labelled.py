@@ -15,7 +15,7 @@ from histocli.compute.ddp import Ranks
 from histocli.config import EvalConfig
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
-from histocli.data.likeness import SAMPLE, Likeness
+from histocli.data.likeness import Likeness, sample_stride
 from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
@@ -112,9 +112,9 @@ def _score_subset(
 
 
 def _measure_likeness(predictor: CheckpointPredictor, subset: Subset) -> Likeness:
-    meter = predictor.likeness_meter(1)
-    rows = subset.rows[:: max(1, len(subset.rows) // SAMPLE)]
-    return meter.measure(np.asarray(subset.store[rows]))
+    """Compare a sample of packed patches with the training patches; only the sample is read."""
+    rows = subset.rows[:: sample_stride(len(subset.rows))]
+    return predictor.likeness_meter(len(rows)).measure(np.asarray(subset.store[rows]))
 
 
 def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFrame") -> None:
