@@ -22,6 +22,7 @@ from histocli.fs import hold
 from histocli.inference.parts import Parts
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli import REPOSITORY, TRAIN, write_images
+from tests.faults.processes import Process
 
 PREDICT = ["predict", "--device", "cpu"]
 
@@ -55,9 +56,9 @@ def test_kaggle_test_folder_gives_the_sample_submission(histo, shared_data, tmp_
     with zipfile.ZipFile(shared_data / "kaggle_layout.zip") as archive:
         members = [name for name in archive.namelist() if name.startswith("test/") or name.startswith("sample")]
         archive.extractall(tmp_path, members)
-    with (tmp_path / "preds.csv").open("w") as out:
-        histo.process(*PREDICT, tmp_path / "test", stdout=out)
-    rows = table((tmp_path / "preds.csv").read_text())
+    process = Process(histo.root, *PREDICT, tmp_path / "test")
+    assert process.wait() == 0
+    rows = table(process.stdout)
     wanted = table((tmp_path / "sample_submission.csv").read_text())
     assert {row["id"] for row in rows} == {row["id"] for row in wanted}
     assert len(rows) == 28
@@ -289,9 +290,9 @@ def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
 def test_an_existing_pipe_is_written_to_and_not_replaced(histo, images, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with histo.start("predict", images, "--device", "cpu", "--out", pipe) as process:
-        rows = table(pipe.read_text())
-    assert process.returncode == 0
+    process = Process(histo.root, "predict", images, "--device", "cpu", "--out", pipe)
+    rows = table(pipe.read_text())
+    assert process.wait() == 0
     assert len(rows) == len(list(images.iterdir()))
     assert pipe.is_fifo()
 

@@ -15,7 +15,7 @@ from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
-from tests.cli import TRAIN
+from tests.cli import TRAIN, Histo, template
 
 
 def last(histo, run, file="last.pt"):
@@ -43,8 +43,24 @@ def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
     assert error == "there is a run 'twice-seed4' already"
 
 
-def test_folds_validate_every_patch_once_and_do_not_divide_slides(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
+@pytest.fixture(scope="module")
+def trained_folds(tmp_path_factory):
+    """Return the folder of a workspace with three folds of one epoch, `cv`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("folds") / "workspace"))
+        histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
+        return histo.root
+
+
+@pytest.fixture
+def folds(one_thread, trained_folds, tmp_path):
+    """Return `histo` for a copy of the workspace with the folds."""
+    return Histo(shutil.copytree(trained_folds, tmp_path / "folds"))
+
+
+def test_folds_validate_every_patch_once_and_do_not_divide_slides(folds):
+    histo = folds
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         rows = {row["id"]: row["slide"] for row in csv.DictReader(file)}
     held = []
@@ -59,8 +75,8 @@ def test_folds_validate_every_patch_once_and_do_not_divide_slides(histo):
     assert len(json.loads((histo.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
 
 
-def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
+def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(folds):
+    histo = folds
     path = histo.root / "metrics" / "cv-synthetic-out-of-fold.json"
     summary = json.loads(path.read_text())
     with path.with_suffix(".csv").open(newline="") as file:
@@ -110,8 +126,8 @@ def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
     assert "without --group hospital" in hint
 
 
-def test_resuming_repeats_skips_finished_runs(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
+def test_resuming_repeats_skips_finished_runs(folds):
+    histo = folds
     runs = histo.root / "runs"
     before = (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns
     expected = last(histo, "cv-fold3").model
@@ -129,8 +145,8 @@ def test_resuming_repeats_skips_finished_runs(histo):
     assert "to resume" in error
 
 
-def test_finished_folds_are_extended_together(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
+def test_finished_folds_are_extended_together(folds):
+    histo = folds
     runs = histo.root / "runs"
     shutil.move(runs / "cv-fold3", histo.root / "moved")
     extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")

@@ -14,7 +14,7 @@ from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
-from histocli.training.progress import Listener
+from histocli.training.listeners import Listener
 from histocli.workspace import Workspace
 from tests.cli import SUBSET, TRAIN
 from tests.models.test_models import SMALL, hub_fixture, publish  # noqa: F401 - a fixture

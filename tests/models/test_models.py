@@ -26,8 +26,8 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import torchvision_names
 from histocli.signals import Stopped
+from histocli.training.listeners import Listener
 from histocli.training.probe import head_state, whole_state
-from histocli.training.progress import Listener
 from histocli.training.resume import load_run_config
 from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
