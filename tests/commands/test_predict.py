@@ -21,7 +21,7 @@ from histocli.errors import HistoError
 from histocli.fs import hold
 from histocli.inference.parts import Parts
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import REPOSITORY, TRAIN, write_images
+from tests.cli import REPOSITORY, write_images
 from tests.faults.processes import Process
 
 PREDICT = ["predict", "--device", "cpu"]
@@ -397,14 +397,13 @@ def test_the_temperature_is_applied_unless_raw(histo, images):
     assert 3 * logit(calibrated) == pytest.approx(logit(raw), abs=1e-3)
 
 
-def test_an_ensemble_writes_the_mean(histo, images):
-    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+def test_an_ensemble_writes_the_mean(two_runs, images):
     pair = ["--ckpt", "first", "--ckpt", "second"]
     one, other, both = (
-        [float(row["label"]) for row in run_predict(histo, images, *names)] for names in (pair[:2], pair[2:], pair)
+        [float(row["label"]) for row in run_predict(two_runs, images, *names)] for names in (pair[:2], pair[2:], pair)
     )
     assert both == pytest.approx((np.array(one) + other) / 2, abs=2e-6)
-    error, _ = histo.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
+    error, _ = two_runs.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
     assert "is given twice" in error
 
 
