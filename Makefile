@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
+# each process runs neighbouring tests, which share fixtures
+TESTS := -m pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test kill-test check lint docs site package bench test-lowest audit fuzz clean
@@ -20,19 +22,23 @@ help:
 	@echo "make docs   write completions/ and docs/cli.md again"
 	@echo "make site   build the pages into site/; a dead link is an error"
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "histo needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/installed: pyproject.toml | $(VENV)/created
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
-$(VENV)/installed-dev: $(VENV)/installed
+# one call of pip, because each resolves all dependencies
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/created
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	@touch $@
+	@touch $(VENV)/installed $@
 
-$(VENV)/installed-bench: $(VENV)/installed
+$(VENV)/installed-bench: pyproject.toml | $(VENV)/created
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
-	@touch $@
+	@touch $(VENV)/installed $@
 
 # every `>=X.Y` of pyproject.toml as `==X.Y.*`
 $(LOWEST)/installed: pyproject.toml
@@ -46,10 +52,10 @@ demo: $(VENV)/installed
 	$(BIN)/histo demo
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python $(TESTS)
 
 kill-test: $(VENV)/installed-dev
-	HISTO_KILL_TEST=all $(BIN)/python -m pytest -n auto tests/faults/test_kill.py
+	HISTO_KILL_TEST=all $(BIN)/python $(TESTS) tests/faults/test_kill.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -70,14 +76,14 @@ site: $(VENV)/installed-dev
 
 # what old packages warn of is what newer ones below them will take away
 test-lowest: $(LOWEST)/installed
-	$(LOWEST)/bin/python -m pytest -n auto -W ignore::DeprecationWarning
+	$(LOWEST)/bin/python $(TESTS) -W ignore::DeprecationWarning
 
 audit: $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet,timm,tensorboard,wandb,mlflow,tune]'
 	$(BIN)/python tools/audit.py
 
 fuzz: $(VENV)/installed-dev
-	FUZZ=20 $(BIN)/python -m pytest -n auto tests/faults/test_hostile.py tests/faults/test_fuzz.py
+	FUZZ=20 $(BIN)/python $(TESTS) tests/faults/test_hostile.py tests/faults/test_fuzz.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.bench

@@ -15,14 +15,19 @@ Importing this package is cheap: torch and pandas are imported by the functions 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from histocli.api import Predictor, balance, download, evaluate, load, train, tune
+    from histocli.api import balance, download, evaluate, load, train, tune
+    from histocli.api_predictor import Predictor
     from histocli.errors import HistoError
     from histocli.workspace import Workspace
 
 __version__ = "0.2.0.dev0"
 __all__ = ["HistoError", "Predictor", "Workspace", "balance", "download", "evaluate", "load", "train", "tune"]
 
-_MODULES = {"HistoError": "histocli.errors", "Workspace": "histocli.workspace"}
+_MODULES = {
+    "HistoError": "histocli.errors",
+    "Predictor": "histocli.api_predictor",
+    "Workspace": "histocli.workspace",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -106,6 +106,16 @@ def template():
     return root
 
 
+@cache
+def template_of_two_runs():
+    """Make a copy of the template with a second run, `second`, of one epoch and another seed; return its path."""
+    root = Path(tempfile.mkdtemp(prefix="histo-tests-"))
+    atexit.register(shutil.rmtree, root)
+    shutil.copytree(template(), root, dirs_exist_ok=True)
+    Histo(root)(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+    return root
+
+
 @pytest.fixture
 def one_thread(monkeypatch):
     """Compute with one thread: the last bits of a sum depend on the number of threads, and tests run in parallel."""
@@ -122,3 +132,9 @@ def empty(one_thread, tmp_path):
 def histo(one_thread, tmp_path):
     """Return `histo` for a copy of the template workspace."""
     return Histo(shutil.copytree(template(), tmp_path / "workspace"))
+
+
+@pytest.fixture
+def two_runs(one_thread, tmp_path):
+    """Return `histo` for a copy of the workspace with the runs `first` and `second`."""
+    return Histo(shutil.copytree(template_of_two_runs(), tmp_path / "two-runs"))

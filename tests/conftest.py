@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ("tests.cli", "tests.sources.pcam_layout", "tests.sources.kaggle_server")  # modules with fixtures
+pytest_plugins = (  # modules with fixtures
+    "tests.cli",
+    "tests.models.hub",
+    "tests.sources.pcam_layout",
+    "tests.sources.kaggle_server",
+)
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 FP32 = {"HISTO_PRECISION": "fp32"}

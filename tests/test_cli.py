@@ -21,6 +21,7 @@ from histocli.cli import app
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import raise_on_termination, stop_request
 from tests.cli import REPOSITORY, TRAIN, pseudo_terminal, write_images
+from tests.faults.processes import Process
 
 COMMANDS = [
     "download",
@@ -237,20 +238,22 @@ def test_json_goes_to_stdout_and_messages_to_stderr(histo):
 
 def test_results_reach_stdout_while_a_bar_is_drawn_on_a_terminal(histo, tmp_path):
     write_images(histo, tmp_path / "images")
-    with (tmp_path / "preds.csv").open("w") as out, pseudo_terminal() as (terminal, shown):
-        histo.process("predict", tmp_path / "images", stdout=out, stderr=terminal, env={"TERM": "xterm"})
+    with pseudo_terminal() as (terminal, shown):
+        process = Process(histo.root, "predict", tmp_path / "images", stderr=os.ttyname(terminal), TERM="xterm")
+        assert process.wait() == 0
     drawn = b"".join(shown).decode()
     assert "scoring" in drawn
     assert "12/12" in drawn
     assert "id,label" not in drawn
-    lines = (tmp_path / "preds.csv").read_text().splitlines()
+    lines = process.stdout.splitlines()
     assert (lines[0], len(lines)) == ("id,label", 13)
 
 
 def test_there_is_no_bar_if_results_go_to_a_terminal(histo, tmp_path):
     write_images(histo, tmp_path / "images")
     with pseudo_terminal() as (terminal, shown):
-        histo.process("predict", tmp_path / "images", stdout=terminal, stderr=terminal, env={"TERM": "xterm"})
+        name = os.ttyname(terminal)
+        assert Process(histo.root, "predict", tmp_path / "images", stdout=name, stderr=name, TERM="xterm").wait() == 0
     drawn = b"".join(shown).decode()
     assert "id,label" in drawn
     assert "━" not in drawn

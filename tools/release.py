@@ -24,12 +24,7 @@ DIST = ROOT / "dist"
 NO_DATE = 315_532_800  # 1980, the first year of a zip file
 SMOKE = """
 --version
-download --source synthetic --n 60
-balance --n max --val-fraction 0.3
-train --epochs 1 --batch-size 8 --device cpu --name smoke
-eval --device cpu
-predict synthetic --device cpu --out preds.csv
-plot
+demo --n 400 --epochs 1 --device cpu --keep workspace
 """
 
 
@@ -109,8 +104,13 @@ def smoke(wheel: Path, folder: Path) -> None:
     if not Path(found).is_relative_to(site):
         sys.exit(f"the wheel is not what runs, but {found}")
     for line in SMOKE.strip().splitlines():
-        run([str(folder / "bin" / "histo"), "-w", "workspace", "-q", *line.split()], env=env, cwd=folder)
-    for name in ("workspace/runs/smoke/model_card.md", "preds.csv", "share/bash-completion/completions/histo.bash"):
+        run([str(folder / "bin" / "histo"), "-q", *line.split()], env=env, cwd=folder)
+    for name in (
+        "workspace/runs/histonet-1/model_card.md",
+        "workspace/preds.csv",
+        "workspace/plots/histonet-1-report.html",
+        "share/bash-completion/completions/histo.bash",
+    ):
         if not (folder / name).is_file():
             sys.exit(f"the installed wheel has not written {name}")
 

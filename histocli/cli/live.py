@@ -15,8 +15,9 @@ from rich.progress import (
 from histocli.console import Rate, Reporter, number
 from histocli.enums import Weights
 from histocli.models.encoders import encoder_note
+from histocli.training.listeners import Listener
 from histocli.training.probe import Features
-from histocli.training.progress import Epoch, Listener
+from histocli.training.progress import Epoch
 from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
 

@@ -17,7 +17,7 @@ from histocli.stdio import write_out
 
 if TYPE_CHECKING:
     from histocli.compute.ddp import Ranks
-    from histocli.training.progress import Listener
+    from histocli.training.listeners import Listener
 
 _RUNS = "Runs"
 
@@ -243,7 +243,7 @@ def _listen(state: State, config: TrainConfig) -> Iterator["Listener"]:
     """Show the progress of one run in this block, and send it to the trackers."""
     from histocli.cli.live import LiveTraining
     from histocli.trackers import TrackerListener
-    from histocli.training.progress import Listeners
+    from histocli.training.listeners import Listeners
 
     report = state.report
     with TrackerListener(config.track, report.note, report.warn) as trackers, LiveTraining(report) as live:

@@ -22,7 +22,7 @@ from histocli.slides.plots import draw_froc, draw_slide_roc
 from histocli.slides.records import FAILED, FILE, TABLE, FinishedSlide, read_finished
 from histocli.slides.source import find_annotation
 from histocli.sources.files import file_at
-from histocli.sources.tables import read_labels
+from histocli.sources.table_files import read_labels
 from histocli.workspace import Workspace, check_name, write_json
 
 _TOP = 10  # squares whose mean is one of the scores of a slide

@@ -19,8 +19,9 @@ from histocli.models.checkpoint import publish_checkpoints
 from histocli.reports.model_card import write_card
 from histocli.signals import stop_request
 from histocli.training.cuda_graph import WARM_UP
+from histocli.training.listeners import Listener
 from histocli.training.options import complete_config, refuse_unused
-from histocli.training.progress import Epoch, Listener
+from histocli.training.progress import Epoch
 from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import (
     is_member,

@@ -12,8 +12,8 @@ from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
+from histocli.training.listeners import Listener
 from histocli.training.options import complete_config, refuse_unused
-from histocli.training.progress import Listener
 from histocli.training.provenance import find_interrupted_run, name_taken_error
 from histocli.training.repeats import (
     Member,

@@ -15,7 +15,7 @@ from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
 from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
 from histocli.signals import Stopped, StopRequest, stop_request
-from histocli.training.progress import Listener
+from histocli.training.listeners import Listener
 from histocli.training.run import Run
 from histocli.training.search_space import base_config, train_command, trial_config
 from histocli.training.study import ClaimedTrial, Study, StudyWorkspace

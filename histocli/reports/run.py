@@ -13,6 +13,28 @@ Option = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
+class Shots:
+    """The patches that `--shots` drew: their number of each class, ids and slides, and from how many they are drawn.
+
+    `slides` is None if the slides are not known.
+    """
+
+    per_class: Count
+    ids: tuple[str, ...]
+    slides: Count | None
+    drawn_from: Count
+
+    def describe(self, seed: int) -> str:
+        """Return a sentence that says what was drawn."""
+        k, slides = self.per_class, self.slides
+        where = "" if slides is None else f" from {slides:,} slide{'s' * (slides != 1)}"
+        return (
+            f"few-shot: {k:,} tumour and {k:,} normal patches{where}, drawn with seed {seed} from {self.drawn_from:,} "
+            "training patches"
+        )
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """How a run was trained: its options, data, device and versions, and the leakage audit of its subset."""
 
@@ -22,6 +44,7 @@ class RunRecord:
     train_patches: Count = 0
     options: dict[str, Option] = field(default_factory=dict)
     learning_rate: float = 0.0
+    shots: Shots | None = None
     manifest_sha256: str = ""
     audit: AuditReport | None = None
     device: str = ""

@@ -26,6 +26,21 @@ class ClassFolders:
     unknown: dict[str, int]
     problem: HistoError | None
 
+    def check_labels(self, labels: Mapping[str, int]) -> None:
+        """Check that the folders do not contradict the labels of a table.
+
+        Raises:
+            HistoError: they do.
+        """
+        both = [name for name in labels if name in self.labels]
+        other = [name for name in both if self.labels[name] != labels[name]]
+        if other and self.problem is None:
+            raise HistoError(
+                f"the table and the folders have different labels for {len(other):,} of {len(both):,} images: "
+                f"{other[0]} has label {labels[other[0]]} in the table",
+                "--labels TABLE uses the table; move the table away to use the folders",
+            )
+
 
 def read_splits(paths: Iterable[str]) -> dict[str, str]:
     """Return the split of each image that is in a folder such as `train`, `val` or `test`: train, valid or test.

@@ -21,7 +21,7 @@ from histocli.sources.kaggle_client import (
 from histocli.sources.listing import list_files
 from histocli.sources.options import FROM, SLIDES, single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
-from histocli.sources.tables import read_labels, read_slides, table_at
+from histocli.sources.table_files import read_labels, read_slides, table_at
 
 _LAYOUT_HINT = "Kaggle's archive contains train_labels.csv, train/*.tif and test/*.tif; --source folder reads others"
 

@@ -12,15 +12,8 @@ from histocli.sources.classes import ClassFolders, find_classes
 from histocli.sources.files import File, file_at
 from histocli.sources.matching import ImageIndex, Matched, check_unambiguous
 from histocli.sources.sidecars import labels_in_names, read_sidecars
-from histocli.sources.tables import (
-    PatchTable,
-    TableOptions,
-    check_ids,
-    is_rounded,
-    peek_columns,
-    read_patch_table,
-    table_at,
-)
+from histocli.sources.table_files import peek_columns, read_patch_table, table_at
+from histocli.sources.tables import PatchTable, TableOptions, check_ids, is_rounded
 
 _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 _OTHER_TABLE = re.compile(r"\.(xlsx|xls|ods|jsonl|feather)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE)
@@ -73,7 +66,7 @@ def find_labels(
     folders = find_classes(names, options.classes)
     if finder.result.labels:
         if not options.labels:
-            finder.compare(folders)
+            folders.check_labels(finder.result.labels)
     elif not finder.label_by_folders(folders):
         finder.label_by_names()
     finder.finish(others)
@@ -176,22 +169,6 @@ class _Finder:
         self.result.used.update(found.files)
         if found.labels:
             self.result.notes.append(f"labels from {len(found.labels):,} .cls or .json files next to the images")
-
-    def compare(self, folders: ClassFolders) -> None:
-        """Check that class folders do not contradict the tables.
-
-        Raises:
-            HistoError: they do.
-        """
-        both = [name for name in self.result.labels if name in folders.labels]
-        other = [name for name in both if folders.labels[name] != self.result.labels[name]]
-        if other and folders.problem is None:
-            label = self.result.labels[other[0]]
-            raise HistoError(
-                f"the table and the folders have different labels for {len(other):,} of {len(both):,} images: "
-                f"{other[0]} has label {label} in the table",
-                "--labels TABLE uses the table; move the table away to use the folders",
-            )
 
     def label_by_folders(self, folders: ClassFolders) -> bool:
         """Use the class folders; return whether there are any.

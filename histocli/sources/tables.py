@@ -1,20 +1,13 @@
-"""Tables of labels, slides, hospitals and splits, as people and spreadsheets write them."""
+"""What the columns of a table mean: ids, labels, slides, hospitals and splits. `table_files` reads the files."""
 
-import io
-import os
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.data.tables import read_table
 from histocli.errors import HistoError
-from histocli.sources.archives import is_archive
 from histocli.sources.class_names import SPLIT_NAMES, classes_line, label_of, split_of, unknown_splits
-from histocli.sources.files import MAX_FILE_BYTES, File, file_at, read_bytes
-from histocli.sources.listing import list_files
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _NAMES = {
@@ -30,8 +23,6 @@ _KNOWN = {role: names.split() for role, names in _NAMES.items()}
 _WILDS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
 _ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # as spreadsheets write a long number: 1.23E+10
 _MISSING = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # a label that is not there
-_PEEKED_BYTES = 4096
-_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 class ColumnNames(NamedTuple):
@@ -143,6 +134,13 @@ class PatchTable:
         parts = _WILDS if self.find("id") is None else ()
         return [name for name in self.columns if name not in used and name.lower() not in {*named, *parts}]
 
+    def roles(self, given: ColumnNames) -> set[str]:
+        """Return which of id, label, slide, hospital and split the table has as columns."""
+        by_name = {_normalise(name) for name in self.columns}
+        known = {role for role in _KNOWN if self.find(role)} | ({"id"} if by_name >= set(_WILDS) else set())
+        lower = {name.lower() for name in self.columns}
+        return known | {role for role, name in given._asdict().items() if name and name.lower() in lower}
+
     @property
     def _column_list(self) -> str:
         return ", ".join(name for name in self.columns if name) or "none"
@@ -171,108 +169,6 @@ class PatchTable:
                     f"{self.name}: the columns {column} and {other} have different labels",
                     f"choose one: --label-column {column} or --label-column {other}",
                 )
-
-
-def read_patch_table(file: File) -> PatchTable:
-    """Read a table in CSV, with commas, semicolons, tabs or (in a .txt file) spaces, in UTF-8 or UTF-16.
-
-    Raises:
-        HistoError: it cannot be read or is malformed; the message names file and line.
-    """
-    data = _unpack(file)
-    encoding = _BOMS.get(data[:2], "utf-8-sig")
-    if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
-        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", "save it as comma-separated UTF-8")
-    text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
-    try:
-        first = text.readline()
-    except UnicodeError as error:
-        raise HistoError(f"{file.name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
-    named = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
-    delimiter = named[1] if named else None
-    if not named:
-        text.seek(0)
-        if file.name.lower().endswith(".txt") and not any(mark in first for mark in ",;\t"):
-            delimiter = " "
-    names, rows = read_table(text, file.name, delimiter)
-    kept = [i for i, name in enumerate(names) if name]
-    lines: list[int] = []
-    columns: list[list[str]] = [[] for _ in kept]
-    for line, fields in rows:
-        lines.append(line + bool(named))
-        for column, i in zip(columns, kept, strict=True):
-            column.append(fields[i].strip())
-    return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines)
-
-
-def table_at(path: Path) -> File:
-    """Return the table at a path: a CSV file, or the only one in an archive.
-
-    Raises:
-        HistoError: there is no such file, or not one table in it.
-    """
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
-        raise HistoError(f"there is no {path}", "give a table in CSV")
-    if not is_archive(path.name):
-        return file_at(path)
-    tables = [file for file in list_files(path) if file.name.lower().endswith((".csv", ".tsv"))]
-    if len(tables) != 1:
-        raise HistoError(f"{path} contains {len(tables)} CSV tables, not one", "unpack it, and give one of them")
-    return File(f"{path}: {tables[0].name}", tables[0].read)
-
-
-def peek_columns(file: File, given: ColumnNames) -> set[str]:
-    """Return which of id, label, slide, hospital and split the first line of a file names as columns."""
-    data = read_bytes(file)
-    if data[:2] == b"\x1f\x8b":
-        data = zlib.decompressobj(wbits=31).decompress(data, _PEEKED_BYTES)
-    data = data[:_PEEKED_BYTES]
-    lines = data.decode(_BOMS.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
-    first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
-    marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "
-    names = [name.strip().strip('"') for name in re.split(marks, first)]
-    table = PatchTable(file.name, {name: [] for name in names if name}, [])
-    by_name = {_normalise(name) for name in names}
-    roles = {role for role in _KNOWN if table.find(role)} | ({"id"} if by_name >= set(_WILDS) else set())
-    return roles | {role for role, name in given._asdict().items() if name and name.lower() in map(str.lower, names)}
-
-
-def _unpack(file: File) -> bytes:
-    """Return the bytes of a table, unpacked if it is a gzip file."""
-    data = read_bytes(file)
-    if data[:2] == b"PK":
-        raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        return zlib.decompressobj(wbits=31).decompress(data, MAX_FILE_BYTES)
-    except zlib.error as error:
-        raise HistoError(f"cannot unpack {file.name}: {error}", "check the file") from error
-
-
-def read_labels(file: File) -> dict[str, int]:
-    """Read a table of ids and labels, such as `id,label` with labels 0 and 1.
-
-    Raises:
-        HistoError: a column is missing, a label is neither 0 nor 1, or an id occurs twice; the message names file, line
-            and column.
-    """
-    table = read_patch_table(file)
-    ids, labels = table.ids(), table.labels(None, {})
-    check_ids(table, ids, [])
-    return dict(zip(ids, labels, strict=True))
-
-
-def read_slides(file: File) -> dict[str, str]:
-    """Read a table `id,wsi` (or `id,slide`) with the slide of each patch.
-
-    Raises:
-        HistoError: a column is missing, or an id has two slides; the message names file, line and column.
-    """
-    table = read_patch_table(file)
-    ids, slides = table.ids(), table.columns[table.require("slide")]
-    check_ids(table, ids, slides, "slides")
-    return dict(zip(ids, slides, strict=True))
 
 
 def check_ids(table: PatchTable, ids: Sequence[str], values: Sequence[str], what: str = "") -> None:

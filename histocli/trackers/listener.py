@@ -22,7 +22,8 @@ from histocli.trackers.records import (
     write_state,
 )
 from histocli.trackers.registry import check_packages, make_tracker
-from histocli.training.progress import Epoch, Listener
+from histocli.training.listeners import Listener
+from histocli.training.progress import Epoch
 from histocli.training.repeats import is_member, repeats_name
 
 if TYPE_CHECKING:

@@ -1,35 +1,12 @@
 """`--shots`: train on a few patches of each class."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 
 from histocli.data.dataset import Subset
 from histocli.errors import HistoError
+from histocli.reports.run import Shots
 
 _CLASSES = ("normal", "tumour")
-
-
-class Shots(NamedTuple):
-    """The patches that were drawn: their number of each class, their ids, their slides, and what they were drawn from.
-
-    `slides` is None if the slides are not known.
-    """
-
-    per_class: int
-    ids: Sequence[str]
-    slides: int | None
-    drawn_from: int
-
-    def describe(self, seed: int) -> str:
-        """Return a sentence that says what was drawn."""
-        k, slides = self.per_class, self.slides
-        where = "" if slides is None else f" from {slides:,} slide{'s' * (slides != 1)}"
-        return (
-            f"few-shot: {k:,} tumour and {k:,} normal patches{where}, drawn with seed {seed} from {self.drawn_from:,} "
-            "training patches"
-        )
 
 
 def draw_shots(train: Subset, shots: int, seed: int) -> tuple[Subset, Shots]:
@@ -52,4 +29,4 @@ def draw_shots(train: Subset, shots: int, seed: int) -> tuple[Subset, Shots]:
     drawn = train.where(mask)
     slides = drawn.frame["slide"]
     known = None if (slides == "").any() else int(slides.nunique())
-    return drawn, Shots(shots, drawn.frame["id"].astype(str).tolist(), known, len(train.labels))
+    return drawn, Shots(shots, tuple(drawn.frame["id"].astype(str)), known, len(train.labels))

@@ -5,7 +5,7 @@ They are kept in the workspace, for later runs with the same backbone.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,7 @@ from histocli.models.knn import KnnHead
 from histocli.training.knn import KnnTrainer
 from histocli.training.setup import make_recipe
 from histocli.training.trainer import Trainer, copy_state
-
-if TYPE_CHECKING:
-    from histocli.training.run import Run
+from histocli.workspace import Workspace
 
 
 class Features(NamedTuple):
@@ -38,23 +36,38 @@ class Features(NamedTuple):
     folder: Path
 
 
-def extract_features(run: "Run", on_patches: Callable[[int], None] = lambda done: None) -> Features:
-    """Read the features of a run's patches from the workspace; compute and save those that are not there yet.
+def open_cache(workspace: Workspace, model: Classifier, compute: Compute, backbone_sha256: str) -> FeatureCache:
+    """Return the features on disk that the backbone of `model` computes with this device and precision.
 
-    The trainer's heads then standardise, or remember, those of the training patches. The patches are not augmented.
-    `on_patches` receives the number of patches that are done.
+    Raises:
+        HistoError: their folder cannot be written, or holds the features of another backbone.
     """
-    model, compute = run.model, run.trainer.compute
-    model.to(compute.device).eval()
     source = FeatureSource(
         arch=model.arch,
-        backbone_sha256=run.backbone_sha256,
+        backbone_sha256=backbone_sha256,
         side=model.side,
         width=model.backbone_and_head.width,
         device=compute.device.type,
         precision=compute.precision.value,
     )
-    cache = run.ranks.on_all_ranks(lambda: FeatureCache(run.workspace, source))
+    return FeatureCache(workspace, source)
+
+
+def extract_features(
+    model: Classifier,
+    trainer: Trainer,
+    train: PatchLoader,
+    val: PatchLoader,
+    cache: FeatureCache,
+    on_patches: Callable[[int], None] = lambda done: None,
+) -> Features:
+    """Read the features of patches from the cache; compute and save those that are not there yet.
+
+    The trainer's heads then standardise, or remember, those of the training patches. The patches are not augmented.
+    `on_patches` receives the number of patches that are done.
+    """
+    compute = trainer.compute
+    model.to(compute.device).eval()
     done = 0
 
     def count(patches: int) -> None:
@@ -67,8 +80,8 @@ def extract_features(run: "Run", on_patches: Callable[[int], None] = lambda done
         with compute.autocast():
             return model.features(pixels)
 
-    parts = [compute_features(patches, backbone, cache, count) for patches in (run.train, run.val)]
-    _fit_heads(run.trainer, parts[0].loader)
+    parts = [compute_features(patches, backbone, cache, count) for patches in (train, val)]
+    _fit_heads(trainer, parts[0].loader)
     cached, damaged = sum(part.cached for part in parts), sum(part.damaged for part in parts)
     return Features(parts[0].loader, parts[1].loader, cached, damaged, cache.folder)
 

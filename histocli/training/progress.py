@@ -1,4 +1,4 @@
-"""The progress of a training run, and the listener that receives it."""
+"""The progress of a training run, and the listener that receives it while the epochs are trained."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,7 +9,6 @@ from histocli.metrics.curves import Floats, Ints
 
 if TYPE_CHECKING:
     from histocli.training.probe import Features
-    from histocli.training.run import Run
 
 
 class Progress(NamedTuple):
@@ -54,11 +53,8 @@ class ValidationMetrics(NamedTuple):
     val_accuracy: float
 
 
-class Listener:
-    """Receives the progress of training; this base class ignores it."""
-
-    def on_start(self, run: "Run", at: int) -> None:
-        """Called when training starts after step `at`, which is 0 for a new run."""
+class EpochListener:
+    """Receives the progress of the epochs of a run; this base class ignores it."""
 
     def on_features(self, done: int, total: int) -> None:
         """Called when a frozen backbone has computed the features of `done` patches."""
@@ -71,46 +67,6 @@ class Listener:
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
         """Called when an epoch is trained, validated and saved."""
-
-    def on_end(self, run: "Run") -> None:
-        """Called when all epochs are trained and the model card is written."""
-
-
-class Listeners(Listener):
-    """Passes everything on to several listeners, in their order."""
-
-    def __init__(self, *listeners: Listener) -> None:
-        self.listeners = listeners
-
-    def on_start(self, run: "Run", at: int) -> None:
-        """Pass it on."""
-        for listener in self.listeners:
-            listener.on_start(run, at)
-
-    def on_features(self, done: int, total: int) -> None:
-        """Pass it on."""
-        for listener in self.listeners:
-            listener.on_features(done, total)
-
-    def on_features_end(self, features: "Features") -> None:
-        """Pass it on."""
-        for listener in self.listeners:
-            listener.on_features_end(features)
-
-    def on_step(self, progress: Progress) -> None:
-        """Pass it on."""
-        for listener in self.listeners:
-            listener.on_step(progress)
-
-    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
-        """Pass it on."""
-        for listener in self.listeners:
-            listener.on_epoch_end(epoch, is_best)
-
-    def on_end(self, run: "Run") -> None:
-        """Pass it on."""
-        for listener in self.listeners:
-            listener.on_end(run)
 
 
 def quality(epoch: Epoch) -> tuple[float, float]:

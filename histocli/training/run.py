@@ -14,17 +14,16 @@ from histocli.data.dataset import open_balanced
 from histocli.data.leakage import audit
 from histocli.data.manifest import file_sha256
 from histocli.data.readahead import read_ahead
-from histocli.errors import HistoError
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.models.checkpoint import Checkpoint, backbone_sha256, load_checkpoint, save_checkpoint
+from histocli.models.checkpoint import Checkpoint, backbone_sha256, save_checkpoint
 from histocli.signals import Stopped, StopRequest
+from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
 from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
 from histocli.training.lora import adapter_state, add_lora, merged_state, split_ema_state
-from histocli.training.probe import extract_features, head_state, head_weights, make_trainer, whole_state
-from histocli.training.progress import Epoch, EpochStats, Listener, Progress, quality, validation_metrics
+from histocli.training.probe import extract_features, head_state, head_weights, make_trainer, open_cache, whole_state
+from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, quality, validation_metrics
 from histocli.training.provenance import note_job
-from histocli.training.run_folder import describe_run, require_folder, state_errors, write_history, write_options
 from histocli.training.setup import make_loaders, make_model
 from histocli.workspace import Workspace, atomic_folder
 
@@ -79,7 +78,7 @@ class Run:
         """Whether all epochs are trained."""
         return len(self.history) >= self.config.epochs
 
-    def fit(self, listener: Listener, stop: StopRequest) -> None:
+    def fit(self, listener: EpochListener, stop: StopRequest) -> None:
         """Train and validate each remaining epoch; save after training, after validation, and after a signal.
 
         Raises:
@@ -105,7 +104,7 @@ class Run:
             if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
                 raise self._stopped_error(stop)
 
-    def _train_epoch(self, listener: Listener, stop: StopRequest) -> EpochStats | None:
+    def _train_epoch(self, listener: EpochListener, stop: StopRequest) -> EpochStats | None:
         """Train to the end of the current epoch; return None if a signal stopped it before."""
 
         def on_step(step: int) -> bool:
@@ -141,7 +140,7 @@ class Run:
             **validation_metrics(self.labels, probs)._asdict(),
         )
 
-    def _extract_features(self, listener: Listener, stop: StopRequest) -> None:
+    def _extract_features(self, listener: EpochListener, stop: StopRequest) -> None:
         """Replace the patches of both loaders by the features that the frozen backbone computes from them."""
         total = len(self.train) + len(self.val)
 
@@ -149,7 +148,9 @@ class Run:
             listener.on_features(done, total)
             self._stop_single_process(stop)
 
-        features = extract_features(self, on_patches)
+        backbone = (self.workspace, self.model, self.compute, self.backbone_sha256)
+        cache = self.ranks.on_all_ranks(lambda: open_cache(*backbone))
+        features = extract_features(self.model, self.trainer, self.train, self.val, cache, on_patches)
         self.train, self.val = features.train, features.val
         listener.on_features_end(features)
         if any(self.ranks.all_max(stop.signal or 0)):
@@ -170,7 +171,7 @@ class Run:
 
         def write() -> None:
             with atomic_folder(self.dir) as folder:
-                describe_run(self, folder)
+                run_folder.describe_run(self, folder)
                 note_job(folder, agents)
                 self._write(folder, state, is_best=False)
 
@@ -185,20 +186,16 @@ class Run:
             self._save()  # so that the run continues to its new number of epochs, even if it is killed now
 
         def write() -> None:
-            write_options(self)
-            write_history(self.dir, self.history)  # a killed process may have saved last.pt only
+            run_folder.write_options(self.dir, self.config)
+            run_folder.write_history(self.dir, self.history)  # a killed process may have saved last.pt only
             note_job(self.dir, agents)
 
         self.ranks.on_rank0(write)
 
     def _load(self) -> None:
         """Load `last.pt` into the trainer and this object."""
-        checkpoint = load_checkpoint(self.dir / "last.pt")
-        if not checkpoint.training:
-            raise HistoError(f"{self.dir / 'last.pt'} has no training state to resume from", "use another --name")
-        if checkpoint.manifest_sha256 != self.manifest_sha256:
-            raise HistoError(f"{self.manifest} has changed since the run was started", "use another --name")
-        with state_errors(self.dir / "last.pt"):
+        checkpoint = run_folder.load_last(self.dir, self.manifest_sha256)
+        with run_folder.state_errors(self.dir / "last.pt"):
             self._load_state(checkpoint)
         if not self.appearance.values:  # the run was stopped before its first step
             self._measure_appearance()
@@ -221,7 +218,7 @@ class Run:
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""
         state = self._training_state()
-        self.ranks.on_rank0(lambda: self._write(require_folder(self.dir, self.name), state, is_best=is_best))
+        self.ranks.on_rank0(lambda: self._write(run_folder.require_folder(self.dir, self.name), state, is_best=is_best))
 
     def _training_state(self) -> dict[str, Any]:
         """Return what last.pt needs to resume; all processes must call this together."""
@@ -247,7 +244,7 @@ class Run:
             save_checkpoint(best, folder / "best.pt")
         last = replace(checkpoint, training=state, backbone_sha256=self.backbone_sha256)
         save_checkpoint(last, folder / "last.pt")
-        write_history(folder, self.history)
+        run_folder.write_history(folder, self.history)
 
     def _checkpoint(self, weights: dict[str, torch.Tensor]) -> Checkpoint:
         """Return the checkpoint of the current step, with `weights`."""

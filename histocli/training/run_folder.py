@@ -1,4 +1,4 @@
-"""Write the files of a run's folder that are not checkpoints: manifest.csv, config.json and history.jsonl."""
+"""The files of a run's folder: write manifest.csv, config.json and history.jsonl; read last.pt."""
 
 import json
 import shutil
@@ -6,47 +6,63 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory
+from histocli.config import RunConfig
+from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError, first_line
+from histocli.models.checkpoint import Checkpoint, load_checkpoint
+from histocli.reports.audit import AuditReport
+from histocli.reports.run import RunRecord, Shots
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
 from histocli.training.provenance import git_commit, versions
 from histocli.workspace import atomic_path, read_json, write_json, write_text
 
-if TYPE_CHECKING:
-    from histocli.training.run import Run
+
+class DescribedRun(Protocol):
+    """What config.json says about a `Run`."""
+
+    name: str
+    config: RunConfig
+    data: str
+    train: PatchLoader
+    val: PatchLoader
+    shots: Shots | None
+    manifest: Path
+    manifest_sha256: str
+    audit: AuditReport | None
+    compute: Compute
 
 
-def describe_run(run: "Run", folder: Path) -> None:
+def describe_run(run: DescribedRun, folder: Path) -> None:
     """Write the manifest and config.json of a new run."""
     with atomic_path(folder / "manifest.csv") as copy:  # an exact copy, because its SHA-256 is stored
         shutil.copyfile(run.manifest, copy)
-    write_json(
-        folder / "config.json",
-        {
-            "run": run.name,
-            "options": asdict(run.config),
-            "learning_rate": run.config.learning_rate,
-            "data": run.data,
-            "train_patches": len(run.train),
-            "val_patches": len(run.val),
-            "shots": run.shots and run.shots._asdict(),
-            "manifest_sha256": run.manifest_sha256,
-            "audit": run.audit and to_json(run.audit),
-            "device": run.compute.reason,
-            "versions": versions(),
-            "git_commit": git_commit(),
-        },
+    record = RunRecord(
+        run=run.name,
+        options=asdict(run.config),
+        learning_rate=run.config.learning_rate,
+        data=run.data,
+        train_patches=len(run.train),
+        val_patches=len(run.val),
+        shots=run.shots,
+        manifest_sha256=run.manifest_sha256,
+        audit=run.audit,
+        device=run.compute.reason,
+        versions=versions(),
+        git_commit=git_commit(),
     )
+    write_json(folder / "config.json", to_json(record))
 
 
-def write_options(run: "Run") -> None:
+def write_options(folder: Path, config: RunConfig) -> None:
     """Write the options of a run that was extended into its config.json."""
-    path = run.dir / "config.json"
+    path = folder / "config.json"
     record = read_json(path)
-    options = asdict(run.config)
+    options = asdict(config)
     if record["options"].get("epochs") != options["epochs"]:
         write_json(path, record | {"options": options})
 
@@ -55,6 +71,20 @@ def write_history(folder: Path, history: Sequence[Epoch]) -> None:
     """Write history.jsonl: one line for each epoch."""
     lines = [json.dumps(epoch._asdict(), allow_nan=False) + "\n" for epoch in history]
     write_text(folder / "history.jsonl", "".join(lines))
+
+
+def load_last(folder: Path, manifest_sha256: str) -> Checkpoint:
+    """Return the checkpoint last.pt of a run, to resume from.
+
+    Raises:
+        HistoError: it cannot be read or has no training state, or the run's manifest has changed.
+    """
+    checkpoint = load_checkpoint(folder / "last.pt")
+    if not checkpoint.training:
+        raise HistoError(f"{folder / 'last.pt'} has no training state to resume from", "use another --name")
+    if checkpoint.manifest_sha256 != manifest_sha256:
+        raise HistoError(f"{folder / 'manifest.csv'} has changed since the run was started", "use another --name")
+    return checkpoint
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from histocli.enums import Part, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, create_model
 from histocli.models.checkpoint import load_checkpoint
-from histocli.training.few_shot import Shots, draw_shots
+from histocli.reports.run import Shots
+from histocli.training.few_shot import draw_shots
 from histocli.training.trainer import Recipe
 
 _GPU_VAL_BATCH = 1024  # the smallest validation batch on a GPU; with smaller ones it waits for the host

@@ -408,18 +408,17 @@ def test_calibration_is_applied_and_reported_and_raw_turns_it_off(histo):
     assert report(histo, "--raw") == raw  # the former name of the option
 
 
-def test_an_ensemble_averages_the_probabilities(histo, tmp_path):
-    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
-    alone = [report(histo, "--ckpt", run) for run in ("first", "second")]
-    both = report(histo, "--ckpt", "first", "--ckpt", "second")
-    one, other, mean = ([float(row["prob"]) for row in scores(histo, evaluation)] for evaluation in (*alone, both))
+def test_an_ensemble_averages_the_probabilities(two_runs, tmp_path):
+    alone = [report(two_runs, "--ckpt", run) for run in ("first", "second")]
+    both = report(two_runs, "--ckpt", "first", "--ckpt", "second")
+    one, other, mean = ([float(row["prob"]) for row in scores(two_runs, evaluation)] for evaluation in (*alone, both))
     assert mean == pytest.approx((np.array(one) + other) / 2, abs=1e-7)
     assert both["run"] == "first-and-second"
     assert [member["checkpoint_sha256"] for member in both["ensemble"]] == [
         evaluation["checkpoint_sha256"] for evaluation in alone
     ]
-    assert (histo.root / "metrics" / "first-and-second-synthetic-val.json").is_file()
-    error, _ = histo.fails(*EVAL, "--ckpt", "first", "--ckpt", histo.root / "runs" / "first" / "best.pt", code=2)
+    assert (two_runs.root / "metrics" / "first-and-second-synthetic-val.json").is_file()
+    error, _ = two_runs.fails(*EVAL, "--ckpt", "first", "--ckpt", two_runs.root / "runs" / "first" / "best.pt", code=2)
     assert "is given twice" in error
 
 
@@ -464,12 +463,11 @@ def test_a_checkpoint_of_the_first_version_gives_the_same_metrics(histo):
     assert "number" in hint
 
 
-def test_two_checkpoints_are_compared_on_the_same_patches(histo):
-    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
-    rename_slides(histo, 20)
-    result = histo(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
+def test_two_checkpoints_are_compared_on_the_same_patches(two_runs):
+    rename_slides(two_runs, 20)
+    result = two_runs(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
     evaluation = json.loads(result.stdout)
-    one, other = (report(histo, "--ckpt", run, "--data", "synthetic") for run in ("first", "second"))
+    one, other = (report(two_runs, "--ckpt", run, "--data", "synthetic") for run in ("first", "second"))
     scored = one["metrics"]["auc"], other["metrics"]["auc"]
     assert (evaluation["a"]["auc"], evaluation["b"]["auc"]) == pytest.approx(
         scored, abs=1e-4
@@ -482,17 +480,16 @@ def test_two_checkpoints_are_compared_on_the_same_patches(histo):
         assert 0 < found["p"] <= 1
     assert f"difference {evaluation['difference']:+.4f}" in result.stderr
     files = [f"{run}-synthetic-all.json" for run in ("first", "second")]
-    assert json.loads(histo("eval", "--compare", *files, "--json").stdout) == evaluation
+    assert json.loads(two_runs("eval", "--compare", *files, "--json").stdout) == evaluation
     assert (
-        json.loads((histo.root / "metrics" / "first-synthetic-all-vs-second-synthetic-all.json").read_text())
+        json.loads((two_runs.root / "metrics" / "first-synthetic-all-vs-second-synthetic-all.json").read_text())
         == evaluation
     )
 
 
-def test_a_comparison_reports_patches_used_in_training(histo):
-    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
-    result = histo(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
-    trained = report(histo, "--data", "synthetic")["n_in_training"]
+def test_a_comparison_reports_patches_used_in_training(two_runs):
+    result = two_runs(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
+    trained = report(two_runs, "--data", "synthetic")["n_in_training"]
     assert json.loads(result.stdout)["a"]["n_in_training"] == trained > 0
     assert f"first was trained on {trained} of the patches that it scored" in result.stderr
 
@@ -504,17 +501,16 @@ def test_the_same_evaluation_under_two_names_is_refused(histo):
 
 
 def test_the_metrics_of_another_checkpoint_do_not_replace_those_of_the_best(histo):
-    histo("train", "--device", "cpu", "--arch", "shufflenet_v2_x0_5", "--epochs", 2, "--name", "two", "--seed", 5)
-    folder = histo.root / "runs" / "two"
+    folder = histo.root / "runs" / "first"
     content = torch.load(folder / "best.pt", weights_only=True)
     content["epoch"] = 7
     torch.save(content, folder / "other.pt")
-    best = report(histo, "--ckpt", "two", "--data", "synthetic")
+    best = report(histo, "--ckpt", "first", "--data", "synthetic")
     card = (folder / "model_card.md").read_text()
     other = report(histo, "--ckpt", folder / "other.pt", "--data", "synthetic")
     assert other["epoch"] == 7
     assert other["scores"] != best["scores"]
-    assert json.loads((histo.root / "metrics" / "two-synthetic-all.json").read_text()) == best
+    assert json.loads((histo.root / "metrics" / "first-synthetic-all.json").read_text()) == best
     assert (folder / "model_card.md").read_text() == card
 
 

@@ -21,7 +21,8 @@ from histocli.errors import HistoError
 from histocli.fs import hold
 from histocli.inference.parts import Parts
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import REPOSITORY, TRAIN, write_images
+from tests.cli import REPOSITORY, write_images
+from tests.faults.processes import Process
 
 PREDICT = ["predict", "--device", "cpu"]
 
@@ -55,9 +56,9 @@ def test_kaggle_test_folder_gives_the_sample_submission(histo, shared_data, tmp_
     with zipfile.ZipFile(shared_data / "kaggle_layout.zip") as archive:
         members = [name for name in archive.namelist() if name.startswith("test/") or name.startswith("sample")]
         archive.extractall(tmp_path, members)
-    with (tmp_path / "preds.csv").open("w") as out:
-        histo.process(*PREDICT, tmp_path / "test", stdout=out)
-    rows = table((tmp_path / "preds.csv").read_text())
+    process = Process(histo.root, *PREDICT, tmp_path / "test")
+    assert process.wait() == 0
+    rows = table(process.stdout)
     wanted = table((tmp_path / "sample_submission.csv").read_text())
     assert {row["id"] for row in rows} == {row["id"] for row in wanted}
     assert len(rows) == 28
@@ -289,9 +290,9 @@ def test_one_process_at_a_time_writes_a_file(histo, images, tmp_path):
 def test_an_existing_pipe_is_written_to_and_not_replaced(histo, images, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with histo.start("predict", images, "--device", "cpu", "--out", pipe) as process:
-        rows = table(pipe.read_text())
-    assert process.returncode == 0
+    process = Process(histo.root, "predict", images, "--device", "cpu", "--out", pipe)
+    rows = table(pipe.read_text())
+    assert process.wait() == 0
     assert len(rows) == len(list(images.iterdir()))
     assert pipe.is_fifo()
 
@@ -396,14 +397,13 @@ def test_the_temperature_is_applied_unless_raw(histo, images):
     assert 3 * logit(calibrated) == pytest.approx(logit(raw), abs=1e-3)
 
 
-def test_an_ensemble_writes_the_mean(histo, images):
-    histo(*TRAIN, "--epochs", 1, "--name", "second", "--seed", 3)
+def test_an_ensemble_writes_the_mean(two_runs, images):
     pair = ["--ckpt", "first", "--ckpt", "second"]
     one, other, both = (
-        [float(row["label"]) for row in run_predict(histo, images, *names)] for names in (pair[:2], pair[2:], pair)
+        [float(row["label"]) for row in run_predict(two_runs, images, *names)] for names in (pair[:2], pair[2:], pair)
     )
     assert both == pytest.approx((np.array(one) + other) / 2, abs=2e-6)
-    error, _ = histo.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
+    error, _ = two_runs.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
     assert "is given twice" in error
 
 

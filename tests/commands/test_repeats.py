@@ -15,7 +15,7 @@ from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
 from histocli.training.repeats import plan_repeats
 from histocli.workspace import Workspace
-from tests.cli import TRAIN
+from tests.cli import TRAIN, Histo, template
 
 
 def last(histo, run, file="last.pt"):
@@ -43,54 +43,68 @@ def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
     assert error == "there is a run 'twice-seed4' already"
 
 
-def test_folds_validate_every_patch_once_and_do_not_divide_slides(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
-    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+@pytest.fixture(scope="module")
+def trained_folds(tmp_path_factory):
+    """Return the folder of a workspace with three folds of one epoch, `cv`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("folds") / "workspace"))
+        histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
+        return histo.root
+
+
+@pytest.fixture
+def folds(one_thread, trained_folds, tmp_path):
+    """Return `histo` for a copy of the workspace with the folds."""
+    return Histo(shutil.copytree(trained_folds, tmp_path / "folds"))
+
+
+def test_folds_validate_every_patch_once_and_do_not_divide_slides(folds):
+    with (folds.root / "manifests" / "balanced.csv").open(newline="") as file:
         rows = {row["id"]: row["slide"] for row in csv.DictReader(file)}
     held = []
     for fold in (1, 2, 3):
-        with (histo.root / "runs" / f"cv-fold{fold}" / "manifest.csv").open(newline="") as file:
+        with (folds.root / "runs" / f"cv-fold{fold}" / "manifest.csv").open(newline="") as file:
             own = list(csv.DictReader(file))
         assert {row["id"] for row in own} == rows.keys()
         parts = [{row["slide"] for row in own if row["split"] == part} for part in ("train", "val")]
         assert parts[0].isdisjoint(parts[1])
         held += [row["id"] for row in own if row["split"] == "val"]
     assert sorted(held) == sorted(rows)
-    assert len(json.loads((histo.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
+    assert len(json.loads((folds.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
 
 
-def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
-    path = histo.root / "metrics" / "cv-synthetic-out-of-fold.json"
+def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(folds):
+    path = folds.root / "metrics" / "cv-synthetic-out-of-fold.json"
     summary = json.loads(path.read_text())
     with path.with_suffix(".csv").open(newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
-    with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
+    with (folds.root / "manifests" / "balanced.csv").open(newline="") as file:
         assert {row["id"]: row["label"] for row in csv.DictReader(file)} == {k: row["label"] for k, row in rows.items()}
     assert (summary["run"], summary["split"], summary["n"]) == ("cv", "out-of-fold", 64)
     for fold in (1, 2, 3):
-        histo("eval", "--ckpt", f"cv-fold{fold}", "--uncalibrated", "--device", "cpu")
-        with (histo.root / "metrics" / f"cv-fold{fold}-synthetic-val-uncalibrated.csv").open(newline="") as file:
+        folds("eval", "--ckpt", f"cv-fold{fold}", "--uncalibrated", "--device", "cpu")
+        with (folds.root / "metrics" / f"cv-fold{fold}-synthetic-val-uncalibrated.csv").open(newline="") as file:
             scored = list(csv.DictReader(file))
         own = [rows[row["id"]] for row in scored]
         assert {row["fold"] for row in own} == {f"cv-fold{fold}"}
         assert [row["sha1"] for row in own] == [row["sha1"] for row in scored]
         odds = [[logit(float(row["prob"])) for row in table] for table in (own, scored)]
         assert np.corrcoef(odds)[0, 1] == pytest.approx(1, abs=1e-3)  # only the temperature differs
-    drawn = histo("plot", "--run", "cv").stderr
+    drawn = folds("plot", "--run", "cv").stderr
     for kind in ("roc", "confusion", "calibration", "errors"):
         assert f"cv-synthetic-out-of-fold-{kind}.png" in drawn
-    shown = histo("eval", "--scores", path.with_suffix(".csv").name, "--json")
+    shown = folds("eval", "--scores", path.with_suffix(".csv").name, "--json")
     assert json.loads(shown.stdout) == summary
     assert "cv on synthetic, out-of-fold: 64 patches, 32 tumour" in shown.stderr
-    moved = json.loads(histo("eval", "--scores", path.name, "--threshold", 0, "--json").stdout)
+    moved = json.loads(folds("eval", "--scores", path.name, "--threshold", 0, "--json").stdout)
     assert (moved["metrics"]["sensitivity"], moved["metrics"]["specificity"]) == (1, 0)
     assert moved["metrics"]["auc"] == pytest.approx(summary["metrics"]["auc"])
     assert json.loads(path.read_text()) == summary
-    assert "cannot be chosen" in histo.fails("eval", "--scores", path.name, "--threshold", "youden", code=2)[0]
-    assert "cannot be combined" in histo.fails("eval", "--scores", path.name, "--ckpt", "first", code=2)[0]
-    histo("eval", "--data", "balanced", "--ckpt", "first", "--device", "cpu")
-    compared = histo("eval", "--compare", path.name, "first-balanced-all.json", "--json")
+    assert "cannot be chosen" in folds.fails("eval", "--scores", path.name, "--threshold", "youden", code=2)[0]
+    assert "cannot be combined" in folds.fails("eval", "--scores", path.name, "--ckpt", "first", code=2)[0]
+    folds("eval", "--data", "balanced", "--ckpt", "first", "--device", "cpu")
+    compared = folds("eval", "--compare", path.name, "first-balanced-all.json", "--json")
     assert json.loads(compared.stdout)["n"] == 64
 
 
@@ -110,43 +124,41 @@ def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
     assert "without --group hospital" in hint
 
 
-def test_resuming_repeats_skips_finished_runs(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv", "--lr", 0.002)
-    runs = histo.root / "runs"
+def test_resuming_repeats_skips_finished_runs(folds):
+    runs = folds.root / "runs"
     before = (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns
-    expected = last(histo, "cv-fold3").model
+    expected = last(folds, "cv-fold3").model
     shutil.rmtree(runs / "cv-fold3")
-    (histo.root / "metrics" / "cv-folds.json").unlink()
-    error, _ = histo.fails("train", "--folds", 4, "--name", "cv", "--resume", code=2)
+    (folds.root / "metrics" / "cv-folds.json").unlink()
+    error, _ = folds.fails("train", "--folds", 4, "--name", "cv", "--resume", code=2)
     assert error == "--folds 4: cv was started with 3"
-    histo("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
+    folds("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
     assert (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns == before
-    assert same_weights(last(histo, "cv-fold3").model, expected)
-    assert len(json.loads((histo.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
-    error, _ = histo.fails("train", "--folds", 3, "--name", "cv", "--resume", "--lr", 0.5, code=2)
+    assert same_weights(last(folds, "cv-fold3").model, expected)
+    assert len(json.loads((folds.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
+    error, _ = folds.fails("train", "--folds", 3, "--name", "cv", "--resume", "--lr", 0.5, code=2)
     assert "--lr 0.5: the run has 0.002" in error
-    error, _ = histo.fails("train", "--folds", 3, "--name", "other", "--resume")
+    error, _ = folds.fails("train", "--folds", 3, "--name", "other", "--resume")
     assert "to resume" in error
 
 
-def test_finished_folds_are_extended_together(histo):
-    histo(*TRAIN, "--epochs", 1, "--folds", 3, "--name", "cv")
-    runs = histo.root / "runs"
-    shutil.move(runs / "cv-fold3", histo.root / "moved")
+def test_finished_folds_are_extended_together(folds):
+    runs = folds.root / "runs"
+    shutil.move(runs / "cv-fold3", folds.root / "moved")
     extend = ("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu")
-    error, hint = histo.fails(*extend, "--epochs", 2, code=2)
+    error, hint = folds.fails(*extend, "--epochs", 2, code=2)
     assert error == "--epochs 2: cv-fold3 has 1, of which 0 are trained"
     assert hint == "finish the runs first: histo train --folds 3 --name cv --resume"
-    shutil.move(histo.root / "moved", runs / "cv-fold3")
+    shutil.move(folds.root / "moved", runs / "cv-fold3")
     for epochs in (2, 3):
-        result = histo(*extend, "--epochs", epochs)
+        result = folds(*extend, "--epochs", epochs)
         assert result.stderr.count(f"extended from {epochs - 1} to {epochs} epochs") == 3
         for fold in (1, 2, 3):
             assert len((runs / f"cv-fold{fold}" / "history.jsonl").read_text().splitlines()) == epochs
-            assert last(histo, f"cv-fold{fold}").config["extended_after"] == epochs - 1
-    report = json.loads((histo.root / "metrics" / "cv-folds.json").read_text())
-    assert [run["epoch"] for run in report["runs"]] == [last(histo, f"cv-fold{i}", "best.pt").epoch for i in (1, 2, 3)]
-    error, _ = histo.fails(*extend, "--epochs", 2, code=2)
+            assert last(folds, f"cv-fold{fold}").config["extended_after"] == epochs - 1
+    report = json.loads((folds.root / "metrics" / "cv-folds.json").read_text())
+    assert [run["epoch"] for run in report["runs"]] == [last(folds, f"cv-fold{i}", "best.pt").epoch for i in (1, 2, 3)]
+    error, _ = folds.fails(*extend, "--epochs", 2, code=2)
     assert error == "--epochs 2: the run has 3"
 
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import pytest
 import histocli
 from histocli.errors import UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
+from tests.faults.processes import Process
 
 SPACE = ["--folds", 2, "--epochs", 1, "--batch-size", 16, "--arch", "histonet-64", "--device", "cpu"]
 
@@ -91,13 +91,12 @@ def test_a_continued_study_refuses_other_options_and_other_patches(histo):
 
 def test_two_processes_share_a_study(histo):
     args = ["tune", "--trials", 4, *SPACE]
-    with histo.start(*args) as one, histo.start(*args) as other:
-        outputs = [process.communicate(timeout=120) for process in (one, other)]
-    assert [one.returncode, other.returncode] == [0, 0], outputs
+    both = [Process(histo.root, *args) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0], [process.stderr for process in both]
     report = tune(histo, 4)
     assert [(trial["number"], trial["state"]) for trial in report["trials"]] == [(i, "finished") for i in range(4)]
     assert len({trial["parameters"]["lr"] for trial in report["trials"]}) == 4
-    trained = [re.findall(r"^ {4}(\d) ", stderr, re.MULTILINE) for _, stderr in outputs]
+    trained = [re.findall(r"^ {4}(\d) ", process.stderr, re.MULTILINE) for process in both]
     assert sorted(trained[0] + trained[1]) == ["0", "1", "2", "3"]
     assert all(trained)
 
@@ -105,16 +104,12 @@ def test_two_processes_share_a_study(histo):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_study_keeps_what_is_finished_and_continues_the_rest(histo, number):
     space = [*SPACE, "--epochs", 2]
-    with histo.start("tune", "--trials", 50, *space) as process:
-        for _ in range(1200):
-            if read_study(histo)["trials"] or process.poll() is not None:
-                break
-            time.sleep(0.05)
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    process = Process(histo.root, "tune", "--trials", 50, *space)
+    process.until(lambda: read_study(histo)["trials"])
+    process.signal(number)
+    assert process.wait() == (130 if number == signal.SIGINT else -number)
     if number == signal.SIGINT:
-        assert "hint: histo tune --name tune --trials 50" in stderr
+        assert "hint: histo tune --name tune --trials 50" in process.stderr
     ended = [trial for trial in read_study(histo)["trials"] if trial["state"] == "finished"]
     assert ended
     after = tune(histo, len(ended) + 1)

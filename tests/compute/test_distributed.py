@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
-from histocli.compute.rendezvous import agree_on_prefix
+from histocli.compute.rendezvous import RENDEZVOUS_FILE, agree_on_prefix
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.inference.parts import Parts
@@ -28,6 +28,7 @@ from histocli.training.provenance import find_interrupted_run, note_job
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, TRAIN, write_images
 from tests.compute import distributed_worker
+from tests.faults.processes import Process
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the processes of a job are found in /proc")
 SIZES = (1, 2, 3, 5)
@@ -187,6 +188,21 @@ def run(histo, *args, processes=2, code=0):
     return stdout, stderr
 
 
+def run_without_torchrun(histo, *args, processes=2, code=0):
+    """Run `histo` in several forked processes, which spares their imports; return stdout and stderr of all, by rank.
+
+    They find each other as those of `--processes` do. `code` is the largest of their exit codes.
+    """
+    with TemporaryDirectory() as folder:
+        job = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+        job |= {RENDEZVOUS_FILE: f"{folder}/processes"}
+        ranks = [Process(histo.root, *args, RANK=str(rank), **job) for rank in range(processes)]
+        codes = [process.wait() for process in ranks]
+    stdout, stderr = ("".join(getattr(process, name) for process in ranks) for name in ("stdout", "stderr"))
+    assert max(codes) == code, stderr
+    return stdout, stderr
+
+
 def history(histo, name):
     return [json.loads(line) for line in (histo.root / "runs" / name / "history.jsonl").read_text().splitlines()]
 
@@ -299,12 +315,12 @@ def test_killed_predictions_continue_from_the_finished_parts(histo, tmp_path):
     histo(*line, tmp_path / "1.csv")
     last = images[35].read_bytes()
     images[35].write_bytes(b"not an image")
-    _, stderr = run(histo, *line, tmp_path / "2.csv", code=1)
+    _, stderr = run_without_torchrun(histo, *line, tmp_path / "2.csv", code=1)
     assert "error: process 1: patch-35.png: not an image" in stderr
     assert not (tmp_path / "2.csv").exists()
     images[35].write_bytes(last)
     images[2].write_bytes(b"what is scored is not read again")  # of the first part of the process that failed
-    run(histo, *line, tmp_path / "2.csv")
+    run_without_torchrun(histo, *line, tmp_path / "2.csv")
     assert (tmp_path / "2.csv").read_bytes() == (tmp_path / "1.csv").read_bytes()
 
 
@@ -315,7 +331,7 @@ def test_several_processes_write_the_same_evaluation_as_one(histo):
     path = histo.root / "metrics" / "first-synthetic-all.json"
     alone = [file.read_bytes() for file in (path, path.with_suffix(".csv"))]
     path.unlink()
-    _, stderr = run(histo, *line)
+    _, stderr = run_without_torchrun(histo, *line)
     assert [file.read_bytes() for file in (path, path.with_suffix(".csv"))] == alone
     assert "process 1" not in stderr
 
@@ -329,7 +345,7 @@ def test_several_processes_count_all_cropped_images_of_a_folder(histo, tmp_path)
     line = ["eval", "--ckpt", "first", "--data", tmp_path / "large", "--batch-size", 2, "--json"]
     alone = json.loads(histo(*line).stdout)
     assert alone["skipped"] == {"cut to the centre": 12}
-    stdout, _ = run(histo, *line)
+    stdout, _ = run_without_torchrun(histo, *line)
     assert json.loads(stdout) == alone
 
 

@@ -2,22 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from histocli.config import Device, Precision, TrainConfig, Weights
 from histocli.data.feature_cache import FeatureCache, FeatureSource, pixel_sha1s
 from histocli.data.features import compute_features
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
-from histocli.training.progress import Listener
+from histocli.training.listeners import Listener
 from histocli.workspace import Workspace
 from tests.cli import SUBSET, TRAIN
-from tests.models.test_models import SMALL, hub_fixture, publish  # noqa: F401 - a fixture
+from tests.models.hub import FROZEN, SMALL, publish
 
 SOURCE = FeatureSource("net", "ab" * 32, None, 3, "cpu", "fp32")
 
@@ -174,16 +174,7 @@ def test_a_run_that_stops_while_it_computes_features_continues(histo, hub):
     from histocli.commands.train import train
 
     publish(SMALL, hub)
-    config = TrainConfig(
-        epochs=1,
-        arch=SMALL,
-        weights=Weights.PRETRAINED,
-        batch_size=16,
-        device=Device.CPU,
-        precision=Precision.FP32,
-        freeze=True,
-        name="stopped",
-    )
+    config = replace(FROZEN, epochs=1, name="stopped")
     with pytest.raises(Stopped):
         train(Workspace(histo.root), config, listener=StopsInFeatures())
     result = histo("train", "--resume", "--name", "stopped")

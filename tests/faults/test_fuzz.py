@@ -34,7 +34,7 @@ from histocli.sources.hdf5 import open_h5, read_patches
 from histocli.sources.hdf5 import read_labels as read_h5_labels
 from histocli.sources.listing import list_files
 from histocli.sources.synthetic import SyntheticOptions
-from histocli.sources.tables import read_labels, read_slides
+from histocli.sources.table_files import read_labels, read_slides
 from histocli.workspace import Workspace, read_json
 
 SYNTHETIC = DownloadConfig("synthetic", SyntheticOptions())

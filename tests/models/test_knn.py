@@ -18,7 +18,7 @@ from histocli.signals import Stopped
 from histocli.workspace import Workspace
 from tests.cli import TRAIN
 from tests.data.test_feature_cache import StopsInFeatures
-from tests.models.test_models import SMALL, hub_fixture, publish  # noqa: F401 - a fixture
+from tests.models.hub import SMALL, publish
 
 KNN = [*TRAIN, "--arch", SMALL, "--weights", "pretrained", "--freeze", "--head", "knn"]
 

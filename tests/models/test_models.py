@@ -15,7 +15,6 @@ from torch import nn
 from histocli.commands.train import train
 from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
-from histocli.config import TrainConfig
 from histocli.data.loaders import Batch
 from histocli.data.transforms import d4_views
 from histocli.enums import Device, Precision, Weights
@@ -26,15 +25,15 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import torchvision_names
 from histocli.signals import Stopped
+from histocli.training.listeners import Listener
 from histocli.training.probe import head_state, whole_state
-from histocli.training.progress import Listener
 from histocli.training.resume import load_run_config
 from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, TRAIN
+from tests.models.hub import FROZEN, SMALL, images_of, publish
 
-SMALL = "shufflenet_v2_x0_5"
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 FAMILIES = [
     "alexnet",
@@ -62,42 +61,11 @@ FAMILIES = [
 ]
 
 
-def images_of(n=2, side=96):
-    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(2))
-
-
 def with_statistics(model):
     """Return the model in evaluation mode, with batch norm statistics that differ from the initial ones."""
     with torch.no_grad():
         model.train()(images_of(4))
     return model.eval()
-
-
-def publish(arch, folder):
-    """Save random weights of torchvision's `arch` in the place of its published ones; return the network."""
-    from torchvision.models import get_model, get_model_weights
-
-    torch.manual_seed(8)
-    options = {"init_weights": False, "transform_input": True} if arch == "googlenet" else {}
-    network = get_model(arch, **options)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the statistics of the one batch, so that what is seen comes through to the end
-    with torch.no_grad():
-        network.train()(images_of(8))
-    folder = folder / "hub" / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(network.state_dict(), folder / get_model_weights(arch).DEFAULT.url.rpartition("/")[2])
-    return network.eval()
-
-
-@pytest.fixture(name="hub")
-def hub_fixture(tmp_path, monkeypatch):
-    """Use an empty folder for downloaded weights, and block the network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")
-    return tmp_path / "torch"
 
 
 def save_and_load(model, path):
@@ -327,16 +295,7 @@ class Stops(Listener):
 def test_a_frozen_run_continues_bit_for_bit_without_a_download(histo, hub):
     publish(SMALL, hub)
     freeze(histo, "--epochs", 3, "--name", "through")
-    config = TrainConfig(
-        epochs=3,
-        arch=SMALL,
-        weights=Weights.PRETRAINED,
-        batch_size=16,
-        device=Device.CPU,
-        precision=Precision.FP32,
-        freeze=True,
-        name="halves",
-    )
+    config = replace(FROZEN, epochs=3, name="halves")
     with pytest.raises(Stopped):
         train(Workspace(histo.root), config, listener=Stops())
     shutil.rmtree(hub)
@@ -377,16 +336,7 @@ def test_the_last_checkpoint_of_a_frozen_run_has_only_the_head(histo, hub, tmp_p
 def test_a_frozen_run_of_an_earlier_version_continues(histo, hub):
     """Earlier versions wrote the whole network into last.pt."""
     publish(SMALL, hub)
-    config = TrainConfig(
-        epochs=2,
-        arch=SMALL,
-        weights=Weights.PRETRAINED,
-        batch_size=16,
-        device=Device.CPU,
-        precision=Precision.FP32,
-        freeze=True,
-        name="old",
-    )
+    config = replace(FROZEN, epochs=2, name="old")
     with pytest.raises(Stopped):
         train(Workspace(histo.root), config, listener=Stops())
     run = histo.root / "runs" / "old"

@@ -1,5 +1,7 @@
 """The notebooks run from top to bottom on synthetic patches; installation and parameters are replaced."""
 
+import re
+
 import cv2
 import nbformat
 import numpy as np
@@ -48,12 +50,32 @@ def execute(name, parameters, folder):
     return "".join(output.get("text", "") or str(output.get("data", "")) for output in outputs)
 
 
+def test_the_notebooks_of_kaggle_and_colab_run_the_same_commands():
+    """Only the installation and the parameters differ, so that it is enough to run one of the two."""
+    kaggle, colab = (
+        [cell.source for cell in notebook.cells if cell.cell_type == "code" and not cell.metadata.get("tags")]
+        for notebook in (nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", 4) for name in ("kaggle", "colab"))
+    )
+    assert kaggle == colab
+    assert sum("!histo" in source for source in kaggle) == 5
+
+
+def test_the_parameters_of_kaggle_and_colab_have_the_same_names():
+    names = [
+        set(re.findall(r"^(\w+) = ", cell.source, re.MULTILINE))
+        for path in NOTEBOOKS
+        if path.stem != "python"
+        for cell in nbformat.read(path, as_version=4).cells
+        if "parameters" in cell.metadata.get("tags", ())
+    ]
+    assert names == [{"SOURCE", "DATA", "BALANCE", "OPTIONS", "TEST"}] * 2
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("name", ["kaggle", "colab"])
-def test_a_notebook_writes_a_submission(name, one_thread, tmp_path, monkeypatch):
+def test_a_notebook_writes_a_submission(one_thread, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    text = execute(name, COMMANDS, tmp_path)
+    text = execute("kaggle", COMMANDS, tmp_path)
     assert "error:" not in text
     assert "image/png" in text
     submission = pd.read_csv(tmp_path / "submission.csv")

@@ -14,7 +14,7 @@ from histocli.errors import HistoError
 from histocli.sources import files as files_module
 from histocli.sources.files import MAX_FILE_BYTES, File, file_at, is_image, read_bytes
 from histocli.sources.listing import list_files, list_images
-from histocli.sources.tables import read_labels, read_slides
+from histocli.sources.table_files import read_labels, read_slides
 from tests.sources.kaggle_layout import write_folder, write_zip
 
 TREE = {

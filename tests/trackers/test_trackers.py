@@ -10,6 +10,7 @@ import pytest
 import histocli
 from histocli.models.checkpoint import load_checkpoint
 from tests.cli import TRAIN
+from tests.faults.processes import Process
 
 pytestmark = pytest.mark.filterwarnings("default")  # the libraries warn about themselves
 RUN = [*TRAIN, "--epochs", 2, "--name", "tracked"]
@@ -103,7 +104,8 @@ def test_tensorboard_reads_the_epochs_the_options_and_the_best_metrics(histo):
 @pytest.mark.slow
 def test_several_trackers_at_once_get_the_same_and_do_not_change_the_weights(histo):
     args = [*RUN, "--track", "mlflow", "--track", "wandb", "--track", "mlflow"]
-    _, stderr = histo.process(*args, env=OFFLINE)
+    process = Process(histo.root, *args, **OFFLINE)
+    assert process.wait() == 0, process.stderr
     rows = history(histo)
     client, run = read_mlflow(histo)
     assert (run.info.run_name, run.info.status) == ("tracked", "FINISHED")
@@ -119,7 +121,7 @@ def test_several_trackers_at_once_get_the_same_and_do_not_change_the_weights(his
     folder = histo.root / "mlflow" / "artifacts" / run.info.run_id / "artifacts" / "best"
     assert all(cv2.imread(str(folder / name)).std() > 0 for name in sent)
 
-    assert "wandb: offline; send it with wandb sync" in stderr
+    assert "wandb: offline; send it with wandb sync" in process.stderr
     sent = {row["_step"]: row["val/auc"] for row in history_of_wandb(histo) if "val/auc" in row}
     assert sent == pytest.approx({row["step"]: row["val_auc"] for row in rows})
     records = read_wandb(histo)

@@ -12,8 +12,8 @@ from histocli.errors import HistoError, UsageError
 from histocli.models import create_model
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
+from histocli.training.listeners import Listener
 from histocli.training.lora import add_lora, merged_state
-from histocli.training.progress import Listener
 from histocli.workspace import Workspace
 from tests.cli import TRAIN
 

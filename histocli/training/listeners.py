@@ -1,0 +1,56 @@
+"""Listeners, which receive the progress of a whole training run, from its start to its end."""
+
+from typing import TYPE_CHECKING
+
+from histocli.training.progress import Epoch, EpochListener, Progress
+
+if TYPE_CHECKING:
+    from histocli.training.probe import Features
+    from histocli.training.run import Run
+
+
+class Listener(EpochListener):
+    """Receives the progress of training; this base class ignores it."""
+
+    def on_start(self, run: "Run", at: int) -> None:
+        """Called when training starts after step `at`, which is 0 for a new run."""
+
+    def on_end(self, run: "Run") -> None:
+        """Called when all epochs are trained and the model card is written."""
+
+
+class Listeners(Listener):
+    """Passes everything on to several listeners, in their order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+    def on_start(self, run: "Run", at: int) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_start(run, at)
+
+    def on_features(self, done: int, total: int) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_features(done, total)
+
+    def on_features_end(self, features: "Features") -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_features_end(features)
+
+    def on_step(self, progress: Progress) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_step(progress)
+
+    def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_epoch_end(epoch, is_best)
+
+    def on_end(self, run: "Run") -> None:
+        """Pass it on."""
+        for listener in self.listeners:
+            listener.on_end(run)
