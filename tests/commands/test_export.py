@@ -161,7 +161,7 @@ def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):
 
 
 def test_a_wsinfer_network_resamples_squares_of_a_slide_as_predict_does(histo, tmp_path):
-    """`histo predict` resamples the squares of slides with OpenCV: by area, and with INTER_LINEAR if they are coarse."""
+    """`histo predict` resamples the squares of slides with OpenCV: by area, or with INTER_LINEAR if they are coarse."""
     histo("export", "--ckpt", "histonet-pcam", "--format", "wsinfer", "--out", tmp_path / "network")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch advises against TorchScript

@@ -148,6 +148,7 @@ def test_the_manifest_has_the_position_that_the_id_names(empty, annotated):
     download(empty, annotated, "--name", "mine")
     for row in manifest(empty, "mine"):
         assert row["id"] == f"{row['slide']}_x{row['x']}_y{row['y']}"
+        assert row["mpp_x"] == row["mpp_y"] == "0.243"
 
 
 def test_patches_near_tumour_can_be_preferred(empty, annotated):
