@@ -195,7 +195,7 @@ def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
     if slide.path.stem.lower().startswith("normal"):
         return None
     raise HistoError(
-        f"{slide.path}: there is no annotation {slide.path.stem}.xml, .geojson or .tif in {folder}",
+        f"{slide.path}: there is no annotation {slide.path.stem}.xml, .geojson, .tif or .png in {folder}",
         "for a slide without tumour, write a GeoJSON file with an empty list of features",
     )
 
