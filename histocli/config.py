@@ -382,3 +382,4 @@ class ReportConfig:
     data: tuple[str, ...] = ()  # none: all evaluations of the runs
     out: Path | None = None  # None: RUN-report.html in the workspace's plots/
     pictures: int = 48  # false positives, and false negatives, of each evaluation at most
+    maps: Path | None = None  # the folder of maps of slides that `histo predict` wrote
