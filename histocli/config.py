@@ -333,20 +333,31 @@ class PlotConfig:
     title: bool = True
     dpi: int = 200
     width: float | None = None  # inches; None: 3.5, one column of a paper, and 7.2 for sheets of patches
-    files: tuple[str, ...] = ()  # images to explain, as the inputs of `PredictConfig`
+    files: tuple[str, ...] = ()  # images to explain, as the inputs of `PredictConfig`; or tables of scores to map
     ids: tuple[str, ...] = ()  # patches of packed data sets to explain
     ckpt: tuple[str, ...] = ()  # what scores the patches to explain; none: that of `run`, else `CHECKPOINT`
+    mpp: str | None = None  # of the slides to map, where the data set does not say it: a number or a table
 
     def check(self) -> None:
         """Raise `UsageError` naming the option whose value cannot be used."""
-        if (what := self._only_explained) and PlotKind.EXPLAIN not in self.kind:
+        is_explained, is_mapped = PlotKind.EXPLAIN in self.kind, PlotKind.MAP in self.kind
+        if (what := self._only_explained) and not is_explained:
             raise UsageError(f"{what} is only for --kind explain", f"histo plot --kind explain {what}")
+        if self.files and is_explained is is_mapped:
+            raise UsageError(
+                f"{self.files[0]} is only for --kind explain or --kind map, and for one of them",
+                f"histo plot --kind explain {self.files[0]} (an image), or --kind map {self.files[0]} (a table)",
+            )
+        if self.mpp is not None and not is_mapped:
+            raise UsageError("--mpp is only for --kind map", "histo plot --kind map --mpp 0.25")
         if self.files and self.ids:
             raise UsageError("--ids names patches of packed data sets, and files were given too", "give one of them")
-        if self.files and self.data:
+        if self.files and self.data and not is_mapped:
             raise UsageError(
                 f"--data {self.data[0]} is for packed patches, and files were given", "leave one of them out"
             )
+        if self.files and self.run and is_mapped:
+            raise UsageError(f"--run {self.run[0]} names evaluations, and tables were given", "leave one of them out")
         if self.ckpt and not (self.files or self.ids):
             raise UsageError("--ckpt needs the patches to explain", "give files, or --ids ID; --run names evaluations")
         if self.ckpt and self.run:
@@ -359,7 +370,7 @@ class PlotConfig:
     @property
     def _only_explained(self) -> str:
         """What is given and has a meaning only for `PlotKind.EXPLAIN`, or ""."""
-        options = (("", self.files), ("--ids ", self.ids), ("--ckpt ", self.ckpt))
+        options = (("--ids ", self.ids), ("--ckpt ", self.ckpt))
         return next((f"{option}{values[0]}" for option, values in options if values), "")
 
 
@@ -371,3 +382,4 @@ class ReportConfig:
     data: tuple[str, ...] = ()  # none: all evaluations of the runs
     out: Path | None = None  # None: RUN-report.html in the workspace's plots/
     pictures: int = 48  # false positives, and false negatives, of each evaluation at most
+    maps: Path | None = None  # the folder of maps of slides that `histo predict` wrote

@@ -153,6 +153,7 @@ class PlotKind(StrEnum):
     SAMPLES = "samples"
     ERRORS = "errors"
     EXPLAIN = "explain"
+    MAP = "map"
 
 
 class RunSort(StrEnum):

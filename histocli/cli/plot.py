@@ -22,7 +22,8 @@ def plot(
         list[str] | None,
         typer.Argument(
             metavar="[FILES]...",
-            help="With --kind explain: the images to explain, as the inputs of histo predict.",
+            help="With --kind explain: the images to explain, as the inputs of histo predict. With --kind map: CSV "
+            "files that histo predict wrote.",
             show_default=False,
         ),
     ] = None,
@@ -71,6 +72,16 @@ def plot(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    mpp: Annotated[
+        str | None,
+        typer.Option(
+            "--mpp",
+            metavar="NUMBER|CSV",
+            help="With --kind map: micrometres per pixel of the slides, such as 0.25, or a table slide,mpp.",
+            show_default="those in the manifest",
+            rich_help_panel=_WHAT,
+        ),
+    ] = PlotConfig.mpp,
     format: Annotated[
         PlotFormat, typer.Option("--format", help="The plots' file format.", rich_help_panel=_HOW)
     ] = PlotConfig.format,
@@ -88,7 +99,7 @@ def plot(
         ),
     ] = PlotConfig.width,
 ) -> None:
-    """Plot learning curves, ROC, calibration, errors and explanations."""
+    """Plot learning curves, ROC, calibration, errors, explanations and maps of slides."""
     state: State = ctx.obj
     from histocli.commands.plot import plot as run_plot
 
@@ -103,6 +114,7 @@ def plot(
         files=tuple(files or ()),
         ids=tuple(ids or ()),
         ckpt=tuple(ckpt or ()),
+        mpp=mpp,
     )
     paths = run_plot(state.workspace, config, on_note=state.report.note)
     for path in paths:

@@ -47,12 +47,21 @@ def report(
             help="Largest number of false positives, and of false negatives, to show per evaluation.",
         ),
     ] = ReportConfig.pictures,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            "--maps",
+            metavar="DIR",
+            help="Show the heat maps of slides in this folder, which histo predict --out DIR wrote.",
+            show_default=False,
+        ),
+    ] = ReportConfig.maps,
 ) -> None:
     """Write one HTML page about runs: metrics, curves, errors."""
     state: State = ctx.obj
     from histocli.commands.report import report as write_report
 
-    config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures)
+    config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps)
     written = write_report(state.workspace, config, on_problem=state.report.warn, on_note=state.report.note)
     evaluations = f"{written.evaluations} evaluation{'s' * (written.evaluations != 1)}"
     state.report.done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

@@ -19,7 +19,7 @@ from histocli.slides.detection import SlideFile
 from histocli.slides.lesions import SlideHits, find_detections, find_lesions, froc, match, recall_by_size
 from histocli.slides.measures import Map
 from histocli.slides.plots import draw_froc, draw_slide_roc
-from histocli.slides.records import FAILED, FILE, TABLE, FinishedSlide, read_finished
+from histocli.slides.records import FAILED, TABLE, FinishedSlide, read_folder
 from histocli.slides.source import find_annotation
 from histocli.sources.files import file_at
 from histocli.sources.table_files import read_labels
@@ -61,7 +61,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
     """
     if (config.labels is None) == (config.annotations is None):
         raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
-    finished = _read_folder(config.slides)
+    finished = read_folder(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
     find_truth = _truth_of_annotations(config.annotations) if config.annotations else _truth_of_labels(config.labels)
     slides, without = _evaluate_folder(finished, find_truth, threshold)
@@ -69,7 +69,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
         raise HistoError(f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without)}")
     chosen = None
     if config.choose_on is not None:
-        training = _read_folder(config.choose_on)
+        training = read_folder(config.choose_on)
         _check_separate(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
     report = _report(config, slides, without, threshold, chosen)
@@ -117,19 +117,6 @@ def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
             "leave --choose-on out, or give the labels or annotations of these slides too",
         )
     return ChosenScore(max(known, key=lambda name: known[name]), str(folder.resolve()), len(slides), known)
-
-
-def _read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
-    """Return the folder and the record of each finished slide; raise `HistoError` if their options differ."""
-    found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(FILE))]
-    finished = [(folder, one) for folder, one in found if one is not None]
-    if not finished:
-        raise HistoError(f"there are no maps of slides in {out}", "histo predict SLIDES --out DIR writes them")
-    if len({(one.threshold, one.step) for _, one in finished}) > 1:
-        raise HistoError(
-            f"the slides in {out} were scored with different options", "score them again with one histo predict"
-        )
-    return finished
 
 
 def _truth_of_annotations(folder: Path) -> FindTruth:

@@ -13,6 +13,7 @@ from histocli.reports.balance import BalanceReport, read_balance
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
+from histocli.slides.resolution import UnknownResolutionError
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -52,11 +53,17 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
                 from histocli.commands.plot_explanations import plan_chosen  # imports torch
 
                 plots += plan_chosen(workspace, config, on_note)
+            elif kind is Kind.MAP:
+                plots += _plan_maps(workspace, runs, config, on_note)
             else:
                 plots += plan(workspace, runs, kind, config.data)
         except (MissingInputError, ExplanationError):
             if Kind.ALL not in config.kind:
                 raise
+        except UnknownResolutionError as error:
+            if Kind.ALL not in config.kind:
+                raise
+            on_note(f"no maps: {error}; {error.hint}")
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
     look = Look(config.format, config.dpi, config.width, config.title)
@@ -113,6 +120,23 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
 
         return plan_explanations(workspace, evaluations)
     return [_plan_evaluation(path, report, kind) for path, report in evaluations.items()]
+
+
+def _plan_maps(
+    workspace: Workspace, runs: Sequence[str], config: PlotConfig, on_note: Callable[[str], None]
+) -> list[Plot]:
+    """Return the maps of the slides of a run's evaluations, or of the tables `config.files`.
+
+    Raises:
+        MissingInputError: there are no scored patches with a position.
+    """
+    from histocli.commands.plot_maps import plan_evaluation_maps, plan_prediction_maps
+
+    if config.files:
+        return plan_prediction_maps(workspace, config, on_note)
+    if not runs:
+        raise MissingInputError("there is no training run yet", "histo train makes one")
+    return plan_evaluation_maps(workspace, _evaluations(workspace, runs[0], config.data), config, on_note)
 
 
 def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:

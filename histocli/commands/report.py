@@ -20,16 +20,19 @@ from histocli.reports.model_card import read_dataset, split_summary
 from histocli.reports.page.charts import evaluation_charts, learning_curves, roc_chart
 from histocli.reports.page.content import ComparisonSection, EvaluationSection, RunSection, render
 from histocli.reports.page.gallery import error_galleries
+from histocli.reports.page.maps import MapGallery, evaluation_maps, folder_maps
 from histocli.reports.page.operating import operating_points
 from histocli.reports.plots import MissingInputError, shorten
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
+from histocli.slides.records import read_folder
 from histocli.training.repeats import repeats_name
 from histocli.workspace import Workspace, make_name
 
 MAX_BYTES = 5_000_000  # of a page, so that it can be sent by mail
 _TEXT_BYTES = 200_000  # of an evaluation, at most about: its charts, its counts and its tables
 _OTHER_BYTES = 300_000  # of the page
+_MAPS = 0.4  # of the bytes for pictures, at most, are for maps of slides
 
 Evaluations = dict[Path, EvaluationReport]
 
@@ -82,13 +85,15 @@ def report(
             f"{' and '.join(runs)} {'has' if len(runs) == 1 else 'have'} no evaluation on {', '.join(config.data)}",
             f"histo eval --ckpt {runs[0]} --data {config.data[0]}",
         )
-    limits = _Limits(config.pictures, max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES) // max(1, count))
+    left = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
+    slides = folder_maps(read_folder(config.maps), round(left * _MAPS)) if config.maps else MapGallery()
+    limits = _Limits(config.pictures, (left - slides.bytes) // max(1, count))
     sections = [_run_section(workspace, run, evaluations[run], limits, on_problem) for run in runs]
     comparisons = _comparisons(evaluations, on_problem, on_note)
     problems = _not_evaluated(evaluations, several, bool(comparisons))
     for problem in problems:
         on_problem(problem)
-    page = render(sections, comparisons, problems).encode()
+    page = render(sections, comparisons, slides, problems).encode()
     if len(page) > MAX_BYTES:
         on_problem(f"the page has {len(page) / 1e6:.1f} MB, because it shows {count} evaluations; --data shows fewer")
     with output_path(path, len(page)) as temporary:
@@ -163,17 +168,27 @@ def _evaluation_section(
     on_problem: Callable[[str], None],
 ) -> EvaluationSection:
     """Return what the page shows about an evaluation; without its scores, the page says why parts are missing."""
-    points, galleries, problems = None, [], []
-    try:
-        scores = read_scores(path.with_name(evaluation.scores))
-        points = operating_points(scores, evaluation.measured.threshold)
-        galleries = error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes)
-    except HistoError as error:
-        what = "patches are not shown" if points else "threshold cannot be moved, and its patches are not shown"
+    points, maps, galleries, problems = None, MapGallery(), [], []
+
+    def add_problem(what: str, error: HistoError) -> None:
         reason = f"The {what}: {error} ({error.hint})"
         on_problem(f"{path.name}: {reason}")
         problems.append(_without_folders(reason, workspace, evaluation))
-    return EvaluationSection(evaluation, path.name, evaluation_charts(evaluation), points, galleries, problems)
+
+    try:
+        scores = read_scores(path.with_name(evaluation.scores))
+        points = operating_points(scores, evaluation.measured.threshold)
+        try:
+            maps = evaluation_maps(workspace, evaluation, scores, round(limits.bytes * _MAPS))
+        except HistoError as error:
+            add_problem("maps of slides are not shown", error)
+        galleries = error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes - maps.bytes)
+    except HistoError as error:
+        add_problem(
+            "patches are not shown" if points else "threshold cannot be moved, and its patches are not shown", error
+        )
+    charts = evaluation_charts(evaluation)
+    return EvaluationSection(evaluation, path.name, charts, points, galleries, maps, problems)
 
 
 def _without_folders(text: str, workspace: Workspace, evaluation: EvaluationReport) -> str:

@@ -22,14 +22,37 @@ NETWORK, CONFIG = "torchscript_model.pt", "config.json"
 CLASS_NAMES = ["Normal", "Tumor"]  # the second is a class that every QuPath project has
 
 
-class CalibratedLogits(nn.Module):
-    """The network that WSInfer runs: float RGB images (N,3,96,96) in [0, 1] -> logits (N,2), of which it takes softmax.
+def _resample(images: Tensor, side: int) -> Tensor:
+    """Resample images (N,3,H,W) in [0, 1] to (N,3,side,side) as slides are, by area, and round them to 256 levels.
 
-    The logits are divided by the temperature, so that the softmax gives calibrated probabilities.
+    TorchScript compiles this function, because what it does depends on the size of the images.
+    """
+    height, width = images.shape[2], images.shape[3]
+    if height == side and width == side:
+        return images
+    if height < side or width < side:
+        images = nn.functional.interpolate(images, [side, side], mode="bilinear", align_corners=False)
+    else:
+        weights: list[Tensor] = []
+        for size in (height, width):
+            edges = torch.arange(side + 1, device=images.device, dtype=images.dtype) * (size / side)
+            pixels = torch.arange(size, device=images.device, dtype=images.dtype)
+            ends = torch.minimum(edges[1:, None], pixels + 1)
+            weights.append((ends - torch.maximum(edges[:-1, None], pixels)).clamp(min=0) * (side / size))
+        images = weights[0] @ images @ weights[1].t()
+    return (images * 255).round() / 255
+
+
+class CalibratedLogits(nn.Module):
+    """The network that WSInfer runs: float RGB images (N,3,H,W) in [0, 1] -> logits (N,2), of which it takes softmax.
+
+    Images of another size than 96x96 are resampled by the network: WSInfer's own `Resize` filters differently, which
+    changes the scores. The logits are divided by the temperature, so that the softmax gives calibrated probabilities.
     """
 
     def __init__(self, model: Classifier, temperature: float) -> None:
         super().__init__()
+        self.resample = torch.jit.script(_resample)
         # Not the classifier itself: TorchScript would evaluate its properties, of which one is for some networks only.
         self.network, self.side, self.temperature = model.network, model.side, temperature
         self.mean, self.std = nn.Buffer(model.mean), nn.Buffer(model.std)
@@ -37,7 +60,8 @@ class CalibratedLogits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N,2) of normal and tumour."""
-        inputs = torch.addcmul(-self.mean / self.std, resize_images(images, self.side), 1 / self.std)
+        patches = resize_images(self.resample(images, PATCH_SIDE), self.side)
+        inputs = torch.addcmul(-self.mean / self.std, patches, 1 / self.std)
         logits: Tensor = self.network(inputs) / self.temperature
         return logits
 
@@ -78,5 +102,5 @@ def describe(arch: str) -> dict[str, object]:
         "class_names": CLASS_NAMES,
         "patch_size_pixels": PATCH_SIDE,
         "spacing_um_px": PATCH_MPP,
-        "transform": [{"name": "Resize", "arguments": {"size": PATCH_SIDE}}, {"name": "ToTensor"}],
+        "transform": [{"name": "ToTensor"}],  # the network resamples
     }

@@ -12,7 +12,7 @@ from histocli.errors import HistoError
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.masks import TumourMask, read_mask
 
-MASK_SUFFIXES = (".tif", ".tiff")
+MASK_SUFFIXES = (".tif", ".tiff", ".png")
 Ring = np.ndarray[Any, np.dtype[np.float64]]
 _BITS = 4  # of a coordinate's fraction that OpenCV keeps
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
@@ -102,7 +102,7 @@ class TumourAreas(NamedTuple):
 
 
 def read_tumour(path: Path) -> TumourAreas:
-    """Read an annotation (.xml, .geojson or .json) and sort its areas by their classes; or open a mask (.tif).
+    """Read an annotation (.xml, .geojson or .json) and sort its areas by their classes; or open a mask (.tif, .png).
 
     Raises:
         HistoError: the file cannot be read, or a class is not known.

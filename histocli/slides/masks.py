@@ -1,13 +1,16 @@
-"""Tumour of a slide as a mask: a TIFF of one channel, as Camelyon's evaluation masks, of any resolution and size."""
+"""Tumour of a slide as a mask: a TIFF of one channel, as Camelyon's evaluation masks, of any size; or a PNG."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
+import cv2
 import numpy as np
 
+from histocli.data.headers import ImageError, check_header
+from histocli.data.tiff_segments import imdecode
 from histocli.errors import HistoError
 from histocli.slides.grid import Grid, Mask
 from histocli.sources import Pixels
@@ -115,8 +118,8 @@ def read_mask(path: Path) -> TumourMask:
     values = found - {0}
     if len(values) > 1:
         raise HistoError(f"{path}: the mask has pixels of 1 and of 255", "write a mask in which tumour has one value")
-    with _largest_page(path) as page:
-        return TumourMask(path, page.imagewidth, page.imagelength, max(values, default=0))
+    height, width = _size_of(path)
+    return TumourMask(path, width, height, max(values, default=0))
 
 
 def _squares_of(pixels: Positions, side: float, count: int) -> tuple[Positions, Positions]:
@@ -124,6 +127,47 @@ def _squares_of(pixels: Positions, side: float, count: int) -> tuple[Positions, 
     first = np.floor(pixels / side + 1e-9).astype(np.int64)
     last = np.ceil((pixels + 1) / side - 1e-9).astype(np.int64) - 1  # a coarse pixel can reach into a second square
     return np.minimum(first, count - 1), np.minimum(last, count - 1)
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    """Return the height and the width of a mask in pixels."""
+    if _is_png(path):
+        height, width = read_png(path).shape
+        return height, width
+    with _largest_page(path) as page:
+        return page.imagelength, page.imagewidth
+
+
+def _is_png(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
+
+
+def read_png(path: Path, *, is_grey: bool = True) -> Pixels:
+    """Read a PNG: its values (H,W) uint8 if it has one channel; with `is_grey` False, colours are converted to grey.
+
+    Raises:
+        HistoError: it cannot be read, is damaged, too large, or has several channels or 16 bits and `is_grey` is True.
+    """
+    try:
+        data = path.read_bytes()
+        size = check_header(data)
+        flag = cv2.IMREAD_UNCHANGED if is_grey else cv2.IMREAD_GRAYSCALE
+        image = imdecode(data, size.width * size.height if size else 0, flag)
+    except (ImageError, OSError) as error:
+        hint = "export it again; a very large mask can be a tiled TIFF"
+        raise HistoError(f"{path}: the mask cannot be read: {error}", hint) from error
+    if image is None:
+        raise HistoError(f"{path}: the mask is no image that can be read", "export it again as a PNG file")
+    if image.ndim != 2 or image.dtype != np.uint8:
+        _refuse_form(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
+    return np.asarray(image, np.uint8)
+
+
+def _refuse_form(path: Path, channels: int, dtype: object) -> NoReturn:
+    raise HistoError(
+        f"{path}: the mask has {channels} channels of {dtype}",
+        "write one channel of 8 bits: 0, and 1 for tumour; a picture that is no mask must be in another folder",
+    )
 
 
 @contextmanager
@@ -138,8 +182,7 @@ def _largest_page(path: Path) -> Iterator[Any]:
     with file:
         page: Any = max(file.pages, key=lambda one: one.imagewidth * one.imagelength)
         if page.samplesperpixel != 1 or page.dtype not in (np.uint8, np.bool_):
-            form = f"{page.samplesperpixel} channels of {page.dtype}"
-            raise HistoError(f"{path}: the mask has {form}", "write one channel of 8 bits: 0, and 1 for tumour")
+            _refuse_form(path, page.samplesperpixel, page.dtype)
         yield page
 
 
@@ -149,6 +192,9 @@ def _segments(path: Path) -> Iterator[tuple[int, int, Pixels]]:
     Raises:
         HistoError: the file cannot be read.
     """
+    if _is_png(path):
+        yield 0, 0, read_png(path)
+        return
     with _largest_page(path) as page:
         segments = page.segments(maxworkers=1)
         while True:

@@ -18,7 +18,7 @@ from histocli.workspace import atomic_path
 
 _LONGEST = 1600  # pixels of a picture's longer side
 _OPACITY = 0.6  # of the map over the slide
-_COLOURS = "inferno"
+COLOURS = "inferno"  # of probabilities
 _NICE = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # lengths of a scale bar in mm
 
 
@@ -51,7 +51,7 @@ def write_heatmap_picture(
         rows, columns = grid.shape
         shown = axes.imshow(
             np.ma.masked_invalid(scores),
-            cmap=_COLOURS,
+            cmap=COLOURS,
             vmin=0,
             vmax=1,
             alpha=_OPACITY,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from histocli.data.tables import table_writer
+from histocli.errors import HistoError
 from histocli.schema import from_json, to_json
 from histocli.workspace import atomic_path, read_json, write_json
 
@@ -55,6 +56,19 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     """Return what is known of a finished slide, None if it is not finished."""
     path = folder / FILE
     return from_json(FinishedSlide, read_json(path), str(path)) if path.is_file() else None
+
+
+def read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
+    """Return the folder and the record of each finished slide; raise `HistoError` if their options differ."""
+    found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(FILE))]
+    finished = [(folder, one) for folder, one in found if one is not None]
+    if not finished:
+        raise HistoError(f"there are no maps of slides in {out}", "histo predict SLIDES --out DIR writes them")
+    if len({(one.threshold, one.step) for _, one in finished}) > 1:
+        raise HistoError(
+            f"the slides in {out} were scored with different options", "score them again with one histo predict"
+        )
+    return finished
 
 
 def write_table(out: Path, records: list[SlideRecord]) -> None:

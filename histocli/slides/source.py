@@ -20,7 +20,7 @@ from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
 from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
-from histocli.sources import Patch, PlannedFile, SourceContext, SourceReport
+from histocli.sources import Patch, PlannedFile, Position, SourceContext, SourceReport
 from histocli.sources.camelyon import hospital_of
 from histocli.threads import thread_count
 
@@ -169,7 +169,7 @@ class SlidesSource:
                     label,
                     name,
                     hospital=one.slide.hospital,
-                    position=(box.x, box.y),
+                    position=Position(box.x, box.y, *one.mpp),
                 )
 
 
@@ -195,7 +195,7 @@ def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
     if slide.path.stem.lower().startswith("normal"):
         return None
     raise HistoError(
-        f"{slide.path}: there is no annotation {slide.path.stem}.xml, .geojson or .tif in {folder}",
+        f"{slide.path}: there is no annotation {slide.path.stem}.xml, .geojson, .tif or .png in {folder}",
         "for a slide without tumour, write a GeoJSON file with an empty list of features",
     )
 

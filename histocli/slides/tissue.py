@@ -9,6 +9,7 @@ import numpy as np
 from histocli.errors import HistoError
 from histocli.slides.annotations import fill_polygons, read_geojson
 from histocli.slides.grid import Mask
+from histocli.slides.masks import read_png
 from histocli.slides.measures import Map
 from histocli.sources import Pixels
 
@@ -93,9 +94,7 @@ def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> 
 
 
 def _load_image(path: Path, shape: tuple[int, int]) -> Mask:
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-    if image is None:
-        raise HistoError(f"{path}: the mask is no image that can be read", "give a PNG or GeoJSON file")
+    image = read_png(path, is_grey=False)
     aspect = (image.shape[1] / image.shape[0]) / (shape[1] / shape[0])
     if abs(aspect - 1) > _ASPECT:
         raise HistoError(

@@ -22,13 +22,24 @@ Pixels: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 OnTransfer = Callable[[str, int, int | None], None]  # name of the file, bytes so far, and bytes in all if known
 
 
+class Position(NamedTuple):
+    """Where a patch lies in its slide: the upper left corner of its central 32x32, in level-0 pixels.
+
+    `mpp_x` and `mpp_y` are the micrometres per level-0 pixel.
+    """
+
+    x: int
+    y: int
+    mpp_x: float
+    mpp_y: float
+
+
 class Patch(NamedTuple):
     """A patch that a source yields.
 
     `load` returns its pixels (96,96,3), uint8, RGB. It is called once, on a worker thread, and raises `HistoError` if
     the patch cannot be read. `label` is 1 if the central 32x32 pixels contain tumour, 0 if not, None if not known.
-    `path` names the file, as a user would find it. `position` is the upper left corner (x, y) of its central 32x32 in
-    its slide, in level-0 pixels, None if it is not known.
+    `path` names the file, as a user would find it. `position` is where it lies in its slide, None if it is not known.
     """
 
     id: str
@@ -38,7 +49,7 @@ class Patch(NamedTuple):
     split: str = ""
     hospital: str = ""
     path: str = ""
-    position: tuple[int, int] | None = None
+    position: Position | None = None
 
 
 class PlannedFile(NamedTuple):

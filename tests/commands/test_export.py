@@ -5,6 +5,7 @@ import json
 import warnings
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):
         "class_names": ["Normal", "Tumor"],
         "patch_size_pixels": 96,
         "spacing_um_px": 0.972,
-        "transform": [{"name": "Resize", "arguments": {"size": 96}}, {"name": "ToTensor"}],
+        "transform": [{"name": "ToTensor"}],
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch advises against TorchScript
@@ -157,3 +158,23 @@ def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):
         np.testing.assert_allclose(scores, expected[part], atol=1e-5)
     error, _ = histo.fails("export", "--ckpt", checkpoint, "--format", "wsinfer", "--out", out)
     assert error == f"{out} exists already"
+
+
+def test_a_wsinfer_network_resamples_squares_of_a_slide_as_predict_does(histo, tmp_path):
+    """`histo predict` resamples the squares of slides with OpenCV: by area, or with INTER_LINEAR if they are coarse."""
+    histo("export", "--ckpt", "histonet-pcam", "--format", "wsinfer", "--out", tmp_path / "network")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch advises against TorchScript
+        network = torch.jit.load(str(tmp_path / "network" / "torchscript_model.pt"))
+    patches = np.load(histo.root / "data" / "synthetic" / "patches.npy", mmap_mode="r")[:8]
+    area, linear = (cv2.INTER_AREA, 1e-3), (cv2.INTER_LINEAR, 3e-3)  # INTER_LINEAR rounds its weights
+    for size, (method, tolerance) in (((187, 187), area), ((240, 239), area), ((192, 192), area), ((80, 90), linear)):
+        squares = [cv2.resize(patch, size, interpolation=cv2.INTER_CUBIC) for patch in patches]
+        resampled = [cv2.resize(square, (96, 96), interpolation=method) for square in squares]
+        with torch.inference_mode():
+            scores, expected = (
+                network(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255).softmax(1)[:, 1]
+                for images in (squares, resampled)
+            )
+        assert expected.max() - expected.min() > 0.3
+        np.testing.assert_allclose(scores, expected, atol=tolerance)

@@ -380,3 +380,76 @@ def test_seeds_are_shown_without_an_evaluation(histo):
     path = histo.root / "metrics" / "net-seeds.json"
     write_json(path, made | {"mean": None})
     assert f"{path}: the field mean is None" in histo.fails("report", "--run", "net")[0]
+
+
+@pytest.fixture
+def placed(histo):
+    """A workspace whose patches have positions in two slides, and their evaluation."""
+    path = histo.root / "manifests" / "synthetic.csv"
+    manifest = pd.read_csv(path, dtype=str, keep_default_na=False)
+    manifest["slide"] = [f"slide {row % 2} {HOSTILE}" for row in manifest.index]
+    manifest["x"], manifest["y"] = 128 * (manifest.index % 20), 128 * (manifest.index // 20)
+    manifest["mpp_x"] = manifest["mpp_y"] = "0.243"
+    manifest.to_csv(path, index=False)
+    histo(*EVAL, "--data", "synthetic")
+    return histo
+
+
+def write_heatmaps(folder, count, side):
+    """Write what `histo predict` leaves of slides that the report shows."""
+    for number in range(count):
+        record = {"slide": f"case {number} {HOSTILE}", "status": "scored", "squares": 9, "tumour_mm2": float(number)}
+        finished = {"path": "x", "made_of": "", "threshold": 0.5, "step": 96, "width": 9, "height": 9, "record": record}
+        (folder / f"case-{number}").mkdir(parents=True)
+        write_json(folder / f"case-{number}" / "slide.json", finished)
+        noise = np.random.default_rng(number).integers(0, 255, (side, side, 3), np.uint8)
+        cv2.imwrite(str(folder / f"case-{number}" / "heatmap.png"), noise)
+
+
+def maps_of(page):
+    return [names for tag, names in page.elements if tag == "div" and names.get("class") == "frame"]
+
+
+@needs_browser
+def test_maps_of_slides_can_be_zoomed(placed, tmp_path):
+    write_heatmaps(tmp_path / "maps", 2, 300)
+    page = page_of(placed, "--pictures", 0, "--maps", tmp_path / "maps")
+    names = [f"slide {number} {HOSTILE}" for number in (0, 1)] + [f"case {number} {HOSTILE}" for number in (1, 0)]
+    found = [one["aria-label"].removeprefix("Map of the slide ") for one in maps_of(page)]
+    assert sorted(found[:2]) == names[:2]
+    assert found[2:] == names[2:]  # those with most tumour first
+    script = """
+      const image = document.querySelector(".map img"), slider = document.querySelector(".map input");
+      const before = image.getBoundingClientRect().width;
+      slider.value = 4;
+      slider.dispatchEvent(new Event("input", { bubbles: true }));
+      result.factor = image.getBoundingClientRect().width / before;
+      const frame = document.querySelector(".map .frame");
+      result.middle = (frame.scrollLeft + frame.clientWidth / 2) / frame.scrollWidth;
+      result.text = slider.getAttribute("aria-valuetext");
+      result.others = document.querySelectorAll(".map")[1].querySelector("img").style.width;
+    """
+    result, problems = in_browser(page, script, tmp_path)
+    assert problems == []
+    assert result["factor"] == pytest.approx(4, rel=0.05)
+    assert result["middle"] == pytest.approx(0.5, abs=0.02)
+    assert (result["text"], result["others"]) == ("4 times", "")
+
+
+def test_many_large_maps_fit_into_a_mail(evaluated_run, tmp_path):
+    write_heatmaps(tmp_path / "maps", 12, 1000)  # noise: 12 x 700 kB as JPEG
+    page = page_of(evaluated_run, "--maps", tmp_path / "maps")
+    assert len(page.source) < 5_000_000
+    assert len(maps_of(page)) == 12
+    assert "12 of 12 slides" in page.text
+
+
+def test_maps_that_cannot_be_shown_are_named(placed, empty, tmp_path):
+    path = placed.root / "manifests" / "synthetic.csv"
+    pd.read_csv(path, dtype=str, keep_default_na=False).drop(columns=["mpp_x", "mpp_y"]).to_csv(path, index=False)
+    page = page_of(placed, "--pictures", 0)
+    assert not maps_of(page)
+    assert "The maps of slides are not shown: the resolution of the slide" in page.text
+    error, hint = placed.fails("report", "--maps", tmp_path)
+    assert error == f"there are no maps of slides in {tmp_path}"
+    assert "histo predict SLIDES --out DIR writes them" in hint

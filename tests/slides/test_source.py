@@ -4,10 +4,12 @@ import csv
 import json
 import re
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 
+from histocli.errors import HistoError
 from histocli.slides.annotations import fill_polygons, read_asap, read_geojson, read_tumour
 from histocli.slides.lesions import find_lesions
 from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
@@ -84,7 +86,7 @@ def test_a_slide_without_annotation_is_refused_unless_it_is_named_normal(empty, 
     error, hint = empty.fails(
         "download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations"
     )
-    assert "tumor_001.tif: there is no annotation tumor_001.xml, .geojson or .tif" in error
+    assert "tumor_001.tif: there is no annotation tumor_001.xml, .geojson, .tif or .png" in error
     assert "empty list of features" in hint
     (tmp_path / "annotations" / "tumor_001.geojson").write_text('{"type": "FeatureCollection", "features": []}')
     empty("download", "--source", "slides", "--from", annotated / "slides", "--annotations", tmp_path / "annotations")
@@ -148,6 +150,7 @@ def test_the_manifest_has_the_position_that_the_id_names(empty, annotated):
     download(empty, annotated, "--name", "mine")
     for row in manifest(empty, "mine"):
         assert row["id"] == f"{row['slide']}_x{row['x']}_y{row['y']}"
+        assert row["mpp_x"] == row["mpp_y"] == "0.243"
 
 
 def test_patches_near_tumour_can_be_preferred(empty, annotated):
@@ -168,6 +171,9 @@ def test_patches_near_tumour_can_be_preferred(empty, annotated):
 def write_mask(path, areas, side, *, factor=1, value=1, levels=1, dtype=np.uint8):
     """A tiled mask of polygons; a pixel spans `factor` level-0 pixels."""
     mask = fill_polygons(areas.tumour, (side // factor,) * 2, (factor, factor)).astype(dtype) * value
+    if path.suffix == ".png":
+        assert cv2.imwrite(str(path), mask)
+        return
     with tifffile.TiffWriter(path) as file:
         for level in range(levels):
             options = {"subfiletype": 1} if level else {}
@@ -180,6 +186,7 @@ def write_mask(path, areas, side, *, factor=1, value=1, levels=1, dtype=np.uint8
         ("tumor_001.tif", {}),
         ("tumor_001_Mask.tif", {"value": 255, "levels": 3}),
         ("tumor_001_mask.tiff", {"factor": 4}),
+        ("tumor_001.png", {"factor": 8, "value": 255}),
     ],
 )
 def test_a_mask_says_the_same_as_polygons(empty, annotated, tmp_path, name, options):
@@ -205,19 +212,40 @@ def test_a_mask_says_the_same_as_polygons(empty, annotated, tmp_path, name, opti
         ({"factor": 100}, "a pixel of the mask spans 24 micrometres"),
         ({"dtype": np.uint16}, "the mask has 1 channels of uint16"),
         ({"shape": (3200, 3100)}, "the mask has 3100x3200 pixels"),
+        ({"suffix": ".png", "value": 128}, "the mask has pixels of the value 128"),
+        ({"suffix": ".png", "dtype": np.uint16}, "the mask has 1 channels of uint16"),
+        ({"suffix": ".png", "side": 3000}, "the mask has 3000x3000 pixels, and the slide 3200x3200"),
     ],
 )
 def test_a_mask_that_could_label_wrongly_is_refused(empty, annotated, tmp_path, change, message):
     areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
     change = dict(change)
-    side, shape = change.pop("side", 3200), change.pop("shape", None)
+    side, shape, suffix = change.pop("side", 3200), change.pop("shape", None), change.pop("suffix", ".tif")
     if shape:
         tifffile.imwrite(tmp_path / "tumor_001.tif", np.ones(shape, np.uint8))
     else:
-        write_mask(tmp_path / "tumor_001.tif", areas, side, **change)
+        write_mask(tmp_path / f"tumor_001{suffix}", areas, side, **change)
     inputs = ["--from", annotated / "slides", "--annotations", tmp_path]
     error, _ = empty.fails("download", "--source", "slides", *inputs, "--n", 120)
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda png: png[: len(png) // 2], "the mask cannot be read"),
+        (lambda png: b"no image", "the mask is no image that can be read"),
+        (lambda png: cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes(), "has 3 channels of uint8"),
+        (lambda png: cv2.imencode(".png", np.zeros((8200, 8200), np.uint8))[1].tobytes(), "of more than 67,108,864"),
+    ],
+)
+def test_a_png_that_is_no_whole_mask_is_refused(tmp_path, change, message):
+    png = cv2.imencode(".png", np.eye(400, dtype=np.uint8))[1].tobytes()
+    (tmp_path / "mask.png").write_bytes(png)
+    assert read_tumour(tmp_path / "mask.png").has_tumour
+    (tmp_path / "mask.png").write_bytes(change(png))
+    with pytest.raises(HistoError, match=message):
+        read_tumour(tmp_path / "mask.png")
 
 
 def test_lesions_of_a_mask_are_those_of_the_polygons(annotated, tmp_path):

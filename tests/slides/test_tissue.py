@@ -1,9 +1,11 @@
 """The tissue of a slide."""
 
+import cv2
 import numpy as np
 import pytest
 
-from histocli.slides.tissue import find_tissue, share_of_squares
+from histocli.errors import HistoError
+from histocli.slides.tissue import find_tissue, load_mask, share_of_squares
 
 MPP = 7.776
 
@@ -67,3 +69,10 @@ def test_the_share_of_tissue_in_squares():
     mask[:12, :6] = True
     shares = share_of_squares(mask, (2, 3), 12)
     assert shares.tolist() == [[0.5, 0, 0], [0, 0, 0]]
+
+
+def test_a_truncated_mask_is_refused(tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_bytes(cv2.imencode(".png", np.full((100, 100), 255, np.uint8))[1].tobytes()[:-20])
+    with pytest.raises(HistoError, match="the mask cannot be read"):
+        load_mask(path, (100, 100), (800, 800))

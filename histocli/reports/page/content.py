@@ -16,6 +16,7 @@ from histocli.reports.model_card import DatasetRecord, SplitSummary
 from histocli.reports.page import charts
 from histocli.reports.page.charts import Chart
 from histocli.reports.page.gallery import Gallery
+from histocli.reports.page.maps import MapGallery
 from histocli.reports.page.operating import OperatingPoints
 from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import RunRecord
@@ -39,6 +40,7 @@ class EvaluationSection:
     charts: list[Chart]
     points: OperatingPoints | None
     galleries: list[Gallery]
+    maps: MapGallery
     problems: list[str]
 
 
@@ -73,7 +75,9 @@ class ComparisonSection:
     problems: list[str] = field(default_factory=list)
 
 
-def render(runs: list[RunSection], comparisons: list[ComparisonSection], problems: list[str]) -> str:
+def render(
+    runs: list[RunSection], comparisons: list[ComparisonSection], slides: MapGallery, problems: list[str]
+) -> str:
     """Return the page: HTML that needs no other file and no network; `problems` say what is missing and why."""
     environment = _environment()
     template = environment.get_template("report.html.j2")
@@ -82,6 +86,7 @@ def render(runs: list[RunSection], comparisons: list[ComparisonSection], problem
     return template.render(
         runs=runs,
         comparisons=comparisons,
+        slides=slides,
         problems=problems,
         style=text,
         script=script,

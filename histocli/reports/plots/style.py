@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import matplotlib.style
 from matplotlib.axis import Axis
@@ -75,14 +75,20 @@ def save(path: Path, look: Look, width: float, height: float, draw: Callable[[Fi
         HistoError: it cannot be written.
 
     """
-    with matplotlib.style.context(["default", _STYLE]), atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
+        render(temporary, look, width, height, draw)
+    return path
+
+
+def render(target: Path | BinaryIO, look: Look, width: float, height: float, draw: Callable[[Figure], None]) -> None:
+    """Draw a figure as `save` does, and write it to an open file or a path."""
+    with matplotlib.style.context(["default", _STYLE]):
         scale = look.width / width if look.width else 1.0
         figure = Figure(figsize=(width * scale, height * scale), layout="constrained")
         draw(figure)
         if not look.has_title:
             figure.suptitle("").set_in_layout(False)
-        figure.savefig(temporary, format=look.format.value, dpi=look.dpi, metadata=_METADATA[look.format])
-    return path
+        figure.savefig(target, format=look.format.value, dpi=look.dpi, metadata=_METADATA[look.format])
 
 
 def title(figure: Figure, heading: str, *facts: str) -> None:

@@ -120,6 +120,23 @@ function setUpFilter(section) {
   filter();
 }
 
+// Let the slider of a map enlarge it; what was in the middle of the frame stays there.
+function setUpZoom(figure) {
+  const controls = figure.querySelector(".zoom-controls"), slider = controls.querySelector("input");
+  const frame = figure.querySelector(".frame"), image = frame.querySelector("img");
+  slider.addEventListener("input", () => {
+    const middle = (start, visible, all) => (start + visible / 2) / all;
+    const x = middle(frame.scrollLeft, frame.clientWidth, frame.scrollWidth);
+    const y = middle(frame.scrollTop, frame.clientHeight, frame.scrollHeight);
+    image.style.width = `${100 * slider.value}%`;
+    frame.scrollLeft = x * frame.scrollWidth - frame.clientWidth / 2;
+    frame.scrollTop = y * frame.scrollHeight - frame.clientHeight / 2;
+    slider.setAttribute("aria-valuetext", `${slider.value} times`);
+  });
+  controls.hidden = false;
+}
+
+document.querySelectorAll(".map").forEach(setUpZoom);
 document.querySelectorAll(".evaluation").forEach((section) => {
   if (section.querySelector("script.points")) setUpThreshold(section);
   if (section.querySelector(".filter-controls")) setUpFilter(section);

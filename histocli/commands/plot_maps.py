@@ -1,0 +1,77 @@
+"""The maps that `histo plot` draws: the scored patches of each slide, on its plane."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from histocli.config import PlotConfig
+from histocli.inference.score_table import read_scores
+from histocli.reports.evaluation import EvaluationReport
+from histocli.reports.plots import Kind, MissingInputError, Plot
+from histocli.reports.plots.evaluation import facts
+from histocli.reports.plots.maps import draw_map, map_size
+from histocli.slides.patch_maps import PatchMap, PlacedPatches, draw_cells, place_evaluation, place_predictions
+from histocli.slides.resolution import read_resolutions
+from histocli.workspace import Workspace, make_name
+
+_HINT = "histo download --source slides packs patches with positions; or ids such as SLIDE_x2176_y512 tell them"
+
+
+def plan_evaluation_maps(
+    workspace: Workspace,
+    evaluations: dict[Path, EvaluationReport],
+    config: PlotConfig,
+    on_note: Callable[[str], None],
+) -> list[Plot]:
+    """Return a map of each slide of each evaluation whose patches have positions.
+
+    Raises:
+        MissingInputError: none of the patches has a position.
+        HistoError: the scores or a manifest cannot be read, or the resolution of a slide is not known.
+    """
+    given = read_resolutions(config.mpp)
+    plots = []
+    for path, report in evaluations.items():
+        table = path.with_name(report.scores)
+        if not table.is_file():
+            continue
+        placed = place_evaluation(workspace, read_scores(table))
+        _report_missing(placed, path.stem, on_note)
+        plots += [
+            _plan_map(path.stem, one, ", ".join([report.run, *facts(report)[:1]]), report.measured.threshold)
+            for one in draw_cells(placed, given)
+        ]
+    if not plots:
+        names = ", ".join(sorted({report.data for report in evaluations.values()}))
+        raise MissingInputError(f"the position of no scored patch of {names} is known", _HINT)
+    return plots
+
+
+def plan_prediction_maps(workspace: Workspace, config: PlotConfig, on_note: Callable[[str], None]) -> list[Plot]:
+    """Return a map of each slide of each table `config.files` of `histo predict`.
+
+    Raises:
+        MissingInputError: none of the patches of a table has a position.
+        HistoError: a table cannot be read, or the resolution of a slide is not known.
+    """
+    given = read_resolutions(config.mpp)
+    plots = []
+    for name in config.files:
+        path = Path(name)
+        placed = place_predictions(workspace, path, config.data)
+        if not len(placed.table):
+            raise MissingInputError(f"{path}: the position of none of its {placed.without:,} patches is known", _HINT)
+        _report_missing(placed, str(path), on_note)
+        plots += [_plan_map(path.stem, one, path.name, None) for one in draw_cells(placed, given)]
+    return plots
+
+
+def _report_missing(placed: PlacedPatches, name: str, on_note: Callable[[str], None]) -> None:
+    if placed.without and len(placed.table):
+        total = placed.without + len(placed.table)
+        on_note(f"{name}: {placed.without:,} of {total:,} patches have no position, and are not drawn")
+
+
+def _plan_map(stem: str, shown: PatchMap, source: str, threshold: float | None) -> Plot:
+    draw = partial(draw_map, shown=shown, source=source, threshold=threshold)
+    return Plot(make_name(f"{stem}-{Kind.MAP}-{shown.slide}"), *map_size(shown), draw)

@@ -1,0 +1,119 @@
+"""The maps of slides in the HTML report: of an evaluation's patches, and those that `histo predict` wrote."""
+
+from base64 import b64encode
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histocli.errors import HistoError
+from histocli.reports.evaluation import EvaluationReport
+from histocli.slides.records import FinishedSlide
+from histocli.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from histocli.slides.patch_maps import PatchMap
+
+HEATMAP = "heatmap.png"  # in the folder of a slide
+_MOST = 24  # maps of an evaluation: each takes a third of a second to draw
+_QUALITY = 85  # of JPEG
+
+
+@dataclass(frozen=True)
+class MapPicture:
+    """The map of a slide as a `data:` address, and what it shows in a sentence."""
+
+    slide: str
+    summary: str
+    source: str
+
+
+@dataclass(frozen=True)
+class MapGallery:
+    """Some or all of the `total` maps."""
+
+    total: int = 0
+    pictures: list[MapPicture] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """The size of the pictures in the page."""
+        return sum(len(picture.source) for picture in self.pictures)
+
+
+def evaluation_maps(
+    workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame", max_bytes: int
+) -> MapGallery:
+    """Return the maps of an evaluation's slides, those with the lowest accuracy first; none without positions.
+
+    Raises:
+        HistoError: a manifest cannot be read, or the resolution of a slide is not known.
+    """
+    from histocli.slides.patch_maps import draw_cells, place_evaluation
+    from histocli.slides.resolution import GivenResolutions
+
+    placed = place_evaluation(workspace, scores)
+    maps = draw_cells(placed, GivenResolutions()) if len(placed.table) else []
+    accuracy = {group.name: group.metrics.get("accuracy") or 0 for group in report.slides}
+    maps.sort(key=lambda one: (accuracy.get(one.slide, 0), one.slide))
+    gallery = MapGallery(len(maps))
+    for one in maps[:_MOST]:
+        picture = MapPicture(one.slide, f"{one.patches:,} scored patches on the plane of the slide", _draw(one, report))
+        if gallery.bytes + len(picture.source) > max_bytes:
+            break
+        gallery.pictures.append(picture)
+    return gallery
+
+
+def folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int) -> MapGallery:
+    """Return the heat maps that `histo predict` wrote, those with most tumour first, made smaller if they must be.
+
+    Raises:
+        HistoError: a picture cannot be read.
+    """
+    found = [(folder, one) for folder, one in finished if (folder / HEATMAP).is_file()]
+    found.sort(key=lambda item: (-(item[1].record.tumour_mm2 or 0), item[1].record.slide))
+    gallery = MapGallery(len(found))
+    for number, (folder, one) in enumerate(found):
+        share = (max_bytes - gallery.bytes) // (len(found) - number)
+        if not (source := _shrink(folder / HEATMAP, share)):
+            break
+        record = one.record
+        areas = (("tissue", record.tissue_mm2), ("above the threshold", record.tumour_mm2))
+        texts = [f"{area:.2f} mm² {name}" for name, area in areas if area is not None]
+        text = ", ".join([f"{record.squares:,} squares", *texts])
+        gallery.pictures.append(MapPicture(record.slide, f"{text}; threshold {one.threshold:.3g}", source))
+    return gallery
+
+
+def _draw(shown: "PatchMap", report: EvaluationReport) -> str:
+    """Return the map of a slide as a `data:` address of a PNG image."""
+    from histocli.reports.plots.evaluation import what_was_scored
+    from histocli.reports.plots.maps import draw_map, map_size
+    from histocli.reports.plots.style import Look, render
+
+    source = f"{report.run}, {what_was_scored(report)}"
+    draw = partial(draw_map, shown=shown, source=source, threshold=report.measured.threshold)
+    buffer = BytesIO()
+    render(buffer, Look(dpi=150), *map_size(shown), draw)
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+
+
+def _shrink(path: Path, max_bytes: int) -> str:
+    """Return a picture as a `data:` address of a JPEG image of at most `max_bytes`, "" if it would be too small."""
+    import cv2
+    import numpy as np
+
+    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise HistoError(f"{path} is no picture", "remove the folder of this slide, and histo predict writes it again")
+    while min(image.shape[:2]) >= 150:
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+        address = f"data:image/jpeg;base64,{b64encode(encoded.tobytes()).decode()}"
+        if len(address) <= max_bytes:
+            return address
+        image = cv2.resize(image, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA)
+    return ""
