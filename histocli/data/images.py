@@ -14,6 +14,7 @@ from histocli.data.headers import JPEG_START, ImageError, Size, check_header, ch
 from histocli.data.intensity import Ranges, Values, to_uint8
 from histocli.data.jpeg import decode_jpeg
 from histocli.data.other_formats import refuse_other_formats
+from histocli.data.pnm import is_pnm, read_pnm, refuse_pam
 from histocli.data.remarks import Remarks
 from histocli.data.tiff import read_tiff
 from histocli.data.tiff_pages import count_levels, first_page, is_tiff
@@ -93,6 +94,9 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
         if largest_side is not None:
             refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIZE else 1, largest_side)
         return read_tiff(page)
+    if is_pnm(data):
+        return read_pnm(data), ()
+    refuse_pam(data)
     size = check_header(data)
     if size is not None and largest_side is not None:
         refuse_slide(size, 1, largest_side)

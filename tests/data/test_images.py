@@ -246,18 +246,19 @@ def test_an_enormous_image_is_refused_by_its_header(header):
 
 def test_the_pixel_limit_holds_if_another_module_imports_opencv_first(tmp_path):
     side = int(MAX_PIXELS**0.5)
-    (tmp_path / "large.pgm").write_bytes(b"P5 %d %d 255\n" % (side, side + 1) + bytes(side * (side + 1)))
+    header = b"P7\nWIDTH %d\nHEIGHT %d\nDEPTH 1\nMAXVAL 255\nTUPLTYPE GRAYSCALE\nENDHDR\n" % (side, side + 1)
+    (tmp_path / "large.pam").write_bytes(header + bytes(side * (side + 1)))  # its header is read by OpenCV alone
     code = (
         "import sys, pathlib\n"
         "from histocli.sources.synthetic import SyntheticSource\n"
         "next(SyntheticSource(1, 0).patches()).load()\n"
         "assert 'cv2' in sys.modules\n"
         "from histocli.data.images import decode\n"
-        "decode(pathlib.Path(sys.argv[1]).read_bytes(), 'large.pgm')\n"
+        "decode(pathlib.Path(sys.argv[1]).read_bytes(), 'large.pam')\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "large.pgm")]
+    command = [sys.executable, "-c", code, str(tmp_path / "large.pam")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "HistoError: large.pgm: not an image that can be read (or over 67,108,864 pixels)" in ran.stderr
+    assert "HistoError: large.pam: not an image that can be read (or over 67,108,864 pixels)" in ran.stderr
 
 
 @given(st.data())

@@ -1,0 +1,93 @@
+"""Read the formats of Netpbm: PBM, PGM and PPM, as text (P1 to P3) and binary (P4 to P6)."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from histocli.data.headers import ImageError, check_pixels
+
+_GAP = rb"(?:[ \t\n\v\f\r]|#[^\n\r]*[\n\r])+"  # white space and comments
+_HEADER = re.compile(
+    rb"P(?:([14])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})"
+    rb"|([2356])" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9})" + _GAP + rb"(\d{1,9}))(?=[ \t\n\v\f\r#]|$)"
+)
+_COMMENT = re.compile(rb"#[^\n\r]*")
+_SPACE = b" \t\n\v\f\r"
+_LARGEST = 65535
+_PAM_MAXIMUM = re.compile(rb"\nMAXVAL\s+(\d+)\s")
+
+Values = np.ndarray[Any, np.dtype[Any]]
+
+
+def is_pnm(data: bytes) -> bool:
+    """Return whether the first bytes of a file are those of a PBM, PGM or PPM."""
+    return _HEADER.match(data) is not None
+
+
+def read_pnm(data: bytes) -> Values:
+    """Return the image (H,W,3), uint8; uint16 if the header gives 65535 as white, as files with fewer bits may do.
+
+    OpenCV does not scale binary values by the maximum of the header, and takes text with values above it; Pillow reads
+    16-bit text as 8 bits.
+
+    Raises:
+        ImageError: it is truncated or damaged, or has more than `MAX_PIXELS` pixels.
+    """
+    header = _HEADER.match(data)
+    assert header is not None
+    kind, width, height, *rest = (int(group) for group in header.groups() if group is not None)
+    white = rest[0] if rest else 1
+    check_pixels(width, height)
+    if not 1 <= white <= _LARGEST:
+        raise ImageError(f"the image is damaged: its header gives {white:,} as white")
+    body, channels = data[header.end() :], 3 if kind in (3, 6) else 1
+    if kind == 4:
+        rows = _unpack(body, height * -(-width // 8), white).reshape(height, -1)
+        values = np.unpackbits(rows, axis=1, count=width)
+    elif kind < 4:
+        values = _parse(body, height * width * channels, are_bits=kind == 1)
+    else:
+        values = _unpack(body, height * width * channels, white)
+    if int(values.max()) > white:
+        raise ImageError(f"the image is damaged: it has the value {values.max():,}, but {white:,} is white")
+    if kind in (1, 4):
+        values = 1 - values  # 1 is black
+    values = values.reshape(height, width, channels)
+    if white == _LARGEST:
+        values = values.astype(np.uint16)
+    elif white != 255 or values.dtype != np.uint8:
+        values = np.rint(values * 255.0 / white).astype(np.uint8)
+    return np.repeat(values, 3, axis=2) if channels == 1 else values
+
+
+def refuse_pam(data: bytes) -> None:
+    """Raise `ImageError` for a PAM whose header gives another white than 255: OpenCV does not scale its values."""
+    if data.startswith(b"P7\n") and (found := _PAM_MAXIMUM.search(data, 0, 1024)) and found[1] != b"255":
+        raise ImageError(f"it is a PAM image with {found[1].decode()} as white, which is not read", "save it as PNG")
+
+
+def _parse(body: bytes, count: int, are_bits: bool) -> Values:
+    """Return the `count` numbers of a text; bits need no space between them."""
+    text = _COMMENT.sub(b"", body)
+    if text.translate(None, b"0123456789" + _SPACE):
+        raise ImageError("the image is damaged: it has text that is no number")
+    if are_bits:
+        values = np.frombuffer(text.translate(None, _SPACE), np.uint8) - ord("0")
+    else:
+        values = np.fromstring(text.decode(), np.int64, sep=" ") if text.strip() else np.empty(0, np.int64)
+    if len(values) < count:
+        raise ImageError(f"the image is truncated: it has {len(values):,} values instead of {count:,}")
+    if len(values) > count:
+        raise ImageError(f"the image is damaged: it has {len(values):,} values instead of {count:,}")
+    return values
+
+
+def _unpack(body: bytes, count: int, white: int) -> Values:
+    """Return `count` bytes, or numbers of two bytes, after the one white space that ends the header."""
+    dtype = np.dtype(np.uint8 if white < 256 else ">u2")
+    length = count * dtype.itemsize
+    begin = 2 if body[:2] == b"\r\n" and len(body) == length + 2 else 1
+    if len(body) < begin + length:
+        raise ImageError("the image is truncated: its header gives a larger file")
+    return np.frombuffer(body, dtype, count, begin)
