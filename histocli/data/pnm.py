@@ -1,4 +1,4 @@
-"""Read the formats of Netpbm: PBM, PGM and PPM, as text (P1 to P3) and binary (P4 to P6)."""
+"""Read the formats of Netpbm: PBM, PGM and PPM, as text (P1 to P3) and binary (P4 to P6), and PAM (P7)."""
 
 import re
 from typing import Any
@@ -15,33 +15,31 @@ _HEADER = re.compile(
 _COMMENT = re.compile(rb"#[^\n\r]*")
 _SPACE = b" \t\n\v\f\r"
 _LARGEST = 65535
-_PAM_MAXIMUM = re.compile(rb"\nMAXVAL\s+(\d+)\s")
+_PAM_HEADER = re.compile(rb"P7\n(?:(?!ENDHDR).*\n){1,100}ENDHDR(?=\n)")
+_PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d{1,9})\s*$", re.MULTILINE)
 
 Values = np.ndarray[Any, np.dtype[Any]]
 
 
 def is_pnm(data: bytes) -> bool:
-    """Return whether the first bytes of a file are those of a PBM, PGM or PPM."""
-    return _HEADER.match(data) is not None
+    """Return whether the first bytes of a file are those of a PBM, PGM, PPM or PAM."""
+    return data[:1] == b"P" and (_HEADER.match(data) is not None or _PAM_HEADER.match(data) is not None)
 
 
 def read_pnm(data: bytes) -> Values:
     """Return the image (H,W,3), uint8; uint16 if the header gives 65535 as white, as files with fewer bits may do.
 
-    OpenCV does not scale binary values by the maximum of the header, and takes text with values above it; Pillow reads
-    16-bit text as 8 bits.
+    An alpha channel of a PAM is dropped. OpenCV does not scale binary values by the maximum of the header, and takes
+    text with values above it; Pillow reads 16-bit text as 8 bits.
 
     Raises:
         ImageError: it is truncated or damaged, or has more than `MAX_PIXELS` pixels.
     """
-    header = _HEADER.match(data)
-    assert header is not None
-    kind, width, height, *rest = (int(group) for group in header.groups() if group is not None)
-    white = rest[0] if rest else 1
+    kind, width, height, channels, white, begin = _read_header(data)
     check_pixels(width, height)
     if not 1 <= white <= _LARGEST:
         raise ImageError(f"the image is damaged: its header gives {white:,} as white")
-    body, channels = data[header.end() :], 3 if kind in (3, 6) else 1
+    body = data[begin:]
     if kind == 4:
         rows = _unpack(body, height * -(-width // 8), white).reshape(height, -1)
         values = np.unpackbits(rows, axis=1, count=width)
@@ -53,18 +51,26 @@ def read_pnm(data: bytes) -> Values:
         raise ImageError(f"the image is damaged: it has the value {values.max():,}, but {white:,} is white")
     if kind in (1, 4):
         values = 1 - values  # 1 is black
-    values = values.reshape(height, width, channels)
+    values = values.reshape(height, width, channels)[..., : 3 if channels > 2 else 1]
     if white == _LARGEST:
         values = values.astype(np.uint16)
     elif white != 255 or values.dtype != np.uint8:
         values = np.rint(values * 255.0 / white).astype(np.uint8)
-    return np.repeat(values, 3, axis=2) if channels == 1 else values
+    return np.repeat(values, 3, axis=2) if channels < 3 else values
 
 
-def refuse_pam(data: bytes) -> None:
-    """Raise `ImageError` for a PAM whose header gives another white than 255: OpenCV does not scale its values."""
-    if data.startswith(b"P7\n") and (found := _PAM_MAXIMUM.search(data, 0, 1024)) and found[1] != b"255":
-        raise ImageError(f"it is a PAM image with {found[1].decode()} as white, which is not read", "save it as PNG")
+def _read_header(data: bytes) -> tuple[int, int, int, int, int, int]:
+    """Return the kind (1 to 7), width, height, channels, the value of white, and the length of the header."""
+    if (header := _HEADER.match(data)) is not None:
+        kind, width, height, *white = (int(group) for group in header.groups() if group is not None)
+        return kind, width, height, 3 if kind in (3, 6) else 1, white[0] if white else 1, header.end()
+    pam = _PAM_HEADER.match(data)
+    assert pam is not None
+    fields = {name.decode(): int(value) for name, value in _PAM_FIELD.findall(pam[0])}
+    is_rgb = re.search(rb"^TUPLTYPE\s+RGB", pam[0], re.MULTILINE) is not None
+    if len(fields) < 4 or not 1 <= fields["DEPTH"] <= 4 or is_rgb != (fields["DEPTH"] > 2):  # OpenCV writes BGR
+        raise ImageError("it is a PAM image whose header is not understood", "save it as PNG")
+    return 7, fields["WIDTH"], fields["HEIGHT"], fields["DEPTH"], fields["MAXVAL"], pam.end()
 
 
 def _parse(body: bytes, count: int, are_bits: bool) -> Values:

@@ -50,6 +50,19 @@ def test_binary_values_are_scaled_by_the_maximum(kind, white, end):
     np.testing.assert_array_equal(decode(header(kind, white) + end + body, "x"), pixels)
 
 
+@pytest.mark.parametrize(("depth", "kind"), [(1, "P5"), (2, "P5"), (3, "P6"), (4, "P6")])
+@pytest.mark.parametrize("white", [1, 100, 255, 4095, 65535])
+def test_pam_without_its_alpha_channel(depth, kind, white):
+    values, pixels = draw(kind, white)
+    values = values.reshape(20, 22, -1)
+    if depth in (2, 4):
+        values = np.concatenate([values, values[..., :1] * 0], axis=2)
+    kinds = {1: "GRAYSCALE", 2: "GRAYSCALE_ALPHA", 3: "RGB", 4: "RGB_ALPHA"}
+    fields = f"P7\n# a comment\nWIDTH 22\nHEIGHT 20\nDEPTH {depth}\nMAXVAL {white}\nTUPLTYPE {kinds[depth]}\nENDHDR\n"
+    data = fields.encode() + values.astype(">u2" if white > 255 else np.uint8).tobytes()
+    np.testing.assert_array_equal(decode(data, "x"), pixels)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -66,7 +79,9 @@ def test_binary_values_are_scaled_by_the_maximum(kind, white, end):
         (b"P4 9 2 abc", "truncated: its header gives a larger file"),
         (b"P2 99999 99999 255 1", "more than 67,108,864 pixels"),
         (b"P5 0 2 255 a", "its header gives no size"),
-        (b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 1\nMAXVAL 15\nTUPLTYPE GRAYSCALE\nENDHDR\nabcd", "PAM image with 15 as white"),
+        (b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 9\nMAXVAL 15\nENDHDR\nabcd", "a PAM image whose header is not understood"),
+        (b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 3\nMAXVAL 15\nENDHDR\nabcdabcdabcd", "a PAM image whose header is not"),
+        (b"P7\nWIDTH 2\nHEIGHT 2\nDEPTH 3\nMAXVAL 15\nTUPLTYPE RGB\nENDHDR\nabcd", "truncated"),
     ],
 )
 def test_what_is_damaged_is_refused(data, reason):
