@@ -221,7 +221,16 @@ def _parse_range(flag: str, text: str | float, kind: type[_Number]) -> tuple[_Nu
 
 
 # The fields of `EvalConfig` that say how to read a folder, as the options of `histo download --source folder` do.
-FOLDER_OPTIONS = ("classes", "slides", "slide_pattern", "id_column", "label_column", "slide_column", "hospital_column")
+FOLDER_OPTIONS = (
+    "classes",
+    "slides",
+    "slide_pattern",
+    "id_column",
+    "label_column",
+    "slide_column",
+    "hospital_column",
+    "split_column",
+)
 
 
 @dataclass(frozen=True)
@@ -230,7 +239,7 @@ class EvalConfig:
 
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
     data: str | None = None  # None: the validation patches that the checkpoints were trained with
-    labels: Path | None = None  # of a folder, as the next seven: `FOLDER_OPTIONS`
+    labels: Path | None = None  # of a folder, as the next eight: `FOLDER_OPTIONS`
     classes: tuple[str, ...] = ()
     slides: Path | None = None
     slide_pattern: str | None = None
@@ -238,6 +247,7 @@ class EvalConfig:
     label_column: str | None = None
     slide_column: str | None = None
     hospital_column: str | None = None
+    split_column: str | None = None
     split: Part | None = None  # None: val of the run's own patches, all of `data`
     tta: bool = False
     uncalibrated: bool = False

@@ -22,6 +22,7 @@ from histocli.sources.options import (
     SLIDE_COLUMN,
     SLIDE_PATTERN,
     SLIDES,
+    SPLIT_COLUMN,
     Option,
 )
 from histocli.stdio import write_out
@@ -64,6 +65,7 @@ def evaluate(
     label_column: Annotated[str | None, _folder_option(LABEL_COLUMN)] = EvalConfig.label_column,
     slide_column: Annotated[str | None, _folder_option(SLIDE_COLUMN)] = EvalConfig.slide_column,
     hospital_column: Annotated[str | None, _folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
+    split_column: Annotated[str | None, _folder_option(SPLIT_COLUMN)] = EvalConfig.split_column,
     split: Annotated[
         Part | None,
         typer.Option(
@@ -168,6 +170,7 @@ def evaluate(
         label_column=label_column,
         slide_column=slide_column,
         hospital_column=hospital_column,
+        split_column=split_column,
         split=split,
         tta=tta,
         uncalibrated=uncalibrated or raw,

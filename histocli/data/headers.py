@@ -21,6 +21,7 @@ JPEG_START = b"\xff\xd8\xff"
 _LOSSLESS = (0xC3, 0xF7)
 _PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _PNG_CHUNK = Struct(">I4s")
+_TURNED_AVIF = re.compile(rb"\0\0\0\x09(irot[\x01-\x03]|imir)")
 _MOST_DEFLATE = 1032  # bytes that one byte of a deflate stream can be unpacked to
 _MOST_COMPONENTS = 4  # of a JPEG 2000 image: red, green, blue and alpha
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
@@ -105,6 +106,10 @@ def _check(data: bytes) -> Size | None:
     if data[4:8] == b"ftyp":
         for _ in _boxes(data):  # AVIF: every box is there as a whole
             pass
+        if _TURNED_AVIF.search(data):  # neither OpenCV nor Pillow turns it
+            raise ImageError("it is an AVIF that is rotated or mirrored by its header", "save it as PNG")
+    if data.startswith(b"\x01\xda") and data[3:4] == b"\x02":  # Pillow reads the upper 8 of any 16 bits
+        raise ImageError("it is an SGI image of 16 bits, which is not read", "save it as PNG or TIFF")
     return None
 
 

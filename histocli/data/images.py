@@ -14,6 +14,7 @@ from histocli.data.headers import JPEG_START, ImageError, Size, check_header, ch
 from histocli.data.intensity import Ranges, Values, to_uint8
 from histocli.data.jpeg import decode_jpeg
 from histocli.data.other_formats import refuse_other_formats
+from histocli.data.pnm import is_pnm, read_pnm
 from histocli.data.remarks import Remarks
 from histocli.data.tiff import read_tiff
 from histocli.data.tiff_pages import count_levels, first_page, is_tiff
@@ -33,7 +34,8 @@ LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch;
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
 RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
 
-_BY_PILLOW = ("DIB", "PCX", "QOI", "SGI", "TGA")  # formats that OpenCV does not read
+# Formats that OpenCV does not read, and GIF, where it gives transparent pixels another colour.
+_BY_PILLOW = ("DIB", "GIF", "PCX", "QOI", "SGI", "TGA")
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -93,11 +95,15 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
         if largest_side is not None:
             refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIZE else 1, largest_side)
         return read_tiff(page)
+    if is_pnm(data):
+        return read_pnm(data), ()
     size = check_header(data)
     if size is not None and largest_side is not None:
         refuse_slide(size, 1, largest_side)
     if data.startswith(JPEG_START) and (jpeg := decode_jpeg(data)) is not None:
         return jpeg, ()
+    if data.startswith(b"GIF8"):
+        return _decode_by_pillow(data), ()
     pixels = size.width * size.height if size else 0
     image = imdecode(data, pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
@@ -108,7 +114,7 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
 
 
 def _decode_by_pillow(data: bytes) -> Values:
-    """Decode a format that OpenCV does not read."""
+    """Decode a format that OpenCV does not read, or not right."""
     from PIL import Image, UnidentifiedImageError
 
     refuse_other_formats(data)

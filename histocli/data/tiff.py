@@ -46,6 +46,8 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
     Raises:
         ImageError: the image is damaged, transparent, or of a kind that cannot be decoded right.
     """
+    if page.next and page.value(254, 0) & 1:
+        raise ImageError("its first page is a reduced version of another page", "save the whole image as its only page")
     is_grey = page.value(277, 1) < 3 and page.value(262, RGB) != PALETTE
     if not page.next:
         if is_grey and (hidden := _IMAGES.search(page.description)) and int(hidden[1]) > 1:
@@ -154,8 +156,12 @@ def _to_rgb(layout: Layout, image: Values) -> Values:
     for i, meaning in enumerate(layout.page.values(338), colours):
         if meaning in _ALPHA and i < image.shape[2] and image[..., i].min() < _white(image.dtype):
             raise ImageError("a TIFF with transparent parts", "save it without its alpha channel")
-    if image.shape[2] > colours:
-        image = image[..., :colours]
+    if colours == 1 and image.shape[2] > 2 and layout.photometric != PALETTE:
+        raise ImageError(
+            f"the image has {image.shape[2]} channels, but does not say that they are red, green and blue",
+            "save it in RGB",
+        )
+    image = image[..., :colours]
     if layout.photometric == PALETTE:
         return _look_up(layout.page, image[..., 0])
     if layout.photometric == WHITE_IS_ZERO:

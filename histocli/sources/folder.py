@@ -1,6 +1,5 @@
 """Patches from folders, archives and image files."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,7 @@ from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.camelyon import hospital_of
-from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
+from histocli.sources.class_names import label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits
 from histocli.sources.files import File, describe_others, find_images
 from histocli.sources.formats import explain_no_images
@@ -27,8 +26,10 @@ from histocli.sources.options import (
     SLIDE_COLUMN,
     SLIDE_PATTERN,
     SLIDES,
+    SPLIT_COLUMN,
 )
 from histocli.sources.slide_names import SlidePattern, suggest_pattern
+from histocli.sources.splits import describe_splits
 from histocli.sources.tables import ColumnNames, TableOptions
 
 
@@ -45,12 +46,15 @@ class FolderOptions(SourceOptions):
     label_column: Annotated[str | None, LABEL_COLUMN] = None
     slide_column: Annotated[str | None, SLIDE_COLUMN] = None
     hospital_column: Annotated[str | None, HOSPITAL_COLUMN] = None
+    split_column: Annotated[str | None, SPLIT_COLUMN] = None
     resize: Annotated[Resize, RESIZE] = Resize.CROP
 
     @property
     def columns(self) -> ColumnNames:
         """The columns that the user named."""
-        return ColumnNames(self.id_column, self.label_column, self.slide_column, self.hospital_column)
+        return ColumnNames(
+            self.id_column, self.label_column, self.slide_column, self.hospital_column, self.split_column
+        )
 
 
 class FolderSource:
@@ -92,7 +96,7 @@ class FolderSource:
             )
         tables = TableOptions(options.labels, options.slides, classes, options.columns)
         self._found = find_labels(locations, found, others, names, tables)
-        self._splits = self._found.splits or read_splits(names)
+        self._splits = self._read_splits(names)
         if pattern:
             self._found.slides.update(pattern.slides_of(names))
         self._describe(others, names)
@@ -127,14 +131,23 @@ class FolderSource:
             split = self._splits.get(file.name, "")
             yield Patch(key, ImageFile(file.name, file.read, how), found.labels.get(file.name), slide, split, hospital)
 
+    def _read_splits(self, names: list[str]) -> dict[str, str]:
+        """Return the splits that the tables say, and for other images those that folders say."""
+        known = self._found.splits
+        if len(known) == len(names):
+            return known
+        folders = read_splits(names)
+        if folders:
+            splits = [split for name, split in folders.items() if name not in known]
+            self.report.notes.append(
+                f"splits by the names of folders: {describe_splits(splits, self.total - len(known))}"
+            )
+        return folders | known
+
     def _describe(self, others: list[File], names: list[str]) -> None:
         """Add to the report what was found, what was left out, and what was guessed."""
         found, report = self._found, self.report
         report.notes += found.notes
-        if self._splits and not found.splits:
-            counts = Counter(self._splits.values())
-            rest = f"; {self.total - len(self._splits):,} are in none" if len(self._splits) < self.total else ""
-            report.notes.append(f"splits by the names of folders: {describe_counts(counts)}{rest}")
         if left_out := describe_others(file for file in others if file.name not in found.used):
             report.notes.append(left_out)
         if not found.slides and (pattern := suggest_pattern(names)):

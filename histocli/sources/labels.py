@@ -1,17 +1,17 @@
 """Labels, slides, hospitals and splits of images: from tables, class folders, or files next to the images."""
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import SPLIT_NAMES, classes_line, describe_counts, label_of
+from histocli.sources.class_names import classes_line, describe_counts, label_of
 from histocli.sources.classes import ClassFolders, find_classes
 from histocli.sources.files import File, file_at
 from histocli.sources.matching import ImageIndex, Matched, check_unambiguous
 from histocli.sources.sidecars import labels_in_names, read_sidecars
+from histocli.sources.splits import SplitError, SplitFinder
 from histocli.sources.table_files import peek_columns, read_patch_table, table_at
 from histocli.sources.tables import PatchTable, TableOptions, check_ids, is_rounded
 
@@ -82,6 +82,7 @@ class _Finder:
         self.problems: list[HistoError] = []  # with tables that may be somebody else's
         self.words: set[str] = set()  # the labels in tables, in lower case
         self.n_tables = 0
+        self.splits = SplitFinder(index, options.columns.split)
 
     def read_labels(self, file: File) -> None:
         """Use a table for labels, and for slides, hospitals and splits if it has them.
@@ -135,6 +136,17 @@ class _Finder:
                 self._try(file)
             elif "id" in roles and "slide" in roles and not self.options.slides and not self.result.slides:
                 self.read_slides(file)
+            elif "id" in roles and "split" in roles:
+                self._read_table_of_splits(file)
+
+    def _read_table_of_splits(self, file: File) -> None:
+        """Use a table of ids and splits, if it has the id of an image."""
+        table = read_patch_table(file)
+        ids = table.ids(self.options.columns.id)
+        if self.index.match(ids, table.name.rpartition("/")[0]).rows:
+            check_ids(table, ids, [])
+            self._add_others(table, self._match(table, ids, "splits"))
+            self.result.used.add(table.name)
 
     def _read_named(self, file: File, roles: set[str]) -> None:
         if roles and "label" not in roles:  # another table may have the labels
@@ -146,6 +158,8 @@ class _Finder:
         """Use a table if it matches images; what is wrong with it is an error only if nothing else gives labels."""
         try:
             self.read_labels(file)
+        except SplitError:
+            raise
         except HistoError as error:
             self.problems.append(error)
 
@@ -159,6 +173,8 @@ class _Finder:
             if _is_label_table(path.name) and path.is_file() and not self.result.labels.keys() >= set(self.names):
                 try:
                     self.read_labels(file_at(path))
+                except SplitError:
+                    raise
                 except HistoError as error:
                     self.result.notes.append(f"left out a table next to the images: {error}")
 
@@ -203,6 +219,9 @@ class _Finder:
         """
         if self.problems and not self.result.labels:
             raise self.problems[0]
+        self.result.notes += self.splits.finish(file for file in others if file.name not in self.result.used)
+        self.result.used |= self.splits.used
+        self.result.splits = self.splits.splits
         if not self.result.labels and (unread := [file.name for file in others if _OTHER_TABLE.search(file.name)]):
             self.result.notes.append(f"{_examples(unread)} may have the labels, but is not read: save it as CSV")
         named = [f"--{role}-column" for role, name in self.options.columns._asdict().items() if name]
@@ -265,25 +284,11 @@ class _Finder:
                 values.update({name: texts[row] for name, row in matched.rows.items() if texts[row]})
                 if f"column {column}" not in result.notes[-1]:
                     result.notes.append(f"{role}s from {table.name}, column {column}")
-        column = table.find("split")
-        if splits := table.splits():
-            found = {name: splits[row] for name, row in matched.rows.items() if splits[row]}
-            result.splits.update(found)
-            rest = len(matched.rows) - len(found)
-            counts = describe_counts(Counter(found.values())) + (f"; {rest:,} are in none" if rest else "")
-            result.notes.append(f"splits from {table.name}, column {column}: {counts}")
-        elif column is not None:
-            words = sorted(set(table.columns[column]))
-            result.notes.append(
-                f"column {column} of {table.name} is not used: its values are {_examples(words)}; the names of splits "
-                f"are {SPLIT_NAMES}"
-            )
-        self._note_unused(table)
-
-    def _note_unused(self, table: PatchTable) -> None:
-        """Name the columns that were not used, such as `is_valid`: they may mean more to the user."""
-        if unused := table.unused_columns(self.options.columns):
-            self.result.notes.append(f"columns of {table.name} that are not used: {_examples(unused)}")
+        split_column, notes = self.splits.add_table(table, matched.rows)
+        result.notes += notes
+        used = self.options.columns._replace(split=split_column)
+        if unused := table.unused_columns(used):  # such as `grade`: it may mean more to the user
+            result.notes.append(f"columns of {table.name} that are not used: {_examples(unused)}")
 
 
 def _examples(names: Sequence[str]) -> str:

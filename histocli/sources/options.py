@@ -51,6 +51,7 @@ ID_COLUMN = Option("--id-column", "Column of the ids in the tables.", metavar="N
 LABEL_COLUMN = Option("--label-column", "Column of the labels in the table.", metavar="NAME")
 SLIDE_COLUMN = Option("--slide-column", "Column of the slides in the table.", metavar="NAME")
 HOSPITAL_COLUMN = Option("--hospital-column", "Column of the hospitals in the table.", metavar="NAME")
+SPLIT_COLUMN = Option("--split-column", "Column of the splits in the table: train, val or test.", metavar="NAME")
 RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")
 
 

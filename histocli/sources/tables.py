@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import SPLIT_NAMES, classes_line, label_of, split_of, unknown_splits
+from histocli.sources.class_names import classes_line, label_of
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _NAMES = {
@@ -17,7 +17,7 @@ _NAMES = {
     "is_tumor has_tumor is_cancer cancer malignant metastasis diagnosis ground_truth y",
     "slide": "wsi slide slide_id slide_name wsi_id wsi_name patient patient_id case case_id",
     "hospital": "hospital center centre hospital_id center_id site institution",
-    "split": "split fold_name subset partition set",
+    "split": "split subset partition set",
 }
 _KNOWN = {role: names.split() for role, names in _NAMES.items()}
 _WILDS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
@@ -32,6 +32,7 @@ class ColumnNames(NamedTuple):
     label: str | None = None
     slide: str | None = None
     hospital: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class PatchTable:
 
     def __len__(self) -> int:
         return len(self.lines)
+
+    @property
+    def is_wilds(self) -> bool:
+        """Whether it has the columns of the table of Camelyon17-WILDS."""
+        return {*_WILDS, "center", "split"} <= self.columns.keys()
 
     def find(self, role: str, given: str | None = None) -> str | None:
         """Return the name of the column of ids, labels, slides, hospitals or splits; None if there is none.
@@ -109,23 +115,6 @@ class PatchTable:
         if given is None and not classes:
             self._check_other_labels(column, labels)
         return labels
-
-    def splits(self) -> list[str]:
-        """Return the split of each row: train, valid, test or ""; [] if there is no column with such words.
-
-        Raises:
-            HistoError: the column has other words beside such words.
-        """
-        if (column := self.find("split")) is None:
-            return []
-        texts = self.columns[column]
-        if unknown := unknown_splits(texts):
-            raise HistoError(
-                f"{self.name}, line {self.lines[texts.index(unknown[0])]}, column {column}: {unknown[0]!r} is no split",
-                f"the names of splits are {SPLIT_NAMES}",
-            )
-        values = [split_of(text) for text in texts]
-        return values if any(values) else []
 
     def unused_columns(self, given: ColumnNames) -> list[str]:
         """Return the names of the columns that are no id, label, slide, hospital or split."""

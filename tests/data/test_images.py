@@ -246,18 +246,19 @@ def test_an_enormous_image_is_refused_by_its_header(header):
 
 def test_the_pixel_limit_holds_if_another_module_imports_opencv_first(tmp_path):
     side = int(MAX_PIXELS**0.5)
-    (tmp_path / "large.pgm").write_bytes(b"P5 %d %d 255\n" % (side, side + 1) + bytes(side * (side + 1)))
+    header = struct.pack(">8I", 0x59A66A95, side, side + 1, 8, side * (side + 1), 1, 0, 0)
+    (tmp_path / "large.ras").write_bytes(header + bytes(side * (side + 1)))  # its header is read by OpenCV alone
     code = (
         "import sys, pathlib\n"
         "from histocli.sources.synthetic import SyntheticSource\n"
         "next(SyntheticSource(1, 0).patches()).load()\n"
         "assert 'cv2' in sys.modules\n"
         "from histocli.data.images import decode\n"
-        "decode(pathlib.Path(sys.argv[1]).read_bytes(), 'large.pgm')\n"
+        "decode(pathlib.Path(sys.argv[1]).read_bytes(), 'large.ras')\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "large.pgm")]
+    command = [sys.executable, "-c", code, str(tmp_path / "large.ras")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "HistoError: large.pgm: not an image that can be read (or over 67,108,864 pixels)" in ran.stderr
+    assert "HistoError: large.ras: not an image that can be read (or over 67,108,864 pixels)" in ran.stderr
 
 
 @given(st.data())
@@ -411,3 +412,24 @@ def test_lossless_jpegs_are_named(marker):
     data[data.index(b"\xff\xc0") + 1] = marker
     with pytest.raises(HistoError, match="a lossless JPEG or JPEG-LS, which is not read"):
         decode(bytes(data), "x")
+
+
+def test_an_avif_that_is_rotated_by_its_header_is_refused():
+    exif = Image.Exif()
+    assert gap(decode(encode(SOFT, "AVIF", quality=95), "x"), SOFT) < 30
+    exif[0x112] = 6
+    with pytest.raises(HistoError, match="an AVIF that is rotated or mirrored by its header"):
+        decode(encode(SOFT, "AVIF", quality=95, exif=exif), "x")
+
+
+def test_transparent_pixels_of_a_gif_keep_their_colours():
+    palette = Image.fromarray(SOFT).quantize(32)
+    stream = io.BytesIO()
+    palette.save(stream, "GIF", transparency=3)
+    assert gap(decode(stream.getvalue(), "x"), np.asarray(palette.convert("RGB"))) == 0
+
+
+def test_sgi_of_16_bits_is_refused():
+    assert gap(decode(encode(SOFT, "SGI"), "x"), SOFT) == 0
+    with pytest.raises(HistoError, match="an SGI image of 16 bits"):
+        decode(encode(SOFT, "SGI", bpc=2), "x")

@@ -272,3 +272,19 @@ def test_a_scanned_page_of_one_bit_for_each_pixel():
     stream = io.BytesIO()
     page.save(stream, "TIFF", compression="group4")
     assert np.array_equal(decode(stream.getvalue(), "x")[..., 0], np.asarray(page.convert("L")))
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+def test_grey_channels_that_may_not_be_red_green_and_blue_are_refused(samples):
+    channels = np.dstack([PATCH, PATCH])[..., :samples]
+    with pytest.raises(HistoError, match=f"the image has {samples} channels, but does not say that they are red"):
+        decode(tiff(channels, t262=1, t338=[0] * (samples - 1)), "x")
+
+
+def test_a_first_page_that_is_a_reduced_version_is_refused():
+    pages = io.BytesIO()
+    small, whole = (Image.fromarray(pixels) for pixels in (np.ascontiguousarray(PATCH[::4, ::4]), PATCH))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    small.save(pages, "TIFF", save_all=True, append_images=[whole])
+    with pytest.raises(HistoError, match="its first page is a reduced version of another page"):
+        decode(pages.getvalue(), "x")

@@ -236,19 +236,121 @@ def test_a_word_that_is_no_split_beside_splits_is_an_error(tmp_path, words):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
 
 
+@pytest.mark.parametrize("words", [("0", "1", "2"), ("A", "A", "B"), ("fold1", "fold1", "fold1"), ("0", "", "")])
+def test_a_column_of_splits_without_a_known_word_is_an_error(tmp_path, words):
+    rows = "".join(f"{key},{i % 2},{word}\n" for i, (key, word) in enumerate(zip("abc", words, strict=True)))
+    with pytest.raises(HistoError, match=f"labels.csv, line 2, column split: '{words[0]}' is no split") as caught:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
+    assert "train, val (or valid, validation, dev) and test" in caught.value.hint
+
+
+def test_an_unknown_split_is_an_error_even_if_other_tables_have_the_labels(tmp_path):
+    tables = {"labels.csv": TEXT, "meta.csv": "id,label,split\na,1,0\nb,0,1\nc,1,1\n"}
+    with pytest.raises(HistoError, match=r"meta.csv, line 2, column split: '0' is no split"):
+        open_folder(tmp_path / "x", IMAGES, tables)
+
+
+def splits_of(source):
+    return [patch.split for patch in source.patches()]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "id,label,split\na,1,tr\nb,0,va\nc,1,te\n",
+        "id,label,Set\na,1,TRN\nb,0,dev\nc,1,tst\n",
+        "id,label,phase\na,1,train\nb,0,val\nc,1,test\n",
+        "id,label,split,phase\na,1,train,1\nb,0,valid,1\nc,1,test,2\n",
+    ],
+)
+def test_splits_by_short_words_and_in_columns_of_any_name(tmp_path, table):
+    assert splits_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})) == ["train", "valid", "test"]
+
+
+def test_the_column_of_splits_can_be_given(tmp_path):
+    table = "id,label,split,mine\na,1,A,train\nb,0,A,val\nc,1,B,test\n"
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": table}, split_column="MINE")
+    assert splits_of(source) == ["train", "valid", "test"]
+    with pytest.raises(HistoError, match="there is no column 'other'"):
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table}, split_column="other")
+
+
+def test_an_empty_column_of_splits_is_as_none(tmp_path):
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\na,1,\nb,0,\nc,1,\n"})
+    assert splits_of(source) == ["", "", ""]
+
+
+@pytest.mark.parametrize("column", ["is_valid", "is_test", "Test", "is val", "holdout", "is_train"])
+def test_a_column_that_marks_a_split_is_an_error(tmp_path, column):
+    table = f"id,label,{column}\na,1,False\nb,0,True\nc,1,True\n"
+    with pytest.raises(HistoError, match=f"the column {column} marks some images as a split") as caught:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert "write a column split" in caught.value.hint
+
+
+@pytest.mark.parametrize("names", ["train {} test", "labels_train {} labels_test", "Train-Labels {} TEST-labels"])
+def test_tables_named_after_splits(tmp_path, names):
+    train, _, test = names.split()
+    tables = {f"{train}.csv": "id,label\na,1\nb,0\n", f"{test}.csv": "id,label\nc,1\n"}
+    source = open_folder(tmp_path / "x", IMAGES, tables)
+    assert labels_of(source) == FOUND
+    assert splits_of(source) == ["train", "train", "test"]
+    assert f"the 1 images of {test}.csv are in the split test" in source.report.notes
+
+
+def test_a_single_table_named_after_a_split_says_none(tmp_path):
+    source = open_folder(tmp_path / "x", IMAGES, {"train_labels.csv": TEXT})
+    assert splits_of(source) == ["", "", ""]
+
+
+@pytest.mark.parametrize("line", ["in/{}.tif", "{}", "./in/{}.tif 1", "{}\t0"])
+def test_lists_of_images_named_after_splits(tmp_path, line):
+    lists = {"train.txt": "a", "val.txt": "b", "test.txt": "c"}
+    tables = {"lists/" + name: line.format(key) + "\n" for name, key in lists.items()}
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT} | tables)
+    assert splits_of(source) == ["train", "valid", "test"]
+    assert not any("left out" in note for note in source.report.notes)
+
+
+def test_an_image_in_the_lists_of_two_splits_is_an_error(tmp_path):
+    with pytest.raises(HistoError, match=r"the lists put in/b.tif into two splits: (test and train|train and test)"):
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT, "train.txt": "a\nb\n", "test.txt": "b\nc\n"})
+
+
+def test_a_table_of_splits_alone(tmp_path):
+    tables = {"labels.csv": TEXT, "split.csv": "id,split\na,train\nb,val\nc,test\n"}
+    assert splits_of(open_folder(tmp_path / "x", IMAGES, tables)) == ["train", "valid", "test"]
+
+
+def test_a_table_and_folders_both_with_splits(tmp_path):
+    images = ("train/a.tif", "train/b.tif", "test/c.tif")
+    table = "id,label,split\na,1,train\nb,0,{}\nc,1,{}\n"
+    for folder, last in (("y", "test"), ("z", "")):  # an image that the table does not assign is where its folder says
+        source = open_folder(tmp_path / folder, images, {"labels.csv": table.format("val", last)})
+        assert sorted(splits_of(source)) == ["test", "train", "valid"]
+    with pytest.raises(HistoError, match=r"different splits for test/c.tif: it is train in the table"):
+        open_folder(tmp_path / "x", images, {"labels.csv": table.format("val", "train")})
+
+
+def test_the_splits_of_wilds_are_the_official_ones(tmp_path):
+    images = [f"patches/p/patch_patient_{p}_node_0_x_1_y_7.png" for p in ("001", "002", "020", "040")]
+    rows = "001,0,1,7,1,0,0,0\n002,0,1,7,0,1,0,1\n020,0,1,7,1,2,1,0\n040,0,1,7,1,3,2,0\n"
+    table = "patient,node,x_coord,y_coord,tumor,slide,center,split\n" + rows
+    source = open_folder(tmp_path / "x", images, {"metadata.csv": table})
+    assert splits_of(source) == ["train", "valid", "valid", "test"]
+
+
 def test_columns_that_are_not_used_are_named(tmp_path):
-    table = "id,label,split,is_valid\na,1,0,False\nb,0,1,True\nc,1,1,True\n"
-    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
-    assert {patch.split for patch in source.patches()} == {""}
-    notes = "\n".join(source.report.notes)
-    assert "column split of labels.csv is not used: its values are '0', '1'; the names of splits are train" in notes
-    assert "columns of labels.csv that are not used: 'is_valid'" in notes
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,grade\na,1,2\nb,0,1\nc,1,1\n"})
+    assert "columns of labels.csv that are not used: 'grade'" in source.report.notes
 
 
 def test_splits_of_a_table_are_said_once_with_their_counts(tmp_path):
     source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\na,1,train\nb,0,dev\nc,1,\n"})
     said = [note for note in source.report.notes if "split" in note]
-    assert said == ["splits from labels.csv, column split: train (1), valid (1); 1 are in none"]
+    assert said == [
+        "splits from labels.csv, column split: train (1), valid (1); 1 without a split can be used for training"
+    ]
 
 
 @pytest.mark.parametrize("missing", ["", "NaN", "NA", "None", "null", "?"])
