@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import posixpath
 import re
 import tarfile
 import zipfile
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 from histocli.errors import HistoError
 from histocli.sources import files as limits
-from histocli.sources.files import File, check_declared_size, check_size, is_image
+from histocli.sources.files import SYSTEM_FOLDERS, File, check_declared_size, check_size, is_image
 from histocli.sources.streams import CarefulStream, Open, StreamMember, StreamReader, UnpackedArchive
 
 _TAR = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
@@ -74,7 +75,7 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
             opened.append(file)
             continue
         members = _open_archive(file.name, lambda file=file: open_file(file))  # type: ignore[misc]
-        folder = file.name.rpartition("/")[0] if is_table else _folder_name(file.name)
+        folder = file.name.rpartition("/")[0] if is_table else folder_name(file.name)
         opened += [File(f"{folder}/{member.name}" if folder else member.name, member.read) for member in members]
     names = {file.name for file in opened}
     if len(names) < len(opened):
@@ -84,7 +85,8 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
     return opened
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
+    """Return the name of an archive without its suffix."""
     return _ZIP.sub("", _TAR.sub("", _ARRAYS.sub("", name)))
 
 
@@ -174,7 +176,7 @@ class _ZipMember:
 
 
 def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
-    """List the regular files of a tar; hard links have the bytes of the file that they are linked to."""
+    """List the regular files of a tar; links have the bytes of the file in it that they are linked to."""
 
     def open_stream() -> Any:
         return _DECOMPRESS[packing](open_file()) if packing else open_file()
@@ -189,7 +191,7 @@ def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
     by_name = {member.name: member for member in members}
     ranges: dict[str, tuple[int, int]] = {}
     for member in members:
-        target = by_name.get(member.linkname) if member.islnk() else member
+        target = by_name.get(_target(member)) if member.islnk() or member.issym() else member
         path = _HERE.sub("", member.name.replace("\\", "/"))
         if target is None or not target.isreg() or target.issparse() or _is_hidden(path):
             continue
@@ -201,10 +203,19 @@ def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
     return [File(path, StreamMember(reader, *place)) for path, place in listed]
 
 
+def _target(link: tarfile.TarInfo) -> str:
+    """Return the name of the member that a link leads to; that of a symbolic link is relative to its own folder."""
+    if link.islnk():
+        return link.linkname
+    here = link.name.rpartition("/")[0]
+    path = posixpath.normpath(posixpath.join(here, link.linkname))
+    return f"./{path}" if link.name.startswith("./") else path
+
+
 def _is_hidden(name: str) -> bool:
     """Return whether a part of a member's path is hidden, or the path is outside the archive."""
     return (
         name.startswith("/")
         or bool(re.match("[A-Za-z]:", name))
-        or any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+        or any(part.startswith(".") or part in SYSTEM_FOLDERS for part in name.split("/"))
     )

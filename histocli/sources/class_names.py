@@ -27,7 +27,8 @@ _SPLITS = {
     "test": "test testing holdout hold_out heldout held_out",
 }
 _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
-_SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+)$")
+_SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+|\(?\d\d?\)?)$")
+_SPLIT_ORDER = re.compile(r"^\d\d?_")  # a number that sorts the folders: `1_train`
 
 SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
 _NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
@@ -66,11 +67,12 @@ def label_of(name: str, classes: Mapping[str, int] | None = None) -> int | None:
         return classes.get(name.strip().lower())
     if (label := _EXACT.get(name.strip().lower().replace(" ", "_"))) is not None:  # but not -1
         return label
-    text = re.sub(r"[\s.\-]+", "_", name.strip().lower()).strip("_")
+    text = _joined(name)
     order = _ORDER.match(text)
     words = (text[order.end() :] if order else text).split("_")
     if not all(word in _KINDS for word in words):
-        return None
+        both = split_and_class_of(name)
+        return both[1] if both else None
     label = _label_of_kinds({_KINDS[word] for word in words})
     is_contrary = order is not None and order[0][0] in "01" and label is not None and int(order[0][0]) != label
     return None if is_contrary else label
@@ -86,8 +88,18 @@ def _label_of_kinds(kinds: set[str]) -> int | None:
 
 def split_of(name: str) -> str:
     """Return the split that the name of a folder says: train, valid, test, or ""."""
-    text = re.sub(r"[\s.\-]+", "_", name.strip().lower()).strip("_")
+    text = _SPLIT_ORDER.sub("", _joined(name))
     return _SPLIT_OF.get(text) or _SPLIT_OF.get(_SPLIT_ENDING.sub("", text)) or ""
+
+
+def split_and_class_of(name: str) -> tuple[str, int] | None:
+    """Return the split and the label of a name that says both, such as `test_tumor`; None for other names."""
+    words = _joined(name).split("_")
+    for split, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
+        label = label_of("_".join(rest)) if rest and not rest[0].isdecimal() else None
+        if split in _SPLIT_OF and label is not None:
+            return _SPLIT_OF[split], label
+    return None
 
 
 def classes_line(names: Iterable[str]) -> str:
@@ -111,6 +123,25 @@ def classes_line(names: Iterable[str]) -> str:
     shown = {label: ",".join(sides[label]) or "NAME" for label in (0, 1)}
     quoted = {label: f"'{text}'" if " " in text else text for label, text in shown.items()}
     return f"--classes negative={quoted[0]} --classes positive={quoted[1]}"
+
+
+def disagrees(name: str, label: int) -> bool:
+    """Return whether a word of a name says another label, as `normal_adjacent` below `tumor` does.
+
+    A name with a number is that of a slide or patient: normal patches of the slide `tumor_001` are right.
+    """
+    return len(name) > 2 and not re.search(r"\d", name) and _suggest(name) == 1 - label
+
+
+def split_in_stem(stem: str) -> str:
+    """Return the split that the first or the last word of a file name says: train, valid, test, or ""."""
+    words = _joined(stem).split("_")
+    return _SPLIT_OF.get(words[0]) or _SPLIT_OF.get(words[-1]) or ""
+
+
+def _joined(name: str) -> str:
+    """Return a name in lower case, with underscores between its words."""
+    return re.sub(r"[\s.\-]+", "_", name.strip().lower()).strip("_")
 
 
 def _suggest(name: str) -> int | None:

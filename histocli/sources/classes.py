@@ -6,7 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import SPLIT_NAMES, classes_line, describe_counts, label_of, split_of, unknown_splits
+from histocli.sources.class_names import (
+    SPLIT_NAMES,
+    classes_line,
+    describe_counts,
+    disagrees,
+    label_of,
+    split_and_class_of,
+    split_in_stem,
+    split_of,
+    unknown_splits,
+)
+from histocli.sources.files import split_suffix
 
 
 @dataclass(frozen=True)
@@ -48,17 +59,21 @@ def read_splits(paths: Iterable[str]) -> dict[str, str]:
     Raises:
         HistoError: two folders of a path have different splits; or a folder beside `train` is no split and no class.
     """
-    by_folder: dict[str, str] = {}
-    splits = {}
     paths = list(paths)
-    _check_beside_train({path.rpartition("/")[0] for path in paths})
-    for path in paths:
-        folder = path.rpartition("/")[0]
-        if folder not in by_folder:
-            by_folder[folder] = _split_of_path(folder)
-        if by_folder[folder]:
-            splits[path] = by_folder[folder]
-    return splits
+    folders = {path.rpartition("/")[0] for path in paths}
+    _check_beside_train(folders)
+    parts = {part for folder in folders for part in folder.split("/")}
+    both = {part: said[0] for part in parts if (said := split_and_class_of(part))}
+    if len(set(both.values())) < 2:  # `test_positive` alone may be the result of a test
+        both = {}
+    by_folder = {folder: _split_of_path(folder, both) for folder in folders}
+    return {path: split for path in paths if (split := by_folder[path.rpartition("/")[0]])}
+
+
+def splits_in_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return the splits that file names such as `train_001.png` and `test_002.png` say; {} if not all say one."""
+    splits = {path: split_in_stem(split_suffix(path)[0]) for path in paths}
+    return splits if len(set(splits.values())) > 1 and all(splits.values()) else {}
 
 
 def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolders:
@@ -113,18 +128,27 @@ def _contradiction(
             return HistoError(
                 f"two folders of {folder}/ have different labels: {names}", f"name the class folders: {line}"
             )
+        below = folder.split("/")[folder.split("/").index(found[0][0]) + 1 :] if found else []
+        if odd := next((part for part in below if disagrees(part, found[0][1])), None):
+            return HistoError(
+                f"the folder {odd} is below {found[0][0]} (label {found[0][1]}), but its name says another label",
+                f"move {odd} out of {found[0][0]}, or rename it",
+            )
     return None
 
 
-def _split_of_path(folder: str) -> str:
-    """Return the split that the folders of a path name; raise `HistoError` if they name two."""
-    parts = [part for part in folder.split("/") if split_of(part)]
-    if len({split_of(part) for part in parts}) > 1:
+def _split_of_path(folder: str, both: Mapping[str, str]) -> str:
+    """Return the split that the folders of a path name; raise `HistoError` if they name two.
+
+    `both` are the splits of folders such as `test_tumor`.
+    """
+    splits = {part: split for part in folder.split("/") if (split := both.get(part) or split_of(part))}
+    if len(set(splits.values())) > 1:
         raise HistoError(
-            f"two folders of {folder}/ are names of different splits: {' and '.join(parts)}",
+            f"two folders of {folder}/ are names of different splits: {' and '.join(splits)}",
             "rename one of them, or give the folders below it to --from",
         )
-    return split_of(parts[0]) if parts else ""
+    return next(iter(splits.values()), "")
 
 
 def _check_beside_train(folders: Iterable[str]) -> None:

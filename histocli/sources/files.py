@@ -31,6 +31,11 @@ _IMAGE_START = re.compile(
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _HEAD_BYTES = 32
 
+# Folders that macOS, Windows, Linux and network drives add: copies for the finder, thumbnails, deleted files.
+SYSTEM_FOLDERS = frozenset(
+    {"__MACOSX", "@eaDir", "#recycle", "@Recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+)
+
 MAX_FILE_BYTES = 256 << 20  # no patch and no table is larger; a malicious archive may be
 
 

@@ -1,5 +1,6 @@
 """Patches from folders, archives and image files."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -8,9 +9,10 @@ from typing import Annotated
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
+from histocli.sources.archives import folder_name, is_archive
 from histocli.sources.camelyon import hospital_of
 from histocli.sources.class_names import label_of, parse_classes, split_of
-from histocli.sources.classes import find_classes, read_splits
+from histocli.sources.classes import find_classes, read_splits, splits_in_names
 from histocli.sources.files import File, describe_others, find_images
 from histocli.sources.formats import explain_no_images
 from histocli.sources.labels import find_labels
@@ -31,6 +33,9 @@ from histocli.sources.options import (
 from histocli.sources.slide_names import SlidePattern, suggest_pattern
 from histocli.sources.splits import describe_splits
 from histocli.sources.tables import ColumnNames, TableOptions
+
+_MASK_FOLDER = re.compile(r"masks?|segmentations?|ground[ _-]?truths?|gt", re.IGNORECASE)
+_MASK = re.compile(r"(.+)[ _.-](?:masks?|seg|segmentation|gt)\.\w+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ class FolderSource:
         self._images, others = find_images(file for files in found for file in files)
         if not self._images:
             raise HistoError(f"there are no images in {self.report.origin}", explain_no_images(others))
+        _refuse_masks([image.name for image in self._images])
         self._ids = unique_ids(self._images)
         names = [image.name for image in self._images]
         if len(set(names)) != len(names):
@@ -137,7 +143,11 @@ class FolderSource:
         if len(known) == len(names):
             return known
         folders = read_splits(names)
-        if folders:
+        if not folders and not known:
+            if folders := splits_in_names(names):
+                counts = describe_splits(list(folders.values()), len(names))
+                self.report.notes.append(f"splits by the names of the files: {counts}")
+        elif folders:
             splits = [split for name, split in folders.items() if name not in known]
             self.report.notes.append(
                 f"splits by the names of folders: {describe_splits(splits, self.total - len(known))}"
@@ -177,18 +187,33 @@ def _refuse_array(location: Path) -> None:
         )
 
 
+def _refuse_masks(names: Sequence[str]) -> None:
+    """Raise `HistoError` if there are masks among the images, as in `masks/1.png` or `1_mask.png`."""
+    in_folders = [name for name in names if any(_MASK_FOLDER.fullmatch(part) for part in name.split("/")[:-1])]
+    stems = {name.rpartition(".")[0] for name in names}
+    beside = [name for name in names if (said := _MASK.fullmatch(name)) and said[1] in stems]
+    masks = beside or (in_folders if len(in_folders) < len(names) else [])
+    if masks:
+        raise HistoError(
+            f"{len(masks):,} of {len(names):,} images are masks by their names, such as {masks[0]}",
+            "give only the folders of the images to --from, or move the masks away",
+        )
+
+
 def _name_locations(locations: Sequence[Path], found: list[list[File]], classes: Mapping[str, int]) -> list[list[File]]:
     """Add the name of a location to the names of its files, if it is the name of a class or split.
 
     The name of a class counts if there are no class folders in the location; those of splits if the locations are of
     different splits: `--from train/ --from test/`.
     """
-    names = [location.absolute().name for location in locations]
+    names = [folder_name(location.absolute().name) for location in locations]
     has_splits = len({split_of(name) for name in names}) > 1
     named = []
     for name, location, files in zip(names, locations, found, strict=True):
         is_class = label_of(name, classes) is not None and not find_classes((f.name for f in files), classes).labels
-        is_named = location.is_dir() and (is_class or (has_splits and split_of(name) != ""))
+        is_named = (location.is_dir() or is_archive(location.name)) and (
+            is_class or (has_splits and split_of(name) != "")
+        )
         named.append([File(f"{name}/{file.name}", file.read) for file in files] if is_named else files)
     return named
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.sources.archives import is_archive, list_archive, open_inner_archives
-from histocli.sources.files import DiskReader, File, file_at, find_images, to_utf8
+from histocli.sources.files import SYSTEM_FOLDERS, DiskReader, File, file_at, find_images, to_utf8
 from histocli.sources.formats import refuse_format
 from histocli.sources.streams import ArchiveFile
 
@@ -14,9 +14,9 @@ from histocli.sources.streams import ArchiveFile
 def list_files(path: Path) -> list[File]:
     """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
 
-    No image is read or unpacked. Hidden files, devices and pipes are skipped, and so are members of an archive with a
-    path outside it. Archives in a folder or archive are opened if there are no images in the same place. The members
-    of a compressed tar have its own order, because they can only be read one after the other.
+    No image is read or unpacked. Hidden files, folders of the system, devices and pipes are skipped, and so are members
+    of an archive with a path outside it. Archives in a folder or archive are opened if there are no images in the same
+    place. The members of a compressed tar have its own order, because they can only be read one after the other.
 
     Raises:
         HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,
@@ -53,7 +53,7 @@ def _walk(folder: str) -> Iterator[str]:
         parent, prefix = folders.pop()
         with os.scandir(parent) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
                     continue
                 if entry.is_file(follow_symlinks=False):
                     yield prefix + entry.name

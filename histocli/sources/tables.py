@@ -158,6 +158,18 @@ class PatchTable:
                     f"{self.name}: the columns {column} and {other} have different labels",
                     f"choose one: --label-column {column} or --label-column {other}",
                 )
+        for other in self.columns:
+            if other != column and label_of(other) == 0 and _both_hold(labels, self.columns[other]):
+                raise HistoError(
+                    f"{self.name}: a row has 1 in the columns {column} and {other}, which contradict each other",
+                    f"correct the table, or choose the column: --label-column {column}",
+                )
+
+
+def _both_hold(labels: Sequence[int], texts: Sequence[str]) -> bool:
+    """Return whether a patch is positive in the labels and in a column such as `normal`, which says it is not."""
+    negative = [_parse_label(text, {}) for text in texts]
+    return None not in negative and any(a == b == 1 for a, b in zip(labels, negative, strict=True))
 
 
 def check_ids(table: PatchTable, ids: Sequence[str], values: Sequence[str], what: str = "") -> None:

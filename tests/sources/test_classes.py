@@ -6,7 +6,7 @@ import pytest
 from histocli.errors import HistoError, UsageError
 from histocli.sources.class_names import classes_line, label_of, parse_classes, split_of
 from histocli.sources.folder import FolderOptions, FolderSource
-from tests.sources.kaggle_layout import tiff, write_folder
+from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
 IMAGE = tiff(np.zeros((96, 96, 3), np.uint8))
 
@@ -40,9 +40,9 @@ def test_what_a_name_says(name, label):
 @pytest.mark.parametrize(
     ("names", "split"),
     [
-        ("train Training TRAIN train_dir train-set training_images train-00000-of-00002", "train"),
+        ("train Training TRAIN train_dir train-set training_images train-00000-of-00002 train1 1_train", "train"),
         ("val valid Validation val_dir dev", "valid"),
-        ("test Testing test_set holdout hold-out held_out", "test"),
+        ("test Testing test_set holdout hold-out held_out test-2 02_test", "test"),
         ("latest contest tested trains evaluation 0 tumor", ""),
     ],
 )
@@ -217,3 +217,58 @@ def test_a_folder_beside_train_that_is_no_split_is_an_error(tmp_path, other):
 def test_a_test_folder_beside_class_folders_and_patients_is_read(tmp_path):
     found, _ = pack(tmp_path / "x", "test/tumor/a.tif", "normal/b.tif", "tumor/c.tif")
     assert found == {"test/tumor/a.tif": (1, "test"), "normal/b.tif": (0, ""), "tumor/c.tif": (1, "")}
+
+
+def test_folders_that_say_a_split_and_a_class(tmp_path):
+    found, _ = pack(
+        tmp_path / "x", "train_normal/a.tif", "train_tumor/b.tif", "no_tumor-test/c.tif", "tumor_test/d.tif"
+    )
+    assert sorted(found.values()) == [(0, "test"), (0, "train"), (1, "test"), (1, "train")]
+    found, _ = pack(tmp_path / "y", "test_negative/a.tif", "test_positive/b.tif")  # of the results of a test
+    assert list(found.values()) == [(0, ""), (1, "")]
+
+
+def test_splits_at_the_ends_of_all_file_names(tmp_path):
+    found, report = pack(
+        tmp_path / "x", "normal/train_1.tif", "normal/2-test.tif", "tumor/VAL 3.tif", "tumor/4_train.tif"
+    )
+    assert sorted(found.values()) == [(0, "test"), (0, "train"), (1, "train"), (1, "valid")]
+    assert "splits by the names of the files: test (1), train (2), valid (1)" in report.notes
+    found, _ = pack(tmp_path / "y", "normal/normal_001.tif", "tumor/test_001.tif")  # as the slides of Camelyon16
+    assert {split for _, split in found.values()} == {""}
+
+
+@pytest.mark.parametrize(
+    ("names", "mask"),
+    [
+        (("images/normal/a.tif", "images/tumor/b.tif", "masks/normal/a.tif", "masks/tumor/b.tif"), "masks/normal/a"),
+        (("normal/a.tif", "normal/a_mask.tif", "tumor/b.tif"), "normal/a_mask"),
+        (("normal/a.tif", "tumor/b.tif", "tumor/b-GT.tif"), "tumor/b-GT"),
+    ],
+)
+def test_masks_among_the_images_are_an_error(tmp_path, names, mask):
+    with pytest.raises(HistoError, match=f"images are masks by their names, such as {mask}.tif") as caught:
+        pack(tmp_path / "x", *names)
+    assert "give only the folders of the images" in caught.value.hint
+
+
+def test_a_folder_whose_name_contradicts_the_class_above_it_is_an_error(tmp_path):
+    with pytest.raises(HistoError, match=r"the folder normal_adjacent is below tumor \(label 1\)"):
+        pack(tmp_path / "x", "tumor/normal_adjacent/a.tif", "tumor/core/b.tif", "normal/c.tif")
+    found, _ = pack(tmp_path / "y", "normal/tumor_001/a.tif", "tumor/tumor_001/b.tif")  # patches of one slide
+    assert [label for label, _ in found.values()] == [0, 1]
+
+
+def test_archives_named_after_splits(tmp_path):
+    for name in ("train", "test"):
+        write_zip(tmp_path / f"{name}.zip", {"normal/a.tif": IMAGE, "tumor/b.tif": IMAGE})
+    source = FolderSource(FolderOptions((str(tmp_path / "train.zip"), str(tmp_path / "test.zip"))))
+    found = [(patch.label, patch.split) for patch in source.patches()]
+    assert found == [(0, "train"), (1, "train"), (0, "test"), (1, "test")]
+
+
+def test_archives_named_after_classes(tmp_path):
+    for name in ("normal", "tumor"):
+        write_zip(tmp_path / f"{name}.zip", {f"{name[0]}.tif": IMAGE})
+    source = FolderSource(FolderOptions((str(tmp_path / "normal.zip"), str(tmp_path / "tumor.zip"))))
+    assert [(patch.id, patch.label) for patch in source.patches()] == [("n", 0), ("t", 1)]

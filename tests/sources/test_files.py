@@ -3,6 +3,7 @@
 import os
 import stat
 import struct
+import tarfile
 import zipfile
 
 import numpy as np
@@ -297,3 +298,25 @@ def test_members_are_read_from_many_threads(tmp_path):
     members = {f"{i}.png": np.random.default_rng(i).bytes(5000) for i in range(60)}
     files = list_files(write_zip(tmp_path / "x.zip", members))
     assert list(map_ordered(read_bytes, files, 4)) == [members[file.name] for file in files]
+
+
+@pytest.mark.parametrize("name", ["@eaDir/a.png/SYNOFILE_THUMB_M.png", "$RECYCLE.BIN/b.png", "x/#recycle/c.png"])
+def test_folders_of_the_system_are_skipped(tmp_path, name):
+    for path in (name, "x/good.png"):
+        (tmp_path / "in" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / path).write_bytes(b"1")
+    assert [file.name for file in list_files(tmp_path / "in")] == ["x/good.png"]
+    path = write_zip(tmp_path / "x.zip", {name: b"1", "x/good.png": b"1"})
+    assert [file.name for file in list_files(path)] == ["x/good.png"]
+
+
+def test_symbolic_links_in_a_tar_are_read_as_the_member_that_they_lead_to(tmp_path):
+    (tmp_path / "in/b").mkdir(parents=True)
+    (tmp_path / "in/a.png").write_bytes(b"the image")
+    (tmp_path / "in/b/up.png").symlink_to("../a.png")
+    (tmp_path / "in/out.png").symlink_to("/etc/passwd")
+    for top in (".", "in"):
+        with tarfile.open(tmp_path / "x.tar", "w") as archive:
+            archive.add(tmp_path / "in", arcname=top)
+        found = {file.name.removeprefix("in/"): file.read() for file in list_files(tmp_path / "x.tar")}
+        assert found == {"a.png": b"the image", "b/up.png": b"the image"}

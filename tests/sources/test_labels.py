@@ -340,6 +340,14 @@ def test_the_splits_of_wilds_are_the_official_ones(tmp_path):
     assert splits_of(source) == ["train", "valid", "valid", "test"]
 
 
+def test_columns_of_both_classes_that_hold_for_one_image_are_an_error(tmp_path):
+    table = "id,normal,tumor\na,1,1\nb,1,0\nc,0,1\n"
+    with pytest.raises(HistoError, match="a row has 1 in the columns tumor and normal") as caught:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert "--label-column tumor" in caught.value.hint
+    assert labels_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv": table}, label_column="tumor"))["a"] == 1
+
+
 def test_columns_that_are_not_used_are_named(tmp_path):
     source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,grade\na,1,2\nb,0,1\nc,1,1\n"})
     assert "columns of labels.csv that are not used: 'grade'" in source.report.notes
