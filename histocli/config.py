@@ -261,7 +261,12 @@ class EvalConfig:
     engine: Engine = Engine.AUTO
 
 
-_SUFFIXES = {".jsonl": Output.JSONL, ".ndjson": Output.JSONL, ".parquet": Output.PARQUET, ".pq": Output.PARQUET}
+_SUFFIXES = {
+    ".jsonl": Output.JSONL,
+    ".ndjson": Output.JSONL,
+    ".parquet": Output.PARQUET,
+    ".pq": Output.PARQUET,
+}
 _NOT_WRITTEN = (".json", ".xlsx", ".xls", ".tsv", ".gz", ".zip", ".feather", ".arrow", ".h5", ".npy")
 
 

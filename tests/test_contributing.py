@@ -100,7 +100,7 @@ def test_commands_use_the_new_source_architecture_metric_format_and_column(chang
         "balance --data arrays --n max --split random --val-fraction 0.25",
         "train --arch tinynet --epochs 1 --batch-size 16 --device cpu --name tiny",
         "eval --ckpt tiny --device cpu --json",
-        f"predict arrays --ckpt tiny --device cpu --format tsv --out {table}",
+        f"predict arrays --ckpt tiny --device cpu --out {table}",
         f"predict arrays --ckpt tiny --device cpu --columns full --out {full}",
     ]
     stdin = "".join(f"-w {workspace} {command}\n" for command in commands)

@@ -69,9 +69,9 @@ def _column_names(line: int, header: list[str], name: str) -> list[str]:
     return columns
 
 
-def table_writer(file: IO[str]) -> Any:
+def table_writer(file: IO[str], delimiter: str = ",") -> Any:
     """Return a `csv.writer` that ends lines with a line feed and quotes every field that contains a line break."""
-    return csv.writer(_LineFeedFile(file), lineterminator="\r\n")
+    return csv.writer(_LineFeedFile(file), delimiter=delimiter, lineterminator="\r\n")
 
 
 def _rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:

@@ -121,4 +121,8 @@ def _require_last_newline(path: Path) -> None:
         raise ValueError("its last line is incomplete")
 
 
-_READERS = {Output.CSV: _read_csv, Output.JSONL: _read_jsonl, Output.PARQUET: _read_parquet}
+_READERS = {
+    Output.CSV: _read_csv,
+    Output.JSONL: _read_jsonl,
+    Output.PARQUET: _read_parquet,
+}

@@ -85,17 +85,18 @@ class CsvWriter:
     Ids are written exactly. With `escape_formulas`, text that a spreadsheet would compute gets an apostrophe.
     """
 
+    delimiter = ","
     escape_formulas = False
 
     def __init__(self, stream: IO[str], kinds: dict[str, type]) -> None:
         self.stream = stream
-        table_writer(stream).writerow(kinds)
+        table_writer(stream, self.delimiter).writerow(kinds)
 
     def rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them for programs that read them meanwhile."""
         texts = [[self._text(value) for value in column] for column in table.values()]
         lines = StringIO()  # the rows are written at once: stdout checks for errors at each write
-        table_writer(lines).writerows(zip(*texts, strict=True))
+        table_writer(lines, self.delimiter).writerows(zip(*texts, strict=True))
         self.stream.write(lines.getvalue())
         self.stream.flush()
 
