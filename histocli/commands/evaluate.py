@@ -246,7 +246,7 @@ def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) ->
         slides=metrics_by("slide", table, value),
         hospitals=metrics_by("hospital", table, value),
     )
-    target = path.with_name(f"{path.stem}-at-{threshold}.json")
+    target = path.with_name(f"{path.stem}-{_threshold_part(threshold)}.json")
     write_evaluation(target, changed)
     return Evaluation(target, changed)
 
