@@ -63,7 +63,7 @@ def find_labels(
     """
     finder = _Finder(ImageIndex(names), names, options)
     if options.slides:
-        finder.read_slides(table_at(options.slides))
+        finder.add_slide_table(table_at(options.slides))
     if options.labels:
         finder.read_labels(table_at(options.labels))
     else:
@@ -115,8 +115,8 @@ class _Finder:
         self._note(table, matched, f"labels from {table.name}, column {column}{said}", ids)
         self._add_others(table, matched)
 
-    def read_slides(self, file: File) -> None:
-        """Use a table for slides and hospitals.
+    def add_slide_table(self, file: File) -> None:
+        """Use a table for slides, and for hospitals and splits if it has them.
 
         Raises:
             HistoError: it is malformed or matches no image.
@@ -141,7 +141,7 @@ class _Finder:
             elif "id" in roles and "label" in roles:
                 self._try(file)
             elif "id" in roles and "slide" in roles and not self.options.slides and not self.result.slides:
-                self.read_slides(file)
+                self.add_slide_table(file)
 
     def _read_named(self, file: File, roles: set[str]) -> None:
         if roles and "label" not in roles:  # another table may have the labels
