@@ -265,7 +265,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         f"best epoch {best.epoch}: validation AUC {number(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
     if result.called:
-        steps = f"{best.step:,} step{'s' * (best.step != 1)}"
+        steps = f"{best.step:,} step{'s' if best.step != 1 else ''}"
         longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
         state.report.warn(
             f"at the threshold every validation patch is called {result.called}: the best epoch has trained for only "

@@ -167,7 +167,7 @@ class _Finder:
                 try:
                     self.read_labels(file_at(path))
                 except HistoError as error:
-                    self.result.notes.append(f"left out a table next to the images: {error}")
+                    self.result.notes.append(f"skipped a table next to the images: {error}")
 
     def find_sidecars(self, others: Sequence[File]) -> None:
         """Use small files next to the images for labels, where tables have none."""
@@ -238,7 +238,7 @@ class _Finder:
                 f"--classes names {', '.join(unknown)}, which is no folder and no label of a table",
                 f"there are {found}",
             )
-        self.result.notes += [f"left out: {problem}" for problem in self.problems]
+        self.result.notes += [f"skipped: {problem}" for problem in self.problems]
         for what, known in (("label", self.result.labels), ("slide", self.result.slides)):
             missing = [name for name in self.names if name not in known] if known else []
             if missing:

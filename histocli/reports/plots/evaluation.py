@@ -123,7 +123,7 @@ def uncertain_value(report: EvaluationReport, name: str) -> str:
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return value
-    return f"{value} ({'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.3f} to {interval[1]:.3f})"
+    return f"{value} ({'DeLong: ' if uncertainty.uses_delong(name) else ''}{interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:
