@@ -1,4 +1,4 @@
-"""histo: from raw H&E lymph-node patches to an honestly evaluated classifier of metastatic cancer.
+"""histo: from raw H&E lymph-node patches to a measured classifier of metastatic cancer.
 
 The Python API, described in docs/python.md:
 

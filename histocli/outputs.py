@@ -44,7 +44,7 @@ def check_output(path: Path, workspace: Workspace, inputs: Iterable[Path] = ()) 
     for one in inputs:
         if one.exists() and one.samefile(path):
             raise UsageError(f"--out {path} is the input {one}, which would be lost", "name another file")
-    if workspace.reads(path):
+    if workspace.is_workspace_file(path):
         raise UsageError(f"--out {path} is a file that other commands of histo read", "name another file")
 
 

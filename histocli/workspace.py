@@ -140,7 +140,7 @@ class Workspace:
         published = sorted(path.name for path in self.checkpoints_dir.glob("[!.]*.pt"))
         return [*published, *(run for run in self.run_names() if (self.run_dir(run) / "best.pt").is_file())]
 
-    def reads(self, path: Path) -> bool:
+    def is_workspace_file(self, path: Path) -> bool:
         """Return whether `path` is a file of this workspace that commands wrote and read again."""
         try:
             parts = path.resolve().relative_to(self.root.resolve()).parts

@@ -54,6 +54,14 @@ class State:
 class Application(TyperGroup):
     """The root command; it turns each exception of a command into a message and an exit code."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options; typer's own options for completion are not set by an environment variable."""
+        parameters = super().get_params(ctx)
+        for parameter in parameters:
+            if parameter.name in ("install_completion", "show_completion"):
+                parameter.allow_from_autoenv = False  # type: ignore[attr-defined]
+        return parameters
+
     def main(self, *args: Any, **options: Any) -> Any:
         """Run the application; a help text that cannot be written is an error."""
         try:
@@ -142,7 +150,7 @@ class Command(TyperCommand):
 app = typer.Typer(
     name="histo",
     cls=Application,
-    help="From raw H&E lymph-node patches to an honestly evaluated classifier of metastatic cancer.",
+    help="From raw H&E lymph-node patches to a measured classifier of metastatic cancer.",
     epilog="Research use only: not a medical device.",
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HISTO"},
     no_args_is_help=True,

@@ -42,8 +42,9 @@ def balance(
     split: Annotated[
         Split | None,
         typer.Option(
-            help="What is kept in one split: each slide; each group of overlapping patches; or only single patches "
-            "(random), which leaks. folders uses the folders train and val as they are.",
+            help="What is never divided between train and validation. slide: a slide. overlap: a group of overlapping "
+            "patches. random: only a patch; patches of one slide are then in both, and the validation metrics are too "
+            "good. folders: use the folders train and val as they are.",
             show_default="folders if there are such folders; slide if all slides are known, else overlap",
         ),
     ] = BalanceConfig.split,

@@ -28,7 +28,7 @@ def demo(
         Path | None,
         typer.Option(
             help="Keep the workspace in this folder, which is new or empty.",
-            show_default="keep the plots and the checkpoint",
+            show_default="keep the plots, the report and the checkpoint",
         ),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=400, help="Number of synthetic patches.")] = 5_000,
@@ -140,6 +140,6 @@ def _summary(report: Reporter, workspace: Workspace) -> None:
         report.heading("results")
         report.table(
             "",
-            ["metric on unseen slides", "value"],
+            ["metric on the validation slides", "value"],
             [[metric_title(name), number(value)] for name, value in metrics.items()],
         )

@@ -10,7 +10,7 @@ from rich import filesize
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.sources import open_with_bars, with_source_options
-from histocli.config import SUBSET
+from histocli.config import SUBSET, BalanceConfig
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, source_type
 from histocli.sources.options import source_options
@@ -116,6 +116,8 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     for note in dataset.notes:
         state.report.note(note)
     next_command = f"histo balance --data {title}"
+    if BalanceConfig.n is not None and dataset.patches < BalanceConfig.n:
+        next_command += " --n max"
     rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
     state.report.table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)

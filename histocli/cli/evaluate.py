@@ -80,9 +80,9 @@ def evaluate(
         str,
         typer.Option(
             "--threshold",
-            metavar="WHERE",
-            help="A patch is called tumour at this probability or above: a number; stored, which is the one in the "
-            "checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or specificity=0.9.",
+            metavar="NUMBER|RULE",
+            help="A patch is predicted as tumour at this probability or above: a number; stored, which is the one in "
+            "the checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or specificity=0.9.",
             rich_help_panel=MODEL,
         ),
     ] = EvalConfig.threshold,
@@ -114,8 +114,8 @@ def evaluate(
         Path | None,
         typer.Option(
             "--annotations",
-            help="Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML, QuPath's GeoJSON "
-            "or a mask. With --labels instead, a table id,label of slides, only the AUC of slides is measured.",
+            help="Folder with the annotations of tumour, one file for each slide and of its name: ASAP's XML, QuPath's "
+            "GeoJSON or a mask. Give --labels instead, a table id,label of slides, to measure only the AUC of slides.",
             metavar="DIR",
             rich_help_panel=WHOLE_SLIDES,
         ),
@@ -124,8 +124,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--choose-on",
-            help="Folder with the maps of training slides: the way to make one score of a slide that has the highest "
-            "AUC there is chosen.",
+            help="Choose how to combine the scores of a slide by the AUC on these maps, which are of training slides.",
             metavar="DIR",
             rich_help_panel=WHOLE_SLIDES,
         ),
@@ -135,8 +134,8 @@ def evaluate(
         typer.Option(
             "--scores",
             metavar="FILE",
-            help="Show the evaluation of scores in metrics/ that histo eval or histo train --folds wrote, and score no "
-            "patches; with --threshold NUMBER, at this threshold.",
+            help="Print the evaluation of these scores again, without scoring patches: a .csv file in metrics/ that "
+            "histo eval or histo train --folds wrote. --threshold NUMBER uses another threshold.",
             rich_help_panel=_COMPARING,
         ),
     ] = None,

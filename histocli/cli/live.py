@@ -60,7 +60,8 @@ class LiveTraining(Listener):
             self.report.detail(f"{name.replace('_', ' ')}: {value}")
         if at:
             before, now = run.processes_before, run.ranks.size
-            changed = f", with {now} process{'es' * (now > 1)} where there were {before}" if now != before else ""
+            processes = "1 process" if now == 1 else f"{now} processes"
+            changed = f", with {processes} where there were {before}" if now != before else ""
             if run.epochs_before < run.config.epochs:
                 self.report.note(
                     f"extended from {run.epochs_before} to {run.config.epochs} epochs: the learning rate rises to "

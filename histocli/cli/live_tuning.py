@@ -48,7 +48,7 @@ class LiveTuning(TuneListener):
         """Print what the trials are measured on, and how many there are already."""
         self.folds = study.config.folds
         name, parts = study.config.name, f"{self.folds} folds of {study.config.data} by {study.split_by}"
-        already = f"continued after {len(trials)} trial{'s' * (len(trials) != 1)}" if trials else "a new study"
+        already = f"continued after {len(trials)} trial{'s' if len(trials) != 1 else ''}" if trials else "a new study"
         self.report.note(f"{name}: {already}; {parts}")
         self.report.note(_row(TRIAL_COLUMNS))
 

@@ -93,7 +93,8 @@ BatchSize = Annotated[
         "--batch-size",
         parser=batch_size,
         metavar="INTEGER|auto",
-        help="Patches per forward pass, at most 64 per CPU core; auto halves the number until it fits the memory.",
+        help="Patches per forward pass; on a CPU, at most 64 for each core. auto: halve the default until it fits the "
+        "memory.",
         rich_help_panel=COMPUTE,
     ),
 ]
@@ -152,9 +153,8 @@ Prevalence = Annotated[
     typer.Option(
         "--prevalence",
         metavar="SHARE",
-        help="Share of the patches that contain tumour, such as 0.05. The probabilities are adjusted to it; those of a "
-        "balanced training subset are for 0.5.",
-        show_default="that of the validation patches",
+        help="Share of tumour patches in the data to score, such as 0.05. The probabilities are adjusted to it.",
+        show_default="that of the validation patches: 0.5 if the subset is balanced",
         rich_help_panel=MODEL,
     ),
 ]

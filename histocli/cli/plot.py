@@ -66,7 +66,8 @@ def plot(
         typer.Option(
             "--ckpt",
             metavar="NAME",
-            help=f"With --kind explain, what scores files and --ids. {options.CKPT_HELP}; several are averaged.",
+            help="With --kind explain: the checkpoint that scores the files, or the patches of --ids. "
+            f"{options.CKPT_HELP}; several are averaged.",
             show_default=CHECKPOINT,
             autocompletion=options.complete_checkpoints,
             rich_help_panel=_WHAT,

@@ -63,8 +63,8 @@ def predict(
         IdKind | None,
         typer.Option(
             "--id",
-            help="The id of an image file: its name without folder and suffix, or its path.",
-            show_default="stem where all differ, else path; of paths from stdin path",
+            help="The id of an image file. stem: its name without folder and suffix. path: its path.",
+            show_default="stem if all stems differ, else path; path for paths from stdin",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.id,
@@ -92,7 +92,7 @@ def predict(
         str | None,
         typer.Option(
             "--threshold",
-            metavar="WHERE",
+            metavar="NUMBER|RULE",
             help="Add the column class, which is 1 if the probability is this or above: a number; stored, which is the "
             "one in the checkpoint; or a rule for the run's validation patches: youden, sensitivity=0.95 or "
             "specificity=0.9. For whole slides, regions above it are tumour; stored is the default.",
@@ -128,14 +128,14 @@ def predict(
             metavar="NUMBER|CSV",
             help=f"Micrometres per pixel of the images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. For "
             "whole slides whose files do not say it, this or a table slide,mpp.",
-            show_default=str(PATCH_MPP),
+            show_default=f"{PATCH_MPP}; for whole slides, that of the file",
             rich_help_panel=DATA,
         ),
     ] = PredictConfig.mpp,
     errors: Annotated[
         OnError,
         typer.Option(
-            help="Skip a file that cannot be read, and end with exit code 4 after all others; or end with an error.",
+            help="If a file cannot be read. skip: score all other files, exit code 4. fail: stop at the first.",
             rich_help_panel=DATA,
         ),
     ] = PredictConfig.errors,

@@ -33,7 +33,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
     confusion = measured.confusion
     report.table(
         f"confusion matrix at threshold {measured.threshold:.4g}",
-        ["label", "called normal", "called tumour"],
+        ["label", "predicted as normal", "predicted as tumour"],
         [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
     )
     _warn_of_one_class(report, evaluation)
@@ -50,7 +50,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
 
 
 def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport) -> None:
-    """Warn if all patches are called tumour, or all normal, as by a network that was trained for few steps."""
+    """Warn if all patches are predicted as tumour, or all normal, as by a network that was trained for few steps."""
     confusion, measured = evaluation.measured.confusion, evaluation.measured
     called = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
     if called and 0 < measured.positives < measured.n:
@@ -75,7 +75,8 @@ def _interval(uncertainty: Uncertainty | None, name: str) -> str:
     """Format the interval of a metric; DeLong's, which is used where the bootstrap gives none, is named."""
     if uncertainty is None:
         return "-"
-    return "DeLong: " * uncertainty.uses_delong(name) + _range(uncertainty.interval(name))
+    text = _range(uncertainty.interval(name))
+    return f"DeLong: {text}" if uncertainty.uses_delong(name) else text
 
 
 def _show_missing_intervals(report: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
@@ -181,7 +182,7 @@ def show_tuning(report: Reporter, tuning: TuneReport) -> None:
     """Print the best trials, the importance of each parameter, and how far the best trial can be trusted."""
     states = [f"{tuning.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED, RUNNING) if tuning.count(state)]
     count = len(tuning.trials)
-    report.note(f"{count} trial{'s' * (count != 1)}: {', '.join(states) or 'none'}")
+    report.note(f"{count} trial{'s' if count != 1 else ''}: {', '.join(states) or 'none'}")
     finished = [trial for trial in tuning.trials if trial.state == FINISHED]
     best = sorted(finished, key=lambda trial: -(trial.mean or 0))[:_BEST_TRIALS]
     if best:

@@ -63,5 +63,5 @@ def report(
 
     config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps)
     written = write_report(state.workspace, config, on_problem=state.report.warn, on_note=state.report.note)
-    evaluations = f"{written.evaluations} evaluation{'s' * (written.evaluations != 1)}"
+    evaluations = f"{written.evaluations} evaluation{'s' if written.evaluations != 1 else ''}"
     state.report.done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

@@ -97,7 +97,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     if found.others:
         names = ", ".join(path.name for path in found.others[:_MOST_NAMES])
         more = ", ..." if len(found.others) > _MOST_NAMES else ""
-        state.report.note(f"left out, because not a slide ({len(found.others):,}): {names}{more}")
+        state.report.note(f"skipped, because not a slide ({len(found.others):,}): {names}{more}")
     with process_group(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
         done = run_predict(state.workspace, config, found.slides, bars, on_start=state.report.note, ranks=ranks)
     if not ranks.is_rank0:
@@ -126,7 +126,7 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
     report = written.report
     for what, names in (("have no label or annotation", report.without_truth), ("could not be scored", report.failed)):
         if names:
-            state.report.warn(f"{len(names):,} slides {what} and are left out: {', '.join(names)}")
+            state.report.warn(f"{len(names):,} slides {what} and are not evaluated: {', '.join(names)}")
     chosen = report.chosen.name if report.chosen else None
     rows = [
         [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_texts(one)]

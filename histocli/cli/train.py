@@ -46,8 +46,9 @@ def train(
     rotate: Annotated[
         Rotate,
         typer.Option(
-            help="right: by right angles; any: by any angle, with a little zoom and shift; auto: any if the network "
-            "first makes its input smaller, which removes the blur of the rotation.",
+            help="right: by right angles. any: by any angle, with a little zoom and shift. auto: any for a network "
+            "that makes its input smaller first, such as histonet-64, because this removes the blur of the rotation; "
+            "else right.",
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.rotate,
@@ -62,9 +63,10 @@ def train(
     arch: Annotated[
         str,
         typer.Option(
-            help="histonet, p4m-densenet; a published encoder, with its weights: uni, uni2-h, virchow2, h-optimus-0, "
-            "gigapath, phikon, resnet18-pcam, resnet34-pcam, resnet50-pcam; a torchvision classifier such as resnet18; "
-            "or timm/NAME, where NAME may be hf-hub:OWNER/MODEL or local-dir:FOLDER.",
+            help="histonet, histonet-wide, histonet-64, p4m-densenet; a published encoder, with its weights: uni, "
+            "uni2-h, virchow2, h-optimus-0, gigapath, phikon, resnet18-pcam, resnet34-pcam, resnet50-pcam; a "
+            "torchvision classifier such as resnet18; or timm/NAME, where NAME may be hf-hub:OWNER/MODEL or "
+            "local-dir:FOLDER.",
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.arch,
@@ -86,8 +88,8 @@ def train(
         str,
         typer.Option(
             "--threshold",
-            metavar="RULE",
-            help="A patch is called tumour at this probability or above: a number, or a rule for the validation "
+            metavar="NUMBER|RULE",
+            help="A patch is predicted as tumour at this probability or above: a number, or a rule for the validation "
             "patches: youden, sensitivity=0.95 or specificity=0.9. It is saved in the checkpoint.",
             rich_help_panel=MODEL,
         ),
@@ -263,7 +265,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         f"best epoch {best.epoch}: validation AUC {number(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
     if result.called:
-        steps = f"{best.step:,} step{'s' * (best.step != 1)}"
+        steps = f"{best.step:,} step{'s' if best.step != 1 else ''}"
         longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
         state.report.warn(
             f"at the threshold every validation patch is called {result.called}: the best epoch has trained for only "

@@ -18,9 +18,9 @@ from histocli.data.overlaps import OnStage, overlap_groups
 from histocli.data.splits import (
     HELD_OUT,
     VALIDATION,
-    clean,
     draw_balanced,
     draw_by_split,
+    drop_unusable,
     split_by_group,
     split_random,
 )
@@ -58,7 +58,9 @@ def balance(
     manifest = _read_manifest(workspace, data)
     by_folders = _splits_by_folders(workspace, config, data, manifest)
     own_splits = {"", "train"} | VALIDATION
-    cleaned, dropped = clean(manifest, frozenset(set(manifest["split"]) - own_splits) if by_folders else HELD_OUT)
+    cleaned, dropped = drop_unusable(
+        manifest, frozenset(set(manifest["split"]) - own_splits) if by_folders else HELD_OUT
+    )
     unit = Split.FOLDERS if by_folders else _choose_unit(config, data, cleaned)
     sizes = np.bincount(cleaned["label"], minlength=2)
     if by_folders:
@@ -89,7 +91,7 @@ def balance(
         available=PatchCounts(int(sizes[0]), int(sizes[1])),
         counts=_count_patches(subset),
         slides=_count_slides(subset) if _all_known(cleaned, "slide") else None,
-        appearance=_count_appearance(subset) if unit is Group.APPEARANCE else None,
+        appearance=_count_groups(subset) if unit is Group.APPEARANCE else None,
         hospitals=_list_hospitals(subset) if _all_known(cleaned, "hospital") else None,
         audit=audit(workspace, subset, manifest),
     )
@@ -245,7 +247,7 @@ def _count_slides(subset: "pd.DataFrame") -> list[SlideCounts]:
     ]
 
 
-def _count_appearance(subset: "pd.DataFrame") -> dict[str, PatchCounts]:
+def _count_groups(subset: "pd.DataFrame") -> dict[str, PatchCounts]:
     """Return the number of patches of each class in each group."""
     counts = {}
     for name, rows in subset.groupby(Group.APPEARANCE.value, sort=True):

@@ -72,7 +72,7 @@ def evaluate(
         scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, on_note, ranks)
     else:
         scored = score_packed(workspace, predictor, config, on_progress, ranks)
-    return ranks.on_rank0(lambda: _write(workspace, config, predictor, scored, threshold))
+    return ranks.on_rank0(lambda: _measure_and_write(workspace, config, predictor, scored, threshold))
 
 
 def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
@@ -81,7 +81,7 @@ def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor
     return predictor, predictor.threshold(config.threshold)
 
 
-def _write(
+def _measure_and_write(
     workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, threshold: float
 ) -> Evaluation:
     """Compute the metrics of the scores, and write both."""
@@ -246,7 +246,7 @@ def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) ->
         slides=metrics_by("slide", table, value),
         hospitals=metrics_by("hospital", table, value),
     )
-    target = path.with_name(f"{path.stem}-at-{threshold}.json")
+    target = path.with_name(f"{path.stem}-{_threshold_part(threshold)}.json")
     write_evaluation(target, changed)
     return Evaluation(target, changed)
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histocli.commands.plot_sheets import plan_errors, plan_samples
+from histocli.commands.plot_sheets import plan_error_sheets, plan_samples
 from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import clusters_of, read_scores
@@ -114,7 +114,7 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
         return [_plan_curves(workspace, run, data)]
     evaluations = _evaluations(workspace, run, data)
     if kind is Kind.ERRORS:
-        return plan_errors(workspace, evaluations)
+        return plan_error_sheets(workspace, evaluations)
     if kind is Kind.EXPLAIN:
         from histocli.commands.plot_explanations import plan_explanations  # imports torch
 

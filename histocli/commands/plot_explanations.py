@@ -81,7 +81,7 @@ def plan_chosen(workspace: Workspace, config: PlotConfig, on_note: Callable[[str
     probs = predictor.predict_array(pixels).probs
     pictures = colour_maps(pixels, explain([one.network for one in predictor.networks], pixels))
     run = "+".join(member.checkpoint.run for member in predictor.members)
-    group = Group(f"{len(ids)} patch{'es' * (len(ids) != 1)}", pixels, score_captions(ids, probs), pictures)
+    group = Group(f"{len(ids)} patch{'es' if len(ids) != 1 else ''}", pixels, score_captions(ids, probs), pictures)
     key_line = f"under each patch: its probability of tumour (threshold {predictor.threshold():.3g}) and its id"
     return [plan_sheet(make_name(f"{shorten(run, 80)}-{Kind.EXPLAIN}"), [group], f"Explanations: {run}", key_line, KEY)]
 

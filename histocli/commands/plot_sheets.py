@@ -53,7 +53,7 @@ def _plan_sample_sheet(workspace: Workspace, name: str) -> Plot:
     return plan_sheet(f"{name}-{Kind.SAMPLES}", groups, f"Samples of {name}", counts)
 
 
-def plan_errors(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
+def plan_error_sheets(workspace: Workspace, evaluations: dict[Path, EvaluationReport]) -> list[Plot]:
     """Return a sheet of errors for each evaluation whose patches can still be read, explained where that is possible.
 
     Raises:

@@ -156,7 +156,7 @@ def _train_fold(
         _CannotTrainError: the loss is not finite, or the memory is full.
     """
     try:
-        return _fit(workspace, config, name, listener, stop)
+        return _start_or_resume_fold(workspace, config, name, listener, stop)
     except NotFiniteError as error:
         raise _CannotTrainError(str(error)) from None
     except Exception as error:
@@ -166,7 +166,10 @@ def _train_fold(
         raise _CannotTrainError(str(memory_is_full(config.batch_size or BATCH_SIZE))) from None
 
 
-def _fit(workspace: StudyWorkspace, config: RunConfig, name: str, listener: Listener, stop: StopRequest) -> float:
+def _start_or_resume_fold(
+    workspace: StudyWorkspace, config: RunConfig, name: str, listener: Listener, stop: StopRequest
+) -> float:
+    """Train a fold from its last checkpoint, or from the start; return as `_train_fold`."""
     if workspace.run_dir(name).is_dir():
         run = Run(workspace, config, name)
         run.resume()

@@ -136,14 +136,14 @@ class ProcessGroup(Ranks):
 
     def all_max(self, *values: int) -> tuple[int, ...]:
         """Return the maximum over the processes of each value."""
-        self._pending.append(_start_all_max(values))
+        self._pending.append(_start_max_all_reduce(values))
         while len(self._pending) > 1:
             self._pending.popleft()[0].wait()
         return self._oldest_result()
 
     def all_max_async(self, *values: int) -> tuple[int, ...]:
         """Return the result for the values of `_DELAY` calls ago, or zeros before that: the same on every process."""
-        self._pending.append(_start_all_max(values))
+        self._pending.append(_start_max_all_reduce(values))
         return self._oldest_result() if len(self._pending) > _DELAY else (0,) * len(values)
 
     def all_mean(self, values: "Tensor") -> "Tensor":
@@ -183,7 +183,7 @@ class ProcessGroup(Ranks):
         return tuple(values.tolist())
 
 
-def _start_all_max(values: Sequence[int]) -> "tuple[Any, Tensor]":
+def _start_max_all_reduce(values: Sequence[int]) -> "tuple[Any, Tensor]":
     """Start to compute the maximum of each value; return the work handle and the tensor that will hold the result.
 
     The tensor is on the CPU, so that gloo reduces it and no GPU has to wait.

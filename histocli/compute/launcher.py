@@ -77,11 +77,11 @@ def _wake_children_until(is_over: Event, received: int) -> None:
         for path in Path("/proc/self/task").glob("*/children"):
             with suppress(OSError):  # a thread, or a child, that has just ended
                 for child in map(int, path.read_text().split()):
-                    if _is_suspended(child, is_ending):
+                    if _is_suspended_and_ending(child, is_ending):
                         os.kill(child, signal.SIGCONT)
 
 
-def _is_suspended(pid: int, is_ending: bool) -> bool:
+def _is_suspended_and_ending(pid: int, is_ending: bool) -> bool:
     """Return whether a process is suspended and was asked to end; proc(5) names the fields.
 
     A SIGTERM that is still pending shows that it was asked to. When SIGSTOP and SIGTERM arrive together, Linux delivers

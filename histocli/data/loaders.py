@@ -33,10 +33,10 @@ class Batch(NamedTuple):
 class SubsetSampler(SubsetRandomSampler):
     """torch's SubsetRandomSampler, which can also give its whole order at once, in a twentieth of the time."""
 
-    def order(self) -> "np.ndarray":
+    def draw_order(self) -> "np.ndarray":
         """Return the indices in the order in which iteration would yield them: int64 (N,)."""
-        places = torch.randperm(len(self.indices), generator=self.generator)
-        order: np.ndarray = np.asarray(self.indices, np.int64)[places.numpy()]
+        positions = torch.randperm(len(self.indices), generator=self.generator)
+        order: np.ndarray = np.asarray(self.indices, np.int64)[positions.numpy()]
         return order
 
 
@@ -125,7 +125,7 @@ class PatchLoader:
         The random order depends only on `seed`. Patches that do not fill a last batch are left out; they are different
         ones for each seed.
         """
-        order = SubsetSampler(range(len(self)), torch.Generator().manual_seed(seed)).order()
+        order = SubsetSampler(range(len(self)), torch.Generator().manual_seed(seed)).draw_order()
         size = min(self.batch_size, len(self))
         batches = order[: self.steps * size].reshape(self.steps, size)
         return self._load(batches[first:, self.ranks.rank :: self.ranks.size])

@@ -19,7 +19,7 @@ HELD_OUT = frozenset({"test", "valid", "validation"})  # splits of public data s
 VALIDATION = frozenset({"val", "valid", "validation"})
 
 
-def clean(
+def drop_unusable(
     manifest: "pd.DataFrame", held_out_splits: frozenset[str] = HELD_OUT
 ) -> tuple["pd.DataFrame", DroppedPatches]:
     """Drop rows that must not be trained on: held-out splits, no label, no tissue, and copies of an earlier row.

@@ -26,6 +26,7 @@ from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.score_table import PATCH_COLUMNS
+from histocli.models import packaged
 from histocli.models.checkpoint import Checkpoint
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
@@ -138,16 +139,22 @@ def _find_training_manifest(workspace: Workspace, checkpoints: list[Checkpoint],
     if len({checkpoint.manifest_sha256 for checkpoint in checkpoints}) > 1:
         raise HistoError(
             "these checkpoints were validated on different patches",
-            "name what to evaluate them on: histo eval --data NAME or --data FOLDER",
+            "choose what to evaluate them on: histo eval --data NAME or --data FOLDER",
         )
     first = checkpoints[0]
     candidates = [workspace.run_dir(checkpoint.run) / "manifest.csv" for checkpoint in checkpoints]
     for path in [*candidates, workspace.manifest_path("balanced")]:
         if path.is_file() and manifests.sha256(path) == first.manifest_sha256:
             return path
+    if first.run == packaged.NAME:
+        no_run = "" if workspace.run_names() else "there is no run in this workspace, and "
+        raise HistoError(
+            f"{no_run}the patches that {packaged.NAME} was trained with do not come with histo",
+            f"histo train makes a run; histo eval --data NAME or --data FOLDER evaluates {packaged.NAME}",
+        )
     raise HistoError(
         f"the manifest that run {first.run} was trained with is not in this workspace",
-        "name what to evaluate on: histo eval --data NAME or --data FOLDER",
+        "choose what to evaluate on: histo eval --data NAME or --data FOLDER",
     )
 
 

@@ -68,7 +68,7 @@ def clusters_of(table: "pd.DataFrame") -> Clusters:
 
 
 def measure_scores(table: "pd.DataFrame", threshold: float) -> tuple[Measurement, dict[str, float | None], Uncertainty]:
-    """Return the metrics, those that depend on the temperature computed without it (from `raw`), and the intervals."""
+    """Return the metrics, the calibration metrics before calibration, and the intervals."""
     labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
     measured = evaluate(labels, probs, threshold)
     before = evaluate(labels, table["raw"].to_numpy(), threshold).metrics

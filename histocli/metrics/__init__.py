@@ -1,6 +1,6 @@
 """AUC, accuracy, calibration, intervals: arrays in, numbers out.
 
-Class 1 is tumour, and a patch is called tumour when its probability is at or above the threshold.
+Class 1 is tumour, and a patch is predicted as tumour when its probability is at or above the threshold.
 """
 
 from dataclasses import dataclass, field
@@ -138,7 +138,7 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
-        threshold: a patch is called tumour if its probability is at or above it, 0 to 1.
+        threshold: a patch is predicted as tumour if its probability is at or above it, 0 to 1.
 
     Raises:
         HistoError: as `auc`, or the threshold is outside 0 to 1.
@@ -181,7 +181,7 @@ def uncertainty(
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
         metrics: the metrics by name, as `evaluate` gives them.
-        threshold: a patch is called tumour if its probability is at or above it, 0 to 1.
+        threshold: a patch is predicted as tumour if its probability is at or above it, 0 to 1.
         clusters: groups of patches that are drawn together, for example slides; None draws single patches.
         replicates: the number of resamples.
         seed: the seed of the resamples.

@@ -1,4 +1,4 @@
-"""The threshold at which a patch is called tumour: a number, or a rule that chooses it on scored patches."""
+"""The threshold at which a patch is predicted as tumour: a number, or a rule that chooses it on scored patches."""
 
 import re
 

@@ -16,13 +16,13 @@ class SortedScores:
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
-        threshold: a patch is called tumour when its probability is at or above it.
+        threshold: a patch is predicted as tumour when its probability is at or above it.
 
     Attributes:
         order: (N,) the index of each sorted patch in the arguments.
         labels: (N,) the sorted labels as 0.0 and 1.0.
         probs: (N,) the sorted probabilities.
-        n_called: the number of patches that are called tumour; they are the first ones.
+        n_called: the number of patches that are predicted as tumour; they are the first ones.
         tie_starts: (K,) the first index of each run of equal probabilities; None if all differ.
         bin_starts: (B,) the first index of each calibration bin that is not empty.
 

@@ -39,11 +39,11 @@ def build_for(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
         HistoError: it cannot be built, or the weights do not fit: the message says what differs.
     """
     try:
-        with _limited(weights):
+        with _limit_parts(weights):
             planned = _on_meta_device(arch, weights)
         if planned:
             _compare(planned.state_dict(), weights)
-        with _limited(weights):
+        with _limit_parts(weights):
             model = _rebuild(arch, weights)
     except _LimitError as error:
         raise HistoError(f"the weights do not fit {arch[:100]}: {error}") from error
@@ -103,18 +103,18 @@ def _compare(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.T
 
 
 @contextmanager
-def _limited(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def _limit_parts(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """In this block, raise `_LimitError` where a network gets more parts than there are weights for.
 
     Modules call the hooks before they give a parameter its values, so that its memory is not in use yet.
     """
     elements = sum(tensor.numel() for tensor in weights.values()) + _MORE_ELEMENTS
-    most = {"parameters": len(weights) + _MORE_PARAMETERS, "modules": _MODULES * (len(weights) + _MORE_PARAMETERS)}
-    most |= {"elements": elements, "elements of buffers": elements + _BUFFER_ELEMENTS}
+    remaining = {"parameters": len(weights) + _MORE_PARAMETERS, "modules": _MODULES * (len(weights) + _MORE_PARAMETERS)}
+    remaining |= {"elements": elements, "elements of buffers": elements + _BUFFER_ELEMENTS}
 
     def take(what: str, count: int = 1) -> None:
-        most[what] -= count
-        if most[what] < 0:
+        remaining[what] -= count
+        if remaining[what] < 0:
             raise _LimitError(f"it has more {what} than the checkpoint")
 
     def on_parameter(module: Any, name: str, parameter: torch.Tensor | None) -> None:

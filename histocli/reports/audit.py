@@ -69,7 +69,9 @@ class Leak:
         }
         shared = [f"{count:,} {what}{more}" for what, (count, more) in counts.items() if count]
         unknown = [what for what, (count, _) in counts.items() if count is None]
-        who = f"The {self.patches:,} patches of {self.source}" + " (for evaluation only)" * self.held_out
+        who = f"The {self.patches:,} patches of {self.source}"
+        if self.held_out:
+            who += " (for evaluation only)"
         text = f"{who} share {', '.join(shared) or 'nothing'} with {self.into}."
         return text + (f" Not compared: {', '.join(unknown)}." if unknown else "")
 
@@ -100,7 +102,7 @@ class AuditReport:
     def describe(self) -> list[str]:
         """Return in sentences what was compared, and what was found."""
         others = self.contradictions
-        ids = f": {', '.join(others.ids)}{', ...' * (others.patches > len(others.ids))}" if others.ids else ""
+        ids = f": {', '.join(others.ids)}{', ...' if others.patches > len(others.ids) else ''}" if others.ids else ""
         return [
             f"{_count(self.duplicates, 'patch')} of {self.data} "
             f"{'is an exact copy' if self.duplicates <= 1 else 'are exact copies'} of an earlier one.",
@@ -130,7 +132,7 @@ class AuditReport:
         if not self.overlaps or not self.overlaps.across_slides:
             return ""
         count = self.overlaps.across_slides
-        pairs = f"{count:,} pair{'s' * (count > 1)} of overlapping patches of {self.data}"
+        pairs = f"{count:,} pair{'s' if count > 1 else ''} of overlapping patches of {self.data}"
         return f"{pairs} are of different slides, so the slides are wrong: {'; '.join(self.overlaps.examples)}"
 
     @property

@@ -175,7 +175,7 @@ def _number(value: float | None, uncertainty: Uncertainty | None = None, name: s
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return text
-    return f"{text} ({'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.4f} to {interval[1]:.4f})"
+    return f"{text} ({'DeLong: ' if uncertainty.uses_delong(name) else ''}{interval[0]:.4f} to {interval[1]:.4f})"
 
 
 def _format_count(count: int | None) -> str:

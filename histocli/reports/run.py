@@ -27,7 +27,7 @@ class Shots:
     def describe(self, seed: int) -> str:
         """Return a sentence that says what was drawn."""
         k, slides = self.per_class, self.slides
-        where = "" if slides is None else f" from {slides:,} slide{'s' * (slides != 1)}"
+        where = "" if slides is None else f" from {slides:,} slide{'s' if slides != 1 else ''}"
         return (
             f"few-shot: {k:,} tumour and {k:,} normal patches{where}, drawn with seed {seed} from {self.drawn_from:,} "
             "training patches"

@@ -44,7 +44,7 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
     ink = strong & (green > red + _INK) & ~dark
     ink = _open_and_dilate(ink)  # the coloured fringes of an edge are thinner than ink
     usable = ~dark & ~ink
-    threshold = _otsu(saturation[usable])
+    threshold = _saturation_threshold(saturation[usable])
     mask = (saturation > threshold) & usable
     pixel_mm2 = (mpp / 1000) ** 2
     closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(2)).astype(np.bool_) & usable
@@ -59,7 +59,8 @@ def _open_and_dilate(mask: Mask) -> Mask:
     return np.asarray(cv2.dilate(opened, _disc(3)), np.bool_)
 
 
-def _otsu(saturation: "np.ndarray[Any, np.dtype[np.uint8]]") -> float:
+def _saturation_threshold(saturation: "np.ndarray[Any, np.dtype[np.uint8]]") -> float:
+    """Return Otsu's threshold of the saturation, within `_SATURATION`."""
     if saturation.size == 0:
         return _SATURATION[1]
     threshold, _ = cv2.threshold(saturation.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)

@@ -96,13 +96,13 @@ def is_image_start(head: bytes) -> bool:
 
 
 def describe_others(files: Iterable[File]) -> str:
-    """Return the number of files by suffix, as in "8 files left out: 5 .jxl, 3 .svs"; "" if there are none."""
+    """Return the number of files by suffix, as in "8 files skipped: 5 .jxl, 3 .svs"; "" if there are none."""
     listed_files = [file for file in files if not isinstance(file.read, MadeTable)]
     named = [file for file in listed_files if file.name.rpartition("/")[2].lower() not in _SYSTEM_FILES]
     counts = Counter(split_suffix(file.name)[1].lower() or "without a suffix" for file in named)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     listed = ", ".join(f"{count:,} {suffix}" for suffix, count in ordered)
-    return f"{len(named):,} {'file' if len(named) == 1 else 'files'} left out: {listed}" if named else ""
+    return f"{len(named):,} {'file' if len(named) == 1 else 'files'} skipped: {listed}" if named else ""
 
 
 def _holds_image(file: File) -> bool:

@@ -56,7 +56,7 @@ def find_labels(
     """
     finder = _Finder(ImageIndex(names), names, options)
     if options.slides:
-        finder.read_slides(table_at(options.slides))
+        finder.add_slide_table(table_at(options.slides))
     if options.labels:
         finder.read_labels(table_at(options.labels))
     else:
@@ -109,8 +109,8 @@ class _Finder:
         self._note(table, matched, f"labels from {table.name}, column {column}{said}", ids)
         self._add_others(table, matched)
 
-    def read_slides(self, file: File) -> None:
-        """Use a table for slides and hospitals.
+    def add_slide_table(self, file: File) -> None:
+        """Use a table for slides, and for hospitals and splits if it has them.
 
         Raises:
             HistoError: it is malformed or matches no image.
@@ -135,7 +135,7 @@ class _Finder:
             elif "id" in roles and "label" in roles:
                 self._try(file)
             elif "id" in roles and "slide" in roles and not self.options.slides and not self.result.slides:
-                self.read_slides(file)
+                self.add_slide_table(file)
             elif "id" in roles and "split" in roles:
                 self._read_table_of_splits(file)
 
@@ -176,7 +176,7 @@ class _Finder:
                 except SplitError:
                     raise
                 except HistoError as error:
-                    self.result.notes.append(f"left out a table next to the images: {error}")
+                    self.result.notes.append(f"skipped a table next to the images: {error}")
 
     def find_sidecars(self, others: Sequence[File]) -> None:
         """Use small files next to the images for labels, where tables have none."""
@@ -234,7 +234,7 @@ class _Finder:
                 f"--classes names {', '.join(unknown)}, which is no folder and no label of a table",
                 f"there are {found}",
             )
-        self.result.notes += [f"left out: {problem}" for problem in self.problems]
+        self.result.notes += [f"skipped: {problem}" for problem in self.problems]
         for what, known in (("label", self.result.labels), ("slide", self.result.slides)):
             missing = [name for name in self.names if name not in known] if known else []
             if missing:

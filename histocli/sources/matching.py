@@ -44,13 +44,13 @@ class ImageIndex:
         found = Matched({}, [], {}, [])
         by_name: dict[int, int] = {}
         for row in range(len(ids)):
-            self._match_one(row, ids, folder, found, by_name)
+            self._classify_row(row, ids, folder, found, by_name)
         absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
         self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")
         self._add_guessed(found, self._by_number(found, ids), ids, "by number, since leading zeros are lost")
         return found
 
-    def _match_one(self, row: int, ids: Sequence[str], folder: str, found: Matched, by_name: dict[int, int]) -> None:
+    def _classify_row(self, row: int, ids: Sequence[str], folder: str, found: Matched, by_name: dict[int, int]) -> None:
         """Add a row to the matched, ambiguous or lost ones; to `by_name` if only folders are against its image."""
         only = self._first.get(ids[row])
         if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:

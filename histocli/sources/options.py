@@ -45,7 +45,7 @@ SLIDE_PATTERN = Option(
 CLASSES = Option(
     "--classes",
     "Names of class folders or labels: negative=NAME[,NAME...]; give it again for positive=NAME[,NAME...].",
-    metavar="SIDE=NAMES",
+    metavar="CLASS=NAMES",
 )
 ID_COLUMN = Option("--id-column", "Column of the ids in the tables.", metavar="NAME")
 LABEL_COLUMN = Option("--label-column", "Column of the labels in the table.", metavar="NAME")

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 ANNOTATIONS = Option(
     "--annotations",
-    "Folder with the tumour of each slide, in a file of the slide's name: ASAP's XML, QuPath's GeoJSON, or a mask.",
+    "Folder with the annotations of tumour, one file for each slide and of its name: ASAP's XML, QuPath's GeoJSON, or "
+    "a mask.",
 )
 NEAR_TUMOUR = Option(
-    "--near-tumour", "Share of the patches without tumour to draw within 0.5 mm of tumour, where they are hard."
+    "--near-tumour",
+    "Share of the patches without tumour to draw within 0.5 mm of tumour, where they are hard to classify.",
 )
 MPP = Option(
     "--mpp",

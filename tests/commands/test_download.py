@@ -33,7 +33,7 @@ def test_synthetic_patches_are_packed_with_their_manifest(empty):
     result = empty(*SYNTHETIC)
     assert result.stdout == ""
     assert "patches packed" in result.stderr
-    assert "histo balance --data synthetic" in result.stderr
+    assert "histo balance --data synthetic --n max" in result.stderr
     assert pixels(empty, "synthetic").shape == (40, 96, 96, 3)
     rows = manifest(empty, "synthetic")
     assert len(rows) == 40

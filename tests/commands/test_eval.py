@@ -67,7 +67,8 @@ def test_the_default_is_the_validation_split_of_the_run(histo):
     order = list(evaluation["metrics"])
     assert order[:2] == ["auc", "accuracy"]
     table = result.stderr
-    assert table.index("AUC") < table.index("accuracy") < table.index("sensitivity") < table.index("called tumour")
+    titles = ["AUC", "accuracy", "sensitivity", "predicted as tumour"]
+    assert sorted(titles, key=table.index) == titles
 
 
 def test_the_metrics_agree_with_the_written_scores(histo):
@@ -209,6 +210,21 @@ def test_the_manifest_of_a_run_is_found_by_its_hash_after_a_new_balance(histo):
     error, hint = histo.fails(*EVAL)
     assert "manifest that run first was trained with is not in this workspace" in error
     assert "--data" in hint
+
+
+def test_eval_without_data_in_a_workspace_without_runs_is_an_error(tmp_path):
+    error, hint = Histo(tmp_path / "new").fails("eval", "--ckpt", "best.pt", "--device", "cpu")
+    assert error.startswith("there is no run in this workspace")
+    assert "histo train" in hint
+    assert "--data NAME" in hint
+
+
+def test_scores_at_another_threshold_are_in_the_same_file_as_an_evaluation_at_it(histo):
+    report(histo)
+    evaluated = report(histo, "--threshold", "0.30")
+    printed = json.loads(histo("eval", "--scores", "first-synthetic-val.csv", "--threshold", "0.30", "--json").stdout)
+    assert printed["metrics"] == evaluated["metrics"]
+    assert [path.name for path in histo.root.glob("metrics/*-at-*.json")] == ["first-synthetic-val-at-0.3.json"]
 
 
 @pytest.mark.parametrize("name", ["nothing", "./no/such/folder"])

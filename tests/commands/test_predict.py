@@ -504,7 +504,7 @@ def test_files_that_are_left_out_are_counted(histo, images):
     (images / "slide.jxl").write_bytes(b"\xff\x0a")
     (images / "notes.txt").write_text("x")
     result = histo(*PREDICT, images)
-    assert "2 files left out: 1 .jxl, 1 .txt" in result.stderr
+    assert "2 files skipped: 1 .jxl, 1 .txt" in result.stderr
     assert len(table(result.stdout)) == 12
 
 

@@ -106,8 +106,8 @@ def test_data_sets_and_subsets_are_listed_with_their_counts(histo):
 
 def test_a_short_run_that_calls_everything_one_class_is_told_to_train_longer(histo):
     result = histo(*TRAIN, "--epochs", 1, "--threshold", "0", "--name", "short")
-    hint = "every validation patch is called tumour: the best epoch has trained for only 3 steps; train longer: "
+    hint = "every validation patch is predicted as tumour: the best epoch has trained for only 3 steps; train longer: "
     assert hint + "histo train --resume --name short --epochs 4" in result.stderr
-    assert "at threshold 0 every patch is called tumour" in histo("eval", "--device", "cpu").stderr
-    assert "is called normal" in histo(*TRAIN, "--epochs", 1, "--threshold", "1", "--name", "other").stderr
+    assert "at threshold 0 every patch is predicted as tumour" in histo("eval", "--device", "cpu").stderr
+    assert "is predicted as normal" in histo(*TRAIN, "--epochs", 1, "--threshold", "1", "--name", "other").stderr
     assert "patch is called" not in histo(*TRAIN, "--epochs", 1, "--threshold", "youden", "--name", "third").stderr

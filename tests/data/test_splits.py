@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli.data.manifest import UNLABELLED
-from histocli.data.splits import clean, draw_balanced, split_by_group, split_random
+from histocli.data.splits import draw_balanced, drop_unusable, split_by_group, split_random
 from histocli.errors import HistoError
 
 
@@ -43,7 +43,7 @@ def test_each_dropped_row_is_counted_once_with_its_first_reason():
             ("then in train", 1, "train", "j", 10, 240),
         ]
     )
-    kept, dropped = clean(frame)
+    kept, dropped = drop_unusable(frame)
     assert vars(dropped) == {"held_out": 3, "unlabelled": 2, "outliers": 3, "duplicates": 1}
     assert kept["id"].tolist() == ["good", "edge dark", "edge bright", "then in train"]
     assert len(frame) == 13
@@ -51,7 +51,7 @@ def test_each_dropped_row_is_counted_once_with_its_first_reason():
 
 def test_a_clean_table_is_not_changed():
     frame = manifest([(str(i), i % 2, "train", str(i), 0, 255) for i in range(5)])
-    kept, dropped = clean(frame)
+    kept, dropped = drop_unusable(frame)
     assert kept.equals(frame)
     assert dropped.by_reason() == {}
 

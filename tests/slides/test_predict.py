@@ -204,7 +204,7 @@ def test_slides_with_equal_names_get_folders_of_their_own(histo, slides, tmp_pat
     (slides / "second.tif").unlink()
     (slides / "notes.txt").write_text("some notes")
     result = predict(histo, slides, "--out", tmp_path / "out")
-    assert "left out, because not a slide (1): notes.txt" in result.stderr
+    assert "skipped, because not a slide (1): notes.txt" in result.stderr
     assert (tmp_path / "out" / "a" / "case" / "scores.csv").read_bytes() == (
         tmp_path / "out" / "b" / "case" / "scores.csv"
     ).read_bytes()

@@ -160,7 +160,7 @@ def test_archives_beside_images_are_left_out_and_named(tmp_path):
     files = {"0/a.tif": tiff(PIXELS[0]), "1/b.tif": tiff(PIXELS[1]), "old.zip": make_zip({"0/a.tif": tiff(PIXELS[0])})}
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
     assert [patch.id for patch in source.patches()] == ["a", "b"]
-    assert "1 file left out: 1 .zip" in source.report.notes
+    assert "1 file skipped: 1 .zip" in source.report.notes
 
 
 def test_archives_three_deep_are_left_out(tmp_path):
@@ -295,4 +295,4 @@ def test_a_folder_with_packed_images_alone_says_to_unpack_them(tmp_path):
     write_folder(tmp_path / "x", {"a.png.gz": gzip.compress(b"x"), "b.png.gz": gzip.compress(b"x")})
     with pytest.raises(HistoError, match="there are no images") as caught:
         FolderSource(FolderOptions((str(tmp_path / "x"),)))
-    assert caught.value.hint == "2 files left out: 2 .gz; unpack the archives, and give the folder"
+    assert caught.value.hint == "2 files skipped: 2 .gz; unpack the archives, and give the folder"

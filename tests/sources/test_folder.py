@@ -79,7 +79,7 @@ def test_a_table_without_these_images_does_not_hide_the_class_folders(tmp_path):
     assert labels_of(source) == {"a": 0, "b": 1}
     assert source.report.counts == {}
     ignored, folders = source.report.notes
-    assert ignored.startswith("left out a table next to the images: ")
+    assert ignored.startswith("skipped a table next to the images: ")
     assert "train_labels.csv has no label of any image: its ids are like 'x1'" in ignored
     assert folders == "labels by the names of folders: 0 = 0 (1), 1 = 1 (1)"
     with pytest.raises(HistoError, match=r"train_labels\.csv has no label of any image"):

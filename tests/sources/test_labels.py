@@ -60,14 +60,14 @@ def test_a_table_of_any_name_inside(tmp_path, name):
     source = open_folder(tmp_path / "x", IMAGES, {name: text, "other.csv": "cell,size\n1,2\n"})
     assert labels_of(source) == FOUND
     assert f"labels from {name}" in source.report.notes[0]
-    assert "1 file left out: 1 .csv" in source.report.notes
+    assert "1 file skipped: 1 .csv" in source.report.notes
 
 
 def test_guesses_are_not_labels(tmp_path):
     tables = dict.fromkeys(("sample_submission.csv", "predictions.csv", "scores.csv"), TEXT)
     source = open_folder(tmp_path / "x", IMAGES, tables)
     assert labels_of(source) == dict.fromkeys("abc")
-    assert "3 files left out: 3 .csv" in source.report.notes
+    assert "3 files skipped: 3 .csv" in source.report.notes
 
 
 def test_names_of_columns_can_be_given(tmp_path):
@@ -126,7 +126,7 @@ def test_a_strangers_table_beside_is_named_and_ignored(tmp_path, table):
     source = open_folder(tmp_path / "x", ("0/a.tif", "1/b.tif"), {})
     assert labels_of(source) == {"a": 0, "b": 1}
     assert any(
-        "left out a table next to the images" in note and "their_labels.csv" in note for note in source.report.notes
+        "skipped a table next to the images" in note and "their_labels.csv" in note for note in source.report.notes
     )
 
 
@@ -198,8 +198,8 @@ def test_files_that_are_left_out_are_counted_by_suffix_and_images_are_known_by_t
     images = {"noext": IMAGE, "x.jfif": IMAGE, "y.j2k": IMAGE, "z.data": IMAGE}
     source = open_folder(tmp_path / "x", (), others | images | {"Thumbs.db": b"x"})
     assert sorted(labels_of(source)) == ["noext", "x", "y", "z"]
-    (note,) = [note for note in source.report.notes if "left out" in note]
-    assert note == "5 files left out: 2 .jxl, 1 .part, 1 .svs, 1 without a suffix"
+    (note,) = [note for note in source.report.notes if "skipped" in note]
+    assert note == "5 files skipped: 2 .jxl, 1 .part, 1 .svs, 1 without a suffix"
 
 
 @pytest.mark.parametrize(("text", "label"), [("1", 1), ("normal", 0), ('{"label": 1}', 1), ('{"size": 3}', None)])

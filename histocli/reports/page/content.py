@@ -135,4 +135,4 @@ def _interval(uncertainty: Uncertainty | None, name: str) -> str:
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return "-"
-    return f"{'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.4f} to {interval[1]:.4f}"
+    return f"{'DeLong: ' if uncertainty.uses_delong(name) else ''}{interval[0]:.4f} to {interval[1]:.4f}"

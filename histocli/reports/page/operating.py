@@ -16,7 +16,7 @@ _FINER = (1e-4, 1e-5, 1e-6)  # the probabilities of an overconfident network are
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """The number of tumour and of normal patches that are called tumour at each of T thresholds.
+    """The number of tumour and of normal patches that are predicted as tumour at each of T thresholds.
 
     Counts need no scores in the page: they have the same size for a hundred patches and for a million, and they are
     exact at every threshold of the slider. `stored` is the position of the evaluation's own threshold.

@@ -13,7 +13,7 @@ from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMA
 def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None, by: str = "") -> None:
     """Draw the ROC curve, with its 95% band and the point of the threshold in use; `by` is what the bootstrap drew."""
     measured, curve, values = report.measured, report.measured.curves.roc, report.measured.metrics
-    axes = figure_of_rates(figure, "1 − specificity", "sensitivity")
+    axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
     chance(axes)
     if band:
         label = f"95% band by {by}, pointwise"
@@ -33,7 +33,7 @@ def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None,
 def draw_pr(figure: Figure, report: EvaluationReport) -> None:
     """Draw precision against recall, and the prevalence, which is the precision of random scores."""
     measured, curve, values = report.measured, report.measured.curves.pr, report.measured.metrics
-    axes = figure_of_rates(figure, "recall (sensitivity)", "precision (PPV)")
+    axes = add_rate_axes(figure, "recall (sensitivity)", "precision (PPV)")
     prevalence_line(axes, measured.prevalence)
     if curve.recall:
         label = f"average precision {uncertain_value(report, 'average_precision')}"
@@ -123,7 +123,7 @@ def uncertain_value(report: EvaluationReport, name: str) -> str:
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return value
-    return f"{value} ({'DeLong: ' * uncertainty.uses_delong(name)}{interval[0]:.3f} to {interval[1]:.3f})"
+    return f"{value} ({'DeLong: ' if uncertainty.uses_delong(name) else ''}{interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:
@@ -146,7 +146,7 @@ def prevalence_line(axes: Axes, prevalence: float) -> None:
     axes.axhline(prevalence, color=GREY, linestyle=":", linewidth=0.9, label=f"prevalence {prevalence:.3f}")
 
 
-def figure_of_rates(figure: Figure, xlabel: str, ylabel: str) -> Axes:
+def add_rate_axes(figure: Figure, xlabel: str, ylabel: str) -> Axes:
     """Return square axes from 0 to 1."""
     axes = figure.add_subplot()
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")

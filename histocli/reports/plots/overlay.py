@@ -9,9 +9,9 @@ from matplotlib.ticker import MaxNLocator
 
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots.evaluation import (
+    add_rate_axes,
     chance,
     drawn_recall,
-    figure_of_rates,
     prevalence_line,
     uncertain_value,
     what_was_scored,
@@ -25,7 +25,7 @@ _LINES = ("-", "--", "-.")
 
 def draw_roc_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw the ROC curve of each run."""
-    axes = figure_of_rates(figure, "1 − specificity", "sensitivity")
+    axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
     chance(axes)
     for i, report in enumerate(reports):
         curve = report.measured.curves.roc
@@ -36,7 +36,7 @@ def draw_roc_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> Non
 
 def draw_pr_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw precision against recall for each run."""
-    axes = figure_of_rates(figure, "recall (sensitivity)", "precision (PPV)")
+    axes = add_rate_axes(figure, "recall (sensitivity)", "precision (PPV)")
     prevalence_line(axes, reports[0].measured.prevalence)
     for i, report in enumerate(reports):
         label = f"{report.run}\naverage precision {uncertain_value(report, 'average_precision')}"
@@ -46,7 +46,7 @@ def draw_pr_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None
 
 def draw_calibration_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw the reliability diagram of each run."""
-    axes = figure_of_rates(figure, "predicted probability of tumour", "fraction that is tumour")
+    axes = add_rate_axes(figure, "predicted probability of tumour", "fraction that is tumour")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="perfect calibration")
     for i, report in enumerate(reports):
         bins = report.measured.calibration

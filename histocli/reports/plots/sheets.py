@@ -47,7 +47,7 @@ def most_confident_errors(
     Args:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
-        threshold: where a patch is called tumour.
+        threshold: where a patch is predicted as tumour.
         count: how many of each to return at most.
 
     """
