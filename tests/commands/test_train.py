@@ -294,7 +294,7 @@ def newest(histo):
 
 
 def test_the_checkpoints_of_the_workspace_are_of_the_newest_finished_run(histo):
-    process = Process(histo.root, *LONG, "--name", "stopped")
+    process = Process(histo.root, *LONG, "--batch-size", 8, "--name", "stopped")
     process.until((histo.root / "runs" / "stopped" / "best.pt").is_file)
     process.signal(signal.SIGINT)
     assert process.wait() in (0, 130)
