@@ -160,7 +160,7 @@ def test_a_resumed_run_keeps_its_options(histo):
         assert "the run has" in error
         assert option in hint
     histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # options with the same values are allowed
-    histo("train", "--resume", "--device", "auto")  # and it may go on elsewhere
+    histo("train", "--resume", "--device", "auto")  # another device is allowed
 
 
 def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):

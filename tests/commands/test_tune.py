@@ -37,7 +37,7 @@ def open_in_optuna(histo, name="tune"):
 
 
 def measured(report):
-    """What must not depend on how a study was interrupted."""
+    """Return the parts of the trials that do not depend on interruptions of the study."""
     return [(trial["number"], trial["state"], trial["parameters"], trial["auc"]) for trial in report["trials"]]
 
 
