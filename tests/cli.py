@@ -75,7 +75,7 @@ def write_images(histo, folder, n=12):
 
 @contextmanager
 def pseudo_terminal():
-    """Yield the descriptor of a terminal, and a list that gets all that is shown on it by the end of this block."""
+    """Yield the descriptor of a terminal, and a list; at the end of this block the list has all that was printed."""
     leader, follower = pty.openpty()
     shown = []
 

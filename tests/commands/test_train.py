@@ -12,7 +12,7 @@ from histocli.models.checkpoint import load_checkpoint
 from tests.cli import TRAIN, Histo, template
 from tests.faults.processes import Process
 
-LONG = ["train", "--device", "cpu", "--batch-size", 2, "--epochs", 2, "--seed", 4]  # 24 steps an epoch
+LONG = ["train", "--device", "cpu", "--batch-size", 4, "--epochs", 2, "--seed", 4]  # 12 steps an epoch
 
 
 def history(histo, run):
@@ -100,7 +100,7 @@ def test_a_run_interrupted_within_an_epoch_is_resumed_bit_for_bit(histo, uninter
     assert (process.wait(), process.stdout) == (code, "")
     assert "error: stopped by a signal; the state is saved" in process.stderr
     assert "hint: histo train --resume --name long" in process.stderr
-    assert 0 < last(histo, "long").training["trainer"]["step"] < 24
+    assert 0 < last(histo, "long").training["trainer"]["step"] < 12
     assert history(histo, "long") == []
     histo("train", "--resume", "--name", "long")
     expected, rows = uninterrupted_run
@@ -160,7 +160,7 @@ def test_a_resumed_run_keeps_its_options(histo):
         assert "the run has" in error
         assert option in hint
     histo("train", "--resume", "--epochs", 2, "--batch-size", 16)  # options with the same values are allowed
-    histo("train", "--resume", "--device", "auto")  # and it may go on elsewhere
+    histo("train", "--resume", "--device", "auto")  # another device is allowed
 
 
 def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
@@ -181,7 +181,7 @@ def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
 
 def test_an_extended_run_that_was_interrupted_ends_as_if_it_had_run_through(histo, tmp_path):
     other = Histo(shutil.copytree(histo.root, tmp_path / "other"))
-    more = ["train", "--resume", "--name", "first", "--epochs", 9]  # some are left when the signal arrives
+    more = ["train", "--resume", "--name", "first", "--epochs", 7]  # some are left when the signal arrives
     other(*more)
     process = Process(histo.root, *more)
     process.until(lambda: any(line.lstrip().startswith("3 ") for line in process.stderr.splitlines()))
@@ -294,7 +294,7 @@ def newest(histo):
 
 
 def test_the_checkpoints_of_the_workspace_are_of_the_newest_finished_run(histo):
-    process = Process(histo.root, *LONG, "--name", "stopped")
+    process = Process(histo.root, *LONG, "--batch-size", 8, "--name", "stopped")
     process.until((histo.root / "runs" / "stopped" / "best.pt").is_file)
     process.signal(signal.SIGINT)
     assert process.wait() in (0, 130)

@@ -37,7 +37,7 @@ def open_in_optuna(histo, name="tune"):
 
 
 def measured(report):
-    """What must not depend on how a study was interrupted."""
+    """Return the parts of the trials that do not depend on interruptions of the study."""
     return [(trial["number"], trial["state"], trial["parameters"], trial["auc"]) for trial in report["trials"]]
 
 
@@ -103,8 +103,7 @@ def test_two_processes_share_a_study(histo):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_study_keeps_what_is_finished_and_continues_the_rest(histo, number):
-    space = [*SPACE, "--epochs", 2]
-    process = Process(histo.root, "tune", "--trials", 50, *space)
+    process = Process(histo.root, "tune", "--trials", 50, *SPACE)
     process.until(lambda: read_study(histo)["trials"])
     process.signal(number)
     assert process.wait() == (130 if number == signal.SIGINT else -number)
@@ -114,7 +113,7 @@ def test_a_stopped_study_keeps_what_is_finished_and_continues_the_rest(histo, nu
     assert ended
     after = tune(histo, len(ended) + 1)
     assert after["trials"][: len(ended)] == ended
-    assert measured(after) == measured(tune(histo, len(ended) + 1, *space, name="without"))
+    assert measured(after) == measured(tune(histo, len(ended) + 1, *SPACE, name="without"))
     assert not list((histo.root / "tuning" / "tune" / "runs").iterdir())
 
 

@@ -36,7 +36,7 @@ EPOCH = re.compile(r"\s+(\d+)   \d\.\d{4}")  # the row of an epoch
 
 
 class Pretended(Ranks):
-    """One of several processes; the test plays all of them, one after the other."""
+    """One of several processes. A test creates one object per process, and uses them one after the other."""
 
     def __init__(self, rank, size, everyone=()):
         self.rank, self.size, self.everyone = rank, size, everyone
@@ -51,7 +51,7 @@ def loader(ranks, n=23, size=7):
 
 
 def numbers(stream):
-    """The patches of each batch: their pixels are their numbers."""
+    """Return the numbers of the patches in each batch; the pixels of a patch are its number."""
     return [batch.images[:, 0, 0, 0].tolist() for batch in stream]
 
 
@@ -162,8 +162,8 @@ def test_restarted_processes_do_not_connect_to_ended_ones():
 
 @contextmanager
 def torchrun(*arguments, options=("--standalone", "--nproc-per-node=2"), prefix=(), env=None):
-    """A job in the background, stopped at the end of the block if it is not over."""
-    logs = TemporaryDirectory()  # torchrun leaves its own behind
+    """Start a job in the background; stop it at the end of the block if it still runs."""
+    logs = TemporaryDirectory()  # without --log-dir, torchrun leaves a folder in the temporary folder
     options = [*options, f"--log-dir={logs.name}"]
     command = [*prefix, sys.executable, "-m", "torch.distributed.run", *options, *map(str, arguments)]
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -282,7 +282,7 @@ def test_a_killed_process_is_named_and_a_restart_continues(histo):
 
 
 def members(job):
-    """The processes of a job, by rank."""
+    """Return the processes of a job, by rank."""
     pids = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
     found = [dict(item.partition("=")[::2] for item in environment(pid)) | {"pid": int(pid)} for pid in pids]
     return {int(one["RANK"]): one["pid"] for one in found if "RANK" in one}

@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.files import Layer
@@ -22,20 +23,30 @@ LIMITS = {"file": resource.RLIMIT_FSIZE, "memory": resource.RLIMIT_AS}
 
 
 def load_everything():
+    """Import what the commands import in their functions, so that no child process has to."""
     import cv2
+    import filelock
+    import jinja2
     import matplotlib.pyplot
     import pandas
+    import PIL.Image
     import sklearn.covariance
     import sklearn.metrics
     import torch._dynamo  # noqa: F401 - the optimisers import it at their first step
     import torchvision
+    import typer
 
     import histocli
+    from histocli.cli import app
 
     for module in pkgutil.walk_packages(histocli.__path__, "histocli."):
         if module.name != "histocli.__main__":
             importlib.import_module(module.name)
-    return cv2, matplotlib, pandas, sklearn, torchvision
+    PIL.Image.init()
+    typer.main.get_command(app)
+    with suppress(ImportError):
+        importlib.import_module("pydantic.type_adapter")  # typer uses it where it is installed
+    return cv2, filelock, jinja2, matplotlib, pandas, sklearn, torchvision
 
 
 def run_in_child(request):

@@ -72,6 +72,8 @@ class Process:
     ):
         folder = Path(tempfile.mkdtemp(dir=fork_server().folder))
         self.outputs = [folder / "stdout", folder / "stderr"]
+        for path in self.outputs:
+            path.touch()  # a test may read what is printed before the process has begun
         request = {
             "args": [*([] if bare else ["-w", str(root)]), *map(str, args)],
             "env": {**os.environ, **ALONE, **env},

@@ -1,11 +1,11 @@
-"""Each operation on a file is the moment of a process's death once, and the moment of a failure of the disk once.
+"""Kill a process at each operation on a file, and let each operation fail as on a full or broken disk.
 
-After a death the workspace opens, and the same command again ends as if nothing had been. After a failure there is one
-error, and what was there before is as it was.
+After a kill the workspace opens, and the same command, run again, gives the same files as without the kill. After a
+failure there is one error, and the files that existed before are unchanged.
 
-The moments of death are kept by one process, which copies the workspace after each of its operations and in the middle
-of each write: what `kill -9` would leave at this moment. `make kill-test` walks all moments of all commands. The normal
-run walks all moments of `balance` and a few of the others. Some processes are killed in earnest too.
+Most kills are simulated. One process copies the workspace after each of its operations and in the middle of each
+write: these are the files that `kill -9` would leave at this moment. `make kill-test` tests all moments of all
+commands. The normal run tests all moments of `balance` and a few of the others. Some processes are really killed.
 """
 
 import os
@@ -58,7 +58,7 @@ def evaluated_workspace(trained_workspace, tmp_path_factory):
 
 
 class Scene:
-    """A command, the workspace that it begins with, and what it leaves when nothing disturbs it."""
+    """A command, the workspace `before` it, and the copy of this workspace in which it runs."""
 
     def __init__(self, name, before, folder, server):
         self.before, self.folder, self.root = before, folder, folder / "workspace"
@@ -81,7 +81,7 @@ class Scene:
         return self.folder / "count"
 
     def again(self):
-        """The same command, to go on with a run where one was begun."""
+        """Return the command; for a run that exists already, the one that continues it."""
         is_begun = self.line[0] == "train" and (self.root / "runs" / "killed").exists()
         return [*self.line, "--resume"] if is_begun else self.line
 
@@ -98,7 +98,7 @@ def scene(request, trained_workspace, evaluated_workspace, tmp_path, server):
 
 
 def choose(items, most):
-    """All items where everything is walked, else `most` of them at even distances, the last one too."""
+    """Return all items with HISTO_KILL_TEST=all, else `most` of them at even distances, with the last one."""
     items = list(items)
     if EVERYTHING or len(items) <= most:
         return items
@@ -121,7 +121,7 @@ def test_killed_at_any_operation_and_run_again_it_ends_as_if_it_had_not_been(sce
         scene.finish(undisturbed)
     operations, chance = int(scene.count.read_text()), random.Random(name)
     scene.reset(scene.before)
-    for _ in range(KILLS):  # in earnest, one after the other
+    for _ in range(KILLS):  # the process is really killed
         scene.run(at=chance.randrange(operations), harm="kill")
         check_whole(scene.root)
     scene.finish(undisturbed)

@@ -12,7 +12,7 @@ from tests.faults.trees import differences, tree
 TRAIN = ["train", "--epochs", 2, "--batch-size", 8, "--seed", 3, "--name", "r"]
 
 
-def pipeline(root, device, *options):
+def run_pipeline(root, device, *options):
     """Run all commands in a new workspace."""
     shutil.rmtree(root, ignore_errors=True)
     on = ["--device", device]
@@ -31,9 +31,9 @@ def pipeline(root, device, *options):
 
 def test_the_same_commands_twice_give_the_same_files(tmp_path):
     root = tmp_path / "workspace"
-    pipeline(root, "cpu")
+    run_pipeline(root, "cpu")
     first, best = tree(root), (root / "runs" / "r" / "best.pt").read_bytes()
-    pipeline(root, "cpu")
+    run_pipeline(root, "cpu")
     assert differences(tree(root), first) == []
     assert (root / "runs" / "r" / "best.pt").read_bytes() == best
     assert {
@@ -70,7 +70,7 @@ def test_a_deterministic_run_is_resumed_as_deterministic(root):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_the_same_commands_twice_give_the_same_files_on_cuda(tmp_path):
     root = tmp_path / "workspace"
-    pipeline(root, "cuda", "--deterministic")
+    run_pipeline(root, "cuda", "--deterministic")
     first = tree(root)
-    pipeline(root, "cuda", "--deterministic")
+    run_pipeline(root, "cuda", "--deterministic")
     assert differences(tree(root), first) == []

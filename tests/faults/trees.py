@@ -1,4 +1,4 @@
-"""The files of a workspace: compare them bit for bit, and check that they are complete."""
+"""Compare the files of workspaces bit for bit, and check that they are complete."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def tree(root):
 
 
 def differences(one, other):
-    """The names of the files in which two trees differ, for a message that can be read."""
+    """Return the names of the files in which two trees differ."""
     return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
 
 

@@ -15,6 +15,7 @@ from histocli.models import create_model, encoders, rebuild_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.encoders import ENCODERS, Encoder
 from tests.cli import TRAIN
+from tests.faults.processes import Process
 
 timm = pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
 
@@ -220,9 +221,11 @@ def test_a_refusal_of_the_hub_says_where_to_ask_for_access(histo, tmp_path, arch
         threading.Thread(target=server.serve_forever, daemon=True).start()
         env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
         args = ("train", "--arch", arch, "--weights", "pretrained", "--freeze", "--epochs", 1)
-        _, stderr = histo.process(*args, code=1, env=env | {"NO_PROXY": "127.0.0.1"})
+        process = Process(histo.root, *args, **env, NO_PROXY="127.0.0.1")
+        exit_code = process.wait()
         server.shutdown()
-    text = " ".join(stderr.split())
+    assert exit_code == 1, process.stderr
+    text = " ".join(process.stderr.split())
     assert why in text
     assert hint in text.replace(" ", "") or hint in text
-    assert "Traceback" not in stderr
+    assert "Traceback" not in process.stderr

@@ -50,13 +50,13 @@ def same(one, other):
     ("augment", "rotate"), [*((level, Rotate.RIGHT) for level in Augment), (Augment.FULL, Rotate.ANY)]
 )
 def test_a_step_changes_every_weight_and_the_ema(augment, rotate):
-    made = trainer(augment=augment, rotate=rotate, weight_decay=0)  # which moves what has no gradient too
+    made = trainer(augment=augment, rotate=rotate, weight_decay=0)  # weight decay changes weights without a gradient
     before = {name: tensor.clone() for name, tensor in made.model.named_parameters()}
     loss = made.train_step(next(batches().eval_batches()))
     assert loss.isfinite()
     assert loss.item() > 0
     assert made.step == 1
-    # biases whose gradient is nought by construction may stay: everything with more than one dimension moves
+    # Some biases before a batch norm always have a zero gradient. All other weights have more than one dimension.
     assert not any(torch.equal(p, before[name]) for name, p in made.model.named_parameters() if p.ndim > 1)
     assert not any(torch.equal(p, before[name]) for name, p in made.ema_model.named_parameters() if p.ndim > 1)
 
@@ -86,7 +86,7 @@ def test_the_learning_rate_rises_to_its_maximum_and_falls_to_almost_zero():
 
 
 def test_norms_and_biases_have_no_weight_decay():
-    """With no gradient at all, weight decay alone moves weights, and it moves matrices only."""
+    """Without gradients only weight decay changes weights, and it changes only those with several dimensions."""
     made = trainer(weight_decay=0.5)
     before = {name: parameter.detach().clone() for name, parameter in made.model.named_parameters()}
     made.optimizer.step()
@@ -96,21 +96,21 @@ def test_norms_and_biases_have_no_weight_decay():
 
 
 @pytest.fixture(scope="module")
-def ran_through():
+def uninterrupted_trainer():
     """Return a trainer after two epochs, and the losses."""
     data, through = batches(), trainer()
     return through, [through.train_epoch(data), through.train_epoch(data)]
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 9])
-def test_a_run_stopped_after_any_step_continues_bit_for_bit(ran_through, stop_at):
-    data, (through, expected) = batches(), ran_through
+def test_a_run_stopped_after_any_step_continues_bit_for_bit(uninterrupted_trainer, stop_at):
+    data, (through, expected) = batches(), uninterrupted_trainer
     first = trainer()
     losses = []
     while first.step < stop_at:
         losses.append(first.train_epoch(data, lambda step: step == stop_at))
     second = trainer()
-    torch.manual_seed(0)  # what is random does not depend on the process's state
+    torch.manual_seed(0)  # random numbers depend on the step only, not on the state of torch's generator
     second.load_state(first.state(), first.ema_model.state_dict())
     while second.step < 12:
         losses.append(second.train_epoch(data))
@@ -163,14 +163,14 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs():
 def test_an_infinite_loss_is_an_error_with_the_step_and_a_hint():
     data, made = batches(), trainer()
 
-    def ruin(step):
+    def make_infinite(step):
         if step == 2:
             with torch.no_grad():
                 next(p for p in made.model.parameters() if p.ndim == 4).fill_(float("inf"))
         return False
 
     with pytest.raises(HistoError, match="the loss of step 3 is not finite") as caught:
-        made.train_epoch(data, ruin)
+        made.train_epoch(data, make_infinite)
     assert "--lr (it is 0.001)" in caught.value.hint
     assert "--precision fp32" in caught.value.hint
 
@@ -257,13 +257,13 @@ def test_a_run_of_any_length_completes_its_schedule(total_steps):
 
 
 def test_a_run_saved_without_a_loss_scale_continues_with_one():
-    begun = trainer()
-    begun.train_step(next(batches().eval_batches()))
-    state, average = begun.state(), begun.ema_model.state_dict()
-    going_on = trainer(Compute(CPU, Precision.FP16, ""))
-    going_on.load_state(state, average)
-    assert going_on.step == 1
-    assert same(going_on.model.state_dict(), begun.model.state_dict())
+    first = trainer()
+    first.train_step(next(batches().eval_batches()))
+    state, average = first.state(), first.ema_model.state_dict()
+    second = trainer(Compute(CPU, Precision.FP16, ""))
+    second.load_state(state, average)
+    assert second.step == 1
+    assert same(second.model.state_dict(), first.model.state_dict())
 
 
 class PretendedGpu:
