@@ -21,6 +21,7 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
+from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 
 _LONG_NAME = 60  # characters
@@ -72,7 +73,7 @@ def evaluate(
         scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, on_note, ranks)
     else:
         scored = score_packed(workspace, predictor, config, on_progress, ranks)
-    return ranks.on_rank0(lambda: _measure_and_write(workspace, config, predictor, scored, threshold))
+    return ranks.on_rank0(lambda: _measure_and_write(workspace, config, predictor, scored, threshold, on_note))
 
 
 def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
@@ -82,9 +83,14 @@ def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor
 
 
 def _measure_and_write(
-    workspace: Workspace, config: EvalConfig, predictor: CheckpointPredictor, scored: Scored, threshold: float
+    workspace: Workspace,
+    config: EvalConfig,
+    predictor: CheckpointPredictor,
+    scored: Scored,
+    threshold: float,
+    on_note: Callable[[str], None],
 ) -> Evaluation:
-    """Compute the metrics of the scores, and write both."""
+    """Compute the metrics of the scores, write both, and send the metrics of a run to its trackers."""
     is_best = [_is_best(workspace, member) for member in predictor.members]
     folder = None if scored.packed else str(Path(config.data or "").resolve())
     path = _unused_path(
@@ -120,6 +126,7 @@ def _measure_and_write(
     write_evaluation(path, report)
     if is_best == [True]:
         add_evaluations(workspace, predictor.members[0].checkpoint.run, predictor.members[0].sha256)
+        send_evaluation(workspace, report, path.stem.removeprefix(f"{report.run}-"), on_note)
     return Evaluation(path, report)
 
 

@@ -10,7 +10,7 @@ from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import clusters_of, read_scores
 from histocli.reports.balance import BalanceReport, read_balance
-from histocli.reports.evaluation import EvaluationReport, read_evaluations
+from histocli.reports.evaluation import EvaluationReport, newest_name, read_evaluations
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
 from histocli.slides.resolution import UnknownResolutionError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.8, Kind.CALIBRATION: 4.2, Kind.SCORES: 2.9}
+_OF_RUNS = {Kind.CURVES, Kind.BALANCE, Kind.SAMPLES}  # kinds that need no evaluation
 _OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can show several runs
 
 
@@ -38,7 +39,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     from histocli.reports.plots.style import Look, save
 
     config.check()
-    runs = choose_runs(workspace, config.run)
+    runs = choose_runs(workspace, config.run, has_evaluations=not set(config.kind) <= _OF_RUNS)
     check_data(workspace, config.data, runs)
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
@@ -71,8 +72,11 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     return [save(path, look, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
 
 
-def choose_runs(workspace: Workspace, runs: Sequence[str]) -> list[str]:
-    """Return the runs to draw: those that are named, else the newest; none if there are no runs."""
+def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: bool = True) -> list[str]:
+    """Return the runs to draw: those that are named, else the newest; none if there are none.
+
+    If evaluations are drawn, the newest may be that of a network without a run, as the packaged one (`newest_name`).
+    """
     names = workspace.run_names()
     for run in runs:
         if not workspace.run_dir(run).is_dir() and not read_evaluations(workspace, run):
@@ -80,7 +84,8 @@ def choose_runs(workspace: Workspace, runs: Sequence[str]) -> list[str]:
                 f"there is no run {run!r}",
                 f"histo train --name {run} makes it; runs: {', '.join(names) or 'none'}",
             )
-    return list(dict.fromkeys(runs)) or names[-1:]
+    newest = newest_name(workspace) if has_evaluations else next(reversed(names), None)
+    return list(dict.fromkeys(runs)) or ([newest] if newest else [])
 
 
 def check_data(workspace: Workspace, data: Sequence[str], runs: Sequence[str]) -> None:
@@ -125,11 +130,7 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
 def _plan_maps(
     workspace: Workspace, runs: Sequence[str], config: PlotConfig, on_note: Callable[[str], None]
 ) -> list[Plot]:
-    """Return the maps of the slides of a run's evaluations, or of the tables `config.files`.
-
-    Raises:
-        MissingInputError: there are no scored patches with a position.
-    """
+    """Return the maps of the slides of a run's evaluations, or of the tables `config.files`."""
     from histocli.commands.plot_maps import plan_evaluation_maps, plan_prediction_maps
 
     if config.files:

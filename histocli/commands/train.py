@@ -78,7 +78,7 @@ def train(
     else:
         run_config = complete_config(run_config, given)
     refuse_unused(run_config, given)
-    publish = not (resume and name and is_member(name, run_config))
+    publish = not (resume and name and is_member(name, run_config.data, run_config.seed))
     return train_run(
         workspace,
         run_config,

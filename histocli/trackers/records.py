@@ -132,16 +132,21 @@ def best_metrics(report: EvaluationReport) -> dict[str, float]:
     An undefined metric or interval is absent.
     """
     (best,) = report.checkpoints
-    values = {
-        "best/epoch": float(best.epoch),
-        "best/threshold": report.measured.threshold,
-        "best/temperature": best.temperature,
-    }
+    values = {"best/epoch": float(best.epoch), "best/temperature": best.temperature}
+    return values | measured_values(report, "best/")
+
+
+def measured_values(report: EvaluationReport, prefix: str) -> dict[str, float]:
+    """Return the metrics of an evaluation, their intervals and the threshold, by names that begin with `prefix`.
+
+    An undefined metric or interval is absent.
+    """
+    values = {f"{prefix}threshold": report.measured.threshold}
     for name, value in report.measured.metrics.items():
         if value is None:
             continue
-        values[f"best/{name}"] = value
+        values[prefix + name] = value
         interval = report.uncertainty.interval(name) if report.uncertainty else None
         if interval is not None:
-            values[f"best/{name}_low"], values[f"best/{name}_high"] = interval
+            values[f"{prefix}{name}_low"], values[f"{prefix}{name}_high"] = interval
     return values

@@ -56,6 +56,10 @@ class WandbTracker(Tracker):
         self.run.log({name: wandb.Image(str(path)) for name, path in summary.pictures.items()})
         self.run.summary.update(dict(summary.metrics))
 
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Send metrics to the summary of the run."""
+        self.run.summary.update(dict(metrics))
+
     def close(self, status: Status) -> None:
         """End the run, after everything is sent."""
         self.run.finish(exit_code=_EXIT_CODES[status])

@@ -12,13 +12,13 @@ from histocli.inference.leakage import ManifestCache, pixel_digests
 from histocli.inference.score_table import PATCH_COLUMNS, measure_scores, metrics_by, write_scores
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint
-from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport, write_evaluation
+from histocli.reports.evaluation import OUT_OF_FOLD, EvaluatedCheckpoint, EvaluationReport, write_evaluation
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SPLIT = "out-of-fold"
+SPLIT = OUT_OF_FOLD
 
 
 def write_out_of_fold(

@@ -81,9 +81,9 @@ def repeats_name(run: str) -> str:
     return re.sub(r"-(fold|seed)\d+$", "", run)
 
 
-def is_member(run: str, config: RunConfig) -> bool:
+def is_member(run: str, data: str, seed: int) -> bool:
     """Return whether a run is a fold of a cross-validation or one of several seeds, by its name and options."""
-    return config.data == run or run.endswith(f"-seed{config.seed}")
+    return data == run or run.endswith(f"-seed{seed}")
 
 
 def _unused_name(workspace: Workspace, arch: str) -> str:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import time
 import xml.etree.ElementTree as ET
 from hashlib import sha1
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_the_newest_run_is_the_default(workspace):
     add_run(workspace, "a-newer", age=-1000)
     assert names(plot(workspace, PlotConfig(kind=(Kind.CURVES,)))) == {"a-newer-curves.png"}
     assert names(plot(workspace, PlotConfig(("old",), (Kind.CURVES,)))) == {"old-curves.png"}
+
+
+def test_the_newest_evaluation_counts_if_its_network_has_no_run(workspace):
+    def drawn(kind):
+        return names(plot(workspace, PlotConfig(kind=(kind,))))
+
+    def set_time(path, time):
+        os.utime(path, (time, time))
+
+    now = time.time()
+    add_evaluation(workspace, "histonet-pcam", "pcam", "all", [0, 1], [0.2, 0.9])
+    set_time(workspace.metrics_dir / "histonet-pcam-pcam-all.json", now + 10)
+    assert drawn(Kind.ROC) == {"histonet-pcam-pcam-all-roc.png"}
+    assert drawn(Kind.CURVES) == {"net-1-curves.png"}
+    set_time(workspace.metrics_dir / "net-1-pcam-val.json", now + 20)
+    assert drawn(Kind.ROC) == {"net-1-pcam-val-roc.png"}
+    (workspace.metrics_dir / "damaged.json").write_text("{")
+    set_time(workspace.metrics_dir / "damaged.json", now + 30)
+    assert drawn(Kind.ROC) == {"net-1-pcam-val-roc.png"}
+    add_evaluation(workspace, "cv", "pcam", "out-of-fold", [0, 1], [0.2, 0.9])
+    set_time(workspace.metrics_dir / "cv-pcam-out-of-fold.json", now + 40)
+    assert drawn(Kind.ROC) == {"net-1-pcam-val-roc.png"}
 
 
 def test_a_run_with_a_similar_name_has_its_own_plots(workspace):

@@ -195,3 +195,37 @@ def test_the_python_api_tracks_too(histo):
     assert len(read_tensorboard(histo)[0]["val/auc"]) == 1
     with pytest.raises(histocli.HistoError, match="track='tensorbord' is not one of tensorboard, wandb, mlflow"):
         histocli.train(histo.root, epochs=1, track=["tensorbord"])
+
+
+def test_eval_adds_its_metrics_to_the_run(histo, monkeypatch):
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+    histo(*RUN, "--track", "tensorboard", "--track", "mlflow", "--track", "wandb")
+    before = read_mlflow(histo)[1]
+    result = histo("eval", "--ckpt", "tracked", "--data", "synthetic", "--device", "cpu", "--json")
+    assert "sent the metrics to mlflow as eval/synthetic-all/auc, ..." in result.stderr
+    report = json.loads(result.stdout)
+    low, high = report["delong"]["interval"]  # there are too few slides for the bootstrap
+    expected = {"auc": report["metrics"]["auc"], "auc_low": low, "auc_high": high}
+    expected = {f"eval/synthetic-all/{name}": value for name, value in expected.items()}
+    scalars, _, _ = read_tensorboard(histo)
+    _, run = read_mlflow(histo)
+    summary = {
+        item.key or item.nested_key[0]: json.loads(item.value_json)
+        for record in read_wandb(histo)
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+    assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
+    for name, value in expected.items():
+        assert scalars[name][0] == pytest.approx(value, rel=1e-6)
+        assert run.data.metrics[name] == pytest.approx(value)
+        assert summary[name] == pytest.approx(value)
+
+
+def test_eval_is_complete_without_a_tracker_that_fails(histo, monkeypatch):
+    histo(*RUN, "--track", "tensorboard")
+    monkeypatch.setattr(histocli.trackers.tensorboard.TensorBoardTracker, "add", lambda self, metrics: 1 / 0)
+    result = histo("eval", "--ckpt", "tracked", "--data", "synthetic", "--device", "cpu", "--json")
+    assert "the metrics were not sent to tensorboard: ZeroDivisionError" in " ".join(result.stderr.split())
+    assert json.loads(result.stdout)["metrics"]
