@@ -29,6 +29,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
 from histocli.reports.balance import (
     BalanceReport,
+    DroppedPatches,
     PatchCounts,
     SlideCounts,
     SplitCounts,
@@ -63,6 +64,8 @@ def balance(
     )
     unit = Split.FOLDERS if by_folders else _choose_unit(config, data, cleaned)
     sizes = np.bincount(cleaned["label"], minlength=2)
+    if not sizes.all():
+        raise _classes_error(data, sizes, dropped)
     if by_folders:
         cleaned = cleaned.assign(split=np.where(cleaned["split"].isin(VALIDATION), "val", "train"))
         subset = draw_by_split(cleaned, config.n, config.seed)
@@ -102,6 +105,21 @@ def balance(
         report = replace(report, manifest_sha256=file_sha256(path))
         write_balance(workspace.balance_path(config.name), report)
     return report
+
+
+def _classes_error(data: str, sizes: "np.ndarray", dropped: DroppedPatches) -> HistoError:
+    """Return the error for a data set with patches of one class or none, and what to do."""
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.by_reason().items())
+    hint = "pack more patches with histo download"
+    if dropped.unlabelled:
+        hint = "give the labels: histo download --labels TABLE, or --classes"
+    elif dropped.held_out:
+        hint = "patches of a split for evaluation are not trained on: pack training patches too"
+    return HistoError(
+        f"{sizes[0]:,} negative and {sizes[1]:,} positive patches of {data}: both classes are needed"
+        + (f" (dropped: {reasons})" if reasons else ""),
+        hint,
+    )
 
 
 def _leaks(unit: Split | Group, subset: "pd.DataFrame", sharing: int | None) -> bool:

@@ -1,6 +1,7 @@
 """Labels, slides, hospitals and splits of images: from tables, class folders, or files next to the images."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from histocli.sources.tables import PatchTable, TableOptions, check_ids, is_roun
 _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
 _OTHER_TABLE = re.compile(r"\.(xlsx|xls|ods|jsonl|feather)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE)
 _RESULTS = re.compile("submission|prediction|score|result", re.IGNORECASE)  # labels in these are guesses
+_MOST_TABLES = 20  # next to the images whose columns are looked at
 _SHOWN = 3  # examples of ids and images
 
 
@@ -82,6 +84,7 @@ class _Finder:
         self.problems: list[HistoError] = []  # with tables that may be somebody else's
         self.words: set[str] = set()  # the labels in tables, in lower case
         self.n_tables = 0
+        self.tables_beside: list[Path] = []  # without `labels` in their names
         self.splits = SplitFinder(index, options.columns.split)
 
     def read_labels(self, file: File) -> None:
@@ -170,7 +173,9 @@ class _Finder:
             if not any(_is_label_table(file.name) for file in files):
                 folders[location.absolute().parent] = None
         for path in [path for folder in folders for path in sorted(folder.glob("*.csv"))]:
-            if _is_label_table(path.name) and path.is_file() and not self.result.labels.keys() >= set(self.names):
+            if not _is_label_table(path.name) and not _RESULTS.search(path.name) and path.is_file():
+                self.tables_beside.append(path)
+            elif _is_label_table(path.name) and path.is_file() and not self.result.labels.keys() >= set(self.names):
                 try:
                     self.read_labels(file_at(path))
                 except SplitError:
@@ -224,6 +229,8 @@ class _Finder:
         self.result.splits = self.splits.splits
         if not self.result.labels and (unread := [file.name for file in others if _OTHER_TABLE.search(file.name)]):
             self.result.notes.append(f"{_examples(unread)} may have the labels, but is not read: save it as CSV")
+        if not self.result.labels:
+            self._offer_tables()
         named = [f"--{role}-column" for role, name in self.options.columns._asdict().items() if name]
         if named and not self.n_tables:
             raise HistoError(f"{named[0]} is given, but no table was read", "give the table to --labels or --slides")
@@ -239,6 +246,15 @@ class _Finder:
             missing = [name for name in self.names if name not in known] if known else []
             if missing:
                 self.result.notes.append(f"{len(missing):,} images without a {what}: {_examples(missing)}")
+
+    def _offer_tables(self) -> None:
+        """Name the first table next to the images that has columns of ids and labels."""
+        for path in self.tables_beside[:_MOST_TABLES]:
+            if {"id", "label"} <= peek_columns(file_at(path), self.options.columns):
+                self.result.notes.append(
+                    f"{path.name} next to the images may have the labels: --labels {shlex.quote(str(path))}"
+                )
+                break
 
     def _match(self, table: PatchTable, ids: list[str], what: str) -> Matched:
         """Match the ids of a table with the images; raise `HistoError` if none match or ids were rounded."""

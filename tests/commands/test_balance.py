@@ -359,3 +359,25 @@ def test_a_slide_in_both_folders_leaks_and_one_in_each_does_not(empty, tmp_path)
         result = empty("balance", "--n", "max", "--json")
         assert json.loads(result.stdout)["leaks"] == leaks
         assert ("slides have patches in both" in result.stderr) == leaks
+
+
+@pytest.mark.parametrize(
+    ("table", "reason", "hint"),
+    [
+        (
+            None,
+            "0 negative and 0 positive patches of mine: both classes are needed (dropped: 4 unlabelled)",
+            "--labels",
+        ),
+        ("split", "(dropped: 4 held out)", "pack training patches too"),
+    ],
+)
+def test_why_there_are_no_patches_to_draw_is_told(empty, tmp_path, table, reason, hint):
+    write_patches(tmp_path / "x", {str(i): crop(texture(i), 0, 0) for i in range(4)})
+    if table:
+        rows = "".join(f"{i},{i % 2},test\n" for i in range(4))
+        (tmp_path / "x" / "labels.csv").write_text("id,label,split\n" + rows)
+    empty("download", "--source", "folder", "--from", tmp_path / "x", "--name", "mine")
+    error, advice = empty.fails("balance", "--data", "mine", "--n", "max")
+    assert reason in error
+    assert hint in advice

@@ -404,3 +404,12 @@ def test_a_packed_table_inside_is_read(tmp_path):
 def test_a_table_in_a_format_that_is_not_read_is_named(tmp_path, name):
     source = open_folder(tmp_path / "x", IMAGES, {name: "{}"})
     assert any(note.startswith(f"{name!r} may have the labels, but is not read") for note in source.report.notes)
+
+
+def test_a_table_next_to_the_images_is_offered_if_nothing_else_has_labels(tmp_path):
+    (tmp_path / "clinical.csv").write_text("File name;Diagnosis\na.tif;tumor\n")
+    (tmp_path / "other.csv").write_text("cell,size\n1,2\n")
+    source = open_folder(tmp_path / "x", IMAGES, {})
+    offer = f"clinical.csv next to the images may have the labels: --labels {tmp_path / 'clinical.csv'}"
+    assert offer in source.report.notes
+    assert offer not in open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT}).report.notes
