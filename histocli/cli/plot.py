@@ -100,7 +100,7 @@ def plot(
         ),
     ] = PlotConfig.width,
 ) -> None:
-    """Plot learning curves, ROC, calibration, errors, explanations and maps of slides."""
+    """Plot curves, calibration, errors, explanations and slide maps."""
     state: State = ctx.obj
     from histocli.commands.plot import plot as run_plot
 
