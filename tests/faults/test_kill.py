@@ -30,7 +30,7 @@ COMMANDS = {
     "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
     "compare": ["eval", "--compare", "a.json", "b.json"],
     "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "OUT"],
-    "plot": ["plot"] if EVERYTHING else ["plot", "--kind", "curves", "--kind", "roc"],
+    "plot": ["plot"] if EVERYTHING else ["plot", "--kind", "curves", "--kind", "balance"],
     "export": ["export", "--ckpt", "first", "--format", "pt2", "--out", "OUT"],
 }
 NAMES = [name for name in COMMANDS if EVERYTHING or name != "export"]  # it takes longest, and writes one file
