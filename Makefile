@@ -79,7 +79,7 @@ test-lowest: $(LOWEST)/installed
 	$(LOWEST)/bin/python $(TESTS) -W ignore::DeprecationWarning
 
 audit: $(VENV)/installed-dev
-	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet,timm,tensorboard,wandb,mlflow,tune]'
+	$(BIN)/python -m pip install --quiet --editable '.[onnx,parquet,slides,lora,tensorboard,wandb,mlflow,tune]'
 	$(BIN)/python tools/audit.py
 
 fuzz: $(VENV)/installed-dev

@@ -187,7 +187,7 @@ def _cpu_has(feature: str) -> bool:
     """Return whether the processor has `amx_tile` or `avx512_bf16`."""
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get(feature))
-    return bool(getattr(torch.cpu, f"_is_{feature}_supported")())  # torch 2.10 has no public function for it
+    return bool(getattr(torch.cpu, f"_is_{feature}_supported")())  # an older torch has no public function for it
 
 
 def _is_intel() -> bool:

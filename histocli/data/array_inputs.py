@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from histocli.data import MAX_PIXELS
-from histocli.data.headers import ImageError, Size
 from histocli.data.image_files import ImageArray
 from histocli.data.images import Preparation, refuse_slide
 from histocli.data.intensity import Ranges, infer_ranges, sample
+from histocli.data.sizes import ImageError, Size
 from histocli.data.store import map_array
 from histocli.errors import HistoError
 from histocli.sources import Patch

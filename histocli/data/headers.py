@@ -5,12 +5,12 @@ with the file first.
 """
 
 import re
-from collections.abc import Iterator
 from itertools import takewhile
 from struct import Struct, error
-from typing import NamedTuple
 
-from histocli.data import MAX_PIXELS
+from histocli.data.boxes import check_avif
+from histocli.data.jpeg2000 import J2K, JP2, check_codestream, check_jp2
+from histocli.data.sizes import ImageError, Size, check_pixels
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _SCAN, _END, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD0, 0xD8)
@@ -19,29 +19,15 @@ _FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # the markers of
 
 JPEG_START = b"\xff\xd8\xff"
 _LOSSLESS = (0xC3, 0xF7)
-_PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
+_MOST_SCANS = 100  # of a JPEG: encoders write some ten, and each takes the time of a whole image
+_PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK = Struct(">I4s")
 _TURNED_AVIF = re.compile(rb"\0\0\0\x09(irot[\x01-\x03]|imir)")
 _MOST_DEFLATE = 1032  # bytes that one byte of a deflate stream can be unpacked to
-_MOST_COMPONENTS = 4  # of a JPEG 2000 image: red, green, blue and alpha
+_UNUSED = frozenset([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"sPLT"])  # chunks of a PNG without effect on its pixels
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
 # 98 % of the damaged files with losses, and 95 % of those without.
 _WEBP_END = {b"VP8 ": 8, b"VP8L": 5}
-
-
-class ImageError(Exception):
-    """An image that cannot be decoded right: why, as the end of a sentence, and what to do."""
-
-    def __init__(self, reason: str, hint: str = "") -> None:
-        super().__init__(reason)
-        self.hint = hint
-
-
-class Size(NamedTuple):
-    """The size of an image in pixels."""
-
-    width: int
-    height: int
 
 
 def check_header(data: bytes) -> Size | None:
@@ -57,14 +43,6 @@ def check_header(data: bytes) -> Size | None:
     if size is not None:
         check_pixels(*size)
     return size
-
-
-def check_pixels(width: int, height: int) -> None:
-    """Raise `ImageError` if there are no pixels, or more than `MAX_PIXELS`."""
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"the image is of more than {MAX_PIXELS:,} pixels: {width:,} x {height:,}")
-    if width < 1 or height < 1:
-        raise ImageError("the image is damaged: its header gives no size")
 
 
 def shorten_webp(data: bytes) -> bytes | None:
@@ -95,19 +73,18 @@ def _check(data: bytes) -> Size | None:
         return check_jpeg(data)
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return _check_webp(data)
-    if data.startswith(_J2K):
-        return _check_codestream(data)
-    if data.startswith(_JP2):
-        return _check_jp2(data)
+    if data.startswith(J2K):
+        return check_codestream(data)
+    if data.startswith(JP2):
+        return check_jp2(data)
     if data.startswith(b"BM"):
         return _check_bmp(data)
     if data.startswith((b"GIF87a", b"GIF89a")):
         return _check_gif(data)
     if data[4:8] == b"ftyp":
-        for _ in _boxes(data):  # AVIF: every box is there as a whole
-            pass
         if _TURNED_AVIF.search(data):  # neither OpenCV nor Pillow turns it
             raise ImageError("it is an AVIF that is rotated or mirrored by its header", "save it as PNG")
+        return check_avif(data)
     if data.startswith(b"\x01\xda") and data[3:4] == b"\x02":  # Pillow reads the upper 8 of any 16 bits
         raise ImageError("it is an SGI image of 16 bits, which is not read", "save it as PNG or TIFF")
     return None
@@ -135,6 +112,24 @@ def _check_png(data: bytes) -> Size:
     raise ImageError("the image is truncated: it ends before its last chunk")
 
 
+def without_texts(data: bytes) -> bytes:
+    """Return a PNG, that `check_header` has checked, without texts and colour profiles; other files as they are.
+
+    Texts can be compressed: a thousand of them, some megabytes in the file, take gigabytes in libpng.
+    """
+    if not data.startswith(_PNG):
+        return data
+    parts, at, kept = [], 8, 0
+    while at + 12 <= len(data):
+        length, kind = _PNG_CHUNK.unpack_from(data, at)
+        end = at + 12 + length
+        if kind in _UNUSED:
+            parts.append(data[kept:at])
+            kept = end
+        at = end
+    return b"".join([*parts, data[kept:]]) if parts else data
+
+
 def _size_at(data: bytes, at: int) -> Size:
     return Size(int.from_bytes(data[at : at + 4]), int.from_bytes(data[at + 4 : at + 8]))
 
@@ -145,7 +140,7 @@ def check_jpeg(data: bytes) -> Size:
     Raises:
         ImageError: it is truncated or damaged.
     """
-    at, restarts, size = 2, False, None
+    at, restarts, size, scans = 2, False, None, 0
     while marker := _MARKER.match(data, at):
         code, at = marker[0][1], marker.end()
         if code == _END:
@@ -158,6 +153,8 @@ def check_jpeg(data: bytes) -> Size:
         restarts = data[at + 2 : at + 4] != b"\0\0" if code == _RESTART_INTERVAL else restarts
         at += int.from_bytes(data[at : at + 2])
         if code == _SCAN:
+            if (scans := scans + 1) > _MOST_SCANS:
+                raise ImageError(f"the image is damaged: it has more than {_MOST_SCANS} scans")
             found = list(takewhile(lambda m: m[0][1] in _RESTARTS, _MARKER.finditer(data, at)))
             if [m[0][1] for m in found] != [_RESTARTS[i % 8] for i in range(len(found) if restarts else 0)]:
                 raise ImageError("the image is damaged")
@@ -211,54 +208,6 @@ def _vp8_size(data: bytes, body: int, length: int) -> Size:
         raise ImageError("the image is truncated: its first partition is larger than the file")
     width, height = (int.from_bytes(data[body + i : body + i + 2], "little") & 0x3FFF for i in (6, 8))
     return Size(width, height)
-
-
-def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the kind, the begin and the end of each box of a JP2 or AVIF file (ISO/IEC 14496-12, section 4.2)."""
-    at = 0
-    while at + 8 <= len(data):
-        length, kind = _PNG_CHUNK.unpack_from(data, at)
-        begin = at + 8
-        if length == 1:
-            length, begin = int.from_bytes(data[at + 8 : at + 16]), at + 16
-        length = length or len(data) - at  # 0: up to the end of the file
-        if length < begin - at or length > len(data) - at:
-            raise ImageError("the image is truncated: a part of it is larger than the file")
-        yield kind, begin, at + length
-        at += length
-
-
-def _check_jp2(data: bytes) -> Size:
-    """Check the codestream in the boxes of a JP2 file."""
-    for kind, begin, end in _boxes(data):
-        if kind == b"jp2c":
-            return _check_codestream(data[begin:end])
-    raise ImageError("the image is truncated: it contains no codestream")
-
-
-def _check_codestream(data: bytes) -> Size:
-    """Walk over the tile-parts of a JPEG 2000 codestream (ISO/IEC 15444-1, annex A) up to its end."""
-    x1, y1, x0, y0, tile_width, tile_height = Struct(">6I").unpack_from(data, 8)
-    size, components = Size(x1 - x0, y1 - y0), int.from_bytes(data[40:42])
-    check_pixels(*size)
-    if components > _MOST_COMPONENTS or not tile_width or not tile_height:
-        raise ImageError(f"the image has {components} components", "save it in RGB")
-    if -(-x1 // tile_width) * -(-y1 // tile_height) > 65535:
-        raise ImageError("the image is damaged: it has more than 65,535 tiles")
-    at, is_in_main_header = 2, True
-    while data[at : at + 2] != b"\xff\xd9":
-        if data[at : at + 2] == b"\xff\x90":
-            length = int.from_bytes(data[at + 6 : at + 10]) or len(data) - 2 - at  # 0: up to the end
-            at, is_in_main_header = at + length, False
-            if length < 14:
-                raise ImageError("the image is damaged")
-        elif is_in_main_header and data[at : at + 1] == b"\xff":
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
-        elif at < len(data) - 1:
-            raise ImageError("the image is damaged: a tile does not begin where the one before it ends")
-        if at > len(data) - 2:
-            raise ImageError("the image is truncated: it ends before its last tile")
-    return size
 
 
 def _check_bmp(data: bytes) -> Size | None:

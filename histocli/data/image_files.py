@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histocli.data.headers import ImageError
 from histocli.data.images import Preparation, decode_patch, prepare, read_values
 from histocli.data.intensity import Ranges, Values, infer_ranges, sample, to_uint8
 from histocli.data.remarks import Remarks
+from histocli.data.sizes import ImageError
 from histocli.errors import HistoError
 from histocli.sources import Pixels
 from histocli.sources.files import File, read_bytes

@@ -1,5 +1,6 @@
 """Decode image files of any format and size to patches (96,96,3) uint8 RGB."""
 
+import warnings
 from dataclasses import dataclass, field
 from io import BytesIO
 from struct import error as StructError
@@ -10,12 +11,13 @@ import numpy as np
 
 from histocli.config import PATCH_MPP
 from histocli.data import MAX_PIXELS
-from histocli.data.headers import JPEG_START, ImageError, Size, check_header, check_pixels, shorten_webp
+from histocli.data.headers import JPEG_START, check_header, shorten_webp, without_texts
 from histocli.data.intensity import Ranges, Values, to_uint8
 from histocli.data.jpeg import decode_jpeg
 from histocli.data.other_formats import refuse_other_formats
 from histocli.data.pnm import is_pnm, read_pnm
 from histocli.data.remarks import Remarks
+from histocli.data.sizes import ImageError, Size, check_pixels
 from histocli.data.tiff import read_tiff
 from histocli.data.tiff_pages import count_levels, first_page, is_tiff
 from histocli.data.tiff_segments import imdecode
@@ -105,7 +107,7 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
     if data.startswith(b"GIF8"):
         return _decode_by_pillow(data), ()
     pixels = size.width * size.height if size else 0
-    image = imdecode(data, pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = imdecode(without_texts(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         return _decode_by_pillow(data), ()
     if (shortened := shorten_webp(data)) and imdecode(shortened, pixels, cv2.IMREAD_COLOR) is not None:
@@ -118,11 +120,12 @@ def _decode_by_pillow(data: bytes) -> Values:
     from PIL import Image, UnidentifiedImageError
 
     refuse_other_formats(data)
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_pixels` has a lower limit
     try:
         with Image.open(BytesIO(data), formats=_BY_PILLOW) as image:
             check_pixels(*image.size)
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, SyntaxError):
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
         reason = f"not an image that can be read (or over {MAX_PIXELS:,} pixels)"
     except (OSError, ValueError, IndexError, EOFError, StructError, NotImplementedError) as error:
         reason = f"the image is damaged: {error}"

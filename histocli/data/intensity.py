@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from histocli.data.headers import ImageError
+from histocli.data.sizes import ImageError
 
 T = TypeVar("T")
 Values = np.ndarray[Any, np.dtype[Any]]

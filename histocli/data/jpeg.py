@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from histocli.data.headers import ImageError
+from histocli.data.sizes import ImageError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

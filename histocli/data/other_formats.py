@@ -1,6 +1,6 @@
 """Formats that are not read as images: what they are called, and what to do with such a file."""
 
-from histocli.data.headers import ImageError
+from histocli.data.sizes import ImageError
 
 _SAVE = "save it as PNG or TIFF"
 _UNREAD = {  # what files that begin so are, and what to do with them

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from histocli.data.headers import ImageError, check_pixels
+from histocli.data.sizes import ImageError, check_pixels
 
 _GAP = rb"(?:[ \t\n\v\f\r]|#[^\n\r]*[\n\r])+"  # white space and comments
 _HEADER = re.compile(

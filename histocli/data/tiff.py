@@ -11,28 +11,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from histocli.data.headers import ImageError, check_jpeg, check_pixels
+from histocli.data.headers import check_jpeg
 from histocli.data.jpeg import decode_jpeg
+from histocli.data.sizes import ImageError, check_pixels
+from histocli.data.tiff_codecs import NAMES, check_segments
 from histocli.data.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout, Values
 from histocli.data.tiff_pages import Page, following_pages
 from histocli.data.tiff_segments import JPEG, UNPACK, imdecode
 
-_NAMES = {
-    2: "CCITT",
-    3: "CCITT",
-    4: "CCITT",
-    6: "old JPEG",
-    33003: "JPEG 2000",
-    33005: "JPEG 2000",
-    34712: "JPEG 2000",
-    34887: "LERC",
-    34925: "LZMA",
-    34933: "PNG",
-    50000: "Zstandard",
-    50001: "WebP",
-    50002: "JPEG XL",
-    52546: "JPEG XL",
-}
 _IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # in ImageJ's descriptions
 _BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
 _ALPHA = (1, 2)  # values of ExtraSamples: associated and unassociated
@@ -114,7 +100,8 @@ def _read_by_opencv(page: Page) -> Values:
 
 def _read_by_tifffile(page: Page, layout: Layout) -> Values:
     """Read a page whose compression only tifffile with imagecodecs unpacks."""
-    name = _NAMES.get(layout.compression, f"number {layout.compression}")
+    check_segments(layout)
+    name = NAMES[layout.compression]
     try:
         import imagecodecs  # noqa: F401
         from tifffile import TiffFile

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from histocli.data.headers import ImageError, check_pixels
+from histocli.data.sizes import ImageError, check_pixels
 from histocli.data.tiff_pages import Page
 from histocli.data.tiff_segments import JPEG, NONE, UNPACK
 

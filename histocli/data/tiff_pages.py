@@ -6,7 +6,7 @@ from itertools import islice
 from struct import Struct, error
 from typing import Literal
 
-from histocli.data.headers import ImageError, Size
+from histocli.data.sizes import ImageError, Size
 
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MASKS = {1: 0xFF, 3: 0xFFFF, 4: 0xFFFFFFFF}  # of the types of most tags: byte, short and long

@@ -8,7 +8,7 @@ from struct import Struct
 import cv2
 import numpy as np
 
-from histocli.data.headers import ImageError
+from histocli.data.sizes import ImageError
 
 NONE, LZW, JPEG, ADOBE_DEFLATE, DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 

@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,11 @@ def onnx_session(path: Path, threads: int) -> Any:
 def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
     """Write the network and the facts about it as a `torch.export` file."""
     program = torch.export.export(module, _example(), dynamic_shapes=({0: torch.export.Dim("N")},))
-    with (
-        path.open("wb") as file,
-        warnings.catch_warnings(),
-    ):  # the temporary name does not end in .pt2
+    content = BytesIO()  # torch does not report a full disk clearly, and may end the process
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")  # of constants that are views: none is
-        torch.export.save(program, file, extra_files={FACTS: json.dumps(facts)})
+        torch.export.save(program, content, extra_files={FACTS: json.dumps(facts)})
+    path.write_bytes(content.getbuffer())
 
 
 def _run_pt2(path: Path) -> Exported:

@@ -4,6 +4,7 @@ The format is that of the WSInfer Model Zoo: https://github.com/SBU-BMI/wsinfer-
 """
 
 import warnings
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,9 @@ def write_wsinfer(model: Classifier, temperature: float, folder: Path) -> Export
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch advises against TorchScript, which WSInfer needs
             traced = torch.jit.trace(CalibratedLogits(model, temperature), torch.rand(2, 3, PATCH_SIDE, PATCH_SIDE))
-            torch.jit.save(traced, str(path))
+            content = BytesIO()  # torch does not report a full disk clearly, and may end the process
+            torch.jit.save(traced, content)
+            path.write_bytes(content.getbuffer())
             network = torch.jit.load(str(path))
     except RuntimeError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -3,18 +3,20 @@
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 
-from histocli.errors import HistoError
+from histocli.errors import HistoError, describe_value
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.masks import TumourMask, read_mask
+from histocli.slides.xml import read_elements
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 Ring = np.ndarray[Any, np.dtype[np.float64]]
 _BITS = 4  # of a coordinate's fraction that OpenCV keeps
+_EXPORT = "export it again from ASAP"
+_FARTHEST = 1 << 21  # level-0 pixels: no slide is larger
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
 _TUMOUR = frozenset({"", "_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "carcinoma", "cancer"})
 _EXCLUDED = frozenset({"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"})
@@ -37,7 +39,7 @@ def read_geojson(path: Path) -> list[Polygon]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         polygons = list(_polygons(content, ""))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise HistoError(f"{path} is not GeoJSON with polygons: {error}", "export it again from QuPath") from error
     if not polygons and not (isinstance(content, dict) and content.get("features") == []):
         raise HistoError(f"{path} has no polygon", "lines and points have no area: draw areas")
@@ -52,7 +54,10 @@ def _polygons(node: Any, name: str) -> list[Polygon]:
         return _polygons(node["features"], name)
     if kind == "Feature":
         classification = (node.get("properties") or {}).get("classification") or {}
-        return _polygons(node["geometry"], classification.get("name", "")) if node.get("geometry") else []
+        name = classification.get("name") or ""
+        if not isinstance(name, str):
+            raise ValueError("the name of a class is not text")
+        return _polygons(node["geometry"], name) if node.get("geometry") else []
     if kind == "GeometryCollection":
         return _polygons(node["geometries"], name)
     rings = {"Polygon": lambda: [node["coordinates"]], "MultiPolygon": lambda: node["coordinates"]}.get(kind, list)()
@@ -60,10 +65,20 @@ def _polygons(node: Any, name: str) -> list[Polygon]:
 
 
 def _ring(points: Any) -> Ring:
-    ring = np.asarray([point[:2] for point in points], np.float64)
-    if ring.ndim != 2 or len(ring) < 3 or not np.isfinite(ring).all():
-        raise ValueError("a polygon needs three or more points with two coordinates")
-    return ring
+    """Return the points of a ring (N,2).
+
+    Raises:
+        ValueError: there are fewer than three, or a coordinate is no number or lies far outside any slide.
+    """
+    pairs = [(point[0], point[1]) for point in points]
+    for value in (value for pair in pairs for value in pair):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"a coordinate is {describe_value(value)}, not a number")
+        if not -_FARTHEST <= value <= _FARTHEST:  # also where it is not finite
+            raise ValueError(f"a coordinate is {describe_value(value)}, which is far outside any slide")
+    if len(pairs) < 3:
+        raise ValueError("a polygon needs three or more points")
+    return np.array(pairs, np.float64)
 
 
 def read_asap(path: Path) -> list[Polygon]:
@@ -72,20 +87,31 @@ def read_asap(path: Path) -> list[Polygon]:
     Raises:
         HistoError: it is not such a file.
     """
+    names: list[str] = []  # of the root, and then of each annotation its group
+    rings: list[list[tuple[float, float]]] = []
+
+    def on_element(name: str, attributes: dict[str, str]) -> None:
+        if not names and name != "ASAP_Annotations":
+            raise ValueError(f"it begins with <{name[:50]}>")
+        if not names or name == "Annotation":
+            names.append(attributes.get("PartOfGroup", ""))
+            rings.append([])
+        elif name == "Coordinate":
+            rings[-1].append((_number(attributes["X"]), _number(attributes["Y"])))
+
     try:
-        root = ElementTree.fromstring(path.read_bytes())  # noqa: S314 - expat limits the expansion of entities
-        annotations = list(root.iter("Annotation"))
-        polygons = [
-            Polygon(_ring([(float(one.attrib["X"]), float(one.attrib["Y"])) for one in points]), [], group)
-            for annotation in annotations
-            if len(points := list(annotation.iter("Coordinate"))) > 2
-            for group in [annotation.get("PartOfGroup", "")]
-        ]
-    except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
-        raise HistoError(f"{path} is not an annotation of ASAP: {error}", "export it again from ASAP") from error
-    if root.tag != "ASAP_Annotations":
-        raise HistoError(f"{path} is not an annotation of ASAP: it begins with <{root.tag}>", "export it from ASAP")
-    return polygons
+        read_elements(path.read_bytes(), on_element)
+        return [Polygon(_ring(ring), [], name) for ring, name in zip(rings, names, strict=True) if len(ring) > 2]
+    except KeyError as error:
+        raise HistoError(f"{path} is not an annotation of ASAP: a point has no {error}", _EXPORT) from error
+    except (OSError, ValueError) as error:
+        raise HistoError(f"{path} is not an annotation of ASAP: {error}", _EXPORT) from error
+
+
+def _number(text: str) -> float:
+    if "_" in text:  # Python reads 1_0 as 10
+        raise ValueError(f"a coordinate is {text[:50]!r}, not a number")
+    return float(text)
 
 
 class TumourAreas(NamedTuple):
@@ -119,7 +145,7 @@ def read_tumour(path: Path) -> TumourAreas:
             areas.excluded.append(polygon)
         else:
             raise HistoError(
-                f"{path}: the class {polygon.name!r} is not known",
+                f"{path}: the class {describe_value(polygon.name)} is not known",
                 f"name tumour {', '.join(sorted(_TUMOUR - {''}))}; and what is none {', '.join(sorted(_EXCLUDED))}",
             )
     return areas
@@ -174,5 +200,4 @@ def fill_polygons(polygons: list[Polygon], shape: tuple[int, int], scale: tuple[
 
 def _to_fixed_point(ring: Ring, scale: tuple[float, float]) -> "np.ndarray[Any, np.dtype[np.int32]]":
     # The coordinates of OpenCV are those of pixel centres: the centre of the first pixel is 0.
-    limited = np.clip(ring / scale - 0.5, -(2**24), 2**24)
-    return np.round(limited * (1 << _BITS)).astype(np.int32)
+    return np.round((ring / scale - 0.5) * (1 << _BITS)).astype(np.int32)

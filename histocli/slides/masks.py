@@ -1,23 +1,27 @@
 """Tumour of a slide as a mask: a TIFF of one channel, as Camelyon's evaluation masks, of any size; or a PNG."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import cv2
 import numpy as np
 
-from histocli.data.headers import ImageError, check_header
+from histocli.data import MAX_PIXELS
+from histocli.data.headers import check_header
+from histocli.data.sizes import ImageError
 from histocli.data.tiff_segments import imdecode
-from histocli.errors import HistoError
+from histocli.errors import HistoError, first_line
 from histocli.slides.grid import Grid, Mask
 from histocli.sources import Pixels
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 
 _TUMOUR = (1, 255)  # values of the pixels of tumour; a mask has one of them
+_MOST_PAGES = 256
 _COARSEST = 16  # grid pixels per pixel of a mask: half of the square that decides a patch's label
 
 
@@ -175,14 +179,25 @@ def _largest_page(path: Path) -> Iterator[Any]:
     """Open the largest image of a TIFF in this block."""
     import tifffile
 
-    try:
-        file: Any = tifffile.TiffFile(path)
-    except (tifffile.TiffFileError, OSError) as error:
-        raise HistoError(f"{path} is not a mask in a TIFF file: {error}", "export it again") from error
-    with file:
-        page: Any = max(file.pages, key=lambda one: one.imagewidth * one.imagelength)
-        if page.samplesperpixel != 1 or page.dtype not in (np.uint8, np.bool_):
+    with ExitStack() as stack:
+        try:
+            file: Any = stack.enter_context(tifffile.TiffFile(path))
+            page: Any = max(islice(file.pages, _MOST_PAGES), key=lambda one: one.imagewidth * one.imagelength)
+            tile = (
+                page.tilewidth * page.tilelength
+                if page.is_tiled
+                else page.imagewidth * min(page.rowsperstrip, page.imagelength)
+            )
+            is_mask = page.samplesperpixel == 1 and page.dtype in (np.uint8, np.bool_)
+        except Exception as error:  # a damaged file can make tifffile raise any kind of exception
+            raise HistoError(f"{path} is not a mask in a TIFF file: {first_line(error)}", "export it again") from error
+        if not is_mask:
             _refuse_form(path, page.samplesperpixel, page.dtype)
+        if not (page.imagewidth and page.imagelength and 0 < tile <= MAX_PIXELS):
+            raise HistoError(
+                f"{path}: the mask has {page.imagewidth}x{page.imagelength} pixels in parts of {tile:,}",
+                f"write it in tiles, or in strips of at most {MAX_PIXELS:,} pixels",
+            )
         yield page
 
 

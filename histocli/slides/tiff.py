@@ -1,14 +1,22 @@
-"""Read pyramidal TIFF files that OpenSlide does not know, such as OME-TIFF, with tifffile."""
+"""Read pyramidal TIFF files that OpenSlide does not know, such as OME-TIFF, with tifffile.
 
+The levels are found here: tifffile's `series` opens other files that OME's metadata names, and parses any XML.
+"""
+
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from histocli.errors import HistoError
+from histocli.data import MAX_PIXELS
+from histocli.errors import HistoError, first_line
 from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, plausible_mpp
+from histocli.slides.xml import read_elements
 from histocli.sources import Pixels
 
+_MOST_PAGES = 256
 _OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 
@@ -19,31 +27,36 @@ class TiffReader(Slide):
         import tifffile
 
         self.path = path
-        try:
-            self._file: Any = tifffile.TiffFile(path)
-            series = max(self._file.series, key=lambda one: one.pages[0].imagewidth * one.pages[0].imagelength)
-            self._pages = [level.pages[0] for level in series.levels]
-            first = self._pages[0]
-            self._check(first)
-            self.levels = [
-                Level(
-                    page.imagewidth,
-                    page.imagelength,
-                    first.imagewidth / page.imagewidth,
-                    page.tilewidth if page.is_tiled else page.imagewidth,
-                    page.tilelength if page.is_tiled else page.rowsperstrip,
-                )
-                for page in self._pages
-            ]
-            self.mpp, self.mpp_remark = plausible_mpp(*_read_mpp(self._file, first))
-        except (tifffile.TiffFileError, IndexError, KeyError, AttributeError, ValueError, OSError) as error:
-            raise HistoError(f"{path}: the slide is damaged: {error}", "copy or export it again") from error
+        with ExitStack() as stack:  # closes the file unless all is well
+            try:
+                self._file: Any = stack.enter_context(tifffile.TiffFile(path))
+                self._pages = _find_levels(self._file)
+                for page in self._pages:
+                    self._check(page)
+                first = self._pages[0]
+                self.levels = [_level(page, first) for page in self._pages]
+                self.mpp, self.mpp_remark = plausible_mpp(*_read_mpp(self._file, first))
+            except HistoError:
+                raise
+            except Exception as error:  # a damaged file can make tifffile raise any kind of exception
+                raise HistoError(
+                    f"{path}: the slide is damaged: {first_line(error)}", "copy or export it again"
+                ) from error
+            stack.pop_all()
 
     def _check(self, page: Any) -> None:
-        """Refuse pixels that are not 8-bit RGB."""
+        """Refuse pixels that are not 8-bit RGB, and tiles that take much memory."""
         if page.dtype != np.uint8 or page.samplesperpixel not in (3, 4) or page.planarconfig != 1:
             form = f"{page.dtype} with {page.samplesperpixel} channels"
             raise HistoError(f"{self.path}: the pixels are {form}, not 8-bit RGB", "export it as 8-bit RGB")
+        tile = (
+            page.tilewidth * page.tilelength
+            if page.is_tiled
+            else page.imagewidth * min(page.rowsperstrip, page.imagelength)
+        )
+        if not (page.imagewidth and page.imagelength and 0 < tile <= MAX_PIXELS):
+            size = f"{page.imagewidth}x{page.imagelength} pixels in parts of {tile:,}"
+            raise HistoError(f"{self.path}: the slide has {size}", "export it as a pyramid of tiles")
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle of a level, from the tiles or strips that it touches."""
@@ -86,20 +99,17 @@ class TiffReader(Slide):
         self._file.close()
 
 
+def _level(page: Any, first: Any) -> Level:
+    """Return the size of a page, its downsample from the first one, and the size of its tiles or strips."""
+    width = page.tilewidth if page.is_tiled else page.imagewidth
+    height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    return Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, width, height)
+
+
 def _read_mpp(file: Any, page: Any) -> tuple[float | None, float | None]:
     """Return the micrometres per pixel (x, y): of OME's metadata, else of the TIFF tags."""
-    if file.is_ome and file.ome_metadata:
-        from xml.etree import ElementTree
-
-        try:
-            root = ElementTree.fromstring(file.ome_metadata)  # noqa: S314 - expat of Python 3.11 limits entities
-        except ElementTree.ParseError:
-            root = None
-        pixels = None if root is None else root.find(".//{*}Pixels")
-        if pixels is not None and (size := pixels.get("PhysicalSizeX")):
-            units = [_OME_UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
-            if None not in units:
-                return float(size) * units[0], float(pixels.get("PhysicalSizeY", size)) * units[1]  # type: ignore[operator]
+    if file.is_ome and file.ome_metadata and (mpp := _read_ome_mpp(file.ome_metadata)):
+        return mpp
     unit = page.tags.get("ResolutionUnit")
     scale = MICROMETRES.get(int(unit.value)) if unit is not None else None
     if scale is None:
@@ -110,3 +120,33 @@ def _read_mpp(file: Any, page: Any) -> tuple[float | None, float | None]:
         top, bottom = tag.value if tag is not None else (0, 1)
         values.append(scale * bottom / top if top else None)
     return values[0], values[1]
+
+
+def _read_ome_mpp(metadata: str) -> tuple[float, float] | None:
+    """Return the micrometres per pixel (x, y) of the first image in OME's metadata; None if there are none."""
+    pixels: dict[str, str] = {}
+
+    def on_element(name: str, attributes: dict[str, str]) -> None:
+        if name == "Pixels" and not pixels:
+            pixels.update(attributes)
+
+    read_elements(metadata, on_element)
+    size_x = pixels.get("PhysicalSizeX")
+    units = [_OME_UNITS.get(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY"]
+    if not size_x or units[0] is None or units[1] is None:
+        return None
+    return float(size_x) * units[0], float(pixels.get("PhysicalSizeY", size_x)) * units[1]
+
+
+def _find_levels(file: Any) -> list[Any]:
+    """Return the largest page of a TIFF and its reduced versions: those in its SubIFDs, else the reduced pages."""
+    pages = list(islice(file.pages, _MOST_PAGES))
+    first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
+    others = list(islice(first.pages or (), _MOST_PAGES)) or [page for page in pages if page.is_reduced]
+    levels, shape = [first], first.imagelength / max(1, first.imagewidth)
+    for page in sorted(others, key=lambda page: -page.imagewidth):
+        is_alike = page.dtype == first.dtype and page.samplesperpixel == first.samplesperpixel and page.imagewidth
+        rounding = 1 / max(1, min(page.imagewidth, page.imagelength))
+        if is_alike and abs(page.imagelength / page.imagewidth / shape - 1) < 0.01 + rounding:
+            levels += [page] if page.imagewidth < levels[-1].imagewidth else []
+    return levels

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from histocli.compute.device import compute_settings
+from histocli.data.images import decode_patch
 from histocli.data.inputs import open_inputs
 from histocli.data.manifest import read_manifest
 from histocli.enums import Device, Resize
@@ -27,13 +28,17 @@ from histocli.inference.checkpoints import load_predictor
 from histocli.inference.comparison import compare
 from histocli.inference.qc import Flagger
 from histocli.models.checkpoint import load_checkpoint
+from histocli.slides.annotations import label_squares, read_tumour
+from histocli.slides.grid import Grid
+from histocli.slides.lesions import find_lesions
 from histocli.sources.hdf5 import read_labels
 from histocli.workspace import Workspace
-from tests.faults import hostile_arrays, hostile_checkpoints, hostile_metrics
+from tests.faults import hostile_annotations, hostile_arrays, hostile_checkpoints, hostile_images, hostile_metrics
 
 MIB = 1 << 20
-SUFFIXES = {"checkpoints": ".pt", "arrays": ".h5", "metrics": ".json"}
-SECONDS = 30  # for one file
+SUFFIXES = {"checkpoints": ".pt", "arrays": ".h5", "metrics": ".json", "images": ".png"}
+SECONDS = 30  # of the processor, for one file
+LONGEST = 300  # seconds in all: a file that makes its reader wait takes no time of the processor
 PATCHES = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
 
 
@@ -64,6 +69,19 @@ def use_metrics(path, workspace):
     compare(sound if sound.exists() else path, path)
 
 
+def use_image(path, workspace):
+    patch = decode_patch(path.read_bytes(), path.name)
+    assert (patch.shape, patch.dtype) == ((96, 96, 3), np.uint8)
+
+
+def use_annotation(path, workspace):
+    """All that a command asks of an annotation of a slide of 8,192 x 8,192 pixels."""
+    areas = read_tumour(path)
+    edges = np.arange(0, 8193, 128)
+    label_squares(areas, Grid(0, 32, 0.972, (4.0, 4.0), edges, edges, 1.0, (8192, 8192)))
+    find_lesions(areas, (8192, 8192), (0.243, 0.243))
+
+
 def use_manifest(path, workspace):
     read_manifest(path)
 
@@ -86,6 +104,8 @@ def attempts(kind, seed, count, folder, workspace):
     rng = random.Random(seed)
     if kind == "corpus":
         uses = {".pt": use_checkpoint, ".h5": use_array, ".csv": use_manifest, ".json": use_metrics}
+        uses |= dict.fromkeys((".jp2", ".jpg", ".avif", ".qoi", ".tif"), use_image)
+        uses |= dict.fromkeys((".geojson", ".xml"), use_annotation)
         for path in sorted(Path(__file__).with_name("corpus").iterdir()):
             yield path.name, partial(uses[path.suffix], path, workspace)
         return
@@ -99,9 +119,16 @@ def attempts(kind, seed, count, folder, workspace):
         (folder / "sound.json").write_text(json.dumps({**content, "scores": "sound.csv"}))
         (folder / "sound.csv").write_text(table)
     for number in range(count):
+        if kind == "annotations":
+            path, name = hostile_annotations.write(rng, folder, number)
+            yield name, partial(use_annotation, path, workspace)
+            continue
         stem = "x" if kind == "metrics" else f"x{number}"  # HDF5 may keep a file open
         path = folder / f"{stem}{SUFFIXES[kind]}"
-        if kind == "checkpoints":
+        if kind == "images":
+            (name, is_sound), use = hostile_images.write(rng, path), use_image
+            name += " as it should be" if is_sound else ""
+        elif kind == "checkpoints":
             name, use = hostile_checkpoints.write(rng, good, path), use_checkpoint
         elif kind == "arrays":
             (name, is_sound), use = hostile_arrays.write(rng, folder, path), use_array
@@ -113,12 +140,13 @@ def attempts(kind, seed, count, folder, workspace):
 
 
 def too_long(*_):
-    raise TimeoutError(f"more than {SECONDS} seconds")
+    raise TimeoutError(f"more than {SECONDS} seconds of the processor, or {LONGEST} in all")
 
 
 def main(kind, seed, count, folder, workspace, limit):
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)
     tried, refused, failures, peaks = Counter(), Counter(), [], {}
     with compute_settings():
         for number, (name, use) in enumerate(attempts(kind, seed, count, folder, workspace)):
@@ -129,7 +157,8 @@ def main(kind, seed, count, folder, workspace, limit):
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
             before = status("VmRSS")
             tried[name] += 1
-            signal.alarm(SECONDS)
+            signal.alarm(LONGEST)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 with warnings.catch_warnings(action="error"):
                     use()
@@ -141,6 +170,7 @@ def main(kind, seed, count, folder, workspace, limit):
                 failures.append(f"{name} {number}: {traceback.format_exc(limit=-4)}")
             finally:
                 signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             peaks[name] = max(peaks.get(name, 0), status("VmHWM") - before)
     result = {
         "tried": tried,

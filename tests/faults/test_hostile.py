@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from tests.faults import hostile_annotations, hostile_images
 from tests.faults.processes import ALONE, histo
 
 MIB = 1 << 20
@@ -46,12 +47,16 @@ def tries(kind, count, folder, workspace, seed):
 
 @linux
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("kind", "count"), [("arrays", 120), ("checkpoints", 120), ("metrics", 150)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [("arrays", 120), ("checkpoints", 120), ("metrics", 150), ("images", 80), ("annotations", 120)],
+)
 def test_hostile_files_are_refused_in_little_memory(evaluated_workspace, tmp_path, kind, count, seed):
     result = tries(kind, count, tmp_path, evaluated_workspace, seed)
     assert sum(result["tried"].values()) == count
     assert not result["refused"].keys() & SOUND
     always = {"external", "link", "virtual", "bomb", "filters", "never_stored", "odd_width", "shared_storage", "scores"}
+    always |= hostile_images.ALWAYS | hostile_annotations.ALWAYS
     for name in always & result["tried"].keys():
         assert result["refused"][name] == result["tried"][name], name
 

@@ -333,7 +333,7 @@ def test_the_network_is_one_graph_for_torch_compile():
 
 
 def test_an_older_torch_reports_cpu_features_by_private_functions(monkeypatch):
-    """Version 2.10, the oldest that is supported."""
+    """Version 2.10 had no public function."""
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert choose_compute(Device.CPU).reason.endswith("(the processor has AMX)")
