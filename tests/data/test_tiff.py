@@ -87,7 +87,12 @@ COMPRESSIONS = ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"]
 @pytest.mark.parametrize("rows", [None, 16])
 @pytest.mark.parametrize("pixels", [PATCH, WIDE, PATCH[..., 0]], ids=["patch", "odd rows", "grey"])
 def test_every_pixel_is_kept(compression, rows, pixels):
-    data = by_pillow(pixels, compression, **({"t278": rows} if rows else {}))
+    if compression == "raw" and rows:  # old versions of Pillow do not write it
+        stream = io.BytesIO()
+        pytest.importorskip("tifffile").imwrite(stream, pixels, rowsperstrip=rows)
+        data = stream.getvalue()
+    else:
+        data = by_pillow(pixels, compression, **({"t278": rows} if rows else {}))
     expected = pixels if pixels.ndim == 3 else np.dstack([pixels] * 3)
     assert np.array_equal(decode(data, "x"), expected)
 
@@ -284,7 +289,6 @@ def test_grey_channels_that_may_not_be_red_green_and_blue_are_refused(samples):
 def test_a_first_page_that_is_a_reduced_version_is_refused():
     pages = io.BytesIO()
     small, whole = (Image.fromarray(pixels) for pixels in (np.ascontiguousarray(PATCH[::4, ::4]), PATCH))
-    small.encoderinfo = {"tiffinfo": {254: 1}}
-    small.save(pages, "TIFF", save_all=True, append_images=[whole])
+    small.save(pages, "TIFF", save_all=True, append_images=[whole], tiffinfo={254: 1})
     with pytest.raises(HistoError, match="its first page is a reduced version of another page"):
         decode(pages.getvalue(), "x")
