@@ -8,7 +8,7 @@ FROM ${BASE}
 ARG TORCH_INDEX=""
 
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HISTO_WORKSPACE=/workspace
-RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch>=2.11' 'torchvision>=0.26'
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} 'torch>=2.10' 'torchvision>=0.25'
 
 # --compile builds its kernels with a C compiler.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*

@@ -16,7 +16,7 @@ from tools.audit import floors, installed_versions, stated_requirements
 
 # The oldest versions without a known hole on a path that histo uses, and the hole.
 MENDED = {
-    "torch": ("2.11.0", "CVE-2026-4538: a .pt2 file runs code; CVE-2026-24747: so does torch.load(weights_only=True)"),
+    "torch": ("2.10.0", "CVE-2026-24747: torch.load(weights_only=True) runs code"),
     "onnx": ("1.22.0", "files with external data that lead out of their folder; crashes of the version converter"),
     "requests": ("2.33.0", "CVE-2026-25645: a temporary file that others may write"),
     "urllib3": ("2.8.0", "CVE-2026-97689: a chunk's length without end takes all memory; CVE-2026-97688"),
