@@ -12,7 +12,7 @@ from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport
 
 _WORST = 5  # number of slides in the table of the lowest accuracy
 _BEST_TRIALS = 5  # number of trials in the table of the best ones
-_FEW_TRIALS = 20  # with five parameters, fewer say little about each
+_FEW_TRIALS = 20  # fewer trials show little about the importance of each of five options
 _REPEATED = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 

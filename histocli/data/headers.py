@@ -22,8 +22,8 @@ _LOSSLESS = (0xC3, 0xF7)
 _PNG, _JP2, _J2K = b"\x89PNG\r\n\x1a\n", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _PNG_CHUNK = Struct(">I4s")
 _TURNED_AVIF = re.compile(rb"\0\0\0\x09(irot[\x01-\x03]|imir)")
-_MOST_DEFLATE = 1032  # bytes that one byte of a deflate stream can be unpacked to
-_MOST_COMPONENTS = 4  # of a JPEG 2000 image: red, green, blue and alpha
+_MOST_DEFLATE = 1032  # one byte of a deflate stream can become this many bytes
+_MOST_COMPONENTS = 4  # a JPEG 2000 image has at most red, green, blue and alpha
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
 # 98 % of the damaged files with losses, and 95 % of those without.
 _WEBP_END = {b"VP8 ": 8, b"VP8L": 5}

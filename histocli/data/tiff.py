@@ -33,7 +33,7 @@ _NAMES = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # in ImageJ's descriptions
+_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # the number of images, in ImageJ's descriptions
 _BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
 _ALPHA = (1, 2)  # values of ExtraSamples: associated and unassociated
 

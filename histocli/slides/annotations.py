@@ -14,7 +14,7 @@ from histocli.slides.masks import TumourMask, read_mask
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 Ring = np.ndarray[Any, np.dtype[np.float64]]
-_BITS = 4  # of a coordinate's fraction that OpenCV keeps
+_BITS = 4  # how many bits of a coordinate's fraction OpenCV keeps
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
 _TUMOUR = frozenset({"", "_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "carcinoma", "cancer"})
 _EXCLUDED = frozenset({"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"})
