@@ -268,7 +268,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         steps = f"{best.step:,} step{'s' if best.step != 1 else ''}"
         longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
         state.report.warn(
-            f"at the threshold every validation patch is called {result.called}: the best epoch has trained for only "
+            f"at the threshold every validation patch is predicted as {result.called}: the best epoch has trained for only "
             f"{steps}; train longer: {longer}"
         )
     state.report.done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
