@@ -56,8 +56,8 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport) -> None:
     if called and 0 < measured.positives < measured.n:
         epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
         report.warn(
-            f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} was trained for few "
-            "steps, train longer: histo train --resume --epochs N"
+            f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} was trained for "
+            "few steps, train longer: histo train --resume --epochs N"
         )
 
 
