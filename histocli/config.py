@@ -38,10 +38,10 @@ PATCH_MPP = 0.972  # micrometres per pixel of PatchCamelyon's patches: level 2 o
 SUBSET = "balanced"  # the subset that `histo balance` writes and `histo train` uses
 CHECKPOINT = "best.pt"  # in the workspace's checkpoints/: the best epoch of the newest finished run
 BATCH_SIZE = 128  # patches per training step
-GPU_BATCH_SIZE = 512  # on a GPU, which takes longer for four steps of 128; the AUC is the same (benchmarks/gpu.md)
+GPU_BATCH_SIZE = 512  # a GPU takes longer for four steps of 128; the AUC is the same (benchmarks/gpu.md)
 GPU_BATCH_PATCHES = 30_000  # training patches from which the larger batch was measured: fewer would be few steps
-PACKAGED_ARCH = "histonet-wide"  # of the trained network that comes with histo
-LEARNING_RATE = 3e-3  # at BATCH_SIZE; it grows with the square root of the batch size
+PACKAGED_ARCH = "histonet-wide"  # the architecture of the trained network that comes with histo
+LEARNING_RATE = 3e-3  # the rate at BATCH_SIZE; it grows with the square root of the batch size
 MAX_LORA = 256  # the largest rank; with much more the adapters are as large as the layers
 _FINE_TUNING = 0.1  # of the learning rate, where training starts from weights that were trained on such patches
 

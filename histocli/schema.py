@@ -29,7 +29,7 @@ class Range:
 
 _LARGEST = (1 << 63) - 1  # whole numbers have 64 bits
 _LARGEST_FLOAT = sys.float_info.max
-_LONGEST = 10_000  # characters of a text
+_LONGEST = 10_000  # the largest number of characters of a text
 Count = Annotated[int, Range(0, math.inf)]
 Fraction = Annotated[float, Range(0, 1)]
 

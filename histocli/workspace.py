@@ -18,13 +18,13 @@ from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
 from histocli.fs import fsync, remove_strays, require_space, temporary_path, write_error
 
-MAX_NAME = 100  # characters
+MAX_NAME = 100  # the largest number of characters of a name
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
 RUN_FILES = (
     *("best.pt", "last.pt", "config.json", "history.jsonl", "manifest.csv", "model_card.md", "job.json"),
     "trackers.json",
 )
-_MAX_JSON = 1 << 25  # bytes; the report of an evaluation with 10,000 slides has a tenth
+_MAX_JSON = 1 << 25  # the largest number of bytes; the report of an evaluation with 10,000 slides has a tenth
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file can have these names on Windows
 
 

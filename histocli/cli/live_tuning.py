@@ -14,7 +14,7 @@ from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
 from histocli.training.study import ClaimedTrial, Study
 
-_WIDTHS = (5, 8, 8, 7, 9, 7, 8, 9)  # of all columns but the last
+_WIDTHS = (5, 8, 8, 7, 9, 7, 8, 9)  # the widths of all columns except the last one
 
 
 class LiveTuning(TuneListener):

@@ -12,7 +12,7 @@ from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport
 
 _WORST = 5  # number of slides in the table of the lowest accuracy
 _BEST_TRIALS = 5  # number of trials in the table of the best ones
-_FEW_TRIALS = 20  # with five parameters, fewer say little about each
+_FEW_TRIALS = 20  # fewer trials show little about the importance of each of five options
 _REPEATED = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
@@ -56,8 +56,8 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport) -> None:
     if called and 0 < measured.positives < measured.n:
         epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
         report.warn(
-            f"at threshold {measured.threshold:.4g} every patch is called {called}; if {epochs} was trained for few "
-            "steps, train longer: histo train --resume --epochs N"
+            f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} was trained for "
+            "few steps, train longer: histo train --resume --epochs N"
         )
 
 

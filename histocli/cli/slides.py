@@ -14,9 +14,9 @@ from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
 from histocli.stdio import write_out
 
 _TABLES = (".csv", ".jsonl", ".parquet")
-_NAME = 24  # characters of a slide's name beside its bar
+_NAME = 24  # the largest number of characters of a slide's name beside its bar
 _FEW = 10  # slides of a class, below which intervals are rough
-_MOST_NAMES = 3  # of files that are no slides, in a message
+_MOST_NAMES = 3  # how many files that are no slides a message shows
 
 
 class SlideBars:

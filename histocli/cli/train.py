@@ -268,8 +268,8 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         steps = f"{best.step:,} step{'s' if best.step != 1 else ''}"
         longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
         state.report.warn(
-            f"at the threshold every validation patch is called {result.called}: the best epoch has trained for only "
-            f"{steps}; train longer: {longer}"
+            f"at the threshold every validation patch is predicted as {result.called}: the best epoch has trained for "
+            f"only {steps}; train longer: {longer}"
         )
     state.report.done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
     return {"run": result.run, "run_dir": str(result.run_dir), **best._asdict()}

@@ -24,7 +24,7 @@ from histocli.schema import to_json
 from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 
-_LONG_NAME = 60  # characters
+_LONG_NAME = 60  # a name with more characters is shortened
 
 
 class Evaluation(NamedTuple):

@@ -29,10 +29,10 @@ from histocli.slides.records import read_folder
 from histocli.training.repeats import repeats_name
 from histocli.workspace import Workspace, make_name
 
-MAX_BYTES = 5_000_000  # of a page, so that it can be sent by mail
-_TEXT_BYTES = 200_000  # of an evaluation, at most about: its charts, its counts and its tables
-_OTHER_BYTES = 300_000  # of the page
-_MAPS = 0.4  # of the bytes for pictures, at most, are for maps of slides
+MAX_BYTES = 5_000_000  # a larger page gives a warning, because it may be too large for a mail
+_TEXT_BYTES = 200_000  # about the largest size of an evaluation's charts, counts and tables
+_OTHER_BYTES = 300_000  # about the size of the rest of the page
+_MAPS = 0.4  # maps of slides take at most this share of the bytes for pictures
 
 Evaluations = dict[Path, EvaluationReport]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 RENDEZVOUS_FILE = "HISTO_RENDEZVOUS"  # variable: the file through which processes that `histo` started find each other
 _TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
-_POLL_INTERVAL = 0.02  # seconds
+_POLL_INTERVAL = 0.02  # seconds between two looks
 
 
 class Rendezvous(NamedTuple):

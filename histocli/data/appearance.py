@@ -7,8 +7,8 @@ import numpy as np
 if TYPE_CHECKING:
     from histocli.sources import Pixels
 
-NAMES = "A", "B"  # of the groups; A is the larger one
-_BANDS = 12  # of the power spectrum
+NAMES = "A", "B"  # the names of the groups; A is the larger one
+_BANDS = 12  # the number of bands of the power spectrum
 _LOW = 4  # of them: what is in the image; the others are compared with them, and say how sharp it is
 _COMPONENTS = 6  # principal components that the groups are found in
 _BLOCK = 512  # patches at a time

@@ -18,7 +18,7 @@ from histocli.sources import Patch
 from histocli.sources.hdf5_array import Hdf5Array, damage_errors, find_array
 from histocli.sources.streams import unpack_gzip
 
-_SLICE_BYTES = 1 << 24  # of a mapped array that are passed on at once
+_SLICE_BYTES = 1 << 24  # how much of a mapped array is passed on at once
 _SAMPLE = 256  # images of an array that show its range of values
 _HDF5 = (".h5", ".hdf5")
 _PACKED_HDF5 = (".h5.gz", ".hdf5.gz")

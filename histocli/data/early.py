@@ -12,7 +12,7 @@ from histocli.threads import thread_count
 
 _MIN_CORES = 4  # with fewer cores, the decoding processes would slow down this one
 _MAX_PROCESSES = 16  # for one GPU; 16 processes decode more patches per second than it scores
-_GPU_DRIVERS = ("nvidiactl", "kfd", "dxg")  # in /dev: of NVIDIA, of AMD, and of Windows in WSL
+_GPU_DRIVERS = ("nvidiactl", "kfd", "dxg")  # files in /dev of the drivers of NVIDIA, of AMD, and of Windows in WSL
 
 
 def decoding_processes() -> DecodingProcesses | None:

@@ -23,7 +23,7 @@ _MOST_SCANS = 100  # of a JPEG: encoders write some ten, and each takes the time
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK = Struct(">I4s")
 _TURNED_AVIF = re.compile(rb"\0\0\0\x09(irot[\x01-\x03]|imir)")
-_MOST_DEFLATE = 1032  # bytes that one byte of a deflate stream can be unpacked to
+_MOST_DEFLATE = 1032  # one byte of a deflate stream can become this many bytes
 _UNUSED = frozenset([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"sPLT"])  # chunks of a PNG without effect on its pixels
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
 # 98 % of the damaged files with losses, and 95 % of those without.

@@ -15,8 +15,8 @@ from histocli.workspace import Workspace, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN_IDS = 10  # how many patches with contradicting labels are named
-_SHOWN_PAIRS = 3  # how many overlaps of different slides are named
+_SHOWN_IDS = 10  # how many patches with contradicting labels are printed
+_SHOWN_PAIRS = 3  # how many overlaps of different slides are printed
 
 
 class _Part(NamedTuple):

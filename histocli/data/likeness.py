@@ -10,7 +10,7 @@ from histocli.schema import Count
 from histocli.sources import Pixels
 
 _SAMPLE = 300  # patches to measure
-_STRIDE = 16  # where the number of patches is not known before
+_STRIDE = 16  # the stride if the number of patches is not known before
 _FEWEST = 50  # measured patches to judge by
 _SHARE, _DEVIATIONS = 0.02, 0.5  # for a warning; the patches of PCam's other slides have 0.003 and 0.01
 

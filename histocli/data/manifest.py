@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("id", "label", "slide", "hospital", "split", "sha1", "min", "max")
-POSITION_COLUMNS = ("x", "y", "mpp_x", "mpp_y")  # of patches of slides: the fields of `sources.Position`
+POSITION_COLUMNS = ("x", "y", "mpp_x", "mpp_y")  # the fields of `sources.Position`, for patches of slides
 SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
 UNLABELLED = -1  # the value of a missing label, which is an empty field in the file
 

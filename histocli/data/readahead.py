@@ -4,7 +4,7 @@ from pathlib import Path
 from threading import Thread
 
 MEMORY = Path("/proc/meminfo")
-_BLOCK = 8 << 20  # bytes
+_BLOCK = 8 << 20  # bytes that are read at a time
 _SHARE = 0.5  # the largest share of the available memory that the file may take
 
 

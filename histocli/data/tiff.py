@@ -19,7 +19,7 @@ from histocli.data.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO
 from histocli.data.tiff_pages import Page, following_pages
 from histocli.data.tiff_segments import JPEG, UNPACK, imdecode
 
-_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # in ImageJ's descriptions
+_IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # the number of images, in ImageJ's descriptions
 _BY_OPENCV = (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, 5, YCBCR)  # 5 is CMYK; its colours in Lab are wrong
 _ALPHA = (1, 2)  # values of ExtraSamples: associated and unassociated
 

@@ -9,8 +9,8 @@ from typing import Literal
 from histocli.data.sizes import ImageError, Size
 
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
-_MASKS = {1: 0xFF, 3: 0xFFFF, 4: 0xFFFFFFFF}  # of the types of most tags: byte, short and long
-_MOST_VALUES = 1 << 22  # of one tag: a large slide has some 100,000 tiles
+_MASKS = {1: 0xFF, 3: 0xFFFF, 4: 0xFFFFFFFF}  # the largest value of a byte, a short and a long
+_MOST_VALUES = 1 << 22  # the largest number of values of one tag; a large slide has some 100,000 tiles
 _MOST_PAGES = 256
 
 

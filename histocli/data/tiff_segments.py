@@ -76,8 +76,8 @@ _HEADER = Struct("<2sHIH" + "HHII" * 8)
 _LENGTH = Struct("<HHIII")  # the last tag, and the end of the directory
 _ROW = 1 << 20  # pixels: OpenCV reads no wider image
 _MOST_ROWS = 1 << 12
-_DECODER_BYTES = 16  # for each pixel: JPEG 2000 needs three channels of int32 and the image itself
-_LIBRARY_BYTES = 4 << 20  # for the buffers of OpenCV and libtiff
+_DECODER_BYTES = 16  # memory of each pixel: JPEG 2000 needs three channels of int32 and the image itself
+_LIBRARY_BYTES = 4 << 20  # memory of the buffers of OpenCV and libtiff
 
 
 def _as_grey_tiff(packed: bytes, pixels: int, bits: int) -> bytes:

@@ -13,7 +13,7 @@ from histocli.errors import HistoError
 from histocli.sources import Patch
 from histocli.workspace import read_json, write_json
 
-_LONGEST_NAME = 200  # characters of the file's name in that of its record
+_LONGEST_NAME = 200  # how many characters of the file's name the name of its record repeats
 _OTHER_OUT = "give another --out, or leave out --skip-done to score everything again"
 
 

@@ -21,9 +21,9 @@ from histocli.fs import make_folder, shorten_name, write_error
 from histocli.workspace import read_json
 
 T = TypeVar("T")
-_MAX_PARTS = 1024  # of one file
+_MAX_PARTS = 1024  # the largest number of parts of one file
 _CHUNKS_PER_PART = 32  # 2,048 patches on a CPU, 32,768 on a GPU; fewer if the file is small
-_MIN_PARTS = 64  # of a file with at least as many chunks, so that several processes have work
+_MIN_PARTS = 64  # a file with enough chunks has at least this many, so that several processes have work
 _BLOCK = 1 << 20  # bytes that are read at a time
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from struct import unpack
 from typing import IO, Any, NamedTuple
 
-MAX_PICKLE = 1 << 22  # bytes of the pickle, which has no weights; that of a large network has 1 MB
-MAX_OPCODES = 1_000_000  # of the pickle; each may make an object of some 100 bytes
+MAX_PICKLE = 1 << 22  # bytes of the pickle, which has no weights; the pickle of a large network has 1 MB
+MAX_OPCODES = 1_000_000  # the pickle has at most this many; each may make an object of some 100 bytes
 _MAX_MEMBERS = 100_000
 _MAX_DIMENSIONS, _MAX_NUMBER = 8, 1 << 48  # of a tensor's shape
 _MEMBER = re.compile(r"[^/]+/(data\.pkl|data/[0-9]+|byteorder|version|\.[a-z_/]+)")
 _BLOCK = 1 << 20
 _END, _ZIP64_END, _LOCATOR, _ENTRY, _LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
-_FULL = 0xFFFFFFFF  # in a field of 32 bits: its value is in the Zip64 block
+_FULL = 0xFFFFFFFF  # a field of 32 bits with this value has its true value in the Zip64 block
 _FLAGS = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 11  # a data descriptor, UTF-8, and bits without meaning; not encryption
 _OPCODES = {
     *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 K, TEMPERATURE = 20, 0.07  # as in Caron et al. 2021 (DINO), appendix on the k-NN classifier
 _PRIOR = 0.5  # a vote for each class beforehand, so that a probability is never 0 or 1
-_LOSS_PATCHES = 2048  # at most
+_LOSS_PATCHES = 2048  # the loss is computed on at most this many patches
 
 
 class KnnHead(nn.Module):

@@ -20,7 +20,7 @@ from histocli.models.timm_models import PREFIX
 
 _MORE_PARAMETERS, _MORE_ELEMENTS = 100, 1 << 24  # of layers that are built and replaced, such as ImageNet's classes
 _BUFFER_ELEMENTS = 1 << 26  # of what a network computes for itself, such as the masks of a Swin transformer
-BANK = HEAD + "bank"  # in the weights of a head of neighbours: a row for each training patch
+BANK = HEAD + "bank"  # the name of the weights of a head of neighbours: a row for each training patch
 _MODULES = 20  # modules for each parameter; many have none
 
 

@@ -20,7 +20,7 @@ from histocli.models.hub import hub_error
 
 PREFIX = "timm/"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
-MAX_SIDE = 1024  # pixels of the images that a network takes
+MAX_SIDE = 1024  # pixels: the largest side of the images that a network may take
 _OPTIONS_HINT = "the text after the ? must be options of the network"
 _MAX_OPTIONS, _MAX_LIST, _MAX_NUMBER = 32, 8, 4096
 _KEY, _WORD = re.compile(r"[a-z][a-z0-9_]{0,40}"), re.compile(r"[\w.-]{0,40}", re.ASCII)

@@ -10,7 +10,7 @@ from histocli.models.backbone import PATCH_SIDE, Backbone, weights_missing
 
 # These have auxiliary classifiers for ImageNet's classes; with published weights they take images in [-1, 1].
 _AUXILIARIES = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
-_SIDES = {"inception_v3": 299}  # at 96 pixels its last map is a single cell
+_SIDES = {"inception_v3": 299}  # with 96 pixels, the last map of this network is a single cell
 
 
 @cache

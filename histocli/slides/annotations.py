@@ -14,9 +14,9 @@ from histocli.slides.xml import read_elements
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 Ring = np.ndarray[Any, np.dtype[np.float64]]
-_BITS = 4  # of a coordinate's fraction that OpenCV keeps
+_BITS = 4  # how many bits of a coordinate's fraction OpenCV keeps
 _EXPORT = "export it again from ASAP"
-_FARTHEST = 1 << 21  # level-0 pixels: no slide is larger
+_FARTHEST = 1 << 21  # no slide is larger, in pixels of level 0
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
 _TUMOUR = frozenset({"", "_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "carcinoma", "cancer"})
 _EXCLUDED = frozenset({"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"})

@@ -14,7 +14,7 @@ _SMALLEST_FILE = 1 << 15  # bytes: smaller TIFF files are patches of 96x96 pixel
 _SMALLEST_SIDE = 1024  # pixels: the longest side of a tiled TIFF that is a slide
 _LARGE_SIDE = 8192  # pixels: any larger TIFF is a slide
 _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322  # numbers of TIFF tags
-_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of TIFF's whole numbers
+_FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # struct's letters of TIFF's types of whole numbers
 _MOST_TAGS = 4096
 
 

@@ -21,7 +21,7 @@ _GROWTH_UM = 37.5
 _ISOLATED_UM = 275.0
 _MACRO_UM = 2000.0
 _NEIGHBOURHOOD_UM = 280.0  # a detection has the highest score within this distance
-_LOWEST_SCORE = 0.05  # of a detection
+_LOWEST_SCORE = 0.05  # a detection has at least this score
 _ISOLATED, _MICRO, _MACRO = "isolated tumour cells", "micrometastasis", "macrometastasis"
 SIZES = (_MICRO, _MACRO)
 

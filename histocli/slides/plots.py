@@ -16,8 +16,8 @@ from histocli.slides.measures import Map
 from histocli.sources import Pixels
 from histocli.workspace import atomic_path
 
-_LONGEST = 1600  # pixels of a picture's longer side
-_OPACITY = 0.6  # of the map over the slide
+_LONGEST = 1600  # pixels: the longer side of a picture
+_OPACITY = 0.6  # the opacity of the map over the slide
 COLOURS = "inferno"  # of probabilities
 _NICE = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # lengths of a scale bar in mm
 

@@ -8,7 +8,7 @@ from histocli.sources import Pixels
 
 INSTALL = "pip install 'histocli[slides]'"
 _PLAUSIBLE_MPP = (0.05, 10.0)  # micrometres per pixel; 72 dpi, which many programs write, would be 353
-MICROMETRES = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.0}  # of TIFF's units of resolution
+MICROMETRES = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.0}  # one of TIFF's units
 
 
 class Level(NamedTuple):

@@ -31,7 +31,7 @@ _OVERLAP = 16  # pixels in which neighbours of the mosaic are blended
 _STRIDE = SIZE - _OVERLAP
 _TILE = 256
 _GLASS_NOISE = 1.5
-_QUALITY = 80  # of JPEG
+_QUALITY = 80  # the quality of JPEG, 0 to 100
 
 
 @dataclass(frozen=True)

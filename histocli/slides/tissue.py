@@ -14,9 +14,9 @@ from histocli.slides.measures import Map
 from histocli.sources import Pixels
 
 OVERVIEW = 8  # grid pixels per pixel of the overview, so that each square of a grid is a whole number of its pixels
-SMALLEST_SHARE = 0.1  # of a square that must be tissue for the square to be scored
-_SATURATION = (12, 38)  # of 255: limits of Otsu's threshold, for slides that are all glass or all tissue
-_DARK = 50  # of 255: a border of the scan, or black ink
+SMALLEST_SHARE = 0.1  # a square is scored if at least this share of it is tissue
+_SATURATION = (12, 38)  # limits of Otsu's threshold, 0 to 255, for slides that are all glass or all tissue
+_DARK = 50  # 0 to 255: darker pixels are a border of the scan, or black ink
 _INK = 12  # grey levels by which green exceeds red in ink; in H&E, green is the darkest channel
 _SPECK_MM2, _HOLE_MM2 = 0.02, 0.05  # smaller islands are dirt; smaller holes are filled
 _FLAGGED_MM2 = 0.25  # from which ink and black parts are reported

@@ -31,7 +31,7 @@ _SHORT = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
 _STARTS = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
 _TAR_MAGIC = 257  # the position of `ustar` in a tar
 _HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
-_IN_MEMORY = 64 << 20  # of an archive in an archive; a larger one is in a temporary file
+_IN_MEMORY = 64 << 20  # a larger archive in an archive is copied to a temporary file
 _MAX_RATIO = 20  # an archive in an archive is compressed already: this limits bombs, and allows tars of flat images
 _DAMAGE = (
     tarfile.TarError,

@@ -25,9 +25,9 @@ _IMAGES = ("x", "images", "image", "data", "patches")  # words in the names of a
 _LABELS = ("y", "labels", "label", "targets", "target")
 _LABEL_COLUMNS = ("label", "labels", "target", "class", "tumor", "y")
 _SHARD = re.compile(r"(?:^|/)(\w+?)[-_]\d+[-_]of[-_]\d+\.parquet$")  # as in Hugging Face's data sets
-_MAX_RATIO = 1100  # to which deflate can compress
+_MAX_RATIO = 1100  # the largest ratio to which deflate can compress
 _MAX_ROWS = 50_000_000
-_MAX_GROUP_BYTES = 1 << 30  # of a Parquet file that are in memory at once
+_MAX_GROUP_BYTES = 1 << 30  # how much of a Parquet file may be in memory at once
 
 
 def list_npz(name: str, open_file: Open) -> list[File]:

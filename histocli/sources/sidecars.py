@@ -10,7 +10,7 @@ from histocli.sources.class_names import classes_line, label_of
 from histocli.sources.files import File, read_bytes, split_suffix
 
 _CLASS_IN_NAME = re.compile(r"_class([01])$")  # as in the IDC data set: 8863_idx5_x51_y1251_class0.png
-_KEYS = ("label", "cls", "class", "target")  # of a .json file
+_KEYS = ("label", "cls", "class", "target")  # the keys of a .json file that hold the label
 
 
 class Sidecars(NamedTuple):

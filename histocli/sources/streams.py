@@ -17,8 +17,8 @@ from histocli.sources.files import check_declared_size
 
 Open = Callable[[], IO[bytes]]
 
-_MAX_RATIO = 20  # of a file's unpacked size to its own
-_KEPT_BYTES = 64 << 20  # of members that were passed while another one was read
+_MAX_RATIO = 20  # the largest ratio of a file's unpacked size to its own size
+_KEPT_BYTES = 64 << 20  # how much is kept of members that were passed while another one was read
 
 
 class ArchiveFile(io.BufferedReader):

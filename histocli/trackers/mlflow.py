@@ -19,7 +19,7 @@ _DEFAULTS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
 _STATUS: dict[Status, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
-_MAX_PARAMETERS = 100  # that one request may have
+_MAX_PARAMETERS = 100  # one request has at most this many parameters
 
 
 class MLflowTracker(Tracker):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import wandb
 
 _EXIT_CODES: dict[Status, int] = {"finished": 0, "stopped": 130, "failed": 1}
-_MAX_TAG = 64  # characters
+_MAX_TAG = 64  # the largest number of characters of a tag
 
 
 class WandbTracker(Tracker):

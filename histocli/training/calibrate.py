@@ -10,7 +10,7 @@ from histocli.metrics.calibration import fit_temperature, probability
 from histocli.metrics.curves import Floats, Ints
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
-_MARGIN = 1e-7  # from 0 and from 1: probabilities in single precision are no more exact than this
+_MARGIN = 1e-7  # the smallest distance of a probability from 0 and from 1, as exact as single precision is
 
 
 class Calibration(NamedTuple):

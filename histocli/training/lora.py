@@ -10,7 +10,7 @@ from histocli.models import Classifier
 from histocli.training.trainer import copy_state
 
 _ADAPTER = "default"
-_BASE = ".base_layer."  # where the original weight of a layer is, within the layer with an adapter
+_BASE = ".base_layer."  # the part of a weight's name that shows it is the original weight of a layer with an adapter
 
 
 def add_lora(model: Classifier, rank: int) -> int:

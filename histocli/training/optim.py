@@ -13,8 +13,8 @@ from histocli.training.flat import flatten, memory_order, padded_size, share_cou
 from histocli.training.muon import stack_matrices
 from histocli.training.schedule import BETA2, OptimConfig, one_cycle, step_table
 
-MOMENTUM = 0.95  # of Muon
-EPS = 1e-8  # of AdamW
+MOMENTUM = 0.95  # Muon's momentum
+EPS = 1e-8  # AdamW's epsilon
 CLIP_NORM = 1.0
 MUON_LR = 2.0  # Muon's learning rate over AdamW's
 LOSS_SCALE, GROWTH_INTERVAL = 2.0**16, 2000  # for float16: torch.amp.GradScaler's defaults

@@ -14,7 +14,7 @@ from histocli.errors import HistoError
 from histocli.fs import HeldError, hold
 from histocli.workspace import Workspace, check_name, make_name, read_json, write_json
 
-_MAX_STEM = 80  # characters, so that there is room for a number
+_MAX_STEM = 80  # characters of a stem, so that there is room for a number
 
 
 def run_name_stem(arch: str) -> str:

@@ -25,7 +25,7 @@ from histocli.text import printable
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_MAX_ROWS = 300  # of a table of slides; with thousands of slides the page would be too large for a mail
+_MAX_ROWS = 300  # a table of slides has at most this many rows, so that the page is small enough for a mail
 
 
 @dataclass(frozen=True)

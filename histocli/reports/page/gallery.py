@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-_QUALITY = 88  # of JPEG; a patch then has about 4 kB
-_MAP_QUALITY = 70  # of an explanation, which is smoother
+_QUALITY = 88  # the quality of a patch as JPEG, which then has about 4 kB
+_MAP_QUALITY = 70  # the quality of an explanation as JPEG; it is smoother than a patch
 _PAIR = 2  # times the bytes of a patch: with its explanation, which never has more than the patch
 
 

@@ -10,7 +10,7 @@ from histocli.schema import Json, to_json
 if TYPE_CHECKING:
     import pandas as pd
 
-_STEPS = 1000  # of the slider between 0 and 1; it has finer ones near the ends
+_STEPS = 1000  # the slider has this many steps between 0 and 1, and finer ones near the ends
 _FINER = (1e-4, 1e-5, 1e-6)  # the probabilities of an overconfident network are this near to 0 and to 1
 
 

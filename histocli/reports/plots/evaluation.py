@@ -59,7 +59,7 @@ def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
         axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.5 else "black", fontsize=9)
     axes.set_xticks([0, 1], CLASS_NAMES)
     axes.set_yticks([0, 1], CLASS_NAMES, rotation=90, va="center")
-    axes.set(xlabel=f"called, at threshold {report.measured.threshold:.3g}", ylabel="label")
+    axes.set(xlabel=f"predicted, at threshold {report.measured.threshold:.3g}", ylabel="label")
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 from histocli.reports.plots.style import NORMAL, TUMOUR
 
 KEY = "beside it: what raises this probability in orange, what lowers it in blue"
-_STRONGEST = 0.75  # of the colour where the map is largest; the patch stays visible there
+_STRONGEST = 0.75  # the opacity of the colour where the map is largest; the patch stays visible there
 _LIGHTER = 0.35  # how much of white is mixed into the grey patch
 
 Pictures = npt.NDArray[np.uint8]

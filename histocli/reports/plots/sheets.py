@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from histocli.reports.plots.style import PAGE, title
 
 COLUMNS = 8
-ROWS = 2  # of each group
+ROWS = 2  # the number of rows of each group
 PER_GROUP = COLUMNS * ROWS
 _SIDE, _CENTRE, _GAP = 96, 32, 8  # pixels
 _BESIDE = 2  # pixels between a patch and the picture to its right

@@ -22,7 +22,7 @@ CLASS_COLOURS = (NORMAL, TUMOUR)
 COLUMN = 3.5  # inches: one column of a paper; sheets of patches take two
 PAGE = 7.2
 DPI = 200
-_TITLE_CHARACTERS = 14  # per inch, at the title's size
+_TITLE_CHARACTERS = 14  # how many characters of a title fit in an inch
 
 _STYLE: dict[str, Any] = {
     "axes.grid": True,
