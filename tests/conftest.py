@@ -14,7 +14,9 @@ pytest_plugins = (  # modules with fixtures
 )
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
-FP32 = {"HISTO_PRECISION": "fp32"}
+COMPUTING = {"HISTO_PRECISION": "fp32"}
+if Path("/dev/nvidiactl").exists():  # only tests/cuda uses a GPU: it asks for one by name
+    COMPUTING["HISTO_DEVICE"] = "cpu"
 
 
 def pytest_configure():
@@ -24,7 +26,7 @@ def pytest_configure():
     Ctrl-C, and `nohup` lets them ignore a closed terminal. In fp32, two ways to compute the same result agree to many
     digits, even on processors for which `auto` chooses bf16.
     """
-    os.environ.update(FP32)
+    os.environ.update(COMPUTING)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # the tests run in several processes
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -35,7 +37,7 @@ def pytest_configure():
 def isolate_environment(monkeypatch, tmp_path_factory):
     """Point HOME, the platform's folders and the workspace into a temporary folder; forget other HISTO_ variables."""
     home = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE")) and name not in FP32]:
+    for name in [name for name in os.environ if name.startswith(("HISTO_", "KAGGLE")) and name not in COMPUTING]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
