@@ -265,7 +265,8 @@ def _run_name(predictor: CheckpointPredictor) -> str:
 def _join_names(names: list[str]) -> str:
     """Join names with `-and-`; if the result is long, return the first name and the number of the others."""
     joined = "-and-".join(names)
-    return joined if len(joined) <= _LONG_NAME else f"{names[0]}-and-{len(names) - 1}-more"
+    is_short = len(names) == 1 or len(joined) <= _LONG_NAME
+    return joined if is_short else f"{names[0]}-and-{len(names) - 1}-more"
 
 
 def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
