@@ -6,17 +6,14 @@ Trains `histonet` on random parts of the patches of the zips, and measures on th
 other slides. Each part contains the smaller ones of the same seed. Writes a line of JSON for each training.
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.packaged import load_zip
-from benchmarks.shift import CANDIDATES, measure_scores, score, train
+from benchmarks.shift import CANDIDATES, load_data, make_parser, measure_scores, score, train
 from histocli.compute.device import choose_compute, compute_settings
-from histocli.enums import Device, Precision
+from histocli.enums import Precision
 
 RUNS = (
     (2_000, 12),
@@ -34,17 +31,8 @@ RUNS = (
 @compute_settings()
 def main() -> None:
     """Train on each part, for each seed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("zips", nargs="+", type=Path)
-    parser.add_argument("--valid", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--patches", type=int, help="use only so many patches, to try the script")
-    parser.add_argument("--device", type=Device, default=Device.AUTO)
-    options = parser.parse_args()
-    parts = [load_zip(path) for path in options.zips]
-    pixels, labels = (np.concatenate([part[i] for part in parts])[: options.patches] for i in (0, 1))
-    valid, valid_labels, _ = load_zip(options.valid)
+    options = make_parser(__doc__.splitlines()[0], seeds=3).parse_args()
+    pixels, labels, valid, valid_labels = load_data(options)
     compute = choose_compute(options.device, Precision.AUTO)
     for seed in range(options.seeds):
         order = np.random.default_rng(seed).permutation(len(pixels))

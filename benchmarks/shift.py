@@ -148,21 +148,32 @@ def summarise(lines: Iterable[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-@compute_settings()
-def main() -> None:
-    """Measure the recipes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def make_parser(description: str, seeds: int) -> argparse.ArgumentParser:
+    """Return a parser of the data, the output, the number of seeds and the device."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("zips", nargs="+", type=Path)
     parser.add_argument("--valid", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--patches", type=int, help="use only so many patches, to try the script")
     parser.add_argument("--device", type=Device, default=Device.AUTO)
-    options = parser.parse_args()
+    return parser
+
+
+def load_data(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the patches and labels of the zips, and those of `--valid`."""
     parts = [load_zip(path) for path in options.zips]
     pixels, labels = (np.concatenate([part[i] for part in parts])[: options.patches] for i in (0, 1))
-    valid, valid_labels, _ = load_zip(options.valid)
+    return pixels, labels, *load_zip(options.valid)[:2]
+
+
+@compute_settings()
+def main() -> None:
+    """Measure the recipes."""
+    parser = make_parser(__doc__.splitlines()[0], seeds=1)
+    parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    options = parser.parse_args()
+    pixels, labels, valid, valid_labels = load_data(options)
     compute = choose_compute(options.device, Precision.AUTO)
     directions = [(kind, groups, group) for kind, groups in groupings(pixels, labels).items() for group in (0, 1)]
     sums: dict[tuple[str, str], np.ndarray] = {}  # of the probabilities of the seeds so far

@@ -59,6 +59,8 @@ def _sizes(data: bytes, begin: int, end: int) -> Iterator[Size]:
     properties = dict.fromkeys((b"iprp", b"iinf", b"iloc")) | boxes
     for kind, first, last in iterate_boxes(data, *(properties[b"iprp"] or (0, 0))):
         for name, at, _ in iterate_boxes(data, first, last) if kind == b"ipco" else ():
+            if name == b"imir" or (name == b"irot" and data[at] & 3):  # neither OpenCV nor Pillow turns it
+                raise ImageError("it is an AVIF that is rotated or mirrored by its header", "save it as PNG")
             if name == b"ispe":
                 yield Size(int.from_bytes(data[at + 4 : at + 8]), int.from_bytes(data[at + 8 : at + 12]))
     kinds = dict(_item_kinds(data, *(properties[b"iinf"] or (0, 0))))

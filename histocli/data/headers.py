@@ -22,7 +22,6 @@ _LOSSLESS = (0xC3, 0xF7)
 _MOST_SCANS = 100  # of a JPEG: encoders write some ten, and each takes the time of a whole image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK = Struct(">I4s")
-_TURNED_AVIF = re.compile(rb"\0\0\0\x09(irot[\x01-\x03]|imir)")
 _MOST_DEFLATE = 1032  # one byte of a deflate stream can become this many bytes
 _UNUSED = frozenset([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"sPLT"])  # chunks of a PNG without effect on its pixels
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
@@ -82,8 +81,6 @@ def _check(data: bytes) -> Size | None:
     if data.startswith((b"GIF87a", b"GIF89a")):
         return _check_gif(data)
     if data[4:8] == b"ftyp":
-        if _TURNED_AVIF.search(data):  # neither OpenCV nor Pillow turns it
-            raise ImageError("it is an AVIF that is rotated or mirrored by its header", "save it as PNG")
         return check_avif(data)
     if data.startswith(b"\x01\xda") and data[3:4] == b"\x02":  # Pillow reads the upper 8 of any 16 bits
         raise ImageError("it is an SGI image of 16 bits, which is not read", "save it as PNG or TIFF")
@@ -113,7 +110,7 @@ def _check_png(data: bytes) -> Size:
 
 
 def without_texts(data: bytes) -> bytes:
-    """Return a PNG, that `check_header` has checked, without texts and colour profiles; other files as they are.
+    """Remove texts and colour profiles from a PNG that `check_header` has checked; return other files unchanged.
 
     Texts can be compressed: a thousand of them, some megabytes in the file, take gigabytes in libpng.
     """

@@ -20,7 +20,10 @@ _LIST = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
 
 
 class SplitError(HistoError):
-    """The splits of images are not understood, or contradict each other: test images could be trained on."""
+    """The splits of images are not understood, or they contradict each other.
+
+    It is an error, because test images could be used for training.
+    """
 
 
 def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None, list[str]]:
@@ -189,7 +192,7 @@ def _check_folders(splits: Mapping[str, str]) -> None:
 
 
 def describe_splits(splits: Sequence[str], n_images: int) -> str:
-    """Return the number of images of each split, and what happens to those without one."""
+    """Return a text with the number of images of each split, and the number of those without one."""
     rest = n_images - len(splits)
     more = f"; {rest:,} without a split can be used for training" if rest else ""
     return describe_counts(Counter(splits)) + more

@@ -3,13 +3,14 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from histocli.commands.train import train
-from histocli.config import Device, HeadKind, Precision, TrainConfig, Weights
+from histocli.enums import HeadKind
 from histocli.errors import HistoError
 from histocli.models import create_model
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
@@ -18,7 +19,7 @@ from histocli.signals import Stopped
 from histocli.workspace import Workspace
 from tests.cli import TRAIN
 from tests.data.test_feature_cache import StopsInFeatures
-from tests.models.hub import SMALL, publish
+from tests.models.hub import FROZEN, SMALL, publish
 
 KNN = [*TRAIN, "--arch", SMALL, "--weights", "pretrained", "--freeze", "--head", "knn"]
 
@@ -84,16 +85,7 @@ def test_a_run_with_neighbours_is_evaluated_and_predicts_like_others(histo, hub,
 
 def test_a_stopped_run_with_neighbours_continues_to_the_same_weights(histo, hub):
     publish(SMALL, hub)
-    config = TrainConfig(
-        arch=SMALL,
-        weights=Weights.PRETRAINED,
-        batch_size=16,
-        device=Device.CPU,
-        precision=Precision.FP32,
-        freeze=True,
-        head=HeadKind.KNN,
-        name="stopped",
-    )
+    config = replace(FROZEN, head=HeadKind.KNN, name="stopped")
     with pytest.raises(Stopped):
         train(Workspace(histo.root), config, listener=StopsInFeatures())
     histo("train", "--resume", "--name", "stopped")
