@@ -64,9 +64,9 @@ def train(
         str,
         typer.Option(
             help="histonet, histonet-wide, histonet-64, p4m-densenet; a published encoder, with its weights: uni, "
-            "uni2-h, virchow2, h-optimus-0, gigapath, phikon, resnet18-pcam, resnet34-pcam, resnet50-pcam; a "
-            "torchvision classifier such as resnet18; or timm/NAME, where NAME may be hf-hub:OWNER/MODEL or "
-            "local-dir:FOLDER.",
+            "uni2-h, virchow2, h-optimus-0, gigapath, phikon, phikon-v2, hibou-b, hibou-l, ctranspath, resnet18-pcam, "
+            "resnet34-pcam, resnet50-pcam; a torchvision classifier such as resnet18; or timm/NAME, where NAME may be "
+            "hf-hub:OWNER/MODEL or local-dir:FOLDER.",
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.arch,

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from histocli.errors import HistoError, first_line
 from histocli.models.backbone import Backbone, Channels
+from histocli.models.encoder_formats import FILES, Format, replace_patch_embedding, to_timm
 from histocli.models.hub import hub_error
 
 IMAGENET: tuple[Channels, Channels] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HIBOU: tuple[Channels, Channels] = (0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816)
 _SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
 _CLASSIFIERS = ("head.", "fc.", "classifier.")  # the layers for other classes in published weights
 
@@ -26,7 +28,8 @@ class Encoder:
 
     Patches are resized to `side` x `side` unless that is None. `pooling` is the feature of an image: the network's own,
     or its class token followed by the mean of its patch tokens, without the register tokens. `is_gated` is whether the
-    hub gives the weights only to users whom the authors gave access. `note` is what a user must know.
+    hub gives the weights only to users whom the authors gave access. `weights_format` is how the published file names
+    its tensors. `note` is what a user must know.
     """
 
     repository: str
@@ -38,6 +41,7 @@ class Encoder:
     options: Mapping[str, Any] = field(default_factory=dict)
     normalisation: tuple[Channels, Channels] = IMAGENET
     pooling: Literal["own", "class+mean"] = "own"
+    weights_format: Format = "timm"
     note: str = ""
 
     @property
@@ -141,6 +145,48 @@ ENCODERS: dict[str, Encoder] = {
         width=768,
         is_gated=False,
     ),
+    # Filiot et al. 2024, arXiv 2409.09173. Licence: LICENSE.pdf in the repository.
+    "phikon-v2": Encoder(
+        "owkin/phikon-v2",
+        "vit_large_patch16_224",
+        licence="Owkin non-commercial",
+        width=1024,
+        is_gated=False,
+        options={"init_values": 1e-5, "no_embed_class": True},
+        weights_format="dinov2",
+    ),
+    # Nechaev et al. 2024, arXiv 2406.05074. Size, registers and gated layers: github.com/HistAI/hibou at 06102fd,
+    # hibou/models/__init__.py. mlp_ratio: DINOv2 rounds two thirds of 4 times the width up to a multiple of 8.
+    "hibou-b": Encoder(
+        "histai/hibou-b",
+        "vit_base_patch14_reg4_dinov2",
+        licence="Apache-2.0",
+        width=768,
+        is_gated=True,
+        options={**_SWIGLU, "img_size": 224, "mlp_ratio": 2 * 2048 / 768},
+        normalisation=_HIBOU,
+        weights_format="dinov2",
+    ),
+    "hibou-l": Encoder(
+        "histai/hibou-L",
+        "vit_large_patch14_reg4_dinov2",
+        licence="Apache-2.0",
+        width=1024,
+        is_gated=True,
+        options={**_SWIGLU, "img_size": 224, "mlp_ratio": 2 * 2736 / 1024},
+        normalisation=_HIBOU,
+        weights_format="dinov2",
+    ),
+    # Wang et al. 2022, doi 10.1016/j.media.2022.102559; a copy on the hub of the weights in the authors' repository,
+    # github.com/Xiyue-Wang/TransPath, whose licence it has. The authors did not check the copy.
+    "ctranspath": Encoder(
+        "jamesdolezal/CTransPath",
+        "swin_tiny_patch4_window7_224",
+        licence="GPL-3.0",
+        width=768,
+        is_gated=False,
+        weights_format="ctranspath",
+    ),
     "resnet18-pcam": _pcam("resnet18", 512),
     "resnet34-pcam": _pcam("resnet34", 512),
     "resnet50-pcam": _pcam("resnet50", 2048),
@@ -176,6 +222,8 @@ def encoder_backbone(name: str, pretrained: bool) -> Backbone:
     if layer := options.get("mlp_layer"):
         options["mlp_layer"] = getattr(timm.layers, layer)
     network: nn.Module = timm.create_model(encoder.architecture, num_classes=0, **options)
+    if encoder.weights_format == "ctranspath":
+        replace_patch_embedding(network)
     if pretrained:
         _load_weights(network, weights, name, encoder)
     if encoder.pooling == "class+mean":
@@ -192,7 +240,9 @@ def _download(name: str, encoder: Encoder) -> dict[str, Tensor]:
     from timm.models import load_state_dict_from_hf
 
     try:
-        weights: dict[str, Tensor] = load_state_dict_from_hf(encoder.repository, weights_only=True)
+        weights: dict[str, Tensor] = load_state_dict_from_hf(
+            encoder.repository, FILES[encoder.weights_format], weights_only=True
+        )
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
         raise hub_error(name, encoder.repository, error) from error
     return weights
@@ -200,6 +250,7 @@ def _download(name: str, encoder: Encoder) -> dict[str, Tensor]:
 
 def _load_weights(network: nn.Module, weights: dict[str, Tensor], name: str, encoder: Encoder) -> None:
     """Load published weights; all must be there, and only a layer for other classes may be left out."""
+    weights = to_timm(weights, encoder.weights_format)
     weights = {key: tensor for key, tensor in weights.items() if not key.startswith(_CLASSIFIERS)}
     try:
         network.load_state_dict(weights)

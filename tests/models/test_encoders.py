@@ -1,6 +1,7 @@
 """The published encoders by short name: what the table says, and weights from the hub, with a cache made here."""
 
 import json
+import re
 import shutil
 import threading
 from dataclasses import replace
@@ -27,6 +28,10 @@ PUBLISHED = {
     "h-optimus-0": 1135,
     "gigapath": 1135,
     "phikon": 86,
+    "phikon-v2": 303,
+    "hibou-b": 86,
+    "hibou-l": 304,
+    "ctranspath": 28,
     "resnet18-pcam": 11,
     "resnet34-pcam": 21,
     "resnet50-pcam": 24,
@@ -44,19 +49,24 @@ def images_of(n=2):
 
 def put_in_cache(hub, encoder, *, edit=lambda weights: weights, classes=0):
     """Put random weights of an encoder into the hub's cache, as a download does; return the network."""
-    from safetensors.torch import save_file
-
     torch.manual_seed(5)
     network = timm.create_model(encoder.architecture, num_classes=classes, **encoder.options).eval()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    put_file_in_cache(hub, encoder, "model.safetensors", edit(network.state_dict()))
+    return network
+
+
+def put_file_in_cache(hub, encoder, name, weights):
+    """Put a file with these weights into the hub's cache, as a download of the encoder's repository does."""
+    from safetensors.torch import save_file
+
     folder = hub / f"models--{encoder.repository.replace('/', '--')}"
     commit = "0" * 40
     (folder / "snapshots" / commit).mkdir(parents=True)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
-    save_file(edit(network.state_dict()), folder / "snapshots" / commit / "model.safetensors")
-    return network
+    (save_file if name.endswith(".safetensors") else torch.save)(weights, folder / "snapshots" / commit / name)
 
 
 @pytest.fixture(name="hub")
@@ -115,6 +125,77 @@ def test_pooling_joins_the_class_token_with_the_mean_of_the_patch_tokens(hub):
     assert features.shape == (2, 128)
     assert torch.equal(features[:, :64], tokens[:, 0])
     assert torch.allclose(features[:, 64:], tokens[:, 3:].mean(1))  # after the class token and two register tokens
+
+
+@pytest.mark.parametrize(
+    ("registers", "is_gated_mlp", "prefix"), [(0, False, ""), (4, True, ""), (4, False, "dinov2.")], ids=str
+)
+def test_weights_of_transformers_dinov2_give_its_features(hub, tmp_path, monkeypatch, registers, is_gated_mlp, prefix):
+    from safetensors.torch import load_file
+
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (the extra `lora`)")
+    kind = "Dinov2WithRegisters" if registers else "Dinov2"
+    sizes = {"image_size": 224, "patch_size": 16, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_register_tokens": registers} if registers else {}
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{kind}Config")(use_swiglu_ffn=is_gated_mlp, **sizes)
+    theirs = getattr(transformers, f"{kind}Model")(config).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    options = {"embed_dim": 64, "depth": 2, "num_heads": 4, "init_values": 1e-5, "reg_tokens": registers}
+    options |= {"mlp_layer": "SwiGLUPacked", "act_layer": "silu", "mlp_ratio": 2 * 176 / 64} if is_gated_mlp else {}
+    encoder = replace(ENCODERS["phikon-v2"], architecture="vit_small_patch16_224", width=64)
+    encoder = replace(encoder, options={**options, "no_embed_class": True})
+    theirs.save_pretrained(tmp_path / "saved")  # under the names that published files have
+    weights = load_file(tmp_path / "saved" / "model.safetensors")
+    put_file_in_cache(hub, encoder, "model.safetensors", {prefix + name: tensor for name, tensor in weights.items()})
+    monkeypatch.setitem(encoders.ENCODERS, "dinov2", encoder)
+    model = create_model("dinov2", Weights.PRETRAINED).eval()
+    with torch.no_grad():
+        expected = theirs(model.preprocess(images_of())).last_hidden_state[:, 0]
+        features = model.features(images_of())
+    assert (expected[0] - expected[1]).abs().max() > 1e-2
+    assert torch.allclose(features, expected, atol=1e-4)
+
+
+def test_weights_of_ctranspath_are_read_from_the_format_of_timm_0_5(hub):
+    from histocli.models.encoder_formats import replace_patch_embedding
+
+    encoder = ENCODERS["ctranspath"]
+    torch.manual_seed(5)
+    network = timm.create_model(encoder.architecture, num_classes=0)
+    replace_patch_embedding(network)
+    network.eval()
+    old = {
+        re.sub(r"^layers\.(\d)\.downsample", lambda match: f"layers.{int(match[1]) - 1}.downsample", name): tensor
+        for name, tensor in network.state_dict().items()
+    }
+    old |= {
+        "layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49),
+        "layers.0.blocks.0.attn.relative_position_index": torch.zeros(49, 49, dtype=torch.long),
+        "head.weight": torch.zeros(1000, 768),
+    }
+    assert "layers.0.downsample.reduction.weight" in old
+    put_file_in_cache(hub, encoder, "ctranspath.pth", {"model": old})
+    model = create_model("ctranspath", Weights.PRETRAINED).eval()
+    with torch.no_grad():
+        expected = network(model.preprocess(images_of()))
+        assert (expected[0] - expected[1]).abs().max() > 1e-3
+        assert torch.allclose(model.features(images_of()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "weights", [{}, {"model": torch.zeros(2)}, {"x.attention.attention.query.weight": torch.zeros(2)}]
+)
+@pytest.mark.parametrize("name", ["phikon-v2", "ctranspath"])
+def test_a_file_without_the_weights_of_the_format_is_refused(hub, name, weights, monkeypatch):
+    encoder = ENCODERS[name]
+    if name == "phikon-v2":  # a small network of the format
+        encoder = replace(encoder, options={**encoder.options, "depth": 1, "embed_dim": 64, "num_heads": 4}, width=64)
+        monkeypatch.setitem(encoders.ENCODERS, name, encoder)
+    put_file_in_cache(hub, encoder, "ctranspath.pth" if name == "ctranspath" else "model.safetensors", weights)
+    with pytest.raises(HistoError, match=f"are not those of {name}"):
+        create_model(name, Weights.PRETRAINED)
 
 
 def test_a_layer_for_other_classes_is_left_out(hub):
