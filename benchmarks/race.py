@@ -25,7 +25,7 @@ from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import LEARNING_RATE
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
-from histocli.enums import Device, Part, Precision
+from histocli.enums import Device, Precision, SplitName
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import auc
 from histocli.models import create_model
@@ -35,10 +35,10 @@ EPOCHS = 20  # a schedule that both end in less than an hour
 Epochs = Iterator[nn.Module]  # the network to predict with, after every epoch
 
 
-def ours(part: Subset) -> Epochs:
+def ours(train: Subset) -> Epochs:
     """Train as `histo train` does."""
     compute = choose_compute(Device.CPU, Precision.AUTO)
-    batches = PatchLoader(part.store, part.rows, part.labels.copy(), BATCH, compute.device)
+    batches = PatchLoader(train.store, train.rows, train.labels.copy(), BATCH, compute.device)
     torch.manual_seed(0)
     trainer = Trainer(create_model("histonet"), Recipe(LEARNING_RATE, batches.steps * EPOCHS, 0), compute)
     for _ in range(EPOCHS):
@@ -97,11 +97,11 @@ def main() -> None:
         histo.seconds("balance", "--n", "max", "--data", "train")
         names = "balanced", "unseen"
         subset, unseen = (open_subset(histo.workspace, histo.workspace.manifest_path(name)) for name in names)
-        part = select_labelled(subset, Part.TRAIN)
+        train = select_labelled(subset, SplitName.TRAIN)
         files = Path(folder) / "files"
-        for i, (row, label) in enumerate(zip(part.rows, part.labels, strict=True)):
+        for i, (row, label) in enumerate(zip(train.rows, train.labels, strict=True)):
             (files / str(label)).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(files / str(label) / f"{i:07d}.png"), part.store[row][:, :, ::-1])
+            cv2.imwrite(str(files / str(label) / f"{i:07d}.png"), train.store[row][:, :, ::-1])
         compute = choose_compute(Device.CPU, Precision.AUTO)
         held = PatchLoader(unseen.store, unseen.rows, unseen.labels.copy(), 2 * BATCH, compute.device)
 
@@ -111,8 +111,8 @@ def main() -> None:
             )
 
         print("| training | seconds | AUC |\n| --- | --- | --- |", flush=True)
-        mine = seconds("`histo train`", ours(part), score, options.goal)
-        people = seconds("a plain loop", theirs(files, len(part.rows)), score, options.goal)
+        mine = seconds("`histo train`", ours(train), score, options.goal)
+        people = seconds("a plain loop", theirs(files, len(train.rows)), score, options.goal)
         print(f"to an AUC of {options.goal}: {mine:,.0f} s and {people:,.0f} s, a ratio of {mine / people:.2f}")
 
 

@@ -16,7 +16,7 @@ from histocli.compute.device import choose_compute
 from histocli.data.dataset import open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment
-from histocli.enums import Augment, Device, Part, Precision
+from histocli.enums import Augment, Device, Precision, SplitName
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -31,8 +31,8 @@ class Ours:
     def __init__(self, data: BenchmarkData, arch: str, level: Augment = Augment.FULL) -> None:
         self.compute = choose_compute(Device.AUTO, Precision.AUTO)
         subset = open_subset(data.workspace, data.workspace.manifest_path("balanced"))
-        part = select_labelled(subset, Part.TRAIN)
-        self.batches = PatchLoader(part.store, part.rows, part.labels, BATCH, self.compute.device)
+        train = select_labelled(subset, SplitName.TRAIN)
+        self.batches = PatchLoader(train.store, train.rows, train.labels, BATCH, self.compute.device)
         self.steps = min(STEPS[arch], self.batches.steps)
         recipe = Recipe(3e-3, 100_000, 0, augment=level)
         self.trainer = Trainer(create_model(arch), recipe, self.compute)

@@ -20,13 +20,13 @@ from histocli.enums import (
     IdKind,
     OnError,
     Output,
-    Part,
     PlotFormat,
     PlotKind,
     Precision,
     Resize,
     Rotate,
     Split,
+    SplitName,
     Track,
     Weights,
 )
@@ -248,7 +248,7 @@ class EvalConfig:
     slide_column: str | None = None
     hospital_column: str | None = None
     split_column: str | None = None
-    split: Part | None = None  # None: val of the run's own patches, all of `data`
+    split: SplitName | None = None  # None: val of the run's own patches, all of `data`
     tta: bool = False
     uncalibrated: bool = False
     prevalence: float | None = None  # the share of tumour patches; None: that of the validation patches
@@ -288,7 +288,7 @@ class PredictConfig:
 
     inputs: tuple[str, ...]
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
-    split: Part | None = None  # None: all patches; of packed data sets only
+    split: SplitName | None = None  # None: all patches; of packed data sets only
     out: Path | None = None  # None: stdout
     format: Output | None = None  # None: by the suffix of `out`, else CSV
     columns: Columns = Columns.KAGGLE

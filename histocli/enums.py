@@ -92,8 +92,8 @@ class Track(StrEnum):
     MLFLOW = "mlflow"
 
 
-class Part(StrEnum):
-    """The rows of a manifest that are evaluated."""
+class SplitName(StrEnum):
+    """The name of a split of a data set; `all` is all of its patches."""
 
     TRAIN = "train"
     VAL = "val"

@@ -12,7 +12,7 @@ from histocli.cli.app import State, command
 from histocli.cli.options import DATA, MODEL
 from histocli.cli.options import SLIDES as WHOLE_SLIDES
 from histocli.config import EvalConfig, SlideEvalConfig
-from histocli.enums import Part
+from histocli.enums import SplitName
 from histocli.errors import UsageError
 from histocli.sources.options import (
     CLASSES,
@@ -67,7 +67,7 @@ def evaluate(
     hospital_column: Annotated[str | None, _folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
     split_column: Annotated[str | None, _folder_option(SPLIT_COLUMN)] = EvalConfig.split_column,
     split: Annotated[
-        Part | None,
+        SplitName | None,
         typer.Option(
             help="Part of the data to evaluate.", show_default="val without --data, else all", rich_help_panel=DATA
         ),

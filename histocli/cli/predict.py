@@ -12,7 +12,7 @@ from histocli.cli.options import DATA, OUTPUT, SLIDES
 from histocli.cli.prediction import show_prediction, warn_of_remark
 from histocli.config import PATCH_MPP, PredictConfig
 from histocli.data.patterns import expand_patterns
-from histocli.enums import Columns, IdKind, OnError, Output, Part
+from histocli.enums import Columns, IdKind, OnError, Output, SplitName
 from histocli.errors import UsageError
 from histocli.slides.detection import find_slides
 from histocli.stdio import Stdout, stdout_is_a_file
@@ -32,7 +32,7 @@ def predict(
         ),
     ],
     split: Annotated[
-        Part | None,
+        SplitName | None,
         typer.Option(help="Score only this split of packed data sets.", show_default="all", rich_help_panel=DATA),
     ] = PredictConfig.split,
     ckpt: options.Ckpt = options.BEST,

@@ -8,7 +8,7 @@ import numpy as np
 
 from histocli.data.manifest import UNLABELLED, IdsDigest, line_of, read_manifest
 from histocli.data.store import open_store
-from histocli.enums import Part
+from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.sources import Pixels
 from histocli.workspace import Workspace, read_json
@@ -36,7 +36,7 @@ class Subset(NamedTuple):
     labels: "np.ndarray"
     frame: "pd.DataFrame"
 
-    def part(self, split: str) -> "Subset":
+    def select_split(self, split: str) -> "Subset":
         """Return the patches of one split."""
         return self.where((self.frame["split"] == split).to_numpy())
 
@@ -130,15 +130,15 @@ def _recorded_ids(workspace: Workspace, name: str) -> str | None:
     return recorded.get("ids_sha256") if isinstance(recorded, dict) else None
 
 
-def select_labelled(subset: Subset, part: Part) -> Subset:
-    """Return the labelled patches of a split, or of all splits for `Part.ALL`.
+def select_labelled(subset: Subset, split: SplitName) -> Subset:
+    """Return the labelled patches of a split, or of all splits for `SplitName.ALL`.
 
     Raises:
         HistoError: there are no such patches.
     """
-    selected = subset if part is Part.ALL else subset.part(part.value)
+    selected = subset if split is SplitName.ALL else subset.select_split(split.value)
     selected = selected.where(selected.labels != UNLABELLED)
     if not len(selected.rows):
         splits = ", ".join(sorted(set(subset.frame["split"]) - {""})) or "none"
-        raise HistoError(f"{subset.data} has no labelled patches in its split {part.value!r}", f"its splits: {splits}")
+        raise HistoError(f"{subset.data} has no labelled patches in its split {split.value!r}", f"its splits: {splits}")
     return selected

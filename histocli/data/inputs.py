@@ -19,7 +19,7 @@ from histocli.data.dataset import open_packed
 from histocli.data.image_files import ImageFile, ranges_of
 from histocli.data.images import Preparation
 from histocli.data.manifest import file_sha256
-from histocli.enums import IdKind, Part, Resize
+from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch
 from histocli.sources.archives import is_archive
@@ -49,7 +49,7 @@ def open_inputs(
     workspace: Workspace,
     resize: Resize,
     lines: list[bytes] | None = None,
-    split: Part | None = None,
+    split: SplitName | None = None,
     mpp: float | None = None,
     ids: IdKind | None = None,
 ) -> Inputs:
@@ -116,7 +116,7 @@ def _open_input(
     workspace: Workspace,
     how: Preparation,
     lines: list[bytes] | None,
-    split: Part | None,
+    split: SplitName | None,
     ids: IdKind | None,
 ) -> Inputs:
     """Open a single input."""
@@ -227,16 +227,17 @@ def _from_lines(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterat
             yield Patch(key, ImageFile(file.name, file.read, how), path=name)
 
 
-def _from_dataset(workspace: Workspace, name: str, split: Part | None) -> Inputs:
+def _from_dataset(workspace: Workspace, name: str, split: SplitName | None) -> Inputs:
     """Return the patches of a packed data set, or of one of its splits."""
-    store, manifest = open_packed(workspace, name, ("id", "label") if split in (None, Part.ALL) else ("id", "split"))
+    required = ("id", "label") if split in (None, SplitName.ALL) else ("id", "split")
+    store, manifest = open_packed(workspace, name, required)
     rows = np.arange(len(store))
     notes: tuple[str, ...] = ()
     counts = Counter(manifest["split"]) if split is None and "split" in manifest else Counter()
     if len(counts) > 1:
         listed = ", ".join(f"{found or 'none'} ({counts[found]:,})" for found in sorted(counts))
         notes = (f"all splits of {name} are scored: {listed}; --split scores one of them",)
-    if split not in (None, Part.ALL):
+    if split not in (None, SplitName.ALL):
         rows = np.flatnonzero(manifest["split"] == split.value)
         if not len(rows):
             splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"

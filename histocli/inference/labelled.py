@@ -20,7 +20,7 @@ from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
 from histocli.data.overlaps import overlap_groups
 from histocli.data.remarks import Remarks
-from histocli.enums import Part
+from histocli.enums import SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
@@ -77,8 +77,8 @@ def score_packed(
         else _find_training_manifest(workspace, checkpoints, manifests)
     )
     ranks.check_equal(ranks.on_all_ranks(lambda: manifests.sha256(path)), "manifests")
-    part = config.split or (Part.ALL if config.data else Part.VAL)
-    subset = select_labelled(open_subset(workspace, path, manifests.read), part)
+    split = config.split or (SplitName.ALL if config.data else SplitName.VAL)
+    subset = select_labelled(open_subset(workspace, path, manifests.read), split)
     probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, ranks)
     table = subset.frame[[name for name in PATCH_COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
@@ -88,7 +88,7 @@ def score_packed(
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     return Scored(
         data=config.data or subset.data,
-        split=part.value,
+        split=split.value,
         table=table,
         manifest_sha256=manifests.sha256(path),
         skipped={},
@@ -184,14 +184,14 @@ def score_folder(
     """
     location = Path(config.data or "")
     source = FolderSource(_folder_options(config))
-    part = _find_part(source, config, location)
+    split = _find_split(source, config, location)
     if ranks.is_rank0:
         for note in source.report.notes:
             on_note(note)
     labelled = (
         patch
         for patch in source.patches()
-        if patch.label is not None and (part is Part.ALL or patch.split == part.value)
+        if patch.label is not None and (split is SplitName.ALL or patch.split == split.value)
     )
     size = predictor.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
@@ -212,7 +212,7 @@ def score_folder(
     checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
         data=folder_name(location),
-        split=part.value,
+        split=split.value,
         table=table,
         manifest_sha256=None,
         skipped={reason: count for reason, count in counts.items() if count},
@@ -222,15 +222,15 @@ def score_folder(
     )
 
 
-def _find_part(source: FolderSource, config: EvalConfig, location: Path) -> Part:
+def _find_split(source: FolderSource, config: EvalConfig, location: Path) -> SplitName:
     """Return the split to score; raise `UsageError` if the folder does not have it."""
-    part = Part.VALID if config.split is Part.VAL else config.split or Part.ALL
-    if part is not Part.ALL and part.value not in source.split_names:
+    split = SplitName.VALID if config.split is SplitName.VAL else config.split or SplitName.ALL
+    if split is not SplitName.ALL and split.value not in source.split_names:
         raise UsageError(
             f"--split {config.split}: {location} has no folder of this split",
             f"its splits: {', '.join(source.split_names) or 'none'}",
         )
-    return part
+    return split
 
 
 def _join_tables(chunks: "list[_FolderChunk]", location: Path) -> "pd.DataFrame":

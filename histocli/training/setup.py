@@ -10,7 +10,7 @@ from histocli.compute.ddp import Ranks
 from histocli.config import BATCH_SIZE, RunConfig, default_batch_size
 from histocli.data.dataset import Subset, select_labelled
 from histocli.data.loaders import PatchLoader
-from histocli.enums import Part, Weights
+from histocli.enums import SplitName, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, create_model
 from histocli.models.checkpoint import load_checkpoint
@@ -37,7 +37,7 @@ def make_loaders(subset: Subset, config: RunConfig, device: torch.device, ranks:
         HistoError: the training patches have one class only, or fewer of a class than `--shots`.
         UsageError: the batch is too small for the number of processes.
     """
-    train, val = select_labelled(subset, Part.TRAIN), select_labelled(subset, Part.VAL)
+    train, val = select_labelled(subset, SplitName.TRAIN), select_labelled(subset, SplitName.VAL)
     if len(set(train.labels)) < 2:
         raise HistoError("all training patches have the same label", "histo balance selects patches of both classes")
     shots = None

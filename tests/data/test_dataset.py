@@ -6,7 +6,7 @@ import pytest
 from histocli.data.dataset import open_packed, open_subset, select_labelled
 from histocli.data.manifest import SUBSET_COLUMNS, read_manifest, write_manifest
 from histocli.data.store import pack
-from histocli.enums import Part
+from histocli.enums import SplitName
 from histocli.errors import HistoError
 from histocli.workspace import Workspace
 from tests.data.test_store import PIXELS, ListSource
@@ -35,7 +35,7 @@ def test_the_manifest_of_a_data_set(workspace):
     assert subset.rows.tolist() == list(range(COUNT))
     assert np.array_equal(subset.store, PIXELS[:COUNT])
     assert subset.labels.tolist() == [i % 2 if i % 3 else -1 for i in range(COUNT)]
-    test = subset.part("test")
+    test = subset.select_split("test")
     assert test.rows.tolist() == list(range(80, 90))
     assert test.frame["id"].tolist() == [f"p{i}" for i in range(80, 90)]
     assert test.labels.tolist() == subset.labels[80:].tolist()
@@ -46,19 +46,19 @@ def test_a_subset_names_rows_of_the_array(workspace):
     path = write_subset(workspace, rows, split=["train", "val", "train", "val"])
     subset = open_subset(workspace, path)
     assert (subset.data, subset.rows.tolist()) == ("mine", rows)
-    assert subset.part("val").rows.tolist() == [1, 20]
+    assert subset.select_split("val").rows.tolist() == [1, 20]
     mask = np.array([True, False, False, True])
     assert subset.where(mask).frame["id"].tolist() == ["p70", "p20"]
 
 
 def test_select_labelled_returns_the_labelled_patches_of_a_split(workspace):
     subset = open_subset(workspace, workspace.manifest_path("mine"))
-    test = select_labelled(subset, Part.TEST)
+    test = select_labelled(subset, SplitName.TEST)
     assert test.rows.tolist() == [i for i in range(80, 90) if i % 3]
     assert test.labels.tolist() == [i % 2 for i in range(80, 90) if i % 3]
-    assert len(select_labelled(subset, Part.ALL).rows) == sum(i % 3 > 0 for i in range(COUNT))
+    assert len(select_labelled(subset, SplitName.ALL).rows) == sum(i % 3 > 0 for i in range(COUNT))
     with pytest.raises(HistoError, match="mine has no labelled patches in its split 'val'") as raised:
-        select_labelled(subset, Part.VAL)
+        select_labelled(subset, SplitName.VAL)
     assert raised.value.hint == "its splits: test, train"
 
 
