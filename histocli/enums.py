@@ -1,5 +1,6 @@
 """The values that options take."""
 
+from collections.abc import Collection
 from enum import StrEnum
 
 
@@ -93,13 +94,21 @@ class Track(StrEnum):
 
 
 class SplitName(StrEnum):
-    """The name of a split of a data set; `all` is all of its patches."""
+    """The name of a split of a data set; `all` is all of its patches.
+
+    `histo balance` writes `train` and `val`; `histo download` writes `train`, `valid` and `test`.
+    """
 
     TRAIN = "train"
     VAL = "val"
     VALID = "valid"
     TEST = "test"
     ALL = "all"
+
+    def choose_existing(self, names: Collection[str]) -> "SplitName":
+        """Return this split, or the other of `val` and `valid` if only that one is among the names."""
+        other = {SplitName.VAL: SplitName.VALID, SplitName.VALID: SplitName.VAL}.get(self, self)
+        return other if self.value not in names and other.value in names else self
 
 
 class OnError(StrEnum):

@@ -69,7 +69,9 @@ def evaluate(
     split: Annotated[
         SplitName | None,
         typer.Option(
-            help="Part of the data to evaluate.", show_default="val without --data, else all", rich_help_panel=DATA
+            help="Split to evaluate; val and valid mean the same where only one exists.",
+            show_default="val without --data, else all",
+            rich_help_panel=DATA,
         ),
     ] = EvalConfig.split,
     tta: options.Tta = EvalConfig.tta,

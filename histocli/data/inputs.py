@@ -238,6 +238,7 @@ def _from_dataset(workspace: Workspace, name: str, split: SplitName | None) -> I
         listed = ", ".join(f"{found or 'none'} ({counts[found]:,})" for found in sorted(counts))
         notes = (f"all splits of {name} are scored: {listed}; --split scores one of them",)
     if split not in (None, SplitName.ALL):
+        split = split.choose_existing(set(manifest["split"]))
         rows = np.flatnonzero(manifest["split"] == split.value)
         if not len(rows):
             splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"

@@ -78,7 +78,9 @@ def score_packed(
     )
     ranks.check_equal(ranks.on_all_ranks(lambda: manifests.sha256(path)), "manifests")
     split = config.split or (SplitName.ALL if config.data else SplitName.VAL)
-    subset = select_labelled(open_subset(workspace, path, manifests.read), split)
+    whole = open_subset(workspace, path, manifests.read)
+    split = split.choose_existing(set(whole.frame["split"]))
+    subset = select_labelled(whole, split)
     probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, ranks)
     table = subset.frame[[name for name in PATCH_COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
@@ -224,7 +226,7 @@ def score_folder(
 
 def _find_split(source: FolderSource, config: EvalConfig, location: Path) -> SplitName:
     """Return the split to score; raise `UsageError` if the folder does not have it."""
-    split = SplitName.VALID if config.split is SplitName.VAL else config.split or SplitName.ALL
+    split = (config.split or SplitName.ALL).choose_existing(source.split_names)
     if split is not SplitName.ALL and split.value not in source.split_names:
         raise UsageError(
             f"--split {config.split}: {location} has no folder of this split",

@@ -51,6 +51,12 @@ def folder(histo, tmp_path):
     return tmp_path / "my patches"
 
 
+def test_val_and_valid_mean_the_same_of_a_run(histo):
+    val, valid = (report(histo, "--split", name) for name in ("val", "valid"))
+    assert (val["n"], val["split"]) == (valid["n"], valid["split"])
+    assert val["split"] == "val"
+
+
 def test_the_default_is_the_validation_split_of_the_run(histo):
     result = histo(*EVAL, "--json")
     evaluation = json.loads(result.stdout)
@@ -638,6 +644,13 @@ def test_a_folder_with_splits_of_which_one_is_measured(histo, folder, tmp_path):
         assert (evaluation["n"], evaluation["split"]) == (18, "valid")
     error, hint = histo.fails(*EVAL, "--data", tmp_path / "split", "--split", "test", code=2)
     assert "has no folder of this split" in error
+    assert hint == "its splits: train, valid"
+    histo("download", "--source", "folder", "--from", tmp_path / "split", "--name", "packed")
+    for name in ("val", "valid"):
+        evaluation = report(histo, "--data", "packed", "--split", name)
+        assert (evaluation["n"], evaluation["split"]) == (18, "valid")
+    error, hint = histo.fails(*EVAL, "--data", "packed", "--split", "test")
+    assert error == "packed has no labelled patches in its split 'test'"
     assert hint == "its splits: train, valid"
 
 
