@@ -30,6 +30,8 @@ from histocli.commands.download import DownloadConfig, download
 from histocli.compute.device import choose_compute, deterministic
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Augment, Device, Precision
+from histocli.errors import HistoError
+from histocli.listeners import CommandListener
 from histocli.models import create_model
 from histocli.sources import Patch, SourceReport
 from histocli.sources.synthetic import SyntheticOptions
@@ -140,7 +142,7 @@ class Bench:
         began = time.monotonic()
         source = ShiftedPatches(self.workspace, self.n)
         config = DownloadConfig("shifted", SyntheticOptions())
-        download(self.workspace, "bench", config, source, on_progress=lambda done: None, on_unreadable=_must_not_be)
+        download(self.workspace, "bench", config, source, listener=_Strict())
         self.note(f"pack {self.n} patches", seconds=round(time.monotonic() - began, 1))
         self.histo("balance", "balance", "--data", "bench", "--n", 160_000 if self.full else "max")
 
@@ -271,8 +273,12 @@ class Bench:
         return seconds
 
 
-def _must_not_be(patch: str, error: Exception) -> None:
-    raise RuntimeError(f"{patch}: {error}")
+class _Strict(CommandListener):
+    """Raises the error of a patch that cannot be read."""
+
+    def on_unreadable(self, error: HistoError) -> None:
+        """Raise it."""
+        raise error
 
 
 def _write_tiffs(array: Path, folder: Path, start: int, stop: int) -> None:

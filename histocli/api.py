@@ -6,7 +6,6 @@ Every function takes the options of its command under the same names, as keyword
 """
 
 import os
-import warnings
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
@@ -15,6 +14,7 @@ from histocli.api_predictor import Predictor
 from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig, TrainConfig, TuneConfig
 from histocli.enums import Device, Precision
 from histocli.errors import UsageError
+from histocli.listeners import WarningListener
 from histocli.workspace import Workspace, default_workspace
 
 if TYPE_CHECKING:
@@ -61,14 +61,7 @@ def download(
     with lock_dataset(folder, title):
         if isinstance(opened, RemoteSource):
             opened.fetch()
-        return run_download(
-            folder,
-            title,
-            config,
-            opened,
-            on_progress=lambda done: None,
-            on_unreadable=lambda patch, error: warnings.warn(str(error), stacklevel=2),
-        )
+        return run_download(folder, title, config, opened, listener=WarningListener())
 
 
 def balance(
@@ -98,7 +91,7 @@ def train(
     track = config.track
 
     def listen() -> TrackerListener:
-        return TrackerListener(track, lambda message: None, lambda message: warnings.warn(message, stacklevel=2))
+        return TrackerListener(track, WarningListener())
 
     if config.folds or config.seeds:
         return train_repeats(_workspace(workspace), config, given=set(options), listen=listen)
@@ -124,11 +117,7 @@ def evaluate(
     """Measure a checkpoint on labelled patches, as `histo eval` does; return the metrics file's path and content."""
     from histocli.commands.evaluate import evaluate as run_evaluate
 
-    return run_evaluate(
-        _workspace(workspace),
-        _config(EvalConfig, config, options),
-        on_unreadable=lambda error: warnings.warn(str(error), stacklevel=2),
-    )
+    return run_evaluate(_workspace(workspace), _config(EvalConfig, config, options), listener=WarningListener())
 
 
 def load(

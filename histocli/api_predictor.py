@@ -1,13 +1,13 @@
 """The predictor of the Python API, for arrays, files and folders."""
 
 import os
-import warnings
 from collections.abc import Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from histocli.enums import Device, Precision, Resize
-from histocli.errors import HistoError, UsageError
+from histocli.errors import UsageError
+from histocli.listeners import WarningListener
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -102,20 +102,14 @@ class Predictor:
         from histocli.compute.device import compute_settings
         from histocli.data.inputs import open_inputs
 
-        def warn(error: HistoError) -> None:
-            warnings.warn(str(error), stacklevel=2)
-
-        told: set[str] = set()
+        listener, seen = WarningListener(), set[str]()
         size = self._predictor.chunk_size(self._batch_size)
         patches = open_inputs(inputs, self._workspace, resize).patches
-        with (
-            compute_settings(),
-            closing(self._predictor.predict_patches(patches, size, warn, lambda done: None)) as chunks,
-        ):
+        with compute_settings(), closing(self._predictor.predict_patches(patches, size, listener)) as chunks:
             for chunk in chunks:
-                for what in chunk.remarks.keys() - told:
-                    warnings.warn(f"{chunk.remarks[what].example}: {what}", stacklevel=2)
-                told |= chunk.remarks.keys()
+                for what in chunk.remarks.keys() - seen:
+                    listener.on_remark(what, chunk.remarks[what].example)
+                seen |= chunk.remarks.keys()
                 if chunk.patches:
                     yield self._table([patch.id for patch in chunk.patches], chunk.scores.probs)
 

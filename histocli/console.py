@@ -33,7 +33,7 @@ OnProgress = Callable[[int, int | None], None]
 
 
 class Rate(ProgressColumn):
-    """A column with the number of units per second."""
+    """A column that shows the number of units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__(Column(no_wrap=True))
@@ -50,10 +50,10 @@ class Reporter:
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, rank: int = 0) -> None:
         """Set what is printed; a process with a `rank` above 0 prints only warnings and errors."""
-        self.leads = rank == 0
-        self.quiet = quiet or not self.leads
-        self.verbose = verbose and self.leads
-        self.prefix = "" if self.leads else f"process {rank}: "
+        self.is_rank0 = rank == 0
+        self.quiet = quiet or not self.is_rank0
+        self.verbose = verbose and self.is_rank0
+        self.prefix = "" if self.is_rank0 else f"process {rank}: "
         self.console = Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True)
         self._at: Callable[[str], None] = lambda stage: None
 
@@ -119,16 +119,16 @@ class Reporter:
 
     @contextmanager
     def bar(
-        self, what: str, unit: str = "patches", total: int | None = None, *, hidden: bool = False
+        self, what: str, unit: str = "patches", total: int | None = None, *, is_hidden: bool = False
     ) -> Iterator[OnProgress]:
         """Show a progress bar with rate and remaining time, and yield its function `report(done, total)`.
 
         With the unit "bytes", numbers are shown as sizes.
 
-        Nothing is shown if stderr is not a terminal, or with `hidden`.
+        Nothing is shown if stderr is not a terminal, or with `is_hidden`.
         """
-        in_bytes = unit == "bytes"
-        counts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(), Rate(unit))
+        is_in_bytes = unit == "bytes"
+        counts = (DownloadColumn(), TransferSpeedColumn()) if is_in_bytes else (MofNCompleteColumn(), Rate(unit))
         columns = [
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
@@ -138,7 +138,7 @@ class Reporter:
             TextColumn("[dim]left[/]"),
             TimeRemainingColumn(compact=True),
         ]
-        with self.progress(*columns, hidden=hidden) as progress:
+        with self.progress(*columns, is_hidden=is_hidden) as progress:
             task = progress.add_task(_plain(what), total=total)
 
             def report(done: int, of: int | None = total) -> None:
@@ -151,11 +151,12 @@ class Reporter:
         """Show the current stage of the work next to the progress bar."""
         self._at(stage)
 
-    def progress(self, *columns: ProgressColumn, hidden: bool = False) -> Progress:
+    def progress(self, *columns: ProgressColumn, is_hidden: bool = False) -> Progress:
         """Return a live display of `columns`, which leaves stdout and stderr as they are."""
-        off = hidden or self.quiet or not self.console.is_terminal
-        console = Console(quiet=True) if off else self.console  # before 14.3 Rich prints a line even for a disabled one
-        return Progress(*columns, console=console, disable=off, redirect_stdout=False, redirect_stderr=False)
+        is_off = is_hidden or self.quiet or not self.console.is_terminal
+        # Before 14.3 Rich prints a line even for a disabled display.
+        console = Console(quiet=True) if is_off else self.console
+        return Progress(*columns, console=console, disable=is_off, redirect_stdout=False, redirect_stderr=False)
 
 
 def _plain(message: str) -> str:

@@ -93,7 +93,7 @@ class Application(TyperGroup):
             raise typer.Exit(_exit_code(error)) from error
         except Stopped as stopped:
             hint = str(stopped)
-            if _reporter(ctx).leads:
+            if _reporter(ctx).is_rank0:
                 _reporter(ctx).error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
             raise typer.Exit(stopped.exit_code) from stopped
         except BrokenPipeError as error:

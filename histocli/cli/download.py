@@ -9,6 +9,7 @@ from rich import filesize
 
 from histocli.cli import options
 from histocli.cli.app import State, command
+from histocli.cli.listener import ConsoleListener
 from histocli.cli.sources import open_with_bars, with_source_options
 from histocli.config import SUBSET, BalanceConfig
 from histocli.errors import UsageError
@@ -101,16 +102,8 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     source, fetch = open_with_bars(config, state.workspace, state.report)
     with lock_dataset(state.workspace, title):
         fetch()
-        total = min((n for n in (config.n, source.total) if n is not None), default=None)
-        with state.report.bar("packing", total=total) as bar:
-            dataset = run_download(
-                state.workspace,
-                title,
-                config,
-                source,
-                on_progress=lambda done: bar(done, total),
-                on_unreadable=lambda patch, error: state.report.warn(str(error)),
-            )
+        with state.report.bar("packing") as bar:
+            dataset = run_download(state.workspace, title, config, source, listener=ConsoleListener(state.report, bar))
     for file, digest in dataset.checksums.items():
         state.report.detail(f"{file}: {digest}")
     for note in dataset.notes:

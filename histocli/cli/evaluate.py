@@ -9,6 +9,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
+from histocli.cli.listener import ConsoleListener
 from histocli.cli.options import DATA, MODEL
 from histocli.cli.options import SLIDES as WHOLE_SLIDES
 from histocli.config import EvalConfig, SlideEvalConfig
@@ -240,15 +241,7 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
 
     with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring") as bar:
         evaluate_or_compare = partial(commands.compare, names=compare) if compare else commands.evaluate
-        result = evaluate_or_compare(
-            state.workspace,
-            config,
-            on_start=state.report.note,
-            on_progress=bar,
-            on_unreadable=lambda error: state.report.warn(str(error)),
-            on_note=state.report.note,
-            ranks=ranks,
-        )
+        result = evaluate_or_compare(state.workspace, config, listener=ConsoleListener(state.report, bar), ranks=ranks)
     if not ranks.is_rank0:
         return
     if isinstance(result, commands.Comparison):

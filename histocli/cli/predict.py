@@ -9,7 +9,7 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.options import DATA, OUTPUT, SLIDES
-from histocli.cli.prediction import show_prediction, warn_of_remark
+from histocli.cli.prediction import PredictionListener, show_prediction
 from histocli.config import PATCH_MPP, PredictConfig
 from histocli.data.patterns import expand_patterns
 from histocli.enums import Columns, IdKind, OnError, Output, SplitName
@@ -214,32 +214,17 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
     """Score patches, and report what was written."""
     from histocli.data.early import early_processes
 
-    total: list[int | None] = [None]
-
-    def start(device: str, count: int | None) -> None:
-        state.report.note(device)
-        total[0] = count
-
-    hidden = config.out is None and not stdout_is_a_file()
+    is_hidden = config.out is None and not stdout_is_a_file()
     with early_processes(config.inputs, config.device) as pool:
         from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
         from histocli.compute.ddp import LONG_TIMEOUT, process_group
 
         gc.freeze()  # the garbage collector need not look at torch's million objects again and again
-        with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", hidden=hidden) as bar:
+        with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", is_hidden=is_hidden) as bar:
+            listener = PredictionListener(state.report, bar)
             prediction = run_predict(
-                state.workspace,
-                config,
-                cast(IO[str], Stdout()),
-                on_checkpoint=state.report.note,
-                on_note=state.report.note,
-                on_start=start,
-                on_progress=lambda count: bar(count, total[0]),
-                on_unreadable=lambda error: state.report.warn(f"{error} ({error.hint})" if error.hint else str(error)),
-                on_remark=lambda what, example: warn_of_remark(state, what, example),
-                ranks=ranks,
-                pool=pool,
+                state.workspace, config, cast(IO[str], Stdout()), listener=listener, ranks=ranks, pool=pool
             )
-            bar(prediction.scored + prediction.unreadable, total[0])
+            listener.on_progress(prediction.scored + prediction.unreadable)
     if ranks.is_rank0:
         show_prediction(state, config, prediction)

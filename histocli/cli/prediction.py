@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from histocli.cli.app import State
+from histocli.cli.listener import ConsoleListener
 from histocli.config import PATCH_MPP, PredictConfig
 from histocli.data.remarks import Remarks
 from histocli.enums import Resize
@@ -58,9 +59,13 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
         )
 
 
-def warn_of_remark(state: State, what: str, example: str) -> None:
-    """Warn of the first image that was changed in a way, and say which option changes less."""
-    from histocli.data.images import CUT, CUT_AND_PADDED
+class PredictionListener(ConsoleListener):
+    """Shows the messages and the progress of `predict`."""
 
-    hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if what in (CUT, CUT_AND_PADDED) else ""
-    state.report.warn(f"{example}: {what} (the first; others are counted){hint}")
+    def on_remark(self, what: str, example: str) -> None:
+        """Warn of the first image that was changed in this way, and say which option changes less."""
+        from histocli.data.images import CUT, CUT_AND_PADDED
+
+        is_cut = what in (CUT, CUT_AND_PADDED)
+        hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if is_cut else ""
+        self.report.warn(f"{example}: {what} (the first; others are counted){hint}")

@@ -7,6 +7,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
+from histocli.cli.listener import ConsoleListener
 from histocli.config import ReportConfig
 from histocli.fs import human_bytes
 
@@ -62,6 +63,6 @@ def report(
     from histocli.commands.report import report as write_report
 
     config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps)
-    written = write_report(state.workspace, config, on_problem=state.report.warn, on_note=state.report.note)
+    written = write_report(state.workspace, config, listener=ConsoleListener(state.report))
     evaluations = f"{written.evaluations} evaluation{'s' if written.evaluations != 1 else ''}"
     state.report.done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

@@ -8,6 +8,7 @@ from histocli.cli.app import State
 from histocli.config import PredictConfig, SlideEvalConfig
 from histocli.console import Rate, Reporter, number
 from histocli.errors import HistoError, PartialError, UsageError
+from histocli.listeners import SlideListener
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
 from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
@@ -19,7 +20,7 @@ _FEW = 10  # slides of a class, below which intervals are rough
 _MOST_NAMES = 3  # how many files that are no slides a message shows
 
 
-class SlideBars:
+class SlideBars(SlideListener):
     """Two progress bars: of the slide that is scored, and of all slides of this process."""
 
     def __init__(self, report: Reporter) -> None:
@@ -35,7 +36,7 @@ class SlideBars:
         )
         self.overall = self.progress.add_task("all slides", total=None)
         self.current = self.progress.add_task("", total=None, visible=False)
-        self.number, self.total = 0, 0
+        self.number = self.total = self.squares = 0
 
     def __enter__(self) -> "SlideBars":
         self.progress.start()
@@ -44,18 +45,27 @@ class SlideBars:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def start(self, slide: SlideFile, number: int, total: int) -> None:
+    def on_note(self, message: str) -> None:
+        """Print it."""
+        self.report.note(message)
+
+    def on_slide_start(self, slide: SlideFile, number: int, total: int) -> None:
         """Show the bar of the next slide."""
         self.number, self.total = number, total
         self.progress.update(self.overall, total=total, completed=number - 1)
         self.progress.reset(self.current, description=_shorten(slide.name), total=None, visible=True)
 
-    def advance(self, done: int, total: int) -> None:
-        """Move the bar of the current slide."""
-        self.progress.update(self.current, completed=done, total=total)
-        self.progress.update(self.overall, completed=self.number - 1 + done / max(total, 1))
+    def on_total(self, total: int | None) -> None:
+        """Set the number of squares of the current slide."""
+        self.squares = total or 0
+        self.progress.update(self.current, total=total)
 
-    def finish(self, record: SlideRecord) -> None:
+    def on_progress(self, done: int) -> None:
+        """Move the bars."""
+        self.progress.update(self.current, completed=done)
+        self.progress.update(self.overall, completed=self.number - 1 + done / max(self.squares, 1))
+
+    def on_slide_end(self, record: SlideRecord) -> None:
         """Print what was found in a slide."""
         self.progress.update(self.overall, completed=self.number)
         where = f"[{self.number} of {self.total}] {record.slide}"
@@ -99,7 +109,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
         more = ", ..." if len(found.others) > _MOST_NAMES else ""
         state.report.note(f"skipped, because not a slide ({len(found.others):,}): {names}{more}")
     with process_group(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
-        done = run_predict(state.workspace, config, found.slides, bars, on_start=state.report.note, ranks=ranks)
+        done = run_predict(state.workspace, config, found.slides, listener=bars, ranks=ranks)
     if not ranks.is_rank0:
         return
     if done.finished_before:

@@ -243,12 +243,13 @@ def train(
 @contextmanager
 def _listen(state: State, config: TrainConfig) -> Iterator["Listener"]:
     """Show the progress of one run in this block, and send it to the trackers."""
+    from histocli.cli.listener import ConsoleListener
     from histocli.cli.live import LiveTraining
     from histocli.trackers import TrackerListener
     from histocli.training.listeners import Listeners
 
     report = state.report
-    with TrackerListener(config.track, report.note, report.warn) as trackers, LiveTraining(report) as live:
+    with TrackerListener(config.track, ConsoleListener(report)) as trackers, LiveTraining(report) as live:
         yield Listeners(trackers, live)
 
 

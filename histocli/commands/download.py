@@ -1,7 +1,7 @@
 """`histo download`: download or read patches, and pack them into the workspace."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -12,6 +12,7 @@ from typing import Any
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
+from histocli.listeners import SILENT, CommandListener
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
 from histocli.sources.options import declared_options
 from histocli.sources.retry import DEFAULT_POLICY
@@ -139,16 +140,16 @@ def download(
     config: DownloadConfig,
     source: Source,
     *,
-    on_progress: Callable[[int], None],
-    on_unreadable: Callable[[str, HistoError], None],
+    listener: CommandListener = SILENT,
 ) -> Dataset:
     """Pack the patches of `source` (all, or `config.n` drawn at random) as the data set `name`.
 
-    `dataset.json` is written last. `on_progress` is called with the number of patches so far, and `on_unreadable` for
-    each patch that cannot be read.
+    `dataset.json` is written last. The listener receives the number of patches so far, and the error of each patch that
+    cannot be read.
     """
     n = config.n
-    packed = pack(source, workspace, name, n=n, seed=config.seed, on_progress=on_progress, on_unreadable=on_unreadable)
+    listener.on_total(min((count for count in (n, source.total) if count is not None), default=None))
+    packed = pack(source, workspace, name, n=n, seed=config.seed, listener=listener)
     report = source.report
     shortage = [f"there are only {packed.patches:,} patches, not {n:,}"] if n and packed.patches < n else []
     dataset = Dataset(

@@ -1,6 +1,5 @@
 """`histo eval`: measure a checkpoint, or an ensemble of checkpoints, on labelled patches."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +15,7 @@ from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, 
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.score_table import measure_scores, metrics_by, read_scores, write_scores
+from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
@@ -46,10 +46,7 @@ def evaluate(
     workspace: Workspace,
     config: EvalConfig,
     *,
-    on_start: Callable[[str], None] = lambda device: None,
-    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
-    on_unreadable: Callable[[HistoError], None] = lambda error: None,
-    on_note: Callable[[str], None] = lambda note: None,
+    listener: CommandListener = SILENT,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Evaluation:
     """Score the data, and write `metrics/<run>-<data>-<split>.json` and the scores in a CSV file with the same name.
@@ -67,13 +64,13 @@ def evaluate(
     predictor, threshold = ranks.on_all_ranks(lambda: _open(workspace, config))
     ranks.check_equal([[member.sha256 for member in predictor.members], predictor.kind], "checkpoints or devices")
     for member in predictor.members:
-        on_start(member.checkpoint.describe())
-    on_start(predictor.reason)
+        listener.on_note(member.checkpoint.describe())
+    listener.on_note(predictor.reason)
     if on_disk:
-        scored = score_folder(workspace, predictor, config, on_progress, on_unreadable, on_note, ranks)
+        scored = score_folder(workspace, predictor, config, listener, ranks)
     else:
-        scored = score_packed(workspace, predictor, config, on_progress, ranks)
-    return ranks.on_rank0(lambda: _measure_and_write(workspace, config, predictor, scored, threshold, on_note))
+        scored = score_packed(workspace, predictor, config, listener, ranks)
+    return ranks.on_rank0(lambda: _measure_and_write(workspace, config, predictor, scored, threshold, listener))
 
 
 def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
@@ -88,7 +85,7 @@ def _measure_and_write(
     predictor: CheckpointPredictor,
     scored: Scored,
     threshold: float,
-    on_note: Callable[[str], None],
+    listener: CommandListener,
 ) -> Evaluation:
     """Compute the metrics of the scores, write both, and send the metrics of a run to its trackers."""
     is_best = [_is_best(workspace, member) for member in predictor.members]
@@ -126,7 +123,7 @@ def _measure_and_write(
     write_evaluation(path, report)
     if is_best == [True]:
         add_evaluations(workspace, predictor.members[0].checkpoint.run, predictor.members[0].sha256)
-        send_evaluation(workspace, report, path.stem.removeprefix(f"{report.run}-"), on_note)
+        send_evaluation(workspace, report, path.stem.removeprefix(f"{report.run}-"), listener)
     return Evaluation(path, report)
 
 
@@ -176,10 +173,7 @@ def compare(
     config: EvalConfig,
     names: tuple[str, str],
     *,
-    on_start: Callable[[str], None] = lambda device: None,
-    on_progress: Callable[[int, int | None], None] = lambda done, total: None,
-    on_unreadable: Callable[[HistoError], None] = lambda error: None,
-    on_note: Callable[[str], None] = lambda note: None,
+    listener: CommandListener = SILENT,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> Comparison:
     """Compare two evaluations on the patches that both scored, and write the comparison to `metrics/`.
@@ -194,16 +188,7 @@ def compare(
     def find_or_evaluate(name: str) -> Path:
         if not name.endswith(".json"):
             single = replace(config, ckpt=(name,))
-            evaluation = evaluate(
-                workspace,
-                single,
-                on_start=on_start,
-                on_progress=on_progress,
-                on_unreadable=on_unreadable,
-                on_note=on_note,
-                ranks=ranks,
-            )
-            return evaluation.path
+            return evaluate(workspace, single, listener=listener, ranks=ranks).path
         return Path(name) if is_path(name) else workspace.metrics_dir / name
 
     def write() -> Comparison:

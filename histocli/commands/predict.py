@@ -1,7 +1,7 @@
 """`histo predict`: write the probability of tumour of each patch."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from itertools import islice
@@ -23,13 +23,13 @@ from histocli.compute.device import compute_settings
 from histocli.config import PredictConfig
 from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import fingerprint
-from histocli.enums import OnError
 from histocli.errors import HistoError
 from histocli.fs import hold, shorten_name
 from histocli.inference.done import write_record
 from histocli.inference.parts import Parts
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
+from histocli.listeners import SILENT, CommandListener
 from histocli.outputs import output_path
 from histocli.workspace import Workspace
 
@@ -40,12 +40,7 @@ def predict(
     config: PredictConfig,
     stream: IO[str],
     *,
-    on_checkpoint: Callable[[str], None] = lambda description: None,
-    on_note: Callable[[str], None] = lambda note: None,
-    on_start: Callable[[str, int | None], None] = lambda device, total: None,
-    on_progress: Callable[[int], None] = lambda done: None,
-    on_unreadable: Callable[[HistoError], None] = lambda error: None,
-    on_remark: Callable[[str, str], None] = lambda what, example: None,
+    listener: CommandListener = SILENT,
     ranks: Ranks = SINGLE_PROCESS,
     pool: DecodingProcesses | None = None,
 ) -> Prediction:
@@ -54,61 +49,46 @@ def predict(
     The file is written in parts. If the process is killed, the same call continues from the finished parts. The file
     gets its name when it is complete.
 
-    Several processes (`ranks`) make the same call, and each scores its share. `on_start` and `on_progress` are called
-    with the numbers of patches of this process, and `on_remark` with each kind of change or guess at its first image.
-    `pool` are processes that decode, if they have been started.
+    Several processes (`ranks`) make the same call, and each scores its share; its listener receives the numbers of
+    patches of this process. `pool` are processes that decode, if they have been started.
 
     Raises:
         HistoError: an input, a checkpoint or the device cannot be used; or, with `errors` `fail`, a file cannot
             be read.
     """
     check_options(workspace, config, ranks)
-    job = ranks.on_all_ranks(lambda: open_job(workspace, config, pool, on_remark))
+    job = ranks.on_all_ranks(lambda: open_job(workspace, config, pool, listener))
     for member in job.predictor.members:
-        on_checkpoint(member.checkpoint.describe())
+        listener.on_note(member.checkpoint.describe())
     for note in job.inputs.left_out:
-        on_note(note)
-
-    def report(error: HistoError) -> None:
-        if config.errors is OnError.FAIL:
-            raise error
-        on_unreadable(error)
+        listener.on_note(note)
 
     if is_streamed(config):
-        on_start(job.predictor.reason, job.inputs.total)
-        return _write_stream(job, config.out or stream, report, on_progress)
+        listener.on_note(job.predictor.reason)
+        listener.on_total(job.inputs.total)
+        return _write_stream(job, config.out or stream)
     out = job.out
     lock = out.with_name(f".{shorten_name(out.name)}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
-        return _write_parts(job, _dependencies(workspace, job), ranks, on_start, report, on_unreadable, on_progress)
+        return _write_parts(job, _dependencies(workspace, job), ranks)
 
 
-def _write_stream(
-    job: Job, to: Path | IO[str], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
-) -> Prediction:
+def _write_stream(job: Job, to: Path | IO[str]) -> Prediction:
     """Write each row as soon as it is computed."""
     counts = Counts()
     with (
         open_writer(
             to, job.config.output_format, job.column_types, escape_formulas=job.config.escape_formulas
         ) as writer,
-        closing(job.score(job.inputs.patches, report, on_progress)) as chunks,
+        closing(job.score(job.inputs.patches)) as chunks,
     ):
         for chunk in chunks:
             counts.add(job.write(chunk, writer))
     return job.result(counts)
 
 
-def _write_parts(
-    job: Job,
-    dependencies: dict[str, Any],
-    ranks: Ranks,
-    on_start: Callable[[str, int | None], None],
-    report: Callable[[HistoError], None],
-    on_unreadable: Callable[[HistoError], None],
-    on_progress: Callable[[int], None],
-) -> Prediction:
+def _write_parts(job: Job, dependencies: dict[str, Any], ranks: Ranks) -> Prediction:
     """Score this process's share of the unfinished parts; when all parts are finished, join them into the file.
 
     A part consists of whole chunks. The chunks, and so the scores, are the same for any number of processes.
@@ -119,15 +99,14 @@ def _write_parts(
     parts = Parts(job.out, dependencies, math.ceil(total / size), ranks)
     before = total - parts.unfinished_size(total, size)
     resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
-    on_start(job.predictor.reason + resumed, parts.share_size(total, size))
+    job.listener.on_note(job.predictor.reason + resumed)
+    job.listener.on_total(parts.share_size(total, size))
     if ranks.size == 1:
         for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
-            _report_all(Counts(**parts.read_counts(number)), on_unreadable)
-    elif job.config.errors is OnError.SKIP:
-        report = lambda error: None  # noqa: E731 - with several processes, errors are reported at the end, in order
+            _report_unreadable(Counts(**parts.read_counts(number)), job.listener)
     patches = parts.share(job.inputs.patches, size)
     try:
-        with closing(job.score(patches, report, on_progress)) as chunks:
+        with closing(job.score(patches, is_reporting=ranks.size == 1)) as chunks:
             for number in parts.assigned:
                 _write_part(job, parts, number, islice(chunks, parts.chunks))
     except BaseException:
@@ -135,7 +114,8 @@ def _write_parts(
             parts.remove_if_empty()
         raise
     ranks.all_gather(None)  # wait until every process has finished its parts
-    return ranks.on_rank0(lambda: _join(job, parts, on_unreadable if ranks.size > 1 else lambda error: None))
+    # Several processes report the errors here, in the order of the inputs; a single one has reported them.
+    return ranks.on_rank0(lambda: _join(job, parts, job.listener if ranks.size > 1 else SILENT))
 
 
 def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChunk]) -> None:
@@ -151,7 +131,7 @@ def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChun
             counts.add(job.write(chunk, writer))
 
 
-def _join(job: Job, parts: Parts, on_unreadable: Callable[[HistoError], None]) -> Prediction:
+def _join(job: Job, parts: Parts, listener: CommandListener) -> Prediction:
     """Join the finished parts into the file, and remove the parts."""
     counts = Counts()
     with (
@@ -166,13 +146,13 @@ def _join(job: Job, parts: Parts, on_unreadable: Callable[[HistoError], None]) -
     parts.remove()
     if job.done is not None:
         write_record(parts.target, row_dependencies(job.config, job.predictor))
-    _report_all(counts, on_unreadable)
+    _report_unreadable(counts, listener)
     return job.result(counts)
 
 
-def _report_all(counts: Counts, on_unreadable: Callable[[HistoError], None]) -> None:
+def _report_unreadable(counts: Counts, listener: CommandListener) -> None:
     for _, _, message, hint in counts.unreadable:
-        on_unreadable(HistoError(message, hint))
+        listener.on_unreadable(HistoError(message, hint))
 
 
 def _dependencies(workspace: Workspace, job: Job) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The job of one call of `histo predict`: its options, networks, inputs and results."""
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from histocli.inference.failed import write_failed
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
 from histocli.inference.writers import Writer
+from histocli.listeners import CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.outputs import check_output, is_stream, real_path
 from histocli.sources import Patch
@@ -74,6 +75,26 @@ class Counts:
             self.flagged[flag] = self.flagged.get(flag, 0) + count
 
 
+@dataclass(frozen=True)
+class _ScoringListener(CommandListener):
+    """Passes the progress on to another listener, and raises or passes on the errors of unreadable patches."""
+
+    listener: CommandListener
+    errors: OnError
+    is_reporting: bool
+
+    def on_progress(self, done: int) -> None:
+        """Pass it on."""
+        self.listener.on_progress(done)
+
+    def on_unreadable(self, error: HistoError) -> None:
+        """Raise the error if the first one ends the command, else pass it on."""
+        if self.errors is OnError.FAIL:
+            raise error
+        if self.is_reporting:
+            self.listener.on_unreadable(error)
+
+
 class Job(NamedTuple):
     """The opened checkpoints and inputs of `predict`."""
 
@@ -86,7 +107,7 @@ class Job(NamedTuple):
     size: int  # number of patches in a chunk
     pool: DecodingProcesses | None
     done: Done | None  # the patches that the file holds already
-    on_remark: Callable[[str, str], None]
+    listener: CommandListener
     likeness_meter: LikenessMeter
 
     @property
@@ -100,17 +121,22 @@ class Job(NamedTuple):
         """The columns of the result and their types."""
         return column_types(self.config)
 
-    def score(
-        self, patches: Iterable[Patch], report: Callable[[HistoError], None], on_progress: Callable[[int], None]
-    ) -> Generator[ScoredChunk, None, None]:
-        """Read and score patches, as `Predictor.predict_patches` does, and pass on the first remark of each kind."""
+    def score(self, patches: Iterable[Patch], *, is_reporting: bool = True) -> Generator[ScoredChunk, None, None]:
+        """Read and score patches, as `Predictor.predict_patches` does, and report the first remark of each kind.
+
+        Unreadable patches are reported at once if `is_reporting`.
+
+        Raises:
+            HistoError: a patch cannot be read, and `errors` is `fail`.
+        """
         seen = set()
-        with closing(self.predictor.predict_patches(patches, self.size, report, on_progress, self.pool)) as chunks:
+        listener = _ScoringListener(self.listener, self.config.errors, is_reporting)
+        with closing(self.predictor.predict_patches(patches, self.size, listener, self.pool)) as chunks:
             for chunk in chunks:
                 for what, remark in chunk.remarks.items():
                     if what not in seen:
                         seen.add(what)
-                        self.on_remark(what, remark.example)
+                        self.listener.on_remark(what, remark.example)
                 yield chunk
 
     def write(self, chunk: ScoredChunk, writer: Writer) -> Counts:
@@ -184,7 +210,7 @@ def open_job(
     workspace: Workspace,
     config: PredictConfig,
     pool: DecodingProcesses | None,
-    on_remark: Callable[[str, str], None],
+    listener: CommandListener,
 ) -> Job:
     """Load the networks, and open the inputs.
 
@@ -211,7 +237,7 @@ def open_job(
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.chunk_size(config.batch_size)
     meter = predictor.likeness_meter(inputs.total)
-    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, on_remark, meter)
+    return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, listener, meter)
 
 
 def _files_of(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:

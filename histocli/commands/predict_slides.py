@@ -1,13 +1,13 @@
 """`histo predict` on whole slides: score the tissue of each slide, and write maps, tables and files for QuPath."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from json import dumps
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import histocli
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
@@ -18,6 +18,7 @@ from histocli.enums import OnError
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
+from histocli.listeners import SlideListener
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.plots import write_heatmap_picture, write_tissue
@@ -41,19 +42,6 @@ from histocli.threads import thread_count
 from histocli.workspace import Workspace
 
 STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label, or of a whole patch
-
-
-class SlideProgress(Protocol):
-    """Receives the progress of the work. `number` of `total` counts the slides of this process."""
-
-    def start(self, slide: SlideFile, number: int, total: int) -> None:
-        """A slide has been opened."""
-
-    def advance(self, done: int, total: int) -> None:
-        """Some of the slide's squares have been scored."""
-
-    def finish(self, record: SlideRecord) -> None:
-        """A slide is finished, or has failed."""
 
 
 class SlidePrediction(NamedTuple):
@@ -80,9 +68,8 @@ def predict_slides(
     workspace: Workspace,
     config: PredictConfig,
     slides: list[SlideFile],
-    progress: SlideProgress,
     *,
-    on_start: Callable[[str], None] = lambda line: None,
+    listener: SlideListener,
     ranks: Ranks = SINGLE_PROCESS,
 ) -> SlidePrediction:
     """Score slides, and write a folder for each and `slides.csv` to the folder `config.out`.
@@ -98,8 +85,8 @@ def predict_slides(
     resolutions = read_resolutions(config.mpp)
     predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
     for member in predictor.members:
-        on_start(member.checkpoint.describe())
-    on_start(predictor.reason)
+        listener.on_note(member.checkpoint.describe())
+    listener.on_note(predictor.reason)
     threshold = predictor.threshold(config.threshold or STORED)
     made_of = _dependencies(config, predictor, threshold)
     with ExitStack() as stack:
@@ -112,9 +99,9 @@ def predict_slides(
         own = sorted(todo[ranks.rank :: ranks.size])
         made = {}
         for count, number in enumerate(own, start=1):
-            progress.start(slides[number], count, len(own))
-            made[number] = _predict_or_record_failure(job, slides[number], progress)
-            progress.finish(made[number])
+            listener.on_slide_start(slides[number], count, len(own))
+            made[number] = _predict_or_record_failure(job, slides[number], listener)
+            listener.on_slide_end(made[number])
         for others in ranks.all_gather(made):
             made |= others
         records = [made[number] if found is None else found for number, found in enumerate(before)]
@@ -122,10 +109,10 @@ def predict_slides(
     return SlidePrediction(records, len(slides) - len(todo))
 
 
-def _predict_or_record_failure(job: _Job, slide: SlideFile, progress: SlideProgress) -> SlideRecord:
+def _predict_or_record_failure(job: _Job, slide: SlideFile, listener: SlideListener) -> SlideRecord:
     """Score a slide; return a failed record if it cannot be read, unless `--errors fail` is given."""
     try:
-        return _predict_slide(job, slide, progress)
+        return _predict_slide(job, slide, listener)
     except HistoError as error:
         if job.config.errors is OnError.FAIL:
             raise
@@ -133,7 +120,7 @@ def _predict_or_record_failure(job: _Job, slide: SlideFile, progress: SlideProgr
         return SlideRecord(slide.name, FAILED, error=text)
 
 
-def _predict_slide(job: _Job, slide: SlideFile, progress: SlideProgress) -> SlideRecord:
+def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> SlideRecord:
     """Score one slide and write its folder; `slide.json` is removed first and written last."""
     folder = job.out / slide.name
     with _opened(slide.path) as opened:
@@ -142,9 +129,10 @@ def _predict_slide(job: _Job, slide: SlideFile, progress: SlideProgress) -> Slid
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask, job.pool)
         total = int(plan.needed.sum())
         chunk_size = job.predictor.chunk_size(job.config.batch_size)
-        progress.advance(0, total)
+        listener.on_total(total)
+        listener.on_progress(0)
         scores = score_squares(
-            opened, plan.grid, plan.needed, job.predictor, chunk_size, job.pool, lambda n: progress.advance(n, total)
+            opened, plan.grid, plan.needed, job.predictor, chunk_size, job.pool, listener.on_progress
         )
     measures = measure_slide(scores, plan.share, plan.grid, mpp, job.threshold)
     flags = [*plan.flags, *([remark] if remark else [])]

@@ -1,7 +1,7 @@
 """`histo report`: write what the workspace knows about runs and their evaluations as one HTML page."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from histocli.data.manifest import read_manifest
 from histocli.errors import HistoError
 from histocli.inference.comparison import compare
 from histocli.inference.score_table import read_scores
+from histocli.listeners import SILENT, CommandListener
 from histocli.outputs import check_output, output_path
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
@@ -58,13 +59,12 @@ def report(
     workspace: Workspace,
     config: ReportConfig,
     *,
-    on_problem: Callable[[str], None] = lambda problem: None,
-    on_note: Callable[[str], None] = lambda note: None,
+    listener: CommandListener = SILENT,
 ) -> WrittenReport:
     """Write an HTML page about runs (by default the newest) and all of their evaluations, or those on `config.data`.
 
-    What cannot be shown, such as patches that are not in the workspace any more, is named in the page, and given to
-    `on_problem`. `on_note` gets what takes long.
+    If something cannot be shown, such as patches that are not in the workspace any more, the page says so, and the
+    listener receives a warning. It also receives a note before each step that takes long.
 
     Raises:
         UsageError: the page cannot be written to `config.out`.
@@ -88,14 +88,16 @@ def report(
     left = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
     slides = folder_maps(read_folder(config.maps), round(left * _MAPS)) if config.maps else MapGallery()
     limits = _Limits(config.pictures, (left - slides.bytes) // max(1, count))
-    sections = [_run_section(workspace, run, evaluations[run], limits, on_problem) for run in runs]
-    comparisons = _comparisons(evaluations, on_problem, on_note)
+    sections = [_run_section(workspace, run, evaluations[run], limits, listener) for run in runs]
+    comparisons = _comparisons(evaluations, listener)
     problems = _not_evaluated(evaluations, several, bool(comparisons))
     for problem in problems:
-        on_problem(problem)
+        listener.on_warning(problem)
     page = render(sections, comparisons, slides, problems).encode()
     if len(page) > MAX_BYTES:
-        on_problem(f"the page has {len(page) / 1e6:.1f} MB, because it shows {count} evaluations; --data shows fewer")
+        listener.on_warning(
+            f"the page has {len(page) / 1e6:.1f} MB, because it shows {count} evaluations; --data shows fewer"
+        )
     with output_path(path, len(page)) as temporary:
         temporary.write_bytes(page)
     return WrittenReport(path, len(page), len(runs), count)
@@ -130,7 +132,7 @@ def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Evaluat
 
 
 def _run_section(
-    workspace: Workspace, run: str, evaluations: Evaluations, limits: _Limits, on_problem: Callable[[str], None]
+    workspace: Workspace, run: str, evaluations: Evaluations, limits: _Limits, listener: CommandListener
 ) -> RunSection:
     """Return what the page shows about a run and its evaluations."""
     folder = workspace.run_dir(run)
@@ -146,9 +148,7 @@ def _run_section(
         split_by="" if manifest is None else split_by(manifest),
         dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
         repeats=_repeats(workspace, run),
-        evaluations=[
-            _evaluation_section(workspace, path, one, limits, on_problem) for path, one in evaluations.items()
-        ],
+        evaluations=[_evaluation_section(workspace, path, one, limits, listener) for path, one in evaluations.items()],
     )
 
 
@@ -165,14 +165,14 @@ def _evaluation_section(
     path: Path,
     evaluation: EvaluationReport,
     limits: _Limits,
-    on_problem: Callable[[str], None],
+    listener: CommandListener,
 ) -> EvaluationSection:
     """Return what the page shows about an evaluation; without its scores, the page says why parts are missing."""
     points, maps, galleries, problems = None, MapGallery(), [], []
 
     def add_problem(what: str, error: HistoError) -> None:
         reason = f"The {what}: {error} ({error.hint})"
-        on_problem(f"{path.name}: {reason}")
+        listener.on_warning(f"{path.name}: {reason}")
         problems.append(_without_folders(reason, workspace, evaluation))
 
     try:
@@ -198,9 +198,7 @@ def _without_folders(text: str, workspace: Workspace, evaluation: EvaluationRepo
     return text.replace(f"{workspace.root}{os.sep}", "")
 
 
-def _comparisons(
-    evaluations: dict[str, Evaluations], on_problem: Callable[[str], None], on_note: Callable[[str], None]
-) -> list[ComparisonSection]:
+def _comparisons(evaluations: dict[str, Evaluations], listener: CommandListener) -> list[ComparisonSection]:
     """Return a section for each data set on which several of the runs were evaluated in the same way."""
     by_run = {run: by_conditions(found) for run, found in evaluations.items()}
     keys = list(dict.fromkeys(key for conditions in by_run.values() for key in conditions))
@@ -210,10 +208,12 @@ def _comparisons(
         if len(reports) > 1:
             paths = [_path_of(one, evaluations[one.run]) for one in reports]
             title = ", ".join(part for part in key[:3] if part)
-            on_note(f"comparing {', '.join(one.run for one in reports)} on {title}: {reports[0].measured.n:,} patches")
+            listener.on_note(
+                f"comparing {', '.join(one.run for one in reports)} on {title}: {reports[0].measured.n:,} patches"
+            )
             differences, problems = _differences(paths, reports)
             for problem in problems:
-                on_problem(problem)
+                listener.on_warning(problem)
             curves = [(f"{one.run}: AUC {one.measured.metrics['auc']:.4f}", one) for one in reports if _has_roc(one)]
             chart = roc_chart(curves) if curves else None
             sections.append(ComparisonSection(title, reports, chart, differences, problems))

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import compress
 from pathlib import Path
@@ -16,6 +16,7 @@ from histocli.data.remarks import Remarks
 from histocli.data.stream import CHUNK, Chunk, chunked, load_chunk, map_ordered, worker_count
 from histocli.errors import HistoError
 from histocli.fs import fsync
+from histocli.listeners import SILENT, CommandListener
 from histocli.sources import Patch, Pixels, Source
 from histocli.workspace import Workspace, atomic_path
 
@@ -78,14 +79,12 @@ def pack(
     *,
     n: int | None = None,
     seed: int = 0,
-    on_progress: Callable[[int], None] = lambda done: None,
-    on_unreadable: Callable[[str, HistoError], None] = lambda patch, error: None,
+    listener: CommandListener = SILENT,
 ) -> PackResult:
     """Write the patches of `source`, or a sample of `n` of them, as the array of data set `name`, and its manifest.
 
     Both files get their names only when they are complete. If they replace a data set, its `dataset.json` is removed
-    first. `on_progress` is called with the number of patches read so far, `on_unreadable` with each patch that cannot
-    be read.
+    first. The listener receives the number of patches read so far, and the error of each patch that cannot be read.
 
     Raises:
         HistoError: no patch can be read, or the files cannot be written.
@@ -103,10 +102,10 @@ def pack(
         packing = _Packer(source, array, manifest)
         for found in chunks:
             packing.add(found)
-            for patch, error in found.chunk.failures:
-                on_unreadable(patch.id, error)
+            for _, error in found.chunk.failures:
+                listener.on_unreadable(error)
             done += len(found.chunk.patches) + len(found.chunk.failures)
-            on_progress(done)
+            listener.on_progress(done)
         packed = packing.finish()
         array.flush()
         workspace.dataset_path(name).unlink(missing_ok=True)

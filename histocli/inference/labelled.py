@@ -1,7 +1,7 @@
 """Score labelled patches, packed or in a folder, for `histo eval`."""
 
+import math
 import re
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import fields
 from hashlib import sha1
@@ -26,6 +26,7 @@ from histocli.inference.checkpoints import CheckpointPredictor
 from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.score_table import PATCH_COLUMNS
+from histocli.listeners import CommandListener
 from histocli.models import packaged
 from histocli.models.checkpoint import Checkpoint
 from histocli.sources.folder import FolderOptions, FolderSource
@@ -65,7 +66,7 @@ def score_packed(
     workspace: Workspace,
     predictor: CheckpointPredictor,
     config: EvalConfig,
-    on_progress: Callable[[int, int | None], None],
+    listener: CommandListener,
     ranks: Ranks,
 ) -> Scored:
     """Score a packed data set by name, or the validation split of the checkpoints' own runs."""
@@ -81,7 +82,7 @@ def score_packed(
     whole = open_subset(workspace, path, manifests.read)
     split = split.choose_existing(set(whole.frame["split"]))
     subset = select_labelled(whole, split)
-    probs, raw = _score_subset(predictor, subset, config.batch_size, on_progress, ranks)
+    probs, raw = _score_subset(predictor, subset, config.batch_size, listener, ranks)
     table = subset.frame[[name for name in PATCH_COLUMNS if name in subset.frame.columns]].copy()
     table.insert(2, "prob", probs)
     table.insert(3, "raw", raw)
@@ -104,13 +105,14 @@ def _score_subset(
     predictor: CheckpointPredictor,
     subset: Subset,
     batch_size: int,
-    on_progress: Callable[[int, int | None], None],
+    listener: CommandListener,
     ranks: Ranks,
 ) -> np.ndarray:
     """Return the probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
     device = predictor.compute.device
     batches = PatchLoader(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, ranks=ranks)
-    scores = predictor.predict_packed(batches, lambda done: on_progress(done, len(batches)))
+    listener.on_total(len(batches))
+    scores = predictor.predict_packed(batches, listener.on_progress)
     return np.stack([scores.probs, scores.raw])
 
 
@@ -174,12 +176,10 @@ def score_folder(
     workspace: Workspace,
     predictor: CheckpointPredictor,
     config: EvalConfig,
-    on_progress: Callable[[int, int | None], None],
-    on_unreadable: Callable[[HistoError], None],
-    on_note: Callable[[str], None],
+    listener: CommandListener,
     ranks: Ranks,
 ) -> Scored:
-    """Score a labelled folder or archive without packing it; `on_note` receives what was found in it.
+    """Score a labelled folder or archive without packing it; the listener gets notes on what was found in it.
 
     Raises:
         HistoError: as `FolderSource`; or no labelled patch is in this split, or none can be read.
@@ -189,7 +189,7 @@ def score_folder(
     split = _find_split(source, config, location)
     if ranks.is_rank0:
         for note in source.report.notes:
-            on_note(note)
+            listener.on_note(note)
     labelled = (
         patch
         for patch in source.patches()
@@ -197,9 +197,9 @@ def score_folder(
     )
     size = predictor.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
-    progress = lambda done: on_progress(done * ranks.size, source.total)  # noqa: E731
+    listener.on_total(None if source.total is None else math.ceil(source.total / ranks.size))
     meter = predictor.likeness_meter(source.total)
-    with closing(predictor.predict_patches(share, size, on_unreadable, progress)) as chunks:
+    with closing(predictor.predict_patches(share, size, listener)) as chunks:
         scored = [_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]

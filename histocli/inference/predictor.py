@@ -21,6 +21,7 @@ from histocli.data.remarks import Remarks
 from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, map_on_pool
 from histocli.errors import HistoError
 from histocli.inference.forward import Network, batch_log_odds
+from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.calibration import adjust_prevalence, probability
 from histocli.metrics.curves import Floats
 from histocli.sources import Patch, Pixels
@@ -144,16 +145,15 @@ class Predictor:
         self,
         patches: Iterable[Patch],
         size: int,
-        on_unreadable: Callable[[HistoError], None] = lambda error: None,
-        on_progress: Callable[[int], None] = lambda done: None,
+        listener: CommandListener = SILENT,
         pool: DecodingProcesses | None = None,
     ) -> Generator[ScoredChunk, None, None]:
         """Read and score a stream of patches, `size` at a time, and yield them in order.
 
         On a CPU each core reads and scores its own chunks. A GPU scores one chunk while the CPU reads the next, in
         `pool`, or in processes that are started if there are many patches.
-        `on_unreadable` receives the error of each patch that cannot be read, in order, before its chunk is yielded;
-        `on_progress` receives the number of patches so far, after the caller has used the chunk.
+        The listener receives the error of each patch that cannot be read, in order, before its chunk is yielded; and
+        the number of patches so far, after the caller has used the chunk.
 
         Raises:
             HistoError: as `predict_batch`.
@@ -165,10 +165,10 @@ class Predictor:
         with closing(scored) as chunks:
             for chunk in chunks:
                 for _, error in chunk.failures:
-                    on_unreadable(error)
+                    listener.on_unreadable(error)
                 yield chunk
                 done += len(chunk.patches) + len(chunk.failures)
-                on_progress(done)
+                listener.on_progress(done)
 
     def chunk_size(self, batch_size: int) -> int:
         """Return how many patches of a stream to score at a time: `batch_size` on a GPU, at most 64 on each core."""

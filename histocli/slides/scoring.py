@@ -12,6 +12,7 @@ import numpy as np
 from histocli.data.images import PATCH_SIZE
 from histocli.errors import HistoError
 from histocli.inference.predictor import Predictor
+from histocli.listeners import CommandListener
 from histocli.slides import PATCH_MPP
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
 from histocli.slides.measures import Map
@@ -113,15 +114,26 @@ def score_squares(
     scores = np.full(grid.shape, np.nan)
     found = []
     patches = read_patches(slide, grid, needed, pool)
-    with closing(predictor.predict_patches(patches, chunk_size, _raise, on_progress)) as chunks:
+    with closing(predictor.predict_patches(patches, chunk_size, _SquareListener(on_progress))) as chunks:
         found = [chunk.scores.probs for chunk in chunks]
     if found:
         scores[needed] = np.concatenate(found)
     return scores
 
 
-def _raise(error: HistoError) -> None:
-    raise error
+class _SquareListener(CommandListener):
+    """Passes the number of scored squares on, and raises the error of a square that cannot be read."""
+
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
+
+    def on_progress(self, done: int) -> None:
+        """Pass it on."""
+        self._on_progress(done)
+
+    def on_unreadable(self, error: HistoError) -> None:
+        """Raise it."""
+        raise error
 
 
 def read_patches(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iterator[Patch]:

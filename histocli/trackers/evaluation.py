@@ -1,9 +1,9 @@
 """Send the metrics of `histo eval` to the trackers that a run was sent to while it was trained."""
 
-from collections.abc import Callable
 from contextlib import suppress
 
 from histocli.errors import first_line
+from histocli.listeners import CommandListener
 from histocli.reports.evaluation import EvaluationReport
 from histocli.trackers.base import TrackedRun
 from histocli.trackers.records import measured_values, read_state, run_config, run_tags
@@ -12,11 +12,11 @@ from histocli.training.repeats import is_member, repeats_name
 from histocli.workspace import Workspace
 
 
-def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, note: Callable[[str], None]) -> None:
+def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, listener: CommandListener) -> None:
     """Send the metrics of an evaluation of a run's best epoch, with their intervals, as `eval/<name>/auc`, ...
 
-    `name` says what was evaluated and how. A tracker that fails is named with `note`, and the evaluation is complete
-    without it.
+    `name` says what was evaluated and how. A tracker that fails is reported in a note, and the evaluation is
+    complete without it.
     """
     folder = workspace.run_dir(report.run)
     metrics = measured_values(report, f"eval/{name}/")
@@ -32,8 +32,8 @@ def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, n
             tracker.add(metrics)
             tracker.close("finished")
         except Exception as error:  # noqa: BLE001 - another library may raise anything
-            note(f"the metrics were not sent to {kind.value}: {type(error).__name__}: {first_line(error)}")
+            listener.on_note(f"the metrics were not sent to {kind.value}: {type(error).__name__}: {first_line(error)}")
             with suppress(Exception):  # it is reported already
                 tracker.close("failed")
         else:
-            note(f"sent the metrics to {kind.value} as eval/{name}/auc, ...")
+            listener.on_note(f"sent the metrics to {kind.value} as eval/{name}/auc, ...")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from histocli.enums import Track
 from histocli.errors import first_line
+from histocli.listeners import CommandListener
 from histocli.trackers.base import Status, Summary, TrackedRun, Tracker
 from histocli.trackers.pictures import draw_pictures
 from histocli.trackers.records import (
@@ -42,13 +43,13 @@ class _Active:
 class TrackerListener(Listener):
     """Sends the configuration, the metrics of each epoch and the final metrics of one run to several trackers.
 
-    It is a context manager, which ends the tracking. `note` and `warn` print a message. A tracker that fails is
-    reported with `warn` once and is not used for the rest of the run.
+    It is a context manager, which ends the tracking. `listener` receives its messages. A tracker that fails
+    gives one warning and is not used for the rest of the run.
     """
 
-    def __init__(self, track: Sequence[Track], note: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    def __init__(self, track: Sequence[Track], listener: CommandListener) -> None:
         check_packages(track)
-        self.kinds, self.note, self.warn = list(dict.fromkeys(track)), note, warn
+        self.kinds, self.listener = list(dict.fromkeys(track)), listener
         self.active: list[_Active] = []
         self.run: Run | None = None
 
@@ -101,7 +102,7 @@ class TrackerListener(Listener):
             id=state.id if state else "",
         )
         active.id, message = active.tracker.start(tracked)
-        self.note(f"{active.kind.value}: {message}")
+        self.listener.on_note(f"{active.kind.value}: {message}")
         self._send_epochs(active, run.history[state.epochs if state else 0 :])
 
     def _send_epochs(self, active: _Active, epochs: Sequence[Epoch]) -> None:
@@ -118,7 +119,7 @@ class TrackerListener(Listener):
                 call(active)
             except Exception as error:  # noqa: BLE001 - another library may raise anything, and the training goes on
                 self.active.remove(active)
-                self.warn(
+                self.listener.on_warning(
                     f"--track {active.kind.value} failed, and the run goes on without it: "
                     f"{type(error).__name__}: {first_line(error)}"
                 )

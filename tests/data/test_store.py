@@ -18,6 +18,7 @@ from histocli.data.store import map_array, open_store, pack
 from histocli.errors import HistoError
 from histocli.sources import Patch, SourceReport
 from histocli.workspace import Workspace
+from tests.listeners import RecordingListener
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (200, 96, 96, 3), np.uint8)
 
@@ -65,10 +66,10 @@ def names_below(folder):
 
 
 def test_rows_of_the_manifest_are_rows_of_the_array(workspace):
-    reported = []
-    packed = pack(ListSource(PIXELS), workspace, "data", on_progress=reported.append)
+    listener = RecordingListener()
+    packed = pack(ListSource(PIXELS), workspace, "data", listener=listener)
     assert packed[:5] == (200, 0, 0, 0, hashlib.sha256(PIXELS.tobytes()).hexdigest())
-    assert reported == [64, 128, 192, 200]
+    assert listener.progress == [64, 128, 192, 200]
     store, rows = open_store(workspace.patches_path("data")), rows_of(workspace)
     assert np.array_equal(store, PIXELS)
     assert isinstance(store, np.memmap)
@@ -117,19 +118,13 @@ def test_ids_that_are_not_the_pixels_sha1_are_counted(workspace):
 
 @pytest.mark.parametrize("broken", [{0}, {199}, {5, 6, 70}, set(range(64)), set(range(64, 199))])
 def test_unreadable_patches_are_skipped_and_reported(workspace, broken):
-    reported, progress = [], []
+    listener = RecordingListener()
     source = ListSource([HistoError(f"bad {i}") if i in broken else PIXELS[i] for i in range(200)])
-    packed = pack(
-        source,
-        workspace,
-        "data",
-        on_progress=progress.append,
-        on_unreadable=lambda key, error: reported.append((key, str(error))),
-    )
+    packed = pack(source, workspace, "data", listener=listener)
     good = [i for i in range(200) if i not in broken]
     assert (packed.patches, packed.unreadable) == (len(good), len(broken))
-    assert reported == [(f"p{i}", f"bad {i}") for i in sorted(broken)]
-    assert progress[-1] == 200
+    assert listener.errors == [f"bad {i}" for i in sorted(broken)]
+    assert listener.progress[-1] == 200
     assert np.array_equal(open_store(workspace.patches_path("data")), PIXELS[good])
     assert [row["id"] for row in rows_of(workspace)] == [f"p{i}" for i in good]
 

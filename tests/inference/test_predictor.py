@@ -20,6 +20,7 @@ from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
 from histocli.sources import Patch
 from histocli.workspace import Workspace
+from tests.listeners import RecordingListener
 
 TEMPERATURES = {"one": 2.0, "other": 0.5}
 THRESHOLDS = {"one": 0.3, "other": 0.6}
@@ -165,11 +166,11 @@ def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, 
         raise HistoError("broken")
 
     patches = [Patch(str(i), broken if i in (1, 5) else lambda i=i: pixels[i]) for i in range(6)]
-    errors, reported = [], []
-    chunks = list(predictor("one").predict_patches(iter(patches), 2, errors.append, reported.append))
+    listener = RecordingListener()
+    chunks = list(predictor("one").predict_patches(iter(patches), 2, listener))
     assert [patch.id for chunk in chunks for patch in chunk.patches] == ["0", "2", "3", "4"]
-    assert [str(error) for error in errors] == ["broken"] * 2
-    assert reported == [2, 4, 6]
+    assert listener.errors == ["broken"] * 2
+    assert listener.progress == [2, 4, 6]
     expected = predictor("one").predict_batch(images).probs[[0, 2, 3, 4]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
 
@@ -189,7 +190,7 @@ def many(monkeypatch, images):
 
 def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many):
     patches, _ = many
-    chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
+    chunks = predictor("one").predict_patches(iter(patches), 3)
     scored = [(chunk.patches, chunk.scores.probs) for chunk in chunks]
     assert [patch for some, _ in scored for patch in some] == patches
     expected = np.tile(predictor("one").predict_batch(images).probs, 20)
@@ -198,7 +199,7 @@ def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many):
 
 def test_stopping_early_reads_few_unused_patches(predictor, many):
     patches, read = many
-    chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
+    chunks = predictor("one").predict_patches(iter(patches), 3)
     next(chunks)
     chunks.close()
     assert 3 <= len(read) <= 3 * (2 * 3 + 1)
@@ -207,7 +208,7 @@ def test_stopping_early_reads_few_unused_patches(predictor, many):
 def test_an_exception_of_a_thread_is_raised_in_order(predictor, many):
     patches, _ = many
     patches[31] = Patch("31", lambda: 1 // 0)
-    chunks = predictor("one").predict_patches(iter(patches), 3, lambda error: None, lambda done: None)
+    chunks = predictor("one").predict_patches(iter(patches), 3)
     assert len([next(chunks) for _ in range(10)]) == 10
     with pytest.raises(ZeroDivisionError):
         next(chunks)
@@ -236,12 +237,12 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
     for i in (2, 3):
         (tmp_path / f"{i}.png").write_bytes(b"no picture")
     opened = open_inputs([str(tmp_path)], Workspace(tmp_path), Resize.CROP)
-    errors, reported = [], []
+    listener = RecordingListener()
     one = predictor("one")
-    chunks = list(one.predict_patches(opened.patches, 2, errors.append, reported.append))
+    chunks = list(one.predict_patches(opened.patches, 2, listener))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
-    assert [str(error)[:5] for error in errors] == ["2.png", "3.png"]
-    assert reported == [2, 4, 6]
+    assert [error[:5] for error in listener.errors] == ["2.png", "3.png"]
+    assert listener.progress == [2, 4, 6]
     expected = one.predict_batch(images).probs[[0, 1, 4, 5]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
     assert one.chunk_size(256) == 256

@@ -9,6 +9,7 @@ from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
+from tests.listeners import RecordingListener
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), np.uint8)
@@ -186,11 +187,11 @@ def test_images_of_other_sizes_are_resized_and_counted(tmp_path, resize, verb):
 
 def test_unreadable_images_are_named_and_odd_names_survive_the_manifest(tmp_path):
     tree = {'1/a,"b"\nc.tif': TIFFS[0], "0/no.tif": b"text", "0/empty.png": b"", "0/ü d.tif": TIFFS[1]}
-    workspace, reported = Workspace(tmp_path / "workspace"), []
+    workspace, listener = Workspace(tmp_path / "workspace"), RecordingListener()
     source = folder_source([write_folder(tmp_path / "x", tree)])
-    packed = pack(source, workspace, "folder", on_unreadable=lambda key, error: reported.append(str(error)))
+    packed = pack(source, workspace, "folder", listener=listener)
     assert (packed.patches, packed.unreadable) == (2, 2)
-    assert [message.split(":")[0] for message in reported] == ["0/empty.png", "0/no.tif"]
+    assert [message.split(":")[0] for message in listener.errors] == ["0/empty.png", "0/no.tif"]
     frame = read_manifest(workspace.manifest_path("folder"))
     assert frame[["id", "label"]].values.tolist() == [["ü d", 0], ['a,"b"\nc', 1]]
 

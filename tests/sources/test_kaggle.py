@@ -11,6 +11,7 @@ from histocli.sources import PlannedFile
 from histocli.sources.kaggle import KaggleSource
 from histocli.sources.kaggle_client import COMPETITION
 from histocli.workspace import Workspace
+from tests.listeners import RecordingListener
 from tests.sources.kaggle_layout import (
     IDS,
     PIXELS,
@@ -56,14 +57,11 @@ def test_packing_checks_the_ids(tmp_path, downloads, layout):
 
 def test_packing_names_an_unreadable_image(tmp_path, downloads, layout):
     files = layout | {f"train/{IDS[3]}.tif": b"II*\0 no image"}
-    reported = []
+    listener = RecordingListener()
     source = KaggleSource(write_folder(tmp_path / "unpacked", files), downloads)
-    packed = pack(
-        source, Workspace(tmp_path), "kaggle", on_unreadable=lambda key, error: reported.append((key, str(error)))
-    )
+    packed = pack(source, Workspace(tmp_path), "kaggle", listener=listener)
     assert packed.unreadable == 1
-    assert reported[0][0] == IDS[3]
-    assert f"train/{IDS[3]}.tif" in reported[0][1]
+    assert f"train/{IDS[3]}.tif" in listener.errors[0]
 
 
 def test_images_without_labels_and_labels_without_images_are_counted(tmp_path, downloads, layout):

@@ -97,7 +97,7 @@ def test_a_new_source_needs_only_a_module_and_its_name(squares, tmp_path):
     workspace = Workspace(tmp_path)
     config = DownloadConfig("squares", source_options("squares", {"level": 9}, None, 0))
     source = open_source(config, SourceContext(workspace.downloads_dir))
-    download(workspace, "grey", config, source, on_progress=lambda done: None, on_unreadable=lambda patch, error: None)
+    download(workspace, "grey", config, source)
     assert (open_store(workspace.patches_path("grey")) == 9).all()
     assert find_dataset(workspace, "grey", config).request["size"] == 9
 
@@ -106,8 +106,7 @@ def test_data_sets_packed_before_an_option_existed_are_recognised(request, tmp_p
     workspace = Workspace(tmp_path)
     config = DownloadConfig("synthetic", SyntheticOptions(2, 0), 2)
     source = open_source(config, SourceContext(workspace.downloads_dir))
-    callbacks = {"on_progress": lambda done: None, "on_unreadable": lambda patch, error: None}
-    dataset = download(workspace, "data", config, source, **callbacks)
+    dataset = download(workspace, "data", config, source)
     expected = {"source": "synthetic", "from": [], "labels": None, "slides": None, "n": 2, "resize": "crop", "seed": 0}
     assert dataset.request | expected == dataset.request
     request.getfixturevalue("squares")

@@ -1,0 +1,37 @@
+"""The listener that shows the messages and the progress of a command on stderr."""
+
+from histocli.console import OnProgress, Reporter
+from histocli.errors import HistoError
+from histocli.listeners import CommandListener
+
+
+def _ignore(done: int, total: int | None) -> None:
+    """Show no progress."""
+
+
+class ConsoleListener(CommandListener):
+    """Prints messages, and moves a progress bar."""
+
+    def __init__(self, report: Reporter, bar: OnProgress = _ignore) -> None:
+        self.report, self.bar = report, bar
+        self.total: int | None = None
+
+    def on_note(self, message: str) -> None:
+        """Print it."""
+        self.report.note(message)
+
+    def on_warning(self, message: str) -> None:
+        """Print it as a warning."""
+        self.report.warn(message)
+
+    def on_total(self, total: int | None) -> None:
+        """Keep the total for the bar."""
+        self.total = total
+
+    def on_progress(self, done: int) -> None:
+        """Move the bar."""
+        self.bar(done, self.total)
+
+    def on_unreadable(self, error: HistoError) -> None:
+        """Print the error and its hint as a warning."""
+        self.report.warn(f"{error} ({error.hint})" if error.hint else str(error))

@@ -1,0 +1,64 @@
+"""Listeners, which receive the messages and the progress of a command while it works."""
+
+import warnings
+from typing import TYPE_CHECKING
+
+from histocli.errors import HistoError
+
+if TYPE_CHECKING:
+    from histocli.slides.detection import SlideFile
+    from histocli.slides.records import SlideRecord
+
+
+class CommandListener:
+    """Receives the messages and the progress of a command; this base class ignores them."""
+
+    def on_note(self, message: str) -> None:
+        """Called with something that the user should know, such as the checkpoint that is used."""
+
+    def on_warning(self, message: str) -> None:
+        """Called with something that may make the result wrong or incomplete."""
+
+    def on_total(self, total: int | None) -> None:
+        """Called before the first patch with the number of patches of this process; None if it is not known."""
+
+    def on_progress(self, done: int) -> None:
+        """Called with the number of patches that are done so far."""
+
+    def on_unreadable(self, error: HistoError) -> None:
+        """Called with the error of each patch that cannot be read, and is skipped and counted."""
+
+    def on_remark(self, what: str, example: str) -> None:
+        """Called with each kind of change or guess at the first image that it was made for."""
+
+
+class SlideListener(CommandListener):
+    """Receives the messages and the progress of `predict_slides`; this base class ignores them.
+
+    `on_total` and `on_progress` receive numbers of squares of the current slide.
+    """
+
+    def on_slide_start(self, slide: "SlideFile", number: int, total: int) -> None:
+        """Called before a slide is opened; `number` of `total` counts the slides of this process."""
+
+    def on_slide_end(self, record: "SlideRecord") -> None:
+        """Called when a slide is finished or has failed."""
+
+
+class WarningListener(CommandListener):
+    """Gives warnings and unreadable patches to the module `warnings`, as a Python library does."""
+
+    def on_warning(self, message: str) -> None:
+        """Warn."""
+        warnings.warn(message, stacklevel=2)
+
+    def on_unreadable(self, error: HistoError) -> None:
+        """Warn of the patch."""
+        warnings.warn(str(error), stacklevel=2)
+
+    def on_remark(self, what: str, example: str) -> None:
+        """Warn of the first image."""
+        warnings.warn(f"{example}: {what}", stacklevel=2)
+
+
+SILENT = CommandListener()
