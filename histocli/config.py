@@ -62,6 +62,7 @@ class BalanceConfig:
     split: Split | None = None  # None: the folders' own, else by slide where all slides are known, else by overlap
     group: Group | None = None
     audit: bool = False  # search the overlaps with every packed data set
+    drop_leaks: bool = False  # leave out training patches that share pixels or a slide with patches for evaluation
     seed: int = 0
 
 

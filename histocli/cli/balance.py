@@ -58,6 +58,13 @@ def balance(
     audit: Annotated[
         bool, typer.Option("--audit", help="Search all packed data sets for patches that overlap with the subset.")
     ] = BalanceConfig.audit,
+    drop_leaks: Annotated[
+        bool,
+        typer.Option(
+            "--drop-leaks",
+            help="Leave out patches that share pixels or a slide with patches of a test or valid data set or split.",
+        ),
+    ] = BalanceConfig.drop_leaks,
     seed: options.Seed = BalanceConfig.seed,
     json: options.Json = False,
 ) -> None:
@@ -77,6 +84,7 @@ def balance(
         split=split,
         group=group,
         audit=audit,
+        drop_leaks=drop_leaks,
         seed=seed,
     )
     with _stages(state.report) as on_stage:

@@ -99,7 +99,8 @@ def _show_audit_leaks(report: Reporter, audit: AuditReport) -> None:
         report.warn(f"{reason}; correct the table, or use --split overlap, which keeps overlapping patches together")
     if leaks := audit.leaks_into_train:
         report.warn(
-            f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train ends with an error on this subset"
+            f"patches for evaluation leak into train: {'; '.join(leaks)}; histo train ends with an error on this "
+            "subset; --drop-leaks leaves these patches out of train"
         )
     if parts := audit.parts_not_compared:
         report.note(

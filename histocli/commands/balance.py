@@ -11,7 +11,7 @@ from histocli.data.appearance import NAMES as GROUP_NAMES
 from histocli.data.appearance import appearance_groups
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
-from histocli.data.leakage import audit, names_to_audit
+from histocli.data.leakage import audit, find_leaking, names_to_audit
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, overlap_groups
@@ -63,6 +63,12 @@ def balance(
         manifest, frozenset(set(manifest["split"]) - own_splits) if by_folders else HELD_OUT
     )
     unit = Split.FOLDERS if by_folders else _choose_unit(config, data, cleaned)
+    others = names_to_audit(workspace, data)[1:] if config.audit or config.drop_leaks else []
+    if config.drop_leaks:
+        search_overlaps(workspace, data, others, on_stage)
+        is_leaking = find_leaking(workspace, data, manifest)[cleaned["index"]]
+        is_leaking &= ~cleaned["split"].isin(VALIDATION).to_numpy()  # of two splits that overlap, train is reduced
+        cleaned, dropped = cleaned[~is_leaking], replace(dropped, leaking=int(is_leaking.sum()))
     sizes = np.bincount(cleaned["label"], minlength=2)
     if not sizes.all():
         raise _classes_error(data, sizes, dropped)
@@ -75,8 +81,7 @@ def balance(
         subset = _add_appearance(workspace, data, subset)
     groups = None
     is_small = unit is Split.SLIDE and len(manifest) <= _COMPARED_SLIDES
-    if config.audit or unit in (Split.OVERLAP, Split.FOLDERS) or is_small:
-        others = names_to_audit(workspace, data)[1:] if config.audit else []
+    if config.audit or config.drop_leaks or unit in (Split.OVERLAP, Split.FOLDERS) or is_small:
         groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _split(config, unit, subset, groups)
     sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None

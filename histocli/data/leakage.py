@@ -114,6 +114,27 @@ def count_shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data:
     return SharedWithSubset(_count_shared(table, rows, into).slides, overlaps)
 
 
+def find_leaking(workspace: Workspace, data: str, manifest: "pd.DataFrame") -> Array:
+    """Mark the patches of a data set that share pixels or a slide with a patch for evaluation: bool (N,).
+
+    All packed data sets are compared. Overlaps count where they have been searched.
+    """
+    names = names_to_audit(workspace, data)
+    table, rows_of = _combine_manifests(workspace, names, manifest)
+    _, pairs = _read_known_pairs(workspace, names, rows_of)
+    held_out = np.zeros(len(table), bool)
+    for name, rows in rows_of.items():
+        splits = table["split"].iloc[rows]
+        held_out[rows] = _is_held_out(name) or splits.isin(list(filter(_is_held_out, set(splits))))
+    leaks = np.zeros(len(table), bool)
+    for column in ("sha1", "slide"):
+        leaks |= table[column].isin(set(table[column][held_out]) - {""}).to_numpy()
+    for one, other in (("a", "b"), ("b", "a")):
+        leaks[pairs[one][held_out[pairs[other]]]] = True
+    own: Array = (leaks & ~held_out)[rows_of[data]]
+    return own
+
+
 def _is_held_out(name: str) -> bool:
     """Return whether the name of a split or data set says that it is for evaluation only."""
     return not HELD_OUT.isdisjoint(re.split(r"[^a-z]+", name.lower()))

@@ -166,7 +166,8 @@ class AuditReport:
         if leaks := self.leaks_into_train:
             raise HistoError(
                 f"patches for evaluation leak into train: {'; '.join(leaks)}",
-                "histo balance --audit shows which patches are shared; --allow-leak trains anyway",
+                f"histo balance --data {self.data} --n max --drop-leaks leaves them out of train; --allow-leak trains "
+                "anyway",
             )
 
     def _held_out_into_train(self) -> list[Leak]:

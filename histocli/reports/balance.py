@@ -13,13 +13,15 @@ from histocli.workspace import read_json, write_json
 class DroppedPatches:
     """The number of patches that were not used.
 
-    They are in a split for evaluation, have no label, show no tissue, or are copies of another patch.
+    They are in a split for evaluation, have no label, show no tissue, are copies of another patch, or share pixels or a
+    slide with a patch for evaluation.
     """
 
     held_out: Count = 0
     unlabelled: Count = 0
     outliers: Count = 0
     duplicates: Count = 0
+    leaking: Count = 0
 
     def by_reason(self) -> dict[str, int]:
         """Return the counts above 0, by the reason in words."""

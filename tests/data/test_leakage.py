@@ -180,9 +180,35 @@ def test_training_is_refused_if_patches_for_evaluation_leak_into_train(empty, le
     assert error == f"patches for evaluation leak into train: {leaking}: all (exact duplicates: 1)"
     assert "--allow-leak" in hint
     assert not (empty.root / "runs").exists()
+    assert "histo balance --data mine --n max --drop-leaks" in hint
     assert f"leak into train: {leaking}: all (exact duplicates: 1); histo train ends with an error on this subset" in (
         empty("balance", "--n", "max", "--data", "mine").stderr
     )
+
+
+def test_patches_that_leak_are_left_out_of_train_if_asked(empty, tmp_path):
+    """A copy in another data set, an overlap with the set's own test split, and a slide that is in both."""
+    patches = {f"train/{key}": pixels for key, pixels in mine(places=8).items()}
+    patches["test/0/held"] = crop(texture((0, 0)), 40, 40)
+    pack(empty, tmp_path, "mine", patches)
+    pack(empty, tmp_path, "valid", {"1/copy": patches["train/1/103"], "0/own": crop(texture(99), 0, 0)})
+    result = empty("balance", "--n", "max", "--data", "mine", "--drop-leaks", "--json")
+    drawn = {row["id"] for split in ("train", "val") for row in rows(empty, split)}
+    assert drawn.isdisjoint({"000", "103"})
+    assert len(drawn) == 14  # 7 of each class are left
+    assert json.loads(result.stdout)["dropped"]["leaking"] == 2
+    assert "2 leaking" in result.stderr
+    assert not any(found["held_out"] and found["overlaps"] for found in json.loads(result.stdout)["audit"]["leaks"])
+    empty(*TRAIN, "--epochs", 1)
+
+
+def test_patches_of_a_slide_that_is_also_for_evaluation_are_left_out_if_asked(empty, tmp_path):
+    patches = mine(places=8)
+    pack(empty, tmp_path, "mine", patches, {key: f"slide {key[-1]}" for key in patches})
+    pack(empty, tmp_path, "test", {"x/new": crop(texture(99), 0, 0)}, {"x/new": "slide 3"})
+    run_balance(empty, "--drop-leaks")
+    slides = {row["slide"] for split in ("train", "val") for row in rows(empty, split)}
+    assert slides == {f"slide {number}" for number in range(8)} - {"slide 3"}
 
 
 def test_an_allowed_leak_is_recorded(empty, tmp_path):
