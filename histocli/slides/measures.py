@@ -1,6 +1,7 @@
 """What a map of scores says about a slide: areas, regions and their outlines."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import cv2
@@ -59,11 +60,10 @@ def square_areas(grid: Grid, mpp: tuple[float, float]) -> Map:
 
 def _largest_diameter(tumour: Mask, grid: Grid) -> float:
     """Return the largest distance in mm between two corners of one region."""
-    count, labels = cv2.connectedComponents(tumour.astype(np.uint8), connectivity=4)
     side = grid.step * grid.mpp / 1000
     largest = 0.0
-    for number in range(1, count):
-        rows, columns = np.nonzero(labels == number)
+    for _, mask in _connected_regions(tumour):
+        rows, columns = np.nonzero(mask)
         corners = np.concatenate([np.stack([columns + x, rows + y], 1) for x in (0, 1) for y in (0, 1)])
         hull = cv2.convexHull(corners.astype(np.int32))[:, 0].astype(np.float64)
         distances = np.linalg.norm(hull[:, None] - hull[None], axis=2)
@@ -74,16 +74,22 @@ def _largest_diameter(tumour: Mask, grid: Grid) -> float:
 def find_regions(scores: Map, threshold: float) -> list[Region]:
     """Return the regions of squares at or above the threshold, from the upper left to the lower right."""
     tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(tumour.astype(np.uint8), connectivity=4)
     regions = []
-    for number in range(1, count):
-        left, top, width, height, squares = stats[number].tolist()
-        window = slice(top, top + height), slice(left, left + width)
-        mask = labels[window] == number
+    for window, mask in _connected_regions(tumour):
+        top, left = window[0].start, window[1].start
         rings = [[(x + left, y + top) for x, y in ring] for ring in trace_outlines(mask)]
         values = scores[window][mask]
-        regions.append(Region(rings, squares, float(values.max()), float(values.mean())))
+        regions.append(Region(rings, values.size, float(values.max()), float(values.mean())))
     return regions
+
+
+def _connected_regions(mask: Mask) -> Iterator[tuple[tuple[slice, slice], Mask]]:
+    """Yield the part of the map that each region covers, and which of its squares are the region's."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    for number in range(1, count):
+        left, top, width, height, _ = stats[number].tolist()
+        window = slice(top, top + height), slice(left, left + width)
+        yield window, labels[window] == number
 
 
 def trace_outlines(mask: Mask) -> list[list[Point]]:
@@ -104,15 +110,15 @@ def trace_outlines(mask: Mask) -> list[list[Point]]:
         for y, x in np.argwhere(inner & ~neighbour).tolist():
             following[(x + start[0], y + start[1])].append((x + stop[0], y + stop[1]))
     rings = []
-    while following:
-        rings.append(_follow(following))
+    for start in sorted(following):  # a corner at which two outlines meet is there twice
+        while start in following:
+            rings.append(_follow(following, start))
     rings.sort(key=lambda ring: min(ring))  # the leftmost corner of all is one of the outer outline
     return rings
 
 
-def _follow(following: dict[Point, list[Point]]) -> list[Point]:
+def _follow(following: dict[Point, list[Point]], start: Point) -> list[Point]:
     """Take one closed outline out of the sides, leaving out the corners at which it goes straight on."""
-    start = min(following)
     ring, at = [start], start
     direction: Point | None = None
     while True:

@@ -25,6 +25,15 @@ def test_a_hole_has_an_outline_of_its_own():
     assert set(hole) == {(1, 1), (2, 1), (2, 2), (1, 2)}
 
 
+def test_each_of_many_holes_has_an_outline():
+    """The time grows with the number of corners; with its square, this test takes minutes."""
+    scores = np.full((201, 201), 0.9)
+    scores[1::2, 1::2] = 0.1
+    [region] = find_regions(scores, 0.5)
+    assert len(region.rings) == 1 + 100 * 100
+    assert region.squares == 201 * 201 - 100 * 100
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_the_outlines_of_any_region_enclose_its_squares(seed):
     scores = np.random.default_rng(seed).random((12, 15))
