@@ -19,7 +19,7 @@ from benchmarks import memory, prediction, tables, training
 from benchmarks.data import BenchmarkData
 from benchmarks.pairs import PAIRS, Row, record
 from histocli.compute.device import compute_settings, thread_count
-from histocli.training.provenance import git_commit, versions
+from histocli.training.provenance import find_git_commit, find_versions
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
@@ -47,7 +47,7 @@ def machine() -> dict[str, object]:
     return {
         "processor": processor(),
         "threads": thread_count(),
-        "versions": versions(),
+        "versions": find_versions(),
         "load_before": os.getloadavg()[0],
         "pairs": PAIRS,
     }
@@ -84,7 +84,7 @@ def main() -> None:
     name = re.sub(r"[^a-z0-9]+", "-", f"{processor()}-{thread_count()}-threads".lower()).strip("-")
     file = HERE / "results" / f"{name}.json"
     before = json.loads(file.read_text()) if file.is_file() and options.parts else {"parts": {}, "commits": {}}
-    commit = git_commit()  # of the code that is loaded, whatever is committed meanwhile
+    commit = find_git_commit()  # of the code that is loaded, whatever is committed meanwhile
     results = {"machine": machine(), **{key: before[key] for key in ("parts", "commits")}}
     with tempfile.TemporaryDirectory() as folder:
         print(f"making {options.n:,} patches", flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from histocli.compute.device import thread_count
-from histocli.metrics import Clusters, by_patch, evaluate, uncertainty
+from histocli.metrics import Clusters, estimate_uncertainty, evaluate, make_patch_clusters
 from histocli.metrics.intervals import REPLICATES
 
 KAGGLE = 57_458  # patches in Kaggle's test set
@@ -35,9 +35,9 @@ def main():
     probs = 1 / (1 + np.exp(-1.7 * (2 * labels - 1) - 1.5 * rng.normal(size=n)))
     metrics = evaluate(labels, probs).metrics
     threads = thread_count()
-    for clusters in (by_patch(n), Clusters("slide", rng.integers(0, SLIDES, n), SLIDES)):
+    for clusters in (make_patch_clusters(n), Clusters("slide", rng.integers(0, SLIDES, n), SLIDES)):
         clock, processor = measure_seconds(
-            lambda c=clusters: uncertainty(labels, probs, metrics, clusters=c, threads=threads)
+            lambda c=clusters: estimate_uncertainty(labels, probs, metrics, clusters=c, threads=threads)
         )
         what = f"{REPLICATES:,} resamples of {n:,} patches by {clusters.by}, {len(metrics)} metrics, {threads} threads"
         print(f"{what}: {clock:.1f} s ({processor:.1f} s of processor time)")

@@ -24,7 +24,7 @@ from histocli.data.loaders import PatchLoader
 from histocli.data.quality import Reference
 from histocli.enums import Device, Precision
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.metrics import evaluate, uncertainty
+from histocli.metrics import estimate_uncertainty, evaluate
 from histocli.metrics.intervals import Interval
 from histocli.models import create_model, packaged
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
@@ -102,7 +102,7 @@ def write(
     scores = [Predictor(network, compute, tta=tta).predict_packed(loader).probs for tta in (False, True)]
     measured = [evaluate(valid_labels, probs, calibration.threshold) for probs in scores]
     ranges = [
-        uncertainty(valid_labels, probs, each.metrics, calibration.threshold).intervals
+        estimate_uncertainty(valid_labels, probs, each.metrics, calibration.threshold).intervals
         for probs, each in zip(scores, measured, strict=True)
     ]
     rows = [

@@ -15,7 +15,7 @@ from benchmarks.pairs import Row, alternate, row
 from histocli.commands.balance import balance
 from histocli.compute.device import thread_count
 from histocli.config import BalanceConfig
-from histocli.metrics import Clusters, evaluate, uncertainty
+from histocli.metrics import Clusters, estimate_uncertainty, evaluate
 from histocli.workspace import Workspace, write_json
 
 KAGGLE_TRAIN, KAGGLE_TEST = 220_025, 57_458
@@ -114,17 +114,17 @@ def statistics() -> list[Row]:
         f"`evaluate`, {len(figures)} metrics and curves of {n:,} scores": time_call(lambda: evaluate(labels, probs)),
         "scikit-learn's own calls": time_call(plain),
         "2,000 resamples of them by patch": time_call(
-            lambda: uncertainty(labels, probs, figures, threads=thread_count())
+            lambda: estimate_uncertainty(labels, probs, figures, threads=thread_count())
         ),
         "2,000 resamples of them by slide": time_call(
-            lambda: uncertainty(labels, probs, figures, clusters=slides, threads=thread_count())
+            lambda: estimate_uncertainty(labels, probs, figures, clusters=slides, threads=thread_count())
         ),
     }
     found = alternate(ways)
-    ours, theirs, by_patch, by_slide = ways
+    ours, theirs, make_patch_clusters, by_slide = ways
     found["5 s"] = [5.0] * len(found[ours])
     return [
         row(found, ours, theirs, "s"),
-        row(found, by_patch, "5 s", "s", "under 1"),
+        row(found, make_patch_clusters, "5 s", "s", "under 1"),
         row(found, by_slide, "5 s", "s", "under 1"),
     ]

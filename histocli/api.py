@@ -165,8 +165,8 @@ def _config(kind: type[Config], config: Config | None, options: dict[str, Any]) 
             raise TypeError("give either a config or options, not both")
         return config
     hints = get_type_hints(kind)
-    if options.get("batch_size") == "auto" and "halve" in hints:
-        options = {name: value for name, value in options.items() if name != "batch_size"} | {"halve": True}
+    if options.get("batch_size") == "auto" and "can_halve_batch" in hints:
+        options = {name: value for name, value in options.items() if name != "batch_size"} | {"can_halve_batch": True}
     return kind(**{name: _convert(name, value, hints.get(name)) for name, value in options.items()})
 
 

@@ -3,7 +3,7 @@
 import sys
 
 
-def arguments(module: str) -> list[str]:
+def make_arguments(module: str) -> list[str]:
     """Return arguments for `sys.executable` that run a module; `-m` would first look in the working directory."""
     run = f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     return ["-c", f"import sys; sys.path[:] = {sys.path!r}; import runpy; {run}"]

@@ -134,7 +134,7 @@ class RunConfig:
 class TrainConfig(RunConfig):
     """The options of `histo train`: those of a run, and which runs to train."""
 
-    halve: bool = False  # halve the batch size until a step fits the memory: --batch-size auto
+    can_halve_batch: bool = False  # halve the batch size until a step fits the memory: --batch-size auto
     name: str | None = None  # None: ARCH-1, ARCH-2, ...; with `resume` the newest run
     resume: bool = False
     folds: int | None = None  # train one run per fold of a cross-validation with so many folds
@@ -256,7 +256,7 @@ class EvalConfig:
     threshold: str = "stored"
     resize: Resize = Resize.CROP
     batch_size: int = 256
-    halve: bool = False  # halve the batches that do not fit the memory: --batch-size auto
+    can_halve_batch: bool = False  # halve the batches that do not fit the memory: --batch-size auto
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO
@@ -306,7 +306,7 @@ class PredictConfig:
     resize: Resize = Resize.CROP
     errors: OnError = OnError.SKIP
     batch_size: int = 1024  # fewer keep a GPU waiting for the host
-    halve: bool = False  # halve the batches that do not fit the memory: --batch-size auto
+    can_halve_batch: bool = False  # halve the batches that do not fit the memory: --batch-size auto
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     engine: Engine = Engine.AUTO

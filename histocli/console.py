@@ -55,56 +55,59 @@ class Reporter:
         self.verbose = verbose and self.is_rank0
         self.prefix = "" if self.is_rank0 else f"process {rank}: "
         self.console = Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True)
-        self._at: Callable[[str], None] = lambda stage: None
+        self._show_stage: Callable[[str], None] = lambda stage: None
 
     def note(self, message: str) -> None:
         """Print a message."""
         if not self.quiet:
-            self._line(_plain(message))
+            self._print_line(_escape(message))
 
     def detail(self, message: str) -> None:
         """Print a message that only `-v` shows."""
         if self.verbose:
-            self._line(_plain(message), style="dim")
+            self._print_line(_escape(message), style="dim")
 
     def heading(self, message: str) -> None:
         """Print a heading, after an empty line."""
         if not self.quiet:
-            self._line(f"\n[bold cyan]{_plain(message)}[/]")
+            self._print_line(f"\n[bold cyan]{_escape(message)}[/]")
 
     def warn(self, message: str) -> None:
         """Print a warning, even with `-q`."""
-        self._line(f"[yellow]warning:[/] {self.prefix}{_plain(message)}")
+        self._print_line(f"[yellow]warning:[/] {self.prefix}{_escape(message)}")
 
-    def done(self, written: str, then: str = "") -> None:
+    def print_done(self, written: str, next_command: str = "") -> None:
         """Print what was written and which command to run next, on one line if the terminal is wide enough."""
-        if not self.quiet:
-            parts = [("green", "done:", written), ("dim", "next:", then)][: 2 if then else 1]
-            width = sum(len(text) + len(word) + 3 for _, word, text in parts)
-            apart = "\n" if self.console.is_terminal and width > self.console.width else "  "
-            self._line(apart.join(f"[{style}]{word}[/] {_plain(text)}" for style, word, text in parts))
+        if self.quiet:
+            return
+        parts = [("green", "done:", written)]
+        if next_command:
+            parts.append(("dim", "next:", next_command))
+        width = sum(len(text) + len(word) + 3 for _, word, text in parts)
+        separator = "\n" if self.console.is_terminal and width > self.console.width else "  "
+        self._print_line(separator.join(f"[{style}]{word}[/] {_escape(text)}" for style, word, text in parts))
 
     def error(self, error: HistoError) -> None:
         """Print an error, and on the next line how to fix it."""
-        self._line(f"[bold red]error:[/] {self.prefix}{_plain(str(error))}")
+        self._print_line(f"[bold red]error:[/] {self.prefix}{_escape(str(error))}")
         if error.hint:
-            self._line(f"[bold]hint:[/] {_plain(error.hint)}")
+            self._print_line(f"[bold]hint:[/] {_escape(error.hint)}")
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Print a table: the first column is aligned to the left, the others to the right."""
         if self.quiet:
             return
         if title:
-            self._line(f"[bold]{_plain(title)}[/]")
+            self._print_line(f"[bold]{_escape(title)}[/]")
         table = Table(header_style="dim", box=None, pad_edge=False)
         for i, column in enumerate(columns):
-            table.add_column(_plain(column), justify="right" if i else "left")
+            table.add_column(_escape(column), justify="right" if i else "left")
         for row in rows:
-            table.add_row(*(_plain(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
+            table.add_row(*(_escape(cell if isinstance(cell, str) else f"{cell:,}") for cell in row))
         shortest = Measurement.get(self.console, self.console.options, table).minimum  # at which no word is broken
         self.console.print(table, soft_wrap=False, crop=False, width=max(self.console.width, shortest))
 
-    def _line(self, text: str, style: str | None = None) -> None:
+    def _print_line(self, text: str, style: str | None = None) -> None:
         """Print text with markup; on a terminal, lines end between words."""
         line = Text.from_markup(text, style=style or "")
         if self.console.is_terminal:
@@ -139,17 +142,17 @@ class Reporter:
             TimeRemainingColumn(compact=True),
         ]
         with self.progress(*columns, is_hidden=is_hidden) as progress:
-            task = progress.add_task(_plain(what), total=total)
+            task = progress.add_task(_escape(what), total=total)
 
             def report(done: int, of: int | None = total) -> None:
-                progress.update(task, description=_plain(what), completed=done, total=of)
+                progress.update(task, description=_escape(what), completed=done, total=of)
 
-            self._at = lambda stage: progress.update(task, description=_plain(f"{what}: {stage}"))
+            self._show_stage = lambda stage: progress.update(task, description=_escape(f"{what}: {stage}"))
             yield report
 
     def at_stage(self, stage: str) -> None:
         """Show the current stage of the work next to the progress bar."""
-        self._at(stage)
+        self._show_stage(stage)
 
     def progress(self, *columns: ProgressColumn, is_hidden: bool = False) -> Progress:
         """Return a live display of `columns`, which leaves stdout and stderr as they are."""
@@ -159,7 +162,7 @@ class Reporter:
         return Progress(*columns, console=console, disable=is_off, redirect_stdout=False, redirect_stderr=False)
 
 
-def _plain(message: str) -> str:
+def _escape(message: str) -> str:
     """Return a message for Rich on one line, with control characters and markup escaped."""
     return escape(printable(message))
 

@@ -151,7 +151,7 @@ def prepare_streams() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
 
 
-def stdout_is_a_file() -> bool:
+def is_stdout_a_file() -> bool:
     """Return whether stdout is a regular file; on a terminal, results and a progress bar would mix."""
     try:
         return sys.stdout is not None and stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)

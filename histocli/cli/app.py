@@ -73,7 +73,7 @@ class Application(TyperGroup):
             raise SystemExit(EXIT_FAILURE) from error
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse the command line, and keep it for `arguments_of`."""
+        """Parse the command line, and keep it for `find_arguments`."""
         given = list(args)  # parsing empties `args`
         try:
             ctx = super().make_context(info_name, args, parent, **extra)
@@ -88,13 +88,15 @@ class Application(TyperGroup):
         try:
             return super().invoke(ctx)
         except HistoError as error:
-            _trace(error)
-            _reporter(ctx).error(error)
-            raise typer.Exit(_exit_code(error)) from error
+            _print_traceback(error)
+            _find_reporter(ctx).error(error)
+            raise typer.Exit(_find_exit_code(error)) from error
         except Stopped as stopped:
             hint = str(stopped)
-            if _reporter(ctx).is_rank0:
-                _reporter(ctx).error(HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint))
+            if _find_reporter(ctx).is_rank0:
+                _find_reporter(ctx).error(
+                    HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint)
+                )
             raise typer.Exit(stopped.exit_code) from stopped
         except BrokenPipeError as error:
             discard(sys.stdout)  # so that Python can flush it at exit
@@ -102,19 +104,19 @@ class Application(TyperGroup):
         except (typer.Exit, typer.Abort):
             raise
         except OSError as error:
-            _trace(error)
+            _print_traceback(error)
             reason = HistoError(f"{error.filename or 'the system'}: {error.strerror or error}")
-            _reporter(ctx).error(stdout_error() or reason)
+            _find_reporter(ctx).error(stdout_error() or reason)
             raise typer.Exit(EXIT_FAILURE) from error
         except Exception as error:
             if not _is_unhandled(error):
                 _make_printable(error)
                 raise
-            _trace(error)
+            _print_traceback(error)
             if is_out_of_memory(error):
-                _reporter(ctx).error(HistoError("memory is full", "lower --batch-size, or --batch-size auto"))
+                _find_reporter(ctx).error(HistoError("memory is full", "lower --batch-size, or --batch-size auto"))
                 raise typer.Exit(EXIT_FAILURE) from error
-            _reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", _write_log(error)))
+            _find_reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", _write_log(error)))
             raise typer.Exit(EXIT_BUG) from error
 
 
@@ -164,13 +166,13 @@ def command(*examples: str, name: str | None = None) -> Callable[[F], F]:
     return app.command(name=name, cls=Command, epilog="\n".join(examples))
 
 
-def arguments_of(ctx: typer.Context) -> list[str]:
+def find_arguments(ctx: typer.Context) -> list[str]:
     """Return the command line that `ctx` was made from, without the program's name."""
     return list(ctx.meta[_ARGUMENTS])
 
 
-def _show_version(requested: bool) -> None:
-    if requested:
+def _show_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"histo {__version__}")
         raise typer.Exit
 
@@ -205,13 +207,13 @@ def root(
     ctx.obj = State(workspace, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
 
 
-def _exit_code(error: HistoError) -> int:
+def _find_exit_code(error: HistoError) -> int:
     if isinstance(error, UsageError):
         return EXIT_USAGE
     return EXIT_PARTIAL if isinstance(error, PartialError) else EXIT_FAILURE
 
 
-def _reporter(ctx: Any) -> Reporter:
+def _find_reporter(ctx: Any) -> Reporter:
     return ctx.obj.report if isinstance(ctx.obj, State) else Reporter()
 
 
@@ -220,7 +222,7 @@ def _is_unhandled(error: Exception) -> bool:
     return not hasattr(error, "exit_code")
 
 
-def _trace(error: Exception) -> None:
+def _print_traceback(error: Exception) -> None:
     """Print the traceback if HISTO_DEBUG asks for it."""
     if os.environ.get("HISTO_DEBUG") == "1":
         traceback.print_exception(error)
@@ -240,7 +242,7 @@ def _write_log(error: Exception) -> str:
     """
     text = "".join(traceback.format_exception(error))
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    for folder in (_log_folder, lambda: Path(gettempdir())):
+    for folder in (_find_log_folder, lambda: Path(gettempdir())):
         try:
             path = folder() / f"histo-{name}"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -251,7 +253,7 @@ def _write_log(error: Exception) -> str:
     return f"no log file can be written; its traceback is: {text}"
 
 
-def _log_folder() -> Path:
+def _find_log_folder() -> Path:
     """Return the folder for log files, or raise `FileNotFoundError`."""
     from platformdirs import user_log_path
 

@@ -87,17 +87,17 @@ def balance(
         drop_leaks=drop_leaks,
         seed=seed,
     )
-    with _stages(state.report) as on_stage:
+    with _show_stages(state.report) as on_stage:
         report = run_balance(state.workspace, config, on_stage)
-    show_balance(state.report, report, with_audit=audit)
+    show_balance(state.report, report, has_audit=audit)
     then = "histo train" if name == BalanceConfig.name else f"histo train --data {name}"
-    state.report.done(f"wrote {state.workspace.manifest_path(name)}", then)
+    state.report.print_done(f"wrote {state.workspace.manifest_path(name)}", then)
     if json:
         write_out(dumps(to_json(report), indent=2) + "\n")
 
 
 @contextmanager
-def _stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
+def _show_stages(report: Reporter) -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar for the current stage of a long search."""
     bars: dict[str, OnProgress] = {}
     with ExitStack() as shown:

@@ -47,11 +47,11 @@ def demo(
         raise HistoError(f"--keep {keep}: the folder is not empty", "give a new or an empty folder")
     workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
     try:
-        make_steps = _slide_steps if slides else _steps
+        make_steps = _make_slide_steps if slides else _make_steps
         for step in make_steps(workspace.root, n, epochs, seed, device):
             state.report.heading("histo " + shlex.join(step))
             _run(["--workspace", str(workspace.root), *(["--quiet"] if state.report.quiet else [])], step)
-        _summary(state.report, workspace)
+        _show_summary(state.report, workspace)
         if slides:
             _keep_heatmaps(workspace)
     finally:
@@ -62,10 +62,10 @@ def demo(
         best = workspace.checkpoints_dir / CHECKPOINT
         pages = ", the report" if reports else ""
         kept = f"kept the plots{pages} and the checkpoint in {workspace.root}, removed all other files"
-        state.report.done(kept, f"histo predict FOLDER --ckpt {shlex.quote(str(best))}")
+        state.report.print_done(kept, f"histo predict FOLDER --ckpt {shlex.quote(str(best))}")
     else:
         pages = "".join(f"; open {path.relative_to(workspace.root)} in a browser" for path in reports)
-        state.report.done(f"everything is in {keep}{pages}", f"histo -w {shlex.quote(str(keep))} eval --tta")
+        state.report.print_done(f"everything is in {keep}{pages}", f"histo -w {shlex.quote(str(keep))} eval --tta")
 
 
 def _remove_all_but(root: Path, kept: list[Path]) -> None:
@@ -79,7 +79,7 @@ def _remove_all_but(root: Path, kept: list[Path]) -> None:
         root.rmdir()
 
 
-def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
+def _make_steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
     """Return the command lines of the pipeline."""
     seeded = ["--seed", str(seed)]
     return [
@@ -96,13 +96,13 @@ def _steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[l
 _SLIDE_SIDE = 6_000  # pixels of 0.243 micrometres
 
 
-def _slide_steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
+def _make_slide_steps(root: Path, n: int, epochs: int, seed: int, device: Device) -> list[list[str]]:
     """Return the command lines of the pipeline of whole slides: it trains on patches, and maps two slides."""
     drawn = root / "downloads" / "synthetic-slides" / f"seed-{seed}-side-{_SLIDE_SIDE}"
     slides = ["--slide-count", "2", "--slide-side", str(_SLIDE_SIDE), "--n", "200", "--seed", str(seed)]
     common = ["--ckpt", "best.pt", "--device", device.value]
     return [
-        *_steps(root, n, epochs, seed, device)[:3],
+        *_make_steps(root, n, epochs, seed, device)[:3],
         ["download", "--source", "synthetic-slides", *slides],
         ["predict", str(drawn / "slides"), *common, "--step", "32", "--out", str(root / "maps")],
         ["eval", "--maps", str(root / "maps"), "--annotations", str(drawn / "annotations")],
@@ -131,7 +131,7 @@ def _run(common: list[str], step: list[str]) -> None:
         raise typer.Exit(code)
 
 
-def _summary(report: Reporter, workspace: Workspace) -> None:
+def _show_summary(report: Reporter, workspace: Workspace) -> None:
     """Show the metrics of the demo's evaluation; `histo plot` has just listed the plots."""
     from histocli.metrics.registry import metric_title
 

@@ -74,20 +74,20 @@ def download(
         message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to do"
         if source_type(source.value).files_may_change:
             message += " (if the files have changed, --force packs them again)"
-        state.report.done(message, "histo balance")
+        state.report.print_done(message, "histo balance")
     if json:
         write_out(dumps(vars(dataset), indent=2) + "\n")
 
 
 def _show_plan(state: State, files: "list[PlannedFile]", json: bool) -> None:
     """Show the files that a download would fetch."""
-    rows = [(file.name, _size(file), "yes" if file.is_here else "no") for file in files]
+    rows = [(file.name, _format_size(file), "yes" if file.is_here else "no") for file in files]
     state.report.table("files to download", ["file", "size", "already here"], rows)
     if json:
         write_out(dumps([{"file": f, "size": s, "here": h == "yes"} for f, s, h in rows], indent=2) + "\n")
 
 
-def _size(file: "PlannedFile") -> str:
+def _format_size(file: "PlannedFile") -> str:
     """Format the size of a file that would be downloaded."""
     if file.size is None:
         return "unknown"
@@ -117,5 +117,5 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     if dataset.counts.get("without a label") == source.total:
         state.report.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
         next_command = f"histo predict {title}"
-    state.report.done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
+    state.report.print_done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
     return dataset

@@ -180,7 +180,7 @@ def evaluate(
         threshold=threshold,
         resize=resize,
         batch_size=batch_size or EvalConfig.batch_size,
-        halve=batch_size == options.AUTO,
+        can_halve_batch=batch_size == options.AUTO,
         device=device,
         precision=precision,
         engine=engine,
@@ -227,7 +227,7 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
 
     made = evaluate_scores(state.workspace, scores, threshold)
     show_evaluation(state.report, made.report)
-    state.report.done(f"the evaluation is {made.path}", f"histo plot --run {made.report.run}")
+    state.report.print_done(f"the evaluation is {made.path}", f"histo plot --run {made.report.run}")
     if json:
         write_out(dumps(made.report.to_json(), indent=2) + "\n")
 
@@ -246,11 +246,11 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
         return
     if isinstance(result, commands.Comparison):
         show_comparison(state.report, result.report)
-        state.report.done(f"wrote {result.path}")
+        state.report.print_done(f"wrote {result.path}")
         values = to_json(result.report)
     else:
         show_evaluation(state.report, result.report)
-        state.report.done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
+        state.report.print_done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
         values = result.report.to_json()
     if json:
         write_out(dumps(values, indent=2) + "\n")

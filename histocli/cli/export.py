@@ -47,4 +47,4 @@ def export(
     state.report.note(
         f"its probabilities of {report.patches} differ from those of {ckpt} by at most {report.difference:.1g}"
     )
-    state.report.done(f"wrote {report.path}")
+    state.report.print_done(f"wrote {report.path}")

@@ -92,7 +92,7 @@ class LiveTraining(Listener):
         self._show_header()
 
     def _show_header(self) -> None:
-        self.report.note(_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
+        self.report.note(_format_row("epoch", "loss", "val loss", "val AUC", "val acc", "patches/s", "seconds"))
 
     def on_step(self, progress: Step) -> None:
         """Update the progress bar."""
@@ -108,7 +108,7 @@ class LiveTraining(Listener):
             self.task, description=_describe_progress(epoch.epoch, self.epochs, epoch.train_loss, epoch.val_auc)
         )
         self.report.note(
-            _row(
+            _format_row(
                 str(epoch.epoch),
                 f"{epoch.train_loss:.4f}",
                 f"{epoch.val_loss:.4f}",
@@ -127,5 +127,5 @@ def _describe_progress(epoch: int, epochs: int, loss: float | None, auc: float |
     return text + ("" if auc is None else f" AUC {auc:.3f}")
 
 
-def _row(*cells: str) -> str:
+def _format_row(*cells: str) -> str:
     return "".join(cell.rjust(width) for cell, width in zip(cells, (5, 9, 10, 9, 9, 11, 9), strict=True))

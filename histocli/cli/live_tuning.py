@@ -6,7 +6,7 @@ from typing import Self
 
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from histocli.cli.render import TRIAL_COLUMNS, trial_cells
+from histocli.cli.render import TRIAL_COLUMNS, format_trial
 from histocli.commands.tune import TuneListener
 from histocli.console import Rate, Reporter
 from histocli.reports.tune import TrialReport
@@ -50,7 +50,7 @@ class LiveTuning(TuneListener):
         name, parts = study.config.name, f"{self.folds} folds of {study.config.data} by {study.split_by}"
         already = f"continued after {len(trials)} trial{'s' if len(trials) != 1 else ''}" if trials else "a new study"
         self.report.note(f"{name}: {already}; {parts}")
-        self.report.note(_row(TRIAL_COLUMNS))
+        self.report.note(_format_row(TRIAL_COLUMNS))
 
     def on_fold_start(self, trial: ClaimedTrial, fold: int) -> None:
         """Show the trial and the fold beside the progress bar."""
@@ -73,11 +73,11 @@ class LiveTuning(TuneListener):
 
     def on_trial_end(self, trial: TrialReport) -> None:
         """Print the row of a trial, and why it failed or was stopped early."""
-        self.report.note(_row(trial_cells(trial, self.folds)))
+        self.report.note(_format_row(format_trial(trial, self.folds)))
         if trial.problem:
             self.report.warn(f"trial {trial.number} failed: {trial.problem}")
 
 
-def _row(cells: Sequence[str]) -> str:
+def _format_row(cells: Sequence[str]) -> str:
     """Return the cells in columns; the last one has no width."""
     return "".join(cell.rjust(width) for cell, width in zip(cells, _WIDTHS, strict=False)) + f"  {cells[-1]}"

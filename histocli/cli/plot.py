@@ -121,4 +121,4 @@ def plot(
     for path in paths:
         state.report.note(str(path))
     count = f"{len(paths)} plots" if len(paths) != 1 else "1 plot"
-    state.report.done(f"drew {count} into {state.workspace.plots_dir}")
+    state.report.print_done(f"drew {count} into {state.workspace.plots_dir}")

@@ -15,7 +15,7 @@ from histocli.data.patterns import expand_patterns
 from histocli.enums import Columns, IdKind, OnError, Output, SplitName
 from histocli.errors import UsageError
 from histocli.slides.detection import find_slides
-from histocli.stdio import Stdout, stdout_is_a_file
+from histocli.stdio import Stdout, is_stdout_a_file
 
 
 @command(
@@ -190,7 +190,7 @@ def predict(
         mpp=mpp,
         errors=errors,
         batch_size=batch_size or PredictConfig.batch_size,
-        halve=batch_size == options.AUTO or not options.is_given(ctx, "batch_size", "ENVIRONMENT"),
+        can_halve_batch=batch_size == options.AUTO or not options.is_given(ctx, "batch_size", "ENVIRONMENT"),
         device=device,
         precision=precision,
         engine=engine,
@@ -214,7 +214,7 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
     """Score patches, and report what was written."""
     from histocli.data.early import early_processes
 
-    is_hidden = config.out is None and not stdout_is_a_file()
+    is_hidden = config.out is None and not is_stdout_a_file()
     with early_processes(config.inputs, config.device) as pool:
         from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
         from histocli.compute.ddp import LONG_TIMEOUT, process_group

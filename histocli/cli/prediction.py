@@ -33,7 +33,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     if warning := prediction.likeness.warning:
         report.warn(warning)
     before = f"; it held {prediction.done_before:,} before" if prediction.done_before else ""
-    report.done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
+    report.print_done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
     if unreadable:
         files = f"{scored + unreadable:,} {'new files' if prediction.done_before else 'files'}"
         raise PartialError(f"{unreadable:,} of {files} could not be read; all others are scored", hint)

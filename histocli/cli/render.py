@@ -3,17 +3,17 @@
 from histocli.console import Reporter, number
 from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
-from histocli.metrics.intervals import few_clusters
+from histocli.metrics.intervals import explain_few_clusters
 from histocli.metrics.registry import BY_NAME, metric_title
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport
 from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
 
-_WORST = 5  # number of slides in the table of the lowest accuracy
-_BEST_TRIALS = 5  # number of trials in the table of the best ones
-_FEW_TRIALS = 20  # fewer trials show little about the importance of each of five options
-_REPEATED = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
+_N_WORST_SLIDES = 5  # number of slides in the table of the lowest accuracy
+_N_BEST_TRIALS = 5  # number of trials in the table of the best ones
+_MIN_TRIALS = 20  # fewer trials show little about the importance of each of five options
+_REPEATED_METRICS = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
 def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
@@ -25,11 +25,12 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
-        [metric_title(name), number(value), _interval(uncertainty, name)] for name, value in measured.metrics.items()
+        [metric_title(name), number(value), _format_interval(uncertainty, name)]
+        for name, value in measured.metrics.items()
     ]
     report.table(title, ["metric", "value", f"95% interval{by}"], rows)
-    if uncertainty and uncertainty.delong and not uncertainty.uses_delong("auc"):
-        report.note(f"AUC, 95% interval by DeLong: {_range(uncertainty.delong.interval)}")
+    if uncertainty and uncertainty.delong and not uncertainty.has_delong_interval("auc"):
+        report.note(f"AUC, 95% interval by DeLong: {_format_range(uncertainty.delong.interval)}")
     confusion = measured.confusion
     report.table(
         f"confusion matrix at threshold {measured.threshold:.4g}",
@@ -38,7 +39,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
     )
     _warn_of_one_class(report, evaluation)
     _show_calibration(report, evaluation)
-    _show_groups(report, "slide", _worst_slides(evaluation.slides), len(evaluation.slides))
+    _show_groups(report, "slide", _select_worst_slides(evaluation.slides), len(evaluation.slides))
     _show_groups(report, "hospital", evaluation.hospitals, len(evaluation.hospitals))
     for name, reason in measured.undefined.items():
         report.warn(f"{metric_title(name)} cannot be computed: {reason}")
@@ -67,25 +68,25 @@ def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:
         (report.warn if caveat.is_serious else report.note)(caveat.text)
 
 
-def _range(interval: Interval | None) -> str:
+def _format_range(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _interval(uncertainty: Uncertainty | None, name: str) -> str:
+def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
     """Format the interval of a metric; DeLong's, which is used where the bootstrap gives none, is named."""
     if uncertainty is None:
         return "-"
-    text = _range(uncertainty.interval(name))
-    return f"DeLong: {text}" if uncertainty.uses_delong(name) else text
+    text = _format_range(uncertainty.interval(name))
+    return f"DeLong: {text}" if uncertainty.has_delong_interval(name) else text
 
 
 def _show_missing_intervals(report: Reporter, evaluation: EvaluationReport, uncertainty: Uncertainty) -> None:
     """Print which metrics have no interval by bootstrap, and why; an undefined metric needs no interval."""
-    for reason, names in evaluation.missing_intervals().items():
+    for reason, names in evaluation.group_missing_intervals().items():
         metrics = (
             "all metrics" if len(names) == len(evaluation.measured.metrics) else ", ".join(map(metric_title, names))
         )
-        instead = "; the interval of the AUC is DeLong's" if any(map(uncertainty.uses_delong, names)) else ""
+        instead = "; the interval of the AUC is DeLong's" if any(map(uncertainty.has_delong_interval, names)) else ""
         report.warn(f"no 95% interval by bootstrap of {metrics}: {reason}{instead}")
 
 
@@ -102,9 +103,9 @@ def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
     report.table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
 
 
-def _worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
+def _select_worst_slides(slides: list[GroupMetrics]) -> list[GroupMetrics]:
     """Return the slides with the lowest accuracy; if it is equal, those with more patches."""
-    return sorted(slides, key=lambda slide: (slide.metrics["accuracy"] or 0, -slide.n))[:_WORST]
+    return sorted(slides, key=lambda slide: (slide.metrics["accuracy"] or 0, -slide.n))[:_N_WORST_SLIDES]
 
 
 def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total: int) -> None:
@@ -125,12 +126,12 @@ def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
     rows = [[one.run, one.data, one.split, number(one.auc)] for one in both]
     report.table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
     bootstrap, delong = comparison.paired.bootstrap, comparison.paired.delong
-    methods = [[f"bootstrap by {bootstrap.by}", _range(bootstrap.interval), _p_value(bootstrap.p)]]
+    methods = [[f"bootstrap by {bootstrap.by}", _format_range(bootstrap.interval), _format_p_value(bootstrap.p)]]
     if delong:
-        methods.append([f"DeLong by {delong.by}", _range(delong.interval), _p_value(delong.p)])
+        methods.append([f"DeLong by {delong.by}", _format_range(delong.interval), _format_p_value(delong.p)])
     title = f"difference {comparison.paired.difference:+.4f}: AUC of {comparison.a.run} minus AUC of {comparison.b.run}"
     report.table(title, ["method", "95% interval", "p-value"], methods)
-    if reason := few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
+    if reason := explain_few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
         report.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
     for one in both:
         if one.n_in_training:
@@ -144,22 +145,22 @@ def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
             report.warn(f"{count:,} patches of {one.file} were not scored by the other")
 
 
-def _p_value(p: float | None) -> str:
+def _format_p_value(p: float | None) -> str:
     return "-" if p is None else f"{p:.2g}"
 
 
 def show_repeats(report: Reporter, repeats: RepeatsReport) -> None:
     """Print the validation metrics of each fold or seed, their mean and standard deviation."""
-    rows = [[run.run, *(number(run.metrics[name]) for name in _REPEATED)] for run in repeats.runs]
-    rows.append(["mean", *(number(repeats.mean[name]) for name in _REPEATED)])
-    rows.append(["standard deviation", *(number(repeats.standard_deviation[name]) for name in _REPEATED)])
+    rows = [[run.run, *(number(run.metrics[name]) for name in _REPEATED_METRICS)] for run in repeats.runs]
+    rows.append(["mean", *(number(repeats.mean[name]) for name in _REPEATED_METRICS)])
+    rows.append(["standard deviation", *(number(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
     title = f"validation metrics of the {repeats.kind} of {repeats.name}"
-    report.table(title, ["run", *map(metric_title, _REPEATED)], rows)
+    report.table(title, ["run", *map(metric_title, _REPEATED_METRICS)], rows)
     if repeats.split_by == "patch":
         report.warn("slides are, or may be, in both train and validation: these metrics are too good")
 
 
-def trial_cells(trial: TrialReport, folds: int) -> list[str]:
+def format_trial(trial: TrialReport, folds: int) -> list[str]:
     """Return the columns of a trial: number, mean AUC, its standard error, trained folds, parameters."""
     chosen = trial.parameters
     return [
@@ -184,19 +185,19 @@ def show_tuning(report: Reporter, tuning: TuneReport) -> None:
     count = len(tuning.trials)
     report.note(f"{count} trial{'s' if count != 1 else ''}: {', '.join(states) or 'none'}")
     finished = [trial for trial in tuning.trials if trial.state == FINISHED]
-    best = sorted(finished, key=lambda trial: -(trial.mean or 0))[:_BEST_TRIALS]
+    best = sorted(finished, key=lambda trial: -(trial.mean or 0))[:_N_BEST_TRIALS]
     if best:
         title = "the best trials: mean validation AUC of the folds, and its standard error"
-        report.table(title, TRIAL_COLUMNS, [trial_cells(trial, tuning.folds) for trial in best])
+        report.table(title, TRIAL_COLUMNS, [format_trial(trial, tuning.folds) for trial in best])
     if tuning.importance:
         rows = [[name.replace("_", " "), f"{share:.2f}"] for name, share in tuning.importance.items()]
         report.table(f"importance among {len(finished)} finished trials", ["parameter", "importance"], rows)
-        if len(finished) < _FEW_TRIALS:
-            report.note(f"the importance is a rough guess with fewer than {_FEW_TRIALS} finished trials")
+        if len(finished) < _MIN_TRIALS:
+            report.note(f"the importance is a rough guess with fewer than {_MIN_TRIALS} finished trials")
     if tuning.split_by == "patch":
         report.warn("slides are, or may be, in both train and validation: these AUCs are too good")
     if (above := tuning.above_defaults) is not None:
-        chance = "; this may be chance" if above.may_be_chance else ""
+        chance = "; this may be chance" if above.is_within_error else ""
         report.note(
             f"the AUC of trial {tuning.best} is {above.mean:.4f} higher than that of trial 0, the nearest to the "
             f"defaults (standard error {above.standard_error:.4f}){chance}"

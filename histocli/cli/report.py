@@ -65,4 +65,4 @@ def report(
     config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps)
     written = write_report(state.workspace, config, listener=ConsoleListener(state.report))
     evaluations = f"{written.evaluations} evaluation{'s' if written.evaluations != 1 else ''}"
-    state.report.done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")
+    state.report.print_done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

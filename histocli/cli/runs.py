@@ -34,9 +34,9 @@ def runs(
 
     if action is RunAction.RM:
         removed = remove_runs(state.workspace, names or [])
-        if removed.had_default:
+        if removed.has_default:
             state.report.note("checkpoints/best.pt, which --ckpt best.pt uses, is a copy from it and stays")
-        state.report.done(f"removed {', '.join(removed.runs)}: {human_bytes(removed.bytes)}")
+        state.report.print_done(f"removed {', '.join(removed.runs)}: {human_bytes(removed.bytes)}")
         return
     runs = list_runs(state.workspace, sort)
     rows = [

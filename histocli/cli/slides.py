@@ -15,9 +15,9 @@ from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
 from histocli.stdio import write_out
 
 _TABLES = (".csv", ".jsonl", ".parquet")
-_NAME = 24  # the largest number of characters of a slide's name beside its bar
-_FEW = 10  # slides of a class, below which intervals are rough
-_MOST_NAMES = 3  # how many files that are no slides a message shows
+_MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
+_MIN_SLIDES = 10  # slides of a class, below which intervals are rough
+_MAX_LISTED = 3  # how many files that are no slides a message shows
 
 
 class SlideBars(SlideListener):
@@ -84,7 +84,7 @@ def describe(record: SlideRecord) -> str:
 
 
 def _shorten(name: str) -> str:
-    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
+    return name if len(name) <= _MAX_NAME else f"...{name[3 - _MAX_NAME :]}"
 
 
 def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> None:
@@ -105,8 +105,8 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     if is_for_patches and config.out is not None:
         raise UsageError(f"--out {config.out} is a table, and the scores of slides are a folder", "give --out DIR")
     if found.others:
-        names = ", ".join(path.name for path in found.others[:_MOST_NAMES])
-        more = ", ..." if len(found.others) > _MOST_NAMES else ""
+        names = ", ".join(path.name for path in found.others[:_MAX_LISTED])
+        more = ", ..." if len(found.others) > _MAX_LISTED else ""
         state.report.note(f"skipped, because not a slide ({len(found.others):,}): {names}{more}")
     with process_group(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
         done = run_predict(state.workspace, config, found.slides, listener=bars, ranks=ranks)
@@ -117,7 +117,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     failed = [record for record in done.records if record.status == FAILED]
     assert config.out is not None
     count = len(done.records) - len(failed)
-    state.report.done(f"{count:,} slides in {config.out}; {TABLE} has a line for each")
+    state.report.print_done(f"{count:,} slides in {config.out}; {TABLE} has a line for each")
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
@@ -139,7 +139,7 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
             state.report.warn(f"{len(names):,} slides {what} and are not evaluated: {', '.join(names)}")
     chosen = report.chosen.name if report.chosen else None
     rows = [
-        [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_texts(one)]
+        [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(one)]
         for name, one in report.auc.items()
     ]
     if report.chosen is None:
@@ -151,18 +151,18 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
             [f"{label}, chosen" if label.endswith(f" by {report.chosen.name}") else label, *v] for label, *v in rows
         ]
     if report.sensitivity:
-        rows.append(["FROC score of Camelyon16", *_texts(report.froc)])
+        rows.append(["FROC score of Camelyon16", *_format_estimate(report.froc)])
         for size, one in report.recall.items():
-            rows.append([f"recall, {size}: {one.found} of {one.lesions}", *_texts(one.recall)])
+            rows.append([f"recall, {size}: {one.found} of {one.lesions}", *_format_estimate(one.recall)])
     title = f"{report.slides:,} slides, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.report.table(title, ["", "value", "95% interval"], rows)
-    if min(report.tumour_slides, report.slides - report.tumour_slides) < _FEW:
-        state.report.note(f"with fewer than {_FEW} slides of a class, the intervals are rough")
-    state.report.done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
+    if min(report.tumour_slides, report.slides - report.tumour_slides) < _MIN_SLIDES:
+        state.report.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are rough")
+    state.report.print_done(f"wrote {written.path} and {', '.join(str(path) for path in written.plots)}")
     if json:
         write_out(dumps(to_json(report), indent=2) + "\n")
 
 
-def _texts(estimate: Estimate) -> tuple[str, str]:
+def _format_estimate(estimate: Estimate) -> tuple[str, str]:
     interval = f"{estimate.interval[0]:.4f} to {estimate.interval[1]:.4f}" if estimate.interval else "-"
     return number(estimate.value), interval

@@ -25,7 +25,7 @@ def with_source_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def with_options(*args: Any, **values: Any) -> None:
-        given = {name: _value(values.pop(name), option) for name, option in declared.items()}
+        given = {name: _convert_value(values.pop(name), option) for name, option in declared.items()}
         command(*args, **values, declared=given)
 
     every = [*fixed[:2], *parameters, *fixed[2:]]  # after the context and --source
@@ -46,7 +46,7 @@ def _make_parameter(name: str, declared: DeclaredOption) -> inspect.Parameter:
     )
 
 
-def _value(value: Any, declared: DeclaredOption) -> Any:
+def _convert_value(value: Any, declared: DeclaredOption) -> Any:
     return tuple(value or ()) if get_origin(declared.type) is tuple else value
 
 
@@ -68,11 +68,11 @@ def open_with_bars(
 
     def on_transfer(name: str, done: int, total: int | None) -> None:
         if is_fetched:  # the bar for packing is shown, and files are unpacked meanwhile
-            report.at_stage(f"unpacking {_short(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
+            report.at_stage(f"unpacking {_shorten(name)}" + (f" {min(1, done / total):.0%}" if total else ""))
             return
         if name not in bars:
             fetching.close()
-            bars[name] = fetching.enter_context(report.bar(_short(name), unit="bytes", total=total))
+            bars[name] = fetching.enter_context(report.bar(_shorten(name), unit="bytes", total=total))
         bars[name](done, total)
 
     source = open_source(config, SourceContext(workspace.downloads_dir, config.force, on_transfer))
@@ -89,6 +89,6 @@ def open_with_bars(
     return source, fetch
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     """Shorten a file's name, so that there is room for its bar on 80 columns."""
     return name if len(name) <= 16 else f"...{name[-13:]}"

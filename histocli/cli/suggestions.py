@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 # What other tools call the same thing; the first that the command has is suggested.
-_OPTIONS = {
+_OTHER_OPTION_NAMES = {
     "-o": ("--out", "--name"),
     "--output": ("--out", "--name"),
     "--output-file": ("--out",),
@@ -59,7 +59,7 @@ _OPTIONS = {
     "-n": ("--n",),
     "--type": ("--format", "--kind"),
 }
-_VALUES = {
+_OTHER_VALUE_NAMES = {
     "gpu": "cuda",
     "nvidia": "cuda",
     "metal": "mps",
@@ -92,7 +92,7 @@ _VALUES = {
     "ignore": "skip",
 }
 # The option that a value without one was probably meant for.
-_ARGUMENTS = {
+_OPTION_OF_ARGUMENT = {
     "download": "--from",
     "balance": "--data",
     "train": "--data",
@@ -101,7 +101,7 @@ _ARGUMENTS = {
     "plot": "--run",
     "report": "--run",
 }
-_EXTRA = re.compile(r"^Got unexpected extra arguments?(?:\(s\))? \((\S+)[^)]*\)$")
+_EXTRA_ARGUMENT = re.compile(r"^Got unexpected extra arguments?(?:\(s\))? \((\S+)[^)]*\)$")
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.*)")
 
 
@@ -113,31 +113,31 @@ def suggest(command: Any, error: Any) -> None:
     """
     if isinstance(name := getattr(error, "option_name", None), str) and hasattr(error, "possibilities"):
         options = [flag for parameter in command.params for flag in parameter.opts if not _is_hidden(parameter)]
-        if names := _options_like(name.partition("=")[0], options):
+        if names := _find_similar_option(name.partition("=")[0], options):
             error.possibilities = None  # they would be repeated
             error.message = f"{error.message.rstrip('.')}. Did you mean {names[0]}?"
-    elif (extra := _EXTRA.search(str(getattr(error, "message", "")))) and command.name in _ARGUMENTS:
+    elif (extra := _EXTRA_ARGUMENT.search(str(getattr(error, "message", "")))) and command.name in _OPTION_OF_ARGUMENT:
         is_count = command.name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
-        error.message += f". Did you mean {'--n' if is_count else _ARGUMENTS[command.name]} {extra[1]}?"
+        error.message += f". Did you mean {'--n' if is_count else _OPTION_OF_ARGUMENT[command.name]} {extra[1]}?"
     elif (wrong := _NOT_ONE_OF.search(str(getattr(error, "message", "")))) and (
-        meant := _value_like(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
+        meant := _find_similar_value(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
     ):
         message = error.message.removeprefix("Value error, ")
         error.message = f"{message.rstrip('.')}. Did you mean {meant!r}?"
 
 
-def _options_like(name: str, options: list[str]) -> list[str]:
+def _find_similar_option(name: str, options: list[str]) -> list[str]:
     """Return the option that a wrong one may mean, if there is one."""
-    known = [meant for meant in _OPTIONS.get(name.lower().replace("_", "-"), ()) if meant in options][:1]
+    known = [meant for meant in _OTHER_OPTION_NAMES.get(name.lower().replace("_", "-"), ()) if meant in options][:1]
     return known or get_close_matches(name.replace("_", "-"), options, 1, 0.7)
 
 
-def _value_like(wrong: str, values: Iterable[str]) -> str | None:
+def _find_similar_value(wrong: str, values: Iterable[str]) -> str | None:
     """Return the allowed value that a wrong one was probably meant to be."""
     values = list(values)
     word = wrong.lower()
     device = word.partition(":")[0]  # cuda:0, as torch writes it
-    for meant in (word, _VALUES.get(word), device, _VALUES.get(device)):
+    for meant in (word, _OTHER_VALUE_NAMES.get(word), device, _OTHER_VALUE_NAMES.get(device)):
         if meant in values:
             return meant
     return next(iter(get_close_matches(word, values, 1)), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from histocli.cli import options
-from histocli.cli.app import State, arguments_of, command
+from histocli.cli.app import State, command, find_arguments
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
 from histocli.config import PACKAGED_ARCH, TrainConfig
 from histocli.console import number
@@ -199,7 +199,7 @@ def train(
 
     check_packages(track or ())
     if processes > 1 and not is_distributed():
-        launch(arguments_of(ctx), processes)
+        launch(find_arguments(ctx), processes)
         return
     if weights is Weights.HISTONET_PCAM and not options.is_given(ctx, "arch", "ENVIRONMENT"):
         arch = PACKAGED_ARCH
@@ -224,7 +224,7 @@ def train(
         threshold=threshold,
         allow_leak=allow_leak,
         deterministic=deterministic,
-        halve=batch_size == options.AUTO,
+        can_halve_batch=batch_size == options.AUTO,
         name=name,
         resume=resume,
         folds=folds,
@@ -272,7 +272,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
             f"at the threshold every validation patch is predicted as {result.called}: the best epoch has trained for "
             f"only {steps}; train longer: {longer}"
         )
-    state.report.done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
+    state.report.print_done(f"wrote {result.run_dir} in {result.seconds:,.0f} s", "histo eval --ckpt best.pt")
     return {"run": result.run, "run_dir": str(result.run_dir), **best._asdict()}
 
 
@@ -287,5 +287,5 @@ def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "R
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
     if report.kind == "folds":
         state.report.note(f"the out-of-fold scores of all patches: histo plot --run {report.name}")
-    state.report.done(f"wrote {report.name}-{report.kind}.json", f"histo eval {members} --data NAME")
+    state.report.print_done(f"wrote {report.name}-{report.kind}.json", f"histo eval {members} --data NAME")
     return to_json(report)

@@ -147,6 +147,6 @@ def tune(
     show_tuning(state.report, tuned.report)
     if not tuned.trials:
         state.report.note("no trial was started: a larger --trials adds more")
-    state.report.done(f"wrote {tuned.path}", tuned.report.command)
+    state.report.print_done(f"wrote {tuned.path}", tuned.report.command)
     if json:
         write_out(dumps(to_json(tuned.report), indent=2) + "\n")

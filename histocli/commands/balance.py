@@ -55,9 +55,9 @@ def balance(
             that are not known.
     """
     data = config.data or default_dataset(workspace)
-    _check(workspace, config)
+    _check_options(workspace, config)
     manifest = _read_manifest(workspace, data)
-    by_folders = _splits_by_folders(workspace, config, data, manifest)
+    by_folders = _keeps_own_splits(workspace, config, data, manifest)
     own_splits = {"", "train"} | VALIDATION
     cleaned, dropped = drop_unusable(
         manifest, frozenset(set(manifest["split"]) - own_splits) if by_folders else HELD_OUT
@@ -83,7 +83,7 @@ def balance(
     is_small = unit is Split.SLIDE and len(manifest) <= _COMPARED_SLIDES
     if config.audit or config.drop_leaks or unit in (Split.OVERLAP, Split.FOLDERS) or is_small:
         groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
-    subset = _split(config, unit, subset, groups)
+    subset = _assign_splits(config, unit, subset, groups)
     sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
     path = workspace.manifest_path(config.name)
     report = BalanceReport(
@@ -92,15 +92,15 @@ def balance(
         n=len(subset),
         seed=config.seed,
         split=unit.value,
-        leaks=_leaks(unit, subset, sharing),
+        leaks=_has_leak(unit, subset, sharing),
         sharing_pixels=sharing,
         val_fraction=config.val_fraction,
         dropped=dropped,
         available=PatchCounts(int(sizes[0]), int(sizes[1])),
         counts=_count_patches(subset),
-        slides=_count_slides(subset) if _all_known(cleaned, "slide") else None,
+        slides=_count_slides(subset) if _has_all(cleaned, "slide") else None,
         appearance=_count_groups(subset) if unit is Group.APPEARANCE else None,
-        hospitals=_list_hospitals(subset) if _all_known(cleaned, "hospital") else None,
+        hospitals=_list_hospitals(subset) if _has_all(cleaned, "hospital") else None,
         audit=audit(workspace, subset, manifest),
     )
     lock = workspace.manifests_dir / f".{config.name}.lock"
@@ -127,7 +127,7 @@ def _classes_error(data: str, sizes: "np.ndarray", dropped: DroppedPatches) -> H
     )
 
 
-def _leaks(unit: Split | Group, subset: "pd.DataFrame", sharing: int | None) -> bool:
+def _has_leak(unit: Split | Group, subset: "pd.DataFrame", sharing: int | None) -> bool:
     """Return whether one slide may have patches in train and in validation."""
     if unit is Split.FOLDERS:
         parts = [set(subset.loc[subset["split"] == name, "slide"]) for name in ("train", "val")]
@@ -135,7 +135,7 @@ def _leaks(unit: Split | Group, subset: "pd.DataFrame", sharing: int | None) -> 
     return unit is Split.RANDOM or (sharing == 0 and not (subset["slide"] != "").any())
 
 
-def _splits_by_folders(workspace: Workspace, config: BalanceConfig, data: str, manifest: "pd.DataFrame") -> bool:
+def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, manifest: "pd.DataFrame") -> bool:
     """Return whether to use the data set's own splits: if asked for, or if a folder has them.
 
     Raises:
@@ -168,7 +168,7 @@ def is_subset(workspace: Workspace, name: str) -> bool:
         return "index" in re.split(r"[,;]", file.readline().strip())
 
 
-def _check(workspace: Workspace, config: BalanceConfig) -> None:
+def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
     """Check the options before anything is read.
 
     Raises:
@@ -200,25 +200,25 @@ def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> S
         raise UsageError(
             f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
         )
-    if config.group is Group.HOSPITAL and not _all_known(cleaned, config.group):
+    if config.group is Group.HOSPITAL and not _has_all(cleaned, config.group):
         raise HistoError(
             f"the hospitals of {data} are not known for every patch",
             "histo reads them from the names of Camelyon16's slides: add these with histo download --slides CSV; or "
             "choose --group appearance, which finds two groups by sharpness and colour",
         )
-    if config.split is Split.SLIDE and not _all_known(cleaned, "slide"):
+    if config.split is Split.SLIDE and not _has_all(cleaned, "slide"):
         raise HistoError(
             f"the slides of {data} are not known for every patch",
             "histo download --slides CSV adds them; --split overlap keeps overlapping patches together",
         )
-    return config.group or config.split or (Split.SLIDE if _all_known(cleaned, "slide") else Split.OVERLAP)
+    return config.group or config.split or (Split.SLIDE if _has_all(cleaned, "slide") else Split.OVERLAP)
 
 
-def _all_known(rows: "pd.DataFrame", column: str) -> bool:
+def _has_all(rows: "pd.DataFrame", column: str) -> bool:
     return bool(len(rows)) and bool((rows[column] != "").all())
 
 
-def _split(
+def _assign_splits(
     config: BalanceConfig, unit: Split | Group, subset: "pd.DataFrame", groups: "np.ndarray | None"
 ) -> "pd.DataFrame":
     """Return the subset with the column `split` (train or val); a split by overlap also adds the overlap groups.

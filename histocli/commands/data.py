@@ -66,12 +66,12 @@ class _Origin:
 def list_data(workspace: Workspace) -> Inventory:
     """Return the packed data sets and the balanced subsets, by name."""
     return Inventory(
-        [_dataset(workspace, name) for name in workspace.dataset_names()],
-        [_subset(workspace, name) for name in workspace.subset_names()],
+        [_summarise_dataset(workspace, name) for name in workspace.dataset_names()],
+        [_summarise_subset(workspace, name) for name in workspace.subset_names()],
     )
 
 
-def _dataset(workspace: Workspace, name: str) -> DatasetSummary:
+def _summarise_dataset(workspace: Workspace, name: str) -> DatasetSummary:
     """Return the summary of a data set; of one that cannot be read, its size and the error."""
     size = folder_size(workspace.dataset_dir(name))
     try:
@@ -107,7 +107,7 @@ def _count_splits(manifest: "pd.DataFrame") -> dict[str, int]:
     return {str(split): int(count) for split, count in sorted(counts.items())}
 
 
-def _subset(workspace: Workspace, name: str) -> SubsetSummary:
+def _summarise_subset(workspace: Workspace, name: str) -> SubsetSummary:
     """Return the summary of a subset; of one that cannot be read, the error."""
     path = workspace.balance_path(name)
     try:

@@ -160,7 +160,7 @@ def download(
         patches=packed.patches,
         sha256=packed.sha256,
         ids_sha256=packed.ids_sha256,
-        counts={**report.counts, **_counts(packed)},
+        counts={**report.counts, **_count_patches(packed)},
         checksums=report.checksums,
         notes=report.notes + shortage,
     )
@@ -168,7 +168,7 @@ def download(
     return dataset
 
 
-def _counts(packed: PackResult) -> dict[str, int]:
+def _count_patches(packed: PackResult) -> dict[str, int]:
     """Return how many patches were dropped, have another SHA-1 than their id, or cannot be read, without zeros."""
     named = {
         "exact duplicates dropped": packed.duplicates_dropped,

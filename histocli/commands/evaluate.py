@@ -24,7 +24,7 @@ from histocli.schema import to_json
 from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 
-_LONG_NAME = 60  # a name with more characters is shortened
+_MAX_NAME = 60  # a name with more characters is shortened
 
 
 class Evaluation(NamedTuple):
@@ -59,21 +59,21 @@ def evaluate(
     Raises:
         HistoError: a checkpoint, the data or the device cannot be used, or no patch has a label.
     """
-    on_disk = config.data is not None and Path(config.data).exists()
-    _check(workspace, config, on_disk)
-    predictor, threshold = ranks.on_all_ranks(lambda: _open(workspace, config))
+    is_on_disk = config.data is not None and Path(config.data).exists()
+    _check_options(workspace, config, is_on_disk)
+    predictor, threshold = ranks.on_all_ranks(lambda: _load_predictor(workspace, config))
     ranks.check_equal([[member.sha256 for member in predictor.members], predictor.kind], "checkpoints or devices")
     for member in predictor.members:
         listener.on_note(member.checkpoint.describe())
     listener.on_note(predictor.reason)
-    if on_disk:
+    if is_on_disk:
         scored = score_folder(workspace, predictor, config, listener, ranks)
     else:
         scored = score_packed(workspace, predictor, config, listener, ranks)
     return ranks.on_rank0(lambda: _measure_and_write(workspace, config, predictor, scored, threshold, listener))
 
 
-def _open(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
+def _load_predictor(workspace: Workspace, config: EvalConfig) -> tuple[CheckpointPredictor, float]:
     """Load the checkpoints, and return their predictor and threshold."""
     predictor = load_from_config(workspace, config)
     return predictor, predictor.threshold(config.threshold)
@@ -90,7 +90,7 @@ def _measure_and_write(
     """Compute the metrics of the scores, write both, and send the metrics of a run to its trackers."""
     is_best = [_is_best(workspace, member) for member in predictor.members]
     folder = None if scored.packed else str(Path(config.data or "").resolve())
-    path = _unused_path(
+    path = _choose_path(
         _metrics_path(workspace, config, predictor, scored, all(is_best)), _run_name(predictor), scored, folder
     )
     measured, before, intervals = measure_scores(scored.table, threshold)
@@ -135,7 +135,7 @@ def _metrics_path(
         "tta": config.tta,
         "uncalibrated": config.uncalibrated,
         f"prevalence-{config.prevalence}": config.prevalence is not None,
-        _threshold_part(config.threshold): config.threshold != STORED,
+        _format_threshold(config.threshold): config.threshold != STORED,
         config.resize.value: config.resize is not Resize.CROP,
     }
     name = _run_name(predictor)
@@ -145,13 +145,13 @@ def _metrics_path(
     return workspace.metrics_dir / f"{make_name('-'.join(parts))}.json"
 
 
-def _threshold_part(threshold: str) -> str:
+def _format_threshold(threshold: str) -> str:
     """Return how file names show a threshold; the same number is shown alike, however it was written."""
     value = None if threshold == STORED else parse_threshold(threshold)
     return f"at-{threshold.replace('=', '-') if value is None else repr(value)}"
 
 
-def _unused_path(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
+def _choose_path(path: Path, run: str, scored: Scored, folder: str | None) -> Path:
     """Return `path`; add a hash to its name if the file is an evaluation of other data, such as another folder."""
     if not path.is_file():
         return path
@@ -238,7 +238,7 @@ def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) ->
         slides=metrics_by("slide", table, value),
         hospitals=metrics_by("hospital", table, value),
     )
-    target = path.with_name(f"{path.stem}-{_threshold_part(threshold)}.json")
+    target = path.with_name(f"{path.stem}-{_format_threshold(threshold)}.json")
     write_evaluation(target, changed)
     return Evaluation(target, changed)
 
@@ -250,11 +250,11 @@ def _run_name(predictor: CheckpointPredictor) -> str:
 def _join_names(names: list[str]) -> str:
     """Join names with `-and-`; if the result is long, return the first name and the number of the others."""
     joined = "-and-".join(names)
-    is_short = len(names) == 1 or len(joined) <= _LONG_NAME
+    is_short = len(names) == 1 or len(joined) <= _MAX_NAME
     return joined if is_short else f"{names[0]}-and-{len(names) - 1}-more"
 
 
-def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
+def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -> None:
     """Check that the data exists and that the options are possible with it.
 
     Raises:
@@ -262,11 +262,11 @@ def _check(workspace: Workspace, config: EvalConfig, on_disk: bool) -> None:
         UsageError: an option is not possible with this data.
     """
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
-    if config.data is not None and not on_disk and config.data not in manifests:
+    if config.data is not None and not is_on_disk and config.data not in manifests:
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no path and no data set {config.data}", f"data sets: {known}")
     for name in ("labels", *FOLDER_OPTIONS):
-        if getattr(config, name) and not on_disk:
+        if getattr(config, name) and not is_on_disk:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for a folder or archive", f"for a packed data set: histo download {flag}")
     check_prevalence(config.prevalence)

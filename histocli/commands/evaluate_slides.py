@@ -25,11 +25,11 @@ from histocli.sources.files import file_at
 from histocli.sources.table_files import read_labels
 from histocli.workspace import Workspace, check_name, write_json
 
-_TOP = 10  # squares whose mean is one of the scores of a slide
+_N_HIGHEST = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000
-_DEFINED = 0.95  # share of the resamples in which a metric must have a value, for it to have an interval
+_MIN_DEFINED_SHARE = 0.95  # share of the resamples in which a metric must have a value, for it to have an interval
 FindTruth = Callable[[FinishedSlide], TumourAreas | int | None]
-AGGREGATIONS = ("maximum", f"mean of the {_TOP} highest", "tumour area in mm2")
+AGGREGATIONS = ("maximum", f"mean of the {_N_HIGHEST} highest", "tumour area in mm2")
 
 
 class EvaluatedSlide(NamedTuple):
@@ -41,7 +41,7 @@ class EvaluatedSlide(NamedTuple):
     hits: SlideHits | None
 
 
-class Written(NamedTuple):
+class WrittenSlideEvaluation(NamedTuple):
     """The report, its file, and the plots."""
 
     report: SlideEvaluation
@@ -49,7 +49,7 @@ class Written(NamedTuple):
     plots: list[Path]
 
 
-def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
+def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSlideEvaluation:
     """Evaluate the maps in a folder, and write `metrics/slides-FOLDER.json` and plots.
 
     The scores of a slide are fixed in advance, or one is chosen on the training slides of `config.choose_on`: nothing
@@ -63,37 +63,41 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> Written:
         raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
     finished = read_folder(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
-    find_truth = _truth_of_annotations(config.annotations) if config.annotations else _truth_of_labels(config.labels)
-    slides, without = _evaluate_folder(finished, find_truth, threshold)
+    find_truth = (
+        _make_annotation_lookup(config.annotations) if config.annotations else _make_label_lookup(config.labels)
+    )
+    slides, without_truth = _evaluate_folder(finished, find_truth, threshold)
     if not slides:
-        raise HistoError(f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without)}")
+        raise HistoError(
+            f"no slide in {config.slides} has a label or an annotation", f"slides: {', '.join(without_truth)}"
+        )
     chosen = None
     if config.choose_on is not None:
         training = read_folder(config.choose_on)
         _check_separate(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
-    report = _report(config, slides, without, threshold, chosen)
+    report = _compute_report(config, slides, without_truth, threshold, chosen)
     stem = check_name(f"slides-{config.slides.resolve().name}", "metrics file")
     path = workspace.metrics_dir / f"{stem}.json"
     write_json(path, to_json(report))
     plots = [draw_slide_roc(workspace.plots_dir / f"{stem}-roc.png", report)]
     if report.sensitivity:
         plots.append(draw_froc(workspace.plots_dir / f"{stem}-froc.png", report))
-    return Written(report, path, plots)
+    return WrittenSlideEvaluation(report, path, plots)
 
 
 def _evaluate_folder(
     finished: list[tuple[Path, FinishedSlide]], find_truth: FindTruth, threshold: float
 ) -> tuple[list[EvaluatedSlide], list[str]]:
     """Return the slides of which the truth is known, and the names of the others."""
-    slides, without = [], []
+    slides, without_truth = [], []
     for folder, one in finished:
         truth = find_truth(one)
         if truth is None:
-            without.append(one.record.slide)
+            without_truth.append(one.record.slide)
         else:
             slides.append(_evaluate_slide(folder, one, truth, threshold))
-    return slides, without
+    return slides, without_truth
 
 
 def _check_separate(finished: list[tuple[Path, FinishedSlide]], training: list[tuple[Path, FinishedSlide]]) -> None:
@@ -109,7 +113,7 @@ def _check_separate(finished: list[tuple[Path, FinishedSlide]], training: list[t
 
 def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
     """Return the way to make one score of a slide that has the highest AUC; of equal ones the first."""
-    values = {name: _auc(slides, name) if slides else None for name in AGGREGATIONS}
+    values = {name: _compute_auc(slides, name) if slides else None for name in AGGREGATIONS}
     known = {name: value for name, value in values.items() if value is not None}
     if not known:
         raise HistoError(
@@ -119,7 +123,7 @@ def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
     return ChosenScore(max(known, key=lambda name: known[name]), str(folder.resolve()), len(slides), known)
 
 
-def _truth_of_annotations(folder: Path) -> FindTruth:
+def _make_annotation_lookup(folder: Path) -> FindTruth:
     """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file."""
     if not folder.is_dir():
         raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
@@ -134,7 +138,7 @@ def _truth_of_annotations(folder: Path) -> FindTruth:
     return find
 
 
-def _truth_of_labels(path: Path | None) -> FindTruth:
+def _make_label_lookup(path: Path | None) -> FindTruth:
     """Return a function that finds the label of a slide in a table; None if the table does not have the slide."""
     assert path is not None
     if not path.is_file():
@@ -152,7 +156,7 @@ def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, 
     aggregated = dict.fromkeys(AGGREGATIONS, 0.0)
     if values.size:
         area = float((values >= threshold).sum()) * (side / 1000) ** 2
-        aggregated = dict(zip(AGGREGATIONS, (float(values[0]), float(values[:_TOP].mean()), area), strict=True))
+        aggregated = dict(zip(AGGREGATIONS, (float(values[0]), float(values[:_N_HIGHEST].mean()), area), strict=True))
     if isinstance(truth, int):
         return EvaluatedSlide(one.record.slide, aggregated, truth, None)
     lesions = find_lesions(truth, (one.width, one.height), (mpp, mpp))
@@ -171,10 +175,10 @@ def _read_map(path: Path, one: FinishedSlide, mpp: float) -> Map:
     return scores
 
 
-def _report(
+def _compute_report(
     config: SlideEvalConfig,
     slides: list[EvaluatedSlide],
-    without: list[str],
+    without_truth: list[str],
     threshold: float,
     chosen: ChosenScore | None,
 ) -> SlideEvaluation:
@@ -185,28 +189,28 @@ def _report(
     def estimate(metric: Callable[[list[EvaluatedSlide]], float | None]) -> Estimate:
         values = [metric([slides[i] for i in draw]) for draw in draws.tolist()]
         known = [value for value in values if value is not None]
-        if len(slides) < 2 or len(known) < _DEFINED * _RESAMPLES:
+        if len(slides) < 2 or len(known) < _MIN_DEFINED_SHARE * _RESAMPLES:
             return Estimate(metric(slides))
         low, high = np.percentile(known, [2.5, 97.5]).tolist()
         return Estimate(metric(slides), (low, high))
 
-    curve = froc(_hits(slides))
+    curve = froc(_collect_hits(slides))
     recall = {}
-    for size, (found, count) in recall_by_size(_hits(slides), threshold).items():
-        recall[size] = Recall(found, count, estimate(partial(_recall, threshold=threshold, size=size)))
-    failed = _failed_slides(config.slides)
+    for size, (found, count) in recall_by_size(_collect_hits(slides), threshold).items():
+        recall[size] = Recall(found, count, estimate(partial(_compute_recall, threshold=threshold, size=size)))
+    failed = _read_failed_slides(config.slides)
     return SlideEvaluation(
         folder=str(config.slides.resolve()),
         truth=str((config.annotations or config.labels or Path()).resolve()),
         threshold=threshold,
         slides=len(slides),
         tumour_slides=sum(one.label for one in slides),
-        without_truth=without,
+        without_truth=without_truth,
         failed=failed,
-        auc={name: estimate(partial(_auc, name=name)) for name in AGGREGATIONS},
+        auc={name: estimate(partial(_compute_auc, name=name)) for name in AGGREGATIONS},
         scores={one.name: one.scores for one in slides},
         labels={one.name: one.label for one in slides},
-        froc=estimate(lambda drawn: froc(_hits(drawn)).score) if curve.sensitivity else Estimate(None),
+        froc=estimate(lambda drawn: froc(_collect_hits(drawn)).score) if curve.sensitivity else Estimate(None),
         false_positives=curve.false_positives,
         sensitivity=curve.sensitivity,
         recall=recall if curve.sensitivity else {},
@@ -214,11 +218,11 @@ def _report(
     )
 
 
-def _hits(slides: list[EvaluatedSlide]) -> list[SlideHits]:
+def _collect_hits(slides: list[EvaluatedSlide]) -> list[SlideHits]:
     return [one.hits for one in slides if one.hits is not None]
 
 
-def _auc(slides: list[EvaluatedSlide], name: str) -> float | None:
+def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
     scores = np.array([one.scores[name] for one in slides])
     labels = [one.label for one in slides]
     # An area is no probability. The AUC is of the order alone, so the ranks serve as well.
@@ -226,12 +230,12 @@ def _auc(slides: list[EvaluatedSlide], name: str) -> float | None:
     return auc(labels, ranks)
 
 
-def _recall(slides: list[EvaluatedSlide], threshold: float, size: str) -> float | None:
-    found, count = recall_by_size(_hits(slides), threshold)[size]
+def _compute_recall(slides: list[EvaluatedSlide], threshold: float, size: str) -> float | None:
+    found, count = recall_by_size(_collect_hits(slides), threshold)[size]
     return found / count if count else None
 
 
-def _failed_slides(out: Path) -> list[str]:
+def _read_failed_slides(out: Path) -> list[str]:
     """Return the slides that could not be scored, of which there is no map."""
     path = out / TABLE
     if not path.is_file():

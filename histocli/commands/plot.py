@@ -10,7 +10,7 @@ from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import clusters_of, read_scores
 from histocli.reports.balance import BalanceReport, read_balance
-from histocli.reports.evaluation import EvaluationReport, newest_name, read_evaluations
+from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
 from histocli.slides.resolution import UnknownResolutionError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.8, Kind.CALIBRATION: 4.2, Kind.SCORES: 2.9}
-_OF_RUNS = {Kind.CURVES, Kind.BALANCE, Kind.SAMPLES}  # kinds that need no evaluation
+_WITHOUT_EVALUATION = {Kind.CURVES, Kind.BALANCE, Kind.SAMPLES}  # kinds that need no evaluation
 _OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can show several runs
 
 
@@ -39,7 +39,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     from histocli.reports.plots.style import Look, save
 
     config.check()
-    runs = choose_runs(workspace, config.run, has_evaluations=not set(config.kind) <= _OF_RUNS)
+    runs = choose_runs(workspace, config.run, has_evaluations=not set(config.kind) <= _WITHOUT_EVALUATION)
     check_data(workspace, config.data, runs)
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
@@ -51,9 +51,9 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
             raise UsageError(f"--kind {kind} shows one run", f"with several --run, choose {allowed}")
         try:
             if kind is Kind.EXPLAIN and (config.files or config.ids):
-                from histocli.commands.plot_explanations import plan_chosen  # imports torch
+                from histocli.commands.plot_explanations import plan_chosen_patches  # imports torch
 
-                plots += plan_chosen(workspace, config, on_note)
+                plots += plan_chosen_patches(workspace, config, on_note)
             elif kind is Kind.MAP:
                 plots += _plan_maps(workspace, runs, config, on_note)
             else:
@@ -75,7 +75,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
 def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: bool = True) -> list[str]:
     """Return the runs to draw: those that are named, else the newest; none if there are none.
 
-    If evaluations are drawn, the newest may be that of a network without a run, as the packaged one (`newest_name`).
+    If evaluations are drawn, the newest may be a network without a run, such as the packaged one (`find_newest_name`).
     """
     names = workspace.run_names()
     for run in runs:
@@ -84,7 +84,7 @@ def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: b
                 f"there is no run {run!r}",
                 f"histo train --name {run} makes it; runs: {', '.join(names) or 'none'}",
             )
-    newest = newest_name(workspace) if has_evaluations else next(reversed(names), None)
+    newest = find_newest_name(workspace) if has_evaluations else next(reversed(names), None)
     return list(dict.fromkeys(runs)) or ([newest] if newest else [])
 
 
@@ -117,7 +117,7 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
         raise MissingInputError("there is no training run yet", "histo train makes one")
     if kind is Kind.CURVES:
         return [_plan_curves(workspace, run, data)]
-    evaluations = _evaluations(workspace, run, data)
+    evaluations = _find_evaluations(workspace, run, data)
     if kind is Kind.ERRORS:
         return plan_error_sheets(workspace, evaluations)
     if kind is Kind.EXPLAIN:
@@ -137,20 +137,20 @@ def _plan_maps(
         return plan_prediction_maps(workspace, config, on_note)
     if not runs:
         raise MissingInputError("there is no training run yet", "histo train makes one")
-    return plan_evaluation_maps(workspace, _evaluations(workspace, runs[0], config.data), config, on_note)
+    return plan_evaluation_maps(workspace, _find_evaluations(workspace, runs[0], config.data), config, on_note)
 
 
-def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
+def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
     """Return the evaluations of a run, or only those on the data sets `data`."""
     found = read_evaluations(workspace, run)
     evaluations = {path: report for path, report in found.items() if not data or report.data in data}
     if not evaluations:
-        newest = run == (workspace.run_names() or [run])[-1]
+        is_newest = run == (workspace.run_names() or [run])[-1]
         on = f" on {', '.join(data)}" if data else ""
         option = f" --data {data[0]}" if data else ""
         raise MissingInputError(
             f"the run {run!r} has not been evaluated{on}",
-            f"histo eval --ckpt {'best.pt' if newest else run}{option}",
+            f"histo eval --ckpt {'best.pt' if is_newest else run}{option}",
         )
     return evaluations
 
@@ -170,7 +170,7 @@ def _plan_overlay(workspace: Workspace, runs: Sequence[str], kind: Kind, data: S
         Kind.PR: overlay.draw_pr_of_runs,
         Kind.CALIBRATION: overlay.draw_calibration_of_runs,
     }[kind]
-    by_run = [by_conditions(_evaluations(workspace, run, data)) for run in runs]
+    by_run = [by_conditions(_find_evaluations(workspace, run, data)) for run in runs]
     common = [key for key in by_run[0] if all(key in evaluations for evaluations in by_run)]
     if not common:
         raise MissingInputError(
@@ -214,14 +214,14 @@ def _draw_roc(figure: "Figure", report: EvaluationReport, path: Path) -> None:
     """Draw the ROC curve, with a band if the scores are there and the bootstrap has enough slides."""
     import numpy as np
 
-    from histocli.metrics.bands import roc_band
+    from histocli.metrics.bands import compute_roc_band
     from histocli.reports.plots.evaluation import draw_roc
 
     table, band, by = path.with_name(report.scores), None, ""
     if table.is_file():
         scores = read_scores(table)
         clusters = clusters_of(scores)
-        band = roc_band(scores["label"].to_numpy(np.int64), scores["prob"].to_numpy(np.float64), clusters)
+        band = compute_roc_band(scores["label"].to_numpy(np.int64), scores["prob"].to_numpy(np.float64), clusters)
         by = clusters.by
     draw_roc(figure, report, band, by)
 

@@ -20,7 +20,7 @@ from histocli.reports.plots import Kind, Plot, shorten
 from histocli.sources import Pixels
 from histocli.workspace import Workspace, make_name
 
-MOST = 64  # patches on a sheet
+MAX_PATCHES = 64  # patches on a sheet
 _PER_GROUP = 8
 
 
@@ -31,7 +31,7 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
         MissingInputError: the scored patches cannot be read any more.
         ExplanationError: a checkpoint is not there any more, or its network has no feature map.
     """
-    from histocli.reports.plots.evaluation import facts
+    from histocli.reports.plots.evaluation import list_facts
     from histocli.reports.plots.explanations import KEY
     from histocli.reports.plots.sheets import Group, most_confident_errors
 
@@ -56,12 +56,12 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
         key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
         heading = f"Explanations: {report.run}"
         plots.append(
-            plan_sheet(f"{path.stem}-{Kind.EXPLAIN}", groups, heading, ", ".join(facts(report)), key_line, KEY)
+            plan_sheet(f"{path.stem}-{Kind.EXPLAIN}", groups, heading, ", ".join(list_facts(report)), key_line, KEY)
         )
     return plots
 
 
-def plan_chosen(workspace: Workspace, config: PlotConfig, on_note: Callable[[str], None]) -> list[Plot]:
+def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Callable[[str], None]) -> list[Plot]:
     """Return a sheet of the files `config.files` or the packed patches `config.ids`, scored and explained.
 
     Raises:
@@ -129,5 +129,5 @@ def _read_ids(workspace: Workspace, ids: Sequence[str], data: Sequence[str]) -> 
 
 
 def _check_count(count: int) -> None:
-    if count > MOST:
-        raise UsageError(f"{count:,} patches are too many for a sheet", f"name at most {MOST} files or --ids")
+    if count > MAX_PATCHES:
+        raise UsageError(f"{count:,} patches are too many for a sheet", f"name at most {MAX_PATCHES} files or --ids")

@@ -8,8 +8,8 @@ from histocli.config import PlotConfig
 from histocli.inference.score_table import read_scores
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, MissingInputError, Plot
-from histocli.reports.plots.evaluation import facts
-from histocli.reports.plots.maps import draw_map, map_size
+from histocli.reports.plots.evaluation import list_facts
+from histocli.reports.plots.maps import draw_map, find_map_size
 from histocli.slides.patch_maps import PatchMap, PlacedPatches, draw_cells, place_evaluation, place_predictions
 from histocli.slides.resolution import read_resolutions
 from histocli.workspace import Workspace, make_name
@@ -38,7 +38,7 @@ def plan_evaluation_maps(
         placed = place_evaluation(workspace, read_scores(table))
         _report_missing(placed, path.stem, on_note)
         plots += [
-            _plan_map(path.stem, one, ", ".join([report.run, *facts(report)[:1]]), report.measured.threshold)
+            _plan_map(path.stem, one, ", ".join([report.run, *list_facts(report)[:1]]), report.measured.threshold)
             for one in draw_cells(placed, given)
         ]
     if not plots:
@@ -74,4 +74,4 @@ def _report_missing(placed: PlacedPatches, name: str, on_note: Callable[[str], N
 
 def _plan_map(stem: str, shown: PatchMap, source: str, threshold: float | None) -> Plot:
     draw = partial(draw_map, shown=shown, source=source, threshold=threshold)
-    return Plot(make_name(f"{stem}-{Kind.MAP}-{shown.slide}"), *map_size(shown), draw)
+    return Plot(make_name(f"{stem}-{Kind.MAP}-{shown.slide}"), *find_map_size(shown), draw)

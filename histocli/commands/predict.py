@@ -14,9 +14,9 @@ from histocli.commands.predict_job import (
     Job,
     Prediction,
     check_options,
+    collect_row_dependencies,
     is_streamed,
     open_job,
-    row_dependencies,
 )
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
@@ -71,7 +71,7 @@ def predict(
     lock = out.with_name(f".{shorten_name(out.name)}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
-        return _write_parts(job, _dependencies(workspace, job), ranks)
+        return _write_parts(job, _collect_dependencies(workspace, job), ranks)
 
 
 def _write_stream(job: Job, to: Path | IO[str]) -> Prediction:
@@ -115,7 +115,7 @@ def _write_parts(job: Job, dependencies: dict[str, Any], ranks: Ranks) -> Predic
         raise
     ranks.all_gather(None)  # wait until every process has finished its parts
     # Several processes report the errors here, in the order of the inputs; a single one has reported them.
-    return ranks.on_rank0(lambda: _join(job, parts, job.listener if ranks.size > 1 else SILENT))
+    return ranks.on_rank0(lambda: _join_parts(job, parts, job.listener if ranks.size > 1 else SILENT))
 
 
 def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChunk]) -> None:
@@ -131,7 +131,7 @@ def _write_part(job: Job, parts: Parts, number: int, chunks: Iterator[ScoredChun
             counts.add(job.write(chunk, writer))
 
 
-def _join(job: Job, parts: Parts, listener: CommandListener) -> Prediction:
+def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction:
     """Join the finished parts into the file, and remove the parts."""
     counts = Counts()
     with (
@@ -145,7 +145,7 @@ def _join(job: Job, parts: Parts, listener: CommandListener) -> Prediction:
             counts.add(Counts(**parts.read_counts(number)))
     parts.remove()
     if job.done is not None:
-        write_record(parts.target, row_dependencies(job.config, job.predictor))
+        write_record(parts.target, collect_row_dependencies(job.config, job.predictor))
     _report_unreadable(counts, listener)
     return job.result(counts)
 
@@ -155,7 +155,7 @@ def _report_unreadable(counts: Counts, listener: CommandListener) -> None:
         listener.on_unreadable(HistoError(message, hint))
 
 
-def _dependencies(workspace: Workspace, job: Job) -> dict[str, Any]:
+def _collect_dependencies(workspace: Workspace, job: Job) -> dict[str, Any]:
     """Return everything that the result depends on; parts are only used again if it is the same."""
     options = (
         *("split", "output_format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors", "escape_formulas"),

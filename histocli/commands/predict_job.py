@@ -29,7 +29,7 @@ from histocli.sources import Patch
 from histocli.sources.files import is_image
 from histocli.workspace import Workspace
 
-_LEAST_MPP, _MOST_MPP = 0.05, 20
+_MIN_MPP, _MAX_MPP = 0.05, 20
 
 
 class Prediction(NamedTuple):
@@ -154,7 +154,7 @@ class Job(NamedTuple):
 
     def result(self, counts: Counts) -> Prediction:
         """Return the counts as the result of `predict`."""
-        known = self.flagger is None or self.flagger.duplicates
+        can_find_duplicates = self.flagger is None or self.flagger.duplicates
         if self.config.failed is not None:
             write_failed(self.config.failed, [row[:3] for row in counts.unreadable])
         before = len(self.done.ids) if self.done else 0
@@ -162,7 +162,7 @@ class Job(NamedTuple):
             counts.scored,
             len(counts.unreadable),
             counts.flagged,
-            known,
+            can_find_duplicates,
             Remarks(counts.remarks),
             before,
             Likeness(**counts.likeness),
@@ -185,7 +185,7 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
             "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
         )
     check_prevalence(config.prevalence)
-    _mpp(config)
+    _parse_mpp(config)
     if config.mpp is not None and config.resize is Resize.SCALE:
         raise UsageError("--mpp and --resize scale exclude each other", "leave out --resize: --mpp rescales the images")
     if config.failed is not None and config.errors is OnError.FAIL:
@@ -225,14 +225,14 @@ def open_job(
         lines = [line for line in stdin_lines() if line.strip(b"\r\n")]
         if config.out is not None:
             check_output(config.out, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
-    inputs = open_inputs(config.inputs, workspace, config.resize, lines, config.split, _mpp(config), config.id)
+    inputs = open_inputs(config.inputs, workspace, config.resize, lines, config.split, _parse_mpp(config), config.id)
     if config.out is not None:
-        check_output(config.out, workspace, _files_of(workspace, predictor))
+        check_output(config.out, workspace, _list_network_files(workspace, predictor))
     done = None
     if config.skip_done:
         assert config.out is not None
-        made_with = row_dependencies(config, predictor)
-        done = read_done(config.out, config.output_format, list(column_types(config)), made_with)
+        dependencies = collect_row_dependencies(config, predictor)
+        done = read_done(config.out, config.output_format, list(column_types(config)), dependencies)
         patches = new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.chunk_size(config.batch_size)
@@ -240,7 +240,7 @@ def open_job(
     return Job(config, predictor, threshold, flagger, inputs, lines, size, pool, done, listener, meter)
 
 
-def _files_of(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:
+def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path]:
     """Return the checkpoints that are in use, and the exported networks of these checkpoints."""
     members = predictor.members
     return [
@@ -249,7 +249,7 @@ def _files_of(workspace: Workspace, predictor: CheckpointPredictor) -> list[Path
     ]
 
 
-def _mpp(config: PredictConfig) -> float | None:
+def _parse_mpp(config: PredictConfig) -> float | None:
     """Return the micrometres per pixel of the images.
 
     Raises:
@@ -261,14 +261,14 @@ def _mpp(config: PredictConfig) -> float | None:
         mpp = float(config.mpp)
     except ValueError:
         mpp = 0
-    if not _LEAST_MPP <= mpp <= _MOST_MPP:
-        hint = f"give a number from {_LEAST_MPP} to {_MOST_MPP}, such as 0.25 for 40x or 0.5 for 20x"
+    if not _MIN_MPP <= mpp <= _MAX_MPP:
+        hint = f"give a number from {_MIN_MPP} to {_MAX_MPP}, such as 0.25 for 40x or 0.5 for 20x"
         raise UsageError(f"--mpp {config.mpp}: not the micrometres per pixel of patches", hint)
     return mpp
 
 
-def row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:
+def collect_row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:
     """Return what the rows of a file depend on, besides the patches."""
     names = ("tta", "uncalibrated", "prevalence", "threshold", "resize", "mpp")
-    made_with = {name: getattr(config, name) for name in names}
-    return {"checkpoints": [member.sha256 for member in predictor.members]} | made_with
+    dependencies = {name: getattr(config, name) for name in names}
+    return {"checkpoints": [member.sha256 for member in predictor.members]} | dependencies

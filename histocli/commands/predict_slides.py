@@ -81,31 +81,31 @@ def predict_slides(
         HistoError: an option, a checkpoint or the device cannot be used; or, with `errors` `fail`, a slide cannot be
             read.
     """
-    out = _check(config)
+    out = _check_options(config)
     resolutions = read_resolutions(config.mpp)
     predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
     for member in predictor.members:
         listener.on_note(member.checkpoint.describe())
     listener.on_note(predictor.reason)
     threshold = predictor.threshold(config.threshold or STORED)
-    made_of = _dependencies(config, predictor, threshold)
+    made_of = _collect_dependencies(config, predictor, threshold)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
         pool = stack.enter_context(ThreadPoolExecutor(thread_count(), "histo-slide"))
         job = _Job(config, out, predictor, threshold, resolutions, made_of, pool)
-        before = ranks.on_rank0(lambda: [_find_finished(job, slide) for slide in slides])
-        todo = [number for number, record in enumerate(before) if record is None]
-        todo.sort(key=lambda number: (-_file_size(slides[number].path), number))  # the last ones must be short
-        own = sorted(todo[ranks.rank :: ranks.size])
-        made = {}
-        for count, number in enumerate(own, start=1):
-            listener.on_slide_start(slides[number], count, len(own))
-            made[number] = _predict_or_record_failure(job, slides[number], listener)
-            listener.on_slide_end(made[number])
-        for others in ranks.all_gather(made):
-            made |= others
-        records = [made[number] if found is None else found for number, found in enumerate(before)]
-        ranks.on_rank0(lambda: write_table(out, _with_earlier_slides(out, records)))
+        finished_records = ranks.on_rank0(lambda: [_find_finished(job, slide) for slide in slides])
+        todo = [number for number, record in enumerate(finished_records) if record is None]
+        todo.sort(key=lambda number: (-_find_file_size(slides[number].path), number))  # the last ones must be short
+        share = sorted(todo[ranks.rank :: ranks.size])
+        new_records = {}
+        for count, number in enumerate(share, start=1):
+            listener.on_slide_start(slides[number], count, len(share))
+            new_records[number] = _predict_or_record_failure(job, slides[number], listener)
+            listener.on_slide_end(new_records[number])
+        for others in ranks.all_gather(new_records):
+            new_records |= others
+        records = [new_records[number] if found is None else found for number, found in enumerate(finished_records)]
+        ranks.on_rank0(lambda: write_table(out, _add_earlier_slides(out, records)))
     return SlidePrediction(records, len(slides) - len(todo))
 
 
@@ -123,9 +123,9 @@ def _predict_or_record_failure(job: _Job, slide: SlideFile, listener: SlideListe
 def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> SlideRecord:
     """Score one slide and write its folder; `slide.json` is removed first and written last."""
     folder = job.out / slide.name
-    with _opened(slide.path) as opened:
+    with _open(slide.path) as opened:
         mpp, remark = job.resolutions.find(opened, slide.name)
-        mask = _mask_of(job.config, slide)
+        mask = _find_mask(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask, job.pool)
         total = int(plan.needed.sum())
         chunk_size = job.predictor.chunk_size(job.config.batch_size)
@@ -156,7 +156,7 @@ def _write_folder(folder: Path, name: str, plan: Plan, scores: Map, threshold: f
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Slide]:
+def _open(path: Path) -> Iterator[Slide]:
     """Open a slide in this block; errors of the operating system become those of histo."""
     try:
         with open_slide(path) as slide:
@@ -165,7 +165,7 @@ def _opened(path: Path) -> Iterator[Slide]:
         raise HistoError(f"cannot read {path}: {error.strerror or error}", "copy the slide again") from error
 
 
-def _mask_of(config: PredictConfig, slide: SlideFile) -> Path | None:
+def _find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
     """Return the user's mask of a slide: the file itself, or in a folder that of the slide's name.
 
     Raises:
@@ -183,7 +183,7 @@ def _mask_of(config: PredictConfig, slide: SlideFile) -> Path | None:
     )
 
 
-def _with_earlier_slides(out: Path, records: list[SlideRecord]) -> list[SlideRecord]:
+def _add_earlier_slides(out: Path, records: list[SlideRecord]) -> list[SlideRecord]:
     """Return the records with those of other slides that earlier calls wrote to the same folder."""
     names = {record.slide for record in records}
     earlier = []
@@ -218,12 +218,12 @@ def _fingerprint(job: _Job, slide: SlideFile) -> str:
     stat = slide.path.stat()
     values: dict[str, object] = {**job.made_of, "size": stat.st_size, "time": stat.st_mtime_ns}
     if job.config.mask is not None:
-        values["mask"] = file_sha256(_mask_of(job.config, slide) or job.config.mask)
+        values["mask"] = file_sha256(_find_mask(job.config, slide) or job.config.mask)
     values["mpp"] = [job.resolutions.for_all, job.resolutions.by_slide]
     return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _dependencies(config: PredictConfig, predictor: CheckpointPredictor, threshold: float) -> dict[str, object]:
+def _collect_dependencies(config: PredictConfig, predictor: CheckpointPredictor, threshold: float) -> dict[str, object]:
     """Return what the scores of every slide depend on."""
     return {
         "histo": histocli.__version__,
@@ -234,11 +234,11 @@ def _dependencies(config: PredictConfig, predictor: CheckpointPredictor, thresho
     }
 
 
-def _file_size(path: Path) -> int:
+def _find_file_size(path: Path) -> int:
     return os.stat(path).st_size if path.exists() else 0  # noqa: PTH116
 
 
-def _check(config: PredictConfig) -> Path:
+def _check_options(config: PredictConfig) -> Path:
     """Check the options that slides do not have, and return the output folder."""
     defaults = PredictConfig(config.inputs)
     for name in ("split", "format", "columns", "id", "failed", "skip_done", "qc", "escape_formulas", "resize"):

@@ -17,23 +17,23 @@ from histocli.listeners import SILENT, CommandListener
 from histocli.outputs import check_output, output_path
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.model_card import read_dataset, split_summary
-from histocli.reports.page.charts import evaluation_charts, learning_curves, roc_chart
+from histocli.reports.model_card import read_dataset, summarise_split
+from histocli.reports.page.charts import make_evaluation_charts, make_learning_curves, make_roc_chart
 from histocli.reports.page.content import ComparisonSection, EvaluationSection, RunSection, render
-from histocli.reports.page.gallery import error_galleries
-from histocli.reports.page.maps import MapGallery, evaluation_maps, folder_maps
-from histocli.reports.page.operating import operating_points
+from histocli.reports.page.gallery import make_error_galleries
+from histocli.reports.page.maps import MapGallery, make_evaluation_maps, make_folder_maps
+from histocli.reports.page.operating import count_operating_points
 from histocli.reports.plots import MissingInputError, shorten
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
 from histocli.slides.records import read_folder
-from histocli.training.repeats import repeats_name
+from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace, make_name
 
 MAX_BYTES = 5_000_000  # a larger page gives a warning, because it may be too large for a mail
 _TEXT_BYTES = 200_000  # about the largest size of an evaluation's charts, counts and tables
 _OTHER_BYTES = 300_000  # about the size of the rest of the page
-_MAPS = 0.4  # maps of slides take at most this share of the bytes for pictures
+_MAP_SHARE = 0.4  # maps of slides take at most this share of the bytes for pictures
 
 Evaluations = dict[Path, EvaluationReport]
 
@@ -70,27 +70,29 @@ def report(
         UsageError: the page cannot be written to `config.out`.
         HistoError: a run does not exist, there is nothing to show, or a report cannot be read.
     """
-    several = {run: found for run in config.run if (found := read_repeats(workspace, run))}
-    choose_runs(workspace, [run for run in config.run if run not in several])  # raises an error for an unknown one
+    repeats = {run: found for run in config.run if (found := read_repeats(workspace, run))}
+    choose_runs(workspace, [run for run in config.run if run not in repeats])  # raises an error for an unknown one
     runs = list(dict.fromkeys(config.run)) or choose_runs(workspace, ())
     if not runs:
         raise MissingInputError("there is no training run to report on", "histo train makes one")
     check_data(workspace, config.data, runs)
     path = config.out or workspace.plots_dir / f"{make_name(shorten_names(runs))}-report.html"
     check_output(path, workspace)
-    evaluations = {run: _evaluations(workspace, run, config.data) for run in runs}
+    evaluations = {run: _find_evaluations(workspace, run, config.data) for run in runs}
     count = sum(map(len, evaluations.values()))
     if config.data and not count:
         raise MissingInputError(
             f"{' and '.join(runs)} {'has' if len(runs) == 1 else 'have'} no evaluation on {', '.join(config.data)}",
             f"histo eval --ckpt {runs[0]} --data {config.data[0]}",
         )
-    left = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
-    slides = folder_maps(read_folder(config.maps), round(left * _MAPS)) if config.maps else MapGallery()
-    limits = _Limits(config.pictures, (left - slides.bytes) // max(1, count))
-    sections = [_run_section(workspace, run, evaluations[run], limits, listener) for run in runs]
-    comparisons = _comparisons(evaluations, listener)
-    problems = _not_evaluated(evaluations, several, bool(comparisons))
+    picture_bytes = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
+    slides = (
+        make_folder_maps(read_folder(config.maps), round(picture_bytes * _MAP_SHARE)) if config.maps else MapGallery()
+    )
+    limits = _Limits(config.pictures, (picture_bytes - slides.bytes) // max(1, count))
+    sections = [_make_run_section(workspace, run, evaluations[run], limits, listener) for run in runs]
+    comparisons = _make_comparison_sections(evaluations, listener)
+    problems = _find_missing_evaluations(evaluations, repeats, bool(comparisons))
     for problem in problems:
         listener.on_warning(problem)
     page = render(sections, comparisons, slides, problems).encode()
@@ -103,17 +105,17 @@ def report(
     return WrittenReport(path, len(page), len(runs), count)
 
 
-def _not_evaluated(
-    evaluations: dict[str, Evaluations], several: dict[str, list[RepeatsReport]], is_compared: bool
+def _find_missing_evaluations(
+    evaluations: dict[str, Evaluations], repeats: dict[str, list[RepeatsReport]], is_compared: bool
 ) -> list[str]:
     """Return which runs have no evaluation to show, and whether several runs cannot be compared.
 
-    `several` has the common names of folds or seeds: their report is shown even without an evaluation.
+    `repeats` has the common names of folds or seeds: their report is shown even without an evaluation.
     """
     problems = [
         f"{run} has no evaluation to show: histo eval --ckpt {run} makes one"
         for run, found in evaluations.items()
-        if not found and run not in several
+        if not found and run not in repeats
     ]
     if len(evaluations) > 1 and not is_compared and not problems:
         names = " and ".join(evaluations)
@@ -126,12 +128,12 @@ def shorten_names(runs: Sequence[str]) -> str:
     return shorten("-vs-".join(runs), 80)
 
 
-def _evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Evaluations:
+def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Evaluations:
     found = read_evaluations(workspace, run)
     return {path: one for path, one in found.items() if not data or one.data in data}
 
 
-def _run_section(
+def _make_run_section(
     workspace: Workspace, run: str, evaluations: Evaluations, limits: _Limits, listener: CommandListener
 ) -> RunSection:
     """Return what the page shows about a run and its evaluations."""
@@ -143,24 +145,26 @@ def _run_section(
     return RunSection(
         run=run,
         record=record,
-        charts=learning_curves(history) if history else [],
-        splits=[] if manifest is None else [split_summary(manifest, name) for name in ("train", "val")],
+        charts=make_learning_curves(history) if history else [],
+        splits=[] if manifest is None else [summarise_split(manifest, name) for name in ("train", "val")],
         split_by="" if manifest is None else split_by(manifest),
         dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
-        repeats=_repeats(workspace, run),
-        evaluations=[_evaluation_section(workspace, path, one, limits, listener) for path, one in evaluations.items()],
+        repeats=_find_repeats(workspace, run),
+        evaluations=[
+            _make_evaluation_section(workspace, path, one, limits, listener) for path, one in evaluations.items()
+        ],
     )
 
 
-def _repeats(workspace: Workspace, run: str) -> list[RepeatsReport]:
+def _find_repeats(workspace: Workspace, run: str) -> list[RepeatsReport]:
     """Return the reports of the folds or seeds that have this common name, or that the run is one of."""
     found = read_repeats(workspace, run)
-    if (name := repeats_name(run)) != run:
+    if (name := find_repeats_name(run)) != run:
         found += [report for report in read_repeats(workspace, name) if run in {one.run for one in report.runs}]
     return found
 
 
-def _evaluation_section(
+def _make_evaluation_section(
     workspace: Workspace,
     path: Path,
     evaluation: EvaluationReport,
@@ -173,32 +177,34 @@ def _evaluation_section(
     def add_problem(what: str, error: HistoError) -> None:
         reason = f"The {what}: {error} ({error.hint})"
         listener.on_warning(f"{path.name}: {reason}")
-        problems.append(_without_folders(reason, workspace, evaluation))
+        problems.append(_remove_folders(reason, workspace, evaluation))
 
     try:
         scores = read_scores(path.with_name(evaluation.scores))
-        points = operating_points(scores, evaluation.measured.threshold)
+        points = count_operating_points(scores, evaluation.measured.threshold)
         try:
-            maps = evaluation_maps(workspace, evaluation, scores, round(limits.bytes * _MAPS))
+            maps = make_evaluation_maps(workspace, evaluation, scores, round(limits.bytes * _MAP_SHARE))
         except HistoError as error:
             add_problem("maps of slides are not shown", error)
-        galleries = error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes - maps.bytes)
+        galleries = make_error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes - maps.bytes)
     except HistoError as error:
         add_problem(
             "patches are not shown" if points else "threshold cannot be moved, and its patches are not shown", error
         )
-    charts = evaluation_charts(evaluation)
+    charts = make_evaluation_charts(evaluation)
     return EvaluationSection(evaluation, path.name, charts, points, galleries, maps, problems)
 
 
-def _without_folders(text: str, workspace: Workspace, evaluation: EvaluationReport) -> str:
+def _remove_folders(text: str, workspace: Workspace, evaluation: EvaluationReport) -> str:
     """Return a message without the folders of this computer, because the page is for others too."""
     if evaluation.folder:
         text = text.replace(evaluation.folder, Path(evaluation.folder).name)
     return text.replace(f"{workspace.root}{os.sep}", "")
 
 
-def _comparisons(evaluations: dict[str, Evaluations], listener: CommandListener) -> list[ComparisonSection]:
+def _make_comparison_sections(
+    evaluations: dict[str, Evaluations], listener: CommandListener
+) -> list[ComparisonSection]:
     """Return a section for each data set on which several of the runs were evaluated in the same way."""
     by_run = {run: by_conditions(found) for run, found in evaluations.items()}
     keys = list(dict.fromkeys(key for conditions in by_run.values() for key in conditions))
@@ -206,16 +212,16 @@ def _comparisons(evaluations: dict[str, Evaluations], listener: CommandListener)
     for key in keys:
         reports = [conditions[key] for conditions in by_run.values() if key in conditions]
         if len(reports) > 1:
-            paths = [_path_of(one, evaluations[one.run]) for one in reports]
+            paths = [_find_path(one, evaluations[one.run]) for one in reports]
             title = ", ".join(part for part in key[:3] if part)
             listener.on_note(
                 f"comparing {', '.join(one.run for one in reports)} on {title}: {reports[0].measured.n:,} patches"
             )
-            differences, problems = _differences(paths, reports)
+            differences, problems = _compare_with_first(paths, reports)
             for problem in problems:
                 listener.on_warning(problem)
             curves = [(f"{one.run}: AUC {one.measured.metrics['auc']:.4f}", one) for one in reports if _has_roc(one)]
-            chart = roc_chart(curves) if curves else None
+            chart = make_roc_chart(curves) if curves else None
             sections.append(ComparisonSection(title, reports, chart, differences, problems))
     return sections
 
@@ -224,11 +230,11 @@ def _has_roc(evaluation: EvaluationReport) -> bool:
     return bool(evaluation.measured.curves.roc.fpr) and evaluation.measured.metrics["auc"] is not None
 
 
-def _path_of(evaluation: EvaluationReport, evaluations: Evaluations) -> Path:
+def _find_path(evaluation: EvaluationReport, evaluations: Evaluations) -> Path:
     return next(path for path, one in evaluations.items() if one is evaluation)
 
 
-def _differences(
+def _compare_with_first(
     paths: Sequence[Path], reports: Sequence[EvaluationReport]
 ) -> tuple[list[ComparisonReport], list[str]]:
     """Return the difference of each run to the first one, and why a run has none."""

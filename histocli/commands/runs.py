@@ -58,23 +58,23 @@ class RunSummary:
     problem: str = ""
 
 
-class Removed(NamedTuple):
+class RemovedRuns(NamedTuple):
     """Runs that were removed, the bytes that this freed, and whether `--ckpt best.pt` was the checkpoint of one."""
 
     runs: list[str]
     bytes: int
-    had_default: bool
+    has_default: bool
 
 
 def list_runs(workspace: Workspace, sort: RunSort = RunSort.TIME) -> list[RunSummary]:
     """Return all runs: the newest first, or that with the highest validation AUC, or by name."""
-    runs = [_summary(workspace, run) for run in reversed(workspace.run_names())]
+    runs = [_summarise(workspace, run) for run in reversed(workspace.run_names())]
     if sort is RunSort.AUC:
         return sorted(runs, key=lambda run: -1.0 if run.val_auc is None else run.val_auc, reverse=True)
     return sorted(runs, key=lambda run: run.run) if sort is RunSort.NAME else runs
 
 
-def remove_runs(workspace: Workspace, names: Sequence[str]) -> Removed:
+def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
     """Remove the folders of runs; either all are removed, or none.
 
     Their evaluations in `metrics/` and the copy of a checkpoint in `checkpoints/` stay.
@@ -92,15 +92,17 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> Removed:
             raise HistoError(f"there is no run {name!r}", f"runs: {', '.join(known) or 'none'}")
     with ExitStack() as held:
         for name in names:
-            held.enter_context(hold(_lock(workspace, name), f"run {name!r}"))
+            held.enter_context(hold(_lock_path(workspace, name), f"run {name!r}"))
         folders = [workspace.run_dir(name) for name in names]
-        removed = Removed(names, sum(map(folder_size, folders)), any(_is_default(workspace, name) for name in names))
+        removed = RemovedRuns(
+            names, sum(map(folder_size, folders)), any(_is_default(workspace, name) for name in names)
+        )
         for folder in folders:
             shutil.rmtree(folder)
     return removed
 
 
-def _summary(workspace: Workspace, run: str) -> RunSummary:
+def _summarise(workspace: Workspace, run: str) -> RunSummary:
     """Return the summary of a run; of one that cannot be read, the error."""
     folder = workspace.run_dir(run)
     problem = ""
@@ -114,7 +116,7 @@ def _summary(workspace: Workspace, run: str) -> RunSummary:
     epochs = int(record.options.get("epochs") or 0)
     return RunSummary(
         run=run,
-        state=DAMAGED if problem else _state(workspace, run, len(history), epochs),
+        state=DAMAGED if problem else _find_state(workspace, run, len(history), epochs),
         arch=str(record.options.get("arch", "")),
         data=record.data,
         subset=str(record.options.get("data", "")),
@@ -123,25 +125,25 @@ def _summary(workspace: Workspace, run: str) -> RunSummary:
         best_epoch=best.epoch if best else None,
         val_auc=best.val_auc if best else None,
         seconds=sum(row.seconds for row in history),
-        updated=datetime.fromtimestamp(_last_write(folder), UTC).isoformat(timespec="seconds"),
+        updated=datetime.fromtimestamp(_find_last_write(folder), UTC).isoformat(timespec="seconds"),
         bytes=folder_size(folder),
         is_default=_is_default(workspace, run),
         problem=problem,
     )
 
 
-def _state(workspace: Workspace, run: str, trained: int, epochs: int) -> str:
+def _find_state(workspace: Workspace, run: str, trained: int, epochs: int) -> str:
     """Return whether a run is being trained, is finished, or was stopped."""
-    if is_held(_lock(workspace, run)):
+    if is_held(_lock_path(workspace, run)):
         return TRAINING
     return FINISHED if trained >= epochs else STOPPED
 
 
-def _lock(workspace: Workspace, run: str) -> Path:
+def _lock_path(workspace: Workspace, run: str) -> Path:
     return workspace.runs_dir / f".{run}.lock"
 
 
-def _last_write(folder: Path) -> float:
+def _find_last_write(folder: Path) -> float:
     """Return when the newest checkpoint or history was written; an evaluation changes only the model card."""
     written = [folder / name for name in ("last.pt", "best.pt", "history.jsonl", "config.json")]
     return max((path.stat().st_mtime for path in written if path.is_file()), default=0.0)

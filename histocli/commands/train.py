@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.device import compute_settings, deterministic
-from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, memory_is_full, release_gpu_memory
+from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_gpu_memory
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
 from histocli.inference.forward import batch_log_odds
@@ -67,7 +67,7 @@ def train(
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    agents = torchrun_agents(ranks)
+    agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
     if resume:
@@ -78,14 +78,14 @@ def train(
     else:
         run_config = complete_config(run_config, given)
     refuse_unused(run_config, given)
-    publish = not (resume and name and is_member(name, run_config.data, run_config.seed))
+    should_publish = not (resume and name and is_member(name, run_config.data, run_config.seed))
     return train_run(
         workspace,
         run_config,
         name,
         resume=resume,
-        halve=config.halve,
-        publish=publish,
+        can_halve_batch=config.can_halve_batch,
+        should_publish=should_publish,
         listener=listener or Listener(),
         ranks=ranks,
     )
@@ -98,12 +98,12 @@ def train_run(
     name: str | None,
     *,
     resume: bool,
-    halve: bool,
-    publish: bool,
+    can_halve_batch: bool,
+    should_publish: bool,
     listener: Listener,
     ranks: Ranks,
 ) -> TrainReport:
-    """Train one run; with `publish`, copy its checkpoints to the workspace's `checkpoints/` when it is finished."""
+    """Train one run. With `should_publish`, its checkpoints are copied to the workspace's `checkpoints/` at the end."""
     start = time.monotonic()
     with ExitStack() as stack:
         stack.enter_context(deterministic(config.deterministic))
@@ -115,7 +115,7 @@ def train_run(
         elif name and ranks.on_rank0(workspace.run_dir(name).exists):
             raise name_taken_error(name)
         else:
-            if halve:
+            if can_halve_batch:
                 config = _halve_batch_size(workspace, config, ranks)
             run = ranks.on_all_ranks(lambda: Run(workspace, config, "", ranks))
         stack.enter_context(explain_out_of_memory(run.train.batch_size))
@@ -126,7 +126,7 @@ def train_run(
             if is_training := not run.is_finished:
                 listener.on_start(run, resumed_at)
                 run.fit(listener, stop)
-        if publish:
+        if should_publish:
             ranks.on_rank0(lambda: publish_checkpoints(workspace, run.dir))
         ranks.on_rank0(lambda: write_card(workspace, run.name))
         if is_training:
@@ -134,15 +134,15 @@ def train_run(
     assert run.best is not None
     seconds, steps = time.monotonic() - start, run.trainer.step - resumed_at
     return TrainReport(
-        run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, _single_predicted_class(run)
+        run.name, run.dir, run.best, seconds, steps, stop.signal, run.config.epochs, _find_single_class(run)
     )
 
 
-def _single_predicted_class(run: Run) -> str:
+def _find_single_class(run: Run) -> str:
     """Return the class that the best epoch predicts for all validation patches, if these have both classes; else ""."""
-    if len(set(run.labels.tolist())) < 2 or run.best_called_tumour not in (0, len(run.labels)):
+    if len(set(run.labels.tolist())) < 2 or run.best_predicted_tumour not in (0, len(run.labels)):
         return ""
-    return "tumour" if run.best_called_tumour else "normal"
+    return "tumour" if run.best_predicted_tumour else "normal"
 
 
 def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> RunConfig:
@@ -160,7 +160,7 @@ def _halve_batch_size(workspace: Workspace, config: RunConfig, ranks: Ranks) -> 
                 raise
             size = config.batch_size or BATCH_SIZE
             if size < 4:
-                raise memory_is_full(size) from error
+                raise make_memory_error(size) from error
             fits = False
         del run
         gc.collect()  # the trial run is part of reference cycles, and keeps a copy of the patches on a GPU

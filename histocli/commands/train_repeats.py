@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from histocli.commands.train import TrainReport, train_run
-from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.config import RunConfig, TrainConfig
 from histocli.data.manifest import file_sha256
 from histocli.errors import HistoError, UsageError
@@ -19,8 +19,8 @@ from histocli.training.repeats import (
     Member,
     Repeats,
     find_first_run,
+    find_repeats_name,
     plan_repeats,
-    repeats_name,
     summarise,
     write_folds,
 )
@@ -47,10 +47,13 @@ def train_repeats(
             run was started.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
-    agents = torchrun_agents(ranks)
+    agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
-    name, resume = config.name or (repeats_name(restarted) if restarted else None), config.resume or bool(restarted)
-    run_config = _repeats_config(workspace, config, given, name if resume else None, ranks)
+    name, resume = (
+        config.name or (find_repeats_name(restarted) if restarted else None),
+        config.resume or bool(restarted),
+    )
+    run_config = _make_run_config(workspace, config, given, name if resume else None, ranks)
     repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]
     started = ranks.on_rank0(lambda: {run for run in names if workspace.run_dir(run).exists()})
@@ -62,7 +65,7 @@ def train_repeats(
         ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
     elif started:
         ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(started)))
-    resume_command = _resume_command(repeats)
+    resume_command = _format_resume_command(repeats)
     for member in repeats.members:
         is_started = member.name in started
         if is_started and ranks.on_rank0(partial(_is_finished, workspace, member)):
@@ -80,7 +83,7 @@ def train_repeats(
     return ranks.on_rank0(lambda: summarise(workspace, repeats))
 
 
-def _repeats_config(
+def _make_run_config(
     workspace: Workspace, config: TrainConfig, given: Collection[str], resumed: str | None, ranks: Ranks
 ) -> RunConfig:
     """Return the options that all runs share: those that the runs named `resumed` were started with, if there are."""
@@ -118,8 +121,8 @@ def _train_member(
         member_config,
         member.name,
         resume=is_started,
-        halve=config.halve,
-        publish=False,
+        can_halve_batch=config.can_halve_batch,
+        should_publish=False,
         listener=listener,
         ranks=ranks,
     )
@@ -139,11 +142,11 @@ def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None
             trained = count_epochs(workspace, member.name)
             raise UsageError(
                 f"--epochs {epochs}: {member.name} has {member.config.epochs}, of which {trained} are trained",
-                f"finish the runs first: {_resume_command(repeats)}",
+                f"finish the runs first: {_format_resume_command(repeats)}",
             )
 
 
-def _resume_command(repeats: Repeats) -> str:
+def _format_resume_command(repeats: Repeats) -> str:
     return f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
 
 

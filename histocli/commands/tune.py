@@ -10,14 +10,14 @@ from pathlib import Path
 
 from histocli.compute.ddp import is_distributed
 from histocli.compute.device import compute_settings
-from histocli.compute.memory import is_out_of_memory, memory_is_full, release_gpu_memory
+from histocli.compute.memory import is_out_of_memory, make_memory_error, release_gpu_memory
 from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
 from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
 from histocli.signals import Stopped, StopRequest, stop_request
 from histocli.training.listeners import Listener
 from histocli.training.run import Run
-from histocli.training.search_space import base_config, train_command, trial_config
+from histocli.training.search_space import format_train_command, make_base_config, make_trial_config
 from histocli.training.study import ClaimedTrial, Study, StudyWorkspace
 from histocli.training.study_start import open_study
 from histocli.training.trainer import NotFiniteError
@@ -38,7 +38,7 @@ class TuneListener(Listener):
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TuneResult:
     """The report on a study, its file, and how many trials this call has ended."""
 
     report: TuneReport
@@ -52,7 +52,7 @@ def tune(
     *,
     given: Collection[str] = (),
     listener: TuneListener | None = None,
-) -> Tuned:
+) -> TuneResult:
     """Train trials until the study has `config.trials`, or this call has taken `config.hours`.
 
     Each trial is one choice of the options of `histo train`, measured by its mean validation AUC over the folds of the
@@ -87,7 +87,7 @@ def tune(
             report = write_report(study, path)
             listener.on_trial_end(next(one for one in report.trials if one.number == trial.number))
             _raise_if_stopped(stop, study.config)
-        return Tuned(write_report(study, path), path, ended)
+        return TuneResult(write_report(study, path), path, ended)
 
 
 def write_report(study: Study, path: Path) -> TuneReport:
@@ -108,7 +108,7 @@ def write_report(study: Study, path: Path) -> TuneReport:
             best=best.number if best else None,
             above_defaults=compare_trials(best, trials[0]) if best else None,
             importance=study.importance(),
-            command=train_command(trial_config(base_config(config), best.parameters)) if best else "",
+            command=format_train_command(make_trial_config(make_base_config(config), best.parameters)) if best else "",
         )
         write_tune(path, report)
     return report
@@ -127,9 +127,9 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
         listener.on_fold_start(trial, len(trial.auc))
         start, name = time.monotonic(), f"trial{trial.number}-fold{member.number}"
         try:
-            auc = _train_fold(study.workspace, trial_config(member.config, trial.parameters), name, listener, stop)
+            auc = _train_fold(study.workspace, make_trial_config(member.config, trial.parameters), name, listener, stop)
         except Stopped as stopped:
-            raise Stopped(stopped.exit_code - 128, continue_command(study.config)) from stopped
+            raise Stopped(stopped.exit_code - 128, format_continue_command(study.config)) from stopped
         except _CannotTrainError as error:
             trial.prune(str(error))
             shutil.rmtree(study.workspace.run_dir(name), ignore_errors=True)
@@ -163,7 +163,7 @@ def _train_fold(
         if not is_out_of_memory(error):
             raise
         # Without the error, which refers to the network: its memory is needed for the next trial.
-        raise _CannotTrainError(str(memory_is_full(config.batch_size or BATCH_SIZE))) from None
+        raise _CannotTrainError(str(make_memory_error(config.batch_size or BATCH_SIZE))) from None
 
 
 def _start_or_resume_fold(
@@ -190,10 +190,10 @@ def _release_memory() -> None:
 
 def _raise_if_stopped(stop: StopRequest, config: TuneConfig) -> None:
     if stop.signal is not None:
-        raise Stopped(stop.signal, continue_command(config))
+        raise Stopped(stop.signal, format_continue_command(config))
 
 
-def continue_command(config: TuneConfig) -> str:
+def format_continue_command(config: TuneConfig) -> str:
     """Return the command that continues a study."""
     until = f"--trials {config.trials}" if config.trials is not None else f"--hours {config.hours:g}"
     return f"histo tune --name {config.name} {until}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 PIECE = 64  # patches that one core scores at a time: more do not fit its caches, and fewer need more calls
-FEWEST = 32  # patches that are worth a core of their own
+MIN_PIECE = 32  # patches that are worth a core of their own
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ class Cores:
 _cores = cache(Cores)  # one set of threads for each number of torch's threads
 
 
-def every_core() -> Cores:
+def all_cores() -> Cores:
     """Return one thread for each of torch's threads; each computes alone."""
     threads = torch.get_num_threads()
     return _cores(threads, threads)
@@ -57,7 +57,7 @@ def map_pieces(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """
     if images.device.type != "cpu":
         return function(images)
-    count = max(1, min(torch.get_num_threads(), len(images) // FEWEST))
+    count = max(1, min(torch.get_num_threads(), len(images) // MIN_PIECE))
     pieces = images.split(max(1, min(PIECE, math.ceil(len(images) / count))))
     results = map(function, pieces) if count == 1 else _cores(count, torch.get_num_threads()).map(function, pieces)
     return torch.cat(list(results), -1)

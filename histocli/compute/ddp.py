@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from histocli.compute.rendezvous import find_processes, report_to_torchrun, torchrun_agent
+from histocli.compute.rendezvous import find_processes, find_torchrun_agent, report_to_torchrun
 from histocli.errors import EXIT_FAILURE, HistoError
 from histocli.signals import stop_request
 
@@ -289,6 +289,6 @@ def _exit_after_the_failed_process(error: RuntimeError) -> NoReturn:
     ) from error
 
 
-def torchrun_agents(ranks: Ranks) -> set[str]:
-    """Return the `torchrun_agent` of each machine; two jobs with one in common are one job, restarted in between."""
-    return set(filter(None, ranks.all_gather(torchrun_agent())))
+def gather_torchrun_agents(ranks: Ranks) -> set[str]:
+    """Return the torchrun agent of each machine; two jobs with a common agent are one job that was restarted."""
+    return set(filter(None, ranks.all_gather(find_torchrun_agent())))

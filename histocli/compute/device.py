@@ -14,7 +14,7 @@ import torch
 from histocli.compute.ddp import is_distributed
 from histocli.compute.memory import keep_freed_memory
 from histocli.enums import Device, Precision
-from histocli.errors import HistoError
+from histocli.errors import HistoError, first_line
 from histocli.threads import thread_count as thread_count
 
 GPU_FILE = Path("/dev/nvidia0")  # exists if the machine has an NVIDIA GPU, even if torch cannot use it
@@ -42,7 +42,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
         HistoError: the given device does not exist or cannot be used.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    problem = _gpu_problem() if device in (Device.AUTO, Device.CUDA) else None
+    problem = _find_gpu_problem() if device in (Device.AUTO, Device.CUDA) else None
     if device is Device.CUDA and (problem or not cuda):
         raise HistoError(f"--device cuda: {problem or 'no GPU was found'}", "--device cpu, or --device auto")
     if device is Device.MPS and not mps:
@@ -79,7 +79,7 @@ def local_gpu() -> torch.device:
     return torch.device("cuda", number)
 
 
-def _gpu_problem() -> str | None:
+def _find_gpu_problem() -> str | None:
     """Return why the NVIDIA GPU of this machine cannot be used; None if it can, or if there is none."""
     if not torch.cuda.is_available():
         if not GPU_FILE.exists():
@@ -89,11 +89,11 @@ def _gpu_problem() -> str | None:
         try:
             torch.cuda.init()
         except RuntimeError as error:
-            return _first_line(error)
+            return first_line(error)
         return "torch does not find it"
     major, minor = torch.cuda.get_device_capability()
     builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
-    if not any(_runs(kind, int(number.rstrip("af")), 10 * major + minor) for kind, number in builds):
+    if not any(_can_run(kind, int(number.rstrip("af")), 10 * major + minor) for kind, number in builds):
         built_for = ", ".join(f"{int(n.rstrip('af')) / 10:.1f}" for kind, n in builds if kind == "sm")
         name = torch.cuda.get_device_name()
         return (
@@ -103,19 +103,15 @@ def _gpu_problem() -> str | None:
     try:
         torch.zeros(1, device="cuda")
     except RuntimeError as error:  # another process holds all of its memory, or the GPU for itself
-        return f"{_first_line(error)}; nvidia-smi shows which processes use the GPU"
+        return f"{first_line(error)}; nvidia-smi shows which processes use the GPU"
     return None
 
 
-def _runs(kind: str, built_for: int, capability: int) -> bool:
+def _can_run(kind: str, built_for: int, capability: int) -> bool:
     """Return whether code for one architecture (`sm`, binary, or `compute`, portable) runs on a GPU."""
     if kind == "sm":
         return built_for // 10 == capability // 10 and built_for <= capability
     return built_for <= capability
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
@@ -131,8 +127,8 @@ def compute_settings() -> Iterator[None]:
 
 
 @contextmanager
-def deterministic(wanted: bool) -> Iterator[None]:
-    """Use only CUDA algorithms that give the same bits each time in this block, if `wanted`.
+def deterministic(is_wanted: bool) -> Iterator[None]:
+    """Use only CUDA algorithms that give the same bits each time in this block, if `is_wanted`.
 
     Without it, cuDNN chooses by its heuristics. Letting it measure (torch.backends.cudnn.benchmark) took 7 to 10
     seconds for each batch size on an H100, and the steps were no faster (2.76 ms against 2.73 ms).
@@ -142,7 +138,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
     Raises:
         HistoError: the network uses an operation that has no deterministic algorithm.
     """
-    if not wanted:
+    if not is_wanted:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled()
@@ -174,16 +170,16 @@ def _fastest_precision(kind: str) -> tuple[Precision, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return Precision.BF16, "the GPU has bf16 units"
         return Precision.FP16, "the GPU has no bf16 units"
-    if kind == "cpu" and _cpu_has("amx_tile"):
+    if kind == "cpu" and _has_cpu_feature("amx_tile"):
         return Precision.BF16, "the processor has AMX"
-    if kind == "cpu" and _cpu_has("avx512_bf16"):
+    if kind == "cpu" and _has_cpu_feature("avx512_bf16"):
         if _is_intel():  # bf16 trains three quarters as many patches per second as fp32: benchmarks/README.md
             return Precision.FP32, "faster than bf16 without AMX"
         return Precision.BF16, "the processor has bf16 units"
     return Precision.FP32, "no bf16 units"
 
 
-def _cpu_has(feature: str) -> bool:
+def _has_cpu_feature(feature: str) -> bool:
     """Return whether the processor has `amx_tile` or `avx512_bf16`."""
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get(feature))

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from histocli import child
 from histocli.compute.device import thread_count
-from histocli.compute.launcher import LAUNCHER, SECONDS_TO_SAVE, waking_suspended_children
+from histocli.compute.launcher import LAUNCHER, SECONDS_TO_SAVE, wake_suspended_children
 from histocli.compute.rendezvous import RENDEZVOUS_FILE
 from histocli.errors import HistoError
 
@@ -51,8 +51,8 @@ def launch(arguments: list[str], processes: int) -> None:
             max_restarts=0,
         )
         try:
-            with waking_suspended_children():
-                elastic_launch(config, sys.executable)(*child.arguments("histocli"), *arguments)
+            with wake_suspended_children():
+                elastic_launch(config, sys.executable)(*child.make_arguments("histocli"), *arguments)
         except SignalException as stopped:
             raise SystemExit(128 + stopped.sigval) from stopped
         except ChildFailedError as error:

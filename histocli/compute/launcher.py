@@ -27,10 +27,10 @@ def watch_launcher() -> None:
         return
     launcher = int(os.environ.get(LAUNCHER) or os.getppid())
     _continue_when_launcher_ends()
-    Thread(target=_end_after, args=(launcher,), name="watch-launcher", daemon=True).start()
+    Thread(target=_end_with_launcher, args=(launcher,), name="watch-launcher", daemon=True).start()
 
 
-def _end_after(launcher: int) -> None:
+def _end_with_launcher(launcher: int) -> None:
     """Wait until another process is the parent of this one, and end it."""
     while os.getppid() == launcher:
         time.sleep(_POLL_SECONDS)
@@ -46,7 +46,7 @@ def _continue_when_launcher_ends() -> None:
 
 
 @contextmanager
-def waking_suspended_children() -> Iterator[None]:
+def wake_suspended_children() -> Iterator[None]:
     """Wake the suspended children of this process when they are asked to end, on Linux.
 
     A suspended process does not hear SIGTERM, and the others of its job wait for it. Call this in the main thread.

@@ -62,7 +62,7 @@ def release_gpu_memory() -> None:
         sys.modules["torch"].cuda.empty_cache()
 
 
-def memory_is_full(patches: int) -> HistoError:
+def make_memory_error(patches: int) -> HistoError:
     """Return the error for a batch of so many patches that needs more memory than there is."""
     smaller = f"--batch-size {patches // 2}, or --batch-size auto, takes less" if patches > 1 else "free some of it"
     return HistoError(f"memory is full with {patches:,} patches at a time", smaller)
@@ -80,4 +80,4 @@ def explain_out_of_memory(patches: int) -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise memory_is_full(patches) from error
+        raise make_memory_error(patches) from error

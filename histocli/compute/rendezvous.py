@@ -69,7 +69,7 @@ def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
     return name
 
 
-def torchrun_agent() -> str | None:
+def find_torchrun_agent() -> str | None:
     """Return an identifier of the torchrun that started this process, or None.
 
     A machine has one torchrun for each job; it keeps its identifier when it restarts its processes.

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histocli.child import arguments
+from histocli.child import make_arguments
 from histocli.data.image_files import ImageArray, ImageFile
 from histocli.data.images import PATCH_SIZE
 from histocli.data.remarks import Remarks
@@ -130,7 +130,7 @@ class _Worker:
         try:
             self.pixels = _map_shared_memory(descriptor)
             self.process = subprocess.Popen(  # noqa: S603 - in a session of its own: Ctrl-C is for this process alone
-                [sys.executable, *arguments(__spec__.name), str(descriptor)],
+                [sys.executable, *make_arguments(__spec__.name), str(descriptor)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

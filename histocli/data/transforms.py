@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from histocli.compute.cores import every_core
+from histocli.compute.cores import all_cores
 from histocli.enums import Augment
 
 # Unit optical-density vectors of haematoxylin, eosin and DAB for red, green and blue:
@@ -143,7 +143,7 @@ def _warp_with_opencv(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
     """Return the rounded result of `_warp_with_grid_sample`; OpenCV is faster, and rounds positions to 1/32 pixel."""
     count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_ROWS // (images.shape[-1] + 4))))
     parts = zip(images.tensor_split(count), matrix.tensor_split(count), strict=True)
-    return torch.cat(every_core().map(lambda part: _warp_part(*part, sharp), parts))
+    return torch.cat(all_cores().map(lambda part: _warp_part(*part, sharp), parts))
 
 
 def _warp_part(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:

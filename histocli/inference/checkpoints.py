@@ -132,7 +132,7 @@ def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -
         raw=config.uncalibrated,
         prevalence=config.prevalence,
         spread=isinstance(config, PredictConfig) and config.qc,
-        halve=config.halve,
+        halve=config.can_halve_batch,
     )
 
 

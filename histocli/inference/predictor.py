@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histocli.compute.cores import PIECE, every_core
+from histocli.compute.cores import PIECE, all_cores
 from histocli.compute.device import Compute
-from histocli.compute.memory import is_out_of_memory, memory_is_full
+from histocli.compute.memory import is_out_of_memory, make_memory_error
 from histocli.data.decoding import DecodingProcesses
 from histocli.data.early import decoding_processes
 from histocli.data.loaders import PatchLoader
@@ -181,7 +181,7 @@ class Predictor:
 
     def _on_cores(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
         """Read and score the chunks, each on one core, and yield them in order."""
-        cores = every_core()
+        cores = all_cores()
         return map_on_pool(cores.pool, self._read_and_score, chunked(patches, size), 2 * cores.count)
 
     def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:
@@ -228,7 +228,7 @@ class Predictor:
                 if not is_out_of_memory(error):
                     raise
                 if not self.halve or size == 1:
-                    raise memory_is_full(size) from error
+                    raise make_memory_error(size) from error
             self._largest_batch = size = size // 2
             if self.compute.device.type == "cuda":
                 torch.cuda.empty_cache()

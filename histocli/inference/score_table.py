@@ -8,7 +8,7 @@ import numpy as np
 from histocli.compute.device import thread_count
 from histocli.data.groups import OVERLAP, connected_components
 from histocli.errors import HistoError, describe_value, first_line
-from histocli.metrics import Clusters, Measurement, Uncertainty, by_patch, evaluate, uncertainty
+from histocli.metrics import Clusters, Measurement, Uncertainty, estimate_uncertainty, evaluate, make_patch_clusters
 from histocli.metrics.groups import GroupMetrics, metrics_per_group
 from histocli.metrics.registry import METRICS
 from histocli.workspace import atomic_path
@@ -64,7 +64,7 @@ def read_scores(path: Path) -> "pd.DataFrame":
 def clusters_of(table: "pd.DataFrame") -> Clusters:
     """Return what to resample as a whole: slides, else patches that show the same tissue, else single patches."""
     by, codes = connected_components(table)
-    return by_patch(len(table)) if by == "patch" else Clusters(by, codes, int(codes.max()) + 1)
+    return make_patch_clusters(len(table)) if by == "patch" else Clusters(by, codes, int(codes.max()) + 1)
 
 
 def measure_scores(table: "pd.DataFrame", threshold: float) -> tuple[Measurement, dict[str, float | None], Uncertainty]:
@@ -72,8 +72,10 @@ def measure_scores(table: "pd.DataFrame", threshold: float) -> tuple[Measurement
     labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
     measured = evaluate(labels, probs, threshold)
     before = evaluate(labels, table["raw"].to_numpy(), threshold).metrics
-    intervals = uncertainty(labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count())
-    changed = {metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature}
+    intervals = estimate_uncertainty(
+        labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count()
+    )
+    changed = {metric.name: before[metric.name] for metric in METRICS if metric.is_changed_by_calibration}
     return measured, changed, intervals
 
 

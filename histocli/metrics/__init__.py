@@ -17,12 +17,12 @@ from histocli.metrics.curves import (
     Floats,
     Histogram,
     Ints,
-    area,
+    bin_reliability,
+    compute_area,
     confusion,
     histogram,
     precision_recall,
     rank,
-    reliability,
     roc,
 )
 from histocli.metrics.delong import AucDifferenceError, AucError, delong, delong_difference
@@ -32,11 +32,11 @@ from histocli.metrics.intervals import (
     Clusters,
     Interval,
     Resampling,
-    by_patch,
     intervals,
+    make_patch_clusters,
     resample,
 )
-from histocli.metrics.registry import BY_NAME, NAMES, metric_values
+from histocli.metrics.registry import BY_NAME, NAMES, compute_metric_values
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count, Fraction
 
@@ -49,10 +49,10 @@ __all__ = [
     "Resampling",
     "Uncertainty",
     "auc",
-    "by_patch",
+    "compare_aucs",
+    "estimate_uncertainty",
     "evaluate",
-    "paired_difference",
-    "uncertainty",
+    "make_patch_clusters",
 ]
 
 
@@ -85,9 +85,9 @@ class Uncertainty:
 
     def interval(self, name: str) -> Interval | None:
         """Return the interval of a metric by bootstrap, or else, for the AUC, the one by DeLong."""
-        return self.delong.interval if self.uses_delong(name) and self.delong else self.intervals.get(name)
+        return self.delong.interval if self.has_delong_interval(name) and self.delong else self.intervals.get(name)
 
-    def uses_delong(self, name: str) -> bool:
+    def has_delong_interval(self, name: str) -> bool:
         """Return whether `interval` is DeLong's."""
         return name == "auc" and self.intervals.get(name) is None and self.delong is not None
 
@@ -126,7 +126,7 @@ def auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
             outside 0 to 1.
 
     """
-    return area(rank(*check_scores(labels, probs)))
+    return compute_area(rank(*check_scores(labels, probs)))
 
 
 def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5) -> Measurement:
@@ -148,7 +148,7 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
     if not 0 <= threshold <= 1:
         raise HistoError(f"a threshold of {threshold} is not between 0 and 1", "give 0.5, for example")
     ranking = rank(y, p)
-    metrics = metric_values(SortedScores(y, p, threshold))
+    metrics = compute_metric_values(SortedScores(y, p, threshold))
     n, positives = len(y), int(y.sum())
     return Measurement(
         n=n,
@@ -159,12 +159,12 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
         undefined={name: BY_NAME[name].undefined for name, value in metrics.items() if value is None},
         confusion=confusion(y, p, threshold),
         curves=Curves(roc(ranking), precision_recall(ranking)),
-        calibration=reliability(y, p),
+        calibration=bin_reliability(y, p),
         histogram=histogram(y, p),
     )
 
 
-def uncertainty(
+def estimate_uncertainty(
     labels: npt.ArrayLike,
     probs: npt.ArrayLike,
     metrics: dict[str, float | None],
@@ -192,13 +192,13 @@ def uncertainty(
 
     """
     y, p = check_scores(labels, probs)
-    clusters = clusters or by_patch(len(y))
+    clusters = clusters or make_patch_clusters(len(y))
     scored = [SortedScores(y, p, threshold)]
     (bootstrap,) = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
     return Uncertainty(*intervals(bootstrap, metrics), delong(y, p, clusters))
 
 
-def paired_difference(
+def compare_aucs(
     labels: npt.ArrayLike,
     one: npt.ArrayLike,
     other: npt.ArrayLike,

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histocli.metrics.curves import Floats, Ints, ends_of_ties
-from histocli.metrics.intervals import FEW_CLUSTERS, Clusters, tails
+from histocli.metrics.curves import Floats, Ints, find_tie_ends
+from histocli.metrics.intervals import FEW_CLUSTERS, Clusters, find_tails
 
 _REPLICATES = 1000
 _POINTS = 101  # false positive rates at which the band is computed
@@ -19,7 +19,7 @@ class Band(NamedTuple):
     high: Floats
 
 
-def roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int = 0) -> Band | None:
+def compute_roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int = 0) -> Band | None:
     """Return the pointwise 95% band of a ROC curve; None if fewer than 10 clusters have patches of one of the classes.
 
     Args:
@@ -34,7 +34,7 @@ def roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int = 0) -> 
     if informative < FEW_CLUSTERS:
         return None
     order = np.argsort(-probs, kind="stable")
-    y, codes, last = labels[order], clusters.codes[order], ends_of_ties(probs[order])
+    y, codes, last = labels[order], clusters.codes[order], find_tie_ends(probs[order])
     grid = np.linspace(0, 1, _POINTS)
     rng = np.random.default_rng(seed)
     curves = []
@@ -44,5 +44,5 @@ def roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int = 0) -> 
         tp, fp = np.cumsum(weights * y)[last], np.cumsum(weights * (1 - y))[last]
         if tp[-1] and fp[-1]:
             curves.append(np.interp(grid, np.append(0, fp / fp[-1]), np.append(0, tp / tp[-1])))
-    low, high = np.quantile(curves, tails(informative), axis=0)
+    low, high = np.quantile(curves, find_tails(informative), axis=0)
     return Band(grid, low, high)

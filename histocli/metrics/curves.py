@@ -99,17 +99,17 @@ def rank(labels: Ints, probs: Floats) -> Ranking:
     """Sort (N,) probabilities, and count the patches of each class at or above each distinct probability."""
     order = np.argsort(-probs)
     scores = probs[order]
-    last = ends_of_ties(scores)
+    last = find_tie_ends(scores)
     tp = np.cumsum(labels[order], dtype=np.int64)[last]
     return Ranking(scores[last], tp, last + 1 - tp)
 
 
-def ends_of_ties(scores: Floats) -> Ints:
+def find_tie_ends(scores: Floats) -> Ints:
     """Return the last index (K,) of each run of equal values in sorted `scores` (N,)."""
     return np.flatnonzero(np.append(scores[1:] != scores[:-1], True))
 
 
-def area(ranking: Ranking) -> float | None:
+def compute_area(ranking: Ranking) -> float | None:
     """Return the area under the ROC curve, None if a class is missing.
 
     The sum is twice the number of correctly ordered pairs. It is an integer, so there is no rounding error.
@@ -122,19 +122,19 @@ def area(ranking: Ranking) -> float | None:
 
 def confusion(labels: Ints, probs: Floats, threshold: float) -> Confusion:
     """Return the confusion matrix of (N,) labels and probabilities at `threshold`."""
-    called = probs >= threshold
-    tn, fp, fn, tp = np.bincount(2 * labels + called, minlength=4).tolist()
+    predicted = probs >= threshold
+    tn, fp, fn, tp = np.bincount(2 * labels + predicted, minlength=4).tolist()
     return Confusion(tn, fp, fn, tp)
 
 
-def bin_of(probs: Floats) -> Ints:
+def find_bins(probs: Floats) -> Ints:
     """Return the bin (N,) of each probability, from 0 to 14, in the reliability diagram."""
     return np.minimum((probs * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
 
 
-def reliability(labels: Ints, probs: Floats) -> list[CalibrationBin]:
+def bin_reliability(labels: Ints, probs: Floats) -> list[CalibrationBin]:
     """Return the bins of the reliability diagram that are not empty, of 15 bins of equal width."""
-    which = bin_of(probs)
+    which = find_bins(probs)
     count = np.bincount(which, minlength=CALIBRATION_BINS)
     probability = np.bincount(which, weights=probs, minlength=CALIBRATION_BINS)
     positive = np.bincount(which, weights=labels, minlength=CALIBRATION_BINS)

@@ -50,12 +50,12 @@ def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
     """
     if not 0 < labels.sum() < len(labels):
         return None
-    shares = _shares(labels, probs)
+    shares = _compute_shares(labels, probs)
     value = float(shares[labels == 1].mean())
-    error = _standard_error(labels, shares, clusters)
+    error = _compute_standard_error(labels, shares, clusters)
     if error is None:
         return None
-    reach = -_quantile((1 - LEVEL) / 2, labels, clusters) * error
+    reach = -_compute_quantile((1 - LEVEL) / 2, labels, clusters) * error
     low, high = max(0.0, value - reach), min(1.0, value + reach)
     return AucError(clusters.by, error, (low, high))
 
@@ -70,14 +70,14 @@ def delong_difference(labels: Ints, one: Floats, other: Floats, clusters: Cluste
         clusters: groups of patches that are independent of one another.
 
     """
-    difference = _shares(labels, one) - _shares(labels, other)
+    difference = _compute_shares(labels, one) - _compute_shares(labels, other)
     value = float(difference[labels == 1].mean())
-    error = _standard_error(labels, difference, clusters)
+    error = _compute_standard_error(labels, difference, clusters)
     if error is None:
         return None
     z = value / error
-    reach = -_quantile((1 - LEVEL) / 2, labels, clusters) * error
-    p = 2 * _probability_below(-abs(z), labels, clusters)
+    reach = -_compute_quantile((1 - LEVEL) / 2, labels, clusters) * error
+    p = 2 * _compute_probability_below(-abs(z), labels, clusters)
     return AucDifferenceError(clusters.by, error, (value - reach, value + reach), z, p)
 
 
@@ -87,21 +87,21 @@ def _degrees_of_freedom(labels: Ints, clusters: Clusters) -> float:
     return math.inf if clusters.n == len(labels) else min(counts.normal, counts.tumour) - 1
 
 
-def _quantile(share: float, labels: Ints, clusters: Clusters) -> float:
+def _compute_quantile(share: float, labels: Ints, clusters: Clusters) -> float:
     """Return a quantile of the t distribution with the degrees of freedom that the slides give."""
     from scipy.special import stdtrit
 
     return float(stdtrit(_degrees_of_freedom(labels, clusters), share))
 
 
-def _probability_below(value: float, labels: Ints, clusters: Clusters) -> float:
+def _compute_probability_below(value: float, labels: Ints, clusters: Clusters) -> float:
     """Return the probability of a smaller value under the same t distribution."""
     from scipy.special import stdtr
 
     return float(stdtr(_degrees_of_freedom(labels, clusters), value))
 
 
-def _shares(labels: Ints, probs: Floats) -> Floats:
+def _compute_shares(labels: Ints, probs: Floats) -> Floats:
     """Return DeLong's structural components (N,).
 
     That of a patch is the share of patches of the other class with which it forms a correctly ordered pair.
@@ -115,7 +115,7 @@ def _shares(labels: Ints, probs: Floats) -> Floats:
     return shares
 
 
-def _standard_error(labels: Ints, shares: Floats, clusters: Clusters) -> float | None:
+def _compute_standard_error(labels: Ints, shares: Floats, clusters: Clusters) -> float | None:
     """Return Obuchowski's standard error: deviations are summed within each cluster before they are squared."""
     tumour = labels == 1
     deviations = shares - shares[tumour].mean()

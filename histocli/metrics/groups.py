@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.metrics.curves import Floats, Ints
-from histocli.metrics.registry import METRICS, metric_values
+from histocli.metrics.registry import METRICS, compute_metric_values
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count
 
@@ -33,7 +33,7 @@ def metrics_per_group(
     rows = []
     for name, part in zip(names.tolist(), np.split(order, starts[1:]), strict=True):
         if name:
-            values = metric_values(SortedScores(labels[part], probs[part], threshold))
-            shown = {metric.name: values[metric.name] for metric in METRICS if metric.by_group}
+            values = compute_metric_values(SortedScores(labels[part], probs[part], threshold))
+            shown = {metric.name: values[metric.name] for metric in METRICS if metric.is_per_group}
             rows.append(GroupMetrics(name, len(part), int(labels[part].sum()), shown))
     return rows

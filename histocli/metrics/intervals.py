@@ -16,7 +16,7 @@ LEVEL = 0.95
 REPLICATES = 2000
 FEW_CLUSTERS = 10  # with fewer there is no interval: a resample cannot be worse than the worst cluster
 _BLOCK_CELLS = 1 << 16  # weights in memory per thread: few enough for the cache of a core
-_DEFINED = 0.95  # the share of resamples in which a metric must have a value
+_MIN_DEFINED_SHARE = 0.95  # the share of resamples in which a metric must have a value
 
 Interval = tuple[float, float]
 
@@ -45,7 +45,7 @@ class Clusters(NamedTuple):
         return ClassCounts(normal, tumour)
 
 
-def by_patch(n: int) -> Clusters:
+def make_patch_clusters(n: int) -> Clusters:
     """Return clusters of one patch each."""
     return Clusters("patch", np.arange(n), n)
 
@@ -66,7 +66,7 @@ class Resampling:
     undefined: dict[str, str]
 
 
-def few_clusters(metric: Metric, by: str, clusters: int, by_class: ClassCounts) -> str:
+def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: ClassCounts) -> str:
     """Return why a metric has no interval by bootstrap, if too few clusters carry information about it; else ""."""
     count = metric.n_informative(clusters, by_class.normal, by_class.tumour)
     if count >= FEW_CLUSTERS:
@@ -105,15 +105,15 @@ class Bootstrap(NamedTuple):
             return f"all patches are of one {self.by}"
         if self.n_informative(metric) < 2:
             return f"all patches of a class are of one {self.by}"
-        if reason := few_clusters(metric, self.by, self.clusters, self.by_class):
+        if reason := explain_few_clusters(metric, self.by, self.clusters, self.by_class):
             return reason
         defined = values[~np.isnan(values)]
-        if len(defined) < _DEFINED * len(values):
+        if len(defined) < _MIN_DEFINED_SHARE * len(values):
             return f"it is defined in only {len(defined):,} of {len(values):,} resamples"
         if np.ptp(defined) == 0:
             return "it is the same in every resample, so its error is not known"
-        low, high = np.quantile(defined, tails(self.n_informative(metric))).tolist()
-        if metric.biased_upwards and estimate is not None:
+        low, high = np.quantile(defined, find_tails(self.n_informative(metric))).tolist()
+        if metric.is_biased_upwards and estimate is not None:
             low, high = (max(0.0, 2 * estimate**2 - end**2) ** 0.5 for end in (high, low))
             low, high = min(low, estimate), max(high, estimate)
         return low, high
@@ -135,14 +135,14 @@ def resample(
     millisecond.
     """
     patches = len(clusters.codes)
-    any_order = clusters.n == patches and len(scored) == 1  # then it does not matter which patch gets which count
+    is_order_free = clusters.n == patches and len(scored) == 1  # then it does not matter which patch gets which count
     rows = max(1, _BLOCK_CELLS // patches)
     sizes = [min(rows, replicates - start) for start in range(0, replicates, rows)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
-    codes = [None if any_order else clusters.codes[one.order] for one in scored]
+    codes = [None if is_order_free else clusters.codes[one.order] for one in scored]
 
     def block(size: int, seed: np.random.SeedSequence) -> Floats:
-        counts = _draw(np.random.default_rng(seed), size, clusters.n)
+        counts = _draw_counts(np.random.default_rng(seed), size, clusters.n)
         pairs = zip(scored, codes, strict=True)
         return np.stack([compute_metrics(one, counts if code is None else counts.take(code, 1)) for one, code in pairs])
 
@@ -177,14 +177,14 @@ def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[d
     return {name: None if isinstance(value, str) else value for name, value in results.items()}, resampling
 
 
-def _draw(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:
+def _draw_counts(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:
     """Return how often each of C clusters is drawn in each of R resamples: (R,C); each resample draws C times."""
     drawn = rng.integers(0, clusters, (replicates, clusters), np.uint32).astype(np.int64)  # uint32 is drawn faster
     drawn += clusters * np.arange(replicates)[:, None]
     return np.bincount(drawn.ravel(), minlength=replicates * clusters).reshape(replicates, clusters).astype(np.float64)
 
 
-def tails(clusters: int) -> list[float]:
+def find_tails(clusters: int) -> list[float]:
     """Return the two quantiles that bound an interval; the fewer clusters, the closer they are to 0 and 1."""
     from scipy.special import ndtr, stdtrit
 

@@ -25,9 +25,9 @@ class Metric:
         undefined: the reason that is printed if the metric is undefined.
         classes: the class of patches that a cluster must have to be informative. The sensitivity, for example, depends
             only on slides that have tumour patches.
-        depends_on_temperature: whether calibration changes the metric.
-        by_group: whether the metric is also computed for each slide and each hospital.
-        biased_upwards: whether the metric is too large on small samples, and larger again on resamples; its interval
+        is_changed_by_calibration: whether calibration changes the metric.
+        is_per_group: whether the metric is also computed for each slide and each hospital.
+        is_biased_upwards: whether the metric is too large on small samples, and larger again on resamples; its interval
             corrects this.
 
     """
@@ -37,9 +37,9 @@ class Metric:
     title: str
     undefined: str = ""
     classes: Literal["either", "both", "normal", "tumour"] = "either"
-    depends_on_temperature: bool = False
-    by_group: bool = False
-    biased_upwards: bool = False
+    is_changed_by_calibration: bool = False
+    is_per_group: bool = False
+    is_biased_upwards: bool = False
 
     def n_informative(self, clusters: int, with_normal: int, with_tumour: int) -> int:
         """Return how many clusters carry information about this metric.
@@ -65,8 +65,8 @@ def _auc(s: WeightedScores) -> Floats:
     The numerator is the sum over distinct scores of (all - tumour) * (tumour above - tumour / 2). It is computed from
     dot products, which need no temporary arrays.
     """
-    ordered = _dot(s.tied_weights, s.tumour_above) - _dot(s.tied_tumour, s.tumour_above)
-    tied = (_dot(s.tied_weights, s.tied_tumour) - _dot(s.tied_tumour, s.tied_tumour)) / 2
+    ordered = _dot_rows(s.tied_weights, s.tumour_above) - _dot_rows(s.tied_tumour, s.tumour_above)
+    tied = (_dot_rows(s.tied_weights, s.tied_tumour) - _dot_rows(s.tied_tumour, s.tied_tumour)) / 2
     area: Floats = (ordered - tied) / (s.n_tumour * s.n_normal)
     return area
 
@@ -75,7 +75,7 @@ def _average_precision(s: WeightedScores) -> Floats:
     precision = s.tied_weights.cumsum(1)
     np.maximum(precision, 1, out=precision)  # the first patches may have no weight, which would be 0 / 0
     np.divide(s.tumour_above, precision, out=precision)
-    average: Floats = _dot(s.tied_tumour, precision) / s.n_tumour
+    average: Floats = _dot_rows(s.tied_tumour, precision) / s.n_tumour
     return average
 
 
@@ -96,11 +96,11 @@ def _mcc(s: WeightedScores) -> Floats:
 
 
 def _ece(s: WeightedScores) -> Floats:
-    error: Floats = np.abs(s.sums_by_bin(s.scores.errors)).sum(1) / s.total
+    error: Floats = np.abs(s.sum_bins(s.scores.errors)).sum(1) / s.total
     return error
 
 
-def _dot(one: Floats, other: Floats) -> Floats:
+def _dot_rows(one: Floats, other: Floats) -> Floats:
     """Return the dot product of each row: (R,)."""
     products: Floats = np.einsum("rk,rk->r", one, other)
     return products
@@ -110,11 +110,11 @@ _BOTH = "it needs patches of both classes"
 _NO_TUMOUR = "there is no tumour patch"
 
 METRICS = (
-    Metric("auc", _auc, "AUC", _BOTH, "both", by_group=True),
-    Metric("accuracy", lambda s: (s.tp + s.tn) / (s.tn + s.fp + s.fn + s.tp), "accuracy", by_group=True),
+    Metric("auc", _auc, "AUC", _BOTH, "both", is_per_group=True),
+    Metric("accuracy", lambda s: (s.tp + s.tn) / (s.tn + s.fp + s.fn + s.tp), "accuracy", is_per_group=True),
     Metric("balanced_accuracy", lambda s: (_sensitivity(s) + _specificity(s)) / 2, "balanced accuracy", _BOTH, "both"),
-    Metric("sensitivity", _sensitivity, "sensitivity", _NO_TUMOUR, "tumour", by_group=True),
-    Metric("specificity", _specificity, "specificity", "there is no normal patch", "normal", by_group=True),
+    Metric("sensitivity", _sensitivity, "sensitivity", _NO_TUMOUR, "tumour", is_per_group=True),
+    Metric("specificity", _specificity, "specificity", "there is no normal patch", "normal", is_per_group=True),
     Metric("ppv", lambda s: s.tp / (s.tp + s.fp), "PPV", "no patch is predicted as tumour at this threshold", "both"),
     Metric("npv", lambda s: s.tn / (s.tn + s.fn), "NPV", "no patch is predicted as normal at this threshold", "both"),
     Metric(
@@ -130,11 +130,13 @@ METRICS = (
         "brier",
         lambda s: s.mean(s.scores.squared_errors),
         "Brier score",
-        depends_on_temperature=True,
-        by_group=True,
+        is_changed_by_calibration=True,
+        is_per_group=True,
     ),
-    Metric("log_loss", lambda s: s.mean(s.scores.log_losses), "log loss", depends_on_temperature=True, by_group=True),
-    Metric("ece", _ece, "ECE", depends_on_temperature=True, biased_upwards=True),
+    Metric(
+        "log_loss", lambda s: s.mean(s.scores.log_losses), "log loss", is_changed_by_calibration=True, is_per_group=True
+    ),
+    Metric("ece", _ece, "ECE", is_changed_by_calibration=True, is_biased_upwards=True),
 )
 
 NAMES = tuple(metric.name for metric in METRICS)
@@ -148,7 +150,7 @@ def compute_metrics(scores: SortedScores, weights: Floats) -> Floats:
         return np.stack([metric.compute(weighted) for metric in METRICS])
 
 
-def metric_values(scores: SortedScores) -> dict[str, float | None]:
+def compute_metric_values(scores: SortedScores) -> dict[str, float | None]:
     """Return every metric by name, with each patch counted once; None if undefined."""
     values = compute_metrics(scores, np.ones((1, len(scores.probs))))[:, 0].tolist()
     return {name: None if np.isnan(value) else value for name, value in zip(NAMES, values, strict=True)}

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from histocli.metrics.curves import Floats, Ints, bin_of, ends_of_ties
+from histocli.metrics.curves import Floats, Ints, find_bins, find_tie_ends
 
 
 class SortedScores:
@@ -22,7 +22,7 @@ class SortedScores:
         order: (N,) the index of each sorted patch in the arguments.
         labels: (N,) the sorted labels as 0.0 and 1.0.
         probs: (N,) the sorted probabilities.
-        n_called: the number of patches that are predicted as tumour; they are the first ones.
+        n_predicted_tumour: the number of patches that are predicted as tumour; they are the first ones.
         tie_starts: (K,) the first index of each run of equal probabilities; None if all differ.
         bin_starts: (B,) the first index of each calibration bin that is not empty.
 
@@ -32,10 +32,10 @@ class SortedScores:
         self.order = np.argsort(-probs)
         self.probs = probs[self.order]
         self.labels = labels[self.order].astype(np.float64)
-        self.n_called = int(np.searchsorted(-self.probs, -threshold, side="right"))
-        ends = ends_of_ties(self.probs)
+        self.n_predicted_tumour = int(np.searchsorted(-self.probs, -threshold, side="right"))
+        ends = find_tie_ends(self.probs)
         self.tie_starts = None if len(ends) == len(probs) else np.append(0, ends[:-1] + 1)
-        bins = bin_of(self.probs)
+        bins = find_bins(self.probs)
         self.bin_starts = np.flatnonzero(np.append(True, bins[1:] != bins[:-1]))
 
     @cached_property
@@ -72,20 +72,20 @@ class WeightedScores:
         self.total = weights.sum(1)
         self.n_tumour = self.tumour_weights.sum(1)
         self.n_normal = self.total - self.n_tumour
-        self.tp = self.tumour_weights[:, : scores.n_called].sum(1)
-        self.fp = weights[:, : scores.n_called].sum(1) - self.tp
+        self.tp = self.tumour_weights[:, : scores.n_predicted_tumour].sum(1)
+        self.fp = weights[:, : scores.n_predicted_tumour].sum(1) - self.tp
         self.fn = self.n_tumour - self.tp
         self.tn = self.n_normal - self.fp
 
     @cached_property
     def tied_weights(self) -> Floats:
         """Return the weight of the patches at each of K distinct probabilities (R,K), the highest first."""
-        return self._by_tie(self.weights)
+        return self._sum_ties(self.weights)
 
     @cached_property
     def tied_tumour(self) -> Floats:
         """Return the weight of the tumour patches at each distinct probability (R,K)."""
-        return self._by_tie(self.tumour_weights)
+        return self._sum_ties(self.tumour_weights)
 
     @cached_property
     def tumour_above(self) -> Floats:
@@ -99,12 +99,12 @@ class WeightedScores:
         mean: Floats = sums / self.total
         return mean
 
-    def sums_by_bin(self, values: Floats) -> Floats:
+    def sum_bins(self, values: Floats) -> Floats:
         """Return the weighted sum of values (N,) in each calibration bin (R,B)."""
         sums: Floats = np.add.reduceat(self.weights * values, self.scores.bin_starts, 1)
         return sums
 
-    def _by_tie(self, weights: Floats) -> Floats:
+    def _sum_ties(self, weights: Floats) -> Floats:
         """Sum the weights (R,N) of patches that have equal scores."""
         starts = self.scores.tie_starts
         return weights if starts is None else np.add.reduceat(weights, starts, 1)

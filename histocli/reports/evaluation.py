@@ -138,7 +138,7 @@ class EvaluationReport:
             caveats.append(Caveat(f"not all slides are known: intervals by {by} are too narrow, because slides differ"))
         return caveats
 
-    def missing_intervals(self) -> dict[str, list[str]]:
+    def group_missing_intervals(self) -> dict[str, list[str]]:
         """Return the names of the metrics without an interval by bootstrap, by reason; undefined ones need none."""
         names_by_reason: dict[str, list[str]] = {}
         for name, reason in (self.uncertainty.bootstrap.undefined if self.uncertainty else {}).items():
@@ -208,7 +208,7 @@ def read_evaluations(workspace: Workspace, run: str) -> dict[Path, EvaluationRep
     }
 
 
-def newest_name(workspace: Workspace) -> str | None:
+def find_newest_name(workspace: Workspace) -> str | None:
     """Return the run of the newest evaluation if it has no folder, such as the packaged network, else the newest run.
 
     An evaluation that is older than the newest run does not count, nor does one of folds or a file that is damaged.

@@ -15,7 +15,7 @@ from histocli.compute.device import thread_count
 from histocli.data.groups import plural, split_by
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.inference.score_table import clusters_of
-from histocli.metrics import Measurement, Uncertainty, evaluate, uncertainty
+from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
 from histocli.metrics.calibration import probability
 from histocli.metrics.registry import METRICS, metric_title
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
@@ -80,7 +80,7 @@ def write_card(workspace: Workspace, run: str) -> Path:
     best, best_sha256 = load_checkpoint(folder / "best.pt"), file_sha256(folder / "best.pt")
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
     text = (
-        _environment()
+        _make_environment()
         .get_template("model_card.md.j2")
         .render(
             run=record,
@@ -88,14 +88,14 @@ def write_card(workspace: Workspace, run: str) -> Path:
             best_sha256=best_sha256,
             n_weights=sum(tensor.numel() for tensor in best.model.values()),
             dataset=read_dataset(workspace.dataset_path(record.data)),
-            splits=[split_summary(manifest, name) for name in ("train", "val")],
+            splits=[summarise_split(manifest, name) for name in ("train", "val")],
             split_by=split_by(manifest),
             options=[
                 (name, value)
                 for name, value in record.options.items()
                 if value is not None and (name, value) != ("extended_after", 0)
             ],
-            validation=_validation(best, manifest) if best.validation else None,
+            validation=_summarise_validation(best, manifest) if best.validation else None,
             threshold_rule=best.config.get("threshold", "0.5"),
         )
     )
@@ -118,7 +118,7 @@ def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
         for report in read_evaluations(workspace, run).values()
         if report.uncertainty and [one.checkpoint_sha256 for one in report.checkpoints] == [best_sha256]
     ]
-    section = _environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
+    section = _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
     before = path.read_text(encoding="utf-8").partition(_EVALUATIONS)[0]
     write_text(path, f"{before}{_EVALUATIONS}\n{section}")
 
@@ -128,14 +128,14 @@ def read_dataset(path: Path) -> DatasetRecord | None:
     return from_json(DatasetRecord, read_json(path), str(path)) if path.is_file() else None
 
 
-def split_summary(manifest: "pd.DataFrame", name: str) -> SplitSummary:
+def summarise_split(manifest: "pd.DataFrame", name: str) -> SplitSummary:
     """Count the labelled patches and the known slides of a split of a manifest."""
     rows = manifest[(manifest["split"] == name) & (manifest["label"] != UNLABELLED)]
     tumour = int(rows["label"].sum())
     return SplitSummary(name, tumour, len(rows) - tumour, int(rows.loc[rows["slide"] != "", "slide"].nunique()))
 
 
-def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary:
+def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary:
     """Return the metrics on the validation patches; the checkpoint contains their scores."""
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     labels = best.validation["labels"].numpy().astype(np.int64)
@@ -143,13 +143,15 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary
     probs = probability(odds, best.temperature)
     measured = evaluate(labels, probs, best.threshold)
     before = evaluate(labels, probability(odds)).metrics
-    result = uncertainty(labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count())
+    result = estimate_uncertainty(
+        labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count()
+    )
     no_interval: dict[str, list[str]] = {}
     for name, reason in result.bootstrap.undefined.items():
         no_interval.setdefault(reason, []).append(metric_title(name))
     return ValidationSummary(
         measured=measured,
-        before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.depends_on_temperature},
+        before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.is_changed_by_calibration},
         uncertainty=result,
         units=plural(result.bootstrap.by),
         no_interval=no_interval,
@@ -157,25 +159,27 @@ def _validation(best: Checkpoint, manifest: "pd.DataFrame") -> ValidationSummary
 
 
 @cache
-def _environment() -> "Environment":
+def _make_environment() -> "Environment":
     """Return a Jinja environment with the templates of this package and filters that format numbers."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # noqa: S701 - `escape_markdown` escapes HTML too
         loader=PackageLoader("histocli.reports"), undefined=StrictUndefined, trim_blocks=True, finalize=escape_markdown
     )
-    environment.filters |= {"number": _number, "known": _format_count, "code": code_span, "metric": metric_title}
+    environment.filters |= {"number": _format_metric, "known": _format_count, "code": code_span, "metric": metric_title}
     environment.filters["split_sentence"] = SPLIT_SENTENCES.__getitem__
     return environment
 
 
-def _number(value: float | None, uncertainty: Uncertainty | None = None, name: str = "") -> str:
+def _format_metric(value: float | None, uncertainty: Uncertainty | None = None, name: str = "") -> str:
     """Format a metric with four decimals, and its interval in parentheses; DeLong's interval is named."""
     text = "undefined" if value is None else f"{value:.4f}"
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return text
-    return f"{text} ({'DeLong: ' if uncertainty.uses_delong(name) else ''}{interval[0]:.4f} to {interval[1]:.4f})"
+    return (
+        f"{text} ({'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.4f} to {interval[1]:.4f})"
+    )
 
 
 def _format_count(count: int | None) -> str:

@@ -65,7 +65,7 @@ class Difference:
     standard_error: float
 
     @property
-    def may_be_chance(self) -> bool:
+    def is_within_error(self) -> bool:
         """Whether the difference is smaller than two standard errors."""
         return abs(self.mean) < 2 * self.standard_error
 

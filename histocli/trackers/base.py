@@ -43,7 +43,7 @@ class Summary(NamedTuple):
     card: Path
 
 
-class Started(NamedTuple):
+class StartedTracking(NamedTuple):
     """The tracker's own id of a run, and a message that says where the user finds the run."""
 
     id: str
@@ -54,7 +54,7 @@ class Tracker(ABC):
     """One tracker; any of its methods may raise any exception of the tracker's library."""
 
     @abstractmethod
-    def start(self, run: TrackedRun) -> Started:
+    def start(self, run: TrackedRun) -> StartedTracking:
         """Start to track a run, or continue one that has an id."""
 
     @abstractmethod

@@ -6,9 +6,9 @@ from histocli.errors import first_line
 from histocli.listeners import CommandListener
 from histocli.reports.evaluation import EvaluationReport
 from histocli.trackers.base import TrackedRun
-from histocli.trackers.records import measured_values, read_state, run_config, run_tags
+from histocli.trackers.records import make_measured_values, make_run_tags, read_run_config, read_state
 from histocli.trackers.registry import check_packages, make_tracker
-from histocli.training.repeats import is_member, repeats_name
+from histocli.training.repeats import find_repeats_name, is_member
 from histocli.workspace import Workspace
 
 
@@ -19,13 +19,13 @@ def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, l
     complete without it.
     """
     folder = workspace.run_dir(report.run)
-    metrics = measured_values(report, f"eval/{name}/")
+    metrics = make_measured_values(report, f"eval/{name}/")
     for kind, state in read_state(folder).items():
         tracker = make_tracker(kind)
-        config = run_config(folder)
+        config = read_run_config(folder)
         is_repeat = is_member(report.run, str(config["data"]), int(config["seed"]))
-        group = repeats_name(report.run) if is_repeat else ""
-        run = TrackedRun(report.run, group, folder, workspace.root, config, run_tags(folder), state.id)
+        group = find_repeats_name(report.run) if is_repeat else ""
+        run = TrackedRun(report.run, group, folder, workspace.root, config, make_run_tags(folder), state.id)
         try:
             check_packages([kind])
             tracker.start(run)

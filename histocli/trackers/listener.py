@@ -14,18 +14,18 @@ from histocli.listeners import CommandListener
 from histocli.trackers.base import Status, Summary, TrackedRun, Tracker
 from histocli.trackers.pictures import draw_pictures
 from histocli.trackers.records import (
-    best_evaluation,
-    best_metrics,
-    epoch_metrics,
+    evaluate_best,
+    make_best_metrics,
+    make_epoch_metrics,
+    make_run_tags,
+    read_run_config,
     read_state,
-    run_config,
-    run_tags,
     write_state,
 )
 from histocli.trackers.registry import check_packages, make_tracker
 from histocli.training.listeners import Listener
 from histocli.training.progress import Epoch
-from histocli.training.repeats import is_member, repeats_name
+from histocli.training.repeats import find_repeats_name, is_member
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
@@ -81,10 +81,10 @@ class TrackerListener(Listener):
         """Send the metrics of the best epoch with their intervals, its curves as pictures, and the model card."""
         if not self.active:
             return
-        report = best_evaluation(run.dir)
+        report = evaluate_best(run.dir)
         with TemporaryDirectory(prefix="histo-") as folder:
             pictures = draw_pictures(Path(folder), report)
-            summary = Summary(best_metrics(report), pictures, run.dir / "model_card.md")
+            summary = Summary(make_best_metrics(report), pictures, run.dir / "model_card.md")
             self._each(lambda active: active.tracker.summarise(summary))
 
     def _start(self, active: _Active) -> None:
@@ -94,11 +94,11 @@ class TrackerListener(Listener):
         state = read_state(run.dir).get(active.kind)
         tracked = TrackedRun(
             name=run.name,
-            group=repeats_name(run.name) if is_member(run.name, run.config.data, run.config.seed) else "",
+            group=find_repeats_name(run.name) if is_member(run.name, run.config.data, run.config.seed) else "",
             folder=run.dir,
             workspace=run.workspace.root,
-            config=run_config(run.dir),
-            tags=run_tags(run.dir),
+            config=read_run_config(run.dir),
+            tags=make_run_tags(run.dir),
             id=state.id if state else "",
         )
         active.id, message = active.tracker.start(tracked)
@@ -109,7 +109,7 @@ class TrackerListener(Listener):
         """Send the metrics of epochs, and record the last one that was sent."""
         assert self.run is not None
         for epoch in epochs:
-            active.tracker.log(epoch_metrics(epoch), epoch.step)
+            active.tracker.log(make_epoch_metrics(epoch), epoch.step)
         write_state(self.run.dir, active.kind, active.id, epochs[-1].epoch if epochs else None)
 
     def _each(self, call: Callable[[_Active], None]) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from histocli.trackers.base import Started, Status, Summary, TrackedRun, Tracker
+from histocli.trackers.base import StartedTracking, Status, Summary, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,7 +27,7 @@ class MLflowTracker(Tracker):
 
     client: "MlflowClient"
 
-    def start(self, run: TrackedRun) -> Started:
+    def start(self, run: TrackedRun) -> StartedTracking:
         """Create the run in the experiment `MLFLOW_EXPERIMENT_NAME`, or continue it."""
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
@@ -53,7 +53,7 @@ class MLflowTracker(Tracker):
             for first in range(0, len(parameters), _MAX_PARAMETERS):
                 self.client.log_batch(self.id, params=parameters[first : first + _MAX_PARAMETERS])
         shown = f"mlflow ui --backend-store-uri {uri}" if artifacts else uri
-        return Started(self.id, f"{shown}, experiment {experiment}")
+        return StartedTracking(self.id, f"{shown}, experiment {experiment}")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics."""

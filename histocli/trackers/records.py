@@ -11,7 +11,7 @@ from histocli.enums import Track
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import TORCH
 from histocli.inference.score_table import clusters_of
-from histocli.metrics import evaluate, uncertainty
+from histocli.metrics import estimate_uncertainty, evaluate
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
@@ -50,7 +50,7 @@ def write_state(folder: Path, kind: Track, id: str, epochs: int | None) -> None:
     write_json(folder / _STATE, {one.value: to_json(state) for one, state in states.items()})
 
 
-def run_config(folder: Path) -> dict[str, Value]:
+def read_run_config(folder: Path) -> dict[str, Value]:
     """Return the options of a run, and what else its `config.json` says, without the options that are not set."""
     record: dict[str, Any] = read_json(folder / "config.json")
     values = {
@@ -68,14 +68,14 @@ def run_config(folder: Path) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def run_tags(folder: Path) -> dict[str, str]:
+def make_run_tags(folder: Path) -> dict[str, str]:
     """Return what runs are searched by: the network, its first weights, the subset and its data set."""
-    config = run_config(folder)
+    config = read_run_config(folder)
     tags = {"arch": "arch", "weights": "weights", "subset": "data", "data": "packed_data"}
     return {"tool": f"histo {config['version_histo']}"} | {tag: str(config[name]) for tag, name in tags.items()}
 
 
-def epoch_metrics(epoch: Epoch) -> dict[str, float]:
+def make_epoch_metrics(epoch: Epoch) -> dict[str, float]:
     """Return the metrics of an epoch under the names `train/loss`, `val/auc`, ...; an undefined AUC is absent."""
     names = {
         "train/loss": epoch.train_loss,
@@ -90,7 +90,7 @@ def epoch_metrics(epoch: Epoch) -> dict[str, float]:
     return {name: float(value) for name, value in names.items() if value is not None}
 
 
-def best_evaluation(folder: Path) -> EvaluationReport:
+def evaluate_best(folder: Path) -> EvaluationReport:
     """Return the evaluation of a run's best epoch on its validation patches.
 
     It is calibrated and at the checkpoint's threshold, as in the run's model card.
@@ -120,23 +120,23 @@ def best_evaluation(folder: Path) -> EvaluationReport:
         is_calibrated=True,
         scores="none",
         measured=measured,
-        uncertainty=uncertainty(
+        uncertainty=estimate_uncertainty(
             labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count()
         ),
     )
 
 
-def best_metrics(report: EvaluationReport) -> dict[str, float]:
-    """Return the metrics of `best_evaluation` and their 95% intervals: `best/auc`, `best/auc_low`, `best/auc_high`, ...
+def make_best_metrics(report: EvaluationReport) -> dict[str, float]:
+    """Return the metrics of `evaluate_best` and their 95% intervals: `best/auc`, `best/auc_low`, `best/auc_high`, ...
 
     An undefined metric or interval is absent.
     """
     (best,) = report.checkpoints
     values = {"best/epoch": float(best.epoch), "best/temperature": best.temperature}
-    return values | measured_values(report, "best/")
+    return values | make_measured_values(report, "best/")
 
 
-def measured_values(report: EvaluationReport, prefix: str) -> dict[str, float]:
+def make_measured_values(report: EvaluationReport, prefix: str) -> dict[str, float]:
     """Return the metrics of an evaluation, their intervals and the threshold, by names that begin with `prefix`.
 
     An undefined metric or interval is absent.

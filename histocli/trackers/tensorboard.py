@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from histocli.trackers.base import Started, Status, Summary, TrackedRun, Tracker
+from histocli.trackers.base import StartedTracking, Status, Summary, TrackedRun, Tracker
 from histocli.trackers.pictures import read_png
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ class TensorBoardTracker(Tracker):
 
     writer: "SummaryWriter"
 
-    def start(self, run: TrackedRun) -> Started:
+    def start(self, run: TrackedRun) -> StartedTracking:
         """Open a new event file; TensorBoard shows all event files of a folder as one run."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -25,7 +25,7 @@ class TensorBoardTracker(Tracker):
         self.writer.add_text("config", _table(run.config))
         self.writer.add_text("tags", _table({"run": run.name, "group": run.group or "-", **run.tags}))
         self.writer.flush()
-        return Started(run.name, f"tensorboard --logdir {run.folder.parent}")
+        return StartedTracking(run.name, f"tensorboard --logdir {run.folder.parent}")
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write scalars."""

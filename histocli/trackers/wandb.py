@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from histocli.trackers.base import Started, Status, Summary, TrackedRun, Tracker
+from histocli.trackers.base import StartedTracking, Status, Summary, TrackedRun, Tracker
 
 if TYPE_CHECKING:
     import wandb
@@ -21,7 +21,7 @@ class WandbTracker(Tracker):
 
     run: "wandb.Run"
 
-    def start(self, run: TrackedRun) -> Started:
+    def start(self, run: TrackedRun) -> StartedTracking:
         """Create the run, or continue it."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
@@ -42,8 +42,8 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
         )
         if self.run.offline:
-            return Started(identity, f"offline; send it with wandb sync {Path(self.run.dir).parent}")
-        return Started(identity, str(self.run.url))
+            return StartedTracking(identity, f"offline; send it with wandb sync {Path(self.run.dir).parent}")
+        return StartedTracking(identity, str(self.run.url))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics."""

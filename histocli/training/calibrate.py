@@ -59,7 +59,7 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
     )
 
 
-def count_called_tumour(calibration: Calibration) -> int:
+def count_predicted_tumour(calibration: Calibration) -> int:
     """Return how many of the validation patches are predicted as tumour at the threshold."""
     odds = calibration.validation["log_odds"].numpy().astype(np.float64)
     return int((probability(odds, calibration.temperature) >= calibration.threshold).sum())

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 _ALIGNMENT = 32  # elements: cuDNN and oneDNN are slower where a weight does not begin on a multiple of 16 bytes
 
 
-def padded_size(count: int) -> int:
+def pad_size(count: int) -> int:
     """Return the number of elements that a tensor of `count` elements takes in a flat buffer."""
     return -(-count // _ALIGNMENT) * _ALIGNMENT
 
 
-def memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
+def flatten_in_memory_order(tensor: Tensor, *, like: Tensor) -> Tensor:
     """Return the values of a tensor as a vector, in the order in which those of `like` lie in memory."""
     if like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last):
         return tensor.permute(0, 2, 3, 1).reshape(-1)

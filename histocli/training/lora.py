@@ -37,7 +37,7 @@ def add_lora(model: Classifier, rank: int) -> int:
 
 
 @torch.no_grad()
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
+def merge_adapters(model: nn.Module) -> dict[str, Tensor]:
     """Return a copy of a model's state on the CPU in which the adapters are added to the weights beside them.
 
     It has the names of the same model without adapters. Without adapters it is the model's own state.
@@ -56,18 +56,20 @@ def merged_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def adapter_state(ema_model: nn.Module) -> dict[str, Any]:
-    """Return the averaged adapters, which `merged_state` does not keep; empty for a model without adapters."""
+def copy_adapters(ema_model: nn.Module) -> dict[str, Any]:
+    """Return the averaged adapters, which `merge_adapters` does not keep; empty for a model without adapters."""
     return {name: tensor for name, tensor in copy_state(ema_model).items() if ".lora_" in name}
 
 
-def split_ema_state(state: dict[str, Tensor], adapters: dict[str, Tensor], merged: dict[str, Tensor]) -> dict[str, Any]:
+def restore_ema_state(
+    state: dict[str, Tensor], adapters: dict[str, Tensor], merged: dict[str, Tensor]
+) -> dict[str, Any]:
     """Return the state of the moving average with adapters.
 
     Args:
         state: that of the trained model, which has the same frozen weights.
-        adapters: what `adapter_state` returned.
-        merged: what `merged_state` returned for the moving average.
+        adapters: what `copy_adapters` returned.
+        merged: what `merge_adapters` returned for the moving average.
 
     """
     frozen = {name: tensor for name, tensor in state.items() if _BASE in name}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from histocli.training.flat import padded_size
+from histocli.training.flat import pad_size
 
 _UPDATE_SIZE = 0.2  # root mean square of Muon's updates at learning rate 1, about that of AdamW's: Liu et al. 2025
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan 2024: brings singular values near 1 within five steps
@@ -35,16 +35,16 @@ class MatrixStack:
         """Move the weights against the orthogonal directions of the momentum; both are flat buffers."""
         stack = torch.zeros((len(self.matrices), *self.shape), dtype=self.dtype, device=momentum.device)
         for padded, matrix in zip(stack, self.matrices, strict=True):
-            wide = _wide(momentum, matrix)
+            wide = _view_wide(momentum, matrix)
             padded[: wide.shape[0], : wide.shape[1]] = wide
         directions = orthogonalize(stack).to(weights.dtype)
         for padded, matrix in zip(directions, self.matrices, strict=True):
-            wide = _wide(weights, matrix)
+            wide = _view_wide(weights, matrix)
             size = _UPDATE_SIZE * wide.shape[1] ** 0.5
             wide.sub_(padded[: wide.shape[0], : wide.shape[1]] * (lr * size))
 
 
-def _wide(flat: Tensor, matrix: tuple[int, int, int]) -> Tensor:
+def _view_wide(flat: Tensor, matrix: tuple[int, int, int]) -> Tensor:
     """Return a matrix of the flat buffer as a view, transposed where it has more rows than columns."""
     start, rows, columns = matrix
     view = flat[start : start + rows * columns].view(rows, columns)
@@ -57,16 +57,16 @@ def stack_matrices(params: list[nn.Parameter], dtype: torch.dtype, device: torch
     A GPU takes as long for one small matrix as for ten; a CPU takes longer for padding.
     """
     groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    starts = np.cumsum([0, *(padded_size(p.numel()) for p in params)]).tolist()
+    starts = np.cumsum([0, *(pad_size(p.numel()) for p in params)]).tolist()
     shapes = [(len(p), p.numel() // len(p)) for p in params]
     for start, shape in sorted(zip(starts, shapes, strict=False), key=lambda item: -item[1][0] * item[1][1]):
         wide = min(shape), max(shape)
-        fits = [s for s in groups if s == wide or (device.type != "cpu" and _holds(s, wide))]
-        groups.setdefault(fits[0] if fits else wide, []).append((start, *shape))
+        candidates = [s for s in groups if s == wide or (device.type != "cpu" and _can_hold(s, wide))]
+        groups.setdefault(candidates[0] if candidates else wide, []).append((start, *shape))
     return [MatrixStack(matrices, shape, dtype) for shape, matrices in groups.items()]
 
 
-def _holds(large: tuple[int, int], small: tuple[int, int]) -> bool:
+def _can_hold(large: tuple[int, int], small: tuple[int, int]) -> bool:
     """Return whether it is cheap enough to pad a small matrix to the shape of a large one."""
     rows, columns = large
     flops = 4 * rows * rows * columns + 2 * rows**3

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from histocli.models.backbone import BACKBONE
-from histocli.training.flat import flatten, memory_order, padded_size, share_counters
+from histocli.training.flat import flatten, flatten_in_memory_order, pad_size, share_counters
 from histocli.training.muon import stack_matrices
-from histocli.training.schedule import BETA2, OptimConfig, one_cycle, step_table
+from histocli.training.schedule import BETA2, OptimConfig, compute_one_cycle, make_step_table
 
 MOMENTUM = 0.95  # Muon's momentum
 EPS = 1e-8  # AdamW's epsilon
@@ -33,14 +33,14 @@ class FlatOptimizer:
     change with each step are read from a table on the device, with a step counter on the device. So `step` needs no
     value from the host, and can be part of a CUDA graph.
 
-    With `scale_loss` (for float16), the loss is multiplied by a scale that is halved whenever a gradient overflows;
+    With `has_loss_scale` (for float16), the loss is multiplied by a scale that is halved whenever a gradient overflows;
     such a step changes no weight.
     """
 
     def __init__(self, model: nn.Module, ema_model: nn.Module, config: OptimConfig) -> None:
         self.config = config
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.muon_params = [p for p in named.values() if config.muon and _mixes_channels(p)]
+        self.muon_params = [p for p in named.values() if config.muon and _is_mixing_channels(p)]
         muon = {id(p) for p in self.muon_params}
         rest = {name: p for name, p in named.items() if id(p) not in muon}
         groups = [
@@ -54,27 +54,27 @@ class FlatOptimizer:
         ]
         self.params = [*self.muon_params, *(p for group in groups for p in group.params)]
         device = self.params[0].device
-        names = [*_param_names(named, self.params), *_statistics(model)]
-        layout = [padded_size(model.state_dict()[name].numel()) for name in names]
+        names = [*_find_param_names(named, self.params), *_find_statistics(model)]
+        layout = [pad_size(model.state_dict()[name].numel()) for name in names]
         self.weights = flatten(model, names, layout)
         self.ema = flatten(ema_model, names, layout)
         share_counters(model, ema_model)
         self.size = sum(layout[: len(self.params)])
         self.muon_size = sum(layout[: len(self.muon_params)])
-        self._segments = _segments(groups, self.muon_size)
-        self._padding = [torch.zeros(padded_size(p.numel()) - p.numel(), device=device) for p in self.params]
+        self._make_segments = _make_segments(groups, self.muon_size)
+        self._padding = [torch.zeros(pad_size(p.numel()) - p.numel(), device=device) for p in self.params]
         self.momentum = torch.zeros(self.muon_size, device=device)
         self.mean = torch.zeros(self.size - self.muon_size, device=device)
         self.square = torch.zeros(self.size - self.muon_size, device=device)
         self._stacks = stack_matrices(self.muon_params, config.muon_dtype, device)
-        self._table = torch.from_numpy(step_table(config)).to(device)
+        self._table = torch.from_numpy(make_step_table(config)).to(device)
         self.steps = torch.zeros(1, dtype=torch.int64, device=device)  # taken so far
-        self.loss_scale = torch.full((), LOSS_SCALE if config.scale_loss else 1.0, device=device)
+        self.loss_scale = torch.full((), LOSS_SCALE if config.has_loss_scale else 1.0, device=device)
         self.good_steps = torch.zeros((), dtype=torch.int64, device=device)  # since the loss scale last changed
 
     def learning_rate(self, step: int) -> float:
         """Return AdamW's learning rate for step `step`, counted from 0."""
-        return float(one_cycle(self.config)[0][min(step, self.config.total_steps)])
+        return float(compute_one_cycle(self.config)[0][min(step, self.config.total_steps)])
 
     @torch.no_grad()
     def step(self) -> None:
@@ -82,19 +82,19 @@ class FlatOptimizer:
         values = self._table.index_select(0, self.steps.clamp(max=len(self._table) - 1))
         lr, beta1, correction1, correction2, ema_weight = values[0].unbind()
         gradients = self._gather_gradients()
-        works: Tensor | float = 1.0  # 0 where a gradient overflowed: then nothing changes
+        mask: Tensor | float = 1.0  # 0 where a gradient overflowed: then nothing changes
         norm = torch.linalg.vector_norm(gradients)
-        if self.config.scale_loss:
+        if self.config.has_loss_scale:
             norm = norm / self.loss_scale
             finite = norm.isfinite().float()
             gradients.div_(self.loss_scale).nan_to_num_(0, 0, 0)
             self._update_loss_scale(finite)
-            works = finite
-            lr = lr * works
+            mask = finite
+            lr = lr * mask
         gradients.mul_((CLIP_NORM / (norm.nan_to_num(nan=math.inf, posinf=math.inf) + 1e-6)).clamp(max=1))
         if self.muon_params:
-            self._step_muon(gradients[: self.muon_size], lr * MUON_LR, works)
-        self._step_adamw(gradients[self.muon_size :], lr, beta1, (correction1, correction2), works)
+            self._step_muon(gradients[: self.muon_size], lr * MUON_LR, mask)
+        self._step_adamw(gradients[self.muon_size :], lr, beta1, (correction1, correction2), mask)
         self.ema.lerp_(self.weights, ema_weight)
         self.steps.add_(1)
 
@@ -126,47 +126,49 @@ class FlatOptimizer:
         start = 0
         for number, param in enumerate(params):
             if number in state:
-                to[start : start + param.numel()] = memory_order(state[number][name].to(to.device), like=param)
-            start += padded_size(param.numel())
+                to[start : start + param.numel()] = flatten_in_memory_order(
+                    state[number][name].to(to.device), like=param
+                )
+            start += pad_size(param.numel())
 
     def _gather_gradients(self) -> Tensor:
         """Return all gradients as one vector in the order of the weights, and clear them."""
         parts: list[Tensor] = []
         for param, padding in zip(self.params, self._padding, strict=True):
             gradient = torch.zeros_like(param) if param.grad is None else param.grad
-            parts.append(memory_order(gradient, like=param))
+            parts.append(flatten_in_memory_order(gradient, like=param))
             if len(padding):
                 parts.append(padding)
             param.grad = None
         return torch.cat(parts)
 
-    def _step_muon(self, gradients: Tensor, lr: Tensor, works: Tensor | float) -> None:
-        """Update the weights that Muon trains; `works` is 0 if the gradients are not finite, else 1."""
-        self.momentum.lerp_(gradients, (1 - MOMENTUM) * works)
+    def _step_muon(self, gradients: Tensor, lr: Tensor, mask: Tensor | float) -> None:
+        """Update the weights that Muon trains; `mask` is 0 if the gradients are not finite, else 1."""
+        self.momentum.lerp_(gradients, (1 - MOMENTUM) * mask)
         ahead = gradients.lerp(self.momentum, MOMENTUM)  # Nesterov's momentum
         self.weights[: self.muon_size].mul_(1 - lr * self.config.weight_decay)
         for stack in self._stacks:
             stack.update(ahead, self.weights, lr)
 
     def _step_adamw(
-        self, gradients: Tensor, lr: Tensor, beta1: Tensor, corrections: tuple[Tensor, Tensor], works: Tensor | float
+        self, gradients: Tensor, lr: Tensor, beta1: Tensor, corrections: tuple[Tensor, Tensor], mask: Tensor | float
     ) -> None:
-        """Update the weights that AdamW trains; `works` is 0 if the gradients are not finite, else 1."""
-        self.mean.lerp_(gradients, (1 - beta1) * works)
-        self.square.lerp_(gradients.square(), (1 - BETA2) * works)
+        """Update the weights that AdamW trains; `mask` is 0 if the gradients are not finite, else 1."""
+        self.mean.lerp_(gradients, (1 - beta1) * mask)
+        self.square.lerp_(gradients.square(), (1 - BETA2) * mask)
         update = self.mean / (self.square.sqrt().div_(corrections[1]).add_(EPS)) * (lr / corrections[0])
-        for segment in self._segments:
+        for segment in self._make_segments:
             weights = self.weights[self.muon_size + segment.start : self.muon_size + segment.stop]
             if segment.weight_decay:
                 weights.mul_(1 - lr * (segment.lr_factor * segment.weight_decay))
             weights.sub_(update[segment.start : segment.stop], alpha=segment.lr_factor)
 
-    def _update_loss_scale(self, works: Tensor) -> None:
+    def _update_loss_scale(self, mask: Tensor) -> None:
         """Halve the loss scale after an overflow; double it after `GROWTH_INTERVAL` steps without one."""
-        count = (self.good_steps + 1) * works.long()
-        grows = count >= GROWTH_INTERVAL
-        self.loss_scale.mul_(torch.where(works > 0, 1 + grows.float(), 0.5))
-        self.good_steps.copy_(torch.where(grows, 0, count))
+        count = (self.good_steps + 1) * mask.long()
+        is_growing = count >= GROWTH_INTERVAL
+        self.loss_scale.mul_(torch.where(mask > 0, 1 + is_growing.float(), 0.5))
+        self.good_steps.copy_(torch.where(is_growing, 0, count))
 
 
 _STATE = ("momentum", "mean", "square", "steps", "loss_scale", "good_steps")
@@ -191,27 +193,27 @@ class _Segment:
     weight_decay: float
 
 
-def _mixes_channels(param: nn.Parameter) -> bool:
+def _is_mixing_channels(param: nn.Parameter) -> bool:
     """Return whether a weight is that of a convolution, but not of a depthwise one."""
     return param.ndim > 2 and param.shape[1] > 1
 
 
-def _param_names(named: dict[str, nn.Parameter], params: list[nn.Parameter]) -> list[str]:
+def _find_param_names(named: dict[str, nn.Parameter], params: list[nn.Parameter]) -> list[str]:
     names = {id(param): name for name, param in named.items()}
     return [names[id(param)] for param in params]
 
 
-def _statistics(model: nn.Module) -> list[str]:
+def _find_statistics(model: nn.Module) -> list[str]:
     """Return the names of what a model saves in addition to its parameters, such as batch norm's running mean."""
     saved = model.state_dict()
     return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
 
 
-def _segments(groups: list[_Group], offset: int) -> list[_Segment]:
+def _make_segments(groups: list[_Group], offset: int) -> list[_Segment]:
     """Return the ranges of the groups that have parameters, counted from the end of Muon's part."""
     segments, start = [], 0
     for group in groups:
-        stop = start + sum(padded_size(p.numel()) for p in group.params)
+        stop = start + sum(pad_size(p.numel()) for p in group.params)
         if stop > start:
             segments.append(_Segment(start, stop, group.lr_factor, group.weight_decay))
         start = stop

@@ -35,7 +35,9 @@ def write_out_of_fold(
     """
     import pandas as pd
 
-    tables = [_scores(workspace, one, temperature) for one, (temperature, _) in zip(best, chosen, strict=True)]
+    tables = [
+        _read_fold_scores(workspace, one, temperature) for one, (temperature, _) in zip(best, chosen, strict=True)
+    ]
     table = pd.concat(tables, ignore_index=True)
     threshold = float(np.mean([threshold for _, threshold in chosen]))
     measured, before, uncertainty = measure_scores(table, threshold)
@@ -63,7 +65,7 @@ def write_out_of_fold(
     return path
 
 
-def _scores(workspace: Workspace, best: Checkpoint, temperature: float) -> "pd.DataFrame":
+def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float) -> "pd.DataFrame":
     """Return the validation patches of a fold with their scores, which the checkpoint holds in the same order."""
     manifest = read_manifest(workspace.run_dir(best.run) / "manifest.csv", ("id", "label", "split", "data", "index"))
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]

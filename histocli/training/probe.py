@@ -112,16 +112,16 @@ def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: 
     return Trainer(network.head, recipe, compute, ranks)
 
 
-def whole_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:
+def join_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the state of `model` with the weights of `head` instead of its own head, on the CPU."""
-    return copy_state(model) | head_weights(head)
+    return copy_state(model) | copy_head_weights(head)
 
 
-def head_weights(head: nn.Module) -> dict[str, Tensor]:
+def copy_head_weights(head: nn.Module) -> dict[str, Tensor]:
     """Return a copy of the state of a head on the CPU, with the names that it has in the state of a whole model."""
     return {HEAD + name: tensor for name, tensor in copy_state(head).items()}
 
 
-def head_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def select_head_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state of the head alone, given the state of a whole model."""
     return {name.removeprefix(HEAD): tensor for name, tensor in state.items() if name.startswith(HEAD)}

@@ -69,12 +69,12 @@ class EpochListener:
         """Called when an epoch is trained, validated and saved."""
 
 
-def quality(epoch: Epoch) -> tuple[float, float]:
+def rank_epoch(epoch: Epoch) -> tuple[float, float]:
     """Return the key that orders epochs: the validation AUC, then the loss; only the loss if there is no AUC."""
     return (-1.0 if epoch.val_auc is None else epoch.val_auc, -epoch.val_loss)
 
 
-def validation_metrics(labels: Ints, probs: Floats) -> ValidationMetrics:
+def measure_validation(labels: Ints, probs: Floats) -> ValidationMetrics:
     """Return the metrics of validation patches, from labels (N,) and probabilities (N,)."""
     label_probs = np.clip(np.where(labels == 1, probs, 1 - probs), 1e-7, 1)
     return ValidationMetrics(

@@ -17,14 +17,14 @@ from histocli.workspace import Workspace, check_name, make_name, read_json, writ
 _MAX_STEM = 80  # characters of a stem, so that there is room for a number
 
 
-def run_name_stem(arch: str) -> str:
+def make_name_stem(arch: str) -> str:
     """Return the beginning of the names of an architecture's runs, with only characters that file names may have."""
     return make_name(re.sub(r"[^A-Za-z0-9_.-]+", "-", arch.partition("?")[0])[:_MAX_STEM].strip(".-"))
 
 
-def _unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
+def _find_unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
     """Yield the unused names among `<arch>-1`, `<arch>-2`, ..."""
-    names = (f"{run_name_stem(arch)}-{number}" for number in count(1))
+    names = (f"{make_name_stem(arch)}-{number}" for number in count(1))
     return (name for name in names if not workspace.run_dir(name).exists())
 
 
@@ -36,7 +36,7 @@ def reserve_name(workspace: Workspace, name: str | None, arch: str) -> Iterator[
         HistoError: there is a run of that name, or another process is training one.
     """
     with ExitStack() as lock:
-        for run in [name] if name else _unused_names(workspace, arch):
+        for run in [name] if name else _find_unused_names(workspace, arch):
             try:
                 lock.enter_context(lock_run(workspace, run))
             except HeldError:
@@ -68,7 +68,7 @@ def name_taken_error(name: str) -> HistoError:
     return HistoError(f"there is a run {name!r} already", "--resume continues it; another --name starts a new run")
 
 
-def note_job(run_dir: Path, agents: set[str]) -> None:
+def write_job(run_dir: Path, agents: set[str]) -> None:
     """Store which torchrun agents train a run, because they may restart their processes."""
     if agents:
         write_json(run_dir / "job.json", {"agents": sorted(agents)})
@@ -82,7 +82,7 @@ def find_interrupted_run(workspace: Workspace, agents: set[str]) -> str | None:
     return max(resumable, key=lambda run: notes[run].stat().st_mtime_ns, default=None)
 
 
-def versions() -> dict[str, str]:
+def find_versions() -> dict[str, str]:
     """Return the versions of this tool, of Python, and of the packages that influence the result of training."""
     from importlib.metadata import version
 
@@ -92,7 +92,7 @@ def versions() -> dict[str, str]:
     return {"histo": histocli.__version__, "python": platform.python_version(), **packages}
 
 
-def git_commit() -> str | None:
+def find_git_commit() -> str | None:
     """Return the commit of this tool's git checkout, or None if it does not run from one."""
     if not Path(histocli.__file__).parents[1].joinpath(".git").exists():
         return None

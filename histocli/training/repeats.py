@@ -21,7 +21,7 @@ from histocli.reports.balance import read_balance
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
 from histocli.training.calibrate import calibrate
 from histocli.training.out_of_fold import write_out_of_fold
-from histocli.training.provenance import run_name_stem
+from histocli.training.provenance import make_name_stem
 from histocli.workspace import Workspace, check_name
 
 
@@ -59,7 +59,7 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
         raise UsageError("--folds and --seeds cannot be combined", "run --seeds on the manifest of each fold")
     if count < 2:
         raise UsageError(f"--{kind} {count}: at least 2 are needed")
-    prefix = check_name(name or _unused_name(workspace, config.arch), "run")
+    prefix = check_name(name or _find_unused_name(workspace, config.arch), "run")
     if folds:
         numbers = range(1, folds + 1)
         members = [Member(f"{prefix}-fold{i}", replace(config, data=f"{prefix}-fold{i}"), i) for i in numbers]
@@ -76,7 +76,7 @@ def find_first_run(workspace: Workspace, name: str, kind: str) -> str | None:
     return runs[min(runs)] if runs else None
 
 
-def repeats_name(run: str) -> str:
+def find_repeats_name(run: str) -> str:
     """Return the common name of the runs of all folds or seeds, from the name of one of them."""
     return re.sub(r"-(fold|seed)\d+$", "", run)
 
@@ -86,9 +86,9 @@ def is_member(run: str, data: str, seed: int) -> bool:
     return data == run or run.endswith(f"-seed{seed}")
 
 
-def _unused_name(workspace: Workspace, arch: str) -> str:
+def _find_unused_name(workspace: Workspace, arch: str) -> str:
     """Return the first of `<arch>-1`, `<arch>-2`, ... that no run's name begins with."""
-    stem, number, runs = run_name_stem(arch), 1, workspace.run_names()
+    stem, number, runs = make_name_stem(arch), 1, workspace.run_names()
     while any(run == f"{stem}-{number}" or run.startswith(f"{stem}-{number}-") for run in runs):
         number += 1
     return f"{stem}-{number}"
@@ -119,7 +119,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
     seed = repeats.members[0].config.seed
     path = workspace.manifest_path(data)
     folds = make_folds(
-        open_balanced(workspace, path).frame, len(repeats.members), seed, _balance_group(workspace, path)
+        open_balanced(workspace, path).frame, len(repeats.members), seed, _find_balance_group(workspace, path)
     )
     for stale in existing - names:  # of an earlier start that failed
         workspace.manifest_path(stale).unlink()
@@ -127,7 +127,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
         write_manifest(workspace.manifest_path(member.config.data), folds.split(member.number - 1))
 
 
-def _balance_group(workspace: Workspace, manifest_path: Path) -> Group | None:
+def _find_balance_group(workspace: Workspace, manifest_path: Path) -> Group | None:
     """Return the `--group` that `histo balance` drew this manifest with, or None."""
     path = workspace.balance_path(manifest_path.stem)
     report = read_balance(path) if path.is_file() else None
@@ -152,7 +152,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     else:
         calibrations = [(checkpoint.temperature, checkpoint.threshold) for checkpoint in best]
     runs = [
-        _repeated_run(member, checkpoint, temperature, threshold)
+        _measure_run(member, checkpoint, temperature, threshold)
         for member, checkpoint, (temperature, threshold) in zip(repeats.members, best, calibrations, strict=True)
     ]
     names = list(runs[0].metrics)
@@ -183,7 +183,7 @@ def _calibrate_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float
     return calibrations
 
 
-def _repeated_run(member: Member, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
+def _measure_run(member: Member, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
     """Return the validation metrics of a run's best epoch at a temperature and a threshold."""
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
     measured = evaluate(labels, probability(odds, temperature), threshold)

@@ -53,7 +53,7 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
     """
     for key, value in vars(stored).items():
         new = getattr(config, key)
-        is_auto = key == "batch_size" and config.halve
+        is_auto = key == "batch_size" and config.can_halve_batch
         if key in given and key != "device" and not is_auto and new != value:
             flag = "--" + key.replace("_", "-")
             raise UsageError(f"{flag} {new}: the run has {value}", f"leave {flag} out, or start a new run")

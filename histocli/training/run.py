@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.device import choose_compute
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
@@ -19,11 +19,18 @@ from histocli.models.checkpoint import Checkpoint, backbone_sha256, save_checkpo
 from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
-from histocli.training.calibrate import Calibration, calibrate, check_rule, count_called_tumour, default_calibration
-from histocli.training.lora import adapter_state, add_lora, merged_state, split_ema_state
-from histocli.training.probe import extract_features, head_state, head_weights, make_trainer, open_cache, whole_state
-from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, quality, validation_metrics
-from histocli.training.provenance import note_job
+from histocli.training.calibrate import Calibration, calibrate, check_rule, count_predicted_tumour, default_calibration
+from histocli.training.lora import add_lora, copy_adapters, merge_adapters, restore_ema_state
+from histocli.training.probe import (
+    copy_head_weights,
+    extract_features,
+    join_state,
+    make_trainer,
+    open_cache,
+    select_head_state,
+)
+from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, measure_validation, rank_epoch
+from histocli.training.provenance import write_job
 from histocli.training.setup import make_loaders, make_model
 from histocli.workspace import Workspace, atomic_folder
 
@@ -64,7 +71,7 @@ class Run:
         self.best: Epoch | None = None
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = default_calibration(config.threshold)
-        self.best_called_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
+        self.best_predicted_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
         self.appearance = TrainingAppearance()
         self._last_save = time.monotonic()
 
@@ -96,9 +103,9 @@ class Run:
             epoch = self._validate(self.epoch_stats, stop)
             self.epoch_stats = None
             self.history.append(epoch)
-            is_best = self.best is None or quality(epoch) > quality(self.best)
+            is_best = self.best is None or rank_epoch(epoch) > rank_epoch(self.best)
             if is_best:
-                self.best, self.best_called_tumour = epoch, count_called_tumour(self.calibration)
+                self.best, self.best_predicted_tumour = epoch, count_predicted_tumour(self.calibration)
             self._save(is_best=is_best)
             listener.on_epoch_end(epoch, is_best)
             if not self.is_finished and any(self.ranks.all_max(stop.signal or 0)):
@@ -137,7 +144,7 @@ class Run:
             lr=self.trainer.learning_rate,
             patches_per_second=stats.rate,
             seconds=stats.seconds,
-            **validation_metrics(self.labels, probs)._asdict(),
+            **measure_validation(self.labels, probs)._asdict(),
         )
 
     def _extract_features(self, listener: EpochListener, stop: StopRequest) -> None:
@@ -167,12 +174,12 @@ class Run:
         self.name = name
         self.ranks.check_equal(self.manifest_sha256, "manifests")
         self._measure_appearance()
-        state, agents = self._training_state(), torchrun_agents(self.ranks)
+        state, agents = self._training_state(), gather_torchrun_agents(self.ranks)
 
         def write() -> None:
             with atomic_folder(self.dir) as folder:
-                run_folder.describe_run(self, folder)
-                note_job(folder, agents)
+                run_folder.write_run_record(self, folder)
+                write_job(folder, agents)
                 self._write(folder, state, is_best=False)
 
         self.ranks.on_rank0(write)
@@ -181,21 +188,21 @@ class Run:
         """Continue from `last.pt`."""
         self.ranks.on_all_ranks(self._load)
         self.ranks.check_equal((self.manifest_sha256, self.trainer.step), "manifests or checkpoints")
-        agents = torchrun_agents(self.ranks)
+        agents = gather_torchrun_agents(self.ranks)
         if self.epochs_before != self.config.epochs:
             self._save()  # so that the run continues to its new number of epochs, even if it is killed now
 
         def write() -> None:
             run_folder.write_options(self.dir, self.config)
             run_folder.write_history(self.dir, self.history)  # a killed process may have saved last.pt only
-            note_job(self.dir, agents)
+            write_job(self.dir, agents)
 
         self.ranks.on_rank0(write)
 
     def _load(self) -> None:
         """Load `last.pt` into the trainer and this object."""
         checkpoint = run_folder.load_last(self.dir, self.manifest_sha256)
-        with run_folder.state_errors(self.dir / "last.pt"):
+        with run_folder.explain_state_errors(self.dir / "last.pt"):
             self._load_state(checkpoint)
         if not self.appearance.values:  # the run was stopped before its first step
             self._measure_appearance()
@@ -203,9 +210,9 @@ class Run:
     def _load_state(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint; a state that does not fit raises an error of Python or torch."""
         state = checkpoint.training
-        ema_state = head_state(checkpoint.model) if self.config.freeze else checkpoint.model
+        ema_state = select_head_state(checkpoint.model) if self.config.freeze else checkpoint.model
         if self.config.lora:
-            ema_state = split_ema_state(state["trainer"]["model"], state["adapters"], checkpoint.model)
+            ema_state = restore_ema_state(state["trainer"]["model"], state["adapters"], checkpoint.model)
         self.trainer.load_state(state["trainer"], ema_state)
         self.history = [Epoch(**row) for row in state["history"]]
         self.best = Epoch(**state["best"]) if state["best"] else None
@@ -224,7 +231,7 @@ class Run:
         """Return what last.pt needs to resume; all processes must call this together."""
         return {
             "trainer": self.trainer.state(),
-            "adapters": adapter_state(self.trainer.ema_model),
+            "adapters": copy_adapters(self.trainer.ema_model),
             "history": [epoch._asdict() for epoch in self.history],
             "best": self.best and self.best._asdict(),
             "trained": self.epoch_stats._asdict() if self.epoch_stats else {},
@@ -238,9 +245,9 @@ class Run:
         each save writes kilobytes, even if the backbone has gigabytes.
         """
         ema = self.trainer.ema_model
-        checkpoint = self._checkpoint(head_weights(ema) if self.config.freeze else merged_state(ema))
+        checkpoint = self._checkpoint(copy_head_weights(ema) if self.config.freeze else merge_adapters(ema))
         if is_best:
-            best = replace(checkpoint, model=whole_state(self.model, ema)) if self.config.freeze else checkpoint
+            best = replace(checkpoint, model=join_state(self.model, ema)) if self.config.freeze else checkpoint
             save_checkpoint(best, folder / "best.pt")
         last = replace(checkpoint, training=state, backbone_sha256=self.backbone_sha256)
         save_checkpoint(last, folder / "last.pt")

@@ -18,7 +18,7 @@ from histocli.reports.audit import AuditReport
 from histocli.reports.run import RunRecord, Shots
 from histocli.schema import to_json
 from histocli.training.progress import Epoch
-from histocli.training.provenance import git_commit, versions
+from histocli.training.provenance import find_git_commit, find_versions
 from histocli.workspace import atomic_path, read_json, write_json, write_text
 
 
@@ -37,7 +37,7 @@ class DescribedRun(Protocol):
     compute: Compute
 
 
-def describe_run(run: DescribedRun, folder: Path) -> None:
+def write_run_record(run: DescribedRun, folder: Path) -> None:
     """Write the manifest and config.json of a new run."""
     with atomic_path(folder / "manifest.csv") as copy:  # an exact copy, because its SHA-256 is stored
         shutil.copyfile(run.manifest, copy)
@@ -52,8 +52,8 @@ def describe_run(run: DescribedRun, folder: Path) -> None:
         manifest_sha256=run.manifest_sha256,
         audit=run.audit,
         device=run.compute.reason,
-        versions=versions(),
-        git_commit=git_commit(),
+        versions=find_versions(),
+        git_commit=find_git_commit(),
     )
     write_json(folder / "config.json", to_json(record))
 
@@ -88,7 +88,7 @@ def load_last(folder: Path, manifest_sha256: str) -> Checkpoint:
 
 
 @contextmanager
-def state_errors(path: Path) -> Iterator[None]:
+def explain_state_errors(path: Path) -> Iterator[None]:
     """Turn the errors of a damaged training state into a `HistoError` that names its file."""
     try:
         yield

@@ -23,10 +23,10 @@ class OptimConfig:
     muon: bool = True
     muon_dtype: torch.dtype = torch.float32
     backbone_lr: float = 1.0  # learning rate of a pretrained backbone, as a fraction of `lr`
-    scale_loss: bool = False
+    has_loss_scale: bool = False
 
 
-def one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
+def compute_one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return AdamW's learning rates and beta1, each (total_steps + 1,), as torch.optim.lr_scheduler.OneCycleLR does.
 
     Of a run that was extended, the steps before the added ones have the values of the first added step: they have been
@@ -38,21 +38,21 @@ def one_cycle(config: OptimConfig) -> tuple[np.ndarray, np.ndarray]:
     step = np.arange(count, dtype=np.float64)
     first, last = config.lr / DIV_FACTOR, config.lr / DIV_FACTOR / FINAL_DIV_FACTOR
     low, high = BETA1_RANGE
-    rises = step <= rise
+    is_rising = step <= rise
     up = step / rise if rise else np.zeros(count)
     down = (step - rise) / (count - 1 - rise)
-    rates = np.where(rises, _anneal(first, config.lr, up), _anneal(config.lr, last, down))
-    beta1 = np.where(rises, _anneal(high, low, up), _anneal(low, high, down))
+    rates = np.where(is_rising, _anneal(first, config.lr, up), _anneal(config.lr, last, down))
+    beta1 = np.where(is_rising, _anneal(high, low, up), _anneal(low, high, down))
     return np.pad(rates, (config.first_step, 0), "edge"), np.pad(beta1, (config.first_step, 0), "edge")
 
 
-def step_table(config: OptimConfig) -> np.ndarray:
+def make_step_table(config: OptimConfig) -> np.ndarray:
     """Return what changes from step to step, float32 (total_steps, 5).
 
     The columns are AdamW's learning rate, beta1 and its two bias corrections, and the weight of the EMA's update, which
     is larger at first.
     """
-    rates, beta1 = (values[: config.total_steps] for values in one_cycle(config))
+    rates, beta1 = (values[: config.total_steps] for values in compute_one_cycle(config))
     number = np.arange(1, config.total_steps + 1, dtype=np.float64)
     ema_weight = np.maximum(1 / max(1.0, config.ema_span * config.total_steps), 9 / (10 + number))
     columns = rates, beta1, 1 - beta1**number, np.sqrt(1 - BETA2**number), ema_weight

@@ -16,7 +16,7 @@ Value = int | float | str
 _DIGITS = 3  # significant digits of a learning rate, so that the command of the best trial can be read and typed
 
 
-def base_config(config: TuneConfig) -> RunConfig:
+def make_base_config(config: TuneConfig) -> RunConfig:
     """Return the options that all trials share; a trial changes the parameters of the search space."""
     return RunConfig(
         data=config.data,
@@ -28,7 +28,7 @@ def base_config(config: TuneConfig) -> RunConfig:
     )
 
 
-def suggest(trial: "Trial", config: TuneConfig) -> Parameters:
+def suggest_parameters(trial: "Trial", config: TuneConfig) -> Parameters:
     """Return the parameters of a trial; the sampler chooses those that it does not have yet."""
     low, high = config.lr_range
     fewest, most = config.epochs_range
@@ -46,7 +46,7 @@ def round_lr(lr: float) -> float:
     return float(f"{lr:.{_DIGITS}g}")
 
 
-def default_point(config: TuneConfig) -> dict[str, Value]:
+def find_default_point(config: TuneConfig) -> dict[str, Value]:
     """Return the defaults of `histo train`, or the values of the search space that are nearest to them."""
     defaults = RunConfig(weights=config.weights)
     size = min(config.batch_size, key=lambda size: abs(math.log(size / BATCH_SIZE)))
@@ -61,7 +61,7 @@ def default_point(config: TuneConfig) -> dict[str, Value]:
     }
 
 
-def trial_config(base: RunConfig, parameters: Parameters) -> RunConfig:
+def make_trial_config(base: RunConfig, parameters: Parameters) -> RunConfig:
     """Return the options of a trial's training runs."""
     return replace(
         base,
@@ -73,7 +73,7 @@ def trial_config(base: RunConfig, parameters: Parameters) -> RunConfig:
     )
 
 
-def train_command(config: RunConfig) -> str:
+def format_train_command(config: RunConfig) -> str:
     """Return the `histo train` command with these options: the tuned ones, and others that are not the default."""
     tuned = {field.name for field in fields(Parameters)}
     words = ["histo", "train"]

@@ -18,7 +18,7 @@ from histocli.errors import HistoError, first_line
 from histocli.fs import hold, is_held, remove_strays
 from histocli.reports.tune import Parameters, TrialReport
 from histocli.training.repeats import Member, plan_repeats
-from histocli.training.search_space import base_config, default_point, round_lr, suggest
+from histocli.training.search_space import find_default_point, make_base_config, round_lr, suggest_parameters
 from histocli.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
@@ -54,13 +54,13 @@ class ClaimedTrial:
 
     def __init__(self, study: "Study", trial: "optuna.Trial") -> None:
         self.study, self.trial, self.number = study, trial, trial.number
-        self.parameters = suggest(trial, study.config)
+        self.parameters = suggest_parameters(trial, study.config)
         self.auc: list[float] = list(trial.user_attrs.get("auc", []))
 
     def record_fold(self, auc: float, seconds: float) -> None:
         """Store the AUC of the next fold, and the time that it took."""
         self.auc.append(auc)
-        with self.study.file_errors():
+        with self.study.explain_file_errors():
             self.trial.set_user_attr("seconds", self.trial.user_attrs.get("seconds", 0.0) + seconds)
             self.trial.set_user_attr("auc", self.auc)
 
@@ -69,7 +69,7 @@ class ClaimedTrial:
         step = len(self.auc)
         if not step:
             return False
-        with self.study.file_errors():
+        with self.study.explain_file_errors():
             (stored,) = [one for one in self.trial.study.get_trials(deepcopy=False) if one.number == self.number]
             if step not in stored.intermediate_values:
                 self.trial.report(float(np.mean(self.auc)), step)
@@ -77,7 +77,7 @@ class ClaimedTrial:
 
     def finish(self) -> None:
         """Mark the trial as finished: its value is the mean AUC."""
-        with self.study.file_errors():
+        with self.study.explain_file_errors():
             self.trial.study.tell(self.trial, float(np.mean(self.auc)))
 
     def prune(self, problem: str = "") -> None:
@@ -87,7 +87,7 @@ class ClaimedTrial:
         """
         from optuna.trial import TrialState
 
-        with self.study.file_errors():
+        with self.study.explain_file_errors():
             if problem:
                 self.trial.set_user_attr("problem", problem)
             self.trial.study.tell(self.trial, state=TrialState.PRUNED)
@@ -115,19 +115,19 @@ class Study:
         def connect() -> sqlite3.Connection:  # the path in a URL could not have every character
             return sqlite3.connect(self.path, timeout=_LOCK_SECONDS, check_same_thread=False)
 
-        with self.file_errors():
+        with self.explain_file_errors():
             self.storage = RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool})
 
     @property
     def folds(self) -> list[Member]:
         """A run for each fold, with the options that all trials share."""
         config = self.config
-        return plan_repeats(self.workspace, base_config(config), config.name, config.folds, 0).members
+        return plan_repeats(self.workspace, make_base_config(config), config.name, config.folds, 0).members
 
     def add_default_point(self) -> None:
         """Make the defaults of `histo train` the first trial of a new study."""
-        with self.file_errors():
-            self._load().enqueue_trial(dict(default_point(self.config)), skip_if_exists=True)
+        with self.explain_file_errors():
+            self._load().enqueue_trial(dict(find_default_point(self.config)), skip_if_exists=True)
 
     def _load(self, number: int = 0) -> "optuna.Study":
         """Return Optuna's study; it draws the parameters of trial `number` from the seed and from the other trials."""
@@ -150,7 +150,7 @@ class Study:
         """
         with ExitStack() as held:
             claimed = None
-            with self.workspace.lock(), self.file_errors():
+            with self.workspace.lock(), self.explain_file_errors():
                 if (trial := self._next_trial()) is not None:
                     held.enter_context(hold(self._lock_path(trial.number), f"trial {trial.number}"))
                     claimed = ClaimedTrial(self, trial)
@@ -176,7 +176,7 @@ class Study:
         from optuna.trial import TrialState
 
         names = {field.name for field in fields(Parameters)}
-        with self.file_errors():
+        with self.explain_file_errors():
             trials = self._load().get_trials(deepcopy=False)
         return [_describe(one) for one in trials if one.state is not TrialState.WAITING and names <= one.params.keys()]
 
@@ -189,7 +189,7 @@ class Study:
         from optuna.importance import FanovaImportanceEvaluator, get_param_importances
         from optuna.trial import TrialState
 
-        with self.file_errors():
+        with self.explain_file_errors():
             study = self._load()
             finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if len({trial.value for trial in finished}) < 2:
@@ -208,7 +208,7 @@ class Study:
         self.workspace.tidy()
 
     @contextmanager
-    def file_errors(self) -> Iterator[None]:
+    def explain_file_errors(self) -> Iterator[None]:
         """Turn errors of the SQLite file into a `HistoError` that names it."""
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError

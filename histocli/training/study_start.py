@@ -12,11 +12,11 @@ from histocli.fs import make_folder, write_error
 from histocli.models import create_model
 from histocli.schema import from_json, to_json
 from histocli.training.repeats import plan_repeats, write_folds
-from histocli.training.search_space import base_config
+from histocli.training.search_space import make_base_config
 from histocli.training.study import Study, StudyWorkspace
 from histocli.workspace import Workspace, read_json, write_json
 
-_OF_ONE_CALL = ("trials", "hours", "device")  # the options that may change when a study is continued
+_CHANGEABLE = ("trials", "hours", "device")  # the options that may change when a study is continued
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
     with folder.lock():
         path = folder.study_dir / "study.json"
         if not path.is_file():
-            return _start(folder, config, path)
+            return _start_study(folder, config, path)
         if not (folder.study_dir / "study.db").is_file():
             raise HistoError(f"{folder.study_dir / 'study.db'} is gone", "start another study with --name")
         record = from_json(StudyRecord, read_json(path), str(path), "start another study with --name")
@@ -61,12 +61,12 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
         return study
 
 
-def _start(folder: StudyWorkspace, config: TuneConfig, path: Path) -> Study:
+def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path) -> Study:
     """Write the manifests of the folds, make the file of the study, and at last its record."""
     config.check()
     for arch in config.arch:
         create_model(arch, config.weights)  # raises an error if it cannot be used
-    repeats = plan_repeats(folder, base_config(config), config.name, config.folds, 0)
+    repeats = plan_repeats(folder, make_base_config(config), config.name, config.folds, 0)
     names = [member.config.data for member in repeats.members]
     was_begun = folder.study_dir.exists()  # and stopped before its record was written
     for name in names:
@@ -98,10 +98,10 @@ def _apply_given(stored: TuneConfig, config: TuneConfig, given: Collection[str])
     """
     for field in fields(TuneConfig):
         key, new, value = field.name, getattr(config, field.name), getattr(stored, field.name)
-        if key in given and key not in _OF_ONE_CALL and new != value:
+        if key in given and key not in _CHANGEABLE and new != value:
             flag = "--" + key.replace("_", "-")
             raise UsageError(
-                f"{flag} {_text(new)}: the study {stored.name!r} was started with {_text(value)}",
+                f"{flag} {_format_value(new)}: the study {stored.name!r} was started with {_format_value(value)}",
                 f"leave {flag} out, or start another study with --name",
             )
     device = config.device if "device" in given else stored.device
@@ -110,5 +110,5 @@ def _apply_given(stored: TuneConfig, config: TuneConfig, given: Collection[str])
     return continued
 
 
-def _text(value: object) -> str:
+def _format_value(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -80,7 +80,7 @@ class Trainer:
                 muon=recipe.muon,
                 muon_dtype=torch.bfloat16 if compute.precision is Precision.BF16 else torch.float32,
                 backbone_lr=recipe.backbone_lr,
-                scale_loss=compute.precision is Precision.FP16,
+                has_loss_scale=compute.precision is Precision.FP16,
             ),
         )
         if recipe.compile:
@@ -93,7 +93,7 @@ class Trainer:
         self.recent_loss: float | None = None  # mean of the latest losses at the last check
         side = getattr(model, "side", None)  # None for a head without its backbone, which takes features
         self.side = side if side and side < PATCH_SIDE else None
-        self.any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
+        self.has_any_angle = recipe.rotate is Rotate.ANY or (recipe.rotate is Rotate.AUTO and self.side is not None)
         self.graph = GraphedStep(self.compute_step) if self._can_use_graph(model) else None
 
     def _can_use_graph(self, model: nn.Module) -> bool:
@@ -156,12 +156,12 @@ class Trainer:
         Nothing in it needs a value from the host, so that a CUDA graph can hold it.
         """
         if not is_features(images):
-            images = augment(images, self.recipe.augment, any_angle=self.any_angle, side=self.side)
+            images = augment(images, self.recipe.augment, any_angle=self.has_any_angle, side=self.side)
         with self.compute.autocast():
             loss = F.cross_entropy(self.network(images), labels, label_smoothing=self.recipe.label_smoothing)
         if loss_weight != 1:
             loss = loss * loss_weight
-        (loss * self.optimizer.loss_scale if self.optimizer.config.scale_loss else loss).backward()
+        (loss * self.optimizer.loss_scale if self.optimizer.config.has_loss_scale else loss).backward()
         self.optimizer.step()
         return loss.detach()
 

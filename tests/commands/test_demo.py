@@ -4,7 +4,7 @@ import csv
 
 from histocli.cli import demo
 
-all_steps = demo._steps
+all_steps = demo._make_steps
 
 
 def test_the_demo_runs_every_command_and_keeps_its_workspace(empty, tmp_path, monkeypatch):
@@ -45,7 +45,7 @@ def test_the_plots_and_the_checkpoint_that_it_names_are_kept(empty, tmp_path, mo
     """Without `eval`, `predict` and `report`, which the test above runs."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     needed = ("download", "balance", "train", "plot")
-    monkeypatch.setattr(demo, "_steps", lambda *args: [step for step in all_steps(*args) if step[0] in needed])
+    monkeypatch.setattr(demo, "_make_steps", lambda *args: [step for step in all_steps(*args) if step[0] in needed])
     shown = empty("demo", "--n", 400, "--epochs", 1, "--device", "cpu").stderr.replace("\n", "")
     (root,) = tmp_path.glob("histo-demo-*")
     assert sorted(path.name for path in root.iterdir()) == ["checkpoints", "plots"]

@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.compute.ddp import SINGLE_PROCESS, Ranks, torchrun_agents
+from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.compute.rendezvous import RENDEZVOUS_FILE, agree_on_prefix
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
 from histocli.inference.parts import Parts
-from histocli.training.provenance import find_interrupted_run, note_job
+from histocli.training.provenance import find_interrupted_run, write_job
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, TRAIN, write_images
 from tests.compute import distributed_worker
@@ -135,16 +135,16 @@ def test_a_restarted_job_finds_its_run_by_any_of_its_torchrun_agents(tmp_path, h
         workspace.run_dir(run).mkdir(parents=True)
         for name in ("config.json", "last.pt"):
             (workspace.run_dir(run) / name).touch()
-        note_job(workspace.run_dir(run), torchruns)
+        write_job(workspace.run_dir(run), torchruns)
     assert find_interrupted_run(workspace, here) == found
 
 
 def test_without_an_error_file_there_is_no_torchrun_agent(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/tmp/x/host/attempt_0/0/error.json")
-    assert len(torchrun_agents(SINGLE_PROCESS)) == 1
+    assert len(gather_torchrun_agents(SINGLE_PROCESS)) == 1
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "")
-    assert torchrun_agents(SINGLE_PROCESS) == set()
+    assert gather_torchrun_agents(SINGLE_PROCESS) == set()
 
 
 def test_restarted_processes_do_not_connect_to_ended_ones():

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from histocli.metrics import Clusters, Uncertainty, auc, by_patch, evaluate, paired_difference, uncertainty
+from histocli.metrics import (
+    Clusters,
+    Uncertainty,
+    auc,
+    compare_aucs,
+    estimate_uncertainty,
+    evaluate,
+    make_patch_clusters,
+)
 from histocli.metrics.delong import delong, delong_difference
 from histocli.metrics.intervals import resample
 from histocli.metrics.registry import BY_NAME, METRICS, NAMES, compute_metrics
@@ -24,7 +32,7 @@ def scores(rng, n, distance=1.5):
 
 
 def interval(labels, probs, name="auc", clusters=None, **options):
-    result = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters, **options)
+    result = estimate_uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters, **options)
     return result.intervals[name]
 
 
@@ -48,7 +56,7 @@ def test_a_patch_of_weight_w_counts_as_w_patches(data):
 
 def test_the_bootstrap_by_patch_agrees_with_scipy():
     labels, probs = scores(np.random.default_rng(3), 300)
-    result = uncertainty(labels, probs, evaluate(labels, probs).metrics)
+    result = estimate_uncertainty(labels, probs, evaluate(labels, probs).metrics)
     statistics = {
         "auc": auc,
         "brier": lambda y, p: np.mean((y - p) ** 2),
@@ -109,12 +117,14 @@ def test_below_ten_informative_clusters_only_delong_gives_an_interval(slides, wi
     codes = rng.permutation(np.arange(400) % slides)
     labels = (codes < with_tumour).astype(np.int64) if with_tumour < slides else np.arange(400) % 2
     probs = stats.norm.cdf(rng.normal(size=400) + labels)
-    result = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=Clusters("slide", codes, slides))
+    result = estimate_uncertainty(
+        labels, probs, evaluate(labels, probs).metrics, clusters=Clusters("slide", codes, slides)
+    )
     for name in without.split():
         assert result.intervals[name] is None
         assert result.bootstrap.undefined[name] == f"the bootstrap needs 10 slides, and {reason}"
     assert (result.intervals["accuracy"] is None) == (slides < 10)
-    assert result.uses_delong("auc")
+    assert result.has_delong_interval("auc")
     assert result.interval("auc") == result.delong.interval
     assert result.interval("sensitivity") == result.intervals["sensitivity"]
 
@@ -124,7 +134,9 @@ def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
     copied = np.repeat(labels, 7), np.repeat(probs, 7)
     slides = Clusters("slide", np.repeat(np.arange(60), 7), 60)
     assert interval(*copied, clusters=slides) == pytest.approx(interval(labels, probs), abs=0.02)
-    assert delong(*copied, slides).standard_error == pytest.approx(delong(labels, probs, by_patch(60)).standard_error)
+    assert delong(*copied, slides).standard_error == pytest.approx(
+        delong(labels, probs, make_patch_clusters(60)).standard_error
+    )
     low, high = interval(*copied)
     wide_low, wide_high = interval(*copied, clusters=slides)
     assert wide_high - wide_low > 2 * (high - low)
@@ -150,12 +162,12 @@ def test_delong_agrees_with_its_definition():
     def error(k):
         return (k.mean(1).var(ddof=1) / len(k) + k.mean(0).var(ddof=1) / k.shape[1]) ** 0.5
 
-    result = delong(labels, probs, by_patch(50))
+    result = delong(labels, probs, make_patch_clusters(50))
     assert result.standard_error == pytest.approx(error(kernel(probs)))
     assert result.interval == pytest.approx(
         [auc(labels, probs) + sign * 1.959964 * result.standard_error for sign in (-1, 1)], abs=1e-6
     )
-    paired = delong_difference(labels, probs, other, by_patch(50))
+    paired = delong_difference(labels, probs, other, make_patch_clusters(50))
     assert paired.standard_error == pytest.approx(error(kernel(probs) - kernel(other)))
     z = (auc(labels, probs) - auc(labels, other)) / paired.standard_error
     assert (paired.z, paired.p) == (pytest.approx(z), pytest.approx(2 * stats.norm.sf(abs(z))))
@@ -165,12 +177,12 @@ def test_delong_agrees_with_its_definition():
 def test_delong_and_the_bootstrap_agree(slides):
     rng = np.random.default_rng(13)
     labels, probs = scores(rng, 900)
-    clusters = by_patch(900)
+    clusters = make_patch_clusters(900)
     if slides:
         codes = rng.integers(0, slides, 900)
         probs = stats.norm.cdf(stats.norm.ppf(probs) + rng.normal(size=slides)[codes])
         clusters = Clusters("slide", codes, slides)
-    result = uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters)
+    result = estimate_uncertainty(labels, probs, evaluate(labels, probs).metrics, clusters=clusters)
     low, high = result.intervals["auc"]
     assert result.delong.by == clusters.by
     assert result.delong.interval == pytest.approx([low, high], abs=0.15 * (high - low))
@@ -182,7 +194,9 @@ def measure_coverage(draw, truth, clusters, simulations=150, sensitivity=0.0):
     for number in range(simulations):
         labels, probs, groups = draw(np.random.default_rng([17, number]))
         metrics = evaluate(labels, probs).metrics
-        result = uncertainty(labels, probs, metrics, clusters=groups if clusters else None, replicates=300, seed=number)
+        result = estimate_uncertainty(
+            labels, probs, metrics, clusters=groups if clusters else None, replicates=300, seed=number
+        )
         found = result.intervals["auc"], result.delong.interval, result.intervals["sensitivity"]
         for i, (ends, value) in enumerate(zip(found, (truth, truth, sensitivity), strict=True)):
             held[i] += ends is not None and ends[0] <= value <= ends[1]
@@ -257,7 +271,7 @@ def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
 )
 def test_an_undefined_interval_is_none_with_a_reason(labels, probs, threshold, slides, missing, why):
     clusters = Clusters("slide", np.array(slides), 1) if slides else None
-    result = uncertainty(labels, probs, evaluate(labels, probs, threshold).metrics, threshold, clusters)
+    result = estimate_uncertainty(labels, probs, evaluate(labels, probs, threshold).metrics, threshold, clusters)
     assert result.intervals[missing] is None
     assert result.bootstrap.undefined[missing].startswith(why)
     assert from_json(Uncertainty, json.loads(json.dumps(to_json(result), allow_nan=False)), "x.json") == result
@@ -284,7 +298,7 @@ def test_the_p_value_is_below_5_percent_if_the_interval_excludes_0(slides):
         labels, probs = scores(rng, 300)
         better = np.clip(probs + strength * (labels - 0.5), 0, 1)
         codes = rng.permutation(np.arange(300) % slides)
-        found = paired_difference(labels, better, probs, Clusters("slide", codes, slides)).bootstrap
+        found = compare_aucs(labels, better, probs, Clusters("slide", codes, slides)).bootstrap
         if slides == 1:
             assert found.interval is None
             assert found.p == (1 if strength == 0 else None)

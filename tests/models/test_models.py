@@ -26,7 +26,7 @@ from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import torchvision_names
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
-from histocli.training.probe import head_state, whole_state
+from histocli.training.probe import join_state, select_head_state
 from histocli.training.resume import load_run_config
 from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
@@ -279,10 +279,10 @@ def test_a_feature_with_almost_no_variance_is_not_magnified():
 def test_the_state_of_a_frozen_model_has_the_averaged_head():
     model = create_model(SMALL)
     average = Head(model.backbone_and_head.width)
-    whole = whole_state(model, average)
+    whole = join_state(model, average)
     assert whole.keys() == model.state_dict().keys()
     assert torch.equal(whole["network.head.linear.weight"], average.linear.weight)
-    average.load_state_dict(head_state(whole))
+    average.load_state_dict(select_head_state(whole))
 
 
 class Stops(Listener):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from histocli.errors import HistoError
-from histocli.metrics import evaluate, uncertainty
+from histocli.metrics import estimate_uncertainty, evaluate
 from histocli.reports.balance import BalanceReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Format, evaluation
-from histocli.reports.plots.sheets import PER_GROUP, Group, draw_sheet, most_confident_errors, sheet_size
+from histocli.reports.plots.sheets import PER_GROUP, Group, draw_sheet, find_sheet_size, most_confident_errors
 from histocli.reports.plots.style import Look, save
 from histocli.reports.plots.subset import draw_balance
 from histocli.reports.plots.training import draw_curves
@@ -94,7 +94,7 @@ def test_titles_have_run_data_split_count_and_result(tmp_path, kind):
 
 
 def test_titles_mention_test_time_augmentation():
-    assert "8 orientations averaged" in evaluation.facts(make_report(tta=True))[0]
+    assert "8 orientations averaged" in evaluation.list_facts(make_report(tta=True))[0]
 
 
 @pytest.mark.parametrize("kind", DRAWINGS)
@@ -174,7 +174,9 @@ def test_a_sheet_shows_the_pixels_with_the_centre_marked(tmp_path):
         Group("none here", pixels[:0]),
         Group("last", pixels[2:]),
     ]
-    path = save(tmp_path / "sheet.png", Look(), *sheet_size(groups), lambda figure: draw_sheet(figure, groups, "Title"))
+    path = save(
+        tmp_path / "sheet.png", Look(), *find_sheet_size(groups), lambda figure: draw_sheet(figure, groups, "Title")
+    )
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     for colour in colours:
         inside = (np.abs(image.astype(int) - colour) < 8).all(axis=2)
@@ -222,7 +224,7 @@ def test_the_precision_recall_curve_begins_with_what_was_measured():
     made = evaluate([0, 0, 1, 1, 0], [0.99, 0.95, 0.9, 0.5, 0.1])
     curve = made.curves.pr
     assert (curve.recall[0], curve.precision[0]) == (0, 1)
-    recall, precision = evaluation.drawn_recall(curve)
+    recall, precision = evaluation.find_drawn_recall(curve)
     assert recall == pytest.approx([0, 0.5, 1, 1])
     assert precision == pytest.approx([1 / 3, 1 / 3, 1 / 2, 2 / 5])
 
@@ -244,12 +246,12 @@ def test_the_reliability_diagram_has_the_count_of_each_bin(tmp_path):
 
 def test_intervals_are_next_to_their_metrics(tmp_path):
     made = make_report()
-    unsure = uncertainty([0, 1] * 50, [0.2, 0.8] * 50, made.measured.metrics)
+    unsure = estimate_uncertainty([0, 1] * 50, [0.2, 0.8] * 50, made.measured.metrics)
     found = unsure.intervals | {"auc": (0.912, 0.987), "average_precision": None, "ece": (0.011, 0.099)}
     made = replace(made, uncertainty=replace(unsure, intervals=found))
     assert "(0.912 to 0.987)" in texts(tmp_path, partial(evaluation.draw_roc, report=made))
     assert "(0.011 to 0.099)" in texts(tmp_path, partial(evaluation.draw_calibration, report=made))
     assert " to " not in texts(tmp_path, partial(evaluation.draw_pr, report=made))
-    delong = uncertainty([0, 1] * 50, [0.2, 0.8, 0.6, 0.4] * 25, made.measured.metrics).delong
+    delong = estimate_uncertainty([0, 1] * 50, [0.2, 0.8, 0.6, 0.4] * 25, made.measured.metrics).delong
     made = replace(made, uncertainty=replace(unsure, intervals=found | {"auc": None}, delong=delong))
     assert "(DeLong: " in texts(tmp_path, partial(evaluation.draw_roc, report=made))

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from histocli.errors import HistoError
-from histocli.metrics import Clusters, evaluate, paired_difference, uncertainty
+from histocli.metrics import Clusters, compare_aucs, estimate_uncertainty, evaluate
 from histocli.metrics.groups import GroupMetrics
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
@@ -44,7 +44,9 @@ def evaluation(n_checkpoints=1):
         scores="a-mine-val.csv",
         measured=measured,
         before_calibration={"ece": 0.5},
-        uncertainty=uncertainty(LABELS, PROBS, measured.metrics, clusters=Clusters("slide", np.array(CODES), 10)),
+        uncertainty=estimate_uncertainty(
+            LABELS, PROBS, measured.metrics, clusters=Clusters("slide", np.array(CODES), 10)
+        ),
         slides=[GroupMetrics("s1", 4, 2, {"auc": None, "accuracy": 0.5})],
         hospitals=[],
     )
@@ -79,7 +81,7 @@ def test_an_evaluation_of_an_earlier_version_is_read():
 def test_other_reports_are_read_as_they_were_written():
     import numpy as np
 
-    paired = paired_difference(LABELS, PROBS, PROBS[::-1], Clusters("slide", np.array(CODES), 10))
+    paired = compare_aucs(LABELS, PROBS, PROBS[::-1], Clusters("slide", np.array(CODES), 10))
     side = ComparedEvaluation("a.json", "a", "mine", "val", False, None, 3, 0.9)
     comparison = ComparisonReport(side, side, 40, (0, 3), paired)
     assert from_json(ComparisonReport, read_back(comparison), "x.json") == comparison

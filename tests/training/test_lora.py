@@ -13,7 +13,7 @@ from histocli.models import create_model
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
-from histocli.training.lora import add_lora, merged_state
+from histocli.training.lora import add_lora, merge_adapters
 from histocli.workspace import Workspace
 from tests.cli import TRAIN
 
@@ -34,7 +34,7 @@ def test_adapters_change_nothing_before_training_and_are_merged_exactly(hub):
                 parameter.normal_(std=0.05)
         changed = model(images_of())
         assert (changed - plain(images_of())).abs().max() > 1e-4
-        plain.load_state_dict(merged_state(model))
+        plain.load_state_dict(merge_adapters(model))
         assert torch.allclose(plain(images_of()), changed, atol=1e-5)
 
 

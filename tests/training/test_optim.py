@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from histocli.training.muon import orthogonalize
 from histocli.training.optim import CLIP_NORM, MOMENTUM, MUON_LR, FlatOptimizer
-from histocli.training.schedule import OptimConfig, one_cycle, step_table
+from histocli.training.schedule import OptimConfig, compute_one_cycle, make_step_table
 
 
 def network():
@@ -100,13 +100,13 @@ def test_the_learning_rate_cycle_is_that_of_torch():
             betas.append(adamw.param_groups[0]["betas"][0])
             adamw.step()
             cycle.step()
-        ours = one_cycle(config)
+        ours = compute_one_cycle(config)
         np.testing.assert_allclose(ours[0][:steps], rates, rtol=1e-9)
         np.testing.assert_allclose(ours[1][:steps], betas, rtol=1e-9)
 
 
 def test_the_ema_decay_grows_until_it_reaches_its_span():
-    weights = step_table(OptimConfig(lr=1e-3, total_steps=1000, ema_span=0.02))[:, 4]
+    weights = make_step_table(OptimConfig(lr=1e-3, total_steps=1000, ema_span=0.02))[:, 4]
     assert weights[0] > 0.8
     assert weights[-1] == pytest.approx(1 / 20)
     assert (np.diff(weights) <= 0).all()
@@ -185,7 +185,7 @@ def test_without_muon_adamw_updates_everything():
 
 
 def test_an_overflow_changes_no_weight_and_halves_the_loss_scale():
-    config = OptimConfig(lr=1e-2, total_steps=10, scale_loss=True)
+    config = OptimConfig(lr=1e-2, total_steps=10, has_loss_scale=True)
     model = network()
     optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -204,7 +204,7 @@ def test_an_overflow_changes_no_weight_and_halves_the_loss_scale():
 
 def test_a_scaled_loss_gives_the_same_steps():
     plain, scaled = network(), network()
-    configs = [OptimConfig(lr=0.02, total_steps=5, scale_loss=scale) for scale in (False, True)]
+    configs = [OptimConfig(lr=0.02, total_steps=5, has_loss_scale=scale) for scale in (False, True)]
     for model, config in zip((plain, scaled), configs, strict=True):
         optimizer = FlatOptimizer(model, copy.deepcopy(model), config)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from histocli.compute import device
-from histocli.compute.cores import FEWEST
+from histocli.compute.cores import MIN_PIECE
 from histocli.compute.device import Compute, choose_compute, thread_count
 from histocli.data.loaders import Batch, PatchLoader
 from histocli.enums import Augment, Device, Precision, Rotate
@@ -135,7 +135,7 @@ def test_batch_norm_uses_the_whole_batch_for_any_number_of_threads(compute):
     seen = []
     made.model.train()
     first.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
-    size = 2 * FEWEST  # which inference would divide between the two threads
+    size = 2 * MIN_PIECE  # which inference would divide between the two threads
     made.train_step(next(batches(size, size).eval_batches()))
     assert seen == [size]
 
@@ -319,7 +319,7 @@ def test_auto_uses_the_cpu_and_explains_why_the_gpu_cannot_be_used(monkeypatch, 
 def test_code_built_for_an_older_gpu_runs_on_a_newer_one(monkeypatch, tmp_path, capability):
     PretendedGpu(monkeypatch, tmp_path, capability=capability, zeros=None)
     monkeypatch.setattr(device.torch, "zeros", lambda *args, **kwargs: None)
-    assert device._gpu_problem() is None
+    assert device._find_gpu_problem() is None
 
 
 def test_the_network_is_one_graph_for_torch_compile():

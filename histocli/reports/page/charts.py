@@ -84,16 +84,16 @@ class Chart:
         return " ".join(f"{self.left(x):g},{self.top(y):g}" for x, y in line.points)
 
 
-def learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
+def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
     """Return the charts of the loss, and of the AUC and accuracy on the validation patches, by epoch."""
     last = history[-1]
-    epochs = _epochs(history)
+    epochs = _make_epoch_axis(history)
     losses = [(row.epoch, row.train_loss, row.val_loss) for row in history]
     loss = Chart(
         "Loss by epoch",
         f"After epoch {last.epoch}, the loss is {last.train_loss:.4f} on train and {last.val_loss:.4f} on validation.",
         epochs,
-        _axis("log loss", 0, max(max(train, val) for _, train, val in losses)),
+        _make_axis("log loss", 0, max(max(train, val) for _, train, val in losses)),
         (
             Line("train", tuple((epoch, train) for epoch, train, _ in losses), "0", has_dots=True),
             Line("validation", tuple((epoch, val) for epoch, _, val in losses), "1", has_dots=True),
@@ -109,45 +109,45 @@ def learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
         )
         for style, (name, values) in enumerate(metrics)
     )
-    shown = [f"{name} {_number(values[-1])}" for name, values in metrics]
+    shown = [f"{name} {_format_number(values[-1])}" for name, values in metrics]
     lowest = min((y for line in lines for _, y in line.points), default=0.0)
     rates = Chart(
         "Validation metrics by epoch",
         f"After epoch {last.epoch}, on the validation patches: {', '.join(shown)}.",
         epochs,
-        _axis("value", min(0.95, math.floor(lowest * 20) / 20), 1),
+        _make_axis("value", min(0.95, math.floor(lowest * 20) / 20), 1),
         lines,
     )
     return [loss, rates]
 
 
-def evaluation_charts(report: EvaluationReport) -> list[Chart]:
+def make_evaluation_charts(report: EvaluationReport) -> list[Chart]:
     """Return the charts of an evaluation; a curve that is undefined is left out."""
     curves, metrics = report.measured.curves, report.measured.metrics
     charts = []
     if curves.roc.fpr:
-        charts.append(roc_chart([(f"AUC {_number(metrics['auc'])}", report)]))
+        charts.append(make_roc_chart([(f"AUC {_format_number(metrics['auc'])}", report)]))
     if curves.pr.recall:
-        average = _number(metrics["average_precision"])
+        average = _format_number(metrics["average_precision"])
         charts.append(
             Chart(
                 "Precision and recall",
                 f"The average precision is {average}; tumour is {report.measured.prevalence:.1%} of the patches.",
-                _rate("recall (sensitivity)"),
-                _rate("precision (PPV)"),
+                _make_rate_axis("recall (sensitivity)"),
+                _make_rate_axis("precision (PPV)"),
                 (
                     Line("prevalence", ((0, report.measured.prevalence), (1, report.measured.prevalence)), "reference"),
-                    Line(f"average precision {average}", _steps(curves.pr.recall, curves.pr.precision)),
+                    Line(f"average precision {average}", _make_steps(curves.pr.recall, curves.pr.precision)),
                 ),
                 follows="pr",
             )
         )
-    charts.append(_calibration(report.measured.calibration, _number(metrics["ece"])))
-    charts.append(_scores(report.measured.histogram))
+    charts.append(_make_calibration_chart(report.measured.calibration, _format_number(metrics["ece"])))
+    charts.append(_make_score_chart(report.measured.histogram))
     return charts
 
 
-def roc_chart(reports: Sequence[tuple[str, EvaluationReport]]) -> Chart:
+def make_roc_chart(reports: Sequence[tuple[str, EvaluationReport]]) -> Chart:
     """Return the ROC curves of evaluations, each with its label."""
     lines = [
         Line(label, tuple(zip(report.measured.curves.roc.fpr, report.measured.curves.roc.tpr, strict=True)), str(style))
@@ -156,26 +156,26 @@ def roc_chart(reports: Sequence[tuple[str, EvaluationReport]]) -> Chart:
     return Chart(
         "ROC curve" if len(lines) == 1 else "ROC curves",
         f"Sensitivity against 1 - specificity: {'; '.join(line.label for line in lines)}.",
-        _rate("1 - specificity"),
-        _rate("sensitivity"),
+        _make_rate_axis("1 - specificity"),
+        _make_rate_axis("sensitivity"),
         (Line("chance", ((0, 0), (1, 1)), "reference"), *lines),
         follows="roc" if len(lines) == 1 else "",
     )
 
 
-def _calibration(bins: Sequence[CalibrationBin], ece: str) -> Chart:
+def _make_calibration_chart(bins: Sequence[CalibrationBin], ece: str) -> Chart:
     points = tuple((one.mean_probability, one.fraction_positive) for one in bins)
     return Chart(
         "Calibration",
         f"The fraction of patches with tumour in {len(bins)} bins of the predicted probability; the ECE is {ece}.",
-        _rate("predicted probability"),
-        _rate("fraction with tumour"),
+        _make_rate_axis("predicted probability"),
+        _make_rate_axis("fraction with tumour"),
         (Line("perfect calibration", ((0, 0), (1, 1)), "reference"), Line(f"ECE {ece}", points, "0", has_dots=True)),
         follows="line",
     )
 
 
-def _scores(histogram: Histogram) -> Chart:
+def _make_score_chart(histogram: Histogram) -> Chart:
     bars = []
     counts = zip(histogram.edges, histogram.edges[1:], histogram.negative, histogram.positive, strict=False)
     for low, high, normal, tumour in counts:
@@ -185,15 +185,15 @@ def _scores(histogram: Histogram) -> Chart:
     return Chart(
         "Scores by class",
         f"The number of patches by predicted probability: {totals[0]:,} normal, {totals[1]:,} tumour.",
-        _rate("predicted probability of tumour"),
-        _axis("patches", 0, max(_TICKS, *histogram.negative, *histogram.positive)),
+        _make_rate_axis("predicted probability of tumour"),
+        _make_axis("patches", 0, max(_TICKS, *histogram.negative, *histogram.positive)),
         bars=tuple(bar for bar in bars if bar.height),
         legend=((f"normal (n = {totals[0]:,})", "0"), (f"tumour (n = {totals[1]:,})", "1")),
         follows="line",
     )
 
 
-def _steps(recall: Sequence[float], precision: Sequence[float]) -> Points:
+def _make_steps(recall: Sequence[float], precision: Sequence[float]) -> Points:
     """Return the precision-recall curve as steps, from the first point with a recall above 0."""
     points = [(x, y) for x, y in zip(recall, precision, strict=True) if x > 0]
     steps: list[tuple[float, float]] = [(0.0, points[0][1])]
@@ -202,18 +202,18 @@ def _steps(recall: Sequence[float], precision: Sequence[float]) -> Points:
     return tuple(steps)
 
 
-def _rate(title: str) -> Axis:
+def _make_rate_axis(title: str) -> Axis:
     return Axis(title, 0, 1, tuple((i / 5, f"{i / 5:g}") for i in range(6)))
 
 
-def _epochs(history: Sequence[EpochRecord]) -> Axis:
+def _make_epoch_axis(history: Sequence[EpochRecord]) -> Axis:
     first, last = history[0].epoch, history[-1].epoch
     step = max(1, math.ceil((last - first) / _TICKS))
     ticks = tuple((epoch, str(epoch)) for epoch in range(first, last + 1, step))
     return Axis("epoch", first - 0.5, last + 0.5, ticks)
 
 
-def _axis(title: str, low: float, high: float) -> Axis:
+def _make_axis(title: str, low: float, high: float) -> Axis:
     """Return an axis from `low` to `high` or a little more, with ticks at round numbers."""
     rough = max(high - low, 1e-6) / _TICKS
     power = 10 ** math.floor(math.log10(rough))
@@ -223,5 +223,5 @@ def _axis(title: str, low: float, high: float) -> Axis:
     return Axis(title, low, values[-1], tuple((value, f"{value:,.10g}") for value in values))
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"

@@ -79,7 +79,7 @@ def render(
     runs: list[RunSection], comparisons: list[ComparisonSection], slides: MapGallery, problems: list[str]
 ) -> str:
     """Return the page: HTML that needs no other file and no network; `problems` say what is missing and why."""
-    environment = _environment()
+    environment = _make_environment()
     template = environment.get_template("report.html.j2")
     text, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
     script, _, _ = environment.loader.get_source(environment, "report.js")  # type: ignore[union-attr]
@@ -101,7 +101,7 @@ def worst_first(groups: list[GroupMetrics]) -> list[GroupMetrics]:
 
 
 @cache
-def _environment() -> "Environment":
+def _make_environment() -> "Environment":
     """Return a Jinja environment that escapes HTML in all values, and shows control characters as escape sequences."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -111,13 +111,13 @@ def _environment() -> "Environment":
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_printable,
+        finalize=_make_printable,
     )
     environment.filters |= {
         "number": lambda value: "undefined" if value is None else f"{value:.4f}",
         "known": lambda count: "not known" if count is None else f"{count:,}",
         "metric": metric_title,
-        "interval": _interval,
+        "interval": _format_interval,
         "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
         "worst_first": worst_first,
         "split_sentence": SPLIT_SENTENCES.__getitem__,
@@ -125,14 +125,14 @@ def _environment() -> "Environment":
     return environment
 
 
-def _printable(value: Any) -> Any:
+def _make_printable(value: Any) -> Any:
     """Return text without control characters; text that is HTML already stays as it is."""
     return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def _interval(uncertainty: Uncertainty | None, name: str) -> str:
+def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
     """Format the 95% interval of a metric; DeLong's, where the bootstrap has none, is named."""
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return "-"
-    return f"{'DeLong: ' if uncertainty.uses_delong(name) else ''}{interval[0]:.4f} to {interval[1]:.4f}"
+    return f"{'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.4f} to {interval[1]:.4f}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _QUALITY = 88  # the quality of a patch as JPEG, which then has about 4 kB
 _MAP_QUALITY = 70  # the quality of an explanation as JPEG; it is smoother than a patch
-_PAIR = 2  # times the bytes of a patch: with its explanation, which never has more than the patch
+_PAIR_FACTOR = 2  # times the bytes of a patch: with its explanation, which never has more than the patch
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Gallery:
     not_explained: str = ""
 
 
-def error_galleries(
+def make_error_galleries(
     workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame", count: int, max_bytes: int
 ) -> list[Gallery]:
     """Return the false positives and the false negatives at the evaluation's threshold, the most confident first.
@@ -64,8 +64,8 @@ def error_galleries(
         table = scores.iloc[rows]
         slides = table["slide"].tolist() if "slide" in table.columns else [""] * len(table)
         pixels = read_scored(workspace, report, table)
-        sources = [_data_address(patch, _QUALITY) for patch in pixels]
-        sizes = _PAIR * np.cumsum([len(source) for source in sources])
+        sources = [_make_data_address(patch, _QUALITY) for patch in pixels]
+        sizes = _PAIR_FACTOR * np.cumsum([len(source) for source in sources])
         shown = int(np.searchsorted(sizes, max_bytes / 2, side="right"))
         explanations, reason = _explain(workspace, report, pixels[:shown])
         parts = zip(table["id"][:shown], slides, table["prob"], sources, explanations, strict=False)
@@ -81,10 +81,10 @@ def _explain(workspace: Workspace, report: EvaluationReport, pixels: "NDArray[np
         pictures = colour_maps(pixels, explain_scored(workspace, report, pixels))
     except ExplanationError as error:
         return [""] * len(pixels), str(error)
-    return [_data_address(picture, _MAP_QUALITY) for picture in pictures], ""
+    return [_make_data_address(picture, _MAP_QUALITY) for picture in pictures], ""
 
 
-def _data_address(patch: "NDArray[np.uint8]", quality: int) -> str:
+def _make_data_address(patch: "NDArray[np.uint8]", quality: int) -> str:
     """Return a picture (96,96,3) as a `data:` address of a JPEG image."""
     import cv2
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from histocli.slides.patch_maps import PatchMap
 
 HEATMAP = "heatmap.png"  # in the folder of a slide
-_MOST = 24  # maps of an evaluation: each takes a third of a second to draw
+_MAX_MAPS = 24  # maps of an evaluation: each takes a third of a second to draw
 _QUALITY = 85  # of JPEG
 
 
@@ -44,7 +44,7 @@ class MapGallery:
         return sum(len(picture.source) for picture in self.pictures)
 
 
-def evaluation_maps(
+def make_evaluation_maps(
     workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame", max_bytes: int
 ) -> MapGallery:
     """Return the maps of an evaluation's slides, those with the lowest accuracy first; none without positions.
@@ -60,7 +60,7 @@ def evaluation_maps(
     accuracy = {group.name: group.metrics.get("accuracy") or 0 for group in report.slides}
     maps.sort(key=lambda one: (accuracy.get(one.slide, 0), one.slide))
     gallery = MapGallery(len(maps))
-    for one in maps[:_MOST]:
+    for one in maps[:_MAX_MAPS]:
         picture = MapPicture(one.slide, f"{one.patches:,} scored patches on the plane of the slide", _draw(one, report))
         if gallery.bytes + len(picture.source) > max_bytes:
             break
@@ -68,7 +68,7 @@ def evaluation_maps(
     return gallery
 
 
-def folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int) -> MapGallery:
+def make_folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int) -> MapGallery:
     """Return the heat maps that `histo predict` wrote, those with most tumour first, made smaller if they must be.
 
     Raises:
@@ -91,14 +91,14 @@ def folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int) -> M
 
 def _draw(shown: "PatchMap", report: EvaluationReport) -> str:
     """Return the map of a slide as a `data:` address of a PNG image."""
-    from histocli.reports.plots.evaluation import what_was_scored
-    from histocli.reports.plots.maps import draw_map, map_size
+    from histocli.reports.plots.evaluation import describe_scored
+    from histocli.reports.plots.maps import draw_map, find_map_size
     from histocli.reports.plots.style import Look, render
 
-    source = f"{report.run}, {what_was_scored(report)}"
+    source = f"{report.run}, {describe_scored(report)}"
     draw = partial(draw_map, shown=shown, source=source, threshold=report.measured.threshold)
     buffer = BytesIO()
-    render(buffer, Look(dpi=150), *map_size(shown), draw)
+    render(buffer, Look(dpi=150), *find_map_size(shown), draw)
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _STEPS = 1000  # the slider has this many steps between 0 and 1, and finer ones near the ends
-_FINER = (1e-4, 1e-5, 1e-6)  # the probabilities of an overconfident network are this near to 0 and to 1
+_FINE_STEPS = (1e-4, 1e-5, 1e-6)  # the probabilities of an overconfident network are this near to 0 and to 1
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class OperatingPoints:
         return to_json(self)
 
 
-def operating_points(scores: "pd.DataFrame", threshold: float) -> OperatingPoints:
+def count_operating_points(scores: "pd.DataFrame", threshold: float) -> OperatingPoints:
     """Count the called patches of scored ones (columns `label` and `prob`) at the slider's thresholds.
 
     These are the multiples of 0.001, finer steps near 0 and 1, and `threshold`, the evaluation's own.
     """
-    stops = slider_thresholds(threshold)
+    stops = make_slider_thresholds(threshold)
     labels, probs = scores["label"].to_numpy(), scores["prob"].to_numpy(np.float64)
     tumour, normal = np.sort(probs[labels == 1]), np.sort(probs[labels == 0])
     return OperatingPoints(
@@ -52,7 +52,7 @@ def operating_points(scores: "pd.DataFrame", threshold: float) -> OperatingPoint
     )
 
 
-def slider_thresholds(threshold: float) -> list[float]:
+def make_slider_thresholds(threshold: float) -> list[float]:
     """Return the thresholds of the slider, increasing, with `threshold` among them."""
-    fine = [round(i * step, 7) for step in _FINER for i in range(1, 10)]
+    fine = [round(i * step, 7) for step in _FINE_STEPS for i in range(1, 10)]
     return sorted({i / _STEPS for i in range(_STEPS + 1)} | {*fine, *(round(1 - x, 7) for x in fine), threshold})

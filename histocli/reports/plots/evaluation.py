@@ -14,37 +14,37 @@ def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None,
     """Draw the ROC curve, with its 95% band and the point of the threshold in use; `by` is what the bootstrap drew."""
     measured, curve, values = report.measured, report.measured.curves.roc, report.measured.metrics
     axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
-    chance(axes)
+    draw_chance(axes)
     if band:
         label = f"95% band by {by}, pointwise"
         axes.fill_between(band.fpr, band.low, band.high, color=NORMAL, alpha=0.18, linewidth=0, label=label)
     sensitivity, specificity = values["sensitivity"], values["specificity"]
     if curve.fpr and sensitivity is not None and specificity is not None:
-        axes.plot(curve.fpr, curve.tpr, color=NORMAL, clip_on=False, label=f"AUC {uncertain_value(report, 'auc')}")
+        axes.plot(curve.fpr, curve.tpr, color=NORMAL, clip_on=False, label=f"AUC {format_with_interval(report, 'auc')}")
         axes.plot(
             1 - specificity, sensitivity, "o", color=TUMOUR, label=f"threshold {measured.threshold:.3g}", clip_on=False
         )
         axes.legend(loc="lower right")
     else:
         _show_reason(axes, measured.undefined["auc"])
-    title(figure, f"ROC: {report.run}", *facts(report))
+    title(figure, f"ROC: {report.run}", *list_facts(report))
 
 
 def draw_pr(figure: Figure, report: EvaluationReport) -> None:
     """Draw precision against recall, and the prevalence, which is the precision of random scores."""
     measured, curve, values = report.measured, report.measured.curves.pr, report.measured.metrics
     axes = add_rate_axes(figure, "recall (sensitivity)", "precision (PPV)")
-    prevalence_line(axes, measured.prevalence)
+    draw_prevalence(axes, measured.prevalence)
     if curve.recall:
-        label = f"average precision {uncertain_value(report, 'average_precision')}"
-        axes.step(*drawn_recall(curve), color=NORMAL, clip_on=False, label=label)
+        label = f"average precision {format_with_interval(report, 'average_precision')}"
+        axes.step(*find_drawn_recall(curve), color=NORMAL, clip_on=False, label=label)
         sensitivity, ppv = values["sensitivity"], values["ppv"]
         if sensitivity is not None and ppv is not None:
             axes.plot(sensitivity, ppv, "o", color=TUMOUR, label=f"threshold {measured.threshold:.3g}", clip_on=False)
         axes.legend(loc="lower left")
     else:
         _show_reason(axes, measured.undefined["average_precision"])
-    title(figure, f"Precision and recall: {report.run}", *facts(report))
+    title(figure, f"Precision and recall: {report.run}", *list_facts(report))
 
 
 def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
@@ -64,7 +64,9 @@ def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     accuracy = f"accuracy {number(report.measured.metrics['accuracy'])}"
-    title(figure, f"Confusion matrix: {report.run}", *facts(report, accuracy), "percentages and colours are per row")
+    title(
+        figure, f"Confusion matrix: {report.run}", *list_facts(report, accuracy), "percentages and colours are per row"
+    )
 
 
 def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
@@ -74,7 +76,7 @@ def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
     diagram.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="perfect calibration")
     probability = [b.mean_probability for b in bins]
     observed = [b.fraction_positive for b in bins]
-    ece = f"ECE {uncertain_value(report, 'ece')}"
+    ece = f"ECE {format_with_interval(report, 'ece')}"
     diagram.plot(probability, observed, "o-", color=NORMAL, label=ece, clip_on=False)
     diagram.set(ylabel="fraction that is tumour", xlim=(0, 1), ylim=(0, 1))
     diagram.legend(loc="best")
@@ -86,7 +88,7 @@ def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
     counts.set(xlabel="predicted probability of tumour", ylabel="patches")
     thousands(counts.yaxis)
     figure.align_ylabels()
-    title(figure, f"Calibration: {report.run}", *facts(report))
+    title(figure, f"Calibration: {report.run}", *list_facts(report))
 
 
 def draw_scores(figure: Figure, report: EvaluationReport) -> None:
@@ -102,31 +104,33 @@ def draw_scores(figure: Figure, report: EvaluationReport) -> None:
     axes.set(xlabel="predicted probability of tumour", ylabel="patches", xlim=(0, 1))
     thousands(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
-    title(figure, f"Scores by class: {report.run}", *facts(report))
+    title(figure, f"Scores by class: {report.run}", *list_facts(report))
 
 
-def facts(report: EvaluationReport, result: str = "") -> tuple[str, ...]:
+def list_facts(report: EvaluationReport, result: str = "") -> tuple[str, ...]:
     """Return the lines under a title: the data, the number of patches, and the result (by default the AUC)."""
     result = result or f"AUC {number(report.measured.metrics['auc'])}"
-    return what_was_scored(report), f"n = {report.measured.n:,}, {result}"
+    return describe_scored(report), f"n = {report.measured.n:,}, {result}"
 
 
-def what_was_scored(report: EvaluationReport) -> str:
+def describe_scored(report: EvaluationReport) -> str:
     """Return the data and the split of an evaluation, and how its patches were scored if that is unusual."""
     how = "".join(f", {variant}" for variant in report.variants)
     return f"{report.data} {report.split}{how}"
 
 
-def uncertain_value(report: EvaluationReport, name: str) -> str:
+def format_with_interval(report: EvaluationReport, name: str) -> str:
     """Format a metric with its 95% interval, if it has one."""
     uncertainty, value = report.uncertainty, number(report.measured.metrics[name])
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return value
-    return f"{value} ({'DeLong: ' if uncertainty.uses_delong(name) else ''}{interval[0]:.3f} to {interval[1]:.3f})"
+    return (
+        f"{value} ({'DeLong: ' if uncertainty.has_delong_interval(name) else ''}{interval[0]:.3f} to {interval[1]:.3f})"
+    )
 
 
-def drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:
+def find_drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:
     """Return recall and precision as drawn: from the highest score at which a tumour patch is called, left to recall 0.
 
     The point (0, 1) is a convention, and normal patches with the highest scores have recall 0 as well. Between them
@@ -136,12 +140,12 @@ def drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]
     return [0.0, *(recall for recall, _ in points)], [points[0][1], *(precision for _, precision in points)]
 
 
-def chance(axes: Axes) -> None:
+def draw_chance(axes: Axes) -> None:
     """Draw the ROC curve of random scores."""
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
 
 
-def prevalence_line(axes: Axes, prevalence: float) -> None:
+def draw_prevalence(axes: Axes, prevalence: float) -> None:
     """Draw the precision of random scores."""
     axes.axhline(prevalence, color=GREY, linestyle=":", linewidth=0.9, label=f"prevalence {prevalence:.3f}")
 

@@ -14,7 +14,7 @@ _BACKGROUND = "#EEEEEE"  # of the places without a patch: unlike all colours of 
 _MARGIN = 2  # cells around the patches
 
 
-def map_size(shown: PatchMap) -> tuple[float, float]:
+def find_map_size(shown: PatchMap) -> tuple[float, float]:
     """Return the width and the height of a map in inches."""
     rows, columns = shown.probs.shape
     panels = 2 if has_labels(shown) else 1

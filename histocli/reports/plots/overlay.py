@@ -10,11 +10,11 @@ from matplotlib.ticker import MaxNLocator
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots.evaluation import (
     add_rate_axes,
-    chance,
-    drawn_recall,
-    prevalence_line,
-    uncertain_value,
-    what_was_scored,
+    describe_scored,
+    draw_chance,
+    draw_prevalence,
+    find_drawn_recall,
+    format_with_interval,
 )
 from histocli.reports.plots.style import GREEN, GREY, NORMAL, ORANGE, PURPLE, TUMOUR, title
 from histocli.reports.run import EpochRecord, RunRecord
@@ -26,10 +26,10 @@ _LINES = ("-", "--", "-.")
 def draw_roc_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw the ROC curve of each run."""
     axes = add_rate_axes(figure, "1 − specificity", "sensitivity")
-    chance(axes)
+    draw_chance(axes)
     for i, report in enumerate(reports):
         curve = report.measured.curves.roc
-        label = f"{report.run}\nAUC {uncertain_value(report, 'auc')}"
+        label = f"{report.run}\nAUC {format_with_interval(report, 'auc')}"
         axes.plot(curve.fpr, curve.tpr, **_style(i), clip_on=False, label=label)
     _finish(figure, "ROC", reports)
 
@@ -37,10 +37,10 @@ def draw_roc_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> Non
 def draw_pr_of_runs(figure: Figure, reports: Sequence[EvaluationReport]) -> None:
     """Draw precision against recall for each run."""
     axes = add_rate_axes(figure, "recall (sensitivity)", "precision (PPV)")
-    prevalence_line(axes, reports[0].measured.prevalence)
+    draw_prevalence(axes, reports[0].measured.prevalence)
     for i, report in enumerate(reports):
-        label = f"{report.run}\naverage precision {uncertain_value(report, 'average_precision')}"
-        axes.step(*drawn_recall(report.measured.curves.pr), **_style(i), clip_on=False, label=label)
+        label = f"{report.run}\naverage precision {format_with_interval(report, 'average_precision')}"
+        axes.step(*find_drawn_recall(report.measured.curves.pr), **_style(i), clip_on=False, label=label)
     _finish(figure, "Precision and recall", reports)
 
 
@@ -51,7 +51,7 @@ def draw_calibration_of_runs(figure: Figure, reports: Sequence[EvaluationReport]
     for i, report in enumerate(reports):
         bins = report.measured.calibration
         points = [b.mean_probability for b in bins], [b.fraction_positive for b in bins]
-        label = f"{report.run}\nECE {uncertain_value(report, 'ece')}"
+        label = f"{report.run}\nECE {format_with_interval(report, 'ece')}"
         axes.plot(*points, marker="o", **_style(i), clip_on=False, label=label)
     _finish(figure, "Calibration", reports)
 
@@ -89,4 +89,4 @@ def _finish(figure: Figure, heading: str, reports: Sequence[EvaluationReport]) -
     figure.legend(loc="outside lower center", ncols=1, borderaxespad=1)
     scored = {(report.manifest_sha256, report.measured.n, report.measured.positives) for report in reports}
     patches = f"n = {reports[0].measured.n:,}" if len(scored) == 1 else "the runs scored different patches"
-    title(figure, heading, what_was_scored(reports[0]), patches)
+    title(figure, heading, describe_scored(reports[0]), patches)

@@ -60,15 +60,15 @@ def most_confident_errors(
     )
 
 
-def sheet_size(groups: Sequence[Group]) -> tuple[float, float]:
+def find_sheet_size(groups: Sequence[Group]) -> tuple[float, float]:
     """Return the width and height in inches of a sheet of `groups`."""
-    pixels = sum(_height(group) for group in groups)
+    pixels = sum(_find_height(group) for group in groups)
     return PAGE, 0.6 + 0.25 * len(groups) + pixels * PAGE / (COLUMNS * (_SIDE + _GAP))
 
 
 def draw_sheet(figure: Figure, groups: Sequence[Group], heading: str, *facts: str) -> None:
     """Draw the groups one below the other."""
-    ratios = [_height(group) for group in groups]
+    ratios = [_find_height(group) for group in groups]
     column = figure.subplots(len(groups), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, group in zip(column, groups, strict=True):
         _draw_group(axes, group)
@@ -81,8 +81,8 @@ def _draw_group(axes: Axes, group: Group) -> None:
     axes.set_title(group.heading, loc="left")
     if not len(group.pixels):
         return
-    pitch = _pitch(group)
-    canvas = np.full((_rows(group) * pitch, COLUMNS * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
+    pitch = _find_pitch(group)
+    canvas = np.full((_count_rows(group) * pitch, COLUMNS * (_SIDE + _GAP) - _GAP, 3), 255, np.uint8)
     for i, patch in enumerate(group.pixels):
         row, column = divmod(i * group.width, COLUMNS)
         y, x = row * pitch, column * (_SIDE + _GAP)
@@ -104,15 +104,15 @@ def _mark_centre(axes: Axes, x: int, y: int) -> None:
     axes.add_patch(box)
 
 
-def _rows(group: Group) -> int:
+def _count_rows(group: Group) -> int:
     return -(-len(group.pixels) * group.width // COLUMNS)
 
 
-def _height(group: Group) -> int:
+def _find_height(group: Group) -> int:
     """Return the height of a group in pixels; an empty group has only its heading."""
-    return max(_GAP, _rows(group) * _pitch(group))
+    return max(_GAP, _count_rows(group) * _find_pitch(group))
 
 
-def _pitch(group: Group) -> int:
+def _find_pitch(group: Group) -> int:
     """Return the distance between two rows of patches in pixels."""
     return _SIDE + (_CAPTION if group.captions else _GAP)

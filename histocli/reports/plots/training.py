@@ -13,11 +13,11 @@ _MARKED_EPOCHS = 30  # with more epochs the markers would overlap
 def draw_curves(figure: Figure, run: RunRecord, history: list[EpochRecord]) -> None:
     """Draw loss, validation AUC and accuracy, and learning rate by epoch; the best epoch is marked."""
     loss, quality, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
-    _line(loss, history, "train_loss", "training", TUMOUR)
-    _line(loss, history, "val_loss", "validation", NORMAL)
-    _line(quality, history, "val_auc", "validation AUC", NORMAL)
-    _line(quality, history, "val_accuracy", "validation accuracy", GREEN)
-    _line(rate, history, "lr", "", PURPLE)
+    _draw_line(loss, history, "train_loss", "training", TUMOUR)
+    _draw_line(loss, history, "val_loss", "validation", NORMAL)
+    _draw_line(quality, history, "val_auc", "validation AUC", NORMAL)
+    _draw_line(quality, history, "val_accuracy", "validation accuracy", GREEN)
+    _draw_line(rate, history, "lr", "", PURPLE)
     loss.set(ylabel="loss")
     quality.set(ylabel="AUC, accuracy")
     rate.set(xlabel="epoch", ylabel="lr")
@@ -39,7 +39,7 @@ def draw_curves(figure: Figure, run: RunRecord, history: list[EpochRecord]) -> N
     title(figure, f"Learning curves: {run.run}", f"{run.data} val, n = {run.val_patches:,}", result)
 
 
-def _line(axes: Axes, history: list[EpochRecord], key: str, label: str, colour: str) -> None:
+def _draw_line(axes: Axes, history: list[EpochRecord], key: str, label: str, colour: str) -> None:
     values = [(row.epoch, getattr(row, key)) for row in history]
     points = [(epoch, value) for epoch, value in values if value is not None]
     marker = "o-" if len(points) <= _MARKED_EPOCHS else "-"
