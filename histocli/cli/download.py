@@ -11,7 +11,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.listener import ConsoleListener
 from histocli.cli.sources import open_with_bars, with_source_options
-from histocli.config import SUBSET, BalanceConfig
+from histocli.config import SUBSET
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, source_type
 from histocli.sources.options import source_options
@@ -57,6 +57,7 @@ def download(
     state: State = ctx.obj
     from histocli.commands.balance import is_subset
     from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, plan_download
+    from histocli.data.dataset import make_balance_command
 
     config = DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
     title = name or source.value
@@ -74,7 +75,7 @@ def download(
         message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to do"
         if source_type(source.value).files_may_change:
             message += " (if the files have changed, --force packs them again)"
-        state.report.print_done(message, "histo balance")
+        state.report.print_done(message, make_balance_command(dataset.name, dataset.patches))
     if json:
         write_out(dumps(vars(dataset), indent=2) + "\n")
 
@@ -98,6 +99,7 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     """Fetch and pack what `config` asks for, and report the result."""
     from histocli.commands.download import download as run_download
     from histocli.commands.download import lock_dataset
+    from histocli.data.dataset import make_balance_command
 
     source, fetch = open_with_bars(config, state.workspace, state.report)
     with lock_dataset(state.workspace, title):
@@ -108,9 +110,7 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
         state.report.detail(f"{file}: {digest}")
     for note in dataset.notes:
         state.report.note(note)
-    next_command = f"histo balance --data {title}"
-    if BalanceConfig.n is not None and dataset.patches < BalanceConfig.n:
-        next_command += " --n max"
+    next_command = make_balance_command(title, dataset.patches)
     rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
     state.report.table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)

@@ -31,8 +31,10 @@ from histocli.reports.balance import (
     BalanceReport,
     DroppedPatches,
     PatchCounts,
-    SlideCounts,
-    SplitCounts,
+    count_groups,
+    count_patches,
+    count_slides,
+    list_hospitals,
     write_balance,
 )
 from histocli.workspace import Workspace, read_json
@@ -40,7 +42,7 @@ from histocli.workspace import Workspace, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-_COMPARED_SLIDES = 30_000  # patches up to which slides are compared with overlapping pixels unasked: about 10 seconds
+_MAX_CHECKED = 30_000  # with more patches, the search that checks slides takes more than about 10 seconds
 
 
 def balance(
@@ -51,95 +53,137 @@ def balance(
     `on_stage(what, done, total)` is called during the search for overlaps.
 
     Raises:
-        HistoError: the data set does not exist, a class has too few patches, or the split needs slides or hospitals
-            that are not known.
+        HistoError: the data set does not exist, a class has too few patches, or slides or hospitals are not known.
     """
     data = config.data or default_dataset(workspace)
     _check_options(workspace, config)
     manifest = _read_manifest(workspace, data)
-    by_folders = _keeps_own_splits(workspace, config, data, manifest)
-    own_splits = {"", "train"} | VALIDATION
-    cleaned, dropped = drop_unusable(
-        manifest, frozenset(set(manifest["split"]) - own_splits) if by_folders else HELD_OUT
-    )
-    unit = Split.FOLDERS if by_folders else _choose_unit(config, data, cleaned)
+    has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
     others = names_to_audit(workspace, data)[1:] if config.audit or config.drop_leaks else []
+    usable, dropped = _drop_unusable(manifest, has_own_splits)
     if config.drop_leaks:
         search_overlaps(workspace, data, others, on_stage)
-        is_leaking = find_leaking(workspace, data, manifest)[cleaned["index"]]
-        is_leaking &= ~cleaned["split"].isin(VALIDATION).to_numpy()  # of two splits that overlap, train is reduced
-        cleaned, dropped = cleaned[~is_leaking], replace(dropped, leaking=int(is_leaking.sum()))
-    sizes = np.bincount(cleaned["label"], minlength=2)
-    if not sizes.all():
-        raise _classes_error(data, sizes, dropped)
-    if by_folders:
-        cleaned = cleaned.assign(split=np.where(cleaned["split"].isin(VALIDATION), "val", "train"))
-        subset = draw_by_split(cleaned, config.n, config.seed)
-    else:
-        subset = draw_balanced(cleaned, 2 * int(sizes.min()) if config.n is None else config.n, config.seed)
-    if unit is Group.APPEARANCE:
-        subset = _add_appearance(workspace, data, subset)
+        usable, dropped = _drop_leaks(workspace, data, manifest, usable, dropped)
+    unit = Split.FOLDERS if has_own_splits else _choose_unit(config, data, usable)
+    available = PatchCounts(*np.bincount(usable["label"], minlength=2).tolist())
+    subset = _draw(workspace, config, data, unit, usable, available, dropped)
     groups = None
-    is_small = unit is Split.SLIDE and len(manifest) <= _COMPARED_SLIDES
-    if config.audit or config.drop_leaks or unit in (Split.OVERLAP, Split.FOLDERS) or is_small:
+    if config.audit or config.drop_leaks or _needs_overlaps(unit, len(manifest)):
         groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _assign_splits(config, unit, subset, groups)
-    sharing = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
-    path = workspace.manifest_path(config.name)
+    n_overlapping = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
     report = BalanceReport(
         data=data,
         name=config.name,
         n=len(subset),
         seed=config.seed,
         split=unit.value,
-        leaks=_has_leak(unit, subset, sharing),
-        sharing_pixels=sharing,
+        leaks=_has_leak(unit, subset, n_overlapping),
+        sharing_pixels=n_overlapping,
         val_fraction=config.val_fraction,
         dropped=dropped,
-        available=PatchCounts(int(sizes[0]), int(sizes[1])),
-        counts=_count_patches(subset),
-        slides=_count_slides(subset) if _has_all(cleaned, "slide") else None,
-        appearance=_count_groups(subset) if unit is Group.APPEARANCE else None,
-        hospitals=_list_hospitals(subset) if _has_all(cleaned, "hospital") else None,
+        available=available,
+        counts=count_patches(subset),
+        slides=count_slides(subset) if _has_all(usable, "slide") else None,
+        appearance=count_groups(subset) if unit is Group.APPEARANCE else None,
+        hospitals=list_hospitals(subset) if _has_all(usable, "hospital") else None,
         audit=audit(workspace, subset, manifest),
     )
-    lock = workspace.manifests_dir / f".{config.name}.lock"
-    with hold(lock, config.name, wait=True):  # so that the subset and its report always match
+    return _write(workspace, subset, report)
+
+
+def _drop_unusable(manifest: "pd.DataFrame", has_own_splits: bool) -> "tuple[pd.DataFrame, DroppedPatches]":
+    """Return the patches that can be drawn, and the number of the others by reason.
+
+    With the data set's own splits, those of the split valid can be drawn, and their split is then `val`.
+    """
+    if not has_own_splits:
+        return drop_unusable(manifest, HELD_OUT)
+    held_out = frozenset(set(manifest["split"]) - {"", "train"} - VALIDATION)
+    usable, dropped = drop_unusable(manifest, held_out)
+    return usable.assign(split=np.where(usable["split"].isin(VALIDATION), "val", "train")), dropped
+
+
+def _drop_leaks(
+    workspace: Workspace, data: str, manifest: "pd.DataFrame", usable: "pd.DataFrame", dropped: DroppedPatches
+) -> "tuple[pd.DataFrame, DroppedPatches]":
+    """Drop training patches that share pixels or a slide with a patch for evaluation, and count them.
+
+    If the data set's own splits train and val overlap, only train is reduced.
+    """
+    is_leaking = find_leaking(workspace, data, manifest)[usable["index"]]
+    is_leaking &= ~usable["split"].isin(VALIDATION).to_numpy()
+    return usable[~is_leaking], replace(dropped, leaking=int(is_leaking.sum()))
+
+
+def _draw(
+    workspace: Workspace,
+    config: BalanceConfig,
+    data: str,
+    unit: Split | Group,
+    usable: "pd.DataFrame",
+    available: PatchCounts,
+    dropped: DroppedPatches,
+) -> "pd.DataFrame":
+    """Draw the patches of the subset; for `--group appearance`, with the column `appearance`.
+
+    Raises:
+        HistoError: a class has no patches, or fewer than are asked for.
+    """
+    if not (available.negative and available.positive):
+        raise _classes_error(data, available, dropped)
+    if unit is Split.FOLDERS:
+        return draw_by_split(usable, config.n, config.seed)
+    largest = 2 * min(available.negative, available.positive)
+    subset = draw_balanced(usable, largest if config.n is None else config.n, config.seed)
+    return _add_appearance(workspace, data, subset) if unit is Group.APPEARANCE else subset
+
+
+def _needs_overlaps(unit: Split | Group, count: int) -> bool:
+    """Return whether overlaps are searched in a data set of `count` patches: for the split, or to check its slides."""
+    return unit in (Split.OVERLAP, Split.FOLDERS) or (unit is Split.SLIDE and count <= _MAX_CHECKED)
+
+
+def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) -> BalanceReport:
+    """Write a subset and its report, and return the report with the SHA-256 of the subset's manifest."""
+    path = workspace.manifest_path(report.name)
+    lock = workspace.manifests_dir / f".{report.name}.lock"
+    with hold(lock, report.name, wait=True):  # so that the subset and its report always match
         workspace.tidy()
         write_manifest(path, subset)
         report = replace(report, manifest_sha256=file_sha256(path))
-        write_balance(workspace.balance_path(config.name), report)
+        write_balance(workspace.balance_path(report.name), report)
     return report
 
 
-def _classes_error(data: str, sizes: "np.ndarray", dropped: DroppedPatches) -> HistoError:
-    """Return the error for a data set with patches of one class or none, and what to do."""
+def _classes_error(data: str, available: PatchCounts, dropped: DroppedPatches) -> HistoError:
+    """Return the error for a data set that has no patches of one of the classes."""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.by_reason().items())
     hint = "pack more patches with histo download"
     if dropped.unlabelled:
         hint = "give the labels: histo download --labels TABLE, or --classes"
     elif dropped.held_out:
         hint = "patches of a split for evaluation are not trained on: pack training patches too"
+    counts = f"{available.negative:,} negative and {available.positive:,} positive patches of {data}"
     return HistoError(
-        f"{sizes[0]:,} negative and {sizes[1]:,} positive patches of {data}: both classes are needed"
-        + (f" (dropped: {reasons})" if reasons else ""),
+        f"{counts}: both classes are needed" + (f" (dropped: {reasons})" if reasons else ""),
         hint,
     )
 
 
-def _has_leak(unit: Split | Group, subset: "pd.DataFrame", sharing: int | None) -> bool:
+def _has_leak(unit: Split | Group, subset: "pd.DataFrame", n_overlapping: int | None) -> bool:
     """Return whether one slide may have patches in train and in validation."""
     if unit is Split.FOLDERS:
-        parts = [set(subset.loc[subset["split"] == name, "slide"]) for name in ("train", "val")]
-        return "" in parts[0] | parts[1] or not parts[0].isdisjoint(parts[1])
-    return unit is Split.RANDOM or (sharing == 0 and not (subset["slide"] != "").any())
+        train, val = (set(subset.loc[subset["split"] == name, "slide"]) for name in ("train", "val"))
+        return "" in train | val or not train.isdisjoint(val)
+    return unit is Split.RANDOM or (n_overlapping == 0 and not (subset["slide"] != "").any())
 
 
 def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, manifest: "pd.DataFrame") -> bool:
-    """Return whether to use the data set's own splits: if asked for, or if a folder has them.
+    """Return whether to use the data set's own splits: with `--split folders`, or if a folder has them.
 
     Raises:
-        HistoError: they are asked for, and there are no splits train and valid.
+        HistoError: `--split folders` is given, and the data set has no splits train and valid.
     """
     splits = set(manifest["split"])
     has_both = "train" in splits and bool(splits & VALIDATION)
@@ -148,9 +192,9 @@ def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, ma
             f"{data} has no splits train and valid; its splits: {', '.join(sorted(splits - {''})) or 'none'}",
             "folders such as train/ and val/ give them; --split slide or overlap splits the patches",
         )
-    is_asked = config.split is Split.FOLDERS or (config.split is None and config.group is None)
+    is_possible = config.split is Split.FOLDERS or (config.split is None and config.group is None)
     is_folder = config.split is Split.FOLDERS or read_json(workspace.dataset_path(data)).get("source") == "folder"
-    return has_both and is_asked and is_folder
+    return has_both and is_possible and is_folder
 
 
 def default_dataset(workspace: Workspace) -> str:
@@ -223,7 +267,8 @@ def _assign_splits(
 ) -> "pd.DataFrame":
     """Return the subset with the column `split` (train or val); a split by overlap also adds the overlap groups.
 
-    The column `sha1` is added if the ids are not the SHA-1 of the pixels. Kaggle's ids are.
+    `unit` is what is kept in one split. The column `sha1`, which identifies the pixels, is added unless the ids already
+    are the SHA-1 of the pixels, as those of Kaggle.
     """
     labels: np.ndarray = subset["label"].to_numpy()
     columns = [*SUBSET_COLUMNS, "sha1"] if (subset["sha1"] != subset["id"]).any() else [*SUBSET_COLUMNS]
@@ -249,36 +294,3 @@ def _add_appearance(workspace: Workspace, data: str, subset: "pd.DataFrame") -> 
     store, _ = open_packed(workspace, data)
     codes = appearance_groups(store, subset["index"].to_numpy(), subset["label"].to_numpy())
     return subset.assign(**{Group.APPEARANCE.value: np.array(GROUP_NAMES)[codes]})
-
-
-def _count_patches(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
-    """Return the number of patches of each class and of slides in each split."""
-    counts = {}
-    for split, rows in subset.groupby("split", sort=True):
-        slides = rows.loc[rows["slide"] != "", "slide"].nunique()
-        negative, positive = int((rows["label"] == 0).sum()), int((rows["label"] == 1).sum())
-        counts[str(split)] = SplitCounts(negative, positive, int(slides))
-    return counts
-
-
-def _count_slides(subset: "pd.DataFrame") -> list[SlideCounts]:
-    """Return the split and the number of patches of each class of each slide."""
-    table = subset.groupby(["slide", "split"], sort=True)["label"].agg(["size", "sum"])
-    return [
-        SlideCounts(slide, split, int(size - positive), int(positive))
-        for (slide, split), size, positive in zip(table.index, table["size"], table["sum"], strict=True)
-    ]
-
-
-def _count_groups(subset: "pd.DataFrame") -> dict[str, PatchCounts]:
-    """Return the number of patches of each class in each group."""
-    counts = {}
-    for name, rows in subset.groupby(Group.APPEARANCE.value, sort=True):
-        normal, tumour = np.bincount(rows["label"], minlength=2).tolist()
-        counts[str(name)] = PatchCounts(normal, tumour)
-    return counts
-
-
-def _list_hospitals(subset: "pd.DataFrame") -> dict[str, list[str]]:
-    """Return the hospitals of each split."""
-    return {str(split): sorted(rows["hospital"].unique()) for split, rows in subset.groupby("split", sort=True)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
+from histocli.config import BalanceConfig
 from histocli.data.manifest import UNLABELLED, IdsDigest, line_of, read_manifest
 from histocli.data.store import open_store
 from histocli.enums import SplitName
@@ -53,7 +54,9 @@ def open_balanced(workspace: Workspace, manifest_path: Path) -> Subset:
     """
     subset = open_subset(workspace, manifest_path)
     if manifest_path == workspace.manifest_path(subset.data):
-        raise HistoError(f"{subset.data} is a data set, not a balanced subset", f"histo balance --data {subset.data}")
+        raise HistoError(
+            f"{subset.data} is a data set, not a balanced subset", make_balance_command(subset.data, len(subset.labels))
+        )
     return subset
 
 
@@ -84,6 +87,12 @@ def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = 
     if changed := int((frame["label"].to_numpy() != packed["label"].to_numpy()[rows]).sum()):
         raise HistoError(f"{manifest_path} and the manifest of {name} disagree on {changed:,} labels", hint)
     return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
+
+
+def make_balance_command(data: str, patches: int) -> str:
+    """Return the command that draws a subset of a data set; `--n max` is added if it is smaller than the default."""
+    is_small = BalanceConfig.n is not None and patches < BalanceConfig.n
+    return f"histo balance --data {data}" + (" --n max" if is_small else "")
 
 
 def same_patches(subset: "pd.DataFrame", packed: "pd.DataFrame") -> bool:

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histocli.config import SUBSET
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, Fraction, from_json, to_json
 from histocli.workspace import read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,14 @@ class DroppedPatches:
 
     def by_reason(self) -> dict[str, int]:
         """Return the counts above 0, by the reason in words."""
-        return {name.replace("_", " "): count for name, count in vars(self).items() if count}
+        counts = {
+            "in a split for evaluation": self.held_out,
+            "unlabelled": self.unlabelled,
+            "without tissue": self.outliers,
+            "duplicates": self.duplicates,
+            "leaking": self.leaking,
+        }
+        return {reason: count for reason, count in counts.items() if count}
 
 
 @dataclass(frozen=True)
@@ -110,3 +121,36 @@ def read_balance(path: Path) -> BalanceReport:
 def write_balance(path: Path, report: BalanceReport) -> None:
     """Write the report of a subset atomically."""
     write_json(path, to_json(report))
+
+
+def count_patches(subset: "pd.DataFrame") -> dict[str, SplitCounts]:
+    """Return the number of patches of each class and of slides in each split."""
+    counts = {}
+    for split, rows in subset.groupby("split", sort=True):
+        slides = rows.loc[rows["slide"] != "", "slide"].nunique()
+        negative, positive = int((rows["label"] == 0).sum()), int((rows["label"] == 1).sum())
+        counts[str(split)] = SplitCounts(negative, positive, int(slides))
+    return counts
+
+
+def count_slides(subset: "pd.DataFrame") -> list[SlideCounts]:
+    """Return the split and the number of patches of each class of each slide."""
+    table = subset.groupby(["slide", "split"], sort=True)["label"].agg(["size", "sum"])
+    return [
+        SlideCounts(slide, split, int(size - positive), int(positive))
+        for (slide, split), size, positive in zip(table.index, table["size"], table["sum"], strict=True)
+    ]
+
+
+def count_groups(subset: "pd.DataFrame") -> dict[str, PatchCounts]:
+    """Return the number of patches of each class in each group."""
+    counts = {}
+    for name, rows in subset.groupby("appearance", sort=True):
+        tumour = int((rows["label"] == 1).sum())
+        counts[str(name)] = PatchCounts(len(rows) - tumour, tumour)
+    return counts
+
+
+def list_hospitals(subset: "pd.DataFrame") -> dict[str, list[str]]:
+    """Return the hospitals of each split."""
+    return {str(split): sorted(rows["hospital"].unique()) for split, rows in subset.groupby("split", sort=True)}

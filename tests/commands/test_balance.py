@@ -369,7 +369,7 @@ def test_a_slide_in_both_folders_leaks_and_one_in_each_does_not(empty, tmp_path)
             "0 negative and 0 positive patches of mine: both classes are needed (dropped: 4 unlabelled)",
             "--labels",
         ),
-        ("split", "(dropped: 4 held out)", "pack training patches too"),
+        ("split", "(dropped: 4 in a split for evaluation)", "pack training patches too"),
     ],
 )
 def test_why_there_are_no_patches_to_draw_is_told(empty, tmp_path, table, reason, hint):

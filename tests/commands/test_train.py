@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import signal
 
@@ -286,7 +287,8 @@ def test_a_whole_data_set_cannot_be_trained_on(histo):
         table.writerows(rows)
     error, hint = histo.fails(*TRAIN, "--data", "synthetic")
     assert error == "synthetic is a data set, not a balanced subset"
-    assert hint == "histo balance --data synthetic"
+    assert hint == "histo balance --data synthetic --n max"
+    histo(*shlex.split(hint)[1:], "--name", "hinted")
 
 
 def newest(histo):
