@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.packaged import load_zip
 from histocli.compute.cores import map_pieces
 from histocli.compute.device import compute_settings
-from histocli.inference.explain import find_feature_maps, hires_cam, mean_over_views
+from histocli.inference.explain import average_views, find_feature_maps, hires_cam
 from histocli.models import Classifier, packaged
 from histocli.models.checkpoint import load_checkpoint
 
@@ -101,11 +101,11 @@ def main() -> None:
     noise = torch.randn(len(images), 1, 12, 12, generator=torch.Generator().manual_seed(0))
     ways: dict[str, Callable[[], Tensor]] = {
         "random places": lambda: F.interpolate(noise, (SIDE, SIDE), mode="bilinear")[:, 0],
-        "Grad-CAM, last map (6x6)": lambda: mean_over_views(network, coarse, images, grad_cam),
-        "Grad-CAM, 12x12": lambda: mean_over_views(network, fine, images, grad_cam),
-        "HiResCAM, last map (6x6)": lambda: mean_over_views(network, coarse, images, hires_cam),
-        "HiResCAM, 12x12": lambda: mean_over_views(network, fine, images, hires_cam),
-        "HiResCAM, 6x6 and 12x12": lambda: mean_over_views(network, fine + coarse, images, hires_cam),
+        "Grad-CAM, last map (6x6)": lambda: average_views(network, coarse, images, grad_cam),
+        "Grad-CAM, 12x12": lambda: average_views(network, fine, images, grad_cam),
+        "HiResCAM, last map (6x6)": lambda: average_views(network, coarse, images, hires_cam),
+        "HiResCAM, 12x12": lambda: average_views(network, fine, images, hires_cam),
+        "HiResCAM, 6x6 and 12x12": lambda: average_views(network, fine + coarse, images, hires_cam),
         "occlusion, 169 passes": lambda: occlusion(network, images, blurred),
     }
     print(f"{options.count} patches called tumour, {options.count} called normal: mean (standard error)")

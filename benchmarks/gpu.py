@@ -46,7 +46,7 @@ EPOCHS = 10
 class ShiftedPatches:
     """`n` patches: those of a packed array again and again, each time shifted by other offsets, slides apart."""
 
-    id_is_sha1 = drop_duplicates = False
+    has_sha1_ids = should_drop_duplicates = False
 
     def __init__(self, workspace: Workspace, n: int) -> None:
         self.total = n

@@ -19,7 +19,7 @@ from histocli.data.groups import split_by
 from histocli.data.leakage import count_shared_with_subset
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.errors import HistoError
-from histocli.inference.score_table import clusters_of, read_scores
+from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import Interval, estimate_uncertainty, evaluate
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import load_checkpoint
@@ -156,7 +156,7 @@ def _measure_run(workspace: Workspace, run: str, report: EvaluationReport) -> Me
     labels = best.validation["labels"].numpy().astype(np.int64)
     probs = probability(best.validation["log_odds"].numpy(), best.temperature)
     metrics = evaluate(labels, probs, best.threshold).metrics
-    measured = estimate_uncertainty(labels, probs, metrics, best.threshold, clusters_of(rows))
+    measured = estimate_uncertainty(labels, probs, metrics, best.threshold, find_clusters(rows))
     unseen = report.uncertainty.interval("auc") if report.uncertainty else None
     on_validation, on_unseen = metrics["auc"], report.measured.metrics["auc"]
     if on_validation is None or on_unseen is None:

@@ -15,7 +15,7 @@ from threading import Event, Thread
 import cv2
 import numpy as np
 
-from histocli.data.overlaps import MIN_OVERLAP, find_overlaps, overlap_groups
+from histocli.data.overlaps import MIN_OVERLAP, find_overlaps, group_overlaps
 
 PER_SLIDE, NEIGHBOURS = 1000, 66
 
@@ -72,7 +72,7 @@ def main():
         pairs = find_overlaps([array], lambda what, done, total: ends.update({what: time.perf_counter() - began}))
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
     found = {tuple(pair) for pair in pairs.tolist()}
-    groups = np.bincount(overlap_groups(pairs, n))
+    groups = np.bincount(group_overlaps(pairs, n))
     print(f"{n:,} patches, {len(truth):,} pairs; {len(groups):,} groups, the largest of {groups.max():,}")
     print(f"found {len(found & truth):,}, missed {len(truth - found):,}, false {len(found - truth):,}")
     print(f"{seconds:.1f} s ({', '.join(f'{what} until {at:.1f} s' for what, at in ends.items())})")

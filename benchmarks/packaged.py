@@ -123,7 +123,7 @@ def write(
         threshold=calibration.threshold,
         temperature=calibration.temperature,
         validation=calibration.validation,
-        appearance=asdict(Reference.of(pixels, np.arange(len(pixels)))),
+        appearance=asdict(Reference.measure(pixels, np.arange(len(pixels)))),
     )
     packaged.PATH.parent.mkdir(exist_ok=True)
     save_checkpoint(checkpoint, packaged.PATH)

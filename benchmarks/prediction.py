@@ -12,7 +12,7 @@ from benchmarks.data import RUN, BenchmarkData
 from benchmarks.pairs import Row, alternate, row
 from histocli.compute.device import choose_compute
 from histocli.enums import Device, Precision
-from histocli.inference.forward import batch_log_odds
+from histocli.inference.forward import compute_log_odds
 from histocli.models.checkpoint import load_checkpoint
 
 BATCH = 256
@@ -58,7 +58,7 @@ def measure(data: BenchmarkData) -> list[Row]:
                 images = (
                     torch.from_numpy(np.array(pixels[first : first + BATCH])).permute(0, 3, 1, 2).to(compute.device)
                 )
-                batch_log_odds(model, images, compute).sigmoid().cpu()
+                compute_log_odds(model, images, compute).sigmoid().cpu()
         return data.n / (time.perf_counter() - began)
 
     def plain() -> float:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
 from histocli.compute.device import Compute, choose_compute, compute_settings
-from histocli.data.appearance import appearance_groups, measure
+from histocli.data.appearance import find_appearance_groups, measure
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Device, Precision, Rotate
 from histocli.inference.predictor import CalibratedNetwork, Predictor
@@ -90,7 +90,7 @@ def groupings(pixels: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     axis = PCA(1, random_state=0).fit_transform(sharpness)[:, 0]
     low, high = np.quantile(axis, (0.45, 0.55))
     ends = np.select([axis < low, axis > high], [0, 1], OUTSIDE)
-    return {"look": appearance_groups(pixels, rows, labels), "sharpness": ends}
+    return {"look": find_appearance_groups(pixels, rows, labels), "sharpness": ends}
 
 
 def train(

@@ -37,7 +37,7 @@ class Predictor:
         check_prevalence(prevalence)
         self._workspace, self._batch_size = workspace, batch_size
         self._predictor = load_predictor(
-            workspace, ckpt, device, precision, tta=tta, raw=uncalibrated, prevalence=prevalence
+            workspace, ckpt, device, precision, tta=tta, uncalibrated=uncalibrated, prevalence=prevalence
         )
         self.threshold = self._predictor.threshold()
 
@@ -71,11 +71,11 @@ class Predictor:
             HistoError: the network has no feature map, as vision transformers.
         """
         from histocli.inference.explain import explain
-        from histocli.inference.explain_scored import load_explained
+        from histocli.inference.explain_scored import load_for_explaining
 
         _check_patches(patches)
         paths = [str(member.path.absolute()) for member in self._predictor.members]
-        return explain([one.network for one in load_explained(self._workspace, paths).networks], patches)
+        return explain([one.network for one in load_for_explaining(self._workspace, paths).networks], patches)
 
     def predict(
         self, patches: "np.ndarray | PathLike | Iterable[PathLike]", *, resize: Resize | str = Resize.CROP

@@ -73,7 +73,7 @@ def download(
     else:
         state.workspace.tidy()
         message = f"{dataset.name} is packed already: {dataset.patches:,} patches; nothing to do"
-        if source_type(source.value).files_may_change:
+        if source_type(source.value).has_user_files:
             message += " (if the files have changed, --force packs them again)"
         state.report.print_done(message, make_balance_command(dataset.name, dataset.patches))
     if json:

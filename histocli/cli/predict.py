@@ -212,10 +212,10 @@ def predict(
 
 def _predict_patches(state: State, config: PredictConfig) -> None:
     """Score patches, and report what was written."""
-    from histocli.data.early import early_processes
+    from histocli.data.early import start_processes_early
 
     is_hidden = config.out is None and not is_stdout_a_file()
-    with early_processes(config.inputs, config.device) as pool:
+    with start_processes_early(config.inputs, config.device) as pool:
         from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
         from histocli.compute.ddp import LONG_TIMEOUT, process_group
 

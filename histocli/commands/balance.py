@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.config import SUBSET, BalanceConfig
-from histocli.data.appearance import NAMES as GROUP_NAMES
-from histocli.data.appearance import appearance_groups
+from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
-from histocli.data.leakage import audit, find_leaking, names_to_audit
+from histocli.data.leakage import audit, find_leaking, list_audited_names
 from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
 from histocli.data.overlap_cache import search_overlaps
-from histocli.data.overlaps import OnStage, overlap_groups
+from histocli.data.overlaps import OnStage, group_overlaps
 from histocli.data.splits import (
     HELD_OUT,
     VALIDATION,
@@ -59,7 +58,7 @@ def balance(
     _check_options(workspace, config)
     manifest = _read_manifest(workspace, data)
     has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
-    others = names_to_audit(workspace, data)[1:] if config.audit or config.drop_leaks else []
+    others = list_audited_names(workspace, data)[1:] if config.audit or config.drop_leaks else []
     usable, dropped = _drop_unusable(manifest, has_own_splits)
     if config.drop_leaks:
         search_overlaps(workspace, data, others, on_stage)
@@ -69,7 +68,7 @@ def balance(
     subset = _draw(workspace, config, data, unit, usable, available, dropped)
     groups = None
     if config.audit or config.drop_leaks or _needs_overlaps(unit, len(manifest)):
-        groups = overlap_groups(search_overlaps(workspace, data, others, on_stage), len(manifest))
+        groups = group_overlaps(search_overlaps(workspace, data, others, on_stage), len(manifest))
     subset = _assign_splits(config, unit, subset, groups)
     n_overlapping = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
     report = BalanceReport(
@@ -281,7 +280,7 @@ def _assign_splits(
         is_single = np.bincount(group_of)[group_of] == 1
         subset, columns = subset.assign(**{OVERLAP: np.where(is_single, "", group_of.astype(str))}), [*columns, OVERLAP]
         has_slides = (subset["slide"] != "").any()
-        units = connected_components(subset, trust_slides=False).codes if has_slides else group_of
+        units = connected_components(subset, should_trust_slides=False).codes if has_slides else group_of
         val = split_by_group(units, labels, config.val_fraction, config.seed, "overlap group")
     else:
         columns = [*columns, unit.value] if unit is Group.APPEARANCE else columns
@@ -292,5 +291,5 @@ def _assign_splits(
 def _add_appearance(workspace: Workspace, data: str, subset: "pd.DataFrame") -> "pd.DataFrame":
     """Return the subset with the column `appearance`, in which each patch has the name of its group."""
     store, _ = open_packed(workspace, data)
-    codes = appearance_groups(store, subset["index"].to_numpy(), subset["label"].to_numpy())
+    codes = find_appearance_groups(store, subset["index"].to_numpy(), subset["label"].to_numpy())
     return subset.assign(**{Group.APPEARANCE.value: np.array(GROUP_NAMES)[codes]})

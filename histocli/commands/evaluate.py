@@ -14,7 +14,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, check_prevalence, load_from_config
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
-from histocli.inference.score_table import measure_scores, metrics_by, read_scores, write_scores
+from histocli.inference.score_table import measure_groups, measure_scores, read_scores, write_scores
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.comparison import ComparisonReport
@@ -116,8 +116,8 @@ def _measure_and_write(
         measured=measured,
         before_calibration=before,
         uncertainty=intervals,
-        slides=metrics_by("slide", scored.table, threshold),
-        hospitals=metrics_by("hospital", scored.table, threshold),
+        slides=measure_groups("slide", scored.table, threshold),
+        hospitals=measure_groups("hospital", scored.table, threshold),
     )
     write_scores(path.with_suffix(".csv"), scored.table.drop(columns="raw"))
     write_evaluation(path, report)
@@ -235,8 +235,8 @@ def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) ->
         threshold_rule=threshold,
         measured=measured,
         uncertainty=intervals,
-        slides=metrics_by("slide", table, value),
-        hospitals=metrics_by("hospital", table, value),
+        slides=measure_groups("slide", table, value),
+        hospitals=measure_groups("hospital", table, value),
     )
     target = path.with_name(f"{path.stem}-{_format_threshold(threshold)}.json")
     write_evaluation(target, changed)

@@ -16,7 +16,7 @@ from histocli.schema import to_json
 from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, read_tumour
 from histocli.slides.detection import SlideFile
-from histocli.slides.lesions import SlideHits, find_detections, find_lesions, froc, match, recall_by_size
+from histocli.slides.lesions import SlideHits, compute_froc, count_found_lesions, find_detections, find_lesions, match
 from histocli.slides.measures import Map
 from histocli.slides.plots import draw_froc, draw_slide_roc
 from histocli.slides.records import FAILED, TABLE, FinishedSlide, read_folder
@@ -194,9 +194,9 @@ def _compute_report(
         low, high = np.percentile(known, [2.5, 97.5]).tolist()
         return Estimate(metric(slides), (low, high))
 
-    curve = froc(_collect_hits(slides))
+    curve = compute_froc(_collect_hits(slides))
     recall = {}
-    for size, (found, count) in recall_by_size(_collect_hits(slides), threshold).items():
+    for size, (found, count) in count_found_lesions(_collect_hits(slides), threshold).items():
         recall[size] = Recall(found, count, estimate(partial(_compute_recall, threshold=threshold, size=size)))
     failed = _read_failed_slides(config.slides)
     return SlideEvaluation(
@@ -210,7 +210,7 @@ def _compute_report(
         auc={name: estimate(partial(_compute_auc, name=name)) for name in AGGREGATIONS},
         scores={one.name: one.scores for one in slides},
         labels={one.name: one.label for one in slides},
-        froc=estimate(lambda drawn: froc(_collect_hits(drawn)).score) if curve.sensitivity else Estimate(None),
+        froc=estimate(lambda drawn: compute_froc(_collect_hits(drawn)).score) if curve.sensitivity else Estimate(None),
         false_positives=curve.false_positives,
         sensitivity=curve.sensitivity,
         recall=recall if curve.sensitivity else {},
@@ -231,7 +231,7 @@ def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
 
 
 def _compute_recall(slides: list[EvaluatedSlide], threshold: float, size: str) -> float | None:
-    found, count = recall_by_size(_collect_hits(slides), threshold)[size]
+    found, count = count_found_lesions(_collect_hits(slides), threshold)[size]
     return found / count if count else None
 
 

@@ -13,11 +13,11 @@ from histocli.data.manifest import file_sha256
 from histocli.data.store import open_store
 from histocli.enums import Device, ExportFormat, Precision
 from histocli.errors import HistoError
-from histocli.inference.forward import batch_log_odds
+from histocli.inference.forward import compute_log_odds
 from histocli.metrics.calibration import probability
 from histocli.metrics.curves import Floats
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.models.export import Probability, require
+from histocli.models.export import Probability, require_packages
 from histocli.models.export import export as write
 from histocli.models.wsinfer import write_wsinfer
 from histocli.outputs import check_output, output_path
@@ -48,7 +48,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     Raises:
         HistoError: the checkpoint cannot be used, a package is missing, or the scores differ too much.
     """
-    require(config.format)
+    require_packages(config.format)
     source = find_checkpoint(workspace, config.ckpt)
     if config.out is not None and config.format is not ExportFormat.WSINFER:  # which writes a new folder
         check_output(config.out, workspace, [source])
@@ -70,7 +70,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     }
     origin, pixels = _sample_patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    [odds] = batch_log_odds(module.model, images, choose_compute(Device.CPU, Precision.FP32)).numpy()
+    [odds] = compute_log_odds(module.model, images, choose_compute(Device.CPU, Precision.FP32)).numpy()
     expected = np.stack([probability(odds.astype(np.float64), checkpoint.temperature), probability(odds)])
     with output_path(out) as temporary:
         run = write(module, config.format, temporary, facts)
@@ -87,7 +87,7 @@ def _export_wsinfer(workspace: Workspace, checkpoint: Checkpoint, out: Path) -> 
         raise HistoError(f"{out} exists already", "give a new folder: --out DIR")
     origin, pixels = _sample_patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    [odds] = batch_log_odds(checkpoint.build(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
+    [odds] = compute_log_odds(checkpoint.build(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
     expected = probability(odds.astype(np.float64), checkpoint.temperature)
     with atomic_folder(out) as temporary:
         run = write_wsinfer(checkpoint.build(), checkpoint.temperature, temporary)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from histocli.commands.plot_sheets import plan_error_sheets, plan_samples
 from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
-from histocli.inference.score_table import clusters_of, read_scores
+from histocli.inference.score_table import find_clusters, read_scores
 from histocli.reports.balance import BalanceReport, read_balance
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
@@ -220,7 +220,7 @@ def _draw_roc(figure: "Figure", report: EvaluationReport, path: Path) -> None:
     table, band, by = path.with_name(report.scores), None, ""
     if table.is_file():
         scores = read_scores(table)
-        clusters = clusters_of(scores)
+        clusters = find_clusters(scores)
         band = compute_roc_band(scores["label"].to_numpy(np.int64), scores["prob"].to_numpy(np.float64), clusters)
         by = clusters.by
     draw_roc(figure, report, band, by)

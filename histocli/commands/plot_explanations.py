@@ -13,7 +13,7 @@ from histocli.data.stream import load_chunk
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference.explain import explain
-from histocli.inference.explain_scored import load_explained
+from histocli.inference.explain_scored import load_for_explaining
 from histocli.inference.scored_patches import read_packed, read_scored
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, Plot, shorten
@@ -71,7 +71,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     from histocli.reports.plots.explanations import KEY, colour_maps
     from histocli.reports.plots.sheets import Group
 
-    predictor = load_explained(workspace, config.ckpt or config.run or (CHECKPOINT,))
+    predictor = load_for_explaining(workspace, config.ckpt or config.run or (CHECKPOINT,))
     if config.files:
         ids, pixels = _read_files(workspace, config.files, on_note)
     else:
@@ -96,7 +96,7 @@ def _read_files(workspace: Workspace, names: Sequence[str], on_note: Callable[[s
     chunk = load_chunk(patches)
     if chunk.failures:
         raise chunk.failures[0][1]
-    for note in inputs.left_out:
+    for note in inputs.notes:
         on_note(note)
     for what, remark in chunk.remarks.items():
         on_note(f"{remark.images} of {len(patches)} images: {what} (the first: {remark.example})")

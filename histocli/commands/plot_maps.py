@@ -10,7 +10,7 @@ from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, MissingInputError, Plot
 from histocli.reports.plots.evaluation import list_facts
 from histocli.reports.plots.maps import draw_map, find_map_size
-from histocli.slides.patch_maps import PatchMap, PlacedPatches, draw_cells, place_evaluation, place_predictions
+from histocli.slides.patch_maps import PatchMap, PlacedPatches, make_patch_maps, place_evaluation, place_predictions
 from histocli.slides.resolution import read_resolutions
 from histocli.workspace import Workspace, make_name
 
@@ -39,7 +39,7 @@ def plan_evaluation_maps(
         _report_missing(placed, path.stem, on_note)
         plots += [
             _plan_map(path.stem, one, ", ".join([report.run, *list_facts(report)[:1]]), report.measured.threshold)
-            for one in draw_cells(placed, given)
+            for one in make_patch_maps(placed, given)
         ]
     if not plots:
         names = ", ".join(sorted({report.data for report in evaluations.values()}))
@@ -62,7 +62,7 @@ def plan_prediction_maps(workspace: Workspace, config: PlotConfig, on_note: Call
         if not len(placed.table):
             raise MissingInputError(f"{path}: the position of none of its {placed.without:,} patches is known", _HINT)
         _report_missing(placed, str(path), on_note)
-        plots += [_plan_map(path.stem, one, path.name, None) for one in draw_cells(placed, given)]
+        plots += [_plan_map(path.stem, one, path.name, None) for one in make_patch_maps(placed, given)]
     return plots
 
 

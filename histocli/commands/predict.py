@@ -22,7 +22,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
 from histocli.config import PredictConfig
 from histocli.data.decoding import DecodingProcesses
-from histocli.data.inputs import fingerprint
+from histocli.data.inputs import hash_inputs
 from histocli.errors import HistoError
 from histocli.fs import hold, shorten_name
 from histocli.inference.done import write_record
@@ -60,7 +60,7 @@ def predict(
     job = ranks.on_all_ranks(lambda: open_job(workspace, config, pool, listener))
     for member in job.predictor.members:
         listener.on_note(member.checkpoint.describe())
-    for note in job.inputs.left_out:
+    for note in job.inputs.notes:
         listener.on_note(note)
 
     if is_streamed(config):
@@ -163,7 +163,7 @@ def _collect_dependencies(workspace: Workspace, job: Job) -> dict[str, Any]:
     )
     return {
         "histo": histocli.__version__,
-        "inputs": fingerprint(job.inputs, job.config.inputs, workspace, job.lines),
+        "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines),
         "total": job.inputs.total,
         "done": job.done.digest if job.done else None,
         "size": job.size,

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 from histocli.compute.ddp import Ranks
 from histocli.config import PredictConfig
 from histocli.data.decoding import DecodingProcesses
-from histocli.data.inputs import STDIN, Inputs, open_inputs, stdin_lines
+from histocli.data.inputs import STDIN, Inputs, open_inputs, read_stdin_lines
 from histocli.data.likeness import Likeness, LikenessMeter
 from histocli.data.remarks import Remark, Remarks
 from histocli.enums import ExportFormat, OnError, Output, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
 from histocli.inference.columns import ScoredRows, column_types, has_class, make_table
-from histocli.inference.done import Done, new_patches, read_done
+from histocli.inference.done import Done, read_done, select_new_patches
 from histocli.inference.failed import write_failed
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
@@ -154,7 +154,7 @@ class Job(NamedTuple):
 
     def result(self, counts: Counts) -> Prediction:
         """Return the counts as the result of `predict`."""
-        can_find_duplicates = self.flagger is None or self.flagger.duplicates
+        can_find_duplicates = self.flagger is None or self.flagger.has_training_pixels
         if self.config.failed is not None:
             write_failed(self.config.failed, [row[:3] for row in counts.unreadable])
         before = len(self.done.ids) if self.done else 0
@@ -222,7 +222,7 @@ def open_job(
     flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
     lines = None
     if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
-        lines = [line for line in stdin_lines() if line.strip(b"\r\n")]
+        lines = [line for line in read_stdin_lines() if line.strip(b"\r\n")]
         if config.out is not None:
             check_output(config.out, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
     inputs = open_inputs(config.inputs, workspace, config.resize, lines, config.split, _parse_mpp(config), config.id)
@@ -233,7 +233,7 @@ def open_job(
         assert config.out is not None
         dependencies = collect_row_dependencies(config, predictor)
         done = read_done(config.out, config.output_format, list(column_types(config)), dependencies)
-        patches = new_patches(inputs.patches, done, config.out)
+        patches = select_new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.chunk_size(config.batch_size)
     meter = predictor.likeness_meter(inputs.total)

@@ -14,7 +14,7 @@ from histocli.compute.device import compute_settings, deterministic
 from histocli.compute.memory import explain_out_of_memory, is_out_of_memory, make_memory_error, release_gpu_memory
 from histocli.config import BATCH_SIZE, RunConfig, TrainConfig
 from histocli.errors import UsageError
-from histocli.inference.forward import batch_log_odds
+from histocli.inference.forward import compute_log_odds
 from histocli.models.checkpoint import publish_checkpoints
 from histocli.reports.model_card import write_card
 from histocli.signals import stop_request
@@ -176,5 +176,5 @@ def _try_step(run: Run) -> None:
         batch = next(iter(run.train.train_batches(0)))
         for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory of its own
             run.trainer.train_step(batch, run.train.loss_weight)
-    batch_log_odds(run.model, next(iter(run.val.eval_batches())).images, run.compute)
+    compute_log_odds(run.model, next(iter(run.val.eval_batches())).images, run.compute)
     release_gpu_memory()

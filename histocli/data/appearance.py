@@ -7,18 +7,18 @@ import numpy as np
 if TYPE_CHECKING:
     from histocli.sources import Pixels
 
-NAMES = "A", "B"  # the names of the groups; A is the larger one
+GROUP_NAMES = "A", "B"  # the names of the groups; A is the larger one
 _BANDS = 12  # the number of bands of the power spectrum
-_LOW = 4  # of them: what is in the image; the others are compared with them, and say how sharp it is
-_COMPONENTS = 6  # principal components that the groups are found in
+_LOW_BANDS = 4  # the number of low bands; the power of the others relative to these is the sharpness
+_COMPONENTS = 6  # the number of principal components that are divided into groups
 _BLOCK = 512  # patches at a time
 
 
-def appearance_groups(store: "Pixels", rows: "np.ndarray", labels: "np.ndarray", seed: int = 0) -> "np.ndarray":
-    """Divide patches into two groups by sharpness and colour, without regard to their labels.
+def find_appearance_groups(store: "Pixels", rows: "np.ndarray", labels: "np.ndarray", seed: int = 0) -> "np.ndarray":
+    """Divide patches into two groups by sharpness and colour, independent of their labels.
 
-    The features (`measure`) are standardised and freed of the mean of each class, so that the groups are not tumour and
-    normal. A mixture of two Gaussians divides their principal components.
+    The features (`measure`) are standardised, and the mean of each class is subtracted: otherwise the groups would be
+    tumour and normal. A mixture of two Gaussians divides their principal components.
 
     Args:
         store: uint8 RGB patches (M,96,96,3).
@@ -64,7 +64,7 @@ def _measure_block(patches: "np.ndarray") -> "np.ndarray":
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None])
     band = np.digitize(frequency, np.linspace(0.02, 0.5, _BANDS + 1))
     spectrum = np.log(np.stack([power[:, band == i].mean(1) for i in range(1, _BANDS + 1)], 1) + 1e-3)
-    sharpness = spectrum[:, _LOW:] - spectrum[:, :_LOW].mean(1, keepdims=True)
+    sharpness = spectrum[:, _LOW_BANDS:] - spectrum[:, :_LOW_BANDS].mean(1, keepdims=True)
     density = -np.log((values + 1) / 256).reshape(len(values), -1, 3)
     deviation = density.std(1)
     centred = (density - density.mean(1, keepdims=True)) / np.maximum(deviation, 1e-6)[:, None]

@@ -15,11 +15,11 @@ from histocli.data.sizes import ImageError, Size
 from histocli.data.store import map_array
 from histocli.errors import HistoError
 from histocli.sources import Patch
-from histocli.sources.hdf5_array import Hdf5Array, damage_errors, find_array
+from histocli.sources.hdf5_array import Hdf5Array, convert_damage_errors, find_array
 from histocli.sources.streams import unpack_gzip
 
 _SLICE_BYTES = 1 << 24  # how much of a mapped array is passed on at once
-_SAMPLE = 256  # images of an array that show its range of values
+_SAMPLE_SIZE = 256  # images of an array that show its range of values
 _HDF5 = (".h5", ".hdf5")
 _PACKED_HDF5 = (".h5.gz", ".hdf5.gz")
 
@@ -30,14 +30,14 @@ def is_array(path: Path) -> bool:
 
 
 def open_array(path: Path) -> "np.ndarray | Hdf5Array":
-    """Open an array of patches (N,H,W,3); it is read when its patches are.
+    """Open an array of patches (N,H,W,3), without reading the patches yet.
 
     Raises:
         HistoError: the file is damaged, or has no such array.
     """
     name = path.name.lower()
     if name.endswith(_PACKED_HDF5):
-        with unpack_gzip(path) as unpacked:  # its name is removed then; it stays open until all patches are read
+        with unpack_gzip(path) as unpacked:  # the block removes its name, but the file stays open until it is read
             return _open_h5(Path(unpacked.name))
     if name.endswith(_HDF5):
         return _open_h5(path)
@@ -45,14 +45,14 @@ def open_array(path: Path) -> "np.ndarray | Hdf5Array":
     return array
 
 
-def array_patches(array: "np.ndarray | Hdf5Array", path: Path, how: Preparation) -> Iterator[Patch]:
+def read_array_patches(array: "np.ndarray | Hdf5Array", path: Path, how: Preparation) -> Iterator[Patch]:
     """Return the patches of an array; the id of a patch is the number of its row.
 
     Raises:
         HistoError: it is not clear which value of the array is white.
     """
-    how = replace(how, ranges=_ranges_of_array(array, path))
-    blocks = array.blocks() if isinstance(array, Hdf5Array) else _slices(array, path)
+    how = replace(how, ranges=_infer_array_ranges(array, path))
+    blocks = array.blocks() if isinstance(array, Hdf5Array) else _iterate_slices(array, path)
     return (
         Patch(str(row), ImageArray(f"{path}, row {row}", image, how), path=f"{path}[{row}]")
         for start, block in blocks
@@ -60,8 +60,8 @@ def array_patches(array: "np.ndarray | Hdf5Array", path: Path, how: Preparation)
     )
 
 
-def _slices(array: "np.ndarray", path: Path) -> Iterator[tuple[int, "np.ndarray"]]:
-    """Yield the number of the first row, and the rows, of one slice of a mapped array after the other."""
+def _iterate_slices(array: "np.ndarray", path: Path) -> Iterator[tuple[int, "np.ndarray"]]:
+    """Yield the slices of a mapped array: the number of the first row, and the rows."""
     step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
     for start in range(0, len(array), step):
         try:
@@ -70,12 +70,12 @@ def _slices(array: "np.ndarray", path: Path) -> Iterator[tuple[int, "np.ndarray"
             raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
 
 
-def _ranges_of_array(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
+def _infer_array_ranges(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
     """Return which value is white, from up to 256 images; refuse an array where this is ambiguous."""
     if array.dtype == np.uint8:
         return {}
     try:
-        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(array.shape[0]), _SAMPLE))
+        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(array.shape[0]), _SAMPLE_SIZE))
     except OSError as error:
         raise HistoError(f"cannot read {path}: {error}") from error
     for found in ranges.values():
@@ -88,10 +88,10 @@ def _open_h5(path: Path) -> Hdf5Array:
     """Open the array of an HDF5 file, and check its shape and how it is stored."""
     import h5py
 
-    with damage_errors(path):
+    with convert_damage_errors(path):
         file = h5py.File(path, "r")
     try:
-        array: Hdf5Array = _check_array(find_array(file, path, "x", or_only=True), path)
+        array: Hdf5Array = _check_array(find_array(file, path, "x", is_name_optional=True), path)
         array.check_storage()
     except HistoError:
         file.close()

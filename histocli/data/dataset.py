@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from histocli.config import BalanceConfig
-from histocli.data.manifest import UNLABELLED, IdsDigest, line_of, read_manifest
+from histocli.data.manifest import UNLABELLED, IdsDigest, find_line, read_manifest
 from histocli.data.store import open_store
 from histocli.enums import SplitName
 from histocli.errors import HistoError
@@ -39,9 +39,9 @@ class Subset(NamedTuple):
 
     def select_split(self, split: str) -> "Subset":
         """Return the patches of one split."""
-        return self.where((self.frame["split"] == split).to_numpy())
+        return self.select((self.frame["split"] == split).to_numpy())
 
-    def where(self, mask: "np.ndarray") -> "Subset":
+    def select(self, mask: "np.ndarray") -> "Subset":
         """Return the patches for which `mask` (N,) is true."""
         return self._replace(rows=self.rows[mask], labels=self.labels[mask], frame=self.frame[mask])
 
@@ -82,7 +82,7 @@ def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = 
     rows = frame["index"].to_numpy(np.int64)
     store, packed = open_packed(workspace, name, read=read)
     hint = "histo balance writes it again; histo eval --data NAME evaluates a run from before"
-    if rows.max(initial=-1) >= len(store) or not same_patches(frame, packed.iloc[rows]):
+    if rows.max(initial=-1) >= len(store) or not has_same_patches(frame, packed.iloc[rows]):
         raise HistoError(f"{manifest_path} does not match the packed data set {name}", hint)
     if changed := int((frame["label"].to_numpy() != packed["label"].to_numpy()[rows]).sum()):
         raise HistoError(f"{manifest_path} and the manifest of {name} disagree on {changed:,} labels", hint)
@@ -95,7 +95,7 @@ def make_balance_command(data: str, patches: int) -> str:
     return f"histo balance --data {data}" + (" --n max" if is_small else "")
 
 
-def same_patches(subset: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
+def has_same_patches(subset: "pd.DataFrame", packed: "pd.DataFrame") -> bool:
     """Return whether rows of a subset and of a data set have the same ids, and the same SHA-1s if both have them."""
     names = [name for name in ("id", "sha1") if name in subset.columns and name in packed.columns]
     return all(bool((subset[name].to_numpy() == packed[name].to_numpy()).all()) for name in names)
@@ -120,19 +120,19 @@ def open_packed(
     hint = f"histo download --name {name} --force packs it again"
     if len(frame) != len(store):
         raise HistoError(f"the manifest of {name} has {len(frame):,} rows, its array {len(store):,}", hint)
-    ids_differ = _recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"].tolist()).hexdigest())
-    rows = np.arange(len(store)) if ids_differ else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
+    has_other_ids = _read_recorded_ids(workspace, name) not in (None, IdsDigest(frame["id"].tolist()).hexdigest())
+    rows = np.arange(len(store)) if has_other_ids else np.unique(np.linspace(0, len(store) - 1, _SAMPLED).astype(int))
     for row in rows if "sha1" in frame.columns and len(store) else ():
         if sha1(store[row].data, usedforsecurity=False).hexdigest() != frame["sha1"].iloc[row]:
-            key, line = frame["id"].iloc[row], line_of(path, int(row))
+            key, line = frame["id"].iloc[row], find_line(path, int(row))
             problem = f"{key!r} is not in the row of its pixels, or was changed"
             raise HistoError(f"{path}, line {line}, column id: {problem}", hint)
-    if ids_differ:
+    if has_other_ids:
         raise HistoError(f"{path}, column id: the ids or their order differ from those that were packed", hint)
     return store, frame
 
 
-def _recorded_ids(workspace: Workspace, name: str) -> str | None:
+def _read_recorded_ids(workspace: Workspace, name: str) -> str | None:
     """Return the digest of the ids that were packed; None if it was not recorded."""
     path = workspace.dataset_path(name)
     recorded = read_json(path) if path.is_file() else None
@@ -146,7 +146,7 @@ def select_labelled(subset: Subset, split: SplitName) -> Subset:
         HistoError: there are no such patches.
     """
     selected = subset if split is SplitName.ALL else subset.select_split(split.value)
-    selected = selected.where(selected.labels != UNLABELLED)
+    selected = selected.select(selected.labels != UNLABELLED)
     if not len(selected.rows):
         splits = ", ".join(sorted(set(subset.frame["split"]) - {""})) or "none"
         raise HistoError(f"{subset.data} has no labelled patches in its split {split.value!r}", f"its splits: {splits}")

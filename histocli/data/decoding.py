@@ -27,11 +27,11 @@ from histocli.data.remarks import Remarks
 from histocli.errors import HistoError
 from histocli.sources import Pixels
 
-FEW_FILES = 4096  # fewer files are decoded faster without starting processes
-_SHARED = 256  # patches in the memory that is shared with a process, 7 MB
+MIN_FILES_FOR_PROCESSES = 4096  # fewer files are decoded faster without starting processes
+_SHARED_PATCHES = 256  # patches in the memory that is shared with a process, 7 MB
 _PATCH_SHAPE = (PATCH_SIZE, PATCH_SIZE, 3)
 Loader = Callable[[], Pixels]
-# What a process says of the files of a request: messages and hints of errors by position, and remarks.
+# The answer to a request: the messages and hints of errors by position in the request, and the remarks.
 _Answer = tuple[dict[int, tuple[str, str]], Remarks]
 
 
@@ -102,10 +102,10 @@ class DecodingProcesses:
         try:
             worker = worker or self._start()
             decoded = worker.decode(requests, len(loaders))
-        except OSError:  # it was killed, or cannot be started
+        except OSError:  # the process was killed, or cannot be started
             pass
         finally:
-            if worker is not None and decoded is None:  # it may be in the middle of an answer
+            if worker is not None and decoded is None:  # the process may be in the middle of an answer
                 worker.process.kill()
                 worker = None
             self._idle.put(worker)
@@ -147,19 +147,19 @@ class _Worker:
         errors: dict[int, HistoError] = {}
         remarks = Remarks()
         for number, request in enumerate(requests):
-            answer = self._ask(request)
+            answer = self._request(request)
             if answer is None:
                 return None
             messages, more = answer
             remarks.merge(more)
-            first = number * _SHARED
+            first = number * _SHARED_PATCHES
             errors |= {first + position: HistoError(*message) for position, message in messages.items()}
-            good = min(_SHARED, count - first) - len(messages)
+            good = min(_SHARED_PATCHES, count - first) - len(messages)
             pixels[done : done + good] = self.pixels[:good]
             done += good
         return Decoded(pixels[:done], errors, remarks)
 
-    def _ask(self, request: bytes) -> _Answer | None:
+    def _request(self, request: bytes) -> _Answer | None:
         """Send a request, wait until the pixels are there, and return the answer; None if there is none."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -180,7 +180,7 @@ def _end_all(workers: list[_Worker]) -> None:
         worker.process.wait()
         for pipe in (worker.process.stdin, worker.process.stdout):
             assert pipe is not None
-            with suppress(OSError):  # what the process did not read cannot be flushed any more
+            with suppress(OSError):  # a request that the process did not read cannot be flushed
                 pipe.close()
 
 
@@ -189,7 +189,7 @@ def _create_shared_memory() -> int:
 
     It does not use /dev/shm, which has only 64 MB in a Docker container.
     """
-    size = _SHARED * int(np.prod(_PATCH_SHAPE))
+    size = _SHARED_PATCHES * int(np.prod(_PATCH_SHAPE))
     if sys.platform == "linux":
         descriptor = os.memfd_create("histo-patches")
     else:
@@ -204,18 +204,18 @@ def _map_shared_memory(descriptor: int) -> Pixels:
 
 
 def _serialise(loaders: list[Loader]) -> list[bytes] | None:
-    """Serialise image files for another process, as many at a time as it can decode; None if one cannot be sent."""
+    """Serialise image files for another process, 256 in each request; return None if one cannot be sent."""
     if not all(isinstance(load, ImageFile) for load in loaders):
         return None
-    pieces = [loaders[first : first + _SHARED] for first in range(0, len(loaders), _SHARED)]
+    pieces = [loaders[first : first + _SHARED_PATCHES] for first in range(0, len(loaders), _SHARED_PATCHES)]
     try:
         return [pickle.dumps(piece, pickle.HIGHEST_PROTOCOL) for piece in pieces]
-    except (TypeError, pickle.PicklingError):  # it holds an open archive
+    except (TypeError, pickle.PicklingError):  # a file is in an open archive
         return None
 
 
 def main() -> None:
-    """Decode the files that are named on stdin until it ends, into the memory whose descriptor is the argument."""
+    """Decode the files in the requests on stdin until it ends, into the memory whose descriptor is the argument."""
     source, target = sys.stdin.buffer, sys.stdout.buffer
     shared = _map_shared_memory(int(sys.argv[1]))
     try:

@@ -1,4 +1,4 @@
-"""Start the decoding processes before torch is imported: both take seconds, and so run at the same time."""
+"""Start the decoding processes before torch is imported: both take seconds, and they can run at the same time."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-from histocli.data.decoding import FEW_FILES, DecodingProcesses
+from histocli.data.decoding import MIN_FILES_FOR_PROCESSES, DecodingProcesses
 from histocli.enums import Device
 from histocli.threads import thread_count
 
@@ -15,21 +15,21 @@ _MAX_PROCESSES = 16  # for one GPU; 16 processes decode more patches per second 
 _GPU_DRIVERS = ("nvidiactl", "kfd", "dxg")  # files in /dev of the drivers of NVIDIA, of AMD, and of Windows in WSL
 
 
-def decoding_processes() -> DecodingProcesses | None:
+def create_decoding_processes() -> DecodingProcesses | None:
     """Return processes that decode for one GPU, not started yet; None if there are too few cores for them."""
     cores = thread_count()
     return DecodingProcesses(min(_MAX_PROCESSES, cores - 2)) if cores >= _MIN_CORES and os.name != "nt" else None
 
 
 @contextmanager
-def early_processes(inputs: Sequence[str], device: Device) -> Iterator[DecodingProcesses | None]:
+def start_processes_early(inputs: Sequence[str], device: Device) -> Iterator[DecodingProcesses | None]:
     """Start processes that decode `inputs`, if there are many files and `device` may be a GPU; else yield None.
 
     The processes end with the block.
     """
     pool = None
-    if _may_be_gpu(device) and sum(_count_files(Path(name)) for name in inputs) >= FEW_FILES:
-        pool = decoding_processes()
+    if _can_be_gpu(device) and sum(_count_files(Path(name)) for name in inputs) >= MIN_FILES_FOR_PROCESSES:
+        pool = create_decoding_processes()
     if pool is None:
         yield None
         return
@@ -40,13 +40,13 @@ def early_processes(inputs: Sequence[str], device: Device) -> Iterator[DecodingP
         pool.close()
 
 
-def _may_be_gpu(device: Device) -> bool:
+def _can_be_gpu(device: Device) -> bool:
     """Return whether the driver of a GPU is loaded; only torch can say whether it can use the GPU."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return device is not Device.CPU and not is_hidden and any(Path("/dev", name).exists() for name in _GPU_DRIVERS)
 
 
 def _count_files(path: Path) -> int:
-    """Count the files in a folder and its subfolders, up to `FEW_FILES`; return 0 if the path is not a folder."""
+    """Count the files in a folder and its subfolders, up to `MIN_FILES_FOR_PROCESSES`; return 0 for other paths."""
     files = (name for _, _, names in os.walk(path) for name in names)
-    return sum(1 for _ in islice(files, FEW_FILES))
+    return sum(1 for _ in islice(files, MIN_FILES_FOR_PROCESSES))

@@ -1,4 +1,4 @@
-"""The features of patches on disk, so that a frozen backbone computes those of a patch once, for all runs.
+"""The features of patches on disk: a frozen backbone computes the features of a patch once, for all runs.
 
 Each backbone has a folder in `features/` of the workspace. Its files only grow:
 
@@ -6,8 +6,8 @@ Each backbone has a folder in `features/` of the workspace. Its files only grow:
     keys.bin        for each row the SHA-1 of the patch's pixels and the CRC-32 of the row
     encoder.json    what computed them
 
-A row counts when its key is written, which happens after the row is on the disk. So a process may be killed at any
-time, and several processes may add rows to one folder.
+A row is valid when its key is written, which happens after the row is on the disk. Therefore a process may be killed
+at any time, and several processes may add rows to one folder.
 """
 
 import json
@@ -35,9 +35,9 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What computes the features; they are used again only where all of it is the same.
+    """The origin of the features; they are used again only if all of these fields are equal.
 
-    The device and the precision belong to it, because they change the last digits.
+    The device and the precision are included, because they change the last digits.
     """
 
     arch: str
@@ -67,7 +67,7 @@ class FeatureCache:
         self.folder = workspace.features_dir / source.folder
         self._features, self._keys = self.folder / "features.bin", self.folder / "keys.bin"
         self._rows: dict[bytes, int] = {}  # the row of each patch, by the SHA-1 of its pixels
-        self._crc32: list[int] = []  # of each row
+        self._crc32: list[int] = []  # the checksum of each row
         description = self.folder / "encoder.json"
         try:
             make_folder(self.folder)
@@ -98,7 +98,7 @@ class FeatureCache:
         self._crc32 += keys["crc32"].tolist()
 
     def forget_damaged(self, digests: Sequence[bytes]) -> int:
-        """Forget the rows of patches that are not as they were written; return how many, which must be added again."""
+        """Forget the damaged rows of patches, which must be added again; return their number."""
         features, damaged = self._map(), 0
         for row, digest in sorted((self._rows[digest], digest) for digest in set(digests) & self._rows.keys()):
             if row >= len(features) or zlib.crc32(features[row].data) != self._crc32[row]:
@@ -143,7 +143,7 @@ class FeatureCache:
 
 
 def _write_at(path: Path, position: int, values: "np.ndarray[Any, Any]") -> None:
-    """Write values at a position, over what a killed process left there, and flush them to the disk."""
+    """Write values at a position, replace bytes that a killed process left there, and flush them to the disk."""
     path.touch()
     with path.open("r+b", buffering=0) as file:
         file.truncate(position)
@@ -152,12 +152,12 @@ def _write_at(path: Path, position: int, values: "np.ndarray[Any, Any]") -> None
     fsync(path)
 
 
-def pixel_sha1s(store: Pixels, rows: "np.ndarray[Any, np.dtype[np.int64]]") -> list[bytes]:
+def hash_patches(store: Pixels, rows: "np.ndarray[Any, np.dtype[np.int64]]") -> list[bytes]:
     """Return the SHA-1 of the pixels of each row of a packed store."""
 
-    def block(start: int) -> list[bytes]:
+    def hash_block(start: int) -> list[bytes]:
         patches = np.ascontiguousarray(store[rows[start : start + _BLOCK]])
         return [sha1(patch.data, usedforsecurity=False).digest() for patch in patches]
 
     with ThreadPoolExecutor(thread_count(), "histo-sha1") as pool:
-        return [digest for digests in pool.map(block, range(0, len(rows), _BLOCK)) for digest in digests]
+        return [digest for digests in pool.map(hash_block, range(0, len(rows), _BLOCK)) for digest in digests]

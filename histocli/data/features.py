@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histocli.data.feature_cache import FeatureCache, pixel_sha1s
+from histocli.data.feature_cache import FeatureCache, hash_patches
 from histocli.data.loaders import Batch, PatchLoader
 
-_SAVE_PATCHES, _SAVE_SECONDS = 4096, 20.0  # what is lost at most if the process is killed
+_SAVE_PATCHES, _SAVE_SECONDS = 4096, 20.0  # the most that is lost if the process is killed
 
 
 def is_features(images: Tensor) -> bool:
@@ -30,7 +30,7 @@ class FeatureLoader(PatchLoader):
     def __init__(self, patches: PatchLoader, features: Tensor) -> None:
         labels = patches.labels.numpy(force=True)
         size, device = patches.batch_size, patches.device
-        super().__init__(patches.store, patches.rows, labels, size, device, resident=False, ranks=patches.ranks)
+        super().__init__(patches.store, patches.rows, labels, size, device, is_resident=False, ranks=patches.ranks)
         self.features, self.labels = features.to(device), self.labels.to(device)
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
@@ -55,17 +55,17 @@ def compute_features(
 ) -> Computed:
     """Compute the features of the patches that the cache lacks, add them to it, and read all from it.
 
-    Each process of a job computes its share. Other jobs may fill the same cache at the same time: what one has added,
-    the others do not compute.
+    Each process of a job computes its share. Other jobs may fill the same cache at the same time: each
+    patch is computed by one of them.
 
     `backbone` takes uint8 images (N,3,96,96) on the device and returns features (N,F). `on_patches` receives the number
-    of patches on the disk, and then the size of each batch when it is done. If it raises an error, what is computed is
-    saved first.
+    of patches on the disk, and then the size of each batch when it is done. If it raises an error, the computed
+    features are saved first.
     """
     ranks = patches.ranks
-    digests = ranks.on_rank0(lambda: pixel_sha1s(patches.store, patches.rows))
+    digests = ranks.on_rank0(lambda: hash_patches(patches.store, patches.rows))
     damaged = ranks.on_all_ranks(lambda: cache.forget_damaged(digests))
-    # one position for each patch that is missing: equal patches are computed once
+    # Equal patches are computed once, so each missing digest has one position.
     first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
     missing = ranks.on_rank0(lambda: np.array(sorted(i for d, i in first.items() if d not in cache), np.int64))
     cached = len(patches) - len(missing)
@@ -87,14 +87,14 @@ def _fill(
     """Compute this process's share of the missing patches, and save it from time to time."""
     batches = np.split(missing, range(patches.batch_size, len(missing), patches.batch_size))
     batches = batches[patches.ranks.rank :: patches.ranks.size]
-    if patches.ranks.size == 1 and batches:  # start anywhere, so that two jobs begin with different patches
+    if patches.ranks.size == 1 and batches:  # a random start: two jobs begin with different patches
         start = secrets.randbelow(len(batches))
         batches = batches[start:] + batches[:start]
     loaded: deque[np.ndarray] = deque()  # the positions of the batches that the loader has read ahead
     computed: list[tuple[np.ndarray, Tensor]] = []
     saved_at = time.monotonic()
 
-    def not_in_cache() -> "Iterator[np.ndarray]":
+    def iterate_missing() -> "Iterator[np.ndarray]":
         for batch in batches:
             positions = np.array([i for i in batch if digests[i] not in cache], np.int64)
             if len(positions) < len(batch):
@@ -105,14 +105,14 @@ def _fill(
 
     def save() -> None:
         nonlocal saved_at
-        parts, computed[:] = list(computed), []
-        if parts:
-            values = torch.cat([features for _, features in parts]).numpy()
-            cache.add([digests[i] for positions, _ in parts for i in positions], values)
+        batches_done, computed[:] = list(computed), []
+        if batches_done:
+            values = torch.cat([features for _, features in batches_done]).numpy()
+            cache.add([digests[i] for positions, _ in batches_done for i in positions], values)
         saved_at = time.monotonic()
 
     try:
-        for batch in patches.load_positions(not_in_cache()):
+        for batch in patches.load_positions(iterate_missing()):
             computed.append((loaded.popleft(), backbone(batch.images).float().cpu()))
             patches_computed = sum(len(positions) for positions, _ in computed)
             if patches_computed >= _SAVE_PATCHES or time.monotonic() - saved_at > _SAVE_SECONDS:

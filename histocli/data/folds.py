@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.data.groups import Groups, connected_components, plural
+from histocli.data.groups import Groups, connected_components, pluralise
 from histocli.data.manifest import UNLABELLED
 from histocli.enums import Group
 from histocli.errors import HistoError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Folds(NamedTuple):
-    """The labelled patches of train and validation, what groups them (`by`), and the fold of each (N,), from 0."""
+    """The labelled patches of train and validation, the kind of their groups, and the fold of each (N,), from 0."""
 
     manifest: "pd.DataFrame"
     by: str
@@ -42,15 +42,15 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int, group: Group | None 
     n_groups = len(np.unique(codes))
     kind, groups = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, codes)
     too_few = HistoError(
-        f"{n_groups:,} {plural(by)} cannot be divided into {k} folds with both classes in each",
+        f"{n_groups:,} {pluralise(by)} cannot be divided into {k} folds with both classes in each",
         f"histo balance without --group {group} makes smaller groups" if group else "--folds 2 is the smallest number",
     )
     if k > n_groups or k > int(np.bincount(labels, minlength=2).min()):
         raise too_few
     folds = kind(k, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, groups)
     number = np.empty(len(labels), np.int64)
-    for fold, (_, held_out) in enumerate(folds):
-        number[held_out] = fold
-        if len(np.unique(labels[held_out])) < 2 or len(np.unique(np.delete(labels, held_out))) < 2:
+    for fold, (_, val_rows) in enumerate(folds):
+        number[val_rows] = fold
+        if len(np.unique(labels[val_rows])) < 2 or len(np.unique(np.delete(labels, val_rows))) < 2:
             raise too_few
     return Folds(labelled, by, number)

@@ -12,7 +12,7 @@ OVERLAP = "overlap_group"  # the manifests' column: patches with the same value 
 
 
 class Groups(NamedTuple):
-    """What groups the patches of a table (`by`: slide, overlap group, patch), and the group of each: `codes` (N,)."""
+    """The group of each patch, `codes` (N,), and the kind of the groups, `by`: slide, overlap group, patch."""
 
     by: str
     codes: "np.ndarray"
@@ -24,9 +24,9 @@ def split_by(manifest: "pd.DataFrame") -> str:
     It is `slide` where every slide is known and none is in both; else `overlap group` where some group is known and
     none is in both.
     """
-    train, val = (manifest[manifest["split"] == part] for part in ("train", "val"))
-    known = SLIDE in manifest.columns and not (train[SLIDE] == "").any() and not (val[SLIDE] == "").any()
-    if known and set(train[SLIDE]).isdisjoint(val[SLIDE]):
+    train, val = (manifest[manifest["split"] == split] for split in ("train", "val"))
+    are_slides_known = SLIDE in manifest.columns and not (train[SLIDE] == "").any() and not (val[SLIDE] == "").any()
+    if are_slides_known and set(train[SLIDE]).isdisjoint(val[SLIDE]):
         return "slide"
     if OVERLAP in manifest.columns:
         groups = set(train[OVERLAP]) - {""}, set(val[OVERLAP]) - {""}
@@ -35,13 +35,13 @@ def split_by(manifest: "pd.DataFrame") -> str:
     return "patch"
 
 
-def connected_components(frame: "pd.DataFrame", *, trust_slides: bool = True) -> Groups:
+def connected_components(frame: "pd.DataFrame", *, should_trust_slides: bool = True) -> Groups:
     """Group the patches of a table that share a slide or an overlap group, directly or through other patches.
 
-    Where every slide is known, only slides count, unless `trust_slides` is false: then patches that overlap are also
-    grouped where the manifest has them on two slides. A patch of which neither slide nor overlap group is known is a
-    group of its own: where this is so for all patches, `by` is `patch`; where some slides and no overlap groups are
-    known, it is `slide or patch`.
+    If every slide is known, only slides are used, unless `should_trust_slides` is false: then overlapping patches are
+    also grouped if they are on two slides in the manifest. A patch without a known slide and without an overlap group
+    is its own group. If this is true for all patches, `by` is `patch`; if some slides and no overlap groups are known,
+    `by` is `slide or patch`.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components as components_of
@@ -52,7 +52,7 @@ def connected_components(frame: "pd.DataFrame", *, trust_slides: bool = True) ->
         for name, column in (("slide", SLIDE), ("overlap group", OVERLAP))
         if column in frame.columns and (frame[column] != "").any()
     }
-    if trust_slides and "slide" in known and (known["slide"] != "").all():
+    if should_trust_slides and "slide" in known and (known["slide"] != "").all():
         known = {"slide": known["slide"]}
     n_nodes = n  # the patches, then the slides, then the overlap groups
     edges = []
@@ -72,6 +72,6 @@ def connected_components(frame: "pd.DataFrame", *, trust_slides: bool = True) ->
     return Groups(by, np.unique(components, return_inverse=True)[1])
 
 
-def plural(by: str) -> str:
+def pluralise(by: str) -> str:
     """Return the plural of a word such as `slide` or `patch`."""
     return by + ("es" if by.endswith("h") else "s")

@@ -1,7 +1,7 @@
 """Checks of image files that are made before they are decoded: size, lengths in headers, and the ends of streams.
 
-A decoder may allocate what a header announces, or fill what is missing with grey or black. So every length is compared
-with the file first.
+A decoder may allocate what a header announces, or fill what is missing with grey or black. Therefore every length is
+compared with the file first.
 """
 
 import re
@@ -14,19 +14,20 @@ from histocli.data.sizes import ImageError, Size, check_pixels
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _SCAN, _END, _RESTART_INTERVAL, _RESTARTS = 0xDA, 0xD9, 0xDD, range(0xD0, 0xD8)
-_AFTER_A_SCAN = frozenset([0xC4, _END, _SCAN, 0xDB, 0xDC, _RESTART_INTERVAL, 0xFE, *range(0xE0, 0xF0)])
+_MARKERS_AFTER_SCAN = frozenset([0xC4, _END, _SCAN, 0xDB, 0xDC, _RESTART_INTERVAL, 0xFE, *range(0xE0, 0xF0)])
 _FRAMES = frozenset([*range(0xC0, 0xD0)]) - {0xC4, 0xC8, 0xCC}  # the markers of a JPEG's frame header
 
 JPEG_START = b"\xff\xd8\xff"
 _LOSSLESS = (0xC3, 0xF7)
-_MOST_SCANS = 100  # of a JPEG: encoders write some ten, and each takes the time of a whole image
+_MAX_SCANS = 100  # in a JPEG: encoders write about ten, and each takes the time of a whole image
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNK = Struct(">I4s")
-_MOST_DEFLATE = 1032  # one byte of a deflate stream can become this many bytes
-_UNUSED = frozenset([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"sPLT"])  # chunks of a PNG without effect on its pixels
+_MAX_DEFLATE_RATIO = 1032  # one byte of a deflate stream can become this many bytes
+# Chunks of a PNG that do not change its pixels.
+_UNUSED_PNG_CHUNKS = frozenset([b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"sPLT"])
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
 # 98 % of the damaged files with losses, and 95 % of those without.
-_WEBP_END = {b"VP8 ": 8, b"VP8L": 5}
+_WEBP_END_BYTES = {b"VP8 ": 8, b"VP8L": 5}
 
 
 def check_header(data: bytes) -> Size | None:
@@ -45,10 +46,10 @@ def check_header(data: bytes) -> Size | None:
 
 
 def shorten_webp(data: bytes) -> bytes | None:
-    """Return a WebP whose image stream lacks its last bytes; None for one without such a stream, as an animation.
+    """Return a WebP whose image stream lacks its last bytes; None for one without such a stream, such as an animation.
 
-    A decoder needs a sound stream up to its end, so it must refuse the shortened one. Where it does not, it lost its
-    way in the stream and did not notice: WebP has no checksums.
+    A decoder reads an undamaged stream up to its end, so it must refuse the shortened one. If it accepts the shortened
+    one, the stream is damaged and the decoder did not notice it: WebP has no checksums.
     """
     if not (data.startswith(b"RIFF") and data[8:12] == b"WEBP"):
         return None
@@ -58,7 +59,7 @@ def shorten_webp(data: bytes) -> bytes | None:
             return None
         length = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8 + length + length % 2
-    length = max(0, int.from_bytes(data[at + 4 : at + 8], "little") - _WEBP_END[data[at : at + 4]])
+    length = max(0, int.from_bytes(data[at + 4 : at + 8], "little") - _WEBP_END_BYTES[data[at : at + 4]])
     body = data[at + 8 : at + 8 + length] + bytes(length % 2)
     chunks = data[8 : at + 4] + length.to_bytes(4, "little") + body
     return b"RIFF" + len(chunks).to_bytes(4, "little") + chunks
@@ -98,18 +99,18 @@ def _check_png(data: bytes) -> Size:
             break
         if kind == b"IDAT":
             packed += length
-        elif kind == b"fcTL" and (_size_at(data, at + 12) > Size(width, height) or length != 26):
+        elif kind == b"fcTL" and (_read_size(data, at + 12) > Size(width, height) or length != 26):
             raise ImageError("the image is damaged: an animation's frame is larger than the image")
         elif kind == b"IEND":
             bits = data[24] * {2: 3, 4: 2, 6: 4}.get(data[25], 1)
-            if packed * _MOST_DEFLATE < height * (1 + (width * bits + 7) // 8):
+            if packed * _MAX_DEFLATE_RATIO < height * (1 + (width * bits + 7) // 8):
                 break
             return Size(width, height)
         at += 12 + length
     raise ImageError("the image is truncated: it ends before its last chunk")
 
 
-def without_texts(data: bytes) -> bytes:
+def remove_texts(data: bytes) -> bytes:
     """Remove texts and colour profiles from a PNG that `check_header` has checked; return other files unchanged.
 
     Texts can be compressed: a thousand of them, some megabytes in the file, take gigabytes in libpng.
@@ -120,14 +121,14 @@ def without_texts(data: bytes) -> bytes:
     while at + 12 <= len(data):
         length, kind = _PNG_CHUNK.unpack_from(data, at)
         end = at + 12 + length
-        if kind in _UNUSED:
+        if kind in _UNUSED_PNG_CHUNKS:
             parts.append(data[kept:at])
             kept = end
         at = end
     return b"".join([*parts, data[kept:]]) if parts else data
 
 
-def _size_at(data: bytes, at: int) -> Size:
+def _read_size(data: bytes, at: int) -> Size:
     return Size(int.from_bytes(data[at : at + 4]), int.from_bytes(data[at + 4 : at + 8]))
 
 
@@ -150,15 +151,15 @@ def check_jpeg(data: bytes) -> Size:
         restarts = data[at + 2 : at + 4] != b"\0\0" if code == _RESTART_INTERVAL else restarts
         at += int.from_bytes(data[at : at + 2])
         if code == _SCAN:
-            if (scans := scans + 1) > _MOST_SCANS:
-                raise ImageError(f"the image is damaged: it has more than {_MOST_SCANS} scans")
+            if (scans := scans + 1) > _MAX_SCANS:
+                raise ImageError(f"the image is damaged: it has more than {_MAX_SCANS} scans")
             found = list(takewhile(lambda m: m[0][1] in _RESTARTS, _MARKER.finditer(data, at)))
             if [m[0][1] for m in found] != [_RESTARTS[i % 8] for i in range(len(found) if restarts else 0)]:
                 raise ImageError("the image is damaged")
             after = _MARKER.search(data, found[-1].end() if found else at)
             if after is None:
                 raise ImageError("the image is truncated")
-            if after[0][1] not in _AFTER_A_SCAN:
+            if after[0][1] not in _MARKERS_AFTER_SCAN:
                 raise ImageError("the image is damaged")
             at = after.start()
         while data[at : at + 2] == b"\xff\xff":  # padding between segments
@@ -190,14 +191,14 @@ def _check_webp(data: bytes) -> Size | None:
         if kind == b"VP8X":
             size = Size(*(1 + int.from_bytes(data[body + i : body + i + 3], "little") for i in (4, 7)))
         elif kind == b"VP8 ":
-            size = _vp8_size(data, body, length)
+            size = _check_vp8(data, body, length)
         elif kind == b"VP8L":
             bits = int.from_bytes(data[body + 1 : body + 5], "little")
             size = Size(1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF))
     return size
 
 
-def _vp8_size(data: bytes, body: int, length: int) -> Size:
+def _check_vp8(data: bytes, body: int, length: int) -> Size:
     """Check that a VP8 frame's partitions fit into its chunk (RFC 6386, section 9.1), and return its size."""
     if data[body + 3 : body + 6] != b"\x9d\x01\x2a":
         raise ImageError("the image is damaged: its frame does not begin as VP8")

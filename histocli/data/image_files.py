@@ -13,19 +13,20 @@ from histocli.errors import HistoError
 from histocli.sources import Pixels
 from histocli.sources.files import File, read_bytes
 
-_FIRST_LOOK, _SECOND_LOOK = 16, 256  # files that are read to find the range of values: of any set, and of odd sets
+# Files that are read to infer the range of values: first a few, and more if one of these is not uint8.
+_FIRST_SAMPLE, _SECOND_SAMPLE = 16, 256
 
 
 @dataclass(slots=True)
 class ImageFile:
-    """Reads an image file and returns it as a patch (96,96,3); can be sent to another process if `read` can."""
+    """Reads an image file and returns it as a patch (96,96,3); it can be sent to another process if `read` can."""
 
     name: str
     read: Callable[[], bytes]
     how: Preparation
 
     def __call__(self, remarks: Remarks | None = None) -> Pixels:
-        """Read and decode the file; what was changed or guessed is added to `remarks`.
+        """Read and decode the file; changes and guesses are added to `remarks`.
 
         Raises:
             HistoError: it cannot be read, or is not an image.
@@ -45,7 +46,7 @@ class ImageArray:
         """Convert and fit the image.
 
         Raises:
-            HistoError: its values are not those of the other images.
+            HistoError: its values do not fit the range of the other images.
         """
         try:
             pixels, remark = to_uint8(self.image, self.how.ranges)
@@ -56,11 +57,11 @@ class ImageArray:
         return prepare(np.ascontiguousarray(pixels), self.how, self.name, remarks)
 
 
-def ranges_of(files: Sequence[File]) -> Ranges:
-    """Return which value is white in those images of a set that are not uint8, from up to 256 of them."""
-    if not infer_ranges(map(_read_values, sample(files, _FIRST_LOOK))):
+def infer_file_ranges(files: Sequence[File]) -> Ranges:
+    """Infer which value is white in the images of a set that are not uint8, from up to 256 of them."""
+    if not infer_ranges(map(_read_values, sample(files, _FIRST_SAMPLE))):
         return {}
-    return infer_ranges(map(_read_values, sample(files, _SECOND_LOOK)))
+    return infer_ranges(map(_read_values, sample(files, _SECOND_SAMPLE)))
 
 
 def _read_values(file: File) -> Values | None:

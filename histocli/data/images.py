@@ -11,7 +11,7 @@ import numpy as np
 
 from histocli.config import PATCH_MPP
 from histocli.data import MAX_PIXELS
-from histocli.data.headers import JPEG_START, check_header, shorten_webp, without_texts
+from histocli.data.headers import JPEG_START, check_header, remove_texts, shorten_webp
 from histocli.data.intensity import Ranges, Values, to_uint8
 from histocli.data.jpeg import decode_jpeg
 from histocli.data.other_formats import refuse_other_formats
@@ -19,16 +19,16 @@ from histocli.data.pnm import is_pnm, read_pnm
 from histocli.data.remarks import Remarks
 from histocli.data.sizes import ImageError, Size, check_pixels
 from histocli.data.tiff import read_tiff
-from histocli.data.tiff_pages import count_levels, first_page, is_tiff
+from histocli.data.tiff_pages import count_levels, is_tiff, read_first_page
 from histocli.data.tiff_segments import imdecode
 from histocli.enums import Resize
 from histocli.errors import HistoError
 
-cv2.setNumThreads(1)  # patches are small: several are decoded at once instead
-_set_log_level = (
-    getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
-)  # which one there is depends on the version of OpenCV
-_set_log_level(0)  # silent: our own message names the unreadable file
+cv2.setNumThreads(1)  # patches are small: several threads decode one patch each
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # depends on OpenCV's version
+_set_log_level(0)  # silent: the error of histo names the unreadable file
+# Pillow warns of images with many pixels. `check_pixels` refuses images with fewer pixels than that.
+warnings.filterwarnings("ignore", "Image size .* exceeds limit")
 
 PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
@@ -47,9 +47,9 @@ class Preparation:
     """How an image becomes a patch.
 
     Attributes:
-        resize: how its size becomes 96x96.
-        mpp: its micrometres per pixel; it is resampled to `PATCH_MPP` first. None: it has the patches' own.
-        values: which value is white in the images of its set that are not uint8; None: inferred from each alone.
+        resize: the way to make its size 96x96.
+        mpp: its micrometres per pixel; it is resampled to `PATCH_MPP` first. None: that of the patches.
+        ranges: which value is white in the images of its set that are not uint8; None: inferred from each alone.
     """
 
     resize: Resize = Resize.CROP
@@ -57,7 +57,7 @@ class Preparation:
     ranges: Ranges = field(default_factory=dict)
 
 
-_AS_IT_IS = Preparation()
+_DEFAULT_PREPARATION = Preparation()
 
 
 def decode(
@@ -71,11 +71,11 @@ def decode(
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
     there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
-    combined. `ranges` says which value is white in images that are not uint8. What was guessed is added to `remarks`.
+    combined. `ranges` gives the value of white in images that are not uint8. Guesses are added to `remarks`.
 
     Raises:
-        HistoError: it is no image that can be read, truncated, damaged, larger than `MAX_PIXELS`, a TIFF with
-            transparent parts, or one whose values are ambiguous; or, if `largest_side` is given, a whole slide.
+        HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF
+            with transparent pixels, or has ambiguous values; or, if `largest_side` is given, it is a whole slide.
     """
     try:
         image, found = _decode(data, largest_side)
@@ -93,7 +93,7 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
     if not data:
         raise ImageError("the file is empty")
     if is_tiff(data):
-        page = first_page(data)
+        page = read_first_page(data)
         if largest_side is not None:
             refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIZE else 1, largest_side)
         return read_tiff(page)
@@ -107,7 +107,7 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
     if data.startswith(b"GIF8"):
         return _decode_by_pillow(data), ()
     pixels = size.width * size.height if size else 0
-    image = imdecode(without_texts(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = imdecode(remove_texts(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         return _decode_by_pillow(data), ()
     if (shortened := shorten_webp(data)) and imdecode(shortened, pixels, cv2.IMREAD_COLOR) is not None:
@@ -116,16 +116,15 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
 
 
 def _decode_by_pillow(data: bytes) -> Values:
-    """Decode a format that OpenCV does not read, or not right."""
+    """Decode a format that OpenCV does not read, or reads incorrectly."""
     from PIL import Image, UnidentifiedImageError
 
     refuse_other_formats(data)
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `check_pixels` has a lower limit
     try:
         with Image.open(BytesIO(data), formats=_BY_PILLOW) as image:
             check_pixels(*image.size)
             return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError):
+    except (UnidentifiedImageError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"not an image that can be read (or over {MAX_PIXELS:,} pixels)"
     except (OSError, ValueError, IndexError, EOFError, StructError, NotImplementedError) as error:
         reason = f"the image is damaged: {error}"
@@ -133,7 +132,7 @@ def _decode_by_pillow(data: bytes) -> Values:
 
 
 def read_values(data: bytes) -> Values | None:
-    """Return the values (H,W,3) of an image that may be a patch, as the file holds them; None if it is unreadable."""
+    """Return the unconverted values (H,W,3) of an image that may be a patch; None if it is unreadable."""
     try:
         return _decode(data, LARGEST_SIDE)[0]
     except ImageError:
@@ -141,7 +140,7 @@ def read_values(data: bytes) -> Values | None:
 
 
 def refuse_slide(size: Size, levels: int, largest_side: int = LARGEST_SIDE) -> None:
-    """Refuse an image that is no patch but a whole slide: a pyramid, or one with a side longer than `largest_side`.
+    """Refuse an image that is a whole slide and not a patch: a pyramid, or one with a side longer than `largest_side`.
 
     Raises:
         ImageError: it is one.
@@ -184,7 +183,7 @@ def resample(image: Pixels, mpp: float | None) -> Pixels:
 
 
 def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None = None) -> Pixels:
-    """Turn an RGB image (H,W,3) into a patch (96,96,3), and add to `remarks` what was done to its size.
+    """Turn an RGB image (H,W,3) into a patch (96,96,3), and add changes of its size to `remarks`.
 
     Raises:
         HistoError: it is a whole slide.
@@ -197,13 +196,13 @@ def prepare(image: Pixels, how: Preparation, name: str, remarks: Remarks | None 
         raise HistoError(f"{name}: {error}", error.hint) from error
     size = f"{image.shape[1]:,} x {image.shape[0]:,} pixels"
     image = resample(image, how.mpp)
-    if remarks is not None and (remark := _size_remark(image.shape[0], image.shape[1], how.resize)):
+    if remarks is not None and (remark := _describe_fit(image.shape[0], image.shape[1], how.resize)):
         remarks.add(remark, f"{name}, {size}")
     return fit(image, how.resize)
 
 
-def _size_remark(height: int, width: int, resize: Resize) -> str:
-    """Return what `fit` does to an image of this size, "" if nothing."""
+def _describe_fit(height: int, width: int, resize: Resize) -> str:
+    """Return the change that `fit` makes to an image of this size; "" if there is none."""
     if height == width == PATCH_SIZE:
         return ""
     if resize is Resize.SCALE:
@@ -213,6 +212,8 @@ def _size_remark(height: int, width: int, resize: Resize) -> str:
     return PADDED if max(height, width) <= PATCH_SIZE else CUT_AND_PADDED
 
 
-def decode_patch(data: bytes, name: str, how: Preparation = _AS_IT_IS, remarks: Remarks | None = None) -> Pixels:
+def decode_patch(
+    data: bytes, name: str, how: Preparation = _DEFAULT_PREPARATION, remarks: Remarks | None = None
+) -> Pixels:
     """Decode an image file's bytes to a patch (96,96,3) uint8 RGB; raises as `decode`, also for a whole slide."""
     return prepare(decode(data, name, how.ranges, remarks, LARGEST_SIDE), how, name, remarks)

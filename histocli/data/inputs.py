@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histocli.data.array_inputs import array_patches, is_array, open_array
+from histocli.data.array_inputs import is_array, open_array, read_array_patches
 from histocli.data.dataset import open_packed
-from histocli.data.image_files import ImageFile, ranges_of
+from histocli.data.image_files import ImageFile, infer_file_ranges
 from histocli.data.images import Preparation
 from histocli.data.manifest import file_sha256
 from histocli.enums import IdKind, Resize, SplitName
@@ -24,7 +24,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch
 from histocli.sources.archives import is_archive
 from histocli.sources.files import File, describe_others, file_at, find_images
-from histocli.sources.folder import unique_ids
+from histocli.sources.folder import make_unique_ids
 from histocli.sources.formats import explain_no_images, refuse_format
 from histocli.sources.listing import list_files
 from histocli.workspace import Workspace
@@ -35,13 +35,14 @@ STDIN = "-"
 class Inputs(NamedTuple):
     """Patches to be scored, and their number where that is known.
 
-    `files` are the image files in each folder, and `left_out` says which other files are in the inputs.
+    `files` are the image files in each folder. `notes` are lines for the user: the numbers of other files, which are
+    skipped, and the splits that are scored.
     """
 
     total: int | None
     patches: Iterable[Patch]
     files: dict[str, list[File]]
-    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def open_inputs(
@@ -58,29 +59,29 @@ def open_inputs(
     A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
     else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
     row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
-    `lines` are the paths of `-`, if they were read before. With `split`, only this split of data sets is opened. `mpp`
-    are the micrometres per pixel of the images, if they are not those of the training patches. `ids` chooses what the
-    ids of image files are.
+    `lines` are the lines of stdin for `-`, if they have been read already. With `split`, only this split of data sets
+    is opened. `mpp` are the micrometres per pixel of the images, if they differ from those of the training patches.
+    `ids` chooses the kind of the ids of image files.
 
     Raises:
         HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
             two images would have the same id.
-        UsageError: a split of a path is asked for.
+        UsageError: `split` is given for an input that is a path.
     """
     how = Preparation(resize, mpp)
-    if not split and len(names) > 1 and all(_holds_images(Path(name)) for name in names):
+    if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others) for name in names}
-        found = _from_files([file for name in names for file in files[name]], "", how, ids, files)
-        return found._replace(left_out=_describe(others))
+        found = _make_file_inputs([file for name in names for file in files[name]], "", how, ids, files)
+        return found._replace(notes=_describe_skipped(others))
     inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
     totals = [one.total for one in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
     files = {name: files for one in inputs for name, files in one.files.items()}
-    left_out = tuple(note for one in inputs for note in one.left_out)
-    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files, left_out)
+    notes = tuple(note for one in inputs for note in one.notes)
+    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files, notes)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
@@ -91,7 +92,7 @@ def _prefix_ids(inputs: Inputs, name: str) -> Inputs:
     return inputs._replace(patches=(patch._replace(id=f"{stem}/{patch.id}") for patch in inputs.patches))
 
 
-def fingerprint(inputs: Inputs, names: Sequence[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
+def hash_inputs(inputs: Inputs, names: Sequence[str], workspace: Workspace, lines: list[bytes] | None = None) -> str:
     """Return a SHA-256 of a folder's file names, a data set's manifest, and a file's size and time.
 
     `inputs` are what `open_inputs` returned for the same `names` and `lines`.
@@ -122,27 +123,29 @@ def _open_input(
     """Open a single input."""
     path = Path(name)
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
-        raise UsageError(f"--split {split} is for packed data sets, and {name} is none", "give the folder of the split")
+        raise UsageError(
+            f"--split {split} is for packed data sets, and {name} is a path", "give the folder of the split"
+        )
     if name == STDIN:
-        total, source = (None, stdin_lines()) if lines is None else (len(lines), lines)
-        return Inputs(total, _from_lines(source, how, ids or IdKind.PATH), {})
+        total, source = (None, read_stdin_lines()) if lines is None else (len(lines), lines)
+        return Inputs(total, _read_paths(source, how, ids or IdKind.PATH), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
-            return _from_dataset(workspace, name, split)
+            return _open_dataset(workspace, name, split)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
     if path.is_file() and is_array(path):
         array = open_array(path)
-        return Inputs(array.shape[0], array_patches(array, path, how), {})
+        return Inputs(array.shape[0], read_array_patches(array, path, how), {})
     others: list[File] = []
-    files = _images(path, others)
+    files = _list_input_images(path, others)
     is_single = path.is_file() and not is_archive(path.name)
     folder = path.parent if is_single else path
     prefix = "" if str(folder) == "." else f"{folder.as_posix()}/"
-    return _from_files(files, prefix, how, ids, {name: files})._replace(left_out=_describe(others))
+    return _make_file_inputs(files, prefix, how, ids, {name: files})._replace(notes=_describe_skipped(others))
 
 
-def stdin_lines() -> Iterator[bytes]:
+def read_stdin_lines() -> Iterator[bytes]:
     """Yield the lines of stdin.
 
     Raises:
@@ -157,12 +160,13 @@ def stdin_lines() -> Iterator[bytes]:
         raise HistoError(f"cannot read paths from stdin: {reason}", "pipe a list of paths to it") from error
 
 
-def _holds_images(path: Path) -> bool:
+def _has_image_files(path: Path) -> bool:
+    """Return whether an input is a folder, an archive or a file, and not an array."""
     return path.is_dir() or (path.is_file() and not is_array(path))
 
 
-def _images(path: Path, others: list[File]) -> list[File]:
-    """List the images of an input, and add its other files to `others`; a single file is taken for an image."""
+def _list_input_images(path: Path, others: list[File]) -> list[File]:
+    """List the images of an input, and add its other files to `others`; a single file is treated as an image."""
     files = list_files(path)
     if path.is_dir() or is_archive(path.name):
         found = find_images(files)
@@ -173,7 +177,7 @@ def _images(path: Path, others: list[File]) -> list[File]:
     return files
 
 
-def _describe(others: list[File]) -> tuple[str, ...]:
+def _describe_skipped(others: list[File]) -> tuple[str, ...]:
     return (note,) if (note := describe_others(others)) else ()
 
 
@@ -183,51 +187,51 @@ def _list_prefixed_files(name: str, others: list[File]) -> list[File]:
     if path.is_file() and not is_archive(path.name):
         refuse_format(path)
         return [file_at(path)]
-    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _images(path, others)]
+    return [File(f"{path.as_posix()}/{file.name}", file.read) for file in _list_input_images(path, others)]
 
 
-def _from_files(
+def _make_file_inputs(
     files: list[File], folder: str, how: Preparation, ids: IdKind | None, by_input: dict[str, list[File]]
 ) -> Inputs:
     """Return the images in a folder; their paths are the folder's name and the files' names."""
-    how = replace(how, ranges=ranges_of(files))
+    how = replace(how, ranges=infer_file_ranges(files))
     patches = (
         Patch(key, ImageFile(file.name, file.read, how), path=folder + file.name)
-        for key, file in zip(_ids(files, ids), files, strict=True)
+        for key, file in zip(_make_ids(files, ids), files, strict=True)
     )
     return Inputs(len(files), patches, by_input)
 
 
-def _ids(files: list[File], ids: IdKind | None) -> list[str]:
-    """Return the id of each file; raise `HistoError` if stems are asked for and two are equal."""
+def _make_ids(files: list[File], ids: IdKind | None) -> list[str]:
+    """Return the id of each file; raise `HistoError` if the ids are stems and two are equal."""
     if ids is None:
-        return unique_ids(files)
+        return make_unique_ids(files)
     if ids is IdKind.PATH:
         return [file.name for file in files]
     owners: dict[str, str] = {}
     for file in files:
         if owners.setdefault(file.stem, file.name) != file.name:
-            raise _same_stem(owners[file.stem], file.name)
+            raise _same_stem_error(owners[file.stem], file.name)
     return list(owners)
 
 
-def _same_stem(first: str, second: str) -> HistoError:
+def _same_stem_error(first: str, second: str) -> HistoError:
     return HistoError(f"--id stem: {first} and {second} would have the same id", "use --id path")
 
 
-def _from_lines(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
-    """Yield the image at the path in each line; as stems may repeat, the path as it is given is the usual id."""
+def _read_paths(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
+    """Yield the image at the path in each line; its id is the path, or the stem if `ids` is `stem`."""
     owners: dict[str, str] = {}
     for line in lines:
         if name := os.fsdecode(line.rstrip(b"\r\n")):
             file = file_at(Path(name), name)
             if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
-                raise _same_stem(owners[file.stem], file.name)
+                raise _same_stem_error(owners[file.stem], file.name)
             key = file.stem if ids is IdKind.STEM else file.name
             yield Patch(key, ImageFile(file.name, file.read, how), path=name)
 
 
-def _from_dataset(workspace: Workspace, name: str, split: SplitName | None) -> Inputs:
+def _open_dataset(workspace: Workspace, name: str, split: SplitName | None) -> Inputs:
     """Return the patches of a packed data set, or of one of its splits."""
     required = ("id", "label") if split in (None, SplitName.ALL) else ("id", "split")
     store, manifest = open_packed(workspace, name, required)

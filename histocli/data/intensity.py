@@ -1,4 +1,4 @@
-"""Turn images with more than 8 bits, or with fractions, to uint8: which of their values is white is inferred."""
+"""Convert images with more than 8 bits, or with fractions, to uint8; the value of white is inferred."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from histocli.data.sizes import ImageError
 T = TypeVar("T")
 Values = np.ndarray[Any, np.dtype[Any]]
 
-_DARKEST = 4  # an image whose largest value is a fourth of white may also hold two bits fewer
+_DARKNESS_FACTOR = 4  # an image whose largest value is a fourth of white may also have two bits fewer
 _HINT = "save the images as uint8, 0 to 255"
 
 
@@ -34,8 +34,8 @@ class ValueRange:
             ImageError: a value is below 0, above `top` or not finite; or all are so small that the image may have
                 another range than its set.
         """
-        high = _largest(values)
-        if 0 < high <= self.top / _DARKEST:
+        high = _find_largest(values)
+        if 0 < high <= self.top / _DARKNESS_FACTOR:
             raise ImageError(
                 f"it holds values up to {high:,.4g} only, but the other images hold {self}: it would be nearly black",
                 "use a separate command for the images of each range",
@@ -47,32 +47,33 @@ class ValueRange:
         return (values >> max(0, int(self.top).bit_length() - 8)).astype(np.uint8)
 
 
-Ranges = Mapping[str, ValueRange | ImageError]  # of a set of images, by kind; an error where the range is ambiguous
+# The range of each kind of values in a set of images; an error if the range is ambiguous.
+Ranges = Mapping[str, ValueRange | ImageError]
 
 
 def to_uint8(values: Values, ranges: Ranges) -> tuple[Values, str]:
-    """Return an image as uint8, and a remark on how its values were read, "" if they are uint8.
+    """Return an image as uint8, and a remark that names the range of its values, "" if they are uint8.
 
-    A kind that `ranges` does not hold is inferred from this image alone.
+    If `ranges` does not contain the kind of the image, its range is inferred from this image alone.
 
     Raises:
         ImageError: the values do not fit the range of their set, or their range is ambiguous.
     """
     if values.dtype == np.uint8:
         return values, ""
-    found = ranges.get(kind_of(values)) or infer_range(kind_of(values), _largest(values))
+    found = ranges.get(kind_of(values)) or infer_range(kind_of(values), _find_largest(values))
     if isinstance(found, ImageError):
         raise found
     return found.convert(values), f"read as {found}"
 
 
 def infer_range(kind: str, largest: float) -> ValueRange:
-    """Infer which value is white from the largest one of a set of images; it must be in the upper half of the range.
+    """Infer the value of white from the largest value in a set of images, which must be in the upper half of the range.
 
     Raises:
         ImageError: it is ambiguous.
     """
-    candidates = _candidates(kind)
+    candidates = _list_white_values(kind)
     for top in candidates:
         if top / 2 < largest <= top:
             return ValueRange(kind, top)
@@ -82,20 +83,20 @@ def infer_range(kind: str, largest: float) -> ValueRange:
 
 
 def infer_ranges(images: Iterable[Values | None]) -> dict[str, ValueRange | ImageError]:
-    """Infer the range of each kind of images of a set that are not uint8; None and values below 0 are passed over."""
+    """Infer the range of each kind of images in a set; None, uint8 and images with values below 0 are skipped."""
     largest: dict[str, float] = {}
     for image in images:
         if image is None or image.dtype == np.uint8:
             continue
         try:
-            kind, high = kind_of(image), _largest(image)
+            kind, high = kind_of(image), _find_largest(image)
         except ImageError:
-            continue  # this image will be refused by itself
+            continue  # `to_uint8` refuses this image later
         largest[kind] = max(largest.get(kind, 0), high)
-    return {kind: _range_or_error(kind, high) for kind, high in largest.items()}
+    return {kind: _infer_range_or_error(kind, high) for kind, high in largest.items()}
 
 
-def _range_or_error(kind: str, high: float) -> ValueRange | ImageError:
+def _infer_range_or_error(kind: str, high: float) -> ValueRange | ImageError:
     try:
         return infer_range(kind, high)
     except ImageError as error:
@@ -103,7 +104,7 @@ def _range_or_error(kind: str, high: float) -> ValueRange | ImageError:
 
 
 def sample(items: Sequence[T], count: int) -> Sequence[T]:
-    """Return at most `count` of the items, evenly spaced, the first and the last among them."""
+    """Return at most `count` of the items, evenly spaced, with the first and the last."""
     if len(items) <= count:
         return items
     return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
@@ -120,14 +121,14 @@ def kind_of(values: Values) -> str:
     return values.dtype.str[1:]
 
 
-def _candidates(kind: str) -> tuple[float, ...]:
+def _list_white_values(kind: str) -> tuple[float, ...]:
     """Return the values that can be white in images of a NumPy type."""
     if kind[0] == "f":
         return (1.0, 255.0)
     return tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 15 if kind == "i2" else 16))
 
 
-def _largest(values: Values) -> float:
+def _find_largest(values: Values) -> float:
     """Return the largest value; raise `ImageError` if a value is negative or not finite."""
     low, high = float(values.min()), float(values.max())
     if not np.isfinite(low) or not np.isfinite(high):

@@ -6,12 +6,12 @@ from histocli.data.boxes import iterate_boxes
 from histocli.data.sizes import ImageError, Size, check_pixels
 
 JP2, J2K = b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
-_MOST_COMPONENTS = 4  # red, green, blue and alpha
-_MOST_TILES = 4096
-# OpenJPEG allocates some 400 bytes for each precinct, and two for each precinct in each layer. Of the sizes of
-# precincts that encoders choose, an image of 2,048 x 2,048 has less than 10,000.
-_MOST_PRECINCTS = 1 << 15
-_MOST_PACKETS = 1 << 21
+_MAX_COMPONENTS = 4  # red, green, blue and alpha
+_MAX_TILES = 4096
+# OpenJPEG allocates about 400 bytes for each precinct, and two for each precinct in each layer. With the sizes of
+# precincts that encoders choose, an image of 2,048 x 2,048 has fewer than 10,000.
+_MAX_PRECINCTS = 1 << 15
+_MAX_PACKETS = 1 << 21
 _TILE_PART, _CODING, _CODING_OF_COMPONENT, _DATA = b"\xff\x90", b"\xff\x52", b"\xff\x53", b"\xff\x93"
 
 
@@ -32,10 +32,10 @@ def check_codestream(data: bytes) -> Size:
     x1, y1, x0, y0, tile_width, tile_height = Struct(">6I").unpack_from(data, 8)
     size, components = Size(x1 - x0, y1 - y0), int.from_bytes(data[40:42])
     check_pixels(*size)
-    if components > _MOST_COMPONENTS or not tile_width or not tile_height:
+    if components > _MAX_COMPONENTS or not tile_width or not tile_height:
         raise ImageError(f"the image has {components} components", "save it in RGB")
-    if -(-x1 // tile_width) * -(-y1 // tile_height) > _MOST_TILES:
-        raise ImageError(f"the image is damaged: it has more than {_MOST_TILES:,} tiles")
+    if -(-x1 // tile_width) * -(-y1 // tile_height) > _MAX_TILES:
+        raise ImageError(f"the image is damaged: it has more than {_MAX_TILES:,} tiles")
     at, is_in_main_header = 2, True
     while data[at : at + 2] != b"\xff\xd9":
         if data[at : at + 2] == _TILE_PART:
@@ -78,12 +78,14 @@ def _check_coding(marker: bytes, size: Size, components: int) -> None:
     if has_precincts:
         if len(precincts) <= levels:
             raise ImageError("the image is damaged: sizes of precincts are missing")
-        count = components * sum(_precincts(size, levels - level, precincts[level]) for level in range(levels + 1))
-    if count > _MOST_PRECINCTS or count * layers > _MOST_PACKETS:
+        count = components * sum(
+            _count_precincts(size, levels - level, precincts[level]) for level in range(levels + 1)
+        )
+    if count > _MAX_PRECINCTS or count * layers > _MAX_PACKETS:
         raise ImageError(f"the image is damaged: it has {count:,} precincts in {layers:,} layers")
 
 
-def _precincts(size: Size, reduction: int, exponents: int) -> int:
+def _count_precincts(size: Size, reduction: int, exponents: int) -> int:
     """Return how many precincts of 2**x by 2**y there are in an image of 1 / 2**reduction of its size."""
     width, height = (-(-side >> reduction) if reduction else side for side in size)
     return (1 + (width >> (exponents & 15))) * (1 + (height >> (exponents >> 4)))

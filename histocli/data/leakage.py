@@ -7,7 +7,7 @@ import numpy as np
 
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.data.overlap_cache import read_overlaps
-from histocli.data.overlaps import PAIR, Array, overlap_groups
+from histocli.data.overlaps import PAIR, Array, group_overlaps
 from histocli.data.splits import HELD_OUT
 from histocli.reports.audit import AuditReport, Contradictions, Leak, Overlaps
 from histocli.workspace import Workspace, read_json
@@ -15,27 +15,27 @@ from histocli.workspace import Workspace, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-_SHOWN_IDS = 10  # how many patches with contradicting labels are printed
-_SHOWN_PAIRS = 3  # how many overlaps of different slides are printed
+_MAX_IDS_SHOWN = 10  # patches with contradicting labels that are printed
+_MAX_PAIRS_SHOWN = 3  # overlaps of different slides that are printed
 
 
-class _Part(NamedTuple):
+class _PatchSet(NamedTuple):
     """A set of patches: their rows in the combined table, whether they are for evaluation only, and their data set."""
 
     rows: Array
-    held_out: bool
+    is_held_out: bool
     data: str
 
 
 class _Shared(NamedTuple):
-    """The number of patches and slides that two parts share; None if the slides are not known."""
+    """The number of patches and slides that two sets of patches share; None if the slides are not known."""
 
     duplicates: int
     slides: int | None
     patches_of_slides: int | None
 
 
-def names_to_audit(workspace: Workspace, data: str) -> list[str]:
+def list_audited_names(workspace: Workspace, data: str) -> list[str]:
     """Return the names of the data sets that an audit compares: `data` first, then the others that have a manifest."""
     others = [name for name in workspace.dataset_names() if name != data and workspace.manifest_path(name).is_file()]
     return [data, *others]
@@ -55,11 +55,11 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
         HistoError: a manifest or the file of overlaps cannot be read.
 
     """
-    names = names_to_audit(workspace, str(subset["data"].iloc[0]))
+    names = list_audited_names(workspace, str(subset["data"].iloc[0]))
     first = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest
     table, rows_of = _combine_manifests(workspace, names, first)
     searched, pairs = _read_known_pairs(workspace, names, rows_of)
-    parts = _parts(table, rows_of, subset)
+    patch_sets = _collect_patch_sets(table, rows_of, subset)
     repeated = table["sha1"].duplicated() & (table["sha1"] != "")
     return AuditReport(
         data=names[0],
@@ -69,28 +69,30 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
         overlaps_searched=searched,
         overlaps=_count_overlaps(pairs, first) if names[0] in searched else None,
         leaks=[
-            _count_leak(table, pairs if part.data in searched else None, name, part, into, parts[into].rows)
+            _count_leak(
+                table, pairs if patch_set.data in searched else None, name, patch_set, into, patch_sets[into].rows
+            )
             for into in ("train", "val")
-            for name, part in parts.items()
+            for name, patch_set in patch_sets.items()
             if name not in ("train", into)
         ],
     )
 
 
 def _count_leak(
-    table: "pd.DataFrame", pairs: Array | None, name: str, part: _Part, into: str, rows_into: Array
+    table: "pd.DataFrame", pairs: Array | None, name: str, patch_set: _PatchSet, into: str, rows_into: Array
 ) -> Leak:
-    """Count what one part shares with train or val; `pairs` are the overlaps, or None if they were not searched."""
-    shared = _count_shared(table, part.rows, rows_into)
+    """Count what a set of patches shares with train or val; `pairs` are the overlaps, None if not searched."""
+    shared = _count_shared(table, patch_set.rows, rows_into)
     return Leak(
         source=name,
         into=into,
-        held_out=part.held_out,
-        patches=len(part.rows),
+        held_out=patch_set.is_held_out,
+        patches=len(patch_set.rows),
         duplicates=shared.duplicates,
         shared_slides=shared.slides,
         patches_of_shared_slides=shared.patches_of_slides,
-        overlaps=None if pairs is None else _n_overlapping(pairs, part.rows, rows_into, len(table)),
+        overlaps=None if pairs is None else _count_overlapping(pairs, patch_set.rows, rows_into, len(table)),
     )
 
 
@@ -110,29 +112,29 @@ def count_shared_with_subset(workspace: Workspace, subset: "pd.DataFrame", data:
     splits = table["split"].to_numpy()[rows_of[data]]
     rows = rows_of[data].start + np.flatnonzero((splits == split) | (split == "all"))
     into = subset["index"].to_numpy()
-    overlaps = _n_overlapping(pairs, rows, into, len(table)) if data in searched else None
+    overlaps = _count_overlapping(pairs, rows, into, len(table)) if data in searched else None
     return SharedWithSubset(_count_shared(table, rows, into).slides, overlaps)
 
 
 def find_leaking(workspace: Workspace, data: str, manifest: "pd.DataFrame") -> Array:
     """Mark the patches of a data set that share pixels or a slide with a patch for evaluation: bool (N,).
 
-    All packed data sets are compared. Overlaps count where they have been searched.
+    All packed data sets are compared. Overlaps are compared if they have been searched.
     """
-    names = names_to_audit(workspace, data)
+    names = list_audited_names(workspace, data)
     table, rows_of = _combine_manifests(workspace, names, manifest)
     _, pairs = _read_known_pairs(workspace, names, rows_of)
-    held_out = np.zeros(len(table), bool)
+    is_held_out = np.zeros(len(table), bool)
     for name, rows in rows_of.items():
         splits = table["split"].iloc[rows]
-        held_out[rows] = _is_held_out(name) or splits.isin(list(filter(_is_held_out, set(splits))))
-    leaks = np.zeros(len(table), bool)
+        is_held_out[rows] = _is_held_out(name) or splits.isin(list(filter(_is_held_out, set(splits))))
+    is_leaking = np.zeros(len(table), bool)
     for column in ("sha1", "slide"):
-        leaks |= table[column].isin(set(table[column][held_out]) - {""}).to_numpy()
+        is_leaking |= table[column].isin(set(table[column][is_held_out]) - {""}).to_numpy()
     for one, other in (("a", "b"), ("b", "a")):
-        leaks[pairs[one][held_out[pairs[other]]]] = True
-    own: Array = (leaks & ~held_out)[rows_of[data]]
-    return own
+        is_leaking[pairs[one][is_held_out[pairs[other]]]] = True
+    in_data: Array = (is_leaking & ~is_held_out)[rows_of[data]]
+    return in_data
 
 
 def _is_held_out(name: str) -> bool:
@@ -152,9 +154,9 @@ def _combine_manifests(
     frames, rows_of, first = [], {}, 0
     for name in names:
         frame = manifest if name == names[0] else read_manifest(workspace.manifest_path(name))
-        texts = {column: frame.get(column, pd.Series("", frame.index)) for column in ("id", "sha1", "slide", "split")}
-        texts["slide"] = _rename_synthetic(workspace, name, texts["slide"])
-        frames.append(pd.DataFrame({**texts, "label": frame["label"]}))
+        columns = {column: frame.get(column, pd.Series("", frame.index)) for column in ("id", "sha1", "slide", "split")}
+        columns["slide"] = _rename_synthetic(workspace, name, columns["slide"])
+        frames.append(pd.DataFrame({**columns, "label": frame["label"]}))
         rows_of[name] = slice(first, first + len(frame))
         first += len(frame)
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True), rows_of
@@ -171,19 +173,21 @@ def _rename_synthetic(workspace: Workspace, name: str, slides: "pd.Series[str]")
     return slides.where(slides == "", f"{dataset['patches']} of seed {dataset['request']['seed']}: " + slides)
 
 
-def _parts(table: "pd.DataFrame", rows_of: dict[str, slice], subset: "pd.DataFrame") -> dict[str, _Part]:
+def _collect_patch_sets(
+    table: "pd.DataFrame", rows_of: dict[str, slice], subset: "pd.DataFrame"
+) -> dict[str, _PatchSet]:
     """Return the splits of the subset, the held-out splits of its data set, and the other data sets by split."""
     data, *others = rows_of
     index, split_of = subset["index"].to_numpy(), subset["split"].to_numpy()
-    parts = {name: _Part(index[split_of == name], False, data) for name in ("train", "val")}
+    patch_sets = {name: _PatchSet(index[split_of == name], False, data) for name in ("train", "val")}
     for name in (data, *others):
         splits = table["split"].to_numpy()[rows_of[name]]
         for split in sorted(set(splits)):
-            held_out = _is_held_out(name) or _is_held_out(split)
-            if held_out or name in others:
+            is_held_out = _is_held_out(name) or _is_held_out(split)
+            if is_held_out or name in others:
                 rows = rows_of[name].start + np.flatnonzero(splits == split)
-                parts[f"{name}: {split or 'all'}"] = _Part(rows, held_out, name)
-    return parts
+                patch_sets[f"{name}: {split or 'all'}"] = _PatchSet(rows, is_held_out, name)
+    return patch_sets
 
 
 def _read_known_pairs(workspace: Workspace, names: list[str], rows_of: dict[str, slice]) -> tuple[list[str], Array]:
@@ -207,19 +211,19 @@ def _find_contradictions(
     copies = table[table["sha1"].isin(table["sha1"][repeated])]
     labelled = copies[copies["label"] != UNLABELLED]
     both = labelled[labelled.groupby("sha1")["label"].transform("nunique") > 1]
-    shown = both["id"].iloc[:_SHOWN_IDS]
+    shown = both["id"].iloc[:_MAX_IDS_SHOWN]
     data = {row: name for name, rows in rows_of.items() for row in shown.index if rows.start <= row < rows.stop}
     return Contradictions(len(both), [f"{data[row]}: {key}" for row, key in shown.items()])
 
 
-def _count_overlaps(pairs: Array, own: "pd.DataFrame") -> Overlaps:
+def _count_overlaps(pairs: Array, manifest: "pd.DataFrame") -> Overlaps:
     """Count the overlaps among the patches of a manifest; groups have two patches or more."""
-    n = len(own)
+    n = len(manifest)
     pairs = pairs[pairs["b"] < n]
-    slides, ids = own["slide"].to_numpy() if "slide" in own else np.full(n, ""), own["id"].to_numpy()
+    slides, ids = manifest["slide"].to_numpy() if "slide" in manifest else np.full(n, ""), manifest["id"].to_numpy()
     one, other = slides[pairs["a"]], slides[pairs["b"]]
     across = pairs[(one != other) & (one != "") & (other != "")]
-    sizes = np.bincount(overlap_groups(pairs, n), minlength=1)
+    sizes = np.bincount(group_overlaps(pairs, n), minlength=1)
     return Overlaps(
         pairs=len(pairs),
         groups=int((sizes > 1).sum()),
@@ -228,7 +232,7 @@ def _count_overlaps(pairs: Array, own: "pd.DataFrame") -> Overlaps:
         across_slides=len(across),
         examples=[
             f"{ids[a]} ({slides[a]}) and {ids[b]} ({slides[b]})"
-            for a, b in zip(across["a"][:_SHOWN_PAIRS], across["b"][:_SHOWN_PAIRS], strict=True)
+            for a, b in zip(across["a"][:_MAX_PAIRS_SHOWN], across["b"][:_MAX_PAIRS_SHOWN], strict=True)
         ],
     )
 
@@ -237,17 +241,17 @@ def _count_shared(table: "pd.DataFrame", rows: Array, into: Array) -> _Shared:
     """Count the patches of `rows` whose pixels are also in `into`, and the slides that are in both."""
     sha1, slide = table["sha1"].to_numpy(), table["slide"].to_numpy()
     slides_into, slides = set(slide[into]) - {""}, set(slide[rows]) - {""}
-    duplicates = _n_members(sha1[rows], set(sha1[into]) - {""})
+    duplicates = _count_members(sha1[rows], set(sha1[into]) - {""})
     if not slides_into or not slides:
         return _Shared(duplicates, None, None)
-    return _Shared(duplicates, len(slides_into & slides), _n_members(slide[rows], slides_into))
+    return _Shared(duplicates, len(slides_into & slides), _count_members(slide[rows], slides_into))
 
 
-def _n_members(values: Array, names: set[str]) -> int:
+def _count_members(values: Array, names: set[str]) -> int:
     return sum(value in names for value in values)
 
 
-def _n_overlapping(pairs: Array, rows: Array, into: Array, n: int) -> int:
+def _count_overlapping(pairs: Array, rows: Array, into: Array, n: int) -> int:
     """Count the patches of `rows` that overlap one of `into`; `n` is the number of all patches."""
     is_into, overlaps = np.zeros(n, bool), np.zeros(n, bool)
     is_into[into] = True

@@ -5,19 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from histocli.data.quality import Reference, appearance
+from histocli.data.quality import Reference, measure_appearance
 from histocli.schema import Count
 from histocli.sources import Pixels
 
-_SAMPLE = 300  # patches to measure
-_STRIDE = 16  # the stride if the number of patches is not known before
-_FEWEST = 50  # measured patches to judge by
-_SHARE, _DEVIATIONS = 0.02, 0.5  # for a warning; the patches of PCam's other slides have 0.003 and 0.01
+_SAMPLE_SIZE = 300  # patches to measure
+_DEFAULT_STRIDE = 16  # the stride if the number of patches is not known before
+_MIN_MEASURED = 50  # with fewer measured patches, there is no warning
+_MAX_SHARE_BEYOND, _MAX_FOCUS_SHIFT = 0.02, 0.5  # for a warning; the patches of PCam's other slides have 0.003 and 0.01
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """How like the training patches a sample of other patches looks.
+    """The likeness of a sample of patches to the training patches.
 
     Attributes:
         measured: the patches in the sample.
@@ -42,18 +42,18 @@ class Likeness:
 
     @property
     def warning(self) -> str:
-        """What a user should know; "" if the patches look like the training patches."""
-        if self.measured < _FEWEST:
+        """A warning for the user; "" if the patches look like the training patches."""
+        if self.measured < _MIN_MEASURED:
             return ""
         focus = self.focus / self.measured
         findings = []
         by_chance = self.expected + 3 * self.expected**0.5
-        if self.beyond > max(_SHARE * self.measured, by_chance):
+        if self.beyond > max(_MAX_SHARE_BEYOND * self.measured, by_chance):
             findings.append(
                 f"{self.beyond:,} of {self.measured:,} measured patches have a colour, sharpness or contrast beyond "
                 "that of nearly all training patches"
             )
-        if abs(focus) > _DEVIATIONS:
+        if abs(focus) > _MAX_FOCUS_SHIFT:
             word = "sharper" if focus > 0 else "less sharp"
             findings.append(f"the patches are {word} than the training patches, by {abs(focus):.1f} SD")
         if not findings:
@@ -64,21 +64,21 @@ class Likeness:
         )
 
 
-def sample_stride(total: int | None) -> int:
-    """Return n so that each n-th of `total` patches is a sample of about 300; 16 if `total` is not known."""
-    return _STRIDE if total is None else max(1, total // _SAMPLE)
+def choose_stride(total: int | None) -> int:
+    """Return n: each n-th of `total` patches gives a sample of about 300. It is 16 if `total` is not known."""
+    return _DEFAULT_STRIDE if total is None else max(1, total // _SAMPLE_SIZE)
 
 
 class LikenessMeter:
-    """Measures a sample of the patches that pass, each n-th (`sample_stride`).
+    """Measures a sample of the patches that pass, each n-th (`choose_stride`).
 
-    With several networks, each patch is compared with the training data that it differs from most. `references` has
+    With several networks, each patch is compared with the training data that it is least like. `references` has
     the appearance of the training data of each network.
     """
 
     def __init__(self, references: Sequence[Reference], total: int | None) -> None:
         self._references = references
-        self._stride = sample_stride(total)
+        self._stride = choose_stride(total)
         self._next = 0  # position of the next patch to measure
 
     def measure(self, patches: Pixels) -> Likeness:
@@ -87,9 +87,9 @@ class LikenessMeter:
         self._next = (self._next - len(patches)) % self._stride
         if not self._references or not len(chosen):
             return Likeness()
-        seen = appearance(chosen)
-        distances = [reference.distance(seen) for reference in self._references]
-        beyond = np.any([one.blank | one.unfocused | one.unusual_stain for one in distances], 0)
+        seen = measure_appearance(chosen)
+        distances = [reference.measure_distance(seen) for reference in self._references]
+        beyond = np.any([one.is_blank | one.is_unfocused | one.has_unusual_stain for one in distances], 0)
         expected = len(chosen) * max(reference.share_beyond for reference in self._references)
         focus = max((float(one.focus.sum()) for one in distances), key=abs)
         return Likeness(len(chosen), int(beyond.sum()), expected, focus)

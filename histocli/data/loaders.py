@@ -19,7 +19,7 @@ from histocli.sources import Pixels
 from histocli.threads import thread_count
 
 _BLOCK = 4096  # patches copied to a GPU at a time while the whole subset is uploaded
-AHEAD = 3  # batches that the background thread reads ahead
+BATCHES_AHEAD = 3  # batches that the background thread reads ahead
 T = TypeVar("T")
 
 
@@ -34,7 +34,10 @@ class SubsetSampler(SubsetRandomSampler):
     """torch's SubsetRandomSampler, which can also give its whole order at once, in a twentieth of the time."""
 
     def draw_order(self) -> "np.ndarray":
-        """Return the indices in the order in which iteration would yield them: int64 (N,)."""
+        """Draw the order of the next epoch: int64 (N,), the same as one iteration would yield.
+
+        Like an iteration, it advances the generator: the next call returns another order.
+        """
         positions = torch.randperm(len(self.indices), generator=self.generator)
         order: np.ndarray = np.asarray(self.indices, np.int64)[positions.numpy()]
         return order
@@ -43,11 +46,12 @@ class SubsetSampler(SubsetRandomSampler):
 class PatchLoader:
     """Loads some rows of a packed store as batches on `device`.
 
-    If the rows take less than half of a GPU's free memory, all of them are copied there once (`resident`) and the GPU
-    selects each batch. Otherwise a background thread reads each batch from the store, for CUDA into pinned memory.
+    If the rows take less than half of a GPU's free memory, all of them are copied there once (`resident_images`) and
+    the GPU selects each batch. Otherwise a background thread reads each batch from the store, for CUDA into pinned
+    memory.
 
-    With several processes (`ranks`), each loads its share: a part of every training batch, and every `ranks.size`-th
-    batch of `eval_batches`. The batches themselves are the same for any number of processes.
+    With several processes (`ranks`), each loads its share: some patches of every training batch, and every
+    `ranks.size`-th batch of `eval_batches`. The batches themselves are the same for any number of processes.
 
     Args:
         store: uint8 RGB patches (M,96,96,3).
@@ -55,7 +59,7 @@ class PatchLoader:
         labels: (N,) their labels, 0 or 1.
         batch_size: patches per batch, over all processes.
         device: where the batches are needed.
-        resident: whether to keep all rows on the device; None decides by its free memory.
+        is_resident: whether to keep all rows on the device; None: if they take less than half of its free memory.
         ranks: the processes of the job.
 
     """
@@ -68,7 +72,7 @@ class PatchLoader:
         batch_size: int,
         device: torch.device,
         *,
-        resident: bool | None = None,
+        is_resident: bool | None = None,
         ranks: Ranks = SINGLE_PROCESS,
     ) -> None:
         self.store = store
@@ -77,9 +81,9 @@ class PatchLoader:
         self.batch_size = batch_size
         self.device = device
         self.ranks = ranks
-        self.resident: Tensor | None = None
-        if self._fits() if resident is None else resident:
-            self.resident = self._upload()
+        self.resident_images: Tensor | None = None
+        if self._can_be_resident() if is_resident is None else is_resident:
+            self.resident_images = self._upload()
             self.labels = self.labels.to(device)
 
     def __len__(self) -> int:
@@ -122,8 +126,8 @@ class PatchLoader:
     def train_batches(self, seed: int, first: int = 0) -> Iterator[Batch]:
         """Yield this process's share of one epoch of full batches, from batch number `first` on.
 
-        The random order depends only on `seed`. Patches that do not fill a last batch are left out; they are different
-        ones for each seed.
+        The random order depends only on `seed`. Patches that do not fill a last batch are skipped; which patches these
+        are depends on the seed.
         """
         order = SubsetSampler(range(len(self)), torch.Generator().manual_seed(seed)).draw_order()
         size = min(self.batch_size, len(self))
@@ -136,18 +140,20 @@ class PatchLoader:
 
     def _load(self, batches: "Iterable[np.ndarray]") -> Iterator[Batch]:
         """Yield the batches on the device; `batches` are positions in the subset."""
-        if self.resident is not None:
-            parts = list(batches)
-            if not parts:
+        if self.resident_images is not None:
+            position_lists = list(batches)
+            if not position_lists:
                 return
-            order = torch.from_numpy(np.concatenate(parts)).to(self.device)  # once: the host waits for each copy
-            for index in order.split([len(part) for part in parts]):
-                yield Batch(self.resident[index].permute(0, 3, 1, 2), self.labels[index])
+            order = torch.from_numpy(np.concatenate(position_lists)).to(
+                self.device
+            )  # one copy: the host waits for each
+            for index in order.split([len(positions) for positions in position_lists]):
+                yield Batch(self.resident_images[index].permute(0, 3, 1, 2), self.labels[index])
             return
-        for images, labels in prefetch(map(self._gather, batches), AHEAD):
+        for images, labels in prefetch(map(self._gather, batches), BATCHES_AHEAD):
             # Only CUDA can copy in the background, from pinned memory; on MPS the source could be freed too early.
             is_cuda = self.device.type == "cuda"
-            yield Batch(*(part.to(self.device, non_blocking=is_cuda) for part in (images, labels)))
+            yield Batch(*(tensor.to(self.device, non_blocking=is_cuda) for tensor in (images, labels)))
 
     def _gather(self, positions: "np.ndarray") -> Batch:
         """Read one batch into the memory of the CPU, which is pinned for a GPU."""
@@ -157,18 +163,18 @@ class PatchLoader:
 
     def _upload(self) -> Tensor:
         """Return a copy of all rows on the device; they are copied in blocks, so that the host needs little memory."""
-        resident = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
+        images = torch.empty((len(self), *self.store.shape[1:]), dtype=torch.uint8, device=self.device)
         starts = range(0, len(self), _BLOCK)
         with ThreadPoolExecutor(thread_count(), "histo-upload") as pool:
             blocks = map_on_pool(
                 pool, lambda start: self.store[self.rows[start : start + _BLOCK]], starts, thread_count()
             )
             for start, block in zip(starts, blocks, strict=True):
-                resident[start : start + _BLOCK] = torch.from_numpy(block)
-        return resident
+                images[start : start + _BLOCK] = torch.from_numpy(block)
+        return images
 
-    def _fits(self) -> bool:
-        """Return whether all patches fit into half of the GPU's free memory."""
+    def _can_be_resident(self) -> bool:
+        """Return whether all patches fit into half of the GPU's free memory; on a CPU they stay in the store."""
         if self.device.type != "cuda":
             return False
         free, _ = torch.cuda.mem_get_info(self.device)
@@ -194,8 +200,8 @@ def prefetch(items: Iterable[T], ahead: int) -> Iterator[T]:
     thread.start()
     try:
         while True:
-            more, item = queue.get()
-            if more:
+            has_item, item = queue.get()
+            if has_item:
                 yield item  # type: ignore[misc]
             elif isinstance(item, BaseException):
                 raise item

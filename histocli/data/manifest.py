@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from histocli.data.tables import read_columns, read_table, table_writer
+from histocli.data.tables import make_table_writer, read_columns, read_table
 from histocli.errors import HistoError
 from histocli.workspace import atomic_path
 
@@ -24,8 +24,8 @@ POSITION_COLUMNS = ("x", "y", "mpp_x", "mpp_y")  # the fields of `sources.Positi
 SUBSET_COLUMNS = ("id", "label", "slide", "hospital", "split", "data", "index")
 UNLABELLED = -1  # the value of a missing label, which is an empty field in the file
 
-_NUMBERS = {"min", "max", "index"}
-_WHOLE = re.compile(r"[0-9]{1,15}")
+_NUMBER_COLUMNS = {"min", "max", "index"}
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,15}")
 
 
 class Row(NamedTuple):
@@ -42,19 +42,19 @@ class Row(NamedTuple):
 
 
 @contextmanager
-def row_writer(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
+def open_row_writer(path: Path, columns: tuple[str, ...] = COLUMNS) -> Iterator[Any]:
     """Yield a `csv.writer`; the complete file appears at `path` when the block ends without an exception."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = table_writer(file)
+        writer = make_table_writer(file)
         writer.writerow(columns)
         yield writer
 
 
 def write_manifest(path: Path, frame: "pd.DataFrame") -> None:
     """Write a manifest atomically; a label of `UNLABELLED` becomes an empty field."""
-    columns = {name: frame[name].tolist() for name in frame.columns}  # pandas makes an object of each value it yields
+    columns = {name: frame[name].tolist() for name in frame.columns}  # faster than iteration over pandas columns
     columns["label"] = ["" if label == UNLABELLED else label for label in columns["label"]]
-    with row_writer(path, tuple(columns)) as writer:
+    with open_row_writer(path, tuple(columns)) as writer:
         writer.writerows(zip(*columns.values(), strict=True))
 
 
@@ -78,18 +78,18 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
         if name not in columns:
             raise HistoError(f"{path}, line 1: there is no column {name!r}", f"it needs {', '.join(required)}")
     frame = pd.DataFrame(columns, dtype=str)
-    frame["label"] = _labels(frame["label"], path)
-    for name in _NUMBERS & set(frame.columns):
-        frame[name] = _whole_numbers(frame[name], path)
-    _refuse(path, "id", frame["id"], frame["id"] == "", "is empty")
+    frame["label"] = _parse_labels(frame["label"], path)
+    for name in _NUMBER_COLUMNS & set(frame.columns):
+        frame[name] = _parse_whole_numbers(frame[name], path)
+    _refuse_marked(path, "id", frame["id"], frame["id"] == "", "is empty")
     unique = ["id", "split"] if "split" in frame.columns else ["id"]  # PCam's valid and test share a few patches
-    _refuse(path, "id", frame["id"], frame.duplicated(unique), "occurs twice")
+    _refuse_marked(path, "id", frame["id"], frame.duplicated(unique), "occurs twice")
     if "index" in frame.columns:
-        _refuse(path, "index", frame["index"], frame["index"].duplicated(), "occurs twice")
+        _refuse_marked(path, "index", frame["index"], frame["index"].duplicated(), "occurs twice")
     return frame
 
 
-def line_of(path: Path, row: int) -> int:
+def find_line(path: Path, row: int) -> int:
     """Return the line (from 1) of the file on which a row (from 0) of the table begins."""
     with _open(path) as file:
         return next(islice(read_table(file, str(path))[1], row, None))[0]
@@ -123,27 +123,27 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _labels(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
+def _parse_labels(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
     """Return a column as labels, with -1 where it is empty."""
     known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": UNLABELLED}
     labels = column.map({text: known.get(text.strip()) for text in column.unique()})
-    _refuse(path, "label", column, labels.isna(), "is not 0, 1 or empty")
+    _refuse_marked(path, "label", column, labels.isna(), "is not 0, 1 or empty")
     return labels.astype("int64")
 
 
-def _whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
-    wrong = [text for text in column.unique() if not _WHOLE.fullmatch(text)]
-    _refuse(path, str(column.name), column, column.isin(wrong), "is not a whole number")
+def _parse_whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
+    wrong = [text for text in column.unique() if not _WHOLE_NUMBER.fullmatch(text)]
+    _refuse_marked(path, str(column.name), column, column.isin(wrong), "is not a whole number")
     return column.astype("int64")
 
 
-def _refuse(path: Path, name: str, column: "pd.Series[Any]", bad: "pd.Series[bool]", why: str) -> None:
-    """Raise `HistoError` for the first row that is marked in `bad`."""
-    if bad.any():
-        row = int(bad.to_numpy().argmax())
+def _refuse_marked(path: Path, name: str, column: "pd.Series[Any]", is_bad: "pd.Series[bool]", why: str) -> None:
+    """Raise `HistoError` for the first row for which `is_bad` is true."""
+    if is_bad.any():
+        row = int(is_bad.to_numpy().argmax())
         value = str(column.iloc[row])
         raise HistoError(
-            f"{path}, line {line_of(path, row)}, column {name}: {value!r} {why}", "correct it and try again"
+            f"{path}, line {find_line(path, row)}, column {name}: {value!r} {why}", "correct it and try again"
         )
 
 

@@ -1,13 +1,13 @@
-"""Formats that are not read as images: what they are called, and what to do with such a file."""
+"""Formats that are not read as images: their names, and what to do with such a file."""
 
 from histocli.data.sizes import ImageError
 
-_SAVE = "save it as PNG or TIFF"
-_UNREAD = {  # what files that begin so are, and what to do with them
-    b"\xff\x0a": ("JPEG XL", _SAVE),
-    b"\0\0\0\x0cJXL ": ("JPEG XL", _SAVE),
-    b"%PDF": ("a PDF", _SAVE),
-    b"8BPS": ("a Photoshop file", _SAVE),
+_SAVE_HINT = "save it as PNG or TIFF"
+_OTHER_FORMATS = {  # by the first bytes of a file: the name of the format, and what to do with the file
+    b"\xff\x0a": ("JPEG XL", _SAVE_HINT),
+    b"\0\0\0\x0cJXL ": ("JPEG XL", _SAVE_HINT),
+    b"%PDF": ("a PDF", _SAVE_HINT),
+    b"8BPS": ("a Photoshop file", _SAVE_HINT),
     b"\x1f\x8b": ("packed by gzip", "unpack it with gunzip or tar -xzf"),
     b"BZh": ("packed by bzip2", "unpack it with bunzip2 or tar -xjf"),
     b"\xfd7zXZ": ("packed by xz", "unpack it with unxz or tar -xJf"),
@@ -23,9 +23,9 @@ _UNREAD = {  # what files that begin so are, and what to do with them
 
 def refuse_other_formats(data: bytes) -> None:
     """Raise `ImageError` if the bytes are of a known format that is not read as an image."""
-    known = next((known for start, known in _UNREAD.items() if data.startswith(start)), None)
+    known = next((known for start, known in _OTHER_FORMATS.items() if data.startswith(start)), None)
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"heif"):
-        known = ("HEIC", _SAVE)
+        known = ("HEIC", _SAVE_HINT)
     if data[257:262] == b"ustar":
         known = ("a tar archive", "unpack it with tar -xf, and give the folder")
     if known:

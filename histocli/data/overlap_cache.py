@@ -18,7 +18,7 @@ def search_overlaps(
 ) -> Array:
     """Return the overlaps within a data set, as `find_overlaps` does; also search the overlaps with other data sets.
 
-    Each pair of data sets has its own file, so that it stays valid when a third data set is packed. A pair that has its
+    Each pair of data sets has its own file, so that it stays valid when a third data set is packed. A pair that has a
     file is not searched again.
 
     Raises:
@@ -30,7 +30,7 @@ def search_overlaps(
         stores = [open_packed(workspace, name)[0] for name in (data, *new)]
         pairs = find_overlaps(stores, on_stage)
         starts = np.cumsum([0, *map(len, stores)], dtype=PAIR["a"])
-        stale = set(workspace.dataset_dir(data).glob("overlaps-*.npy")) - set(_current_paths(workspace, data))
+        stale = set(workspace.dataset_dir(data).glob("overlaps-*.npy")) - set(_list_current_paths(workspace, data))
         within = _select_pairs(pairs, starts, 0, 0)
         _save(_path(workspace, data), within)
         for i, name in enumerate(new, 1):
@@ -77,7 +77,7 @@ def _save(path: Path, pairs: Array) -> None:
         np.save(file, pairs)
 
 
-def _current_paths(workspace: Workspace, data: str) -> Iterator[Path]:
+def _list_current_paths(workspace: Workspace, data: str) -> Iterator[Path]:
     """Yield the paths of the overlaps of `data` within itself and with every other packed data set."""
     yield _path(workspace, data)
     for other in workspace.dataset_names():
@@ -87,12 +87,12 @@ def _current_paths(workspace: Workspace, data: str) -> Iterator[Path]:
 
 def _path(workspace: Workspace, data: str, other: str | None = None) -> Path:
     """Return the path of the overlaps; its name depends on the pixels, so that packing again makes a new one."""
-    pixels = [_pixels_sha256(workspace, name) for name in (data, other) if name]
+    pixels = [_read_pixels_sha256(workspace, name) for name in (data, other) if name]
     key = sha256(" ".join([str(MIN_OVERLAP), str(CODING_ERROR), *pixels]).encode()).hexdigest()[:16]
     return workspace.dataset_dir(data) / f"overlaps-{key}.npy"
 
 
-def _pixels_sha256(workspace: Workspace, name: str) -> str:
+def _read_pixels_sha256(workspace: Workspace, name: str) -> str:
     """Return the SHA-256 of a data set's pixels, as its `dataset.json` has it."""
     path = workspace.dataset_path(name)
     digest = read_json(path).get("sha256")

@@ -36,15 +36,20 @@ Array = np.ndarray[Any, Any]
 _BLOCK = 8
 _BLOCKS = PATCH_SIZE - _BLOCK + 1  # positions of a block along a side
 _WINDOW = MIN_OVERLAP - _BLOCK + 1
-_STEP = 8  # grey levels between neighbours, across and down: a block with less is background or a straight edge
+_MIN_STEP = 8  # grey levels between neighbours, across and down: a block with less is background or a straight edge
 CODING_ERROR = 0.5  # of a cell's variance: in the worst cell, PCam's pairs as JPEG have 0.23 at most, false ones 3.7
 _CELL = (16, 16)  # px: a pair is rejected if one cell differs
 _NOISE = 10.0  # grey levels of deviation that are added to that of every cell
-_LEVELS = 16  # grey levels in an overlap: with fewer, two areas may be equal by chance
-_MAX_PAIRED = 256  # the largest number of pairs of one anchor; on PCam's grid a pixel is in at most 36 patches
-_PARTS = 64  # anchors are paired in so many parts, so that few proposals are in memory at a time
-_TASK, _BATCH = 256, 4  # patches per task of a thread, and at a time within it, so that they stay in its cache
-_COMPARED = 4096  # proposals between two reports of progress
+_MIN_LEVELS = 16  # green levels in an overlap: with fewer, two areas may be equal by chance
+_MAX_PAIRS_PER_ANCHOR = (
+    256  # the largest number of pairs of one anchor; on PCam's grid a pixel is in at most 36 patches
+)
+_BINS = 64  # anchors are sorted into this number of bins, which are paired one after the other to save memory
+_TASK_PATCHES, _BATCH_PATCHES = (
+    256,
+    4,
+)  # patches per task of a thread, and at a time within it, so that they stay in its cache
+_PAIRS_PER_REPORT = 4096  # proposals between two reports of progress
 _MAX_PATCHES = 1 << 24  # a proposal has 24 bits for the number of a patch
 _POSITION = 14  # bits of an anchor's position in its patch: 7 down, 7 across
 _ACROSS, _DOWN = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93  # bases of the blocks' polynomial hash: arbitrary odd numbers
@@ -62,7 +67,7 @@ def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, don
 
     Args:
         stores: packed arrays (N,96,96,3) uint8; their patches are numbered as in one array; at most 16 million patches.
-        on_stage: called as `on_stage(what, done, total)` for patches read, parts of anchors paired, pairs compared.
+        on_stage: called as `on_stage(what, done, total)` for patches read, bins of anchors paired, pairs compared.
 
     Returns:
         A sorted array of `PAIR`: pixel (y, x) of patch `b` is pixel (y + dy, x + dx) of patch `a`, and a < b.
@@ -74,29 +79,29 @@ def find_overlaps(stores: Sequence[Pixels], on_stage: OnStage = lambda what, don
     if total >= _MAX_PATCHES:
         raise HistoError(f"overlaps are searched among fewer than {_MAX_PATCHES:,} patches; there are {total:,}")
     bits = _POSITION + total.bit_length()
-    parts: list[list[Array]] = [[] for _ in range(_PARTS)]
-    with closing(map_ordered(partial(_sort_into_parts, bits=bits), _tasks(stores), worker_count())) as tasks:
+    bins: list[list[Array]] = [[] for _ in range(_BINS)]
+    with closing(map_ordered(partial(_sort_into_bins, bits=bits), _make_tasks(stores), worker_count())) as tasks:
         for done, pieces in enumerate(tasks, 1):
-            for part, piece in zip(parts, pieces, strict=True):
-                part.append(piece)
-            on_stage("reading patches", min(done * _TASK, total), total)
+            for bin_anchors, piece in zip(bins, pieces, strict=True):
+                bin_anchors.append(piece)
+            on_stage("reading patches", min(done * _TASK_PATCHES, total), total)
     proposals = np.empty(0, np.uint64)
-    with closing(map_ordered(partial(_propose, bits=bits), _pop_parts(parts), worker_count())) as proposed:
-        for done, part_proposals in enumerate(proposed, 1):
-            proposals = _unique(np.concatenate([proposals, part_proposals]))
-            on_stage("pairing parts", done, _PARTS)
+    with closing(map_ordered(partial(_propose, bits=bits), _pop_bins(bins), worker_count())) as proposed:
+        for done, new_proposals in enumerate(proposed, 1):
+            proposals = _sort_unique(np.concatenate([proposals, new_proposals]))
+            on_stage("pairing anchors", done, _BINS)
     patches = list(chain.from_iterable(map(np.asarray, stores)))
     pairs = _decode_pairs(proposals)
-    are_equal = np.zeros(len(pairs), bool)
-    for start in range(0, len(pairs), _COMPARED):
-        block = slice(start, start + _COMPARED)
-        are_equal[block] = [_are_equal(patches[a], patches[b], dy, dx) for a, b, dy, dx in pairs[block].tolist()]
-        on_stage("comparing pairs", min(start + _COMPARED, len(pairs)), len(pairs))
-    return pairs[are_equal]
+    is_equal = np.zeros(len(pairs), bool)
+    for start in range(0, len(pairs), _PAIRS_PER_REPORT):
+        block = slice(start, start + _PAIRS_PER_REPORT)
+        is_equal[block] = [_is_equal_overlap(patches[a], patches[b], dy, dx) for a, b, dy, dx in pairs[block].tolist()]
+        on_stage("comparing pairs", min(start + _PAIRS_PER_REPORT, len(pairs)), len(pairs))
+    return pairs[is_equal]
 
 
-def overlap_groups(pairs: Array, n: int) -> Array:
-    """Return the group of each of `n` patches, int (n,): patches that are connected by pairs are in one group."""
+def group_overlaps(pairs: Array, n: int) -> Array:
+    """Group `n` patches, int (n,): patches that are connected by pairs are in one group."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -105,49 +110,49 @@ def overlap_groups(pairs: Array, n: int) -> Array:
     return groups
 
 
-def _tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
+def _make_tasks(stores: Sequence[Pixels]) -> Iterator[tuple[int, Pixels]]:
     """Yield the tasks for the threads: the number of the first patch, and the patches."""
     first = 0
     for store in stores:
-        for start in range(0, len(store), _TASK):
-            yield first + start, store[start : start + _TASK]
+        for start in range(0, len(store), _TASK_PATCHES):
+            yield first + start, store[start : start + _TASK_PATCHES]
         first += len(store)
 
 
-def _sort_into_parts(task: tuple[int, Pixels], bits: int) -> list[Array]:
-    """Return the anchors of the patches of a task, by part, each as a number of 64 bits.
+def _sort_into_bins(task: tuple[int, Pixels], bits: int) -> list[Array]:
+    """Return the anchors of the patches of a task, by bin, each as a number of 64 bits.
 
     The lower `bits` of a number are the patch number and the position. The upper bits are the first bits of the hash,
     so that sorting the numbers sorts by hash.
     """
     first, patches = task
-    parts, keys = [], []
-    for start in range(0, len(patches), _BATCH):
-        hashes, number, y, x = _anchors(np.ascontiguousarray(patches[start : start + _BATCH]))
+    bins, keys = [], []
+    for start in range(0, len(patches), _BATCH_PATCHES):
+        hashes, number, y, x = _find_anchors(np.ascontiguousarray(patches[start : start + _BATCH_PATCHES]))
         place = (number + (first + start)) << _POSITION | y << 7 | x
-        parts.append((hashes % _PARTS).astype(np.uint8))
+        bins.append((hashes % _BINS).astype(np.uint8))
         keys.append((hashes >> np.uint64(bits) << np.uint64(bits)) | place.astype(np.uint64))
-    part = np.concatenate(parts)
-    order = np.argsort(part, kind="stable")
-    return np.split(np.concatenate(keys)[order], np.searchsorted(part[order], np.arange(1, _PARTS)))
+    bin_anchors = np.concatenate(bins)
+    order = np.argsort(bin_anchors, kind="stable")
+    return np.split(np.concatenate(keys)[order], np.searchsorted(bin_anchors[order], np.arange(1, _BINS)))
 
 
-def _anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
+def _find_anchors(patches: Pixels) -> tuple[Array, Array, Array, Array]:
     """Return the anchors of patches (n,96,96,3): their hashes, patch numbers, rows and columns."""
-    hashes = _block_hashes(patches)
+    hashes = _hash_blocks(patches)
     ranks = (hashes >> np.uint64(32)).astype(np.uint32)
     ranks[~_has_structure(patches)] = _NO_ANCHOR
     edge, side = _WINDOW - 1, _BLOCKS + _WINDOW - 1
     least = np.zeros((len(patches), side, side), np.uint32)
-    least[:, edge:-edge, edge:-edge] = _over_squares(ranks, np.minimum)
-    is_anchor = _over_squares(least, np.maximum) == ranks  # the lowest of at least one of its windows
+    least[:, edge:-edge, edge:-edge] = _reduce_squares(ranks, np.minimum)
+    is_anchor = _reduce_squares(least, np.maximum) == ranks  # the lowest of at least one of its windows
     is_anchor &= ranks != _NO_ANCHOR
     number, y, x = np.nonzero(is_anchor)
     # The lowest of many hashes is a small number with few upper bits set: the product spreads it over all bits.
     return hashes[number, y, x] * np.uint64(_ACROSS), number, y, x
 
 
-def _block_hashes(patches: Pixels) -> Array:
+def _hash_blocks(patches: Pixels) -> Array:
     """Return a hash of each block of 8x8 pixels: uint64 (n,89,89)."""
     tall = cv2.cvtColor(patches.reshape(-1, PATCH_SIZE, 3), cv2.COLOR_RGB2RGBA)  # four bytes, for one number a pixel
     hashes: Array = tall.view(np.uint32).reshape(-1, PATCH_SIZE, PATCH_SIZE).astype(np.uint64)
@@ -174,7 +179,7 @@ def _has_structure(patches: Pixels) -> Array:
     down = cv2.absdiff(green[1:], green[:-1])  # also from one patch into the next, where no block begins
     steps = cv2.min(_dilate(across, 8, 7)[:-1, :_BLOCKS], _dilate(down, 7, 8)[:, :_BLOCKS])
     steps = cv2.copyMakeBorder(steps, 0, 1, 0, 0, cv2.BORDER_CONSTANT)
-    return steps.reshape(-1, PATCH_SIZE, _BLOCKS)[:, :_BLOCKS] >= _STEP
+    return steps.reshape(-1, PATCH_SIZE, _BLOCKS)[:, :_BLOCKS] >= _MIN_STEP
 
 
 def _dilate(image: Array, height: int, width: int) -> Array:
@@ -182,7 +187,7 @@ def _dilate(image: Array, height: int, width: int) -> Array:
     return cv2.dilate(image, np.ones((height, width), np.uint8), anchor=(0, 0))
 
 
-def _over_squares(values: Array, choose: "np.ufunc") -> Array:
+def _reduce_squares(values: Array, choose: "np.ufunc") -> Array:
     """Reduce each square of `_WINDOW` x `_WINDOW` values by minimum or maximum."""
     width = 1
     while width < _WINDOW:
@@ -193,28 +198,30 @@ def _over_squares(values: Array, choose: "np.ufunc") -> Array:
     return values
 
 
-def _pop_parts(parts: list[list[Array]]) -> Iterator[Array]:
-    """Yield each part as one array, and remove it from the list, so that its memory is freed."""
-    while parts:
-        yield np.concatenate([np.empty(0, np.uint64), *parts.pop()])
+def _pop_bins(bins: list[list[Array]]) -> Iterator[Array]:
+    """Yield each bin as one array, and remove it from the list, which frees its memory."""
+    while bins:
+        yield np.concatenate([np.empty(0, np.uint64), *bins.pop()])
 
 
 def _propose(keys: Array, bits: int) -> Array:
     """Return each pair of patches with an equal anchor, and its shift, once, in the form that `_decode_pairs` reads."""
     keys.sort()
-    hashes, places = keys >> np.uint64(bits), keys & np.uint64((1 << bits) - 1)
+    hashes, find_segments = keys >> np.uint64(bits), keys & np.uint64((1 << bits) - 1)
     first = np.arange(len(keys))
     codes = [np.empty(0, np.uint64)]
-    for distance in range(1, _MAX_PAIRED + 1):
+    for distance in range(1, _MAX_PAIRS_PER_ANCHOR + 1):
         first = first[first < len(keys) - distance]
         first = first[hashes[first] == hashes[first + distance]]
-        codes.append(_encode_pairs(places[first].astype(np.int64), places[first + distance].astype(np.int64)))
+        codes.append(
+            _encode_pairs(find_segments[first].astype(np.int64), find_segments[first + distance].astype(np.int64))
+        )
         if not len(first):
             break
-    return _unique(np.concatenate(codes))
+    return _sort_unique(np.concatenate(codes))
 
 
-def _unique(values: Array) -> Array:
+def _sort_unique(values: Array) -> Array:
     """Return the unique values; sorting the array in place takes a fraction of the time of `np.unique`."""
     values.sort()
     unique: Array = values[np.concatenate([[True], values[1:] != values[:-1]])[: len(values)]]
@@ -224,7 +231,7 @@ def _unique(values: Array) -> Array:
 def _encode_pairs(one: Array, other: Array) -> Array:
     """Encode pairs of positions: 24 bits for each patch, 8 for the shift down, 8 for the shift across.
 
-    Pairs that overlap by less than `MIN_OVERLAP` are left out.
+    Pairs that overlap by less than `MIN_OVERLAP` are dropped.
     """
     a, b = one >> _POSITION, other >> _POSITION
     dy, dx = (one >> 7 & 127) - (other >> 7 & 127), (one & 127) - (other & 127)
@@ -242,15 +249,15 @@ def _decode_pairs(codes: Array) -> Array:
     return pairs
 
 
-def _are_equal(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
-    """Return whether the overlap of two patches is equal, except for coding errors, and has enough structure."""
+def _is_equal_overlap(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
+    """Return whether two patches are equal in their overlap, except for coding errors, and have structure there."""
     area = one[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
     other_area = other[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
-    are_equal = area.tobytes() == other_area.tobytes() or _differ_by_coding(area, other_area)
-    return are_equal and (_count_levels(area[::4, ::4]) >= _LEVELS or _count_levels(area) >= _LEVELS)
+    is_equal = area.tobytes() == other_area.tobytes() or _has_only_coding_errors(area, other_area)
+    return is_equal and (_count_levels(area[::4, ::4]) >= _MIN_LEVELS or _count_levels(area) >= _MIN_LEVELS)
 
 
-def _differ_by_coding(one: Pixels, other: Pixels) -> bool:
+def _has_only_coding_errors(one: Pixels, other: Pixels) -> bool:
     """Return whether, in each cell, the mean squared difference is a small part of the variance, over all colours."""
     values = one.astype(np.float32)
     error = cv2.blur(np.square(values - other), _CELL).sum(2)

@@ -14,7 +14,7 @@ _HEADER = re.compile(
 )
 _COMMENT = re.compile(rb"#[^\n\r]*")
 _SPACE = b" \t\n\v\f\r"
-_LARGEST = 65535
+_MAX_WHITE = 65535
 _PAM_HEADER = re.compile(rb"P7\n(?:(?!ENDHDR).*\n){1,100}ENDHDR(?=\n)")
 _PAM_FIELD = re.compile(rb"^(WIDTH|HEIGHT|DEPTH|MAXVAL)\s+(\d{1,9})\s*$", re.MULTILINE)
 
@@ -37,14 +37,14 @@ def read_pnm(data: bytes) -> Values:
     """
     kind, width, height, channels, white, begin = _read_header(data)
     check_pixels(width, height)
-    if not 1 <= white <= _LARGEST:
+    if not 1 <= white <= _MAX_WHITE:
         raise ImageError(f"the image is damaged: its header gives {white:,} as white")
     body = data[begin:]
     if kind == 4:
         rows = _unpack(body, height * -(-width // 8), white).reshape(height, -1)
         values = np.unpackbits(rows, axis=1, count=width)
     elif kind < 4:
-        values = _parse(body, height * width * channels, are_bits=kind == 1)
+        values = _parse_text(body, height * width * channels, is_binary=kind == 1)
     else:
         values = _unpack(body, height * width * channels, white)
     if int(values.max()) > white:
@@ -52,7 +52,7 @@ def read_pnm(data: bytes) -> Values:
     if kind in (1, 4):
         values = 1 - values  # 1 is black
     values = values.reshape(height, width, channels)[..., : 3 if channels > 2 else 1]
-    if white == _LARGEST:
+    if white == _MAX_WHITE:
         values = values.astype(np.uint16)
     elif white != 255 or values.dtype != np.uint8:
         values = np.rint(values * 255.0 / white).astype(np.uint8)
@@ -73,12 +73,12 @@ def _read_header(data: bytes) -> tuple[int, int, int, int, int, int]:
     return 7, fields["WIDTH"], fields["HEIGHT"], fields["DEPTH"], fields["MAXVAL"], pam.end()
 
 
-def _parse(body: bytes, count: int, are_bits: bool) -> Values:
+def _parse_text(body: bytes, count: int, is_binary: bool) -> Values:
     """Return the `count` numbers of a text; bits need no space between them."""
     text = _COMMENT.sub(b"", body)
     if text.translate(None, b"0123456789" + _SPACE):
         raise ImageError("the image is damaged: it has text that is no number")
-    if are_bits:
+    if is_binary:
         values = np.frombuffer(text.translate(None, _SPACE), np.uint8) - ord("0")
     else:
         values = np.fromstring(text.decode(), np.int64, sep=" ") if text.strip() else np.empty(0, np.int64)

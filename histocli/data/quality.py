@@ -1,4 +1,4 @@
-"""The appearance of patches (colour, focus, contrast), and how far it is from that of the training data."""
+"""Measure the appearance of patches (colour, focus, contrast), and its distance from that of the training data."""
 
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Self
@@ -10,9 +10,9 @@ import numpy.typing as npt
 from histocli.schema import Count, Range
 from histocli.sources import Pixels
 
-SAMPLE = 4096  # patches of a training set that are measured
-_RARE = 0.001  # the share of the training patches that is beyond each limit
-_LOWEST_DEVIATION, _HIGHEST = 1e-6, 1e15  # of the values that describe training patches
+SAMPLE_SIZE = 4096  # patches of a training set that are measured
+_SHARE_BEYOND = 0.001  # the share of the training patches that are beyond each limit
+_MIN_DEVIATION, _MAX_VALUE = 1e-6, 1e15  # limits of the values that describe training patches
 _BLOCK = 1024  # patches that are read at once, 28 MB
 _DENSITY = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)  # the optical density of each value; white has 0
 
@@ -35,7 +35,7 @@ class Appearance(NamedTuple):
     contrast: Floats
 
 
-def appearance(patches: Pixels) -> Appearance:
+def measure_appearance(patches: Pixels) -> Appearance:
     """Measure uint8 RGB patches (N,H,W,3), N above 0."""
     rows = np.array([_measure_patch(np.ascontiguousarray(patch)) for patch in patches])
     fine, contrast = rows[:, 6], rows[:, 7]
@@ -52,7 +52,7 @@ def _measure_patch(patch: Pixels) -> Floats:
 
 
 class Distance(NamedTuple):
-    """How far N patches are from the training data; all arrays are (N,).
+    """The distance of N patches from the training data; all arrays are (N,).
 
     Attributes:
         colour: the Mahalanobis distance.
@@ -65,9 +65,9 @@ class Distance(NamedTuple):
 
     colour: Floats
     focus: Floats
-    blank: npt.NDArray[np.bool_]
-    unfocused: npt.NDArray[np.bool_]
-    unusual_stain: npt.NDArray[np.bool_]
+    is_blank: npt.NDArray[np.bool_]
+    is_unfocused: npt.NDArray[np.bool_]
+    has_unusual_stain: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Reference:
     colour_mean: list[float]
     colour_precision: list[list[float]]
     colour_limit: float
-    focus_mean: Annotated[float, Range(-_HIGHEST, _HIGHEST)]
-    focus_deviation: Annotated[float, Range(_LOWEST_DEVIATION, _HIGHEST)]
+    focus_mean: Annotated[float, Range(-_MAX_VALUE, _MAX_VALUE)]
+    focus_deviation: Annotated[float, Range(_MIN_DEVIATION, _MAX_VALUE)]
     focus_limit: float
     contrast_limit: float
 
@@ -89,45 +89,45 @@ class Reference:
         if len(self.colour_mean) != 6 or len(precision) != 6 or any(len(row) != 6 for row in precision):
             raise ValueError("does not have 6 colours")
         matrix = np.array(precision)
-        if not np.abs(matrix).max() <= _HIGHEST or not np.abs(self.colour_mean).max() <= _HIGHEST:
+        if not np.abs(matrix).max() <= _MAX_VALUE or not np.abs(self.colour_mean).max() <= _MAX_VALUE:
             raise ValueError("has colours that are too large")
         values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
         if values.min() < -1e-6 * max(1.0, values.max()) or not np.allclose(matrix, matrix.T, atol=1e-6 * values.max()):
             raise ValueError("has a colour_precision that is no precision matrix")
 
     @classmethod
-    def of(cls, store: Pixels, rows: "np.ndarray", seed: int = 0) -> Self:
-        """Measure `SAMPLE` random patches of a store (N,96,96,3), drawn from `rows` with the seed; all if fewer."""
+    def measure(cls, store: Pixels, rows: "np.ndarray", seed: int = 0) -> Self:
+        """Measure `SAMPLE_SIZE` random patches, or all if there are fewer, of these rows of a store (N,96,96,3)."""
         from sklearn.covariance import LedoitWolf
 
-        drawn = np.random.default_rng(seed).permutation(rows)[:SAMPLE]
+        drawn = np.random.default_rng(seed).permutation(rows)[:SAMPLE_SIZE]
         drawn.sort()
-        parts = [appearance(np.asarray(store[drawn[at : at + _BLOCK]])) for at in range(0, len(drawn), _BLOCK)]
+        parts = [measure_appearance(np.asarray(store[drawn[at : at + _BLOCK]])) for at in range(0, len(drawn), _BLOCK)]
         colour, focus, contrast = (np.concatenate(values) for values in zip(*parts, strict=True))
-        fitted = LedoitWolf().fit(
-            colour
-        )  # shrinkage, so that the covariance of few or of grey patches has an inverse too
+        fitted = LedoitWolf().fit(colour)  # with shrinkage, the covariance of few or of grey patches has an inverse
         distance = np.sqrt(fitted.mahalanobis(colour))
         return cls(
             patches=len(drawn),
             colour_mean=fitted.location_.tolist(),
             colour_precision=fitted.precision_.tolist(),
-            colour_limit=float(np.quantile(distance, 1 - _RARE)),
+            colour_limit=float(np.quantile(distance, 1 - _SHARE_BEYOND)),
             focus_mean=float(focus.mean()),
-            focus_deviation=float(max(focus.std(), _LOWEST_DEVIATION)),
-            focus_limit=float(np.quantile((focus - focus.mean()) / max(focus.std(), _LOWEST_DEVIATION), _RARE)),
-            contrast_limit=float(np.quantile(contrast, _RARE)),
+            focus_deviation=float(max(focus.std(), _MIN_DEVIATION)),
+            focus_limit=float(np.quantile((focus - focus.mean()) / max(focus.std(), _MIN_DEVIATION), _SHARE_BEYOND)),
+            contrast_limit=float(np.quantile(contrast, _SHARE_BEYOND)),
         )
 
     @property
     def share_beyond(self) -> float:
         """The share of more training patches that would be beyond one of the three limits."""
-        return 3 * max(_RARE, 1 / (self.patches + 1))  # of few patches, the limit is the highest or lowest value
+        return 3 * max(
+            _SHARE_BEYOND, 1 / (self.patches + 1)
+        )  # of few patches, the limit is the highest or lowest value
 
-    def distance(self, seen: Appearance) -> Distance:
+    def measure_distance(self, seen: Appearance) -> Distance:
         """Return how far patches are from the training patches."""
         away = seen.colour - np.array(self.colour_mean)
         colour = np.sqrt(np.einsum("ni,ij,nj->n", away, np.array(self.colour_precision), away))
         focus = (seen.focus - self.focus_mean) / self.focus_deviation
-        blank = seen.contrast < self.contrast_limit
-        return Distance(colour, focus, blank, focus < self.focus_limit, colour > self.colour_limit)
+        is_blank = seen.contrast < self.contrast_limit
+        return Distance(colour, focus, is_blank, focus < self.focus_limit, colour > self.colour_limit)

@@ -5,20 +5,21 @@ from threading import Thread
 
 MEMORY = Path("/proc/meminfo")
 _BLOCK = 8 << 20  # bytes that are read at a time
-_SHARE = 0.5  # the largest share of the available memory that the file may take
+_MAX_MEMORY_SHARE = 0.5  # the largest share of the available memory that the file may take
 
 
 def read_ahead(path: Path) -> Thread | None:
-    """Start to read a file from its beginning to its end on a thread, so that the system keeps it in memory.
+    """Start to read a file from its beginning to its end on a thread; the system then keeps it in memory.
 
-    A slow disk reads in order many times faster than in random order: with 400 requests per second of 128 KB, gathering
-    20,000 patches took 17.2 s, and 1.7 to 2.4 s with this (`benchmarks/cold.py`). On a fast disk nothing changes.
+    A slow disk reads in order many times faster than in random order: with 400 requests per second of 128 KB, it took
+    17.2 s to gather 20,000 patches, and 1.7 to 2.4 s after this function (`benchmarks/cold.py`). On a fast disk nothing
+    changes.
 
     The thread ends with the process. Returns None, and reads nothing, if the file is larger than half of the available
     memory, or if that is not known.
     """
     available = available_memory()
-    if available is None or path.stat().st_size > _SHARE * available:
+    if available is None or path.stat().st_size > _MAX_MEMORY_SHARE * available:
         return None
     thread = Thread(target=_read, args=(path,), name="histo-read-ahead", daemon=True)
     thread.start()
@@ -37,7 +38,7 @@ def available_memory() -> int | None:
 
 
 def _read(path: Path) -> None:
-    """Read a file to its end, so that the system keeps it in memory."""
+    """Read a file to its end; the system then keeps it in memory."""
     buffer = bytearray(_BLOCK)
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):

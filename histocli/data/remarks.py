@@ -1,4 +1,4 @@
-"""What was changed or guessed in images: counted, with the first image as an example."""
+"""Remarks on images that were changed, or whose values were guessed: counted, with the first image as an example."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ class Remark(NamedTuple):
 
 
 class Remarks(dict[str, Remark]):
-    """The number of images, and an example, by what was done to them."""
+    """The number of images, and an example, for each kind of change or guess."""
 
     def add(self, what: str, example: str, count: int = 1) -> None:
         """Count images."""
@@ -24,5 +24,5 @@ class Remarks(dict[str, Remark]):
             self.add(what, example, count)
 
     def counts(self) -> dict[str, int]:
-        """Return the number of images by what was done to them."""
+        """Return the number of images for each kind of change or guess."""
         return {what: remark.images for what, remark in self.items()}

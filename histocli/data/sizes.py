@@ -1,4 +1,4 @@
-"""The size of an image in its file's header, and the error for an image that cannot be decoded right."""
+"""The size of an image in its file's header, and the error for an image that cannot be decoded correctly."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from histocli.data import MAX_PIXELS
 
 
 class ImageError(Exception):
-    """An image that cannot be decoded right: why, as the end of a sentence, and what to do."""
+    """An image that cannot be decoded correctly: the reason, as the end of a sentence, and what to do."""
 
     def __init__(self, reason: str, hint: str = "") -> None:
         super().__init__(reason)

@@ -1,4 +1,4 @@
-"""Cleaning, balancing, and splitting without leaks."""
+"""Drop unusable patches, draw balanced subsets, and split them without leaks."""
 
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DARK, BRIGHT = 10, 245  # a patch shows no tissue if all its values are below the first or above the second
-_TRIES = 256  # random orders of the groups; the one whose split is nearest to the requested fraction is used
-_MAX_ORDERED = 2_000_000  # groups in all these orders together: with many groups, a few orders come as near
+_MAX_ORDERS = 256  # random orders of the groups; the one with a split nearest to the requested fraction is used
+_MAX_ORDERED_GROUPS = 2_000_000  # groups in all these orders together: with many groups, a few orders are enough
 
 HELD_OUT = frozenset({"test", "valid", "validation"})  # splits of public data sets that are for evaluation only
 VALIDATION = frozenset({"val", "valid", "validation"})
@@ -27,15 +27,15 @@ def drop_unusable(
     No tissue means all values under 10 or all over 245 (`max < 10 or min > 245`), the usual outlier rule for the
     Kaggle set.
     """
-    held_out = manifest["split"].isin(held_out_splits)
-    kept = manifest[~held_out]
-    unlabelled = kept["label"] == UNLABELLED
-    kept = kept[~unlabelled]
-    outliers = (kept["max"] < DARK) | (kept["min"] > BRIGHT)
-    kept = kept[~outliers]
-    duplicates = kept["sha1"].duplicated()
-    counts = DroppedPatches(*(int(mask.sum()) for mask in (held_out, unlabelled, outliers, duplicates)))
-    return kept[~duplicates], counts
+    is_held_out = manifest["split"].isin(held_out_splits)
+    kept = manifest[~is_held_out]
+    is_unlabelled = kept["label"] == UNLABELLED
+    kept = kept[~is_unlabelled]
+    is_outlier = (kept["max"] < DARK) | (kept["min"] > BRIGHT)
+    kept = kept[~is_outlier]
+    is_duplicate = kept["sha1"].duplicated()
+    counts = DroppedPatches(*(int(mask.sum()) for mask in (is_held_out, is_unlabelled, is_outlier, is_duplicate)))
+    return kept[~is_duplicate], counts
 
 
 def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame":
@@ -62,41 +62,43 @@ def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame"
 
 
 def draw_by_split(manifest: "pd.DataFrame", n: int | None, seed: int) -> "pd.DataFrame":
-    """Draw as many patches of each class within each split, n in all (None: as many as possible), in proportion.
+    """Draw n patches, the same number of each class in each split, in proportion to the sizes of the splits.
+
+    If `n` is None, as many patches as possible are drawn.
 
     Raises:
-        HistoError: as `draw_balanced`; or a split has one class only.
+        HistoError: as `draw_balanced`; or a split has patches of one class only.
     """
-    parts = [manifest[manifest["split"] == name] for name in sorted(set(manifest["split"]))]
-    largest = [2 * min(int((part["label"] == label).sum()) for label in (0, 1)) for part in parts]
-    for part, most in zip(parts, largest, strict=True):
-        if most == 0:
+    frames = [manifest[manifest["split"] == name] for name in sorted(set(manifest["split"]))]
+    largest = [2 * min(int((frame["label"] == label).sum()) for label in (0, 1)) for frame in frames]
+    for frame, n_max in zip(frames, largest, strict=True):
+        if n_max == 0:
             raise HistoError(
-                f"the split {part['split'].iloc[0]} has patches of one class only", "use --split slide or overlap"
+                f"the split {frame['split'].iloc[0]} has patches of one class only", "use --split slide or overlap"
             )
     total = sum(largest)
     if n is None:
         n = total
-    if n < 2 * len(parts) or n % 2:
+    if n < 2 * len(frames) or n % 2:
         raise HistoError(
-            f"--n {n} is not an even number of patches", f"give an even number from {2 * len(parts)} to {total}"
+            f"--n {n} is not an even number of patches", f"give an even number from {2 * len(frames)} to {total}"
         )
     if n > total:
         listed = ", ".join(
-            f"{name} {most // 2:,}" for name, most in zip(sorted(set(manifest["split"])), largest, strict=True)
+            f"{name} {n_max // 2:,}" for name, n_max in zip(sorted(set(manifest["split"])), largest, strict=True)
         )
         raise HistoError(
             f"--n {n} asks for {n // 2:,} of each class; the splits of the folders have: {listed}",
             f"the largest n possible is --n {total}",
         )
-    sizes = [min(most, max(2, 2 * round(n * most / total / 2))) for most in largest]
-    while (rest := n - sum(sizes)) != 0:  # of rounding
+    sizes = [min(n_max, max(2, 2 * round(n * n_max / total / 2))) for n_max in largest]
+    while (rest := n - sum(sizes)) != 0:  # the error of rounding
         step = 2 if rest > 0 else -2
         at = next(i for i, size in enumerate(sizes) if 2 <= size + step <= largest[i])
         sizes[at] += step
     import pandas as pd
 
-    return pd.concat([draw_balanced(part, size, seed) for part, size in zip(parts, sizes, strict=True)]).sort_index()
+    return pd.concat([draw_balanced(frame, size, seed) for frame, size in zip(frames, sizes, strict=True)]).sort_index()
 
 
 def split_random(labels: "np.ndarray", val_fraction: float, seed: int) -> "np.ndarray":
@@ -106,14 +108,14 @@ def split_random(labels: "np.ndarray", val_fraction: float, seed: int) -> "np.nd
         HistoError: a class has one patch, which cannot be in both splits.
     """
     rng = np.random.default_rng(seed)
-    val = np.zeros(len(labels), bool)
+    is_val = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) < 2:
             raise HistoError(f"class {label} has one patch, which cannot be in both splits", "use --n 4 or more")
         n_val = min(len(rows) - 1, max(1, round(len(rows) * val_fraction)))
-        val[rng.permutation(rows)[:n_val]] = True
-    return val
+        is_val[rng.permutation(rows)[:n_val]] = True
+    return is_val
 
 
 def split_by_group(
@@ -121,15 +123,15 @@ def split_by_group(
 ) -> "np.ndarray":
     """Mark whole groups for validation, with about `val_fraction` of each class: bool (N,).
 
-    Many random orders of the groups are tried. The first groups of an order, up to where their counts are nearest to
-    the requested ones, form its validation split; the best of these splits is used.
+    Many random orders of the groups are tried. The first groups of an order, up to the group where their counts are
+    nearest to the requested ones, form its validation split; the best of these splits is used.
 
     Args:
         groups: (N,) the group of each patch.
         labels: (N,) 0 or 1.
         val_fraction: the requested fraction of validation patches, 0 to 1.
-        seed: of the random orders.
-        unit: what the error calls a group.
+        seed: the seed of the random orders.
+        unit: the word for a group in the error.
 
     Raises:
         HistoError: no split has both classes in train and in validation.
@@ -141,11 +143,11 @@ def split_by_group(
     targets = sizes.sum(0) * val_fraction
     rng = np.random.default_rng(seed)
     best, best_error = None, np.inf
-    for _ in range(max(2, min(_TRIES, _MAX_ORDERED // len(names)))):
+    for _ in range(max(2, min(_MAX_ORDERS, _MAX_ORDERED_GROUPS // len(names)))):
         order = rng.permutation(len(names))
         counts = sizes[order].cumsum(0)  # (G,2) of each class, if validation ends with this group of the order
-        in_both = ((counts > 0) & (counts < sizes.sum(0))).all(1)
-        error = np.where(in_both, (np.abs(counts - targets) / np.maximum(targets, 1e-9)).max(1), np.inf)
+        is_in_both = ((counts > 0) & (counts < sizes.sum(0))).all(1)
+        error = np.where(is_in_both, (np.abs(counts - targets) / np.maximum(targets, 1e-9)).max(1), np.inf)
         cut = int(error.argmin())
         if error[cut] < best_error:
             best, best_error = order[: cut + 1], float(error[cut])

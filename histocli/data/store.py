@@ -11,9 +11,9 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from histocli.data.manifest import COLUMNS, POSITION_COLUMNS, IdsDigest, Row, row_writer
+from histocli.data.manifest import COLUMNS, POSITION_COLUMNS, IdsDigest, Row, open_row_writer
 from histocli.data.remarks import Remarks
-from histocli.data.stream import CHUNK, Chunk, chunked, load_chunk, map_ordered, worker_count
+from histocli.data.stream import CHUNK, Chunk, iterate_chunks, load_chunk, map_ordered, worker_count
 from histocli.errors import HistoError
 from histocli.fs import fsync
 from histocli.listeners import SILENT, CommandListener
@@ -49,7 +49,7 @@ def open_store(path: Path) -> Pixels:
     """Map a packed array (N,96,96,3) uint8 read-only.
 
     Raises:
-        HistoError: it does not exist, or is no such array.
+        HistoError: it does not exist, or is another kind of array.
     """
     if not path.exists():
         raise HistoError(f"there are no packed patches at {path}", "run histo download to pack them")
@@ -64,7 +64,7 @@ def map_array(path: Path, hint: str = "") -> "np.ndarray[Any, Any]":
     """Map any .npy file read-only, without unpickling anything.
 
     Raises:
-        HistoError: it is no .npy file, or shorter than its header says.
+        HistoError: it is not a .npy file, or is shorter than its header says.
     """
     try:
         return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-any-return, no-untyped-call]
@@ -89,15 +89,17 @@ def pack(
     Raises:
         HistoError: no patch can be read, or the files cannot be written.
     """
-    exact = None if source.total is None or source.drop_duplicates else min(source.total, n or source.total)
+    exact = None if source.total is None or source.should_drop_duplicates else min(source.total, n or source.total)
     size = None if exact is None else _HEADER_BYTES + exact * _PATCH_BYTES
     columns = (*COLUMNS, *POSITION_COLUMNS) if source.report.has_positions else COLUMNS
     done = 0
     with (
-        row_writer(workspace.manifest_path(name), columns) as manifest,
+        open_row_writer(workspace.manifest_path(name), columns) as manifest,
         atomic_path(workspace.patches_path(name), size) as temporary,
         temporary.open("wb") as array,
-        closing(map_ordered(_hash_chunk, chunked(_sample_patches(source, n, seed), CHUNK), worker_count())) as chunks,
+        closing(
+            map_ordered(_hash_chunk, iterate_chunks(_sample_patches(source, n, seed), CHUNK), worker_count())
+        ) as chunks,
     ):
         packing = _Packer(source, array, manifest)
         for found in chunks:
@@ -125,27 +127,27 @@ class _Packer:
         _write_header(array, 0)
 
     def add(self, found: _HashedChunk) -> None:
-        """Append the patches of a chunk, without duplicates if the source wants that."""
+        """Append the patches of a chunk, without duplicates if the source drops them."""
         chunk = found.chunk
-        keep = np.ones(len(chunk.patches), bool)
+        is_kept = np.ones(len(chunk.patches), bool)
         for i, patch in enumerate(chunk.patches):
-            if self.source.drop_duplicates:
+            if self.source.should_drop_duplicates:
                 key = (patch.split, bytes.fromhex(found.sha1[i])[:12])
-                keep[i] = key not in self.seen
+                is_kept[i] = key not in self.seen
                 self.seen.add(key)
-            if keep[i]:
+            if is_kept[i]:
                 self._write_row(patch, found.sha1[i], found.low[i], found.high[i])
-        kept = chunk.pixels if keep.all() else chunk.pixels[keep]
+        kept = chunk.pixels if is_kept.all() else chunk.pixels[is_kept]
         self.array.write(kept.data)
         self.pixels.update(kept.data)
         self.count += len(kept)
-        self.duplicates += int((~keep).sum())
+        self.duplicates += int((~is_kept).sum())
         self.unreadable += len(chunk.failures)
         self.remarks.merge(chunk.remarks)
 
     def _write_row(self, patch: Patch, digest: str, low: int, high: int) -> None:
         """Write the row of a patch to the manifest, and count an id that is not the SHA-1."""
-        self.mismatches += self.source.id_is_sha1 and patch.id != digest
+        self.mismatches += self.source.has_sha1_ids and patch.id != digest
         self.ids.add(patch.id)
         row = Row(patch.id, patch.label, patch.slide, patch.hospital, patch.split, digest, low, high)
         self.manifest.writerow((*row, *(patch.position or ())))
@@ -164,9 +166,9 @@ def _sample_patches(source: Source, n: int | None, seed: int) -> Iterator[Patch]
     """Yield all patches of the source, or `n` of them chosen at random, in its order."""
     if n is None or source.total is None or n >= source.total:
         return source.patches()
-    chosen = np.zeros(source.total, bool)
-    chosen[np.random.default_rng(seed).choice(source.total, n, replace=False)] = True
-    return compress(source.patches(), chosen)
+    is_chosen = np.zeros(source.total, bool)
+    is_chosen[np.random.default_rng(seed).choice(source.total, n, replace=False)] = True
+    return compress(source.patches(), is_chosen)
 
 
 def _hash_chunk(patches: list[Patch]) -> _HashedChunk:
@@ -183,7 +185,10 @@ def _hash_chunk(patches: list[Patch]) -> _HashedChunk:
 
 
 def _write_header(file: IO[bytes], count: int) -> None:
-    """Write the .npy header at the start of the file; NumPy pads it, so that its length does not depend on `count`."""
+    """Write the .npy header at the start of the file; then go to the end of the file.
+
+    NumPy pads the header, so its length does not depend on `count`.
+    """
     file.seek(0)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *PATCH_SHAPE)}
     np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]

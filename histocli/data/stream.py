@@ -1,4 +1,4 @@
-"""Decode patches in parallel and in order, at most a few chunks ahead of the one that is used."""
+"""Decode patches in parallel and in order, at most a few chunks in advance."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -7,14 +7,14 @@ from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
-from histocli.data.decoding import FEW_FILES, Decoded, DecodingProcesses, Loader, decode_all
+from histocli.data.decoding import MIN_FILES_FOR_PROCESSES, Decoded, DecodingProcesses, Loader, decode_all
 from histocli.data.remarks import Remarks
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
 from histocli.threads import thread_count
 
 CHUNK = 64  # patches in a task: with fewer, the cost of each task matters; with more, memory does
-_FEW = FEW_FILES  # patches that threads load before processes are started
+_THREADED_PATCHES = MIN_FILES_FOR_PROCESSES  # patches that threads load before processes are started
 _MAX_WORKERS = 8
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ def worker_count() -> int:
     return min(_MAX_WORKERS, thread_count())
 
 
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def iterate_chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Yield `items` in lists of `size`; the last list may be shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
@@ -80,7 +80,7 @@ def load_chunks(
     has started yet, threads load the first patches, and the processes start only if there are more. They end when all
     patches are loaded, or when the caller stops.
     """
-    chunks, workers = chunked(patches, size), workers or worker_count()
+    chunks, workers = iterate_chunks(patches, size), workers or worker_count()
     if pool is None:
         return map_ordered(load_chunk, chunks, workers)
     return _load_in_processes(chunks, size, workers, pool)
@@ -92,7 +92,7 @@ def _load_in_processes(
     """Load the first chunks on threads, and the others in processes, which are only started if there are others."""
     try:
         if not pool.has_started:
-            yield from map_ordered(load_chunk, islice(chunks, _FEW // size), workers)
+            yield from map_ordered(load_chunk, islice(chunks, _THREADED_PATCHES // size), workers)
         if (more := next(chunks, None)) is not None:
             pool.start()
             yield from map_ordered(partial(load_chunk, decode=pool.decode), chain([more], chunks), pool.count)

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from histocli.errors import HistoError
 
-_BLOCK = 64  # rows read at once: so few that they are freed before the garbage collector looks at them
+_BLOCK = 64  # rows read at once: more would make the garbage collector scan them, which takes time
 
 
 def read_table(
@@ -23,12 +23,12 @@ def read_table(
         HistoError: it is not UTF-8 or not CSV, two columns have the same name, or a row has more or fewer fields than
             there are columns; the message names `name` and the line.
     """
-    rows = _rows(file, name, delimiter)
-    return _column_names(*next(rows, (1, [])), name), rows
+    rows = _read_rows(file, name, delimiter)
+    return _check_column_names(*next(rows, (1, [])), name), rows
 
 
 def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
-    """Read a whole table as `read_table` does, and return its columns; those without a name are left out.
+    """Read a whole table as `read_table` does, and return its columns; those without a name are skipped.
 
     Raises:
         HistoError: as `read_table`.
@@ -44,23 +44,23 @@ def read_columns(file: IO[str], name: str) -> dict[str, list[str]]:
 def _read_uniform_table(file: IO[str], name: str) -> tuple[list[str], list[list[str]]] | None:
     """Return the columns of a table, or None if a row differs from the header in its length or has no first field."""
     try:
-        reader = _reader(file)
+        reader = _open_reader(file)
         header: list[str] = next(reader, [])
         if not any(map(str.strip, header)):
             return None
-        texts: list[list[str]] = [[] for _ in header]
+        columns: list[list[str]] = [[] for _ in header]
         while block := list(islice(reader, _BLOCK)):
             rows = list(filter(None, block))  # without empty lines
             if not set(map(len, rows)) <= {len(header)} or not all(map(itemgetter(0), rows)):
                 return None
-            for column, values in zip(texts, zip(*rows, strict=True), strict=bool(rows)):
+            for column, values in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
                 column.extend(values)
     except (csv.Error, UnicodeDecodeError):
         return None
-    return _column_names(1, header, name), texts
+    return _check_column_names(1, header, name), columns
 
 
-def _column_names(line: int, header: list[str], name: str) -> list[str]:
+def _check_column_names(line: int, header: list[str], name: str) -> list[str]:
     """Return the names in a header without spaces around them; raise `HistoError` if one is repeated."""
     columns = [column.strip() for column in header]
     for i, column in enumerate(columns):
@@ -69,16 +69,16 @@ def _column_names(line: int, header: list[str], name: str) -> list[str]:
     return columns
 
 
-def table_writer(file: IO[str], delimiter: str = ",") -> Any:
+def make_table_writer(file: IO[str], delimiter: str = ",") -> Any:
     """Return a `csv.writer` that ends lines with a line feed and quotes every field that contains a line break."""
     return csv.writer(_LineFeedFile(file), delimiter=delimiter, lineterminator="\r\n")
 
 
-def _rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, fields) of the header and every row; all have as many fields as the header."""
+def _read_rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, fields) of the header and every row; all have the same number of fields."""
     line, width = 1, 0
     try:
-        reader = _reader(file, delimiter)
+        reader = _open_reader(file, delimiter)
         for row in reader:
             if (row and row[0]) or any(map(str.strip, row)):
                 width = width or len(row)
@@ -93,14 +93,14 @@ def _rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tuple[int
         raise HistoError(f"{name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
 
 
-def _reader(file: IO[str], delimiter: str | None = None) -> Any:
+def _open_reader(file: IO[str], delimiter: str | None = None) -> Any:
     """Return a `csv.reader` for commas, semicolons or tabs, whichever are most frequent in the first line."""
     first = file.readline()
     return csv.reader(chain([first], file), delimiter=delimiter or max(",;\t", key=first.count), strict=True)
 
 
 class _LineFeedFile:
-    """A file that replaces the CRLF at the end of each line by LF: with LF alone, `csv` would not quote a lone CR."""
+    """A file that replaces CRLF at the end of each line by LF. If `csv` wrote LF, it would not quote a single CR."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file

@@ -1,8 +1,9 @@
 """Read TIFF images strictly: an image is either decoded correctly, or refused with the reason.
 
-OpenCV ignores what libtiff reports about 8-bit images, and leaves black what cannot be decoded. So the compressed
-segments (strips and tiles) of a TIFF are decoded here one by one, and each must give exactly its number of bytes.
-Layouts that are not assembled here (JPEG, CMYK, Lab ...) are decoded by OpenCV after their segments were checked.
+OpenCV ignores what libtiff reports about 8-bit images, and leaves black what cannot be decoded. Therefore the
+compressed segments (strips and tiles) of a TIFF are decoded here one by one, and each must give exactly its number of
+bytes. Layouts that are not assembled here (JPEG, CMYK, Lab ...) are decoded by OpenCV after their segments were
+checked.
 """
 
 import re
@@ -14,9 +15,9 @@ import numpy as np
 from histocli.data.headers import check_jpeg
 from histocli.data.jpeg import decode_jpeg
 from histocli.data.sizes import ImageError, check_pixels
-from histocli.data.tiff_codecs import NAMES, check_segments
+from histocli.data.tiff_codecs import CODEC_NAMES, check_segments
 from histocli.data.tiff_layout import BLACK_IS_ZERO, PALETTE, RGB, WHITE_IS_ZERO, YCBCR, Layout, Values
-from histocli.data.tiff_pages import Page, following_pages
+from histocli.data.tiff_pages import Page, read_following_pages
 from histocli.data.tiff_segments import JPEG, UNPACK, imdecode
 
 _IMAGES = re.compile(r"^images=(\d{1,9})\s*$", re.MULTILINE)  # the number of images, in ImageJ's descriptions
@@ -39,10 +40,14 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
         if is_grey and (hidden := _IMAGES.search(page.description)) and int(hidden[1]) > 1:
             raise _stack_error(int(hidden[1]))  # ImageJ writes large stacks without a page for each image
         return _read_page(page), ()
-    following = following_pages(page)
+    following = read_following_pages(page)
     if not is_grey:
         return _read_page(page), ("only the first of several pages was read",)
-    if len(following) == 2 and all(other.size == page.size for other in following) and _are_channels(page.description):
+    if (
+        len(following) == 2
+        and all(other.size == page.size for other in following)
+        and _has_channel_pages(page.description)
+    ):
         channels = [_read_page(one)[..., :1] for one in (page, *following)]
         return np.concatenate(channels, 2), ("three pages were combined to RGB",)
     raise _stack_error(1 + len(following))
@@ -52,13 +57,13 @@ def _stack_error(count: int) -> ImageError:
     return ImageError(f"the image is a stack of {count} grey pages", "save it in RGB, as a single page")
 
 
-def _are_channels(description: str) -> bool:
-    """Whether three pages are red, green and blue, and not the planes of a volume or moments of time."""
+def _has_channel_pages(description: str) -> bool:
+    """Return whether a description says that three pages are red, green and blue, and not planes of a volume."""
     return "channels=3" in description.split() or ('SizeC="3"' in description and 'SizeZ="1"' in description)
 
 
 def _read_page(page: Page) -> Values:
-    """Decode a page by the part of this package or the library that can decode it exactly."""
+    """Decode a page with the module or the library that can decode it exactly."""
     check_pixels(*page.size)
     layout = Layout(page)
     if layout.compression not in UNPACK and layout.compression != JPEG:
@@ -73,14 +78,14 @@ def _read_page(page: Page) -> Values:
                 f"the image is in a colour space (number {layout.photometric}) that is not read", "save it in RGB"
             )
         return _read_by_opencv(page)
-    return _upright(_to_rgb(layout, layout.assemble(segments)), page.value(274, 1))
+    return _turn_upright(_convert_to_rgb(layout, layout.assemble(segments)), page.value(274, 1))
 
 
 def _check_jpeg_segments(layout: Layout) -> None:
     """Check each JPEG in a TIFF as a JPEG file: its markers up to the end, and that it can be decoded at its size."""
     tables = bytes(layout.page.values(347))
     start = tables[:-2] if tables.endswith(b"\xff\xd9") else b"\xff\xd8"
-    for at, length in layout.places():
+    for at, length in layout.find_segments():
         stream = start + layout.page.data[at : at + length].removeprefix(b"\xff\xd8")
         size = check_jpeg(stream)
         image: Values | None = decode_jpeg(stream)
@@ -101,7 +106,7 @@ def _read_by_opencv(page: Page) -> Values:
 def _read_by_tifffile(page: Page, layout: Layout) -> Values:
     """Read a page whose compression only tifffile with imagecodecs unpacks."""
     check_segments(layout)
-    name = NAMES[layout.compression]
+    name = CODEC_NAMES[layout.compression]
     try:
         import imagecodecs  # noqa: F401
         from tifffile import TiffFile
@@ -117,10 +122,8 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
             first = file.pages[0]
             image = np.asarray(first.asarray())
             is_colour_in_codec = layout.photometric == YCBCR
-    except Exception as problem:  # each of its codecs raises exceptions of its own
-        raise ImageError(
-            f"the image is damaged, or its compression ({name}) is of another kind: {problem}"
-        ) from problem
+    except Exception as error:  # each codec raises its own exceptions
+        raise ImageError(f"the image is damaged, or its compression ({name}) is of another kind: {error}") from error
     if layout.is_planar and image.ndim == 3:
         image = np.moveaxis(image, 0, 2)
     if image.dtype == bool:  # one bit for each pixel, as in scanned pages
@@ -130,10 +133,10 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
         layout.photometric = RGB
     if layout.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE):
         raise ImageError(f"the image has the colour space {layout.photometric}", "save it in RGB")
-    return _upright(_to_rgb(layout, image), page.value(274, 1))
+    return _turn_upright(_convert_to_rgb(layout, image), page.value(274, 1))
 
 
-def _to_rgb(layout: Layout, image: Values) -> Values:
+def _convert_to_rgb(layout: Layout, image: Values) -> Values:
     """Return the samples (H,W,S) of a page as RGB (H,W,3); an alpha channel must be opaque."""
     colours = 3 if layout.photometric == RGB else 1
     if layout.photometric == BLACK_IS_ZERO and image.shape[2] == 3 and not layout.page.values(338):
@@ -141,8 +144,8 @@ def _to_rgb(layout: Layout, image: Values) -> Values:
     if image.shape[2] < colours:
         raise ImageError(f"the image is in RGB, but has {image.shape[2]} samples")
     for i, meaning in enumerate(layout.page.values(338), colours):
-        if meaning in _ALPHA and i < image.shape[2] and image[..., i].min() < _white(image.dtype):
-            raise ImageError("a TIFF with transparent parts", "save it without its alpha channel")
+        if meaning in _ALPHA and i < image.shape[2] and image[..., i].min() < _find_white(image.dtype):
+            raise ImageError("it is a TIFF with transparent pixels", "save it without its alpha channel")
     if colours == 1 and image.shape[2] > 2 and layout.photometric != PALETTE:
         raise ImageError(
             f"the image has {image.shape[2]} channels, but does not say that they are red, green and blue",
@@ -154,11 +157,11 @@ def _to_rgb(layout: Layout, image: Values) -> Values:
     if layout.photometric == WHITE_IS_ZERO:
         if image.dtype.kind != "u":
             raise ImageError("white is zero in it, and its samples are not unsigned", "save it in RGB")
-        image = _white(image.dtype) - image
+        image = _find_white(image.dtype) - image
     return image if colours == 3 else np.repeat(image, 3, 2)
 
 
-def _white(dtype: "np.dtype[Any]") -> Any:
+def _find_white(dtype: "np.dtype[Any]") -> Any:
     return dtype.type(1) if dtype.kind == "f" else dtype.type(np.iinfo(dtype).max)
 
 
@@ -171,7 +174,7 @@ def _look_up(page: Page, image: Values) -> Values:
     return (table >> 8 if table.max() > 255 else table).astype(np.uint8)[image]
 
 
-def _upright(image: Values, orientation: int) -> Values:
+def _turn_upright(image: Values, orientation: int) -> Values:
     """Turn an image as its Orientation tag says."""
     if orientation == 1:
         return image

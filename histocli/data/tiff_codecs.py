@@ -1,7 +1,7 @@
 """The compressions of TIFF that tifffile unpacks, and the sizes of the images inside the segments.
 
-Some compressions store whole images with headers of their own. A decoder allocates what these announce, so they are
-compared with the size of a segment first.
+Some compressions store whole images with headers of their own. A decoder allocates the memory that these
+announce, so they are compared with the size of a segment first.
 """
 
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from histocli.data.headers import check_header
 from histocli.data.sizes import ImageError, Size
 from histocli.data.tiff_layout import Layout
 
-_JXL_BITS = (9, 13, 18, 30)  # of a side, by the two bits before it
+_JXL_BITS = (9, 13, 18, 30)  # bits of a side; the two bits before it choose one of these
 _JXL_RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 
 
-def _jxl_size(data: bytes) -> Size | None:
+def _read_jxl_size(data: bytes) -> Size | None:
     """Return the size in the header of a JPEG XL codestream (ISO/IEC 18181-1, section D.2)."""
     if data[:2] != b"\xff\x0a":
         return None
@@ -28,17 +28,17 @@ def _jxl_size(data: bytes) -> Size | None:
 
     is_small = take(1)
 
-    def side() -> int:
+    def read_side() -> int:
         return 8 * (take(5) + 1) if is_small else take(_JXL_BITS[take(2)]) + 1
 
-    height, ratio = side(), take(3)
+    height, ratio = read_side(), take(3)
     if not ratio:
-        return Size(side(), height)
+        return Size(read_side(), height)
     across, down = _JXL_RATIOS[ratio]
     return Size(height * across // down, height)
 
 
-def _lerc_size(data: bytes) -> Size | None:
+def _read_lerc_size(data: bytes) -> Size | None:
     """Return the size in the header of a LERC blob, version 2."""
     if data[:6] != b"Lerc2 ":
         return None
@@ -47,7 +47,7 @@ def _lerc_size(data: bytes) -> Size | None:
     return Size(width, height)
 
 
-NAMES = {
+CODEC_NAMES = {
     2: "CCITT",
     3: "CCITT",
     4: "CCITT",
@@ -68,8 +68,8 @@ _SIZES: dict[str, Callable[[bytes], Size | None]] = {
     "JPEG 2000": check_header,
     "PNG": check_header,
     "WebP": check_header,
-    "LERC": _lerc_size,
-    "JPEG XL": _jxl_size,
+    "LERC": _read_lerc_size,
+    "JPEG XL": _read_jxl_size,
 }
 
 
@@ -79,12 +79,12 @@ def check_segments(layout: Layout) -> None:
     Raises:
         ImageError: one does, or its header cannot be read; or the compression is not known.
     """
-    name = NAMES.get(layout.compression)
+    name = CODEC_NAMES.get(layout.compression)
     if name is None:
         raise ImageError(f"its compression (number {layout.compression}) is not read", "save it as PNG")
     if name not in _SIZES:
         return
-    for at, length in layout.places():
+    for at, length in layout.find_segments():
         try:
             size = _SIZES[name](layout.page.data[at : at + length])
         except error:
@@ -92,4 +92,4 @@ def check_segments(layout: Layout) -> None:
         if size is None:
             raise ImageError(f"the image is damaged, or its compression ({name}) is of another kind", "save it as PNG")
         if size.width * size.height > layout.segment_width * layout.segment_height:
-            raise ImageError(f"the image is damaged: a part of it has {size.width:,} x {size.height:,} pixels")
+            raise ImageError(f"the image is damaged: a segment of it has {size.width:,} x {size.height:,} pixels")

@@ -10,15 +10,15 @@ from histocli.data.sizes import ImageError, Size
 
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MASKS = {1: 0xFF, 3: 0xFFFF, 4: 0xFFFFFFFF}  # the largest value of a byte, a short and a long
-_MOST_VALUES = 1 << 22  # the largest number of values of one tag; a large slide has some 100,000 tiles
-_MOST_PAGES = 256
+_MAX_VALUES = 1 << 22  # the largest number of values of one tag; a large slide has some 100,000 tiles
+_MAX_PAGES = 256
 
 
 _struct = lru_cache(256)(Struct)
 
 
 class Page:
-    """One page (image file directory) of a TIFF or BigTIFF; its tags are read when they are asked for.
+    """One page (image file directory) of a TIFF or BigTIFF; its tags are read when they are needed.
 
     Raises:
         ImageError: the page lies outside the file.
@@ -45,10 +45,10 @@ class Page:
         i, (_, kind, count, offset) = self.tags[tag]
         if count == 1 and self.order == "<" and kind in _MASKS:
             return (offset & _MASKS[kind],)
-        if count > _MOST_VALUES or kind not in _CODES:
+        if count > _MAX_VALUES or kind not in _CODES:
             raise ImageError(f"the image is damaged: its tag {tag} has {count:,} values of type {kind}")
         values = _struct(f"{self.order}{count}{_CODES[kind]}")
-        if values.size <= self._room:  # they lie in the place of the offset
+        if values.size <= self._room:  # small values are stored instead of the offset
             offset = self._first + (i + 1) * self._entry_size - self._room
         try:
             return values.unpack_from(self.data, offset)
@@ -83,19 +83,19 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def first_page(data: bytes) -> Page:
+def read_first_page(data: bytes) -> Page:
     """Return the first page of a TIFF; raises as `Page`."""
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
     begin = data[8:16] if data[2:4] in (b"\x2b\0", b"\0\x2b") else data[4:8]
     return Page(data, int.from_bytes(begin, order))
 
 
-def following_pages(page: Page) -> list[Page]:
-    """Return the pages after a page, at most some hundreds, without its reduced versions in SubIFDs."""
-    return list(islice(_chain(page), _MOST_PAGES))
+def read_following_pages(page: Page) -> list[Page]:
+    """Return the pages after a page, at most 256, without its reduced versions in SubIFDs."""
+    return list(islice(_iterate_pages(page), _MAX_PAGES))
 
 
-def _chain(page: Page) -> Iterator[Page]:
+def _iterate_pages(page: Page) -> Iterator[Page]:
     """Yield the pages that follow a page; a loop in the file ends it."""
     seen = {0}
     while page.next not in seen:
@@ -105,14 +105,14 @@ def _chain(page: Page) -> Iterator[Page]:
 
 
 def count_levels(page: Page) -> int:
-    """Return how many versions of the image a TIFF holds: more than one for a pyramid, as of a whole slide."""
+    """Return how many versions of the image a TIFF holds: more than one for a pyramid, such as a whole slide."""
     if not page.next and 330 not in page.tags:
         return 1
     ratio = page.size.width / max(1, page.size.height)
-    others = [Page(page.data, at) for at in page.values(330)[:_MOST_PAGES] if at]
+    others = [Page(page.data, at) for at in page.values(330)[:_MAX_PAGES] if at]
     smaller = [
         other.size
-        for other in [*others, *following_pages(page)]
+        for other in [*others, *read_following_pages(page)]
         if 1 < other.size.width < page.size.width
         and other.size.height
         and abs(other.size.width / other.size.height / ratio - 1) < 0.1

@@ -12,32 +12,33 @@ from histocli.data.sizes import ImageError
 
 NONE, LZW, JPEG, ADOBE_DEFLATE, DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
 
-# Each takes the bytes of a segment, how many bytes it must give, and how many it may; it returns as many as it must.
+# The functions that unpack a segment take its bytes, and the smallest (`wanted`) and the largest number of unpacked
+# bytes that are correct. They return `wanted` bytes.
 
 
-def _copy(packed: bytes, wanted: int, most: int) -> bytes:
+def _copy(packed: bytes, wanted: int, largest: int) -> bytes:
     """Return an uncompressed segment."""
     if len(packed) < wanted:
-        raise ImageError("the image is truncated: a part of it is too short")
+        raise ImageError("the image is truncated: a segment is too short")
     return packed[:wanted]
 
 
-def _inflate(packed: bytes, wanted: int, most: int) -> bytes:
+def _inflate(packed: bytes, wanted: int, largest: int) -> bytes:
     """Unpack a segment of deflate; raise `ImageError` unless it has exactly the length of a segment."""
     stream = zlib.decompressobj()
     try:
-        unpacked = stream.decompress(packed, most + 1)
+        unpacked = stream.decompress(packed, largest + 1)
     except zlib.error:
         raise ImageError("the image is damaged: its deflate stream cannot be unpacked") from None
-    if not stream.eof or len(unpacked) not in (wanted, most):
+    if not stream.eof or len(unpacked) not in (wanted, largest):
         raise ImageError("the image is damaged: its deflate stream has a wrong length")
     return unpacked[:wanted]
 
 
-def _unpack_bits(packed: bytes, wanted: int, most: int) -> bytes:
+def _unpack_bits(packed: bytes, wanted: int, largest: int) -> bytes:
     """Unpack PackBits (TIFF 6.0, section 9)."""
     parts, at, count = [], 0, 0
-    while at < len(packed) and count < most:
+    while at < len(packed) and count < largest:
         code = packed[at]
         if code < 128:
             part = packed[at + 1 : at + 2 + code]
@@ -49,15 +50,15 @@ def _unpack_bits(packed: bytes, wanted: int, most: int) -> bytes:
             part, at = b"", at + 1
         parts.append(part)
         count += len(part)
-    if count not in (wanted, most) or at > len(packed) or packed[at:].strip(b"\0\x80"):
+    if count not in (wanted, largest) or at > len(packed) or packed[at:].strip(b"\0\x80"):
         raise ImageError("the image is damaged: its PackBits stream has a wrong length")
     return b"".join(parts)[:wanted]
 
 
-def _unpack_lzw(packed: bytes, wanted: int, most: int) -> bytes:
+def _unpack_lzw(packed: bytes, wanted: int, largest: int) -> bytes:
     """Unpack LZW by OpenCV's libtiff, as a 16-bit grey image, because OpenCV reports libtiff's errors only for these.
 
-    Of an odd number of bytes the last one is read from an 8-bit image.
+    If the number of bytes is odd, the last byte is read from an 8-bit image.
     """
     pairs = wanted // 2
     image = imdecode(_as_grey_tiff(packed, pairs, 16), pairs) if pairs else None
@@ -73,10 +74,10 @@ def _unpack_lzw(packed: bytes, wanted: int, most: int) -> bytes:
 
 
 _HEADER = Struct("<2sHIH" + "HHII" * 8)
-_LENGTH = Struct("<HHIII")  # the last tag, and the end of the directory
+_LENGTH = Struct("<HHIII")  # the last tag, which is the length, and the end of the directory
 _ROW = 1 << 20  # pixels: OpenCV reads no wider image
-_MOST_ROWS = 1 << 12
-_DECODER_BYTES = 16  # memory of each pixel: JPEG 2000 needs three channels of int32 and the image itself
+_MAX_ROWS = 1 << 12
+_DECODER_BYTES = 16  # memory for each pixel: JPEG 2000 needs three channels of int32 and the image itself
 _LIBRARY_BYTES = 4 << 20  # memory of the buffers of OpenCV and libtiff
 
 
@@ -89,7 +90,7 @@ def _as_grey_tiff(packed: bytes, pixels: int, bits: int) -> bytes:
 def _grey_header(pixels: int, bits: int) -> bytes:
     """Return the header of a grey TIFF with one LZW segment, except its last tag, which is the segment's length."""
     # libtiff must be asked for exactly `pixels`, so all rows have the same length.
-    rows = next((n for n in range(-(-pixels // _ROW), _MOST_ROWS) if pixels % n == 0), 0)
+    rows = next((n for n in range(-(-pixels // _ROW), _MAX_ROWS) if pixels % n == 0), 0)
     if not rows:
         raise ImageError("LZW segments of this size cannot be unpacked", "save it as PNG")
     begin = _HEADER.size + _LENGTH.size
@@ -108,10 +109,10 @@ UNPACK: dict[int, Callable[[bytes, int, int], bytes]] = {
 
 
 def imdecode(data: bytes, pixels: int, flags: int = cv2.IMREAD_UNCHANGED) -> "cv2.typing.MatLike | None":
-    """Decode an image of a number of pixels by OpenCV; return None if it cannot.
+    """Decode an image of `pixels` pixels with OpenCV; return None if it cannot.
 
     Raises:
-        MemoryError: it could not, and there is not enough memory. OpenCV does not tell this from a damaged image.
+        MemoryError: it could not, and there is not enough memory. OpenCV returns the same for a damaged image.
     """
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)

@@ -20,7 +20,7 @@ STAIN_SCALE = 0.3  # standard deviation of a stain's relative strength
 STAIN_SHIFT = 0.04  # standard deviation of a stain's additive density
 ZOOM = 1.2  # `random_affine` enlarges or shrinks a patch by up to this factor
 OFFSET = 6 / 96  # the largest shift in x and in y, as a fraction of the patch's side
-_ROWS = 2**15 - 2  # rows of the largest image that OpenCV can remap
+_MAX_ROWS = 2**15 - 2  # rows of the largest image that OpenCV can remap
 
 
 def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: int | None = None) -> Tensor:
@@ -28,11 +28,11 @@ def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: in
 
     Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 (N,3,S,S) in [0, 1], channels last in memory, where S is
     `side` or else H. The batch must be in random order. `flips` gives each patch one of the eight flips and right-angle
-    rotations, or with `any_angle` a flip, angle, zoom and offset of its own; `full` jitters the stains too.
+    rotations, or with `any_angle` a random flip, angle, zoom and offset; `full` jitters the stains too.
     """
     if level is not Augment.NONE:
-        stays = side in (None, images.shape[-1])
-        images = random_affine(images, sharp=stays) if any_angle else random_d4(images)
+        is_same_size = side in (None, images.shape[-1])
+        images = random_affine(images, is_sharp=is_same_size) if any_angle else random_d4(images)
     smaller = resize_images(images, side).float()
     return hed_jitter(smaller) if level is Augment.FULL else smaller.div_(255)
 
@@ -43,8 +43,8 @@ def resize_images(images: Tensor, side: int | None) -> Tensor:
     uint8 images that are made smaller stay uint8 on a CPU, and become float32 on a GPU.
     """
     if side not in (None, images.shape[-1]):
-        bytewise = images.dtype is torch.uint8 and images.device.type == "cpu"
-        planes = images if bytewise else images.float().contiguous()  # floats take half the time by plane
+        is_bytewise = images.dtype is torch.uint8 and images.device.type == "cpu"
+        planes = images if is_bytewise else images.float().contiguous()  # floats take half the time by plane
         images = F.interpolate(planes, (side, side), mode="bilinear", antialias=side < images.shape[-1])
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -114,11 +114,11 @@ def hed_jitter(images: Tensor) -> Tensor:
     return jittered.view(n, height, width, 3).permute(0, 3, 1, 2)
 
 
-def random_affine(images: Tensor, *, sharp: bool = False) -> Tensor:
+def random_affine(images: Tensor, *, is_sharp: bool = False) -> Tensor:
     """Flip each image (N,3,H,H), rotate it by any angle, zoom and shift it. Returns uint8, or float32 on a GPU.
 
     Pixels from outside the image are reflected at its border. Linear interpolation blurs; the blur disappears if images
-    are made smaller afterwards. If they are not, use `sharp`: cubic interpolation, for pixels from 0 to 255.
+    are made smaller afterwards. If they are not, use `is_sharp`: cubic interpolation, for pixels from 0 to 255.
     """
     n, device = len(images), images.device
     angle = torch.rand(n, device=device) * 2 * math.pi
@@ -128,33 +128,40 @@ def random_affine(images: Tensor, *, sharp: bool = False) -> Tensor:
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     rotation = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
     matrix = torch.cat([rotation, offset], 2)  # (N,2,3), as affine_grid takes it
-    return (_warp_with_opencv if device.type == "cpu" else _warp_with_grid_sample)(images, matrix, sharp)
+    return (_warp_with_opencv if device.type == "cpu" else _warp_with_grid_sample)(images, matrix, is_sharp)
 
 
-def _warp_with_grid_sample(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
+def _warp_with_grid_sample(images: Tensor, matrix: Tensor, is_sharp: bool) -> Tensor:
     """Apply an affine matrix (N,2,3) to each image (N,3,H,H); returns float32."""
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    mode = "bicubic" if sharp else "bilinear"
+    mode = "bicubic" if is_sharp else "bilinear"
     warped = F.grid_sample(images.float(), grid, mode, padding_mode="reflection", align_corners=False)
-    return warped.clamp_(0, 255) if sharp else warped  # cubic interpolation overshoots
+    return warped.clamp_(0, 255) if is_sharp else warped  # cubic interpolation overshoots
 
 
-def _warp_with_opencv(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
+def _warp_with_opencv(images: Tensor, matrix: Tensor, is_sharp: bool) -> Tensor:
     """Return the rounded result of `_warp_with_grid_sample`; OpenCV is faster, and rounds positions to 1/32 pixel."""
-    count = max(min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_ROWS // (images.shape[-1] + 4))))
+    count = max(
+        min(torch.get_num_threads(), len(images)), math.ceil(len(images) / (_MAX_ROWS // (images.shape[-1] + 4)))
+    )
     parts = zip(images.tensor_split(count), matrix.tensor_split(count), strict=True)
-    return torch.cat(all_cores().map(lambda part: _warp_part(*part, sharp), parts))
+    return torch.cat(all_cores().map(lambda part: _warp_on_one_core(*part, is_sharp), parts))
 
 
-def _warp_part(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
-    """Warp the images of one thread."""
+def _warp_on_one_core(images: Tensor, matrix: Tensor, is_sharp: bool) -> Tensor:
+    """Warp images as `_warp_with_grid_sample` does, in one thread.
+
+    `matrix` (N,2,3) is as `affine_grid` takes it: in units from -1 to 1 over the image.
+    """
     import cv2
 
     n, channels, side, _ = images.shape
     centres = torch.arange(side) + 0.5 - side / 2  # of pixels, from the centre of the image
-    across = matrix[:, :, 0, None] * centres  # (N,2,W)
-    down = matrix[:, :, 1, None] * centres + (matrix[:, :, 2, None] + 1) * (side / 2)  # (N,2,H)
-    x, y = (down[:, i, :, None] + across[:, i, None, :] for i in (0, 1))  # (N,H,W), from the corner of the image
+    column_terms = matrix[:, :, 0, None] * centres  # (N,2,W)
+    row_terms = matrix[:, :, 1, None] * centres + (matrix[:, :, 2, None] + 1) * (side / 2)  # (N,2,H)
+    x, y = (
+        row_terms[:, i, :, None] + column_terms[:, i, None, :] for i in (0, 1)
+    )  # (N,H,W), from the corner of the image
     # All images are one tall image, one below the other. OpenCV reflects at its left and right border; at the upper and
     # lower border of each image, positions are reflected here, because OpenCV would read the next image.
     y.abs_().sub_(side).abs_().neg_().add_(side)  # no position is outside by more than the height
@@ -162,6 +169,6 @@ def _warp_part(images: Tensor, matrix: Tensor, sharp: bool) -> Tensor:
     rows = torch.cat([rows[:, [1, 0]], rows, rows[:, [-1, -2]]], 1)  # two rows more, which interpolation reads
     y += torch.arange(n).view(n, 1, 1) * rows.shape[1] + 2
     map_x, map_y = (position.view(n * side, side).sub_(0.5).numpy() for position in (x, y))
-    mode = cv2.INTER_CUBIC if sharp else cv2.INTER_LINEAR
+    mode = cv2.INTER_CUBIC if is_sharp else cv2.INTER_LINEAR
     warped = cv2.remap(rows.flatten(0, 1).numpy(), map_x, map_y, mode, borderMode=cv2.BORDER_REFLECT)
     return torch.from_numpy(warped).view(n, side, side, channels).permute(0, 3, 1, 2)

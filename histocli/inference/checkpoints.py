@@ -23,12 +23,12 @@ from histocli.models.onnx_network import OnnxNetwork, can_run
 from histocli.reports.evaluation import EvaluatedCheckpoint
 from histocli.workspace import Workspace
 
-STORED = "stored"  # the threshold that training chose
+STORED = "stored"  # the threshold that training stored in the checkpoint
 TORCH, ONNX_RUNTIME = "torch", "ONNX Runtime"
 
 
 class Member(NamedTuple):
-    """A checkpoint that is in use: its file and SHA-256, its content, and what runs its network."""
+    """A checkpoint of a predictor: its file and SHA-256, its content, and the engine that runs its network."""
 
     path: Path
     sha256: str
@@ -62,7 +62,7 @@ class CheckpointPredictor(Predictor):
         calibrated = [CalibratedNetwork(*pair) for pair in zip(networks, temperatures, strict=True)]
         super().__init__(calibrated, compute, **options)
         self.members = list(members)
-        self.calibrated_prevalence = float(np.mean([_share_of_tumour(member.checkpoint) for member in members]))
+        self.calibrated_prevalence = float(np.mean([_measure_prevalence(member.checkpoint) for member in members]))
 
     @property
     def reason(self) -> str:
@@ -78,7 +78,7 @@ class CheckpointPredictor(Predictor):
         return [self.compute.device.type, str(self.compute.precision), *(member.engine for member in self.members)]
 
     def likeness_meter(self, total: int | None) -> LikenessMeter:
-        """Return what compares the patches to score, `total` of them, with those that the networks were trained on."""
+        """Return a meter that compares the `total` patches to score with those that the networks were trained on."""
         known = [member.checkpoint.appearance for member in self.members if member.checkpoint.appearance]
         return LikenessMeter([Reference(**appearance) for appearance in known], total)
 
@@ -95,13 +95,13 @@ class CheckpointPredictor(Predictor):
         """
         if rule != STORED and (value := parse_threshold(rule)) is not None:
             return value
-        thresholds = [self._threshold_of(member.checkpoint, rule) for member in self.members]
+        thresholds = [self._compute_threshold(member.checkpoint, rule) for member in self.members]
         return sum(thresholds) / len(thresholds)
 
-    def _threshold_of(self, checkpoint: Checkpoint, rule: str) -> float:
-        """Return the threshold of one checkpoint, for uncalibrated probabilities if these are asked for."""
-        calibrated = checkpoint.threshold if rule == STORED else _threshold_by_rule(checkpoint, rule)
-        threshold = rescale_threshold(calibrated, checkpoint.temperature) if self.raw else calibrated
+    def _compute_threshold(self, checkpoint: Checkpoint, rule: str) -> float:
+        """Return the threshold of one checkpoint, for uncalibrated probabilities if the predictor returns these."""
+        calibrated = checkpoint.threshold if rule == STORED else _apply_threshold_rule(checkpoint, rule)
+        threshold = rescale_threshold(calibrated, checkpoint.temperature) if self.uncalibrated else calibrated
         return float(self._adjust(np.array(threshold)))
 
 
@@ -117,7 +117,7 @@ def check_prevalence(prevalence: float | None) -> None:
 
 
 def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -> CheckpointPredictor:
-    """Load the checkpoints of `histo eval` or `histo predict`, as its options say.
+    """Load the checkpoints in the options of `histo eval` or `histo predict`.
 
     Raises:
         HistoError: as `load_predictor`.
@@ -129,10 +129,10 @@ def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -
         config.precision,
         config.engine,
         tta=config.tta,
-        raw=config.uncalibrated,
+        uncalibrated=config.uncalibrated,
         prevalence=config.prevalence,
-        spread=isinstance(config, PredictConfig) and config.qc,
-        halve=config.can_halve_batch,
+        has_spread=isinstance(config, PredictConfig) and config.qc,
+        can_halve=config.can_halve_batch,
     )
 
 
@@ -163,9 +163,9 @@ def load_predictor(
     members, networks = [], []
     for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True):
         exported = workspace.export_path(digest, ExportFormat.ONNX)
-        by_onnx = _uses_onnx(engine, exported, checkpoint, compute)
-        members.append(Member(path, digest, checkpoint, ONNX_RUNTIME if by_onnx else TORCH))
-        networks.append(OnnxNetwork(exported, digest) if by_onnx else _torch_network(checkpoint, compute))
+        is_onnx = _should_use_onnx(engine, exported, checkpoint, compute)
+        members.append(Member(path, digest, checkpoint, ONNX_RUNTIME if is_onnx else TORCH))
+        networks.append(OnnxNetwork(exported, digest) if is_onnx else _build_torch_network(checkpoint, compute))
     return CheckpointPredictor(members, networks, compute, **options)
 
 
@@ -179,8 +179,8 @@ def _choose_compute(device: Device, precision: Precision, engine: Engine) -> Com
     return choose_compute(device, precision)
 
 
-def _uses_onnx(engine: Engine, exported: Path, checkpoint: Checkpoint, compute: Compute) -> bool:
-    """Return whether ONNX Runtime runs this checkpoint; raise `HistoError` if it is asked for and cannot."""
+def _should_use_onnx(engine: Engine, exported: Path, checkpoint: Checkpoint, compute: Compute) -> bool:
+    """Return whether ONNX Runtime runs this checkpoint; raise `HistoError` if `engine` requires it and it cannot."""
     if engine is Engine.ONNX:
         if not can_run():
             raise HistoError("--engine onnx needs onnxruntime", "pip install 'histocli[onnx]'")
@@ -188,17 +188,17 @@ def _uses_onnx(engine: Engine, exported: Path, checkpoint: Checkpoint, compute: 
             hint = f"write it: histo export --ckpt {checkpoint.run}"
             raise HistoError(f"--engine onnx: the workspace has no ONNX file of run {checkpoint.run}", hint)
         return True
-    fits = compute.device.type == "cpu" and compute.precision is Precision.FP32
-    return engine is Engine.AUTO and fits and exported.is_file() and can_run()
+    is_possible = compute.device.type == "cpu" and compute.precision is Precision.FP32
+    return engine is Engine.AUTO and is_possible and exported.is_file() and can_run()
 
 
-def _torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
+def _build_torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
     network = checkpoint.build().to(compute.device)
     fuse_batch_norm(network)
     return network
 
 
-def _threshold_by_rule(checkpoint: Checkpoint, rule: str) -> float:
+def _apply_threshold_rule(checkpoint: Checkpoint, rule: str) -> float:
     """Apply the rule to the calibrated validation scores in the checkpoint."""
     if not checkpoint.validation:
         raise HistoError(
@@ -209,7 +209,7 @@ def _threshold_by_rule(checkpoint: Checkpoint, rule: str) -> float:
     return choose_threshold(rule, labels.astype(np.int64), probability(odds, checkpoint.temperature))
 
 
-def _share_of_tumour(checkpoint: Checkpoint) -> float:
+def _measure_prevalence(checkpoint: Checkpoint) -> float:
     """Return the share of tumour among the validation patches; 0.5, as `histo balance` makes it, if it is not known."""
     labels = checkpoint.validation.get("labels")
     share = 0.5 if labels is None or not len(labels) else float(labels.double().mean())

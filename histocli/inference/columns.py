@@ -15,7 +15,7 @@ from histocli.sources.files import to_utf8
 
 @dataclass
 class ScoredRows:
-    """N scored patches, and what else their columns are computed from; None for what no column of the table needs."""
+    """N scored patches, and the other inputs of their columns; None for an input that no column needs."""
 
     chunk: ScoredChunk
     threshold: float | None = None
@@ -60,7 +60,7 @@ def _has_qc(config: PredictConfig) -> bool:
     return config.qc
 
 
-def _classes(rows: ScoredRows) -> list[int]:
+def _compute_classes(rows: ScoredRows) -> list[int]:
     assert rows.threshold is not None
     values: list[int] = (rows.chunk.scores.probs >= rows.threshold).astype(int).tolist()
     return values
@@ -71,7 +71,7 @@ COLUMNS = (
     Column("path", str, lambda rows: [to_utf8(patch.path) for patch in rows.chunk.patches], _is_full),
     Column("probability", float, lambda rows: rows.probs, _is_full),
     Column("label", float, lambda rows: rows.probs, _is_for_kaggle),
-    Column("class", int, _classes, has_class),
+    Column("class", int, _compute_classes, has_class),
     Column("spread", float, lambda rows: rows.chunk.scores.spread.tolist(), _has_qc),
     Column("colour", float, lambda rows: rows.quality.colour, _has_qc),
     Column("focus", float, lambda rows: rows.quality.focus, _has_qc),

@@ -7,7 +7,7 @@ import numpy as np
 
 from histocli.compute.device import thread_count
 from histocli.errors import HistoError
-from histocli.inference.score_table import clusters_of, read_scores
+from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import auc, compare_aucs
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, is_evaluation
@@ -55,7 +55,7 @@ def compare(one: Path, other: Path) -> ComparisonReport:
         b=b,
         n=len(paired),
         left_out=(len(tables[0]) - len(paired), len(tables[1]) - len(paired)),
-        paired=compare_aucs(labels, probs[0], probs[1], clusters_of(paired), threads=thread_count()),
+        paired=compare_aucs(labels, probs[0], probs[1], find_clusters(paired), threads=thread_count()),
     )
 
 

@@ -13,12 +13,12 @@ from histocli.errors import HistoError
 from histocli.sources import Patch
 from histocli.workspace import read_json, write_json
 
-_LONGEST_NAME = 200  # how many characters of the file's name the name of its record repeats
-_OTHER_OUT = "give another --out, or leave out --skip-done to score everything again"
+_MAX_NAME_LENGTH = 200  # characters of the file's name in the name of its record
+_OTHER_OUT_HINT = "give another --out, or omit --skip-done to score everything again"
 
 
 class Done(NamedTuple):
-    """The ids in a file of predictions, and whether a record says what the file was made with."""
+    """The ids in a file of predictions, and whether a record has the options that the file was made with."""
 
     ids: frozenset[str]
     is_recorded: bool
@@ -41,29 +41,29 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: dict[st
         return Done(frozenset(), True)
     record = _record_path(path)
     is_recorded = record.is_file()
-    if is_recorded and (other := _differences(read_json(record), made_with)):
-        raise HistoError(f"--skip-done: {path} was made with other {', '.join(other)}", _OTHER_OUT)
+    if is_recorded and (other := _find_differences(read_json(record), made_with)):
+        raise HistoError(f"--skip-done: {path} was made with other {', '.join(other)}", _OTHER_OUT_HINT)
     try:
         found, ids = _READERS[format](path)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HistoError(f"--skip-done: {path} cannot be read as {format}: {error}", _OTHER_OUT) from error
+        raise HistoError(f"--skip-done: {path} cannot be read as {format}: {error}", _OTHER_OUT_HINT) from error
     if found and found != columns:
         raise HistoError(
-            f"--skip-done: {path} has the columns {','.join(found)}, and not {','.join(columns)}", _OTHER_OUT
+            f"--skip-done: {path} has the columns {','.join(found)}, and not {','.join(columns)}", _OTHER_OUT_HINT
         )
     return Done(frozenset(ids), is_recorded)
 
 
 def write_record(path: Path, made_with: dict[str, Any]) -> None:
-    """Write down what a file of predictions was made with, for the next `read_done`."""
+    """Record the checkpoints and options that a file of predictions was made with, for the next `read_done`."""
     write_json(_record_path(path), made_with)
 
 
-def new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[Patch]:
-    """Return the patches that are not done.
+def select_new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[Patch]:
+    """Select the patches that the file does not contain.
 
     Raises:
-        HistoError: a patch has another kind of id in the file, as happens when stems are no longer different.
+        HistoError: a patch has another kind of id in the file, for example because stems are no longer unique.
     """
     new = []
     stems = {PurePosixPath(key).stem for key in done.ids if "/" in key}
@@ -81,10 +81,10 @@ def new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[Patch]:
 
 
 def _record_path(path: Path) -> Path:
-    return path.with_name(f".{path.name[:_LONGEST_NAME]}.made-with.json")
+    return path.with_name(f".{path.name[:_MAX_NAME_LENGTH]}.made-with.json")
 
 
-def _differences(record: dict[str, Any], made_with: dict[str, Any]) -> list[str]:
+def _find_differences(record: dict[str, Any], made_with: dict[str, Any]) -> list[str]:
     return [name for name, value in made_with.items() if record.get(name) != json.loads(json.dumps(value))]
 
 

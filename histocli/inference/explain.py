@@ -1,4 +1,4 @@
-"""Explain a score: which places of a patch raise the log odds of tumour, and which lower them.
+"""Explain a score: which regions of a patch raise the log odds of tumour, and which lower them.
 
 HiResCAM (Draelos and Carin, "Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
 networks", 2020, arXiv:2011.08891) of a coarse and a finer feature map, averaged over the eight flips and right-angle
@@ -22,17 +22,17 @@ from histocli.inference.forward import Network
 from histocli.models.backbone import PATCH_SIDE
 from histocli.sources import Pixels
 
-MIN_SIDES = (12, 6)  # of the feature maps: their cells have at most 8x8 and 16x16 of the patch's 96x96 pixels
+MIN_SIDES = (12, 6)  # cells on a side of the feature maps: a cell has at most 8x8 and 16x16 of the 96x96 pixels
 _BATCH = 16  # patches in a pass with gradients, which takes more memory than one without
 
 Maps = npt.NDArray[np.float32]
 
 
 def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
-    """Return how much each place of each patch raises (above 0) or lowers (below 0) the log odds of tumour.
+    """Compute how much each pixel of each patch raises (above 0) or lowers (below 0) the log odds of tumour.
 
-    The map is the mean over the eight flips and right-angle rotations of the patch, and over the networks. So it turns
-    with the patch. It has no unit: compare places of a patch with each other, not one patch with another.
+    The map is the mean over the eight flips and right-angle rotations of the patch, and over the networks. If the
+    patch is rotated, the map is rotated too. It has no unit: compare regions of one patch, not different patches.
 
     Args:
         networks: classifiers in evaluation mode, on the CPU: float images (N,3,96,96) in [0, 1] -> logits (N,2).
@@ -51,7 +51,7 @@ def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
             rows = slice(first, first + _BATCH)
             images = torch.from_numpy(np.array(pixels[rows])).permute(0, 3, 1, 2).float() / 255
             for network, modules in explained:
-                maps[rows] += (mean_over_views(network, modules, images) / len(explained)).numpy()
+                maps[rows] += (average_views(network, modules, images) / len(explained)).numpy()
     return maps
 
 
@@ -64,40 +64,40 @@ def _as_module(network: Network) -> nn.Module:
 
 
 def find_feature_maps(network: nn.Module, min_sides: Sequence[int] = MIN_SIDES) -> list[nn.Module]:
-    """Return the modules whose outputs are explained: the last map with so many cells a side that decides the score.
+    """Find the modules whose outputs are explained: for each minimal side, the last decisive map.
 
-    "Decides" means that the logits depend on the patch only through this map. Other branches would not be explained.
-    If no map is so large, the largest one is taken. The modules are in the order of their calls, each once.
+    A map is decisive if the logits depend on the patch only through this map. Other branches would not be explained.
+    If no map is so large, the largest one is used. The modules are in the order of their calls, each once.
 
     Raises:
         ExplanationError: the network has no such map.
     """
-    sides = _sides_of_maps(network)
+    sides = _find_map_sides(network)
     found = []
     for min_side in min_sides:
         large = [module for module, side in sides.items() if side >= min_side]
         small = sorted((module for module in sides if sides[module] < min_side), key=lambda module: sides[module])
-        found.append(next((m for m in [*reversed(large), *reversed(small)] if _decides(network, m)), None))
+        found.append(next((m for m in [*reversed(large), *reversed(small)] if _is_decisive(network, m)), None))
     modules = [module for module in sides if module in found]
     if not modules:
         name = getattr(network, "arch", type(network).__name__)
         raise ExplanationError(
-            f"{name} cannot be explained: it has no feature map that keeps the places of the patch",
+            f"{name} cannot be explained: it has no feature map with the positions of the patch",
             "networks of convolutions have one, such as histonet or resnet18; vision transformers have none",
         )
     return modules
 
 
-def _blank() -> Tensor:
+def _make_blank_image() -> Tensor:
     return torch.full((1, 3, PATCH_SIDE, PATCH_SIDE), 0.5)
 
 
-def _sides_of_maps(network: nn.Module) -> dict[nn.Module, int]:
-    """Return the modules whose outputs are maps of several cells, and the cells a side, in the order of the calls.
+def _find_map_sides(network: nn.Module) -> dict[nn.Module, int]:
+    """Return the modules whose outputs are maps of several cells, and their cells on a side, in the order of the calls.
 
-    Maps after a single layer of weights are left out, such as the patches that a vision transformer takes apart: they
-    show edges and colours only. So are maps that are larger than one before, such as the fixed size that VGG and
-    AlexNet stretch a smaller map to.
+    Maps after a single layer of weights are skipped, such as the patch embedding of a vision transformer: they show
+    only edges and colours. Maps that are larger than an earlier one are skipped too: VGG and AlexNet stretch a smaller
+    map to a fixed size.
     """
     sides: dict[nn.Module, int] = {}
     layers, smallest = 0, PATCH_SIDE**2
@@ -113,7 +113,7 @@ def _sides_of_maps(network: nn.Module) -> dict[nn.Module, int]:
                 sides[module] = height
 
     with _hook(network.modules(), note), torch.no_grad():
-        network(_blank())
+        network(_make_blank_image())
     return sides
 
 
@@ -122,46 +122,46 @@ def _is_channels_last(maps: Tensor) -> bool:
     return maps.shape[2] != maps.shape[3] and maps.shape[1] == maps.shape[2]
 
 
-def _decides(network: nn.Module, module: nn.Module) -> bool:
+def _is_decisive(network: nn.Module, module: nn.Module) -> bool:
     """Return whether the logits depend on the image only through the output of a module."""
-    image = _blank().requires_grad_()
+    image = _make_blank_image().requires_grad_()
     with _hook([module], lambda _, output: output.detach()), torch.enable_grad():
         logits = network(image).sum()
         return not logits.requires_grad or torch.autograd.grad(logits, image, allow_unused=True)[0] is None
 
 
 def hires_cam(activation: Tensor, gradient: Tensor) -> Tensor:
-    """Return activation times gradient: to first order, what each value of a feature map adds to the log odds."""
+    """Return activation times gradient: to first order, the contribution of each value of a map to the log odds."""
     return activation * gradient
 
 
-def mean_over_views(
+def average_views(
     network: nn.Module,
     modules: Sequence[nn.Module],
     images: Tensor,
     contribution: Callable[[Tensor, Tensor], Tensor] = hires_cam,
 ) -> Tensor:
-    """Return the maps (N,H,H) of float images (N,3,H,H): the mean over the eight views, each turned back.
+    """Return the maps (N,H,H) of float images (N,3,H,H): the mean over the eight views, each rotated back.
 
     `contribution` combines the output (N,C,h,h) of a module with its gradient. The results are summed over channels and
     modules, each in the same unit.
     """
     total = torch.zeros(len(images), 1, *images.shape[2:])
     for number, view in enumerate(d4_views(images)):
-        for activation, gradient in _activations_and_gradients(network, modules, view):
+        for activation, gradient in _compute_activations_and_gradients(network, modules, view):
             cells = contribution(activation, gradient).sum(1, keepdim=True)
             total += undo_d4_view(F.interpolate(cells, images.shape[2:], mode="bilinear"), number)
     return total[:, 0] / 8
 
 
-def _activations_and_gradients(
+def _compute_activations_and_gradients(
     network: nn.Module, modules: Sequence[nn.Module], images: Tensor
 ) -> list[tuple[Tensor, Tensor]]:
     """Return the outputs of modules for images (N,3,H,H), and the gradients of the log odds there: all (N,C,h,h)."""
     captured: list[Tensor] = []
 
     def capture(_: nn.Module, output: Tensor) -> Tensor:
-        captured.append(output if captured else output.detach().requires_grad_())  # nothing before the first is needed
+        captured.append(output if captured else output.detach().requires_grad_())  # no gradient before the first map
         return captured[-1].clone()  # the next module may change it in place
 
     with _hook(modules, capture), torch.enable_grad():
@@ -175,9 +175,11 @@ def _activations_and_gradients(
 
 
 @contextmanager
-def _hook(modules: Iterator[nn.Module] | Sequence[nn.Module], see: Callable[[nn.Module, Any], Any]) -> Iterator[None]:
-    """Call `see` with each of these modules and its output in this block; what it returns replaces the output."""
-    handles = [module.register_forward_hook(lambda module, _, output: see(module, output)) for module in modules]
+def _hook(
+    modules: Iterator[nn.Module] | Sequence[nn.Module], on_output: Callable[[nn.Module, Any], Any]
+) -> Iterator[None]:
+    """In this block, replace the output of each of these modules by the result of `on_output(module, output)`."""
+    handles = [module.register_forward_hook(lambda module, _, output: on_output(module, output)) for module in modules]
     try:
         yield
     finally:

@@ -13,18 +13,18 @@ from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.sources import Pixels
 from histocli.workspace import Workspace
 
-_EXPORTED = (".onnx", ".pt2", ".torchscript", ".ts")
+_EXPORT_SUFFIXES = (".onnx", ".pt2", ".torchscript", ".ts")
 
 
-def load_explained(workspace: Workspace, names: Sequence[str]) -> CheckpointPredictor:
+def load_for_explaining(workspace: Workspace, names: Sequence[str]) -> CheckpointPredictor:
     """Load checkpoints by name or path for `explain`: in torch, on the CPU, in fp32.
 
     Raises:
         ExplanationError: one is an exported network.
-        HistoError: one cannot be used.
+        HistoError: a checkpoint cannot be loaded.
     """
     for name in names:
-        if Path(name).suffix.lower() in _EXPORTED:
+        if Path(name).suffix.lower() in _EXPORT_SUFFIXES:
             raise ExplanationError(
                 f"--ckpt {name}: an exported network cannot be explained, because it has no gradients",
                 "give the checkpoint or the run that it was exported from",
@@ -36,21 +36,21 @@ def explain_scored(workspace: Workspace, report: EvaluationReport, pixels: Pixel
     """Return the maps (N,96,96) of some of an evaluation's patches, uint8 (N,96,96,3), as `explain` does.
 
     Raises:
-        ExplanationError: a checkpoint is not there any more, or its network has no feature map.
+        ExplanationError: a checkpoint has been removed or changed, or its network has no feature map.
     """
     if not report.checkpoints:
         raise ExplanationError("the evaluation does not name its checkpoint", "histo eval writes it again")
-    paths = [str(_find(workspace, one)) for one in report.checkpoints]
+    paths = [str(_find_checkpoint(workspace, one)) for one in report.checkpoints]
     if not len(pixels):
         return explain([], pixels)
     try:
-        predictor = load_explained(workspace, paths)
+        predictor = load_for_explaining(workspace, paths)
     except HistoError as error:
         raise ExplanationError(str(error), error.hint) from error
     return explain([one.network for one in predictor.networks], pixels)
 
 
-def _find(workspace: Workspace, one: EvaluatedCheckpoint) -> Path:
+def _find_checkpoint(workspace: Workspace, one: EvaluatedCheckpoint) -> Path:
     """Return the file of an evaluated checkpoint: checkpoints/best.pt may be of another run by now."""
     folders = (workspace.checkpoints_dir, workspace.runs_dir / one.run)
     places = [Path(one.checkpoint), *(folder / name for folder in folders for name in ("best.pt", "last.pt"))]
@@ -58,5 +58,6 @@ def _find(workspace: Workspace, one: EvaluatedCheckpoint) -> Path:
         if path.is_file() and file_sha256(path) == one.checkpoint_sha256:
             return path.absolute()
     raise ExplanationError(
-        f"the checkpoint of {one.run}, epoch {one.epoch}, is not there any more", "histo eval scores with another one"
+        f"the checkpoint of {one.run}, epoch {one.epoch}, was removed or changed",
+        "histo eval scores with another checkpoint",
     )

@@ -12,14 +12,14 @@ from histocli.data.transforms import d4_views
 
 Network = Callable[[Tensor], Tensor]  # float images (N,3,96,96) in [0, 1], or their features (N,F) -> logits (N,2)
 
-_LARGEST_PASS = 2048  # images in one forward pass over several views: more are not faster, and take more memory
+_MAX_IMAGES_PER_PASS = 2048  # images in one forward pass over several views: more are not faster, and take more memory
 
 
 @torch.inference_mode()
-def batch_log_odds(network: Network, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
+def compute_log_odds(network: Network, images: Tensor, compute: Compute, *, tta: bool = False) -> Tensor:
     """Return the log odds of tumour for uint8 images (N,3,96,96) on the device: float32 (V,N) on the same device.
 
-    V is 1, or 8 with `tta`: one row for each flip and right-angle rotation, and the first for the images as they are.
+    V is 1, or 8 with `tta`: one row for each flip and right-angle rotation, and the first for the unchanged images.
     A GPU computes the eight views as one batch; on a CPU each core computes the views of its images in turn.
     """
 
@@ -32,20 +32,20 @@ def batch_log_odds(network: Network, images: Tensor, compute: Compute, *, tta: b
             views = d4_views(pixels) if tta else [pixels]
         with compute.autocast():
             logits = [network(batch) for batch in _join_views(views)]
-        return torch.cat([_log_odds(batch) for batch in logits]).view(len(views), len(images))
+        return torch.cat([_subtract_logits(batch) for batch in logits]).view(len(views), len(images))
 
     return map_pieces(compute_piece, images)
 
 
 def _join_views(views: list[Tensor]) -> list[Tensor]:
-    """Put several views into one batch where a GPU computes them, but at most `_LARGEST_PASS` images."""
+    """Put several views into one batch where a GPU computes them, but at most `_MAX_IMAGES_PER_PASS` images."""
     size = len(views[0])
     if len(views) == 1 or views[0].device.type == "cpu" or size == 0:
         return views
-    together = max(1, min(len(views), _LARGEST_PASS // size))
+    together = max(1, min(len(views), _MAX_IMAGES_PER_PASS // size))
     return [torch.cat(views[first : first + together]) for first in range(0, len(views), together)]
 
 
-def _log_odds(logits: Tensor) -> Tensor:
+def _subtract_logits(logits: Tensor) -> Tensor:
     """Subtract the two logits of each image in fp32: (N,2) -> (N,)."""
     return logits[:, 1].float() - logits[:, 0].float()

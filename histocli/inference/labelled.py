@@ -15,15 +15,15 @@ from histocli.compute.ddp import Ranks
 from histocli.config import EvalConfig
 from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.groups import OVERLAP
-from histocli.data.likeness import Likeness, sample_stride
+from histocli.data.likeness import Likeness, choose_stride
 from histocli.data.loaders import PatchLoader
 from histocli.data.overlap_cache import read_overlaps
-from histocli.data.overlaps import overlap_groups
+from histocli.data.overlaps import group_overlaps
 from histocli.data.remarks import Remarks
 from histocli.enums import SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import CheckpointPredictor
-from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, pixel_digests
+from histocli.inference.leakage import KnownCounts, ManifestCache, count_known, read_pixel_digests
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.score_table import PATCH_COLUMNS
 from histocli.listeners import CommandListener
@@ -41,14 +41,14 @@ class Scored(NamedTuple):
 
     Attributes:
         data: the name of the data set or folder.
-        split: which of its patches.
+        split: the split of its patches that was scored.
         table: the columns id, label, prob, raw (the uncalibrated probability), slide, data, index, sha1, and hospital
-            and overlap_group where known.
+            and overlap_group if they are known.
         manifest_sha256: the SHA-256 of the manifest; None for a folder.
         skipped: how many patches were not scored, by reason.
         packed: the packed data set that holds the pixels; None for a folder.
-        known: how many of the patches the checkpoints were trained and validated on.
-        likeness: how like the training patches they look; None for a run's own validation patches.
+        known: the number of patches that the checkpoints were trained on, and validated on.
+        likeness: their likeness to the training patches; None for a run's own validation patches.
 
     """
 
@@ -87,7 +87,7 @@ def score_packed(
     table.insert(2, "prob", probs)
     table.insert(3, "raw", raw)
     _add_overlap_groups(workspace, subset, table)
-    digests = pixel_digests(workspace, subset.data, subset.frame, manifests)
+    digests = read_pixel_digests(workspace, subset.data, subset.frame, manifests)
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     return Scored(
         data=config.data or subset.data,
@@ -110,7 +110,7 @@ def _score_subset(
 ) -> np.ndarray:
     """Return the probabilities and the uncalibrated probabilities of packed patches: (2,N)."""
     device = predictor.compute.device
-    batches = PatchLoader(subset.store, subset.rows, subset.labels, batch_size, device, resident=False, ranks=ranks)
+    batches = PatchLoader(subset.store, subset.rows, subset.labels, batch_size, device, is_resident=False, ranks=ranks)
     listener.on_total(len(batches))
     scores = predictor.predict_packed(batches, listener.on_progress)
     return np.stack([scores.probs, scores.raw])
@@ -118,18 +118,18 @@ def _score_subset(
 
 def _measure_likeness(predictor: CheckpointPredictor, subset: Subset) -> Likeness:
     """Compare a sample of packed patches with the training patches; only the sample is read."""
-    rows = subset.rows[:: sample_stride(len(subset.rows))]
+    rows = subset.rows[:: choose_stride(len(subset.rows))]
     return predictor.likeness_meter(len(rows)).measure(np.asarray(subset.store[rows]))
 
 
 def _add_overlap_groups(workspace: Workspace, subset: Subset, table: "pd.DataFrame") -> None:
-    """Add the overlap group of each patch, where slides are not known and overlaps have been searched."""
-    unknown = "slide" not in table.columns or (table["slide"] == "").any()
-    if not unknown or OVERLAP in table.columns or not workspace.dataset_path(subset.data).is_file():
+    """Add the overlap group of each patch, if slides are unknown and overlaps have been searched."""
+    has_unknown_slides = "slide" not in table.columns or (table["slide"] == "").any()
+    if not has_unknown_slides or OVERLAP in table.columns or not workspace.dataset_path(subset.data).is_file():
         return
     pairs = read_overlaps(workspace, subset.data)
     if pairs is not None:
-        groups = overlap_groups(pairs, int(subset.store.shape[0]))[subset.rows]
+        groups = group_overlaps(pairs, int(subset.store.shape[0]))[subset.rows]
         is_single = np.bincount(groups)[groups] == 1
         table[OVERLAP] = np.where(is_single, "", groups.astype(str))
 
@@ -185,7 +185,7 @@ def score_folder(
         HistoError: as `FolderSource`; or no labelled patch is in this split, or none can be read.
     """
     location = Path(config.data or "")
-    source = FolderSource(_folder_options(config))
+    source = FolderSource(_make_folder_options(config))
     split = _find_split(source, config, location)
     if ranks.is_rank0:
         for note in source.report.notes:
@@ -200,7 +200,7 @@ def score_folder(
     listener.on_total(None if source.total is None else math.ceil(source.total / ranks.size))
     meter = predictor.likeness_meter(source.total)
     with closing(predictor.predict_patches(share, size, listener)) as chunks:
-        scored = [_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
+        scored = [_make_folder_chunk(chunk, meter.measure(chunk.pixels)) for chunk in chunks]
     # The processes take the chunks in turns, so this is the order of the files.
     gathered = [chunk for turn in zip_longest(*ranks.all_gather(scored)) for chunk in turn if chunk]
     table = _join_tables(gathered, location)
@@ -252,13 +252,13 @@ def _join_tables(chunks: "list[_FolderChunk]", location: Path) -> "pd.DataFrame"
     return table if table["hospital"].any() else table.drop(columns="hospital")
 
 
-def _folder_options(config: EvalConfig) -> FolderOptions:
+def _make_folder_options(config: EvalConfig) -> FolderOptions:
     """Return the options of `histo eval` that say how to read a folder, as those of `FolderSource`."""
     names = {field.name for field in fields(FolderOptions)} - {"locations"}
     return FolderOptions(locations=(config.data or "",), **{name: getattr(config, name) for name in names})
 
 
-def _folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:
+def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:
     """Turn the scores of a chunk into a table, without its pixels."""
     import pandas as pd
 

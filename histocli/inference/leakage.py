@@ -1,4 +1,4 @@
-"""Find which patches a checkpoint was trained on, and which it was validated on, by their pixels."""
+"""Find the patches that a checkpoint was trained on, and validated on, by their pixels."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.data.dataset import same_patches
+from histocli.data.dataset import has_same_patches
 from histocli.data.manifest import file_sha256, read_manifest
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ManifestCache:
-    """Reads and hashes each manifest once, however many parts of an evaluation need it."""
+    """Reads and hashes each manifest once, for all steps of an evaluation."""
 
     def __init__(self) -> None:
         self._frames: dict[Path, pd.DataFrame] = {}
@@ -59,13 +59,13 @@ def load_known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: 
 
     Returns None if the manifest that it was trained with is not in the workspace, or if its data set has changed.
     """
-    path = _run_manifest(workspace, checkpoint, manifests)
+    path = _find_run_manifest(workspace, checkpoint, manifests)
     if path is None:
         return None
     frame = manifests.read(path, ("id", "label", "split"))
     if "data" not in frame.columns or frame["data"].nunique() != 1:
         return None
-    digests = pixel_digests(workspace, str(frame["data"].iloc[0]), frame, manifests)
+    digests = read_pixel_digests(workspace, str(frame["data"].iloc[0]), frame, manifests)
     if digests is None:
         return None
     known: dict[str, dict[bytes, str]] = {"train": {}, "val": {}}
@@ -75,23 +75,23 @@ def load_known_patches(workspace: Workspace, checkpoint: Checkpoint, manifests: 
     return KnownPatches(known["train"], known["val"])
 
 
-def _run_manifest(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> Path | None:
+def _find_run_manifest(workspace: Workspace, checkpoint: Checkpoint, manifests: ManifestCache) -> Path | None:
     """Return the copy of the manifest in the run's folder; None if the checkpoint was trained with another manifest."""
     path = workspace.run_dir(checkpoint.run) / "manifest.csv"
     return path if path.is_file() and manifests.sha256(path) == checkpoint.manifest_sha256 else None
 
 
-def pixel_digests(
+def read_pixel_digests(
     workspace: Workspace, data: str, subset: "pd.DataFrame", manifests: ManifestCache
 ) -> list[bytes] | None:
-    """Return the SHA-1 of the pixels of a subset's rows; None where its data set has changed or is missing."""
+    """Return the SHA-1 of the pixels of a subset's rows; None if its data set has changed or is missing."""
     path = workspace.manifest_path(data)
     packed = manifests.read(path) if path.is_file() else None
     rows = subset["index"].to_numpy(np.int64)
     if packed is None or "sha1" not in packed.columns or rows.max(initial=-1) >= len(packed):
         return None
     patches = packed.iloc[rows]
-    if not same_patches(subset, patches):
+    if not has_same_patches(subset, patches):
         return None
     return [bytes.fromhex(digest) for digest in patches["sha1"]]
 

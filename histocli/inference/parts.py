@@ -1,4 +1,4 @@
-"""Write a file in parts, so that a job that was killed continues from the parts that are finished.
+"""Write a file in parts: a job that was killed continues from the finished parts.
 
 The parts are in a hidden folder next to the file. Each part is written by one process of the job. Its JSON file has
 its size and checksum, which show whether the part is damaged, and the counts of its patches.
@@ -31,8 +31,8 @@ class Parts:
     """The parts of the file `target`; each has the rows of the same number of chunks of patches.
 
     `dependencies` holds everything that the content of the parts depends on, as values that JSON can hold. If a folder
-    has parts with other dependencies, it is removed. `unfinished` holds the numbers of the parts that are still to
-    write, and `assigned` the numbers of those that this process writes.
+    has parts with other dependencies, it is removed. `unfinished` holds the numbers of the unfinished parts, and
+    `assigned` the numbers of those that this process writes.
 
     Raises:
         HistoError: the folder cannot be written.
@@ -44,7 +44,7 @@ class Parts:
         # The folder is hidden because the file may lie in a folder that is an input itself.
         self.folder = target.with_name(f".{shorten_name(target.name)}.{key}.parts")
         chunks_per_part = min(_CHUNKS_PER_PART, math.ceil(chunks / _MIN_PARTS))
-        self.chunks = max(1, chunks_per_part, math.ceil(chunks / _MAX_PARTS))  # of each part
+        self.chunks = max(1, chunks_per_part, math.ceil(chunks / _MAX_PARTS))  # chunks in each part
         self.count = math.ceil(chunks / self.chunks)
         self.unfinished = ranks.on_rank0(self._prepare)
         self.assigned = self.unfinished[ranks.rank :: ranks.size]
@@ -123,7 +123,7 @@ class Parts:
         return read_json(self._facts_path(number))["counts"]
 
     def remove_if_empty(self) -> None:
-        """Remove the folder if it has no finished part, so that a job that failed at once leaves no files."""
+        """Remove the folder if it has no finished part: a job that failed at once leaves no files."""
         if not any(self.folder.glob("*.json")):
             self.remove()
 

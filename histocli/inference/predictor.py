@@ -15,12 +15,12 @@ from histocli.compute.cores import PIECE, all_cores
 from histocli.compute.device import Compute
 from histocli.compute.memory import is_out_of_memory, make_memory_error
 from histocli.data.decoding import DecodingProcesses
-from histocli.data.early import decoding_processes
+from histocli.data.early import create_decoding_processes
 from histocli.data.loaders import PatchLoader
 from histocli.data.remarks import Remarks
-from histocli.data.stream import Chunk, chunked, load_chunk, load_chunks, map_on_pool
+from histocli.data.stream import Chunk, iterate_chunks, load_chunk, load_chunks, map_on_pool
 from histocli.errors import HistoError
-from histocli.inference.forward import Network, batch_log_odds
+from histocli.inference.forward import Network, compute_log_odds
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.calibration import adjust_prevalence, probability
 from histocli.metrics.curves import Floats
@@ -38,9 +38,9 @@ class PredictorOptions(TypedDict, total=False):
     """The options of `Predictor`."""
 
     tta: bool
-    raw: bool
-    spread: bool
-    halve: bool
+    uncalibrated: bool
+    has_spread: bool
+    can_halve: bool
     prevalence: float | None
 
 
@@ -78,11 +78,11 @@ class Predictor:
         networks: the networks, on the device, with their temperatures.
         compute: the device and the number format.
         tta: average over the eight flips and right-angle rotations instead of scoring the patch as it is.
-        raw: return uncalibrated probabilities as `probs` too.
-        spread: compute the eight views for `spread`, even without `tta`.
-        halve: where the memory is too small for a batch, continue with half as many patches at a time.
-        prevalence: the share of tumour patches in the data, for which the probabilities are adjusted; None: that of the
-            data on which they were calibrated, `calibrated_prevalence`.
+        uncalibrated: return uncalibrated probabilities as `probs` too.
+        has_spread: compute the eight views for `spread`, even without `tta`.
+        can_halve: if the memory is too small for a batch, continue with half as many patches at a time.
+        prevalence: the share of tumour patches in the data, for which the probabilities are adjusted; None: the
+            prevalence of the calibration data, `calibrated_prevalence`.
     """
 
     calibrated_prevalence = 0.5
@@ -93,15 +93,15 @@ class Predictor:
         compute: Compute,
         *,
         tta: bool = False,
-        raw: bool = False,
-        spread: bool = False,
-        halve: bool = False,
+        uncalibrated: bool = False,
+        has_spread: bool = False,
+        can_halve: bool = False,
         prevalence: float | None = None,
     ) -> None:
         self.prevalence = prevalence
         self.networks, self.compute = list(networks), compute
-        self.tta, self.raw, self.spread, self.halve = tta, raw, spread, halve
-        self._largest_batch: int | None = None  # that fits the memory; None until a batch did not fit
+        self.tta, self.uncalibrated, self.has_spread, self.can_halve = tta, uncalibrated, has_spread, can_halve
+        self._largest_batch: int | None = None  # the largest that fits the memory; None until a batch did not fit
         for network, _ in self.networks:
             if isinstance(network, nn.Module):
                 network.eval()
@@ -112,7 +112,7 @@ class Predictor:
         Raises:
             HistoError: a probability is not finite, or the memory is too small.
         """
-        return self._scores(self._log_odds(images))
+        return self._compute_scores(self._compute_log_odds(images))
 
     def predict_array(self, pixels: Pixels, batch_size: int = 256) -> Scores:
         """Score an array of patches, uint8 (N,96,96,3) in RGB order.
@@ -121,7 +121,7 @@ class Predictor:
             HistoError: as `predict_batch`.
         """
         batches = (pixels[first : first + batch_size] for first in range(0, len(pixels), batch_size))
-        return self._scores(self._join([self._log_odds(self._upload(batch)) for batch in batches]))
+        return self._compute_scores(self._join([self._compute_log_odds(self._upload(batch)) for batch in batches]))
 
     def predict_packed(self, batches: PatchLoader, on_progress: Callable[[int], None] = lambda done: None) -> Scores:
         """Score every patch of a loader, in the order of its rows.
@@ -132,13 +132,13 @@ class Predictor:
         Raises:
             HistoError: as `predict_batch`.
         """
-        log_odds: list[Tensor] = []  # they stay on the device, so that a GPU never waits for the CPU
+        log_odds: list[Tensor] = []  # these stay on the device: a GPU then never waits for the CPU
         done = 0
         for batch in batches.eval_batches():
-            log_odds.append(self._log_odds(batch.images))
+            log_odds.append(self._compute_log_odds(batch.images))
             done += len(batch.images) * batches.ranks.size
             on_progress(min(done, len(batches)))
-        share = self._scores(self._join(log_odds))
+        share = self._compute_scores(self._join(log_odds))
         return Scores(*batches.gather_shares(torch.from_numpy(np.stack(share, 1))).numpy().T)
 
     def predict_patches(
@@ -161,7 +161,7 @@ class Predictor:
         done = 0
         if pool is not None and not self.has_gpu:
             pool.close()
-        scored = self._on_gpu(patches, size, pool) if self.has_gpu else self._on_cores(patches, size)
+        scored = self._score_on_gpu(patches, size, pool) if self.has_gpu else self._score_on_cores(patches, size)
         with closing(scored) as chunks:
             for chunk in chunks:
                 for _, error in chunk.failures:
@@ -179,21 +179,21 @@ class Predictor:
         """Whether the networks run on a GPU."""
         return self.compute.device.type != "cpu"
 
-    def _on_cores(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
+    def _score_on_cores(self, patches: Iterable[Patch], size: int) -> Generator[ScoredChunk, None, None]:
         """Read and score the chunks, each on one core, and yield them in order."""
         cores = all_cores()
-        return map_on_pool(cores.pool, self._read_and_score, chunked(patches, size), 2 * cores.count)
+        return map_on_pool(cores.pool, self._read_and_score, iterate_chunks(patches, size), 2 * cores.count)
 
     def _read_and_score(self, patches: list[Patch]) -> ScoredChunk:
         chunk = load_chunk(patches)
         return self._finish(chunk, self._start(chunk))
 
-    def _on_gpu(
+    def _score_on_gpu(
         self, patches: Iterable[Patch], size: int, pool: DecodingProcesses | None
     ) -> Generator[ScoredChunk, None, None]:
-        """Start each chunk before the scores of the chunk before it are used, so that the GPU always has work."""
+        """Start each chunk before the scores of the previous chunk are used: the GPU then always has work."""
         before: tuple[Chunk, _Download] | None = None
-        with closing(load_chunks(patches, size, pool=pool or decoding_processes())) as chunks:
+        with closing(load_chunks(patches, size, pool=pool or create_decoding_processes())) as chunks:
             for chunk in chunks:
                 started = chunk, self._start(chunk)
                 if before:
@@ -204,11 +204,11 @@ class Predictor:
 
     def _start(self, chunk: Chunk) -> "_Download":
         """Start to compute the log odds of a chunk; on a GPU this does not wait for the result."""
-        return _Download(self._log_odds(self._upload(chunk.pixels)) if chunk.patches else self._join([]))
+        return _Download(self._compute_log_odds(self._upload(chunk.pixels)) if chunk.patches else self._join([]))
 
     def _finish(self, chunk: Chunk, log_odds: "_Download") -> ScoredChunk:
         """Wait for the log odds of a chunk, and return the chunk with its scores."""
-        scores = self._scores(log_odds.wait())
+        scores = self._compute_scores(log_odds.wait())
         return ScoredChunk(chunk.patches, chunk.pixels, scores, chunk.failures, chunk.remarks)
 
     def _upload(self, pixels: Pixels) -> Tensor:
@@ -217,17 +217,17 @@ class Predictor:
     def _join(self, log_odds: list[Tensor]) -> Tensor:
         return torch.cat(log_odds, 2) if log_odds else torch.empty(len(self.networks), 1, 0)
 
-    def _log_odds(self, images: Tensor) -> Tensor:
+    def _compute_log_odds(self, images: Tensor) -> Tensor:
         """Compute the log odds float32 (M,V,N) of M networks, V views and N images; they stay on the device."""
         size = min(self._largest_batch or len(images), len(images))
         while True:
             try:
-                parts = images.split(size) if size else [images]
-                return self._join([self._forward(part) for part in parts])
+                batches = images.split(size) if size else [images]
+                return self._join([self._forward(batch) for batch in batches])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if not self.halve or size == 1:
+                if not self.can_halve or size == 1:
                     raise make_memory_error(size) from error
             self._largest_batch = size = size // 2
             if self.compute.device.type == "cuda":
@@ -235,18 +235,20 @@ class Predictor:
 
     def _forward(self, images: Tensor) -> Tensor:
         """Compute the log odds (M,V,N) of a batch that fits the memory."""
-        all_views = self.tta or self.spread
-        return torch.stack([batch_log_odds(one.network, images, self.compute, tta=all_views) for one in self.networks])
+        all_views = self.tta or self.has_spread
+        return torch.stack(
+            [compute_log_odds(one.network, images, self.compute, tta=all_views) for one in self.networks]
+        )
 
-    def _scores(self, log_odds: Tensor) -> Scores:
+    def _compute_scores(self, log_odds: Tensor) -> Scores:
         """Turn log odds (M,V,N) into scores, in double precision on the CPU."""
         odds = log_odds.cpu().numpy().astype(np.float64)
         if not np.isfinite(odds).all():
             hint = "use --precision fp32; in training, lower --lr"
             raise HistoError("the network's probabilities are not finite", hint)
-        means = [_mean_log_odds(views) if self.tta else views[0] for views in odds]
+        means = [_average_log_odds(views) if self.tta else views[0] for views in odds]
         raw = np.mean([probability(mean) for mean in means], 0)
-        if self.raw:
+        if self.uncalibrated:
             probs, views = raw, [probability(views) for views in odds]
         else:
             temperatures = [one.temperature for one in self.networks]
@@ -255,7 +257,7 @@ class Predictor:
         return Scores(self._adjust(probs), self._adjust(raw), np.ptp(self._adjust(np.mean(views, 0)), 0))
 
     def _adjust(self, probs: Floats) -> Floats:
-        """Return probabilities for the prevalence of the data."""
+        """Adjust probabilities for the prevalence of the data."""
         if self.prevalence is None:
             return probs
         return adjust_prevalence(probs, self.calibrated_prevalence, self.prevalence)
@@ -279,7 +281,7 @@ class _Download:
         return self._tensor
 
 
-def _mean_log_odds(odds: Floats) -> Floats:
+def _average_log_odds(odds: Floats) -> Floats:
     """Return the log odds (N,) of the mean probability over views (V,N), exact even near 0 and 1."""
     mean: Floats = np.logaddexp.reduce(-np.logaddexp(0, -odds)) - np.logaddexp.reduce(-np.logaddexp(0, odds))
     return mean

@@ -1,4 +1,4 @@
-"""Quality control of predictions: patches unlike the training data, copies of it, or with unstable scores."""
+"""Find patches unlike the training data, copies of training patches, and unstable scores (`--qc`)."""
 
 from collections.abc import Sequence
 from hashlib import sha1
@@ -7,18 +7,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from histocli.data.quality import Distance, Reference, appearance
+from histocli.data.quality import Distance, Reference, measure_appearance
 from histocli.errors import HistoError
 from histocli.inference.leakage import ManifestCache, load_known_patches
 from histocli.inference.predictor import ScoredChunk
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
 
-UNSTABLE = 0.5  # a patch is flagged when its probabilities in the eight orientations spread over this or more
+UNSTABLE = 0.5  # a patch is flagged if its probabilities in the eight orientations differ by this or more
 
 
 class QualityControl(NamedTuple):
-    """How N patches differ from the training data, as lists of N values.
+    """The differences of N patches from the training data, as lists of N values.
 
     `colour`, `focus` and `contrast` are those of `Distance` and of the patch itself. `duplicate` is the id of the
     training patch with the same pixels, or "". `flags` are the names of the flags of a patch, separated by ";".
@@ -34,10 +34,10 @@ class QualityControl(NamedTuple):
 class Flagger:
     """Computes the quality control of scored patches.
 
-    With several checkpoints, each patch is compared with the training data that it differs from most.
+    With several checkpoints, each patch is compared with the training data that it is least like.
 
     Attributes:
-        duplicates: whether the pixels of the training patches are known.
+        has_training_pixels: whether the pixels of the training patches are known.
 
     Raises:
         HistoError: a checkpoint does not describe the appearance of its training data.
@@ -48,18 +48,18 @@ class Flagger:
             if not checkpoint.appearance:
                 raise HistoError(
                     f"the checkpoint of run {checkpoint.run} does not describe the appearance of its training data",
-                    "leave out --qc, or train again with this version",
+                    "omit --qc, or train again with this version",
                 )
         self.references = [Reference(**checkpoint.appearance) for checkpoint in checkpoints]
         manifests = ManifestCache()
         known = [load_known_patches(workspace, checkpoint, manifests) for checkpoint in checkpoints]
         self.train_ids = {digest: key for patches in known if patches for digest, key in patches.train.items()}
-        self.duplicates = None not in known
+        self.has_training_pixels = None not in known
 
     def check(self, chunk: ScoredChunk) -> QualityControl:
         """Return the quality control of the patches of a chunk that was scored with its spread."""
-        measured = appearance(chunk.pixels)
-        distances = [reference.distance(measured) for reference in self.references]
+        measured = measure_appearance(chunk.pixels)
+        distances = [reference.measure_distance(measured) for reference in self.references]
         digests = [sha1(patch.data, usedforsecurity=False).digest() for patch in chunk.pixels]
         duplicates = [self.train_ids.get(digest, "") for digest in digests]
         furthest = Distance(
@@ -68,9 +68,9 @@ class Flagger:
             *(np.any(masks, 0) for masks in zip(*(distance[2:] for distance in distances), strict=True)),
         )
         marks: dict[str, Sequence[bool] | npt.NDArray[np.bool_]] = {
-            "blank": furthest.blank,
-            "unfocused": furthest.unfocused,
-            "stain": furthest.unusual_stain,
+            "blank": furthest.is_blank,
+            "unfocused": furthest.is_unfocused,
+            "stain": furthest.has_unusual_stain,
             "unstable": chunk.scores.spread >= UNSTABLE,
             "duplicate": [bool(key) for key in duplicates],
         }

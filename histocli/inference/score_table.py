@@ -23,7 +23,7 @@ _REQUIRED = ("id", "label", "prob", "data", "index")
 def write_scores(path: Path, table: "pd.DataFrame") -> None:
     """Write the columns id, label, prob, slide, data, index, sha1, and hospital and overlap_group where known.
 
-    Probabilities are written with all their digits, so that those near 1 stay different.
+    Probabilities are written with all their digits, so that values near 1 stay different.
     """
     with atomic_path(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
@@ -61,8 +61,8 @@ def read_scores(path: Path) -> "pd.DataFrame":
     return table
 
 
-def clusters_of(table: "pd.DataFrame") -> Clusters:
-    """Return what to resample as a whole: slides, else patches that show the same tissue, else single patches."""
+def find_clusters(table: "pd.DataFrame") -> Clusters:
+    """Return the groups to resample as a whole: slides, else patches of the same tissue, else single patches."""
     by, codes = connected_components(table)
     return make_patch_clusters(len(table)) if by == "patch" else Clusters(by, codes, int(codes.max()) + 1)
 
@@ -71,16 +71,16 @@ def measure_scores(table: "pd.DataFrame", threshold: float) -> tuple[Measurement
     """Return the metrics, the calibration metrics before calibration, and the intervals."""
     labels, probs = table["label"].to_numpy(), table["prob"].to_numpy()
     measured = evaluate(labels, probs, threshold)
-    before = evaluate(labels, table["raw"].to_numpy(), threshold).metrics
+    uncalibrated = evaluate(labels, table["raw"].to_numpy(), threshold).metrics
     intervals = estimate_uncertainty(
-        labels, probs, measured.metrics, threshold, clusters_of(table), threads=thread_count()
+        labels, probs, measured.metrics, threshold, find_clusters(table), threads=thread_count()
     )
-    changed = {metric.name: before[metric.name] for metric in METRICS if metric.is_changed_by_calibration}
+    changed = {metric.name: uncalibrated[metric.name] for metric in METRICS if metric.is_changed_by_calibration}
     return measured, changed, intervals
 
 
-def metrics_by(column: str, table: "pd.DataFrame", threshold: float) -> list[GroupMetrics]:
-    """Return the metrics of each slide or hospital (`column`) of scored patches; none where it is not known."""
+def measure_groups(column: str, table: "pd.DataFrame", threshold: float) -> list[GroupMetrics]:
+    """Return the metrics of each slide or hospital (`column`) of scored patches; none if it is not known."""
     if column not in table.columns:
         return []
     labels, probs = table["label"].to_numpy(np.int64), table["prob"].to_numpy(np.float64)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocli.data.image_files import ImageFile, ranges_of
+from histocli.data.image_files import ImageFile, infer_file_ranges
 from histocli.data.images import Preparation
 from histocli.data.store import open_store
 from histocli.enums import Resize
@@ -14,7 +14,7 @@ from histocli.errors import HistoError
 from histocli.reports.evaluation import EvaluationReport
 from histocli.sources import Pixels
 from histocli.sources.files import find_images
-from histocli.sources.folder import unique_ids
+from histocli.sources.folder import make_unique_ids
 from histocli.sources.listing import list_files
 from histocli.workspace import Workspace
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def can_read_scored(workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame") -> bool:
-    """Return whether the scored patches are still where they were."""
+    """Return whether the scored patches still exist."""
     if report.folder:
         return Path(report.folder).exists()
     return all(name and workspace.patches_path(name).is_file() for name in scores["data"].unique())
@@ -35,7 +35,7 @@ def read_scored(workspace: Workspace, report: EvaluationReport, scores: "pd.Data
     """Read patches (N,96,96,3) uint8 in the order of `scores`, which are some rows of an evaluation's scores.
 
     Raises:
-        HistoError: they are not there any more, or are not the pixels that were scored.
+        HistoError: they have been removed, or their pixels have changed.
     """
     patches = _read_folder(report, scores) if report.folder else _read_packed(workspace, scores)
     for patch, digest, key in zip(patches, scores["sha1"], scores["id"], strict=True):
@@ -63,8 +63,8 @@ def _read_packed(workspace: Workspace, scores: "pd.DataFrame") -> Pixels:
     rows = scores["index"].to_numpy(np.int64)
     patches = np.empty((len(rows), 96, 96, 3), np.uint8)
     for name in scores["data"].unique():
-        is_here = (scores["data"] == name).to_numpy()
-        patches[is_here] = read_packed(workspace, name, rows[is_here])
+        is_of_data_set = (scores["data"] == name).to_numpy()
+        patches[is_of_data_set] = read_packed(workspace, name, rows[is_of_data_set])
     return patches
 
 
@@ -75,8 +75,8 @@ def _read_folder(report: EvaluationReport, scores: "pd.DataFrame") -> Pixels:
     if not row_of:
         return patches
     images, _ = find_images(list_files(Path(report.folder or "")))
-    how = Preparation(Resize(report.resize), ranges=ranges_of(images))
-    for key, file in zip(unique_ids(images), images, strict=True):
+    how = Preparation(Resize(report.resize), ranges=infer_file_ranges(images))
+    for key, file in zip(make_unique_ids(images), images, strict=True):
         if (row := row_of.pop(key, None)) is not None:
             patches[row] = ImageFile(file.name, file.read, how)()
     if row_of:

@@ -8,7 +8,7 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from histocli.data.tables import table_writer
+from histocli.data.tables import make_table_writer
 from histocli.enums import Output
 from histocli.errors import HistoError
 from histocli.outputs import open_stream
@@ -35,28 +35,30 @@ class Writer(Protocol):
 def open_writer(
     to: Path | IO[str], format: Output, kinds: dict[str, type], *, escape_formulas: bool = False
 ) -> Iterator[Writer]:
-    """Open a writer of the columns that `kinds` names, to a text stream, or to a pipe or device at a path.
+    """Open a writer of the columns in `kinds`, to a text stream, or to a pipe or device at a path.
 
     With `escape_formulas`, CSV has an apostrophe before text that a spreadsheet would compute.
     """
     if not isinstance(to, Path):
-        writer = _text_writer(to, format, kinds, escape_formulas)
+        writer = _make_text_writer(to, format, kinds, escape_formulas)
         yield writer
         writer.close()
         return
-    with open_stream(to) as file, _file_writer(file, format, kinds, escape_formulas) as writer:
+    with open_stream(to) as file, _open_file_writer(file, format, kinds, escape_formulas) as writer:
         yield writer
 
 
 @contextmanager
 def open_part(path: Path, format: Output, kinds: dict[str, type], *, escape_formulas: bool = False) -> Iterator[Writer]:
     """Open a writer to a new regular file."""
-    with path.open("wb") as file, _file_writer(file, format, kinds, escape_formulas) as writer:
+    with path.open("wb") as file, _open_file_writer(file, format, kinds, escape_formulas) as writer:
         yield writer
 
 
 @contextmanager
-def _file_writer(file: IO[bytes], format: Output, kinds: dict[str, type], escape_formulas: bool) -> Iterator[Writer]:
+def _open_file_writer(
+    file: IO[bytes], format: Output, kinds: dict[str, type], escape_formulas: bool
+) -> Iterator[Writer]:
     """Open a writer to a binary file, and leave the file open at the end."""
     writer: Writer
     if format is Output.PARQUET:
@@ -65,13 +67,13 @@ def _file_writer(file: IO[bytes], format: Output, kinds: dict[str, type], escape
         writer.close()
         return
     text = TextIOWrapper(file, encoding="utf-8", newline="")
-    writer = _text_writer(text, format, kinds, escape_formulas)
+    writer = _make_text_writer(text, format, kinds, escape_formulas)
     yield writer
     writer.close()
     text.detach()  # the caller, who opened `file`, closes it
 
 
-def _text_writer(stream: IO[str], format: Output, kinds: dict[str, type], escape_formulas: bool = False) -> Writer:
+def _make_text_writer(stream: IO[str], format: Output, kinds: dict[str, type], escape_formulas: bool = False) -> Writer:
     if format is Output.JSONL:
         return JsonWriter(stream)
     writer = CsvWriter(stream, kinds)
@@ -90,17 +92,17 @@ class CsvWriter:
 
     def __init__(self, stream: IO[str], kinds: dict[str, type]) -> None:
         self.stream = stream
-        table_writer(stream, self.delimiter).writerow(kinds)
+        make_table_writer(stream, self.delimiter).writerow(kinds)
 
     def rows(self, table: Table) -> None:
-        """Write the rows of some patches, and flush them for programs that read them meanwhile."""
-        texts = [[self._text(value) for value in column] for column in table.values()]
-        lines = StringIO()  # the rows are written at once: stdout checks for errors at each write
-        table_writer(lines, self.delimiter).writerows(zip(*texts, strict=True))
+        """Write the rows of some patches, and flush them: another program may read them at the same time."""
+        texts = [[self._format_value(value) for value in column] for column in table.values()]
+        lines = StringIO()  # all rows in one write, because stdout checks for errors at each write
+        make_table_writer(lines, self.delimiter).writerows(zip(*texts, strict=True))
         self.stream.write(lines.getvalue())
         self.stream.flush()
 
-    def _text(self, value: Any) -> Any:
+    def _format_value(self, value: Any) -> Any:
         """Format a value for a cell."""
         if isinstance(value, float):
             return f"{value:.{DIGITS}f}"
@@ -127,7 +129,7 @@ class JsonWriter:
 
     def rows(self, table: Table) -> None:
         """Write the rows of some patches, and flush them."""
-        self.stream.write("".join(json.dumps(row) + "\n" for row in _records(table)))
+        self.stream.write("".join(json.dumps(row) + "\n" for row in _make_records(table)))
         self.stream.flush()
 
     def append(self, path: Path) -> None:
@@ -159,7 +161,7 @@ class ParquetWriter:
 
     def rows(self, table: Table) -> None:
         """Write the rows of some patches as a row group."""
-        self.writer.write_table(self.table.from_pylist(_records(table), schema=self.schema))
+        self.writer.write_table(self.table.from_pylist(_make_records(table), schema=self.schema))
 
     def append(self, path: Path) -> None:
         """Write the row groups of another Parquet file."""
@@ -174,7 +176,7 @@ class ParquetWriter:
         self.writer.close()
 
 
-def _records(table: Table) -> list[dict[str, Any]]:
+def _make_records(table: Table) -> list[dict[str, Any]]:
     """Return the rows as dictionaries, with the numbers rounded as in the CSV."""
     rounded = [[round(v, DIGITS) if isinstance(v, float) else v for v in column] for column in table.values()]
     return [dict(zip(table, row, strict=True)) for row in zip(*rounded, strict=True)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histocli.data.groups import plural
+from histocli.data.groups import pluralise
 from histocli.metrics.curves import Floats, Ints
 from histocli.metrics.registry import BY_NAME, NAMES, Metric, compute_metrics
 from histocli.metrics.weighted import SortedScores
@@ -73,7 +73,7 @@ def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: Class
         return ""
     kind = "tumour" if count == by_class.tumour else "normal"
     text = f"there are only {count}" if count == clusters else f"only {count} have {kind} patches"
-    return f"the bootstrap needs {FEW_CLUSTERS} {plural(by)}, and {text}"
+    return f"the bootstrap needs {FEW_CLUSTERS} {pluralise(by)}, and {text}"
 
 
 class Bootstrap(NamedTuple):

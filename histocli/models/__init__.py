@@ -12,11 +12,11 @@ from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
-from histocli.models.encoders import ENCODERS, encoder_backbone
+from histocli.models.encoders import ENCODERS, create_encoder_backbone
 from histocli.models.histonet import WIDE, HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
 from histocli.models.patch_network import PatchNetwork
-from histocli.models.torchvision_models import torchvision_backbone, torchvision_names
+from histocli.models.torchvision_models import create_torchvision_backbone, list_torchvision_names
 
 ARCHITECTURES: dict[str, Callable[[], PatchNetwork]] = {
     "histonet": HistoNet,
@@ -93,13 +93,13 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
         if weights is Weights.HISTONET_PCAM:
             raise UsageError(f"--weights {weights} fits only --arch {packaged.ARCH}")
         if arch.startswith(timm_models.PREFIX):
-            backbone = timm_models.timm_backbone(arch, pretrained)
+            backbone = timm_models.create_timm_backbone(arch, pretrained)
         elif arch in ENCODERS:
-            backbone = encoder_backbone(arch, pretrained)
-        elif arch in torchvision_names():
-            backbone = torchvision_backbone(arch, pretrained)
+            backbone = create_encoder_backbone(arch, pretrained)
+        elif arch in list_torchvision_names():
+            backbone = create_torchvision_backbone(arch, pretrained)
         else:
-            raise _unknown(arch)
+            raise _unknown_arch_error(arch)
         model = Classifier(
             HeadedNetwork(backbone), backbone.arch, mean=backbone.mean, std=backbone.std, side=backbone.side
         )
@@ -119,9 +119,9 @@ def rebuild_model(arch: str) -> Classifier:
     return create_model(arch)
 
 
-def _unknown(arch: str) -> UsageError:
+def _unknown_arch_error(arch: str) -> UsageError:
     """Return the error for an architecture that does not exist, with similar names."""
-    names = (*ARCHITECTURES, *ENCODERS, *torchvision_names())
+    names = (*ARCHITECTURES, *ENCODERS, *list_torchvision_names())
     close = get_close_matches(arch.lower(), names, n=3)
     return UsageError(
         f"there is no architecture {arch!r}",

@@ -1,8 +1,9 @@
 """Check the file of a checkpoint before torch reads it: the zip archive, and the pickle in it.
 
 torch has its own reader of zip archives. Where an archive can be read in two ways, a check could see one content and
-torch another one. So only archives with one reading are accepted: they end where they say, no two members share bytes,
-and nothing is compressed. The pickle may only contain plain values and dense tensors, each of which is stored in full.
+torch another one. So only archives with one reading are accepted: their directory is at their end, no two members share
+bytes, and nothing is compressed. The pickle may only contain plain values and dense tensors, each of which is stored in
+full.
 """
 
 import io
@@ -16,16 +17,18 @@ from pathlib import Path
 from struct import unpack
 from typing import IO, Any, NamedTuple
 
-MAX_PICKLE = 1 << 22  # bytes of the pickle, which has no weights; the pickle of a large network has 1 MB
+MAX_PICKLE = 1 << 22  # bytes of the pickle, which does not contain the weights; the pickle of a large network has 1 MB
 MAX_OPCODES = 1_000_000  # the pickle has at most this many; each may make an object of some 100 bytes
 _MAX_MEMBERS = 100_000
-_MAX_DIMENSIONS, _MAX_NUMBER = 8, 1 << 48  # of a tensor's shape
+_MAX_DIMENSIONS, _MAX_NUMBER = 8, 1 << 48  # limits of a tensor's shape
 _MEMBER = re.compile(r"[^/]+/(data\.pkl|data/[0-9]+|byteorder|version|\.[a-z_/]+)")
 _BLOCK = 1 << 20
 _END, _ZIP64_END, _LOCATOR, _ENTRY, _LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
-_FULL = 0xFFFFFFFF  # a field of 32 bits with this value has its true value in the Zip64 block
-_FLAGS = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 11  # a data descriptor, UTF-8, and bits without meaning; not encryption
-_OPCODES = {
+_ZIP64_MARK = 0xFFFFFFFF  # a field of 32 bits with this value has its true value in the Zip64 block
+_ALLOWED_FLAGS = (
+    1 << 1 | 1 << 2 | 1 << 3 | 1 << 11
+)  # a data descriptor, UTF-8, and bits without meaning; not encryption
+_ALLOWED_OPCODES = {
     *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),
     *("BINFLOAT", "BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
     *("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS", "BINGET", "LONG_BINGET"),
@@ -96,19 +99,19 @@ def _read_directory(file: IO[bytes], size: int) -> dict[str, Member]:
     file.seek(start)
     directory = io.BytesIO(file.read(length))
     members: dict[str, Member] = {}
-    places = []
+    ranges = []
     for _ in range(count):
         name, offset, number, crc = _read_entry(directory)
         file.seek(offset)
-        header = _take(file, 30, _LOCAL)
+        header = _read_exactly(file, 30, _LOCAL)
         flags, method, *_, name_length, extra_length = unpack("<2x2H16x2H", header[4:])
         begin = offset + 30 + name_length + extra_length
-        if file.read(name_length) != name or method or flags & ~_FLAGS or name.decode() in members:
+        if file.read(name_length) != name or method or flags & ~_ALLOWED_FLAGS or name.decode() in members:
             raise ValueError("its directory does not match its members")
         members[name.decode()] = Member(begin, number, crc)
-        places.append((offset, begin + number))
-    ends = [0, *(end for _, end in sorted(places))]
-    if directory.read(1) or any(a > b for a, b in zip(ends, [at for at, _ in sorted(places)] + [start], strict=True)):
+        ranges.append((offset, begin + number))
+    ends = [0, *(end for _, end in sorted(ranges))]
+    if directory.read(1) or any(a > b for a, b in zip(ends, [at for at, _ in sorted(ranges)] + [start], strict=True)):
         raise ValueError("its members overlap, or its directory has more than them")
     return members
 
@@ -117,7 +120,7 @@ def _read_end(file: IO[bytes], size: int) -> tuple[int, int, int]:
     """Return the number of members, and start and length of the directory, which must fill the file to its end."""
     at = size - 22
     file.seek(max(at, 0))
-    disk, first, here, count, length, start, comment = unpack("<4H2LH", _take(file, 22, _END)[4:])
+    disk, first, here, count, length, start, comment = unpack("<4H2LH", _read_exactly(file, 22, _END)[4:])
     if disk or first or here != count or comment:
         raise ValueError("it does not end with the directory of a zip archive")
     file.seek(max(at - 20, 0))
@@ -126,9 +129,9 @@ def _read_end(file: IO[bytes], size: int) -> tuple[int, int, int]:
         at -= 76
         file.seek(at)
         record, disk64, first64, here64, count64, length64, start64 = unpack(
-            "<Q4x2L4Q", _take(file, 56, _ZIP64_END)[4:]
+            "<Q4x2L4Q", _read_exactly(file, 56, _ZIP64_END)[4:]
         )
-        pairs = [(count, count64, 0xFFFF), (length, length64, _FULL), (start, start64, _FULL)]
+        pairs = [(count, count64, 0xFFFF), (length, length64, _ZIP64_MARK), (start, start64, _ZIP64_MARK)]
         if (disk, offset, disks, record, disk64, first64) != (0, at, 1, 44, 0, 0) or here64 != count64:
             raise ValueError("its Zip64 directory is not where it should be")
         if any(small not in (large, full) for small, large, full in pairs):
@@ -141,13 +144,13 @@ def _read_end(file: IO[bytes], size: int) -> tuple[int, int, int]:
 
 def _read_entry(directory: IO[bytes]) -> tuple[bytes, int, int, int]:
     """Return name, offset, size and CRC-32 of the next entry of the directory."""
-    entry = _take(directory, 46, _ENTRY)
+    entry = _read_exactly(directory, 46, _ENTRY)
     flags, method, crc, packed, size, name_length, extra_length, comment, disk, offset = unpack(
         "<4x2H4x3L4H6xL", entry[4:]
     )
     name, extra = directory.read(name_length), directory.read(extra_length)
-    if _FULL in (packed, size, offset):
-        wanted = [value == _FULL for value in (size, packed, offset)]
+    if _ZIP64_MARK in (packed, size, offset):
+        wanted = [value == _ZIP64_MARK for value in (size, packed, offset)]
         if extra[:4] != b"\1\0" + bytes([8 * sum(wanted), 0]) or len(extra) != 4 + 8 * sum(wanted):
             raise ValueError("a member's Zip64 block is damaged")
         large = iter(unpack(f"<{sum(wanted)}Q", extra[4:]))
@@ -156,12 +159,12 @@ def _read_entry(directory: IO[bytes]) -> tuple[bytes, int, int, int]:
         )
     if method or packed != size:
         raise ValueError("its members are compressed, which torch does not write")
-    if flags & ~_FLAGS or comment or disk:
+    if flags & ~_ALLOWED_FLAGS or comment or disk:
         raise ValueError("a member is encrypted, or in another file")
     return name, offset, size, crc
 
 
-def _take(file: IO[bytes], count: int, signature: bytes) -> bytes:
+def _read_exactly(file: IO[bytes], count: int, signature: bytes) -> bytes:
     """Read exactly `count` bytes that begin with `signature`, or raise `ValueError`."""
     data = file.read(count)
     if len(data) != count or not data.startswith(signature):
@@ -183,7 +186,7 @@ def _check_sums(file: IO[bytes], members: dict[str, Member]) -> None:
 def _check_opcodes(data: bytes) -> None:
     """Refuse a pickle with other opcodes than torch writes for plain values, or with more memory than opcodes."""
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data), 1):
-        if opcode.name not in _OPCODES or count > MAX_OPCODES:
+        if opcode.name not in _ALLOWED_OPCODES or count > MAX_OPCODES:
             raise ValueError(f"its data.pkl has {opcode.name} at {position}, or too many values")
         if opcode.name in ("BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count:
             raise ValueError("its data.pkl counts wrongly")
@@ -217,13 +220,19 @@ class _Inspector(pickle.Unpickler):
         return Storage(numel, itemsize)
 
     def _check_tensor(
-        self, storage: Storage, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], grad: bool, hooks: Any
+        self,
+        storage: Storage,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        requires_grad: bool,
+        hooks: Any,
     ) -> tuple[int, ...]:
-        """Return the shape of a tensor, whose elements must be in its storage, and must not be more than it has."""
+        """Return the shape of a tensor, after checking that its elements are in its storage."""
         numbers = (offset, *shape, *stride)
         if len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or not 0 <= n < _MAX_NUMBER for n in numbers):
             raise ValueError("a tensor's shape is not one of whole numbers")
-        if type(grad) is not bool or type(hooks) is not _Ordered or hooks:
+        if type(requires_grad) is not bool or type(hooks) is not _Ordered or hooks:
             raise ValueError("a tensor has hooks")
         numel = prod(shape)
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if numel else -1

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from histocli.errors import HistoError
-from histocli.models.head import head_in_fp32
+from histocli.models.head import run_head_in_fp32
 
 PATCH_SIDE = 96
 PCAM_MEAN, PCAM_STD = (0.7024, 0.5462, 0.6965), (0.2389, 0.2821, 0.2163)
 Channels = tuple[float, float, float]  # red, green, blue
-BACKBONE, HEAD = "network.backbone.", "network.head."  # where their parameters are in a classifier
+BACKBONE, HEAD = "network.backbone.", "network.head."  # prefixes of their parameters in a classifier
 
 
 class Backbone(NamedTuple):
     """A network without its last layer, and the input that it expects.
 
-    `network` takes normalised images (N,3,H,W), resized to H = W = `side` unless that is None, and gives (N,`width`).
-    `arch` is a name from which it can be built again, without weights and without a download.
+    `network` takes normalised images (N,3,H,W), resized to H = W = `side` unless `side` is None, and returns
+    (N,`width`). `arch` is a name from which it can be built again, without weights and without a download.
     """
 
     arch: str
@@ -70,20 +70,20 @@ class HeadedNetwork(nn.Module):
         """Return the input of the head: (N,F).
 
         Raises:
-            HistoError: the backbone gives something else than one vector for each image.
+            HistoError: the backbone does not return one vector for each image.
         """
         features: Tensor = self.backbone(images)
         if features.shape[1:] != (self.width,):
             shape = "x".join(map(str, features.shape[1:]))
-            raise HistoError(f"{self.arch} gives features of {shape} for an image, not {self.width}")
+            raise HistoError(f"{self.arch} returns features of {shape} for an image, not {self.width}")
         return features
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N,2) of normalised images (N,3,H,W)."""
-        return head_in_fp32(self.head, self.features(images))
+        return run_head_in_fp32(self.head, self.features(images))
 
 
-def weights_missing(arch: str, error: Exception, place: str) -> HistoError:
+def missing_weights_error(arch: str, error: Exception, place: str) -> HistoError:
     """Return the error for pretrained weights that cannot be loaded; their file can be put into `place` by hand."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HistoError(

@@ -25,15 +25,15 @@ from histocli.schema import Count, Fraction, Range, from_json
 from histocli.workspace import Workspace, atomic_path, is_path
 
 _VALIDATION = {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}
-FORMAT = 4  # 3: histonet was what histonet-64 is now
+FORMAT = 4  # in format 3, histonet was the network that is now histonet-64
 
 
 @dataclass
 class Checkpoint:
     """The content of a checkpoint file.
 
-    `model` has the weights that predict (the EMA). `training` has what else `--resume` needs, and is empty in best.pt.
-    `config` has the options of the run, and `metrics` its validation metrics at `epoch`.
+    `model` has the weights that predict (the EMA). `training` has the other state that `--resume` needs; it is empty in
+    best.pt. `config` has the options of the run, and `metrics` its validation metrics at `epoch`.
 
     `temperature` and `threshold` (on calibrated probabilities) were chosen on the validation patches; `validation` has
     the `labels` uint8 (N,) and `log_odds` float32 (N,) of these. `appearance` has the fields of `Reference`.
@@ -58,10 +58,10 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     backbone_sha256: str = ""
     format: int = FORMAT
-    origin: str = field(default="the checkpoint", init=False)  # the file it was read from; not in it
+    origin: str = field(default="the checkpoint", init=False)  # the path of the file; it is not stored in the file
 
     def describe(self) -> str:
-        """Return what this checkpoint is: its file, run, epoch, validation AUC and the time when it was written."""
+        """Describe this checkpoint for the user: its file, run, epoch, validation AUC, and the time of writing."""
         if self.origin == str(packaged.PATH):
             return packaged.NOTICE
         auc = self.metrics.get("val_auc")
@@ -129,17 +129,17 @@ def backbone_sha256(state: Mapping[str, torch.Tensor]) -> str:
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
     content = BytesIO()  # torch writes the name of a file into it, and does not report a full disk clearly
-    torch.save({name: _canonical(value) for name, value in vars(checkpoint).items() if name != "origin"}, content)
+    torch.save({name: _intern_texts(value) for name, value in vars(checkpoint).items() if name != "origin"}, content)
     with atomic_path(path, len(content.getbuffer())) as temporary:
         temporary.write_bytes(content.getbuffer())
 
 
-def _canonical(value: Any) -> Any:
+def _intern_texts(value: Any) -> Any:
     """Return a copy in which equal texts are one object, so that equal values are pickled to equal bytes."""
     if type(value) is dict:
-        return {_canonical(key): _canonical(item) for key, item in value.items()}
+        return {_intern_texts(key): _intern_texts(item) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(map(_canonical, value))
+        return type(value)(map(_intern_texts, value))
     return sys.intern(value) if type(value) is str else value
 
 
@@ -169,7 +169,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     checkpoint.model = {  # the network that comes with histo is stored in 16 bits
         name: tensor.float() if tensor.dtype is torch.float16 else tensor for name, tensor in checkpoint.model.items()
     }
-    if problem := _validation_problem(checkpoint.validation):
+    if problem := _find_validation_problem(checkpoint.validation):
         raise HistoError(f"{path}: the field validation {problem}", "train again, or use another checkpoint")
     if checkpoint.appearance:
         reference = from_json(Reference, checkpoint.appearance, f"{path}, appearance", "train again, to use --qc")
@@ -187,8 +187,8 @@ def _convert_from_3(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-def _validation_problem(validation: dict[str, torch.Tensor]) -> str:
-    """Return what is wrong with the labels and log odds of the validation patches, or ""."""
+def _find_validation_problem(validation: dict[str, torch.Tensor]) -> str:
+    """Return the error in the labels and log odds of the validation patches, or ""."""
     if not validation:
         return ""
     if {name: (t.dtype, t.ndim) for name, t in validation.items()} != _VALIDATION:
@@ -212,13 +212,13 @@ def publish_checkpoints(workspace: Workspace, run_dir: Path) -> None:
             return
         for name in ("best.pt", "last.pt"):
             with atomic_path(target / name, (run_dir / name).stat().st_size) as temporary:
-                shutil.copy2(run_dir / name, temporary)  # with its time, which is when the network was trained
+                shutil.copy2(run_dir / name, temporary)  # copy2 keeps the time, which is the end of training
 
 
 def find_checkpoint(workspace: Workspace, name: str) -> Path:
-    """Return the file that `--ckpt` names: in the workspace's `checkpoints/`, or a run's best, or a path.
+    """Return the file of a `--ckpt`: in the workspace's `checkpoints/`, or the best.pt of a run, or a path.
 
-    Only a name with a path separator is a path, so that files in the current directory are never used by chance. In a
+    Only a name with a path separator is a path: files in the current directory are never used by chance. In a
     workspace without any run, best.pt is the network that comes with `histo`.
 
     Raises:
@@ -234,16 +234,16 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
     if name == packaged.NAME or (name == "best.pt" and not workspace.run_names() and not Path(name).is_file()):
         return packaged.PATH
     where = f"there is no checkpoint {name!r}: none in {workspace.checkpoints_dir}, no run of that name"
-    raise HistoError(where, _checkpoint_hint(workspace, name))
+    raise HistoError(where, _make_checkpoint_hint(workspace, name))
 
 
-def _checkpoint_hint(workspace: Workspace, name: str) -> str:
-    """Return how to name a checkpoint that exists, or how to make one."""
+def _make_checkpoint_hint(workspace: Workspace, name: str) -> str:
+    """Return a hint: how to name an existing checkpoint, or how to make one."""
     if Path(name).is_file():
         return f"to use the file in the current directory, write .{os.sep}{name}"
     runs = workspace.run_names()
     if not runs:
         return "histo train makes one"
     if (workspace.run_dir(runs[-1]) / "best.pt").is_file():
-        return f"--ckpt {runs[-1]} uses the best epoch of that run so far (runs: {', '.join(runs)})"
+        return f"--ckpt {runs[-1]} uses the best epoch of the run {runs[-1]} (runs: {', '.join(runs)})"
     return f"histo train --resume finishes {runs[-1]} (runs: {', '.join(runs)})"

@@ -1,6 +1,6 @@
-"""Published weights that are not in timm's format, and how they become the weights of a network of timm.
+"""Convert published weights in other formats to the format of timm.
 
-Two formats are read. "dinov2" is that of the classes Dinov2Model and Dinov2WithRegistersModel of transformers.
+Two formats are read. "dinov2" is the format of the classes Dinov2Model and Dinov2WithRegistersModel of transformers.
 "ctranspath" is a Swin transformer of timm 0.5 whose patch embedding is a small convolutional network.
 """
 

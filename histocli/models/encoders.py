@@ -19,7 +19,7 @@ from histocli.models.hub import hub_error
 IMAGENET: tuple[Channels, Channels] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HIBOU: tuple[Channels, Channels] = (0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816)
 _SWIGLU = {"mlp_layer": "SwiGLUPacked", "act_layer": "silu"}
-_CLASSIFIERS = ("head.", "fc.", "classifier.")  # the layers for other classes in published weights
+_CLASSIFIER_PREFIXES = ("head.", "fc.", "classifier.")  # the layers for other classes in published weights
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Encoder:
         return f"https://huggingface.co/{self.repository}"
 
 
-def _pcam(architecture: str, width: int) -> Encoder:
+def _make_pcam_encoder(architecture: str, width: int) -> Encoder:
     """Return a network of TIAToolbox that was trained on PatchCamelyon, in the format of timm.
 
     Sources: licence from the pages https://huggingface.co/1aurent/resnet18.tiatoolbox-pcam (-34, -50); images of 96x96
@@ -69,7 +69,7 @@ def _pcam(architecture: str, width: int) -> Encoder:
     )
 
 
-# Where no other source is named: licence and access from the page of the repository on the Hugging Face hub; timm's
+# If no other source is given here: licence and access from the page of the repository on the Hugging Face hub; timm's
 # options, normalisation and pooling from mahmoodlab/TRIDENT at a91fa84, trident/patch_encoder_models/load.py, which
 # loads the same weights into the same networks with strict=True, and kaiko-ai/eva at 73b61a7.
 ENCODERS: dict[str, Encoder] = {
@@ -187,9 +187,9 @@ ENCODERS: dict[str, Encoder] = {
         is_gated=False,
         weights_format="ctranspath",
     ),
-    "resnet18-pcam": _pcam("resnet18", 512),
-    "resnet34-pcam": _pcam("resnet34", 512),
-    "resnet50-pcam": _pcam("resnet50", 2048),
+    "resnet18-pcam": _make_pcam_encoder("resnet18", 512),
+    "resnet34-pcam": _make_pcam_encoder("resnet34", 512),
+    "resnet50-pcam": _make_pcam_encoder("resnet50", 2048),
 }
 
 
@@ -206,7 +206,7 @@ class ClassAndMean(nn.Module):
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(1)], dim=-1)
 
 
-def encoder_backbone(name: str, pretrained: bool) -> Backbone:
+def create_encoder_backbone(name: str, pretrained: bool) -> Backbone:
     """Return the network of `ENCODERS` with that name, with its published weights if `pretrained`.
 
     Raises:
@@ -251,7 +251,7 @@ def _download(name: str, encoder: Encoder) -> dict[str, Tensor]:
 def _load_weights(network: nn.Module, weights: dict[str, Tensor], name: str, encoder: Encoder) -> None:
     """Load published weights; all must be there, and only a layer for other classes may be left out."""
     weights = to_timm(weights, encoder.weights_format)
-    weights = {key: tensor for key, tensor in weights.items() if not key.startswith(_CLASSIFIERS)}
+    weights = {key: tensor for key, tensor in weights.items() if not key.startswith(_CLASSIFIER_PREFIXES)}
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -263,6 +263,6 @@ def _load_weights(network: nn.Module, weights: dict[str, Tensor], name: str, enc
 
 
 def encoder_note(arch: str) -> str:
-    """Return what a user must know of an encoder, as a sentence, or "" if there is nothing."""
+    """Return the warning for users of an encoder, or "" if there is none."""
     encoder = ENCODERS.get(arch)
     return f"{arch}: {encoder.note}" if encoder and encoder.note else ""

@@ -4,7 +4,7 @@ After Cohen and Welling, "Group equivariant convolutional networks", 2016, and V
 CNNs for digital pathology", 2018. A feature map has one plane for each of the eight symmetries of the square (D4, in
 the order of `data.transforms.d4_views`): (N,8C,H,W), where channel 8c+g is field c in orientation g. If the input image
 is transformed by a symmetry, each plane is transformed in the same way, and the eight planes of a field change places.
-So the maximum or mean over the planes and the image does not change.
+Therefore the maximum or mean over the planes and the image does not change.
 
 Each layer makes the eight filters of an output field from one filter, by index, and convolves once. The layer is
 exactly equivariant if its grid is symmetric: (H + 2 padding - kernel_size) is a multiple of the stride.
@@ -31,7 +31,7 @@ class LiftingConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.stride, self.padding = stride, padding
-        self.register_buffer("pixels", _transformed_pixels(kernel_size), persistent=False)
+        self.register_buffer("pixels", _index_transformed_pixels(kernel_size), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve with the filters in all orientations."""
@@ -57,7 +57,7 @@ class GroupConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, ORDER * kernel_size**2))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        self.register_buffer("index", _transformed_filter(kernel_size), persistent=False)
+        self.register_buffer("index", _index_transformed_filter(kernel_size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve with the filters in all orientations."""
@@ -78,7 +78,7 @@ class DepthwiseGroupConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, kernel_size))
         nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
         self.stride, self.padding = stride, padding
-        self.register_buffer("pixels", _transformed_pixels(kernel_size), persistent=False)
+        self.register_buffer("pixels", _index_transformed_pixels(kernel_size), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve each channel with its filter."""
@@ -131,20 +131,20 @@ def group_mean(maps: Tensor) -> Tensor:
     return mean
 
 
-def _transformed_pixels(side: int) -> Tensor:
+def _index_transformed_pixels(side: int) -> Tensor:
     """Return the source of each pixel of a square after each symmetry: flat indices, int64 (8,side²)."""
     square = torch.arange(side**2).view(1, 1, side, side)
     return torch.stack([view.flatten() for view in d4_views(square)])
 
 
-def _transformed_filter(side: int) -> Tensor:
+def _index_transformed_filter(side: int) -> Tensor:
     """Return the source of each value of a filter (8,side,side) after each symmetry: flat, int64 (8*8*side²)."""
-    return (_relative_orientations()[:, :, None] * side**2 + _transformed_pixels(side)[:, None]).flatten()
+    return (_compute_relative_orientations()[:, :, None] * side**2 + _index_transformed_pixels(side)[:, None]).flatten()
 
 
-def _relative_orientations() -> Tensor:
+def _compute_relative_orientations() -> Tensor:
     """Return a table (8,8) of group elements: entry [g,h] is the number of (g inverse) h."""
-    corners = _transformed_pixels(2)  # the permutation of the corners of a square identifies the symmetry
+    corners = _index_transformed_pixels(2)  # the permutation of the corners of a square identifies the symmetry
     products = corners[:, corners].transpose(0, 1)  # [a,b]: first b, then a
     table = (products[:, :, None] == corners).all(-1).int().argmax(-1)
     inverse = (table == 0).int().argmax(1)

@@ -37,7 +37,7 @@ class Probability(nn.Module):
         return torch.sigmoid(log_odds / self.temperature), log_odds
 
 
-def require(format: ExportFormat) -> None:
+def require_packages(format: ExportFormat) -> None:
     """Raise `HistoError` if a package that the format needs is not installed."""
     absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if format is ExportFormat.ONNX and absent:
@@ -45,7 +45,7 @@ def require(format: ExportFormat) -> None:
 
 
 def export(module: Probability, format: ExportFormat, path: Path, facts: dict[str, str]) -> Exported:
-    """Write a network for any number of images, with `facts` in the same file, and return it as read from the file.
+    """Write a network for any number of images, with `facts` in the same file, and return the network in this file.
 
     The returned function takes float32 images (N,3,96,96) and returns `OUTPUTS`, each (N,); it runs on the CPU.
 
@@ -65,7 +65,7 @@ def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
     """Write the network and the facts about it as an ONNX file."""
     program = torch.onnx.export(
         module,
-        _example(),
+        _make_example(),
         dynamo=True,
         input_names=[INPUT],
         output_names=OUTPUTS,
@@ -78,11 +78,11 @@ def _to_onnx(module: Probability, path: Path, facts: dict[str, str]) -> None:
 
 
 def _run_onnx(path: Path) -> Exported:
-    session = onnx_session(path, torch.get_num_threads())
+    session = open_onnx_session(path, torch.get_num_threads())
     return lambda images: [np.asarray(output) for output in session.run(OUTPUTS, {INPUT: images})]
 
 
-def onnx_session(path: Path, threads: int) -> Any:
+def open_onnx_session(path: Path, threads: int) -> Any:
     """Open an ONNX file with ONNX Runtime, to run on the CPU."""
     import onnxruntime
 
@@ -93,10 +93,10 @@ def onnx_session(path: Path, threads: int) -> Any:
 
 def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
     """Write the network and the facts about it as a `torch.export` file."""
-    program = torch.export.export(module, _example(), dynamic_shapes=({0: torch.export.Dim("N")},))
+    program = torch.export.export(module, _make_example(), dynamic_shapes=({0: torch.export.Dim("N")},))
     content = BytesIO()  # torch does not report a full disk clearly, and may end the process
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No complete tensor found")  # of constants that are views: none is
+        warnings.filterwarnings("ignore", "No complete tensor found")  # about constants that are views: there are none
         torch.export.save(program, content, extra_files={FACTS: json.dumps(facts)})
     path.write_bytes(content.getbuffer())
 
@@ -114,5 +114,5 @@ def _run_pt2(path: Path) -> Exported:
     return run
 
 
-def _example() -> tuple[Tensor]:
+def _make_example() -> tuple[Tensor]:
     return (torch.rand(2, 3, PATCH_SIDE, PATCH_SIDE),)

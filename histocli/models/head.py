@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
-def head_in_fp32(head: nn.Module, features: Tensor) -> Tensor:
+def run_head_in_fp32(head: nn.Module, features: Tensor) -> Tensor:
     """Return the logits (N,2) of features (N,F) in fp32, also under autocast to bf16 or fp16.
 
     A logit in bf16 has 8 significant bits, so many patches would get the same score. The head takes so little of a

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from histocli.models.head import head_in_fp32
+from histocli.models.head import run_head_in_fp32
 from histocli.models.patch_network import PatchNetwork
 
 WIDTHS = (16, 32, 64, 128, 256)
@@ -37,14 +37,14 @@ class HistoNet(PatchNetwork):
     def __init__(self, widths: tuple[int, ...] = WIDTHS, side: int = 96, hidden: int = 128) -> None:
         super().__init__()
         self.side = side
-        # Of the last stage's cells: at 96 the central 2x2 of 6x6, which are the 32x32 pixels that decide the label; at
-        # 64 the central 2x2 of 4x4, which are 48x48 of 96 pixels.
+        # The central cells of the last stage: at side 96, 2x2 of 6x6 cells, which are the 32x32 pixels that decide the
+        # label; at side 64, 2x2 of 4x4 cells, which are 48x48 of 96 pixels.
         self.centre = {96: slice(2, 4), 64: slice(1, 3)}[side]
         stages: list[nn.Module] = []
         channels = 3
         for width, refinements in zip(widths, REFINEMENTS, strict=True):
-            last = width == widths[-1]
-            pool = [] if last else [BlurredMaxPool(width)]
+            is_last = width == widths[-1]
+            pool = [] if is_last else [BlurredMaxPool(width)]
             norm = [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
             refine = [Refinement(width) for _ in range(refinements)]
             stages.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
@@ -57,7 +57,7 @@ class HistoNet(PatchNetwork):
         """Return the logits (N,2) of normalised images (N,3,S,S); their softmax is the class probabilities."""
         maps = self.stages(images)  # (N,C,S/16,S/16)
         centre = maps[:, :, self.centre, self.centre].amax((2, 3))
-        return head_in_fp32(self.head, torch.cat([centre, maps.mean((2, 3))], 1))
+        return run_head_in_fp32(self.head, torch.cat([centre, maps.mean((2, 3))], 1))
 
 
 class BlurredMaxPool(nn.Module):
@@ -79,13 +79,21 @@ class BlurredMaxPool(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Pool maps of even height and width."""
         # torch.compile cannot trace `is_inference_mode_enabled`, so it comes last and is not called then.
-        by_hand = maps.device.type == "cpu" and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-        largest = _largest(_largest(maps, 3), 2) if by_hand else F.max_pool2d(maps, 2, 1, 1)  # (N,C,H+1,W+1)
+        is_cpu_inference = (
+            maps.device.type == "cpu" and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+        )
+        largest = (
+            _max_of_neighbours(_max_of_neighbours(maps, 3), 2) if is_cpu_inference else F.max_pool2d(maps, 2, 1, 1)
+        )  # (N,C,H+1,W+1)
         return F.conv2d(largest, self.kernel, stride=2, groups=len(self.kernel))
 
 
-def _largest(maps: Tensor, dim: int) -> Tensor:
-    """Return the maximum of each two neighbours along a dimension, and both ends; without gradient."""
+def _max_of_neighbours(maps: Tensor, dim: int) -> Tensor:
+    """Return the maximum of each two neighbours along a dimension, between the two ends of the input.
+
+    The result is longer by one, as that of `max_pool2d` with kernel size 2, stride 1 and padding 1. It has no gradient,
+    because it is written with `out=`.
+    """
     shape = [size + (axis == dim) for axis, size in enumerate(maps.shape)]
     result = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
     pairs = maps.shape[dim] - 1

@@ -1,4 +1,4 @@
-"""Errors of the Hugging Face hub, as sentences that say what to do."""
+"""Errors of the Hugging Face hub, with hints."""
 
 from histocli.errors import HistoError, first_line
 
@@ -6,17 +6,17 @@ _LOGIN = "hf auth login"  # huggingface-cli login in older versions of huggingfa
 
 
 def hub_error(arch: str, repository: str, error: Exception) -> HistoError:
-    """Return the error for weights on the hub that cannot be loaded: how to get access, or how to work without it."""
+    """Return the error for weights on the hub that cannot be loaded, with a hint how to get them."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     page = f"https://huggingface.co/{repository}"
     if isinstance(error, GatedRepoError):
         if error.response.status_code == 401:
-            reason, first = "you are not logged in", f"ask for access on {page}, then log in: {_LOGIN}"
+            reason, hint = "you are not logged in", f"ask for access on {page}, then log in: {_LOGIN}"
         else:
-            reason, first = "your account has no access yet", f"ask for access on {page}, and wait for the answer"
-        return HistoError(f"the weights of {arch} are given only to users with access, and {reason}", first)
+            reason, hint = "your account has no access yet", f"ask for access on {page}, and wait for the answer"
+        return HistoError(f"the weights of {arch} are only for users with access, and {reason}", hint)
     if isinstance(error, RepositoryNotFoundError):
         return HistoError(
             f"there is no {repository} on the Hugging Face hub, or your account may not see it",

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 K, TEMPERATURE = 20, 0.07  # as in Caron et al. 2021 (DINO), appendix on the k-NN classifier
-_PRIOR = 0.5  # a vote for each class beforehand, so that a probability is never 0 or 1
-_LOSS_PATCHES = 2048  # the loss is computed on at most this many patches
+_PRIOR = 0.5  # votes that each class has at the start: a probability is then never 0 or 1
+_MAX_LOSS_PATCHES = 2048  # the loss is computed on at most this many patches
 
 
 class KnnHead(nn.Module):
@@ -30,22 +30,22 @@ class KnnHead(nn.Module):
     def remember(self, features: Tensor, labels: Tensor) -> None:
         """Store the features (N,F) and labels (N,) of all training patches."""
         self.mean.copy_(features.mean(0))
-        self.bank.copy_(self._direction(features))
+        self.bank.copy_(self._normalise(features))
         self.labels.copy_(labels)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits (N,2) of features (N,F)."""
-        return self._vote(self._direction(features) @ self.bank.T)
+        return self._vote(self._normalise(features) @ self.bank.T)
 
     def leave_one_out_loss(self) -> Tensor:
         """Return the cross entropy of patches throughout the bank, each without its own vote."""
-        count = min(_LOSS_PATCHES, len(self.bank))
+        count = min(_MAX_LOSS_PATCHES, len(self.bank))
         rows = torch.linspace(0, len(self.bank) - 1, count, device=self.bank.device).long()
         similarity = self.bank[rows] @ self.bank.T
         similarity[torch.arange(count, device=rows.device), rows] = -torch.inf
         return F.cross_entropy(self._vote(similarity), self.labels[rows].long())
 
-    def _direction(self, features: Tensor) -> Tensor:
+    def _normalise(self, features: Tensor) -> Tensor:
         return F.normalize(features - self.mean, dim=-1)
 
     def _vote(self, similarity: Tensor) -> Tensor:

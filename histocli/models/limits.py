@@ -1,4 +1,4 @@
-"""Build the network that an untrusted checkpoint names, and never one with more parameters than the file has."""
+"""Build the network of an untrusted checkpoint, but never one with more parameters than the file has."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,10 +18,13 @@ from histocli.models.encoders import ENCODERS
 from histocli.models.knn import KnnHead
 from histocli.models.timm_models import PREFIX
 
-_MORE_PARAMETERS, _MORE_ELEMENTS = 100, 1 << 24  # of layers that are built and replaced, such as ImageNet's classes
-_BUFFER_ELEMENTS = 1 << 26  # of what a network computes for itself, such as the masks of a Swin transformer
+_EXTRA_PARAMETERS, _EXTRA_ELEMENTS = (
+    100,
+    1 << 24,
+)  # of layers that are replaced after construction, such as ImageNet's classes
+_BUFFER_ELEMENTS = 1 << 26  # of buffers that a network computes, such as the masks of a Swin transformer
 BANK = HEAD + "bank"  # the name of the weights of a head of neighbours: a row for each training patch
-_MODULES = 20  # modules for each parameter; many have none
+_MODULES_PER_PARAMETER = 20  # modules for each parameter; many have none
 
 
 class _LimitError(Exception):
@@ -39,11 +42,11 @@ def build_for(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
         HistoError: it cannot be built, or the weights do not fit: the message says what differs.
     """
     try:
-        with _limit_parts(weights):
-            planned = _on_meta_device(arch, weights)
+        with _limit_size(weights):
+            planned = _build_on_meta_device(arch, weights)
         if planned:
-            _compare(planned.state_dict(), weights)
-        with _limit_parts(weights):
+            _compare_weights(planned.state_dict(), weights)
+        with _limit_size(weights):
             model = _rebuild(arch, weights)
     except _LimitError as error:
         raise HistoError(f"the weights do not fit {arch[:100]}: {error}") from error
@@ -53,7 +56,7 @@ def build_for(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
 
 
 def _try_forward(model: Classifier) -> None:
-    """Score one patch: a network can have options with which it is built, but cannot take patches."""
+    """Score one patch: with some options, a network can be built but does not take patches."""
     try:
         with torch.inference_mode():
             logits = model.eval()(torch.zeros(1, 3, PATCH_SIDE, PATCH_SIDE))
@@ -76,7 +79,7 @@ def _rebuild(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier:
     return model
 
 
-def _on_meta_device(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier | None:
+def _build_on_meta_device(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifier | None:
     """Return the network without memory for its weights; None for those of torchvision that need values to be built.
 
     torchvision's networks have no options, and allocate no parameter before they register it.
@@ -90,7 +93,7 @@ def _on_meta_device(arch: str, weights: Mapping[str, torch.Tensor]) -> Classifie
         return None
 
 
-def _compare(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
+def _compare_weights(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
     """Raise `_LimitError` unless the weights have the names, shapes and types that the network expects."""
     for name, tensor in expected.items():
         if name not in weights:
@@ -103,13 +106,16 @@ def _compare(expected: Mapping[str, torch.Tensor], weights: Mapping[str, torch.T
 
 
 @contextmanager
-def _limit_parts(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """In this block, raise `_LimitError` where a network gets more parts than there are weights for.
+def _limit_size(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """In this block, raise `_LimitError` if a network gets more modules or parameters than the weights have.
 
-    Modules call the hooks before they give a parameter its values, so that its memory is not in use yet.
+    Modules call the hooks before they initialise a parameter, when its memory is not in use yet.
     """
-    elements = sum(tensor.numel() for tensor in weights.values()) + _MORE_ELEMENTS
-    remaining = {"parameters": len(weights) + _MORE_PARAMETERS, "modules": _MODULES * (len(weights) + _MORE_PARAMETERS)}
+    elements = sum(tensor.numel() for tensor in weights.values()) + _EXTRA_ELEMENTS
+    remaining = {
+        "parameters": len(weights) + _EXTRA_PARAMETERS,
+        "modules": _MODULES_PER_PARAMETER * (len(weights) + _EXTRA_PARAMETERS),
+    }
     remaining |= {"elements": elements, "elements of buffers": elements + _BUFFER_ELEMENTS}
 
     def take(what: str, count: int = 1) -> None:
@@ -120,11 +126,11 @@ def _limit_parts(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
     def on_parameter(module: Any, name: str, parameter: torch.Tensor | None) -> None:
         if parameter is not None:
             take("parameters")
-            take("elements", _numel(parameter))
+            take("elements", _count_elements(parameter))
 
     def on_buffer(module: Any, name: str, buffer: torch.Tensor | None) -> None:
         if buffer is not None:
-            take("elements of buffers", _numel(buffer))
+            take("elements of buffers", _count_elements(buffer))
 
     def on_module(module: Any, name: str, child: Any) -> None:
         take("modules")
@@ -139,5 +145,5 @@ def _limit_parts(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
         yield
 
 
-def _numel(tensor: torch.Tensor) -> int:
+def _count_elements(tensor: torch.Tensor) -> int:
     return 0 if torch.nn.parameter.is_lazy(tensor) else tensor.numel()

@@ -9,7 +9,7 @@ from torch import Tensor
 import histocli
 from histocli.compute.memory import is_out_of_memory
 from histocli.errors import HistoError
-from histocli.models.export import INPUT, OUTPUTS, onnx_session
+from histocli.models.export import INPUT, OUTPUTS, open_onnx_session
 
 
 class OnnxNetwork:
@@ -18,13 +18,13 @@ class OnnxNetwork:
     It computes on the thread that calls it; any number of threads may call it at once.
 
     Raises:
-        HistoError: the file is broken, or was made from another checkpoint than that with this SHA-256.
+        HistoError: the file is damaged, or was made from a checkpoint with another SHA-256.
     """
 
     def __init__(self, path: Path, sha256: str) -> None:
         hint = "remove it, or write it again with histo export"
         try:
-            self._session = onnx_session(path, threads=1)
+            self._session = open_onnx_session(path, threads=1)
         except Exception as error:  # ONNX Runtime's exceptions have no common class
             if is_out_of_memory(error) or isinstance(error, ImportError):
                 raise

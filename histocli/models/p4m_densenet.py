@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from histocli.models.equivariant import GroupBatchNorm, GroupConv, LiftingConv, group_mean
-from histocli.models.head import head_in_fp32
+from histocli.models.head import run_head_in_fp32
 from histocli.models.patch_network import PatchNetwork
 
 BLOCKS = 5
@@ -16,8 +16,8 @@ class P4MDenseNet(PatchNetwork):
     """Five dense blocks of one group convolution each; logits that no symmetry of the patch changes.
 
     After Veeling et al., "Rotation equivariant CNNs for digital pathology", 2018 (arXiv:1806.03962), and the authors'
-    published code. As there: 3x3 convolutions without padding, so that a patch of 96 pixels halves exactly at every
-    transition; one of them to each dense block (Huang et al., "Densely connected convolutional networks", 2017),
+    published code. As in the paper: 3x3 convolutions without padding, so that a patch of 96 pixels is halved exactly at
+    every transition; one of them to each dense block (Huang et al., "Densely connected convolutional networks", 2017),
     without bottleneck or compression; between blocks batch norm, ReLU, a 1x1 convolution and mean pooling; at the end
     batch norm, ReLU, the mean over the eight orientations and over the map, and one linear layer.
 
@@ -36,7 +36,7 @@ class P4MDenseNet(PatchNetwork):
         super().__init__()
         layers: list[nn.Module] = [LiftingConv(3, growth, 3)]
         for channels in range(growth, growth * blocks, growth):
-            layers += [DenseLayer(channels, growth), *_transition(channels + growth)]
+            layers += [DenseLayer(channels, growth), *_make_transition(channels + growth)]
         channels = growth * (blocks + 1)
         layers += [DenseLayer(channels - growth, growth), GroupBatchNorm(channels), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
@@ -45,7 +45,7 @@ class P4MDenseNet(PatchNetwork):
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (N,2) of normalised images (N,3,96,96); their softmax is the class probabilities."""
         maps = self.layers(images)  # (N,8C,2,2)
-        return head_in_fp32(self.head, group_mean(maps.mean((2, 3))))
+        return run_head_in_fp32(self.head, group_mean(maps.mean((2, 3))))
 
 
 class DenseLayer(nn.Module):
@@ -60,5 +60,5 @@ class DenseLayer(nn.Module):
         return torch.cat([F.pad(maps, (-1,) * 4), self.body(maps)], 1)
 
 
-def _transition(channels: int) -> list[nn.Module]:
+def _make_transition(channels: int) -> list[nn.Module]:
     return [GroupBatchNorm(channels), nn.ReLU(inplace=True), nn.AvgPool2d(2), GroupConv(channels, channels, 1)]

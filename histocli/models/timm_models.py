@@ -1,7 +1,7 @@
 """The networks of timm (pytorch-image-models), by name or from a hub; timm is an optional dependency.
 
 Options of the network can follow its name, as in `vit_small_patch16_224?img_size=96&drop_path_rate=0.1`. Checkpoints
-name a network from a hub or a folder in this form too, so that it can be built again without the hub or the folder.
+also use this form for a network from a hub or a folder: it can be built again without the hub or the folder.
 """
 
 import json
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 from torch import nn
 
 from histocli.errors import HistoError, UsageError, describe_value, first_line
-from histocli.models.backbone import Backbone, weights_missing
+from histocli.models.backbone import Backbone, missing_weights_error
 from histocli.models.hub import hub_error
 
 PREFIX = "timm/"
@@ -35,7 +35,7 @@ def is_stored_elsewhere(arch: str) -> bool:
     return arch.startswith((PREFIX + _HUB, PREFIX + _FOLDER))
 
 
-def timm_backbone(arch: str, pretrained: bool) -> Backbone:
+def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     """Return a network without its last layer.
 
     `arch` is `timm/<name>`, `timm/hf-hub:<owner>/<model>` or `timm/local-dir:<folder>`. Patches are resized for
@@ -63,20 +63,20 @@ def timm_backbone(arch: str, pretrained: bool) -> Backbone:
             source, pretrained=pretrained, num_classes=0, checkpoint_path="", **options
         )
     except (TypeError, AssertionError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
-        raise _wrong_options(arch, error) from error
+        raise _wrong_options_error(arch, error) from error
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         if not pretrained and not is_stored_elsewhere(arch):
             if isinstance(error, NotImplementedError):
                 raise
-            raise _wrong_options(arch, error) from error
+            raise _wrong_options_error(arch, error) from error
         if name.startswith(_HUB) and isinstance(error, OSError):
             raise hub_error(arch, name.removeprefix(_HUB).partition("@")[0], error) from error
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
-        raise weights_missing(arch, error, place) from error
+        raise missing_weights_error(arch, error, place) from error
     return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)
 
 
-def _wrong_options(arch: str, error: Exception) -> UsageError:
+def _wrong_options_error(arch: str, error: Exception) -> UsageError:
     return UsageError(f"--arch {arch[:200]}: {first_line(error)}", _OPTIONS_HINT)
 
 
@@ -152,10 +152,10 @@ def _read_config(name: str, fetch: Callable[..., str]) -> tuple[str, dict[str, A
 
 def _parse_options(query: str) -> dict[str, Any]:
     """Parse the options after a name: numbers, true, false, null and JSON are converted, other values are text."""
-    return {key: _value(text) for key, text in parse_qsl(query)}
+    return {key: _parse_value(text) for key, text in parse_qsl(query)}
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from histocli.models.backbone import PATCH_SIDE, Backbone, weights_missing
+from histocli.models.backbone import PATCH_SIDE, Backbone, missing_weights_error
 
 # These have auxiliary classifiers for ImageNet's classes; with published weights they take images in [-1, 1].
 _AUXILIARIES = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -14,14 +14,14 @@ _SIDES = {"inception_v3": 299}  # with 96 pixels, the last map of this network i
 
 
 @cache
-def torchvision_names() -> tuple[str, ...]:
+def list_torchvision_names() -> tuple[str, ...]:
     """Return the registered names of all classifiers."""
     from torchvision import models
 
     return tuple(models.list_models(module=models))
 
 
-def torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
+def create_torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
     """Return the network registered as `arch`, without its last layer.
 
     It takes patches of 96x96 pixels, unless it needs larger images: then patches are resized to its smallest size.
@@ -41,9 +41,9 @@ def torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise weights_missing(arch, error, f"{torch.hub.get_dir()}/checkpoints") from error
+        raise missing_weights_error(arch, error, f"{torch.hub.get_dir()}/checkpoints") from error
     if arch in _AUXILIARIES:
-        for name, value in (("aux_logits", False), *((part, None) for part in _AUXILIARIES[arch])):
+        for name, value in (("aux_logits", False), *((name_of_part, None) for name_of_part in _AUXILIARIES[arch])):
             setattr(network, name, value)
     backbone = Backbone(arch, network, _remove_last_layer(network))
     side = _SIDES.get(arch, smallest)

@@ -20,7 +20,7 @@ from histocli.slides import PATCH_MPP
 from histocli.workspace import write_json
 
 NETWORK, CONFIG = "torchscript_model.pt", "config.json"
-CLASS_NAMES = ["Normal", "Tumor"]  # the second is a class that every QuPath project has
+CLASS_NAMES = ["Normal", "Tumor"]  # every QuPath project has a class Tumor
 
 
 def _resample(images: Tensor, side: int) -> Tensor:
@@ -57,7 +57,7 @@ class CalibratedLogits(nn.Module):
     def __init__(self, model: Classifier, temperature: float) -> None:
         super().__init__()
         self.resample = torch.jit.script(_resample)
-        # Not the classifier itself: TorchScript would evaluate its properties, of which one is for some networks only.
+        # Not the classifier itself: TorchScript would evaluate its properties, and one of them fails for most networks.
         self.network, self.side, self.temperature = model.network, model.side, temperature
         self.mean, self.std = nn.Buffer(model.mean), nn.Buffer(model.std)
         self.eval()
@@ -71,7 +71,7 @@ class CalibratedLogits(nn.Module):
 
 
 def write_wsinfer(model: Classifier, temperature: float, folder: Path) -> Exported:
-    """Write `torchscript_model.pt` and `config.json` into a folder, and return the network as read from it.
+    """Write `torchscript_model.pt` and `config.json` into a folder, and return the network that was read from the file.
 
     The returned function takes float32 images (N,3,96,96) and returns the calibrated probabilities (N,).
 
@@ -90,7 +90,7 @@ def write_wsinfer(model: Classifier, temperature: float, folder: Path) -> Export
     except RuntimeError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HistoError(f"{model.arch} cannot be exported for WSInfer: {reason}") from error
-    write_json(folder / CONFIG, describe(model.arch))
+    write_json(folder / CONFIG, make_config(model.arch))
 
     @torch.inference_mode()
     def run(images: "np.ndarray") -> list["np.ndarray"]:
@@ -99,7 +99,7 @@ def write_wsinfer(model: Classifier, temperature: float, folder: Path) -> Export
     return run
 
 
-def describe(arch: str) -> dict[str, object]:
+def make_config(arch: str) -> dict[str, object]:
     """Return the content of config.json."""
     return {
         "spec_version": "1.0",

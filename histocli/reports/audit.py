@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from histocli.data.groups import plural
+from histocli.data.groups import pluralise
 from histocli.errors import HistoError
 from histocli.schema import Count
 
@@ -176,4 +176,4 @@ class AuditReport:
 
 def _count(count: int, noun: str) -> str:
     """Return a number and a noun, such as "3 patches"; "No patch" for 0."""
-    return f"{count:,} {plural(noun)}" if count > 1 else f"{count or 'No'} {noun}"
+    return f"{count:,} {pluralise(noun)}" if count > 1 else f"{count or 'No'} {noun}"

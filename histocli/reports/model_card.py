@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.compute.device import thread_count
-from histocli.data.groups import plural, split_by
+from histocli.data.groups import pluralise, split_by
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
-from histocli.inference.score_table import clusters_of
+from histocli.inference.score_table import find_clusters
 from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
 from histocli.metrics.calibration import probability
 from histocli.metrics.registry import METRICS, metric_title
@@ -144,7 +144,7 @@ def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> Validat
     measured = evaluate(labels, probs, best.threshold)
     before = evaluate(labels, probability(odds)).metrics
     result = estimate_uncertainty(
-        labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count()
+        labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=thread_count()
     )
     no_interval: dict[str, list[str]] = {}
     for name, reason in result.bootstrap.undefined.items():
@@ -153,7 +153,7 @@ def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> Validat
         measured=measured,
         before_calibration={metric.name: before[metric.name] for metric in METRICS if metric.is_changed_by_calibration},
         uncertainty=result,
-        units=plural(result.bootstrap.by),
+        units=pluralise(result.bootstrap.by),
         no_interval=no_interval,
     )
 

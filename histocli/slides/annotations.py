@@ -1,4 +1,4 @@
-"""Polygons on a slide, as ASAP (Camelyon) writes them in XML and QuPath in GeoJSON; and what is tumour."""
+"""Read polygons on a slide, from ASAP's XML (Camelyon) and QuPath's GeoJSON, and find the tumour among them."""
 
 import json
 from pathlib import Path
@@ -14,16 +14,20 @@ from histocli.slides.xml import read_elements
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 Ring = np.ndarray[Any, np.dtype[np.float64]]
-_BITS = 4  # how many bits of a coordinate's fraction OpenCV keeps
-_EXPORT = "export it again from ASAP"
-_FARTHEST = 1 << 21  # no slide is larger, in pixels of level 0
+_FRACTION_BITS = 4  # bits of the fraction of a coordinate, for OpenCV
+_EXPORT_HINT = "export it again from ASAP"
+_MAX_COORDINATE = 1 << 21  # pixels of level 0: no slide is larger
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
-_TUMOUR = frozenset({"", "_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "carcinoma", "cancer"})
-_EXCLUDED = frozenset({"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"})
+_TUMOUR_CLASSES = frozenset(
+    {"", "_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "carcinoma", "cancer"}
+)
+_EXCLUDED_CLASSES = frozenset(
+    {"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"}
+)
 
 
 class Polygon(NamedTuple):
-    """An area: its outline (N,2) as x and y in level-0 pixels, its holes, and its class, "" if it has none."""
+    """An area: its outline (N,2) as x and y in level-0 pixels, its holes, and its class, or ""."""
 
     outline: Ring
     holes: list[Ring]
@@ -38,7 +42,7 @@ def read_geojson(path: Path) -> list[Polygon]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        polygons = list(_polygons(content, ""))
+        polygons = list(_parse_polygons(content, ""))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise HistoError(f"{path} is not GeoJSON with polygons: {error}", "export it again from QuPath") from error
     if not polygons and not (isinstance(content, dict) and content.get("features") == []):
@@ -46,25 +50,25 @@ def read_geojson(path: Path) -> list[Polygon]:
     return polygons
 
 
-def _polygons(node: Any, name: str) -> list[Polygon]:
+def _parse_polygons(node: Any, name: str) -> list[Polygon]:
     if isinstance(node, list):
-        return [polygon for one in node for polygon in _polygons(one, name)]
+        return [polygon for one in node for polygon in _parse_polygons(one, name)]
     kind = node["type"]
     if kind == "FeatureCollection":
-        return _polygons(node["features"], name)
+        return _parse_polygons(node["features"], name)
     if kind == "Feature":
         classification = (node.get("properties") or {}).get("classification") or {}
         name = classification.get("name") or ""
         if not isinstance(name, str):
             raise ValueError("the name of a class is not text")
-        return _polygons(node["geometry"], name) if node.get("geometry") else []
+        return _parse_polygons(node["geometry"], name) if node.get("geometry") else []
     if kind == "GeometryCollection":
-        return _polygons(node["geometries"], name)
+        return _parse_polygons(node["geometries"], name)
     rings = {"Polygon": lambda: [node["coordinates"]], "MultiPolygon": lambda: node["coordinates"]}.get(kind, list)()
-    return [Polygon(_ring(one[0]), [_ring(hole) for hole in one[1:]], name) for one in rings if one]
+    return [Polygon(_parse_ring(one[0]), [_parse_ring(hole) for hole in one[1:]], name) for one in rings if one]
 
 
-def _ring(points: Any) -> Ring:
+def _parse_ring(points: Any) -> Ring:
     """Return the points of a ring (N,2).
 
     Raises:
@@ -74,7 +78,7 @@ def _ring(points: Any) -> Ring:
     for value in (value for pair in pairs for value in pair):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"a coordinate is {describe_value(value)}, not a number")
-        if not -_FARTHEST <= value <= _FARTHEST:  # also where it is not finite
+        if not -_MAX_COORDINATE <= value <= _MAX_COORDINATE:  # also where it is not finite
             raise ValueError(f"a coordinate is {describe_value(value)}, which is far outside any slide")
     if len(pairs) < 3:
         raise ValueError("a polygon needs three or more points")
@@ -87,7 +91,7 @@ def read_asap(path: Path) -> list[Polygon]:
     Raises:
         HistoError: it is not such a file.
     """
-    names: list[str] = []  # of the root, and then of each annotation its group
+    names: list[str] = []  # "" for the root element, then the group of each annotation
     rings: list[list[tuple[float, float]]] = []
 
     def on_element(name: str, attributes: dict[str, str]) -> None:
@@ -97,25 +101,25 @@ def read_asap(path: Path) -> list[Polygon]:
             names.append(attributes.get("PartOfGroup", ""))
             rings.append([])
         elif name == "Coordinate":
-            rings[-1].append((_number(attributes["X"]), _number(attributes["Y"])))
+            rings[-1].append((_parse_number(attributes["X"]), _parse_number(attributes["Y"])))
 
     try:
         read_elements(path.read_bytes(), on_element)
-        return [Polygon(_ring(ring), [], name) for ring, name in zip(rings, names, strict=True) if len(ring) > 2]
+        return [Polygon(_parse_ring(ring), [], name) for ring, name in zip(rings, names, strict=True) if len(ring) > 2]
     except KeyError as error:
-        raise HistoError(f"{path} is not an annotation of ASAP: a point has no {error}", _EXPORT) from error
+        raise HistoError(f"{path} is not an annotation of ASAP: a point has no {error}", _EXPORT_HINT) from error
     except (OSError, ValueError) as error:
-        raise HistoError(f"{path} is not an annotation of ASAP: {error}", _EXPORT) from error
+        raise HistoError(f"{path} is not an annotation of ASAP: {error}", _EXPORT_HINT) from error
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     if "_" in text:  # Python reads 1_0 as 10
         raise ValueError(f"a coordinate is {text[:50]!r}, not a number")
     return float(text)
 
 
 class TumourAreas(NamedTuple):
-    """The areas of tumour in a slide and those to leave out of them, as polygons; or the tumour as a mask."""
+    """The areas of tumour in a slide, and the areas to exclude from them, as polygons; or the tumour as a mask."""
 
     tumour: list[Polygon]
     excluded: list[Polygon]
@@ -139,20 +143,21 @@ def read_tumour(path: Path) -> TumourAreas:
     areas = TumourAreas([], [])
     for polygon in polygons:
         name = polygon.name.strip().lower().rstrip("*")
-        if name in _TUMOUR:
+        if name in _TUMOUR_CLASSES:
             areas.tumour.append(polygon)
-        elif name in _EXCLUDED:
+        elif name in _EXCLUDED_CLASSES:
             areas.excluded.append(polygon)
         else:
             raise HistoError(
                 f"{path}: the class {describe_value(polygon.name)} is not known",
-                f"name tumour {', '.join(sorted(_TUMOUR - {''}))}; and what is none {', '.join(sorted(_EXCLUDED))}",
+                f"name tumour {', '.join(sorted(_TUMOUR_CLASSES - {''}))}; "
+                f"name other areas {', '.join(sorted(_EXCLUDED_CLASSES))}",
             )
     return areas
 
 
 def label_squares(areas: TumourAreas, grid: Grid) -> Mask:
-    """Return which squares (rows, columns) of a grid hold any pixel of tumour: PCam's rule for squares of 32."""
+    """Return which squares (rows, columns) of a grid have any pixel of tumour: PCam's rule for squares of 32."""
     if areas.mask is not None:
         return areas.mask.label_squares(grid)
     labels = np.zeros(grid.shape, np.bool_)
@@ -160,18 +165,19 @@ def label_squares(areas: TumourAreas, grid: Grid) -> Mask:
     side = grid.step * scale[1]
     for row in range(grid.shape[0]):
         top, bottom = row * side, (row + 1) * side
-        tumour = _shift([one for one in areas.tumour if _reaches(one, top, bottom)], top)
+        tumour = _shift([one for one in areas.tumour if _is_in_rows(one, top, bottom)], top)
         if not tumour:
             continue
         shape = grid.step, grid.shape[1] * grid.step
         pixels = fill_polygons(tumour, shape, scale)
-        excluded = _shift([one for one in areas.excluded if _reaches(one, top, bottom)], top)
+        excluded = _shift([one for one in areas.excluded if _is_in_rows(one, top, bottom)], top)
         pixels &= ~fill_polygons(excluded, shape, scale)
         labels[row] = pixels.reshape(grid.step, grid.shape[1], grid.step).any((0, 2))
     return labels
 
 
-def _reaches(polygon: Polygon, top: float, bottom: float) -> bool:
+def _is_in_rows(polygon: Polygon, top: float, bottom: float) -> bool:
+    """Return whether the outline of a polygon has a point between two y coordinates, or passes them."""
     y = polygon.outline[:, 1]
     return bool(y.max() >= top and y.min() <= bottom)
 
@@ -191,13 +197,13 @@ def fill_polygons(polygons: list[Polygon], shape: tuple[int, int], scale: tuple[
         rings = [_to_fixed_point(ring, scale) for ring in (polygon.outline, *polygon.holes)]
         one = np.zeros(shape, np.uint8) if polygon.holes else mask
         if polygon.holes:
-            cv2.fillPoly(one, rings, 1, shift=_BITS)
+            cv2.fillPoly(one, rings, 1, shift=_FRACTION_BITS)
             mask |= one
         else:
-            cv2.fillPoly(mask, rings, 1, shift=_BITS)
+            cv2.fillPoly(mask, rings, 1, shift=_FRACTION_BITS)
     return mask.astype(np.bool_)
 
 
 def _to_fixed_point(ring: Ring, scale: tuple[float, float]) -> "np.ndarray[Any, np.dtype[np.int32]]":
     # The coordinates of OpenCV are those of pixel centres: the centre of the first pixel is 0.
-    return np.round((ring / scale - 0.5) * (1 << _BITS)).astype(np.int32)
+    return np.round((ring / scale - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)

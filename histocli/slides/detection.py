@@ -8,14 +8,14 @@ from typing import BinaryIO, NamedTuple
 
 from histocli.errors import UsageError
 
-# Formats that only slide scanners write: a damaged file of this name is a damaged slide, not an unknown file.
+# Suffixes that only slide scanners use: a damaged file with one of these is a damaged slide, not an unknown file.
 _SLIDE_SUFFIXES = frozenset([".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide"])
-_SMALLEST_FILE = 1 << 15  # bytes: smaller TIFF files are patches of 96x96 pixels, and need not be opened
-_SMALLEST_SIDE = 1024  # pixels: the longest side of a tiled TIFF that is a slide
-_LARGE_SIDE = 8192  # pixels: any larger TIFF is a slide
+_MIN_SLIDE_BYTES = 1 << 15  # bytes: smaller TIFF files are patches of 96x96 pixels, and need not be opened
+_MIN_TILED_SIDE = 1024  # pixels: the longest side of a tiled TIFF that is a slide
+_MIN_UNTILED_SIDE = 8192  # pixels: any larger TIFF is a slide
 _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322  # numbers of TIFF tags
 _FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # struct's letters of TIFF's types of whole numbers
-_MOST_TAGS = 4096
+_MAX_TAGS = 4096
 
 
 class SlideFile(NamedTuple):
@@ -26,7 +26,7 @@ class SlideFile(NamedTuple):
 
 
 class FoundSlides(NamedTuple):
-    """The slides of the inputs in order, and the files beside them that are no slides."""
+    """The slides of the inputs in order, and the files beside them that are not slides."""
 
     slides: list[SlideFile]
     others: list[Path]
@@ -41,7 +41,7 @@ def is_slide(path: str | Path) -> bool:
     if os.path.splitext(path)[1].lower() in _SLIDE_SUFFIXES:  # noqa: PTH122 - folders hold 100,000s of patches
         return True
     try:
-        if os.stat(path).st_size < _SMALLEST_FILE:  # noqa: PTH116
+        if os.stat(path).st_size < _MIN_SLIDE_BYTES:  # noqa: PTH116
             return False
         with open(path, "rb") as file:  # noqa: PTH123
             tags = _read_tiff_tags(file)
@@ -49,18 +49,18 @@ def is_slide(path: str | Path) -> bool:
         return False
     longest = max(tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0))
     is_tiled = _TILE_WIDTH in tags
-    return longest >= _LARGE_SIDE or (longest >= _SMALLEST_SIDE and is_tiled)
+    return longest >= _MIN_UNTILED_SIDE or (longest >= _MIN_TILED_SIDE and is_tiled)
 
 
 def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     """Return the slides among the inputs and in the folders among them; None if there are none.
 
     Raises:
-        UsageError: some inputs are slides or folders of slides, and some are not.
+        UsageError: some inputs are slides or folders of slides, and others are not.
     """
     slides: list[SlideFile] = []
     others: list[Path] = []
-    without: list[str] = []
+    without_slides: list[str] = []
     for name in inputs:
         path = Path(name)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
@@ -69,19 +69,20 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
             if found:
                 known = {slide.path for slide in found}
                 rest = [file for file in map(Path, files) if file not in known]
-                others += [file for file in rest if not _belongs_to_slide(file, known)]
+                others += [file for file in rest if not _is_slide_data(file, known)]
         else:
             found = [SlideFile(path, path.stem)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113
         slides += found
         if not found:
-            without.append(name)
+            without_slides.append(name)
     if not slides:
         return None
-    if without:
+    if without_slides:
         raise UsageError(
-            f"{without[0]} is no slide and holds none, but other inputs do", "score slides and patches in two calls"
+            f"{without_slides[0]} is not a slide and contains none, but other inputs do",
+            "score slides and patches in two calls",
         )
-    return FoundSlides(_with_unique_names(slides), others)
+    return FoundSlides(_make_names_unique(slides), others)
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -96,12 +97,12 @@ def _name_slide(file: Path, folder: Path) -> SlideFile:
     return SlideFile(file, file.relative_to(folder).with_suffix("").as_posix())
 
 
-def _belongs_to_slide(file: Path, slides: set[Path]) -> bool:
+def _is_slide_data(file: Path, slides: set[Path]) -> bool:
     """Return whether a file is in the folder of data of a MIRAX or Hamamatsu slide."""
     return any(file.parent.with_suffix(suffix) in slides for suffix in (".mrxs", ".vms", ".vmu"))
 
 
-def _with_unique_names(slides: list[SlideFile]) -> list[SlideFile]:
+def _make_names_unique(slides: list[SlideFile]) -> list[SlideFile]:
     """Name slides by their stems where these differ, else by their relative paths, else by those with suffix."""
     for naming in (
         lambda slide: Path(slide.name).name,
@@ -131,7 +132,7 @@ def _read_tiff_tags(file: BinaryIO) -> dict[int, int]:
     count = struct.unpack(count_format, file.read(struct.calcsize(count_format)))[0]
     entry_size, head_size = (20, 12) if is_big else (12, 8)
     tags = {}
-    for _ in range(min(count, _MOST_TAGS)):
+    for _ in range(min(count, _MAX_TAGS)):
         entry = file.read(entry_size)
         tag, kind, number = struct.unpack(entry_format, entry[:head_size])
         if number == 1 and kind in _FORMATS:

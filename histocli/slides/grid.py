@@ -1,4 +1,4 @@
-"""A grid of squares over a slide at a wanted resolution, read tile by tile in the file's order, each tile once."""
+"""A grid of squares over a slide at a given resolution, read tile by tile in the file's order, each tile once."""
 
 import math
 from collections.abc import Iterator
@@ -17,10 +17,12 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Edges = np.ndarray[Any, np.dtype[np.int64]]
 
 WHITE = 255
-_FINER = 1.01  # a level that is coarser than wanted by up to 1% counts as fine enough
-_COARSEST = 1.25  # a slide may be coarser than wanted by this factor; a coarser one lacks what the network looks at
-_BLOCK = (1024, 256)  # pixels: width and height of what is read at once, rounded to whole tiles
-_RUN = 16  # neighbouring squares that are resampled as one task
+_LEVEL_TOLERANCE = 1.01  # a level that is up to 1% coarser than requested is fine enough
+_MAX_COARSENESS = (
+    1.25  # a slide may be coarser than wanted by this factor; a coarser one lacks what the network looks at
+)
+_BLOCK = (1024, 256)  # pixels: width and height that are read at once, rounded to whole tiles
+_MAX_RUN = 16  # neighbouring squares that are resampled as one task
 
 
 class Box(NamedTuple):
@@ -57,7 +59,7 @@ class Grid:
     @property
     def is_upsampled(self) -> bool:
         """Whether the slide is coarser than the grid, so that pixels are interpolated."""
-        return max(self.scale) < 1 / _FINER
+        return max(self.scale) < 1 / _LEVEL_TOLERANCE
 
     def box(self, row: int, column: int) -> Box:
         """Return the part of a square that lies in the slide, in level-0 pixels."""
@@ -74,7 +76,7 @@ def plan_grid(slide: Slide, slide_mpp: tuple[float, float], mpp: float, step: in
     Raises:
         HistoError: the slide is much coarser than `mpp`.
     """
-    if min(slide_mpp) > mpp * _COARSEST:
+    if min(slide_mpp) > mpp * _MAX_COARSENESS:
         raise HistoError(
             f"{slide.path} has {min(slide_mpp):.4g} micrometres per pixel; the network needs {mpp}",
             "scan it with a stronger objective, or correct --mpp if it is wrong",
@@ -82,17 +84,17 @@ def plan_grid(slide: Slide, slide_mpp: tuple[float, float], mpp: float, step: in
     level = find_level(slide, slide_mpp, mpp)
     read = slide.levels[level]
     scale = tuple(mpp / (one * read.downsample) for one in slide_mpp)
-    xs, ys = (_edges(size, step * one) for size, one in zip((read.width, read.height), scale, strict=True))
+    xs, ys = (_compute_edges(size, step * one) for size, one in zip((read.width, read.height), scale, strict=True))
     return Grid(level, step, mpp, (scale[0], scale[1]), xs, ys, read.downsample, (slide.width, slide.height))
 
 
 def find_level(slide: Slide, slide_mpp: tuple[float, float], mpp: float) -> int:
     """Return the coarsest level that has at most `mpp` micrometres per pixel; the finest one if none has."""
-    fine = [i for i, one in enumerate(slide.levels) if max(slide_mpp) * one.downsample <= mpp * _FINER]
+    fine = [i for i, one in enumerate(slide.levels) if max(slide_mpp) * one.downsample <= mpp * _LEVEL_TOLERANCE]
     return max(fine, key=lambda i: slide.levels[i].downsample, default=0)
 
 
-def _edges(size: int, side: float) -> Edges:
+def _compute_edges(size: int, side: float) -> Edges:
     """Return the edges of the squares that cover `size` pixels."""
     count = max(1, math.ceil(size / side - 1e-6))
     return np.round(np.arange(count + 1) * side).astype(np.int64)
@@ -109,7 +111,7 @@ def read_strips(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Itera
     """Read the needed squares (rows, columns) row by row, resampled by area to the grid's resolution.
 
     Each tile of the slide that a needed square touches is read once, in the order of the file, and is forgotten after
-    the last row that touches it: what is in memory depends on the slide's width, not on its height.
+    the last row that touches it: the memory depends on the slide's width, not on its height.
 
     Raises:
         HistoError: the slide is damaged.
@@ -119,23 +121,23 @@ def read_strips(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Itera
     for row in rows.tolist():
         blocks.load(row)
         pixels = np.full((grid.step, columns * grid.step, 3), WHITE, np.uint8)
-        tasks = [pool.submit(_resample, blocks, grid, row, run, pixels) for run in _runs(needed[row])]
+        tasks = [pool.submit(_resample, blocks, grid, row, run, pixels) for run in _find_runs(needed[row])]
         blocks.prefetch(row)
         for task in tasks:
             task.result()
         yield Strip(row, pixels)
 
 
-def _runs(needed: Mask) -> Iterator[range]:
-    """Yield the ranges of neighbouring needed columns, at most `_RUN` long."""
+def _find_runs(needed: Mask) -> Iterator[range]:
+    """Yield the ranges of neighbouring needed columns, at most `_MAX_RUN` long."""
     steps = np.flatnonzero(np.diff(np.concatenate([[0], needed.astype(np.int8), [0]])))
     for start, stop in steps.reshape(-1, 2).tolist():
-        for first in range(start, stop, _RUN):
-            yield range(first, min(first + _RUN, stop))
+        for first in range(start, stop, _MAX_RUN):
+            yield range(first, min(first + _MAX_RUN, stop))
 
 
 def _resample(blocks: "_Blocks", grid: Grid, row: int, columns: range, into: Pixels) -> None:
-    """Resample neighbouring squares of a row, each from exactly its own pixels of the slide."""
+    """Resample neighbouring squares of a row, each from its own pixels of the slide only."""
     left, right = int(grid.xs[columns.start]), int(grid.xs[columns.stop])
     top, bottom = int(grid.ys[row]), int(grid.ys[row + 1])
     image = blocks.cut(left, top, right, bottom)
@@ -149,16 +151,17 @@ def _resample(blocks: "_Blocks", grid: Grid, row: int, columns: range, into: Pix
 
 
 class _Blocks:
-    """Blocks of whole tiles of one level: those that the needed squares touch, row by row of blocks."""
+    """Blocks of whole tiles of one level: those that the needed squares touch, in rows of blocks (`block_rows`)."""
 
     def __init__(self, slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> None:
         self.slide, self.grid, self.pool = slide, grid, pool
         self.level = slide.levels[grid.level]
-        self.width, self.height = _block_size(self.level)
+        self.width, self.height = _choose_block_size(self.level)
         self.needed = self._find_needed(needed)
-        self.rows: dict[int, dict[int, Future[Pixels]]] = {}
+        self.block_rows: dict[int, dict[int, Future[Pixels]]] = {}
 
     def _find_needed(self, needed: Mask) -> Mask:
+        """Return which blocks (rows, columns) the needed squares touch."""
         grid, level = self.grid, self.level
         count = -(-level.height // self.height), -(-level.width // self.width)
         blocks = np.zeros(count, np.bool_)
@@ -166,10 +169,10 @@ class _Blocks:
         last = np.minimum((grid.xs[1:] - 1) // self.width, count[1] - 1)
         for row in np.flatnonzero(needed.any(1)).tolist():
             columns = np.flatnonzero(needed[row])
-            touched = np.zeros(count[1], np.bool_)
+            is_touched = np.zeros(count[1], np.bool_)
             for column in columns.tolist():
-                touched[first[column] : last[column] + 1] = True
-            blocks[self._span(row)] |= touched
+                is_touched[first[column] : last[column] + 1] = True
+            blocks[self._span(row)] |= is_touched
         return blocks
 
     def _span(self, row: int) -> slice:
@@ -178,13 +181,13 @@ class _Blocks:
         return slice(top // self.height, (bottom - 1) // self.height + 1)
 
     def load(self, row: int) -> None:
-        """Read what the squares of a row need, and forget what they and later rows do not."""
+        """Read the blocks that a row of squares needs, and forget the blocks above, which no later row needs."""
         span = self._span(row)
-        for number in [number for number in self.rows if number < span.start]:
-            del self.rows[number]
+        for block_row in [block_row for block_row in self.block_rows if block_row < span.start]:
+            del self.block_rows[block_row]
         self._submit(range(span.start, span.stop))
-        for number in range(span.start, span.stop):
-            for block in self.rows[number].values():
+        for block_row in range(span.start, span.stop):
+            for block in self.block_rows[block_row].values():
                 block.result()
 
     def prefetch(self, row: int) -> None:
@@ -193,14 +196,18 @@ class _Blocks:
         if following < len(self.needed):
             self._submit(range(following, following + 1))
 
-    def _submit(self, numbers: range) -> None:
-        for number in numbers:
-            if number not in self.rows:
-                columns = np.flatnonzero(self.needed[number]).tolist()
-                self.rows[number] = {column: self.pool.submit(self._read, number, column) for column in columns}
+    def _submit(self, block_rows: range) -> None:
+        """Begin to read the needed blocks of these rows of blocks."""
+        for block_row in block_rows:
+            if block_row not in self.block_rows:
+                columns = np.flatnonzero(self.needed[block_row]).tolist()
+                self.block_rows[block_row] = {
+                    column: self.pool.submit(self._read, block_row, column) for column in columns
+                }
 
-    def _read(self, row: int, column: int) -> Pixels:
-        x, y = column * self.width, row * self.height
+    def _read(self, block_row: int, block_column: int) -> Pixels:
+        """Read one block."""
+        x, y = block_column * self.width, block_row * self.height
         width, height = min(self.width, self.level.width - x), min(self.height, self.level.height - y)
         return self.slide.read(self.grid.level, x, y, width, height)
 
@@ -208,18 +215,18 @@ class _Blocks:
         """Return a rectangle of the level that has been read; what lies outside the slide is white."""
         image = np.full((bottom - top, right - left, 3), WHITE, np.uint8)
         right, bottom = min(right, self.level.width), min(bottom, self.level.height)
-        for row in range(top // self.height, (bottom - 1) // self.height + 1):
-            for column in range(left // self.width, (right - 1) // self.width + 1):
-                block = self.rows[row][column].result()
-                x, y = column * self.width, row * self.height
+        for block_row in range(top // self.height, (bottom - 1) // self.height + 1):
+            for block_column in range(left // self.width, (right - 1) // self.width + 1):
+                block = self.block_rows[block_row][block_column].result()
+                x, y = block_column * self.width, block_row * self.height
                 above, below = max(top, y), min(bottom, y + self.height)
                 start, stop = max(left, x), min(right, x + self.width)
-                part = block[above - y : below - y, start - x : stop - x]
-                image[above - top : below - top, start - left : stop - left] = part
+                pixels = block[above - y : below - y, start - x : stop - x]
+                image[above - top : below - top, start - left : stop - left] = pixels
         return image
 
 
-def _block_size(level: Level) -> tuple[int, int]:
+def _choose_block_size(level: Level) -> tuple[int, int]:
     """Return the width and height of a block: a whole number of tiles."""
     width, height = level.tile_width, level.tile_height
     return width * max(1, _BLOCK[0] // width), height * max(1, _BLOCK[1] // height)

@@ -2,7 +2,7 @@
 
 The definitions are those of the challenge's evaluation script: annotations on a mask of 7.8 micrometres per pixel,
 grown by 37.5 micrometres and filled; a lesion is a connected part of it; lesions of less than 275 micrometres are
-isolated tumour cells, which count neither as found nor as missed.
+isolated tumour cells, which are neither found nor missed.
 """
 
 import math
@@ -16,12 +16,12 @@ from histocli.slides.grid import Mask
 from histocli.slides.measures import Map
 
 MASK_MPP = 7.776
-FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per slide: where the FROC score takes the sensitivity
+FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per slide: the FROC score is the mean sensitivity at these
 _GROWTH_UM = 37.5
 _ISOLATED_UM = 275.0
 _MACRO_UM = 2000.0
 _NEIGHBOURHOOD_UM = 280.0  # a detection has the highest score within this distance
-_LOWEST_SCORE = 0.05  # a detection has at least this score
+_MIN_SCORE = 0.05  # a detection has at least this score
 _ISOLATED, _MICRO, _MACRO = "isolated tumour cells", "micrometastasis", "macrometastasis"
 SIZES = (_MICRO, _MACRO)
 
@@ -44,7 +44,7 @@ class Detection(NamedTuple):
 
 
 class SlideHits(NamedTuple):
-    """What detections hit: the best score in each lesion (nan if none), and the scores of those that hit nothing."""
+    """The hits of detections: the best score in each lesion (nan if none), and the scores of the false positives."""
 
     best: list[float]
     sizes: list[str]
@@ -74,10 +74,10 @@ def find_lesions(areas: TumourAreas, size: tuple[int, int], mpp: tuple[float, fl
         return Lesions(np.zeros(mask.shape, np.int32), [])
     grown = ndimage.distance_transform_edt(~mask) < _GROWTH_UM / MASK_MPP
     labels, count = ndimage.label(ndimage.binary_fill_holes(grown), np.ones((3, 3), int))
-    return Lesions(labels.astype(np.int32), [_size_of(labels == number) for number in range(1, count + 1)])
+    return Lesions(labels.astype(np.int32), [_classify_size(labels == number) for number in range(1, count + 1)])
 
 
-def _size_of(mask: Mask) -> str:
+def _classify_size(mask: Mask) -> str:
     """Return the size class of a lesion, by the length of the major axis of the ellipse with the same moments."""
     points = np.argwhere(mask).astype(np.float64)
     covariance = np.cov(points.T, bias=True).reshape(2, 2) if len(points) > 1 else np.zeros((2, 2))
@@ -88,7 +88,7 @@ def _size_of(mask: Mask) -> str:
 def find_detections(scores: Map, side: float) -> list[Detection]:
     """Return the local maxima of a map (rows, columns) of squares with sides of `side` micrometres.
 
-    Of equal neighbours the first in reading order counts.
+    Of equal neighbours, only the first in reading order is a maximum.
     """
     values = np.nan_to_num(scores, nan=0.0)
     reach = max(1, round(_NEIGHBOURHOOD_UM / side))
@@ -96,7 +96,7 @@ def find_detections(scores: Map, side: float) -> list[Detection]:
     order = np.zeros(values.size)
     order[np.lexsort((-np.arange(values.size), values.ravel()))] = np.arange(1, values.size + 1)
     ranks = order.reshape(values.shape)
-    is_peak = (ranks >= cv2.dilate(ranks, kernel)) & (values >= _LOWEST_SCORE)
+    is_peak = (ranks >= cv2.dilate(ranks, kernel)) & (values >= _MIN_SCORE)
     return [
         Detection((column + 0.5) * side, (row + 0.5) * side, float(values[row, column]))
         for row, column in np.argwhere(is_peak).tolist()
@@ -104,7 +104,7 @@ def find_detections(scores: Map, side: float) -> list[Detection]:
 
 
 def match(detections: list[Detection], lesions: Lesions) -> SlideHits:
-    """Return which lesions the detections hit; a hit of isolated tumour cells counts as nothing."""
+    """Find the lesions that the detections hit; hits of isolated tumour cells are ignored."""
     best = [math.nan] * len(lesions.sizes)
     false = []
     height, width = lesions.labels.shape
@@ -119,10 +119,10 @@ def match(detections: list[Detection], lesions: Lesions) -> SlideHits:
     return SlideHits([best[i] for i in kept], [lesions.sizes[i] for i in kept], false)
 
 
-def froc(slides: list[SlideHits]) -> Froc:
+def compute_froc(slides: list[SlideHits]) -> Froc:
     """Return the FROC curve of all slides, from the highest threshold to the lowest, and its score.
 
-    The score is None where there is no lesion.
+    The score is None if there is no lesion.
     """
     best = np.array([score for one in slides for score in one.best])
     false = np.array([score for one in slides for score in one.false])
@@ -137,7 +137,7 @@ def froc(slides: list[SlideHits]) -> Froc:
     return Froc(curve[0].tolist(), curve[1].tolist(), float(at.mean()))
 
 
-def recall_by_size(slides: list[SlideHits], threshold: float) -> dict[str, tuple[int, int]]:
+def count_found_lesions(slides: list[SlideHits], threshold: float) -> dict[str, tuple[int, int]]:
     """Return how many lesions of each size have a detection at or above the threshold, and how many there are."""
     lesions = [(size, best) for one in slides for size, best in zip(one.sizes, one.best, strict=True)]
     return {

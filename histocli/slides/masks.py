@@ -1,4 +1,4 @@
-"""Tumour of a slide as a mask: a TIFF of one channel, as Camelyon's evaluation masks, of any size; or a PNG."""
+"""Read the tumour of a slide from a mask: a TIFF of one channel, such as Camelyon's evaluation masks, or a PNG."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,13 +20,13 @@ from histocli.sources import Pixels
 
 Positions = np.ndarray[Any, np.dtype[np.int64]]
 
-_TUMOUR = (1, 255)  # values of the pixels of tumour; a mask has one of them
-_MOST_PAGES = 256
-_COARSEST = 16  # grid pixels per pixel of a mask: half of the square that decides a patch's label
+_TUMOUR_VALUES = (1, 255)  # values of the pixels of tumour; a mask has one of them
+_MAX_PAGES = 256
+_MAX_COARSENESS = 16  # grid pixels per pixel of a mask: half of the square that decides a patch's label
 
 
-class _Part(NamedTuple):
-    """A tile or strip of a mask that has tumour: its upper left corner, and which of its pixels are tumour."""
+class _Segment(NamedTuple):
+    """A tile or strip of a mask with tumour: its upper left corner, and the mask of its tumour pixels."""
 
     x: int
     y: int
@@ -35,7 +35,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class TumourMask:
-    """A mask of a whole slide, `width` x `height` pixels; `value` is that of tumour, 0 if the slide has none."""
+    """A mask of a whole slide, `width` x `height` pixels; `value` is the value of tumour, 0 if the slide has none."""
 
     path: Path
     width: int
@@ -50,22 +50,22 @@ class TumourMask:
         """
         scale = self.scale(grid.size)
         coarsest = scale / (min(grid.scale) * grid.downsample)
-        if coarsest > _COARSEST:
+        if coarsest > _MAX_COARSENESS:
             raise HistoError(
                 f"{self.path}: a pixel of the mask spans {coarsest * grid.mpp:.0f} micrometres",
-                f"labels need a finer mask: at most {_COARSEST * grid.mpp:.0f} micrometres per pixel",
+                f"labels need a finer mask: at most {_MAX_COARSENESS * grid.mpp:.0f} micrometres per pixel",
             )
         labels = np.zeros(grid.shape, np.bool_)
         width, height = (grid.step * one * grid.downsample / scale for one in grid.scale)
-        for part in self._parts():
-            rows, columns = np.nonzero(part.tumour)
-            for row in _squares_of(part.y + rows, height, grid.shape[0]):
-                for column in _squares_of(part.x + columns, width, grid.shape[1]):
+        for segment in self._read_tumour_segments():
+            rows, columns = np.nonzero(segment.tumour)
+            for row in _find_squares(segment.y + rows, height, grid.shape[0]):
+                for column in _find_squares(segment.x + columns, width, grid.shape[1]):
                     labels[row, column] = True
         return labels
 
     def sample(self, shape: tuple[int, int], size: tuple[int, int]) -> Mask:
-        """Return the mask (H,W) at another resolution: each pixel is that at its centre.
+        """Return the mask (H,W) at another resolution: each pixel has the value at its centre.
 
         `size` is the width and height of the slide in level-0 pixels.
 
@@ -76,11 +76,13 @@ class TumourMask:
         xs = ((np.arange(shape[1]) + 0.5) * size[0] / shape[1] / scale).astype(np.int64)
         ys = ((np.arange(shape[0]) + 0.5) * size[1] / shape[0] / scale).astype(np.int64)
         sampled = np.zeros(shape, np.bool_)
-        for part in self._parts():
-            height, width = part.tumour.shape
-            top, bottom = np.searchsorted(ys, (part.y, part.y + height)).tolist()
-            left, right = np.searchsorted(xs, (part.x, part.x + width)).tolist()
-            sampled[top:bottom, left:right] = part.tumour[np.ix_(ys[top:bottom] - part.y, xs[left:right] - part.x)]
+        for segment in self._read_tumour_segments():
+            height, width = segment.tumour.shape
+            top, bottom = np.searchsorted(ys, (segment.y, segment.y + height)).tolist()
+            left, right = np.searchsorted(xs, (segment.x, segment.x + width)).tolist()
+            sampled[top:bottom, left:right] = segment.tumour[
+                np.ix_(ys[top:bottom] - segment.y, xs[left:right] - segment.x)
+            ]
         return sampled
 
     def scale(self, size: tuple[int, int]) -> int:
@@ -98,11 +100,11 @@ class TumourMask:
                 )
         return scale
 
-    def _parts(self) -> Iterator[_Part]:
-        for x, y, pixels in _segments(self.path) if self.value else ():
+    def _read_tumour_segments(self) -> Iterator[_Segment]:
+        for x, y, pixels in _read_segments(self.path) if self.value else ():
             tumour = pixels == self.value
             if tumour.any():
-                yield _Part(x, y, tumour)
+                yield _Segment(x, y, tumour)
 
 
 def read_mask(path: Path) -> TumourMask:
@@ -112,33 +114,33 @@ def read_mask(path: Path) -> TumourMask:
         HistoError: it cannot be read, has several channels, or has other values than 0 and 1, or 0 and 255.
     """
     found: set[int] = set()
-    for _, _, pixels in _segments(path):
+    for _, _, pixels in _read_segments(path):
         found.update(np.unique(pixels).tolist())
-        if unknown := found - {0, *_TUMOUR}:
+        if unknown := found - {0, *_TUMOUR_VALUES}:
             raise HistoError(
-                f"{path}: the mask has pixels of the value {min(unknown)}, of which the class is not known",
+                f"{path}: the mask has pixels of the value {min(unknown)}, and the class of this value is not known",
                 "write a mask in which tumour is 1 or 255, and everything else is 0",
             )
     values = found - {0}
     if len(values) > 1:
         raise HistoError(f"{path}: the mask has pixels of 1 and of 255", "write a mask in which tumour has one value")
-    height, width = _size_of(path)
+    height, width = _read_size(path)
     return TumourMask(path, width, height, max(values, default=0))
 
 
-def _squares_of(pixels: Positions, side: float, count: int) -> tuple[Positions, Positions]:
+def _find_squares(pixels: Positions, side: float, count: int) -> tuple[Positions, Positions]:
     """Return the first and the last square of `side` mask pixels that each pixel overlaps, along one axis."""
     first = np.floor(pixels / side + 1e-9).astype(np.int64)
     last = np.ceil((pixels + 1) / side - 1e-9).astype(np.int64) - 1  # a coarse pixel can reach into a second square
     return np.minimum(first, count - 1), np.minimum(last, count - 1)
 
 
-def _size_of(path: Path) -> tuple[int, int]:
+def _read_size(path: Path) -> tuple[int, int]:
     """Return the height and the width of a mask in pixels."""
     if _is_png(path):
         height, width = read_png(path).shape
         return height, width
-    with _largest_page(path) as page:
+    with _open_largest_page(path) as page:
         return page.imagelength, page.imagewidth
 
 
@@ -161,7 +163,7 @@ def read_png(path: Path, *, is_grey: bool = True) -> Pixels:
         hint = "export it again; a very large mask can be a tiled TIFF"
         raise HistoError(f"{path}: the mask cannot be read: {error}", hint) from error
     if image is None:
-        raise HistoError(f"{path}: the mask is no image that can be read", "export it again as a PNG file")
+        raise HistoError(f"{path}: the mask is not an image that can be read", "export it again as a PNG file")
     if image.ndim != 2 or image.dtype != np.uint8:
         _refuse_form(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
     return np.asarray(image, np.uint8)
@@ -170,19 +172,19 @@ def read_png(path: Path, *, is_grey: bool = True) -> Pixels:
 def _refuse_form(path: Path, channels: int, dtype: object) -> NoReturn:
     raise HistoError(
         f"{path}: the mask has {channels} channels of {dtype}",
-        "write one channel of 8 bits: 0, and 1 for tumour; a picture that is no mask must be in another folder",
+        "write one channel of 8 bits: 0, and 1 for tumour; a picture that is not a mask must be in another folder",
     )
 
 
 @contextmanager
-def _largest_page(path: Path) -> Iterator[Any]:
+def _open_largest_page(path: Path) -> Iterator[Any]:
     """Open the largest image of a TIFF in this block."""
     import tifffile
 
     with ExitStack() as stack:
         try:
             file: Any = stack.enter_context(tifffile.TiffFile(path))
-            page: Any = max(islice(file.pages, _MOST_PAGES), key=lambda one: one.imagewidth * one.imagelength)
+            page: Any = max(islice(file.pages, _MAX_PAGES), key=lambda one: one.imagewidth * one.imagelength)
             tile = (
                 page.tilewidth * page.tilelength
                 if page.is_tiled
@@ -195,14 +197,14 @@ def _largest_page(path: Path) -> Iterator[Any]:
             _refuse_form(path, page.samplesperpixel, page.dtype)
         if not (page.imagewidth and page.imagelength and 0 < tile <= MAX_PIXELS):
             raise HistoError(
-                f"{path}: the mask has {page.imagewidth}x{page.imagelength} pixels in parts of {tile:,}",
+                f"{path}: the mask has {page.imagewidth}x{page.imagelength} pixels in tiles or strips of {tile:,}",
                 f"write it in tiles, or in strips of at most {MAX_PIXELS:,} pixels",
             )
         yield page
 
 
-def _segments(path: Path) -> Iterator[tuple[int, int, Pixels]]:
-    """Yield the tiles or strips of a mask one by one, each with its upper left corner (x, y); not those of no bytes.
+def _read_segments(path: Path) -> Iterator[tuple[int, int, Pixels]]:
+    """Yield the tiles or strips of a mask one by one, each with its upper left corner (x, y); empty ones are skipped.
 
     Raises:
         HistoError: the file cannot be read.
@@ -210,7 +212,7 @@ def _segments(path: Path) -> Iterator[tuple[int, int, Pixels]]:
     if _is_png(path):
         yield 0, 0, read_png(path)
         return
-    with _largest_page(path) as page:
+    with _open_largest_page(path) as page:
         segments = page.segments(maxworkers=1)
         while True:
             try:

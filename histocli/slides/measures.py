@@ -1,4 +1,4 @@
-"""What a map of scores says about a slide: areas, regions and their outlines."""
+"""Measure a map of scores: areas, regions and their outlines."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ Point = tuple[int, int]
 
 
 class SlideMeasures(NamedTuple):
-    """Of the scored squares: their tumour area, the largest region's diameter, and the highest scores.
+    """The measures of the scored squares: tumour area, diameter of the largest region, and highest scores.
 
-    The values are None where no square was scored.
+    The values are None if no square was scored.
     """
 
     tumour_mm2: float | None
@@ -46,11 +46,13 @@ def measure_slide(scores: Map, share: Map, grid: Grid, mpp: tuple[float, float],
     if not scored.size:
         return SlideMeasures(None, None, None, None)
     tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
-    mm2 = float((square_areas(grid, mpp) * share)[tumour].sum())
-    return SlideMeasures(mm2, _largest_diameter(tumour, grid), float(scored.max()), float(np.percentile(scored, 99)))
+    mm2 = float((compute_square_areas(grid, mpp) * share)[tumour].sum())
+    return SlideMeasures(
+        mm2, _find_largest_diameter(tumour, grid), float(scored.max()), float(np.percentile(scored, 99))
+    )
 
 
-def square_areas(grid: Grid, mpp: tuple[float, float]) -> Map:
+def compute_square_areas(grid: Grid, mpp: tuple[float, float]) -> Map:
     """Return the area in mm2 of the part of each square (rows, columns) that lies in the slide."""
     edges = (grid.ys, grid.size[1], mpp[1]), (grid.xs, grid.size[0], mpp[0])
     sides = [np.diff(np.minimum(one * grid.downsample, size)) * mpp_1 / 1000 for one, size, mpp_1 in edges]
@@ -58,11 +60,11 @@ def square_areas(grid: Grid, mpp: tuple[float, float]) -> Map:
     return area
 
 
-def _largest_diameter(tumour: Mask, grid: Grid) -> float:
+def _find_largest_diameter(tumour: Mask, grid: Grid) -> float:
     """Return the largest distance in mm between two corners of one region."""
     side = grid.step * grid.mpp / 1000
     largest = 0.0
-    for _, mask in _connected_regions(tumour):
+    for _, mask in _iterate_regions(tumour):
         rows, columns = np.nonzero(mask)
         corners = np.concatenate([np.stack([columns + x, rows + y], 1) for x in (0, 1) for y in (0, 1)])
         hull = cv2.convexHull(corners.astype(np.int32))[:, 0].astype(np.float64)
@@ -75,7 +77,7 @@ def find_regions(scores: Map, threshold: float) -> list[Region]:
     """Return the regions of squares at or above the threshold, from the upper left to the lower right."""
     tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
     regions = []
-    for window, mask in _connected_regions(tumour):
+    for window, mask in _iterate_regions(tumour):
         top, left = window[0].start, window[1].start
         rings = [[(x + left, y + top) for x, y in ring] for ring in trace_outlines(mask)]
         values = scores[window][mask]
@@ -83,8 +85,8 @@ def find_regions(scores: Map, threshold: float) -> list[Region]:
     return regions
 
 
-def _connected_regions(mask: Mask) -> Iterator[tuple[tuple[slice, slice], Mask]]:
-    """Yield the part of the map that each region covers, and which of its squares are the region's."""
+def _iterate_regions(mask: Mask) -> Iterator[tuple[tuple[slice, slice], Mask]]:
+    """Yield the window of the map that each region covers, and the mask of the region in it."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     for number in range(1, count):
         left, top, width, height, _ = stats[number].tolist()
@@ -110,20 +112,20 @@ def trace_outlines(mask: Mask) -> list[list[Point]]:
         for y, x in np.argwhere(inner & ~neighbour).tolist():
             following[(x + start[0], y + start[1])].append((x + stop[0], y + stop[1]))
     rings = []
-    for start in sorted(following):  # a corner at which two outlines meet is there twice
+    for start in sorted(following):  # a corner where two outlines meet occurs twice
         while start in following:
-            rings.append(_follow(following, start))
-    rings.sort(key=lambda ring: min(ring))  # the leftmost corner of all is one of the outer outline
+            rings.append(_take_outline(following, start))
+    rings.sort(key=lambda ring: min(ring))  # the leftmost corner belongs to the outer outline
     return rings
 
 
-def _follow(following: dict[Point, list[Point]], start: Point) -> list[Point]:
-    """Take one closed outline out of the sides, leaving out the corners at which it goes straight on."""
+def _take_outline(following: dict[Point, list[Point]], start: Point) -> list[Point]:
+    """Remove one closed outline from the sides, and return its corners, without points on straight lines."""
     ring, at = [start], start
     direction: Point | None = None
     while True:
         choices = following[at]
-        after = _turn(at, choices, direction)
+        after = _choose_next_corner(at, choices, direction)
         choices.remove(after)
         if not choices:
             del following[at]
@@ -137,8 +139,8 @@ def _follow(following: dict[Point, list[Point]], start: Point) -> list[Point]:
             return ring
 
 
-def _turn(at: Point, choices: list[Point], direction: Point | None) -> Point:
-    """Return the next corner; where squares touch at a corner only, turn left, so that no outline touches itself."""
+def _choose_next_corner(at: Point, choices: list[Point], direction: Point | None) -> Point:
+    """Return the next corner; if squares touch only at a corner, turn left: then no outline touches itself."""
     if direction is None or len(choices) == 1:
         return choices[0]
     left = (at[0] + direction[1], at[1] - direction[0])

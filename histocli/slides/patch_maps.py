@@ -1,4 +1,4 @@
-"""Scored patches on the planes of their slides: where they lie, and their scores as a map."""
+"""Find the positions of scored patches in their slides, and make maps of their scores."""
 
 import re
 from collections.abc import Sequence
@@ -15,15 +15,19 @@ from histocli.errors import HistoError, UsageError, describe_value
 from histocli.slides import PATCH_MPP
 from histocli.slides.measures import Map
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
-from histocli.slides.slide import plausible_mpp
+from histocli.slides.slide import check_mpp
 from histocli.slides.source import LABEL_SIDE
 from histocli.workspace import Workspace
 
 _ID = re.compile(r"(.+)_x([0-9]{1,9})_y([0-9]{1,9})")  # of `SlidesSource`
-_SQUARE_MM = LABEL_SIDE * PATCH_MPP / 1000  # side of what a patch's label and score describe
-_MOST_CELLS = 300  # along the longer side of a map: smaller cells could not be seen
-_PROBABILITY = ("probability", "prob", "label")  # columns of `histo predict` and `histo eval`, the first of them counts
-_SAME_MPP = 0.02  # relative difference of two resolutions that mean the same
+_SQUARE_MM = LABEL_SIDE * PATCH_MPP / 1000  # side of the square that a patch's label and score describe
+_MAX_CELLS = 300  # along the longer side of a map: smaller cells could not be seen
+_PROBABILITY_COLUMNS = (
+    "probability",
+    "prob",
+    "label",
+)  # of `histo predict` and `histo eval`; the first one is used
+_MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -94,34 +98,35 @@ def place_predictions(workspace: Workspace, path: Path, data: Sequence[str]) -> 
     return _join([_place(table["id"], table["prob"], labels, known)])
 
 
-def draw_cells(placed: PlacedPatches, given: GivenResolutions) -> list[PatchMap]:
-    """Return a map for each slide, sorted by name.
+def make_patch_maps(placed: PlacedPatches, given: GivenResolutions) -> list[PatchMap]:
+    """Make the map of each slide, sorted by name: the mean probability and the label of the patches in each cell.
 
     `given` has the resolutions of slides for which the data set has none.
 
     Raises:
         UnknownResolutionError: the resolution of a slide is not known.
-        HistoError: `given` has another resolution than the data set, or two patches lie at the same place.
+        HistoError: `given` has another resolution than the data set, or two patches have the same position.
     """
-    return [_map_slide(str(slide), rows, given) for slide, rows in placed.table.groupby("slide", sort=True)]
+    return [_make_patch_map(str(slide), rows, given) for slide, rows in placed.table.groupby("slide", sort=True)]
 
 
-def _map_slide(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> PatchMap:
+def _make_patch_map(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> PatchMap:
     if (twice := rows.duplicated(["x", "y"])).any():
         x, y = rows.loc[twice, ["x", "y"]].to_numpy()[0]
         raise HistoError(
-            f"two patches of the slide {slide} lie at x {x}, y {y}", "slides of the same name need different names"
+            f"two patches of the slide {slide} have the position x {x}, y {y}",
+            "slides with the same name need different names",
         )
     mpp_x, mpp_y = _find_mpp(slide, rows, given)
     half = _SQUARE_MM / 2
     x = rows["x"].to_numpy(np.float64) * mpp_x / 1000 + half
     y = rows["y"].to_numpy(np.float64) * mpp_y / 1000 + half
-    merged = max(1, int(np.ceil(max(np.ptp(x), np.ptp(y)) / (_SQUARE_MM * _MOST_CELLS))))
+    merged = max(1, int(np.ceil(max(np.ptp(x), np.ptp(y)) / (_SQUARE_MM * _MAX_CELLS))))
     side = _SQUARE_MM * merged
-    columns, rows_ = (np.floor(one / side).astype(np.int64) for one in (x, y))
-    left, top = int(columns.min()), int(rows_.min())
-    shape = int(rows_.max()) - top + 1, int(columns.max()) - left + 1
-    cell = (rows_ - top) * shape[1] + columns - left
+    columns, row_numbers = (np.floor(one / side).astype(np.int64) for one in (x, y))
+    left, top = int(columns.min()), int(row_numbers.min())
+    shape = int(row_numbers.max()) - top + 1, int(columns.max()) - left + 1
+    cell = (row_numbers - top) * shape[1] + columns - left
     counts = np.bincount(cell, minlength=shape[0] * shape[1])
     sums = np.bincount(cell, rows["prob"].to_numpy(np.float64), len(counts))
     probs = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
@@ -134,16 +139,16 @@ def _map_slide(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> Patch
 def _find_mpp(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> tuple[float, float]:
     """Return the micrometres per level-0 pixel (x, y) of a slide."""
     x, y = rows[["mpp_x", "mpp_y"]].astype(float).to_numpy()[0]
-    own, _ = plausible_mpp(None if np.isnan(x) else x, None if np.isnan(y) else y)
-    asked = given.by_slide.get(slide, given.for_all)
-    if own is None and asked is None:
+    recorded, _ = check_mpp(None if np.isnan(x) else x, None if np.isnan(y) else y)
+    given_mpp = given.by_slide.get(slide, given.for_all)
+    if recorded is None and given_mpp is None:
         raise UnknownResolutionError(
             f"the resolution of the slide {slide} is not known, so its patches cannot be drawn to scale",
             "give the micrometres per pixel of its largest level: --mpp 0.25, or --mpp FILE.csv with slide,mpp",
         )
-    if own is not None and asked is not None and abs(asked / own[0] - 1) > _SAME_MPP:
-        raise UsageError(f"the slide {slide} has {own[0]:.4g} micrometres per pixel, and --mpp says {asked:g}")
-    return own or (float(asked or 0), float(asked or 0))
+    if recorded is not None and given_mpp is not None and abs(given_mpp / recorded[0] - 1) > _MPP_TOLERANCE:
+        raise UsageError(f"the slide {slide} has {recorded[0]:.4g} micrometres per pixel, and --mpp says {given_mpp:g}")
+    return recorded or (float(given_mpp or 0), float(given_mpp or 0))
 
 
 _NO_POSITIONS = pd.DataFrame(columns=["id", "slide", *POSITION_COLUMNS, "label"])
@@ -154,7 +159,7 @@ def _read_positions(workspace: Workspace, names: Sequence[str]) -> pd.DataFrame:
     frames = [_NO_POSITIONS]
     for name in names:
         path = workspace.manifest_path(name)
-        if path.is_file() and {"x", "y", "slide"} <= _header(path):
+        if path.is_file() and {"x", "y", "slide"} <= _read_header(path):
             manifest = read_manifest(path, ("id", "label", "slide", "x", "y"))
             for column in POSITION_COLUMNS:  # data sets of earlier versions have no resolution
                 texts = manifest[column] if column in manifest else pd.Series("", manifest.index)
@@ -164,7 +169,7 @@ def _read_positions(workspace: Workspace, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True).drop_duplicates()
 
 
-def _header(path: Path) -> set[str]:
+def _read_header(path: Path) -> set[str]:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return {name.strip().strip('"') for name in re.split("[,;\t]", file.readline())}
 
@@ -195,7 +200,7 @@ def _read_predictions(path: Path) -> pd.DataFrame:
         raise HistoError(f"there is no table {path}", "histo predict --out scores.csv writes one")
     with path.open(encoding="utf-8-sig", newline="") as file:
         columns = read_columns(file, str(path))
-    name = next((one for one in _PROBABILITY if one in columns), None)
+    name = next((one for one in _PROBABILITY_COLUMNS if one in columns), None)
     if name is None or "id" not in columns:
         raise HistoError(
             f"{path}: the columns id and probability are needed", "give the CSV file that histo predict wrote"

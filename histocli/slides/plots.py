@@ -1,4 +1,4 @@
-"""Pictures of a slide: its tissue, and the map of its scores."""
+"""Draw pictures of a slide, its tissue and the map of its scores, and the curves of slides."""
 
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from histocli.slides.measures import Map
 from histocli.sources import Pixels
 from histocli.workspace import atomic_path
 
-_LONGEST = 1600  # pixels: the longer side of a picture
+_MAX_SIDE = 1600  # pixels: the longer side of a picture
 _OPACITY = 0.6  # the opacity of the map over the slide
-COLOURS = "inferno"  # of probabilities
-_NICE = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # lengths of a scale bar in mm
+COLOURS = "inferno"  # the colour map of probabilities
+_BAR_LENGTHS_MM = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)  # lengths of a scale bar in mm
 
 
 def write_tissue(path: Path, overview: Pixels, tissue: Mask) -> None:
@@ -28,7 +28,7 @@ def write_tissue(path: Path, overview: Pixels, tissue: Mask) -> None:
     mask = np.asarray(cv2.resize(mask, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_NEAREST), np.uint8)
     outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     drawn = cv2.drawContours(
-        cv2.cvtColor(image, cv2.COLOR_RGB2BGR), outlines, -1, _bgr(NORMAL), max(1, max(image.shape) // 500)
+        cv2.cvtColor(image, cv2.COLOR_RGB2BGR), outlines, -1, _parse_bgr(NORMAL), max(1, max(image.shape) // 500)
     )
     ok, png = cv2.imencode(".png", drawn)
     assert ok
@@ -83,10 +83,10 @@ def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
                 continue
             scores = np.array([values[name] for values in report.scores.values()])
             thresholds = np.unique(scores)[::-1]
-            called = scores[None] >= thresholds[:, None]
-            fpr = np.concatenate([[0], called[:, labels == 0].mean(1)])
-            tpr = np.concatenate([[0], called[:, labels == 1].mean(1)])
-            axes.plot(fpr, tpr, color=colour, clip_on=False, label=f"{name}: {_estimate(estimate)}")
+            is_positive = scores[None] >= thresholds[:, None]
+            fpr = np.concatenate([[0], is_positive[:, labels == 0].mean(1)])
+            tpr = np.concatenate([[0], is_positive[:, labels == 1].mean(1)])
+            axes.plot(fpr, tpr, color=colour, clip_on=False, label=f"{name}: {_format_estimate(estimate)}")
         axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         figure.legend(loc="outside lower center")
         title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
@@ -112,13 +112,13 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
         title(
             figure,
             "FROC of lesions",
-            f"{lesions:,} lesions in {report.slides:,} slides; score {_estimate(report.froc)}",
+            f"{lesions:,} lesions in {report.slides:,} slides; score {_format_estimate(report.froc)}",
         )
 
     return save(path, Look(), COLUMN, COLUMN, draw)
 
 
-def _estimate(estimate: Estimate) -> str:
+def _format_estimate(estimate: Estimate) -> str:
     interval = f" ({estimate.interval[0]:.2f} to {estimate.interval[1]:.2f})" if estimate.interval else ""
     return number(estimate.value) + interval
 
@@ -126,7 +126,7 @@ def _estimate(estimate: Estimate) -> str:
 def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
     """Draw a bar of a round number of millimetres, about a fifth of the picture wide, below the slide."""
     wanted = width * mpp / 1000 / 5
-    length = max((one for one in _NICE if one <= wanted), default=_NICE[0])
+    length = max((one for one in _BAR_LENGTHS_MM if one <= wanted), default=_BAR_LENGTHS_MM[0])
     pixels = length * 1000 / mpp
     right, y = width * 0.98, height * 1.03
     axes.plot([right - pixels, right], [y, y], color="black", linewidth=2.5, solid_capstyle="butt", clip_on=False)
@@ -135,12 +135,12 @@ def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
 
 
 def _shrink(image: Pixels) -> Pixels:
-    scale = _LONGEST / max(image.shape[:2])
+    scale = _MAX_SIDE / max(image.shape[:2])
     if scale >= 1:
         return image
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _bgr(colour: str) -> tuple[int, int, int]:
+def _parse_bgr(colour: str) -> tuple[int, int, int]:
     return int(colour[5:7], 16), int(colour[3:5], 16), int(colour[1:3], 16)

@@ -1,4 +1,4 @@
-"""Open whole slides and read rectangles of their levels, with OpenSlide or, where it cannot, with tifffile."""
+"""Open whole slides and read rectangles of their levels, with OpenSlide, or else with tifffile."""
 
 from importlib import import_module
 from pathlib import Path
@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, plausible_mpp
+from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp
 from histocli.slides.tiff import TiffReader
 from histocli.sources import Pixels
 
-_TILE = 512  # pixels: the side of what is read at once where a level has no tiles
+_TILE = 512  # pixels: the side of the squares that are read at once if a level has no tiles
 
 
 def require_packages() -> None:
@@ -28,7 +28,7 @@ def open_slide(path: Path) -> Slide:
     """Open a slide with OpenSlide; a TIFF that OpenSlide does not know, such as OME-TIFF, with tifffile.
 
     Raises:
-        HistoError: the file is no slide or is damaged, or the extra `slides` is not installed.
+        HistoError: the file is not a slide or is damaged, or the extra `slides` is not installed.
     """
     require_packages()
     import openslide
@@ -40,7 +40,7 @@ def open_slide(path: Path) -> Slide:
                 return slide
             slide.close()
     except (openslide.OpenSlideError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     with path.open("rb") as file:
         if file.read(2) not in (b"II", b"MM"):
             raise HistoError(f"{path}: neither OpenSlide nor tifffile can read this file", "copy the slide again")
@@ -61,25 +61,28 @@ class OpenSlideReader(Slide):
         self.is_ome = "<OME" in properties.get("tiff.ImageDescription", "")
         self.levels = []
         for number, ((width, height), downsample) in enumerate(sizes):
-            tile = [_whole(properties.get(f"openslide.level[{number}].tile-{side}")) for side in ("width", "height")]
+            tile = [
+                _parse_whole_number(properties.get(f"openslide.level[{number}].tile-{side}"))
+                for side in ("width", "height")
+            ]
             nearest = round(downsample)  # sizes are rounded, so a downsample of 4 may read as 4.0002
             exact = float(nearest) if abs(downsample / nearest - 1) < 0.005 else downsample
             self.levels.append(Level(width, height, exact, tile[0] or _TILE, tile[1] or _TILE))
-        found = [_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
+        found = [_parse_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
         if found == [None, None] and (unit := properties.get("tiff.ResolutionUnit")) in MICROMETRES:
-            found = [_inverse(properties.get(f"tiff.{axis}Resolution"), unit) for axis in "XY"]
-        self.mpp, self.mpp_remark = plausible_mpp(*found)
+            found = [_convert_resolution(properties.get(f"tiff.{axis}Resolution"), unit) for axis in "XY"]
+        self.mpp, self.mpp_remark = check_mpp(*found)
         if power := properties.get("openslide.objective-power"):
             self.mpp_remark += f" (it was scanned with a {power}x objective)" if self.mpp is None else ""
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle of a level."""
-        downsample = self._slide.level_downsamples[level]  # OpenSlide divides by it, so it must be its own
+        downsample = self._slide.level_downsamples[level]  # OpenSlide divides by its own value
         corner = (round(x * downsample), round(y * downsample))
         try:
             image = np.asarray(self._slide.read_region(corner, level, (width, height)))
         except self._error as error:
-            raise _damaged(self.path, error) from error
+            raise _damage_error(self.path, error) from error
         rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), np.uint8)  # ten times faster than a copy by NumPy
         if int(image[..., 3].min()) < 255:  # there is no tile, or OpenSlide could not read one
             rgb[image[..., 3] == 0] = 255
@@ -90,23 +93,23 @@ class OpenSlideReader(Slide):
         self._slide.close()
 
 
-def _damaged(path: Path, error: Exception) -> HistoError:
+def _damage_error(path: Path, error: Exception) -> HistoError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HistoError(f"{path}: the slide is damaged: {reason}", "copy or scan it again")
 
 
-def _number(text: Any) -> float | None:
+def _parse_number(text: Any) -> float | None:
     try:
         return float(text)
     except (TypeError, ValueError):
         return None
 
 
-def _whole(text: Any) -> int:
-    return int(_number(text) or 0)
+def _parse_whole_number(text: Any) -> int:
+    return int(_parse_number(text) or 0)
 
 
-def _inverse(text: Any, unit: Any) -> float | None:
+def _convert_resolution(text: Any, unit: Any) -> float | None:
     """Return the micrometres per pixel of a TIFF's pixels per unit."""
-    value = _number(text)
+    value = _parse_number(text)
     return MICROMETRES[unit] / value if value else None

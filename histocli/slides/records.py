@@ -1,10 +1,10 @@
-"""The table of slides: what is known of each after its scores have been written."""
+"""The records of scored slides, and the table of slides."""
 
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from histocli.data.tables import table_writer
+from histocli.data.tables import make_table_writer
 from histocli.errors import HistoError
 from histocli.schema import from_json, to_json
 from histocli.workspace import atomic_path, read_json, write_json
@@ -16,7 +16,7 @@ SCORED, NO_TISSUE, FAILED = "scored", "no tissue", "failed"
 
 @dataclass(frozen=True)
 class SlideRecord:
-    """A line of slides.csv. `squares` is the number that were scored; measures are None where none was."""
+    """A row of slides.csv. `squares` is the number of scored squares; the measures are None if it is 0."""
 
     slide: str
     status: str
@@ -33,9 +33,10 @@ class SlideRecord:
 
 @dataclass(frozen=True)
 class FinishedSlide:
-    """The content of a slide's `slide.json`: its file, what its scores were made of, and its record.
+    """The content of a slide's `slide.json`: its file, its options, and its record.
 
-    `step` is the side of its squares in pixels of 0.972 micrometres; `width` and `height` are those of level 0.
+    `made_of` is a SHA-256 of everything that the scores depend on. `step` is the side of its squares in pixels of 0.972
+    micrometres; `width` and `height` are those of level 0.
     """
 
     path: str
@@ -53,7 +54,7 @@ def write_finished(folder: Path, finished: FinishedSlide) -> None:
 
 
 def read_finished(folder: Path) -> FinishedSlide | None:
-    """Return what is known of a finished slide, None if it is not finished."""
+    """Return the content of a slide's `slide.json`, None if the slide is not finished."""
     path = folder / FILE
     return from_json(FinishedSlide, read_json(path), str(path)) if path.is_file() else None
 
@@ -74,13 +75,13 @@ def read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
 def write_table(out: Path, records: list[SlideRecord]) -> None:
     """Write slides.csv."""
     with atomic_path(out / TABLE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = table_writer(file)
+        writer = make_table_writer(file)
         writer.writerow([field.name for field in fields(SlideRecord)])
         for record in records:
-            writer.writerow([_text(getattr(record, field.name)) for field in fields(SlideRecord)])
+            writer.writerow([_format_value(getattr(record, field.name)) for field in fields(SlideRecord)])
 
 
-def _text(value: object) -> object:
+def _format_value(value: object) -> object:
     if isinstance(value, float):
         return f"{value:.6f}" if math.isfinite(value) else ""
     return "" if value is None else value

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError
-from histocli.slides.slide import Slide, plausible_mpp
+from histocli.slides.slide import Slide, check_mpp
 
-_SAME = 0.02  # relative difference of two resolutions that mean the same
+_MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
 
 
 class UnknownResolutionError(HistoError):
-    """Nothing says how many micrometres a pixel of the slide has."""
+    """The micrometres per pixel of a slide are not known."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class GivenResolutions:
     by_slide: dict[str, float] = field(default_factory=dict)
 
     def find(self, slide: Slide, name: str) -> tuple[tuple[float, float], str]:
-        """Return the micrometres per level-0 pixel (x, y), and a remark, "" if they are those of the file.
+        """Return the micrometres per level-0 pixel (x, y), and a remark, "" if they are from the file.
 
         Raises:
-            UnknownResolutionError: neither the file nor the user gives any.
-            HistoError: the number for all slides is not that of the file.
+            UnknownResolutionError: neither the file nor the user gives them.
+            HistoError: the number for all slides differs from the file.
         """
         keys = (name, slide.path.name, slide.path.stem, str(slide.path))
-        own = next((self.by_slide[key] for key in keys if key in self.by_slide), None)
-        given = own if own is not None else self.for_all
+        in_table = next((self.by_slide[key] for key in keys if key in self.by_slide), None)
+        given = in_table if in_table is not None else self.for_all
         if given is None:
             if slide.mpp is not None:
                 return slide.mpp, ""
@@ -38,15 +38,17 @@ class GivenResolutions:
                 f"{slide.path}: its resolution is not known: {slide.mpp_remark}",
                 "give the micrometres per pixel: --mpp 0.25, or --mpp FILE.csv with the columns slide,mpp",
             )
-        if slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _SAME and own is None:
+        if slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _MPP_TOLERANCE and in_table is None:
             raise HistoError(
                 f"{slide.path} says {slide.mpp[0]:.4g} micrometres per pixel, and --mpp says {given:g}",
-                f"leave --mpp out; if the file is wrong, give --mpp FILE.csv with the line {name},{given:g}",
+                f"omit --mpp; if the file is wrong, give --mpp FILE.csv with the line {name},{given:g}",
             )
-        if slide.mpp is not None and own is None:
+        if slide.mpp is not None and in_table is None:
             return slide.mpp, ""
-        differs = slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _SAME
-        remark = f"mpp {given:g} given" + (f", not {slide.mpp[0]:.4g} as in the file" if differs and slide.mpp else "")
+        is_different = slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _MPP_TOLERANCE
+        remark = f"mpp {given:g} given" + (
+            f", not {slide.mpp[0]:.4g} as in the file" if is_different and slide.mpp else ""
+        )
         return (given, given), remark
 
 
@@ -59,7 +61,7 @@ def read_resolutions(value: str | None) -> GivenResolutions:
     if value is None:
         return GivenResolutions()
     try:
-        return GivenResolutions(_checked(float(value), f"--mpp {value}"))
+        return GivenResolutions(_check_possible(float(value), f"--mpp {value}"))
     except ValueError:
         path = Path(value)
     if not path.is_file():
@@ -75,12 +77,12 @@ def read_resolutions(value: str | None) -> GivenResolutions:
         except ValueError:
             raise UsageError(f"{path}: the mpp of {slide} is {text!r}", "give a number, such as 0.25") from None
         if found.setdefault(slide, number) != number:
-            raise UsageError(f"{path}: {slide} is there twice with different mpp", "remove one of the lines")
-        _checked(number, f"{path}: the mpp of {slide}, {text},")
+            raise UsageError(f"{path}: {slide} occurs twice with different mpp", "remove one of the lines")
+        _check_possible(number, f"{path}: the mpp of {slide}, {text},")
     return GivenResolutions(by_slide=found)
 
 
-def _checked(mpp: float, what: str) -> float:
-    if plausible_mpp(mpp, mpp)[0] is None:
+def _check_possible(mpp: float, what: str) -> float:
+    if check_mpp(mpp, mpp)[0] is None:
         raise UsageError(f"{what} is not possible for a slide", "most slides have 0.2 to 0.5 micrometres per pixel")
     return mpp

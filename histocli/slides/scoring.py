@@ -17,15 +17,15 @@ from histocli.slides import PATCH_MPP
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
 from histocli.slides.measures import Map
 from histocli.slides.slide import Slide
-from histocli.slides.tissue import OVERVIEW, SMALLEST_SHARE, find_tissue, load_mask, share_of_squares
+from histocli.slides.tissue import MIN_TISSUE_SHARE, OVERVIEW_FACTOR, compute_tissue_share, find_tissue, load_mask
 from histocli.sources import Patch, Pixels
 
 Resolution = tuple[float, float]
-_PICTURE = 2048  # pixels: a small slide is shown at a finer resolution, up to this size
+_MAX_PICTURE_SIDE = 2048  # pixels: a small slide is shown at a finer resolution, up to this size
 
 
 class Plan(NamedTuple):
-    """What of a slide is to be scored: its grid, the needed squares, the share of tissue in each, a picture.
+    """The plan of a slide's scores: its grid, the needed squares, the share of tissue in each, and a picture.
 
     `overview_mpp` is the resolution of the picture in micrometres per pixel. `tissue` is the mask of the tissue, of
     7.8 micrometres per pixel.
@@ -42,14 +42,16 @@ class Plan(NamedTuple):
     @property
     def tissue_mm2(self) -> float:
         """The area of the tissue."""
-        return float(self.tissue.sum()) * (PATCH_MPP * OVERVIEW / 1000) ** 2
+        return float(self.tissue.sum()) * (PATCH_MPP * OVERVIEW_FACTOR / 1000) ** 2
 
 
-def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_mask: bool, pool: Executor) -> Plan:
+def plan_slide(
+    slide: Slide, mpp: Resolution, step: int, mask: Path | None, should_find_tissue: bool, pool: Executor
+) -> Plan:
     """Find the squares of a slide that are to be scored.
 
-    A square is scored if at least a tenth of it is tissue. `mask` is the user's own mask; without `use_mask` the whole
-    slide is scored.
+    A square is scored if at least a tenth of it is tissue. `mask` is the user's own mask; if `should_find_tissue` is
+    false, the whole slide is scored.
 
     Raises:
         HistoError: the slide is damaged or too coarse, or the mask does not fit it.
@@ -57,40 +59,40 @@ def plan_slide(slide: Slide, mpp: Resolution, step: int, mask: Path | None, use_
     grid = plan_grid(slide, mpp, PATCH_MPP, step)
     overview, factor = _read_overview(slide, mpp, pool)
     overview_mpp = PATCH_MPP * factor
-    shape = _size_at(slide, mpp, PATCH_MPP * OVERVIEW)
+    shape = _compute_size(slide, mpp, PATCH_MPP * OVERVIEW_FACTOR)
     if mask is not None:
         tissue, flags = load_mask(mask, shape, (slide.width, slide.height)), ["own mask"]
-    elif use_mask:
+    elif should_find_tissue:
         small = cv2.resize(overview, shape[::-1], interpolation=cv2.INTER_AREA)
-        tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW)
+        tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW_FACTOR)
     else:
         tissue, flags = np.ones(shape, np.bool_), ["no mask"]
-    share = share_of_squares(tissue, grid.shape, step // OVERVIEW)
-    needed = share >= SMALLEST_SHARE
+    share = compute_tissue_share(tissue, grid.shape, step // OVERVIEW_FACTOR)
+    needed = share >= MIN_TISSUE_SHARE
     if grid.is_upsampled:
         flags.append("upsampled")
     return Plan(grid, needed, share, overview, overview_mpp, tissue, flags)
 
 
 def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixels, int]:
-    """Return a picture of the whole slide, and how many grid pixels one of its pixels spans: 8, less if it is small.
+    """Return a picture of the whole slide, and the number of grid pixels along one of its pixels (2 to 8).
 
-    For a finer picture, no level is read that has many more pixels than the picture: it could be all of level 0.
+    A finer picture is not read from a level with many more pixels than the picture, which could be level 0.
     """
-    factor = OVERVIEW
+    factor = OVERVIEW_FACTOR
     while factor > 2 and _is_cheap(slide, mpp, factor // 2):
         factor //= 2
-    height, width = _size_at(slide, mpp, PATCH_MPP * factor)
+    height, width = _compute_size(slide, mpp, PATCH_MPP * factor)
     return np.ascontiguousarray(read_overview(slide, mpp, PATCH_MPP * factor, pool)[:height, :width]), factor
 
 
 def _is_cheap(slide: Slide, mpp: Resolution, factor: int) -> bool:
     """Return whether a picture with `factor` grid pixels per pixel is small, and is read from few pixels."""
     level = slide.levels[find_level(slide, mpp, PATCH_MPP * factor)]
-    return max(_size_at(slide, mpp, PATCH_MPP * factor)) <= _PICTURE >= max(level.width, level.height) / 2
+    return max(_compute_size(slide, mpp, PATCH_MPP * factor)) <= _MAX_PICTURE_SIDE >= max(level.width, level.height) / 2
 
 
-def _size_at(slide: Slide, mpp: Resolution, wanted: float) -> tuple[int, int]:
+def _compute_size(slide: Slide, mpp: Resolution, wanted: float) -> tuple[int, int]:
     """Return the height and width in pixels of the whole slide at `wanted` micrometres per pixel."""
     return max(1, round(slide.height * mpp[1] / wanted)), max(1, round(slide.width * mpp[0] / wanted))
 
@@ -138,7 +140,7 @@ class _SquareListener(CommandListener):
 
 def read_patches(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iterator[Patch]:
     """Yield the patch (96,96,3) around each needed square, row by row; no pixel of the slide is read twice."""
-    around = PATCH_SIZE // grid.step // 2  # squares on each side of the one in the centre
+    around = PATCH_SIZE // grid.step // 2  # squares on each side of the central one
     size = 2 * around + 1
     kernel = np.ones((size, size), np.uint8)
     read = np.asarray(cv2.dilate(needed.astype(np.uint8), kernel), np.bool_)

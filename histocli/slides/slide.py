@@ -12,7 +12,7 @@ MICROMETRES = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.
 
 
 class Level(NamedTuple):
-    """A level of a slide's pyramid: its size in pixels, how many level-0 pixels one of its pixels spans, its tiles."""
+    """A level of a slide's pyramid: its size in pixels, the level-0 pixels along one of its pixels, its tiles."""
 
     width: int
     height: int
@@ -25,7 +25,7 @@ class Slide(ABC):
     """An open slide. Any number of threads may call `read`.
 
     `mpp` is the number of micrometres per level-0 pixel (x, y) that the file gives, None if it gives none; then
-    `mpp_remark` may say what the file has in its place.
+    `mpp_remark` says why.
     """
 
     path: Path
@@ -62,8 +62,8 @@ class Slide(ABC):
         self.close()
 
 
-def plausible_mpp(x: float | None, y: float | None) -> tuple[tuple[float, float] | None, str]:
-    """Return the micrometres per pixel if both are possible for a slide, else None and why not."""
+def check_mpp(x: float | None, y: float | None) -> tuple[tuple[float, float] | None, str]:
+    """Return the micrometres per pixel if both are possible for a slide, else None and the reason."""
     if x is None or y is None:
         return None, "the file does not say how many micrometres a pixel has"
     low, high = _PLAUSIBLE_MPP

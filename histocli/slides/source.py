@@ -25,10 +25,10 @@ from histocli.sources.camelyon import hospital_of
 from histocli.threads import thread_count
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
-_SUFFIXES = (".xml", ".geojson", ".json")
+_POLYGON_SUFFIXES = (".xml", ".geojson", ".json")
 _MASK_NAMES = ("", "_mask", "_Mask")  # after the name of the slide; the last is Camelyon16's
-_BORDER_UM = 500.0  # squares that are nearer to tumour are hard
-_TUMOUR_SHARE = 0.5  # of the patches; as many as there are, if there are fewer
+_BORDER_UM = 500.0  # squares that are nearer to tumour are hard to classify
+_TUMOUR_SHARE = 0.5  # the share of tumour patches; it is lower if there are fewer
 
 
 class AnnotatedSlide(NamedTuple):
@@ -41,7 +41,7 @@ class AnnotatedSlide(NamedTuple):
 
 @dataclass
 class _Sampled:
-    """The chosen squares of a slide (rows, columns), and which squares hold tumour."""
+    """The chosen squares of a slide (rows, columns), and the squares with tumour."""
 
     slide: AnnotatedSlide
     grid: Grid
@@ -56,15 +56,15 @@ class SlidesSource:
 
     The centres of patches are squares of 32x32 pixels that do not overlap. Each class is shared evenly among the slides
     that have it. `near_tumour` is the share of the patches without tumour that are drawn within half a millimetre of
-    tumour, as far as there are so many. The id of a patch is `SLIDE_xX_yY`: the slide, and the upper left corner of the
-    central square in level-0 pixels.
+    tumour; it is lower if there are fewer such squares. The id of a patch is `SLIDE_xX_yY`: the slide, and the upper
+    left corner of the central square in level-0 pixels.
 
     Raises:
-        HistoError: a slide has no annotation and is not named as a normal one, or the inputs hold no slides.
+        HistoError: a slide has no annotation and its name does not begin with `normal`, or the inputs have no slides.
     """
 
-    id_is_sha1 = False
-    drop_duplicates = False
+    has_sha1_ids = False
+    should_drop_duplicates = False
     is_remote = False
 
     def __init__(
@@ -102,7 +102,7 @@ class SlidesSource:
         return cls(slides, read_resolutions(mpp), n, seed, ", ".join(locations), near_tumour)
 
     def plan(self) -> list[PlannedFile]:
-        """Return the slides, which are here."""
+        """Return the slides, which are on this machine."""
         return [PlannedFile(str(one.file.path), one.file.path.stat().st_size, True) for one in self.slides]
 
     def fetch(self) -> None:
@@ -111,7 +111,7 @@ class SlidesSource:
         with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
             self._sampled = [self._find_squares(slide, pool) for slide in self.slides]
         with_tumour = [one.tissue & one.tumour for one in self._sampled]
-        near = [one.tissue & ~one.tumour & _is_near(one.tumour) for one in self._sampled]
+        near = [one.tissue & ~one.tumour & _find_near_squares(one.tumour) for one in self._sampled]
         n_tumour = self._choose(rng, with_tumour, round(self.n * _TUMOUR_SHARE))
         n_near = self._choose(rng, near, round((self.n - n_tumour) * self.near_tumour)) if self.near_tumour else 0
         without = [one.tissue & ~one.tumour & ~one.chosen for one in self._sampled]
@@ -129,7 +129,7 @@ class SlidesSource:
 
     def _choose(self, rng: np.random.Generator, masks: list[Mask], count: int) -> int:
         """Choose up to `count` squares of the masks of the slides, evenly, and return how many."""
-        shares = _share([int(mask.sum()) for mask in masks], count)
+        shares = _share_evenly([int(mask.sum()) for mask in masks], count)
         for one, mask, share in zip(self._sampled, masks, shares, strict=True):
             one.chosen.flat[rng.choice(np.flatnonzero(mask), share, replace=False)] = True
         return sum(shares)
@@ -151,9 +151,9 @@ class SlidesSource:
         """Yield the chosen patches, slide by slide and row by row."""
         with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
             for one in self._sampled:
-                yield from self._patches_of(one, pool)
+                yield from self._read_slide_patches(one, pool)
 
-    def _patches_of(self, one: _Sampled, pool: ThreadPoolExecutor) -> Iterator[Patch]:
+    def _read_slide_patches(self, one: _Sampled, pool: ThreadPoolExecutor) -> Iterator[Patch]:
         name = one.slide.file.name
         squares = np.argwhere(one.chosen).tolist()
         if not squares:
@@ -173,8 +173,8 @@ class SlidesSource:
                 )
 
 
-def _is_near(tumour: Mask) -> Mask:
-    """Return which squares are less than half a millimetre from a square of tumour; a square of tumour is one too."""
+def _find_near_squares(tumour: Mask) -> Mask:
+    """Return which squares are less than half a millimetre from a square of tumour; these include the tumour."""
     distance = cv2.distanceTransform((~tumour).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distance * LABEL_SIDE * PATCH_MPP < _BORDER_UM, np.bool_)
 
@@ -183,10 +183,10 @@ def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
     """Return the annotation of a slide, None for a normal slide of Camelyon, which has none.
 
     Raises:
-        HistoError: there is none, and the name of the slide does not begin with `normal`.
+        HistoError: there is no annotation, and the name of the slide does not begin with `normal`.
     """
     for stem in (slide.name, slide.path.stem):
-        for suffix in _SUFFIXES:
+        for suffix in _POLYGON_SUFFIXES:
             if (path := folder / f"{stem}{suffix}").is_file():
                 return path
         for name in (f"{stem}{end}{suffix}" for end in _MASK_NAMES for suffix in MASK_SUFFIXES):
@@ -200,15 +200,15 @@ def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
     )
 
 
-def _share(sizes: list[int], total: int) -> list[int]:
-    """Share `total` evenly among slides that have `sizes` squares; what a small one cannot give, the others do."""
+def _share_evenly(sizes: list[int], total: int) -> list[int]:
+    """Share `total` evenly among slides that have `sizes` squares; large slides replace what small ones lack."""
     shares = [0] * len(sizes)
     rest = min(total, sum(sizes))
     while rest:
         open_ones = [i for i, size in enumerate(sizes) if shares[i] < size]
-        part = max(1, rest // len(open_ones))
+        portion = max(1, rest // len(open_ones))
         for i in open_ones:
-            more = min(part, sizes[i] - shares[i], rest)
+            more = min(portion, sizes[i] - shares[i], rest)
             shares[i] += more
             rest -= more
     return shares

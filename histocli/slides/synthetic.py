@@ -1,7 +1,7 @@
-"""Draw synthetic slides as tiled pyramidal TIFF files, with tumour annotations that are exact by construction.
+"""Draw synthetic slides as tiled pyramidal TIFF files, with exact tumour annotations.
 
 The tissue is a mosaic of synthetic patches (`histocli.sources.synthetic`): those without tumour, and inside the
-polygons of the annotation those full of it. Only a few rows of tiles are in memory at a time, so a slide may have any
+polygons of the annotation those full of it. Only a few rows of tiles are in memory at a time, so a slide can have any
 size.
 """
 
@@ -25,13 +25,13 @@ from histocli.sources.synthetic.tissue import SIZE, Blob, Layout
 from histocli.workspace import atomic_path, write_text
 
 MPP = PATCH_MPP / 4  # micrometres per pixel of level 0, as Camelyon16's scanners have
-_FACTOR = 4  # level-0 pixels per pixel of the drawing, which has the resolution of PCam's patches
-_BANK = 48  # patches of each kind in a mosaic
+_DRAWING_FACTOR = 4  # level-0 pixels per pixel of the drawing, which has the resolution of PCam's patches
+_BANK_SIZE = 48  # patches of each kind in a mosaic
 _OVERLAP = 16  # pixels in which neighbours of the mosaic are blended
 _STRIDE = SIZE - _OVERLAP
 _TILE = 256
 _GLASS_NOISE = 1.5
-_QUALITY = 80  # the quality of JPEG, 0 to 100
+_JPEG_QUALITY = 80  # the quality of JPEG, 0 to 100
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,19 @@ def plan_slide(seed: int, number: int, side: int, has_tumour: bool) -> Synthetic
     kind = "tumor" if has_tumour else "normal"
     name = f"{kind}_{number + 1:03d}"
     centre = np.array([side / 2, side / 2])
-    tissue = [Polygon(_outline(rng, centre, 0.4 * side, 0.12), [])]
+    tissue = [Polygon(_draw_outline(rng, centre, 0.4 * side, 0.12), [])]
     lesions = []
     if has_tumour:
         for radius in (0.16 * side, 0.08 * side, 0.04 * side)[: rng.integers(2, 4)]:
             angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.24) * side
             at = centre + distance * np.array([np.cos(angle), np.sin(angle)])
-            lesions.append(Polygon(_outline(rng, at, radius, 0.2), [], "Tumor"))
+            lesions.append(Polygon(_draw_outline(rng, at, radius, 0.2), [], "Tumor"))
     return SyntheticSlide(
         name, make_slide(seed, number, name, has_tumour).hospital, side, side, tissue, lesions, (seed, number)
     )
 
 
-def _outline(rng: np.random.Generator, centre: "np.ndarray[Any, Any]", radius: float, roughness: float) -> Ring:
+def _draw_outline(rng: np.random.Generator, centre: "np.ndarray[Any, Any]", radius: float, roughness: float) -> Ring:
     """Return an irregular closed curve (120,2) around a centre, in whole level-0 pixels."""
     angles = np.linspace(0, 2 * np.pi, 120, endpoint=False)
     waves = sum(
@@ -83,19 +83,19 @@ class _Painter:
         seed, number = slide.key
         look: Slide = make_slide(seed, number, slide.name, True)
         self.slide, self.white = slide, look.white
-        self.width, self.height = math.ceil(slide.width / _FACTOR), math.ceil(slide.height / _FACTOR)
+        self.width, self.height = math.ceil(slide.width / _DRAWING_FACTOR), math.ceil(slide.height / _DRAWING_FACTOR)
         shape = (self.height, self.width)
-        self.tissue = fill_polygons(slide.tissue, shape, (_FACTOR, _FACTOR))
-        self.tumour = fill_polygons(slide.lesions, shape, (_FACTOR, _FACTOR)) & self.tissue
+        self.tissue = fill_polygons(slide.tissue, shape, (_DRAWING_FACTOR, _DRAWING_FACTOR))
+        self.tumour = fill_polygons(slide.lesions, shape, (_DRAWING_FACTOR, _DRAWING_FACTOR)) & self.tissue
         self.banks = [
-            [render(Drawing(look, Layout(blobs, (seed, number, kind, one)))) for one in range(_BANK)]
+            [render(Drawing(look, Layout(blobs, (seed, number, kind, one)))) for one in range(_BANK_SIZE)]
             for kind, blobs in enumerate(((), (Blob(SIZE / 2, SIZE / 2, 200.0),)))
         ]
         for bank in self.banks:
             bank.sort(key=lambda patch: float(patch.mean()))
         rng = np.random.default_rng((*slide.key, 32))
         cells = self.height // _STRIDE + 2, self.width // _STRIDE + 2
-        self.choice = np.stack([_smooth_choice(rng, cells) for _ in self.banks])
+        self.choice = np.stack([_choose_smoothly(rng, cells) for _ in self.banks])
         ramp = np.minimum(np.minimum(np.arange(SIZE) + 0.5, SIZE - 0.5 - np.arange(SIZE)) / _OVERLAP, 1.0)
         self.weight = np.outer(ramp, ramp).astype(np.float32)[..., None]
 
@@ -105,14 +105,14 @@ class _Painter:
         rng = np.random.default_rng((*self.slide.key, 33, top))
         image = self.white + rng.normal(0, _GLASS_NOISE, (bottom - top, self.width, 1)).astype(np.float32)
         if tissue.any():
-            image = np.where(tissue, self._mosaic(0, top, bottom, self.tissue), image)
+            image = np.where(tissue, self._paint_mosaic(0, top, bottom, self.tissue), image)
             tumour = self.tumour[top:bottom, :, None]
             if tumour.any():
-                image = np.where(tumour, self._mosaic(1, top, bottom, self.tumour), image)
+                image = np.where(tumour, self._paint_mosaic(1, top, bottom, self.tumour), image)
         pixels: Pixels = np.clip(image, 0, 255).astype(np.uint8)
         return pixels
 
-    def _mosaic(self, kind: int, top: int, bottom: int, where: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    def _paint_mosaic(self, kind: int, top: int, bottom: int, where: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """Blend patches of a kind where a mask needs them."""
         total = np.zeros((bottom - top, self.width, 3), np.float32)
         weights = np.full((bottom - top, self.width, 1), 1e-6, np.float32)
@@ -134,12 +134,12 @@ class _Painter:
         return total / weights
 
 
-def _smooth_choice(rng: np.random.Generator, shape: tuple[int, int]) -> "np.ndarray[Any, Any]":
+def _choose_smoothly(rng: np.random.Generator, shape: tuple[int, int]) -> "np.ndarray[Any, Any]":
     """Choose a patch of a bank, sorted by brightness, for each cell: neighbours look similar, as in real tissue."""
     field = cv2.GaussianBlur(rng.standard_normal(shape), (0, 0), 1.6).ravel()
     ranks = np.empty(field.size)
     ranks[np.argsort(field)] = np.linspace(0, 1, field.size)
-    choice = np.clip(np.round(ranks * (_BANK - 1) + rng.normal(0, 2.5, field.size)), 0, _BANK - 1)
+    choice = np.clip(np.round(ranks * (_BANK_SIZE - 1) + rng.normal(0, 2.5, field.size)), 0, _BANK_SIZE - 1)
     return choice.astype(np.intp).reshape(shape)
 
 
@@ -147,7 +147,7 @@ def draw_slide(
     slide: SyntheticSlide,
     path: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    factors: Sequence[int] = (1, _FACTOR, _FACTOR**2),
+    factors: Sequence[int] = (1, _DRAWING_FACTOR, _DRAWING_FACTOR**2),
 ) -> None:
     """Draw a slide as a TIFF file with JPEG tiles and the levels 1, 1/4 and 1/16, or those of `factors`.
 
@@ -163,14 +163,14 @@ def draw_slide(
             shape = math.ceil(slide.height / factor), math.ceil(slide.width / factor)
             per_centimetre = 1e4 / (MPP * factor)
             file.write(
-                _tiles(painter, factor, shape, on_progress),
+                _draw_tiles(painter, factor, shape, on_progress),
                 shape=(*shape, 3),
                 dtype=np.uint8,
                 tile=(_TILE, _TILE),
                 photometric="rgb",
                 subsampling=(1, 1),
                 compression="jpeg",
-                compressionargs={"level": _QUALITY},
+                compressionargs={"level": _JPEG_QUALITY},
                 resolution=(per_centimetre, per_centimetre),
                 resolutionunit="CENTIMETER",
                 subfiletype=1 if level else 0,
@@ -179,29 +179,29 @@ def draw_slide(
             )
 
 
-def _tiles(
+def _draw_tiles(
     painter: _Painter, factor: int, shape: tuple[int, int], on_progress: Callable[[int, int], None]
 ) -> Iterator[Pixels]:
     """Yield the tiles of a level, row by row; tiles at the border are filled with white."""
     for top in range(0, shape[0], _TILE):
         if factor == 1:
             on_progress(top * shape[1] * 3, shape[0] * shape[1] * 3)
-        rows = _rows(painter, factor, top, min(top + _TILE, shape[0]), shape[1])
+        rows = _draw_rows(painter, factor, top, min(top + _TILE, shape[0]), shape[1])
         down, right = -len(rows) % _TILE, -rows.shape[1] % _TILE
         rows = np.pad(rows, ((0, down), (0, right), (0, 0)), constant_values=255)
         yield from np.split(rows, rows.shape[1] // _TILE, axis=1)
 
 
-def _rows(painter: _Painter, factor: int, top: int, bottom: int, width: int) -> Pixels:
+def _draw_rows(painter: _Painter, factor: int, top: int, bottom: int, width: int) -> Pixels:
     """Return rows of a level: the drawing with its pixels repeated, as it is, or averaged."""
-    if factor == _FACTOR:
+    if factor == _DRAWING_FACTOR:
         return painter.paint(top, bottom)
-    if factor > _FACTOR:
-        ratio = factor // _FACTOR
+    if factor > _DRAWING_FACTOR:
+        ratio = factor // _DRAWING_FACTOR
         image = painter.paint(top * ratio, min(bottom * ratio, painter.height))
         return np.asarray(cv2.resize(image, (width, bottom - top), interpolation=cv2.INTER_AREA), np.uint8)
-    image = painter.paint(top // _FACTOR, math.ceil(bottom / _FACTOR))
-    size = image.shape[1] * _FACTOR, len(image) * _FACTOR
+    image = painter.paint(top // _DRAWING_FACTOR, math.ceil(bottom / _DRAWING_FACTOR))
+    size = image.shape[1] * _DRAWING_FACTOR, len(image) * _DRAWING_FACTOR
     finer = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     return finer[: bottom - top, :width]
 
@@ -209,7 +209,7 @@ def _rows(painter: _Painter, factor: int, top: int, bottom: int, width: int) -> 
 def write_annotation(slide: SyntheticSlide, path: Path) -> None:
     """Write the lesions as ASAP's XML or, if `path` ends in .geojson, as QuPath's GeoJSON."""
     if path.suffix == ".geojson":
-        features = [_feature(lesion) for lesion in slide.lesions]
+        features = [_make_feature(lesion) for lesion in slide.lesions]
         write_text(path, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
         return
     lines = ['<?xml version="1.0"?>', "<ASAP_Annotations>", "  <Annotations>"]
@@ -226,7 +226,7 @@ def write_annotation(slide: SyntheticSlide, path: Path) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-def _feature(lesion: Polygon) -> dict[str, Any]:
+def _make_feature(lesion: Polygon) -> dict[str, Any]:
     ring = lesion.outline.tolist()
     geometry = {"type": "Polygon", "coordinates": [[*ring, ring[0]]]}
     properties = {"objectType": "annotation", "classification": TUMOUR_CLASS}

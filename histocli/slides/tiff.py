@@ -12,11 +12,11 @@ import numpy as np
 
 from histocli.data import MAX_PIXELS
 from histocli.errors import HistoError, first_line
-from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, plausible_mpp
+from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp
 from histocli.slides.xml import read_elements
 from histocli.sources import Pixels
 
-_MOST_PAGES = 256
+_MAX_PAGES = 256
 _OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 
@@ -27,15 +27,15 @@ class TiffReader(Slide):
         import tifffile
 
         self.path = path
-        with ExitStack() as stack:  # closes the file unless all is well
+        with ExitStack() as stack:  # closes the file after an error
             try:
                 self._file: Any = stack.enter_context(tifffile.TiffFile(path))
                 self._pages = _find_levels(self._file)
                 for page in self._pages:
                     self._check(page)
                 first = self._pages[0]
-                self.levels = [_level(page, first) for page in self._pages]
-                self.mpp, self.mpp_remark = plausible_mpp(*_read_mpp(self._file, first))
+                self.levels = [_make_level(page, first) for page in self._pages]
+                self.mpp, self.mpp_remark = check_mpp(*_read_mpp(self._file, first))
             except HistoError:
                 raise
             except Exception as error:  # a damaged file can make tifffile raise any kind of exception
@@ -55,7 +55,7 @@ class TiffReader(Slide):
             else page.imagewidth * min(page.rowsperstrip, page.imagelength)
         )
         if not (page.imagewidth and page.imagelength and 0 < tile <= MAX_PIXELS):
-            size = f"{page.imagewidth}x{page.imagelength} pixels in parts of {tile:,}"
+            size = f"{page.imagewidth}x{page.imagelength} pixels in tiles or strips of {tile:,}"
             raise HistoError(f"{self.path}: the slide has {size}", "export it as a pyramid of tiles")
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
@@ -69,7 +69,7 @@ class TiffReader(Slide):
         return image
 
     def _paste(self, page: Any, index: int, image: Pixels, x: int, y: int) -> None:
-        """Decode one tile, and copy its part of the rectangle whose corner is (x, y)."""
+        """Decode one tile, and copy the pixels that are in the rectangle with the corner (x, y)."""
         handle = page.parent.filehandle
         count = page.databytecounts[index]
         if not count:
@@ -81,8 +81,8 @@ class TiffReader(Slide):
             tables = {} if page.jpegtables is None else {"jpegtables": page.jpegtables}
             segment, position, shape = page.decode(data, index, **tables)
         except Exception as error:  # a damaged tile can make a decoder raise any kind of exception
-            needs_codecs = "imagecodecs" in str(error)
-            hint = INSTALL if needs_codecs else "copy or export it again"
+            has_no_codec = "imagecodecs" in str(error)
+            hint = INSTALL if has_no_codec else "copy or export it again"
             raise HistoError(f"{self.path}: tile {index} cannot be decoded: {error}", hint) from error
         if segment is None:
             return
@@ -91,15 +91,15 @@ class TiffReader(Slide):
         rows = slice(max(top, y), min(top + tile.shape[0], y + image.shape[0]))
         columns = slice(max(left, x), min(left + tile.shape[1], x + image.shape[1]))
         if rows.start < rows.stop and columns.start < columns.stop:
-            part = tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-            image[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x] = part
+            pixels = tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+            image[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x] = pixels
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def _level(page: Any, first: Any) -> Level:
+def _make_level(page: Any, first: Any) -> Level:
     """Return the size of a page, its downsample from the first one, and the size of its tiles or strips."""
     width = page.tilewidth if page.is_tiled else page.imagewidth
     height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
@@ -107,7 +107,7 @@ def _level(page: Any, first: Any) -> Level:
 
 
 def _read_mpp(file: Any, page: Any) -> tuple[float | None, float | None]:
-    """Return the micrometres per pixel (x, y): of OME's metadata, else of the TIFF tags."""
+    """Return the micrometres per pixel (x, y): from OME's metadata, else from the TIFF tags."""
     if file.is_ome and file.ome_metadata and (mpp := _read_ome_mpp(file.ome_metadata)):
         return mpp
     unit = page.tags.get("ResolutionUnit")
@@ -140,9 +140,9 @@ def _read_ome_mpp(metadata: str) -> tuple[float, float] | None:
 
 def _find_levels(file: Any) -> list[Any]:
     """Return the largest page of a TIFF and its reduced versions: those in its SubIFDs, else the reduced pages."""
-    pages = list(islice(file.pages, _MOST_PAGES))
+    pages = list(islice(file.pages, _MAX_PAGES))
     first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
-    others = list(islice(first.pages or (), _MOST_PAGES)) or [page for page in pages if page.is_reduced]
+    others = list(islice(first.pages or (), _MAX_PAGES)) or [page for page in pages if page.is_reduced]
     levels, shape = [first], first.imagelength / max(1, first.imagewidth)
     for page in sorted(others, key=lambda page: -page.imagewidth):
         is_alike = page.dtype == first.dtype and page.samplesperpixel == first.samplesperpixel and page.imagewidth

@@ -1,4 +1,4 @@
-"""Find the tissue of a slide: on a low-resolution picture, or as the user marked it."""
+"""Find the tissue of a slide: on a low-resolution picture, or from the user's mask."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +13,20 @@ from histocli.slides.masks import read_png
 from histocli.slides.measures import Map
 from histocli.sources import Pixels
 
-OVERVIEW = 8  # grid pixels per pixel of the overview, so that each square of a grid is a whole number of its pixels
-SMALLEST_SHARE = 0.1  # a square is scored if at least this share of it is tissue
-_SATURATION = (12, 38)  # limits of Otsu's threshold, 0 to 255, for slides that are all glass or all tissue
-_DARK = 50  # 0 to 255: darker pixels are a border of the scan, or black ink
-_INK = 12  # grey levels by which green exceeds red in ink; in H&E, green is the darkest channel
+OVERVIEW_FACTOR = (
+    8  # grid pixels per pixel of the overview, so that each square of a grid is a whole number of its pixels
+)
+MIN_TISSUE_SHARE = 0.1  # a square is scored if at least this share of it is tissue
+_SATURATION_LIMITS = (12, 38)  # limits of Otsu's threshold, 0 to 255, for slides that are all glass or all tissue
+_MIN_BRIGHTNESS = 50  # 0 to 255: darker pixels are a border of the scan, or black ink
+_INK_LEVELS = 12  # grey levels by which green exceeds red in ink; in H&E, green is the darkest channel
 _SPECK_MM2, _HOLE_MM2 = 0.02, 0.05  # smaller islands are dirt; smaller holes are filled
-_FLAGGED_MM2 = 0.25  # from which ink and black parts are reported
-_ASPECT = 0.02  # relative difference between the shapes of a mask and of its slide
+_FLAGGED_MM2 = 0.25  # larger areas of ink or black are reported
+_ASPECT_TOLERANCE = 0.02  # relative difference between the shapes of a mask and of its slide
 
 
 class Tissue(NamedTuple):
-    """The tissue of a slide: a mask (H,W) of the overview, and the flags `ink` and `black` of what was left out."""
+    """The tissue of a slide: a mask (H,W) of the overview, and the flags `ink` and `black` for excluded areas."""
 
     mask: Mask
     flags: list[str]
@@ -39,15 +41,15 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
     smooth = cv2.medianBlur(overview, 5)
     red, green, blue = (channel.astype(np.int16) for channel in cv2.split(smooth))
     saturation = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV)[..., 1], np.uint8)
-    dark = np.maximum(np.maximum(red, green), blue) < _DARK
-    strong = saturation > 4 * _SATURATION[0]
-    ink = strong & (green > red + _INK) & ~dark
+    dark = np.maximum(np.maximum(red, green), blue) < _MIN_BRIGHTNESS
+    strong = saturation > 4 * _SATURATION_LIMITS[0]
+    ink = strong & (green > red + _INK_LEVELS) & ~dark
     ink = _open_and_dilate(ink)  # the coloured fringes of an edge are thinner than ink
     usable = ~dark & ~ink
-    threshold = _saturation_threshold(saturation[usable])
+    threshold = _find_saturation_threshold(saturation[usable])
     mask = (saturation > threshold) & usable
     pixel_mm2 = (mpp / 1000) ** 2
-    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(2)).astype(np.bool_) & usable
+    closed = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _make_disc(2)).astype(np.bool_) & usable
     mask = _remove_small(closed, _SPECK_MM2 / pixel_mm2)
     mask = ~_remove_small(~mask, _HOLE_MM2 / pixel_mm2) & usable
     areas = {"ink": ink.sum() * pixel_mm2, "black": dark.sum() * pixel_mm2}
@@ -55,28 +57,28 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
 
 
 def _open_and_dilate(mask: Mask) -> Mask:
-    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _disc(1))
-    return np.asarray(cv2.dilate(opened, _disc(3)), np.bool_)
+    opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _make_disc(1))
+    return np.asarray(cv2.dilate(opened, _make_disc(3)), np.bool_)
 
 
-def _saturation_threshold(saturation: "np.ndarray[Any, np.dtype[np.uint8]]") -> float:
-    """Return Otsu's threshold of the saturation, within `_SATURATION`."""
+def _find_saturation_threshold(saturation: "np.ndarray[Any, np.dtype[np.uint8]]") -> float:
+    """Return Otsu's threshold of the saturation, within `_SATURATION_LIMITS`."""
     if saturation.size == 0:
-        return _SATURATION[1]
+        return _SATURATION_LIMITS[1]
     threshold, _ = cv2.threshold(saturation.reshape(1, -1), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    return float(np.clip(threshold, *_SATURATION))
+    return float(np.clip(threshold, *_SATURATION_LIMITS))
 
 
 def _remove_small(mask: Mask, smallest: float) -> Mask:
     """Remove the connected parts of a mask that have fewer than `smallest` pixels."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] >= smallest
-    keep[0] = False
-    kept: Mask = keep[labels]
+    is_kept = stats[:, cv2.CC_STAT_AREA] >= smallest
+    is_kept[0] = False
+    kept: Mask = is_kept[labels]
     return kept
 
 
-def _disc(radius: int) -> Pixels:
+def _make_disc(radius: int) -> Pixels:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2), np.uint8)
 
 
@@ -84,7 +86,7 @@ def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> 
     """Read the user's mask of the tissue, for an overview of `shape` (H,W).
 
     A GeoJSON file has polygons in level-0 pixels; in an image every pixel that is not black is tissue. `size` is the
-    width and height in level-0 pixels that the overview covers; of an image, only the shape counts.
+    width and height in level-0 pixels that the overview covers; for an image, only its shape is checked.
 
     Raises:
         HistoError: the file is neither, or an image does not have the shape of the slide.
@@ -97,7 +99,7 @@ def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> 
 def _load_image(path: Path, shape: tuple[int, int]) -> Mask:
     image = read_png(path, is_grey=False)
     aspect = (image.shape[1] / image.shape[0]) / (shape[1] / shape[0])
-    if abs(aspect - 1) > _ASPECT:
+    if abs(aspect - 1) > _ASPECT_TOLERANCE:
         raise HistoError(
             f"{path}: the mask has {image.shape[1]}x{image.shape[0]} pixels, which is not the shape of the slide",
             "draw it on a picture of the whole slide",
@@ -106,8 +108,8 @@ def _load_image(path: Path, shape: tuple[int, int]) -> Mask:
     return np.asarray(resized >= 0.5, np.bool_)
 
 
-def share_of_squares(mask: Mask, shape: tuple[int, int], side: int) -> Map:
-    """Return the share of tissue (rows, columns) in squares of `side` overview pixels; outside the mask is none."""
+def compute_tissue_share(mask: Mask, shape: tuple[int, int], side: int) -> Map:
+    """Return the share of tissue (rows, columns) in squares of `side` overview pixels; outside the mask it is 0."""
     rows, columns = shape
     padded = np.zeros((rows * side, columns * side))
     height, width = min(len(mask), len(padded)), min(mask.shape[1], padded.shape[1])

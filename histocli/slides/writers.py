@@ -8,13 +8,13 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import numpy as np
 
-from histocli.data.tables import table_writer
+from histocli.data.tables import make_table_writer
 from histocli.inference.writers import DIGITS
 from histocli.slides.grid import Grid
 from histocli.slides.measures import Map, Region, find_regions
 from histocli.workspace import atomic_path
 
-TUMOUR_CLASS = {"name": "Tumor", "color": [200, 0, 0]}  # the class, and its colour, that every QuPath project has
+TUMOUR_CLASS = {"name": "Tumor", "color": [200, 0, 0]}  # a class, and its colour, of every QuPath project
 COLUMNS = ("x", "y", "width", "height", "probability")
 _TILE = 256
 
@@ -22,7 +22,7 @@ _TILE = 256
 def write_scores(path: Path, scores: Map, grid: Grid) -> None:
     """Write `x,y,width,height,probability` of each scored square; the first four are level-0 pixels."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = table_writer(file)
+        writer = make_table_writer(file)
         writer.writerow(COLUMNS)
         for row, column in np.argwhere(np.isfinite(scores)).tolist():
             writer.writerow((*grid.box(row, column), f"{scores[row, column]:.{DIGITS}f}"))
@@ -36,24 +36,24 @@ def write_geojson(path: Path, slide: str, scores: Map, grid: Grid, threshold: fl
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         separator = "\n"
-        for feature in _features(slide, scores, grid, threshold):
+        for feature in _make_features(slide, scores, grid, threshold):
             file.write(separator + json.dumps(feature))
             separator = ",\n"
         file.write("\n]}\n")
 
 
-def _features(slide: str, scores: Map, grid: Grid, threshold: float) -> Iterator[dict[str, Any]]:
+def _make_features(slide: str, scores: Map, grid: Grid, threshold: float) -> Iterator[dict[str, Any]]:
     namespace = uuid5(NAMESPACE_URL, f"histo:{slide}")
     for number, region in enumerate(find_regions(scores, threshold), start=1):
-        yield _region_feature(namespace, number, region, grid)
+        yield _make_region_feature(namespace, number, region, grid)
     for row, column in np.argwhere(np.isfinite(scores)).tolist():
         x, y, width, height = grid.box(row, column)
         ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
         measurements = {"probability of tumour": round(float(scores[row, column]), DIGITS)}
-        yield _feature(uuid5(namespace, f"{x},{y}"), [ring], "tile", {"measurements": measurements})
+        yield _make_feature(uuid5(namespace, f"{x},{y}"), [ring], "tile", {"measurements": measurements})
 
 
-def _region_feature(namespace: UUID, number: int, region: Region, grid: Grid) -> dict[str, Any]:
+def _make_region_feature(namespace: UUID, number: int, region: Region, grid: Grid) -> dict[str, Any]:
     measurements = {
         "maximum probability": round(region.maximum, DIGITS),
         "mean probability": round(region.mean, DIGITS),
@@ -61,7 +61,7 @@ def _region_feature(namespace: UUID, number: int, region: Region, grid: Grid) ->
     }
     rings = [[_corner(grid, *corner) for corner in ring] for ring in region.rings]
     properties = {"name": f"tumour {number}", "classification": TUMOUR_CLASS, "measurements": measurements}
-    return _feature(uuid5(namespace, f"region {number}"), rings, "annotation", properties)
+    return _make_feature(uuid5(namespace, f"region {number}"), rings, "annotation", properties)
 
 
 def _corner(grid: Grid, column: int, row: int) -> list[int]:
@@ -70,15 +70,15 @@ def _corner(grid: Grid, column: int, row: int) -> list[int]:
     return [min(round(edge * grid.downsample), size) for edge, size in edges]
 
 
-def _feature(key: UUID, rings: list[Any], kind: str, properties: dict[str, Any]) -> dict[str, Any]:
+def _make_feature(key: UUID, rings: list[Any], kind: str, properties: dict[str, Any]) -> dict[str, Any]:
     geometry = {"type": "Polygon", "coordinates": rings}
     return {"type": "Feature", "id": str(key), "geometry": geometry, "properties": {"objectType": kind, **properties}}
 
 
 def write_heatmap(path: Path, scores: Map, grid: Grid) -> None:
-    """Write the map as a pyramidal TIFF of the whole slide: 0 to 255 is the probability, 0 also what was not scored.
+    """Write the map as a pyramidal TIFF of the whole slide: 0 to 255 is the probability; other squares are 0.
 
-    A pixel is a square of the grid. The resolution is in the file, so that viewers lay the map over the slide.
+    A pixel is a square of the grid. The file has the resolution: viewers can show the map over the slide.
     """
     import tifffile
 
@@ -104,7 +104,7 @@ def write_heatmap(path: Path, scores: Map, grid: Grid) -> None:
 
 
 def _halve(values: "np.ndarray[Any, np.dtype[np.uint8]]") -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """Return the largest of each four pixels: a small region must not fade from a map that is shown small."""
+    """Return the maximum of each four pixels: a small region stays visible in a small picture of the map."""
     even = np.pad(values, [(0, size % 2) for size in values.shape])
     halved: np.ndarray[Any, np.dtype[np.uint8]] = even.reshape(len(even) // 2, 2, -1, 2).max((1, 3))
     return halved

@@ -1,7 +1,7 @@
-"""Read XML from anyone: one pass, in little memory, and without document type definitions.
+"""Read untrusted XML: one pass, in little memory, and without document type definitions.
 
-The entities in a definition can expand without end, and crash the parser where they are nested. Neither ASAP nor the
-OME model has any.
+The entities in a definition can expand without limit, and nested entities can crash the parser. Neither ASAP nor the
+OME model has definitions.
 """
 
 from collections.abc import Callable

@@ -23,7 +23,7 @@ OnTransfer = Callable[[str, int, int | None], None]  # name of the file, bytes s
 
 
 class Position(NamedTuple):
-    """Where a patch lies in its slide: the upper left corner of its central 32x32, in level-0 pixels.
+    """The position of a patch in its slide: the upper left corner of its central 32x32, in level-0 pixels.
 
     `mpp_x` and `mpp_y` are the micrometres per level-0 pixel.
     """
@@ -39,7 +39,7 @@ class Patch(NamedTuple):
 
     `load` returns its pixels (96,96,3), uint8, RGB. It is called once, on a worker thread, and raises `HistoError` if
     the patch cannot be read. `label` is 1 if the central 32x32 pixels contain tumour, 0 if not, None if not known.
-    `path` names the file, as a user would find it. `position` is where it lies in its slide, None if it is not known.
+    `path` is the path of the file for the user. `position` is its position in its slide, None if it is not known.
     """
 
     id: str
@@ -88,11 +88,11 @@ class Source(Protocol):
         """The number of patches; None if it is not known in advance."""
 
     @property
-    def id_is_sha1(self) -> bool:
+    def has_sha1_ids(self) -> bool:
         """Whether each id must be the SHA-1 of the pixels, as Kaggle's ids are; packing counts the others."""
 
     @property
-    def drop_duplicates(self) -> bool:
+    def should_drop_duplicates(self) -> bool:
         """Whether packing drops a patch that has the same pixels as an earlier patch of the same split."""
 
     def patches(self) -> Iterator[Patch]:
@@ -125,7 +125,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class SourceContext:
-    """The folder for downloads, whether to download again, a progress callback, and when to retry requests."""
+    """The folder for downloads, whether to download again, a progress callback, and the policy for retries."""
 
     downloads_dir: Path
     force: bool = False
@@ -140,13 +140,13 @@ Options = TypeVar("Options", bound=SourceOptions)
 class SourceType(Generic[Options]):
     """A kind of source: the class of its options, and a function that opens it.
 
-    `open` raises `HistoError` if an option is not possible or the location does not exist. `files_may_change` is true
+    `open` raises `HistoError` if an option is not possible or the location does not exist. `has_user_files` is true
     if the source reads files of the user, which can change after they were packed.
     """
 
     options: type[Options]
     open: Callable[[Options, SourceContext], Source]
-    files_may_change: bool = False
+    has_user_files: bool = False
 
 
 @cache

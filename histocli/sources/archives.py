@@ -16,24 +16,24 @@ from typing import IO, Any
 from histocli.errors import HistoError
 from histocli.sources import files as limits
 from histocli.sources.files import SYSTEM_FOLDERS, File, check_declared_size, check_size, is_image
-from histocli.sources.streams import CarefulStream, Open, StreamMember, StreamReader, UnpackedArchive
+from histocli.sources.streams import LimitedStream, Open, StreamMember, StreamReader, UnpackedArchive
 
-_TAR = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
-_ZIP = re.compile(r"\.zip$", re.IGNORECASE)
-_ARRAYS = re.compile(r"\.(npz|parquet)$", re.IGNORECASE)
-_TABLE_ZIP = re.compile(r"\.(csv|tsv)\.zip$", re.IGNORECASE)
+_TAR_SUFFIX = re.compile(r"\.(?:tar(?:\.(gz|bz2|xz))?|(tgz|tbz2?|txz))$", re.IGNORECASE)
+_ZIP_SUFFIX = re.compile(r"\.zip$", re.IGNORECASE)
+_ARRAY_SUFFIX = re.compile(r"\.(npz|parquet)$", re.IGNORECASE)
+_TABLE_ZIP_SUFFIX = re.compile(r"\.(csv|tsv)\.zip$", re.IGNORECASE)
 _DECOMPRESS: dict[str, Callable[[IO[bytes]], Any]] = {
-    "gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),  # it would take the mode of `file`
+    "gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),  # without `mode`, it would use that of `file`
     "bz2": bz2.BZ2File,
     "xz": lzma.LZMAFile,
 }
-_SHORT = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
-_STARTS = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
+_SHORT_SUFFIXES = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
+_SUFFIX_OF_START = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
 _TAR_MAGIC = 257  # the position of `ustar` in a tar
-_HERE = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
-_IN_MEMORY = 64 << 20  # a larger archive in an archive is copied to a temporary file
-_MAX_RATIO = 20  # an archive in an archive is compressed already: this limits bombs, and allows tars of flat images
-_DAMAGE = (
+_DOT_SLASH = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
+_MAX_MEMORY = 64 << 20  # a larger archive in an archive is copied to a temporary file
+_MAX_RATIO = 20  # of an archive in an archive: it limits zip bombs, and allows tars of images with one colour
+_DAMAGE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -47,7 +47,7 @@ _DAMAGE = (
 
 def is_archive(name: str) -> bool:
     """Return whether a file name has the suffix of an archive that is read."""
-    return bool(_ZIP.search(name) or _TAR.search(name) or _ARRAYS.search(name))
+    return bool(_ZIP_SUFFIX.search(name) or _TAR_SUFFIX.search(name) or _ARRAY_SUFFIX.search(name))
 
 
 def list_archive(name: str, open_file: Open) -> list[File]:
@@ -57,11 +57,11 @@ def list_archive(name: str, open_file: Open) -> list[File]:
         HistoError: it is damaged, or contains a name twice.
     """
     opened = _open_archive(name, open_file)
-    return open_inner_archives(opened, _unpack)
+    return open_inner_archives(opened, _open_nested)
 
 
 def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]]) -> list[File]:
-    """Replace archives by their members, if there are no images; a zip of one table (`x.csv.zip`) always.
+    """Replace archives by their members, if there are no images; always replace a zip of one table (`x.csv.zip`).
 
     The members of `train.zip` are named as if it were a folder `train`. Archives in these archives are not opened.
     """
@@ -70,7 +70,7 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
     has_images = any(is_image(file.name) for file in files)
     opened: list[File] = []
     for file in files:
-        is_table = bool(_TABLE_ZIP.search(file.name))
+        is_table = bool(_TABLE_ZIP_SUFFIX.search(file.name))
         if not is_archive(file.name) or (has_images and not is_table):
             opened.append(file)
             continue
@@ -87,41 +87,43 @@ def open_inner_archives(files: list[File], open_file: Callable[[File], IO[bytes]
 
 def folder_name(name: str) -> str:
     """Return the name of an archive without its suffix."""
-    return _ZIP.sub("", _TAR.sub("", _ARRAYS.sub("", name)))
+    return _ZIP_SUFFIX.sub("", _TAR_SUFFIX.sub("", _ARRAY_SUFFIX.sub("", name)))
 
 
 def _open_archive(name: str, open_file: Open) -> list[File]:
-    """List the members of an archive by the reader for its suffix."""
+    """List the members of an archive with the reader for its suffix."""
     try:
-        if match := _TAR.search(name):
-            packing = (match[1] or _SHORT.get((match[2] or "").lower(), "")).lower()
+        if match := _TAR_SUFFIX.search(name):
+            packing = (match[1] or _SHORT_SUFFIXES.get((match[2] or "").lower(), "")).lower()
             return _list_tar(name, open_file, packing)
-        if _ARRAYS.search(name):
+        if _ARRAY_SUFFIX.search(name):
             from histocli.sources.arrays import list_npz, list_parquet  # numpy, which others need not import
 
             return (list_npz if name.lower().endswith(".npz") else list_parquet)(name, open_file)
         return _list_zip(name, open_file)
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise HistoError(f"cannot read {name}: {error}", _damage_hint(name, open_file)) from error
 
 
 def _damage_hint(name: str, open_file: Open) -> str:
-    """Return what to do about an archive that cannot be read: it may have the suffix of another format."""
+    """Return a hint for an archive that cannot be read: it may have the suffix of another format."""
     try:
         head = open_file().read(_TAR_MAGIC + 5)
-    except _DAMAGE:
+    except _DAMAGE_ERRORS:
         head = b""
     is_tar = head[_TAR_MAGIC:] == b"ustar"
-    suffix = ".tar" if is_tar else next((s for start, s in _STARTS.items() if head.startswith(start)), "")
-    if suffix and not name.lower().endswith((suffix, *(short for short in _SHORT if _SHORT[short] in suffix))):
+    suffix = ".tar" if is_tar else next((s for start, s in _SUFFIX_OF_START.items() if head.startswith(start)), "")
+    if suffix and not name.lower().endswith(
+        (suffix, *(short for short in _SHORT_SUFFIXES if _SHORT_SUFFIXES[short] in suffix))
+    ):
         return f"its content is that of a {suffix}: rename it"
     return "check that the download is complete"
 
 
-def _unpack(file: File) -> IO[bytes]:
+def _open_nested(file: File) -> IO[bytes]:
     """Unpack an archive that is a member of another one to memory or a temporary file, which has no name."""
     copy = getattr(file.read, "copy_to", None)
-    target = UnpackedArchive(_IN_MEMORY)
+    target = UnpackedArchive(_MAX_MEMORY)
     if copy is None:
         target.write(file.read())
     else:
@@ -135,7 +137,7 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
     lock = Lock()  # all members share one file object
     members = {}
     for member in archive.infolist():
-        path = _HERE.sub("", member.filename.replace("\\", "/"))
+        path = _DOT_SLASH.sub("", member.filename.replace("\\", "/"))
         if path in members:
             raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
         members[path] = member
@@ -176,23 +178,23 @@ class _ZipMember:
 
 
 def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
-    """List the regular files of a tar; links have the bytes of the file in it that they are linked to."""
+    """List the regular files of a tar; links have the bytes of the file that they lead to."""
 
     def open_stream() -> Any:
         return _DECOMPRESS[packing](open_file()) if packing else open_file()
 
-    stream = CarefulStream(open_stream())
+    stream = LimitedStream(open_stream())
     with tarfile.open(fileobj=stream, mode="r:") as archive:  # type: ignore[call-overload]
         members: list[tarfile.TarInfo] = archive.getmembers()
         end = archive.offset
     stream.seek(end)
-    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes any damage for the end
+    if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile treats any damage as the end
         raise EOFError("it is truncated or damaged")
     by_name = {member.name: member for member in members}
     ranges: dict[str, tuple[int, int]] = {}
     for member in members:
-        target = by_name.get(_target(member)) if member.islnk() or member.issym() else member
-        path = _HERE.sub("", member.name.replace("\\", "/"))
+        target = by_name.get(_find_link_target(member)) if member.islnk() or member.issym() else member
+        path = _DOT_SLASH.sub("", member.name.replace("\\", "/"))
         if target is None or not target.isreg() or target.issparse() or _is_hidden(path):
             continue
         if path in ranges:
@@ -203,8 +205,8 @@ def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
     return [File(path, StreamMember(reader, *place)) for path, place in listed]
 
 
-def _target(link: tarfile.TarInfo) -> str:
-    """Return the name of the member that a link leads to; that of a symbolic link is relative to its own folder."""
+def _find_link_target(link: tarfile.TarInfo) -> str:
+    """Return the name of the member that a link leads to; a symbolic link is relative to its own folder."""
     if link.islnk():
         return link.linkname
     here = link.name.rpartition("/")[0]
@@ -213,7 +215,7 @@ def _target(link: tarfile.TarInfo) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a part of a member's path is hidden, or the path is outside the archive."""
+    """Return whether a member or a folder above it is hidden, or the path is outside the archive."""
     return (
         name.startswith("/")
         or bool(re.match("[A-Za-z]:", name))

@@ -27,7 +27,7 @@ _LABEL_COLUMNS = ("label", "labels", "target", "class", "tumor", "y")
 _SHARD = re.compile(r"(?:^|/)(\w+?)[-_]\d+[-_]of[-_]\d+\.parquet$")  # as in Hugging Face's data sets
 _MAX_RATIO = 1100  # the largest ratio to which deflate can compress
 _MAX_ROWS = 50_000_000
-_MAX_GROUP_BYTES = 1 << 30  # how much of a Parquet file may be in memory at once
+_MAX_GROUP_BYTES = 1 << 30  # the largest group of rows of a Parquet file, which is read into memory
 
 
 def list_npz(name: str, open_file: Open) -> list[File]:
@@ -53,16 +53,19 @@ def list_npz(name: str, open_file: Open) -> list[File]:
         size = height * width * 3
         if not 0 < height * width <= MAX_PIXELS:
             raise HistoError(f"{name}: {key} holds patches of shape {shape}", f"1 to {MAX_PIXELS:,} pixels each")
-        if start + shape[0] * size != info.file_size or info.file_size > _MAX_RATIO * _size_of(archive):
+        if start + shape[0] * size != info.file_size or info.file_size > _MAX_RATIO * _find_size(archive):
             raise EOFError(f"{key} is not as large as its header says")
-        places = [(start + row * size, size) for row in range(shape[0])]
-        reader = StreamReader(lambda info=info: archive.open(info), places)  # type: ignore[misc]
+        positions = [(start + row * size, size) for row in range(shape[0])]
+        reader = StreamReader(lambda info=info: archive.open(info), positions)  # type: ignore[misc]
         header = b"P6\n%d %d\n255\n" % (width, height)  # an image format without compression
-        folder = _folder_of(key)
-        listed += [File(f"{folder}{row}.ppm", StreamMember(reader, *place, header)) for row, place in enumerate(places)]
-        labels = next((members[other] for other in _names_of_labels(key) if other in members), None)
+        folder = _find_split_folder(key)
+        listed += [
+            File(f"{folder}{row}.ppm", StreamMember(reader, *position, header))
+            for row, position in enumerate(positions)
+        ]
+        labels = next((members[other] for other in _guess_label_names(key) if other in members), None)
         if labels is not None:
-            table = _table_of(archive, labels, shape[0], name, folder)
+            table = _make_label_table(archive, labels, shape[0], name, folder)
             listed.append(File(f"{folder}labels.csv", MadeTable(table)))
     if not listed:
         raise HistoError(
@@ -71,7 +74,7 @@ def list_npz(name: str, open_file: Open) -> list[File]:
     return listed
 
 
-def _size_of(archive: zipfile.ZipFile) -> int:
+def _find_size(archive: zipfile.ZipFile) -> int:
     assert archive.fp is not None
     return archive.fp.seek(0, io.SEEK_END)
 
@@ -87,13 +90,13 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], "np.dtype[Any]", b
     return shape, dtype, is_fortran
 
 
-def _folder_of(key: str) -> str:
+def _find_split_folder(key: str) -> str:
     """Return a folder named after the split in an array's name, such as `train/` for `train_images`."""
     split = next((word for word in re.split(r"[_\W]+", key.lower()) if split_of(word)), "")
     return f"{split}/" if split else ""
 
 
-def _names_of_labels(key: str) -> Iterator[str]:
+def _guess_label_names(key: str) -> Iterator[str]:
     """Yield the names that the array of labels may have: `y_train` for `x_train`."""
     words = re.split(r"([_\W]+)", key)
     for at, word in enumerate(words):
@@ -102,7 +105,7 @@ def _names_of_labels(key: str) -> Iterator[str]:
                 yield "".join([*words[:at], label, *words[at + 1 :]])
 
 
-def _table_of(archive: zipfile.ZipFile, info: zipfile.ZipInfo, rows: int, name: str, folder: str) -> bytes:
+def _make_label_table(archive: zipfile.ZipFile, info: zipfile.ZipInfo, rows: int, name: str, folder: str) -> bytes:
     """Return an array of labels as a CSV table."""
     with archive.open(info) as stream:
         shape, dtype, _ = _read_header(stream)
@@ -143,8 +146,8 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
         listed = [File(key, _ParquetImage(rows, row)) for row, key in enumerate(ids)]
         label = next((key for key in _LABEL_COLUMNS if key in schema.names), None)
         if label is not None:
-            texts = _label_texts(table.read([label])[label].to_pylist(), label, schema.metadata or {})
-            lines = "".join(f"{key},{text}\n" for key, text in zip(ids, texts, strict=True) if text)
+            labels = _format_labels(table.read([label])[label].to_pylist(), label, schema.metadata or {})
+            lines = "".join(f"{key},{label_text}\n" for key, label_text in zip(ids, labels, strict=True) if label_text)
             listed.append(File(f"{folder}{stem}-labels.csv", MadeTable(f"id,label\n{lines}".encode())))
     except (pa.ArrowException, AttributeError, KeyError, TypeError) as error:
         raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
@@ -157,8 +160,8 @@ def _is_image_column(kind: Any, pa: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _label_texts(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[str]:
-    """Return labels as text; names of classes in the file's metadata replace their numbers: 0 may be tumour."""
+def _format_labels(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[str]:
+    """Return labels as text; the names of classes in the file's metadata replace numbers, because 0 may be tumour."""
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = features.get(column, {}).get("names") if isinstance(features.get(column), dict) else None
     numbers = [int(value) if isinstance(value, bool) else value for value in values]
@@ -169,7 +172,7 @@ def _label_texts(values: list[Any], column: str, metadata: dict[bytes, bytes]) -
 
 @dataclass
 class _ParquetRows:
-    """Reads the images of a Parquet file, one group of rows after the other; two groups are kept."""
+    """Reads the images of a Parquet file, one group of rows after the other; two groups stay in memory."""
 
     table: "pq.ParquetFile"
     column: str

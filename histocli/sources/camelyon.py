@@ -1,4 +1,4 @@
-"""What is known of Camelyon16's slides: their hospitals, and PCam's table of the slides of its patches."""
+"""The hospitals of Camelyon16's slides, and PCam's table of the slides of its patches."""
 
 import csv
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 from histocli.errors import HistoError
 
 _SLIDE = re.compile(r"(?:^|_)(normal|tumor)_(\d+)$")
-_RUMC_UP_TO = {"normal": 100, "tumor": 70}
-_TRUTHS = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
+_LAST_RUMC_SLIDE = {"normal": 100, "tumor": 70}
+_LABEL_VALUES = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 
 
 def hospital_of(slide: str) -> str:
@@ -20,7 +20,7 @@ def hospital_of(slide: str) -> str:
     match = _SLIDE.search(slide)
     if match is None:
         return ""
-    return "RUMC" if int(match[2]) <= _RUMC_UP_TO[match[1]] else "UMCU"
+    return "RUMC" if int(match[2]) <= _LAST_RUMC_SLIDE[match[1]] else "UMCU"
 
 
 def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
@@ -38,16 +38,16 @@ def read_meta(path: Path) -> tuple[list[str], list[int | None]]:
                 raise HistoError(f"{path}, line 1: there is no column 'wsi'", "give the meta table of PCam")
             for row in rows:
                 slides.append((row["wsi"] or "").strip())
-                centres.append(_truth(path, rows.line_num, row.get("center_tumor_patch")))
+                centres.append(_parse_label(path, rows.line_num, row.get("center_tumor_patch")))
     except (UnicodeDecodeError, csv.Error) as error:
         raise HistoError(f"{path} is not a CSV table: {error}", "download it again with --force") from error
     return slides, centres
 
 
-def _truth(path: Path, line: int, value: str | None) -> int | None:
+def _parse_label(path: Path, line: int, value: str | None) -> int | None:
     """Parse a cell of the column `center_tumor_patch`."""
     if value is None:
         return None
-    if value.strip().lower() not in _TRUTHS:
+    if value.strip().lower() not in _LABEL_VALUES:
         raise HistoError(f"{path}, line {line}, column center_tumor_patch: {value!r} is neither true nor false")
-    return _TRUTHS[value.strip().lower()]
+    return _LABEL_VALUES[value.strip().lower()]

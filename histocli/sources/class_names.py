@@ -1,4 +1,4 @@
-"""The labels and splits that a name says, such as `no_tumor` and `val`."""
+"""Find the labels and splits in names such as `no_tumor` and `val`."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,14 +12,16 @@ _WORDS = {
     "metastases metastatic carcinoma adenocarcinoma",
     "positive": "positive pos",
     "negation": "no non not without free",
-    # These say nothing about the label. Numbers are not among them: `tumor_001` is the name of a slide.
+    # Words without a meaning for the label. Numbers do not belong to them: `tumor_001` is the name of a slide.
     "filler": "has have is with contains containing the of class label tissue tissues patch patches image images img "
     "imgs tile tiles cell cells sample samples folder lymph node nodes breast colon lung idc",
 }
-_KINDS = {word: kind for kind, words in _WORDS.items() for word in words.split()}
-_EXACT = {"0": 0, "1": 1, "class0": 0, "class1": 1, "class_0": 0, "class_1": 1, "label_0": 0, "label_1": 1}
-_EXACT |= {"no": 0, "yes": 1, "false": 0, "true": 1}
-_ORDER = re.compile(r"^[a-z0-9]_(?=[a-z]{2})")  # a letter or digit that sorts the folders: `a_no_tumor`, `1_tumor`
+_KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
+_EXACT_NAMES = {"0": 0, "1": 1, "class0": 0, "class1": 1, "class_0": 0, "class_1": 1, "label_0": 0, "label_1": 1}
+_EXACT_NAMES |= {"no": 0, "yes": 1, "false": 0, "true": 1}
+_ORDER_PREFIX = re.compile(
+    r"^[a-z0-9]_(?=[a-z]{2})"
+)  # a letter or digit that sorts the folders: `a_no_tumor`, `1_tumor`
 
 _SPLITS = {
     "train": "train training",
@@ -28,11 +30,11 @@ _SPLITS = {
 }
 _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
 _SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+|\(?\d\d?\)?)$")
-_SPLIT_ORDER = re.compile(r"^\d\d?_")  # a number that sorts the folders: `1_train`
+_SPLIT_ORDER_PREFIX = re.compile(r"^\d\d?_")  # a number that sorts the folders: `1_train`
 
 SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
 _NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
-_SHOWN = 12  # names of folders in a message
+_MAX_NAMES_SHOWN = 12  # the names of folders that a message lists
 
 
 def parse_classes(options: Sequence[str]) -> dict[str, int]:
@@ -59,42 +61,48 @@ def parse_classes(options: Sequence[str]) -> dict[str, int]:
 
 
 def label_of(name: str, classes: Mapping[str, int] | None = None) -> int | None:
-    """Return the label that the name of a class says: 0, 1, or None if it is not understood.
+    """Return the label that the name of a class means: 0, 1, or None if it is not understood.
 
-    If `classes` (names in lower case) is not empty, only its names are known.
+    If `classes` (names in lower case) is not empty, only these names are understood.
     """
     if classes:
         return classes.get(name.strip().lower())
-    if (label := _EXACT.get(name.strip().lower().replace(" ", "_"))) is not None:  # but not -1
+    if (label := _EXACT_NAMES.get(name.strip().lower().replace(" ", "_"))) is not None:  # but not -1
         return label
-    text = _joined(name)
-    order = _ORDER.match(text)
+    text = _normalise(name)
+    order = _ORDER_PREFIX.match(text)
     words = (text[order.end() :] if order else text).split("_")
-    if not all(word in _KINDS for word in words):
+    if not all(word in _KIND_OF_WORD for word in words):
         both = split_and_class_of(name)
         return both[1] if both else None
-    label = _label_of_kinds({_KINDS[word] for word in words})
+    label = _label_of_kinds({_KIND_OF_WORD[word] for word in words})
     is_contrary = order is not None and order[0][0] in "01" and label is not None and int(order[0][0]) != label
     return None if is_contrary else label
 
 
 def _label_of_kinds(kinds: set[str]) -> int | None:
     """Return the label of a name with words of these kinds; None if it is not clear, as in `benign_tumor`."""
-    said = kinds - {"filler"}
-    if said in ({"negative"}, {"healthy"}, {"negative", "healthy"}, {"negative", "disease"}, {"negation", "disease"}):
+    meaningful = kinds - {"filler"}
+    if meaningful in (
+        {"negative"},
+        {"healthy"},
+        {"negative", "healthy"},
+        {"negative", "disease"},
+        {"negation", "disease"},
+    ):
         return 0
-    return 1 if said in ({"positive"}, {"disease"}, {"positive", "disease"}) else None
+    return 1 if meaningful in ({"positive"}, {"disease"}, {"positive", "disease"}) else None
 
 
 def split_of(name: str) -> str:
-    """Return the split that the name of a folder says: train, valid, test, or ""."""
-    text = _SPLIT_ORDER.sub("", _joined(name))
+    """Return the split that the name of a folder means: train, valid, test, or ""."""
+    text = _SPLIT_ORDER_PREFIX.sub("", _normalise(name))
     return _SPLIT_OF.get(text) or _SPLIT_OF.get(_SPLIT_ENDING.sub("", text)) or ""
 
 
 def split_and_class_of(name: str) -> tuple[str, int] | None:
-    """Return the split and the label of a name that says both, such as `test_tumor`; None for other names."""
-    words = _joined(name).split("_")
+    """Return the split and the label of a name that contains both, such as `test_tumor`; None for other names."""
+    words = _normalise(name).split("_")
     for split, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
         label = label_of("_".join(rest)) if rest and not rest[0].isdecimal() else None
         if split in _SPLIT_OF and label is not None:
@@ -102,13 +110,13 @@ def split_and_class_of(name: str) -> tuple[str, int] | None:
     return None
 
 
-def classes_line(names: Iterable[str]) -> str:
+def format_classes_option(names: Iterable[str]) -> str:
     """Return the options `--classes` for some names of classes, for the user to check.
 
-    The lowest of several numbers counts as negative, the others as positive. Names that are not understood are on the
-    side that would be empty, or are left out; if no name is understood, NAME is written in their place.
+    The lowest of several numbers is negative, the others are positive. Names that are not understood are put on the
+    side that would be empty, or are dropped; if no name is understood, NAME is written instead.
     """
-    names = sorted(set(names), key=_natural)
+    names = sorted(set(names), key=_natural_sort_key)
     sides: dict[int, list[str]] = {0: [], 1: []}
     words = [name for name in names if not _NUMBER.fullmatch(name)]
     lowest = min(map(float, names), default=0) if not words else 0
@@ -125,27 +133,27 @@ def classes_line(names: Iterable[str]) -> str:
     return f"--classes negative={quoted[0]} --classes positive={quoted[1]}"
 
 
-def disagrees(name: str, label: int) -> bool:
-    """Return whether a word of a name says another label, as `normal_adjacent` below `tumor` does.
+def has_other_label(name: str, label: int) -> bool:
+    """Return whether a word of a name means another label, for example `normal_adjacent` below `tumor`.
 
-    A name with a number is that of a slide or patient: normal patches of the slide `tumor_001` are right.
+    A name with a number is the name of a slide or patient: normal patches of the slide `tumor_001` are correct.
     """
     return len(name) > 2 and not re.search(r"\d", name) and _suggest(name) == 1 - label
 
 
-def split_in_stem(stem: str) -> str:
-    """Return the split that the first or the last word of a file name says: train, valid, test, or ""."""
-    words = _joined(stem).split("_")
+def find_split_in_stem(stem: str) -> str:
+    """Return the split that the first or the last word of a file name means: train, valid, test, or ""."""
+    words = _normalise(stem).split("_")
     return _SPLIT_OF.get(words[0]) or _SPLIT_OF.get(words[-1]) or ""
 
 
-def _joined(name: str) -> str:
+def _normalise(name: str) -> str:
     """Return a name in lower case, with underscores between its words."""
     return re.sub(r"[\s.\-]+", "_", name.strip().lower()).strip("_")
 
 
 def _suggest(name: str) -> int | None:
-    """Return the label that a name probably has: for a hint alone, never for a label."""
+    """Return the label that a name probably means; it is used for hints only, never as a label."""
     if (label := label_of(name)) is not None:
         return label
     words = set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
@@ -154,19 +162,19 @@ def _suggest(name: str) -> int | None:
     return 1 if words & {"aca", "scc", "situ", "invasive", "dcis", "tumor", "tumour", "carcinoma"} else None
 
 
-def unknown_splits(names: Iterable[str]) -> list[str]:
-    """Return the names beside those of splits that are no split, sorted; [] if no name is one."""
+def find_unknown_splits(names: Iterable[str]) -> list[str]:
+    """Return the names that are not splits, sorted; [] if none of the names is a split."""
     names = set(names) - {""}
     unknown = sorted(name for name in names if not split_of(name))
     return unknown if len(unknown) < len(names) else []
 
 
 def describe_counts(counts: Mapping[str, int]) -> str:
-    """Return names with their numbers, as in `NORM (20), MUC (10)`; at most a dozen."""
-    names = sorted(counts, key=_natural)
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(f"{name} ({counts[name]:,})" for name in names[:_SHOWN]) + more
+    """Return names with their counts, as in `NORM (20), MUC (10)`; at most a dozen."""
+    names = sorted(counts, key=_natural_sort_key)
+    more = f" and {len(names) - _MAX_NAMES_SHOWN:,} more" if len(names) > _MAX_NAMES_SHOWN else ""
+    return ", ".join(f"{name} ({counts[name]:,})" for name in names[:_MAX_NAMES_SHOWN]) + more
 
 
-def _natural(name: str) -> tuple[int, str]:
+def _natural_sort_key(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdecimal() and len(name) < 16 else (1 << 60, name)

@@ -1,4 +1,4 @@
-"""Labels and splits that the names of folders say, such as `train/no_tumor/` and `test/tumor/`."""
+"""Find the labels and splits in the names of folders such as `train/no_tumor/` and `test/tumor/`."""
 
 import re
 from collections import Counter
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from histocli.errors import HistoError
 from histocli.sources.class_names import (
     SPLIT_NAMES,
-    classes_line,
     describe_counts,
-    disagrees,
+    find_split_in_stem,
+    find_unknown_splits,
+    format_classes_option,
+    has_other_label,
     label_of,
     split_and_class_of,
-    split_in_stem,
     split_of,
-    unknown_splits,
 )
 from histocli.sources.files import split_suffix
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """What the names of folders say about the labels of the images in them.
+    """The labels of images by the names of their folders.
 
     Attributes:
         labels: the label of each image in a class folder, by the image's path.
         counts: the number of images of each class folder; its key is as in "tumor = 1".
         unknown: the number of images of each folder whose name is not understood.
-        problem: why the labels must not be used: contradicting folders, or more than two classes; else None.
+        problem: the reason not to use the labels: contradicting folders, or more than two classes; else None.
 
     """
 
@@ -63,26 +63,26 @@ def read_splits(paths: Iterable[str]) -> dict[str, str]:
     folders = {path.rpartition("/")[0] for path in paths}
     _check_beside_train(folders)
     parts = {part for folder in folders for part in folder.split("/")}
-    both = {part: said[0] for part in parts if (said := split_and_class_of(part))}
-    if len(set(both.values())) < 2:  # `test_positive` alone may be the result of a test
+    both = {part: split_and_label[0] for part in parts if (split_and_label := split_and_class_of(part))}
+    if len(set(both.values())) < 2:  # a single folder `test_positive` may be the result of a test
         both = {}
-    by_folder = {folder: _split_of_path(folder, both) for folder in folders}
+    by_folder = {folder: _find_split_of_path(folder, both) for folder in folders}
     return {path: split for path in paths if (split := by_folder[path.rpartition("/")[0]])}
 
 
-def splits_in_names(paths: Iterable[str]) -> dict[str, str]:
-    """Return the splits that file names such as `train_001.png` and `test_002.png` say; {} if not all say one."""
-    splits = {path: split_in_stem(split_suffix(path)[0]) for path in paths}
+def read_splits_in_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return the splits in file names such as `train_001.png` and `test_002.png`; {} unless all names have one."""
+    splits = {path: find_split_in_stem(split_suffix(path)[0]) for path in paths}
     return splits if len(set(splits.values())) > 1 and all(splits.values()) else {}
 
 
 def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolders:
-    """Return the labels that folders say; `paths` are relative, `classes` the names that the user gave, if any."""
+    """Find the labels by class folders; `paths` are relative, `classes` are the names that the user gave, if any."""
     paths = list(paths)
     folders = Counter(path.rpartition("/")[0] for path in paths if "/" in path)
-    known = _labels_of_folders(folders, classes)
-    parts = {folder: _known_parts(folder, known) for folder in folders}
-    problem = _contradiction(parts, known) or (None if classes else _more_classes(folders, known, parts))
+    known = _label_folders(folders, classes)
+    parts = {folder: _find_known_parts(folder, known) for folder in folders}
+    problem = _find_contradiction(parts, known) or (None if classes else _find_more_classes(folders, known, parts))
     counts: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     for folder, count in folders.items():
@@ -94,7 +94,7 @@ def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolde
     return ClassFolders(labels, counts, unknown, problem)
 
 
-def _labels_of_folders(folders: Iterable[str], classes: Mapping[str, int]) -> dict[tuple[int, str], int]:
+def _label_folders(folders: Iterable[str], classes: Mapping[str, int]) -> dict[tuple[int, str], int]:
     """Return the label of each class folder, by its depth and name.
 
     Numbers are classes only at a depth that has no other numbers: `tumor/0` to `tumor/8` are not classes.
@@ -113,32 +113,32 @@ def _labels_of_folders(folders: Iterable[str], classes: Mapping[str, int]) -> di
     return known
 
 
-def _known_parts(folder: str, known: Mapping[tuple[int, str], int]) -> list[tuple[str, int]]:
+def _find_known_parts(folder: str, known: Mapping[tuple[int, str], int]) -> list[tuple[str, int]]:
     return [(part, known[depth, part]) for depth, part in enumerate(folder.split("/")) if (depth, part) in known]
 
 
-def _contradiction(
+def _find_contradiction(
     parts: Mapping[str, list[tuple[str, int]]], known: Mapping[tuple[int, str], int]
 ) -> HistoError | None:
     """Return the error for two folders of one path that have different labels; None if there are none."""
     for folder, found in parts.items():
         if len({label for _, label in found}) > 1:
             names = " and ".join(f"{part} (label {label})" for part, label in found)
-            line = classes_line(part for _, part in known)
+            line = format_classes_option(part for _, part in known)
             return HistoError(
                 f"two folders of {folder}/ have different labels: {names}", f"name the class folders: {line}"
             )
         below = folder.split("/")[folder.split("/").index(found[0][0]) + 1 :] if found else []
-        if odd := next((part for part in below if disagrees(part, found[0][1])), None):
+        if odd := next((part for part in below if has_other_label(part, found[0][1])), None):
             return HistoError(
-                f"the folder {odd} is below {found[0][0]} (label {found[0][1]}), but its name says another label",
+                f"the folder {odd} is below {found[0][0]} (label {found[0][1]}), but its name means another label",
                 f"move {odd} out of {found[0][0]}, or rename it",
             )
     return None
 
 
-def _split_of_path(folder: str, both: Mapping[str, str]) -> str:
-    """Return the split that the folders of a path name; raise `HistoError` if they name two.
+def _find_split_of_path(folder: str, both: Mapping[str, str]) -> str:
+    """Return the split in the folders of a path; raise `HistoError` if there are two.
 
     `both` are the splits of folders such as `test_tumor`.
     """
@@ -152,7 +152,7 @@ def _split_of_path(folder: str, both: Mapping[str, str]) -> str:
 
 
 def _check_beside_train(folders: Iterable[str]) -> None:
-    """Check that each folder beside a folder `train` is a split or a class: its images would be trained on."""
+    """Check that each folder beside a folder `train` is a split or a class: other images would be used for training."""
     children: dict[str, set[str]] = {}
     for folder in folders:
         above = ""
@@ -160,16 +160,16 @@ def _check_beside_train(folders: Iterable[str]) -> None:
             children.setdefault(above, set()).add(part)
             above = f"{above}/{part}"
     for parts in children.values():
-        unknown = [part for part in unknown_splits(parts) if label_of(part) is None]
+        unknown = [part for part in find_unknown_splits(parts) if label_of(part) is None]
         if unknown and any(split_of(part) == "train" for part in parts):
             known = sorted(part for part in parts if split_of(part))
             raise HistoError(
-                f"the folder {unknown[0]} is beside {' and '.join(known)}, but its name is no split",
+                f"the folder {unknown[0]} is beside {' and '.join(known)}, but its name is not a split",
                 f"rename it; the names are {SPLIT_NAMES}. Or give only the folders that you need to --from",
             )
 
 
-def _more_classes(
+def _find_more_classes(
     folders: Mapping[str, int],
     known: Mapping[tuple[int, str], int],
     parts: Mapping[str, list[tuple[str, int]]],
@@ -190,7 +190,8 @@ def _more_classes(
     number = f"{len(neighbours)} classes" if len(neighbours) > 2 else "2 classes, of which one is not understood"
     return HistoError(
         f"the folders have {number}: {describe_counts(neighbours)}",
-        f"say which are normal and which are tumour, for example {classes_line(neighbours)}; the others get no label",
+        f"choose the normal and the tumour folders, for example {format_classes_option(neighbours)}; "
+        "other folders get no label",
     )
 
 

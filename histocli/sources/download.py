@@ -30,7 +30,7 @@ from histocli.sources.retry import DEFAULT_POLICY, RetryableError, RetryPolicy
 from histocli.workspace import read_json, write_json
 
 _CHUNK = 1 << 18
-_FIRST_BYTES = 512  # enough to recognise a web page
+_FIRST_BYTES = 512  # enough to detect a web page
 _SPACE_HINT = "free some space or choose another --workspace; the same command then continues where it stopped"
 
 OnProgress = Callable[[int, int | None], None]
@@ -56,24 +56,24 @@ def download_file(
         HistoError: the server refuses, cannot be reached or sends a web page; the disk is full; the checksum is wrong.
     """
     check_url(url)
-    part = _Part(url, target)
+    partial_file = _PartialFile(url, target)
     if not force and is_complete(url, target, md5):
-        part.restart()  # remove the part that a killed process may have left
+        partial_file.restart()  # remove a partial file of a killed process
         on_progress(target.stat().st_size, target.stat().st_size)
         return target
     make_folder(target.parent)
     if force:
-        part.restart()
+        partial_file.restart()
     else:
-        part.resume()
-    attempt = partial(_download_rest, url, part, on_progress, policy.timeout)
+        partial_file.resume()
+    attempt = partial(_download_rest, url, partial_file, on_progress, policy.timeout)
     hint = "run the same command again later: it continues where it stopped"
-    for _ in range(2):  # a part can be damaged or from two versions of the file: then download the whole file again
-        policy.run(attempt, f"cannot download {redact_url(url)}", hint, lambda: part.size)
-        found = file_md5(part.path)
+    for _ in range(2):  # a partial file can be damaged or from two versions: then download the whole file again
+        policy.run(attempt, f"cannot download {redact_url(url)}", hint, lambda: partial_file.size)
+        found = file_md5(partial_file.path)
         if md5 in (None, found):
-            return part.commit(found)
-        part.restart()
+            return partial_file.commit(found)
+        partial_file.restart()
     raise HistoError(
         f"{target.name} from {redact_url(url)} has the MD5 {found}, not {md5}",
         "the file on the server is not the published one: download it elsewhere, and give its folder to --from",
@@ -137,60 +137,60 @@ def _request_size(url: str, timeout: float) -> int | None:
         return error.total  # an empty file has no first byte
 
 
-def _download_rest(url: str, part: "_Part", on_progress: OnProgress, timeout: float) -> None:
-    """Request the missing bytes of a part, and append them.
+def _download_rest(url: str, partial_file: "_PartialFile", on_progress: OnProgress, timeout: float) -> None:
+    """Request the missing bytes of a partial file, and append them.
 
     Raises:
         RetryableError: some bytes did not arrive.
     """
-    if part.is_complete:
+    if partial_file.is_complete:
         return
-    headers = {"Range": f"bytes={part.size}-"} if part.size else {}
-    if part.size and part.validator:
-        headers["If-Range"] = part.validator
+    headers = {"Range": f"bytes={partial_file.size}-"} if partial_file.size else {}
+    if partial_file.size and partial_file.validator:
+        headers["If-Range"] = partial_file.validator
     try:
         with open_url(url, timeout, headers) as response:
             chunk = response.raw.read(_FIRST_BYTES)
             refuse_web_page(url, response, chunk if response.status_code == 200 else b"")
-            _expect(url, response, part)
-            with part.open() as file:
+            _prepare(url, response, partial_file)
+            with partial_file.open() as file:
                 while chunk:
-                    part.append(file, chunk)
-                    on_progress(part.size, part.total)
+                    partial_file.append(file, chunk)
+                    on_progress(partial_file.size, partial_file.total)
                     chunk = response.raw.read1(
                         _CHUNK
                     )  # returns what has arrived, so that nothing is lost if the connection stalls
     except RangeError as error:
-        if part.size and part.size == (part.total if error.total is None else error.total):
+        if partial_file.size and partial_file.size == (partial_file.total if error.total is None else error.total):
             return
-        is_first = part.size == 0
-        part.restart()
+        is_first = partial_file.size == 0
+        partial_file.restart()
         if is_first:
             raise HistoError(f"the server does not send {redact_url(url)}: HTTP 416", "check the address") from error
         raise RetryableError("the server does not continue in the middle of the file") from error
-    if part.total is not None and part.size != part.total:
-        raise RetryableError(f"the connection ended {human_bytes(part.total - part.size)} too early")
+    if partial_file.total is not None and partial_file.size != partial_file.total:
+        raise RetryableError(f"the connection ended {human_bytes(partial_file.total - partial_file.size)} too early")
 
 
-def _expect(url: str, response: requests.Response, part: "_Part") -> None:
-    """Record whether the response is the rest of the part or the whole file."""
+def _prepare(url: str, response: requests.Response, partial_file: "_PartialFile") -> None:
+    """Prepare the partial file for the response, which is the rest of it or the whole file."""
     if response.status_code == 206:
         start, total = content_range(response)
-        if start != part.size or (None not in (total, part.total) and total != part.total):
-            part.restart()
+        if start != partial_file.size or (None not in (total, partial_file.total) and total != partial_file.total):
+            partial_file.restart()
             raise RetryableError("the server sent other bytes than the requested ones")
     elif response.status_code == 200:
-        part.restart()
+        partial_file.restart()
         total = content_length(response)
     else:
         code = response.status_code
         raise HistoError(f"the server does not send {redact_url(url)}: HTTP {code}", "check the address")
     # A weak ETag does not guarantee the same bytes, so it cannot be used to continue a file (RFC 9110, 13.1.5).
     etag = response.headers.get("ETag", "")
-    part.expect(total, etag if etag.startswith('"') else response.headers.get("Last-Modified", ""))
+    partial_file.expect(total, etag if etag.startswith('"') else response.headers.get("Last-Modified", ""))
 
 
-class _Part:
+class _PartialFile:
     """The first `size` bytes of a file of `total` bytes (None if not known).
 
     `validator` is the strong ETag or the date of this version of the file; "" if the server sent neither.
@@ -209,7 +209,7 @@ class _Part:
         return 0 < self.size == self.total
 
     def resume(self) -> None:
-        """Continue the part of an earlier call, if it is from the same address."""
+        """Continue the partial file of an earlier call, if it is from the same address."""
         record = _read_record(self.path)
         if not self.path.is_file() or record.get("url") != _hash(self.url):
             return
@@ -220,8 +220,8 @@ class _Part:
             self.restart()
 
     def restart(self) -> None:
-        """Delete the part, to start again."""
-        with self._disk_errors():
+        """Delete the partial file, to start again."""
+        with self._convert_disk_errors():
             self.path.unlink(missing_ok=True)
             _record_path(self.path).unlink(missing_ok=True)
         self.size, self.total, self.validator = 0, None, ""
@@ -236,8 +236,8 @@ class _Part:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Open the part for `append`, without a buffer, so that no bytes are lost if the process is killed."""
-        with self._disk_errors(), self.path.open("ab", buffering=0) as file:
+        """Open the partial file for `append`, without a buffer: no bytes are lost if the process is killed."""
+        with self._convert_disk_errors(), self.path.open("ab", buffering=0) as file:
             yield file
 
     def append(self, file: IO[bytes], chunk: bytes) -> None:
@@ -248,8 +248,8 @@ class _Part:
         self.size += len(chunk)
 
     def commit(self, md5: str) -> Path:
-        """Flush the part to the disk, write its record with the MD5 (hex), and rename the part to `target`."""
-        with self._disk_errors():
+        """Flush the partial file to the disk, write a record with the MD5 (hex), and rename the file to `target`."""
+        with self._convert_disk_errors():
             fsync(self.path)
             _write_record(self.url, self.path, self.target, md5)
             self.path.replace(self.target)
@@ -258,11 +258,11 @@ class _Part:
         return self.target
 
     @contextmanager
-    def _disk_errors(self) -> Iterator[None]:
+    def _convert_disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            rest = "" if self.total is None else f" ({human_bytes(self.total - self.size)} were still to come)"
+            rest = "" if self.total is None else f" ({human_bytes(self.total - self.size)} are missing)"
             raise HistoError(f"cannot write {self.path}: {error.strerror or error}{rest}", _SPACE_HINT) from error
 
 

@@ -42,7 +42,7 @@ MAX_FILE_BYTES = 256 << 20  # no patch and no table is larger; a malicious archi
 class File(NamedTuple):
     r"""A file: its path in the folder or archive, and the function that reads its bytes.
 
-    The name is valid UTF-8: bytes that are not are escaped, as in `a\xff.png`.
+    The name is valid UTF-8: other bytes are escaped, as in `a\xff.png`.
     """
 
     name: str
@@ -78,10 +78,10 @@ def file_at(path: Path, name: str | None = None) -> File:
 
 
 def find_images(files: Iterable[File]) -> ImageList:
-    """Return which of some files are images: by their suffix, or by their first bytes if the suffix is not known."""
+    """Find the images among files: by their suffix, or by their first bytes if the suffix is not known."""
     found = ImageList([], [])
     for file in files:
-        found[0 if _holds_image(file) else 1].append(file)
+        found[0 if _is_image_file(file) else 1].append(file)
     return found
 
 
@@ -105,8 +105,8 @@ def describe_others(files: Iterable[File]) -> str:
     return f"{len(named):,} {'file' if len(named) == 1 else 'files'} skipped: {listed}" if named else ""
 
 
-def _holds_image(file: File) -> bool:
-    """Return whether a file is an image, by its suffix, else by its first bytes."""
+def _is_image_file(file: File) -> bool:
+    """Return whether a file is an image, by its suffix; if that is not known, by its first bytes."""
     suffix = split_suffix(file.name)[1].lower()
     if _IMAGE_SUFFIX.fullmatch(suffix):
         return True
@@ -116,7 +116,7 @@ def _holds_image(file: File) -> bool:
     try:
         head: bytes = read_head(_HEAD_BYTES) if read_head else file.read()[:_HEAD_BYTES]
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
-        return False  # it is counted among the files that are left out
+        return False  # the file is counted as skipped
     return is_image_start(head) and not (_SLIDE_SUFFIX.fullmatch(suffix) and _TIFF.match(head))
 
 

@@ -12,7 +12,7 @@ from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, 
 from histocli.sources.archives import folder_name, is_archive
 from histocli.sources.camelyon import hospital_of
 from histocli.sources.class_names import label_of, parse_classes, split_of
-from histocli.sources.classes import find_classes, read_splits, splits_in_names
+from histocli.sources.classes import find_classes, read_splits, read_splits_in_names
 from histocli.sources.files import File, describe_others, find_images
 from histocli.sources.formats import explain_no_images
 from histocli.sources.labels import find_labels
@@ -75,8 +75,8 @@ class FolderSource:
         UsageError: an option is malformed, or two options contradict each other.
     """
 
-    id_is_sha1 = False
-    drop_duplicates = False
+    has_sha1_ids = False
+    should_drop_duplicates = False
 
     def __init__(self, options: FolderOptions) -> None:
         locations = [Path(location) for location in options.locations]
@@ -85,7 +85,7 @@ class FolderSource:
         classes = parse_classes(options.classes)
         pattern = SlidePattern.parse(options.slide_pattern)
         if pattern and (options.slides or options.slide_column):
-            raise UsageError("--slide-pattern cannot be combined with a table of slides", "leave one of them out")
+            raise UsageError("--slide-pattern cannot be combined with a table of slides", "use one of them")
         for location in locations:
             _refuse_array(location)
         found = _name_locations(locations, [list_files(location) for location in locations], classes)
@@ -93,7 +93,7 @@ class FolderSource:
         if not self._images:
             raise HistoError(f"there are no images in {self.report.origin}", explain_no_images(others))
         _refuse_masks([image.name for image in self._images])
-        self._ids = unique_ids(self._images)
+        self._ids = make_unique_ids(self._images)
         names = [image.name for image in self._images]
         if len(set(names)) != len(names):
             raise HistoError(
@@ -126,10 +126,10 @@ class FolderSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield all images, in the order of the locations, and sorted by name in each location."""
-        from histocli.data.image_files import ImageFile, ranges_of
+        from histocli.data.image_files import ImageFile, infer_file_ranges
         from histocli.data.images import Preparation
 
-        how, found = Preparation(self._resize, ranges=ranges_of(self._images)), self._found
+        how, found = Preparation(self._resize, ranges=infer_file_ranges(self._images)), self._found
         for key, file in zip(self._ids, self._images, strict=True):
             slide = found.slides.get(file.name, "")
             # Other data sets can also have slides with names such as tumor_001.
@@ -138,13 +138,13 @@ class FolderSource:
             yield Patch(key, ImageFile(file.name, file.read, how), found.labels.get(file.name), slide, split, hospital)
 
     def _read_splits(self, names: list[str]) -> dict[str, str]:
-        """Return the splits that the tables say, and for other images those that folders say."""
+        """Return the splits of the tables; for other images, those of the folders or of the file names."""
         known = self._found.splits
         if len(known) == len(names):
             return known
         folders = read_splits(names)
         if not folders and not known:
-            if folders := splits_in_names(names):
+            if folders := read_splits_in_names(names):
                 counts = describe_splits(list(folders.values()), len(names))
                 self.report.notes.append(f"splits by the names of the files: {counts}")
         elif folders:
@@ -155,14 +155,14 @@ class FolderSource:
         return folders | known
 
     def _describe(self, others: list[File], names: list[str]) -> None:
-        """Add to the report what was found, what was left out, and what was guessed."""
+        """Add notes to the report: what was found, which files were skipped, and what was guessed."""
         found, report = self._found, self.report
         report.notes += found.notes
-        if left_out := describe_others(file for file in others if file.name not in found.used):
-            report.notes.append(left_out)
+        if skipped := describe_others(file for file in others if file.name not in found.used):
+            report.notes.append(skipped)
         if not found.slides and (pattern := suggest_pattern(names)):
             report.notes.append(pattern)
-        report.counts.update(found.lost)
+        report.counts.update(found.unmatched)
         missing = {
             "without a label": self.total - len(found.labels),
             "without a slide": self.total - len(found.slides) if found.slides else 0,
@@ -170,7 +170,7 @@ class FolderSource:
         report.counts.update({what: count for what, count in missing.items() if count})
 
 
-def unique_ids(files: Sequence[File]) -> list[str]:
+def make_unique_ids(files: Sequence[File]) -> list[str]:
     """Return a unique id for each file: the stem (as in Kaggle's data) if all differ, else the path."""
     for name in (lambda f: f.stem, lambda f: str(PurePosixPath(f.name).with_suffix("")), lambda f: f.name):
         ids = [name(file) for file in files]
@@ -191,7 +191,7 @@ def _refuse_masks(names: Sequence[str]) -> None:
     """Raise `HistoError` if there are masks among the images, as in `masks/1.png` or `1_mask.png`."""
     in_folders = [name for name in names if any(_MASK_FOLDER.fullmatch(part) for part in name.split("/")[:-1])]
     stems = {name.rpartition(".")[0] for name in names}
-    beside = [name for name in names if (said := _MASK.fullmatch(name)) and said[1] in stems]
+    beside = [name for name in names if (match := _MASK.fullmatch(name)) and match[1] in stems]
     masks = beside or (in_folders if len(in_folders) < len(names) else [])
     if masks:
         raise HistoError(
@@ -203,8 +203,8 @@ def _refuse_masks(names: Sequence[str]) -> None:
 def _name_locations(locations: Sequence[Path], found: list[list[File]], classes: Mapping[str, int]) -> list[list[File]]:
     """Add the name of a location to the names of its files, if it is the name of a class or split.
 
-    The name of a class counts if there are no class folders in the location; those of splits if the locations are of
-    different splits: `--from train/ --from test/`.
+    The name of a class is added if there are no class folders in the location; the names of splits are added if the
+    locations have different splits: `--from train/ --from test/`.
     """
     names = [folder_name(location.absolute().name) for location in locations]
     has_splits = len({split_of(name) for name in names}) > 1
@@ -218,4 +218,4 @@ def _name_locations(locations: Sequence[Path], found: list[list[File]], classes:
     return named
 
 
-SOURCE = SourceType(FolderOptions, FolderSource.open, files_may_change=True)
+SOURCE = SourceType(FolderOptions, FolderSource.open, has_user_files=True)

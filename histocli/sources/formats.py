@@ -1,4 +1,4 @@
-"""Files in formats that are not read, and what to do about them."""
+"""Formats that are not read, and what to do with such files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,30 +6,32 @@ from pathlib import Path
 from histocli.errors import HistoError
 from histocli.sources.files import File, describe_others, is_image_start
 
-_UNPACK = "unpack it, and give the folder"
-_CONVERT = "write the patches as PNG files, or as an array in a .npy or .npz file"
-_LIST = "give images or a folder; a list of paths goes to stdin: histo predict - < FILE; a table of labels to --labels"
-_PACKED = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst", ".npz", ".parquet")
-_NOT_READ = {
-    ".txt": ("text file", _LIST),
-    ".csv": ("table", _LIST),
-    ".tsv": ("table", _LIST),
-    ".7z": ("7z archive", _UNPACK),
-    ".rar": ("RAR archive", _UNPACK),
-    ".zst": ("Zstandard file", _UNPACK),
-    ".gz": ("gzip file", _UNPACK),
-    ".bz2": ("bzip2 file", _UNPACK),
-    ".xz": ("xz file", _UNPACK),
-    ".lz4": ("LZ4 file", _UNPACK),
-    ".tfrecord": ("TensorFlow record file", _CONVERT),
-    ".tfrecords": ("TensorFlow record file", _CONVERT),
-    ".lmdb": ("LMDB database", _CONVERT),
-    ".mdb": ("LMDB database", _CONVERT),
-    ".mat": ("MATLAB file", _CONVERT),
-    ".pkl": ("Python pickle, which can run any code", _CONVERT),
-    ".pickle": ("Python pickle, which can run any code", _CONVERT),
-    ".pt": ("PyTorch file", _CONVERT),
-    ".pth": ("PyTorch file", _CONVERT),
+_UNPACK_HINT = "unpack it, and give the folder"
+_CONVERT_HINT = "write the patches as PNG files, or as an array in a .npy or .npz file"
+_LIST_HINT = (
+    "give images or a folder; a list of paths goes to stdin: histo predict - < FILE; a table of labels to --labels"
+)
+_PACKED_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst", ".npz", ".parquet")
+_UNSUPPORTED = {
+    ".txt": ("text file", _LIST_HINT),
+    ".csv": ("table", _LIST_HINT),
+    ".tsv": ("table", _LIST_HINT),
+    ".7z": ("7z archive", _UNPACK_HINT),
+    ".rar": ("RAR archive", _UNPACK_HINT),
+    ".zst": ("Zstandard file", _UNPACK_HINT),
+    ".gz": ("gzip file", _UNPACK_HINT),
+    ".bz2": ("bzip2 file", _UNPACK_HINT),
+    ".xz": ("xz file", _UNPACK_HINT),
+    ".lz4": ("LZ4 file", _UNPACK_HINT),
+    ".tfrecord": ("TensorFlow record file", _CONVERT_HINT),
+    ".tfrecords": ("TensorFlow record file", _CONVERT_HINT),
+    ".lmdb": ("LMDB database", _CONVERT_HINT),
+    ".mdb": ("LMDB database", _CONVERT_HINT),
+    ".mat": ("MATLAB file", _CONVERT_HINT),
+    ".pkl": ("Python pickle, which can run any code", _CONVERT_HINT),
+    ".pickle": ("Python pickle, which can run any code", _CONVERT_HINT),
+    ".pt": ("PyTorch file", _CONVERT_HINT),
+    ".pth": ("PyTorch file", _CONVERT_HINT),
     ".arrow": ("Arrow file", "save it as Parquet"),
     ".feather": ("Feather file", "save it as Parquet"),
     ".jxl": ("JPEG XL image", "convert it to PNG"),
@@ -41,16 +43,16 @@ _NOT_READ = {
 
 
 def explain_no_images(others: Sequence[File]) -> str:
-    """Return a hint for a folder or archive without images, of whose files `others` were left out."""
-    if not (left_out := describe_others(others)):
+    """Return a hint for a folder or archive that has the files `others`, and no images."""
+    if not (skipped := describe_others(others)):
         return "give a folder or an archive that contains images"
-    is_packed = any(file.name.lower().endswith(_PACKED) for file in others)
-    return f"{left_out}; unpack the archives, and give the folder" if is_packed else left_out
+    is_packed = any(file.name.lower().endswith(_PACKED_SUFFIXES) for file in others)
+    return f"{skipped}; unpack the archives, and give the folder" if is_packed else skipped
 
 
 def refuse_format(path: Path) -> None:
     """Raise `HistoError` for a single file in a format that is not read; the message names the format."""
-    known = _NOT_READ.get(path.suffix.lower())
+    known = _UNSUPPORTED.get(path.suffix.lower())
     if known is None:
         return
     with path.open("rb") as file:

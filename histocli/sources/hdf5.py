@@ -12,7 +12,7 @@ import numpy as np
 from histocli.errors import HistoError
 from histocli.fs import human_bytes, require_space, temporary_path, write_all
 from histocli.sources import Pixels
-from histocli.sources.hdf5_array import MAX_CHUNK, damage_errors, find_array
+from histocli.sources.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
 
 if TYPE_CHECKING:
     import h5py
@@ -21,9 +21,8 @@ PATCH_SHAPE = (96, 96, 3)
 _CHUNK = 1 << 20
 _MAX_LABELS = 50_000_000
 _LABEL_BYTES = 1 << 26  # PCam's largest label file unpacks to 2 MB
-_OVERHEAD = MAX_CHUNK + (
-    1 << 24
-)  # bytes of HDF5 in addition to the pixels: the last chunk is always stored with its full size
+# Bytes of HDF5 in addition to the pixels: the last chunk is always stored in its full size.
+_OVERHEAD = MAX_CHUNK + (1 << 24)
 
 Labels = np.ndarray[tuple[int], np.dtype[np.uint8]]
 Progress = Callable[[int, int | None], None]
@@ -38,7 +37,7 @@ def read_labels(path: Path, scratch: Path) -> Labels:
     with open_h5(path, scratch, limit=_LABEL_BYTES) as file:
         found = find_array(file, path, "y", hint=_hint(path))
         if not 0 < found.shape[0] == prod(found.shape) <= _MAX_LABELS or found.dtype.kind not in "uib":
-            raise HistoError(f"{path}: y is {found.dtype} {found.shape}, not a label per patch")
+            raise HistoError(f"{path}: y is {found.dtype} {found.shape}, not one label for each patch")
         labels = np.concatenate([rows.reshape(-1) for _, rows in found.blocks()])
     wrong = np.flatnonzero((labels != 0) & (labels != 1))
     if len(wrong):
@@ -86,7 +85,7 @@ def open_h5(
         return
     expected = None if rows is None else rows * prod(PATCH_SHAPE)
     with ExitStack() as stack:
-        with _space_errors(path, scratch, expected):
+        with _convert_disk_errors(path, scratch, expected):
             temporary = stack.enter_context(temporary_path(scratch / path.stem))
         if expected is not None:
             require_space(scratch, expected, f"unpacking {path.name}")
@@ -101,23 +100,23 @@ def _unpack(
     """Unpack a gzip file to `target`, with at most `limit` bytes."""
     done = 0
     with (
-        _space_errors(path, target.parent, expected),
+        _convert_disk_errors(path, target.parent, expected),
         target.open("wb", buffering=0) as output,
-        damage_errors(path, _hint(path)),
+        convert_damage_errors(path, _hint(path)),
         gzip.open(path) as packed,
     ):
         while chunk := packed.read(_CHUNK):
             done += len(chunk)
             if limit is not None and done > limit:
                 raise HistoError(f"{path} unpacks to more than {human_bytes(limit)}", "it is not PCam's file")
-            with _space_errors(path, target.parent, expected):
+            with _convert_disk_errors(path, target.parent, expected):
                 write_all(output, chunk)
             on_progress(done)
 
 
 @contextmanager
-def _space_errors(path: Path, folder: Path, expected: int | None) -> Iterator[None]:
-    """Turn errors of the disk in this block into `HistoError`."""
+def _convert_disk_errors(path: Path, folder: Path, expected: int | None) -> Iterator[None]:
+    """Convert errors of the disk in this block to `HistoError`."""
     try:
         yield
     except OSError as error:
@@ -129,12 +128,12 @@ def _space_errors(path: Path, folder: Path, expected: int | None) -> Iterator[No
 
 
 @contextmanager
-def _open_file(path: Path, named: Path) -> "Iterator[h5py.File]":
-    """Open an HDF5 file in this block; errors name the file `named`."""
+def _open_file(path: Path, original: Path) -> "Iterator[h5py.File]":
+    """Open an HDF5 file in this block; errors name the file `original`."""
     import h5py
 
-    with damage_errors(named, _hint(named)):
-        file = h5py.File(path, "r", locking=path == named)  # the temporary file is locked already
+    with convert_damage_errors(original, _hint(original)):
+        file = h5py.File(path, "r", locking=path == original)  # the temporary file is locked already
     with file:
         yield file
 

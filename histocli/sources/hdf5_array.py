@@ -1,7 +1,7 @@
 """Read arrays of HDF5 files that may be hostile: nothing outside the file is read, and memory is bounded.
 
-HDF5 can store an array in other files (external storage, links, virtual data sets), and it unpacks a chunk whatever its
-size turns out to be. So links are not followed, only arrays in the file itself are read, and chunks are unpacked here.
+HDF5 can store an array in other files (external storage, links, virtual data sets), and it unpacks chunks of
+any size. Therefore links are not followed, only arrays in the file itself are read, and chunks are unpacked here.
 """
 
 import zlib
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 MAX_CHUNK = 4096 * 96 * 96 * 3  # bytes of one unpacked chunk, and of the rows that are read at once
 _MAX_LZF_CHUNK = 1 << 22  # HDF5 unpacks LZF itself, to at most 88 times the bytes
 _BLOCK = 1 << 24  # bytes of the rows that are read at once, where the chunks allow it
-_REREAD = 64  # how often a chunk may be unpacked again, for rows that are too large to be read at once
-_NAMES_SHOWN = 5
+_MAX_REREADS = 64  # times that a chunk may be unpacked, if its rows are too large to be read at once
+_MAX_NAMES_SHOWN = 5
 _FLOATS = [np.dtype(order + name) for order in "<>" for name in ("f2", "f4", "f8")]
 _DEFLATE, _SHUFFLE, _FLETCHER32, _LZF = 1, 2, 3, 32000
-_KNOWN = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
+_KNOWN_FILTERS = (_DEFLATE, _SHUFFLE, _FLETCHER32, _LZF)
 _ERRORS = (OSError, EOFError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, zlib.error)
 
 
@@ -40,7 +40,7 @@ class Hdf5Array:
         self.path, self.hint = path, hint
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
-        self._dataset, self._chunks, self._filters = dataset, dataset.chunks, _filters(dataset)
+        self._dataset, self._chunks, self._filters = dataset, dataset.chunks, _list_filters(dataset)
         self._chunk_bytes = prod(self._chunks or ()) * self.dtype.itemsize
         self._buffer = np.empty(0, np.uint8)  # of one chunk as it is stored
 
@@ -56,11 +56,11 @@ class Hdf5Array:
         """Check that the array is stored completely, in chunks that are not too large.
 
         Raises:
-            HistoError: it is not, or the chunks have a compression that cannot be read.
+            HistoError: it is incomplete, or the chunks are too large or have a compression that is not read.
         """
-        with damage_errors(self.path, self.hint):
-            if problem := _storage_problem(self._dataset):
-                raise _refusal(self._dataset, self.path, problem)
+        with convert_damage_errors(self.path, self.hint):
+            if problem := _find_storage_problem(self._dataset):
+                raise _refusal_error(self._dataset, self.path, problem)
 
     def __getitem__(self, row: int) -> npt.NDArray[Any]:
         """Return one row, after `check_storage`.
@@ -68,11 +68,11 @@ class Hdf5Array:
         Raises:
             HistoError: the file is truncated or damaged.
         """
-        with damage_errors(self.path, self.hint, f" in row {row}"):
+        with convert_damage_errors(self.path, self.hint, f" in row {row}"):
             return np.asarray(self._read(row, row + 1)[0])
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yield the number of the first row, and the rows, of one block after the other.
+        """Yield blocks of rows: the number of the first row, and the rows.
 
         Raises:
             HistoError: as `check_storage`, or the file is truncated or damaged.
@@ -80,7 +80,7 @@ class Hdf5Array:
         self.check_storage()
         step = self.block_rows
         for start in range(0, self.shape[0], step):
-            with damage_errors(self.path, self.hint, f" from row {start} on"):
+            with convert_damage_errors(self.path, self.hint, f" from row {start} on"):
                 rows = self._read(start, min(start + step, self.shape[0]))
             yield start, rows
 
@@ -123,50 +123,55 @@ class Hdf5Array:
         return np.frombuffer(data, self.dtype).reshape(self._chunks)[within]
 
 
-def find_array(file: "h5py.File", path: Path, name: str, *, or_only: bool = False, hint: str = "") -> Hdf5Array:
+def find_array(
+    file: "h5py.File", path: Path, name: str, *, is_name_optional: bool = False, hint: str = ""
+) -> Hdf5Array:
     """Return the array `name` of a file.
 
-    With `or_only`, a file that has none of this name may have one other array, or one other of images (N,H,W,3).
+    With `is_name_optional`, a file without this array may have one other array, or one array of images (N,H,W,3).
 
     Raises:
         HistoError: it is not in the file itself, or does not hold numbers.
     """
-    with damage_errors(path, hint):
+    with convert_damage_errors(path, hint):
         names = [key for key in file if _is_array(file, key)]
-        images = [key for key in names if _holds_images(file, key)] if or_only and len(names) > 1 else []
+        images = [key for key in names if _is_image_array(file, key)] if is_name_optional and len(names) > 1 else []
         only = images if len(images) == 1 else names
-        if name not in names and not (or_only and len(only) == 1):
-            shown = [*(key[:40] for key in names[:_NAMES_SHOWN]), *(["..."] if len(names) > _NAMES_SHOWN else [])]
+        if name not in names and not (is_name_optional and len(only) == 1):
+            shown = [
+                *(key[:40] for key in names[:_MAX_NAMES_SHOWN]),
+                *(["..."] if len(names) > _MAX_NAMES_SHOWN else []),
+            ]
             raise HistoError(
                 f"{path} has no array {name!r}: it contains {', '.join(shown) or 'no arrays'}",
                 f"the patches must be named {name!r}, and be in the file itself: links are not followed",
             )
         dataset = file[name if name in names else only[0]]
-        if problem := _content_problem(dataset):
-            raise _refusal(dataset, path, problem)
+        if problem := _find_content_problem(dataset):
+            raise _refusal_error(dataset, path, problem)
         return Hdf5Array(dataset, path, hint)
 
 
 def _is_array(file: "h5py.File", name: str) -> bool:
-    """Return whether `name` is an array in this file; a link is never followed, because it may lead anywhere."""
+    """Return whether `name` is an array in this file; links are never followed, because they may lead to any file."""
     import h5py
 
     is_in_file = isinstance(file.get(name, getlink=True), h5py.HardLink)
     return is_in_file and file.get(name, getclass=True) is h5py.Dataset
 
 
-def _holds_images(file: "h5py.File", name: str) -> bool:
+def _is_image_array(file: "h5py.File", name: str) -> bool:
     """Return whether an array is stored in this file and has the shape (N,H,W,3)."""
     dataset = file[name]
-    return _content_problem(dataset) is None and len(dataset.shape) == 4 and dataset.shape[3] == 3
+    return _find_content_problem(dataset) is None and len(dataset.shape) == 4 and dataset.shape[3] == 3
 
 
-def _refusal(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
+def _refusal_error(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]) -> HistoError:
     return HistoError(f"{path}: the array {dataset.name.lstrip('/')!r} {problem[0]}", problem[1])
 
 
-def _content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
-    """Return why an array cannot be read, and what to do; the shape is read last, because HDF5 opens files for it."""
+def _find_content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
+    """Return why an array cannot be read, and a hint; the shape is read last, because HDF5 opens files for it."""
     from h5py import h5d
 
     properties = dataset.id.get_create_plist()
@@ -180,22 +185,22 @@ def _content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
     return None
 
 
-def _storage_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
-    """Return why the values of an array cannot be read, and what to do."""
+def _find_storage_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
+    """Return why the values of an array cannot be read, and a hint."""
     chunks, itemsize = dataset.chunks, dataset.dtype.itemsize
     if chunks is None:
         is_stored = dataset.id.get_storage_size() >= prod(dataset.shape) * itemsize
         return None if is_stored else ("was never completely stored in the file", "write the file again")
     size, row = prod(chunks) * itemsize, max(1, prod(dataset.shape[1:]) * itemsize)
-    filters = _filters(dataset)
+    filters = _list_filters(dataset)
     numbers = [number for number, *_ in filters]
-    shuffled = [parameters[:1] == (itemsize,) for number, _, parameters, _ in filters if number == _SHUFFLE]
+    are_shuffles_known = [parameters[:1] == (itemsize,) for number, _, parameters, _ in filters if number == _SHUFFLE]
     repack = "store it in smaller chunks, of one row for example: h5repack -l CHUNK=..."
     if size > MAX_CHUNK or (_LZF in numbers and size > _MAX_LZF_CHUNK):
         return f"has chunks of {chunks}, which are too large to read", repack
-    if chunks[0] > _REREAD * max(1, MAX_CHUNK // row):
+    if chunks[0] > _MAX_REREADS * max(1, MAX_CHUNK // row):
         return f"has chunks of {chunks[0]:,} rows, which are too many to read at once", repack
-    if set(numbers) - set(_KNOWN) or len(numbers) != len(set(numbers)) or not all(shuffled):
+    if set(numbers) - set(_KNOWN_FILTERS) or len(numbers) != len(set(numbers)) or not all(are_shuffles_known):
         names = ", ".join(name.decode(errors="replace")[:20] or str(number) for number, _, _, name in filters[:4])
         return f"is compressed with {names}, which histo does not read", "compress it with gzip: h5repack -f GZIP=4"
     if _LZF in numbers and filters[numbers.index(_LZF)][2][2:3] != (size,):
@@ -216,7 +221,7 @@ def _is_plain(kind: Any) -> bool:
     return isinstance(kind, h5t.TypeIntegerID) and kind.get_precision() == 8 * kind.get_size()
 
 
-def _filters(dataset: "h5py.Dataset") -> "list[Filter]":
+def _list_filters(dataset: "h5py.Dataset") -> "list[Filter]":
     properties = dataset.id.get_create_plist()
     return [properties.get_filter(i) for i in range(properties.get_nfilters())]
 
@@ -236,7 +241,7 @@ def _inflate(data: bytes | memoryview, limit: int) -> bytes:
 
 
 def _check_fletcher32(data: bytes | memoryview) -> bytes:
-    """Return the data without the Fletcher-32 checksum at its end; it is that of `H5_checksum_fletcher32`.
+    """Return the data without the Fletcher-32 checksum (`H5_checksum_fletcher32`) at its end.
 
     Raises:
         ValueError: the checksum is another one.
@@ -257,8 +262,8 @@ def _check_fletcher32(data: bytes | memoryview) -> bytes:
 
 
 @contextmanager
-def damage_errors(path: Path, hint: str = "", where: str = "") -> Iterator[None]:
-    """Turn errors of HDF5 and of unpacking for a truncated or damaged file into a `HistoError` that names the file."""
+def convert_damage_errors(path: Path, hint: str = "", where: str = "") -> Iterator[None]:
+    """Convert errors of HDF5 and of unpacking in this block to a `HistoError` that names the file."""
     try:
         yield
     except _ERRORS as error:

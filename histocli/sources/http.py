@@ -1,4 +1,4 @@
-"""HTTP(S) requests with `requests`: follow redirects safely, and tell errors that may be retried from others.
+"""HTTP(S) requests with `requests`: follow redirects safely, and separate errors that may be retried from others.
 
 A redirect must lead to http or https, and not from https to http. Credentials in an address
 (`https://user:password@host/`) are sent only to this host and never shown.

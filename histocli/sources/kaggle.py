@@ -19,7 +19,7 @@ from histocli.sources.kaggle_client import (
     download_competition,
 )
 from histocli.sources.listing import list_files
-from histocli.sources.options import FROM, SLIDES, single_location
+from histocli.sources.options import FROM, SLIDES, require_single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 from histocli.sources.table_files import read_labels, read_slides, table_at
 
@@ -45,8 +45,8 @@ class KaggleSource:
             malformed.
     """
 
-    id_is_sha1 = True
-    drop_duplicates = False
+    has_sha1_ids = True
+    should_drop_duplicates = False
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class KaggleSource:
     @classmethod
     def open(cls, options: KaggleOptions, context: SourceContext) -> "KaggleSource":
         """Open the archive or folder, or prepare a download."""
-        location = single_location("kaggle", options.locations)
+        location = require_single_location("kaggle", options.locations)
         path = Path(location) if location else None
         return cls(path, context.downloads_dir, slides=options.slides, force=context.force, policy=context.policy)
 
@@ -90,8 +90,8 @@ class KaggleSource:
         if self._location is not None:
             size = self._location.stat().st_size if self._location.is_file() else None
             return [PlannedFile(self._location.name, size, True)]
-        there = not self._force and competition_dir(self._downloads_dir).is_dir()
-        return [PlannedFile(f"{COMPETITION}.zip", ARCHIVE_BYTES, there)]
+        is_here = not self._force and competition_dir(self._downloads_dir).is_dir()
+        return [PlannedFile(f"{COMPETITION}.zip", ARCHIVE_BYTES, is_here)]
 
     def fetch(self) -> None:
         """Download the archive, unless it is on disk, and list its files; a second call does nothing.
@@ -120,9 +120,9 @@ class KaggleSource:
     def _index(self, path: Path) -> None:
         """Find the images and their labels; count images without a label and labels without an image."""
         files = {file.name: file for file in list_files(path)}
-        root = _root(files, path)
-        images = {split: _images_in(files, f"{root}{split}/") for split in ("train", "test")}
-        self._labels = _without_suffix(read_labels(files[f"{root}train_labels.csv"]))
+        root = _find_root(files, path)
+        images = {split: _list_images_in(files, f"{root}{split}/") for split in ("train", "test")}
+        self._labels = _remove_suffixes(read_labels(files[f"{root}train_labels.csv"]))
         if not images["train"]:
             raise HistoError(f"there are no images in {path}/{root}train", _LAYOUT_HINT)
         times = Counter(file.stem for split in images.values() for file in split)
@@ -136,18 +136,18 @@ class KaggleSource:
             "train patches without a slide": len(train - self._slides.keys()) if self._slides else 0,
         }
         if sample := files.get(f"{root}sample_submission.csv"):
-            wanted, test = set(_without_suffix(read_labels(sample))), {file.stem for file in images["test"]}
+            wanted, test = set(_remove_suffixes(read_labels(sample))), {file.stem for file in images["test"]}
             counts["ids of sample_submission.csv without an image"] = len(wanted - test)
             counts["test images that are not in sample_submission.csv"] = len(test - wanted)
         self.report.counts.update({name: count for name, count in counts.items() if count})
         used = {f"{root}train_labels.csv", f"{root}sample_submission.csv"}
         used.update(file.name for split in images.values() for file in split)
-        if left_out := describe_others(file for name, file in files.items() if name not in used):
-            self.report.notes.append(left_out)
+        if skipped := describe_others(file for name, file in files.items() if name not in used):
+            self.report.notes.append(skipped)
         self._images = images
 
 
-def _root(files: Mapping[str, File], path: Path) -> str:
+def _find_root(files: Mapping[str, File], path: Path) -> str:
     """Return the folder with train_labels.csv: "" for the top level, or a folder below it, as in some archives."""
     roots = [name.removesuffix("train_labels.csv") for name in files if PurePosixPath(name).name == "train_labels.csv"]
     roots = sorted(roots, key=lambda root: root.count("/"))
@@ -158,18 +158,18 @@ def _root(files: Mapping[str, File], path: Path) -> str:
     return roots[0]
 
 
-def _images_in(files: Mapping[str, File], folder: str) -> list[File]:
+def _list_images_in(files: Mapping[str, File], folder: str) -> list[File]:
     """Return the images in a folder, sorted by name; if there are none, those in its subfolders.
 
-    Unzipping train.zip in a folder `train` makes `train/train/`; some sort the patches into class folders.
+    Unzipping train.zip in a folder `train` makes `train/train/`; some users sort the patches into class folders.
     """
     below = [file for name, file in files.items() if name.startswith(folder) and is_image(name)]
     direct = [file for file in below if "/" not in file.name[len(folder) :]]
     return direct or sorted(below, key=lambda file: file.stem)
 
 
-def _without_suffix(labels: Mapping[str, int]) -> dict[str, int]:
-    """Return labels by id, for ids that were written as file names: `f38a6374.tif`."""
+def _remove_suffixes(labels: Mapping[str, int]) -> dict[str, int]:
+    """Remove the suffixes of ids that were written as file names: `f38a6374.tif`."""
     return {split_suffix(key)[0] if is_image(key) else key: label for key, label in labels.items()}
 
 

@@ -57,18 +57,18 @@ def _download_if_missing(target: Path, downloads_dir: Path, force: bool, policy:
     def attempt() -> Path:
         nonlocal attempts
         attempts += 1
-        with _client_folder(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
+        with _set_client_folder(downloads_dir), redirect_stdout(sys.stderr):  # the client prints to stdout
             return _download(archive, force=force and attempts == 1)  # the next attempts continue the first
 
-    return policy.run(attempt, "cannot download Kaggle's archive", _LATER_HINT, lambda: _size(archive))
+    return policy.run(attempt, "cannot download Kaggle's archive", _LATER_HINT, lambda: _find_size(archive))
 
 
-def _size(path: Path) -> int:
+def _find_size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
 @contextmanager
-def _client_folder(downloads_dir: Path) -> Iterator[None]:
+def _set_client_folder(downloads_dir: Path) -> Iterator[None]:
     """Make the client use `downloads_dir`, unless the user has set KAGGLEHUB_CACHE."""
     if _CACHE_VARIABLE in os.environ:
         yield
@@ -108,7 +108,7 @@ def _download(archive: Path, force: bool) -> Path:
 
 def _remove_damaged(archive: Path) -> HistoError:
     """Remove the archive, and return the error to raise."""
-    archive.unlink(missing_ok=True)  # else the client would take it for complete
+    archive.unlink(missing_ok=True)  # otherwise the client would treat it as complete
     return HistoError("the download of Kaggle's archive is damaged", "run the same command again to download it again")
 
 

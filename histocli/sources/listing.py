@@ -46,7 +46,7 @@ def list_images(path: Path) -> list[File]:
 def _walk(folder: str) -> Iterator[str]:
     """Yield the relative POSIX paths of all regular files in `folder`; links to folders are not followed.
 
-    A million files are listed in a few seconds, because the system is asked about links alone.
+    A million files are listed in a few seconds, because only links need another system call.
     """
     folders = [(folder, "")]
     while folders:

@@ -1,4 +1,4 @@
-"""Match the ids of a table with image files: by path, file name or stem, however their slashes and suffixes are."""
+"""Match the ids of a table with image files: by path, file name or stem, with any slashes and suffixes."""
 
 import re
 import unicodedata
@@ -12,10 +12,10 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 class Matched(NamedTuple):
-    """The row of each image that a table contains, by the image's path; the other rows; and what was guessed."""
+    """The row of each image in a table, by the image's path; the other rows; and notes on guesses."""
 
     rows: dict[str, int]
-    lost: list[int]
+    unmatched: list[int]
     ambiguous: dict[int, tuple[str, str]]
     notes: list[str]
 
@@ -37,9 +37,9 @@ class ImageIndex:
     def match(self, ids: Sequence[str], folder: str = "") -> Matched:
         """Match every id with an image; of several, with the one below the `folder` of the table.
 
-        If the folders of an id are not those of the image, its file name decides alone: for absolute paths, and if no
-        id of the table matches otherwise. An id with lost leading zeros matches the only image with the same number.
-        Both are said in the notes.
+        If the folders of an id are not those of the image, only its file name is used: for absolute paths, and if no
+        id of the table matches otherwise. An id without its leading zeros matches the only image with the same number.
+        Both are added to the notes.
         """
         found = Matched({}, [], {}, [])
         by_name: dict[int, int] = {}
@@ -47,18 +47,18 @@ class ImageIndex:
             self._classify_row(row, ids, folder, found, by_name)
         absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
         self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")
-        self._add_guessed(found, self._by_number(found, ids), ids, "by number, since leading zeros are lost")
+        self._add_guessed(found, self._match_by_number(found, ids), ids, "by number, since leading zeros are lost")
         return found
 
     def _classify_row(self, row: int, ids: Sequence[str], folder: str, found: Matched, by_name: dict[int, int]) -> None:
-        """Add a row to the matched, ambiguous or lost ones; to `by_name` if only folders are against its image."""
+        """Add a row to the matched, ambiguous or unmatched ones; also to `by_name` if only its folders differ."""
         only = self._first.get(ids[row])
         if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:
-            return  # as nearly all
+            return  # this is true for nearly all rows
         parts = [part for part in _compose(ids[row]).replace("\\", "/").split("/") if part not in ("", ".")]
         candidates = self._candidates(parts[-1]) if parts else []
         folders = parts[-2::-1] if len(parts) > 1 else []
-        scores = {i: _common(folders, self.names[i].split("/")[-2::-1]) for i in candidates} if folders else {}
+        scores = {i: _compare_folders(folders, self.names[i].split("/")[-2::-1]) for i in candidates} if folders else {}
         fitting = [i for i in candidates if not folders or scores[i][0]]
         if folders and fitting:
             best = max(scores[i] for i in fitting)
@@ -72,21 +72,21 @@ class ImageIndex:
         elif fitting:
             found.ambiguous[row] = (self.names[fitting[0]], self.names[fitting[1]])
         else:
-            found.lost.append(row)
+            found.unmatched.append(row)
             if len(candidates) == 1:
                 by_name[row] = candidates[0]
 
     def _candidates(self, base: str) -> list[int]:
-        """Return the images of a file's name, with or without its suffix."""
+        """Return the images with a file name, with or without its suffix."""
         exact = self._images_of(_lower_suffix(base))
         return exact or (self._images_of(split_suffix(base)[0]) if is_image(base) else [])
 
     def _images_of(self, key: str) -> list[int]:
         return [self._first[key], *self._more.get(key, [])] if key in self._first else []
 
-    def _by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
-        """Return the image of each lost row that is a number which one image alone has, with leading zeros."""
-        numbers = [row for row in found.lost if ids[row].isdecimal()]
+    def _match_by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
+        """Return the image of each unmatched row whose id is the number of exactly one image, with leading zeros."""
+        numbers = [row for row in found.unmatched if ids[row].isdecimal()]
         if not numbers:
             return {}
         images: dict[int, list[int]] = {}
@@ -101,7 +101,7 @@ class ImageIndex:
         }
 
     def _add_guessed(self, found: Matched, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
-        """Add rows whose images no other row has."""
+        """Add guessed rows, if no other row has the same image."""
         times: dict[int, int] = {}
         for i in rows.values():
             times[i] = times.get(i, 0) + 1
@@ -109,7 +109,7 @@ class ImageIndex:
         if good:
             row, name = next(iter(good.items()))
             found.rows.update({name: row for row, name in good.items()})
-            found.lost[:] = [row for row in found.lost if row not in good]
+            found.unmatched[:] = [row for row in found.unmatched if row not in good]
             found.notes.append(f"{len(good):,} ids matched {how}: {ids[row]!r} with {name}")
 
 
@@ -117,7 +117,7 @@ def check_unambiguous(table: str, what: str, matched: Matched, ids: Sequence[str
     """Check that no id is that of two images, and no image has two ids.
 
     Raises:
-        HistoError: one is.
+        HistoError: there is such an id or image.
     """
     for row, (one, other) in matched.ambiguous.items():
         if one != other:
@@ -131,8 +131,8 @@ def check_unambiguous(table: str, what: str, matched: Matched, ids: Sequence[str
         )
 
 
-def _common(one: Sequence[str], other: Sequence[str]) -> tuple[bool, int, bool]:
-    """Compare folders from the innermost on: whether they agree as far as both reach, how many, whether all."""
+def _compare_folders(one: Sequence[str], other: Sequence[str]) -> tuple[bool, int, bool]:
+    """Compare folders from the innermost on: whether all common levels agree, how many agree, and whether all do."""
     length = min(len(one), len(other))
     same = next((n for n in range(length) if one[n] != _compose(other[n])), length)
     return same == length, same, len(one) == len(other)

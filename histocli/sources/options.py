@@ -75,7 +75,7 @@ def declared_options() -> dict[str, DeclaredOption]:
 
 
 def source_options(source: str, values: dict[str, Any], n: int | None, seed: int) -> SourceOptions:
-    """Return the options of a source, with those of `values` (the options of all sources) that it has.
+    """Return the options of a source, with its values from `values`, which has the options of all sources.
 
     Raises:
         UsageError: an option was given that this source does not have.
@@ -94,7 +94,7 @@ def source_options(source: str, values: dict[str, Any], n: int | None, seed: int
     return result
 
 
-def single_location(source: str, locations: tuple[str, ...]) -> str | None:
+def require_single_location(source: str, locations: tuple[str, ...]) -> str | None:
     """Return the only location; None if there is none.
 
     Raises:

@@ -25,7 +25,7 @@ from histocli.sources import (
     SourceType,
 )
 from histocli.sources.camelyon import hospital_of, read_meta
-from histocli.sources.options import FROM, single_location
+from histocli.sources.options import FROM, require_single_location
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class PcamSource:
         HistoError: the folder does not exist, or does not contain a split.
     """
 
-    id_is_sha1 = True
-    drop_duplicates = True
+    has_sha1_ids = True
+    should_drop_duplicates = True
 
     def __init__(
         self,
@@ -87,17 +87,17 @@ class PcamSource:
     ) -> None:
         from histocli.sources.http import redact_url
 
-        self._url, self._folder = _url_or_folder(location)
+        self._url, self._folder = _parse_location(location)
         self._required = MD5 if location is None else {}
         self._downloads_dir = downloads_dir
         self._on_transfer = on_transfer
         self._force = force
         self._policy = policy
-        self._splits = [name for name in splits if self._folder is None or _split_is_in(self._folder, name)]
+        self._splits = [name for name in splits if self._folder is None or _has_split(self._folder, name)]
         if not self._splits:
             raise HistoError(
                 f"there are no files of PCam in {self._folder}",
-                f"they have names such as {_name('train', 'x')}",
+                f"they have names such as {_file_name('train', 'x')}",
             )
         self._files: dict[str, _SplitFiles] = {}
         self._labels: dict[str, Labels] = {}
@@ -110,7 +110,7 @@ class PcamSource:
     def open(cls, options: PcamOptions, context: SourceContext) -> "PcamSource":
         """Open the folder, or prepare a download."""
         return cls(
-            single_location("pcam", options.locations),
+            require_single_location("pcam", options.locations),
             context.downloads_dir,
             on_transfer=context.on_transfer,
             force=context.force,
@@ -134,9 +134,13 @@ class PcamSource:
             HistoError: the server cannot be reached, or does not have the files.
         """
         if self._folder is not None:
-            found = [path for name in self._splits for path in _in_folder(self._folder, name) if path is not None]
+            found = [
+                path for name in self._splits for path in _find_split_files(self._folder, name) if path is not None
+            ]
             return [PlannedFile(path.name, path.stat().st_size, True) for path in found]
-        planned = [self._plan_file(_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")]
+        planned = [
+            self._plan_file(_file_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")
+        ]
         return [file for file in planned if file is not None]
 
     def fetch(self) -> None:
@@ -151,7 +155,7 @@ class PcamSource:
         if self._files:
             return
         with ExitStack() as held:
-            if self._folder is None:  # so that two processes do not append to the same file
+            if self._folder is None:  # otherwise two processes could append to the same file
                 held.enter_context(hold(self._downloads_dir / ".pcam.lock", f"PCam's files in {self._downloads_dir}"))
             files = {split: self._fetch_split(split) for split in self._splits}
         for split, (_, y, _) in files.items():
@@ -163,15 +167,15 @@ class PcamSource:
         """Yield the patches of each split in the order of its array, after `fetch`."""
         self.fetch()
         for split in self._splits:
-            yield from self._patches_of(split)
+            yield from self._read_split_patches(split)
 
-    def _patches_of(self, split: str) -> Iterator[Patch]:
+    def _read_split_patches(self, split: str) -> Iterator[Patch]:
         from histocli.sources.hdf5 import open_h5, read_patches
 
         files, labels = self._files[split], self._labels[split]
-        slides = self._slides(split, files.meta)
-        unpacking = partial(self._on_transfer, files.x.name.removesuffix(".gz"))
-        with open_h5(files.x, self._downloads_dir, rows=len(labels), on_progress=unpacking) as file:
+        slides = self._read_slides(split, files.meta)
+        on_unpacked = partial(self._on_transfer, files.x.name.removesuffix(".gz"))
+        with open_h5(files.x, self._downloads_dir, rows=len(labels), on_progress=on_unpacked) as file:
             for row, pixels in enumerate(read_patches(file, files.x, rows=len(labels))):
                 yield Patch(
                     id=sha1(pixels.tobytes(), usedforsecurity=False).hexdigest(),
@@ -182,7 +186,7 @@ class PcamSource:
                     hospital=hospital_of(slides[row]),
                 )
 
-    def _slides(self, split: str, meta: Path | None) -> list[str]:
+    def _read_slides(self, split: str, meta: Path | None) -> list[str]:
         """Return the slide of each row; count labels of the table that differ from the array."""
         labels = self._labels[split]
         if meta is None:
@@ -204,12 +208,12 @@ class PcamSource:
         from histocli.sources.download import file_md5, read_recorded_md5
 
         if self._folder is not None:
-            x, y, meta = _in_folder(self._folder, split)
+            x, y, meta = _find_split_files(self._folder, split)
         else:
-            y, meta, x = (self._fetch_file(_name(split, kind), kind) for kind in ("y", "meta", "x"))
+            y, meta, x = (self._fetch_file(_file_name(split, kind), kind) for kind in ("y", "meta", "x"))
         if x is None or y is None:
             raise HistoError(
-                f"{self.report.origin} lacks {_name(split, 'y' if x else 'x')}",
+                f"{self.report.origin} lacks {_file_name(split, 'y' if x else 'x')}",
                 "a split needs both arrays: add the file, or omit --from to download it from Zenodo",
             )
         for path in (y, meta, x):
@@ -265,7 +269,7 @@ class PcamSource:
         self.report.notes.append(note)
 
 
-def _url_or_folder(location: str | Path | None) -> tuple[str, Path | None]:
+def _parse_location(location: str | Path | None) -> tuple[str, Path | None]:
     if location is None:
         return ZENODO, None
     if str(location).startswith(("http://", "https://")):
@@ -276,19 +280,19 @@ def _url_or_folder(location: str | Path | None) -> tuple[str, Path | None]:
     return "", folder
 
 
-def _name(split: str, kind: str) -> str:
+def _file_name(split: str, kind: str) -> str:
     return f"camelyonpatch_level_2_split_{split}_{kind}.{'csv' if kind == 'meta' else 'h5.gz'}"
 
 
-def _in_folder(folder: Path, split: str) -> tuple[Path | None, Path | None, Path | None]:
+def _find_split_files(folder: Path, split: str) -> tuple[Path | None, Path | None, Path | None]:
     """Return the files x, y and meta of a split, compressed or not; None for each that is missing."""
-    names = [[_name(split, kind), _name(split, kind).removesuffix(".gz")] for kind in ("x", "y", "meta")]
+    names = [[_file_name(split, kind), _file_name(split, kind).removesuffix(".gz")] for kind in ("x", "y", "meta")]
     x, y, meta = (next((folder / name for name in pair if (folder / name).is_file()), None) for pair in names)
     return x, y, meta
 
 
-def _split_is_in(folder: Path, split: str) -> bool:
-    x, y, _ = _in_folder(folder, split)
+def _has_split(folder: Path, split: str) -> bool:
+    x, y, _ = _find_split_files(folder, split)
     return x is not None or y is not None
 
 

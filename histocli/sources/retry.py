@@ -23,7 +23,7 @@ class RetryableError(Exception):
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When to retry: `tries` is the number of tries in a row without progress; waits and timeout are in seconds."""
+    """The policy for retries: `tries` is the number of tries in a row without progress; waits are in seconds."""
 
     tries: int = 8
     first_wait: float = 1.0
@@ -34,8 +34,8 @@ class RetryPolicy:
     def run(self, attempt: Callable[[], T], failure: str, hint: str, progress: Callable[[], int] = lambda: 0) -> T:
         """Call `attempt` until it raises no RetryableError, and return its result.
 
-        The count of failed tries starts again at 1 only if `progress()` is larger than ever before. So a server that
-        always sends the same first bytes again is not asked for ever.
+        The count of failed tries starts again at 1 only if `progress()` is larger than ever before. Therefore a server
+        that always sends the same first bytes again does not cause an endless loop.
 
         Raises:
             HistoError: all tries failed; the message begins with `failure`.

@@ -1,4 +1,4 @@
-"""Labels in small files next to the images, as `0001.cls` in WebDataset, and in the names of the images themselves."""
+"""Read labels in small files next to the images, such as `0001.cls` in WebDataset, and in the names of images."""
 
 import json
 import re
@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import classes_line, label_of
+from histocli.sources.class_names import format_classes_option, label_of
 from histocli.sources.files import File, read_bytes, split_suffix
 
 _CLASS_IN_NAME = re.compile(r"_class([01])$")  # as in the IDC data set: 8863_idx5_x51_y1251_class0.png
-_KEYS = ("label", "cls", "class", "target")  # the keys of a .json file that hold the label
+_LABEL_KEYS = ("label", "cls", "class", "target")  # the keys of a .json file that hold the label
 
 
 class Sidecars(NamedTuple):
-    """The label of each image, by the image's path, and the names of the files that they are from."""
+    """The label of each image, by the image's path, and the names of the files with these labels."""
 
     labels: dict[str, int]
     files: set[str]
@@ -38,7 +38,7 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
     return found
 
 
-def labels_in_names(names: Sequence[str]) -> dict[str, int]:
+def read_labels_in_names(names: Sequence[str]) -> dict[str, int]:
     """Return the labels in file names that end in `_class0` or `_class1`; {} unless all do."""
     found = {name: _CLASS_IN_NAME.search(split_suffix(name)[0]) for name in names}
     labels = {name: int(match[1]) for name, match in found.items() if match}
@@ -53,11 +53,13 @@ def _read_label(file: File, is_json: bool, classes: Mapping[str, int]) -> int | 
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise HistoError(f"{file.name} is not JSON: {error}", "correct or remove it") from error
-        key = next((key for key in _KEYS if isinstance(values, dict) and key in values), None)
+        key = next((key for key in _LABEL_KEYS if isinstance(values, dict) and key in values), None)
         if key is None:
             return None
         text = str(values[key])
     label = label_of(text, classes)
     if label is None:
-        raise HistoError(f"{file.name}: the label {text[:40]!r} is not 0 or 1", f"name it: {classes_line([text[:40]])}")
+        raise HistoError(
+            f"{file.name}: the label {text[:40]!r} is not 0 or 1", f"name it: {format_classes_option([text[:40]])}"
+        )
     return label

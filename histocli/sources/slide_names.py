@@ -1,4 +1,4 @@
-"""The slides or patients that the names of images say."""
+"""Find the slides or patients in the names of images."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from histocli.errors import HistoError, UsageError
 
 # Names of files in public data sets, and the pattern that finds the patient or slide in them.
-_KNOWN = (
+_KNOWN_PATTERNS = (
     ("IDC", r"(\d+)_idx\d+_x\d+_y\d+_class[01]"),
     ("BreakHis", r"SOB_[BM]_\w+-(\d+-\w+?)-\d+-\d+"),
     ("WILDS", r"(patient_\d+_node_\d+)"),
@@ -15,7 +15,7 @@ _KNOWN = (
     ("TCGA", r"(TCGA-\w\w-\w{4})"),
     ("slides", r"((?:slide|wsi|patient|case)[_-]?\d+)"),
 )
-_SAMPLED = 1000  # images whose names are compared with the known patterns
+_SAMPLE_SIZE = 1000  # images whose names are compared with the known patterns
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class SlidePattern:
 
 def suggest_pattern(names: Sequence[str]) -> str:
     """Return a line that offers the pattern of a public data set that all names match; "" if there is none."""
-    sample = names[:: max(1, len(names) // _SAMPLED)]
-    for title, pattern in _KNOWN:
+    sample = names[:: max(1, len(names) // _SAMPLE_SIZE)]
+    for title, pattern in _KNOWN_PATTERNS:
         found = [match[1] for name in sample if (match := re.search(pattern, name))]
         if len(found) == len(sample) and len(set(found)) > 1:
             return (
-                f"the names look like {title}: --slide-pattern '{pattern}' takes {found[0]} as a slide, so that no "
-                "slide is in train and in validation"
+                f"the names look like {title}: --slide-pattern '{pattern}' uses {found[0]} as a slide; then no slide "
+                "is in train and in validation"
             )
     return ""

@@ -53,4 +53,4 @@ def open_slides(options: SlidesOptions, context: SourceContext) -> "SlidesSource
     )
 
 
-SOURCE = SourceType(SlidesOptions, open_slides, files_may_change=True)
+SOURCE = SourceType(SlidesOptions, open_slides, has_user_files=True)

@@ -1,4 +1,4 @@
-"""The splits of images: from a column of a table, the names of tables, lists of images, and the names of folders."""
+"""Find the splits of images: in a column of a table, in the names of tables, and in lists of images."""
 
 import io
 import re
@@ -6,23 +6,33 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import SPLIT_NAMES, describe_counts, split_of, unknown_splits
+from histocli.sources.class_names import SPLIT_NAMES, describe_counts, find_unknown_splits, split_of
 from histocli.sources.files import File, read_bytes
 from histocli.sources.matching import ImageIndex
 from histocli.sources.tables import PatchTable
 
 # Short words of tables. As the name of a folder they could be anything, such as the state Virginia.
-_SHORT = {"tr": "train", "trn": "train", "va": "valid", "vl": "valid", "vld": "valid", "te": "test", "tst": "test"}
-_FLAG = re.compile(r"(is_?)?(train|training|val|valid|validation|test|testing|holdout|hold_out|held_out)(_?set)?")
+_SHORT_SPLIT_NAMES = {
+    "tr": "train",
+    "trn": "train",
+    "va": "valid",
+    "vl": "valid",
+    "vld": "valid",
+    "te": "test",
+    "tst": "test",
+}
+_FLAG_COLUMN = re.compile(
+    r"(is_?)?(train|training|val|valid|validation|test|testing|holdout|hold_out|held_out)(_?set)?"
+)
 _FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n", ""}
-_MOST_WORDS = 8  # different words in a column of splits
-_LIST = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
+_MAX_WORDS = 8  # different words in a column of splits
+_LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
 
 
 class SplitError(HistoError):
     """The splits of images are not understood, or they contradict each other.
 
-    It is an error, because test images could be used for training.
+    This is always an error, because test images could be used for training.
     """
 
 
@@ -33,57 +43,57 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
     is none, or it is empty, return None and [].
 
     Raises:
-        SplitError: a value of the column is no split, or a column such as `is_test` marks some rows.
+        SplitError: a value of the column is not a split, or a column such as `is_test` marks some rows.
         HistoError: there is no column `given`.
     """
     if given is None and table.is_wilds:
-        return "split", _wilds_splits(table)
-    column = table.find("split", given) or _column_by_values(table)
+        return "split", _read_wilds_splits(table)
+    column = table.find("split", given) or _find_column_by_values(table)
     if column is None:
         _check_flags(table)
         return None, []
     texts = table.columns[column]
-    splits = {text: _SHORT.get(text.strip().lower()) or split_of(text) for text in set(texts)}
+    splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or split_of(text) for text in set(texts)}
     for line, text in zip(table.lines, texts, strict=True):
         if text and not splits[text]:
             raise SplitError(
-                f"{table.name}, line {line}, column {column}: {text!r} is no split",
+                f"{table.name}, line {line}, column {column}: {text!r} is not a split",
                 f"the names of splits are {SPLIT_NAMES}: replace the other values. If the column is about something "
                 "else, rename it",
             )
     return (column, [splits[text] for text in texts]) if any(texts) else (None, [])
 
 
-def _wilds_splits(table: PatchTable) -> list[str]:
+def _read_wilds_splits(table: PatchTable) -> list[str]:
     """Return the official splits of Camelyon17-WILDS: hospital 2 is for the test, hospital 1 for validation."""
     of_hospital, of_number = {"1": "valid", "2": "test"}, {"0": "train", "1": "valid"}
     rows = zip(table.columns["center"], table.columns["split"], strict=True)
     return [of_hospital.get(center) or of_number.get(number, "test") for center, number in rows]
 
 
-def _column_by_values(table: PatchTable) -> str | None:
+def _find_column_by_values(table: PatchTable) -> str | None:
     """Return the only column that has two or more splits and nothing else; None if there is none, or several."""
     found = []
     for name, texts in table.columns.items():
         words = set(texts)
-        if 1 < len(words) <= _MOST_WORDS and len({split_of(word) for word in words - {""}} - {""}) > 1:
-            found += [] if unknown_splits(words) else [name]
+        if 1 < len(words) <= _MAX_WORDS and len({split_of(word) for word in words - {""}} - {""}) > 1:
+            found += [] if find_unknown_splits(words) else [name]
     return found[0] if len(found) == 1 else None
 
 
 def _check_flags(table: PatchTable) -> None:
-    """Raise `SplitError` if a column such as `is_valid` marks some of the rows: they would be trained on."""
+    """Raise `SplitError` if a column such as `is_valid` marks some rows: they would be used for training."""
     for name, texts in table.columns.items():
         words = {text.lower() for text in texts}
-        if _FLAG.fullmatch(re.sub(r"[\s\-]+", "_", name.lower())) and words <= _FLAG_VALUES and len(words) > 1:
+        if _FLAG_COLUMN.fullmatch(re.sub(r"[\s\-]+", "_", name.lower())) and words <= _FLAG_VALUES and len(words) > 1:
             raise SplitError(
                 f"{table.name}: the column {name} marks some images as a split, but histo reads only a column of names",
                 f"write a column split with the names {SPLIT_NAMES}, or remove the column {name}",
             )
 
 
-def split_of_table(name: str) -> str:
-    """Return the split that the name of a table says, such as `test_labels.csv`: train, valid, test, or ""."""
+def find_split_of_table(name: str) -> str:
+    """Return the split in the name of a table such as `test_labels.csv`: train, valid, test, or ""."""
     stem = name.rpartition("/")[2].lower()
     stem = re.sub(r"\.gz$", "", stem).rpartition(".")[0]
     found = {split_of(word) for word in re.split(r"[\W_]+", stem)} - {""}
@@ -98,8 +108,8 @@ def read_lists(others: Iterable[File], index: ImageIndex) -> tuple[dict[str, str
     Raises:
         SplitError: an image is in the lists of two splits.
     """
-    lists = [file for file in others if _LIST.search(file.name) and split_of_table(file.name)]
-    if len({split_of_table(file.name) for file in lists}) < 2:
+    lists = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
+    if len({find_split_of_table(file.name) for file in lists}) < 2:
         return {}, set()
     splits: dict[str, str] = {}
     used = set()
@@ -108,14 +118,14 @@ def read_lists(others: Iterable[File], index: ImageIndex) -> tuple[dict[str, str
         ids = [re.split(r"[,;\t]", line)[0].strip().strip('"') for line in text.splitlines() if line.strip()]
         matched = index.match(ids).rows or index.match([re.split(r"\s", key)[0] for key in ids]).rows
         for image in matched:
-            _set_split(splits, image, split_of_table(file.name), "the lists")
+            _set_split(splits, image, find_split_of_table(file.name), "the lists")
         if matched:
             used.add(file.name)
     return splits, used
 
 
 class SplitFinder:
-    """Collects the splits that tables, their names, and lists of images say, by the path of the image.
+    """Collects the splits in tables, in names of tables, and in lists of images, by the path of the image.
 
     Attributes:
         splits: train, valid or test, by the path of the image.
@@ -130,14 +140,14 @@ class SplitFinder:
         self._named: list[tuple[str, str, list[str]]] = []  # name, split and images of tables such as test.csv
 
     def add_table(self, table: PatchTable, rows: Mapping[str, int]) -> tuple[str | None, list[str]]:
-        """Add the splits of a table, `rows` of which are those of images; return its column of splits, and notes.
+        """Add the splits of a table, in which `rows` are the rows of images; return its column of splits, and notes.
 
         Raises:
             SplitError: its splits are not understood, or contradict another table.
         """
         column, splits = read_split_column(table, self._given)
         if column is None:
-            if split := split_of_table(table.name):
+            if split := find_split_of_table(table.name):
                 self._named.append((table.name, split, list(rows)))
             return None, []
         found = {name: splits[row] for name, row in rows.items() if splits[row]}
@@ -147,7 +157,7 @@ class SplitFinder:
         return column, [f"splits from {table.name}, column {column}: {counts}"]
 
     def finish(self, others: Iterable[File]) -> list[str]:
-        """Use names of tables such as `train.csv` and `test.csv`, else lists of images so named; return notes.
+        """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names; return notes.
 
         Raises:
             SplitError: an image is in two splits, or a folder and a table contradict each other.
@@ -180,11 +190,11 @@ def _check_folders(splits: Mapping[str, str]) -> None:
     An image in a folder `train` may be in any split: many data sets have their validation images there.
 
     Raises:
-        SplitError: an image has.
+        SplitError: an image has another split.
     """
     for image, split in splits.items():
-        said = {split_of(part) for part in image.split("/")[:-1]} & {"valid", "test"}
-        if said and split not in said:
+        folder_splits = {split_of(part) for part in image.split("/")[:-1]} & {"valid", "test"}
+        if folder_splits and split not in folder_splits:
             raise SplitError(
                 f"the table and the folders have different splits for {image}: it is {split} in the table",
                 "move the image, or correct the table",

@@ -1,4 +1,4 @@
-"""Streams of archives: compressed ones, which are read from the start to the end, and those in other archives."""
+"""Streams of archives: compressed archives, which are read from the start to the end, and archives in archives."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ from histocli.sources.files import check_declared_size
 Open = Callable[[], IO[bytes]]
 
 _MAX_RATIO = 20  # the largest ratio of a file's unpacked size to its own size
-_KEPT_BYTES = 64 << 20  # how much is kept of members that were passed while another one was read
+_KEPT_BYTES = 64 << 20  # memory for members that were passed while another one was read
 
 
 class ArchiveFile(io.BufferedReader):
@@ -32,7 +32,7 @@ class ArchiveFile(io.BufferedReader):
 
 
 class UnpackedArchive(tempfile.SpooledTemporaryFile[bytes]):
-    """An archive that was unpacked from another one, which is removed when none of its members is used any more."""
+    """An archive that was unpacked from another one; it is removed when none of its members is used any more."""
 
     def __del__(self) -> None:
         self.close()
@@ -66,7 +66,7 @@ def _copy(source: gzip.GzipFile, target: IO[bytes], limit: int, path: Path) -> N
         target.write(chunk)
 
 
-class CarefulStream:
+class LimitedStream:
     """A file for `tarfile`, which would read a header of any size that the archive declares into memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -81,15 +81,15 @@ class CarefulStream:
 
 
 class StreamReader:
-    """Reads parts of a stream that may be compressed, so that it can be read quickly only from its start to its end.
+    """Reads ranges of bytes of a stream that may be compressed, which is fast only from its start to its end.
 
-    Threads may ask for parts in about the order of the stream: parts that are passed are kept for a while. Any other
-    order is possible, but begins at the start again.
+    Threads may read the ranges in about the order of the stream: ranges that are passed are kept for a while. Any other
+    order is possible, but the stream is opened again.
     """
 
-    def __init__(self, open_stream: Open, parts: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, open_stream: Open, ranges: Sequence[tuple[int, int]]) -> None:
         self._open_stream = open_stream
-        self._parts = parts
+        self._ranges = ranges
         self._lock = Lock()
         self._stream: IO[bytes] | None = None
         self._position = 0
@@ -111,13 +111,13 @@ class StreamReader:
                 raise
 
     def _read_forward(self, offset: int, size: int) -> bytes:
-        """Read a part; a stream that is past it is opened again, and small parts on the way are kept."""
+        """Read a range; a stream that is past it is opened again, and small ranges before it are kept."""
         if self._stream is None or self._position > offset:
             self._stream, self._position = self._open_stream(), 0
-        first, last = (bisect_left(self._parts, (place, 0)) for place in (self._position, offset))
-        for part, length in self._parts[first:last]:
-            if length <= _KEPT_BYTES // 64 and part not in self._kept:
-                self._keep(part, self._read_at(part, length))
+        first, last = (bisect_left(self._ranges, (place, 0)) for place in (self._position, offset))
+        for start, length in self._ranges[first:last]:
+            if length <= _KEPT_BYTES // 64 and start not in self._kept:
+                self._keep(start, self._read_at(start, length))
         return self._read_at(offset, size)
 
     def _read_at(self, offset: int, size: int) -> bytes:
@@ -131,7 +131,7 @@ class StreamReader:
         return data
 
     def _keep(self, offset: int, data: bytes) -> None:
-        """Keep a part in memory, and drop the oldest ones if they are too many."""
+        """Keep a range in memory, and drop the oldest ones if they need too much."""
         self._kept[offset] = data
         self._kept_bytes += len(data)
         while self._kept_bytes > _KEPT_BYTES:
@@ -141,7 +141,7 @@ class StreamReader:
 
 @dataclass(slots=True)
 class StreamMember:
-    """Reads one part of a stream."""
+    """Reads one range of a stream."""
 
     reader: StreamReader
     offset: int
@@ -149,5 +149,5 @@ class StreamMember:
     prefix: bytes = field(default=b"")
 
     def __call__(self) -> bytes:
-        """Read the part, after `prefix`."""
+        """Return `prefix` and the range."""
         return self.prefix + self.reader.read(self.offset, self.size)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COUNT = Option("--slide-count", "Number of synthetic slides; every second one has tumour.")
 SIDE = Option("--slide-side", "Width and height of synthetic slides in pixels of 0.243 micrometres.")
-_SMALLEST_SIDE = 2_000
+_MIN_SIDE = 2_000
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ def open_synthetic_slides(options: SyntheticSlidesOptions, context: SourceContex
 
     if options.slide_count < 1:
         raise UsageError(f"--slide-count {options.slide_count}: at least 1 is needed")
-    if options.slide_side < _SMALLEST_SIDE:
-        raise UsageError(f"--slide-side {options.slide_side}: at least {_SMALLEST_SIDE:,} pixels are needed")
+    if options.slide_side < _MIN_SIDE:
+        raise UsageError(f"--slide-side {options.slide_side}: at least {_MIN_SIDE:,} pixels are needed")
     return SyntheticSlidesSource.plan_source(options.slide_count, options.slide_side, options.n, options.seed, context)
 
 

@@ -1,4 +1,4 @@
-"""Read the files of tables, as people and spreadsheets write them: CSV, also compressed or in an archive."""
+"""Read the files of tables that people and spreadsheets write: CSV, also compressed or in an archive."""
 
 import io
 import os
@@ -14,7 +14,7 @@ from histocli.sources.listing import list_files
 from histocli.sources.tables import ColumnNames, PatchTable, check_ids
 
 _PEEKED_BYTES = 4096
-_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_ENCODING_OF_MARK = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 def read_patch_table(file: File) -> PatchTable:
@@ -24,7 +24,7 @@ def read_patch_table(file: File) -> PatchTable:
         HistoError: it cannot be read or is malformed; the message names file and line.
     """
     data = _unpack(file)
-    encoding = _BOMS.get(data[:2], "utf-8-sig")
+    encoding = _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
     if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
         raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", "save it as comma-separated UTF-8")
     text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
@@ -32,9 +32,9 @@ def read_patch_table(file: File) -> PatchTable:
         first = text.readline()
     except UnicodeError as error:
         raise HistoError(f"{file.name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
-    named = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
-    delimiter = named[1] if named else None
-    if not named:
+    separator = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
+    delimiter = separator[1] if separator else None
+    if not separator:
         text.seek(0)
         if file.name.lower().endswith(".txt") and not any(mark in first for mark in ",;\t"):
             delimiter = " "
@@ -43,7 +43,7 @@ def read_patch_table(file: File) -> PatchTable:
     lines: list[int] = []
     columns: list[list[str]] = [[] for _ in kept]
     for line, fields in rows:
-        lines.append(line + bool(named))
+        lines.append(line + bool(separator))
         for column, i in zip(columns, kept, strict=True):
             column.append(fields[i].strip())
     return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines)
@@ -53,7 +53,7 @@ def table_at(path: Path) -> File:
     """Return the table at a path: a CSV file, or the only one in an archive.
 
     Raises:
-        HistoError: there is no such file, or not one table in it.
+        HistoError: there is no such file, or the archive does not contain exactly one table.
     """
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
         raise HistoError(f"there is no {path}", "give a table in CSV")
@@ -66,12 +66,12 @@ def table_at(path: Path) -> File:
 
 
 def peek_columns(file: File, given: ColumnNames) -> set[str]:
-    """Return which of id, label, slide, hospital and split the first line of a file names as columns."""
+    """Return which of id, label, slide, hospital and split are columns in the first line of a file."""
     data = read_bytes(file)
     if data[:2] == b"\x1f\x8b":
         data = zlib.decompressobj(wbits=31).decompress(data, _PEEKED_BYTES)
     data = data[:_PEEKED_BYTES]
-    lines = data.decode(_BOMS.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
+    lines = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
     first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
     marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "
     names = [name.strip().strip('"') for name in re.split(marks, first)]

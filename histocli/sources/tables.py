@@ -1,4 +1,4 @@
-"""What the columns of a table mean: ids, labels, slides, hospitals and splits. `table_files` reads the files."""
+"""Find the columns of ids, labels, slides, hospitals and splits in a table. `table_files` reads the files."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import classes_line, label_of
+from histocli.sources.class_names import format_classes_option, label_of
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
-_NAMES = {
+_COLUMN_NAMES = {
     "id": "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
     "image_path patch_id patch patch_name patch_path tile_id tile tile_name tile_path uid uuid",
     "label": "label labels target class center_tumor_patch tumor tumour class_name classname class_label category "
@@ -19,10 +19,10 @@ _NAMES = {
     "hospital": "hospital center centre hospital_id center_id site institution",
     "split": "split subset partition set",
 }
-_KNOWN = {role: names.split() for role, names in _NAMES.items()}
-_WILDS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
-_ROUNDED = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # as spreadsheets write a long number: 1.23E+10
-_MISSING = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # a label that is not there
+_NAMES_OF_ROLE = {role: names.split() for role, names in _COLUMN_NAMES.items()}
+_WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
+_ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
+_MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of a missing label
 
 
 class ColumnNames(NamedTuple):
@@ -59,7 +59,7 @@ class PatchTable:
     @property
     def is_wilds(self) -> bool:
         """Whether it has the columns of the table of Camelyon17-WILDS."""
-        return {*_WILDS, "center", "split"} <= self.columns.keys()
+        return {*_WILDS_COLUMNS, "center", "split"} <= self.columns.keys()
 
     def find(self, role: str, given: str | None = None) -> str | None:
         """Return the name of the column of ids, labels, slides, hospitals or splits; None if there is none.
@@ -73,7 +73,7 @@ class PatchTable:
                 raise HistoError(f"{self.name}, line 1: there is no column {given!r}", f"it has {self._column_list}")
             return found
         by_name = {_normalise(name): name for name in reversed(self.columns)}
-        return next((by_name[name] for name in _KNOWN[role] if name in by_name), None)
+        return next((by_name[name] for name in _NAMES_OF_ROLE[role] if name in by_name), None)
 
     def require(self, role: str, given: str | None = None) -> str:
         """Return the name of a column as `find` does.
@@ -82,7 +82,7 @@ class PatchTable:
             HistoError: there is none; the hint names the option that chooses it.
         """
         if (found := self.find(role, given)) is None:
-            hint = f"name it: --{role}-column NAME; usual names are {', '.join(_KNOWN[role][:3])}"
+            hint = f"name it: --{role}-column NAME; usual names are {', '.join(_NAMES_OF_ROLE[role][:3])}"
             if any(_parse_label(name, {}) is not None and name.isdecimal() for name in self.columns):
                 hint = "the first line must name the columns, for example id,label"
             elif len(self.columns) == 1:
@@ -99,8 +99,8 @@ class PatchTable:
             HistoError: there is no column of ids.
         """
         by_name = {_normalise(name): name for name in self.columns}
-        if given is None and self.find("id") is None and all(name in by_name for name in _WILDS):
-            fields = zip(*(self.columns[by_name[name]] for name in _WILDS), strict=True)
+        if given is None and self.find("id") is None and all(name in by_name for name in _WILDS_COLUMNS):
+            fields = zip(*(self.columns[by_name[name]] for name in _WILDS_COLUMNS), strict=True)
             return [f"patch_patient_{p.zfill(3)}_node_{n}_x_{x}_y_{y}" for p, n, x, y in fields]
         return self.columns[self.require("id", given)]
 
@@ -117,16 +117,18 @@ class PatchTable:
         return labels
 
     def unused_columns(self, given: ColumnNames) -> list[str]:
-        """Return the names of the columns that are no id, label, slide, hospital or split."""
+        """Return the names of the columns that are not id, label, slide, hospital or split."""
         named = {name.lower() for name in given if name}
-        used = {self.find(role) for role in _KNOWN if not getattr(given, role, None)}
-        parts = _WILDS if self.find("id") is None else ()
+        used = {self.find(role) for role in _NAMES_OF_ROLE if not getattr(given, role, None)}
+        parts = _WILDS_COLUMNS if self.find("id") is None else ()
         return [name for name in self.columns if name not in used and name.lower() not in {*named, *parts}]
 
     def roles(self, given: ColumnNames) -> set[str]:
         """Return which of id, label, slide, hospital and split the table has as columns."""
         by_name = {_normalise(name) for name in self.columns}
-        known = {role for role in _KNOWN if self.find(role)} | ({"id"} if by_name >= set(_WILDS) else set())
+        known = {role for role in _NAMES_OF_ROLE if self.find(role)} | (
+            {"id"} if by_name >= set(_WILDS_COLUMNS) else set()
+        )
         lower = {name.lower() for name in self.columns}
         return known | {role for role, name in given._asdict().items() if name and name.lower() in lower}
 
@@ -135,22 +137,22 @@ class PatchTable:
         return ", ".join(name for name in self.columns if name) or "none"
 
     def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int]:
-        """Return a column as labels; raise `HistoError` for a value that is none."""
+        """Return a column as labels; raise `HistoError` for a value that is not a label."""
         texts = self.columns[column]
         known = {text: _parse_label(text, classes) for text in set(texts)}
         for line, text in zip(self.lines, texts, strict=True):
             if known[text] is None:
                 words = sorted(word for word in known if word)
-                hint = f"say which labels are normal and which are tumour: {classes_line(words)}"
-                if text.lower() in _MISSING:
+                hint = f"choose the normal and the tumour labels: {format_classes_option(words)}"
+                if text.lower() in _MISSING_LABELS:
                     hint = "remove the row: an image without a row has no label"
                 raise HistoError(f"{self.name}, line {line}, column {column}: {text!r} is not 0 or 1", hint)
         return [label for text in texts if (label := known[text]) is not None]
 
     def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
-        """Raise `HistoError` if another column that looks like labels has different ones."""
+        """Raise `HistoError` if another column of labels has different labels."""
         by_name = {_normalise(name): name for name in self.columns}
-        for other in (by_name[name] for name in _KNOWN["label"] if by_name.get(name, column) != column):
+        for other in (by_name[name] for name in _NAMES_OF_ROLE["label"] if by_name.get(name, column) != column):
             known = {text: _parse_label(text, {}) for text in set(self.columns[other])}
             values = [known[text] for text in self.columns[other]]
             if None not in values and values != list(labels):
@@ -159,15 +161,15 @@ class PatchTable:
                     f"choose one: --label-column {column} or --label-column {other}",
                 )
         for other in self.columns:
-            if other != column and label_of(other) == 0 and _both_hold(labels, self.columns[other]):
+            if other != column and label_of(other) == 0 and _has_contradiction(labels, self.columns[other]):
                 raise HistoError(
                     f"{self.name}: a row has 1 in the columns {column} and {other}, which contradict each other",
                     f"correct the table, or choose the column: --label-column {column}",
                 )
 
 
-def _both_hold(labels: Sequence[int], texts: Sequence[str]) -> bool:
-    """Return whether a patch is positive in the labels and in a column such as `normal`, which says it is not."""
+def _has_contradiction(labels: Sequence[int], texts: Sequence[str]) -> bool:
+    """Return whether a patch is positive in the labels and also in a column such as `normal`."""
     negative = [_parse_label(text, {}) for text in texts]
     return None not in negative and any(a == b == 1 for a, b in zip(labels, negative, strict=True))
 
@@ -176,7 +178,7 @@ def check_ids(table: PatchTable, ids: Sequence[str], values: Sequence[str], what
     """Check that no id occurs twice; or, with `values`, twice with different values.
 
     Raises:
-        HistoError: an id does; the message names file, line and column.
+        HistoError: there is such an id; the message names file, line and column.
     """
     first: dict[str, int] = {}
     for row, key in enumerate(ids):
@@ -189,7 +191,7 @@ def check_ids(table: PatchTable, ids: Sequence[str], values: Sequence[str], what
 
 def is_rounded(key: str) -> bool:
     """Return whether an id is a number that a spreadsheet has rounded, such as 1.23E+10."""
-    return _ROUNDED.fullmatch(key) is not None
+    return _ROUNDED_NUMBER.fullmatch(key) is not None
 
 
 def _normalise(name: str) -> str:
@@ -197,7 +199,7 @@ def _normalise(name: str) -> str:
 
 
 def _parse_label(text: str, classes: Mapping[str, int]) -> int | None:
-    """Return the label that a text means; None if it is none."""
+    """Return the label that a text means; None if it is not understood."""
     if classes and text.lower() in classes:
         return classes[text.lower()]
     if text in ("0", "1", "0.0", "1.0"):

@@ -10,7 +10,7 @@ from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.enums import Track
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import TORCH
-from histocli.inference.score_table import clusters_of
+from histocli.inference.score_table import find_clusters
 from histocli.metrics import estimate_uncertainty, evaluate
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import load_checkpoint
@@ -121,7 +121,7 @@ def evaluate_best(folder: Path) -> EvaluationReport:
         scores="none",
         measured=measured,
         uncertainty=estimate_uncertainty(
-            labels, probs, measured.metrics, best.threshold, clusters_of(rows), threads=thread_count()
+            labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=thread_count()
         ),
     )
 

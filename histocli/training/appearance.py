@@ -22,7 +22,7 @@ class TrainingAppearance:
     def start(self, patches: PatchLoader, seed: int) -> None:
         """Start to measure a random sample of the patches on a thread."""
         store, rows = patches.store, patches.rows
-        self._job = ThreadPoolExecutor(1).submit(lambda: Reference.of(store, rows, seed))
+        self._job = ThreadPoolExecutor(1).submit(lambda: Reference.measure(store, rows, seed))
 
     def wait(self) -> None:
         """Wait for the measurement, if one was started, and store its result in `values`."""

@@ -26,7 +26,7 @@ def draw_shots(train: Subset, shots: int, seed: int) -> tuple[Subset, Shots]:
                 f"give --shots {len(rows)} or fewer" if len(rows) else "histo balance selects patches of both classes",
             )
         mask[np.random.default_rng([seed, label]).permutation(rows)[:shots]] = True
-    drawn = train.where(mask)
+    drawn = train.select(mask)
     slides = drawn.frame["slide"]
     known = None if (slides == "").any() else int(slides.nunique())
     return drawn, Shots(shots, tuple(drawn.frame["id"].astype(str)), known, len(train.labels))

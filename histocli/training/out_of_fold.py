@@ -8,8 +8,8 @@ import numpy as np
 
 from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
 from histocli.inference.checkpoints import TORCH, Member
-from histocli.inference.leakage import ManifestCache, pixel_digests
-from histocli.inference.score_table import PATCH_COLUMNS, measure_scores, metrics_by, write_scores
+from histocli.inference.leakage import ManifestCache, read_pixel_digests
+from histocli.inference.score_table import PATCH_COLUMNS, measure_groups, measure_scores, write_scores
 from histocli.metrics.calibration import probability
 from histocli.models.checkpoint import Checkpoint
 from histocli.reports.evaluation import OUT_OF_FOLD, EvaluatedCheckpoint, EvaluationReport, write_evaluation
@@ -57,8 +57,8 @@ def write_out_of_fold(
         measured=measured,
         before_calibration=before,
         uncertainty=uncertainty,
-        slides=metrics_by("slide", table, threshold),
-        hospitals=metrics_by("hospital", table, threshold),
+        slides=measure_groups("slide", table, threshold),
+        hospitals=measure_groups("hospital", table, threshold),
     )
     write_scores(path.with_suffix(".csv"), table.drop(columns="raw"))
     write_evaluation(path, report)
@@ -73,7 +73,7 @@ def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float
     table = rows[[name for name in PATCH_COLUMNS if name in rows.columns]].copy()
     table.insert(2, "prob", probability(odds, temperature))
     table.insert(3, "raw", probability(odds))
-    digests = pixel_digests(workspace, str(rows["data"].iloc[0]), rows, ManifestCache())
+    digests = read_pixel_digests(workspace, str(rows["data"].iloc[0]), rows, ManifestCache())
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     table["fold"] = best.run
     return table

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histocli.inference.score_table import read_scores
-from histocli.slides.patch_maps import draw_cells, place_evaluation, place_predictions
+from histocli.slides.patch_maps import make_patch_maps, place_evaluation, place_predictions
 from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace
 from tests.cli import Histo, template
@@ -71,7 +71,7 @@ def test_the_cells_of_an_evaluation_have_the_scores_and_labels_of_its_patches(sc
     probs = {row["id"]: row["prob"] for row in read_rows(evaluation(histo))}
     placed = place_evaluation(Workspace(histo.root), read_scores(evaluation(histo)))
     assert placed.without == 0
-    check_cells(draw_cells(placed, GivenResolutions()), [row | {"prob": probs[row["id"]]} for row in manifest])
+    check_cells(make_patch_maps(placed, GivenResolutions()), [row | {"prob": probs[row["id"]]} for row in manifest])
 
 
 def test_the_ids_of_a_prediction_are_found_in_the_workspace(scored):
@@ -79,7 +79,7 @@ def test_the_ids_of_a_prediction_are_found_in_the_workspace(scored):
     manifest = read_rows(histo.root / "manifests" / "synthetic.csv")
     probs = {row["id"]: row["probability"] for row in read_rows(table)}
     placed = place_predictions(Workspace(histo.root), table, ())
-    check_cells(draw_cells(placed, GivenResolutions()), [row | {"prob": probs[row["id"]]} for row in manifest])
+    check_cells(make_patch_maps(placed, GivenResolutions()), [row | {"prob": probs[row["id"]]} for row in manifest])
 
 
 def test_there_is_a_picture_for_each_slide_with_colours_of_scores(scored):
@@ -105,8 +105,10 @@ def test_without_the_data_set_ids_tell_the_position_and_mpp_the_scale(scored, tm
     empty("plot", "--kind", "map", moved, "--mpp", MPP, "--format", "svg")
     assert (empty.root / "plots" / "moved-map-slide_1.svg").is_file()
     workspace = Workspace(histo.root)
-    by_id = draw_cells(place_predictions(Workspace(empty.root), moved, ()), GivenResolutions(MPP))
-    for one, other in zip(by_id, draw_cells(place_predictions(workspace, table, ()), GivenResolutions()), strict=True):
+    by_id = make_patch_maps(place_predictions(Workspace(empty.root), moved, ()), GivenResolutions(MPP))
+    for one, other in zip(
+        by_id, make_patch_maps(place_predictions(workspace, table, ()), GivenResolutions()), strict=True
+    ):
         np.testing.assert_array_equal(one.probs, other.probs)
         assert not np.isfinite(one.labels).any()
 
@@ -115,7 +117,7 @@ def test_far_patches_share_cells_that_show_their_mean(tmp_path):
     """A slide of 60 mm has cells of several squares, so that they can be seen."""
     (tmp_path / "scores.csv").write_text("id,label\nbig_x0_y0,0.2\nbig_x32_y0,0.4\nbig_x61696_y32,0.9\n")
     placed = place_predictions(Workspace(tmp_path), tmp_path / "scores.csv", ())
-    [shown] = draw_cells(placed, GivenResolutions(0.972))
+    [shown] = make_patch_maps(placed, GivenResolutions(0.972))
     assert shown.side == pytest.approx(7 * CELL)
     assert shown.probs[0, 0] == pytest.approx(0.3)
     assert np.isfinite(shown.probs).sum() == 2

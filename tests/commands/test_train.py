@@ -320,4 +320,4 @@ def test_without_a_finished_run_the_error_names_a_checkpoint_to_use(histo):
     shutil.rmtree(histo.root / "checkpoints")
     error, hint = histo.fails("eval")
     assert error.startswith("there is no checkpoint 'best.pt'")
-    assert hint == "--ckpt first uses the best epoch of that run so far (runs: first)"
+    assert hint == "--ckpt first uses the best epoch of the run first (runs: first)"

@@ -10,7 +10,7 @@ from histocli.compute.device import Compute, choose_compute, deterministic
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment, random_affine
 from histocli.enums import Augment, Device, Precision, Rotate
-from histocli.inference.forward import batch_log_odds
+from histocli.inference.forward import compute_log_odds
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -23,11 +23,11 @@ def gpu(precision=Precision.FP32):
     return choose_compute(Device.CUDA, precision)
 
 
-def batches(device, n=256, size=32, resident=None):
+def batches(device, n=256, size=32, is_resident=None):
     rng = np.random.default_rng(1)
     labels = np.arange(n) % 2
     pixels = rng.integers(0, 128, (n, 96, 96, 3), np.uint8) + 100 * labels[:, None, None, None].astype(np.uint8)
-    return PatchLoader(pixels, np.arange(n), labels, size, torch.device(device), resident=resident)
+    return PatchLoader(pixels, np.arange(n), labels, size, torch.device(device), is_resident=is_resident)
 
 
 def trainer(compute, total_steps=200, arch="histonet", **changes):
@@ -98,8 +98,8 @@ def test_half_precision_gives_nearly_the_same_log_odds(precision):
     torch.manual_seed(0)
     model = create_model("histonet").cuda().eval()
     images = next(batches("cuda").eval_batches()).images
-    exact = batch_log_odds(model, images, gpu(), tta=True)
-    rounded = batch_log_odds(model, images, gpu(precision), tta=True)
+    exact = compute_log_odds(model, images, gpu(), tta=True)
+    rounded = compute_log_odds(model, images, gpu(precision), tta=True)
     assert (exact - rounded).abs().max() < 0.05
 
 
@@ -120,7 +120,7 @@ def test_a_step_never_waits_for_the_gpu():
 
 
 def test_patches_that_are_not_kept_on_the_gpu_give_the_same_batches():
-    kept, loaded = batches("cuda", resident=True), batches("cuda", resident=False)
+    kept, loaded = batches("cuda", is_resident=True), batches("cuda", is_resident=False)
     for one, other in zip(kept.train_batches(5), loaded.train_batches(5), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histocli.data.appearance import appearance_groups
+from histocli.data.appearance import find_appearance_groups
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def two_scanners():
 
 def test_the_groups_are_the_scanners(two_scanners):
     pixels, is_other, labels = two_scanners
-    groups = appearance_groups(pixels, np.arange(60), labels)
+    groups = find_appearance_groups(pixels, np.arange(60), labels)
     assert groups.tolist() == is_other.astype(int).tolist()
 
 
@@ -34,7 +34,7 @@ def test_the_groups_are_not_the_classes():
     pixels = rng.integers(80, 160, (80, 96, 96, 3)).astype(np.uint8) + (40 * labels)[:, None, None, None].astype(
         np.uint8
     )
-    groups = appearance_groups(pixels, np.arange(80), labels)
+    groups = find_appearance_groups(pixels, np.arange(80), labels)
     assert 0 < labels[groups == 0].mean() < 1
 
 

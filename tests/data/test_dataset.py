@@ -48,7 +48,7 @@ def test_a_subset_names_rows_of_the_array(workspace):
     assert (subset.data, subset.rows.tolist()) == ("mine", rows)
     assert subset.select_split("val").rows.tolist() == [1, 20]
     mask = np.array([True, False, False, True])
-    assert subset.where(mask).frame["id"].tolist() == ["p70", "p20"]
+    assert subset.select(mask).frame["id"].tolist() == ["p70", "p20"]
 
 
 def test_select_labelled_returns_the_labelled_patches_of_a_split(workspace):

@@ -103,7 +103,7 @@ def test_a_bug_in_another_process_is_raised(folder, pool):
 
 @pytest.mark.parametrize("few", [0, 8, 4096])
 def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
-    monkeypatch.setattr(stream, "_FEW", few)
+    monkeypatch.setattr(stream, "_THREADED_PATCHES", few)
     expected = list(stream.load_chunks(patches(folder), 3, 2))
     chunks = list(stream.load_chunks(patches(folder), 3, 2, DecodingProcesses(3)))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [
@@ -116,7 +116,7 @@ def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
 
 
 def test_processes_end_when_the_caller_stops_early(folder, monkeypatch):
-    monkeypatch.setattr(stream, "_FEW", 0)
+    monkeypatch.setattr(stream, "_THREADED_PATCHES", 0)
     started = []
     start = DecodingProcesses._start
 

@@ -3,7 +3,7 @@
 import pytest
 
 from histocli.data import early
-from histocli.data.early import early_processes
+from histocli.data.early import start_processes_early
 from histocli.enums import Device
 from tests.data.test_decoding import is_alive
 
@@ -12,7 +12,7 @@ from tests.data.test_decoding import is_alive
 def folder(tmp_path, monkeypatch):
     """Return a folder with twelve files in two subfolders; pretend four cores, a GPU, and that ten files are many."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(early, "FEW_FILES", 10)
+    monkeypatch.setattr(early, "MIN_FILES_FOR_PROCESSES", 10)
     monkeypatch.setattr(early, "thread_count", lambda: 4)
     monkeypatch.setattr(early, "_GPU_DRIVERS", ("none", "null"))
     for i in range(12):
@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_processes_start_at_once_and_end_with_the_block(folder):
-    with early_processes([str(folder)], Device.AUTO) as pool:
+    with start_processes_early([str(folder)], Device.AUTO) as pool:
         pids = [worker.process.pid for worker in pool._started]
         assert len(pids) == 2
         assert all(map(is_alive, pids))
@@ -34,7 +34,7 @@ def test_processes_end_when_the_command_fails(folder):
     pids = []
 
     def fail():
-        with early_processes([str(folder)], Device.AUTO) as pool:
+        with start_processes_early([str(folder)], Device.AUTO) as pool:
             pids.extend(worker.process.pid for worker in pool._started)
             raise KeyboardInterrupt
 
@@ -45,13 +45,13 @@ def test_processes_end_when_the_command_fails(folder):
 
 
 def test_several_folders_are_counted_together(folder):
-    with early_processes([str(folder / "0"), str(folder / "1")], Device.CUDA) as pool:
+    with start_processes_early([str(folder / "0"), str(folder / "1")], Device.CUDA) as pool:
         assert pool.has_started
 
 
 @pytest.mark.parametrize("names", [["0"], ["0/0.png"], ["missing"], []])
 def test_few_files_start_no_processes(folder, names):
-    with early_processes([str(folder / name) for name in names], Device.AUTO) as pool:
+    with start_processes_early([str(folder / name) for name in names], Device.AUTO) as pool:
         assert pool is None
 
 
@@ -65,10 +65,10 @@ def test_few_files_start_no_processes(folder, names):
 )
 def test_no_processes_start_without_a_gpu_or_with_few_cores(folder, monkeypatch, change):
     change(monkeypatch)
-    with early_processes([str(folder)], Device.AUTO) as pool:
+    with start_processes_early([str(folder)], Device.AUTO) as pool:
         assert pool is None
 
 
 def test_no_processes_start_for_the_cpu(folder):
-    with early_processes([str(folder)], Device.CPU) as pool:
+    with start_processes_early([str(folder)], Device.CPU) as pool:
         assert pool is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from histocli.data.feature_cache import FeatureCache, FeatureSource, pixel_sha1s
+from histocli.data.feature_cache import FeatureCache, FeatureSource, hash_patches
 from histocli.data.features import compute_features
 from histocli.data.loaders import PatchLoader
 from histocli.errors import HistoError
@@ -133,7 +133,7 @@ def test_two_jobs_share_the_work(tmp_path, monkeypatch):
     assert torch.allclose(computed.loader.features, expected(patches))
     cache = FeatureCache(workspace, SOURCE)
     assert (cache.folder / "keys.bin").stat().st_size == 80 * 24  # no patch twice
-    assert all(digest in cache for digest in pixel_sha1s(patches, np.arange(80)))
+    assert all(digest in cache for digest in hash_patches(patches, np.arange(80)))
 
 
 def test_a_changed_description_is_refused(tmp_path):

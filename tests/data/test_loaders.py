@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.data.loaders import AHEAD, PatchLoader, prefetch
+from histocli.data.loaders import BATCHES_AHEAD, PatchLoader, prefetch
 
 CPU = torch.device("cpu")
 STORE = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
@@ -45,8 +45,8 @@ ROWS = st.lists(st.integers(0, 63), min_size=1, max_size=64, unique=True)
 
 @given(ROWS, st.integers(1, 70), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_eval_batches_give_every_row_once(rows, size, resident):
-    parts = [rows_of(batch) for batch in batches(rows, size, resident=resident).eval_batches()]
+def test_eval_batches_give_every_row_once(rows, size, is_resident):
+    parts = [rows_of(batch) for batch in batches(rows, size, is_resident=is_resident).eval_batches()]
     assert flat(parts) == rows
     assert all(len(part) == size for part in parts[:-1])
     assert 1 <= len(parts[-1]) <= size
@@ -54,8 +54,8 @@ def test_eval_batches_give_every_row_once(rows, size, resident):
 
 @given(ROWS, st.integers(1, 70), st.integers(0, 2**63 - 1), st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_train_batches_are_full_and_have_no_row_twice(rows, size, seed, resident):
-    data = batches(rows, size, resident=resident)
+def test_train_batches_are_full_and_have_no_row_twice(rows, size, seed, is_resident):
+    data = batches(rows, size, is_resident=is_resident)
     parts = [rows_of(batch) for batch in data.train_batches(seed)]
     drawn = flat(parts)
     assert len(parts) == data.steps == max(1, len(rows) // size)
@@ -64,9 +64,9 @@ def test_train_batches_are_full_and_have_no_row_twice(rows, size, seed, resident
     assert set(drawn) <= set(rows)
 
 
-@pytest.mark.parametrize("resident", [False, True])
-def test_the_order_follows_from_the_seed(resident):
-    data = batches(range(64), 8, resident=resident)
+@pytest.mark.parametrize("is_resident", [False, True])
+def test_the_order_follows_from_the_seed(is_resident):
+    data = batches(range(64), 8, is_resident=is_resident)
     epochs = [[rows_of(batch) for batch in data.train_batches(seed)] for seed in (1, 1, 2)]
     assert epochs[0] == epochs[1] != epochs[2]
     assert flat(epochs[0]) != list(range(64))
@@ -92,8 +92,8 @@ def test_over_many_epochs_every_row_is_left_out_equally_often():
 
 def test_resident_and_streamed_batches_are_the_same():
     rows = np.random.default_rng(1).permutation(64)[:50]
-    streamed, resident = batches(rows, 16, resident=False), batches(rows, 16, resident=True)
-    assert batches(rows, 16).resident is None  # on a CPU the page cache holds the map
+    streamed, resident = batches(rows, 16, is_resident=False), batches(rows, 16, is_resident=True)
+    assert batches(rows, 16).resident_images is None  # on a CPU the page cache holds the map
     for way in (PatchLoader.eval_batches, lambda data: data.train_batches(3)):
         for a, b in zip(way(streamed), way(resident), strict=True):
             assert torch.equal(a.images, b.images)
@@ -124,7 +124,7 @@ def test_prefetch_keeps_the_order_on_another_thread():
             names.add(threading.current_thread().name)
             yield i
 
-    assert list(prefetch(items(), AHEAD)) == list(range(50))
+    assert list(prefetch(items(), BATCHES_AHEAD)) == list(range(50))
     assert names == {"histo-prefetch"}
     assert prefetchers() == []
 

@@ -15,8 +15,8 @@ from histocli.data.manifest import (
     UNLABELLED,
     Row,
     file_sha256,
+    open_row_writer,
     read_manifest,
-    row_writer,
     write_manifest,
 )
 from histocli.data.tables import read_columns, read_table
@@ -67,7 +67,7 @@ def rows_of(frame):
 @settings(max_examples=100, deadline=None)
 def test_rows_are_read_back_as_they_were_written(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "rows.csv"
-    with row_writer(path) as writer:
+    with open_row_writer(path) as writer:
         writer.writerows(rows)
     frame = read_manifest(path, COLUMNS)
     assert rows_of(frame) == [row._replace(label=UNLABELLED if row.label is None else row.label) for row in rows]
@@ -91,7 +91,7 @@ def test_a_frame_survives_the_round_trip(tmp_path_factory, rows):
 
 def test_the_file_is_plain_csv(tmp_path):
     path = tmp_path / "m.csv"
-    with row_writer(path) as writer:
+    with open_row_writer(path) as writer:
         writer.writerow(Row("a,b", None, "s", "", "train", "f" * 40, 3, 250))
     header = b"id,label,slide,hospital,split,sha1,min,max\n"
     assert path.read_bytes() == header + b'"a,b",,s,,train,' + b"f" * 40 + b",3,250\n"
@@ -200,7 +200,7 @@ def test_a_failure_while_writing_leaves_the_old_table(tmp_path):
     path = written(tmp_path, "id,label\na,1\n")
 
     def write():
-        with row_writer(path) as writer:
+        with open_row_writer(path) as writer:
             writer.writerow(["half"])
             raise KeyboardInterrupt
 

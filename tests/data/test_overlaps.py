@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histocli.data.overlaps import MIN_OVERLAP, PAIR, find_overlaps, overlap_groups
+from histocli.data.overlaps import MIN_OVERLAP, PAIR, find_overlaps, group_overlaps
 from histocli.sources.kaggle import KaggleSource
 from tests.data.tissue import crop, texture, tissue
 
@@ -127,16 +127,16 @@ def test_hundreds_of_copies_form_one_group():
     copy = np.full((96, 96, 3), 243, np.uint8)
     copy[40:60, 40:60] = texture(3)[:20, :20]
     pairs = find_overlaps([np.stack([copy] * 300 + [crop(texture(4), 0, 0)])])
-    groups = overlap_groups(pairs, 301)
+    groups = group_overlaps(pairs, 301)
     assert len(set(groups[:300])) == 1
     assert groups[300] != groups[0]
 
 
 def test_groups_are_joined_through_any_number_of_pairs():
     pairs = np.array([(0, 4, 1, 1), (2, 4, 0, 0), (1, 5, 3, 3)], PAIR)
-    groups = overlap_groups(pairs, 6)
+    groups = group_overlaps(pairs, 6)
     assert [groups.tolist().index(group) for group in groups] == [0, 1, 0, 3, 0, 1]
-    assert len(set(overlap_groups(pairs[:0], 3))) == 3
+    assert len(set(group_overlaps(pairs[:0], 3))) == 3
 
 
 def test_no_patches_have_no_pairs():
@@ -159,7 +159,7 @@ def test_all_known_overlaps_of_real_patches_are_found_without_false_ones(shared_
     loaded = [(patch.id, patch.load()) for patch in source.patches() if patch.split == "train"]
     ids, patches = [key for key, _ in loaded], np.stack([pixels for _, pixels in loaded])
     pairs = find_overlaps([patches])
-    groups = dict(zip(ids, overlap_groups(pairs, len(ids)).tolist(), strict=True))
+    groups = dict(zip(ids, group_overlaps(pairs, len(ids)).tolist(), strict=True))
     with (shared_data / "kaggle_layout_overlaps.csv").open(newline="") as file:
         known = {}
         for row in csv.DictReader(file):

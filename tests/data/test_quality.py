@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from histocli.data.quality import SAMPLE, Reference, appearance
+from histocli.data.quality import SAMPLE_SIZE, Reference, measure_appearance
 
 
 @pytest.fixture(scope="module")
@@ -22,44 +22,48 @@ def patches():
 
 
 def test_blur_changes_focus_and_contrast_does_not(patches):
-    sharp = appearance(patches[:20]).focus
+    sharp = measure_appearance(patches[:20]).focus
     blurred = np.stack([cv2.GaussianBlur(patch, (0, 0), 2) for patch in patches[:20]])
-    assert (appearance(blurred).focus < sharp - 0.5).all()
+    assert (measure_appearance(blurred).focus < sharp - 0.5).all()
     halved = (127 + (patches[:20].astype(float) - 127) / 2).astype(np.uint8)
-    assert appearance(halved).focus == pytest.approx(sharp, abs=0.15)
-    assert appearance(halved).contrast == pytest.approx(appearance(patches[:20]).contrast / 2, rel=0.05)
+    assert measure_appearance(halved).focus == pytest.approx(sharp, abs=0.15)
+    assert measure_appearance(halved).contrast == pytest.approx(measure_appearance(patches[:20]).contrast / 2, rel=0.05)
 
 
 def test_rotating_a_patch_does_not_change_its_appearance(patches):
-    for one, other in zip(appearance(patches[:5]), appearance(np.rot90(patches[:5], axes=(1, 2))), strict=True):
+    for one, other in zip(
+        measure_appearance(patches[:5]), measure_appearance(np.rot90(patches[:5], axes=(1, 2))), strict=True
+    ):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
 
 
 def test_few_training_patches_and_all_unusual_ones_are_outside_the_limits(patches):
-    reference = Reference.of(patches, np.arange(200))
-    own = reference.distance(appearance(patches))
-    for marked in (own.blank, own.unfocused, own.unusual_stain):
+    reference = Reference.measure(patches, np.arange(200))
+    own = reference.measure_distance(measure_appearance(patches))
+    for marked in (own.is_blank, own.is_unfocused, own.has_unusual_stain):
         assert marked.sum() <= 1
     assert own.focus.mean() == pytest.approx(0, abs=1e-6)
     strangers = np.stack(
         [np.full_like(patches[0], 240), patches[0][..., [1, 2, 0]], cv2.GaussianBlur(patches[0], (0, 0), 3)]
     )
-    seen = reference.distance(appearance(strangers))
-    assert seen.blank[:2].tolist() == [True, False]
-    assert seen.unusual_stain[1]
-    assert seen.unfocused[2]
+    seen = reference.measure_distance(measure_appearance(strangers))
+    assert seen.is_blank[:2].tolist() == [True, False]
+    assert seen.has_unusual_stain[1]
+    assert seen.is_unfocused[2]
 
 
 def test_the_reference_has_plain_values_and_depends_only_on_the_seed(patches):
-    reference = Reference.of(patches, np.arange(50, 150), seed=3)
+    reference = Reference.measure(patches, np.arange(50, 150), seed=3)
     assert Reference(**json.loads(json.dumps(asdict(reference)))) == reference
-    assert Reference.of(patches, np.arange(149, 49, -1), seed=3).colour_mean == pytest.approx(reference.colour_mean)
-    assert reference.patches == 100 < SAMPLE
+    assert Reference.measure(patches, np.arange(149, 49, -1), seed=3).colour_mean == pytest.approx(
+        reference.colour_mean
+    )
+    assert reference.patches == 100 < SAMPLE_SIZE
 
 
 @pytest.mark.parametrize("few", [2, 3])
 def test_a_reference_can_be_made_from_few_or_grey_patches(patches, few):
     grey = np.repeat(patches[:few, ..., :1], 3, axis=3)
     for some in (patches[:few], grey, np.zeros_like(grey)):
-        seen = Reference.of(some, np.arange(few)).distance(appearance(some))
+        seen = Reference.measure(some, np.arange(few)).measure_distance(measure_appearance(some))
         assert all(np.isfinite(values).all() for values in seen)

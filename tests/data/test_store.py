@@ -27,10 +27,10 @@ class ListSource:
     """Patches from a list; those whose pixels are an exception raise it when they are loaded."""
 
     def __init__(
-        self, pixels, *, ids=None, splits=None, known=True, id_is_sha1=False, drop_duplicates=False, fall=None
+        self, pixels, *, ids=None, splits=None, known=True, has_sha1_ids=False, should_drop_duplicates=False, fall=None
     ):
         self.report = SourceReport(origin="a list")
-        self.id_is_sha1, self.drop_duplicates = id_is_sha1, drop_duplicates
+        self.has_sha1_ids, self.should_drop_duplicates = has_sha1_ids, should_drop_duplicates
         self._pixels, self._fall = list(pixels), fall
         self._ids = ids or [f"p{i}" for i in range(len(self._pixels))]
         self._splits = splits or [""] * len(self._pixels)
@@ -101,7 +101,7 @@ def test_the_file_is_a_plain_npy_of_any_length(workspace, count):
 def test_duplicates_are_dropped_within_a_split_if_the_source_wants_it(workspace):
     pixels = [*PIXELS[:70], PIXELS[3], PIXELS[69], PIXELS[3], PIXELS[70]]
     splits = ["train"] * 72 + ["valid"] * 2
-    packed = pack(ListSource(pixels, splits=splits, drop_duplicates=True), workspace, "data")
+    packed = pack(ListSource(pixels, splits=splits, should_drop_duplicates=True), workspace, "data")
     assert (packed.patches, packed.duplicates_dropped) == (72, 2)
     assert np.array_equal(open_store(workspace.patches_path("data")), [*PIXELS[:70], PIXELS[3], PIXELS[70]])
     assert [row["id"] for row in rows_of(workspace)] == [f"p{i}" for i in (*range(70), 72, 73)]
@@ -112,7 +112,7 @@ def test_duplicates_are_dropped_within_a_split_if_the_source_wants_it(workspace)
 def test_ids_that_are_not_the_pixels_sha1_are_counted(workspace):
     ids = [hashlib.sha1(pixels.tobytes()).hexdigest() for pixels in PIXELS[:10]]
     ids[4], ids[7] = "0" * 40, ids[7].upper()
-    assert pack(ListSource(PIXELS[:10], ids=ids, id_is_sha1=True), workspace, "data").sha1_mismatches == 2
+    assert pack(ListSource(PIXELS[:10], ids=ids, has_sha1_ids=True), workspace, "data").sha1_mismatches == 2
     assert pack(ListSource(PIXELS[:10], ids=ids), workspace, "other").sha1_mismatches == 0
 
 
@@ -222,7 +222,7 @@ from histocli.data.store import pack
 from histocli.workspace import Workspace
 
 class Numbers:
-    report, id_is_sha1, drop_duplicates, total = SourceReport("numbers"), False, True, None
+    report, has_sha1_ids, should_drop_duplicates, total = SourceReport("numbers"), False, True, None
     def patches(self):
         for i in range(int(sys.argv[2])):
             yield Patch(str(i), lambda i=i: np.full((96, 96, 3), (i % 256, i // 256, 0), np.uint8))

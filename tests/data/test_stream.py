@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histocli import threads
-from histocli.data.stream import chunked, load_chunks, map_ordered, worker_count
+from histocli.data.stream import iterate_chunks, load_chunks, map_ordered, worker_count
 from histocli.errors import HistoError
 from histocli.sources import Patch
 
@@ -21,7 +21,7 @@ def decoders():
 @given(st.lists(st.integers(), max_size=50), st.integers(1, 9))
 @settings(max_examples=50, deadline=None)
 def test_chunks_contain_all_items_in_order(items, size):
-    chunks = list(chunked(items, size))
+    chunks = list(iterate_chunks(items, size))
     assert [item for chunk in chunks for item in chunk] == items
     assert all(len(chunk) == size for chunk in chunks[:-1])
     assert all(1 <= len(chunk) <= size for chunk in chunks)

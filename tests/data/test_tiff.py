@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from histocli.data.image_files import ranges_of
+from histocli.data.image_files import infer_file_ranges
 from histocli.data.images import Preparation, decode, decode_patch
 from histocli.data.remarks import Remarks
 from histocli.enums import Resize
@@ -177,7 +177,7 @@ def test_the_range_is_that_of_the_whole_set(tmp_path):
     values = {"bright": bright, "dim": bright >> 1, "black": bright * 0}
     for name, image in values.items():
         (tmp_path / f"{name}.tif").write_bytes(tiff(image))
-    how = Preparation(Resize.CROP, ranges=ranges_of(list_images(tmp_path)))
+    how = Preparation(Resize.CROP, ranges=infer_file_ranges(list_images(tmp_path)))
     for image in values.values():
         assert np.array_equal(decode_patch(tiff(image), "x", how), image >> 4)
     with pytest.raises(HistoError, match=r"values up to .*, but the other images hold 12-bit integers"):

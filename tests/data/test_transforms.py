@@ -215,16 +215,16 @@ def test_a_fine_pattern_becomes_grey_without_aliasing_when_made_smaller():
         assert torch.equal(same, stripes)
 
 
-@pytest.mark.parametrize("sharp", [False, True])
+@pytest.mark.parametrize("is_sharp", [False, True])
 @pytest.mark.parametrize(("count", "side"), [(1, 96), (3, 48), (700, 96)])
-def test_the_cpu_warps_patches_like_a_gpu(monkeypatch, count, side, sharp):
+def test_the_cpu_warps_patches_like_a_gpu(monkeypatch, count, side, is_sharp):
     images = patches(count, side)
     torch.manual_seed(0)
-    placed = random_affine(images, sharp=sharp)
+    placed = random_affine(images, is_sharp=is_sharp)
     assert placed.dtype == torch.uint8
     monkeypatch.setattr(module, "_warp_with_opencv", module._warp_with_grid_sample)
     torch.manual_seed(0)
-    as_a_gpu_does = random_affine(images, sharp=sharp)
+    as_a_gpu_does = random_affine(images, is_sharp=is_sharp)
     assert 0 <= as_a_gpu_does.min() <= as_a_gpu_does.max() <= 255
     assert (placed - as_a_gpu_does).abs().mean() < 2  # of white noise, which a 1/32 of a pixel changes most
     smooth = resize_images(as_a_gpu_does, side // 4) - resize_images(placed.float(), side // 4)
@@ -237,7 +237,9 @@ def test_fine_patterns_are_kept_if_patches_are_not_made_smaller(in_place, period
     wave = 128 + 100 * torch.cos(torch.arange(96) * 2 * torch.pi / period)
     images = wave.round().to(torch.uint8).view(1, 1, 1, 96).expand(64, 3, 96, 96)
     inside = slice(24, 72)
-    blurred, sharp = (random_affine(images, sharp=sharp)[:, :, inside, inside].float().var() for sharp in (False, True))
+    blurred, sharp = (
+        random_affine(images, is_sharp=is_sharp)[:, :, inside, inside].float().var() for is_sharp in (False, True)
+    )
     torch.manual_seed(0)
     assert sharp / images.float().var() > blurred / images.float().var() + 0.15
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ from histocli.enums import Device, Engine, Precision, Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import load_predictor
-from histocli.inference.forward import _join_views, batch_log_odds
+from histocli.inference.forward import _join_views, compute_log_odds
 from histocli.inference.predictor import CalibratedNetwork, Predictor, _mean_log_odds
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
@@ -67,7 +67,7 @@ def test_log_odds_are_divided_by_the_temperature(predictor, images):
     scores = predictor("one").predict_batch(images)
     assert scores.raw == pytest.approx(expected, abs=1e-5)
     assert scores.probs == pytest.approx(expit(logit(expected) / 2), abs=1e-5)
-    assert predictor("one", raw=True).predict_batch(images).probs == pytest.approx(expected, abs=1e-5)
+    assert predictor("one", uncalibrated=True).predict_batch(images).probs == pytest.approx(expected, abs=1e-5)
     assert (scores.spread == 0).all()
 
 
@@ -82,7 +82,7 @@ def test_views_are_averaged_before_the_temperature_is_applied(predictor, images)
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
     assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)
     assert scores.spread == pytest.approx(np.ptp(expit(logit(views) / 0.5), 0), abs=1e-4)
-    plain = predictor("other", spread=True).predict_batch(images)
+    plain = predictor("other", has_spread=True).predict_batch(images)
     assert plain.spread == pytest.approx(scores.spread, abs=1e-6)
     assert plain.raw == pytest.approx(views[0], abs=1e-5)
 
@@ -150,9 +150,9 @@ def test_thresholds_by_number_as_stored_and_by_rule(predictor):
     assert predictor("one").threshold("0.7") == 0.7
     assert predictor("one").threshold() == 0.3
     assert predictor("one", "other").threshold("stored") == pytest.approx(0.45)
-    assert predictor("one", raw=True).threshold() == pytest.approx(expit(2 * logit(0.3)))
+    assert predictor("one", uncalibrated=True).threshold() == pytest.approx(expit(2 * logit(0.3)))
     by_rule = predictor("one").threshold("sensitivity=0.9")
-    assert predictor("one", raw=True).threshold("sensitivity=0.9") == pytest.approx(expit(2 * logit(by_rule)))
+    assert predictor("one", uncalibrated=True).threshold("sensitivity=0.9") == pytest.approx(expit(2 * logit(by_rule)))
     with pytest.raises(UsageError, match="is not a threshold"):
         predictor("one").threshold("highest")
 
@@ -228,7 +228,7 @@ def as_on_a_gpu(monkeypatch):
     """Run the code for GPUs on this CPU: four cores that decode in processes, and scores that are used later."""
     monkeypatch.setattr(Predictor, "has_gpu", True)
     monkeypatch.setattr("histocli.data.early.thread_count", lambda: 4)
-    monkeypatch.setattr("histocli.data.stream._FEW", 0)
+    monkeypatch.setattr("histocli.data.stream._THREADED_PATCHES", 0)
 
 
 def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, tmp_path, as_on_a_gpu):
@@ -273,9 +273,9 @@ def test_views_are_joined_into_one_batch_on_a_gpu_only():
 def test_joined_views_give_the_same_log_odds(network, images, monkeypatch, views):
     compute = Compute(torch.device("cpu"), Precision.FP32, "")
     network.eval()
-    expected = batch_log_odds(network, images, compute, tta=views == 8)
+    expected = compute_log_odds(network, images, compute, tta=views == 8)
     monkeypatch.setattr("histocli.inference.forward._join_views", lambda views: [torch.cat(views)])
-    joined = batch_log_odds(network, images, compute, tta=views == 8)
+    joined = compute_log_odds(network, images, compute, tta=views == 8)
     assert joined.shape == (views, 6)
     assert torch.allclose(joined, expected, atol=1e-5)
 
@@ -300,7 +300,7 @@ def test_the_head_computes_in_fp32_under_autocast(arch, number):
 def test_scores_in_bf16_are_not_quantised(network):
     images = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (64, 3, 96, 96), np.uint8))
     compute = Compute(torch.device("cpu"), Precision.BF16, "")
-    odds = batch_log_odds(network.eval(), images, compute)[0]
+    odds = compute_log_odds(network.eval(), images, compute)[0]
     assert len(odds.unique()) >= 60
 
 

@@ -23,7 +23,7 @@ from histocli.models import ARCHITECTURES, Classifier, create_model, rebuild_mod
 from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.histonet import BlurredMaxPool
-from histocli.models.torchvision_models import torchvision_names
+from histocli.models.torchvision_models import list_torchvision_names
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
 from histocli.training.probe import join_state, select_head_state
@@ -134,7 +134,7 @@ def test_every_family_maps_patches_to_two_logits(arch):
 
 
 def test_the_families_cover_all_torchvision_classifiers():
-    stems = {re.match(r"[a-z]+", name)[0] for name in torchvision_names()}
+    stems = {re.match(r"[a-z]+", name)[0] for name in list_torchvision_names()}
     assert stems == {re.match(r"[a-z]+", name)[0] for name in FAMILIES}
 
 

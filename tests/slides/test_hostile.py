@@ -92,7 +92,7 @@ def test_a_slide_in_one_enormous_part_is_refused(tmp_path):
         file.write(
             iter([bytes(10)]), shape=shape, dtype="uint8", photometric="rgb", compression="zlib", rowsperstrip=shape[0]
         )
-    with pytest.raises(HistoError, match=r"pixels in parts of 1,400,000,000"):
+    with pytest.raises(HistoError, match=r"pixels in tiles or strips of 1,400,000,000"):
         open_slide(path)
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from histocli.slides.annotations import Polygon, TumourAreas
-from histocli.slides.lesions import Detection, SlideHits, find_detections, find_lesions, froc, match, recall_by_size
+from histocli.slides.lesions import (
+    Detection,
+    SlideHits,
+    compute_froc,
+    count_found_lesions,
+    find_detections,
+    find_lesions,
+    match,
+)
 
 MPP = (0.486, 0.486)
 
@@ -19,14 +27,14 @@ def square(x, y, side):
 
 def test_a_curve_by_hand():
     slides = [SlideHits([0.9, math.nan], ["micrometastasis"] * 2, [0.8, 0.2]), SlideHits([], [], [0.95])]
-    curve = froc(slides)
+    curve = compute_froc(slides)
     assert curve.false_positives == [0, 0.5, 0.5, 1.0, 1.5]
     assert curve.sensitivity == [0, 0, 0.5, 0.5, 0.5]
     assert curve.score == pytest.approx((0 + 0.5 * 5) / 6)
 
 
 def test_without_lesions_there_is_no_score():
-    assert froc([SlideHits([], [], [0.5])]).score is None
+    assert compute_froc([SlideHits([], [], [0.5])]).score is None
 
 
 def test_lesions_are_grown_by_37_micrometres_so_near_ones_are_one():
@@ -70,4 +78,4 @@ def test_recall_by_size():
         SlideHits([0.9, 0.3], ["micrometastasis", "macrometastasis"], []),
         SlideHits([math.nan], ["micrometastasis"], []),
     ]
-    assert recall_by_size(slides, 0.5) == {"micrometastasis": (1, 2), "macrometastasis": (0, 1)}
+    assert count_found_lesions(slides, 0.5) == {"micrometastasis": (1, 2), "macrometastasis": (0, 1)}

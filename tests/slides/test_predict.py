@@ -291,7 +291,7 @@ def test_a_missing_package_is_named_once_with_its_remedy(histo, slides, tmp_path
 def test_slides_and_patches_are_not_mixed(histo, slides, tmp_path):
     write_images(histo, tmp_path / "patches")
     error, _ = histo.fails("predict", slides, tmp_path / "patches", "--out", tmp_path / "out", code=2)
-    assert "is no slide and holds none" in error
+    assert "is not a slide and contains none" in error
 
 
 def test_slides_are_recognised_by_their_content(tmp_path):

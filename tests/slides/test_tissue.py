@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from histocli.errors import HistoError
-from histocli.slides.tissue import find_tissue, load_mask, share_of_squares
+from histocli.slides.tissue import compute_tissue_share, find_tissue, load_mask
 
 MPP = 7.776
 
@@ -67,7 +67,7 @@ def test_specks_are_removed_and_small_holes_filled():
 def test_the_share_of_tissue_in_squares():
     mask = np.zeros((20, 30), bool)
     mask[:12, :6] = True
-    shares = share_of_squares(mask, (2, 3), 12)
+    shares = compute_tissue_share(mask, (2, 3), 12)
     assert shares.tolist() == [[0.5, 0, 0], [0, 0, 0]]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histocli.errors import HistoError, UsageError
-from histocli.sources.class_names import classes_line, label_of, parse_classes, split_of
+from histocli.sources.class_names import format_classes_option, label_of, parse_classes, split_of
 from histocli.sources.folder import FolderOptions, FolderSource
 from tests.sources.kaggle_layout import tiff, write_folder, write_zip
 
@@ -150,8 +150,8 @@ def test_classes_that_are_no_classes(options, message):
 
 
 def test_a_line_of_names_that_nobody_understands():
-    assert classes_line(["a b", "c"]) == "--classes negative=NAME --classes positive=NAME"
-    assert classes_line(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
+    assert format_classes_option(["a b", "c"]) == "--classes negative=NAME --classes positive=NAME"
+    assert format_classes_option(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
 
 
 # slides in names
@@ -205,7 +205,7 @@ def test_a_folder_beside_train_that_is_no_split_is_an_error(tmp_path, other):
     names = [
         f"{split}/{side}/{i}.tif" for i, split in enumerate(("train", "dev", other)) for side in ("normal", "tumor")
     ]
-    with pytest.raises(HistoError, match=f"the folder {other} is beside dev and train, but its name is no split"):
+    with pytest.raises(HistoError, match=f"the folder {other} is beside dev and train, but its name is not a split"):
         pack(tmp_path / "above", *names)
     below = [
         f"{side}/{split}/{i}.tif" for i, split in enumerate(("train", "dev", other)) for side in ("normal", "tumor")

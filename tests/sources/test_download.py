@@ -536,7 +536,7 @@ def test_a_full_disk_is_one_error_and_keeps_the_part(server, target):
     ran = subprocess.run(arguments, capture_output=True, text=True)
     assert ran.returncode == 1
     assert "cannot write" in ran.stderr
-    assert "KB were still to come" in ran.stderr
+    assert "KB are missing" in ran.stderr
     assert "free some space" in ran.stderr
     server.requests.clear()
     download_file(server.url("patches.h5.gz"), target, md5=MD5)

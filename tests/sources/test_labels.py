@@ -232,21 +232,21 @@ def test_a_workbook_is_named_and_a_table_in_gzip_is_read(tmp_path):
 @pytest.mark.parametrize("words", [("train", "dev", "eval"), ("train", "val", "2"), ("Test", "other", "Train")])
 def test_a_word_that_is_no_split_beside_splits_is_an_error(tmp_path, words):
     rows = "".join(f"{key},{i % 2},{word}\n" for i, (key, word) in enumerate(zip("abc", words, strict=True)))
-    with pytest.raises(HistoError, match=r"column split: '(eval|2|other)' is no split"):
+    with pytest.raises(HistoError, match=r"column split: '(eval|2|other)' is not a split"):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
 
 
 @pytest.mark.parametrize("words", [("0", "1", "2"), ("A", "A", "B"), ("fold1", "fold1", "fold1"), ("0", "", "")])
 def test_a_column_of_splits_without_a_known_word_is_an_error(tmp_path, words):
     rows = "".join(f"{key},{i % 2},{word}\n" for i, (key, word) in enumerate(zip("abc", words, strict=True)))
-    with pytest.raises(HistoError, match=f"labels.csv, line 2, column split: '{words[0]}' is no split") as caught:
+    with pytest.raises(HistoError, match=f"labels.csv, line 2, column split: '{words[0]}' is not a split") as caught:
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
     assert "train, val (or valid, validation, dev) and test" in caught.value.hint
 
 
 def test_an_unknown_split_is_an_error_even_if_other_tables_have_the_labels(tmp_path):
     tables = {"labels.csv": TEXT, "meta.csv": "id,label,split\na,1,0\nb,0,1\nc,1,1\n"}
-    with pytest.raises(HistoError, match=r"meta.csv, line 2, column split: '0' is no split"):
+    with pytest.raises(HistoError, match=r"meta.csv, line 2, column split: '0' is not a split"):
         open_folder(tmp_path / "x", IMAGES, tables)
 
 

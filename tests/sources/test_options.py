@@ -16,7 +16,7 @@ from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, Patch, SourceContext, SourceOptions, SourceReport, SourceType, source_type
 from histocli.sources.folder import FolderOptions
 from histocli.sources.kaggle import KaggleOptions
-from histocli.sources.options import FROM, Option, declared_options, single_location, source_options
+from histocli.sources.options import FROM, Option, declared_options, require_single_location, source_options
 from histocli.sources.synthetic import SyntheticOptions
 from histocli.workspace import Workspace
 
@@ -30,7 +30,7 @@ class SquaresOptions(SourceOptions):
 
 
 class Squares:
-    id_is_sha1 = drop_duplicates = False
+    has_sha1_ids = should_drop_duplicates = False
     total = 3
 
     def __init__(self, options: SquaresOptions, context: SourceContext):
@@ -59,7 +59,7 @@ def test_every_source_opens_from_the_options_it_declares():
         kind = source_type(name)
         assert issubclass(kind.options, SourceOptions)
         assert callable(kind.open)
-    assert [name for name in SOURCE_NAMES if source_type(name).files_may_change] == ["folder", "slides"]
+    assert [name for name in SOURCE_NAMES if source_type(name).has_user_files] == ["folder", "slides"]
 
 
 def test_options_are_shared_by_the_sources_that_declare_them():
@@ -89,7 +89,7 @@ def test_an_option_of_another_source_is_refused():
         source_options("kaggle", {"labels": Path("x.csv")}, None, 0)
     assert "folder" in caught.value.hint
     with pytest.raises(UsageError, match="takes one --from"):
-        single_location("pcam", ("a", "b"))
+        require_single_location("pcam", ("a", "b"))
 
 
 def test_a_new_source_needs_only_a_module_and_its_name(squares, tmp_path):

@@ -327,7 +327,7 @@ def bytes_elsewhere(pcam_folder):
         (smaller_images, r"uint8 \(20, 64, 64, 3\), not"),
         (wider_pixels, "uint16"),
         (third_label, "label 2 in row 0"),
-        (two_labels_each, "not a label per patch"),
+        (two_labels_each, "not one label for each patch"),
         (other_set, "no array 'x'"),
         (cut_short, "_x.h5.gz: it is truncated or damaged"),
         (flipped_bits, "_x.h5.gz: it is truncated or damaged"),

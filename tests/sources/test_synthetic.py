@@ -26,7 +26,7 @@ from histocli.sources.synthetic import SyntheticSource, pool
 from histocli.sources.synthetic.cells import NUCLEOLUS, place_cells, shape_cells
 from histocli.sources.synthetic.drawing import make_slide
 from histocli.sources.synthetic.plan import draw_layout, make_drawing, plan_patches
-from histocli.sources.synthetic.tissue import INNER, PAD, Blob, Layout, draw_scene, is_positive, tumour_field
+from histocli.sources.synthetic.tissue import INNER, PAD, Blob, Layout, draw_scene, draw_tumour_mask, is_positive
 
 CENTRAL = (slice(32, 64), slice(32, 64))
 
@@ -74,7 +74,7 @@ def test_label_is_any_tumour_in_the_centre():
     for number in range(12):
         slide = make_slide(3, number, f"tumor_{number:03d}", True)
         for index in range(60):
-            mask = tumour_field(draw_layout(slide, (3, number, index)))[INNER]
+            mask = draw_tumour_mask(draw_layout(slide, (3, number, index)))[INNER]
             assert mask.shape == (96, 96)
             labels[bool(mask[CENTRAL].any()), bool(mask.any())] += 1
     assert labels[True, True] > 350
@@ -84,15 +84,15 @@ def test_label_is_any_tumour_in_the_centre():
 
 def test_yielded_labels_follow_the_mask_of_what_is_drawn(patches):
     for patch, plan in zip(patches, plan_patches(800, 5), strict=True):
-        assert patch.label == tumour_field(make_drawing(5, plan).layout)[INNER][CENTRAL].any()
+        assert patch.label == draw_tumour_mask(make_drawing(5, plan).layout)[INNER][CENTRAL].any()
 
 
 def test_mask_follows_its_blobs():
-    inside = tumour_field(Layout((Blob(48, 48, 30),), (1, 2, 3)))[INNER]
+    inside = draw_tumour_mask(Layout((Blob(48, 48, 30),), (1, 2, 3)))[INNER]
     assert inside[48, 48]
     assert not inside[0, 0]
     assert 0.5 < inside.sum() / (np.pi * 30**2) < 1.6
-    assert not tumour_field(Layout((), (1, 2, 3)))[INNER].any()
+    assert not draw_tumour_mask(Layout((), (1, 2, 3)))[INNER].any()
 
 
 def test_cancer_cells_lie_in_the_mask_and_nowhere_else():
@@ -100,7 +100,7 @@ def test_cancer_cells_lie_in_the_mask_and_nowhere_else():
     for index in range(40):
         slide = make_slide(7, index, "tumor_001", True)
         layout = draw_layout(slide, (7, index, index))
-        field = tumour_field(layout)
+        field = draw_tumour_mask(layout)
         rng = np.random.default_rng(index)
         cells = place_cells(rng, draw_scene(rng, field, slide.growth), slide.growth)
         cancer = cells.points[shape_cells(rng, cells, slide.growth)[:, NUCLEOLUS] > 0]
@@ -179,7 +179,7 @@ def test_impossible_arguments_are_errors_that_name_them(n, seed):
 @pytest.fixture
 def processes(monkeypatch):
     """Let two processes draw, however few the patches."""
-    monkeypatch.setattr(synthetic, "MANY", 1)
+    monkeypatch.setattr(synthetic, "MIN_PATCHES_FOR_PROCESSES", 1)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
 
 

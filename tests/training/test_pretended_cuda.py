@@ -17,7 +17,7 @@ from histocli.compute.device import Compute
 from histocli.data import transforms
 from histocli.data.loaders import Batch
 from histocli.enums import Augment, Precision, Rotate
-from histocli.inference.forward import batch_log_odds
+from histocli.inference.forward import compute_log_odds
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -136,7 +136,7 @@ def test_every_augmentation_stays_on_the_gpu(monkeypatch, augment, rotate):
 def test_inference_stays_on_the_gpu(arch, precision):
     model = on_gpu(_models[arch]).eval()
     with DeviceWatch() as watch:
-        odds = batch_log_odds(model, batch().images, compute(precision), tta=True)
+        odds = compute_log_odds(model, batch().images, compute(precision), tta=True)
     assert odds.shape == (8, 64)
     assert odds.dtype is torch.float32
     assert odds.device.type == "cuda"

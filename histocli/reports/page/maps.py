@@ -52,11 +52,11 @@ def make_evaluation_maps(
     Raises:
         HistoError: a manifest cannot be read, or the resolution of a slide is not known.
     """
-    from histocli.slides.patch_maps import draw_cells, place_evaluation
+    from histocli.slides.patch_maps import make_patch_maps, place_evaluation
     from histocli.slides.resolution import GivenResolutions
 
     placed = place_evaluation(workspace, scores)
-    maps = draw_cells(placed, GivenResolutions()) if len(placed.table) else []
+    maps = make_patch_maps(placed, GivenResolutions()) if len(placed.table) else []
     accuracy = {group.name: group.metrics.get("accuracy") or 0 for group in report.slides}
     maps.sort(key=lambda one: (accuracy.get(one.slide, 0), one.slide))
     gallery = MapGallery(len(maps))

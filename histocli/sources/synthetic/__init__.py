@@ -9,7 +9,7 @@ from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, 
 from histocli.threads import thread_count
 
 DEFAULT_N = 8_000
-MANY = 600  # with fewer patches, starting processes takes longer than drawing the patches here
+MIN_PATCHES_FOR_PROCESSES = 600  # with fewer patches, starting processes takes longer than drawing here
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class SyntheticSource:
 
     Slides are from a few hospitals with different stains, and are normal or tumour. About 40% of the patches have label
     1 (tumour in the central 32x32). With 200 patches or more, a few are blank or black and a few are exact duplicates,
-    as in real data. With `MANY` patches or more, several processes draw them.
+    as in real data. With `MIN_PATCHES_FOR_PROCESSES` patches or more, several processes draw them.
 
     Raises:
         UsageError: `n` is below 1, or `seed` is negative.
     """
 
-    id_is_sha1 = False
-    drop_duplicates = False
+    has_sha1_ids = False
+    should_drop_duplicates = False
 
     def __init__(self, n: int, seed: int) -> None:
         if n < 1:
@@ -45,14 +45,14 @@ class SyntheticSource:
 
     def patches(self) -> Iterator[Patch]:
         """Yield `n` patches, slide by slide; some chunks are drawn in advance."""
-        from histocli.data.stream import CHUNK, chunked
+        from histocli.data.stream import CHUNK, iterate_chunks
         from histocli.sources.synthetic.plan import draw_chunk, plan_patches
         from histocli.sources.synthetic.pool import map_in_processes
 
         plans = plan_patches(self.total, self.seed)
-        processes = thread_count() if self.total >= MANY else 1
+        processes = thread_count() if self.total >= MIN_PATCHES_FOR_PROCESSES else 1
         draw = partial(draw_chunk, self.seed)
-        chunks = chunked(plans, CHUNK)
+        chunks = iterate_chunks(plans, CHUNK)
         drawn = map_in_processes(draw, chunks, processes) if processes > 1 else map(draw, chunks)
         positives = 0
         for start, (labels, pixels) in zip(range(0, self.total, CHUNK), drawn, strict=True):

@@ -31,7 +31,7 @@ from histocli.sources.synthetic.tissue import (
     Plane,
     Scene,
     distance,
-    lattice,
+    draw_lattice,
     noise,
 )
 
@@ -60,20 +60,20 @@ DENSITY = {
 
 def place_cells(rng: np.random.Generator, scene: Scene, growth: Growth) -> Cells:
     """Choose the positions of all cells of a patch, one kind of tissue after the other."""
-    placed = {kind: places_of(rng, kind, scene, growth) for kind in DENSITY if (scene.kinds == kind).any()}
+    placed = {kind: place_cells_of_kind(rng, kind, scene, growth) for kind in DENSITY if (scene.kinds == kind).any()}
     points = np.concatenate([np.zeros((0, 2), np.float32), *placed.values()])
     kinds = np.repeat(np.array([*placed], np.uint8), [len(places) for places in placed.values()])
     angle = np.float32(np.pi) * rng.random(len(points), np.float32)
-    fibrous = kinds == STROMA
+    is_fibrous = kinds == STROMA
     along = np.float32(scene.angle) + np.float32(0.35) * rng.standard_normal(len(points), np.float32)
-    return Cells(points, kinds, np.where(fibrous, along, angle))
+    return Cells(points, kinds, np.where(is_fibrous, along, angle))
 
 
-def places_of(rng: np.random.Generator, kind: int, scene: Scene, growth: Growth) -> Plane:
+def place_cells_of_kind(rng: np.random.Generator, kind: int, scene: Scene, growth: Growth) -> Plane:
     """Choose the positions (N,2) of the cells of one kind of tissue."""
     closest, widest, jitter, fewest, most = DENSITY[kind]
     unit = growth.spacing if kind == TUMOUR else 1.0
-    points = lattice(rng, unit * rng.uniform(closest, widest), jitter)
+    points = draw_lattice(rng, unit * rng.uniform(closest, widest), jitter)
     share = rng.uniform(fewest, most)
     if kind == LUMEN:  # empty, with a few red cells, or with many
         share = (0.0, 0.1, 0.9)[rng.integers(3)]
@@ -108,17 +108,17 @@ BORDERS = np.array([0.0, -0.7, -0.5, -0.4, 0.0, 0.0, 0.0], np.float32)
 UX, UY, U0, SHORT, VX, VY, V0, IRREGULAR, CHROMATIN, TEXTURE, RIM, RED = range(12)
 NUCLEOLUS, NU, NV, SHARPNESS = range(12, 16)
 COLUMNS = 16
-TOGETHER = 4  # columns that are copied at once: 16 bytes per pixel is much faster than one column, or all
+COLUMNS_PER_COPY = 4  # columns that are copied at once: 16 bytes per pixel is much faster than one column, or all
 
 
 def shape_cells(rng: np.random.Generator, cells: Cells, growth: Growth) -> Plane:
     """Choose the nucleus of each cell, and return the table (N,16) of cells."""
     count = len(cells.points)
     table = np.empty((count, COLUMNS), np.float32)
-    special = rng.random(count, np.float32) < SHARES.take(cells.kinds)
+    is_special = rng.random(count, np.float32) < SHARES.take(cells.kinds)
     forms = FORMS.copy()
-    forms[2 * TUMOUR + 1] = cancer_nuclei(growth)
-    form = forms.take(2 * cells.kinds + special, axis=0).T
+    forms[2 * TUMOUR + 1] = describe_cancer_nuclei(growth)
+    form = forms.take(2 * cells.kinds + is_special, axis=0).T
     normal = rng.standard_normal((3, count), np.float32)
     radius, stretch, chromatin = form[0:6:2] + form[1:6:2] * normal
     radius, chromatin = np.maximum(radius, 0.5 * form[0]), np.maximum(chromatin, 0.4 * form[4])
@@ -131,21 +131,21 @@ def shape_cells(rng: np.random.Generator, cells: Cells, growth: Growth) -> Plane
     table[:, SHORT], table[:, IRREGULAR], table[:, CHROMATIN] = short, form[8], chromatin
     table[:, TEXTURE], table[:, RIM] = form[6] * chromatin, form[7] * chromatin
     table[:, RED] = (cells.kinds == LUMEN) * (1.1 + 0.2 * normal[2])
-    cancer = special & (cells.kinds == TUMOUR)
-    some = rng.random((3, count), np.float32)
-    table[:, NUCLEOLUS] = cancer * growth.nucleolus * (0.3 + some[0])
-    table[:, NU], table[:, NV] = 0.8 * some[1:] - 0.4
+    is_cancer = is_special & (cells.kinds == TUMOUR)
+    random = rng.random((3, count), np.float32)
+    table[:, NUCLEOLUS] = is_cancer * growth.nucleolus * (0.3 + random[0])
+    table[:, NU], table[:, NV] = 0.8 * random[1:] - 0.4
     table[:, SHARPNESS] = -0.7 * long * short
     return table
 
 
-def cancer_nuclei(growth: Growth) -> tuple[float, ...]:
+def describe_cancer_nuclei(growth: Growth) -> tuple[float, ...]:
     """Return the nuclei of the tumour of a slide, as numbers like those in `NUCLEI`."""
     size, chromatin = (growth.radius, 0.15 * growth.radius), (growth.chromatin, 0.2 * growth.chromatin)
     return (*size, 1.25, 0.2, *chromatin, 0.24, growth.rim, growth.irregularity)
 
 
-def nearest_cell(points: Plane) -> tuple[Labels, Labels]:
+def find_nearest_cells(points: Plane) -> tuple[Labels, Labels]:
     """Return the label (96,96) of the nearest cell of each pixel, and the cell (L,) of each label."""
     import cv2
 
@@ -169,19 +169,22 @@ def draw_borders(labels: Labels, strength: Plane, hematoxylin: Plane, eosin: Pla
     hematoxylin *= factor
 
 
-def draw_cells(rng: np.random.Generator, scene: Scene, growth: Growth, hematoxylin: Plane, eosin: Plane) -> None:
+def make_patch_maps(rng: np.random.Generator, scene: Scene, growth: Growth, hematoxylin: Plane, eosin: Plane) -> None:
     """Draw the cells of a patch over its background (96,96), in place."""
     cells = place_cells(rng, scene, growth)
     if not len(cells.points):
         return
-    labels, owners = nearest_cell(cells.points)
+    labels, owners = find_nearest_cells(cells.points)
     borders = BORDERS.copy()
     borders[TUMOUR] = growth.borders
     draw_borders(labels, 0.5 * borders.take(cells.kinds.take(owners)), hematoxylin, eosin)
     table = shape_cells(rng, cells, growth).take(owners, axis=0)
     columns = COLUMNS if table[:, NUCLEOLUS].any() else NUCLEOLUS
-    parts = [table[:, first : first + TOGETHER].copy().take(labels, axis=0) for first in range(0, columns, TOGETHER)]
-    cell = [part[..., column] for part in parts for column in range(TOGETHER)]
+    parts = [
+        table[:, first : first + COLUMNS_PER_COPY].copy().take(labels, axis=0)
+        for first in range(0, columns, COLUMNS_PER_COPY)
+    ]
+    cell = [part[..., column] for part in parts for column in range(COLUMNS_PER_COPY)]
     x, y = XX[INNER][:1], YY[INNER][:, :1]
     u = cell[UX] * x + cell[UY] * y + cell[U0]
     v = cell[VX] * x + cell[VY] * y + cell[V0]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from histocli.sources import Pixels
-from histocli.sources.synthetic.cells import draw_cells
+from histocli.sources.synthetic.cells import make_patch_maps
 from histocli.sources.synthetic.tissue import (
     GRAIN,
     INNER,
@@ -15,10 +15,10 @@ from histocli.sources.synthetic.tissue import (
     Layout,
     Plane,
     draw_ground,
+    draw_half_plane,
     draw_scene,
-    half_plane,
+    draw_tumour_mask,
     noise,
-    tumour_field,
 )
 
 # Hematoxylin and eosin, as optical density in red, green and blue, at each simulated hospital.
@@ -109,12 +109,12 @@ def render(drawing: Drawing) -> Pixels:
 
 def stain(rng: np.random.Generator, layout: Layout, growth: Growth) -> tuple[Plane, Plane]:
     """Draw the hematoxylin and eosin concentrations (96,96) of a patch."""
-    scene = draw_scene(rng, tumour_field(layout), growth)
+    scene = draw_scene(rng, draw_tumour_mask(layout), growth)
     hematoxylin, eosin = draw_ground(rng, scene, growth)
-    draw_cells(rng, scene, growth, hematoxylin, eosin)
+    make_patch_maps(rng, scene, growth, hematoxylin, eosin)
     thickness = 1 + noise(rng, THICKNESS)
     if rng.random() < 0.01:  # a fold: along a band the section is double
-        thickness += np.exp(-np.square(half_plane(rng, 20)[INNER] / np.float32(rng.uniform(4, 9))))
+        thickness += np.exp(-np.square(draw_half_plane(rng, 20)[INNER] / np.float32(rng.uniform(4, 9))))
     return hematoxylin * thickness, eosin * thickness
 
 

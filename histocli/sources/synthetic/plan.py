@@ -7,15 +7,15 @@ import numpy as np
 
 from histocli.sources import Pixels
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
-from histocli.sources.synthetic.tissue import CENTRE, SIZE, WANDER, Blob, Layout, is_positive
+from histocli.sources.synthetic.tissue import CENTRE, MAX_OUTLINE_SHIFT, SIZE, Blob, Layout, is_positive
 
 PATCHES_PER_SLIDE = 40
-FEWEST_SLIDES = 8
-TUMOUR_SLIDES = 0.6
+MIN_SLIDES = 8
+TUMOUR_SLIDE_SHARE = 0.6
 BLANK_SHARE = 0.0015
 BLACK_SHARE = 0.0015
 DUPLICATE_SHARE = 0.005
-CLEAR = 3.0  # px: distance of an outer tumour from the centre, and overlap of a central tumour with it
+MARGIN = 3.0  # px: distance of an outer tumour from the centre, and overlap of a central tumour with it
 
 
 class PatchPlan(NamedTuple):
@@ -40,12 +40,12 @@ def plan_patches(n: int, seed: int) -> list[PatchPlan]:
 
 def _make_slides(rng: np.random.Generator, n: int, seed: int) -> list[Slide]:
     """Return the slides of a data set of `n` patches; some of them have tumour."""
-    count = max(1, min(n, max(FEWEST_SLIDES, round(n / PATCHES_PER_SLIDE))))
-    with_tumour = rng.permutation(count) < round(count * TUMOUR_SLIDES)
-    numbers = np.where(with_tumour, np.cumsum(with_tumour), np.cumsum(~with_tumour))
+    count = max(1, min(n, max(MIN_SLIDES, round(n / PATCHES_PER_SLIDE))))
+    has_tumour = rng.permutation(count) < round(count * TUMOUR_SLIDE_SHARE)
+    numbers = np.where(has_tumour, np.cumsum(has_tumour), np.cumsum(~has_tumour))
     return [
         make_slide(seed, number, f"{'tumor' if tumour else 'normal'}_{order:03d}", bool(tumour))
-        for number, (tumour, order) in enumerate(zip(with_tumour, numbers, strict=True))
+        for number, (tumour, order) in enumerate(zip(has_tumour, numbers, strict=True))
     ]
 
 
@@ -57,11 +57,11 @@ def _choose_irregular(
     if n < 200:
         return {}, set()
     same = np.flatnonzero(owners[1:] == owners[:-1]) + 1
-    odd = rng.permutation(same[::3])  # never neighbours, so that no copy repeats an outlier
+    irregular = rng.permutation(same[::3])  # never neighbours, so that no copy repeats an outlier
     blank, black, copies = (max(1, round(n * share)) for share in (BLANK_SHARE, BLACK_SHARE, DUPLICATE_SHARE))
-    kinds = dict.fromkeys(odd[:blank].tolist(), "blank")
-    kinds |= dict.fromkeys(odd[blank : blank + black].tolist(), "black")
-    return kinds, set(odd[blank + black :][:copies].tolist())
+    kinds = dict.fromkeys(irregular[:blank].tolist(), "blank")
+    kinds |= dict.fromkeys(irregular[blank : blank + black].tolist(), "black")
+    return kinds, set(irregular[blank + black :][:copies].tolist())
 
 
 def draw_chunk(seed: int, plans: list[PatchPlan]) -> tuple[list[int], Pixels]:
@@ -86,34 +86,36 @@ def draw_layout(slide: Slide, key: tuple[int, ...]) -> Layout:
     if not slide.has_tumour:
         return Layout((), key)
     if chance < slide.positives:
-        return Layout(central_blobs(rng), key)
+        return Layout(draw_central_blobs(rng), key)
     if chance < slide.positives + (1 - slide.positives) * 0.6:
-        return Layout(outer_blobs(rng), key)
+        return Layout(draw_outer_blobs(rng), key)
     return Layout((), key)
 
 
-def central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
+def draw_central_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
     """Return blobs of tumour that reach the central 32x32 pixels: a sheet, an edge, or nests."""
     form = rng.random()
     if form < 0.35:
         return (Blob(48, 48, 200),)
     if form < 0.75:
-        return (touching_blob(rng, rng.uniform(40, 120), rng.uniform(WANDER + CLEAR, 40)),)
-    nests = [touching_blob(rng, rng.uniform(13, 26), rng.uniform(WANDER + CLEAR, 20))]
+        return (draw_touching_blob(rng, rng.uniform(40, 120), rng.uniform(MAX_OUTLINE_SHIFT + MARGIN, 40)),)
+    nests = [draw_touching_blob(rng, rng.uniform(13, 26), rng.uniform(MAX_OUTLINE_SHIFT + MARGIN, 20))]
     nests += [Blob(rng.uniform(0, SIZE), rng.uniform(0, SIZE), rng.uniform(10, 22)) for _ in range(rng.integers(3))]
     return tuple(nests)
 
 
-def outer_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
+def draw_outer_blobs(rng: np.random.Generator) -> tuple[Blob, ...]:
     """Return blobs of tumour in the outer ring that cannot reach the central 32x32 pixels."""
     blobs = [
-        touching_blob(rng, rng.choice([rng.uniform(14, 26), rng.uniform(40, 120)]), -rng.uniform(WANDER + CLEAR, 14))
+        draw_touching_blob(
+            rng, rng.choice([rng.uniform(14, 26), rng.uniform(40, 120)]), -rng.uniform(MAX_OUTLINE_SHIFT + MARGIN, 14)
+        )
         for _ in range(rng.integers(1, 3))
     ]
     return tuple(blobs)
 
 
-def touching_blob(rng: np.random.Generator, radius: float, overlap: float) -> Blob:
+def draw_touching_blob(rng: np.random.Generator, radius: float, overlap: float) -> Blob:
     """Return a blob in a random direction that overlaps the centre by `overlap` pixels (negative: a distance)."""
     angle = rng.uniform(0, 2 * np.pi)
     across = np.array([np.cos(angle), np.sin(angle)])

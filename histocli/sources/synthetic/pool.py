@@ -1,10 +1,11 @@
-"""Draw patches in several processes: drawing is Python code, and of one process only one thread runs it at a time.
+"""Draw patches in several processes, because only one thread of a process runs Python code at a time.
 
 The pool is that of `concurrent.futures`. Its processes also work if the main script has no
 `if __name__ == "__main__"`, import nothing from the working directory, and end when their parent process ends.
 
-Results are passed in files, and only the names of these through the pool's pipe: the pool waits for ever for the rest
-of a long message if its sender is killed. A message of up to 4,096 bytes (PIPE_BUF on Linux) is written as a whole.
+Results are passed in files, and only the names of these through the pool's pipe: the pool would wait for ever for the
+rest of a long message if its sender was killed. A message of up to 4,096 bytes (PIPE_BUF on Linux) is written as a
+whole.
 """
 
 import os
@@ -28,7 +29,7 @@ from typing import TypeVar
 from histocli.signals import stop_request
 
 _MAX_PROCESSES = 61  # Windows cannot wait for more
-_NOT_FOR_CHILDREN = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
+_PARENT_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,9 +49,9 @@ def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: 
             for task in tasks:
                 pending.append((task, _submit(pool, save_result, task)))
                 if len(pending) > 2 * processes:
-                    yield _result(function, *pending.popleft())
+                    yield _wait_for_result(function, *pending.popleft())
             while pending:
-                yield _result(function, *pending.popleft())
+                yield _wait_for_result(function, *pending.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -77,7 +78,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[T], str], task: T) ->
     return future
 
 
-def _result(function: Callable[[T], R], task: T, future: "Future[str] | None") -> R:
+def _wait_for_result(function: Callable[[T], R], task: T, future: "Future[str] | None") -> R:
     """Wait for the result of a task; compute it here if the pool did not take it, or lost it with a killed process."""
     if future is None:
         return function(task)
@@ -95,7 +96,7 @@ class _Process(SpawnProcess):
 
     def start(self) -> None:
         """Start the process."""
-        with _blocked_signals(), _safe_imports():
+        with _block_signals(), _block_imports():
             super().start()
 
 
@@ -106,7 +107,7 @@ class _Context(SpawnContext):
 
 
 @contextmanager
-def _safe_imports() -> Iterator[None]:
+def _block_imports() -> Iterator[None]:
     """Let processes that start in this block import nothing from the working directory, and no main module."""
     main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
     sys.modules["__main__"] = ModuleType("__main__")  # multiprocessing would run the file of the real one
@@ -122,12 +123,12 @@ def _safe_imports() -> Iterator[None]:
 
 
 @contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """Block Ctrl-C and SIGHUP for processes that start in this block; only their parent handles these signals."""
+def _block_signals() -> Iterator[None]:
+    """Block Ctrl-C and SIGHUP in processes that start in this block; only their parent handles these signals."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_CHILDREN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
     try:
         yield
     finally:

@@ -37,23 +37,23 @@ SUMS = (
 )
 OUTLINES, MOTTLE, WAVES, TEARS, SPECKLE, THICKNESS = range(5, 5 + len(SUMS))
 OUTLINE = 2.5  # px: distance by which a tumour's outline moves per standard deviation of its noise
-WANDER = 2 * OUTLINE  # px: the largest such distance
+MAX_OUTLINE_SHIFT = 2 * OUTLINE  # px: the largest such distance
 
 YY, XX = (axis.astype(np.float32) for axis in np.mgrid[-PAD : SIZE + PAD, -PAD : SIZE + PAD])
 
 
 @cache
-def hexagons() -> Points:
+def make_hexagons() -> Points:
     """Make a hexagonal lattice (81,81) of unit spacing around the origin, x + iy."""
     rows, columns = np.mgrid[-40:41, -40:41]
     return np.asarray(columns + 0.5 * (rows % 2) + 0.866j * rows, np.complex64)
 
 
-def lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: float = PAD) -> Plane:
+def draw_lattice(rng: np.random.Generator, spacing: float, jitter: float, margin: float = PAD) -> Plane:
     """Return points (N,2) as x and y in the patch and a margin: a rotated hexagonal lattice with random moves."""
     steps = min(40, int((SIZE + 2 * margin) * 0.8 / spacing) + 1)
     reach = slice(40 - steps, 41 + steps)
-    points = hexagons()[reach, reach].flatten()
+    points = make_hexagons()[reach, reach].flatten()
     moves = rng.random((points.size, 2), np.float32).view(np.complex64)[:, 0]
     points += np.float32(2 * jitter) * (moves - np.complex64(0.5 + 0.5j))
     points *= np.complex64(spacing * np.exp(1j * np.pi * rng.random()))
@@ -106,7 +106,7 @@ class Scene:
 
 
 @cache
-def noise_bank() -> Plane:
+def make_noise_bank() -> Plane:
     """Return noise textures (11,768,768), from fine to coarse with variance 1, then their weighted sums."""
     import cv2
 
@@ -122,7 +122,7 @@ def noise_bank() -> Plane:
 def noise(rng: np.random.Generator, scale: int, size: int = SIZE) -> Plane:
     """Return a random window (size,size) of a noise texture; it is a view, so do not write to it."""
     x, y = int(rng.random() * (BANK - size)), int(rng.random() * (BANK - size))
-    return noise_bank()[scale, y : y + size, x : x + size]
+    return make_noise_bank()[scale, y : y + size, x : x + size]
 
 
 def distance(x: Plane, y: Plane) -> Plane:
@@ -131,7 +131,7 @@ def distance(x: Plane, y: Plane) -> Plane:
     return length
 
 
-def tumour_field(layout: Layout, part: slice = slice(None)) -> Mask:
+def draw_tumour_mask(layout: Layout, part: slice = slice(None)) -> Mask:
     """Return the mask of the tumour of a layout, for the whole frame (108,108) or a part of it."""
     x, y = XX[:1, part], YY[part, :1]
     if not layout.blobs:
@@ -145,7 +145,7 @@ def tumour_field(layout: Layout, part: slice = slice(None)) -> Mask:
 
 def is_positive(layout: Layout) -> bool:
     """Return PCam's label: whether any pixel of the central 32x32 is tumour."""
-    return bool(tumour_field(layout, slice(PAD + CENTRE.start, PAD + CENTRE.stop)).any())
+    return bool(draw_tumour_mask(layout, slice(PAD + CENTRE.start, PAD + CENTRE.stop)).any())
 
 
 # How often each kind, from glass to stroma, is the main one of a patch: without tumour, and around one.
@@ -159,16 +159,16 @@ def draw_scene(rng: np.random.Generator, tumour: Mask, growth: Growth) -> Scene:
     main, second = np.searchsorted(AROUND_TUMOUR if has_tumour else MAIN_KINDS, rng.random(2) * 0.9999)
     kinds: Kinds = np.full((FRAME, FRAME), main, np.uint8)
     if second != main and rng.random() < 0.6:
-        kinds[half_plane(rng, 22) > 0] = second
+        kinds[draw_half_plane(rng, 22) > 0] = second
     if rng.random() < 0.2:  # a trabecula: a thin band of stroma
-        kinds[np.abs(half_plane(rng, 25)) < rng.uniform(3, 9)] = STROMA
+        kinds[np.abs(draw_half_plane(rng, 25)) < rng.uniform(3, 9)] = STROMA
     walls = None
     if rng.random() < (0.08 if has_tumour else 0.14):
-        walls = draw_fat(rng, kinds, half_plane(rng, 25) > (0 if rng.random() < 0.6 else -60))
+        walls = draw_fat(rng, kinds, draw_half_plane(rng, 25) > (0 if rng.random() < 0.6 else -60))
     if rng.random() < 0.16:
         draw_vessel(rng, kinds)
     if rng.random() < 0.05:
-        kinds[half_plane(rng, 15) > 18] = GLASS
+        kinds[draw_half_plane(rng, 15) > 18] = GLASS
     if has_tumour:
         draw_tumour(rng, kinds, tumour, growth)
         if walls is not None:
@@ -176,7 +176,7 @@ def draw_scene(rng: np.random.Generator, tumour: Mask, growth: Growth) -> Scene:
     return Scene(kinds, rng.uniform(0, np.pi), walls)
 
 
-def half_plane(rng: np.random.Generator, spread: float) -> Plane:
+def draw_half_plane(rng: np.random.Generator, spread: float) -> Plane:
     """Return the signed distance (108,108) in pixels to a wavy line at a random position and angle."""
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -190,7 +190,7 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
     import cv2
 
     spacing = rng.uniform(34, 70)
-    centres = lattice(rng, spacing, 0.33, margin=spacing)
+    centres = draw_lattice(rng, spacing, 0.33, margin=spacing)
     coarse = slice(None, None, 2)  # the distances are smooth, so half the resolution is enough
     warp = 0.9 * noise(rng, WAVES, FRAME)[coarse, coarse]
     distances = distance(
@@ -199,9 +199,9 @@ def draw_fat(rng: np.random.Generator, kinds: Kinds, where: Mask) -> Plane:
     first = distances.min(axis=0)
     second = np.where(distances == first, np.float32(np.inf), distances).min(axis=0)
     gap = cv2.resize(second - first, (FRAME, FRAME), interpolation=cv2.INTER_CUBIC)
-    corner = first > np.float32(spacing * rng.uniform(0.6, 0.8))  # corners between three cells: fibres, capillaries
+    is_corner = first > np.float32(spacing * rng.uniform(0.6, 0.8))  # corners between three cells: fibres, capillaries
     kinds[where] = GLASS
-    kinds[where & cv2.resize(corner.astype(np.uint8), (FRAME, FRAME)).astype(bool)] = STROMA
+    kinds[where & cv2.resize(is_corner.astype(np.uint8), (FRAME, FRAME)).astype(bool)] = STROMA
     width = np.float32(rng.uniform(1.2, 2.6)) * (1 + 0.25 * noise(rng, COARSE))
     walls: Plane = np.exp(-np.square(gap[INNER] / width)) * where[INNER]
     return walls * np.float32(rng.uniform(0.4, 1.0))
@@ -258,7 +258,7 @@ def draw_ground(rng: np.random.Generator, scene: Scene, growth: Growth) -> tuple
     eosin = eosin * closed * (1 + noise(rng, SPECKLE))
     hematoxylin = hematoxylin * closed * (1 + 0.5 * noise(rng, MEDIUM))
     if (scene.kinds == STROMA).any():
-        eosin *= 1 + fibrous * (fibres(rng, scene.angle) - 1)
+        eosin *= 1 + fibrous * (draw_fibres(rng, scene.angle) - 1)
     if scene.walls is not None:
         eosin += 0.6 * scene.walls
         hematoxylin += 0.15 * scene.walls
@@ -270,7 +270,7 @@ FIBRES_FROM = np.array([1.0, 0.08, -3.0, 0.1], np.float32)
 FIBRES_OVER = np.array([0.8, 0.22, 2.8, 0.25], np.float32)
 
 
-def fibres(rng: np.random.Generator, angle: float) -> Plane:
+def draw_fibres(rng: np.random.Generator, angle: float) -> Plane:
     """Return a factor (96,96) on the eosin for wavy bundles along an angle: 0 in clefts, up to 2."""
     import cv2
 
@@ -281,7 +281,7 @@ def fibres(rng: np.random.Generator, angle: float) -> Plane:
     width, length, looseness, contrast = FIBRES_FROM + FIBRES_OVER * rng.random(4, np.float32)
     x, y = rng.uniform(200, BANK - 200, 2).astype(np.float32)
     along, across = u * length + x, v * width + y
-    strands = cv2.remap(noise_bank()[OUTLINES], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    strands = cv2.remap(make_noise_bank()[OUTLINES], along, across, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     clefts = np.clip(1.5 * (strands - looseness), 0, 1)
     factor: Plane = np.maximum(1 + contrast * strands, 0.2) * clefts
     return factor
