@@ -15,7 +15,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.forward import _join_views, compute_log_odds
-from histocli.inference.predictor import CalibratedNetwork, Predictor, _mean_log_odds
+from histocli.inference.predictor import CalibratedNetwork, Predictor, _average_log_odds
 from histocli.models import create_model
 from histocli.models.checkpoint import Checkpoint, save_checkpoint
 from histocli.sources import Patch
@@ -140,7 +140,7 @@ def test_progress_counts_the_patches_of_a_loader(network, images):
 
 def test_the_mean_over_views_is_exact_near_0_and_1():
     odds = np.array([[-800.0, 60.0, 0.0, 3.0], [-800.0, 50.0, 0.0, -1.0]])
-    found = _mean_log_odds(odds)
+    found = _average_log_odds(odds)
     assert found[0] == pytest.approx(-800)
     assert found[1] == pytest.approx(-np.log((np.exp(-60) + np.exp(-50)) / 2))
     assert found[2:] == pytest.approx(logit(expit(odds).mean(0)[2:]))
