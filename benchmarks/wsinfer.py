@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.wsinfer VENV/bin/python SLIDE [--ckpt histonet-pcam] [--repeats 2]
 
 wsinfer 0.6.1 needs these older packages. When it is imported it fetches the list of published models from a hub; this
-list is left out, because only the exported network is run. Each command is a whole process, with its start.
+list is not read, because only the exported network is run. Each command is a whole process, with its start.
 """
 
 import argparse

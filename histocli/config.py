@@ -43,7 +43,7 @@ GPU_BATCH_PATCHES = 30_000  # training patches from which the larger batch was m
 PACKAGED_ARCH = "histonet-wide"  # the architecture of the trained network that comes with histo
 LEARNING_RATE = 3e-3  # the rate at BATCH_SIZE; it grows with the square root of the batch size
 MAX_LORA = 256  # the largest rank; with much more the adapters are as large as the layers
-_FINE_TUNING = 0.1  # of the learning rate, where training starts from weights that were trained on such patches
+_FINE_TUNING = 0.1  # factor of the learning rate for weights that were trained on patches of lymph nodes
 
 
 def default_batch_size(device: str, patches: int) -> int:
@@ -62,7 +62,7 @@ class BalanceConfig:
     split: Split | None = None  # None: the folders' own, else by slide where all slides are known, else by overlap
     group: Group | None = None
     audit: bool = False  # search the overlaps with every packed data set
-    drop_leaks: bool = False  # leave out training patches that share pixels or a slide with patches for evaluation
+    drop_leaks: bool = False  # drop training patches that share pixels or a slide with patches for evaluation
     seed: int = 0
 
 
@@ -84,7 +84,7 @@ class RunConfig:
     seed: int = 0
     freeze: bool = False
     head: HeadKind = HeadKind.LINEAR
-    lora: int | None = None  # the rank of adapters beside the linear layers, which alone are trained; None: all weights
+    lora: int | None = None  # train only adapters of this rank beside the linear layers; None: train all weights
     shots: int | None = None  # training patches of each class; None: all
     backbone_lr: float = 1.0
     threshold: str = "0.5"
@@ -137,8 +137,8 @@ class TrainConfig(RunConfig):
     can_halve_batch: bool = False  # halve the batch size until a step fits the memory: --batch-size auto
     name: str | None = None  # None: ARCH-1, ARCH-2, ...; with `resume` the newest run
     resume: bool = False
-    folds: int | None = None  # train one run per fold of a cross-validation with so many folds
-    seeds: int | None = None  # train one run for each of so many seeds, starting from `seed`
+    folds: int | None = None  # the number of folds of a cross-validation; one run is trained for each
+    seeds: int | None = None  # the number of seeds, starting from `seed`; one run is trained for each
     track: tuple[Track, ...] = ()  # send the configuration and the metrics there
 
     @property
@@ -385,7 +385,7 @@ class PlotConfig:
 
     @property
     def _only_explained(self) -> str:
-        """What is given and has a meaning only for `PlotKind.EXPLAIN`, or ""."""
+        """The first given option that only `PlotKind.EXPLAIN` uses, with its value; else ""."""
         options = (("--ids ", self.ids), ("--ckpt ", self.ckpt))
         return next((f"{option}{values[0]}" for option, values in options if values), "")
 

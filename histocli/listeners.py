@@ -29,7 +29,7 @@ class CommandListener:
         """Called with the error of each patch that cannot be read, and is skipped and counted."""
 
     def on_remark(self, what: str, example: str) -> None:
-        """Called with each kind of change or guess at the first image that it was made for."""
+        """Called once for each kind of change or guess, with the first image to which it applies."""
 
 
 class SlideListener(CommandListener):

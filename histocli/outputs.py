@@ -75,7 +75,7 @@ def open_stream(path: Path) -> Iterator[IO[bytes]]:
 
     Raises:
         HistoError: it cannot be written.
-        BrokenPipeError: nobody reads the pipe any more.
+        BrokenPipeError: the reader of the pipe has ended.
     """
     try:
         number = _descriptor(path)

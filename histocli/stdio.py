@@ -17,7 +17,7 @@ from histocli.text import printable
 class Stderr:
     """The current `sys.stderr`; it ignores that a terminal or pipe was closed, that a disk is full, or that it is None.
 
-    So a command can continue when nobody can read its messages.
+    So a command can continue when its messages cannot be shown.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -52,7 +52,7 @@ class Stdout:
 
     Raises:
         HistoError: it is closed, or cannot be written; the result is lost.
-        BrokenPipeError: nobody reads the pipe any more.
+        BrokenPipeError: the reader of the pipe has ended.
     """
 
     def write(self, text: str) -> int:
@@ -121,7 +121,7 @@ def _cannot_write(reason: str) -> HistoError:
 
 
 def discard(stream: IO[str]) -> None:
-    """Send what a stream still holds, and will get, to nowhere: so neither a later write nor Python's exit fails."""
+    """Discard the buffered and all later output of a stream, so that neither a later write nor Python's exit fails."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, stream.fileno())
     os.close(devnull)

@@ -37,8 +37,8 @@ def let_waiting_threads_sleep(others: OtherProcesses) -> None:
     By default they keep their cores busy. On two cores with a load of 3, training took 83 to 91 patches/s by default
     and 188 to 197 with this; alone on the machine it took 309 by default and 273 with this. So this is done only if
     other processes take more than half a core that this one wants to use, and only if OMP_WAIT_POLICY is not set. It
-    has an effect only before torch is imported. (The load average does not serve: it still counts a process that has
-    ended, such as the run before.)
+    has an effect only before torch is imported. (The load average cannot be used: it still counts processes that have
+    ended, such as the previous run.)
     """
     if others.cores() + thread_count() > (os.cpu_count() or 1) + 0.5:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

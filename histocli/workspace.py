@@ -288,7 +288,7 @@ def read_json(path: Path) -> Any:
         HistoError: the file does not exist, is larger than any of histo's, or is not JSON.
     """
     try:
-        if path.exists() and not path.is_file():  # reading a pipe could block for ever
+        if path.exists() and not path.is_file():  # reading a pipe could block
             raise HistoError(f"{path} is not a file", "give a .json file")
         if (size := path.stat().st_size) > _MAX_JSON:
             raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file")

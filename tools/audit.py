@@ -35,7 +35,7 @@ def main() -> None:
 def stated_requirements() -> list[Requirement]:
     """Return the dependencies of histo, and of its extras for users.
 
-    An extra that contains another one, as `histocli[tiff]`, is left out: the other one is in the list itself.
+    An extra that contains another one, as `histocli[tiff]`, is not listed again: the other one is in the list itself.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [texts for name, texts in project["optional-dependencies"].items() if name not in OF_DEVELOPERS]

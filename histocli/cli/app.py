@@ -84,7 +84,7 @@ class Application(TyperGroup):
         return ctx
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
+        """Run the command; an exception is printed as an error and becomes an exit code (see errors.py)."""
         try:
             return super().invoke(ctx)
         except HistoError as error:

@@ -127,7 +127,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--choose-on",
-            help="Choose how to combine the scores of a slide by the AUC on these maps, which are of training slides.",
+            help="Maps of training slides: choose the way to combine a slide's scores by the AUC on these maps.",
             metavar="DIR",
             rich_help_panel=WHOLE_SLIDES,
         ),
@@ -225,11 +225,11 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
     from histocli.cli.render import show_evaluation
     from histocli.commands.evaluate import evaluate_scores
 
-    made = evaluate_scores(state.workspace, scores, threshold)
-    show_evaluation(state.report, made.report)
-    state.report.print_done(f"the evaluation is {made.path}", f"histo plot --run {made.report.run}")
+    evaluation = evaluate_scores(state.workspace, scores, threshold)
+    show_evaluation(state.report, evaluation.report)
+    state.report.print_done(f"the evaluation is {evaluation.path}", f"histo plot --run {evaluation.report.run}")
     if json:
-        write_out(dumps(made.report.to_json(), indent=2) + "\n")
+        write_out(dumps(evaluation.report.to_json(), indent=2) + "\n")
 
 
 def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None, json: bool) -> None:

@@ -127,7 +127,7 @@ def predict(
             "--mpp",
             metavar="NUMBER|CSV",
             help=f"Micrometres per pixel of the images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. For "
-            "whole slides whose files do not say it, this or a table slide,mpp.",
+            "whole slides whose files have no resolution: a number, or a CSV with the columns slide,mpp.",
             show_default=f"{PATCH_MPP}; for whole slides, that of the file",
             rich_help_panel=DATA,
         ),
@@ -148,8 +148,8 @@ def predict(
         typer.Option(
             "--step",
             metavar="96|32",
-            help="Side of the squares that are scored, in pixels of 0.972 micrometres: 96, a whole patch, or 32, the "
-            "part of a patch that its label is about.",
+            help="Side of the squares that are scored, in pixels of 0.972 micrometres: 96, a whole patch; or 32, "
+            "the centre of a patch, which decides its label.",
             rich_help_panel=SLIDES,
         ),
     ] = PredictConfig.step,

@@ -20,7 +20,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
         HistoError: some or all files could not be read.
     """
     report = state.report
-    if not prediction.duplicates:
+    if not prediction.can_find_duplicates:
         report.warn("the training patches are not in this workspace, so the column duplicate is empty")
     if prediction.flagged:
         report.note("flagged: " + ", ".join(f"{count:,} {flag}" for flag, count in prediction.flagged.items()))
@@ -32,7 +32,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     _report_images(state, config, prediction.remarks, scored)
     if warning := prediction.likeness.warning:
         report.warn(warning)
-    before = f"; it held {prediction.done_before:,} before" if prediction.done_before else ""
+    before = f"; it had {prediction.done_before:,} before" if prediction.done_before else ""
     report.print_done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
     if unreadable:
         files = f"{scored + unreadable:,} {'new files' if prediction.done_before else 'files'}"

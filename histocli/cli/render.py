@@ -73,7 +73,7 @@ def _format_range(interval: Interval | None) -> str:
 
 
 def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
-    """Format the interval of a metric; DeLong's, which is used where the bootstrap gives none, is named."""
+    """Format the interval of a metric; DeLong's interval, which replaces a missing one, is marked as such."""
     if uncertainty is None:
         return "-"
     text = _format_range(uncertainty.interval(name))
@@ -203,4 +203,4 @@ def show_tuning(report: Reporter, tuning: TuneReport) -> None:
             f"defaults (standard error {above.standard_error:.4f}){chance}"
         )
     if best:
-        report.note("the AUC of the best of several trials is too good: measure its network on slides not used here")
+        report.note("the AUC of the best of several trials is too good: measure its network on other slides")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class DatasetSummary:
     """A packed data set: its patches by label, its slides, and its size on the disk.
 
-    `splits` has the number of patches of each split that the data set comes with. `problem` says why a file of it
+    `splits` has the number of patches of each split of the data set. `problem` says why a file of it
     cannot be read; the numbers are then 0.
     """
 
@@ -108,13 +108,13 @@ def _count_splits(manifest: "pd.DataFrame") -> dict[str, int]:
 
 
 def _summarise_subset(workspace: Workspace, name: str) -> SubsetSummary:
-    """Return the summary of a subset; of one that cannot be read, the error."""
+    """Return the summary of a subset; if it cannot be read, its `problem` is the error."""
     path = workspace.balance_path(name)
     try:
         if path.is_file():
-            made = read_balance(path)
-            sizes = {split: counts.negative + counts.positive for split, counts in made.counts.items()}
-            return SubsetSummary(name, made.data, sizes.get("train", 0), sizes.get("val", 0), made.split)
+            report = read_balance(path)
+            sizes = {split: counts.negative + counts.positive for split, counts in report.counts.items()}
+            return SubsetSummary(name, report.data, sizes.get("train", 0), sizes.get("val", 0), report.split)
         manifest = read_manifest(workspace.manifest_path(name), ("id", "label", "split", "data"))
     except HistoError as error:
         return SubsetSummary(name, problem=str(error))

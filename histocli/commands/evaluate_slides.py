@@ -33,7 +33,7 @@ AGGREGATIONS = ("maximum", f"mean of the {_N_HIGHEST} highest", "tumour area in 
 
 
 class EvaluatedSlide(NamedTuple):
-    """A slide with truth: its scores by aggregation, its label, and its lesions (None without annotations)."""
+    """A slide with known truth: its scores by aggregation, its label, and its lesions (None without annotations)."""
 
     name: str
     scores: dict[str, float]
@@ -53,8 +53,8 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     """Evaluate the maps in a folder, and write `metrics/slides-FOLDER.json` and plots.
 
     The scores of a slide are fixed in advance, or one is chosen on the training slides of `config.choose_on`: nothing
-    is chosen on the slides that are measured. Intervals are from a bootstrap that draws slides. A slide without a truth
-    is left out and named in the report.
+    is chosen on the slides that are measured. Intervals are from a bootstrap that draws slides. A slide that has
+    no label or annotation is not measured, and the report lists it.
 
     Raises:
         HistoError: the folder has no maps, no slide in it has a label or an annotation, or a training slide is in it.
@@ -89,7 +89,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
 def _evaluate_folder(
     finished: list[tuple[Path, FinishedSlide]], find_truth: FindTruth, threshold: float
 ) -> tuple[list[EvaluatedSlide], list[str]]:
-    """Return the slides of which the truth is known, and the names of the others."""
+    """Return the measured slides, and the names of those without a label or annotation."""
     slides, without_truth = [], []
     for folder, one in finished:
         truth = find_truth(one)
@@ -117,7 +117,7 @@ def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
     known = {name: value for name, value in values.items() if value is not None}
     if not known:
         raise HistoError(
-            f"--choose-on {folder} needs slides with and without tumour, of which the truth is known",
+            f"--choose-on {folder} needs slides with and without tumour that have a label or annotation",
             "leave --choose-on out, or give the labels or annotations of these slides too",
         )
     return ChosenScore(max(known, key=lambda name: known[name]), str(folder.resolve()), len(slides), known)
@@ -225,7 +225,7 @@ def _collect_hits(slides: list[EvaluatedSlide]) -> list[SlideHits]:
 def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
     scores = np.array([one.scores[name] for one in slides])
     labels = [one.label for one in slides]
-    # An area is no probability. The AUC is of the order alone, so the ranks serve as well.
+    # An area is no probability. The AUC depends only on the order of the scores, so ranks give the same AUC.
     ranks = np.unique(scores, return_inverse=True)[1] / max(len(scores), 1)
     return auc(labels, ranks)
 

@@ -27,9 +27,9 @@ _OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can
 def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], None] = lambda note: None) -> list[Path]:
     """Draw plots of a run (by default the newest) into the workspace's `plots/`, and return the files.
 
-    Drawn are the run's learning curves, its data set and subset, and each of its evaluations; with `config.data` only
-    what belongs to these data sets or subsets. Of several runs, curves that can be compared are laid over one another.
-    `Kind.ALL` draws all kinds for which there is input. `on_note` gets what takes long, and what was changed in images.
+    The plots show the run's learning curves, its data set and subset, and its evaluations. `config.data` selects some
+    data sets or subsets. Curves of several runs are drawn into one plot if they can be compared. `Kind.ALL` draws
+    all kinds for which there is input. `on_note` receives the checkpoints in use, and changes or guesses in images.
 
     Raises:
         UsageError: an option cannot be used.
@@ -73,7 +73,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
 
 
 def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: bool = True) -> list[str]:
-    """Return the runs to draw: those that are named, else the newest; none if there are none.
+    """Return the runs to draw: `runs`, else the newest run; an empty list if the workspace has no run.
 
     If evaluations are drawn, the newest may be a network without a run, such as the packaged one (`find_newest_name`).
     """

@@ -87,7 +87,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
 
 
 def _read_files(workspace: Workspace, names: Sequence[str], on_note: Callable[[str], None]) -> tuple[list[str], Pixels]:
-    """Return the ids and pixels of image files; `on_note` gets what was changed or guessed in them."""
+    """Return the ids and pixels of image files; `on_note` receives each kind of change or guess in them."""
     inputs = open_inputs(names, workspace, Resize.CROP)
     patches = []
     for patch in inputs.patches:

@@ -14,7 +14,7 @@ from histocli.slides.patch_maps import PatchMap, PlacedPatches, make_patch_maps,
 from histocli.slides.resolution import read_resolutions
 from histocli.workspace import Workspace, make_name
 
-_HINT = "histo download --source slides packs patches with positions; or ids such as SLIDE_x2176_y512 tell them"
+_HINT = "histo download --source slides packs patches with positions; or use ids such as SLIDE_x2176_y512"
 
 
 def plan_evaluation_maps(
@@ -43,7 +43,7 @@ def plan_evaluation_maps(
         ]
     if not plots:
         names = ", ".join(sorted({report.data for report in evaluations.values()}))
-        raise MissingInputError(f"the position of no scored patch of {names} is known", _HINT)
+        raise MissingInputError(f"no scored patch of {names} has a known position", _HINT)
     return plots
 
 
@@ -60,7 +60,7 @@ def plan_prediction_maps(workspace: Workspace, config: PlotConfig, on_note: Call
         path = Path(name)
         placed = place_predictions(workspace, path, config.data)
         if not len(placed.table):
-            raise MissingInputError(f"{path}: the position of none of its {placed.without:,} patches is known", _HINT)
+            raise MissingInputError(f"{path}: none of its {placed.without:,} patches has a known position", _HINT)
         _report_missing(placed, str(path), on_note)
         plots += [_plan_map(path.stem, one, path.name, None) for one in make_patch_maps(placed, given)]
     return plots

@@ -85,7 +85,7 @@ def _write_stream(job: Job, to: Path | IO[str]) -> Prediction:
     ):
         for chunk in chunks:
             counts.add(job.write(chunk, writer))
-    return job.result(counts)
+    return job.finish(counts)
 
 
 def _write_parts(job: Job, dependencies: dict[str, Any], ranks: Ranks) -> Prediction:
@@ -114,7 +114,7 @@ def _write_parts(job: Job, dependencies: dict[str, Any], ranks: Ranks) -> Predic
             parts.remove_if_empty()
         raise
     ranks.all_gather(None)  # wait until every process has finished its parts
-    # Several processes report the errors here, in the order of the inputs; a single one has reported them.
+    # Several processes report unreadable patches here, in the order of the inputs; a single process did it before.
     return ranks.on_rank0(lambda: _join_parts(job, parts, job.listener if ranks.size > 1 else SILENT))
 
 
@@ -147,7 +147,7 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
     if job.done is not None:
         write_record(parts.target, collect_row_dependencies(job.config, job.predictor))
     _report_unreadable(counts, listener)
-    return job.result(counts)
+    return job.finish(counts)
 
 
 def _report_unreadable(counts: Counts, listener: CommandListener) -> None:

@@ -35,15 +35,15 @@ _MIN_MPP, _MAX_MPP = 0.05, 20
 class Prediction(NamedTuple):
     """The number of patches that were scored, that could not be read, and that have each flag.
 
-    `duplicates` is false if duplicates were asked for and the training patches are not in the workspace. `done_before`
-    is the number of patches that the file held already, and `remarks` say what was changed or guessed in images.
+    `can_find_duplicates` is false if `--qc` needs the training patches and they are not in the workspace. `done_before`
+    is the number of patches that the file contained before. `remarks` counts the changes and guesses in images.
     `likeness` compares the patches with the training patches.
     """
 
     scored: int
     unreadable: int
     flagged: dict[str, int]
-    duplicates: bool
+    can_find_duplicates: bool
     remarks: Remarks
     done_before: int
     likeness: Likeness
@@ -106,7 +106,7 @@ class Job(NamedTuple):
     lines: list[bytes] | None  # the paths that were read from stdin
     size: int  # number of patches in a chunk
     pool: DecodingProcesses | None
-    done: Done | None  # the patches that the file holds already
+    done: Done | None  # the patches that the file has already
     listener: CommandListener
     likeness_meter: LikenessMeter
 
@@ -152,8 +152,8 @@ class Job(NamedTuple):
                     counts.flagged[flag] = counts.flagged.get(flag, 0) + 1
         return counts
 
-    def result(self, counts: Counts) -> Prediction:
-        """Return the counts as the result of `predict`."""
+    def finish(self, counts: Counts) -> Prediction:
+        """Write the file of `--failed`, and return the result of `predict`."""
         can_find_duplicates = self.flagger is None or self.flagger.has_training_pixels
         if self.config.failed is not None:
             write_failed(self.config.failed, [row[:3] for row in counts.unreadable])
@@ -189,11 +189,11 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
     if config.mpp is not None and config.resize is Resize.SCALE:
         raise UsageError("--mpp and --resize scale exclude each other", "leave out --resize: --mpp rescales the images")
     if config.failed is not None and config.errors is OnError.FAIL:
-        raise UsageError("--failed lists what --errors skip leaves out", "leave out --errors fail")
+        raise UsageError("--failed lists unreadable files, and --errors fail allows none", "leave out --errors fail")
     if config.failed is not None and (config.failed.is_dir() or config.failed == config.out):
         raise UsageError(f"--failed {config.failed} is a folder, or the file of --out", "name another file")
     if config.skip_done and is_streamed(config):
-        raise UsageError("--skip-done needs --out FILE, the file that holds what is done")
+        raise UsageError("--skip-done needs --out FILE, the file with the patches that are done")
     if config.output_format is Output.PARQUET and config.out is None:
         raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
     if config.threshold not in (None, STORED):

@@ -52,14 +52,14 @@ class SlidePrediction(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """What is the same for all slides of a call."""
+    """The options, networks and resources that all slides of a call share."""
 
     config: PredictConfig
     out: Path
     predictor: CheckpointPredictor
     threshold: float
     resolutions: GivenResolutions
-    made_of: dict[str, object]
+    dependencies: dict[str, object]
     pool: Executor
 
 
@@ -74,7 +74,7 @@ def predict_slides(
 ) -> SlidePrediction:
     """Score slides, and write a folder for each and `slides.csv` to the folder `config.out`.
 
-    A slide that cannot be read is recorded as failed, and the others are scored. A slide that was finished by an
+    A slide that cannot be read is recorded as failed, and the other slides are scored. A slide that was finished by an
     earlier call with the same options is not scored again. Several processes (`ranks`) share the slides.
 
     Raises:
@@ -88,14 +88,15 @@ def predict_slides(
         listener.on_note(member.checkpoint.describe())
     listener.on_note(predictor.reason)
     threshold = predictor.threshold(config.threshold or STORED)
-    made_of = _collect_dependencies(config, predictor, threshold)
+    dependencies = _collect_dependencies(config, predictor, threshold)
     with ExitStack() as stack:
         ranks.on_rank0(lambda: stack.enter_context(hold(out / ".lock", str(out))))
         pool = stack.enter_context(ThreadPoolExecutor(thread_count(), "histo-slide"))
-        job = _Job(config, out, predictor, threshold, resolutions, made_of, pool)
+        job = _Job(config, out, predictor, threshold, resolutions, dependencies, pool)
         finished_records = ranks.on_rank0(lambda: [_find_finished(job, slide) for slide in slides])
         todo = [number for number, record in enumerate(finished_records) if record is None]
-        todo.sort(key=lambda number: (-_find_file_size(slides[number].path), number))  # the last ones must be short
+        # The largest slides come first, so that all processes end at about the same time.
+        todo.sort(key=lambda number: (-_find_file_size(slides[number].path), number))
         share = sorted(todo[ranks.rank :: ranks.size])
         new_records = {}
         for count, number in enumerate(share, start=1):
@@ -216,7 +217,7 @@ def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
 def _fingerprint(job: _Job, slide: SlideFile) -> str:
     """Return a SHA-256 of everything that a slide's files depend on."""
     stat = slide.path.stat()
-    values: dict[str, object] = {**job.made_of, "size": stat.st_size, "time": stat.st_mtime_ns}
+    values: dict[str, object] = {**job.dependencies, "size": stat.st_size, "time": stat.st_mtime_ns}
     if job.config.mask is not None:
         values["mask"] = file_sha256(_find_mask(job.config, slide) or job.config.mask)
     values["mpp"] = [job.resolutions.for_all, job.resolutions.by_slide]
@@ -224,7 +225,7 @@ def _fingerprint(job: _Job, slide: SlideFile) -> str:
 
 
 def _collect_dependencies(config: PredictConfig, predictor: CheckpointPredictor, threshold: float) -> dict[str, object]:
-    """Return what the scores of every slide depend on."""
+    """Return the options and checkpoints that the scores of every slide depend on."""
     return {
         "histo": histocli.__version__,
         "checkpoints": [member.sha256 for member in predictor.members],

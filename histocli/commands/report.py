@@ -30,7 +30,7 @@ from histocli.slides.records import read_folder
 from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace, make_name
 
-MAX_BYTES = 5_000_000  # a larger page gives a warning, because it may be too large for a mail
+MAX_BYTES = 5_000_000  # a larger page gives a warning, because it may be too large for an e-mail
 _TEXT_BYTES = 200_000  # about the largest size of an evaluation's charts, counts and tables
 _OTHER_BYTES = 300_000  # about the size of the rest of the page
 _MAP_SHARE = 0.4  # maps of slides take at most this share of the bytes for pictures
@@ -196,7 +196,7 @@ def _make_evaluation_section(
 
 
 def _remove_folders(text: str, workspace: Workspace, evaluation: EvaluationReport) -> str:
-    """Return a message without the folders of this computer, because the page is for others too."""
+    """Return a message without the folders of this computer, because other people may read the page."""
     if evaluation.folder:
         text = text.replace(evaluation.folder, Path(evaluation.folder).name)
     return text.replace(f"{workspace.root}{os.sep}", "")

@@ -59,7 +59,7 @@ class RunSummary:
 
 
 class RemovedRuns(NamedTuple):
-    """Runs that were removed, the bytes that this freed, and whether `--ckpt best.pt` was the checkpoint of one."""
+    """The removed runs, the freed bytes, and whether `--ckpt best.pt` is the checkpoint of one of them."""
 
     runs: list[str]
     bytes: int
@@ -103,7 +103,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
 
 
 def _summarise(workspace: Workspace, run: str) -> RunSummary:
-    """Return the summary of a run; of one that cannot be read, the error."""
+    """Return the summary of a run; if it cannot be read, its `problem` is the error."""
     folder = workspace.run_dir(run)
     problem = ""
     record, history = RunRecord(run, "", 0), list[EpochRecord]()

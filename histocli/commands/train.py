@@ -174,7 +174,7 @@ def _try_step(run: Run) -> None:
     """Train and validate one batch, to see whether the memory is enough; the run cannot be used afterwards."""
     if not run.config.freeze:
         batch = next(iter(run.train.train_batches(0)))
-        for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory of its own
+        for _ in range(WARM_UP + 1 if run.trainer.graph else 1):  # the graph needs memory too
             run.trainer.train_step(batch, run.train.loss_weight)
     compute_log_odds(run.model, next(iter(run.val.eval_batches())).images, run.compute)
     release_gpu_memory()

@@ -39,11 +39,11 @@ def train_repeats(
     """Train one run per fold of a cross-validation of the subset, or one run per seed, one after another.
 
     With `config.resume`, finished runs are left as they are, and the others are continued or started; if all are
-    finished, a larger number of epochs extends each of them. Each run has a listener of its own. The mean and the
+    finished, a larger number of epochs extends each of them. Each run has its own listener. The mean and the
     spread of their metrics are written to `metrics/` and returned.
 
     Raises:
-        HistoError: as `train`; or the subset cannot be split into so many folds, or it has changed since the first
+        HistoError: as `train`; or the subset cannot be split into this many folds, or it has changed since the first
             run was started.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 LONG_TIMEOUT = timedelta(days=7)  # for processes that only wait for each other at the end, after unequal work
-_DELAY = 2  # calls of `all_max_async` until its result is returned: it has arrived by then
+_DELAY = 2  # calls of `all_max_async` until its result is returned, which has arrived by then
 _EXIT_DELAY = 20.0  # seconds that a process waits after another one has failed, so that torchrun names that one
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Ranks:
 
     @property
     def is_rank0(self) -> bool:
-        """Whether this is process 0, which alone writes files and prints results."""
+        """Whether this is process 0, the only one that writes files and prints results."""
         return self.rank == 0
 
     def all_gather(self, value: T) -> list[T]:

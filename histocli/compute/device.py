@@ -49,7 +49,11 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
         raise HistoError("--device mps: no Apple GPU was found", "--device auto uses what the machine has")
     cuda = cuda and not problem
     kind = device.value if device is not Device.AUTO else "cuda" if cuda else "mps" if mps else "cpu"
-    reason = "as asked" if device is not Device.AUTO else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
+    reason = (
+        "chosen by --device"
+        if device is not Device.AUTO
+        else {"cuda": "found", "mps": "no CUDA"}.get(kind, "no GPU found")
+    )
     if problem:
         reason = "the GPU cannot be used"
     place = local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
@@ -80,7 +84,7 @@ def local_gpu() -> torch.device:
 
 
 def _find_gpu_problem() -> str | None:
-    """Return why the NVIDIA GPU of this machine cannot be used; None if it can, or if there is none."""
+    """Return why the NVIDIA GPU of this machine cannot be used; None if it can be used, or if the machine has none."""
     if not torch.cuda.is_available():
         if not GPU_FILE.exists():
             return None

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
-SECONDS_TO_SAVE = 120  # that a process has to save its state and end, after it was asked to
+SECONDS_TO_SAVE = 120  # how long a process may take to save its state and end after SIGTERM
 LAUNCHER = "HISTO_LAUNCHER"  # variable: the number of the process that started this one for `--processes`
 _POLL_SECONDS = 0.5
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 def watch_launcher() -> None:
     """If torchrun or `histo --processes` started this process, end it when its launcher has ended.
 
-    Otherwise the processes of a launcher that was killed with SIGKILL would train for ever. They get SIGTERM, so that
+    Otherwise the processes of a launcher that was killed with SIGKILL would never end. They get SIGTERM, so that
     they save their state, and end after `SECONDS_TO_SAVE` in any case.
     """
     if os.name == "nt" or "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -47,7 +47,7 @@ def _continue_when_launcher_ends() -> None:
 
 @contextmanager
 def wake_suspended_children() -> Iterator[None]:
-    """Wake the suspended children of this process when they are asked to end, on Linux.
+    """Wake the suspended children of this process when they receive SIGTERM, on Linux.
 
     A suspended process does not hear SIGTERM, and the others of its job wait for it. Call this in the main thread.
     """
@@ -82,9 +82,9 @@ def _wake_children_until(is_over: Event, received: int) -> None:
 
 
 def _is_suspended_and_ending(pid: int, is_ending: bool) -> bool:
-    """Return whether a process is suspended and was asked to end; proc(5) names the fields.
+    """Return whether a process is suspended and has received SIGTERM; proc(5) names the fields.
 
-    A SIGTERM that is still pending shows that it was asked to. When SIGSTOP and SIGTERM arrive together, Linux delivers
+    A SIGTERM that is still pending shows this. When SIGSTOP and SIGTERM arrive together, Linux delivers
     SIGTERM first and suspends the process before it can react, so where this process ends (`is_ending`), all its
     suspended children count.
     """

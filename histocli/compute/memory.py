@@ -63,7 +63,7 @@ def release_gpu_memory() -> None:
 
 
 def make_memory_error(patches: int) -> HistoError:
-    """Return the error for a batch of so many patches that needs more memory than there is."""
+    """Return the error for a batch of `patches` patches that needs more memory than there is."""
     smaller = f"--batch-size {patches // 2}, or --batch-size auto, takes less" if patches > 1 else "free some of it"
     return HistoError(f"memory is full with {patches:,} patches at a time", smaller)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 RENDEZVOUS_FILE = "HISTO_RENDEZVOUS"  # variable: the file through which processes that `histo` started find each other
 _TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
-_POLL_INTERVAL = 0.02  # seconds between two looks
+_POLL_INTERVAL = 0.02  # seconds between two checks of the store
 
 
 class Rendezvous(NamedTuple):
@@ -44,7 +44,7 @@ def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
 
     torchrun keeps its store when it restarts processes, with the addresses of the ended processes in it, and it gives
     no attempt number that is the same on all machines (https://github.com/pytorch/pytorch/issues/135712). Therefore
-    process 0 chooses a random prefix. Every other process writes a random key of its own and waits for the answer
+    process 0 chooses a random prefix. Every other process writes its own random key and waits for the answer
     under this key, so that it cannot read the answer to an earlier attempt.
     """
     from torch.distributed import DistError
@@ -58,7 +58,7 @@ def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
     missing, deadline = set(range(1, size)), time.monotonic() + _TIMEOUT.total_seconds()
     while missing:
         for other in sorted(missing):
-            # The key may be that of an earlier attempt: then nobody reads the answer, and a later turn answers again.
+            # The key may be of an earlier attempt: then no process reads the answer, and a later pass answers again.
             if store.check([f"histo/here/{other}"]):
                 store.set(f"histo/answer/{store.get(f'histo/here/{other}').decode()}", name)
             if store.check([f"histo/heard/{name}/{other}"]):

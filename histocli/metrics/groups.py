@@ -24,7 +24,7 @@ class GroupMetrics:
 def metrics_per_group(
     groups: npt.NDArray[np.str_], labels: Ints, probs: Floats, threshold: float
 ) -> list[GroupMetrics]:
-    """Compute the metrics of each group, sorted by name; patches with the group "" are left out.
+    """Compute the metrics of each group, sorted by name; patches with the group "" are not counted.
 
     `groups`, `labels` and `probs` are (N,), with one value for each patch.
     """

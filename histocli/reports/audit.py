@@ -10,7 +10,7 @@ from histocli.schema import Count
 SPLIT_SENTENCES = {
     "slide": "Train and validation share no slide.",
     "overlap group": "Patches that overlap are in the same split. Patches of one slide that do not overlap may be in "
-    "both splits, so the validation metrics are somewhat too good.",
+    "both splits, so the validation metrics are slightly too good.",
     "patch": "The split is by patch: patches of one slide are in both splits, so the validation metrics are too good.",
 }
 

@@ -219,7 +219,7 @@ def find_newest_name(workspace: Workspace) -> str | None:
     for path in sorted((path for path, time in times.items() if time > started), key=lambda path: -times[path]):
         try:
             value = read_json(path)
-        except HistoError:  # what reads this evaluation names it; here another one is shown
+        except HistoError:  # the command that reads this evaluation reports the error
             continue
         if is_evaluation(value) and value["split"] != OUT_OF_FOLD and isinstance(value["run"], str):
             return run if value["run"] in workspace.run_names() else value["run"]

@@ -1,4 +1,4 @@
-"""What is sent to a tracker, and the class that each tracker implements."""
+"""The data that is sent to a tracker, and the base class of trackers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ class TrackedRun(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What is sent at the end: the final metrics, pictures (PNG files by name), and the model card.
+    """The data that is sent at the end: the final metrics, pictures (PNG files by name), and the model card.
 
     The pictures are deleted when `Tracker.summarise` has returned.
     """
@@ -67,7 +67,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Send metrics that belong to the whole run, as those of an evaluation."""
+        """Send metrics of the whole run, such as those of an evaluation."""
 
     @abstractmethod
     def close(self, status: Status) -> None:

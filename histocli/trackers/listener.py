@@ -117,10 +117,10 @@ class TrackerListener(Listener):
         for active in list(self.active):
             try:
                 call(active)
-            except Exception as error:  # noqa: BLE001 - another library may raise anything, and the training goes on
+            except Exception as error:  # noqa: BLE001 - another library may raise anything, and the training continues
                 self.active.remove(active)
                 self.listener.on_warning(
-                    f"--track {active.kind.value} failed, and the run goes on without it: "
+                    f"--track {active.kind.value} failed; the run continues without it: "
                     f"{type(error).__name__}: {first_line(error)}"
                 )
                 with suppress(Exception):  # it is reported already

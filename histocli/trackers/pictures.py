@@ -16,7 +16,7 @@ _SQUARE, _TALL = 3.8, 4.2  # heights in inches, as histo plot draws them
 def draw_pictures(folder: Path, report: EvaluationReport) -> dict[str, Path]:
     """Write the plots of an evaluation as PNG files into `folder`; return them by the names `best/roc`, ...
 
-    A curve that is undefined, because the patches have one class, is left out.
+    A curve is not drawn if it is undefined because the patches have one class.
     """
     from histocli.reports.plots.evaluation import draw_calibration, draw_confusion, draw_pr, draw_roc
     from histocli.reports.plots.style import COLUMN, Look, save

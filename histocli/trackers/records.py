@@ -1,4 +1,4 @@
-"""What is sent about a run, read from its folder, and what was sent already: `trackers.json`."""
+"""The data that trackers get about a run, and `trackers.json`, the record of what was sent."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -113,7 +113,7 @@ def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: 
 
 
 def join_state(model: Classifier, head: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the state of `model` with the weights of `head` instead of its own head, on the CPU."""
+    """Return a copy of the state of `model` with the head replaced by `head`, on the CPU."""
     return copy_state(model) | copy_head_weights(head)
 
 

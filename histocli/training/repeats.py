@@ -101,8 +101,8 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
 
     Raises:
         UsageError: the runs were started with another number of folds.
-        HistoError: the manifest is missing, its patches cannot be divided into so many folds, or a fold would have the
-            name of a data set.
+        HistoError: the manifest is missing, its patches cannot be divided into the folds, or a fold would have the name
+            of a data set.
     """
     names = {member.config.data for member in repeats.members}
     pattern = re.compile(rf"{re.escape(repeats.name)}-fold\d+")

@@ -56,7 +56,8 @@ def apply_given_options(stored: RunConfig, config: TrainConfig, given: Collectio
         is_auto = key == "batch_size" and config.can_halve_batch
         if key in given and key != "device" and not is_auto and new != value:
             flag = "--" + key.replace("_", "-")
-            raise UsageError(f"{flag} {new}: the run has {value}", f"leave {flag} out, or start a new run")
+            used = "the default" if value is None else value
+            raise UsageError(f"{flag} {new}: the run has {used}", f"leave {flag} out, or start a new run")
     return replace(stored, device=config.device) if "device" in given else stored
 
 

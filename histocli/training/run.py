@@ -47,7 +47,7 @@ class Run:
         config.check()
         self.workspace, self.name, self.config, self.ranks = workspace, name, config, ranks
         self.processes_before = ranks.size  # the number of processes when a resumed run was saved
-        self.epochs_before = config.epochs  # the number of epochs that a resumed run had
+        self.epochs_before = config.epochs  # the number of epochs of a resumed run before it was extended
         self.compute = choose_compute(config.device, config.precision)
         self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
         subset = open_balanced(workspace, self.manifest)
@@ -256,7 +256,7 @@ class Run:
     def _checkpoint(self, weights: dict[str, torch.Tensor]) -> Checkpoint:
         """Return the checkpoint of the current step, with `weights`."""
         epoch = self.history[-1] if self.history else None
-        if epoch and epoch.step != self.trainer.step:  # its metrics and calibration belong to other weights
+        if epoch and epoch.step != self.trainer.step:  # its metrics and calibration are those of other weights
             epoch = None
         metrics = epoch._asdict() if epoch else {}
         calibration = self.calibration if epoch else default_calibration(self.config.threshold)
@@ -300,5 +300,5 @@ class Run:
         )
 
     def _patches(self, steps: int) -> int:
-        """Return the number of patches in so many steps."""
+        """Return the number of patches in a number of steps."""
         return steps * min(self.train.batch_size, len(self.train))

@@ -99,7 +99,7 @@ def explain_state_errors(path: Path) -> Iterator[None]:
 
 
 def require_folder(folder: Path, run: str) -> Path:
-    """Return the folder of a run, which must not be made again in a workspace that was moved.
+    """Return the folder of a run, which must not be created again if the workspace was moved.
 
     Raises:
         HistoError: it does not exist any more.

@@ -19,7 +19,7 @@ class OptimConfig:
     first_step: int = 0  # where the learning-rate cycle begins: after 0, the run was extended
     warmup: float = 0.2
     weight_decay: float = 0.05
-    ema_span: float = 0.02  # fraction of all steps that the moving average of the weights looks back
+    ema_span: float = 0.02  # time constant of the moving average of the weights, as a fraction of all steps
     muon: bool = True
     muon_dtype: torch.dtype = torch.float32
     backbone_lr: float = 1.0  # learning rate of a pretrained backbone, as a fraction of `lr`

@@ -44,7 +44,7 @@ class Recipe:
     weight_decay: float = 0.05
     label_smoothing: float = 0.05
     warmup: float = 0.2
-    ema_span: float = 0.02  # fraction of all steps that the moving average of the weights looks back
+    ema_span: float = 0.02  # time constant of the moving average of the weights, as a fraction of all steps
     muon: bool = True
     backbone_lr: float = 1.0  # of a pretrained backbone, as a fraction of `lr`
     augment: Augment = Augment.FULL
@@ -224,7 +224,7 @@ class Trainer:
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a model's state on the CPU, each tensor with storage of its own."""
+    """Return a copy of a model's state on the CPU, each tensor with its own storage."""
     return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 

@@ -13,7 +13,7 @@ Points = tuple[tuple[float, float], ...]
 WIDTH, HEIGHT = 380, 300  # of a chart, in the units of its SVG
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 44  # margins
 INNER_WIDTH, INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-_TICKS = 5  # about how many an axis has
+_TICKS = 5  # the approximate number of ticks of an axis
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
 
 
 def make_evaluation_charts(report: EvaluationReport) -> list[Chart]:
-    """Return the charts of an evaluation; a curve that is undefined is left out."""
+    """Return the charts of an evaluation; an undefined curve has no chart."""
     curves, metrics = report.measured.curves, report.measured.metrics
     charts = []
     if curves.roc.fpr:

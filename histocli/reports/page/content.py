@@ -25,7 +25,7 @@ from histocli.text import printable
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_MAX_ROWS = 300  # a table of slides has at most this many rows, so that the page is small enough for a mail
+_MAX_ROWS = 300  # a table of slides has at most this many rows, so that the page is small enough for an e-mail
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def render(
 
 
 def worst_first(groups: list[GroupMetrics]) -> list[GroupMetrics]:
-    """Return the groups that a table shows: those with the lowest accuracy, the lowest first."""
+    """Return the groups with the lowest accuracy, sorted by accuracy; a table shows at most `_MAX_ROWS`."""
     return sorted(groups, key=lambda group: (group.metrics.get("accuracy") or 0, -group.n))[:_MAX_ROWS]
 
 
@@ -131,7 +131,7 @@ def _make_printable(value: Any) -> Any:
 
 
 def _format_interval(uncertainty: Uncertainty | None, name: str) -> str:
-    """Format the 95% interval of a metric; DeLong's, where the bootstrap has none, is named."""
+    """Format the 95% interval of a metric; DeLong's interval, which replaces a missing one, is marked as such."""
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return "-"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from histocli.slides.patch_maps import PatchMap
 
 HEATMAP = "heatmap.png"  # in the folder of a slide
-_MAX_MAPS = 24  # maps of an evaluation: each takes a third of a second to draw
+_MAX_MAPS = 24  # the largest number of maps of an evaluation: each takes a third of a second
 _QUALITY = 85  # of JPEG
 
 
@@ -69,7 +69,7 @@ def make_evaluation_maps(
 
 
 def make_folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int) -> MapGallery:
-    """Return the heat maps that `histo predict` wrote, those with most tumour first, made smaller if they must be.
+    """Return the heat maps that `histo predict` wrote, those with most tumour first, reduced to fit `max_bytes`.
 
     Raises:
         HistoError: a picture cannot be read.

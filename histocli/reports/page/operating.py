@@ -1,4 +1,4 @@
-"""What a network calls at each threshold of the report's slider."""
+"""The number of patches that are predicted as tumour at each threshold of the report's slider."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from histocli.schema import Json, to_json
 if TYPE_CHECKING:
     import pandas as pd
 
-_STEPS = 1000  # the slider has this many steps between 0 and 1, and finer ones near the ends
+_STEPS = 1000  # the number of equal steps of the slider between 0 and 1; near the ends there are finer ones
 _FINE_STEPS = (1e-4, 1e-5, 1e-6)  # the probabilities of an overconfident network are this near to 0 and to 1
 
 
@@ -35,7 +35,7 @@ class OperatingPoints:
 
 
 def count_operating_points(scores: "pd.DataFrame", threshold: float) -> OperatingPoints:
-    """Count the called patches of scored ones (columns `label` and `prob`) at the slider's thresholds.
+    """Count the scored patches (columns `label` and `prob`) that are predicted as tumour at the slider's thresholds.
 
     These are the multiples of 0.001, finer steps near 0 and 1, and `threshold`, the evaluation's own.
     """

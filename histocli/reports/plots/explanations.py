@@ -16,7 +16,7 @@ Pictures = npt.NDArray[np.uint8]
 def colour_maps(pixels: Pictures, maps: npt.NDArray[np.float32]) -> Pictures:
     """Return pictures, uint8 (N,H,W,3), of patches (N,H,W,3) and their explanations (N,H,W).
 
-    Orange raises the probability of tumour, blue lowers it. Each patch has a scale of its own: the colours are
+    Orange raises the probability of tumour, blue lowers it. Each patch has its own scale: the colours are
     strongest at its largest absolute value.
     """
     largest = np.abs(maps).max((1, 2), keepdims=True, initial=0)

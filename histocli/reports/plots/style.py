@@ -33,7 +33,7 @@ _STYLE: dict[str, Any] = {
     "axes.titlesize": 9,
     "figure.dpi": DPI,
     "figure.titlesize": 9,
-    "font.family": "DejaVu Sans",  # it comes with Matplotlib, so that every machine draws the same
+    "font.family": "DejaVu Sans",  # part of Matplotlib, so that every machine draws the same
     "font.size": 8,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.5,
@@ -69,7 +69,7 @@ class Look(NamedTuple):
 def save(path: Path, look: Look, width: float, height: float, draw: Callable[[Figure], None]) -> Path:
     """Draw a figure of `width` by `height` inches with `draw`, and write it to `path` atomically.
 
-    If `look` has a width of its own, the figure has this width, and the height that fits it.
+    If `look` has a width, the figure has this width, and its height is scaled in proportion.
 
     Raises:
         HistoError: it cannot be written.
