@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from histocli.data import tiff_tags
 from histocli.data.sizes import ImageError, check_pixels
 from histocli.data.tiff_pages import Page
 from histocli.data.tiff_segments import JPEG, NONE, UNPACK
@@ -23,18 +24,21 @@ class Layout:
 
     def __init__(self, page: Page) -> None:
         self.page, (self.width, self.height) = page, page.size
-        self.compression = page.value(259, 1)
-        self.samples, self.is_planar = page.value(277, 1), page.value(284, 1) == 2
-        bits = page.values(258) or (1,)
-        self.bits, self.photometric = bits[0], page.value(262, RGB)
-        self.sample_format, self.predictor = page.value(339, 1), page.value(317, 1)
+        self.compression = page.value(tiff_tags.COMPRESSION, 1)
+        self.samples = page.value(tiff_tags.SAMPLES_PER_PIXEL, 1)
+        self.is_planar = page.value(tiff_tags.PLANAR_CONFIGURATION, 1) == 2
+        bits = page.values(tiff_tags.BITS_PER_SAMPLE) or (1,)
+        self.bits, self.photometric = bits[0], page.value(tiff_tags.PHOTOMETRIC, RGB)
+        self.sample_format, self.predictor = page.value(tiff_tags.SAMPLE_FORMAT, 1), page.value(tiff_tags.PREDICTOR, 1)
         if not 0 < self.samples <= _MAX_SAMPLES or set(bits) != {self.bits} or not 0 < self.bits <= 64:
             raise ImageError(f"the image has {self.samples} samples of {', '.join(map(str, bits[:4]))} bits")
-        self.is_tiled = 322 in page.tags
+        self.is_tiled = tiff_tags.TILE_WIDTH in page.tags
         if self.is_tiled:
-            self.segment_width, self.segment_height = page.value(322, 0), page.value(323, 0)
+            self.segment_width = page.value(tiff_tags.TILE_WIDTH, 0)
+            self.segment_height = page.value(tiff_tags.TILE_HEIGHT, 0)
         else:
-            self.segment_width, self.segment_height = self.width, min(page.value(278, self.height), self.height)
+            self.segment_width = self.width
+            self.segment_height = min(page.value(tiff_tags.ROWS_PER_STRIP, self.height), self.height)
         check_pixels(self.segment_width, self.segment_height)
         self.segments_across = -(-self.width // self.segment_width)
         self.segments_down = -(-self.height // self.segment_height)
@@ -48,7 +52,7 @@ class Layout:
         """Whether `assemble` can decode these pixels, without OpenCV."""
         is_known = self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE)
         is_plain = self.predictor == 1 or (self.predictor == 2 and self.sample_format in (1, 2))
-        return is_known and is_plain and self.bits in (8, 16, 32, 64) and self.page.value(266, 1) == 1
+        return is_known and is_plain and self.bits in (8, 16, 32, 64) and self.page.value(tiff_tags.FILL_ORDER, 1) == 1
 
     @property
     def dtype(self) -> "np.dtype[Any]":
@@ -64,7 +68,7 @@ class Layout:
     def segment_bytes(self, rows: int) -> int:
         """Return how many bytes `rows` rows of a segment have when they are unpacked."""
         if self.photometric == YCBCR and not self.is_planar and self.compression != JPEG:
-            across, down = (self.page.values(530) or (2, 2))[:2]
+            across, down = (self.page.values(tiff_tags.YCBCR_SUBSAMPLING) or (2, 2))[:2]
             blocks = -(-self.segment_width // max(1, across)) * -(-rows // max(1, down))
             return blocks * (across * down + 2) * self.bits // 8
         return rows * self._row_bytes()
@@ -88,7 +92,12 @@ class Layout:
 
     def find_segments(self) -> list[tuple[int, int]]:
         """Return the position and the length of each segment; 0 if an uncompressed segment has no length."""
-        offsets, counts = (self.page.values(tag) for tag in ((324, 325) if self.is_tiled else (273, 279)))
+        tags = (
+            (tiff_tags.TILE_OFFSETS, tiff_tags.TILE_BYTES)
+            if self.is_tiled
+            else (tiff_tags.STRIP_OFFSETS, tiff_tags.STRIP_BYTES)
+        )
+        offsets, counts = (self.page.values(tag) for tag in tags)
         wanted = self.segments_across * self.segments_down * self.planes
         if not counts and self.compression == NONE:
             counts = (0,) * len(offsets)

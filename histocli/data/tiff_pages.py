@@ -6,6 +6,7 @@ from itertools import islice
 from struct import Struct, error
 from typing import Literal
 
+from histocli.data import tiff_tags
 from histocli.data.sizes import ImageError, Size
 
 _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -63,12 +64,12 @@ class Page:
     @cached_property
     def size(self) -> Size:
         """The width and height in pixels."""
-        return Size(self.value(256, 0), self.value(257, 0))
+        return Size(self.value(tiff_tags.WIDTH, 0), self.value(tiff_tags.HEIGHT, 0))
 
     @cached_property
     def description(self) -> str:
         """The ImageDescription, in which ImageJ and OME say what the pages are."""
-        return bytes(self.values(270)).rstrip(b"\0").decode("utf-8", "replace")
+        return bytes(self.values(tiff_tags.DESCRIPTION)).rstrip(b"\0").decode("utf-8", "replace")
 
 
 _STRUCTS = {
@@ -106,10 +107,10 @@ def _iterate_pages(page: Page) -> Iterator[Page]:
 
 def count_levels(page: Page) -> int:
     """Return how many versions of the image a TIFF holds: more than one for a pyramid, such as a whole slide."""
-    if not page.next and 330 not in page.tags:
+    if not page.next and tiff_tags.SUB_IFDS not in page.tags:
         return 1
     ratio = page.size.width / max(1, page.size.height)
-    others = [Page(page.data, at) for at in page.values(330)[:_MAX_PAGES] if at]
+    others = [Page(page.data, at) for at in page.values(tiff_tags.SUB_IFDS)[:_MAX_PAGES] if at]
     smaller = [
         other.size
         for other in [*others, *read_following_pages(page)]

@@ -8,6 +8,7 @@ from struct import Struct
 import cv2
 import numpy as np
 
+from histocli.data import tiff_tags
 from histocli.data.sizes import ImageError
 
 NONE, LZW, JPEG, ADOBE_DEFLATE, DEFLATE, PACKBITS = 1, 5, 7, 8, 32946, 32773
@@ -83,7 +84,7 @@ _LIBRARY_BYTES = 4 << 20  # memory of the buffers of OpenCV and libtiff
 
 def _as_grey_tiff(packed: bytes, pixels: int, bits: int) -> bytes:
     """Return a grey TIFF whose only segment is a given LZW stream."""
-    return _grey_header(pixels, bits) + _LENGTH.pack(279, 4, 1, len(packed), 0) + packed
+    return _grey_header(pixels, bits) + _LENGTH.pack(tiff_tags.STRIP_BYTES, 4, 1, len(packed), 0) + packed
 
 
 @lru_cache(64)
@@ -94,7 +95,16 @@ def _grey_header(pixels: int, bits: int) -> bytes:
     if not rows:
         raise ImageError("LZW segments of this size cannot be unpacked", "save it as PNG")
     begin = _HEADER.size + _LENGTH.size
-    tags = {256: pixels // rows, 257: rows, 258: bits, 259: LZW, 262: 1, 273: begin, 277: 1, 278: rows}
+    tags = {
+        tiff_tags.WIDTH: pixels // rows,
+        tiff_tags.HEIGHT: rows,
+        tiff_tags.BITS_PER_SAMPLE: bits,
+        tiff_tags.COMPRESSION: LZW,
+        tiff_tags.PHOTOMETRIC: 1,
+        tiff_tags.STRIP_OFFSETS: begin,
+        tiff_tags.SAMPLES_PER_PIXEL: 1,
+        tiff_tags.ROWS_PER_STRIP: rows,
+    }
     entries = [field for tag, value in tags.items() for field in (tag, 4, 1, value)]
     return _HEADER.pack(b"II", 42, 8, len(tags) + 1, *entries)
 

@@ -241,6 +241,8 @@ def _make_checkpoint_hint(workspace: Workspace, name: str) -> str:
     """Return a hint: how to name an existing checkpoint, or how to make one."""
     if Path(name).is_file():
         return f"to use the file in the current directory, write .{os.sep}{name}"
+    if (workspace.checkpoints_dir / f"{name}.pt").is_file():
+        return f"did you mean {name}.pt?"
     runs = workspace.run_names()
     if not runs:
         return "histo train makes one"
