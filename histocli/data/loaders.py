@@ -144,9 +144,8 @@ class PatchLoader:
             position_lists = list(batches)
             if not position_lists:
                 return
-            order = torch.from_numpy(np.concatenate(position_lists)).to(
-                self.device
-            )  # one copy: the host waits for each
+            # All positions are copied at once, because the host waits for each copy.
+            order = torch.from_numpy(np.concatenate(position_lists)).to(self.device)
             for index in order.split([len(positions) for positions in position_lists]):
                 yield Batch(self.resident_images[index].permute(0, 3, 1, 2), self.labels[index])
             return

@@ -41,14 +41,10 @@ CODING_ERROR = 0.5  # of a cell's variance: in the worst cell, PCam's pairs as J
 _CELL = (16, 16)  # px: a pair is rejected if one cell differs
 _NOISE = 10.0  # grey levels of deviation that are added to that of every cell
 _MIN_LEVELS = 16  # green levels in an overlap: with fewer, two areas may be equal by chance
-_MAX_PAIRS_PER_ANCHOR = (
-    256  # the largest number of pairs of one anchor; on PCam's grid a pixel is in at most 36 patches
-)
+_MAX_PAIRS_PER_ANCHOR = 256  # on PCam's grid a pixel is in at most 36 patches
 _BINS = 64  # anchors are sorted into this number of bins, which are paired one after the other to save memory
-_TASK_PATCHES, _BATCH_PATCHES = (
-    256,
-    4,
-)  # patches per task of a thread, and at a time within it, so that they stay in its cache
+_TASK_PATCHES = 256  # patches in a task of a thread
+_BATCH_PATCHES = 4  # patches that a thread computes at a time: these stay in its cache
 _PAIRS_PER_REPORT = 4096  # proposals between two reports of progress
 _MAX_PATCHES = 1 << 24  # a proposal has 24 bits for the number of a patch
 _POSITION = 14  # bits of an anchor's position in its patch: 7 down, 7 across

@@ -22,6 +22,6 @@ def expand_patterns(names: Sequence[str]) -> list[str]:
             continue
         found = sorted(glob(name, recursive=True))  # noqa: PTH207 - patterns may be absolute
         if not found:
-            raise HistoError(f"no path matches {name}", "list the folder to see what it holds")
+            raise HistoError(f"no path matches {name}", "list the folder to see its files")
         expanded += found
     return expanded

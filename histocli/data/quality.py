@@ -120,9 +120,8 @@ class Reference:
     @property
     def share_beyond(self) -> float:
         """The share of more training patches that would be beyond one of the three limits."""
-        return 3 * max(
-            _SHARE_BEYOND, 1 / (self.patches + 1)
-        )  # of few patches, the limit is the highest or lowest value
+        # If there are few patches, a limit is their highest or lowest value.
+        return 3 * max(_SHARE_BEYOND, 1 / (self.patches + 1))
 
     def measure_distance(self, seen: Appearance) -> Distance:
         """Return how far patches are from the training patches."""

@@ -159,9 +159,8 @@ def _warp_on_one_core(images: Tensor, matrix: Tensor, is_sharp: bool) -> Tensor:
     centres = torch.arange(side) + 0.5 - side / 2  # of pixels, from the centre of the image
     column_terms = matrix[:, :, 0, None] * centres  # (N,2,W)
     row_terms = matrix[:, :, 1, None] * centres + (matrix[:, :, 2, None] + 1) * (side / 2)  # (N,2,H)
-    x, y = (
-        row_terms[:, i, :, None] + column_terms[:, i, None, :] for i in (0, 1)
-    )  # (N,H,W), from the corner of the image
+    # The positions (N,H,W), from the corner of the image.
+    x, y = (row_terms[:, i, :, None] + column_terms[:, i, None, :] for i in (0, 1))
     # All images are one tall image, one below the other. OpenCV reflects at its left and right border; at the upper and
     # lower border of each image, positions are reflected here, because OpenCV would read the next image.
     y.abs_().sub_(side).abs_().neg_().add_(side)  # no position is outside by more than the height

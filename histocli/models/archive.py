@@ -25,9 +25,8 @@ _MEMBER = re.compile(r"[^/]+/(data\.pkl|data/[0-9]+|byteorder|version|\.[a-z_/]+
 _BLOCK = 1 << 20
 _END, _ZIP64_END, _LOCATOR, _ENTRY, _LOCAL = b"PK\5\6", b"PK\6\6", b"PK\6\7", b"PK\1\2", b"PK\3\4"
 _ZIP64_MARK = 0xFFFFFFFF  # a field of 32 bits with this value has its true value in the Zip64 block
-_ALLOWED_FLAGS = (
-    1 << 1 | 1 << 2 | 1 << 3 | 1 << 11
-)  # a data descriptor, UTF-8, and bits without meaning; not encryption
+# A data descriptor, UTF-8, and bits without a meaning here; not encryption.
+_ALLOWED_FLAGS = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 11
 _ALLOWED_OPCODES = {
     *("PROTO", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1"),
     *("BINFLOAT", "BINUNICODE", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),

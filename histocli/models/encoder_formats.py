@@ -79,7 +79,7 @@ def _from_dinov2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _timm_name(name: str) -> str:
-    """Return timm's name for a tensor of transformers' DINOv2; an unknown name is returned as it is."""
+    """Return timm's name for a tensor of transformers' DINOv2; an unknown name is returned unchanged."""
     if (embedding := name.removeprefix("embeddings.")) in _EMBEDDINGS:
         return _EMBEDDINGS[embedding]
     name = re.sub(r"^encoder\.layer\.(\d+)\.", r"blocks.\1.", name)

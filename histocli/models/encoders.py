@@ -249,7 +249,7 @@ def _download(name: str, encoder: Encoder) -> dict[str, Tensor]:
 
 
 def _load_weights(network: nn.Module, weights: dict[str, Tensor], name: str, encoder: Encoder) -> None:
-    """Load published weights; all must be there, and only a layer for other classes may be left out."""
+    """Load published weights; all parameters are needed, and a layer for other classes is dropped."""
     weights = to_timm(weights, encoder.weights_format)
     weights = {key: tensor for key, tensor in weights.items() if not key.startswith(_CLASSIFIER_PREFIXES)}
     try:

@@ -82,10 +82,9 @@ class BlurredMaxPool(nn.Module):
         is_cpu_inference = (
             maps.device.type == "cpu" and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
         )
-        largest = (
-            _max_of_neighbours(_max_of_neighbours(maps, 3), 2) if is_cpu_inference else F.max_pool2d(maps, 2, 1, 1)
-        )  # (N,C,H+1,W+1)
-        return F.conv2d(largest, self.kernel, stride=2, groups=len(self.kernel))
+        # The pooled maps are (N,C,H+1,W+1).
+        pooled = _max_of_neighbours(_max_of_neighbours(maps, 3), 2) if is_cpu_inference else F.max_pool2d(maps, 2, 1, 1)
+        return F.conv2d(pooled, self.kernel, stride=2, groups=len(self.kernel))
 
 
 def _max_of_neighbours(maps: Tensor, dim: int) -> Tensor:

@@ -18,10 +18,8 @@ from histocli.models.encoders import ENCODERS
 from histocli.models.knn import KnnHead
 from histocli.models.timm_models import PREFIX
 
-_EXTRA_PARAMETERS, _EXTRA_ELEMENTS = (
-    100,
-    1 << 24,
-)  # of layers that are replaced after construction, such as ImageNet's classes
+# Of layers that are replaced after construction, such as those for ImageNet's classes.
+_EXTRA_PARAMETERS, _EXTRA_ELEMENTS = 100, 1 << 24
 _BUFFER_ELEMENTS = 1 << 26  # of buffers that a network computes, such as the masks of a Swin transformer
 BANK = HEAD + "bank"  # the name of the weights of a head of neighbours: a row for each training patch
 _MODULES_PER_PARAMETER = 20  # modules for each parameter; many have none

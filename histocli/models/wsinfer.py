@@ -26,7 +26,7 @@ CLASS_NAMES = ["Normal", "Tumor"]  # every QuPath project has a class Tumor
 def _resample(images: Tensor, side: int) -> Tensor:
     """Resample images (N,3,H,W) in [0, 1] to (N,3,side,side) as slides are, by area, and round them to 256 levels.
 
-    TorchScript compiles this function, because what it does depends on the size of the images.
+    TorchScript compiles this function, because its steps depend on the size of the images.
     """
     height, width = images.shape[2], images.shape[3]
     if height == side and width == side:

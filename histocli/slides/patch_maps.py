@@ -22,11 +22,7 @@ from histocli.workspace import Workspace
 _ID = re.compile(r"(.+)_x([0-9]{1,9})_y([0-9]{1,9})")  # of `SlidesSource`
 _SQUARE_MM = LABEL_SIDE * PATCH_MPP / 1000  # side of the square that a patch's label and score describe
 _MAX_CELLS = 300  # along the longer side of a map: smaller cells could not be seen
-_PROBABILITY_COLUMNS = (
-    "probability",
-    "prob",
-    "label",
-)  # of `histo predict` and `histo eval`; the first one is used
+_PROBABILITY_COLUMNS = ("probability", "prob", "label")  # the first one in the table is used
 _MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]

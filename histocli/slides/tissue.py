@@ -13,9 +13,7 @@ from histocli.slides.masks import read_png
 from histocli.slides.measures import Map
 from histocli.sources import Pixels
 
-OVERVIEW_FACTOR = (
-    8  # grid pixels per pixel of the overview, so that each square of a grid is a whole number of its pixels
-)
+OVERVIEW_FACTOR = 8  # grid pixels per pixel of the overview; the sides of squares are multiples of it
 MIN_TISSUE_SHARE = 0.1  # a square is scored if at least this share of it is tissue
 _SATURATION_LIMITS = (12, 38)  # limits of Otsu's threshold, 0 to 255, for slides that are all glass or all tissue
 _MIN_BRIGHTNESS = 50  # 0 to 255: darker pixels are a border of the scan, or black ink

@@ -157,9 +157,8 @@ def _download_rest(url: str, partial_file: "_PartialFile", on_progress: OnProgre
                 while chunk:
                     partial_file.append(file, chunk)
                     on_progress(partial_file.size, partial_file.total)
-                    chunk = response.raw.read1(
-                        _CHUNK
-                    )  # returns what has arrived, so that nothing is lost if the connection stalls
+                    # `read1` returns the bytes that have arrived: none are lost if the connection stalls.
+                    chunk = response.raw.read1(_CHUNK)
     except RangeError as error:
         if partial_file.size and partial_file.size == (partial_file.total if error.total is None else error.total):
             return

@@ -42,7 +42,7 @@ class Hdf5Array:
         self.dtype: np.dtype[Any] = dataset.dtype
         self._dataset, self._chunks, self._filters = dataset, dataset.chunks, _list_filters(dataset)
         self._chunk_bytes = prod(self._chunks or ()) * self.dtype.itemsize
-        self._buffer = np.empty(0, np.uint8)  # of one chunk as it is stored
+        self._buffer = np.empty(0, np.uint8)  # for one stored chunk
 
     @property
     def block_rows(self) -> int:

@@ -500,7 +500,7 @@ def test_a_split_of_a_folder_is_refused(histo, images):
     assert "--split test is for packed data sets" in histo.fails(*PREDICT, images, "--split", "test", code=2)[0]
 
 
-def test_files_that_are_left_out_are_counted(histo, images):
+def test_skipped_files_are_counted(histo, images):
     (images / "slide.jxl").write_bytes(b"\xff\x0a")
     (images / "notes.txt").write_text("x")
     result = histo(*PREDICT, images)

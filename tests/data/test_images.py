@@ -370,7 +370,7 @@ def overwritten(data, start, fill):
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 98}])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_jpeg_whose_data_is_damaged_is_refused_with_what_libjpeg_says(mode, options):
+def test_a_damaged_jpeg_is_refused_with_the_message_of_libjpeg(mode, options):
     whole = encode(NOISE, "JPEG", mode, **options)
     decode(whole, "x")
     with pytest.raises(HistoError, match="x: the image is damaged: Corrupt JPEG data"):

@@ -124,7 +124,7 @@ def test_the_audit_counts_the_leaks_of_a_random_split(empty, tmp_path):
     assert audit["overlaps"] == {"pairs": pairs, "groups": 1, "patches": 30, "largest_group": 30, **across}
 
 
-def test_slides_that_contradict_overlapping_pixels_are_told_in_balance_and_in_the_card(empty, tmp_path):
+def test_slides_that_contradict_overlapping_pixels_are_reported_by_balance_and_in_the_card(empty, tmp_path):
     """Two patches of each place, of which the table says for three places that they are of different slides."""
     patches = {f"{i % 2}/{i:03}{x}": crop(texture(i), x, 0) for i in range(40) for x in (0, 30)}
     slides = {f"{i % 2}/{i:03}{x}": f"s{(i + 2 * (i < 3 and x > 0)) % 20}" for i in range(40) for x in (0, 30)}
@@ -186,7 +186,7 @@ def test_training_is_refused_if_patches_for_evaluation_leak_into_train(empty, le
     )
 
 
-def test_patches_that_leak_are_left_out_of_train_if_asked(empty, tmp_path):
+def test_leaking_patches_are_dropped_from_train_with_drop_leaks(empty, tmp_path):
     """A copy in another data set, an overlap with the set's own test split, and a slide that is in both."""
     patches = {f"train/{key}": pixels for key, pixels in mine(places=8).items()}
     patches["test/0/held"] = crop(texture((0, 0)), 40, 40)
@@ -202,7 +202,7 @@ def test_patches_that_leak_are_left_out_of_train_if_asked(empty, tmp_path):
     empty(*TRAIN, "--epochs", 1)
 
 
-def test_patches_of_a_slide_that_is_also_for_evaluation_are_left_out_if_asked(empty, tmp_path):
+def test_patches_of_a_slide_that_is_also_for_evaluation_are_dropped_with_drop_leaks(empty, tmp_path):
     patches = mine(places=8)
     pack(empty, tmp_path, "mine", patches, {key: f"slide {key[-1]}" for key in patches})
     pack(empty, tmp_path, "test", {"x/new": crop(texture(99), 0, 0)}, {"x/new": "slide 3"})

@@ -81,7 +81,7 @@ def test_an_epoch_can_start_at_any_batch(rows, size, data):
     assert [rows_of(batch) for batch in data_set.train_batches(5, first)] == whole[first:]
 
 
-def test_over_many_epochs_every_row_is_left_out_equally_often():
+def test_over_many_epochs_every_row_is_skipped_equally_often():
     data = batches(range(10), 4)
     counts = np.zeros(10)
     for seed in range(500):

@@ -198,7 +198,7 @@ def test_a_file_without_the_weights_of_the_format_is_refused(hub, name, weights,
         create_model(name, Weights.PRETRAINED)
 
 
-def test_a_layer_for_other_classes_is_left_out(hub):
+def test_a_layer_for_other_classes_is_dropped(hub):
     put_in_cache(hub, TINY, classes=5)
     assert create_model("tiny", Weights.PRETRAINED).backbone_and_head.width == 64
 

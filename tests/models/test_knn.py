@@ -56,7 +56,7 @@ def test_fewer_patches_than_neighbours_vote_too():
     assert torch.isfinite(logits).all()
 
 
-def test_the_loss_leaves_the_own_vote_out():
+def test_the_loss_does_not_count_the_vote_of_the_patch_itself():
     features, labels = draw(200)
     loss = float(head_of(features, labels).leave_one_out_loss())
     assert 0.6 < loss < 1.5  # the labels are random; with its own vote each patch would be right

@@ -51,7 +51,7 @@ def write_ome(path, description):
 
 
 @pytest.mark.parametrize("name", ["pipe", "other.tif", "../other.tif", "/dev/zero"])
-def test_the_metadata_of_a_slide_names_no_other_file(tmp_path, name):
+def test_files_in_the_metadata_of_a_slide_are_not_opened(tmp_path, name):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "folder" / "pipe")
     for place in (tmp_path, tmp_path / "folder"):

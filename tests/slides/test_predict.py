@@ -46,7 +46,7 @@ def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
     assert float(records[0]["tissue_mm2"]) == pytest.approx(half, rel=0.1)
 
 
-def test_the_table_holds_the_scores_of_the_same_pixels_cut_out_by_hand(histo, slides, tmp_path):
+def test_the_table_has_the_scores_of_the_same_pixels_cut_out_by_hand(histo, slides, tmp_path):
     out = tmp_path / "out"
     predict(histo, slides / "first.tif", "--out", out)
     image = tifffile.imread(slides / "first.tif")

@@ -131,7 +131,7 @@ def test_xml_and_geojson_say_the_same(tmp_path):
         ),
     ],
 )
-def test_what_is_no_annotation_is_refused(tmp_path, name, text, message):
+def test_files_that_are_not_annotations_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(Exception, match=re.escape(message)):
         read_tumour(tmp_path / name)
@@ -239,7 +239,7 @@ def test_a_mask_that_could_label_wrongly_is_refused(empty, annotated, tmp_path, 
         (lambda png: cv2.imencode(".png", np.zeros((8200, 8200), np.uint8))[1].tobytes(), "of more than 67,108,864"),
     ],
 )
-def test_a_png_that_is_no_whole_mask_is_refused(tmp_path, change, message):
+def test_a_png_that_is_not_a_complete_mask_is_refused(tmp_path, change, message):
     png = cv2.imencode(".png", np.eye(400, dtype=np.uint8))[1].tobytes()
     (tmp_path / "mask.png").write_bytes(png)
     assert read_tumour(tmp_path / "mask.png").has_tumour

@@ -44,7 +44,7 @@ def test_a_slide_of_nothing_but_tissue_is_all_tissue():
 
 
 @pytest.mark.parametrize(("colour", "flag"), [((30, 60, 190), "ink"), ((20, 140, 60), "ink"), ((15, 15, 18), "black")])
-def test_ink_and_black_borders_are_left_out_and_reported(colour, flag):
+def test_ink_and_black_borders_are_excluded_and_reported(colour, flag):
     image = glass()
     paint(image, slice(100, 200), slice(100, 200), (190, 120, 175))
     paint(image, slice(0, 80), slice(0, 400), colour)

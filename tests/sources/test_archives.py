@@ -79,7 +79,7 @@ def test_only_some_parts_of_a_stream_are_kept(monkeypatch):
         assert reader._kept_bytes <= 6400
 
 
-def test_hard_links_have_their_bytes_and_links_devices_and_folders_are_left_out(tmp_path):
+def test_hard_links_are_read_and_other_links_devices_and_folders_are_skipped(tmp_path):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         member = tarfile.TarInfo("a.png")
@@ -112,7 +112,7 @@ def test_a_truncated_or_damaged_tar_is_an_error_that_names_it(tmp_path, suffix):
         list_files(path)
 
 
-def test_a_header_damaged_in_the_middle_is_not_taken_for_the_end(tmp_path):
+def test_a_damaged_header_in_the_middle_is_not_treated_as_the_end(tmp_path):
     data = bytearray(make_tar({f"{i}.png": bytes(100) for i in range(10)}))
     data[5 * 1024 + 10] ^= 0xFF
     (tmp_path / "x.tar").write_bytes(data)
@@ -129,7 +129,7 @@ def test_a_bomb_in_a_tar_is_refused_alone(tmp_path, monkeypatch):
     assert read_bytes(good) == b"1"
 
 
-def test_a_name_twice_in_a_tar_is_an_error(tmp_path):
+def test_a_tar_with_two_files_of_the_same_name_is_an_error(tmp_path):
     data = make_tar({"a.png": b"1", "./a.png": b"2"})
     (tmp_path / "x.tar").write_bytes(data)
     with pytest.raises(HistoError, match=r"contains 'a\.png' twice"):
@@ -156,14 +156,14 @@ def test_kaggles_zips_of_2019(tmp_path):
     check_all(KaggleSource(tmp_path / "nested.tar.gz", tmp_path))
 
 
-def test_archives_beside_images_are_left_out_and_named(tmp_path):
+def test_archives_beside_images_are_skipped_and_reported(tmp_path):
     files = {"0/a.tif": tiff(PIXELS[0]), "1/b.tif": tiff(PIXELS[1]), "old.zip": make_zip({"0/a.tif": tiff(PIXELS[0])})}
     source = FolderSource(FolderOptions((str(write_folder(tmp_path / "x", files)),)))
     assert [patch.id for patch in source.patches()] == ["a", "b"]
     assert "1 file skipped: 1 .zip" in source.report.notes
 
 
-def test_archives_three_deep_are_left_out(tmp_path):
+def test_archives_three_levels_deep_are_skipped(tmp_path):
     inner = make_zip({"deep.zip": make_zip({"a.tif": b"1"}), "b.tif": b"2"})
     assert set(contents(write_zip(tmp_path / "x.zip", {"inner.zip": inner}))) == {"inner/deep.zip", "inner/b.tif"}
 
@@ -244,7 +244,7 @@ def test_npz_of_medmnist_has_splits(tmp_path):
         ({"x": np.array([{}])}, "has no patches: x object"),
     ],
 )
-def test_npz_that_holds_no_patches(tmp_path, arrays, message):
+def test_an_npz_without_patches_is_an_error(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(HistoError, match=message):
         FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))

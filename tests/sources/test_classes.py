@@ -33,7 +33,7 @@ NAMES = {
 @pytest.mark.parametrize(
     ("name", "label"), [(name.replace("%", " "), label) for label, names in NAMES.items() for name in names.split()]
 )
-def test_what_a_name_says(name, label):
+def test_the_label_in_the_name_of_a_class(name, label):
     assert label_of(name) == label
 
 
@@ -46,7 +46,7 @@ def test_what_a_name_says(name, label):
         ("latest contest tested trains evaluation 0 tumor", ""),
     ],
 )
-def test_which_split_a_name_says(names, split):
+def test_the_split_in_the_name_of_a_folder(names, split):
     assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
 
 
@@ -129,7 +129,7 @@ def test_folders_that_are_not_understood_are_named(tmp_path):
     assert report.counts == {"without a label": 2}
 
 
-def test_a_location_that_has_the_name_of_a_class_and_holds_class_folders(tmp_path):
+def test_a_location_with_the_name_of_a_class_and_with_class_folders(tmp_path):
     found, _ = pack(tmp_path / "cancer", "normal/1.tif", "tumor/2.tif")
     assert [label for label, _ in found.values()] == [0, 1]
 
@@ -149,7 +149,7 @@ def test_classes_that_are_no_classes(options, message):
     assert message.startswith("names no") or "--classes negative=NAME" in raised.value.hint
 
 
-def test_a_line_of_names_that_nobody_understands():
+def test_the_classes_option_for_unknown_names():
     assert format_classes_option(["a b", "c"]) == "--classes negative=NAME --classes positive=NAME"
     assert format_classes_option(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
 
@@ -201,7 +201,7 @@ def test_labels_at_the_end_of_every_file_name(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["eval", "extra", "3"])
-def test_a_folder_beside_train_that_is_no_split_is_an_error(tmp_path, other):
+def test_a_folder_beside_train_that_is_not_a_split_is_an_error(tmp_path, other):
     names = [
         f"{split}/{side}/{i}.tif" for i, split in enumerate(("train", "dev", other)) for side in ("normal", "tumor")
     ]

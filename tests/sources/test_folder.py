@@ -105,7 +105,7 @@ def test_images_without_labels_and_labels_without_images_are_counted(tmp_path):
     assert source.report.counts == {"labels without an image": 2, "without a label": 2}
 
 
-def test_several_locations_each_with_its_own_table(tmp_path):
+def test_several_locations_with_a_table_each(tmp_path):
     first = write_zip(
         tmp_path / "1.zip", {"t/a.tif": TIFFS[0], "t/b.tif": TIFFS[1], "labels.csv": b"id,label\na,1\nb,0\n"}
     )

@@ -121,7 +121,7 @@ def test_a_slide_table_that_matches_nothing_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("table", ["id,size\nx,1\n", "name,class\nx,stroma\n", "\xff\xfe", "id,label\nx\n"])
-def test_a_strangers_table_beside_is_named_and_ignored(tmp_path, table):
+def test_an_unrelated_table_beside_the_images_is_reported_and_ignored(tmp_path, table):
     (tmp_path / "their_labels.csv").write_text(table)
     source = open_folder(tmp_path / "x", ("0/a.tif", "1/b.tif"), {})
     assert labels_of(source) == {"a": 0, "b": 1}
@@ -145,7 +145,7 @@ def test_two_columns_of_labels_that_disagree_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("label", ["-1", "2", "stroma", ""])
-def test_labels_that_are_not_understood_name_line_and_column(tmp_path, label):
+def test_the_error_for_an_unknown_label_has_line_and_column(tmp_path, label):
     with pytest.raises(HistoError, match=rf"labels.csv, line 3, column label: '{label}' is not 0 or 1") as raised:
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": f"id,label\na,1\nb,{label}\n"})
     assert raised.value.hint
@@ -162,7 +162,7 @@ def test_ids_that_excel_rounded_are_an_error_that_says_so(tmp_path):
         open_folder(tmp_path / "x", ("12300000001.tif", "a.tif"), {"labels.csv": "id,label\n1.23E+10,1\na,0\n"})
 
 
-def test_lost_leading_zeros_are_found_and_told(tmp_path):
+def test_ids_without_their_leading_zeros_are_matched_and_reported(tmp_path):
     source = open_folder(tmp_path / "x", ("007.tif", "12.tif"), {"labels.csv": "id,label\n7,1\n12,0\n"})
     assert labels_of(source) == {"007": 1, "12": 0}
     assert "1 ids matched by number, since leading zeros are lost: '7' with 007.tif" in source.report.notes
@@ -193,7 +193,7 @@ def test_tables_in_a_zip(tmp_path):
     assert labels_of(open_folder(tmp_path / "y", IMAGES, {"train_labels.csv.zip": data})) == FOUND
 
 
-def test_files_that_are_left_out_are_counted_by_suffix_and_images_are_known_by_their_bytes(tmp_path):
+def test_skipped_files_are_counted_by_suffix_and_images_are_recognised_by_their_bytes(tmp_path):
     others = {"a.jxl": b"\xff\x0a..", "b.jxl": b"\xff\x0a..", "c.svs": IMAGE, "readme": b"text", "p.png.part": IMAGE}
     images = {"noext": IMAGE, "x.jfif": IMAGE, "y.j2k": IMAGE, "z.data": IMAGE}
     source = open_folder(tmp_path / "x", (), others | images | {"Thumbs.db": b"x"})
@@ -213,7 +213,7 @@ def test_a_label_beside_the_image_that_is_not_understood(tmp_path):
         open_folder(tmp_path / "x", ("s1.tif",), {"s1.cls": "7"})
 
 
-def test_options_that_name_what_is_not_there_are_errors(tmp_path):
+def test_options_with_names_that_do_not_exist_are_errors(tmp_path):
     with pytest.raises(HistoError, match="--classes names tumr, which is no folder and no label") as raised:
         open_folder(tmp_path / "x", ("left/a.tif", "right/b.tif"), {}, classes=("negative=left", "positive=tumr"))
     assert raised.value.hint == "there are left, right"
@@ -230,7 +230,7 @@ def test_a_workbook_is_named_and_a_table_in_gzip_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("words", [("train", "dev", "eval"), ("train", "val", "2"), ("Test", "other", "Train")])
-def test_a_word_that_is_no_split_beside_splits_is_an_error(tmp_path, words):
+def test_a_word_beside_splits_that_is_not_a_split_is_an_error(tmp_path, words):
     rows = "".join(f"{key},{i % 2},{word}\n" for i, (key, word) in enumerate(zip("abc", words, strict=True)))
     with pytest.raises(HistoError, match=r"column split: '(eval|2|other)' is not a split"):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
@@ -340,7 +340,7 @@ def test_the_splits_of_wilds_are_the_official_ones(tmp_path):
     assert splits_of(source) == ["train", "valid", "valid", "test"]
 
 
-def test_columns_of_both_classes_that_hold_for_one_image_are_an_error(tmp_path):
+def test_an_image_with_1_in_the_columns_of_both_classes_is_an_error(tmp_path):
     table = "id,normal,tumor\na,1,1\nb,1,0\nc,0,1\n"
     with pytest.raises(HistoError, match="a row has 1 in the columns tumor and normal") as caught:
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
@@ -353,7 +353,7 @@ def test_columns_that_are_not_used_are_named(tmp_path):
     assert "columns of labels.csv that are not used: 'grade'" in source.report.notes
 
 
-def test_splits_of_a_table_are_said_once_with_their_counts(tmp_path):
+def test_splits_of_a_table_are_reported_once_with_their_counts(tmp_path):
     source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\na,1,train\nb,0,dev\nc,1,\n"})
     said = [note for note in source.report.notes if "split" in note]
     assert said == [
@@ -372,7 +372,7 @@ def test_a_row_without_a_label_is_an_error_that_says_to_remove_it(tmp_path, miss
     ("labels", "line"),
     [("121", "negative=1 --classes positive=2"), (["-1", "1", "1"], "negative=-1 --classes positive=1")],
 )
-def test_other_numbers_as_labels_are_an_error_whose_hint_reads_them(tmp_path, labels, line):
+def test_other_numbers_as_labels_are_an_error_with_a_hint_that_works(tmp_path, labels, line):
     table = "id,label\n" + "".join(f"{key},{label}\n" for key, label in zip("abc", labels, strict=True))
     with pytest.raises(HistoError, match="is not 0 or 1") as caught:
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})

@@ -170,7 +170,7 @@ def test_mean_colours_do_not_predict_the_label(patches, pixels):
 
 
 @pytest.mark.parametrize(("n", "seed"), [(0, 0), (-5, 0), (10, -1)])
-def test_impossible_arguments_are_errors_that_name_them(n, seed):
+def test_the_error_for_impossible_arguments_has_their_values(n, seed):
     with pytest.raises(UsageError) as caught:
         SyntheticSource(n, seed)
     assert caught.value.hint
