@@ -56,7 +56,8 @@ def reference() -> str:
     ]
     for command in app.registered_commands:
         name = command.name or command.callback.__name__
-        usage = "".join(f" {n.upper()}..." for n, _, info, _ in _parameters(command.callback) if _is_argument(info))
+        arguments = (one for one in _parameters(command.callback) if _is_argument(one[2]))
+        usage = "".join(f" {_argument_usage(*one)}" for one in arguments)
         lines += ["", f"## histo {name}", "", inspect.getdoc(command.callback), ""]
         lines += [f"`histo {name} [OPTIONS]{usage}`", "", *_table(command.callback, f"HISTO_{name.upper()}")]
         lines += [
@@ -99,12 +100,17 @@ def _is_argument(info: Any) -> bool:
     return isinstance(info, typer.models.ArgumentInfo)
 
 
+def _argument_usage(name: str, kind: Any, _: Any, default: Any) -> str:
+    """Return an argument as in a usage line: in brackets if it can be omitted, with dots if it can be repeated."""
+    usage = name.upper() if default is inspect.Parameter.empty else f"[{name.upper()}]"
+    return usage + ("..." if any(get_origin(one) in (list, tuple) for one in (kind, *get_args(kind))) else "")
+
+
 def _choices(kind: Any) -> str:
     """Return the values that an option takes, if it takes only some words."""
-    for one in (kind, *get_args(kind)):
-        if isinstance(one, type) and issubclass(one, Enum):
-            return " One of " + ", ".join(f"`{choice.value}`" for choice in one) + "."
-    return ""
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return " One of " + ", ".join(f"`{choice.value}`" for choice in kind) + "."
+    return next(filter(None, map(_choices, get_args(kind))), "")
 
 
 def _default(info: Any, default: Any) -> str:
@@ -112,6 +118,8 @@ def _default(info: Any, default: Any) -> str:
         return info.show_default
     if default is None or default is False:
         return ""
+    if default is True:
+        return "yes"
     values = default if isinstance(default, list | tuple) else [default]
     return ", ".join(f"`{value.value if isinstance(value, Enum) else value}`" for value in values)
 
