@@ -127,7 +127,7 @@ def test_far_patches_share_cells_that_show_their_mean(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,probability\na_x1_y2,0.5\na_x1_y2,0.6\n", "two patches of the slide a lie at x 1, y 2"),
+        ("id,probability\na_x1_y2,0.5\na_x1_y2,0.6\n", "two patches of the slide a have the position x 1, y 2"),
         ("id,probability\na_x1_y2,1.5\n", "the probability of a_x1_y2 is '1.5', not from 0 to 1"),
         ("id,probability\na_x1_y2,\n", "the probability of a_x1_y2 is '', not from 0 to 1"),
         ("name,probability\na_x1_y2,0.5\n", "the columns id and probability are needed"),
