@@ -131,7 +131,7 @@ def test_far_patches_share_cells_that_show_their_mean(tmp_path):
         ("id,probability\na_x1_y2,1.5\n", "the probability of a_x1_y2 is '1.5', not from 0 to 1"),
         ("id,probability\na_x1_y2,\n", "the probability of a_x1_y2 is '', not from 0 to 1"),
         ("name,probability\na_x1_y2,0.5\n", "the columns id and probability are needed"),
-        ("id,probability\na,0.5\nb,0.5\n", "the position of none of its 2 patches is known"),
+        ("id,probability\na,0.5\nb,0.5\n", "none of its 2 patches has a known position"),
     ],
 )
 def test_a_table_that_cannot_be_drawn_is_refused(tmp_path, text, message):
