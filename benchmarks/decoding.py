@@ -59,7 +59,7 @@ def measure(step: str, place: Any, name: str) -> None:
 
 def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     """Score n files."""
-    predict_job.load_predictor = Instant  # type: ignore[assignment]
+    predict_job.load_from_config = Instant  # type: ignore[assignment]
     measure("list the folder", inputs, "_images")
     measure("ids", inputs, "unique_ids")
     measure("pixels to the device", Predictor, "_start")

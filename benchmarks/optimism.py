@@ -209,7 +209,7 @@ def main(arguments: Sequence[str]) -> Optimism:
     elif optimism.shared_slides is None and optimism.overlaps is None:
         report.note(f"it is not known whether {data} shares slides with the training data")
     path = save(workspace.plots_dir / "optimism.png", Look(), COLUMN, 3.4, lambda figure: draw(figure, optimism))
-    report.done(f"wrote {path}")
+    report.print_done(f"wrote {path}")
     return optimism
 
 

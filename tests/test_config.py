@@ -69,7 +69,7 @@ def test_an_option_with_a_metavar_names_its_flag(command):
 @pytest.mark.parametrize("command", CONFIGS)
 def test_the_command_line_has_the_options_and_defaults_of_the_dataclass(command):
     expected = defaults(CONFIGS[command])
-    for name in ("halve", "extended_after"):  # which --batch-size auto and --resume set
+    for name in ("can_halve_batch", "extended_after"):  # which --batch-size auto and --resume set
         expected.pop(name, None)
     parameters = inspect.signature(COMMANDS[command].callback).parameters
     found = {

@@ -35,8 +35,9 @@ def test_the_table_shows_the_counts_and_what_was_dropped(histo):
     assert result.stdout == ""
     dropped = json.loads((histo.root / "metrics" / "balance.json").read_text())["dropped"]
     assert dropped["duplicates"] > 0
-    for what, count in dropped.items():
-        assert (f"{count} {what}" in result.stderr) == (count > 0)
+    words = {"held_out": "in a split for evaluation", "outliers": "without tissue"}
+    for name, count in dropped.items():
+        assert (f"{count} {words.get(name, name)}" in result.stderr) == (count > 0)
     cells = [line.split() for line in result.stderr.splitlines()]
     rows = {line[0]: list(map(int, line[1:])) for line in cells if line[0] in ("train", "val")}
     assert [a + b for a, b in zip(rows["train"][:2], rows["val"][:2], strict=True)] == [50, 50]

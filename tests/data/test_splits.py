@@ -44,7 +44,7 @@ def test_each_dropped_row_is_counted_once_with_its_first_reason():
         ]
     )
     kept, dropped = drop_unusable(frame)
-    assert vars(dropped) == {"held_out": 3, "unlabelled": 2, "outliers": 3, "duplicates": 1}
+    assert vars(dropped) == {"held_out": 3, "unlabelled": 2, "outliers": 3, "duplicates": 1, "leaking": 0}
     assert kept["id"].tolist() == ["good", "edge dark", "edge bright", "then in train"]
     assert len(frame) == 13
 

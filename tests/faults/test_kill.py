@@ -21,9 +21,9 @@ from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 from tests.sources.server import FileServer
 
-ASKED = os.environ.get("HISTO_KILL_TEST", "")
-EVERYTHING = ASKED == "all"
-MOMENTS = FAULTS = int(ASKED) if ASKED.isdecimal() else 2  # of a slow command, unless all are walked
+KILL_TEST = os.environ.get("HISTO_KILL_TEST", "")
+IS_COMPLETE = KILL_TEST == "all"
+MOMENTS = FAULTS = int(KILL_TEST) if KILL_TEST.isdecimal() else 2  # of a slow command, unless all are walked
 KILLS = 1
 QUICK = {"balance"}
 COMMANDS = {
@@ -34,11 +34,11 @@ COMMANDS = {
     "eval": ["eval", "--ckpt", "first", "--device", "cpu"],
     "compare": ["eval", "--compare", "a.json", "b.json"],
     "predict": ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", "OUT"],
-    "plot": ["plot"] if EVERYTHING else ["plot", "--kind", "curves", "--kind", "balance"],
+    "plot": ["plot"] if IS_COMPLETE else ["plot", "--kind", "curves", "--kind", "balance"],
     "export": ["export", "--ckpt", "first", "--format", "pt2", "--out", "OUT"],
 }
-NAMES = [name for name in COMMANDS if ASKED or name != "export"]  # it takes longest, and writes one file
-HARMS = ("ENOSPC", "EIO", "torn")
+NAMES = [name for name in COMMANDS if KILL_TEST or name != "export"]  # it takes longest, and writes one file
+FAILURES = ("ENOSPC", "EIO", "torn")
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def evaluated_workspace(trained_workspace, tmp_path_factory):
     return root
 
 
-class Scene:
+class FaultyCommand:
     """A command, the workspace `before` it, and the copy of this workspace in which it runs."""
 
     def __init__(self, name, before, folder, server):
@@ -103,8 +103,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene(request, trained_workspace, evaluated_workspace, tmp_path, server):
-    return Scene(
+def faulty(request, trained_workspace, evaluated_workspace, tmp_path, server):
+    return FaultyCommand(
         request.param, evaluated_workspace if request.param == "compare" else trained_workspace, tmp_path, server
     )
 
@@ -112,53 +112,53 @@ def scene(request, trained_workspace, evaluated_workspace, tmp_path, server):
 def choose(items, most):
     """Return all items with HISTO_KILL_TEST=all, else `most` of them at even distances, with the last one."""
     items = list(items)
-    if EVERYTHING or len(items) <= most:
+    if IS_COMPLETE or len(items) <= most:
         return items
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-@pytest.mark.parametrize("scene", NAMES, indirect=True)
-def test_killed_at_any_operation_and_run_again_it_ends_as_if_it_had_not_been(scene, request, record_property):
-    name = request.node.callspec.params["scene"]
-    kept = scene.folder / "moments"
-    process = scene.run(keep=str(kept))
+@pytest.mark.parametrize("faulty", NAMES, indirect=True)
+def test_killed_at_any_operation_and_run_again_it_ends_as_if_it_had_not_been(faulty, request, record_property):
+    name = request.node.callspec.params["faulty"]
+    kept = faulty.folder / "moments"
+    process = faulty.run(keep=str(kept))
     assert process.code == 0, process.stderr
-    undisturbed = tree(scene.root)
+    undisturbed = tree(faulty.root)
     moments = sorted(kept.iterdir())
     assert len(moments) > 2
     record_property("moments", f"{name}: {len(moments)}")
     for moment in choose(moments, len(moments) if name in QUICK else MOMENTS):
-        scene.reset(moment)
-        check_whole(scene.root)
-        scene.finish(undisturbed)
-    operations, chance = int(scene.count.read_text()), random.Random(name)
-    scene.reset(scene.before)
+        faulty.reset(moment)
+        check_whole(faulty.root)
+        faulty.finish(undisturbed)
+    operations, chance = int(faulty.count.read_text()), random.Random(name)
+    faulty.reset(faulty.before)
     for _ in range(KILLS):  # the process is really killed
-        scene.run(at=chance.randrange(operations), harm="kill")
-        check_whole(scene.root)
-    scene.finish(undisturbed)
+        faulty.run(at=chance.randrange(operations), harm="kill")
+        check_whole(faulty.root)
+    faulty.finish(undisturbed)
 
 
-@pytest.mark.parametrize("scene", NAMES, indirect=True)
-def test_an_operation_that_fails_is_one_error_and_nothing_is_lost(scene, request, record_property):
-    process = scene.run()
+@pytest.mark.parametrize("faulty", NAMES, indirect=True)
+def test_an_operation_that_fails_is_one_error_and_nothing_is_lost(faulty, request, record_property):
+    process = faulty.run()
     assert process.code == 0, process.stderr
-    undisturbed = tree(scene.root)
-    before = [str(path.relative_to(scene.before)) for path in scene.before.rglob("*") if path.is_file()]
-    operations = int(scene.count.read_text())
-    plans = [(at, harm) for at in range(operations) for harm in HARMS]
-    if not EVERYTHING:
-        plans = [(at, HARMS[at % 3]) for at in range(operations)]
-    record_property("failures", f"{request.node.callspec.params['scene']}: {len(plans)} at {operations} operations")
+    undisturbed = tree(faulty.root)
+    before = [str(path.relative_to(faulty.before)) for path in faulty.before.rglob("*") if path.is_file()]
+    operations = int(faulty.count.read_text())
+    plans = [(at, harm) for at in range(operations) for harm in FAILURES]
+    if not IS_COMPLETE:
+        plans = [(at, FAILURES[at % 3]) for at in range(operations)]
+    record_property("failures", f"{request.node.callspec.params['faulty']}: {len(plans)} at {operations} operations")
     for at, harm in choose(plans, FAULTS):
-        scene.reset(scene.before)
-        process = scene.run(at=at, harm=harm)
+        faulty.reset(faulty.before)
+        process = faulty.run(at=at, harm=harm)
         where = f"operation {at} of {operations}, {harm}: {process.stderr}"
         assert process.code in (0, 1), where
         assert "Traceback" not in process.stderr, where
         assert "bug" not in process.stderr, where
         assert process.stderr.count("error: ") == process.code, where
-        check_whole(scene.root)
-        lost = [path for path in before if not (scene.root / path).is_file()]
+        check_whole(faulty.root)
+        lost = [path for path in before if not (faulty.root / path).is_file()]
         assert [path for path in lost if not path.endswith("dataset.json")] == [], where  # replaced by new ones
-        scene.finish(undisturbed)
+        faulty.finish(undisturbed)
