@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
 from histocli.compute.cores import map_pieces
@@ -28,6 +28,7 @@ from histocli.models.checkpoint import load_checkpoint
 STEPS, BLUR = 8, 8  # BLUR: standard deviation in pixels
 BOX, STRIDE = 16, 8  # of the occlusion, in pixels
 SIDE = 96
+PIECE = 40  # patches that are explained at a time
 
 
 def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -105,14 +106,19 @@ def main() -> None:
     images = to_images(pixels)
     blurred = to_images(np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in pixels]))
     fine, coarse = find_feature_maps(network, [12]), find_feature_maps(network, [6])
+
+    def explain(modules: list[nn.Module], contribution: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        pieces = images.split(PIECE)  # all at once need gigabytes
+        return torch.cat([average_views(network, modules, piece, contribution) for piece in pieces])
+
     noise = torch.randn(len(images), 1, 12, 12, generator=torch.Generator().manual_seed(0))
     ways: dict[str, Callable[[], Tensor]] = {
         "random places": lambda: F.interpolate(noise, (SIDE, SIDE), mode="bilinear")[:, 0],
-        "Grad-CAM, last map (6x6)": lambda: average_views(network, coarse, images, grad_cam),
-        "Grad-CAM, 12x12": lambda: average_views(network, fine, images, grad_cam),
-        "HiResCAM, last map (6x6)": lambda: average_views(network, coarse, images, hires_cam),
-        "HiResCAM, 12x12": lambda: average_views(network, fine, images, hires_cam),
-        "HiResCAM, 6x6 and 12x12": lambda: average_views(network, fine + coarse, images, hires_cam),
+        "Grad-CAM, last map (6x6)": lambda: explain(coarse, grad_cam),
+        "Grad-CAM, 12x12": lambda: explain(fine, grad_cam),
+        "HiResCAM, last map (6x6)": lambda: explain(coarse, hires_cam),
+        "HiResCAM, 12x12": lambda: explain(fine, hires_cam),
+        "HiResCAM, 6x6 and 12x12": lambda: explain(fine + coarse, hires_cam),
         "occlusion, 169 passes": lambda: occlusion(network, images, blurred),
     }
     print(f"{options.count} patches called tumour, {options.count} called normal: mean (standard error)")
