@@ -88,7 +88,9 @@ class TrackerListener(Listener):
                 summary = Summary(make_best_metrics(report), pictures, run.dir / "model_card.md")
                 self._each(lambda active: active.tracker.summarise(summary))
         except Exception as error:  # noqa: BLE001 - such as a full disk; the run is finished, and its files are written
-            self.warn(f"--track: the final metrics were not sent: {type(error).__name__}: {first_line(error)}")
+            self.listener.on_warning(
+                f"--track: the final metrics were not sent: {type(error).__name__}: {first_line(error)}"
+            )
 
     def _start(self, active: _Active) -> None:
         """Start or continue the run in a tracker, and print its address."""

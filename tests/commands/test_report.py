@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histocli.reports.page.charts import learning_curves
+from histocli.reports.page.charts import make_learning_curves
 from histocli.reports.run import EpochRecord
 from histocli.workspace import write_json
 from tests.cli import TRAIN
@@ -167,7 +167,7 @@ def test_without_the_checkpoint_the_patches_are_shown_and_the_page_says_why(eval
 @pytest.mark.parametrize("auc", [0.02, 0.31, 0.45, 0.52, 0.69, 0.78, 0.84, 0.93, 0.99])
 def test_the_axis_of_the_learning_curve_ends_at_1_and_has_round_numbers(auc):
     epoch = EpochRecord(1, 0.5, 0.5, auc, 0.9, 100.0)
-    axis = learning_curves([epoch])[1].y
+    axis = make_learning_curves([epoch])[1].y
     assert axis.low <= auc
     assert axis.high == pytest.approx(1)
     assert all(len(text) <= 4 for _, text in axis.ticks)
