@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.packaged import load_zip
 from histocli.compute.cores import map_pieces
@@ -28,6 +28,7 @@ from histocli.models.checkpoint import load_checkpoint
 STEPS, BLUR = 8, 8  # BLUR: standard deviation in pixels
 BOX, STRIDE = 16, 8  # of the occlusion, in pixels
 SIDE = 96
+PIECE = 40  # patches that are explained at a time
 
 
 def grad_cam(activation: Tensor, gradient: Tensor) -> Tensor:
@@ -75,12 +76,16 @@ def to_images(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 255
 
 
-def sample(network: Classifier, pixels: np.ndarray, count: int) -> tuple[np.ndarray, Tensor]:
-    """Draw `count` patches that the network calls tumour and as many others; return them, and 1 or -1 for each."""
+def sample(network: Classifier, pixels: np.ndarray, count: int, skip: int) -> tuple[np.ndarray, Tensor]:
+    """Draw `count` patches that the network predicts as tumour and as many others; return them, and 1 or -1 for each.
+
+    The first `skip` of each kind are left out.
+    """
     rng = np.random.default_rng(0)
-    pixels = pixels[rng.permutation(len(pixels))[: 8 * count]]
+    pixels = pixels[rng.permutation(len(pixels))[: 8 * (skip + count)]]
     is_tumour = (log_odds(network, to_images(pixels)) >= 0).numpy()
-    rows = np.concatenate([np.flatnonzero(is_tumour)[:count], np.flatnonzero(~is_tumour)[:count]])
+    kinds = (np.flatnonzero(is_tumour), np.flatnonzero(~is_tumour))
+    rows = np.concatenate([kind[skip : skip + count] for kind in kinds])
     return pixels[rows], torch.from_numpy(np.where(is_tumour[rows], 1.0, -1.0)).float()
 
 
@@ -90,22 +95,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("zip", type=Path)
     parser.add_argument("--count", type=int, default=100, help="patches called tumour, and patches called normal")
+    parser.add_argument(
+        "--skip", type=int, default=0, help="patches of each kind to leave out, for example the first run's"
+    )
     parser.add_argument("--json", type=Path, help="write the means and standard errors there")
     options = parser.parse_args()
     checkpoint = load_checkpoint(packaged.PATH)
     network = checkpoint.build()
-    pixels, sign = sample(network, load_zip(options.zip)[0], options.count)
+    pixels, sign = sample(network, load_zip(options.zip)[0], options.count, options.skip)
     images = to_images(pixels)
     blurred = to_images(np.stack([cv2.GaussianBlur(patch, (0, 0), BLUR) for patch in pixels]))
     fine, coarse = find_feature_maps(network, [12]), find_feature_maps(network, [6])
+
+    def explain(modules: list[nn.Module], contribution: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        pieces = images.split(PIECE)  # all at once need gigabytes
+        return torch.cat([average_views(network, modules, piece, contribution) for piece in pieces])
+
     noise = torch.randn(len(images), 1, 12, 12, generator=torch.Generator().manual_seed(0))
     ways: dict[str, Callable[[], Tensor]] = {
         "random places": lambda: F.interpolate(noise, (SIDE, SIDE), mode="bilinear")[:, 0],
-        "Grad-CAM, last map (6x6)": lambda: average_views(network, coarse, images, grad_cam),
-        "Grad-CAM, 12x12": lambda: average_views(network, fine, images, grad_cam),
-        "HiResCAM, last map (6x6)": lambda: average_views(network, coarse, images, hires_cam),
-        "HiResCAM, 12x12": lambda: average_views(network, fine, images, hires_cam),
-        "HiResCAM, 6x6 and 12x12": lambda: average_views(network, fine + coarse, images, hires_cam),
+        "Grad-CAM, last map (6x6)": lambda: explain(coarse, grad_cam),
+        "Grad-CAM, 12x12": lambda: explain(fine, grad_cam),
+        "HiResCAM, last map (6x6)": lambda: explain(coarse, hires_cam),
+        "HiResCAM, 12x12": lambda: explain(fine, hires_cam),
+        "HiResCAM, 6x6 and 12x12": lambda: explain(fine + coarse, hires_cam),
         "occlusion, 169 passes": lambda: occlusion(network, images, blurred),
     }
     print(f"{options.count} patches called tumour, {options.count} called normal: mean (standard error)")

@@ -58,13 +58,13 @@ def demo(
         if keep is None:
             _remove_all_but(workspace.root, [workspace.plots_dir, workspace.checkpoints_dir])
     reports = sorted(workspace.plots_dir.glob("*-report.html"))
+    pages = "".join(f"; open {path.relative_to(workspace.root)} in a browser" for path in reports)
     if keep is None:
         best = workspace.checkpoints_dir / CHECKPOINT
-        pages = ", the report" if reports else ""
-        kept = f"kept the plots{pages} and the checkpoint in {workspace.root}, removed all other files"
+        named = ", the report" if reports else ""
+        kept = f"kept the plots{named} and the checkpoint in {workspace.root}, removed all other files{pages}"
         state.report.print_done(kept, f"histo predict FOLDER --ckpt {shlex.quote(str(best))}")
     else:
-        pages = "".join(f"; open {path.relative_to(workspace.root)} in a browser" for path in reports)
         state.report.print_done(f"everything is in {keep}{pages}", f"histo -w {shlex.quote(str(keep))} eval --tta")
 
 
@@ -102,10 +102,11 @@ def _make_slide_steps(root: Path, n: int, epochs: int, seed: int, device: Device
     slides = ["--slide-count", "2", "--slide-side", str(_SLIDE_SIDE), "--n", "200", "--seed", str(seed)]
     common = ["--ckpt", "best.pt", "--device", device.value]
     return [
-        *_make_steps(root, n, epochs, seed, device)[:3],
+        *_make_steps(root, n, epochs, seed, device)[:4],
         ["download", "--source", "synthetic-slides", *slides],
         ["predict", str(drawn / "slides"), *common, "--step", "32", "--out", str(root / "maps")],
         ["eval", "--maps", str(root / "maps"), "--annotations", str(drawn / "annotations")],
+        ["report", "--maps", str(root / "maps")],
     ]
 
 

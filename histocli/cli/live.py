@@ -13,8 +13,7 @@ from rich.progress import (
 )
 
 from histocli.console import Rate, Reporter, number
-from histocli.enums import Weights
-from histocli.models.encoders import encoder_note
+from histocli.models import describe_weights
 from histocli.training.listeners import Listener
 from histocli.training.probe import Features
 from histocli.training.progress import Epoch
@@ -53,7 +52,7 @@ class LiveTraining(Listener):
             self.report.warn(f"the GPU cannot be used: {run.compute.warning}")
         if run.shots:
             self.report.note(run.shots.describe(run.config.seed))
-        if run.config.weights is Weights.PRETRAINED and (note := encoder_note(run.config.arch)):
+        if note := describe_weights(run.config.arch, run.config.weights):
             self.report.warn(note)
         self.report.note(run.compute.reason + (f"; {run.ranks.size} processes" if run.ranks.size > 1 else ""))
         for name, value in vars(run.config).items():

@@ -14,6 +14,7 @@ from histocli.errors import HistoError
 from histocli.inference.comparison import compare
 from histocli.inference.score_table import read_scores
 from histocli.listeners import SILENT, CommandListener
+from histocli.models import describe_weights
 from histocli.outputs import check_output, output_path
 from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
@@ -142,6 +143,7 @@ def _make_run_section(
     history_path, manifest_path = folder / "history.jsonl", folder / "manifest.csv"
     history = read_history(history_path) if history_path.is_file() else []
     manifest = read_manifest(manifest_path, ("id", "label", "slide", "split")) if manifest_path.is_file() else None
+    options = record.options if record else {}
     return RunSection(
         run=run,
         record=record,
@@ -150,6 +152,7 @@ def _make_run_section(
         split_by="" if manifest is None else split_by(manifest),
         dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
         repeats=_find_repeats(workspace, run),
+        weights_note=describe_weights(str(options.get("arch") or ""), str(options.get("weights") or "random")),
         evaluations=[
             _make_evaluation_section(workspace, path, one, limits, listener) for path, one in evaluations.items()
         ],

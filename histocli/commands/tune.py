@@ -4,7 +4,7 @@ import gc
 import shutil
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from histocli.compute.device import compute_settings
 from histocli.compute.memory import is_out_of_memory, make_memory_error, release_gpu_memory
 from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
+from histocli.models.encoders import find_short_name
 from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
 from histocli.signals import Stopped, StopRequest, stop_request
 from histocli.training.listeners import Listener
@@ -73,6 +74,7 @@ def tune(
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     start, ended, listener = time.monotonic(), 0, listener or TuneListener()
+    config = replace(config, arch=tuple(map(find_short_name, config.arch)))
     config.check()
     with stop_request() as stop, compute_settings():
         study = open_study(workspace, config, given)

@@ -1,5 +1,6 @@
 """The architectures, by name."""
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
@@ -12,7 +13,7 @@ from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
-from histocli.models.encoders import ENCODERS, create_encoder_backbone
+from histocli.models.encoders import ENCODERS, create_encoder_backbone, encoder_note
 from histocli.models.histonet import WIDE, HistoNet
 from histocli.models.p4m_densenet import P4MDenseNet
 from histocli.models.patch_network import PatchNetwork
@@ -119,8 +120,27 @@ def rebuild_model(arch: str) -> Classifier:
     return create_model(arch)
 
 
+def describe_weights(arch: str, weights: str) -> str:
+    """Return what a user must know of the weights that training starts from, as a sentence, or ""."""
+    if weights == Weights.RANDOM:
+        return ""
+    return packaged.NOTE if weights == Weights.HISTONET_PCAM else encoder_note(arch)
+
+
+def check_architecture(arch: str) -> None:
+    """Raise `UsageError` with similar names if no architecture has this name; timm's names are not checked."""
+    known = arch in ARCHITECTURES or arch in ENCODERS or arch.startswith(timm_models.PREFIX)
+    if not known and arch not in list_torchvision_names():
+        raise _unknown_arch_error(arch)
+
+
 def _unknown_arch_error(arch: str) -> UsageError:
     """Return the error for an architecture that does not exist, with similar names."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", arch):
+        return UsageError(
+            f"there is no architecture {arch!r}",
+            f"--arch timm/hf-hub:{arch} --weights pretrained loads it from the Hugging Face hub, if timm can",
+        )
     names = (*ARCHITECTURES, *ENCODERS, *list_torchvision_names())
     close = get_close_matches(arch.lower(), names, n=3)
     return UsageError(

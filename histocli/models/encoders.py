@@ -206,6 +206,11 @@ class ClassAndMean(nn.Module):
         return torch.cat([tokens[:, 0], tokens[:, self.prefix_tokens :].mean(1)], dim=-1)
 
 
+def find_short_name(arch: str) -> str:
+    """Return the short name of the encoder that is published as the repository `arch`; other names stay as they are."""
+    return next((name for name, encoder in ENCODERS.items() if encoder.repository == arch), arch)
+
+
 def create_encoder_backbone(name: str, pretrained: bool) -> Backbone:
     """Return the network of `ENCODERS` with that name, with its published weights if `pretrained`.
 

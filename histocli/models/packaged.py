@@ -14,6 +14,10 @@ NOTICE = (
     f"{NAME} comes with histo: it was trained on 31,157 patches of PCam's training slides, which are also Kaggle's. "
     "Research use only: it is not a medical device."
 )
+NOTE = (
+    f"{NAME}: it was trained on 31,157 of PCam's training patches, which are also Kaggle's: on patches of these slides "
+    "the validation AUC is too high, so compare it on other slides only"
+)
 
 
 def load_packaged_weights(model: nn.Module) -> None:

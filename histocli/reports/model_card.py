@@ -18,6 +18,7 @@ from histocli.inference.score_table import find_clusters
 from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
 from histocli.metrics.calibration import probability
 from histocli.metrics.registry import METRICS, metric_title
+from histocli.models import describe_weights
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.audit import SPLIT_SENTENCES
 from histocli.reports.evaluation import read_evaluations
@@ -90,6 +91,7 @@ def write_card(workspace: Workspace, run: str) -> Path:
             dataset=read_dataset(workspace.dataset_path(record.data)),
             splits=[summarise_split(manifest, name) for name in ("train", "val")],
             split_by=split_by(manifest),
+            weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
             options=[
                 (name, value)
                 for name, value in record.options.items()

@@ -81,11 +81,16 @@ class TrackerListener(Listener):
         """Send the metrics of the best epoch with their intervals, its curves as pictures, and the model card."""
         if not self.active:
             return
-        report = evaluate_best(run.dir)
-        with TemporaryDirectory(prefix="histo-") as folder:
-            pictures = draw_pictures(Path(folder), report)
-            summary = Summary(make_best_metrics(report), pictures, run.dir / "model_card.md")
-            self._each(lambda active: active.tracker.summarise(summary))
+        try:
+            report = evaluate_best(run.dir)
+            with TemporaryDirectory(prefix="histo-") as folder:
+                pictures = draw_pictures(Path(folder), report)
+                summary = Summary(make_best_metrics(report), pictures, run.dir / "model_card.md")
+                self._each(lambda active: active.tracker.summarise(summary))
+        except Exception as error:  # noqa: BLE001 - such as a full disk; the run is finished, and its files are written
+            self.listener.on_warning(
+                f"--track: the final metrics were not sent: {type(error).__name__}: {first_line(error)}"
+            )
 
     def _start(self, active: _Active) -> None:
         """Start or continue the run in a tracker, and print its address."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 from histocli.config import RunConfig
 from histocli.enums import HeadKind, Weights
 from histocli.errors import UsageError
-from histocli.models.encoders import ENCODERS
+from histocli.models import check_architecture
+from histocli.models.encoders import ENCODERS, find_short_name
 
 _NOT_WITH_KNN = ("epochs", "lr")
 _NOT_WITH_FREEZE = ("augment", "rotate", "compile")
@@ -16,10 +17,20 @@ def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     """Return the options with those that follow from others and were not given.
 
     An architecture that names published weights starts from them, and a head of neighbours needs one epoch.
+
+    Raises:
+        UsageError: no architecture has the name that was given.
     """
-    if config.arch in ENCODERS and "weights" not in given:
-        config = replace(config, weights=Weights.PRETRAINED)
+    config = replace(config, arch=find_short_name(config.arch))
+    check_architecture(config.arch)  # before other options are checked, which depend on it
+    if "weights" not in given:
+        config = replace(config, weights=choose_weights(config.arch, config.weights))
     return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
+
+
+def choose_weights(arch: str, weights: Weights) -> Weights:
+    """Return the weights from which an architecture starts: published ones if its name stands for them."""
+    return Weights.PRETRAINED if arch in ENCODERS and weights is Weights.RANDOM else weights
 
 
 def refuse_unused(config: RunConfig, given: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.enums import Augment
 from histocli.reports.tune import Parameters
+from histocli.training.options import choose_weights
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -65,6 +66,7 @@ def make_trial_config(base: RunConfig, parameters: Parameters) -> RunConfig:
     """Return the options of a trial's training runs."""
     return replace(
         base,
+        weights=choose_weights(parameters.arch, base.weights),
         lr=parameters.lr,
         batch_size=parameters.batch_size,
         epochs=parameters.epochs,

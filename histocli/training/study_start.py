@@ -11,6 +11,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.fs import make_folder, write_error
 from histocli.models import create_model
 from histocli.schema import from_json, to_json
+from histocli.training.options import choose_weights
 from histocli.training.repeats import plan_repeats, write_folds
 from histocli.training.search_space import make_base_config
 from histocli.training.study import Study, StudyWorkspace
@@ -43,7 +44,7 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
     with folder.lock():
         path = folder.study_dir / "study.json"
         if not path.is_file():
-            return _start_study(folder, config, path)
+            return _start_study(folder, config, path, given)
         if not (folder.study_dir / "study.db").is_file():
             raise HistoError(f"{folder.study_dir / 'study.db'} is gone", "start another study with --name")
         record = from_json(StudyRecord, read_json(path), str(path), "start another study with --name")
@@ -61,11 +62,14 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
         return study
 
 
-def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path) -> Study:
+def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: Collection[str]) -> Study:
     """Write the manifests of the folds, make the file of the study, and at last its record."""
     config.check()
     for arch in config.arch:
-        create_model(arch, config.weights)  # raises an error if it cannot be used
+        weights = choose_weights(arch, config.weights)
+        if weights is not config.weights and "weights" in given:
+            raise UsageError(f"--weights {config.weights}: {arch} starts from its published weights", "leave it out")
+        create_model(arch, weights)  # raises an error if it cannot be used
     repeats = plan_repeats(folder, make_base_config(config), config.name, config.folds, 0)
     names = [member.config.data for member in repeats.members]
     was_begun = folder.study_dir.exists()  # and stopped before its record was written

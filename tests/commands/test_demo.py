@@ -60,8 +60,11 @@ def test_the_demo_of_slides_draws_maps_and_measures(empty, tmp_path, monkeypatch
     kept = tmp_path / "kept"
     result = empty("demo", "--slides", "--n", 400, "--epochs", 1, "--keep", kept, "--device", "cpu")
     steps = [line.split()[1] for line in result.stderr.splitlines() if line.startswith("histo ")]
-    assert steps == ["download", "balance", "train", "download", "predict", "eval"]
+    assert steps == ["download", "balance", "train", "eval", "download", "predict", "eval", "report"]
     assert "FROC score of Camelyon16" in result.stderr
+    assert "open plots/histonet-1-report.html in a browser" in " ".join(result.stderr.split("\ndone: ")[-1].split())
+    page = (kept / "plots" / "histonet-1-report.html").read_text()
+    assert all(f'aria-label="Map of the slide {name}"' in page for name in ("tumor_001", "normal_002"))
     assert {path.name for path in (kept / "plots").iterdir()} >= {
         *("slides-maps-roc.png", "slides-maps-froc.png"),
         *("tumor_001-heatmap.png", "normal_002-heatmap.png"),

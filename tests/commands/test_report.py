@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histocli.reports.page.charts import make_learning_curves
+from histocli.reports.run import EpochRecord
 from histocli.workspace import write_json
 from tests.cli import TRAIN
 
@@ -62,7 +64,7 @@ def evaluation(histo, *options):
     return json.loads(histo(*EVAL, "--json", *options).stdout)
 
 
-def in_browser(page, script, tmp_path):
+def in_browser(page, script, tmp_path, width=1200):
     """Run a script at the end of a page in Chromium; return its `result` and the problems that the page had."""
     before = (
         "<head><script>const problems = [];"
@@ -79,6 +81,7 @@ def in_browser(page, script, tmp_path):
     path = tmp_path / "probe.html"
     path.write_text(page.source.replace("<head>", before, 1).replace("</body>", after, 1), encoding="utf-8")
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'chromium'}"]
+    options.append(f"--window-size={width},800")
     command = [CHROMIUM, *options, "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     found = json.loads(html.unescape(re.search("<title>(.*?)</title>", dom, re.DOTALL)[1]))
@@ -159,6 +162,16 @@ def test_without_the_checkpoint_the_patches_are_shown_and_the_page_says_why(eval
     assert all(text.startswith("Patch ") for text in texts)
     assert "Without explanations: the checkpoint of first, epoch" in page.text
     assert str(evaluated_run.root) not in page.source
+
+
+@pytest.mark.parametrize("auc", [0.02, 0.31, 0.45, 0.52, 0.69, 0.78, 0.84, 0.93, 0.99])
+def test_the_axis_of_the_learning_curve_ends_at_1_and_has_round_numbers(auc):
+    epoch = EpochRecord(1, 0.5, 0.5, auc, 0.9, 100.0)
+    axis = make_learning_curves([epoch])[1].y
+    assert axis.low <= auc
+    assert axis.high == pytest.approx(1)
+    assert all(len(text) <= 4 for _, text in axis.ticks)
+    assert 3 <= len(axis.ticks) <= 8
 
 
 def test_writing_twice_gives_the_same_page(evaluated_run):
@@ -262,6 +275,38 @@ def test_headings_sort_and_the_pictures_can_be_filtered(hostile, tmp_path):
     assert result["none"] == f"0 of {len(slides)} pictures are shown"
 
 
+@needs_browser
+def test_printed_tables_fit_the_page(evaluated_run, tmp_path):
+    """The styles for printing, on a screen as wide as the text of an A4 page."""
+    page = page_of(evaluated_run, "--pictures", 0)
+    assert "@media print" in page.source
+    page.source = page.source.replace("@media print", "@media all")
+    script = """
+      result.tables = document.querySelectorAll("table").length;
+      result.wide = Array.from(document.querySelectorAll("table"))
+        .filter((table) => table.getBoundingClientRect().right > document.documentElement.clientWidth)
+        .map((table) => table.caption.textContent);
+    """
+    result, problems = in_browser(page, script, tmp_path, width=700)
+    assert problems == []
+    assert result["tables"] > 6
+    assert result["wide"] == []
+
+
+@needs_browser
+def test_a_narrow_page_scrolls_sideways_in_its_wide_tables_only(evaluated_run, tmp_path):
+    script = """
+      Object.assign(document.body.style, { width: "360px", margin: "0" });
+      result.wide = Array.from(document.querySelectorAll("body *"))
+        .filter((one) => !one.closest(".scroll table, .frame, .skip, svg"))
+        .filter((one) => one.getBoundingClientRect().right > 361)
+        .map((one) => one.outerHTML.slice(0, 80));
+    """
+    result, problems = in_browser(page_of(evaluated_run), script, tmp_path)
+    assert problems == []
+    assert result["wide"] == []
+
+
 def test_several_runs_have_their_paired_differences(evaluated_run):
     evaluated_run(*TRAIN, "--epochs", 1, "--seed", 1, "--name", "second")
     evaluated_run("eval", "--ckpt", "second", "--device", "cpu")
@@ -312,6 +357,17 @@ def test_a_run_that_was_not_evaluated_is_shown_with_the_remedy(histo):
     assert remedy in " ".join(result.stderr.split())
     assert remedy in page.text
     assert "Loss by epoch" in page.text
+
+
+def test_weights_that_were_trained_on_pcam_are_named_wherever_the_validation_metrics_are(histo):
+    result = histo(*TRAIN, "--weights", "histonet-pcam", "--epochs", 1, "--name", "tuned")
+    sentence = "histonet-pcam: it was trained on 31,157 of PCam's training patches, which are also Kaggle's"
+    assert f"warning: {sentence}" in " ".join(result.stderr.split())
+    assert f"**{sentence}" in (histo.root / "runs" / "tuned" / "model_card.md").read_text()
+    page = page_of(histo, name="tuned-report.html")
+    assert sentence in page.text
+    assert "for 1 epoch." in page.text
+    assert sentence not in page_of(histo, "--run", "first").text
 
 
 def test_thousands_of_slides_fit_into_a_mail(evaluated_run):

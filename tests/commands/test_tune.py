@@ -14,6 +14,7 @@ import histocli
 from histocli.errors import UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
 from tests.faults.processes import Process
+from tests.models.test_encoders import TINY, encoder_hub_fixture, put_in_cache  # noqa: F401 - a fixture
 
 SPACE = ["--folds", 2, "--epochs", 1, "--batch-size", 16, "--arch", "histonet-64", "--device", "cpu"]
 
@@ -60,6 +61,17 @@ def test_the_printed_command_trains_what_the_best_trial_measured(histo):
     repeats = json.loads(histo(*words[1:], "--folds", 2, "--name", "check", "--json").stdout)
     best = report["trials"][report["best"]]
     assert [run["metrics"]["auc"] for run in repeats["runs"]] == pytest.approx(best["auc"])
+
+
+def test_a_trial_of_an_encoder_starts_from_its_published_weights_as_train_does(histo, hub):
+    """Otherwise the printed command would train another network than the trial measured."""
+    put_in_cache(hub, TINY)
+    report = tune(histo, 1, *SPACE[:-4], "--arch", "tiny", "--lr", "0.001", "--augment", "flips", "--device", "cpu")
+    words = shlex.split(report["command"])
+    repeats = json.loads(histo(*words[1:], "--folds", 2, "--name", "check", "--json").stdout)
+    config = json.loads((histo.root / "runs" / "check-fold1" / "config.json").read_text())
+    assert (config["options"]["arch"], config["options"]["weights"]) == ("tiny", "pretrained")
+    assert [run["metrics"]["auc"] for run in repeats["runs"]] == pytest.approx(report["trials"][0]["auc"])
 
 
 def test_a_continued_study_chooses_and_measures_as_one_without_a_break(histo):
@@ -200,6 +212,7 @@ def test_held_out_patches_change_nothing(histo):
         (["--trials", 1, "--arch", "histonet", "--arch", "histonet"], "--arch: a value is given twice"),
         (["--trials", 1, "--name", "a/b"], "'a/b' cannot name a study"),
         (["--trials", 1, "--weights", "pretrained"], "histonet has no pretrained weights"),
+        (["--trials", 1, "--weights", "random", "--arch", "uni"], "--weights random: uni starts from its published"),
     ],
 )
 def test_wrong_options_start_nothing(histo, args, message):

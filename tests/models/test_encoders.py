@@ -259,6 +259,19 @@ def test_train_uses_the_published_weights_of_an_encoder(histo, hub):
     assert report["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
 
 
+def test_the_name_of_the_repository_is_accepted(histo, hub):
+    put_in_cache(hub, TINY)
+    histo(*TRAIN, "--arch", TINY.repository, "--freeze", "--epochs", 1, "--name", "head")
+    config = json.loads((histo.root / "runs" / "head" / "config.json").read_text())["options"]
+    assert (config["arch"], config["weights"]) == ("tiny", "pretrained")
+
+
+def test_a_wrong_name_is_an_error_whatever_the_other_options_are(histo):
+    error, hint = histo.fails(*TRAIN, "--arch", "UNI", "--freeze", code=2)
+    assert error == "there is no architecture 'UNI'"
+    assert "uni" in hint
+
+
 def test_training_warns_about_weights_that_were_trained_on_pcam(histo, hub, monkeypatch):
     monkeypatch.setitem(encoders.ENCODERS, "tiny", replace(TINY, note="it was trained on PCam"))
     put_in_cache(hub, TINY)

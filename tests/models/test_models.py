@@ -140,7 +140,14 @@ def test_the_families_cover_all_torchvision_classifiers():
 
 @pytest.mark.parametrize(
     ("arch", "close"),
-    [("resnet81", "resnet18"), ("p4m-densnet", "p4m-densenet"), ("histo-net", "histonet"), ("zzzz", "timm/NAME")],
+    [
+        ("resnet81", "resnet18"),
+        ("p4m-densnet", "p4m-densenet"),
+        ("histo-net", "histonet"),
+        ("zzzz", "timm/NAME"),
+        ("UNI", "uni"),
+        ("someone/net", "--arch timm/hf-hub:someone/net --weights pretrained"),
+    ],
 )
 def test_an_unknown_architecture_gets_suggestions(arch, close):
     with pytest.raises(UsageError, match=f"there is no architecture '{arch}'") as caught:

@@ -183,6 +183,17 @@ def test_a_tracker_that_fails_later_does_not_stop_the_training(histo, monkeypatc
     assert len(history(histo)) == 2
 
 
+def test_pictures_that_cannot_be_drawn_do_not_stop_the_training(histo, monkeypatch):
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("histocli.trackers.listener.draw_pictures", fail)
+    result = histo(*RUN, "--track", "tensorboard")
+    assert "warning: --track: the final metrics were not sent: OSError" in " ".join(result.stderr.split())
+    assert len(read_tensorboard(histo)[0]["val/auc"]) == len(history(histo)) == 2
+    assert load_checkpoint(histo.root / "checkpoints" / "best.pt").run == "tracked"
+
+
 def test_a_missing_package_is_named_before_the_training(histo, monkeypatch):
     monkeypatch.setattr("histocli.trackers.registry.find_spec", lambda name: None)
     error, hint = histo.fails(*RUN, "--track", "wandb")

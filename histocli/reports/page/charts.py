@@ -214,13 +214,13 @@ def _make_epoch_axis(history: Sequence[EpochRecord]) -> Axis:
 
 
 def _make_axis(title: str, low: float, high: float) -> Axis:
-    """Return an axis from `low` to `high` or a little more, with ticks at round numbers."""
+    """Return an axis with ticks at round numbers, from `low` or a little less to `high` or a little more."""
     rough = max(high - low, 1e-6) / _TICKS
     power = 10 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    count = math.ceil((high - low) / step - 1e-9)
-    values = [low + i * step for i in range(max(1, count) + 1)]
-    return Axis(title, low, values[-1], tuple((value, f"{value:,.10g}") for value in values))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    values = [i * step for i in range(first, max(first + 1, last) + 1)]
+    return Axis(title, values[0], values[-1], tuple((value, f"{value:,.10g}") for value in values))
 
 
 def _format_number(value: float | None) -> str:

@@ -48,6 +48,7 @@ class EvaluationSection:
 class RunSection:
     """A training run: its record, or None if its folder is not in the workspace, its data and its evaluations.
 
+    `weights_note` is what a reader must know of the weights that training started from, or "".
     `repeats` are the folds or seeds that it is one of, or that have this common name.
     """
 
@@ -59,6 +60,7 @@ class RunSection:
     dataset: DatasetRecord | None
     repeats: list[RepeatsReport]
     evaluations: list[EvaluationSection]
+    weights_note: str = ""
 
 
 @dataclass(frozen=True)
