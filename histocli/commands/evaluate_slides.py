@@ -142,7 +142,7 @@ def _make_annotation_lookup(folder: Path, notes: list[str]) -> FindTruth:
             return TumourAreas([], [])
         areas = read_tumour(path)
         if areas.left_out:
-            notes.append(f"{path}: left out {describe_counts(areas.left_out)}, which are not areas of annotations")
+            notes.append(f"{path}: left out {describe_counts(areas.left_out)}: only areas of annotations count")
         return areas
 
     return find

@@ -138,7 +138,7 @@ class SlidesSource:
         areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
         if areas.left_out:
             left_out = describe_counts(areas.left_out)
-            self.report.notes.append(f"{slide.annotation}: left out {left_out}, which are not areas of annotations")
+            self.report.notes.append(f"{slide.annotation}: left out {left_out}: only areas of annotations count")
         with open_slide(slide.file.path) as opened:
             mpp, _ = self.given.find(opened, slide.file.name)
             plan = plan_slide(opened, mpp, LABEL_SIDE, None, True, pool)
