@@ -294,7 +294,7 @@ def test_a_mask_says_the_same_as_polygons(empty, annotated, tmp_path, name, opti
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"value": 2}, "the mask has pixels of the value 2, of which the class is not known"),
+        ({"value": 2}, "the mask has pixels of the value 2, and the class of this value is not known"),
         ({"side": 3000}, "the mask has 3000x3000 pixels, and the slide 3200x3200"),
         ({"factor": 100}, "a pixel of the mask spans 24 micrometres"),
         ({"dtype": np.uint16}, "the mask has 1 channels of uint16"),
