@@ -117,7 +117,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     failed = [record for record in done.records if record.status == FAILED]
     assert config.out is not None
     count = len(done.records) - len(failed)
-    state.report.print_done(f"{count:,} slides in {config.out}; {TABLE} has a line for each")
+    state.report.print_done(f"{count:,} slide{'' if count == 1 else 's'} in {config.out}; {TABLE} has a line for each")
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
@@ -134,6 +134,8 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
 
     written = run_evaluate(state.workspace, config)
     report = written.report
+    for note in written.notes:
+        state.report.note(note)
     for what, names in (("have no label or annotation", report.without_truth), ("could not be scored", report.failed)):
         if names:
             state.report.warn(f"{len(names):,} slides {what} and are not evaluated: {', '.join(names)}")

@@ -14,7 +14,7 @@ from histocli.metrics import auc
 from histocli.reports.slides import ChosenScore, Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
 from histocli.slides import PATCH_MPP
-from histocli.slides.annotations import TumourAreas, read_tumour
+from histocli.slides.annotations import TumourAreas, describe_counts, read_tumour
 from histocli.slides.detection import SlideFile
 from histocli.slides.lesions import SlideHits, compute_froc, count_found_lesions, find_detections, find_lesions, match
 from histocli.slides.measures import Map
@@ -42,11 +42,12 @@ class EvaluatedSlide(NamedTuple):
 
 
 class WrittenSlideEvaluation(NamedTuple):
-    """The report, its file, and the plots."""
+    """The report, its file, the plots, and remarks on the annotations."""
 
     report: SlideEvaluation
     path: Path
     plots: list[Path]
+    notes: list[str]
 
 
 def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSlideEvaluation:
@@ -63,8 +64,9 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         raise UsageError("--maps needs --annotations DIR or --labels FILE", "give one of them")
     finished = read_folder(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
+    notes: list[str] = []
     find_truth = (
-        _make_annotation_lookup(config.annotations) if config.annotations else _make_label_lookup(config.labels)
+        _make_annotation_lookup(config.annotations, notes) if config.annotations else _make_label_lookup(config.labels)
     )
     slides, without_truth = _evaluate_folder(finished, find_truth, threshold)
     if not slides:
@@ -83,7 +85,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     plots = [draw_slide_roc(workspace.plots_dir / f"{stem}-roc.png", report)]
     if report.sensitivity:
         plots.append(draw_froc(workspace.plots_dir / f"{stem}-froc.png", report))
-    return WrittenSlideEvaluation(report, path, plots)
+    return WrittenSlideEvaluation(report, path, plots, notes)
 
 
 def _evaluate_folder(
@@ -123,8 +125,11 @@ def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
     return ChosenScore(max(known, key=lambda name: known[name]), str(folder.resolve()), len(slides), known)
 
 
-def _make_annotation_lookup(folder: Path) -> FindTruth:
-    """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file."""
+def _make_annotation_lookup(folder: Path, notes: list[str]) -> FindTruth:
+    """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file.
+
+    The function adds to `notes` what it leaves out of a file.
+    """
     if not folder.is_dir():
         raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
 
@@ -133,7 +138,12 @@ def _make_annotation_lookup(folder: Path) -> FindTruth:
             path = find_annotation(SlideFile(Path(one.path), one.record.slide), folder)
         except HistoError:
             return None
-        return TumourAreas([], []) if path is None else read_tumour(path)
+        if path is None:
+            return TumourAreas([], [])
+        areas = read_tumour(path)
+        if areas.left_out:
+            notes.append(f"{path}: left out {describe_counts(areas.left_out)}: only areas of annotations count")
+        return areas
 
     return find
 

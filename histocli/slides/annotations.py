@@ -1,7 +1,11 @@
 """Read polygons on a slide, from ASAP's XML (Camelyon) and QuPath's GeoJSON, and find the tumour among them."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cv2
@@ -10,6 +14,7 @@ import numpy as np
 from histocli.errors import HistoError, describe_value
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.masks import TumourMask, read_mask
+from histocli.slides.qupath import ANNOTATION, parse_class, parse_object_kind
 from histocli.slides.xml import read_elements
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
@@ -24,14 +29,19 @@ _TUMOUR_CLASSES = frozenset(
 _EXCLUDED_CLASSES = frozenset(
     {"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"}
 )
+_WITHOUT_AREA = {"Point": "points", "MultiPoint": "points", "LineString": "lines", "MultiLineString": "lines"}
 
 
 class Polygon(NamedTuple):
-    """An area: its outline (N,2) as x and y in level-0 pixels, its holes, and its class, or ""."""
+    """An area: its outline (N,2) as x and y in level-0 pixels, its holes, and its class, or "".
+
+    `kind` is `ANNOTATION`, or which of QuPath's other objects it is, such as "tiles".
+    """
 
     outline: Ring
     holes: list[Ring]
     name: str = ""
+    kind: str = ANNOTATION
 
 
 def read_geojson(path: Path) -> list[Polygon]:
@@ -40,32 +50,56 @@ def read_geojson(path: Path) -> list[Polygon]:
     Raises:
         HistoError: it is not GeoJSON, or has shapes but no area.
     """
+    return _read_shapes(path).polygons
+
+
+@dataclass
+class _Shapes:
+    """The areas of a GeoJSON file, and how many points and lines it has."""
+
+    polygons: list[Polygon] = field(default_factory=list)
+    without_area: Counter[str] = field(default_factory=Counter)
+
+
+def _read_shapes(path: Path) -> _Shapes:
+    shapes = _Shapes()
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-        polygons = list(_parse_polygons(content, ""))
+        _add_shapes(shapes, content, "", ANNOTATION)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise HistoError(f"{path} is not GeoJSON with polygons: {error}", "export it again from QuPath") from error
-    if not polygons and not (isinstance(content, dict) and content.get("features") == []):
+    is_empty = content == [] or (isinstance(content, dict) and content.get("features") == [])
+    if not shapes.polygons and not is_empty:
         raise HistoError(f"{path} has no polygon", "lines and points have no area: draw areas")
-    return polygons
+    return shapes
 
 
-def _parse_polygons(node: Any, name: str) -> list[Polygon]:
+def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None:
+    """Add the shapes of a GeoJSON object, or of a list of them; `name` and `object_kind` are those of their feature."""
     if isinstance(node, list):
-        return [polygon for one in node for polygon in _parse_polygons(one, name)]
+        for one in node:
+            _add_shapes(shapes, one, name, object_kind)
+        return
     kind = node["type"]
     if kind == "FeatureCollection":
-        return _parse_polygons(node["features"], name)
-    if kind == "Feature":
-        classification = (node.get("properties") or {}).get("classification") or {}
-        name = classification.get("name") or ""
-        if not isinstance(name, str):
-            raise ValueError("the name of a class is not text")
-        return _parse_polygons(node["geometry"], name) if node.get("geometry") else []
-    if kind == "GeometryCollection":
-        return _parse_polygons(node["geometries"], name)
-    rings = {"Polygon": lambda: [node["coordinates"]], "MultiPolygon": lambda: node["coordinates"]}.get(kind, list)()
-    return [Polygon(_parse_ring(one[0]), [_parse_ring(hole) for hole in one[1:]], name) for one in rings if one]
+        _add_shapes(shapes, node["features"], name, object_kind)
+    elif kind == "Feature":
+        properties = node.get("properties") or {}
+        if geometry := node.get("geometry"):
+            name = parse_class(properties.get("classification"))
+            _add_shapes(shapes, geometry, name, parse_object_kind(node, properties))
+        _add_shapes(shapes, properties.get("childObjects") or [], "", ANNOTATION)
+    elif kind == "GeometryCollection":
+        _add_shapes(shapes, node["geometries"], name, object_kind)
+    elif kind in ("Polygon", "MultiPolygon"):
+        areas = node["coordinates"] if kind == "MultiPolygon" else [node["coordinates"]]
+        for rings in (one for one in areas if one):
+            holes = [_parse_ring(hole) for hole in rings[1:]]
+            shapes.polygons.append(Polygon(_parse_ring(rings[0]), holes, name, object_kind))
+    elif kind in _WITHOUT_AREA:
+        shapes.without_area[_WITHOUT_AREA[kind]] += 1
+    else:
+        raise ValueError(f"the type {describe_value(kind)} is not one of GeoJSON")
 
 
 def _parse_ring(points: Any) -> Ring:
@@ -119,11 +153,15 @@ def _parse_number(text: str) -> float:
 
 
 class TumourAreas(NamedTuple):
-    """The areas of tumour in a slide, and the areas to exclude from them, as polygons; or the tumour as a mask."""
+    """The areas of tumour in a slide, and the areas to exclude from them, as polygons; or the tumour as a mask.
+
+    `left_out` counts the shapes of a file that are no areas of annotations, such as tiles and points.
+    """
 
     tumour: list[Polygon]
     excluded: list[Polygon]
     mask: TumourMask | None = None
+    left_out: Mapping[str, int] = MappingProxyType({})
 
     @property
     def has_tumour(self) -> bool:
@@ -134,14 +172,23 @@ class TumourAreas(NamedTuple):
 def read_tumour(path: Path) -> TumourAreas:
     """Read an annotation (.xml, .geojson or .json) and sort its areas by their classes; or open a mask (.tif, .png).
 
+    Of QuPath's objects only the annotations count: the tiles of a map have no class, and are no tumour.
+
     Raises:
-        HistoError: the file cannot be read, or a class is not known.
+        HistoError: the file cannot be read, has objects but no annotation, or a class is not known.
     """
     if path.suffix.lower() in MASK_SUFFIXES:
         return TumourAreas([], [], read_mask(path))
-    polygons = read_asap(path) if path.suffix.lower() == ".xml" else read_geojson(path)
-    areas = TumourAreas([], [])
-    for polygon in polygons:
+    shapes = _Shapes(read_asap(path)) if path.suffix.lower() == ".xml" else _read_shapes(path)
+    annotations = [one for one in shapes.polygons if one.kind == ANNOTATION]
+    left_out = shapes.without_area + Counter(one.kind for one in shapes.polygons if one.kind != ANNOTATION)
+    if left_out and not annotations:
+        raise HistoError(
+            f"{path} has {describe_counts(left_out)}, and no annotation with an area",
+            "export the annotations from QuPath; for a slide without tumour, write an empty list of features",
+        )
+    areas = TumourAreas([], [], left_out=left_out)
+    for polygon in annotations:
         name = polygon.name.strip().lower().rstrip("*")
         if name in _TUMOUR_CLASSES:
             areas.tumour.append(polygon)
@@ -154,6 +201,11 @@ def read_tumour(path: Path) -> TumourAreas:
                 f"name other areas {', '.join(sorted(_EXCLUDED_CLASSES))}",
             )
     return areas
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return numbers of shapes as text, such as "1,204 tiles and 1 line"."""
+    return " and ".join(f"{number:,} {name if number != 1 else name[:-1]}" for name, number in sorted(counts.items()))
 
 
 def label_squares(areas: TumourAreas, grid: Grid) -> Mask:

@@ -109,11 +109,8 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
         axes.set(xlim=(0, FALSE_POSITIVES[-1]))
         axes.legend(loc="lower right")
         lesions = sum(one.lesions for one in report.recall.values())
-        title(
-            figure,
-            "FROC of lesions",
-            f"{lesions:,} lesions in {report.slides:,} slides; score {_format_estimate(report.froc)}",
-        )
+        what = f"{lesions:,} lesion{'' if lesions == 1 else 's'} in {report.slides:,} slides"
+        title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
 
     return save(path, Look(), COLUMN, COLUMN, draw)
 

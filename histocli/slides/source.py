@@ -12,7 +12,7 @@ import numpy as np
 
 from histocli.errors import HistoError, UsageError
 from histocli.slides import PATCH_MPP
-from histocli.slides.annotations import MASK_SUFFIXES, TumourAreas, label_squares, read_tumour
+from histocli.slides.annotations import MASK_SUFFIXES, TumourAreas, describe_counts, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.reading import open_slide, require_packages
@@ -136,6 +136,9 @@ class SlidesSource:
 
     def _find_squares(self, slide: AnnotatedSlide, pool: ThreadPoolExecutor) -> _Sampled:
         areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
+        if areas.left_out:
+            left_out = describe_counts(areas.left_out)
+            self.report.notes.append(f"{slide.annotation}: left out {left_out}: only areas of annotations count")
         with open_slide(slide.file.path) as opened:
             mpp, _ = self.given.find(opened, slide.file.name)
             plan = plan_slide(opened, mpp, LABEL_SIDE, None, True, pool)

@@ -3,6 +3,8 @@
 The levels are found here: tifffile's `series` opens other files that OME's metadata names, and parses any XML.
 """
 
+import logging
+import struct
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -16,6 +18,7 @@ from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp
 from histocli.slides.xml import read_elements
 from histocli.sources import Pixels
 
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it finds wrong, histo reports in its own words
 _MAX_PAGES = 256
 _OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
@@ -30,7 +33,9 @@ class TiffReader(Slide):
         with ExitStack() as stack:  # closes the file after an error
             try:
                 self._file: Any = stack.enter_context(tifffile.TiffFile(path))
-                self._pages = _find_levels(self._file)
+                pages = list(islice(self._file.pages, _MAX_PAGES))
+                self._check_complete(pages)
+                self._pages = _find_levels(pages)
                 for page in self._pages:
                     self._check(page)
                 first = self._pages[0]
@@ -43,6 +48,17 @@ class TiffReader(Slide):
                     f"{path}: the slide is damaged: {first_line(error)}", "copy or export it again"
                 ) from error
             stack.pop_all()
+
+    def _check_complete(self, pages: list[Any]) -> None:
+        """Refuse a file whose end is missing, as after a broken download: the metadata can be missing with it."""
+        size = self.path.stat().st_size
+        ends = [int(max(map(sum, zip(one.dataoffsets, one.databytecounts, strict=True)), default=0)) for one in pages]
+        next_page = _next_page(self._file, pages[-1].offset) if 0 < len(pages) < _MAX_PAGES else 0
+        if not pages or next_page or max(ends) > size:
+            raise HistoError(
+                f"{self.path}: the slide is not complete: the file ends after {size:,} bytes, before its last image",
+                "copy or download it again",
+            )
 
     def _check(self, page: Any) -> None:
         """Refuse pixels that are not 8-bit RGB, and tiles that take much memory."""
@@ -138,9 +154,18 @@ def _read_ome_mpp(metadata: str) -> tuple[float, float] | None:
     return float(size_x) * units[0], float(pixels.get("PhysicalSizeY", size_x)) * units[1]
 
 
-def _find_levels(file: Any) -> list[Any]:
+def _next_page(file: Any, offset: int) -> int:
+    """Return the offset of the page after the one at `offset`, 0 if that is the last one."""
+    layout, handle = file.tiff, file.filehandle
+    handle.seek(offset)
+    (tags,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
+    handle.seek(offset + layout.tagnosize + tags * layout.tagsize)
+    (following,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
+    return int(following)
+
+
+def _find_levels(pages: list[Any]) -> list[Any]:
     """Return the largest page of a TIFF and its reduced versions: those in its SubIFDs, else the reduced pages."""
-    pages = list(islice(file.pages, _MAX_PAGES))
     first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     others = list(islice(first.pages or (), _MAX_PAGES)) or [page for page in pages if page.is_reduced]
     levels, shape = [first], first.imagelength / max(1, first.imagewidth)

@@ -44,6 +44,21 @@ def test_annotations_give_auc_froc_and_recall(histo, slides, tmp_path):
     assert {path.name for path in (histo.root / "plots").iterdir()} == {"slides-maps-roc.png", "slides-maps-froc.png"}
 
 
+def test_tiles_among_the_annotations_are_left_out_and_counted(histo, slides, tmp_path):
+    line = ["eval", "--maps", slides.maps, "--json", "--annotations"]
+    expected = json.loads(histo(*line, slides.annotations).stdout)
+    tile = {"type": "Polygon", "coordinates": [[[0, 0], [2000, 0], [2000, 2000], [0, 2000], [0, 0]]]}
+    for path in slides.annotations.iterdir():
+        content = json.loads(path.read_text())
+        if content["features"]:
+            properties = {"objectType": "tile", "measurements": {"probability of tumour": 0.9}}
+            content["features"].append({"type": "Feature", "geometry": tile, "properties": properties})
+        (tmp_path / path.name).write_text(json.dumps(content))
+    result = histo(*line, tmp_path)
+    assert "tumor_001.geojson: left out 1 tile: only areas of annotations count" in " ".join(result.stderr.split())
+    assert json.loads(result.stdout) == expected | {"truth": str(tmp_path)}
+
+
 def test_labels_give_the_auc_alone(histo, slides, tmp_path):
     labels = tmp_path / "labels.csv"
     labels.write_text("id,label\ntumor_001,1\nnormal_002,0\n")

@@ -137,6 +137,93 @@ def test_files_that_are_not_annotations_are_refused(tmp_path, name, text, messag
         read_tumour(tmp_path / name)
 
 
+def feature(kind, properties, **members):
+    rings = {
+        "Polygon": [[[0, 0], [900, 0], [900, 900], [0, 900], [0, 0]]],
+        "Point": [4, 4],
+        "LineString": [[0, 0], [9, 9]],
+    }
+    geometry = {"type": kind, "coordinates": rings[kind]}
+    return {"type": "Feature", "geometry": geometry, "properties": properties, **members}
+
+
+def write_features(path, *features):
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("classification", "expected"),
+    [
+        ({"name": "Tumor", "color": [200, 0, 0]}, "tumour"),
+        ("Tumor", "tumour"),
+        (None, "tumour"),
+        ({"name": "Tumor", "colorRGB": -3670016}, "tumour"),
+        ({"names": ["Stroma"], "color": [150, 200, 150]}, "excluded"),
+        ({"names": ["Stroma", "Immune cells"], "color": [150, 200, 150]}, "'Stroma: Immune cells'"),
+        ({"name": "Positive", "parentClass": {"name": "Stroma"}}, "'Stroma: Positive'"),
+        ({"names": [4], "color": [0, 0, 0]}, "the name of a class is not text"),
+    ],
+)
+def test_each_way_in_which_qupath_writes_a_class(tmp_path, classification, expected):
+    """Of qupath.lib.io.GsonTools.PathClassTypeAdapter, which also reads a text, and the classes of QuPath 0.3."""
+    path = write_features(tmp_path / "a.geojson", feature("Polygon", {"classification": classification}))
+    if expected not in ("tumour", "excluded"):
+        with pytest.raises(HistoError, match=expected):
+            read_tumour(path)
+        return
+    areas = read_tumour(path)
+    assert [len(areas.tumour), len(areas.excluded)] == ([1, 0] if expected == "tumour" else [0, 1])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        feature("Polygon", {"objectType": "tile", "measurements": {"probability of tumour": 0.9}}),
+        feature("Polygon", {"objectType": "detection", "classification": {"name": "Tumor", "color": [200, 0, 0]}}),
+        feature("Polygon", {"object_type": "cell"}),
+        feature("Polygon", {"objectType": "tmaCore"}),
+        feature("Polygon", {}, id="PathTileObject"),
+        feature("Point", {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}}),
+        feature("LineString", {"objectType": "annotation"}),
+    ],
+    ids=["tile", "detection", "cell", "core", "tile of QuPath 0.2", "point", "line"],
+)
+def test_only_areas_of_annotations_are_truth(tmp_path, other):
+    drawn = feature("Polygon", {"objectType": "annotation", "classification": {"name": "Normal", "color": [0, 0, 0]}})
+    areas = read_tumour(write_features(tmp_path / "a.geojson", drawn, other, other))
+    assert (len(areas.tumour), len(areas.excluded)) == (0, 1)
+    assert list(areas.left_out.values()) == [2]
+    with pytest.raises(HistoError, match=r"no annotation with an area|has no polygon"):
+        read_tumour(write_features(tmp_path / "a.geojson", other))
+
+
+def test_annotations_below_others_are_read(tmp_path):
+    child = feature("Polygon", {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}})
+    parent = feature("Polygon", {"classification": {"name": "Normal", "color": [0, 0, 0]}, "childObjects": [child]})
+    areas = read_tumour(write_features(tmp_path / "a.geojson", parent))
+    assert (len(areas.tumour), len(areas.excluded)) == (1, 1)
+
+
+def test_the_geojson_of_predict_can_be_corrected_and_read_back(empty, annotated, tmp_path):
+    """QuPath exports all objects, so the tiles of the map are in the file beside the corrected annotations."""
+    slide = annotated / "slides" / "tumor_001.tif"
+    empty("predict", "--device", "cpu", slide, "--out", tmp_path / "maps", "--threshold", 0, "--ckpt", "histonet-pcam")
+    features = json.loads((tmp_path / "maps" / "tumor_001" / "slide.geojson").read_text())["features"]
+    tiles = sum(one["properties"]["objectType"] == "tile" for one in features)
+    ring = [[1200, 1200], [1800, 1200], [1800, 1800], [1200, 1800], [1200, 1200]]
+    corrected = {"type": "Polygon", "coordinates": [ring]}
+    features = [one | {"geometry": corrected} for one in features[:1]] + features[-tiles:]
+    (tmp_path / "annotations").mkdir()
+    write_features(tmp_path / "annotations" / "tumor_001.geojson", *features)
+    inputs = ["--from", slide, "--annotations", tmp_path / "annotations", "--n", 60, "--name", "mine"]
+    result = empty("download", "--source", "slides", *inputs)
+    assert f"tumor_001.geojson: left out {tiles} tiles: only areas of annotations count" in result.stderr
+    for row in manifest(empty, "mine"):
+        inside = [1200 - 128 < int(row[axis]) < 1800 for axis in "xy"]
+        assert int(row["label"]) == all(inside)
+
+
 def test_holes_are_not_tumour():
     outline, hole = np.array([[0, 0], [80, 0], [80, 80], [0, 80]]), np.array([[20, 20], [60, 20], [60, 60], [20, 60]])
     from histocli.slides.annotations import Polygon
