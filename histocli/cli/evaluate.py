@@ -158,6 +158,8 @@ def evaluate(
     if scores:
         _show_scores(ctx, scores, threshold, json)
         return
+    if compare and (flags := [name for name in compare if name.startswith("-")]):
+        raise UsageError(f"--compare needs two names, and {flags[0]} is an option", "histo eval --compare A B")
     if compare and options.is_given(ctx, "ckpt"):
         raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
     names = options.checkpoint_names(ctx, ckpt)
@@ -226,7 +228,7 @@ def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) ->
     from histocli.commands.evaluate import evaluate_scores
 
     evaluation = evaluate_scores(state.workspace, scores, threshold)
-    show_evaluation(state.report, evaluation.report)
+    show_evaluation(state.report, evaluation.report, state.workspace)
     state.report.print_done(f"the evaluation is {evaluation.path}", f"histo plot --run {evaluation.report.run}")
     if json:
         write_out(dumps(evaluation.report.to_json(), indent=2) + "\n")
@@ -249,7 +251,7 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
         state.report.print_done(f"wrote {result.path}")
         values = to_json(result.report)
     else:
-        show_evaluation(state.report, result.report)
+        show_evaluation(state.report, result.report, state.workspace)
         state.report.print_done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
         values = result.report.to_json()
     if json:

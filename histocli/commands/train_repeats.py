@@ -19,6 +19,7 @@ from histocli.training.repeats import (
     Member,
     Repeats,
     find_first_run,
+    find_newest_run,
     find_repeats_name,
     plan_repeats,
     summarise,
@@ -49,10 +50,9 @@ def train_repeats(
     """
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
-    name, resume = (
-        config.name or (find_repeats_name(restarted) if restarted else None),
-        config.resume or bool(restarted),
-    )
+    kind = "folds" if config.folds else "seeds"
+    continued = restarted or (ranks.on_rank0(lambda: find_newest_run(workspace, kind)) if config.resume else None)
+    name, resume = config.name or (find_repeats_name(continued) if continued else None), config.resume or bool(restarted)
     run_config = _make_run_config(workspace, config, given, name if resume else None, ranks)
     repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]
