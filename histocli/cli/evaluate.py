@@ -20,6 +20,7 @@ from histocli.sources.options import (
     HOSPITAL_COLUMN,
     ID_COLUMN,
     LABEL_COLUMN,
+    MPP,
     SLIDE_COLUMN,
     SLIDE_PATTERN,
     SLIDES,
@@ -28,6 +29,7 @@ from histocli.sources.options import (
 )
 from histocli.stdio import write_out
 
+_MPP = Option(MPP.flag, MPP.help.partition(" Of whole slides")[0], metavar="NUMBER")
 _COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
 
 
@@ -67,6 +69,7 @@ def evaluate(
     slide_column: Annotated[str | None, _folder_option(SLIDE_COLUMN)] = EvalConfig.slide_column,
     hospital_column: Annotated[str | None, _folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
     split_column: Annotated[str | None, _folder_option(SPLIT_COLUMN)] = EvalConfig.split_column,
+    mpp: Annotated[str | None, _folder_option(_MPP)] = EvalConfig.mpp,
     split: Annotated[
         SplitName | None,
         typer.Option(
@@ -175,6 +178,7 @@ def evaluate(
         slide_column=slide_column,
         hospital_column=hospital_column,
         split_column=split_column,
+        mpp=mpp,
         split=split,
         tta=tta,
         uncalibrated=uncalibrated or raw,
@@ -221,7 +225,7 @@ def _evaluate_maps(
 def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) -> None:
     """Show an evaluation that was written before."""
     state: State = ctx.obj
-    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "prevalence", "resize", "compare"):
+    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "prevalence", "resize", "mpp", "compare"):
         if options.is_given(ctx, option):
             raise UsageError(f"--{option} cannot be combined with --scores", "leave one of them out")
     from histocli.cli.render import show_evaluation

@@ -1,5 +1,6 @@
 """Print reports as tables and messages."""
 
+from histocli.config import PATCH_MPP
 from histocli.console import Reporter, number
 from histocli.errors import HistoError
 from histocli.metrics import Interval, Uncertainty
@@ -49,6 +50,10 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
     if uncertainty:
         _show_missing_intervals(report, evaluation, uncertainty)
     _show_caveats(report, evaluation)
+    for what, count in evaluation.changed.items():
+        report.warn(f"{count:,} images: {what}")
+    if evaluation.mpp is not None:
+        report.note(f"rescaled: images of {evaluation.mpp:g} um per pixel to {PATCH_MPP}")
     for reason, count in evaluation.skipped.items():
         report.warn(f"{count:,} patches skipped: {reason}")
 

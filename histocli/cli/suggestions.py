@@ -163,10 +163,10 @@ def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], li
     if command.name == "predict" and type(error).__name__ == "MissingParameter":
         known = datasets()
         names = f" (here: {', '.join(known)})" if known else ""
-        options = f" {' '.join(args)}" if args else ""
+        given = f" {' '.join(args)}" if args else ""
         error.message = (
             f"Give a packed data set{names}, a folder, images or an archive: histo predict {(known or ['FOLDER'])[0]}"
-            f"{options}"
+            f"{given}"
         )
     elif command.name == "eval" and "--compare" in args and _NEEDS_TWO.search(str(getattr(error, "message", ""))):
         error.message = "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
@@ -178,9 +178,9 @@ def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], li
         )
     elif isinstance(name := getattr(error, "option_name", None), str) and hasattr(error, "possibilities"):
         options = [flag for parameter in command.params for flag in parameter.opts if not _is_hidden(parameter)]
-        if names := _find_similar_option(name.partition("=")[0], options):
+        if similar := _find_similar_option(name.partition("=")[0], options):
             error.possibilities = None  # they would be repeated
-            error.message = f"{error.message.rstrip('.')}. Did you mean {names[0]}?"
+            error.message = f"{error.message.rstrip('.')}. Did you mean {similar[0]}?"
     elif (extra := _EXTRA_ARGUMENT.search(str(getattr(error, "message", "")))) and command.name in _OPTION_OF_ARGUMENT:
         is_count = command.name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
         error.message += f". Did you mean {'--n' if is_count else _OPTION_OF_ARGUMENT[command.name]} {extra[1]}?"

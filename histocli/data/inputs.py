@@ -131,6 +131,11 @@ def _open_input(
         return Inputs(total, _read_paths(source, how, ids or IdKind.PATH), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
+            if how.mpp is not None:
+                raise UsageError(
+                    f"--mpp is for images, and {name} is a packed data set",
+                    "its patches are 96x96: histo download --source folder --mpp rescales images before it packs them",
+                )
             return _open_dataset(workspace, name, split)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")

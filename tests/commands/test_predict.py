@@ -15,6 +15,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import logit
 
 from histocli.errors import HistoError
@@ -579,9 +580,24 @@ def test_mpp_rescales_to_the_resolution_of_the_patches(histo, images, tmp_path):
     )
     assert "12 of 12 images were not 96x96 at 0.972 um per pixel: 12 cut to the centre" in result.stderr
     assert "assumed" not in result.stderr
-    for value in ("40x", "0", "-1", "nan", "1000"):
+    assert "--mpp NUMBER rescales it" not in result.stderr  # it is given already
+    for value in ("40x", "0.25um", "0", "-1", "nan", "1000"):
         assert "such as 0.25 for 40x" in histo.fails(*PREDICT, images, "--mpp", value, code=2)[1]
     assert "exclude" in histo.fails(*PREDICT, images, "--mpp", "0.5", "--resize", "scale", code=2)[0]
+    error, hint = histo.fails(*PREDICT, "synthetic", "--mpp", "0.5", code=2)
+    assert error == "--mpp is for images, and synthetic is a packed data set"
+    assert "histo download --source folder --mpp" in hint
+
+
+def test_a_tiff_that_says_another_resolution_is_told(histo, tmp_path):
+    patch = np.load(histo.root / "data" / "synthetic" / "patches.npy")[0]
+    for name, dots in {"fine": 10_000 / 0.243, "same": 10_000 / 0.972}.items():
+        Image.fromarray(patch).save(tmp_path / f"{name}.tif", resolution=dots, resolution_unit="cm")
+    told = "warning: 1 of 2 images: the file says 0.243 um per pixel, not 0.972"
+    assert told in histo(*PREDICT, tmp_path).stderr
+    assert "fine.tif: the file says 0.243 um per pixel, not 0.972 (the first" in histo(*PREDICT, tmp_path).stderr
+    assert "the file says" not in histo(*PREDICT, tmp_path / "fine.tif", "--mpp", "0.243").stderr
+    assert "the file says 0.972 um per pixel, not 0.243" in histo(*PREDICT, tmp_path, "--mpp", "0.243").stderr
 
 
 def test_sixteen_bit_images_are_read_by_the_range_of_the_folder(histo, images, tmp_path):
