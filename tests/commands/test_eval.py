@@ -225,6 +225,12 @@ def test_a_checkpoint_by_path_by_name_and_by_run(histo, tmp_path, monkeypatch):
     assert "first" in hint
 
 
+def test_a_checkpoint_that_does_not_exist_is_answered_with_one_that_does(histo):
+    for name, meant in {"FIRST": "did you mean --ckpt first?", "frist": "did you mean --ckpt first?"}.items():
+        assert meant in histo.fails(*EVAL, "--ckpt", name)[1]
+    assert histo.fails(*EVAL, "--ckpt", "runs/first")[1] == "of a run, write only its name: --ckpt first"
+
+
 def test_a_workspace_can_be_moved(histo, tmp_path):
     before = report(histo)["metrics"]
     histo.root.rename(tmp_path / "elsewhere")
