@@ -18,10 +18,12 @@ import pytest
 from PIL import Image
 from scipy.special import logit
 
+from histocli.commands.predict_job import Job
 from histocli.errors import HistoError
 from histocli.fs import hold
 from histocli.inference.parts import Parts
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
+from histocli.signals import Stopped
 from tests.cli import REPOSITORY, write_images
 from tests.faults.processes import Process
 
@@ -266,6 +268,23 @@ def test_a_damaged_part_is_written_again(histo, images, tmp_path):
     (images / "patch-11.png").write_bytes(last)
     assert "4 of 12 patches were scored before" in histo(*line, out).stderr
     assert out.read_text() == histo(*line[:-1]).stdout
+
+
+def test_after_a_signal_the_same_command_continues_and_says_so(histo, images, tmp_path, monkeypatch):
+    line, scored = [*PREDICT, images, "--batch-size", 2, "--out", tmp_path / "preds.csv"], []
+
+    def stop_after_two_chunks(job, chunk, writer, write=Job.write):
+        scored.append(chunk)
+        if len(scored) == 3:
+            raise Stopped(2)
+        return write(job, chunk, writer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "write", stop_after_two_chunks)
+        error, hint = histo.fails(*line, code=130)
+    assert error == "stopped by a signal; the state is saved"
+    assert hint.startswith("run the same command again")
+    assert "4 of 12 patches were scored before" in histo(*line).stderr
 
 
 def test_a_list_of_paths_from_stdin_continues_too(histo, images, tmp_path):
