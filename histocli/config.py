@@ -231,6 +231,7 @@ FOLDER_OPTIONS = (
     "slide_column",
     "hospital_column",
     "split_column",
+    "mpp",
 )
 
 
@@ -240,7 +241,7 @@ class EvalConfig:
 
     ckpt: tuple[str, ...] = (CHECKPOINT,)  # of several checkpoints, the mean probability
     data: str | None = None  # None: the validation patches that the checkpoints were trained with
-    labels: Path | None = None  # of a folder, as the next eight: `FOLDER_OPTIONS`
+    labels: Path | None = None  # of a folder, as the next nine: `FOLDER_OPTIONS`
     classes: tuple[str, ...] = ()
     slides: Path | None = None
     slide_pattern: str | None = None
@@ -249,6 +250,7 @@ class EvalConfig:
     slide_column: str | None = None
     hospital_column: str | None = None
     split_column: str | None = None
+    mpp: str | None = None  # None: the images have the patches' `PATCH_MPP`
     split: SplitName | None = None  # None: val of the run's own patches, all of `data`
     tta: bool = False
     uncalibrated: bool = False

@@ -22,6 +22,7 @@ _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{16}\.tmp")
 _LOCK = re.compile(r"\..+\.lock")
 _MAX_NAME = 200  # bytes of a name that its temporary file repeats: most file systems allow 255 in all
 _POLL_SECONDS = 0.02
+_MAX_TRIES = 1000  # attempts to lock a file that no process holds
 _HINT = "free some space or choose another --workspace"
 
 
@@ -164,6 +165,7 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
             path.unlink(missing_ok=True)
             raise
 
+    tries = 0
     lock = FileLock(path, blocking=wait, poll_interval=_POLL_SECONDS, on_acquired=write_holder)
     try:
         make_folder(path.parent)
@@ -175,6 +177,9 @@ def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
                     raise HeldError(
                         f"another histo process is using {what}: {holder}", "wait until it has finished"
                     ) from None
+                tries += 1
+                if tries == _MAX_TRIES:  # of a folder in which no file can be made, such as /proc
+                    raise write_error(path, OSError("no file can be made in this folder")) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise write_error(path, error) from error

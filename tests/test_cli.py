@@ -376,12 +376,40 @@ def test_eval_and_predict_name_the_checkpoint_before_they_start(histo):
         (["balance", "160000"], "--n 160000"),
         (["balance", "mine"], "--data mine"),
         (["eval", "best.pt", "--tta"], "--ckpt best.pt"),
+        (["train", "--lr-rate", "0.1"], "--lr"),
+        (["predict", "x", "--magnification", "40"], "--mpp"),
+        (["runs", "delete", "a"], "'rm'"),
+        (["evaluate", "--tta"], "histo eval"),
+        (["submit"], "kaggle competitions submit -c histopathologic-cancer-detection -f submission.csv -m histo"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_the_words_of_other_tools_are_answered_with_what_was_meant(empty, line, meant):
     error = empty(*line, code=2).stderr.partition("Error: ")[2]
     assert re.sub(r"\s+", " ", error).strip().endswith(f"Did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        (
+            ["predict", "--split", "test", "--tta"],
+            "Give a packed data set (here: synthetic), a folder, images or an "
+            "archive: histo predict synthetic --split test --tta",
+        ),
+        (
+            ["eval", "--compare", "a"],
+            "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B",
+        ),
+        (["eval", "--compare", "a", "--data", "x"], "metrics files: histo eval --compare A B"),
+        (["eval", "--compare", "a", "--json"], "--json is an option hint: histo eval --compare A B"),
+        (["train", "-w", "ws"], "It stands before the command: histo -w DIR train"),
+        (["eval", "--quiet"], "It stands before the command: histo --quiet eval"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_missing_or_misplaced_is_answered_with_the_command_to_type(histo, line, answer):
+    assert re.sub(r"\s+", " ", histo(*line, code=2).stderr).strip().endswith(answer)
 
 
 def test_a_word_that_is_like_nothing_is_not_guessed_at(empty):

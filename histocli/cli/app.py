@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from histocli import __version__
-from histocli.cli.suggestions import suggest
+from histocli.cli.suggestions import suggest, suggest_command
 from histocli.compute.ddp import rank
 from histocli.compute.memory import is_out_of_memory
 from histocli.console import Reporter
@@ -83,6 +83,14 @@ class Application(TyperGroup):
         ctx.meta[_ARGUMENTS] = given
         return ctx
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command of a name; a wrong name is answered with the command that was probably meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            suggest_command(args[0], error)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an exception is printed as an error and becomes an exit code (see errors.py)."""
         try:
@@ -125,10 +133,11 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; a wrong option or value is answered with the one that was probably meant."""
+        given = list(args)  # parsing empties `args`
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            suggest(self, error)
+            suggest(self, error, given, lambda: _find_workspace(ctx.parent).dataset_names())
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -211,6 +220,10 @@ def _find_exit_code(error: HistoError) -> int:
     if isinstance(error, UsageError):
         return EXIT_USAGE
     return EXIT_PARTIAL if isinstance(error, PartialError) else EXIT_FAILURE
+
+
+def _find_workspace(ctx: Any) -> Workspace:
+    return ctx.obj.workspace if isinstance(getattr(ctx, "obj", None), State) else default_workspace()
 
 
 def _find_reporter(ctx: Any) -> Reporter:

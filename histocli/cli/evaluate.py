@@ -20,6 +20,7 @@ from histocli.sources.options import (
     HOSPITAL_COLUMN,
     ID_COLUMN,
     LABEL_COLUMN,
+    MPP,
     SLIDE_COLUMN,
     SLIDE_PATTERN,
     SLIDES,
@@ -28,6 +29,7 @@ from histocli.sources.options import (
 )
 from histocli.stdio import write_out
 
+_MPP = Option(MPP.flag, MPP.help.partition(" Of whole slides")[0], metavar="NUMBER")
 _COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
 
 
@@ -67,6 +69,7 @@ def evaluate(
     slide_column: Annotated[str | None, _folder_option(SLIDE_COLUMN)] = EvalConfig.slide_column,
     hospital_column: Annotated[str | None, _folder_option(HOSPITAL_COLUMN)] = EvalConfig.hospital_column,
     split_column: Annotated[str | None, _folder_option(SPLIT_COLUMN)] = EvalConfig.split_column,
+    mpp: Annotated[str | None, _folder_option(_MPP)] = EvalConfig.mpp,
     split: Annotated[
         SplitName | None,
         typer.Option(
@@ -158,6 +161,8 @@ def evaluate(
     if scores:
         _show_scores(ctx, scores, threshold, json)
         return
+    if compare and (flags := [name for name in compare if name.startswith("-")]):
+        raise UsageError(f"--compare needs two names, and {flags[0]} is an option", "histo eval --compare A B")
     if compare and options.is_given(ctx, "ckpt"):
         raise UsageError("--ckpt cannot be combined with --compare", "leave one of them out")
     names = options.checkpoint_names(ctx, ckpt)
@@ -173,6 +178,7 @@ def evaluate(
         slide_column=slide_column,
         hospital_column=hospital_column,
         split_column=split_column,
+        mpp=mpp,
         split=split,
         tta=tta,
         uncalibrated=uncalibrated or raw,
@@ -219,14 +225,14 @@ def _evaluate_maps(
 def _show_scores(ctx: typer.Context, scores: str, threshold: str, json: bool) -> None:
     """Show an evaluation that was written before."""
     state: State = ctx.obj
-    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "prevalence", "resize", "compare"):
+    for option in ("ckpt", "data", "labels", "split", "tta", "uncalibrated", "prevalence", "resize", "mpp", "compare"):
         if options.is_given(ctx, option):
             raise UsageError(f"--{option} cannot be combined with --scores", "leave one of them out")
     from histocli.cli.render import show_evaluation
     from histocli.commands.evaluate import evaluate_scores
 
     evaluation = evaluate_scores(state.workspace, scores, threshold)
-    show_evaluation(state.report, evaluation.report)
+    show_evaluation(state.report, evaluation.report, state.workspace)
     state.report.print_done(f"the evaluation is {evaluation.path}", f"histo plot --run {evaluation.report.run}")
     if json:
         write_out(dumps(evaluation.report.to_json(), indent=2) + "\n")
@@ -249,7 +255,7 @@ def _evaluate(state: State, config: EvalConfig, compare: tuple[str, str] | None,
         state.report.print_done(f"wrote {result.path}")
         values = to_json(result.report)
     else:
-        show_evaluation(state.report, result.report)
+        show_evaluation(state.report, result.report, state.workspace)
         state.report.print_done(f"wrote {result.path} and {result.path.with_suffix('.csv').name}", "histo plot")
         values = result.report.to_json()
     if json:

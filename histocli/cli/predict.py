@@ -222,6 +222,7 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
         gc.freeze()  # the garbage collector need not look at torch's million objects again and again
         with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", is_hidden=is_hidden) as bar:
             listener = PredictionListener(state.report, bar)
+            listener.is_rescaled = config.mpp is not None
             prediction = run_predict(
                 state.workspace, config, cast(IO[str], Stdout()), listener=listener, ranks=ranks, pool=pool
             )

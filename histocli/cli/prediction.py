@@ -60,12 +60,14 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
 
 
 class PredictionListener(ConsoleListener):
-    """Shows the messages and the progress of `predict`."""
+    """Shows the messages and the progress of `predict`; `is_rescaled` says whether --mpp is given."""
+
+    is_rescaled = False
 
     def on_remark(self, what: str, example: str) -> None:
         """Warn of the first image that was changed in this way, and say which option changes less."""
         from histocli.data.images import CUT, CUT_AND_PADDED
 
-        is_cut = what in (CUT, CUT_AND_PADDED)
+        is_cut = what in (CUT, CUT_AND_PADDED) and not self.is_rescaled
         hint = "; --resize scale takes the whole image, --mpp NUMBER rescales it" if is_cut else ""
         self.report.warn(f"{example}: {what} (the first; others are counted){hint}")

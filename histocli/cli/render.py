@@ -1,6 +1,8 @@
 """Print reports as tables and messages."""
 
+from histocli.config import PATCH_MPP
 from histocli.console import Reporter, number
+from histocli.errors import HistoError
 from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
 from histocli.metrics.intervals import explain_few_clusters
@@ -8,7 +10,9 @@ from histocli.metrics.registry import BY_NAME, metric_title
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport
+from histocli.reports.run import read_run
 from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
+from histocli.workspace import Workspace
 
 _N_WORST_SLIDES = 5  # number of slides in the table of the lowest accuracy
 _N_BEST_TRIALS = 5  # number of trials in the table of the best ones
@@ -16,7 +20,7 @@ _MIN_TRIALS = 20  # fewer trials show little about the importance of each of fiv
 _REPEATED_METRICS = ("auc", "accuracy", "log_loss", "ece")  # the metrics in the table of folds or seeds
 
 
-def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
+def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
     """Print every metric with its interval, the confusion matrix, the worst slides and each hospital."""
     measured, uncertainty = evaluation.measured, evaluation.uncertainty
     for checkpoint in evaluation.checkpoints:
@@ -37,7 +41,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
         ["label", "predicted as normal", "predicted as tumour"],
         [["normal", confusion.tn, confusion.fp], ["tumour", confusion.fn, confusion.tp]],
     )
-    _warn_of_one_class(report, evaluation)
+    _warn_of_one_class(report, evaluation, workspace)
     _show_calibration(report, evaluation)
     _show_groups(report, "slide", _select_worst_slides(evaluation.slides), len(evaluation.slides))
     _show_groups(report, "hospital", evaluation.hospitals, len(evaluation.hospitals))
@@ -46,20 +50,34 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport) -> None:
     if uncertainty:
         _show_missing_intervals(report, evaluation, uncertainty)
     _show_caveats(report, evaluation)
+    for what, count in evaluation.changed.items():
+        report.warn(f"{count:,} images: {what}")
+    if evaluation.mpp is not None:
+        report.note(f"rescaled: images of {evaluation.mpp:g} um per pixel to {PATCH_MPP}")
     for reason, count in evaluation.skipped.items():
         report.warn(f"{count:,} patches skipped: {reason}")
 
 
-def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport) -> None:
+def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
     """Warn if all patches are predicted as tumour, or all normal, as by a network that was trained for few steps."""
     confusion, measured = evaluation.measured.confusion, evaluation.measured
     called = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
     if called and 0 < measured.positives < measured.n:
         epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
+        longer = [command for checkpoint in evaluation.checkpoints if (command := _longer(workspace, checkpoint.run))]
         report.warn(
             f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} was trained for "
-            "few steps, train longer: histo train --resume --epochs N"
+            f"few steps, train longer{': ' if longer else ''}{'; '.join(longer)}"
         )
+
+
+def _longer(workspace: Workspace, run: str) -> str:
+    """Return the command that trains a run for more epochs; "" if the workspace does not have the run."""
+    try:
+        epochs = read_run(workspace.run_dir(run)).options.get("epochs")
+    except HistoError:
+        return ""
+    return f"histo train --resume --name {run} --epochs {4 * int(epochs)}" if epochs else ""
 
 
 def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:

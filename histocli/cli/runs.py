@@ -29,7 +29,7 @@ def runs(
 ) -> None:
     """List the runs with their validation AUC, or remove some."""
     state: State = ctx.obj
-    from histocli.commands.runs import list_runs, remove_runs
+    from histocli.commands.runs import describe_default, list_runs, remove_runs
     from histocli.schema import to_json
 
     if action is RunAction.RM:
@@ -59,8 +59,7 @@ def runs(
     for run in runs:
         if run.problem:
             state.report.warn(f"{run.run}: {run.problem}")
-    for run in runs:
-        if run.is_default:
-            state.report.note(f"--ckpt best.pt is epoch {run.best_epoch} of {run.run}")
+    if default := describe_default(state.workspace, runs):
+        state.report.note(default)
     if not runs:
         state.report.note(f"there are no runs in {state.workspace.runs_dir}: histo train makes one")

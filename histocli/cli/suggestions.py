@@ -1,7 +1,7 @@
 """Which option or value was probably meant by one that does not exist: "did you mean"."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -56,8 +56,47 @@ _OTHER_OPTION_NAMES = {
     "--k-folds": ("--folds",),
     "--overwrite": ("--force",),
     "--limit": ("--n",),
+    "--learningrate": ("--lr",),
+    "--lr-rate": ("--lr",),
+    "--max-steps": ("--epochs",),
+    "--steps": ("--epochs",),
+    "--magnification": ("--mpp",),
+    "--spacing": ("--mpp",),
+    "--pixel-size": ("--mpp",),
+    "--resolution": ("--mpp",),
+    "--um": ("--mpp",),
+    "--image-size": ("--resize",),
+    "--size": ("--resize",),
+    "--jobs": ("--processes",),
+    "-j": ("--processes",),
     "-n": ("--n",),
     "--type": ("--format", "--kind"),
+}
+# Options that stand before the command's name.
+_ROOT_OPTIONS = ("-w", "--workspace", "-q", "--quiet", "-v", "--verbose")
+# What other tools call a command, and what does the same here.
+_COMMANDS = {
+    "submit": "kaggle competitions submit -c histopathologic-cancer-detection -f submission.csv -m histo",
+    "evaluate": "histo eval",
+    "test": "histo eval",
+    "validate": "histo eval",
+    "compare": "histo eval --compare A B",
+    "score": "histo predict",
+    "infer": "histo predict",
+    "inference": "histo predict",
+    "run": "histo predict",
+    "fit": "histo train",
+    "resume": "histo train --resume",
+    "pack": "histo download --source folder --from FOLDER",
+    "import": "histo download --source folder --from FOLDER",
+    "prepare": "histo download --source folder --from FOLDER",
+    "split": "histo balance",
+    "sample": "histo balance",
+    "explain": "histo plot --kind explain",
+    "models": "histo runs",
+    "list": "histo runs",
+    "datasets": "histo data",
+    "rm": "histo runs rm NAME",
 }
 _OTHER_VALUE_NAMES = {
     "gpu": "cuda",
@@ -82,6 +121,8 @@ _OTHER_VALUE_NAMES = {
     "tests": "test",
     "training": "train",
     "wsi": "slide",
+    "delete": "rm",
+    "remove": "rm",
     "patient": "slide",
     "center-crop": "crop",
     "scratch": "random",
@@ -102,20 +143,44 @@ _OPTION_OF_ARGUMENT = {
     "report": "--run",
 }
 _EXTRA_ARGUMENT = re.compile(r"^Got unexpected extra arguments?(?:\(s\))? \((\S+)[^)]*\)$")
+_NEEDS_TWO = re.compile("requires 2 arguments|Got unexpected extra argument")
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.*)")
 
 
-def suggest(command: Any, error: Any) -> None:
+def suggest_command(name: str, error: Any) -> None:
+    """Add the command that a wrong one probably means to an error, in place."""
+    if meant := _COMMANDS.get(name.lower()):
+        error.message = f"{error.message.partition('. Did you mean')[0].rstrip('.')}. Did you mean {meant}?"
+
+
+def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], list[str]]) -> None:
     """Add what was probably meant to an error about an option or a value of `command`, in place.
 
-    Some versions of Typer have their own classes for these errors, others use those of click; both have the attributes
-    and the wording that are used here.
+    `args` is the command line after the command's name, and `datasets` returns the names of the packed data sets. Some
+    versions of Typer have their own classes for these errors, others use those of click; both have the attributes and
+    the wording that are used here.
     """
-    if isinstance(name := getattr(error, "option_name", None), str) and hasattr(error, "possibilities"):
+    if command.name == "predict" and type(error).__name__ == "MissingParameter":
+        known = datasets()
+        names = f" (here: {', '.join(known)})" if known else ""
+        given = f" {' '.join(args)}" if args else ""
+        error.message = (
+            f"Give a packed data set{names}, a folder, images or an archive: histo predict {(known or ['FOLDER'])[0]}"
+            f"{given}"
+        )
+    elif command.name == "eval" and "--compare" in args and _NEEDS_TWO.search(str(getattr(error, "message", ""))):
+        error.message = "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
+    elif getattr(error, "option_name", None) in _ROOT_OPTIONS and hasattr(error, "possibilities"):
+        error.possibilities = None
+        error.message = (
+            f"{error.message.rstrip('.')}. It stands before the command: histo {error.option_name}"
+            f"{' DIR' if error.option_name in ('-w', '--workspace') else ''} {command.name}"
+        )
+    elif isinstance(name := getattr(error, "option_name", None), str) and hasattr(error, "possibilities"):
         options = [flag for parameter in command.params for flag in parameter.opts if not _is_hidden(parameter)]
-        if names := _find_similar_option(name.partition("=")[0], options):
+        if similar := _find_similar_option(name.partition("=")[0], options):
             error.possibilities = None  # they would be repeated
-            error.message = f"{error.message.rstrip('.')}. Did you mean {names[0]}?"
+            error.message = f"{error.message.rstrip('.')}. Did you mean {similar[0]}?"
     elif (extra := _EXTRA_ARGUMENT.search(str(getattr(error, "message", "")))) and command.name in _OPTION_OF_ARGUMENT:
         is_count = command.name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
         error.message += f". Did you mean {'--n' if is_count else _OPTION_OF_ARGUMENT[command.name]} {extra[1]}?"

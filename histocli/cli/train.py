@@ -285,7 +285,7 @@ def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "R
     report = train_repeats(state.workspace, config, given=given, listen=lambda: _listen(state, config), ranks=ranks)
     show_repeats(state.report, report)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
-    if report.kind == "folds":
-        state.report.note(f"the out-of-fold scores of all patches: histo plot --run {report.name}")
-    state.report.print_done(f"wrote {report.name}-{report.kind}.json", f"histo eval {members} --data NAME")
+    state.report.note(f"to score other patches with the mean of these networks, give predict and eval: {members}")
+    shown = report.name if report.kind == "folds" else report.runs[0].run
+    state.report.print_done(f"wrote {report.name}-{report.kind}.json", f"histo plot --run {shown}")
     return to_json(report)

@@ -21,6 +21,7 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
+from histocli.sources.options import parse_mpp
 from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 
@@ -105,6 +106,7 @@ def _measure_and_write(
         is_calibrated=not config.uncalibrated,
         assumed_prevalence=config.prevalence,
         skipped=scored.skipped,
+        changed=scored.changed,
         packed=scored.packed,
         n_in_training=scored.known.n_in_training,
         n_in_validation=scored.known.n_in_validation,
@@ -112,6 +114,7 @@ def _measure_and_write(
         scores=path.with_suffix(".csv").name,
         likeness=scored.likeness,
         resize=config.resize.value,
+        mpp=parse_mpp(config.mpp, config.resize),
         threshold_rule=config.threshold,
         measured=measured,
         before_calibration=before,
@@ -137,6 +140,7 @@ def _metrics_path(
         f"prevalence-{config.prevalence}": config.prevalence is not None,
         _format_threshold(config.threshold): config.threshold != STORED,
         config.resize.value: config.resize is not Resize.CROP,
+        f"mpp-{config.mpp}": config.mpp is not None,
     }
     name = _run_name(predictor)
     if not is_best or name.endswith("-more"):
@@ -269,6 +273,7 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
         if getattr(config, name) and not is_on_disk:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for a folder or archive", f"for a packed data set: histo download {flag}")
+    parse_mpp(config.mpp, config.resize)
     check_prevalence(config.prevalence)
     if config.threshold != STORED:
         parse_threshold(config.threshold)

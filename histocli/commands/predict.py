@@ -31,6 +31,7 @@ from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
 from histocli.listeners import SILENT, CommandListener
 from histocli.outputs import output_path
+from histocli.signals import Stopped
 from histocli.workspace import Workspace
 
 
@@ -109,9 +110,11 @@ def _write_parts(job: Job, dependencies: dict[str, Any], ranks: Ranks) -> Predic
         with closing(job.score(patches, is_reporting=ranks.size == 1)) as chunks:
             for number in parts.assigned:
                 _write_part(job, parts, number, islice(chunks, parts.chunks))
-    except BaseException:
+    except BaseException as error:
         if ranks.size == 1:
             parts.remove_if_empty()
+        if isinstance(error, Stopped) and parts.folder.is_dir():
+            raise Stopped(error.number, "run the same command again: it continues with the next patches") from error
         raise
     ranks.all_gather(None)  # wait until every process has finished its parts
     # Several processes report unreadable patches here, in the order of the inputs; a single process did it before.

@@ -13,7 +13,7 @@ from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import STDIN, Inputs, open_inputs, read_stdin_lines
 from histocli.data.likeness import Likeness, LikenessMeter
 from histocli.data.remarks import Remark, Remarks
-from histocli.enums import ExportFormat, OnError, Output, Resize
+from histocli.enums import ExportFormat, OnError, Output
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
 from histocli.inference.columns import ScoredRows, column_types, has_class, make_table
@@ -27,9 +27,8 @@ from histocli.metrics.thresholds import parse_threshold
 from histocli.outputs import check_output, is_stream, real_path
 from histocli.sources import Patch
 from histocli.sources.files import is_image
+from histocli.sources.options import parse_mpp
 from histocli.workspace import Workspace
-
-_MIN_MPP, _MAX_MPP = 0.05, 20
 
 
 class Prediction(NamedTuple):
@@ -185,9 +184,7 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
             "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
         )
     check_prevalence(config.prevalence)
-    _parse_mpp(config)
-    if config.mpp is not None and config.resize is Resize.SCALE:
-        raise UsageError("--mpp and --resize scale exclude each other", "leave out --resize: --mpp rescales the images")
+    parse_mpp(config.mpp, config.resize)
     if config.failed is not None and config.errors is OnError.FAIL:
         raise UsageError("--failed lists unreadable files, and --errors fail allows none", "leave out --errors fail")
     if config.failed is not None and (config.failed.is_dir() or config.failed == config.out):
@@ -225,7 +222,9 @@ def open_job(
         lines = [line for line in read_stdin_lines() if line.strip(b"\r\n")]
         if config.out is not None:
             check_output(config.out, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
-    inputs = open_inputs(config.inputs, workspace, config.resize, lines, config.split, _parse_mpp(config), config.id)
+    inputs = open_inputs(
+        config.inputs, workspace, config.resize, lines, config.split, parse_mpp(config.mpp, config.resize), config.id
+    )
     if config.out is not None:
         check_output(config.out, workspace, _list_network_files(workspace, predictor))
     done = None
@@ -247,24 +246,6 @@ def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) ->
         *(member.path for member in members),
         *(workspace.export_path(member.sha256, ExportFormat.ONNX) for member in members),
     ]
-
-
-def _parse_mpp(config: PredictConfig) -> float | None:
-    """Return the micrometres per pixel of the images.
-
-    Raises:
-        UsageError: it is not a number between 0.05 and 20.
-    """
-    if config.mpp is None:
-        return None
-    try:
-        mpp = float(config.mpp)
-    except ValueError:
-        mpp = 0
-    if not _MIN_MPP <= mpp <= _MAX_MPP:
-        hint = f"give a number from {_MIN_MPP} to {_MAX_MPP}, such as 0.25 for 40x or 0.5 for 20x"
-        raise UsageError(f"--mpp {config.mpp}: not the micrometres per pixel of patches", hint)
-    return mpp
 
 
 def collect_row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from histocli.config import CHECKPOINT
 from histocli.enums import RunSort
 from histocli.errors import HistoError, UsageError
 from histocli.fs import folder_size, hold, is_held
+from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import EpochRecord, RunRecord, read_history, read_run
 from histocli.schema import Count
 from histocli.workspace import Workspace
@@ -100,6 +101,20 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
         for folder in folders:
             shutil.rmtree(folder)
     return removed
+
+
+def describe_default(workspace: Workspace, runs: Sequence[RunSummary]) -> str:
+    """Say which checkpoint `--ckpt best.pt` is; "" if there is none."""
+    path = workspace.checkpoints_dir / CHECKPOINT
+    for run in runs:
+        if run.is_default:
+            return f"--ckpt {CHECKPOINT} is epoch {run.best_epoch} of {run.run}"
+    if not path.is_file():
+        finished = next((run.run for run in runs if run.state == FINISHED), None)
+        reason = f"there is no {CHECKPOINT}: folds and seeds are not copied to it"
+        return f"{reason}; --ckpt {finished} uses that run" if finished else ""
+    checkpoint = load_checkpoint(path)
+    return f"--ckpt {CHECKPOINT} is epoch {checkpoint.epoch} of {checkpoint.run}, a run that was removed or replaced"
 
 
 def _summarise(workspace: Workspace, run: str) -> RunSummary:

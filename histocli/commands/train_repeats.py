@@ -19,6 +19,7 @@ from histocli.training.repeats import (
     Member,
     Repeats,
     find_first_run,
+    find_newest_run,
     find_repeats_name,
     plan_repeats,
     summarise,
@@ -49,8 +50,10 @@ def train_repeats(
     """
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
+    kind = "folds" if config.folds else "seeds"
+    continued = restarted or (ranks.on_rank0(lambda: find_newest_run(workspace, kind)) if config.resume else None)
     name, resume = (
-        config.name or (find_repeats_name(restarted) if restarted else None),
+        config.name or (find_repeats_name(continued) if continued else None),
         config.resume or bool(restarted),
     )
     run_config = _make_run_config(workspace, config, given, name if resume else None, ranks)

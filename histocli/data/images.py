@@ -34,6 +34,7 @@ PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
 LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch; a larger one is a slide
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
+_SAME_MPP = 0.1  # relative difference of two resolutions that are about the same
 RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
 
 # Formats that OpenCV does not read, and GIF, where it gives transparent pixels another colour.
@@ -66,19 +67,21 @@ def decode(
     ranges: Ranges | None = None,
     remarks: Remarks | None = None,
     largest_side: int | None = None,
+    mpp: float | None = None,
 ) -> Pixels:
     """Decode an image file's bytes to RGB uint8 (H,W,3); `name` is for the error.
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
     there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
-    combined. `ranges` gives the value of white in images that are not uint8. Guesses are added to `remarks`.
+    combined. `ranges` gives the value of white in images that are not uint8. Guesses are added to `remarks`, and, if
+    `mpp` is given, that a TIFF says another resolution.
 
     Raises:
         HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF
             with transparent pixels, or has ambiguous values; or, if `largest_side` is given, it is a whole slide.
     """
     try:
-        image, found = _decode(data, largest_side)
+        image, found = _decode(data, largest_side, mpp)
         pixels, remark = to_uint8(image, ranges or {})
     except ImageError as error:
         raise HistoError(f"{name}: {error}", error.hint) from error
@@ -88,7 +91,7 @@ def decode(
     return np.ascontiguousarray(pixels)
 
 
-def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, ...]]:
+def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> tuple[Values, tuple[str, ...]]:
     """Return an image (H,W,3) with the values of the file, and remarks on it."""
     if not data:
         raise ImageError("the file is empty")
@@ -96,7 +99,10 @@ def _decode(data: bytes, largest_side: int | None) -> tuple[Values, tuple[str, .
         page = read_first_page(data)
         if largest_side is not None:
             refuse_slide(page.size, count_levels(page) if max(page.size) > PATCH_SIZE else 1, largest_side)
-        return read_tiff(page)
+        values, found = read_tiff(page)
+        if mpp is not None and page.mpp is not None and abs(page.mpp / mpp - 1) > _SAME_MPP:
+            found = (*found, f"the file says {page.mpp:.3g} um per pixel, not {mpp:g}")
+        return values, found
     if is_pnm(data):
         return read_pnm(data), ()
     size = check_header(data)
@@ -216,4 +222,5 @@ def decode_patch(
     data: bytes, name: str, how: Preparation = _DEFAULT_PREPARATION, remarks: Remarks | None = None
 ) -> Pixels:
     """Decode an image file's bytes to a patch (96,96,3) uint8 RGB; raises as `decode`, also for a whole slide."""
-    return prepare(decode(data, name, how.ranges, remarks, LARGEST_SIDE), how, name, remarks)
+    mpp = None if how.resize is Resize.SCALE else how.mpp or PATCH_MPP
+    return prepare(decode(data, name, how.ranges, remarks, LARGEST_SIDE, mpp), how, name, remarks)

@@ -27,7 +27,7 @@ from histocli.sources.files import File, describe_others, file_at, find_images
 from histocli.sources.folder import make_unique_ids
 from histocli.sources.formats import explain_no_images, refuse_format
 from histocli.sources.listing import list_files
-from histocli.workspace import Workspace
+from histocli.workspace import Workspace, is_path
 
 STDIN = "-"
 
@@ -56,9 +56,10 @@ def open_inputs(
 ) -> Inputs:
     """Open paths, data set names, or `-` for a list of paths on stdin; ids and their order are always the same.
 
-    A path is preferred to a data set of the same name. The id of an image is its file's stem where stems are unique,
-    else its relative path, which begins with the input's path if there are several inputs. The id in an array is the
-    row number. If there are several inputs and one is an array or a data set, every id begins with its input's name.
+    A path is preferred to a data set of the same name, unless `split` is given, which only data sets have. The id of an
+    image is its file's stem where stems are unique, else its relative path, which begins with the input's path if there
+    are several inputs. The id in an array is the row number. If there are several inputs and one is an array or a data
+    set, every id begins with its input's name.
     `lines` are the lines of stdin for `-`, if they have been read already. With `split`, only this split of data sets
     is opened. `mpp` are the micrometres per pixel of the images, if they differ from those of the training patches.
     `ids` chooses the kind of the ids of image files.
@@ -122,6 +123,8 @@ def _open_input(
 ) -> Inputs:
     """Open a single input."""
     path = Path(name)
+    if split and not is_path(name) and name in workspace.dataset_names():  # even if there is a path of this name
+        return _open_dataset(workspace, name, split, how)
     if split and (name == STDIN or os.path.exists(path)):  # noqa: PTH110 - as below
         raise UsageError(
             f"--split {split} is for packed data sets, and {name} is a path", "give the folder of the split"
@@ -131,7 +134,7 @@ def _open_input(
         return Inputs(total, _read_paths(source, how, ids or IdKind.PATH), {})
     if not os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a name is too long
         if name in workspace.dataset_names():
-            return _open_dataset(workspace, name, split)
+            return _open_dataset(workspace, name, split, how)
         known = ", ".join(workspace.dataset_names()) or "none"
         raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
     if path.is_file() and is_array(path):
@@ -231,8 +234,13 @@ def _read_paths(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterat
             yield Patch(key, ImageFile(file.name, file.read, how), path=name)
 
 
-def _open_dataset(workspace: Workspace, name: str, split: SplitName | None) -> Inputs:
+def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, how: Preparation) -> Inputs:
     """Return the patches of a packed data set, or of one of its splits."""
+    if how.mpp is not None:
+        raise UsageError(
+            f"--mpp is for images, and {name} is a packed data set",
+            "its patches are 96x96: histo download --source folder --mpp rescales images before it packs them",
+        )
     required = ("id", "label") if split in (None, SplitName.ALL) else ("id", "split")
     store, manifest = open_packed(workspace, name, required)
     rows = np.arange(len(store))

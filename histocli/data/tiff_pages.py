@@ -1,5 +1,6 @@
 """The pages of TIFF and BigTIFF files, and their tags (TIFF 6.0, section 2)."""
 
+import re
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -13,6 +14,10 @@ _CODES = {1: "B", 2: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I
 _MASKS = {1: 0xFF, 3: 0xFFFF, 4: 0xFFFFFFFF}  # the largest value of a byte, a short and a long
 _MAX_VALUES = 1 << 22  # the largest number of values of one tag; a large slide has some 100,000 tiles
 _MAX_PAGES = 256
+_RATIONAL = 5  # the type of tags that hold two longs
+_PAIRS = {order: Struct(f"{order}II") for order in "<>"}
+_IMAGEJ_MICRONS = re.compile(r"^unit=(micron|um|µm|\\u00B5m)", re.MULTILINE)
+_MIN_MPP, _MAX_MPP = 0.05, 20.0  # 72 dots per inch, which many programs write, would be 353
 
 
 _struct = lru_cache(256)(Struct)
@@ -65,6 +70,24 @@ class Page:
     def size(self) -> Size:
         """The width and height in pixels."""
         return Size(self.value(tiff_tags.WIDTH, 0), self.value(tiff_tags.HEIGHT, 0))
+
+    @cached_property
+    def mpp(self) -> float | None:
+        """The micrometres per pixel that the page's tags say; None if they say none that a microscope has."""
+        unit = {2: 25_400.0, 3: 10_000.0}.get(self.value(296, 2))
+        if unit is None and _IMAGEJ_MICRONS.search(self.description):
+            unit = 1.0
+        i, (_, kind, count, place) = self.tags.get(282, (0, (0, 0, 0, 0)))
+        if unit is None or kind != _RATIONAL or count != 1:
+            return None
+        if self._room >= _PAIRS[self.order].size:
+            place = self._first + (i + 1) * self._entry_size - self._room
+        try:
+            pixels, units = _PAIRS[self.order].unpack_from(self.data, place)
+        except error:
+            return None
+        mpp = unit * units / pixels if pixels else 0.0
+        return mpp if _MIN_MPP <= mpp <= _MAX_MPP else None
 
     @cached_property
     def description(self) -> str:

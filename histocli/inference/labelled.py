@@ -46,6 +46,7 @@ class Scored(NamedTuple):
             and overlap_group if they are known.
         manifest_sha256: the SHA-256 of the manifest; None for a folder.
         skipped: how many patches were not scored, by reason.
+        changed: how many images were changed or guessed, by what was done.
         packed: the packed data set that holds the pixels; None for a folder.
         known: the number of patches that the checkpoints were trained on, and validated on.
         likeness: their likeness to the training patches; None for a run's own validation patches.
@@ -57,6 +58,7 @@ class Scored(NamedTuple):
     table: "pd.DataFrame"
     manifest_sha256: str | None
     skipped: dict[str, int]
+    changed: dict[str, int]
     packed: str | None
     known: KnownCounts
     likeness: Likeness | None
@@ -95,6 +97,7 @@ def score_packed(
         table=table,
         manifest_sha256=manifests.sha256(path),
         skipped={},
+        changed={},
         packed=subset.data,
         known=count_known(workspace, checkpoints, digests, manifests),
         likeness=_measure_likeness(predictor, subset) if config.data else None,
@@ -210,7 +213,7 @@ def score_folder(
     for chunk in gathered:
         remarks.merge(chunk.remarks)
     unreadable = sum(chunk.unreadable for chunk in gathered)
-    counts = {**source.report.counts, **remarks.counts(), "unreadable": unreadable}
+    counts = {**source.report.counts, "unreadable": unreadable}
     checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
         data=folder_name(location),
@@ -218,6 +221,7 @@ def score_folder(
         table=table,
         manifest_sha256=None,
         skipped={reason: count for reason, count in counts.items() if count},
+        changed=remarks.counts(),
         packed=None,
         known=count_known(workspace, checkpoints, digests, ManifestCache()),
         likeness=sum((chunk.likeness for chunk in gathered), Likeness()),

@@ -75,7 +75,7 @@ def _read_folder(report: EvaluationReport, scores: "pd.DataFrame") -> Pixels:
     if not row_of:
         return patches
     images, _ = find_images(list_files(Path(report.folder or "")))
-    how = Preparation(Resize(report.resize), ranges=infer_file_ranges(images))
+    how = Preparation(Resize(report.resize), report.mpp, ranges=infer_file_ranges(images))
     for key, file in zip(make_unique_ids(images), images, strict=True):
         if (row := row_of.pop(key, None)) is not None:
             patches[row] = ImageFile(file.name, file.read, how)()

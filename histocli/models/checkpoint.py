@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
+from difflib import get_close_matches
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -227,7 +228,9 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
     if is_path(name):
         if Path(name).is_file():
             return Path(name)
-        raise HistoError(f"there is no checkpoint {name}", "give a file, a run, or best.pt")
+        runs = [part for part in Path(name).parts if part in workspace.run_names()]
+        hint = f"of a run, write only its name: --ckpt {runs[-1]}" if runs else "give a file, a run, or best.pt"
+        raise HistoError(f"there is no checkpoint {name}", hint)
     for path in (workspace.checkpoints_dir / name, workspace.runs_dir / name / "best.pt"):
         if path.is_file():
             return path
@@ -246,6 +249,9 @@ def _make_checkpoint_hint(workspace: Workspace, name: str) -> str:
     runs = workspace.run_names()
     if not runs:
         return "histo train makes one"
+    lower = {run.lower(): run for run in runs}
+    if similar := get_close_matches(name.lower(), lower, 1):
+        return f"did you mean --ckpt {lower[similar[0]]}? (runs: {', '.join(runs)})"
     if (workspace.run_dir(runs[-1]) / "best.pt").is_file():
         return f"--ckpt {runs[-1]} uses the best epoch of the run {runs[-1]} (runs: {', '.join(runs)})"
     return f"histo train --resume finishes {runs[-1]} (runs: {', '.join(runs)})"

@@ -54,6 +54,7 @@ class EvaluationReport:
         is_calibrated: whether each checkpoint's temperature was applied.
         assumed_prevalence: the share of tumour patches that the probabilities were adjusted to; None if they were not.
         skipped: the number of patches that were not scored, by reason.
+        changed: the number of images of a folder that were changed or guessed, by what was done, such as cut.
         packed: the packed data set of the patches; None for a folder.
         n_in_training: the number of patches that a checkpoint was trained on; None if it is not known.
         n_in_validation: the number of patches with which the epoch, temperature and threshold were chosen.
@@ -62,6 +63,7 @@ class EvaluationReport:
         scores: the name of the CSV file of scores.
         likeness: how like the training patches they look; None for a run's own validation patches.
         resize: how images of a folder with another size became patches: crop or scale.
+        mpp: the micrometres per pixel of these images, if they were rescaled.
         threshold_rule: the value of `--threshold`.
         measured: the metrics and curves.
         before_calibration: the metrics that depend on the temperature, computed without it.
@@ -81,6 +83,7 @@ class EvaluationReport:
     is_calibrated: bool
     assumed_prevalence: float | None = None
     skipped: dict[str, Count] = field(default_factory=dict)
+    changed: dict[str, Count] = field(default_factory=dict)
     packed: str | None = None
     n_in_training: Count | None = field(default=None, metadata={"old": "trained_on"})
     n_in_validation: Count | None = field(default=None, metadata={"old": "chosen_on"})
@@ -88,6 +91,7 @@ class EvaluationReport:
     scores: str
     likeness: Likeness | None = None
     resize: str = "crop"
+    mpp: float | None = None
     threshold_rule: str = "stored"
     measured: Measurement = field(metadata={"flat": True})
     before_calibration: dict[str, float | None] = field(default_factory=dict, metadata={"old": "uncalibrated"})

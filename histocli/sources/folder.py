@@ -24,11 +24,13 @@ from histocli.sources.options import (
     ID_COLUMN,
     LABEL_COLUMN,
     LABELS,
+    MPP,
     RESIZE,
     SLIDE_COLUMN,
     SLIDE_PATTERN,
     SLIDES,
     SPLIT_COLUMN,
+    parse_mpp,
 )
 from histocli.sources.slide_names import SlidePattern, suggest_pattern
 from histocli.sources.splits import describe_splits
@@ -53,6 +55,7 @@ class FolderOptions(SourceOptions):
     hospital_column: Annotated[str | None, HOSPITAL_COLUMN] = None
     split_column: Annotated[str | None, SPLIT_COLUMN] = None
     resize: Annotated[Resize, RESIZE] = Resize.CROP
+    mpp: Annotated[str | None, MPP] = None
 
     @property
     def columns(self) -> ColumnNames:
@@ -81,7 +84,7 @@ class FolderSource:
     def __init__(self, options: FolderOptions) -> None:
         locations = [Path(location) for location in options.locations]
         self.report = SourceReport(origin=", ".join(map(str, locations)))
-        self._resize = options.resize
+        self._resize, self._mpp = options.resize, parse_mpp(options.mpp, options.resize)
         classes = parse_classes(options.classes)
         pattern = SlidePattern.parse(options.slide_pattern)
         if pattern and (options.slides or options.slide_column):
@@ -129,7 +132,7 @@ class FolderSource:
         from histocli.data.image_files import ImageFile, infer_file_ranges
         from histocli.data.images import Preparation
 
-        how, found = Preparation(self._resize, ranges=infer_file_ranges(self._images)), self._found
+        how, found = Preparation(self._resize, self._mpp, ranges=infer_file_ranges(self._images)), self._found
         for key, file in zip(self._ids, self._images, strict=True):
             slide = found.slides.get(file.name, "")
             # Other data sets can also have slides with names such as tumor_001.

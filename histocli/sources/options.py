@@ -3,9 +3,12 @@
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
 
+from histocli.config import PATCH_MPP
+from histocli.enums import Resize
 from histocli.errors import UsageError
 from histocli.sources import SOURCE_NAMES, SourceOptions, source_type
 
+_MIN_MPP, _MAX_MPP = 0.05, 20.0  # micrometres per pixel: from the sharpest oil lens to an overview
 COMMON = ("n", "seed")  # fields that are set by --n and --seed, which every source has
 
 
@@ -52,6 +55,12 @@ LABEL_COLUMN = Option("--label-column", "Column of the labels in the table.", me
 SLIDE_COLUMN = Option("--slide-column", "Column of the slides in the table.", metavar="NAME")
 HOSPITAL_COLUMN = Option("--hospital-column", "Column of the hospitals in the table.", metavar="NAME")
 SPLIT_COLUMN = Option("--split-column", "Column of the splits in the table: train, val or test.", metavar="NAME")
+MPP = Option(
+    "--mpp",
+    f"Micrometres per pixel of images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. Of whole slides whose "
+    "files do not say it: this or a table slide,mpp.",
+    metavar="NUMBER|CSV",
+)
 RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")
 
 
@@ -92,6 +101,26 @@ def source_options(source: str, values: dict[str, Any], n: int | None, seed: int
     arguments = {name: value for name, value in {**values, **common}.items() if name in names and value is not None}
     result: SourceOptions = options(**arguments)
     return result
+
+
+def parse_mpp(text: str | None, resize: Resize) -> float | None:
+    """Return the micrometres per pixel of images, the value of `--mpp`; None stays None.
+
+    Raises:
+        UsageError: it is not a number between 0.05 and 20, or is combined with `--resize scale`.
+    """
+    if text is None:
+        return None
+    try:
+        mpp = float(text)
+    except ValueError:
+        mpp = 0
+    if not _MIN_MPP <= mpp <= _MAX_MPP:
+        hint = f"give a number from {_MIN_MPP} to {_MAX_MPP:g}, such as 0.25 for 40x or 0.5 for 20x"
+        raise UsageError(f"--mpp {text}: not the micrometres per pixel of patches", hint)
+    if resize is Resize.SCALE:
+        raise UsageError("--mpp and --resize scale exclude each other", "leave out --resize: --mpp rescales the images")
+    return mpp
 
 
 def require_single_location(source: str, locations: tuple[str, ...]) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from histocli.errors import UsageError
 from histocli.sources import SourceContext, SourceOptions, SourceType
-from histocli.sources.options import FROM, Option
+from histocli.sources.options import FROM, MPP, Option
 
 if TYPE_CHECKING:
     from histocli.slides.source import SlidesSource
@@ -19,11 +19,6 @@ ANNOTATIONS = Option(
 NEAR_TUMOUR = Option(
     "--near-tumour",
     "Share of the patches without tumour to draw within 0.5 mm of tumour, where they are hard to classify.",
-)
-MPP = Option(
-    "--mpp",
-    "Micrometres per pixel of slides whose files do not say it, or a table slide,mpp.",
-    metavar="NUMBER|CSV",
 )
 DEFAULT_N = 10_000
 

@@ -10,8 +10,9 @@ from itertools import count
 from pathlib import Path
 
 import histocli
-from histocli.errors import HistoError
+from histocli.errors import HistoError, UsageError
 from histocli.fs import HeldError, hold
+from histocli.models import packaged
 from histocli.workspace import Workspace, check_name, make_name, read_json, write_json
 
 _MAX_STEM = 80  # characters of a stem, so that there is room for a number
@@ -34,7 +35,10 @@ def reserve_name(workspace: Workspace, name: str | None, arch: str) -> Iterator[
 
     Raises:
         HistoError: there is a run of that name, or another process is training one.
+        UsageError: `--ckpt` would take the name for another checkpoint.
     """
+    if name and (name.endswith(".pt") or name == packaged.NAME):
+        raise UsageError(f"--name {name}: --ckpt {name} means another checkpoint", "give the run another name")
     with ExitStack() as lock:
         for run in [name] if name else _find_unused_names(workspace, arch):
             try:

@@ -76,6 +76,12 @@ def find_first_run(workspace: Workspace, name: str, kind: str) -> str | None:
     return runs[min(runs)] if runs else None
 
 
+def find_newest_run(workspace: Workspace, kind: str) -> str | None:
+    """Return the newest run that is a fold or one of several seeds (`kind`: folds, seeds), by its name."""
+    pattern = re.compile(rf".+-{kind.removesuffix('s')}\d+")
+    return next((run for run in reversed(workspace.run_names()) if pattern.fullmatch(run)), None)
+
+
 def find_repeats_name(run: str) -> str:
     """Return the common name of the runs of all folds or seeds, from the name of one of them."""
     return re.sub(r"-(fold|seed)\d+$", "", run)

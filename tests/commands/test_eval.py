@@ -147,6 +147,29 @@ def test_a_folder_and_a_zip_are_scored_without_packing(histo, folder, tmp_path):
     assert unpacked == pytest.approx(list(packed.values())[:24], abs=1e-5)
 
 
+def test_mpp_rescales_the_images_of_a_folder_and_what_was_done_to_sizes_is_counted(histo, folder, tmp_path):
+    expected = [row["prob"] for row in scores(histo, report(histo, "--data", folder))]
+    for path in folder.rglob("*.png"):
+        target = tmp_path / "double" / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(target), np.repeat(np.repeat(cv2.imread(str(path)), 2, 0), 2, 1))
+    rescaled = report(histo, "--data", tmp_path / "double", "--mpp", "0.486")
+    assert [float(row["prob"]) for row in scores(histo, rescaled)] == pytest.approx(
+        list(map(float, expected)), abs=1e-5
+    )
+    assert (rescaled["mpp"], rescaled["changed"], rescaled["skipped"]) == (0.486, {}, {})
+    assert rescaled["scores"].endswith("-double-all-mpp-0.486.csv")
+    cut = histo(*EVAL, "--data", tmp_path / "double", "--json")
+    assert (json.loads(cut.stdout)["changed"], json.loads(cut.stdout)["skipped"]) == ({"cut to the centre": 24}, {})
+    assert "warning: 24 images: cut to the centre" in cut.stderr
+    histo("download", "--source", "folder", "--from", tmp_path / "double", "--mpp", "0.486", "--name", "rescaled")
+    packed = {row["id"]: float(row["prob"]) for row in scores(histo, report(histo, "--data", "rescaled"))}
+    assert packed == pytest.approx({row["id"]: float(row["prob"]) for row in scores(histo, rescaled)}, abs=1e-5)
+    for line in (["eval", "--data", folder], ["download", "--source", "folder", "--from", folder, "--name", "x"]):
+        assert "such as 0.25 for 40x" in histo.fails(*line, "--mpp", "40x", code=2)[1]
+        assert "exclude" in histo.fails(*line, "--mpp", "0.5", "--resize", "scale", code=2)[0]
+
+
 def test_labels_can_come_from_a_separate_table(histo, tmp_path):
     write_images(histo, tmp_path / "flat", 6)
     table = tmp_path / "elsewhere" / "truth.csv"
@@ -200,6 +223,12 @@ def test_a_checkpoint_by_path_by_name_and_by_run(histo, tmp_path, monkeypatch):
     error, hint = histo.fails(*EVAL, "--ckpt", "none.pt")
     assert "there is no checkpoint 'none.pt'" in error
     assert "first" in hint
+
+
+def test_a_checkpoint_that_does_not_exist_is_answered_with_one_that_does(histo):
+    for name, meant in {"FIRST": "did you mean --ckpt first?", "frist": "did you mean --ckpt first?"}.items():
+        assert meant in histo.fails(*EVAL, "--ckpt", name)[1]
+    assert histo.fails(*EVAL, "--ckpt", "runs/first")[1] == "of a run, write only its name: --ckpt first"
 
 
 def test_a_workspace_can_be_moved(histo, tmp_path):

@@ -15,12 +15,15 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import logit
 
+from histocli.commands.predict_job import Job
 from histocli.errors import HistoError
 from histocli.fs import hold
 from histocli.inference.parts import Parts
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
+from histocli.signals import Stopped
 from tests.cli import REPOSITORY, write_images
 from tests.faults.processes import Process
 
@@ -265,6 +268,23 @@ def test_a_damaged_part_is_written_again(histo, images, tmp_path):
     (images / "patch-11.png").write_bytes(last)
     assert "4 of 12 patches were scored before" in histo(*line, out).stderr
     assert out.read_text() == histo(*line[:-1]).stdout
+
+
+def test_after_a_signal_the_same_command_continues_and_says_so(histo, images, tmp_path, monkeypatch):
+    line, scored = [*PREDICT, images, "--batch-size", 2, "--out", tmp_path / "preds.csv"], []
+
+    def stop_after_two_chunks(job, chunk, writer, write=Job.write):
+        scored.append(chunk)
+        if len(scored) == 3:
+            raise Stopped(2)
+        return write(job, chunk, writer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "write", stop_after_two_chunks)
+        error, hint = histo.fails(*line, code=130)
+    assert error == "stopped by a signal; the state is saved"
+    assert hint.startswith("run the same command again")
+    assert "4 of 12 patches were scored before" in histo(*line).stderr
 
 
 def test_a_list_of_paths_from_stdin_continues_too(histo, images, tmp_path):
@@ -579,9 +599,24 @@ def test_mpp_rescales_to_the_resolution_of_the_patches(histo, images, tmp_path):
     )
     assert "12 of 12 images were not 96x96 at 0.972 um per pixel: 12 cut to the centre" in result.stderr
     assert "assumed" not in result.stderr
-    for value in ("40x", "0", "-1", "nan", "1000"):
+    assert "--mpp NUMBER rescales it" not in result.stderr  # it is given already
+    for value in ("40x", "0.25um", "0", "-1", "nan", "1000"):
         assert "such as 0.25 for 40x" in histo.fails(*PREDICT, images, "--mpp", value, code=2)[1]
     assert "exclude" in histo.fails(*PREDICT, images, "--mpp", "0.5", "--resize", "scale", code=2)[0]
+    error, hint = histo.fails(*PREDICT, "synthetic", "--mpp", "0.5", code=2)
+    assert error == "--mpp is for images, and synthetic is a packed data set"
+    assert "histo download --source folder --mpp" in hint
+
+
+def test_a_tiff_that_says_another_resolution_is_told(histo, tmp_path):
+    patch = np.load(histo.root / "data" / "synthetic" / "patches.npy")[0]
+    for name, dots in {"fine": 10_000 / 0.243, "same": 10_000 / 0.972}.items():
+        Image.fromarray(patch).save(tmp_path / f"{name}.tif", resolution=dots, resolution_unit="cm")
+    told = "warning: 1 of 2 images: the file says 0.243 um per pixel, not 0.972"
+    assert told in histo(*PREDICT, tmp_path).stderr
+    assert "fine.tif: the file says 0.243 um per pixel, not 0.972 (the first" in histo(*PREDICT, tmp_path).stderr
+    assert "the file says" not in histo(*PREDICT, tmp_path / "fine.tif", "--mpp", "0.243").stderr
+    assert "the file says 0.972 um per pixel, not 0.243" in histo(*PREDICT, tmp_path, "--mpp", "0.243").stderr
 
 
 def test_sixteen_bit_images_are_read_by_the_range_of_the_folder(histo, images, tmp_path):

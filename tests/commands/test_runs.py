@@ -70,6 +70,7 @@ def test_removed_runs_are_gone_and_what_was_published_stays(histo):
     assert "done: removed first" in result.stderr
     histo("predict", "synthetic", "--device", "cpu", "--out", histo.root / "x.csv")
     assert list_runs(histo) == []
+    assert " of first, a run that was removed" in histo("runs").stderr
 
 
 def test_nothing_is_removed_if_one_of_the_names_is_wrong(histo):
@@ -108,6 +109,8 @@ def test_a_short_run_that_calls_everything_one_class_is_told_to_train_longer(his
     result = histo(*TRAIN, "--epochs", 1, "--threshold", "0", "--name", "short")
     hint = "every validation patch is predicted as tumour: the best epoch has trained for only 3 steps; train longer: "
     assert hint + "histo train --resume --name short --epochs 4" in result.stderr
-    assert "at threshold 0 every patch is predicted as tumour" in histo("eval", "--device", "cpu").stderr
+    told = histo("eval", "--device", "cpu").stderr
+    assert "at threshold 0 every patch is predicted as tumour" in told
+    assert "train longer: histo train --resume --name short --epochs 4" in told
     assert "is predicted as normal" in histo(*TRAIN, "--epochs", 1, "--threshold", "1", "--name", "other").stderr
     assert "patch is called" not in histo(*TRAIN, "--epochs", 1, "--threshold", "youden", "--name", "third").stderr

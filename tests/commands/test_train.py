@@ -134,6 +134,8 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(histo):
 def test_an_existing_name_is_refused(histo):
     error, hint = histo.fails(*TRAIN, "--name", "first")
     assert error == "there is a run 'first' already"
+    for name in ("best.pt", "histonet-pcam"):  # `--ckpt` means another checkpoint by these names
+        assert f"--ckpt {name} means another" in histo.fails(*TRAIN, "--name", name, code=2)[0]
     assert "--resume" in hint
     assert "--name" in hint
 

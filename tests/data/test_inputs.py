@@ -11,7 +11,7 @@ import pytest
 from histocli.data.inputs import open_inputs
 from histocli.data.store import pack
 from histocli.data.stream import load_chunks
-from histocli.enums import Resize
+from histocli.enums import Resize, SplitName
 from histocli.errors import HistoError
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace, write_json
@@ -92,6 +92,8 @@ def test_a_path_is_preferred_to_a_data_set_of_the_same_name(tmp_path, workspace,
     assert np.array_equal(pixels, PIXELS[:5])
     write_folder(tmp_path / "mine", {"z.tif": TIFFS[5]})
     assert everything(workspace, "mine")[0] == ["z"]
+    split = open_inputs(["mine"], workspace, Resize.CROP, split=SplitName.ALL)  # only a data set has splits
+    assert [patch.id for patch in split.patches] == IDS
 
 
 @pytest.mark.parametrize("edit", [lambda rows: rows[:-1], lambda rows: [rows[0], *rows[:0:-1]]])

@@ -12,6 +12,7 @@ from PIL import Image, TiffImagePlugin
 from histocli.data.image_files import infer_file_ranges
 from histocli.data.images import Preparation, decode, decode_patch
 from histocli.data.remarks import Remarks
+from histocli.data.tiff_pages import read_first_page
 from histocli.enums import Resize
 from histocli.errors import HistoError
 from histocli.sources.listing import list_images
@@ -185,6 +186,22 @@ def test_the_range_is_that_of_the_whole_set(tmp_path):
     for bits in (8, 10):
         with pytest.raises(HistoError, match=r"only, but the other images hold 12-bit integers.*nearly black"):
             decode_patch(tiff(bright >> (12 - bits)), "x", how)
+
+
+@pytest.mark.parametrize(
+    ("tags", "mpp"),
+    [
+        ({"t282": TiffImagePlugin.IFDRational(10_000_000, 243), "t296": 3}, 0.243),
+        ({"t282": TiffImagePlugin.IFDRational(25_400_000, 486), "t296": 2}, 0.486),
+        ({"t282": TiffImagePlugin.IFDRational(1_000, 250), "t296": 1, "t270": "ImageJ=1.54\nunit=micron\n"}, 0.25),
+        ({"t282": TiffImagePlugin.IFDRational(72, 1), "t296": 2}, None),
+        ({"t282": TiffImagePlugin.IFDRational(1_000, 250), "t296": 1}, None),
+        ({"t282": TiffImagePlugin.IFDRational(0, 1), "t296": 3}, None),
+        ({}, None),
+    ],
+)
+def test_the_resolution_that_a_file_says(tags, mpp):
+    assert read_first_page(by_pillow(PATCH, None, **tags)).mpp == (mpp and pytest.approx(mpp, rel=1e-3))
 
 
 def test_a_colour_space_that_is_not_read_is_refused():

@@ -5,9 +5,11 @@ import re
 import signal
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
+from histocli.errors import HistoError
 from histocli.fs import HeldError, hold, remove_strays, temporary_path
 from histocli.models.checkpoint import load_checkpoint
 from histocli.workspace import atomic_path
@@ -201,3 +203,9 @@ def test_child_processes_do_not_inherit_a_lock(tmp_path):
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which no file can be made")
+def test_a_lock_that_cannot_be_made_is_an_error():
+    with pytest.raises(HistoError, match=r"cannot write /proc/x\.lock"), hold(Path("/proc/x.lock"), "it"):
+        pass
