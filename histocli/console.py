@@ -54,7 +54,7 @@ class Reporter:
         self.quiet = quiet or not self.is_rank0
         self.verbose = verbose and self.is_rank0
         self.prefix = "" if self.is_rank0 else f"process {rank}: "
-        self.console = Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True)
+        self.console = Console(file=cast(IO[str], Stderr()), highlight=False, soft_wrap=True, emoji=False)
         self._show_stage: Callable[[str], None] = lambda stage: None
 
     def note(self, message: str) -> None:
@@ -109,7 +109,7 @@ class Reporter:
 
     def _print_line(self, text: str, style: str | None = None) -> None:
         """Print text with markup; on a terminal, lines end between words."""
-        line = Text.from_markup(text, style=style or "")
+        line = Text.from_markup(text, style=style or "", emoji=False)
         if self.console.is_terminal:
             line = _wrap(line, self.console.width)
         self.console.print(line, soft_wrap=True)

@@ -38,7 +38,7 @@ def check_header(data: bytes) -> Size | None:
     """
     try:
         size = _check(data)
-    except (IndexError, error):
+    except (IndexError, OverflowError, error):
         raise ImageError("the image is truncated") from None
     if size is not None:
         check_pixels(*size)

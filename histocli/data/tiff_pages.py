@@ -40,7 +40,7 @@ class Page:
             end = self._first + count * entry.size
             (self.next,) = link.unpack_from(data, end)
             entries = list(entry.iter_unpack(data[self._first : end]))
-        except error:
+        except (error, OverflowError):  # an offset of 64 bits can be larger than Python's
             raise ImageError("the image is truncated: its directory lies outside the file") from None
         self.tags = {fields[0]: (i, fields) for i, fields in enumerate(entries)}
 
@@ -58,7 +58,7 @@ class Page:
             offset = self._first + (i + 1) * self._entry_size - self._room
         try:
             return values.unpack_from(self.data, offset)
-        except error:
+        except (error, OverflowError):
             raise ImageError(f"the image is truncated: its tag {tag} lies outside the file") from None
 
     def value(self, tag: int, default: int) -> int:

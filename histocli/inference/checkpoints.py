@@ -154,11 +154,11 @@ def load_predictor(
         HistoError: a checkpoint, the device or the engine cannot be used.
     """
     paths = [find_checkpoint(workspace, name) for name in names]
+    checkpoints = [load_checkpoint(path) for path in paths]
     digests = [file_sha256(path) for path in paths]
     for i, digest in enumerate(digests):
         if digest in digests[:i]:
             raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble needs different checkpoints")
-    checkpoints = [load_checkpoint(path) for path in paths]
     compute = _choose_compute(device, precision, engine)
     members, networks = [], []
     for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True):

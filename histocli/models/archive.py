@@ -189,6 +189,8 @@ def _check_opcodes(data: bytes) -> None:
             raise ValueError(f"its data.pkl has {opcode.name} at {position}, or too many values")
         if opcode.name in ("BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count:
             raise ValueError("its data.pkl counts wrongly")
+    if position != len(data) - 1:
+        raise ValueError("its data.pkl has bytes after its end")
 
 
 class _Inspector(pickle.Unpickler):
@@ -226,13 +228,14 @@ class _Inspector(pickle.Unpickler):
         stride: tuple[int, ...],
         requires_grad: bool,
         hooks: Any,
+        *more: Any,
     ) -> tuple[int, ...]:
         """Return the shape of a tensor, after checking that its elements are in its storage."""
         numbers = (offset, *shape, *stride)
         if len(shape) > _MAX_DIMENSIONS or any(type(n) is not int or not 0 <= n < _MAX_NUMBER for n in numbers):
             raise ValueError("a tensor's shape is not one of whole numbers")
-        if type(requires_grad) is not bool or type(hooks) is not _Ordered or hooks:
-            raise ValueError("a tensor has hooks")
+        if type(requires_grad) is not bool or type(hooks) is not _Ordered or hooks or more:
+            raise ValueError("a tensor has hooks or attributes")
         numel = prod(shape)
         last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) if numel else -1
         if last >= storage.numel or numel > storage.numel:

@@ -23,9 +23,10 @@ from histocli.models.archive import check_archive
 from histocli.models.backbone import HEAD
 from histocli.models.limits import build_for
 from histocli.schema import Count, Fraction, Range, from_json
-from histocli.workspace import Workspace, atomic_path, is_path
+from histocli.workspace import Workspace, atomic_path, check_name, is_path
 
 _VALIDATION = {"labels": (torch.uint8, 1), "log_odds": (torch.float32, 1)}
+_MAX_VALIDATION = 10_000_000  # validation patches; to choose a threshold takes some 40 bytes of memory for each
 FORMAT = 4  # in format 3, histonet was the network that is now histonet-64
 
 
@@ -167,6 +168,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise HistoError(f"{path} is not a histo checkpoint: it has the field {describe_value(unknown[0])}")
     checkpoint = from_json(Checkpoint, content, str(path), "it is damaged, or was not written by histo train")
     checkpoint.origin = str(path)
+    try:
+        check_name(checkpoint.run, "run")
+    except UsageError as error:
+        raise HistoError(f"{path}: the field run: {error}", "it was not written by histo train") from error
     checkpoint.model = {  # the network that comes with histo is stored in 16 bits
         name: tensor.float() if tensor.dtype is torch.float16 else tensor for name, tensor in checkpoint.model.items()
     }
@@ -197,6 +202,8 @@ def _find_validation_problem(validation: dict[str, torch.Tensor]) -> str:
     labels, odds = validation["labels"], validation["log_odds"]
     if len(labels) != len(odds) or not len(labels):
         return f"has {len(labels):,} labels and {len(odds):,} log_odds"
+    if len(labels) > _MAX_VALIDATION:
+        return f"has {len(labels):,} patches, more than {_MAX_VALIDATION:,}"
     if labels.max() > 1:
         return f"has the label {int(labels.max())}, not 0 or 1"
     if not odds.isfinite().all():

@@ -1,13 +1,14 @@
 """The report of `histo tune`: every trial of a study, the best one, and the importance of each parameter."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
-from histocli.schema import Count, Fraction, to_json
+from histocli.schema import Count, Fraction, Range, to_json
 from histocli.workspace import write_json
 
 FINISHED, PRUNED, FAILED, RUNNING = "finished", "pruned", "failed", "running"
@@ -43,7 +44,7 @@ class TrialReport:
     state: Literal["finished", "pruned", "failed", "running"]
     parameters: Parameters
     auc: list[Fraction]
-    seconds: float = 0.0
+    seconds: Annotated[float, Range(0, math.inf)] = 0.0
     problem: str = ""
 
     @property

@@ -65,14 +65,21 @@ def label_of(name: str, classes: Mapping[str, int] | None = None) -> int | None:
     """
     if classes:
         return classes.get(name.strip().lower())
+    if (label := _label_of_class(name)) is not None:
+        return label
+    both = split_and_class_of(name)
+    return both[1] if both else None
+
+
+def _label_of_class(name: str) -> int | None:
+    """Return the label that a name without a split says; None if it is not understood."""
     if (label := _EXACT_NAMES.get(name.strip().lower().replace(" ", "_"))) is not None:  # but not -1
         return label
     text = _normalise(name)
     order = _ORDER_PREFIX.match(text)
     words = (text[order.end() :] if order else text).split("_")
     if not all(word in _KIND_OF_WORD for word in words):
-        both = split_and_class_of(name)
-        return both[1] if both else None
+        return None
     label = _label_of_kinds({_KIND_OF_WORD[word] for word in words})
     is_contrary = order is not None and order[0][0] in "01" and label is not None and int(order[0][0]) != label
     return None if is_contrary else label
@@ -102,8 +109,9 @@ def split_and_class_of(name: str) -> tuple[str, int] | None:
     """Return the split and the label of a name that contains both, such as `test_tumor`; None for other names."""
     words = _normalise(name).split("_")
     for split, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
-        label = label_of("_".join(rest)) if rest and not rest[0].isdecimal() else None
-        if split in _SPLIT_OF and label is not None:
+        if split not in _SPLIT_OF or not rest or rest[0].isdecimal():
+            continue
+        if (label := _label_of_class("_".join(rest))) is not None:
             return _SPLIT_OF[split], label
     return None
 

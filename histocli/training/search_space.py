@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 Value = int | float | str
+NAMES = frozenset(field.name for field in fields(Parameters))
+_ROUNDING = 1e-9  # of a learning rate at the end of its range
 _DIGITS = 3  # significant digits of a learning rate, so that the command of the best trial can be read and typed
 
 
@@ -40,6 +43,20 @@ def suggest_parameters(trial: "Trial", config: TuneConfig) -> Parameters:
         augment=trial.suggest_categorical("augment", [str(level) for level in config.augment]),
         arch=trial.suggest_categorical("arch", config.arch),
     )
+
+
+def is_in_space(config: TuneConfig, parameters: Mapping[str, object]) -> bool:
+    """Return whether the search space has each of these parameters, by name, with its value."""
+    low, high = config.lr_range
+    ranges = {"lr": (low * (1 - _ROUNDING), high * (1 + _ROUNDING)), "epochs": config.epochs_range}
+    choices = {"batch_size": config.batch_size, "augment": list(map(str, config.augment)), "arch": config.arch}
+
+    def has(name: str, value: object) -> bool:
+        if name in ranges:
+            return isinstance(value, int | float) and ranges[name][0] <= value <= ranges[name][1]
+        return value in choices.get(name, ())
+
+    return all(has(name, value) for name, value in parameters.items())
 
 
 def round_lr(lr: float) -> float:
@@ -77,11 +94,10 @@ def make_trial_config(base: RunConfig, parameters: Parameters) -> RunConfig:
 
 def format_train_command(config: RunConfig) -> str:
     """Return the `histo train` command with these options: the tuned ones, and others that are not the default."""
-    tuned = {field.name for field in fields(Parameters)}
     words = ["histo", "train"]
     for field in fields(RunConfig):
         value = getattr(config, field.name)
-        if field.name not in tuned and value == field.default:
+        if field.name not in NAMES and value == field.default:
             continue
         flag = "--" + field.name.replace("_", "-")
         words += [flag] if value is True else [flag, str(value)]

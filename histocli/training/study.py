@@ -7,24 +7,25 @@ that has ended: the next process that asks for a trial continues it.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histocli.config import TuneConfig
 from histocli.errors import HistoError, first_line
 from histocli.fs import hold, is_held, remove_strays
-from histocli.reports.tune import Parameters, TrialReport
+from histocli.reports.tune import TrialReport
+from histocli.schema import from_json
 from histocli.training.repeats import Member, plan_repeats
-from histocli.training.search_space import find_default_point, make_base_config, round_lr, suggest_parameters
+from histocli.training.search_space import NAMES, find_default_point, make_base_config, round_lr, suggest_parameters
+from histocli.training.study_check import HINT, connect, trial_problem
 from histocli.workspace import Workspace, check_name
 
 if TYPE_CHECKING:
     import optuna
 
-_LOCK_SECONDS = 120  # how long a process waits for another one to write to the file
 _SEED_STRIDE = 0x9E3779B1  # between the seeds of two trials
 
 
@@ -112,11 +113,27 @@ class Study:
         self.split_by, self.manifest_sha256 = split_by, manifest_sha256
         self.path = workspace.study_dir / "study.db"
 
-        def connect() -> sqlite3.Connection:  # the path in a URL could not have every character
-            return sqlite3.connect(self.path, timeout=_LOCK_SECONDS, check_same_thread=False)
+        def creator() -> sqlite3.Connection:  # the path in a URL could not have every character
+            return connect(self.path)
 
-        with self.explain_file_errors():
-            self.storage = RDBStorage("sqlite://", engine_kwargs={"creator": connect, "poolclass": NullPool})
+        with self.explain_file_errors(RuntimeError):  # Optuna raises it for a file of another version
+            self.storage = RDBStorage("sqlite://", engine_kwargs={"creator": creator, "poolclass": NullPool})
+
+    def check(self) -> None:
+        """Read all trials once.
+
+        Raises:
+            HistoError: the file is damaged: one of them cannot have been written by `histo tune`.
+        """
+        with self.explain_file_errors(Exception):  # of any kind, for values that Optuna did not write
+            study = self._load()
+            trials, directions = study.get_trials(deepcopy=False), [one.name for one in study.directions]
+        if directions != ["MAXIMIZE"]:
+            raise HistoError(f"cannot use {self.path}: the study does not maximize one value", HINT)
+        for i, one in enumerate(trials):
+            report = _describe(one, str(self.path)) if one.params.keys() >= NAMES else None
+            if problem := trial_problem(one, report, self.config):
+                raise HistoError(f"cannot use {self.path}: trial {i} {problem}", HINT)
 
     @property
     def folds(self) -> list[Member]:
@@ -175,10 +192,13 @@ class Study:
         """Return all trials that were started, in their order."""
         from optuna.trial import TrialState
 
-        names = {field.name for field in fields(Parameters)}
         with self.explain_file_errors():
             trials = self._load().get_trials(deepcopy=False)
-        return [_describe(one) for one in trials if one.state is not TrialState.WAITING and names <= one.params.keys()]
+        return [
+            _describe(one, str(self.path))
+            for one in trials
+            if one.state is not TrialState.WAITING and one.params.keys() >= NAMES
+        ]
 
     def importance(self) -> dict[str, float]:
         """Return the share of each parameter in the variance of the AUC of the finished trials, the highest first.
@@ -208,35 +228,35 @@ class Study:
         self.workspace.tidy()
 
     @contextmanager
-    def explain_file_errors(self) -> Iterator[None]:
-        """Turn errors of the SQLite file into a `HistoError` that names it."""
+    def explain_file_errors(self, *more: type[Exception]) -> Iterator[None]:
+        """Turn errors of the SQLite file, and exceptions of the types `more`, into a `HistoError` that names it."""
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (SQLAlchemyError, StorageInternalError, sqlite3.Error) as error:
+        except HistoError:
+            raise
+        except (SQLAlchemyError, StorageInternalError, sqlite3.Error, *more) as error:
             cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
             reason = first_line(getattr(cause, "orig", None) or cause)
-            raise HistoError(f"cannot use {self.path}: {reason}", "start another study with --name") from error
+            raise HistoError(f"cannot use {self.path}: {reason}", HINT) from error
 
     def _lock_path(self, number: int) -> Path:
         return self.workspace.study_dir / f".trial{number}.lock"
 
 
-def _describe(trial: "optuna.trial.FrozenTrial") -> TrialReport:
-    """Return the report on a trial."""
-    problem = str(trial.user_attrs.get("problem", ""))
-    state: Literal["finished", "pruned", "failed", "running"] = "failed"
-    if not problem:
-        states: dict[str, Literal["finished", "pruned", "running"]]
-        states = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running"}
-        state = states.get(trial.state.name, "failed")
-    return TrialReport(
-        number=trial.number,
-        state=state,
-        parameters=Parameters(**{**trial.params, "lr": round_lr(trial.params["lr"])}),
-        auc=list(trial.user_attrs.get("auc", [])),
-        seconds=float(trial.user_attrs.get("seconds", 0.0)),
-        problem=problem,
-    )
+def _describe(trial: "optuna.trial.FrozenTrial", file: str) -> TrialReport:
+    """Return the report on a trial; raise `HistoError` if a value has another type, or one out of its range."""
+    states = {"COMPLETE": "finished", "PRUNED": "pruned", "RUNNING": "running"}
+    problem = trial.user_attrs.get("problem", "")
+    values = {
+        "number": trial.number,
+        "state": "failed" if problem else states.get(trial.state.name, "failed"),
+        "parameters": trial.params,
+        "auc": trial.user_attrs.get("auc", []),
+        "seconds": trial.user_attrs.get("seconds", 0.0),
+        "problem": problem,
+    }
+    report = from_json(TrialReport, values, f"cannot use {file}: trial {trial.number}", HINT)
+    return replace(report, parameters=replace(report.parameters, lr=round_lr(report.parameters.lr)))

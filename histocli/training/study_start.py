@@ -15,7 +15,8 @@ from histocli.training.options import choose_weights
 from histocli.training.repeats import plan_repeats, write_folds
 from histocli.training.search_space import make_base_config
 from histocli.training.study import Study, StudyWorkspace
-from histocli.workspace import Workspace, read_json, write_json
+from histocli.training.study_check import HINT, check_study_file
+from histocli.workspace import Workspace, check_name, read_json, write_json
 
 _CHANGEABLE = ("trials", "hours", "device")  # the options that may change when a study is continued
 
@@ -46,20 +47,36 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
         if not path.is_file():
             return _start_study(folder, config, path, given)
         if not (folder.study_dir / "study.db").is_file():
-            raise HistoError(f"{folder.study_dir / 'study.db'} is gone", "start another study with --name")
-        record = from_json(StudyRecord, read_json(path), str(path), "start another study with --name")
+            raise HistoError(f"{folder.study_dir / 'study.db'} is gone", HINT)
+        record = from_json(StudyRecord, read_json(path), str(path), HINT)
+        _check_record(record, path, config.name)
         for name, sha256 in record.manifests.items():
             manifest = workspace.manifest_path(name)
             if not manifest.is_file() or file_sha256(manifest) != sha256:
                 raise HistoError(
                     f"{manifest} has changed since the study {config.name!r} was started",
-                    "start another study with --name",
+                    HINT,
                 )
+        check_study_file(folder.study_dir / "study.db", config.name)
         study = Study(
             folder, _apply_given(record.options, config, given), record.split_by, record.manifests[record.options.data]
         )
+        study.check()
         study.tidy()
         return study
+
+
+def _check_record(record: StudyRecord, path: Path, name: str) -> None:
+    """Raise `HistoError` unless a record is that of the study `name`, with options that can be used."""
+    options = record.options
+    try:
+        replace(options, trials=1).check()  # the number of trials is not stored
+        for manifest in record.manifests:
+            check_name(manifest, "subset")
+    except UsageError as error:
+        raise HistoError(f"{path}: {error}", HINT) from error
+    if options.name != name or options.data not in record.manifests or not 0 <= options.seed < 1 << 32:
+        raise HistoError(f"{path} has another name, subset or seed than histo tune writes", HINT)
 
 
 def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: Collection[str]) -> Study:
