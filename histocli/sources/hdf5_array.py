@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Filter = tuple[int, int, tuple[int, ...], bytes]  # its number, flags, parameters and name
 
 MAX_CHUNK = 4096 * 96 * 96 * 3  # bytes of one unpacked chunk, and of the rows that are read at once
-_MAX_LZF_CHUNK = 1 << 22  # HDF5 unpacks LZF itself, to at most 88 times the bytes
+_MAX_LZF_CHUNK = 1 << 22  # LZF is unpacked in Python, some megabytes in a second
 _BLOCK = 1 << 24  # bytes of the rows that are read at once, where the chunks allow it
 _MAX_REREADS = 64  # times that a chunk may be unpacked, if its rows are too large to be read at once
 _MAX_NAMES_SHOWN = 5
@@ -104,10 +104,6 @@ class Hdf5Array:
     def _read_chunk(self, corner: tuple[int, ...], within: tuple[slice, ...]) -> npt.NDArray[Any]:
         """Return a part of the chunk that begins at `corner`; no more memory is used than a chunk should take."""
         mask, stored = self._dataset.id.read_direct_chunk(corner, out=self._buffer)
-        if any(number == _LZF for number, *_ in self._filters):
-            return np.asarray(
-                self._dataset[tuple(slice(at + s.start, at + s.stop) for at, s in zip(corner, within, strict=True))]
-            )
         data: bytes | memoryview = stored
         for i, (number, *_) in reversed(list(enumerate(self._filters))):
             if mask >> i & 1:  # this chunk is stored without the filter
@@ -116,6 +112,8 @@ class Hdf5Array:
                 data = _inflate(data, self._chunk_bytes + 4)
             elif number == _FLETCHER32:
                 data = _check_fletcher32(data)
+            elif number == _LZF:
+                data = _unpack_lzf(bytes(data), _stored_limit(self._chunk_bytes))
             elif self.dtype.itemsize > 1:
                 data = np.frombuffer(data, np.uint8).reshape(self.dtype.itemsize, -1).T.tobytes()
         if len(data) != self._chunk_bytes:
@@ -203,8 +201,6 @@ def _find_storage_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
     if set(numbers) - set(_KNOWN_FILTERS) or len(numbers) != len(set(numbers)) or not all(are_shuffles_known):
         names = ", ".join(name.decode(errors="replace")[:20] or str(number) for number, _, _, name in filters[:4])
         return f"is compressed with {names}, which histo does not read", "compress it with gzip: h5repack -f GZIP=4"
-    if _LZF in numbers and filters[numbers.index(_LZF)][2][2:3] != (size,):
-        return "is compressed with LZF and another chunk size", "compress it with gzip: h5repack -f GZIP=4"
     expected = prod(-(-length // chunk) for length, chunk in zip(dataset.shape, chunks, strict=True))
     if (stored := dataset.id.get_num_chunks()) != expected:
         return f"has {stored:,} of {expected:,} chunks: it was never completely stored", "write the file again"
@@ -238,6 +234,35 @@ def _inflate(data: bytes | memoryview, limit: int) -> bytes:
     if not unpacker.eof:
         raise ValueError("a chunk is cut off, or unpacks to more than its size")
     return unpacked
+
+
+def _unpack_lzf(data: bytes, limit: int) -> bytes:
+    """Unpack a chunk of LZF to at most `limit` bytes.
+
+    HDF5 does not compare the length of what it unpacks with that of the chunk: the rest would be what is in its memory.
+    """
+    unpacked, at, end = bytearray(), 0, len(data)
+    try:
+        while at < end and len(unpacked) <= limit:
+            code, at = data[at], at + 1
+            if code < 32:  # bytes that stand for themselves
+                unpacked += data[at : at + code + 1]
+                at += code + 1
+                continue
+            length = (code >> 5) + 2
+            if length == 9:
+                length, at = length + data[at], at + 1
+            distance, at = ((code & 31) << 8 | data[at]) + 1, at + 1
+            begin = len(unpacked) - distance
+            if begin < 0:
+                raise ValueError("a chunk is damaged: it repeats bytes before its begin")
+            part = unpacked[begin : begin + length]
+            unpacked += part if len(part) == length else (part * (length // distance + 1))[:length]
+    except IndexError:
+        at = end + 1
+    if at != end:
+        raise ValueError("a chunk is cut off, or unpacks to more than its size")
+    return bytes(unpacked)
 
 
 def _check_fletcher32(data: bytes | memoryview) -> bytes:

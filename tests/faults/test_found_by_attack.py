@@ -1,0 +1,133 @@
+"""Harms that attacks with new variants found; those of the first attack are tested in the other files."""
+
+import os
+import zlib
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from histocli.data.images import decode_patch
+from histocli.errors import HistoError
+from histocli.models.checkpoint import load_checkpoint
+from histocli.sources.class_names import label_of, split_and_class_of
+from tests.faults.hostile_arrays import zeros
+from tests.faults.hostile_checkpoints import members, pack, save
+from tests.faults.processes import histo
+
+MIB = 1 << 20
+PATCH = (96, 96, 3)
+GZIP, LZF = h5py.h5z.FILTER_DEFLATE, 32000
+
+
+def lzf(data):
+    """Compress bytes as HDF5 does."""
+    with h5py.File.in_memory() as file:
+        array = file.create_dataset("x", data=np.frombuffer(data, np.uint8), chunks=(len(data),), compression="lzf")
+        return array.id.read_direct_chunk((0,))[1]
+
+
+def write_chunk(path, chunk, *filters):
+    """Write an array of one patch, whose only chunk has these bytes."""
+    with h5py.File(path, "w") as file:
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk((1, *PATCH))
+        for number in filters:
+            properties.set_filter(number, 0, (9,) if number == GZIP else ())
+        space = h5py.h5s.create_simple((1, *PATCH))
+        array = h5py.h5d.create(file.id, b"x", h5py.h5t.NATIVE_UINT8, space, properties)
+        array.write_direct_chunk((0, 0, 0, 0), chunk)
+
+
+LZF_CHUNKS = {
+    "shorter than a patch": (b"\x00a", [LZF]),  # HDF5 fills the rest with what is in its memory
+    "longer than a patch": (b"\x00a" + b"\xe0\xff\x00" * 3000, [LZF]),
+    "cut off": (b"\x00a\xe0", [LZF]),
+    "repeats what is not there": (b"\xe0\xff\x00" * 3, [LZF]),
+    "gzip in it": (lzf(zeros(1 << 30)), [GZIP, LZF]),  # 1 GiB
+    "in gzip": (zlib.compress(b"\x00a"), [LZF, GZIP]),
+}
+
+
+@pytest.mark.parametrize(("chunk", "filters"), LZF_CHUNKS.values(), ids=LZF_CHUNKS)
+def test_a_chunk_of_lzf_has_exactly_its_size(trained_workspace, tmp_path, chunk, filters):
+    path = tmp_path / "x.h5"
+    write_chunk(path, chunk, *filters)
+    line = ["predict", path, "--ckpt", "first", "--device", "cpu"]
+    process = histo(trained_workspace, *line, code=1, limits={"memory": 800 * MIB})
+    assert process.stdout in ("", "id,label\n")
+    assert f"error: cannot read {path} from row 0 on: it is truncated or damaged" in process.stderr
+
+
+@pytest.mark.parametrize("offset", [b"\0\x20\x50\x0d\x0a\x16\x0d\x91", b"\xff" * 8, b"\xff" * 7 + b"\x7f"], ids=str)
+@pytest.mark.parametrize("where", ["page", "tag"])
+def test_an_offset_of_64_bits_in_a_tiff_is_one_error(tmp_path, offset, where):
+    data = b"II+\0\x08\0\0\0" + (offset if where == "page" else (16).to_bytes(8, "little"))
+    if where == "tag":
+        data += (1).to_bytes(8, "little") + b"\x02\x01\x03\0" + (9).to_bytes(8, "little") + offset + bytes(8)
+    with pytest.raises(HistoError, match=r"x\.tif: the image is"):
+        decode_patch(data, "x.tif")
+
+
+@pytest.mark.parametrize(
+    "name", ["train_test_" * 20 + "tumor", "_".join("abcdefghijklmnopqrstuvwxyz" * 4), "no_" * 5000]
+)
+def test_a_name_of_many_words_takes_no_time(name):
+    assert label_of(name) is None
+    assert split_and_class_of(name) is None
+
+
+def test_names_with_colons_are_printed_as_they_are(trained_workspace, tmp_path):
+    path = tmp_path / "a:smile:b.png"
+    path.write_bytes(b"no image")
+    (tmp_path / "b.png").write_bytes(cv2.imencode(".png", np.zeros(PATCH, np.uint8))[1].tobytes())
+    line = ["predict", tmp_path, "--ckpt", "first", "--device", "cpu"]
+    assert f"{path.name}: " in histo(trained_workspace, *line, code=4).stderr
+
+
+@pytest.fixture(scope="module")
+def good(trained_workspace):
+    return torch.load(trained_workspace / "runs" / "first" / "best.pt", weights_only=True)
+
+
+def with_validation(good, count):
+    return {**good, "validation": {"labels": torch.zeros(count, dtype=torch.uint8), "log_odds": torch.zeros(count)}}
+
+
+def with_more_pickle(good):
+    pairs = members(save(good))
+    return pack([(name, data + b"\x80\2}." if name.endswith("data.pkl") else data) for name, data in pairs])
+
+
+def with_attributes(good):
+    name = next(iter(good["model"]))
+    return save({**good, "model": good["model"] | {name: torch._neg_view(good["model"][name])}})
+
+
+CHECKPOINTS = {
+    "run ..": (lambda good: save({**good, "run": "../../up"}), "the field run: '../../up' cannot name a run"),
+    "run of a device": (lambda good: save({**good, "run": "CON"}), "the field run: 'CON' cannot name a run"),
+    "many validation patches": (lambda good: save(with_validation(good, 10_000_001)), "has 10,000,001 patches"),
+    "two pickles": (with_more_pickle, "its data.pkl has bytes after its end"),
+    "attributes": (with_attributes, "a tensor has hooks or attributes"),
+}
+
+
+@pytest.mark.parametrize(("write", "why"), CHECKPOINTS.values(), ids=CHECKPOINTS)
+def test_a_checkpoint_that_histo_cannot_have_written_is_refused(good, tmp_path, write, why):
+    path = tmp_path / "x.pt"
+    path.write_bytes(write(good))
+    with pytest.raises(HistoError) as refused:
+        load_checkpoint(path)
+    assert str(path) in str(refused.value)
+    assert why in str(refused.value)
+
+
+def test_a_large_file_that_is_no_checkpoint_is_refused_before_it_is_read(trained_workspace, tmp_path):
+    path = tmp_path / "x.pt"
+    with path.open("wb") as file:
+        os.truncate(file.fileno(), 1 << 40)  # a sparse file: to read a terabyte takes many minutes
+    process = histo(trained_workspace, "predict", "synthetic", "--ckpt", path, "--device", "cpu", code=1)
+    assert f"error: {path} cannot be read safely as a checkpoint" in process.stderr
