@@ -71,6 +71,15 @@ def test_an_offset_of_64_bits_in_a_tiff_is_one_error(tmp_path, offset, where):
         decode_patch(data, "x.tif")
 
 
+def test_a_large_tiff_with_such_an_offset_is_one_error(trained_workspace, tmp_path):
+    path = tmp_path / "x.tif"
+    path.write_bytes(b"II+\0\x08\0\0\0" + b"\xff" * 8)
+    os.truncate(path, 64 * MIB)  # so large that it may be a slide
+    process = histo(trained_workspace, "predict", path, "--ckpt", "first", "--device", "cpu", code=1)
+    assert "x.tif: the image is truncated: its directory lies outside the file" in process.stderr
+    assert process.stderr.count("error: ") == 1
+
+
 @pytest.mark.parametrize(
     "name", ["train_test_" * 20 + "tumor", "_".join("abcdefghijklmnopqrstuvwxyz" * 4), "no_" * 5000]
 )
