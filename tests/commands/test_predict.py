@@ -717,7 +717,7 @@ def test_a_folder_that_grows_is_scored_bit_by_bit(histo, images, tmp_path, suffi
     assert "done: 8 patches scored" in histo(*line).stderr
     for path, data in late.items():
         path.write_bytes(data)
-    assert f"done: 4 patches scored to {out}; it held 8 before" in histo(*line).stderr
+    assert f"done: 4 patches scored to {out}; it had 8 before" in histo(*line).stderr
     assert "done: 0 patches scored" in histo(*line).stderr
     if suffix == "parquet":
         import pyarrow.parquet as pq

@@ -344,7 +344,7 @@ def test_several_processes_count_all_cropped_images_of_a_folder(histo, tmp_path)
         cv2.imwrite(os.fspath(target), cv2.resize(cv2.imread(os.fspath(path)), (120, 120)))
     line = ["eval", "--ckpt", "first", "--data", tmp_path / "large", "--batch-size", 2, "--json"]
     alone = json.loads(histo(*line).stdout)
-    assert alone["skipped"] == {"cut to the centre": 12}
+    assert alone["changed"] == {"cut to the centre": 12}
     stdout, _ = run_without_torchrun(histo, *line)
     assert json.loads(stdout) == alone
 

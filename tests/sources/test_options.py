@@ -70,6 +70,7 @@ def test_options_are_shared_by_the_sources_that_declare_them():
         "--slides": {"kaggle", "folder"},
         "--labels": {"folder"},
         "--resize": {"folder"},
+        "--mpp": {"folder"},
         "--classes": {"folder"},
         "--slide-pattern": {"folder"},
         **{f"--{role}-column": {"folder"} for role in ("id", "label", "slide", "hospital", "split")},
