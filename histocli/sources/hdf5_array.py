@@ -245,7 +245,7 @@ def _unpack_lzf(data: bytes, limit: int) -> bytes:
     try:
         while at < end and len(unpacked) <= limit:
             code, at = data[at], at + 1
-            if code < 32:  # bytes that stand for themselves
+            if code < 32:  # literal bytes
                 unpacked += data[at : at + code + 1]
                 at += code + 1
                 continue

@@ -29,7 +29,7 @@ def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
 
 
 def choose_weights(arch: str, weights: Weights) -> Weights:
-    """Return the weights from which an architecture starts: published ones if its name stands for them."""
+    """Return the weights that an architecture starts from: published weights if it is a published encoder."""
     return Weights.PRETRAINED if arch in ENCODERS and weights is Weights.RANDOM else weights
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HINT = "start another study with --name"
 _LOCK_SECONDS = 120  # how long a process waits for another one to write to the file
-_LONGEST = 1 << 20  # bytes of a value in the file
+_MAX_VALUE_BYTES = 1 << 20  # bytes of a value in the file
 _TABLES = {
     *("alembic_version", "studies", "study_directions", "study_system_attributes", "study_user_attributes", "trials"),
     *("trial_intermediate_values", "trial_params", "trial_system_attributes", "trial_user_attributes", "trial_values"),
@@ -31,9 +31,9 @@ _SAME = 1e-9  # the relative difference of a mean, and of one computed before
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a SQLite file, of which no long value can be read."""
+    """Open a SQLite file; reading a value longer than `_MAX_VALUE_BYTES` is an error."""
     connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, check_same_thread=False)
-    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_VALUE_BYTES)
     connection.execute("PRAGMA trusted_schema = OFF")
     return connection
 
