@@ -15,13 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from histocli.console import Reporter, number
-from histocli.data.groups import split_by
+from histocli.data.groups import find_split_unit
 from histocli.data.leakage import count_shared_with_subset
-from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
+from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.errors import HistoError
 from histocli.inference.score_table import find_clusters, read_scores
 from histocli.metrics import Interval, estimate_uncertainty, evaluate
-from histocli.metrics.calibration import probability
+from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
 from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, title
@@ -112,7 +112,7 @@ def _as_many(one: RunRecord, other: RunRecord) -> bool:
 
 def _evaluation(workspace: Workspace, run: str, data: str) -> EvaluationReport:
     """The evaluation of the best.pt of a run that is comparable with its validation: one view, calibrated, unseen."""
-    best = file_sha256(workspace.run_dir(run) / "best.pt")
+    best = hash_file(workspace.run_dir(run) / "best.pt")
     evaluations = [
         report
         for report in read_evaluations(workspace, run).values()
@@ -154,14 +154,16 @@ def _measure_run(workspace: Workspace, run: str, report: EvaluationReport) -> Me
     manifest = read_manifest(workspace.run_dir(run) / "manifest.csv", ("id", "label", "split"))
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     labels = best.validation["labels"].numpy().astype(np.int64)
-    probs = probability(best.validation["log_odds"].numpy(), best.temperature)
+    probs = compute_probabilities(best.validation["log_odds"].numpy(), best.temperature)
     metrics = evaluate(labels, probs, best.threshold).metrics
     measured = estimate_uncertainty(labels, probs, metrics, best.threshold, find_clusters(rows))
     unseen = report.uncertainty.interval("auc") if report.uncertainty else None
     on_validation, on_unseen = metrics["auc"], report.measured.metrics["auc"]
     if on_validation is None or on_unseen is None:
         raise HistoError(f"the AUC of {run} is undefined: its patches are of one class")
-    return MeasuredRun(run, split_by(manifest), Auc(on_validation, measured.interval("auc")), Auc(on_unseen, unseen))
+    return MeasuredRun(
+        run, find_split_unit(manifest), Auc(on_validation, measured.interval("auc")), Auc(on_unseen, unseen)
+    )
 
 
 def draw(figure: Figure, optimism: Optimism) -> None:

@@ -27,7 +27,7 @@ from histocli.data.dataset import Subset, open_subset, select_labelled
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Device, Precision, SplitName
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.metrics import auc
+from histocli.metrics import compute_auc
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
@@ -107,7 +107,8 @@ def main() -> None:
 
         def score(network: nn.Module) -> float:
             return (
-                auc(unseen.labels, Predictor([CalibratedNetwork(network)], compute).predict_packed(held).probs) or 0.0
+                compute_auc(unseen.labels, Predictor([CalibratedNetwork(network)], compute).predict_packed(held).probs)
+                or 0.0
             )
 
         print("| training | seconds | AUC |\n| --- | --- | --- |", flush=True)

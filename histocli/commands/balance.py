@@ -11,7 +11,7 @@ from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
 from histocli.data.leakage import audit, find_leaking, list_audited_names
-from histocli.data.manifest import SUBSET_COLUMNS, file_sha256, write_manifest
+from histocli.data.manifest import SUBSET_COLUMNS, hash_file, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, group_overlaps
 from histocli.data.splits import (
@@ -150,7 +150,7 @@ def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) 
     with hold(lock, report.name, wait=True):  # so that the subset and its report always match
         workspace.tidy()
         write_manifest(path, subset)
-        report = replace(report, manifest_sha256=file_sha256(path))
+        report = replace(report, manifest_sha256=hash_file(path))
         write_balance(workspace.balance_path(report.name), report)
     return report
 

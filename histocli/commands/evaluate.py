@@ -8,7 +8,7 @@ from typing import NamedTuple
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
 from histocli.config import FOLDER_OPTIONS, EvalConfig
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, check_prevalence, load_from_config
@@ -169,7 +169,7 @@ def _choose_path(path: Path, run: str, scored: Scored, folder: str | None) -> Pa
 def _is_best(workspace: Workspace, member: Member) -> bool:
     """Return whether a checkpoint is the `best.pt` of its run, or a copy of it."""
     best = workspace.run_dir(member.checkpoint.run) / "best.pt"
-    return best.is_file() and (member.path.samefile(best) or file_sha256(best) == member.sha256)
+    return best.is_file() and (member.path.samefile(best) or hash_file(best) == member.sha256)
 
 
 def compare(

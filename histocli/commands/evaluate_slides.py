@@ -10,7 +10,7 @@ import numpy as np
 
 from histocli.config import SlideEvalConfig
 from histocli.errors import HistoError, UsageError
-from histocli.metrics import auc
+from histocli.metrics import compute_auc
 from histocli.reports.slides import ChosenScore, Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
 from histocli.slides import PATCH_MPP
@@ -237,7 +237,7 @@ def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
     labels = [one.label for one in slides]
     # An area is no probability. The AUC depends only on the order of the scores, so ranks give the same AUC.
     ranks = np.unique(scores, return_inverse=True)[1] / max(len(scores), 1)
-    return auc(labels, ranks)
+    return compute_auc(labels, ranks)
 
 
 def _compute_recall(slides: list[EvaluatedSlide], threshold: float, size: str) -> float | None:

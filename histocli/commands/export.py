@@ -9,12 +9,12 @@ import torch
 import histocli
 from histocli.compute.device import choose_compute, compute_settings
 from histocli.config import ExportConfig
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.data.store import open_store
 from histocli.enums import Device, ExportFormat, Precision
 from histocli.errors import HistoError
 from histocli.inference.forward import compute_log_odds
-from histocli.metrics.calibration import probability
+from histocli.metrics.calibration import compute_probabilities
 from histocli.metrics.curves import Floats
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.models.export import Probability, require_packages
@@ -52,7 +52,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     source = find_checkpoint(workspace, config.ckpt)
     if config.out is not None and config.format is not ExportFormat.WSINFER:  # which writes a new folder
         check_output(config.out, workspace, [source])
-    sha256, checkpoint = file_sha256(source), load_checkpoint(source)
+    sha256, checkpoint = hash_file(source), load_checkpoint(source)
     out = config.out or workspace.export_path(sha256, config.format)
     if config.format is ExportFormat.WSINFER:
         return _export_wsinfer(workspace, checkpoint, out)
@@ -71,13 +71,15 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     origin, pixels = _sample_patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     [odds] = compute_log_odds(module.model, images, choose_compute(Device.CPU, Precision.FP32)).numpy()
-    expected = np.stack([probability(odds.astype(np.float64), checkpoint.temperature), probability(odds)])
+    expected = np.stack(
+        [compute_probabilities(odds.astype(np.float64), checkpoint.temperature), compute_probabilities(odds)]
+    )
     with output_path(out) as temporary:
         run = write(module, config.format, temporary, facts)
         floats = images.float().div(255).contiguous().numpy()
         parts = [np.stack(run(part)) for part in np.split(floats, [1, 8]) if len(part)]
         probs, log_odds = np.concatenate(parts, 1).astype(np.float64)
-        difference = _compare(np.stack([probs, probability(log_odds)]), expected)
+        difference = _compare(np.stack([probs, compute_probabilities(log_odds)]), expected)
     return Export(out, difference, origin)
 
 
@@ -88,7 +90,7 @@ def _export_wsinfer(workspace: Workspace, checkpoint: Checkpoint, out: Path) -> 
     origin, pixels = _sample_patches(workspace)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     [odds] = compute_log_odds(checkpoint.build(), images, choose_compute(Device.CPU, Precision.FP32)).numpy()
-    expected = probability(odds.astype(np.float64), checkpoint.temperature)
+    expected = compute_probabilities(odds.astype(np.float64), checkpoint.temperature)
     with atomic_folder(out) as temporary:
         run = write_wsinfer(checkpoint.build(), checkpoint.temperature, temporary)
         floats = images.float().div(255).contiguous().numpy()

@@ -13,7 +13,7 @@ import histocli
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import compute_settings
 from histocli.config import PredictConfig
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.enums import OnError
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
@@ -219,7 +219,7 @@ def _fingerprint(job: _Job, slide: SlideFile) -> str:
     stat = slide.path.stat()
     values: dict[str, object] = {**job.dependencies, "size": stat.st_size, "time": stat.st_mtime_ns}
     if job.config.mask is not None:
-        values["mask"] = file_sha256(_find_mask(job.config, slide) or job.config.mask)
+        values["mask"] = hash_file(_find_mask(job.config, slide) or job.config.mask)
     values["mpp"] = [job.resolutions.for_all, job.resolutions.by_slide]
     return sha256(dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from histocli.commands.plot import by_conditions, check_data, choose_runs
 from histocli.config import ReportConfig
-from histocli.data.groups import split_by
+from histocli.data.groups import find_split_unit
 from histocli.data.manifest import read_manifest
 from histocli.errors import HistoError
 from histocli.inference.comparison import compare
@@ -149,7 +149,7 @@ def _make_run_section(
         record=record,
         charts=make_learning_curves(history) if history else [],
         splits=[] if manifest is None else [summarise_split(manifest, name) for name in ("train", "val")],
-        split_by="" if manifest is None else split_by(manifest),
+        split_by="" if manifest is None else find_split_unit(manifest),
         dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
         repeats=_find_repeats(workspace, run),
         weights_note=describe_weights(str(options.get("arch") or ""), str(options.get("weights") or "random")),

@@ -23,9 +23,7 @@ from histocli.training.listeners import Listener
 from histocli.training.options import complete_config, refuse_unused
 from histocli.training.progress import Epoch
 from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
-from histocli.training.repeats import (
-    is_member,
-)
+from histocli.training.repeats import is_member
 from histocli.training.resume import apply_given_options, extend_config, load_run_config
 from histocli.training.run import Run
 from histocli.workspace import Workspace
@@ -110,14 +108,14 @@ def train_run(
         if resume:
             assert name is not None
             ranks.on_rank0(lambda: stack.enter_context(lock_run(workspace, name)))
-            run = ranks.on_all_ranks(lambda: Run(workspace, config, name, ranks))
+            run = ranks.on_all_ranks(lambda: Run(workspace, config, resumed=name, ranks=ranks))
             run.resume()
         elif name and ranks.on_rank0(workspace.run_dir(name).exists):
             raise name_taken_error(name)
         else:
             if can_halve_batch:
                 config = _halve_batch_size(workspace, config, ranks)
-            run = ranks.on_all_ranks(lambda: Run(workspace, config, "", ranks))
+            run = ranks.on_all_ranks(lambda: Run(workspace, config, ranks=ranks))
         stack.enter_context(explain_out_of_memory(run.train.batch_size))
         with stop_request() as stop:
             if not resume:

@@ -8,7 +8,7 @@ from functools import partial
 from histocli.commands.train import TrainReport, train_run
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.config import RunConfig, TrainConfig
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.errors import HistoError, UsageError
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
@@ -134,7 +134,7 @@ def _train_member(
 def _check_manifest(workspace: Workspace, data: str, first: str) -> None:
     """Raise an error if the subset has changed since the first of several seeds was started."""
     manifest, copy = workspace.manifest_path(data), workspace.run_dir(first) / "manifest.csv"
-    if not manifest.is_file() or file_sha256(manifest) != file_sha256(copy):
+    if not manifest.is_file() or hash_file(manifest) != hash_file(copy):
         raise HistoError(f"{manifest} has changed since {first} was started", f"cp {copy} {manifest}")
 
 

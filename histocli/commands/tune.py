@@ -173,7 +173,7 @@ def _start_or_resume_fold(
 ) -> float:
     """Train a fold from its last checkpoint, or from the start; return as `_train_fold`."""
     if workspace.run_dir(name).is_dir():
-        run = Run(workspace, config, name)
+        run = Run(workspace, config, resumed=name)
         run.resume()
     else:
         run = Run(workspace, config)

@@ -18,7 +18,7 @@ class Groups(NamedTuple):
     codes: "np.ndarray"
 
 
-def split_by(manifest: "pd.DataFrame") -> str:
+def find_split_unit(manifest: "pd.DataFrame") -> str:
     """Return what train and validation do not share: `slide`, `overlap group`, or only the `patch`.
 
     It is `slide` where every slide is known and none is in both; else `overlap group` where some group is known and

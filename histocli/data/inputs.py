@@ -18,7 +18,7 @@ from histocli.data.array_inputs import is_array, open_array, read_array_patches
 from histocli.data.dataset import open_packed
 from histocli.data.image_files import ImageFile, infer_file_ranges
 from histocli.data.images import Preparation
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch
@@ -109,7 +109,7 @@ def hash_inputs(inputs: Inputs, names: Sequence[str], workspace: Workspace, line
         elif path.is_file():
             digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}\n".encode())
         else:
-            digest.update(file_sha256(workspace.manifest_path(name)).encode())
+            digest.update(hash_file(workspace.manifest_path(name)).encode())
     return digest.hexdigest()
 
 

@@ -114,7 +114,7 @@ class IdsDigest:
         return self._digest.hexdigest()
 
 
-def file_sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes as hexadecimal text."""
     digest = sha256()
     with path.open("rb") as file:

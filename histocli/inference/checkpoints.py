@@ -9,13 +9,13 @@ import numpy as np
 from histocli.compute.device import Compute, choose_compute
 from histocli.config import EvalConfig, PredictConfig
 from histocli.data.likeness import LikenessMeter
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.data.quality import Reference
 from histocli.enums import Device, Engine, ExportFormat, Precision
 from histocli.errors import HistoError, UsageError
 from histocli.inference.forward import Network
 from histocli.inference.predictor import CalibratedNetwork, Predictor, PredictorOptions
-from histocli.metrics.calibration import probability, rescale_threshold
+from histocli.metrics.calibration import compute_probabilities, rescale_threshold
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.models.fuse import fuse_batch_norm
@@ -155,7 +155,7 @@ def load_predictor(
     """
     paths = [find_checkpoint(workspace, name) for name in names]
     checkpoints = [load_checkpoint(path) for path in paths]
-    digests = [file_sha256(path) for path in paths]
+    digests = [hash_file(path) for path in paths]
     for i, digest in enumerate(digests):
         if digest in digests[:i]:
             raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble needs different checkpoints")
@@ -206,7 +206,7 @@ def _apply_threshold_rule(checkpoint: Checkpoint, rule: str) -> float:
             "give a number, or train again",
         )
     labels, odds = (checkpoint.validation[name].numpy() for name in ("labels", "log_odds"))
-    return choose_threshold(rule, labels.astype(np.int64), probability(odds, checkpoint.temperature))
+    return choose_threshold(rule, labels.astype(np.int64), compute_probabilities(odds, checkpoint.temperature))
 
 
 def _measure_prevalence(checkpoint: Checkpoint) -> float:

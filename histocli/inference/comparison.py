@@ -8,7 +8,7 @@ import numpy as np
 from histocli.compute.device import thread_count
 from histocli.errors import HistoError
 from histocli.inference.score_table import find_clusters, read_scores
-from histocli.metrics import auc, compare_aucs
+from histocli.metrics import compare_aucs, compute_auc
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, is_evaluation
 from histocli.workspace import read_json
@@ -44,7 +44,7 @@ def compare(one: Path, other: Path) -> ComparisonReport:
             tta=report.tta,
             n_in_training=report.n_in_training,
             n_in_validation=report.n_in_validation,
-            auc=auc(labels, scores),
+            auc=compute_auc(labels, scores),
         )
         for path, report, scores in zip(paths, reports, probs, strict=True)
     )

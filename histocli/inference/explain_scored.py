@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.enums import Device, Engine, Precision
 from histocli.errors import ExplanationError, HistoError
 from histocli.inference.checkpoints import CheckpointPredictor, load_predictor
@@ -55,7 +55,7 @@ def _find_checkpoint(workspace: Workspace, one: EvaluatedCheckpoint) -> Path:
     folders = (workspace.checkpoints_dir, workspace.runs_dir / one.run)
     places = [Path(one.checkpoint), *(folder / name for folder in folders for name in ("best.pt", "last.pt"))]
     for path in [*places, packaged.PATH]:
-        if path.is_file() and file_sha256(path) == one.checkpoint_sha256:
+        if path.is_file() and hash_file(path) == one.checkpoint_sha256:
             return path.absolute()
     raise ExplanationError(
         f"the checkpoint of {one.run}, epoch {one.epoch}, was removed or changed",

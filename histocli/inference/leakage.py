@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.data.dataset import has_same_patches
-from histocli.data.manifest import file_sha256, read_manifest
+from histocli.data.manifest import hash_file, read_manifest
 from histocli.models.checkpoint import Checkpoint
 from histocli.workspace import Workspace
 
@@ -34,9 +34,9 @@ class ManifestCache:
         return frame
 
     def sha256(self, path: Path) -> str:
-        """Return `file_sha256` of the file."""
+        """Return the SHA-256 of the file."""
         if path not in self._digests:
-            self._digests[path] = file_sha256(path)
+            self._digests[path] = hash_file(path)
         return self._digests[path]
 
 

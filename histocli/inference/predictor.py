@@ -22,7 +22,7 @@ from histocli.data.stream import Chunk, iterate_chunks, load_chunk, load_chunks,
 from histocli.errors import HistoError
 from histocli.inference.forward import Network, compute_log_odds
 from histocli.listeners import SILENT, CommandListener
-from histocli.metrics.calibration import adjust_prevalence, probability
+from histocli.metrics.calibration import adjust_prevalence, compute_probabilities
 from histocli.metrics.curves import Floats
 from histocli.sources import Patch, Pixels
 
@@ -247,13 +247,13 @@ class Predictor:
             hint = "use --precision fp32; in training, lower --lr"
             raise HistoError("the network's probabilities are not finite", hint)
         means = [_average_log_odds(views) if self.tta else views[0] for views in odds]
-        raw = np.mean([probability(mean) for mean in means], 0)
+        raw = np.mean([compute_probabilities(mean) for mean in means], 0)
         if self.uncalibrated:
-            probs, views = raw, [probability(views) for views in odds]
+            probs, views = raw, [compute_probabilities(views) for views in odds]
         else:
             temperatures = [one.temperature for one in self.networks]
-            probs = np.mean([probability(mean, t) for mean, t in zip(means, temperatures, strict=True)], 0)
-            views = [probability(views, t) for views, t in zip(odds, temperatures, strict=True)]
+            probs = np.mean([compute_probabilities(mean, t) for mean, t in zip(means, temperatures, strict=True)], 0)
+            views = [compute_probabilities(views, t) for views, t in zip(odds, temperatures, strict=True)]
         return Scores(self._adjust(probs), self._adjust(raw), np.ptp(self._adjust(np.mean(views, 0)), 0))
 
     def _adjust(self, probs: Floats) -> Floats:

@@ -114,7 +114,7 @@ class PairedDifference:
     delong: AucDifferenceError | None
 
 
-def auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
+def compute_auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
     """Return the area under the ROC curve, in which ties count half; None if a class is missing.
 
     Args:
@@ -234,7 +234,7 @@ def compare_aucs(
     interval = first.interval(BY_NAME["auc"], differences)
     has_p_value = not isinstance(interval, str) or not differences.any()
     return PairedDifference(
-        difference=float(np.subtract(auc(y, p), auc(y, q))),  # type: ignore[arg-type]
+        difference=float(np.subtract(compute_auc(y, p), compute_auc(y, q))),  # type: ignore[arg-type]
         bootstrap=PairedBootstrap(
             by=clusters.by,
             clusters=clusters.n,

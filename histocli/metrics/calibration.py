@@ -9,7 +9,7 @@ LOWEST, HIGHEST = 0.05, 20.0
 
 
 def fit_temperature(labels: npt.ArrayLike, log_odds: npt.ArrayLike) -> float:
-    """Return the temperature for which `probability(log_odds, temperature)` gives the labels the highest likelihood.
+    """Return the temperature at which the calibrated probabilities give the labels the highest likelihood.
 
     The method is from Guo et al., "On Calibration of Modern Neural Networks" (2017). The targets are those of Platt
     (1999), slightly inside 0 and 1: with 0 and 1, scores that separate the classes perfectly would be scaled without
@@ -42,7 +42,7 @@ def fit_temperature(labels: npt.ArrayLike, log_odds: npt.ArrayLike) -> float:
     return float(np.exp(-brentq(slope, smallest, largest)))
 
 
-def probability(log_odds: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+def compute_probabilities(log_odds: npt.ArrayLike, temperature: float = 1.0) -> Floats:
     """Return the tumour probabilities (N,) of log odds (N,) at a temperature.
 
     This is `scipy.special.expit`, whose import would take a tenth of a second of every `histo predict`.
@@ -54,7 +54,7 @@ def probability(log_odds: npt.ArrayLike, temperature: float = 1.0) -> Floats:
 def rescale_threshold(threshold: float, temperature: float) -> float:
     """Return the threshold on uncalibrated probabilities that calls the same patches as a calibrated `threshold`."""
     with np.errstate(divide="ignore"):
-        return float(probability(temperature * (np.log(threshold) - np.log1p(-threshold))))
+        return float(compute_probabilities(temperature * (np.log(threshold) - np.log1p(-threshold))))
 
 
 def adjust_prevalence(probs: npt.ArrayLike, trained: float, expected: float) -> Floats:

@@ -113,12 +113,12 @@ class Checkpoint:
                     "copy both files, or use best.pt",
                 )
             source, state = str(best), load_checkpoint(best).model
-        if backbone_sha256(state) != self.backbone_sha256:
+        if hash_backbone(state) != self.backbone_sha256:
             raise HistoError(f"{self.origin} was trained with another backbone than that of {source}", "train again")
         return {name: tensor for name, tensor in state.items() if not name.startswith(HEAD)}
 
 
-def backbone_sha256(state: Mapping[str, torch.Tensor]) -> str:
+def hash_backbone(state: Mapping[str, torch.Tensor]) -> str:
     """Return the SHA-256 of all weights of a network but the head's, whatever their device and memory format."""
     digest = sha256()
     for name in sorted(name for name in state if not name.startswith(HEAD)):

@@ -6,7 +6,7 @@ from histocli.data.groups import pluralise
 from histocli.errors import HistoError
 from histocli.schema import Count
 
-# What train and validation share, by what `histocli.data.groups.split_by` returns.
+# What train and validation share, by the unit that `histocli.data.groups.find_split_unit` returns.
 SPLIT_SENTENCES = {
     "slide": "Train and validation share no slide.",
     "overlap group": "Patches that overlap are in the same split. Patches of one slide that do not overlap may be in "

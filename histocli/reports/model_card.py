@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.compute.device import thread_count
-from histocli.data.groups import pluralise, split_by
-from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
+from histocli.data.groups import find_split_unit, pluralise
+from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.inference.score_table import find_clusters
 from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
-from histocli.metrics.calibration import probability
+from histocli.metrics.calibration import compute_probabilities
 from histocli.metrics.registry import METRICS, metric_title
 from histocli.models import describe_weights
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
@@ -78,7 +78,7 @@ def write_card(workspace: Workspace, run: str) -> Path:
     """
     folder = workspace.run_dir(run)
     record = read_run(folder)
-    best, best_sha256 = load_checkpoint(folder / "best.pt"), file_sha256(folder / "best.pt")
+    best, best_sha256 = load_checkpoint(folder / "best.pt"), hash_file(folder / "best.pt")
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
     text = (
         _make_environment()
@@ -90,7 +90,7 @@ def write_card(workspace: Workspace, run: str) -> Path:
             n_weights=sum(tensor.numel() for tensor in best.model.values()),
             dataset=read_dataset(workspace.dataset_path(record.data)),
             splits=[summarise_split(manifest, name) for name in ("train", "val")],
-            split_by=split_by(manifest),
+            split_by=find_split_unit(manifest),
             weights_note=describe_weights(best.arch, str(record.options.get("weights") or "random")),
             options=[
                 (name, value)
@@ -142,9 +142,9 @@ def _summarise_validation(best: Checkpoint, manifest: "pd.DataFrame") -> Validat
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     labels = best.validation["labels"].numpy().astype(np.int64)
     odds = best.validation["log_odds"].numpy()
-    probs = probability(odds, best.temperature)
+    probs = compute_probabilities(odds, best.temperature)
     measured = evaluate(labels, probs, best.threshold)
-    before = evaluate(labels, probability(odds)).metrics
+    before = evaluate(labels, compute_probabilities(odds)).metrics
     result = estimate_uncertainty(
         labels, probs, measured.metrics, best.threshold, find_clusters(rows), threads=thread_count()
     )

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
+from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.enums import Track
 from histocli.errors import HistoError
 from histocli.inference.checkpoints import TORCH
 from histocli.inference.score_table import find_clusters
 from histocli.metrics import estimate_uncertainty, evaluate
-from histocli.metrics.calibration import probability
+from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.reports.run import read_run
@@ -99,7 +99,7 @@ def evaluate_best(folder: Path) -> EvaluationReport:
     manifest = read_manifest(folder / "manifest.csv", ("id", "label", "slide", "split"))
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     labels = best.validation["labels"].numpy().astype(np.int64)
-    probs = probability(best.validation["log_odds"].numpy(), best.temperature)
+    probs = compute_probabilities(best.validation["log_odds"].numpy(), best.temperature)
     measured = evaluate(labels, probs, best.threshold)
     return EvaluationReport(
         run=folder.name,
@@ -112,7 +112,7 @@ def evaluate_best(folder: Path) -> EvaluationReport:
                 epoch=best.epoch,
                 temperature=best.temperature,
                 checkpoint=str(folder / "best.pt"),
-                checkpoint_sha256=file_sha256(folder / "best.pt"),
+                checkpoint_sha256=hash_file(folder / "best.pt"),
                 engine=TORCH,
             ),
         ),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from histocli.errors import HistoError
-from histocli.metrics.calibration import fit_temperature, probability
+from histocli.metrics.calibration import compute_probabilities, fit_temperature
 from histocli.metrics.curves import Floats, Ints
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
@@ -51,7 +51,7 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
     temperature = fit_temperature(labels, log_odds)
     return Calibration(
         temperature=temperature,
-        threshold=choose_threshold(rule, labels, probability(log_odds, temperature)),
+        threshold=choose_threshold(rule, labels, compute_probabilities(log_odds, temperature)),
         validation={
             "labels": torch.from_numpy(labels.astype(np.uint8)),
             "log_odds": torch.from_numpy(log_odds.astype(np.float32)),
@@ -62,7 +62,7 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
 def count_predicted_tumour(calibration: Calibration) -> int:
     """Return how many of the validation patches are predicted as tumour at the threshold."""
     odds = calibration.validation["log_odds"].numpy().astype(np.float64)
-    return int((probability(odds, calibration.temperature) >= calibration.threshold).sum())
+    return int((compute_probabilities(odds, calibration.temperature) >= calibration.threshold).sum())
 
 
 def default_calibration(rule: str) -> Calibration:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histocli.data.manifest import UNLABELLED, file_sha256, read_manifest
+from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.inference.checkpoints import TORCH, Member
 from histocli.inference.leakage import ManifestCache, read_pixel_digests
 from histocli.inference.score_table import PATCH_COLUMNS, measure_groups, measure_scores, write_scores
-from histocli.metrics.calibration import probability
+from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import Checkpoint
 from histocli.reports.evaluation import OUT_OF_FOLD, EvaluatedCheckpoint, EvaluationReport, write_evaluation
 from histocli.workspace import Workspace
@@ -71,8 +71,8 @@ def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float
     rows = manifest[(manifest["split"] == "val") & (manifest["label"] != UNLABELLED)]
     odds = best.validation["log_odds"].numpy().astype(np.float64)
     table = rows[[name for name in PATCH_COLUMNS if name in rows.columns]].copy()
-    table.insert(2, "prob", probability(odds, temperature))
-    table.insert(3, "raw", probability(odds))
+    table.insert(2, "prob", compute_probabilities(odds, temperature))
+    table.insert(3, "raw", compute_probabilities(odds))
     digests = read_pixel_digests(workspace, str(rows["data"].iloc[0]), rows, ManifestCache())
     table["sha1"] = "" if digests is None else [digest.hex() for digest in digests]
     table["fold"] = best.run
@@ -82,4 +82,4 @@ def _read_fold_scores(workspace: Workspace, best: Checkpoint, temperature: float
 def _describe(workspace: Workspace, checkpoint: Checkpoint) -> EvaluatedCheckpoint:
     """Return the facts about the best.pt of a fold that an evaluation has."""
     path = workspace.run_dir(checkpoint.run) / "best.pt"
-    return Member(path, file_sha256(path), checkpoint, TORCH).describe()
+    return Member(path, hash_file(path), checkpoint, TORCH).describe()

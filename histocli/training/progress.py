@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.metrics import auc
+from histocli.metrics import compute_auc
 from histocli.metrics.curves import Floats, Ints
 
 if TYPE_CHECKING:
@@ -79,6 +79,6 @@ def measure_validation(labels: Ints, probs: Floats) -> ValidationMetrics:
     label_probs = np.clip(np.where(labels == 1, probs, 1 - probs), 1e-7, 1)
     return ValidationMetrics(
         val_loss=float(-np.log(label_probs).mean()),
-        val_auc=auc(labels, probs),
+        val_auc=compute_auc(labels, probs),
         val_accuracy=float(((probs >= 0.5) == labels).mean()),
     )

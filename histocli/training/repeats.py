@@ -10,12 +10,12 @@ import numpy as np
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.folds import make_folds
-from histocli.data.groups import split_by
-from histocli.data.manifest import file_sha256, read_manifest, write_manifest
+from histocli.data.groups import find_split_unit
+from histocli.data.manifest import hash_file, read_manifest, write_manifest
 from histocli.enums import Group
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
-from histocli.metrics.calibration import probability
+from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
 from histocli.reports.balance import read_balance
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
@@ -137,7 +137,7 @@ def _find_balance_group(workspace: Workspace, manifest_path: Path) -> Group | No
     """Return the `--group` that `histo balance` drew this manifest with, or None."""
     path = workspace.balance_path(manifest_path.stem)
     report = read_balance(path) if path.is_file() else None
-    if report is None or report.manifest_sha256 != file_sha256(manifest_path) or report.split not in list(Group):
+    if report is None or report.manifest_sha256 != hash_file(manifest_path) or report.split not in list(Group):
         return None
     return Group(report.split)
 
@@ -167,7 +167,7 @@ def summarise(workspace: Workspace, repeats: Repeats) -> RepeatsReport:
     report = RepeatsReport(
         name=repeats.name,
         kind=repeats.kind,
-        split_by=split_by(read_manifest(workspace.run_dir(runs[0].run) / "manifest.csv")),
+        split_by=find_split_unit(read_manifest(workspace.run_dir(runs[0].run) / "manifest.csv")),
         runs=runs,
         mean={name: float(np.mean(known[name])) if name in known else None for name in names},
         standard_deviation={name: float(np.std(known[name], ddof=1)) if name in known else None for name in names},
@@ -183,7 +183,7 @@ def _calibrate_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float
     for i, checkpoint in enumerate(best):
         others = [j for j in range(len(best)) if j != i]
         y = np.concatenate([labels[j] for j in others]).astype(np.int64)
-        probs = probability(np.concatenate([odds[j] for j in others]).astype(np.float64))
+        probs = compute_probabilities(np.concatenate([odds[j] for j in others]).astype(np.float64))
         calibration = calibrate(y, probs, str(checkpoint.config.get("threshold", "0.5")))
         calibrations.append((calibration.temperature, calibration.threshold))
     return calibrations
@@ -192,5 +192,5 @@ def _calibrate_on_other_folds(best: list[Checkpoint]) -> list[tuple[float, float
 def _measure_run(member: Member, best: Checkpoint, temperature: float, threshold: float) -> RepeatedRun:
     """Return the validation metrics of a run's best epoch at a temperature and a threshold."""
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
-    measured = evaluate(labels, probability(odds, temperature), threshold)
+    measured = evaluate(labels, compute_probabilities(odds, temperature), threshold)
     return RepeatedRun(member.name, member.number, best.epoch, measured.n, threshold, measured.metrics)

@@ -1,9 +1,8 @@
 """One training run: its data, its network, the loop over the epochs, and saving and resuming."""
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,25 +11,19 @@ from histocli.compute.device import choose_compute
 from histocli.config import RunConfig
 from histocli.data.dataset import open_balanced
 from histocli.data.leakage import audit
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.data.readahead import read_ahead
 from histocli.inference.predictor import CalibratedNetwork, Predictor
-from histocli.models.checkpoint import Checkpoint, backbone_sha256, save_checkpoint
+from histocli.models.checkpoint import hash_backbone
 from histocli.signals import Stopped, StopRequest
 from histocli.training import run_folder
 from histocli.training.appearance import TrainingAppearance
-from histocli.training.calibrate import Calibration, calibrate, check_rule, count_predicted_tumour, default_calibration
-from histocli.training.lora import add_lora, copy_adapters, merge_adapters, restore_ema_state
-from histocli.training.probe import (
-    copy_head_weights,
-    extract_features,
-    join_state,
-    make_trainer,
-    open_cache,
-    select_head_state,
-)
+from histocli.training.calibrate import calibrate, check_rule, count_predicted_tumour, default_calibration
+from histocli.training.lora import add_lora
+from histocli.training.probe import extract_features, make_trainer, open_cache
 from histocli.training.progress import Epoch, EpochListener, EpochStats, Progress, measure_validation, rank_epoch
 from histocli.training.provenance import write_job
+from histocli.training.run_state import collect_training_state, load_training_state, write_checkpoints
 from histocli.training.setup import make_loaders, make_model
 from histocli.workspace import Workspace, atomic_folder
 
@@ -38,34 +31,50 @@ _SAVE_INTERVAL = 600.0  # seconds between saves within an epoch
 
 
 class Run:
-    """A training run. After construction call `create` or, for a run that has a name, `resume`; then `fit`.
+    """A training run. After construction call `create` for a new run, or `resume` for a resumed one; then `fit`.
 
     All processes of a job (`ranks`) make the same calls; only process 0 writes files.
     """
 
-    def __init__(self, workspace: Workspace, config: RunConfig, name: str = "", ranks: Ranks = SINGLE_PROCESS) -> None:
+    def __init__(
+        self, workspace: Workspace, config: RunConfig, resumed: str = "", ranks: Ranks = SINGLE_PROCESS
+    ) -> None:
+        """Load the patches and build the network; write nothing.
+
+        Args:
+            workspace: has the data set, the subset and the runs.
+            config: the options of the run.
+            resumed: the name of the run to resume: its own manifest and its last.pt are read. A new run ("") reads the
+                manifest of `config.data`, is audited, and gets its name from `create`.
+            ranks: the processes of the job.
+
+        Raises:
+            UsageError: an option cannot be used.
+            HistoError: the data, the device, the pretrained weights or last.pt cannot be used; or patches for
+                evaluation would be trained on, and `config.allow_leak` is false.
+        """
         config.check()
-        self.workspace, self.name, self.config, self.ranks = workspace, name, config, ranks
+        self.workspace, self.name, self.config, self.ranks = workspace, resumed, config, ranks
         self.processes_before = ranks.size  # the number of processes when a resumed run was saved
         self.epochs_before = config.epochs  # the number of epochs of a resumed run before it was extended
         self.compute = choose_compute(config.device, config.precision)
-        self.manifest = self.dir / "manifest.csv" if name else workspace.manifest_path(config.data)
+        self.manifest = self.dir / "manifest.csv" if resumed else workspace.manifest_path(config.data)
         subset = open_balanced(workspace, self.manifest)
         read_ahead(workspace.patches_path(subset.data))
         self.train, self.val, self.shots = make_loaders(subset, config, self.compute.device, ranks)
         self.config = config = replace(config, batch_size=self.train.batch_size)  # the default depends on the device
         self.labels = self.val.labels.numpy(force=True)
         check_rule(config.threshold, self.labels)
-        self.audit = None if name else audit(workspace, subset.frame)  # a resumed run was audited when it began
+        self.audit = None if resumed else audit(workspace, subset.frame)  # a resumed run was audited when it began
         if self.audit and not config.allow_leak:
             self.audit.refuse_leaks()
         self.data = subset.data
-        self.manifest_sha256 = file_sha256(self.manifest)
+        self.manifest_sha256 = hash_file(self.manifest)
         torch.manual_seed(config.seed)
-        self.model = make_model(config, self.compute.device, ranks, self.dir if name else None)
+        self.model = make_model(config, self.compute.device, ranks, self.dir if resumed else None)
         if config.lora:
             add_lora(self.model, config.lora)
-        self.backbone_sha256 = backbone_sha256(self.model.state_dict()) if config.freeze else ""
+        self.backbone_sha256 = hash_backbone(self.model.state_dict()) if config.freeze else ""
         self.trainer = make_trainer(self.model, config, self.compute, ranks, self.train)
         self.history: list[Epoch] = []
         self.best: Epoch | None = None
@@ -174,13 +183,13 @@ class Run:
         self.name = name
         self.ranks.check_equal(self.manifest_sha256, "manifests")
         self._measure_appearance()
-        state, agents = self._training_state(), gather_torchrun_agents(self.ranks)
+        state, agents = collect_training_state(self), gather_torchrun_agents(self.ranks)
 
         def write() -> None:
             with atomic_folder(self.dir) as folder:
                 run_folder.write_run_record(self, folder)
                 write_job(folder, agents)
-                self._write(folder, state, is_best=False)
+                write_checkpoints(self, folder, state, is_best=False)
 
         self.ranks.on_rank0(write)
 
@@ -203,76 +212,18 @@ class Run:
         """Load `last.pt` into the trainer and this object."""
         checkpoint = run_folder.load_last(self.dir, self.manifest_sha256)
         with run_folder.explain_state_errors(self.dir / "last.pt"):
-            self._load_state(checkpoint)
+            load_training_state(self, checkpoint)
         if not self.appearance.values:  # the run was stopped before its first step
             self._measure_appearance()
 
-    def _load_state(self, checkpoint: Checkpoint) -> None:
-        """Take over the state of a checkpoint; a state that does not fit raises an error of Python or torch."""
-        state = checkpoint.training
-        ema_state = select_head_state(checkpoint.model) if self.config.freeze else checkpoint.model
-        if self.config.lora:
-            ema_state = restore_ema_state(state["trainer"]["model"], state["adapters"], checkpoint.model)
-        self.trainer.load_state(state["trainer"], ema_state)
-        self.history = [Epoch(**row) for row in state["history"]]
-        self.best = Epoch(**state["best"]) if state["best"] else None
-        self.epoch_stats = EpochStats(**state["trained"]) if state.get("trained") else None
-        self.processes_before = state.get("processes", 1)
-        self.epochs_before = int(checkpoint.config.get("epochs") or self.config.epochs)
-        self.calibration = Calibration(checkpoint.temperature, checkpoint.threshold, checkpoint.validation)
-        self.appearance.values = checkpoint.appearance
-
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""
-        state = self._training_state()
-        self.ranks.on_rank0(lambda: self._write(run_folder.require_folder(self.dir, self.name), state, is_best=is_best))
+        state = collect_training_state(self)
 
-    def _training_state(self) -> dict[str, Any]:
-        """Return what last.pt needs to resume; all processes must call this together."""
-        return {
-            "trainer": self.trainer.state(),
-            "adapters": copy_adapters(self.trainer.ema_model),
-            "history": [epoch._asdict() for epoch in self.history],
-            "best": self.best and self.best._asdict(),
-            "trained": self.epoch_stats._asdict() if self.epoch_stats else {},
-            "processes": self.ranks.size,
-        }
+        def write() -> None:
+            write_checkpoints(self, run_folder.require_folder(self.dir, self.name), state, is_best=is_best)
 
-    def _write(self, folder: Path, state: dict[str, Any], *, is_best: bool) -> None:
-        """Write the checkpoints and the history.
-
-        A frozen backbone is written into best.pt only. last.pt has the head and the SHA-256 of the backbone, so that
-        each save writes kilobytes, even if the backbone has gigabytes.
-        """
-        ema = self.trainer.ema_model
-        checkpoint = self._checkpoint(copy_head_weights(ema) if self.config.freeze else merge_adapters(ema))
-        if is_best:
-            best = replace(checkpoint, model=join_state(self.model, ema)) if self.config.freeze else checkpoint
-            save_checkpoint(best, folder / "best.pt")
-        last = replace(checkpoint, training=state, backbone_sha256=self.backbone_sha256)
-        save_checkpoint(last, folder / "last.pt")
-        run_folder.write_history(folder, self.history)
-
-    def _checkpoint(self, weights: dict[str, torch.Tensor]) -> Checkpoint:
-        """Return the checkpoint of the current step, with `weights`."""
-        epoch = self.history[-1] if self.history else None
-        if epoch and epoch.step != self.trainer.step:  # its metrics and calibration are those of other weights
-            epoch = None
-        metrics = epoch._asdict() if epoch else {}
-        calibration = self.calibration if epoch else default_calibration(self.config.threshold)
-        if self.trainer.step:
-            self.appearance.wait()
-        return Checkpoint(
-            arch=self.model.arch,
-            model=weights,
-            run=self.name,
-            epoch=len(self.history),
-            metrics={name: metrics.get(name) for name in ("val_auc", "val_accuracy", "val_loss")},
-            config={name: str(v) if isinstance(v, str) else v for name, v in asdict(self.config).items()},
-            manifest_sha256=self.manifest_sha256,
-            appearance=self.appearance.values,
-            **calibration._asdict(),
-        )
+        self.ranks.on_rank0(write)
 
     def _measure_appearance(self) -> None:
         """Start to measure the appearance of the training patches; only rank 0, which writes checkpoints, needs it."""

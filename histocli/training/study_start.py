@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from histocli.config import TuneConfig
-from histocli.data.groups import split_by
-from histocli.data.manifest import file_sha256, read_manifest
+from histocli.data.groups import find_split_unit
+from histocli.data.manifest import hash_file, read_manifest
 from histocli.errors import HistoError, UsageError
 from histocli.fs import make_folder, write_error
 from histocli.models import create_model
@@ -52,7 +52,7 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
         _check_record(record, path, config.name)
         for name, sha256 in record.manifests.items():
             manifest = workspace.manifest_path(name)
-            if not manifest.is_file() or file_sha256(manifest) != sha256:
+            if not manifest.is_file() or hash_file(manifest) != sha256:
                 raise HistoError(
                     f"{manifest} has changed since the study {config.name!r} was started",
                     HINT,
@@ -103,8 +103,8 @@ def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: 
         if not was_begun:
             folder.study_dir.rmdir()
         raise
-    keeps_together = split_by(read_manifest(folder.manifest_path(names[0])))
-    manifests = {name: file_sha256(folder.manifest_path(name)) for name in (config.data, *names)}
+    keeps_together = find_split_unit(read_manifest(folder.manifest_path(names[0])))
+    manifests = {name: hash_file(folder.manifest_path(name)) for name in (config.data, *names)}
     study = Study(folder, config, keeps_together, manifests[config.data])
     study.add_default_point()
     write_json(path, to_json(StudyRecord(replace(config, trials=None, hours=None), keeps_together, manifests)))

@@ -12,7 +12,7 @@ import torch
 
 import histocli.commands.export
 import histocli.models.export
-from histocli.data.manifest import file_sha256
+from histocli.data.manifest import hash_file
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from tests.cli import write_images
 
@@ -96,7 +96,7 @@ def labels(table):
 
 
 def sha256_of(name, histo):
-    return file_sha256(histo.root / "runs" / "first" / name)[:16]
+    return hash_file(histo.root / "runs" / "first" / name)[:16]
 
 
 def test_a_missing_package_is_named(histo, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from histocli.data.folds import make_folds
-from histocli.data.groups import OVERLAP, connected_components, split_by
+from histocli.data.groups import OVERLAP, connected_components, find_split_unit
 from histocli.enums import Group
 from histocli.errors import HistoError
 
@@ -54,7 +54,7 @@ def test_folds_contain_every_patch_once_and_do_not_divide_groups(slides, groups,
         assert val["label"].mean() == pytest.approx(0.5, abs=0.2)
         for column in {"slide": ["slide"], "overlap group": [OVERLAP], "patch": []}[by]:
             assert set(val[column]) & set(train[column]) <= {""}
-        assert split_by(split) == by
+        assert find_split_unit(split) == by
         held += val["id"].tolist()
     assert sorted(held) == sorted(made.manifest["id"])
     assert (make_folds(manifest(slides=slides, groups=groups), 4, seed=1).number == made.number).all()
@@ -85,9 +85,9 @@ def test_folds_with_one_class_are_refused():
 
 def test_split_by_names_what_the_splits_do_not_share():
     frame = manifest(slides=12)
-    assert split_by(frame) == "patch"
-    assert split_by(frame.assign(split=np.where(frame["slide"] == "s3", "val", "train"))) == "slide"
+    assert find_split_unit(frame) == "patch"
+    assert find_split_unit(frame.assign(split=np.where(frame["slide"] == "s3", "val", "train"))) == "slide"
     grouped = manifest(slides=0, groups=7)
-    assert split_by(grouped) == "patch"
-    assert split_by(grouped.assign(split=np.where(grouped[OVERLAP] == "g4", "val", "train"))) == "overlap group"
-    assert split_by(grouped.assign(**{OVERLAP: ""})) == "patch"
+    assert find_split_unit(grouped) == "patch"
+    assert find_split_unit(grouped.assign(split=np.where(grouped[OVERLAP] == "g4", "val", "train"))) == "overlap group"
+    assert find_split_unit(grouped.assign(**{OVERLAP: ""})) == "patch"

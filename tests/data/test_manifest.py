@@ -14,7 +14,7 @@ from histocli.data.manifest import (
     SUBSET_COLUMNS,
     UNLABELLED,
     Row,
-    file_sha256,
+    hash_file,
     open_row_writer,
     read_manifest,
     write_manifest,
@@ -95,7 +95,7 @@ def test_the_file_is_plain_csv(tmp_path):
         writer.writerow(Row("a,b", None, "s", "", "train", "f" * 40, 3, 250))
     header = b"id,label,slide,hospital,split,sha1,min,max\n"
     assert path.read_bytes() == header + b'"a,b",,s,,train,' + b"f" * 40 + b",3,250\n"
-    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert hash_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def written(tmp_path, text):

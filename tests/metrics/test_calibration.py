@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from histocli.errors import HistoError, UsageError
-from histocli.metrics import auc, evaluate
-from histocli.metrics.calibration import HIGHEST, LOWEST, fit_temperature, probability, rescale_threshold
+from histocli.metrics import compute_auc, evaluate
+from histocli.metrics.calibration import HIGHEST, LOWEST, compute_probabilities, fit_temperature, rescale_threshold
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 
 
@@ -20,7 +20,7 @@ def test_fit_temperature_finds_a_known_temperature(temperature):
     scores = truth * temperature
     found = fit_temperature(labels, scores)
     assert found == pytest.approx(temperature, rel=0.03)
-    before, after = (evaluate(labels, probability(scores, t)).metrics for t in (1.0, found))
+    before, after = (evaluate(labels, compute_probabilities(scores, t)).metrics for t in (1.0, found))
     assert after["auc"] == before["auc"]
     assert after["accuracy"] == before["accuracy"]
     assert after["ece"] < 0.02
@@ -37,7 +37,7 @@ def test_the_fitted_temperature_has_the_highest_likelihood():
     targets = np.where(labels == 1, (labels.sum() + 1) / (labels.sum() + 2), 1 / (500 - labels.sum() + 2))
 
     def loss(temperature):
-        probs = probability(odds, temperature)
+        probs = compute_probabilities(odds, temperature)
         return -(targets * np.log(probs) + (1 - targets) * np.log(1 - probs)).mean()
 
     best = fit_temperature(labels, odds)
@@ -46,7 +46,7 @@ def test_the_fitted_temperature_has_the_highest_likelihood():
 
 def test_perfectly_separated_scores_do_not_get_an_extreme_temperature():
     labels, odds = np.repeat([0, 1], 20), np.repeat([-2.0, 2.0], 20)
-    probs = probability(odds, fit_temperature(labels, odds))
+    probs = compute_probabilities(odds, fit_temperature(labels, odds))
     assert probs[-1] == pytest.approx(21 / 22)
 
 
@@ -63,7 +63,7 @@ def test_a_rescaled_threshold_calls_the_same_patches(threshold, temperature, odd
         return  # rounding decides
     if threshold > 1 - 1e-9 and odds / temperature > 20:
         return  # here too: the calibrated probability is rounded to 1
-    calibrated, raw = probability([odds], temperature), probability([odds])
+    calibrated, raw = compute_probabilities([odds], temperature), compute_probabilities([odds])
     assert (calibrated >= threshold) == (raw >= rescale_threshold(threshold, temperature))
 
 
@@ -120,4 +120,4 @@ def test_a_rule_needs_both_classes():
 def test_calibration_keeps_the_order_of_the_scores():
     rng = np.random.default_rng(0)
     odds, labels = rng.normal(size=200), rng.integers(0, 2, 200)
-    assert auc(labels, probability(odds, 4)) == auc(labels, probability(odds))
+    assert compute_auc(labels, compute_probabilities(odds, 4)) == compute_auc(labels, compute_probabilities(odds))

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as reference
 
 from histocli.errors import HistoError
-from histocli.metrics import CURVE_POINTS, Measurement, auc, evaluate
+from histocli.metrics import CURVE_POINTS, Measurement, compute_auc, evaluate
 from histocli.metrics.curves import Confusion
 from histocli.schema import from_json, to_json
 
@@ -56,7 +56,7 @@ def test_every_metric_agrees_with_scikit_learn(case, threshold):
 def test_auc_is_the_fraction_of_correctly_ordered_pairs(case):
     labels, probs = case
     above = probs[labels == 1][:, None] - probs[labels == 0]
-    assert auc(labels, probs) == pytest.approx(((above > 0) + 0.5 * (above == 0)).mean(), abs=1e-12)
+    assert compute_auc(labels, probs) == pytest.approx(((above > 0) + 0.5 * (above == 0)).mean(), abs=1e-12)
 
 
 @settings(deadline=None, max_examples=25)
@@ -161,11 +161,11 @@ def test_long_curves_are_thinned_with_both_ends_kept():
 
 def test_float32_and_boolean_arrays_are_accepted():
     labels, probs = np.array([False, True, True]), np.array([0.25, 0.5, 0.125], np.float32)
-    assert auc(labels, probs) == 0.5
+    assert compute_auc(labels, probs) == 0.5
     assert evaluate(labels, probs).confusion == Confusion(tn=1, fp=0, fn=1, tp=1)
 
 
-@pytest.mark.parametrize("measure", [auc, evaluate])
+@pytest.mark.parametrize("measure", [compute_auc, evaluate])
 @pytest.mark.parametrize(
     ("labels", "probs", "message"),
     [

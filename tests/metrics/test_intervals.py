@@ -12,8 +12,8 @@ from scipy import stats
 from histocli.metrics import (
     Clusters,
     Uncertainty,
-    auc,
     compare_aucs,
+    compute_auc,
     estimate_uncertainty,
     evaluate,
     make_patch_clusters,
@@ -49,7 +49,7 @@ def test_a_patch_of_weight_w_counts_as_w_patches(data):
     rows = np.stack([np.ones(n), weights])[:, scored.order]
     for values, repeats in zip(compute_metrics(scored, rows).T, (np.ones(n, int), weights), strict=True):
         expected = evaluate(np.repeat(labels, repeats), np.repeat(probs, repeats), threshold).metrics
-        expected["auc"] = auc(np.repeat(labels, repeats), np.repeat(probs, repeats))  # counted in another way
+        expected["auc"] = compute_auc(np.repeat(labels, repeats), np.repeat(probs, repeats))  # counted in another way
         for name, value in zip(NAMES, values, strict=True):
             assert value == pytest.approx(np.nan if expected[name] is None else expected[name], nan_ok=True), name
 
@@ -58,7 +58,7 @@ def test_the_bootstrap_by_patch_agrees_with_scipy():
     labels, probs = scores(np.random.default_rng(3), 300)
     result = estimate_uncertainty(labels, probs, evaluate(labels, probs).metrics)
     statistics = {
-        "auc": auc,
+        "auc": compute_auc,
         "brier": lambda y, p: np.mean((y - p) ** 2),
         "sensitivity": lambda y, p: (p[y == 1] >= 0.5).mean(),
     }
@@ -165,11 +165,11 @@ def test_delong_agrees_with_its_definition():
     result = delong(labels, probs, make_patch_clusters(50))
     assert result.standard_error == pytest.approx(error(kernel(probs)))
     assert result.interval == pytest.approx(
-        [auc(labels, probs) + sign * 1.959964 * result.standard_error for sign in (-1, 1)], abs=1e-6
+        [compute_auc(labels, probs) + sign * 1.959964 * result.standard_error for sign in (-1, 1)], abs=1e-6
     )
     paired = delong_difference(labels, probs, other, make_patch_clusters(50))
     assert paired.standard_error == pytest.approx(error(kernel(probs) - kernel(other)))
-    z = (auc(labels, probs) - auc(labels, other)) / paired.standard_error
+    z = (compute_auc(labels, probs) - compute_auc(labels, other)) / paired.standard_error
     assert (paired.z, paired.p) == (pytest.approx(z), pytest.approx(2 * stats.norm.sf(abs(z))))
 
 

@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from histocli.metrics import auc
-from histocli.metrics.calibration import fit_temperature, probability
+from histocli.metrics import compute_auc
+from histocli.metrics.calibration import compute_probabilities, fit_temperature
 from histocli.metrics.thresholds import choose_threshold
 from histocli.models.checkpoint import load_checkpoint
 from histocli.training.resume import load_run_config
@@ -25,7 +25,7 @@ def test_the_best_checkpoint_is_calibrated_on_its_validation_patches(histo):
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         assert labels.tolist() == [int(row["label"]) for row in csv.DictReader(file) if row["split"] == "val"]
-    assert auc(labels, probability(odds)) == pytest.approx(best.metrics["val_auc"])
+    assert compute_auc(labels, compute_probabilities(odds)) == pytest.approx(best.metrics["val_auc"])
     assert best.temperature == pytest.approx(fit_temperature(labels, odds), rel=1e-3)
     assert best.threshold == 0.5
     config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())
@@ -37,7 +37,7 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
     histo(*TRAIN, "--epochs", 1, "--name", "ruled", "--threshold", rule)
     best = last(histo, "ruled", "best.pt")
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
-    chosen = choose_threshold(rule, labels.astype(int), probability(odds, best.temperature))
+    chosen = choose_threshold(rule, labels.astype(int), compute_probabilities(odds, best.temperature))
     assert best.threshold == pytest.approx(chosen, abs=1e-6)
     error, _ = histo.fails("train", "--resume", "--name", "ruled", "--threshold", "0.5", code=2)
     assert f"the run has {rule}" in error
@@ -46,7 +46,7 @@ def test_the_threshold_is_chosen_on_validation(histo, rule):
 
 def test_temperature_and_threshold_are_kept_after_an_interruption(histo):
     workspace = Workspace(histo.root)
-    run = Run(workspace, load_run_config(workspace, "first")[1], "first")
+    run = Run(workspace, load_run_config(workspace, "first")[1], resumed="first")
     run.resume()
     saved = last(histo, "first")
     assert (run.calibration.temperature, run.calibration.threshold) == (saved.temperature, saved.threshold)
@@ -70,7 +70,7 @@ def test_a_rule_needs_validation_patches_of_both_classes(histo):
 
 def test_weights_that_changed_after_validation_have_no_calibration(histo):
     workspace = Workspace(histo.root)
-    run = Run(workspace, load_run_config(workspace, "first")[1], "first")
+    run = Run(workspace, load_run_config(workspace, "first")[1], resumed="first")
     run.resume()
     assert run.calibration.validation
     run.trainer.train_step(next(iter(run.train.train_batches(0))))
