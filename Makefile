@@ -10,17 +10,19 @@ TESTS := -m pytest -n auto --dist worksteal
 .PHONY: help demo test kill-test check lint docs site package bench test-lowest audit fuzz clean
 
 help:
-	@echo "make demo   install and run the whole pipeline on synthetic patches"
-	@echo "make test   install with the test tools and run the test suite"
-	@echo "make kill-test  the death, and a failure, at every single operation on a file: takes an hour"
-	@echo "make check  what CI runs: lint, types, current docs and completions, links, release files, tests"
-	@echo "make package  build the sdist and the wheel into dist/, and check them"
-	@echo "make bench  measure speed against other tools, and write benchmarks/README.md"
-	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml allows"
-	@echo "make audit  the dependencies, installed and oldest, against the known vulnerabilities; their licences"
-	@echo "make fuzz   more hostile and damaged files than the tests try, for some minutes"
-	@echo "make docs   write completions/ and docs/cli.md again"
-	@echo "make site   build the pages into site/; a dead link is an error"
+	@echo "make demo         install, and run all steps on synthetic patches"
+	@echo "make test         install with the test tools, and run the tests: about 17 minutes on two cores"
+	@echo "make lint         check the code with ruff and mypy, and whether make docs is needed"
+	@echo "make check        everything that CI runs: lint, site, package, test"
+	@echo "make docs         write docs/cli.md and completions/ again"
+	@echo "make site         build the documentation into site/; a dead link is an error"
+	@echo "make package      build the sdist and the wheel into dist/, and check them"
+	@echo "make bench        measure speed against other tools, and write benchmarks/README.md"
+	@echo "make test-lowest  run the tests with the oldest versions that pyproject.toml allows"
+	@echo "make kill-test    kill a process, and let the disk fail, at each operation on a file: about an hour"
+	@echo "make fuzz         try more damaged and hostile files than make test does: some minutes"
+	@echo "make audit        look for known vulnerabilities of the dependencies, and check their licences"
+	@echo "make clean        remove the installations and everything that was built"
 
 $(VENV)/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "histo needs Python 3.11 or newer: make PYTHON=python3.12 ...")'

@@ -32,8 +32,8 @@ from histocli.data.loaders import PatchLoader
 from histocli.enums import Device, Precision, Rotate
 from histocli.inference.predictor import CalibratedNetwork, Predictor
 from histocli.metrics import evaluate
-from histocli.models import Classifier
-from histocli.models.histonet import WIDE, HistoNet
+from histocli.models import Classifier, create_network
+from histocli.models.histonet import HistoNet
 from histocli.training.trainer import Recipe, Trainer
 
 BATCH, EPOCHS = 256, 12
@@ -76,7 +76,7 @@ CANDIDATES = {
     "histonet, any angle": Candidate(options={"rotate": Rotate.ANY}),
     "histonet, weight decay 0.2": Candidate(options={"weight_decay": 0.2}),
     "histonet, average over 20%": Candidate(options={"ema_span": 0.2}),
-    "histonet-wide": Candidate(partial(HistoNet, widths=WIDE)),
+    "histonet-wide": Candidate(partial(create_network, "histonet-wide")),
     "plain network, AdamW": Candidate(PlainNet, lr=1e-3, options={"muon": False}),
 }
 

@@ -1,11 +1,12 @@
 """The predictor of the Python API, for arrays, files and folders."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from histocli.enums import Device, Precision, Resize
+from histocli.config import PredictConfig
+from histocli.enums import Columns, Device, Precision, Resize
 from histocli.errors import UsageError
 from histocli.listeners import WarningListener
 from histocli.workspace import Workspace
@@ -13,6 +14,9 @@ from histocli.workspace import Workspace
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+    from histocli.inference.predictor import ScoredChunk
+    from histocli.inference.writers import Table
 
 PathLike = str | os.PathLike[str]
 
@@ -52,12 +56,7 @@ class Predictor:
         """
         import numpy as np
 
-        from histocli.compute.device import compute_settings
-
-        _check_patches(patches)
-        with compute_settings():
-            batches = (patches[i : i + self._batch_size] for i in range(0, len(patches), self._batch_size))
-            scores = [self._predictor.predict_array(np.ascontiguousarray(batch)).probs for batch in batches]
+        scores = [chunk.scores.probs for chunk in self._predict_array(patches)]
         return np.concatenate(scores) if scores else np.empty(0)
 
     def explain(self, patches: "np.ndarray") -> "np.ndarray":
@@ -78,27 +77,50 @@ class Predictor:
         return explain([one.network for one in load_for_explaining(self._workspace, paths).networks], patches)
 
     def predict(
-        self, patches: "np.ndarray | PathLike | Iterable[PathLike]", *, resize: Resize | str = Resize.CROP
+        self,
+        patches: "np.ndarray | PathLike | Iterable[PathLike]",
+        *,
+        resize: Resize | str = Resize.CROP,
+        columns: Columns | str = Columns.KAGGLE,
     ) -> "pd.DataFrame":
         """Return a table with a row for each patch: `id`, `label` (the tumour probability) and `class` (0 or 1).
 
         `patches` is an array as for `predict_proba`; its ids are 0 to N-1. Or it is an input of `histo predict`: a
         folder, an image, a zip file, an .npy or .h5 array, the name of a packed data set, or a list of these. Files
         that cannot be read are skipped with a warning; another warning names the first image that was cut, padded or
-        read with an inferred range. `class` is 1 if `label` is at or above the checkpoint's threshold.
+        read with an inferred range. `class` is 1 if the probability is at or above the checkpoint's threshold. With
+        `columns="full"` the columns are those of `histo predict --columns full`.
         """
         import numpy as np
-        import pandas as pd
 
         if isinstance(patches, np.ndarray):
-            probs = self.predict_proba(patches)
-            return self._table([str(i) for i in range(len(probs))], probs)
+            return self._make_table(self._predict_array(patches), Columns(columns))
         inputs = [patches] if isinstance(patches, str | os.PathLike) else patches
-        chunks = list(self._predict_files([os.fspath(path) for path in inputs], Resize(resize)))
-        return pd.concat(chunks, ignore_index=True) if chunks else self._table([], np.empty(0))
+        chunks = self._predict_files([os.fspath(path) for path in inputs], Resize(resize))
+        return self._make_table(chunks, Columns(columns))
 
-    def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterable[pd.DataFrame]":
-        """Yield a table for each chunk of the patches in `inputs`; warn of unreadable files and of changed images."""
+    def _predict_array(self, patches: "np.ndarray") -> "Iterator[ScoredChunk]":
+        """Yield the scores of each batch of an array; the ids are the rows.
+
+        Raises:
+            UsageError: the array has another shape or type.
+        """
+        import numpy as np
+
+        from histocli.compute.device import compute_settings
+        from histocli.data.remarks import Remarks
+        from histocli.inference.predictor import ScoredChunk
+        from histocli.sources import Patch
+
+        _check_patches(patches)
+        with compute_settings():
+            for first in range(0, len(patches), self._batch_size):
+                batch = np.ascontiguousarray(patches[first : first + self._batch_size])
+                rows = [Patch(str(first + i), pixels.copy) for i, pixels in enumerate(batch)]
+                yield ScoredChunk(rows, batch, self._predictor.predict_array(batch), [], Remarks())
+
+    def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterator[ScoredChunk]":
+        """Yield the scores of each chunk of the patches in `inputs`; warn of unreadable files and changed images."""
         from histocli.compute.device import compute_settings
         from histocli.data.inputs import open_inputs
 
@@ -110,13 +132,21 @@ class Predictor:
                 for what in chunk.remarks.keys() - seen:
                     listener.on_remark(what, chunk.remarks[what].example)
                 seen |= chunk.remarks.keys()
-                if chunk.patches:
-                    yield self._table([patch.id for patch in chunk.patches], chunk.scores.probs)
+                yield chunk
 
-    def _table(self, ids: list[str], probs: "np.ndarray") -> "pd.DataFrame":
+    def _make_table(self, chunks: "Iterable[ScoredChunk]", columns: Columns) -> "pd.DataFrame":
+        """Return the scores of all chunks as a table; without a patch it has no rows."""
         import pandas as pd
 
-        return pd.DataFrame({"id": ids, "label": probs, "class": (probs >= self.threshold).astype(int)})
+        from histocli.inference.columns import ScoredRows, column_types, make_table
+
+        config = PredictConfig((), columns=columns, threshold="stored")
+        values: Table = {name: [] for name in column_types(config)}
+        for chunk in chunks:
+            for name, column in make_table(config, ScoredRows(chunk, self.threshold)).items():
+                values[name] += column
+        types = {name: kind for name, kind in column_types(config).items() if kind is not str}
+        return pd.DataFrame(values).astype(types)
 
 
 def _check_patches(patches: "np.ndarray") -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from histocli.enums import (
+    OUTPUT_SUFFIXES,
     Augment,
     Columns,
     Device,
@@ -43,6 +44,7 @@ GPU_BATCH_PATCHES = 30_000  # training patches from which the larger batch was m
 PACKAGED_ARCH = "histonet-wide"  # the architecture of the trained network that comes with histo
 LEARNING_RATE = 3e-3  # the rate at BATCH_SIZE; it grows with the square root of the batch size
 MAX_LORA = 256  # the largest rank; with much more the adapters are as large as the layers
+_NOT_WRITTEN = (".json", ".xlsx", ".xls", ".tsv", ".gz", ".zip", ".feather", ".arrow", ".h5", ".npy")
 _FINE_TUNING = 0.1  # factor of the learning rate for weights that were trained on patches of lymph nodes
 
 
@@ -264,15 +266,6 @@ class EvalConfig:
     engine: Engine = Engine.AUTO
 
 
-_SUFFIXES = {
-    ".jsonl": Output.JSONL,
-    ".ndjson": Output.JSONL,
-    ".parquet": Output.PARQUET,
-    ".pq": Output.PARQUET,
-}
-_NOT_WRITTEN = (".json", ".xlsx", ".xls", ".tsv", ".gz", ".zip", ".feather", ".arrow", ".h5", ".npy")
-
-
 @dataclass(frozen=True)
 class SlideEvalConfig:
     """The options of `histo eval --maps`."""
@@ -326,9 +319,14 @@ class PredictConfig:
         if self.format is not None:
             return self.format
         suffix = self.out.suffix.lower() if self.out else ""
+        if suffix in OUTPUT_SUFFIXES:
+            return OUTPUT_SUFFIXES[suffix]
         if suffix in _NOT_WRITTEN:
-            raise UsageError(f"--out {self.out}: histo does not write {suffix}", "it writes .csv, .jsonl and .parquet")
-        return _SUFFIXES.get(suffix, Output.CSV)
+            *others, last = (f".{format}" for format in Output)
+            raise UsageError(
+                f"--out {self.out}: histo does not write {suffix}", f"it writes {', '.join(others)} and {last}"
+            )
+        return Output.CSV
 
 
 @dataclass(frozen=True)

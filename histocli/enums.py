@@ -126,6 +126,10 @@ class Output(StrEnum):
     PARQUET = "parquet"
 
 
+# The suffix of `predict --out` chooses the format.
+OUTPUT_SUFFIXES = {f".{format}": format for format in Output} | {".ndjson": Output.JSONL, ".pq": Output.PARQUET}
+
+
 class IdKind(StrEnum):
     """What the id of an image file is: its name without folder and suffix, or its path."""
 

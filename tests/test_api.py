@@ -6,6 +6,7 @@ import sys
 import threading
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import histocli as histo
@@ -51,6 +52,17 @@ def test_the_same_patches_score_the_same_from_the_command_line_an_array_and_file
     assert predictor.predict(pixels)["id"].tolist() == [str(i) for i in range(len(paths))]
     assert (table["class"] == (table["label"] >= predictor.threshold)).all()
     assert "run first" in repr(predictor)
+
+
+def test_the_full_table_is_that_of_the_command_line(ran, tmp_path):
+    folder, out = tmp_path / "images", tmp_path / "preds.csv"
+    write_images(ran, folder, 5)
+    ran("predict", folder, "--device", "cpu", "--columns", "full", "--out", out)
+    predictor = histo.load(workspace=ran.root, device="cpu")
+    table = predictor.predict(folder, columns="full")
+    pd.testing.assert_frame_equal(table, pd.read_csv(out, dtype={"id": str}), atol=1e-6, check_dtype=False)
+    pixels = np.load(ran.root / "data" / "synthetic" / "patches.npy")[:3]
+    assert predictor.predict(pixels, columns="full").columns.tolist() == table.columns.tolist()
 
 
 def test_unreadable_files_give_a_warning_and_are_skipped(ran, tmp_path):

@@ -102,10 +102,16 @@ def test_commands_use_the_new_source_architecture_metric_format_and_column(chang
         "eval --ckpt tiny --device cpu --json",
         f"predict arrays --ckpt tiny --device cpu --out {table}",
         f"predict arrays --ckpt tiny --device cpu --columns full --out {full}",
+        "train --help",
+        "predict --help",
     ]
     stdin = "".join(f"-w {workspace} {command}\n" for command in commands)
     stdout = run_python(changed_copy, "-c", PIPELINE, stdin=stdin)
     assert '"jaccard":' in stdout
+    stdout = " ".join(stdout.split())
+    assert "--arch <str> histonet, histonet-wide, histonet-64, p4m-densenet, tinynet;" in stdout
+    assert "--format <csv|jsonl|parquet|tsv>" in stdout
+    assert "full: id, path, probability, uncalibrated and class;" in stdout
     rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
     assert rows[0] == ["id", "label"]
     assert [row[0] for row in rows[1:]] == [str(row) for row in range(64)]
@@ -113,3 +119,16 @@ def test_commands_use_the_new_source_architecture_metric_format_and_column(chang
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["id", "path", "probability", "uncalibrated", "class"]
     assert all(0 < float(row["uncalibrated"]) < 1 for row in rows)
+
+
+def test_messages_name_the_new_format(changed_copy):
+    code = """
+from pathlib import Path
+from histocli.config import PredictConfig
+from histocli.errors import UsageError
+try:
+    PredictConfig(("patches",), out=Path("scores.xlsx")).output_format
+except UsageError as error:
+    print(error.hint)
+"""
+    assert run_python(changed_copy, "-c", code) == "it writes .csv, .jsonl, .parquet and .tsv\n"

@@ -1,5 +1,6 @@
-"""The audit of the dependencies fails where something is wrong, and where nothing is known."""
+"""The audit of the dependencies fails where something is wrong, and where nothing is known; `make help`."""
 
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -96,3 +97,9 @@ def test_an_audit_fails_where_there_is_a_hole_and_where_nothing_is_known(tmp_pat
     done = audit(tmp_path, KNOWN.replace("HARM", harm))
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_make_help_lists_every_target():
+    text = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    targets = re.search(r"^\.PHONY: help (.*)$", text, re.MULTILINE)[1].split()
+    assert sorted(re.findall(r'^\t@echo "make (\S+) {2,}\w', text, re.MULTILINE)) == sorted(targets)

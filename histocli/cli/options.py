@@ -74,6 +74,10 @@ def checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+ALLOW_LEAK_HELP = (
+    "Train even if the training patches share pixels or a slide with patches for evaluation: a data set or a split "
+    "whose name has the word test or valid."
+)
 CKPT_HELP = "A name in the workspace's checkpoints/, a run, or the path of a file: ./best.pt"
 BEST = [CHECKPOINT]
 Ckpt = Annotated[

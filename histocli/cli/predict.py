@@ -14,8 +14,12 @@ from histocli.config import PATCH_MPP, PredictConfig
 from histocli.data.patterns import expand_patterns
 from histocli.enums import Columns, IdKind, OnError, Output, SplitName
 from histocli.errors import UsageError
+from histocli.inference.columns import column_types
 from histocli.slides.detection import find_slides
 from histocli.stdio import Stdout, is_stdout_a_file
+
+*_OTHERS, _LAST = column_types(PredictConfig((), columns=Columns.FULL))
+_FULL_COLUMNS = f"{', '.join(_OTHERS)} and {_LAST}"
 
 
 @command(
@@ -54,8 +58,8 @@ def predict(
     columns: Annotated[
         Columns,
         typer.Option(
-            help="kaggle: id and label (the probability), as in a Kaggle submission. full: id, path, probability and "
-            "class; the class uses the stored threshold, unless --threshold gives another.",
+            help=f"kaggle: id and label (the probability), as in a Kaggle submission. full: {_FULL_COLUMNS}; the class "
+            "uses the stored threshold, unless --threshold gives another.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.columns,

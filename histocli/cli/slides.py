@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from histocli.cli.app import State
 from histocli.config import PredictConfig, SlideEvalConfig
 from histocli.console import Rate, Reporter, number
+from histocli.enums import OUTPUT_SUFFIXES
 from histocli.errors import HistoError, PartialError, UsageError
 from histocli.listeners import SlideListener
 from histocli.reports.slides import Estimate
@@ -14,7 +15,6 @@ from histocli.slides.detection import FoundSlides, SlideFile
 from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
 from histocli.stdio import write_out
 
-_TABLES = (".csv", ".jsonl", ".parquet")
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
 _MIN_SLIDES = 10  # slides of a class, below which intervals are rough
 _MAX_LISTED = 3  # how many files that are no slides a message shows
@@ -96,7 +96,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     from histocli.commands.predict_slides import predict_slides as run_predict
     from histocli.compute.ddp import LONG_TIMEOUT, process_group
 
-    is_for_patches = config.out is None or config.out.suffix.lower() in _TABLES
+    is_for_patches = config.out is None or config.out.suffix.lower() in OUTPUT_SUFFIXES
     if is_for_patches and found.others:
         raise UsageError(
             f"{found.slides[0].path.name} is a whole slide, and {len(found.others):,} other files are not",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 
 # What other tools call the same thing; the first that the command has is suggested.
 _OTHER_OPTION_NAMES = {
@@ -153,48 +153,103 @@ def suggest_command(name: str, error: Any) -> None:
         error.message = f"{error.message.partition('. Did you mean')[0].rstrip('.')}. Did you mean {meant}?"
 
 
+class _Problem(NamedTuple):
+    """A usage error of a command, its command line after the command's name, and how to list the packed data sets.
+
+    Some versions of Typer have their own classes for these errors, others use those of click; both have the attributes
+    and the wording that are used here.
+    """
+
+    command: Any
+    error: Any
+    args: list[str]
+    datasets: Callable[[], list[str]]
+
+    @property
+    def message(self) -> str:
+        """The message of the error."""
+        return str(getattr(self.error, "message", ""))
+
+    @property
+    def unknown_option(self) -> str:
+        """The option that does not exist, if the error is about one."""
+        name = getattr(self.error, "option_name", None)
+        return name if isinstance(name, str) and hasattr(self.error, "possibilities") else ""
+
+
 def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], list[str]]) -> None:
     """Add what was probably meant to an error about an option or a value of `command`, in place.
 
-    `args` is the command line after the command's name, and `datasets` returns the names of the packed data sets. Some
-    versions of Typer have their own classes for these errors, others use those of click; both have the attributes and
-    the wording that are used here.
+    `args` is the command line after the command's name, and `datasets` returns the names of the packed data sets.
     """
-    if command.name == "predict" and type(error).__name__ == "MissingParameter":
-        known = datasets()
-        names = f" (here: {', '.join(known)})" if known else ""
-        given = f" {' '.join(args)}" if args else ""
-        error.message = (
-            f"Give a packed data set{names}, a folder, images or an archive: histo predict {(known or ['FOLDER'])[0]}"
-            f"{given}"
-        )
-    elif command.name == "eval" and "--compare" in args and _NEEDS_TWO.search(str(getattr(error, "message", ""))):
-        error.message = "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
-    elif getattr(error, "option_name", None) in _ROOT_OPTIONS and hasattr(error, "possibilities"):
-        error.possibilities = None
-        error.message = (
-            f"{error.message.rstrip('.')}. It stands before the command: histo {error.option_name}"
-            f"{' DIR' if error.option_name in ('-w', '--workspace') else ''} {command.name}"
-        )
-    elif isinstance(name := getattr(error, "option_name", None), str) and hasattr(error, "possibilities"):
-        options = [flag for parameter in command.params for flag in parameter.opts if not _is_hidden(parameter)]
-        if similar := _find_similar_option(name.partition("=")[0], options):
-            error.possibilities = None  # they would be repeated
-            error.message = f"{error.message.rstrip('.')}. Did you mean {similar[0]}?"
-    elif (extra := _EXTRA_ARGUMENT.search(str(getattr(error, "message", "")))) and command.name in _OPTION_OF_ARGUMENT:
-        is_count = command.name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
-        error.message += f". Did you mean {'--n' if is_count else _OPTION_OF_ARGUMENT[command.name]} {extra[1]}?"
-    elif (wrong := _NOT_ONE_OF.search(str(getattr(error, "message", "")))) and (
-        meant := _find_similar_value(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
-    ):
-        message = error.message.removeprefix("Value error, ")
-        error.message = f"{message.rstrip('.')}. Did you mean {meant!r}?"
+    problem = _Problem(command, error, args, datasets)
+    if message := next(filter(None, (rule(problem) for rule in _RULES)), ""):
+        error.message = message
+        if problem.unknown_option:
+            error.possibilities = None  # click would add them to the message
 
 
-def _find_similar_option(name: str, options: list[str]) -> list[str]:
+def _ask_for_input(problem: _Problem) -> str:
+    """`histo predict` without an input."""
+    if problem.command.name != "predict" or type(problem.error).__name__ != "MissingParameter":
+        return ""
+    known = problem.datasets()
+    names = f" (here: {', '.join(known)})" if known else ""
+    line = " ".join(["histo predict", (known or ["FOLDER"])[0], *problem.args])
+    return f"Give a packed data set{names}, a folder, images or an archive: {line}"
+
+
+def _ask_for_two(problem: _Problem) -> str:
+    """`histo eval --compare` with one value, or with more than two."""
+    if problem.command.name != "eval" or "--compare" not in problem.args or not _NEEDS_TWO.search(problem.message):
+        return ""
+    return "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
+
+
+def _move_root_option(problem: _Problem) -> str:
+    """An option of `histo` after the command's name."""
+    option = problem.unknown_option
+    if option not in _ROOT_OPTIONS:
+        return ""
+    value = " DIR" if option in ("-w", "--workspace") else ""
+    line = f"histo {option}{value} {problem.command.name}"
+    return f"{problem.message.rstrip('.')}. It stands before the command: {line}"
+
+
+def _correct_option(problem: _Problem) -> str:
+    """An option that the command does not have."""
+    name = problem.unknown_option.partition("=")[0]
+    options = [flag for parameter in problem.command.params for flag in parameter.opts if not _is_hidden(parameter)]
+    similar = _find_similar_option(name, options) if name else None
+    return f"{problem.message.rstrip('.')}. Did you mean {similar}?" if similar else ""
+
+
+def _name_option_of_argument(problem: _Problem) -> str:
+    """A value without its option."""
+    name = problem.command.name
+    extra = _EXTRA_ARGUMENT.search(problem.message)
+    if not extra or name not in _OPTION_OF_ARGUMENT:
+        return ""
+    is_count = name == "balance" and (extra[1].isdecimal() or extra[1] == "max")
+    return f"{problem.message}. Did you mean {'--n' if is_count else _OPTION_OF_ARGUMENT[name]} {extra[1]}?"
+
+
+def _correct_value(problem: _Problem) -> str:
+    """A value that is not among the allowed ones."""
+    wrong = _NOT_ONE_OF.search(problem.message)
+    similar = _find_similar_value(wrong[1], re.findall(r"'([^']*)'", wrong[2])) if wrong else None
+    message = problem.message.removeprefix("Value error, ")
+    return f"{message.rstrip('.')}. Did you mean {similar!r}?" if similar else ""
+
+
+# Each returns the new message of an error of its kind, and "" for all others.
+_RULES = (_ask_for_input, _ask_for_two, _move_root_option, _correct_option, _name_option_of_argument, _correct_value)
+
+
+def _find_similar_option(name: str, options: list[str]) -> str | None:
     """Return the option that a wrong one may mean, if there is one."""
-    known = [meant for meant in _OTHER_OPTION_NAMES.get(name.lower().replace("_", "-"), ()) if meant in options][:1]
-    return known or get_close_matches(name.replace("_", "-"), options, 1, 0.7)
+    known = [meant for meant in _OTHER_OPTION_NAMES.get(name.lower().replace("_", "-"), ()) if meant in options]
+    return next(iter(known or get_close_matches(name.replace("_", "-"), options, 1, 0.7)), None)
 
 
 def _find_similar_value(wrong: str, values: Iterable[str]) -> str | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from histocli.architectures import ARCHITECTURES, ENCODERS
 from histocli.cli import options
 from histocli.cli.app import State, command, find_arguments
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
@@ -40,15 +41,17 @@ def train(
     augment: Annotated[
         Augment,
         typer.Option(
-            help="flips: flips and right-angle rotations; full: also --rotate and stain jitter.", rich_help_panel=DATA
+            help="Random changes of the training patches. flips: flips, and rotations as --rotate says; full: also "
+            "stain jitter, small changes of the colours of both stains.",
+            rich_help_panel=DATA,
         ),
     ] = TrainConfig.augment,
     rotate: Annotated[
         Rotate,
         typer.Option(
-            help="right: by right angles. any: by any angle, with a little zoom and shift. auto: any for a network "
-            "that makes its input smaller first, such as histonet-64, because this removes the blur of the rotation; "
-            "else right.",
+            help="How training patches are rotated. right: by 0, 90, 180 or 270 degrees. any: by any angle, with a "
+            "small change of scale and position. auto: any for a network that first makes patches smaller, such as "
+            "histonet-64; right for all others, because rotation by other angles blurs a patch.",
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.rotate,
@@ -56,17 +59,16 @@ def train(
         bool,
         typer.Option(
             "--allow-leak",
-            help="Train even if patches of a test or valid data set leak into train.",
+            help=options.ALLOW_LEAK_HELP,
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.allow_leak,
     arch: Annotated[
         str,
         typer.Option(
-            help="histonet, histonet-wide, histonet-64, p4m-densenet; a published encoder, with its weights: uni, "
-            "uni2-h, virchow2, h-optimus-0, gigapath, phikon, phikon-v2, hibou-b, hibou-l, ctranspath, resnet18-pcam, "
-            "resnet34-pcam, resnet50-pcam; a torchvision classifier such as resnet18; or timm/NAME, where NAME may be "
-            "hf-hub:OWNER/MODEL or local-dir:FOLDER.",
+            help=f"{', '.join(ARCHITECTURES)}; a published encoder, with its weights: {', '.join(ENCODERS)}; a "
+            "torchvision classifier such as resnet18; or timm/NAME, where NAME may be hf-hub:OWNER/MODEL or "
+            "local-dir:FOLDER.",
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.arch,

@@ -56,7 +56,7 @@ def tune(
         bool,
         typer.Option(
             "--allow-leak",
-            help="Train even if patches of a test or valid data set leak into train.",
+            help=options.ALLOW_LEAK_HELP,
             rich_help_panel=DATA,
         ),
     ] = TuneConfig.allow_leak,

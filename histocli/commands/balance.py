@@ -60,15 +60,16 @@ def balance(
     has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
     others = list_audited_names(workspace, data)[1:] if config.audit or config.drop_leaks else []
     usable, dropped = _drop_unusable(manifest, has_own_splits)
+    pairs = None
     if config.drop_leaks:
-        search_overlaps(workspace, data, others, on_stage)
+        pairs = search_overlaps(workspace, data, others, on_stage)
         usable, dropped = _drop_leaks(workspace, data, manifest, usable, dropped)
     unit = Split.FOLDERS if has_own_splits else _choose_unit(config, data, usable)
     available = PatchCounts(*np.bincount(usable["label"], minlength=2).tolist())
     subset = _draw(workspace, config, data, unit, usable, available, dropped)
-    groups = None
-    if config.audit or config.drop_leaks or _needs_overlaps(unit, len(manifest)):
-        groups = group_overlaps(search_overlaps(workspace, data, others, on_stage), len(manifest))
+    if pairs is None and (config.audit or _needs_overlaps(unit, len(manifest))):
+        pairs = search_overlaps(workspace, data, others, on_stage)
+    groups = None if pairs is None else group_overlaps(pairs, len(manifest))
     subset = _assign_splits(config, unit, subset, groups)
     n_overlapping = int((subset[OVERLAP] != "").sum()) if unit is Split.OVERLAP else None
     report = BalanceReport(

@@ -1,25 +1,30 @@
-"""The columns of the table that `histo predict` writes: a column is one entry of the list `COLUMNS`."""
+"""The columns of the table that `histo predict` writes: a column is one entry of the list `COLUMNS`.
+
+PyTorch is not imported, so that `histo predict --help` can list the columns.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from histocli.config import PredictConfig
 from histocli.enums import Columns
-from histocli.inference.predictor import ScoredChunk
-from histocli.inference.qc import Flagger, QualityControl
-from histocli.inference.writers import Table
 from histocli.sources.files import to_utf8
+
+if TYPE_CHECKING:
+    from histocli.inference.predictor import ScoredChunk
+    from histocli.inference.qc import Flagger, QualityControl
+    from histocli.inference.writers import Table
 
 
 @dataclass
 class ScoredRows:
     """N scored patches, and the other inputs of their columns; None for an input that no column needs."""
 
-    chunk: ScoredChunk
+    chunk: "ScoredChunk"
     threshold: float | None = None
-    flagger: Flagger | None = None
+    flagger: "Flagger | None" = None
 
     @property
     def probs(self) -> list[float]:
@@ -28,7 +33,7 @@ class ScoredRows:
         return values
 
     @cached_property
-    def quality(self) -> QualityControl:
+    def quality(self) -> "QualityControl":
         """The quality control of the patches."""
         assert self.flagger is not None
         return self.flagger.check(self.chunk)
@@ -86,6 +91,6 @@ def column_types(config: PredictConfig) -> dict[str, type]:
     return {column.name: column.type for column in COLUMNS if column.is_written(config)}
 
 
-def make_table(config: PredictConfig, rows: ScoredRows) -> Table:
+def make_table(config: PredictConfig, rows: ScoredRows) -> "Table":
     """Return the values of each column that the options ask for, in the same order."""
     return {column.name: column.values(rows) for column in COLUMNS if column.is_written(config)}

@@ -1,30 +1,21 @@
 """The architectures, by name."""
 
 import re
-from collections.abc import Callable
 from difflib import get_close_matches
-from functools import partial
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
 
+from histocli.architectures import ARCHITECTURES, ENCODERS, Channels
 from histocli.data.transforms import resize_images
 from histocli.enums import Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
-from histocli.models.backbone import PCAM_MEAN, PCAM_STD, Channels, HeadedNetwork
-from histocli.models.encoders import ENCODERS, create_encoder_backbone, encoder_note
-from histocli.models.histonet import WIDE, HistoNet
-from histocli.models.p4m_densenet import P4MDenseNet
+from histocli.models.backbone import PCAM_MEAN, PCAM_STD, HeadedNetwork
+from histocli.models.encoders import create_encoder_backbone, encoder_note
 from histocli.models.patch_network import PatchNetwork
 from histocli.models.torchvision_models import create_torchvision_backbone, list_torchvision_names
-
-ARCHITECTURES: dict[str, Callable[[], PatchNetwork]] = {
-    "histonet": HistoNet,
-    "histonet-wide": partial(HistoNet, widths=WIDE),
-    "histonet-64": partial(HistoNet, side=64),  # the default until version 0.2: patches made smaller
-    "p4m-densenet": P4MDenseNet,
-}
 
 
 class Classifier(nn.Module):
@@ -71,6 +62,14 @@ class Classifier(nn.Module):
         return logits
 
 
+def create_network(name: str) -> PatchNetwork:
+    """Build the network of `ARCHITECTURES` with that name, with random weights."""
+    architecture = ARCHITECTURES[name]
+    module = import_module(f"histocli.models.{architecture.module}")
+    network: PatchNetwork = getattr(module, architecture.class_name)(**architecture.options)
+    return network
+
+
 def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
     """Build the network named `arch` with two classes, in channels-last memory format.
 
@@ -86,7 +85,7 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
         if pretrained and (weights is not Weights.HISTONET_PCAM or arch != packaged.ARCH):
             has = f"--arch {packaged.ARCH} --weights {packaged.NAME}"
             raise UsageError(f"{arch} has no pretrained weights", f"leave --weights out, or choose {has}")
-        network = ARCHITECTURES[arch]()
+        network = create_network(arch)
         model = Classifier(network, arch, side=network.side)
         if pretrained:
             packaged.load_packaged_weights(model)

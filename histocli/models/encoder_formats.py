@@ -6,14 +6,13 @@ Two formats are read. "dinov2" is the format of the classes Dinov2Model and Dino
 
 import re
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-Format = Literal["timm", "dinov2", "ctranspath"]
+from histocli.architectures import WeightsFormat
 
-FILES: dict[Format, str] = {  # of the repository on the hub; a safetensors file beside the first is preferred
+FILES: dict[WeightsFormat, str] = {  # of the repository on the hub; a safetensors file beside the first is preferred
     "timm": "pytorch_model.bin",
     "dinov2": "pytorch_model.bin",
     "ctranspath": "ctranspath.pth",
@@ -35,7 +34,7 @@ _BLOCK = {
 }
 
 
-def to_timm(weights: Mapping[str, Tensor], weights_format: Format) -> dict[str, Tensor]:
+def to_timm(weights: Mapping[str, Tensor], weights_format: WeightsFormat) -> dict[str, Tensor]:
     """Return the weights under the names that timm's network has.
 
     A tensor that does not belong to the format keeps its name, so that loading the result into the network fails.

@@ -9,7 +9,6 @@ from histocli.models.patch_network import PatchNetwork
 
 WIDTHS = (16, 32, 64, 128, 256)
 REFINEMENTS = (0, 0, 1, 2, 3)
-WIDE = (24, 48, 96, 192, 320)
 
 
 class HistoNet(PatchNetwork):

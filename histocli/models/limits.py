@@ -11,10 +11,10 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from histocli.architectures import ENCODERS
 from histocli.errors import HistoError, first_line
 from histocli.models import Classifier, rebuild_model
 from histocli.models.backbone import HEAD, PATCH_SIDE, HeadedNetwork
-from histocli.models.encoders import ENCODERS
 from histocli.models.knn import KnnHead
 from histocli.models.timm_models import PREFIX
 

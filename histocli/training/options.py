@@ -3,11 +3,12 @@
 from collections.abc import Collection
 from dataclasses import replace
 
+from histocli.architectures import ENCODERS
 from histocli.config import RunConfig
 from histocli.enums import HeadKind, Weights
 from histocli.errors import UsageError
 from histocli.models import check_architecture
-from histocli.models.encoders import ENCODERS, find_short_name
+from histocli.models.encoders import find_short_name
 
 _NOT_WITH_KNN = ("epochs", "lr")
 _NOT_WITH_FREEZE = ("augment", "rotate", "compile")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from histocli.architectures import ENCODERS
 from histocli.compute.ddp import SINGLE_PROCESS, Ranks
 from histocli.compute.device import Compute, seed_device
 from histocli.data.features import is_features
@@ -18,7 +19,6 @@ from histocli.data.transforms import augment
 from histocli.enums import Augment, Precision, Rotate
 from histocli.errors import HistoError
 from histocli.models.backbone import PATCH_SIDE
-from histocli.models.encoders import ENCODERS
 from histocli.models.equivariant import GroupBatchNorm
 from histocli.training.cuda_graph import GraphedStep
 from histocli.training.optim import FlatOptimizer

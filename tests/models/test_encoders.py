@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 
+from histocli.architectures import ENCODERS, Encoder
 from histocli.config import Weights
 from histocli.errors import HistoError
-from histocli.models import create_model, encoders, rebuild_model
+from histocli.models import create_model, rebuild_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.models.encoders import ENCODERS, Encoder
 from tests.cli import TRAIN
 from tests.faults.processes import Process
 
@@ -76,8 +76,8 @@ def encoder_hub_fixture(tmp_path, monkeypatch):
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setitem(encoders.ENCODERS, "tiny", TINY)
-    monkeypatch.setitem(encoders.ENCODERS, "pooled", POOLED)
+    monkeypatch.setitem(ENCODERS, "tiny", TINY)
+    monkeypatch.setitem(ENCODERS, "pooled", POOLED)
     return tmp_path / "hub"
 
 
@@ -149,7 +149,7 @@ def test_weights_of_transformers_dinov2_give_its_features(hub, tmp_path, monkeyp
     theirs.save_pretrained(tmp_path / "saved")  # under the names that published files have
     weights = load_file(tmp_path / "saved" / "model.safetensors")
     put_file_in_cache(hub, encoder, "model.safetensors", {prefix + name: tensor for name, tensor in weights.items()})
-    monkeypatch.setitem(encoders.ENCODERS, "dinov2", encoder)
+    monkeypatch.setitem(ENCODERS, "dinov2", encoder)
     model = create_model("dinov2", Weights.PRETRAINED).eval()
     with torch.no_grad():
         expected = theirs(model.preprocess(images_of())).last_hidden_state[:, 0]
@@ -192,7 +192,7 @@ def test_a_file_without_the_weights_of_the_format_is_refused(hub, name, weights,
     encoder = ENCODERS[name]
     if name == "phikon-v2":  # a small network of the format
         encoder = replace(encoder, options={**encoder.options, "depth": 1, "embed_dim": 64, "num_heads": 4}, width=64)
-        monkeypatch.setitem(encoders.ENCODERS, name, encoder)
+        monkeypatch.setitem(ENCODERS, name, encoder)
     put_file_in_cache(hub, encoder, "ctranspath.pth" if name == "ctranspath" else "model.safetensors", weights)
     with pytest.raises(HistoError, match=f"are not those of {name}"):
         create_model(name, Weights.PRETRAINED)
@@ -273,7 +273,7 @@ def test_a_wrong_name_is_an_error_whatever_the_other_options_are(histo):
 
 
 def test_training_warns_about_weights_that_were_trained_on_pcam(histo, hub, monkeypatch):
-    monkeypatch.setitem(encoders.ENCODERS, "tiny", replace(TINY, note="it was trained on PCam"))
+    monkeypatch.setitem(ENCODERS, "tiny", replace(TINY, note="it was trained on PCam"))
     put_in_cache(hub, TINY)
     result = histo(*TRAIN, "--arch", "tiny", "--freeze", "--epochs", 1)
     assert "tiny: it was trained on PCam" in result.stderr

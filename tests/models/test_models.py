@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from histocli.architectures import ARCHITECTURES
 from histocli.commands.train import train
 from histocli.compute.ddp import SINGLE_PROCESS
 from histocli.compute.device import choose_compute
@@ -19,7 +20,7 @@ from histocli.data.loaders import Batch
 from histocli.data.transforms import d4_views
 from histocli.enums import Device, Precision, Weights
 from histocli.errors import HistoError, UsageError
-from histocli.models import ARCHITECTURES, Classifier, create_model, rebuild_model
+from histocli.models import Classifier, create_model, create_network, rebuild_model
 from histocli.models.backbone import Head
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from histocli.models.histonet import BlurredMaxPool
@@ -94,7 +95,7 @@ def test_p4m_densenet_is_invariant_to_the_eight_symmetries():
 def test_parameters_and_flops_are_those_in_the_docstrings(arch, side):
     from torch.utils.flop_counter import FlopCounterMode
 
-    network = ARCHITECTURES[arch]()
+    network = create_network(arch)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(images_of(1, side))
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -59,7 +59,11 @@ def test_every_source_opens_from_the_options_it_declares():
         kind = source_type(name)
         assert issubclass(kind.options, SourceOptions)
         assert callable(kind.open)
-    assert [name for name in SOURCE_NAMES if source_type(name).has_user_files] == ["folder", "slides"]
+
+
+def test_sources_of_user_files_say_so():
+    has_user_files = {"kaggle": False, "pcam": False, "folder": True, "synthetic": False, "slides": True}
+    assert {name: source_type(name).has_user_files for name in has_user_files} == has_user_files
 
 
 def test_options_are_shared_by_the_sources_that_declare_them():
