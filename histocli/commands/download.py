@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
 from histocli.listeners import SILENT, CommandListener
+from histocli.schema import Json
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
 from histocli.sources.options import declared_options
 from histocli.sources.retry import DEFAULT_POLICY
@@ -30,7 +30,7 @@ class DownloadConfig:
     force: bool = False
 
     @property
-    def request(self) -> dict[str, Any]:
+    def request(self) -> Json:
         """The options that decide the content of the data set, as `dataset.json` records them."""
         values = {
             declared.option.flag.removeprefix("--"): _to_json_value(name, getattr(self.options, name, declared.default))
@@ -46,7 +46,7 @@ class Dataset:
 
     name: str
     source: str
-    request: dict[str, Any]
+    request: Json
     origin: str
     patches: int
     sha256: str
@@ -178,7 +178,7 @@ def _count_patches(packed: PackResult) -> dict[str, int]:
     return {name: count for name, count in named.items() if count}
 
 
-def _to_json_value(name: str, value: Any) -> Any:
+def _to_json_value(name: str, value: object) -> object:
     """Return the value of an option for a JSON file, with absolute paths and without secrets."""
     if isinstance(value, tuple):
         return [_without_secrets(item) if name == "locations" else item for item in value]

@@ -1,12 +1,14 @@
 """`histo predict`: write the probability of tumour of each patch."""
 
+import json
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import histocli
 from histocli.commands.predict_job import (
@@ -14,7 +16,7 @@ from histocli.commands.predict_job import (
     Job,
     Prediction,
     check_options,
-    collect_row_dependencies,
+    describe_rows,
     is_streamed,
     open_job,
 )
@@ -72,7 +74,7 @@ def predict(
     lock = out.with_name(f".{shorten_name(out.name)}.lock")
     with ExitStack() as stack:  # only one process of the job can hold the lock
         ranks.on_rank0(lambda: stack.enter_context(hold(lock, str(config.out))))
-        return _write_parts(job, _collect_dependencies(workspace, job), ranks)
+        return _write_parts(job, _compute_fingerprint(workspace, job), ranks)
 
 
 def _write_stream(job: Job, to: Path | IO[str]) -> Prediction:
@@ -89,22 +91,22 @@ def _write_stream(job: Job, to: Path | IO[str]) -> Prediction:
     return job.finish(counts)
 
 
-def _write_parts(job: Job, dependencies: dict[str, Any], ranks: Ranks) -> Prediction:
+def _write_parts(job: Job, fingerprint: str, ranks: Ranks) -> Prediction:
     """Score this process's share of the unfinished parts; when all parts are finished, join them into the file.
 
     A part consists of whole chunks. The chunks, and so the scores, are the same for any number of processes.
     """
     total, size = job.inputs.total, job.size
     assert total is not None
-    ranks.check_equal(dependencies, "inputs, checkpoints or devices")
-    parts = Parts(job.out, dependencies, math.ceil(total / size), ranks)
+    ranks.check_equal(fingerprint, "inputs, checkpoints or devices")
+    parts = Parts(job.out, fingerprint, math.ceil(total / size), ranks)
     before = total - parts.unfinished_size(total, size)
     resumed = f"; {before:,} of {total:,} patches were scored before" if before else ""
     job.listener.on_note(job.predictor.reason + resumed)
     job.listener.on_total(parts.share_size(total, size))
     if ranks.size == 1:
         for number in sorted(set(range(parts.count)) - set(parts.unfinished)):
-            _report_unreadable(Counts(**parts.read_counts(number)), job.listener)
+            _report_unreadable(Counts.from_part(parts.read_counts(number)), job.listener)
     patches = parts.share(job.inputs.patches, size)
     try:
         with closing(job.score(patches, is_reporting=ranks.size == 1)) as chunks:
@@ -145,10 +147,10 @@ def _join_parts(job: Job, parts: Parts, listener: CommandListener) -> Prediction
             writer.append(parts.target)
         for number in range(parts.count):
             writer.append(parts.path(number))
-            counts.add(Counts(**parts.read_counts(number)))
+            counts.add(Counts.from_part(parts.read_counts(number)))
     parts.remove()
     if job.done is not None:
-        write_record(parts.target, collect_row_dependencies(job.config, job.predictor))
+        write_record(parts.target, describe_rows(job.config, job.predictor))
     _report_unreadable(counts, listener)
     return job.finish(counts)
 
@@ -158,13 +160,13 @@ def _report_unreadable(counts: Counts, listener: CommandListener) -> None:
         listener.on_unreadable(HistoError(message, hint))
 
 
-def _collect_dependencies(workspace: Workspace, job: Job) -> dict[str, Any]:
-    """Return everything that the result depends on; parts are only used again if it is the same."""
+def _compute_fingerprint(workspace: Workspace, job: Job) -> str:
+    """Return a SHA-256 of everything that the result depends on; parts are only used again if it is the same."""
     options = (
         *("split", "output_format", "tta", "uncalibrated", "threshold", "qc", "resize", "errors", "escape_formulas"),
         *("prevalence", "columns", "id", "mpp"),
     )
-    return {
+    values = {
         "histo": histocli.__version__,
         "inputs": hash_inputs(job.inputs, job.config.inputs, workspace, job.lines),
         "total": job.inputs.total,
@@ -174,3 +176,4 @@ def _collect_dependencies(workspace: Workspace, job: Job) -> dict[str, Any]:
         "compute": job.predictor.kind,
         **{name: getattr(job.config, name) for name in options},
     }
+    return sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from histocli.enums import ExportFormat, OnError, Output
 from histocli.errors import HistoError, UsageError
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
 from histocli.inference.columns import ScoredRows, column_types, has_class, make_table
-from histocli.inference.done import Done, read_done, select_new_patches
+from histocli.inference.done import Done, MadeWith, read_done, select_new_patches
 from histocli.inference.failed import write_failed
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
@@ -52,8 +52,6 @@ class Prediction(NamedTuple):
 class Counts:
     """The number of scored patches, the number with each flag, and remarks on their images.
 
-    `likeness` has the fields of `Likeness`.
-
     `unreadable` has the id, the path, the message and the hint of each patch that cannot be read.
     """
 
@@ -61,7 +59,12 @@ class Counts:
     unreadable: list[list[str]] = field(default_factory=list)
     flagged: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, Remark] = field(default_factory=Remarks)
-    likeness: dict[str, Any] = field(default_factory=dict)
+    likeness: Likeness = field(default_factory=Likeness)
+
+    @classmethod
+    def from_part(cls, values: dict[str, Any]) -> "Counts":
+        """Return the counts that `asdict` made, and that the JSON file of a part has."""
+        return cls(**{**values, "likeness": Likeness(**values["likeness"])})
 
     def add(self, other: "Counts") -> None:
         """Add the counts of other patches."""
@@ -69,7 +72,7 @@ class Counts:
         self.remarks = Remarks(self.remarks)
         self.remarks.merge(other.remarks)
         self.unreadable += other.unreadable
-        self.likeness = asdict(Likeness(**self.likeness) + Likeness(**other.likeness))
+        self.likeness += other.likeness
         for flag, count in other.flagged.items():
             self.flagged[flag] = self.flagged.get(flag, 0) + count
 
@@ -141,7 +144,7 @@ class Job(NamedTuple):
     def write(self, chunk: ScoredChunk, writer: Writer) -> Counts:
         """Write the rows of a chunk, and return the counts of its patches."""
         failures = [[patch.id, patch.path, str(error), error.hint] for patch, error in chunk.failures]
-        likeness = asdict(self.likeness_meter.measure(chunk.pixels))
+        likeness = self.likeness_meter.measure(chunk.pixels)
         counts = Counts(len(chunk.patches), failures, remarks=chunk.remarks, likeness=likeness)
         if chunk.patches:
             table = make_table(self.config, ScoredRows(chunk, self.threshold, self.flagger))
@@ -164,7 +167,7 @@ class Job(NamedTuple):
             can_find_duplicates,
             Remarks(counts.remarks),
             before,
-            Likeness(**counts.likeness),
+            counts.likeness,
         )
 
 
@@ -230,8 +233,8 @@ def open_job(
     done = None
     if config.skip_done:
         assert config.out is not None
-        dependencies = collect_row_dependencies(config, predictor)
-        done = read_done(config.out, config.output_format, list(column_types(config)), dependencies)
+        made_with = describe_rows(config, predictor)
+        done = read_done(config.out, config.output_format, list(column_types(config)), made_with)
         patches = select_new_patches(inputs.patches, done, config.out)
         inputs = inputs._replace(patches=patches, total=len(patches))
     size = predictor.chunk_size(config.batch_size)
@@ -248,8 +251,14 @@ def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) ->
     ]
 
 
-def collect_row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:
+def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> MadeWith:
     """Return what the rows of a file depend on, besides the patches."""
-    names = ("tta", "uncalibrated", "prevalence", "threshold", "resize", "mpp")
-    dependencies = {name: getattr(config, name) for name in names}
-    return {"checkpoints": [member.sha256 for member in predictor.members]} | dependencies
+    return MadeWith(
+        checkpoints=[member.sha256 for member in predictor.members],
+        tta=config.tta,
+        uncalibrated=config.uncalibrated,
+        prevalence=config.prevalence,
+        threshold=config.threshold,
+        resize=config.resize,
+        mpp=config.mpp,
+    )

@@ -4,12 +4,14 @@ import csv
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from histocli.enums import Output
+from histocli.enums import Output, Resize
 from histocli.errors import HistoError
+from histocli.schema import Json, to_json
 from histocli.sources import Patch
 from histocli.workspace import read_json, write_json
 
@@ -29,10 +31,23 @@ class Done(NamedTuple):
         return sha256("\n".join(sorted(self.ids)).encode()).hexdigest()
 
 
-def read_done(path: Path, format: Output, columns: list[str], made_with: dict[str, Any]) -> Done:
+@dataclass(frozen=True)
+class MadeWith:
+    """The checkpoints, by their SHA-256, and the options that the rows of a file of predictions depend on."""
+
+    checkpoints: list[str]
+    tta: bool = False
+    uncalibrated: bool = False
+    prevalence: float | None = None
+    threshold: str | None = None
+    resize: Resize = Resize.CROP
+    mpp: str | None = None
+
+
+def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWith) -> Done:
     """Return the ids in the file at `path`; none if there is no file.
 
-    `made_with` are the checkpoints and options of this run, which must be those that the file was made with.
+    `made_with` is that of this run, and must be that of the file.
 
     Raises:
         HistoError: the file has other columns, was made with other checkpoints or options, or is damaged.
@@ -54,9 +69,9 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: dict[st
     return Done(frozenset(ids), is_recorded)
 
 
-def write_record(path: Path, made_with: dict[str, Any]) -> None:
+def write_record(path: Path, made_with: MadeWith) -> None:
     """Record the checkpoints and options that a file of predictions was made with, for the next `read_done`."""
-    write_json(_record_path(path), made_with)
+    write_json(_record_path(path), to_json(made_with))
 
 
 def select_new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[Patch]:
@@ -84,8 +99,8 @@ def _record_path(path: Path) -> Path:
     return path.with_name(f".{path.name[:_MAX_NAME_LENGTH]}.made-with.json")
 
 
-def _find_differences(record: dict[str, Any], made_with: dict[str, Any]) -> list[str]:
-    return [name for name, value in made_with.items() if record.get(name) != json.loads(json.dumps(value))]
+def _find_differences(record: Json, made_with: MadeWith) -> list[str]:
+    return [name for name, value in to_json(made_with).items() if record.get(name) != value]
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[str]]:

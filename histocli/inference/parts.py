@@ -11,13 +11,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
 from histocli.compute.ddp import Ranks
 from histocli.errors import HistoError
 from histocli.fs import make_folder, shorten_name, write_error
+from histocli.schema import Json
 from histocli.workspace import read_json
 
 T = TypeVar("T")
@@ -30,19 +30,18 @@ _BLOCK = 1 << 20  # bytes that are read at a time
 class Parts:
     """The parts of the file `target`; each has the rows of the same number of chunks of patches.
 
-    `dependencies` holds everything that the content of the parts depends on, as values that JSON can hold. If a folder
-    has parts with other dependencies, it is removed. `unfinished` holds the numbers of the unfinished parts, and
+    `fingerprint` is a hash of everything that the content of the parts depends on. A folder of parts with another
+    fingerprint is removed. `unfinished` holds the numbers of the unfinished parts, and
     `assigned` the numbers of those that this process writes.
 
     Raises:
         HistoError: the folder cannot be written.
     """
 
-    def __init__(self, target: Path, dependencies: dict[str, Any], chunks: int, ranks: Ranks) -> None:
-        key = sha256(json.dumps(dependencies, sort_keys=True).encode()).hexdigest()[:16]
+    def __init__(self, target: Path, fingerprint: str, chunks: int, ranks: Ranks) -> None:
         self.target = target
         # The folder is hidden because the file may lie in a folder that is an input itself.
-        self.folder = target.with_name(f".{shorten_name(target.name)}.{key}.parts")
+        self.folder = target.with_name(f".{shorten_name(target.name)}.{fingerprint[:16]}.parts")
         chunks_per_part = min(_CHUNKS_PER_PART, math.ceil(chunks / _MIN_PARTS))
         self.chunks = max(1, chunks_per_part, math.ceil(chunks / _MAX_PARTS))  # chunks in each part
         self.count = math.ceil(chunks / self.chunks)
@@ -101,7 +100,7 @@ class Parts:
         return sum(min(size, total - number * size) for number in numbers)
 
     @contextmanager
-    def write(self, number: int, counts: Callable[[], dict[str, Any]]) -> Iterator[Path]:
+    def write(self, number: int, counts: Callable[[], Json]) -> Iterator[Path]:
         """Yield the path to write a part to; at the end of the block, mark the part as finished.
 
         `counts` is called at the end of the block. `read_counts` returns its result later.

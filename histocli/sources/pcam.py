@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from histocli.errors import HistoError
@@ -26,32 +26,19 @@ from histocli.sources import (
 )
 from histocli.sources.camelyon import hospital_of, read_meta
 from histocli.sources.options import FROM, require_single_location
+from histocli.sources.pcam_files import (
+    MD5,
+    SPLITS,
+    SplitFiles,
+    find_split_files,
+    has_split,
+    make_file_name,
+    parse_location,
+)
 from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 
 if TYPE_CHECKING:
     from histocli.sources.hdf5 import Labels
-
-ZENODO = "https://zenodo.org/records/2546921/files?download=1"
-SPLITS = ("train", "valid", "test")
-MD5 = {
-    "camelyonpatch_level_2_split_train_x.h5.gz": "1571f514728f59376b705fc836ff4b63",
-    "camelyonpatch_level_2_split_train_y.h5.gz": "35c2d7259d906cfc8143347bb8e05be7",
-    "camelyonpatch_level_2_split_train_meta.csv": "5a3dd671e465cfd74b5b822125e65b0a",
-    "camelyonpatch_level_2_split_valid_x.h5.gz": "d5b63470df7cfa627aeec8b9dc0c066e",
-    "camelyonpatch_level_2_split_valid_y.h5.gz": "2b85f58b927af9964a4c15b8f7e8f179",
-    "camelyonpatch_level_2_split_valid_meta.csv": "67589e00a4a37ec317f2d1932c7502ca",
-    "camelyonpatch_level_2_split_test_x.h5.gz": "d8c2d60d490dbd479f8199bdfa0cf6ec",
-    "camelyonpatch_level_2_split_test_y.h5.gz": "60a7035772fbdb7f34eb86d4420cf66a",
-    "camelyonpatch_level_2_split_test_meta.csv": "3455fd69135b66734e1008f3af684566",
-}
-
-
-class _SplitFiles(NamedTuple):
-    """The files of one split; `meta` is None if there is none."""
-
-    x: Path
-    y: Path
-    meta: Path | None
 
 
 @dataclass(frozen=True)
@@ -87,19 +74,19 @@ class PcamSource:
     ) -> None:
         from histocli.sources.http import redact_url
 
-        self._url, self._folder = _parse_location(location)
+        self._url, self._folder = parse_location(location)
         self._required = MD5 if location is None else {}
         self._downloads_dir = downloads_dir
         self._on_transfer = on_transfer
         self._force = force
         self._policy = policy
-        self._splits = [name for name in splits if self._folder is None or _has_split(self._folder, name)]
+        self._splits = [name for name in splits if self._folder is None or has_split(self._folder, name)]
         if not self._splits:
             raise HistoError(
                 f"there are no files of PCam in {self._folder}",
-                f"they have names such as {_file_name('train', 'x')}",
+                f"they have names such as {make_file_name('train', 'x')}",
             )
-        self._files: dict[str, _SplitFiles] = {}
+        self._files: dict[str, SplitFiles] = {}
         self._labels: dict[str, Labels] = {}
         self.report = SourceReport(origin=str(self._folder) if self._folder else redact_url(self._url))
         missing = [name for name in splits if name not in self._splits]
@@ -134,12 +121,10 @@ class PcamSource:
             HistoError: the server cannot be reached, or does not have the files.
         """
         if self._folder is not None:
-            found = [
-                path for name in self._splits for path in _find_split_files(self._folder, name) if path is not None
-            ]
+            found = [path for name in self._splits for path in find_split_files(self._folder, name) if path is not None]
             return [PlannedFile(path.name, path.stat().st_size, True) for path in found]
         planned = [
-            self._plan_file(_file_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")
+            self._plan_file(make_file_name(split, kind), kind) for split in self._splits for kind in ("y", "meta", "x")
         ]
         return [file for file in planned if file is not None]
 
@@ -204,22 +189,22 @@ class PcamSource:
             counts["labels unlike center_tumor_patch"] = counts.get("labels unlike center_tumor_patch", 0) + wrong
         return slides
 
-    def _fetch_split(self, split: str) -> _SplitFiles:
+    def _fetch_split(self, split: str) -> SplitFiles:
         from histocli.sources.download import file_md5, read_recorded_md5
 
         if self._folder is not None:
-            x, y, meta = _find_split_files(self._folder, split)
+            x, y, meta = find_split_files(self._folder, split)
         else:
-            y, meta, x = (self._fetch_file(_file_name(split, kind), kind) for kind in ("y", "meta", "x"))
+            y, meta, x = (self._fetch_file(make_file_name(split, kind), kind) for kind in ("y", "meta", "x"))
         if x is None or y is None:
             raise HistoError(
-                f"{self.report.origin} lacks {_file_name(split, 'y' if x else 'x')}",
+                f"{self.report.origin} lacks {make_file_name(split, 'y' if x else 'x')}",
                 "a split needs both arrays: add the file, or omit --from to download it from Zenodo",
             )
         for path in (y, meta, x):
             if path is not None:
                 self.report.checksums[path.name] = (self._folder is None and read_recorded_md5(path)) or file_md5(path)
-        return _SplitFiles(x, y, meta)
+        return SplitFiles(x, y, meta)
 
     def _fetch_file(self, name: str, kind: str) -> Path | None:
         """Download a file; None for a table of slides that the server does not have."""
@@ -267,33 +252,6 @@ class PcamSource:
         if other:
             note = f"the MD5 of these files is not the published one: {', '.join(other)}"
         self.report.notes.append(note)
-
-
-def _parse_location(location: str | Path | None) -> tuple[str, Path | None]:
-    if location is None:
-        return ZENODO, None
-    if str(location).startswith(("http://", "https://")):
-        return str(location), None
-    folder = Path(location)
-    if not folder.is_dir():
-        raise HistoError(f"there is no folder {folder}", "give a folder or a base address with PCam's files")
-    return "", folder
-
-
-def _file_name(split: str, kind: str) -> str:
-    return f"camelyonpatch_level_2_split_{split}_{kind}.{'csv' if kind == 'meta' else 'h5.gz'}"
-
-
-def _find_split_files(folder: Path, split: str) -> tuple[Path | None, Path | None, Path | None]:
-    """Return the files x, y and meta of a split, compressed or not; None for each that is missing."""
-    names = [[_file_name(split, kind), _file_name(split, kind).removesuffix(".gz")] for kind in ("x", "y", "meta")]
-    x, y, meta = (next((folder / name for name in pair if (folder / name).is_file()), None) for pair in names)
-    return x, y, meta
-
-
-def _has_split(folder: Path, split: str) -> bool:
-    x, y, _ = _find_split_files(folder, split)
-    return x is not None or y is not None
 
 
 def _return_pixels(pixels: Pixels) -> Pixels:

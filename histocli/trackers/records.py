@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -52,18 +51,18 @@ def write_state(folder: Path, kind: Track, id: str, epochs: int | None) -> None:
 
 def read_run_config(folder: Path) -> dict[str, Value]:
     """Return the options of a run, and what else its `config.json` says, without the options that are not set."""
-    record: dict[str, Any] = read_json(folder / "config.json")
+    record = read_run(folder)
     values = {
-        **record["options"],
-        "learning_rate": record["learning_rate"],
-        "packed_data": record["data"],
-        "train_patches": record["train_patches"],
-        "val_patches": record["val_patches"],
-        "manifest_sha256": record["manifest_sha256"],
-        "computed_on": record["device"],
+        **record.options,
+        "learning_rate": record.learning_rate,
+        "packed_data": record.data,
+        "train_patches": record.train_patches,
+        "val_patches": record.val_patches,
+        "manifest_sha256": record.manifest_sha256,
+        "computed_on": record.device,
         "checkpoint": str((folder / "best.pt").absolute()),
-        "git_commit": record["git_commit"],
-        **{f"version_{name}": version for name, version in record["versions"].items()},
+        "git_commit": record.git_commit,
+        **{f"version_{name}": version for name, version in record.versions.items()},
     }
     return {name: value for name, value in values.items() if value is not None}
 

@@ -14,7 +14,8 @@ from histocli.errors import HistoError
 from histocli.sources import PlannedFile, pcam
 from histocli.sources.camelyon import hospital_of
 from histocli.sources.hdf5 import open_h5, read_labels, read_patches
-from histocli.sources.pcam import MD5, PcamSource
+from histocli.sources.pcam import PcamSource
+from histocli.sources.pcam_files import MD5
 from histocli.sources.retry import RetryPolicy
 from histocli.workspace import Workspace
 from tests.sources.pcam_layout import HOSPITALS, ROWS, file_name, labels_of, pixels_of, slides_of, write_h5, write_meta
@@ -103,7 +104,7 @@ def test_packing_drops_duplicates_within_a_split(pcam_folder, downloads, tmp_pat
 
 def test_zenodo_files_must_have_the_published_md5(pcam_files, downloads, monkeypatch):
     with FileServer(pcam_files) as server:
-        monkeypatch.setattr(pcam, "ZENODO", server.url("?download=1"))
+        monkeypatch.setattr("histocli.sources.pcam_files.ZENODO", server.url("?download=1"))
         source = PcamSource(None, downloads)
         with pytest.raises(HistoError, match="has the MD5"):
             source.fetch()
