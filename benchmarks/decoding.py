@@ -31,8 +31,8 @@ from histocli.workspace import Workspace
 _seconds: dict[str, float] = defaultdict(float)
 
 
-class Instant(CheckpointPredictor):
-    """A network that returns at once, and receives its patches like a GPU."""
+class InstantPredictor(CheckpointPredictor):
+    """Returns the same log odds for all patches at once, and receives the patches like a GPU."""
 
     has_gpu = True
 
@@ -44,9 +44,9 @@ class Instant(CheckpointPredictor):
         return torch.zeros(1, 1, len(images))
 
 
-def measure(step: str, place: Any, name: str) -> None:
-    """Measure the processor time of the calls of `place.name`."""
-    function = getattr(place, name)
+def measure(step: str, owner: Any, name: str) -> None:
+    """Measure the processor time of the calls of `owner.name`; `owner` is a module or a class."""
+    function = getattr(owner, name)
 
     def timed_call(*args: Any, **options: Any) -> Any:
         began = time.thread_time()
@@ -54,16 +54,16 @@ def measure(step: str, place: Any, name: str) -> None:
         _seconds[step] += time.thread_time() - began
         return result
 
-    setattr(place, name, timed_call)
+    setattr(owner, name, timed_call)
 
 
 def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     """Score n files."""
-    predict_job.load_from_config = Instant  # type: ignore[assignment]
-    measure("list the folder", inputs, "_images")
-    measure("ids", inputs, "unique_ids")
-    measure("pixels to the device", Predictor, "_start")
-    measure("log odds to scores", Predictor, "_scored")
+    predict_job.load_from_config = InstantPredictor  # type: ignore[assignment]
+    measure("list the folder", inputs, "_list_input_images")
+    measure("make the ids", inputs, "_make_ids")
+    measure("copy the pixels to the device", Predictor, "_start")
+    measure("convert log odds to scores", Predictor, "_compute_scores")
     measure("write rows", predict_job.Job, "write")
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)

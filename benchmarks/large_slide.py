@@ -21,9 +21,9 @@ import psutil
 import tifffile
 
 from histocli.slides.annotations import Polygon
-from histocli.slides.synthetic import MPP, SyntheticSlide, draw_slide
+from histocli.slides.synthetic import TILE, SyntheticSlide, draw_slide, write_level
 
-_BLOCK, _TILE, _FACTORS = 4096, 256, (1, 4, 16)
+_BLOCK, _FACTORS = 4096, (1, 4, 16)
 _TISSUE, _TUMOUR_BLOCKS = 0.2, 0.15  # the share of tissue in the slide, and of tumour in the tissue
 _PARTS = 10  # the run is divided into this number of parts of equal time
 
@@ -61,27 +61,16 @@ def write_slide(path: Path, side: int) -> None:
             tissue, lesions = square if number else [], square if number == 2 else []
             block = Path(folder, f"{kind}.tif")
             draw_slide(SyntheticSlide(kind, "", _BLOCK, _BLOCK, tissue, lesions, (0, 0)), block, factors=_FACTORS)
-            blocks.append(encoded_tiles(block))
+            blocks.append(read_encoded_tiles(block))
     kinds = place_blocks(-(-side // _BLOCK))
     with tifffile.TiffWriter(path, bigtiff=True) as file:
         for level, factor in enumerate(_FACTORS):
             shape = -(-side // factor), -(-side // factor)
-            file.write(
-                repeat_tiles(kinds, [block[level] for block in blocks], shape),
-                shape=(*shape, 3),
-                dtype=np.uint8,
-                tile=(_TILE, _TILE),
-                photometric="rgb",
-                subsampling=(1, 1),
-                compression="jpeg",
-                resolution=(1e4 / (MPP * factor),) * 2,
-                resolutionunit="CENTIMETER",
-                subfiletype=1 if level else 0,
-                metadata=None,
-            )
+            tiles = repeat_tiles(kinds, [block[level] for block in blocks], shape)
+            write_level(file, tiles, shape, factor, is_first=level == 0)
 
 
-def encoded_tiles(path: Path) -> list[list[bytes]]:
+def read_encoded_tiles(path: Path) -> list[list[bytes]]:
     """Return the encoded tiles of each level of a TIFF file."""
     with tifffile.TiffFile(path) as file:
         handle = file.filehandle
@@ -104,8 +93,8 @@ def place_blocks(count: int) -> Kinds:
 def repeat_tiles(kinds: Kinds, tiles: list[list[bytes]], shape: tuple[int, int]) -> Iterator[bytes]:
     """Yield the tiles of a level, row by row, each from its place in a block."""
     across = round(len(tiles[0]) ** 0.5)  # tiles in a row of a block
-    for row in range(-(-shape[0] // _TILE)):
-        for column in range(-(-shape[1] // _TILE)):
+    for row in range(-(-shape[0] // TILE)):
+        for column in range(-(-shape[1] // TILE)):
             kind = kinds[row // across, column // across]
             yield tiles[kind][row % across * across + column % across]
 

@@ -74,10 +74,6 @@ def checkpoint_names(ctx: typer.Context, names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-ALLOW_LEAK_HELP = (
-    "Train even if the training patches share pixels or a slide with patches for evaluation: a data set or a split "
-    "whose name has the word test or valid."
-)
 CKPT_HELP = "A name in the workspace's checkpoints/, a run, or the path of a file: ./best.pt"
 BEST = [CHECKPOINT]
 Ckpt = Annotated[
@@ -134,6 +130,15 @@ ResizeOption = Annotated[
     Resize,
     typer.Option(
         "--resize", help="How to change images that are not 96x96: cut out the centre, or scale.", rich_help_panel=DATA
+    ),
+]
+AllowLeak = Annotated[
+    bool,
+    typer.Option(
+        "--allow-leak",
+        help="Train even if the training patches share pixels or a slide with patches for evaluation: a data set or a "
+        "split whose name has the word test or valid.",
+        rich_help_panel=DATA,
     ),
 ]
 Json = Annotated[

@@ -55,14 +55,7 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = TrainConfig.rotate,
-    allow_leak: Annotated[
-        bool,
-        typer.Option(
-            "--allow-leak",
-            help=options.ALLOW_LEAK_HELP,
-            rich_help_panel=DATA,
-        ),
-    ] = TrainConfig.allow_leak,
+    allow_leak: options.AllowLeak = TrainConfig.allow_leak,
     arch: Annotated[
         str,
         typer.Option(

@@ -52,14 +52,7 @@ def tune(
             min=2, help="Measure each trial by a cross-validation with this many folds.", rich_help_panel=DATA
         ),
     ] = TuneConfig.folds,
-    allow_leak: Annotated[
-        bool,
-        typer.Option(
-            "--allow-leak",
-            help=options.ALLOW_LEAK_HELP,
-            rich_help_panel=DATA,
-        ),
-    ] = TuneConfig.allow_leak,
+    allow_leak: options.AllowLeak = TuneConfig.allow_leak,
     lr: Annotated[
         str,
         typer.Option(

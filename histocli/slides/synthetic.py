@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 import cv2
@@ -24,12 +24,15 @@ from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, rende
 from histocli.sources.synthetic.tissue import SIZE, Blob, Layout
 from histocli.workspace import atomic_path, write_text
 
+if TYPE_CHECKING:
+    import tifffile
+
 MPP = PATCH_MPP / 4  # micrometres per pixel of level 0, as Camelyon16's scanners have
 _DRAWING_FACTOR = 4  # level-0 pixels per pixel of the drawing, which has the resolution of PCam's patches
 _BANK_SIZE = 48  # patches of each kind in a mosaic
 _OVERLAP = 16  # pixels in which neighbours of the mosaic are blended
 _STRIDE = SIZE - _OVERLAP
-_TILE = 256
+TILE = 256  # the height and width of a tile in pixels
 _GLASS_NOISE = 1.5
 _JPEG_QUALITY = 80  # the quality of JPEG, 0 to 100
 
@@ -161,35 +164,55 @@ def draw_slide(
     with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
         for level, factor in enumerate(factors):
             shape = math.ceil(slide.height / factor), math.ceil(slide.width / factor)
-            per_centimetre = 1e4 / (MPP * factor)
-            file.write(
-                _draw_tiles(painter, factor, shape, on_progress),
-                shape=(*shape, 3),
-                dtype=np.uint8,
-                tile=(_TILE, _TILE),
-                photometric="rgb",
-                subsampling=(1, 1),
-                compression="jpeg",
-                compressionargs={"level": _JPEG_QUALITY},
-                resolution=(per_centimetre, per_centimetre),
-                resolutionunit="CENTIMETER",
-                subfiletype=1 if level else 0,
-                metadata=None,
-                software="histo",
-            )
+            write_level(file, _draw_tiles(painter, factor, shape, on_progress), shape, factor, is_first=level == 0)
+
+
+def write_level(
+    file: "tifffile.TiffWriter",
+    tiles: Iterator[Pixels] | Iterator[bytes],
+    shape: tuple[int, int],
+    factor: int,
+    *,
+    is_first: bool,
+) -> None:
+    """Write a level of a slide; with the tags that a slide needs.
+
+    Args:
+        file: the slide.
+        tiles: the tiles, row by row: pixels (TILE,TILE,3), or the bytes of a JPEG file.
+        shape: the height and width of the level.
+        factor: the height and width of a pixel of this level, in pixels of level 0.
+        is_first: whether this is level 0.
+    """
+    per_centimetre = 1e4 / (MPP * factor)
+    file.write(
+        tiles,
+        shape=(*shape, 3),
+        dtype=np.uint8,
+        tile=(TILE, TILE),
+        photometric="rgb",
+        subsampling=(1, 1),
+        compression="jpeg",
+        compressionargs={"level": _JPEG_QUALITY},
+        resolution=(per_centimetre, per_centimetre),
+        resolutionunit="CENTIMETER",
+        subfiletype=0 if is_first else 1,
+        metadata=None,
+        software="histo",
+    )
 
 
 def _draw_tiles(
     painter: _Painter, factor: int, shape: tuple[int, int], on_progress: Callable[[int, int], None]
 ) -> Iterator[Pixels]:
     """Yield the tiles of a level, row by row; tiles at the border are filled with white."""
-    for top in range(0, shape[0], _TILE):
+    for top in range(0, shape[0], TILE):
         if factor == 1:
             on_progress(top * shape[1] * 3, shape[0] * shape[1] * 3)
-        rows = _draw_rows(painter, factor, top, min(top + _TILE, shape[0]), shape[1])
-        down, right = -len(rows) % _TILE, -rows.shape[1] % _TILE
+        rows = _draw_rows(painter, factor, top, min(top + TILE, shape[0]), shape[1])
+        down, right = -len(rows) % TILE, -rows.shape[1] % TILE
         rows = np.pad(rows, ((0, down), (0, right), (0, 0)), constant_values=255)
-        yield from np.split(rows, rows.shape[1] // _TILE, axis=1)
+        yield from np.split(rows, rows.shape[1] // TILE, axis=1)
 
 
 def _draw_rows(painter: _Painter, factor: int, top: int, bottom: int, width: int) -> Pixels:
