@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ class Instant(CheckpointPredictor):
         return torch.zeros(1, 1, len(images))
 
 
-def measure(step: str, place: Any, name: str) -> None:
-    """Measure the processor time of the calls of `place.name`."""
-    function = getattr(place, name)
+def measure(step: str, place: Any, function: Callable[..., Any]) -> None:
+    """Measure the processor time of the calls of a function of a module or class."""
 
     def timed_call(*args: Any, **options: Any) -> Any:
         began = time.thread_time()
@@ -54,17 +54,17 @@ def measure(step: str, place: Any, name: str) -> None:
         _seconds[step] += time.thread_time() - began
         return result
 
-    setattr(place, name, timed_call)
+    setattr(place, function.__name__, timed_call)
 
 
 def main(n: int = 20_000, batch_size: int = PredictConfig.batch_size) -> None:
     """Score n files."""
     predict_job.load_from_config = Instant  # type: ignore[assignment]
-    measure("list the folder", inputs, "_images")
-    measure("ids", inputs, "unique_ids")
-    measure("pixels to the device", Predictor, "_start")
-    measure("log odds to scores", Predictor, "_scored")
-    measure("write rows", predict_job.Job, "write")
+    measure("list the folder", inputs, inputs._list_input_images)
+    measure("ids", inputs, inputs._make_ids)
+    measure("pixels to the device", Predictor, Predictor._start)
+    measure("log odds to scores", Predictor, Predictor._finish)
+    measure("write rows", predict_job.Job, predict_job.Job.write)
     with tempfile.TemporaryDirectory() as folder:
         pixels = np.random.default_rng(0).integers(0, 256, (512, 96, 96, 3), np.uint8)
         np.save(f"{folder}/pixels.npy", np.resize(pixels, (n, 96, 96, 3)))
