@@ -63,10 +63,10 @@ def train(
     arch: Annotated[
         str,
         typer.Option(
-            help="histonet, histonet-wide, histonet-64, p4m-densenet; a published encoder, with its weights: uni, "
-            "uni2-h, virchow2, h-optimus-0, gigapath, phikon, phikon-v2, hibou-b, hibou-l, ctranspath, resnet18-pcam, "
-            "resnet34-pcam, resnet50-pcam; a torchvision classifier such as resnet18; or timm/NAME, where NAME may be "
-            "hf-hub:OWNER/MODEL or local-dir:FOLDER.",
+            help=f"{', '.join(options.NETWORKS)}; a published encoder, with its weights: "
+            f"{', '.join(options.PUBLISHED_ENCODERS)}; a torchvision classifier such as resnet18; or timm/NAME, where "
+            "NAME may be hf-hub:OWNER/MODEL or local-dir:FOLDER.",
+            autocompletion=options.complete_architectures,
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.arch,
