@@ -21,7 +21,7 @@ from histocli.inference.done import Done, read_done, select_new_patches
 from histocli.inference.failed import write_failed
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
-from histocli.inference.writers import Writer
+from histocli.inference.writers import Writer, check_parquet
 from histocli.listeners import CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.outputs import check_output, is_stream, real_path
@@ -191,8 +191,10 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         raise UsageError(f"--failed {config.failed} is a folder, or the file of --out", "name another file")
     if config.skip_done and is_streamed(config):
         raise UsageError("--skip-done needs --out FILE, the file with the patches that are done")
-    if config.output_format is Output.PARQUET and config.out is None:
-        raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
+    if config.output_format is Output.PARQUET:
+        if config.out is None:
+            raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
+        check_parquet()
     if config.threshold not in (None, STORED):
         parse_threshold(str(config.threshold))
     if config.escape_formulas and config.output_format is not Output.CSV:
@@ -250,6 +252,6 @@ def _list_network_files(workspace: Workspace, predictor: CheckpointPredictor) ->
 
 def collect_row_dependencies(config: PredictConfig, predictor: CheckpointPredictor) -> dict[str, Any]:
     """Return what the rows of a file depend on, besides the patches."""
-    names = ("tta", "uncalibrated", "prevalence", "threshold", "resize", "mpp")
+    names = ("tta", "uncalibrated", "prevalence", "threshold", "resize", "mpp", "escape_formulas")
     dependencies = {name: getattr(config, name) for name in names}
     return {"checkpoints": [member.sha256 for member in predictor.members]} | dependencies
