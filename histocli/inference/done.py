@@ -77,7 +77,8 @@ def select_new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[
         other = (paths.get(stem) or name) if patch.id == stem else stem
         if other and (other in done.ids):
             raise HistoError(
-                f"--skip-done: {out} has the id {other!r}, and the image would now get another kind of id, {patch.id!r}",
+                f"--skip-done: {out} has the id {other!r}, and the image would now get another kind of id: "
+                f"{patch.id!r}",
                 "the ids are stems while all stems differ, else paths; start a new --out with --id path",
             )
         new.append(patch)
