@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from histocli.cli import options
+from histocli.models import ARCHITECTURES
+from histocli.models.encoders import ENCODERS
+
 COMPLETIONS = Path(__file__).parents[1] / "completions"
 
 
@@ -55,18 +59,24 @@ def test_bash_completes(environment, words, expected):
     ("words", "expected"),
     [
         (["predict", "x", "--ckpt", "b"], ["best.pt"]),
+        (["predict", "x", "--ckpt", "histonet-p"], ["histonet-pcam"]),
+        (["train", "--arch", "p"], ["p4m-densenet", "phikon", "phikon-v2"]),
+        (["predict", "pc"], ["pcam", "pca-files/"]),
+        (["predict", "pca-"], []),  # then the shell completes paths
+        (["eval", "--data", "pc"], ["pcam", "pca-files/"]),
         (["eval", "--ckpt", "net"], ["net-1", "net-2"]),
         (["plot", "--run", "net-2"], ["net-2"]),
         (["report", "--run", "net-1"], ["net-1"]),
         (["runs", "rm", "net-1"], ["net-1"]),
-        (["eval", "--data", ""], ["pcam", "balanced"]),
+        (["plot", "--data", ""], ["pcam", "balanced"]),
         (["balance", "--data", ""], ["pcam"]),
         (["train", "--data", ""], ["balanced"]),
     ],
 )
 @pytest.mark.parametrize("how", ["option", "variable"])
 def test_bash_completes_what_is_in_the_workspace(environment, tmp_path, words, expected, how):
-    root = tmp_path / "workspace"
+    root, folder = tmp_path / "workspace", tmp_path / "folder"
+    (folder / "pca-files").mkdir(parents=True)
     for path in ("runs/net-1/config.json", "runs/net-2/config.json", "runs/net-1/best.pt", "runs/net-2/best.pt"):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).touch()
@@ -81,7 +91,7 @@ def test_bash_completes_what_is_in_the_workspace(environment, tmp_path, words, e
         '_histo_completion histo; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
-        ["bash", "-c", script], env=environment | variables, capture_output=True, text=True, check=True
+        ["bash", "-c", script], env=environment | variables, cwd=folder, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == expected
     assert done.stderr == ""
@@ -138,3 +148,8 @@ def read_until(master, text, seconds):
         if select.select([master], [], [], 0.2)[0]:
             shown += os.read(master, 4096).decode(errors="replace")
     return shown
+
+
+def test_every_network_and_encoder_is_completed():
+    assert options.complete_architectures("") == [*ARCHITECTURES, *ENCODERS]
+    assert options.complete_architectures("histonet-w") == ["histonet-wide"]

@@ -53,7 +53,7 @@ def evaluate(
             help="A packed data set, or a labelled folder or zip file.",
             metavar="NAME|PATH",
             show_default="the run's own validation patches",
-            autocompletion=options.complete_data,
+            autocompletion=options.complete_data_or_path,
             rich_help_panel=DATA,
         ),
     ] = EvalConfig.data,

@@ -1,13 +1,15 @@
 """Options that several commands share, and some of `histo train`."""
 
 import os
+from glob import escape
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from histocli.architectures import ARCHITECTURES, ENCODERS
 from histocli.config import CHECKPOINT
-from histocli.enums import Device, Engine, HeadKind, Precision, Resize
+from histocli.enums import Device, Engine, HeadKind, Precision, Resize, Weights
 from histocli.workspace import Workspace, default_workspace
 
 AUTO = 0  # the value of `--batch-size auto`
@@ -41,7 +43,13 @@ def _workspace(ctx: typer.Context) -> Workspace:
 
 def complete_checkpoints(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names that complete `--ckpt`."""
-    return [name for name in _workspace(ctx).checkpoint_names() if name.startswith(incomplete)]
+    names = [*_workspace(ctx).checkpoint_names(), Weights.HISTONET_PCAM.value]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_architectures(incomplete: str) -> list[str]:
+    """Return the names that complete `--arch`, without those of torchvision and timm."""
+    return [name for name in (*ARCHITECTURES, *ENCODERS) if name.startswith(incomplete)]
 
 
 def complete_runs(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -54,6 +62,24 @@ def complete_data(ctx: typer.Context, incomplete: str) -> list[str]:
     workspace = _workspace(ctx)
     names = [*workspace.dataset_names(), *workspace.subset_names()]
     return [name for name in names if name.startswith(incomplete)]
+
+
+def complete_data_or_path(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the data sets and subsets that complete the `--data` of `histo eval`, and the paths if there are such."""
+    return _add_paths(complete_data(ctx, incomplete), incomplete)
+
+
+def complete_inputs(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the data sets that complete an input of `histo predict`, and the paths if there are such."""
+    return _add_paths(complete_datasets(ctx, incomplete), incomplete)
+
+
+def _add_paths(names: list[str], incomplete: str) -> list[str]:
+    """Add the paths that begin with the text; if there are no names, the shell itself completes paths."""
+    if not names:
+        return []
+    paths = sorted(Path().glob(f"{escape(incomplete)}*"))
+    return [*names, *(f"{path}{os.sep if path.is_dir() else ''}" for path in paths if path.name[0] != ".")]
 
 
 def complete_datasets(ctx: typer.Context, incomplete: str) -> list[str]:

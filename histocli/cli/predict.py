@@ -32,7 +32,8 @@ def predict(
         list[str],
         typer.Argument(
             help="Folders, images, archives, .npy, .npz or .h5 arrays, packed data sets, patterns in quotes such as "
-            "'slides/*.png'; - reads paths from stdin. Or whole slides, and folders of them."
+            "'slides/*.png'; - reads paths from stdin. Or whole slides, and folders of them.",
+            autocompletion=options.complete_inputs,
         ),
     ],
     split: Annotated[

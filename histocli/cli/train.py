@@ -62,6 +62,7 @@ def train(
             help=f"{', '.join(ARCHITECTURES)}; a published encoder, with its weights: {', '.join(ENCODERS)}; a "
             "torchvision classifier such as resnet18; or timm/NAME, where NAME may be hf-hub:OWNER/MODEL or "
             "local-dir:FOLDER.",
+            autocompletion=options.complete_architectures,
             rich_help_panel=MODEL,
         ),
     ] = TrainConfig.arch,

@@ -92,7 +92,11 @@ def tune(
     arch: Annotated[
         list[str],
         typer.Option(
-            "--arch", metavar="NAME", help="Architecture, as for histo train; may be repeated.", rich_help_panel=MODEL
+            "--arch",
+            metavar="NAME",
+            help="Architecture, as for histo train; may be repeated.",
+            autocompletion=options.complete_architectures,
+            rich_help_panel=MODEL,
         ),
     ] = _ARCH,
     weights: Annotated[

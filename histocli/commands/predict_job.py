@@ -21,7 +21,7 @@ from histocli.inference.done import Done, MadeWith, read_done, select_new_patche
 from histocli.inference.failed import write_failed
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
-from histocli.inference.writers import Writer
+from histocli.inference.writers import Writer, check_parquet
 from histocli.listeners import CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.outputs import check_output, is_stream, real_path
@@ -194,8 +194,10 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         raise UsageError(f"--failed {config.failed} is a folder, or the file of --out", "name another file")
     if config.skip_done and is_streamed(config):
         raise UsageError("--skip-done needs --out FILE, the file with the patches that are done")
-    if config.output_format is Output.PARQUET and config.out is None:
-        raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
+    if config.output_format is Output.PARQUET:
+        if config.out is None:
+            raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
+        check_parquet()
     if config.threshold not in (None, STORED):
         parse_threshold(str(config.threshold))
     if config.escape_formulas and config.output_format is not Output.CSV:
@@ -261,4 +263,5 @@ def describe_rows(config: PredictConfig, predictor: CheckpointPredictor) -> Made
         threshold=config.threshold,
         resize=config.resize,
         mpp=config.mpp,
+        escape_formulas=config.escape_formulas,
     )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from histocli.enums import Output, Resize
 from histocli.errors import HistoError
+from histocli.inference.writers import escape_formula
 from histocli.schema import Json, to_json
 from histocli.sources import Patch
 from histocli.workspace import read_json, write_json
@@ -42,6 +43,7 @@ class MadeWith:
     threshold: str | None = None
     resize: Resize = Resize.CROP
     mpp: str | None = None
+    escape_formulas: bool = False
 
 
 def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWith) -> Done:
@@ -66,6 +68,8 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWit
         raise HistoError(
             f"--skip-done: {path} has the columns {','.join(found)}, and not {','.join(columns)}", _OTHER_OUT_HINT
         )
+    if made_with.escape_formulas:
+        ids = [key[1:] if key == escape_formula(key[1:]) else key for key in ids]
     return Done(frozenset(ids), is_recorded)
 
 
@@ -81,14 +85,16 @@ def select_new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[
         HistoError: a patch has another kind of id in the file, for example because stems are no longer unique.
     """
     new = []
-    stems = {PurePosixPath(key).stem for key in done.ids if "/" in key}
+    paths = {PurePosixPath(key).stem: key for key in done.ids if "/" in key}
     for patch in patches:
         if patch.id in done.ids:
             continue
-        stem = PurePosixPath(patch.path).stem
-        if stem and ((patch.id != stem and stem in done.ids) or (patch.id == stem and stem in stems)):
+        name, stem = PurePosixPath(patch.path).name, PurePosixPath(patch.path).stem
+        other = (paths.get(stem) or name) if patch.id == stem else stem
+        if other and (other in done.ids):
             raise HistoError(
-                f"--skip-done: {out} has {stem!r} with another kind of id than {patch.id!r}",
+                f"--skip-done: {out} has the id {other!r}, and the image would now get another kind of id: "
+                f"{patch.id!r}",
                 "the ids are stems while all stems differ, else paths; start a new --out with --id path",
             )
         new.append(patch)
@@ -100,7 +106,12 @@ def _record_path(path: Path) -> Path:
 
 
 def _find_differences(record: Json, made_with: MadeWith) -> list[str]:
-    return [name for name, value in to_json(made_with).items() if record.get(name) != value]
+    """Return the options that differ; a flag that an earlier version did not record was not given."""
+    return [
+        name
+        for name, value in to_json(made_with).items()
+        if record.get(name, False if isinstance(value, bool) else None) != value
+    ]
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[str]]:

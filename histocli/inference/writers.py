@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -62,9 +63,13 @@ def _open_file_writer(
     """Open a writer to a binary file, and leave the file open at the end."""
     writer: Writer
     if format is Output.PARQUET:
-        writer = ParquetWriter(file, kinds)
-        yield writer
-        writer.close()
+        parquet = ParquetWriter(file, kinds)
+        try:
+            yield parquet
+        except BaseException:
+            parquet.abandon()
+            raise
+        parquet.close()
         return
     text = TextIOWrapper(file, encoding="utf-8", newline="")
     writer = _make_text_writer(text, format, kinds, escape_formulas)
@@ -79,6 +84,11 @@ def _make_text_writer(stream: IO[str], format: Output, kinds: dict[str, type], e
     writer = CsvWriter(stream, kinds)
     writer.escape_formulas = escape_formulas
     return writer
+
+
+def escape_formula(text: str) -> str:
+    """Add an apostrophe to a text that a spreadsheet would compute."""
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text
 
 
 class CsvWriter:
@@ -106,9 +116,7 @@ class CsvWriter:
         """Format a value for a cell."""
         if isinstance(value, float):
             return f"{value:.{DIGITS}f}"
-        if self.escape_formulas and isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-            return "'" + value
-        return value
+        return escape_formula(value) if self.escape_formulas and isinstance(value, str) else value
 
     def append(self, path: Path) -> None:
         """Write the rows of another CSV file, without its header."""
@@ -142,6 +150,16 @@ class JsonWriter:
         self.stream.flush()
 
 
+def check_parquet() -> None:
+    """Check that Parquet files can be read and written.
+
+    Raises:
+        HistoError: pyarrow is not installed.
+    """
+    if find_spec("pyarrow") is None:
+        raise HistoError("--format parquet needs pyarrow", "pip install 'histocli[parquet]'")
+
+
 class ParquetWriter:
     """Writes a Parquet file with a row group for each batch.
 
@@ -150,11 +168,10 @@ class ParquetWriter:
     """
 
     def __init__(self, file: IO[bytes], kinds: dict[str, type]) -> None:
-        try:
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-        except ModuleNotFoundError:
-            raise HistoError("--format parquet needs pyarrow", "pip install 'histocli[parquet]'") from None
+        check_parquet()
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         types = {str: pa.string(), float: pa.float64(), int: pa.int8()}
         self.schema, self.table = pa.schema([(name, types[kind]) for name, kind in kinds.items()]), pa.Table
         self.writer = pq.ParquetWriter(file, self.schema)
@@ -174,6 +191,10 @@ class ParquetWriter:
     def close(self) -> None:
         """Write the footer."""
         self.writer.close()
+
+    def abandon(self) -> None:
+        """Leave the file incomplete, after an error: pyarrow would else write the footer when the object is deleted."""
+        self.writer.is_open = False
 
 
 def _make_records(table: Table) -> list[dict[str, Any]]:

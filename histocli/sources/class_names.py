@@ -139,11 +139,14 @@ def format_classes_option(names: Iterable[str]) -> str:
     return f"--classes negative={quoted[0]} --classes positive={quoted[1]}"
 
 
-def has_other_label(name: str, label: int) -> bool:
-    """Return whether a word of a name means another label, for example `normal_adjacent` below `tumor`.
+def has_other_label(name: str, above: str, label: int) -> bool:
+    """Return whether a word of a name means another label than a folder above, as `normal_adjacent` below `tumor`.
 
-    A name with a number is the name of a slide or patient: normal patches of the slide `tumor_001` are correct.
+    A name with a number is the name of a slide or patient: normal patches of the slide `tumor_001` are correct. Below
+    `benign`, the word tumour is correct too: BreakHis has the folder `benign/SOB/phyllodes_tumor`.
     """
+    if "benign" in _normalise(above).split("_"):
+        name = re.sub(r"tumou?rs?", "", name, flags=re.IGNORECASE)
     return len(name) > 2 and not re.search(r"\d", name) and _suggest(name) == 1 - label
 
 

@@ -82,7 +82,8 @@ def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolde
     folders = Counter(path.rpartition("/")[0] for path in paths if "/" in path)
     known = _label_folders(folders, classes)
     parts = {folder: _find_known_parts(folder, known) for folder in folders}
-    problem = _find_contradiction(parts, known) or (None if classes else _find_more_classes(folders, known, parts))
+    problem = _find_contradiction(parts, known, bool(classes))
+    problem = problem or (None if classes else _find_more_classes(folders, known, parts))
     counts: Counter[str] = Counter()
     unknown: Counter[str] = Counter()
     for folder, count in folders.items():
@@ -118,21 +119,24 @@ def _find_known_parts(folder: str, known: Mapping[tuple[int, str], int]) -> list
 
 
 def _find_contradiction(
-    parts: Mapping[str, list[tuple[str, int]]], known: Mapping[tuple[int, str], int]
+    parts: Mapping[str, list[tuple[str, int]]], known: Mapping[tuple[int, str], int], is_given: bool
 ) -> HistoError | None:
-    """Return the error for two folders of one path that have different labels; None if there are none."""
+    """Return the error for two folders of one path that have different labels; None if there are none.
+
+    If the user gave the classes (`is_given`), the names of other folders do not matter.
+    """
+    line = format_classes_option(part for _, part in known)
     for folder, found in parts.items():
         if len({label for _, label in found}) > 1:
             names = " and ".join(f"{part} (label {label})" for part, label in found)
-            line = format_classes_option(part for _, part in known)
             return HistoError(
                 f"two folders of {folder}/ have different labels: {names}", f"name the class folders: {line}"
             )
         below = folder.split("/")[folder.split("/").index(found[0][0]) + 1 :] if found else []
-        if odd := next((part for part in below if has_other_label(part, found[0][1])), None):
+        if not is_given and (odd := next((part for part in below if has_other_label(part, *found[0])), None)):
             return HistoError(
                 f"the folder {odd} is below {found[0][0]} (label {found[0][1]}), but its name means another label",
-                f"move {odd} out of {found[0][0]}, or rename it",
+                f"move {odd} out of {found[0][0]}, or name the class folders: {line}",
             )
     return None
 

@@ -1,6 +1,7 @@
 """Patches from folders, archives and image files."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.archives import folder_name, is_archive
 from histocli.sources.camelyon import hospital_of
-from histocli.sources.class_names import label_of, parse_classes, split_of
+from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits, read_splits_in_names
 from histocli.sources.files import File, describe_others, find_images
 from histocli.sources.formats import explain_no_images
@@ -37,6 +38,7 @@ from histocli.sources.splits import describe_splits
 from histocli.sources.tables import ColumnNames, TableOptions
 
 _MASK_FOLDER = re.compile(r"masks?|segmentations?|ground[ _-]?truths?|gt", re.IGNORECASE)
+_MAGNIFICATION = re.compile(r"\d{1,3}(?:\.\d)?x|x\d{1,3}", re.IGNORECASE)
 _MASK = re.compile(r"(.+)[ _.-](?:masks?|seg|segmentation|gt)\.\w+", re.IGNORECASE)
 
 
@@ -107,7 +109,9 @@ class FolderSource:
         self._found = find_labels(locations, found, others, names, tables)
         self._splits = self._read_splits(names)
         if pattern:
-            self._found.slides.update(pattern.slides_of(names))
+            slides, has_table = pattern.slides_of(names), bool(self._found.slides)
+            self._found.slides = slides
+            self._found.notes.append(pattern.describe(slides, names, has_table))
         self._describe(others, names)
 
     @classmethod
@@ -163,6 +167,8 @@ class FolderSource:
         report.notes += found.notes
         if skipped := describe_others(file for file in others if file.name not in found.used):
             report.notes.append(skipped)
+        if magnifications := _describe_magnifications(names):
+            report.notes.append(magnifications)
         if not found.slides and (pattern := suggest_pattern(names)):
             report.notes.append(pattern)
         report.counts.update(found.unmatched)
@@ -180,6 +186,17 @@ def make_unique_ids(files: Sequence[File]) -> list[str]:
         if len(set(ids)) == len(ids):
             break
     return ids
+
+
+def _describe_magnifications(names: Sequence[str]) -> str:
+    """Return a line that names the folders such as `40X` and `400X`; "" unless there are several of them."""
+    found = Counter(part for name in names for part in name.split("/")[:-1] if _MAGNIFICATION.fullmatch(part))
+    if len(found) < 2:
+        return ""
+    return (
+        f"folders that look like magnifications: {describe_counts(found)}; their patches are mixed, although a network "
+        "needs patches of one magnification: copy those of one to a folder of their own"
+    )
 
 
 def _refuse_array(location: Path) -> None:

@@ -9,7 +9,7 @@ from histocli.errors import HistoError
 from histocli.sources.class_names import label_of
 from histocli.sources.files import File, file_at
 from histocli.sources.matching import ImageIndex, Matched, check_unambiguous
-from histocli.sources.splits import SplitError, SplitFinder
+from histocli.sources.splits import SplitError, SplitFinder, find_split_of_table, read_split_column
 from histocli.sources.table_files import peek_columns, read_patch_table
 from histocli.sources.tables import PatchTable, TableOptions, check_ids, is_rounded
 
@@ -105,17 +105,37 @@ class LabelTables:
                 self._read_optional(file)
             elif "id" in roles and "slide" in roles and not self.options.slides and not self.result.slides:
                 self.add_slide_table(file)
-            elif "id" in roles and "split" in roles:
-                self._read_table_of_splits(file)
+            elif "id" in roles:
+                self._read_table_of_splits(file, is_named="split" in roles)
 
-    def _read_table_of_splits(self, file: File) -> None:
-        """Use a table of ids and splits, if it has the id of an image."""
-        table = read_patch_table(file)
+    def _read_table_of_splits(self, file: File, is_named: bool) -> None:
+        """Use a table of ids and splits, if it has the id of an image; add a note if it has no splits.
+
+        Args:
+            file: the table.
+            is_named: whether its column of splits has a usual name; else an unreadable table is skipped with a note.
+        """
+        try:
+            table = read_patch_table(file)
+        except HistoError as error:
+            if is_named:
+                raise
+            self.result.notes.append(f"skipped: {error}")
+            return
         ids = table.ids(self.options.columns.id)
-        if self.index.match(ids, table.name.rpartition("/")[0]).rows:
-            check_ids(table, ids, [])
+        if not self.index.match(ids, table.name.rpartition("/")[0]).rows:
+            return
+        column, splits = read_split_column(table, self.options.columns.split)
+        if column is not None:
+            hint = "it is also on line {}: keep the rows of one fold, or move the table away"
+            check_ids(table, ids, splits, "splits", hint)
             self._add_others(table, self._match(table, ids, "splits"))
             self.result.used.add(table.name)
+        elif not find_split_of_table(table.name):  # `train.txt` is read as a list
+            self.result.notes.append(
+                f"{table.name} has images, but no known column of labels, slides or splits; its columns are "
+                f"{format_examples(list(table.columns))}"
+            )
 
     def _read_named(self, file: File, roles: set[str]) -> None:
         """Use a table with `label` in its name; it must give labels, unless it has columns and none is of labels."""

@@ -1,10 +1,12 @@
 """Find the slides or patients in the names of images."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from histocli.errors import HistoError, UsageError
+from histocli.sources.label_tables import format_examples
 
 # Names of files in public data sets, and the pattern that finds the patient or slide in them.
 _KNOWN_PATTERNS = (
@@ -54,6 +56,22 @@ class SlidePattern:
                 r"it is searched in the path of each image: for example '(patient_\d+)'",
             )
         return found
+
+    @staticmethod
+    def describe(slides: Mapping[str, str], names: Sequence[str], has_table: bool) -> str:
+        """Return a line with the numbers of slides and images; `has_table` if a table has slides too."""
+        instead = ", instead of those of the table" if has_table else ""
+        counts = Counter(slides.values())
+        largest, n = counts.most_common(1)[0]
+        text = f"slides by --slide-pattern{instead}: {len(counts):,} in {len(slides):,} of {len(names):,} images, "
+        text += f"for example {largest!r} with {n:,}"
+        if missing := [name for name in names if name not in slides]:
+            text += f"; images without a slide: {format_examples(missing)}"
+        if len(counts) == 1 and len(names) > 1:
+            text += "; with only one slide, no split by slide is possible: check the pattern"
+        if n == 1 and len(names) > 1:
+            text += "; every image is a slide of its own, so a split by slide is a random split: check the pattern"
+        return text
 
 
 def suggest_pattern(names: Sequence[str]) -> str:

@@ -174,7 +174,13 @@ def _has_contradiction(labels: Sequence[int], texts: Sequence[str]) -> bool:
     return None not in negative and any(a == b == 1 for a, b in zip(labels, negative, strict=True))
 
 
-def check_ids(table: PatchTable, ids: Sequence[str], values: Sequence[str], what: str = "") -> None:
+def check_ids(
+    table: PatchTable,
+    ids: Sequence[str],
+    values: Sequence[str],
+    what: str = "",
+    hint: str = "it is also on line {}: remove one of the two rows",
+) -> None:
     """Check that no id occurs twice; or, with `values`, twice with different values.
 
     Raises:
@@ -185,8 +191,7 @@ def check_ids(table: PatchTable, ids: Sequence[str], values: Sequence[str], what
         before = first.setdefault(key, row)
         if before != row and not (values and values[before] == values[row]):
             text = f"{table.name}, line {table.lines[row]}, column id: {key!r} occurs twice"
-            hint = f"it is also on line {table.lines[before]}: remove one of the two rows"
-            raise HistoError(f"{text}, with two {what}" if values else text, hint)
+            raise HistoError(f"{text}, with two {what}" if values else text, hint.format(table.lines[before]))
 
 
 def is_rounded(key: str) -> bool:

@@ -738,6 +738,16 @@ def test_skip_done_tries_unreadable_files_again(histo, images, tmp_path):
     assert (tmp_path / "x.csv").read_text() == histo(*PREDICT, images).stdout
 
 
+def test_skip_done_finds_ids_with_an_apostrophe_again(histo, images, tmp_path):
+    (images / "patch-00.png").rename(images / "=patch.png")
+    line, out = [*PREDICT, images, "--skip-done", "--escape-formulas", "--out", tmp_path / "x.csv"], tmp_path / "x.csv"
+    histo(*line)
+    before = out.read_text()
+    assert "'=patch," in before
+    assert "done: 0 patches scored" in histo(*line).stderr
+    assert out.read_text() == before
+
+
 def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
     out = tmp_path / "x.csv"
     line = [*PREDICT, images, "--skip-done", "--out", out]
@@ -745,6 +755,12 @@ def test_skip_done_refuses_what_does_not_fit_the_file(histo, images, tmp_path):
     histo(*line)
     assert "has the columns id,label" in histo(*line, "--columns", "full", code=1).stderr
     assert "made with other tta" in histo(*line, "--tta", code=1).stderr
+    assert "made with other escape_formulas" in histo(*line, "--escape-formulas", code=1).stderr
+    assert "another kind of id" in histo(*line, "--id", "path", code=1).stderr
+    paths = [*PREDICT, images, "--skip-done", "--out", tmp_path / "paths.csv"]
+    histo(*paths, "--id", "path")
+    for more in ([], ["--id", "stem"]):
+        assert "has the id 'patch-00.png', and the image would now get" in histo(*paths, *more, code=1).stderr
     (images / "deeper").mkdir()
     (images / "deeper" / "patch-00.png").write_bytes((images / "patch-00.png").read_bytes())
     assert "another kind of id" in histo(*line, code=1).stderr

@@ -186,10 +186,69 @@ def test_slide_patterns(tmp_path):
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=r"(p\d)_"))
     assert {patch.id: patch.slide for patch in source.patches()} == {"p1_a": "p1", "p2_b": "p2", "other": ""}
     assert source.report.counts == {"without a slide": 1}
+    note = (
+        "slides by --slide-pattern: 2 in 2 of 3 images, for example 'p1' with 1; images without a slide: '1/other.tif'"
+    )
+    assert any(text.startswith(note) for text in source.report.notes)
     with pytest.raises(HistoError, match="matches no image"):
         FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern="nothing"))
     with pytest.raises(UsageError, match="not a regular expression"):
         FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern="("))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "slides", "warning"),
+    [
+        (r"patient_(\d+)", ["004", "004", "009"], ""),
+        (r"(patch)_", ["patch"] * 3, "with only one slide, no split by slide is possible"),
+        (r"_x_(\d+)", ["1", "2", "3"], "every image is a slide of its own"),
+    ],
+)
+def test_a_slide_pattern_replaces_the_slides_of_a_table_and_says_so(tmp_path, pattern, slides, warning):
+    rows = [f"{patient},{x},{x},7,1,{patient},0,0" for patient, x in ((4, 1), (4, 2), (9, 3))]
+    table = "\n".join(["patient,node,x_coord,y_coord,tumor,slide,center,split", *rows])
+    names = [f"patch_patient_00{patient}_node_{x}_x_{x}_y_7.tif" for patient, x in ((4, 1), (4, 2), (9, 3))]
+    folder = write_folder(tmp_path / "x", dict.fromkeys(names, IMAGE) | {"metadata.csv": table.encode()})
+    source = FolderSource(FolderOptions((str(folder),), slide_pattern=pattern))
+    assert [patch.slide for patch in source.patches()] == slides
+    note = next(note for note in source.report.notes if note.startswith("slides by --slide-pattern, instead of those"))
+    assert f"{len(set(slides))} in 3 of 3 images" in note
+    assert warning in note
+
+
+BREAKHIS = (
+    "breast/benign/SOB/adenosis/SOB_B_A_14-22549AB/40X/SOB_B_A-14-22549AB-40-001.tif",
+    "breast/benign/SOB/phyllodes_tumor/SOB_B_PT_14-21998AB/400X/SOB_B_PT-14-21998AB-400-001.tif",
+    "breast/malignant/SOB/ductal_carcinoma/SOB_M_DC_14-13412/40X/SOB_M_DC-14-13412-40-001.tif",
+    "breast/malignant/SOB/lobular_carcinoma/SOB_M_LC_14-13412/400X/SOB_M_LC-14-13412-400-001.tif",
+)
+
+
+def test_the_folders_of_breakhis(tmp_path):
+    _, report = pack(tmp_path / "x", *BREAKHIS)
+    assert any("folders that look like magnifications: 400X (2), 40X (2)" in note for note in report.notes)
+    pattern = next(note for note in report.notes if note.startswith("the names look like BreakHis")).split("'")[1]
+    source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=pattern))
+    found = {(patch.label, patch.slide) for patch in source.patches()}
+    assert found == {(0, "14-22549AB"), (0, "14-21998AB"), (1, "14-13412")}
+
+
+def test_folds_in_a_table_are_an_error_and_one_fold_gives_the_splits(tmp_path):
+    rows = [f"{fold},{'test' if i == fold else 'train'},{name}" for fold in (1, 2) for i, name in enumerate(BREAKHIS)]
+    write_folder(tmp_path / "x", {"Folds.csv": "\n".join(["fold,grp,filename", *rows]).encode()})
+    with pytest.raises(HistoError, match=r"Folds.csv, line 7, .* occurs twice, with two splits") as caught:
+        pack(tmp_path / "x", *BREAKHIS)
+    assert "on line 3: keep the rows of one fold" in caught.value.hint
+    (tmp_path / "x" / "Folds.csv").write_text("\n".join(["fold,grp,filename", *rows[:4]]))
+    source = FolderSource(FolderOptions((str(tmp_path / "x"),)))
+    assert [patch.split for patch in source.patches()] == ["train", "test", "train", "train"]
+
+
+def test_a_table_of_images_without_a_known_column_is_named(tmp_path):
+    table = "\n".join(["filename,age", *(f"{name},5" for name in BREAKHIS)])
+    write_folder(tmp_path / "x", {"Ages.csv": table.encode()})
+    _, report = pack(tmp_path / "x", *BREAKHIS)
+    assert any("Ages.csv has images, but no known column" in note and "'age'" in note for note in report.notes)
 
 
 def test_labels_at_the_end_of_every_file_name(tmp_path):
@@ -255,6 +314,9 @@ def test_masks_among_the_images_are_an_error(tmp_path, names, mask):
 def test_a_folder_whose_name_contradicts_the_class_above_it_is_an_error(tmp_path):
     with pytest.raises(HistoError, match=r"the folder normal_adjacent is below tumor \(label 1\)"):
         pack(tmp_path / "x", "tumor/normal_adjacent/a.tif", "tumor/core/b.tif", "normal/c.tif")
+    classes = ("negative=normal", "positive=tumor")
+    source = FolderSource(FolderOptions((str(tmp_path / "x"),), classes=classes))
+    assert [patch.label for patch in source.patches()] == [0, 1, 1]
     found, _ = pack(tmp_path / "y", "normal/tumor_001/a.tif", "tumor/tumor_001/b.tif")  # patches of one slide
     assert [label for label, _ in found.values()] == [0, 1]
 
