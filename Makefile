@@ -18,7 +18,7 @@ help:
 	@echo "make bench  measure speed against other tools, and write benchmarks/README.md"
 	@echo "make test-lowest  the tests with the oldest versions that pyproject.toml allows"
 	@echo "make audit  the dependencies, installed and oldest, against the known vulnerabilities; their licences"
-	@echo "make fuzz   more hostile and damaged files than the tests try, for some minutes"
+	@echo "make fuzz   more hostile and damaged files than the tests try, for some minutes; keeps what it finds"
 	@echo "make docs   write completions/ and docs/cli.md again"
 	@echo "make site   build the pages into site/; a dead link is an error"
 
@@ -83,7 +83,7 @@ audit: $(VENV)/installed-dev
 	$(BIN)/python tools/audit.py
 
 fuzz: $(VENV)/installed-dev
-	FUZZ=20 $(BIN)/python $(TESTS) tests/faults/test_hostile.py tests/faults/test_fuzz.py
+	FUZZ=20 $(BIN)/python $(TESTS) -rs tests/faults/test_hostile.py tests/faults/test_fuzz.py tests/faults/test_guided_fuzz.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.bench

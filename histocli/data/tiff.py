@@ -132,7 +132,9 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
     if image.dtype == bool:  # one bit for each pixel, as in scanned pages
         image = image.astype(np.uint8) * 255
     if image.shape[:2] != (layout.height, layout.width):
-        raise ImageError(f"the image is damaged: tifffile reads it as {image.shape}, not {layout.width} x {layout.height}")
+        raise ImageError(
+            f"the image is damaged: tifffile reads it as {image.shape}, not {layout.width} x {layout.height}"
+        )
     image = image.reshape(layout.height, layout.width, -1)
     if is_colour_in_codec and image.shape[2] == 3:
         layout.photometric = RGB
