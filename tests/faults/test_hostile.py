@@ -15,6 +15,8 @@ import pytest
 from tests.faults import hostile_annotations, hostile_images
 from tests.faults.processes import ALONE, histo
 
+pytestmark = pytest.mark.attack
+
 MIB = 1 << 20
 LIMIT = 512 * MIB  # of address space, for all that a file takes
 PEAK = 300  # MiB of memory in use: a chunk of HDF5, packed and unpacked, and the rows that it belongs to

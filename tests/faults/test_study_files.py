@@ -12,6 +12,8 @@ import pytest
 from tests.faults.processes import histo
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.attack
+
 MIB = 1 << 20
 SPACE = ["--epochs", 1, "--batch-size", 8, "--folds", 2, "--arch", "histonet-64", "--augment", "none"]
 TUNE = ["tune", "--trials", 1, "--device", "cpu"]
