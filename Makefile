@@ -20,7 +20,7 @@ help:
 	@echo "make bench        measure speed against other tools, and write benchmarks/README.md"
 	@echo "make test-lowest  run the tests with the oldest versions that pyproject.toml allows"
 	@echo "make kill-test    kill a process, and let the disk fail, at each operation on a file: about an hour"
-	@echo "make fuzz         try more damaged and hostile files than make test does: some minutes"
+	@echo "make fuzz         try more damaged and hostile files than make test does: some minutes; keeps what it finds"
 	@echo "make audit        look for known vulnerabilities of the dependencies, and check their licences"
 	@echo "make clean        remove the installations and everything that was built"
 
@@ -85,7 +85,7 @@ audit: $(VENV)/installed-dev
 	$(BIN)/python tools/audit.py
 
 fuzz: $(VENV)/installed-dev
-	FUZZ=20 $(BIN)/python $(TESTS) tests/faults/test_hostile.py tests/faults/test_fuzz.py
+	FUZZ=20 $(BIN)/python $(TESTS) -rs tests/faults/test_hostile.py tests/faults/test_fuzz.py tests/faults/test_guided_fuzz.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.bench

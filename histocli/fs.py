@@ -6,6 +6,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -233,6 +234,21 @@ def _has_path(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def check_replaceable(path: Path) -> None:
+    """Check that nothing else than a regular file is at `path`: a rename to it would replace a link or a pipe.
+
+    Raises:
+        HistoError: something else is there.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kind = "a link" if stat.S_ISLNK(mode) else "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise HistoError(f"cannot write {path}: it is {kind}, not a file", "move it away")
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:

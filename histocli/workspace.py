@@ -16,7 +16,7 @@ from typing import Any
 
 from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
-from histocli.fs import fsync, remove_strays, require_space, temporary_path, write_error
+from histocli.fs import check_replaceable, fsync, remove_strays, require_space, temporary_path, write_error
 
 MAX_NAME = 100  # the largest number of characters of a name
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -233,10 +233,11 @@ def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     killed processes left are removed first. `size` is the number of bytes that will be written, if it is known.
 
     Raises:
-        HistoError: there is not enough space, or the folder cannot be written.
+        HistoError: there is not enough space, the folder cannot be written, or something else than a file is there.
     """
     written = 0
     try:
+        check_replaceable(path)
         with temporary_path(path) as temporary:
             if size is not None:
                 require_space(path.parent, size, str(path))
@@ -294,6 +295,6 @@ def read_json(path: Path) -> Any:
             raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise HistoError(f"there is no {path}") from None
+        raise HistoError(f"there is no {path.resolve() if path.is_symlink() else path}") from None
     except (ValueError, OSError, RecursionError) as error:
         raise HistoError(f"cannot read {path}: {error}") from error

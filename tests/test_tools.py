@@ -34,6 +34,7 @@ MENDED = {
 }
 
 
+@pytest.mark.attack
 def test_no_floor_admits_a_version_with_a_known_hole():
     oldest = floors(stated_requirements())
     for name, (mended, hole) in MENDED.items():
@@ -79,6 +80,7 @@ def test_an_audit_without_findings_passes_and_lists_licences(tmp_path):
     assert any(row.split()[:1] == ["numpy"] and "BSD" in row for row in done.stdout.splitlines())
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(
     ("harm", "message"),
     [

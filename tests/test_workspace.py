@@ -188,3 +188,22 @@ def test_a_missing_json_is_an_error_that_names_it(tmp_path):
         read_json(tmp_path / "x.json")
     with pytest.raises(HistoError, match="is not a file"):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to a file", "folder"])
+def test_what_is_not_a_file_is_not_replaced(tmp_path, kind):
+    path, target = tmp_path / "x.json", tmp_path / "target"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(target)
+        if kind == "link to a file":
+            target.write_text("theirs")
+    before = path.lstat()
+    with pytest.raises(HistoError, match=f"cannot write {path}: it is a {kind.split()[0]}"):
+        write_json(path, {})
+    assert path.lstat() == before
+    assert not target.exists() or target.read_text() == "theirs"
+    assert {one.name for one in tmp_path.iterdir()} <= {"x.json", "target"}

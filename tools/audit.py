@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
-OF_DEVELOPERS = {"bench", "test", "docs", "release", "audit", "dev"}  # users install all other extras
+OF_DEVELOPERS = {"bench", "test", "docs", "release", "audit", "fuzz", "dev"}  # users install all other extras
 _CLASSIFIER = "License :: "
 
 

@@ -23,7 +23,7 @@ from histocli.slides.records import FAILED, TABLE, FinishedSlide, read_folder
 from histocli.slides.source import find_annotation
 from histocli.sources.files import file_at
 from histocli.sources.table_files import read_labels
-from histocli.workspace import Workspace, check_name, write_json
+from histocli.workspace import Workspace, make_name, write_json
 
 _N_HIGHEST = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000
@@ -79,7 +79,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         _check_separate(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
     report = _compute_report(config, slides, without_truth, threshold, chosen)
-    stem = check_name(f"slides-{config.slides.resolve().name}", "metrics file")
+    stem = make_name(f"slides-{config.slides.resolve().name}")
     path = workspace.metrics_dir / f"{stem}.json"
     write_json(path, to_json(report))
     plots = [draw_slide_roc(workspace.plots_dir / f"{stem}-roc.png", report)]

@@ -101,6 +101,8 @@ def _read_by_opencv(page: Page) -> Values:
     image = imdecode(page.data, page.size.width * page.size.height, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise ImageError("this kind of TIFF cannot be decoded", "save it as an RGB TIFF of 8 bits, or as PNG")
+    if sorted(image.shape[:2]) != sorted(page.size):  # OpenCV turns it upright
+        raise ImageError("the image is damaged: OpenCV reads it in another size")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
@@ -129,6 +131,10 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
         image = np.moveaxis(image, 0, 2)
     if image.dtype == bool:  # one bit for each pixel, as in scanned pages
         image = image.astype(np.uint8) * 255
+    if image.shape[:2] != (layout.height, layout.width):
+        raise ImageError(
+            f"the image is damaged: tifffile reads it as {image.shape}, not {layout.width} x {layout.height}"
+        )
     image = image.reshape(layout.height, layout.width, -1)
     if is_colour_in_codec and image.shape[2] == 3:
         layout.photometric = RGB

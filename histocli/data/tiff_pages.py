@@ -27,7 +27,7 @@ class Page:
     """One page (image file directory) of a TIFF or BigTIFF; its tags are read when they are needed.
 
     Raises:
-        ImageError: the page lies outside the file.
+        ImageError: the page lies outside the file, or gives a tag two values.
     """
 
     def __init__(self, data: bytes, at: int) -> None:
@@ -43,6 +43,8 @@ class Page:
         except (error, OverflowError):  # an offset of 64 bits can be larger than Python's
             raise ImageError("the image is truncated: its directory lies outside the file") from None
         self.tags = {fields[0]: (i, fields) for i, fields in enumerate(entries)}
+        if len(self.tags) < len(entries) and len(self.tags) < len(set(entries)):  # other programs may use the other one
+            raise ImageError("the image is damaged: a tag has two values")
 
     def values(self, tag: int) -> tuple[int, ...]:
         """Return all values of a tag, () if the page does not have it."""

@@ -170,7 +170,7 @@ def _refusal_error(dataset: "h5py.Dataset", path: Path, problem: tuple[str, str]
 
 def _find_content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
     """Return why an array cannot be read, and a hint; the shape is read last, because HDF5 opens files for it."""
-    from h5py import h5d
+    from h5py import h5d, h5t
 
     properties = dataset.id.get_create_plist()
     copy = "copy the data into the file itself: h5repack, or h5py"
@@ -178,7 +178,12 @@ def _find_content_problem(dataset: "h5py.Dataset") -> tuple[str, str] | None:
         return "is stored in other files, which histo does not read", copy
     if dataset.shape is None or not dataset.shape or dataset.dtype.kind not in "uibf":
         return f"holds {str(dataset.dtype)[:40]} {dataset.shape}, not numbers in rows", "store uint8 (N,H,W,3)"
-    if not _is_plain(dataset.id.get_type()):
+    kind = dataset.id.get_type()
+    if isinstance(kind, h5t.TypeEnumID):
+        if dataset.dtype.kind != "b":  # h5py stores booleans as the names FALSE and TRUE of 0 and 1
+            return "holds names (an enumeration), not numbers", "store the numbers themselves, as uint8"
+        kind = kind.get_super()
+    if not _is_plain(kind):
         return "has numbers of an unusual width", "store uint8"
     return None
 
@@ -213,7 +218,6 @@ def _is_plain(kind: Any) -> bool:
 
     if isinstance(kind, h5t.TypeFloatID):
         return any(kind == standard for standard in (*map(h5t.py_create, _FLOATS),))
-    kind = kind.get_super() if isinstance(kind, h5t.TypeEnumID) else kind
     return isinstance(kind, h5t.TypeIntegerID) and kind.get_precision() == 8 * kind.get_size()
 
 

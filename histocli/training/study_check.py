@@ -5,6 +5,7 @@ Optuna wrote are read, no value may be long, and each trial must be one that `hi
 """
 
 import math
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -63,6 +64,30 @@ def check_study_file(path: Path, name: str) -> None:
         raise HistoError(f"cannot use {path}: it does not hold the study {name!r}", HINT)
     if count and found != [count, 0, count - 1]:
         raise HistoError(f"cannot use {path}: its trials are not numbered from 0 to {count - 1:,}", HINT)
+
+
+def check_unstarted(path: Path) -> None:
+    """Check that the file of a study without a record (`study.json`) holds no trial that was started.
+
+    A process that ends before it writes the record leaves such a file. Trials mean that the record was lost: their
+    options are not known.
+
+    Raises:
+        HistoError: it holds such a trial, or is not a database.
+    """
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise HistoError(f"cannot use {path}: it is not a file", HINT)
+    try:
+        with closing(connect(path)) as connection:
+            has_trials = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'trials'").fetchone()
+            query = "SELECT 1 FROM trials WHERE state != 'WAITING'"
+            is_started = has_trials and connection.execute(query).fetchone()
+    except sqlite3.Error as error:
+        raise HistoError(f"cannot use {path}: {error}", HINT) from error
+    if is_started:
+        raise HistoError(f"{path} has trials, but their record {path.with_name('study.json')} is gone", HINT)
 
 
 def trial_problem(trial: "FrozenTrial", report: TrialReport | None, config: TuneConfig) -> str:

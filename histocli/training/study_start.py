@@ -1,5 +1,6 @@
 """Start a study of `histo tune`, or open the one that there is: its options, its folds and their manifests."""
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from histocli.training.options import choose_weights
 from histocli.training.repeats import plan_repeats, write_folds
 from histocli.training.search_space import make_base_config
 from histocli.training.study import Study, StudyWorkspace
-from histocli.training.study_check import HINT, check_study_file
+from histocli.training.study_check import HINT, check_study_file, check_unstarted
 from histocli.workspace import Workspace, check_name, read_json, write_json
 
 _CHANGEABLE = ("trials", "hours", "device")  # the options that may change when a study is continued
@@ -44,10 +45,11 @@ def open_study(workspace: Workspace, config: TuneConfig, given: Collection[str])
     folder = StudyWorkspace(workspace.root, study=config.name)
     with folder.lock():
         path = folder.study_dir / "study.json"
-        if not path.is_file():
+        if not os.path.lexists(path):
+            check_unstarted(folder.study_dir / "study.db")
             return _start_study(folder, config, path, given)
         if not (folder.study_dir / "study.db").is_file():
-            raise HistoError(f"{folder.study_dir / 'study.db'} is gone", HINT)
+            raise HistoError(f"{folder.study_dir / 'study.db'} is gone, or is not a file", HINT)
         record = from_json(StudyRecord, read_json(path), str(path), HINT)
         _check_record(record, path, config.name)
         for name, sha256 in record.manifests.items():

@@ -13,6 +13,7 @@ from tests.compute.test_distributed import members, torchrun
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.attack,
     pytest.mark.skipif(sys.platform != "linux", reason="the processes of a job are found in /proc"),
 ]
 BOUND = 120  # seconds; on a busy machine three steps and a save take long

@@ -281,6 +281,7 @@ def chunked_webp(lossless):
     return encode(cv2.GaussianBlur(NOISE, (0, 0), 2), "WEBP", quality=80, lossless=lossless)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("lossless", [False, True])
 def test_nearly_every_damaged_webp_is_refused(lossless):
     """It has no checksums: the decoder must lose its way for damage to be noticed."""
@@ -328,6 +329,7 @@ def lengths_that_lie():
     yield "bmp", bytes(bmp)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize(("kind", "data"), [pytest.param(kind, data, id=kind) for kind, data in lengths_that_lie()])
 def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(kind, data):
     tracemalloc.start()

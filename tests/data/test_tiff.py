@@ -112,6 +112,7 @@ def test_layouts(order, tile, planar, scale):
     assert np.array_equal(decode(tiff(pixels, order, tile, planar), "x"), PATCH)
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("compression", COMPRESSIONS[1:])
 @pytest.mark.parametrize("by", ["noise", "zeros"])
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.8])
@@ -141,6 +142,7 @@ def test_a_compression_that_is_not_read_is_named(number, name):
         decode(bytes(data), "x")
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int32, np.uint32])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14])
 def test_integers_of_fewer_bits_keep_their_brightness(kind, bits):
@@ -150,6 +152,7 @@ def test_integers_of_fewer_bits_keep_their_brightness(kind, bits):
     assert remarks.counts() == {f"read as {bits}-bit integers, 0 to {2**bits - 1:,}": 1}
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("top", [1, 255])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_fractions(top, kind):
@@ -271,6 +274,7 @@ def test_what_a_header_claims_is_not_allocated():
     assert peak < 16 << 20
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("tile", [None, (32, 32)])
 def test_a_damaged_jpeg_in_a_tiff_is_refused_with_what_libjpeg_says(tile):
     tifffile = pytest.importorskip("tifffile")

@@ -100,6 +100,13 @@ def odd_width(rng, file, folder):
     data.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ones((1, *PATCH), "u1"))
 
 
+def enumeration(rng, file, folder):
+    """An enumeration: each number has a name, which need not be what it looks like."""
+    kind = h5py.enum_dtype(rng.choice([{"white": 0, "black": 255}, {"FALSE": 1, "TRUE": 0}]), basetype="u1")
+    file.create_dataset("x", data=np.zeros((2, *PATCH), "u1"), dtype=kind)
+    file.create_dataset("y", data=np.array([0, 1], "u1"), dtype=kind)
+
+
 def labels(rng, file, folder):
     """A file of PCam's labels, with one chunk of billions."""
     rows = rng.choice([20, 3_500_000_000])
@@ -123,7 +130,8 @@ def sound(rng, file, folder):
     file["y"] = np.array([0, 1, 1, 0, 1], rng.choice(["u1", "i8", ">i4", "?"]))
 
 
-VARIANTS = [external, link, virtual, large_chunk, bomb, lzf, filters, never_stored, content, odd_width, labels, sound]
+VARIANTS = [external, link, virtual, large_chunk, bomb, lzf, filters, never_stored, content, odd_width, enumeration]
+VARIANTS += [labels, sound]
 
 
 def write(rng, folder, path):

@@ -12,6 +12,8 @@ import torch
 from histocli.models.checkpoint import FORMAT, load_checkpoint
 from tests.faults.processes import histo
 
+pytestmark = pytest.mark.attack
+
 MIB = 1 << 20
 
 

@@ -109,7 +109,7 @@ IMAGES += [cv2.imencode(".tif", np.dstack([PIXELS, PIXELS[..., 0]]))[1].tobytes(
 
 
 @given(damage(IMAGES), st.sampled_from(Resize))
-@tries(400)
+@tries(100)  # test_guided_fuzz.py tries more
 def test_images(data, resize):
     how = Preparation(resize)
     patch = reads_or_refuses("images", lambda: decode_patch(data, "some/patch.png", how), "some/patch.png: ")
@@ -131,7 +131,7 @@ TABLES = [
 
 
 @given(st.one_of(damage(TABLES), st.binary(max_size=300), st.text(max_size=300).map(str.encode)))
-@tries(300)
+@tries(100)
 def test_tables(place, data):
     path = put(place, "table.csv", data)
     frame = reads_or_refuses("manifests", lambda: read_manifest(path), str(path))

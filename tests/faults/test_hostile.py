@@ -15,6 +15,8 @@ import pytest
 from tests.faults import hostile_annotations, hostile_images
 from tests.faults.processes import ALONE, histo
 
+pytestmark = pytest.mark.attack
+
 MIB = 1 << 20
 LIMIT = 512 * MIB  # of address space, for all that a file takes
 PEAK = 300  # MiB of memory in use: a chunk of HDF5, packed and unpacked, and the rows that it belongs to
@@ -55,7 +57,8 @@ def test_hostile_files_are_refused_in_little_memory(evaluated_workspace, tmp_pat
     result = tries(kind, count, tmp_path, evaluated_workspace, seed)
     assert sum(result["tried"].values()) == count
     assert not result["refused"].keys() & SOUND
-    always = {"external", "link", "virtual", "bomb", "filters", "never_stored", "odd_width", "shared_storage", "scores"}
+    always = {"external", "link", "virtual", "bomb", "filters", "never_stored", "odd_width", "enumeration"}
+    always |= {"shared_storage", "scores"}
     always |= hostile_images.ALWAYS | hostile_annotations.ALWAYS
     for name in always & result["tried"].keys():
         assert result["refused"][name] == result["tried"][name], name

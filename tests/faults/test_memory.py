@@ -136,6 +136,7 @@ except MemoryError:
 """
 
 
+@pytest.mark.attack
 @linux
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".jp2", ".webp", ".bmp", ".tif"])
 def test_an_image_for_which_memory_is_short_is_not_called_damaged(tmp_path, suffix):

@@ -11,6 +11,8 @@ from tests.cli import pseudo_terminal
 from tests.faults.processes import Process, histo
 from tests.faults.trees import differences, tree
 
+pytestmark = pytest.mark.attack
+
 EVAL = ["eval", "--device", "cpu", "--ckpt"]
 TRAIN = ["train", "--device", "cpu", "--batch-size", 8, "--epochs", 1]
 LONG = "x" * 100

@@ -14,6 +14,8 @@ import pytest
 from tests.faults.processes import Process, histo
 from tests.faults.trees import differences, tree
 
+pytestmark = pytest.mark.attack
+
 PREDICT = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu"]
 EXPORT = ["export", "--ckpt", "first", "--format", "pt2"]
 LINES = {

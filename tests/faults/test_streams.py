@@ -7,6 +7,8 @@ import pytest
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 
+pytestmark = pytest.mark.attack
+
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
 PREDICT = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu"]
 CLOSED = [list(some) for count in (1, 2, 3) for some in combinations(range(3), count)]

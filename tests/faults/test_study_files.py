@@ -1,15 +1,19 @@
 """The files of a study of `histo tune`, damaged or made by somebody else: one error, and no time or memory."""
 
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests.faults.processes import histo
 
 pytest.importorskip("optuna")
+pytestmark = pytest.mark.attack
+
 MIB = 1 << 20
 SPACE = ["--epochs", 1, "--batch-size", 8, "--folds", 2, "--arch", "histonet-64", "--augment", "none"]
 TUNE = ["tune", "--trials", 1, "--device", "cpu"]
@@ -97,6 +101,36 @@ def test_a_record_that_histo_tune_cannot_have_written_is_one_error(study, option
     process = histo(root, *TUNE, code=1)
     assert process.stderr.count("error: ") == 1
     assert f"error: {path}" in process.stderr
+
+
+def pipe(path):
+    os.mkfifo(path)
+
+
+def dangling_link(path):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [pipe, dangling_link, Path.mkdir], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("name", ["study.json", "study.db"])
+def test_what_is_no_file_is_refused_and_stays(study, name, make):
+    root, folder = study
+    (folder / name).unlink()
+    make(folder / name)
+    before = (folder / name).lstat()
+    process = histo(root, *TUNE, code=1)
+    assert process.stderr.count("error: ") == 1
+    assert str(folder / name) in process.stderr
+    assert (folder / name).lstat() == before
+
+
+def test_trials_without_their_record_are_not_continued_with_other_options(study):
+    root, folder = study
+    (folder / "study.json").unlink()
+    process = histo(root, *TUNE, "--arch", "resnet18", code=1)
+    assert (
+        f"error: {folder / 'study.db'} has trials, but their record {folder / 'study.json'} is gone" in process.stderr
+    )
 
 
 def test_a_sound_study_is_continued(study):

@@ -86,6 +86,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.attack
 @pytest.mark.parametrize("text", HOSTILE)
 def test_names_and_ids_of_other_people_are_shown_and_not_obeyed(histo, text):
     """Rendered by python-markdown, as by a site, with its raw HTML on: every text comes out as it went in."""
@@ -111,6 +112,7 @@ def test_names_and_ids_of_other_people_are_shown_and_not_obeyed(histo, text):
     assert html.count("<h1") == 1
 
 
+@pytest.mark.attack
 def test_markdown_is_escaped_and_code_spans_end_where_they_should():
     markdown = pytest.importorskip("markdown", reason="it is installed with the tools of a developer only")
     for text in [*HOSTILE, "plain_name-1.png", "*a* _b_ ~c~", "a\\|b"]:

@@ -1,6 +1,7 @@
 """`histo eval --maps`."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +43,16 @@ def test_annotations_give_auc_froc_and_recall(histo, slides, tmp_path):
     assert 0 <= report["froc"]["value"] <= 1
     assert sum(one["lesions"] for one in report["recall"].values()) >= 2
     assert {path.name for path in (histo.root / "plots").iterdir()} == {"slides-maps-roc.png", "slides-maps-froc.png"}
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", ["my maps (é)", "x" * 200, "-"])
+def test_maps_in_a_folder_of_any_name_are_evaluated(histo, slides, tmp_path, name):
+    """The name was refused after the work."""
+    shutil.copytree(slides.maps, tmp_path / name)
+    histo("eval", "--maps", tmp_path / name, "--annotations", slides.annotations)
+    (report,) = (histo.root / "metrics").glob("slides-*.json")
+    assert len(report.stem) <= 100
 
 
 def test_tiles_among_the_annotations_are_left_out_and_counted(histo, slides, tmp_path):

@@ -13,6 +13,8 @@ from histocli.slides.reading import open_slide
 from tests.cli import REPOSITORY
 from tests.slides.files import tissue_image, write_slide
 
+pytestmark = pytest.mark.attack
+
 OPEN = """
 import sys
 from pathlib import Path

@@ -1,0 +1,176 @@
+"""Fuzz one reader with atheris: it changes files, and goes on with those that reach code that no file reached before.
+
+`python -m tests.faults.guided_fuzz TARGET SECONDS FOLDER` begins with the files of `fuzz_corpus/TARGET.zip`. Reading a
+file must end with a value or a `HistoError`, in little memory and time. A file that does otherwise is written to
+FOLDER, and the exit code is not 0. With `--keep`, it is also copied to `corpus/`, which `test_hostile.py` tries, and
+the files that reached new code are added to `fuzz_corpus/TARGET.zip`.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+TARGETS = {  # and the suffix of their files
+    "images": ".tif",
+    "tables": ".csv",
+    "checkpoints": ".pt",
+    "pickles": ".pt",
+    "arrays": ".h5",
+    "metrics": ".json",
+}
+HERE = Path(__file__).parent
+MIB = 1 << 20
+LIMIT = 512 * MIB  # of address space, for all that a file takes
+SECONDS_FOR_ONE = 10
+MOST_BYTES = 1 << 15  # of a file that is tried
+
+
+def make_target(name, folder):
+    """Return the function that reads the bytes of a file as `name`."""
+    import atheris
+
+    with atheris.instrument_imports(include=["histocli"]):
+        from histocli.data.images import decode_patch
+        from histocli.data.inputs import open_inputs
+        from histocli.data.manifest import read_manifest
+        from histocli.enums import Resize
+        from histocli.errors import HistoError
+        from histocli.inference.score_table import read_scores
+        from histocli.models.checkpoint import load_checkpoint
+        from histocli.reports.evaluation import EvaluationReport
+        from histocli.sources.files import File
+        from histocli.sources.hdf5 import read_labels as read_h5_labels
+        from histocli.sources.table_files import read_labels, read_slides
+        from histocli.workspace import Workspace, read_json
+
+    import torch
+
+    torch.set_num_threads(1)
+
+    def write(suffix, data):
+        path = folder / f"x{suffix}"
+        path.unlink(missing_ok=True)  # HDF5 may keep the one before open
+        path.write_bytes(data)
+        return path
+
+    def images(data):
+        return [lambda: decode_patch(data, "x.png")]
+
+    def tables(data):
+        path, file = write(".csv", data), File("x.csv", lambda: data)
+        return [
+            lambda: read_manifest(path),
+            lambda: read_scores(path),
+            lambda: read_labels(file),
+            lambda: read_slides(file),
+        ]
+
+    def checkpoints(data):
+        path = write(".pt", data)
+        return [lambda: load_checkpoint(path)]
+
+    def pickles(data):
+        path = folder / "x.pt"
+        with zipfile.ZipFile(path, "w") as archive:  # with the right CRC-32, so that the pickle is read
+            parts = {"data.pkl": data, "version": "3\n", "byteorder": "little"} | {f"data/{i}": bytes(8) for i in "012"}
+            for part, content in parts.items():
+                archive.writestr(f"archive/{part}", content)
+        return [lambda: load_checkpoint(path)]
+
+    def arrays(data):
+        path = write(".h5", data)
+
+        def read():
+            inputs = open_inputs([str(path)], Workspace(folder), Resize.CROP)
+            for _, patch in zip(range(5), inputs.patches, strict=False):
+                patch.load()
+
+        return [read, lambda: read_h5_labels(path, folder)]
+
+    def metrics(data):
+        path = write(".json", data)
+        return [lambda: EvaluationReport.from_json(read_json(path), str(path)).scores]
+
+    readers = dict(zip(TARGETS, (images, tables, checkpoints, pickles, arrays, metrics), strict=True))[name]
+    is_limited = False
+
+    def read_one(data):
+        nonlocal is_limited
+        if not is_limited:  # libFuzzer has allocated what it needs
+            with open("/proc/self/statm") as file:  # noqa: PTH123
+                used = int(file.read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, used + LIMIT))
+            is_limited = True
+        for read in readers(bytes(data)):
+            try:
+                read()
+            except HistoError as error:
+                assert len(str(error)) < 3000  # noqa: PT017
+                assert "\n" not in str(error)  # noqa: PT017
+
+    return read_one
+
+
+def run_libfuzzer(name, corpus, folder, options):
+    """Run libFuzzer in this process, which it ends."""
+    import atheris
+
+    warnings.simplefilter("error")
+    target = make_target(name, folder)
+    atheris.Setup([sys.argv[0], *options, *map(str, corpus)], target)
+    atheris.Fuzz()
+
+
+def call(name, corpus, folder, *options):
+    """Run libFuzzer in another process; return its exit code and what it printed."""
+    line = [sys.executable, "-m", "tests.faults.guided_fuzz", name, "0", str(folder)]
+    line += ["--libfuzzer", json.dumps([list(map(str, corpus)), options])]
+    done = subprocess.run(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("seconds", type=int)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--libfuzzer")
+    args = parser.parse_args()
+    if args.libfuzzer:
+        corpus, options = json.loads(args.libfuzzer)
+        run_libfuzzer(args.target, corpus, args.folder, options)
+        return
+    known, merged = args.folder / "known", args.folder / "merged"
+    for folder in (known, merged):
+        folder.mkdir(parents=True)
+    corpus = HERE / "fuzz_corpus" / f"{args.target}.zip"
+    with zipfile.ZipFile(corpus) as archive:
+        archive.extractall(known)
+    limits = [f"-timeout={SECONDS_FOR_ONE}", "-rss_limit_mb=3000", f"-artifact_prefix={args.folder}/{args.target}-"]
+    limits += [f"-max_len={MOST_BYTES}"]
+    seed = [] if args.keep else ["-seed=1"]
+    code, text = call(args.target, [known], args.folder, *limits, *seed, f"-max_total_time={args.seconds}")
+    sys.stdout.write("\n".join(text.splitlines()[-25:]) + "\n")
+    if args.keep and code:
+        for found in args.folder.glob(f"{args.target}-*"):
+            content = args.folder / "x.pt" if args.target == "pickles" else found  # the archive with the pickle
+            shutil.copy(content, HERE / "corpus" / f"{found.name[:24]}{TARGETS[args.target]}")
+    elif args.keep:
+        call(args.target, [merged, known], args.folder, *limits, "-merge=1")
+        with zipfile.ZipFile(corpus, "w") as archive:
+            for path in sorted(merged.iterdir()):
+                archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
