@@ -29,7 +29,7 @@ _N_HIGHEST = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000
 _MIN_DEFINED_SHARE = 0.95  # share of the resamples in which a metric must have a value, for it to have an interval
 FindTruth = Callable[[FinishedSlide], TumourAreas | int | None]
-AGGREGATIONS = ("maximum", f"mean of the {_N_HIGHEST} highest", "tumour area in mm2")
+AGGREGATIONS = ("maximum", f"mean of the {_N_HIGHEST} highest", "area of tumour squares in mm2")
 
 
 class EvaluatedSlide(NamedTuple):
