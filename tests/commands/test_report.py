@@ -16,11 +16,11 @@ import pytest
 from histocli.reports.page.charts import make_learning_curves
 from histocli.reports.run import EpochRecord
 from histocli.workspace import write_json
+from tests.browser import CHROMIUM, open_browser
 from tests.cli import TRAIN
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 
@@ -273,6 +273,37 @@ def test_headings_sort_and_the_pictures_can_be_filtered(hostile, tmp_path):
     assert result["pictures"] == len(slides)
     assert result["ofSlide"] == sum(slide.startswith("slide 2") for slide in slides)
     assert result["none"] == f"0 of {len(slides)} pictures are shown"
+
+
+@needs_browser
+def test_keys_sort_a_table_and_move_the_threshold(hostile, tmp_path):
+    page = page_of(hostile)
+    (points,) = page.points
+    table = "document.querySelector(\"[aria-label='Metrics by slide'] table\")"
+    rows = f"Array.from({table}.tBodies[0].rows, (row) => row.cells[0].textContent)"
+    numbers = """Object.fromEntries(Array.from(document.querySelectorAll(".threshold-controls ~ * [data-count]"),
+      (cell) => [cell.dataset.count, Number(cell.textContent)]))"""
+    slides = [f"slide {i} {HOSTILE}" for i in range(4)]
+    with open_browser(tmp_path / "chromium") as browser:
+        browser.open(hostile.root / "plots" / "first-report.html")
+        slider = "document.querySelector('.threshold-controls input[type=range]')"
+        browser.tab_to(f"element === {slider}")
+        at = points["stored"]
+        for key, to in (("ArrowRight", at + 1), ("ArrowLeft", at), ("Home", 0), ("End", len(points["thresholds"]) - 1)):
+            browser.press(key)
+            assert (
+                browser.evaluate(f"{slider}.getAttribute('aria-valuetext')")
+                == f"threshold {points['thresholds'][to]:g}"
+            )
+            tp, fp = points["tp"][to], points["fp"][to]
+            expected = {"tn": points["negatives"] - fp, "fp": fp, "fn": points["positives"] - tp, "tp": tp}
+            assert browser.evaluate(numbers) == expected
+        for key, expected, sort in (("Enter", slides, "ascending"), ("Space", slides[::-1], "descending")):
+            if key == "Enter":
+                browser.tab_to(f"element === {table}.querySelector('th button')")
+            browser.press(key)
+            assert browser.evaluate(rows) == expected
+            assert browser.evaluate("document.activeElement.parentNode.getAttribute('aria-sort')") == sort
 
 
 @needs_browser
