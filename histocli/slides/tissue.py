@@ -25,7 +25,7 @@ _ASPECT_TOLERANCE = 0.02  # relative difference between the shapes of a mask and
 
 
 class Tissue(NamedTuple):
-    """The tissue of a slide: a mask (H,W) of the overview, and flags that say how it was found and what was left out."""
+    """The tissue of a slide: a mask (H,W) of the overview, and flags: where it is from, and what was left out."""
 
     mask: Mask
     flags: list[str]
