@@ -19,8 +19,8 @@ from histocli.reports.run import EpochRecord
 from histocli.reports.slides import Estimate, Recall, SlideEvaluation
 from histocli.schema import to_json
 from histocli.workspace import write_json
-from tests.browser import CHROMIUM, open_browser
 from tests.cli import TRAIN
+from tools.browser import CHROMIUM, open_browser
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"

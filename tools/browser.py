@@ -40,19 +40,19 @@ class Browser:
             text += byte
         return json.loads(text)
 
-    def open(self, path, *, width=1200, height=800, is_dark=False, scale=1):
+    def open(self, path, *, width=1200, height=800, is_dark=False):
         """Open a file, and wait until its script has run."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self("Emulation.setEmulatedMedia", features=[scheme])
-        self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=False)
+        self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         self("Page.enable")
         self("Page.navigate", url=path.as_uri())
         while self._read().get("method") != "Page.loadEventFired":
             pass
 
     def evaluate(self, script):
-        """Return the value of an expression of JavaScript."""
-        answer = self("Runtime.evaluate", expression=script, returnByValue=True)
+        """Return the value of an expression of JavaScript, or that of its promise."""
+        answer = self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
