@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from histocli.config import PlotConfig
+from histocli.data.manifest import file_sha256
 from histocli.inference.score_table import read_scores
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, MissingInputError, Plot

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from histocli.errors import HistoError, first_line
 from histocli.models.backbone import Backbone, Channels
 from histocli.models.encoder_formats import FILES, Format, replace_patch_embedding, to_timm
-from histocli.models.hub import hub_error
+from histocli.models.hub import hub_error, offline_if_unreachable
 
 IMAGENET: tuple[Channels, Channels] = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HIBOU: tuple[Channels, Channels] = (0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816)
@@ -245,9 +245,10 @@ def _download(name: str, encoder: Encoder) -> dict[str, Tensor]:
     from timm.models import load_state_dict_from_hf
 
     try:
-        weights: dict[str, Tensor] = load_state_dict_from_hf(
-            encoder.repository, FILES[encoder.weights_format], weights_only=True
-        )
+        with offline_if_unreachable():
+            weights: dict[str, Tensor] = load_state_dict_from_hf(
+                encoder.repository, FILES[encoder.weights_format], weights_only=True
+            )
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
         raise hub_error(name, encoder.repository, error) from error
     return weights
