@@ -12,7 +12,7 @@ from histocli.errors import HistoError, PartialError, UsageError
 from histocli.listeners import SlideListener
 from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
-from histocli.slides.records import FAILED, NO_TISSUE, TABLE, SlideRecord
+from histocli.slides.records import FAILED, NO_TISSUE, OWN_MASK, TABLE, SlideRecord
 from histocli.stdio import write_out
 
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
@@ -71,6 +71,8 @@ class SlideBars(SlideListener):
         where = f"[{self.number} of {self.total}] {record.slide}"
         if record.status == FAILED:
             self.report.warn(f"{where}: {record.error}")
+        elif record.status == NO_TISSUE and OWN_MASK in record.flags:
+            self.report.warn(f"{where}: the mask covers a tenth of no square, so nothing was scored; see tissue.png")
         elif record.status == NO_TISSUE:
             self.report.warn(f"{where}: no tissue was found, so nothing was scored; see its tissue.png, or --no-mask")
         else:

@@ -11,7 +11,7 @@ import numpy as np
 from histocli.config import SlideEvalConfig
 from histocli.errors import HistoError, UsageError
 from histocli.metrics import compute_auc
-from histocli.reports.slides import ChosenScore, Estimate, Recall, SlideEvaluation
+from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, slide_evaluation_path
 from histocli.schema import to_json
 from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, describe_counts, read_tumour
@@ -23,13 +23,13 @@ from histocli.slides.records import FAILED, TABLE, FinishedSlide, read_folder
 from histocli.slides.source import find_annotation
 from histocli.sources.files import file_at
 from histocli.sources.table_files import read_labels
-from histocli.workspace import Workspace, make_name, write_json
+from histocli.workspace import Workspace, write_json
 
 _N_HIGHEST = 10  # squares whose mean is one of the scores of a slide
 _RESAMPLES = 1000
 _MIN_DEFINED_SHARE = 0.95  # share of the resamples in which a metric must have a value, for it to have an interval
 FindTruth = Callable[[FinishedSlide], TumourAreas | int | None]
-AGGREGATIONS = ("maximum", f"mean of the {_N_HIGHEST} highest", "tumour area in mm2")
+AGGREGATIONS = (MAXIMUM, f"mean of the {_N_HIGHEST} highest", "area of tumour squares in mm2")
 
 
 class EvaluatedSlide(NamedTuple):
@@ -79,12 +79,11 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         _check_separate(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
     report = _compute_report(config, slides, without_truth, threshold, chosen)
-    stem = make_name(f"slides-{config.slides.resolve().name}")
-    path = workspace.metrics_dir / f"{stem}.json"
+    path = slide_evaluation_path(workspace, config.slides)
     write_json(path, to_json(report))
-    plots = [draw_slide_roc(workspace.plots_dir / f"{stem}-roc.png", report)]
+    plots = [draw_slide_roc(workspace.plots_dir / f"{path.stem}-roc.png", report)]
     if report.sensitivity:
-        plots.append(draw_froc(workspace.plots_dir / f"{stem}-froc.png", report))
+        plots.append(draw_froc(workspace.plots_dir / f"{path.stem}-froc.png", report))
     return WrittenSlideEvaluation(report, path, plots, notes)
 
 

@@ -1,6 +1,7 @@
 """The explanations that `histo plot` draws: of an evaluation's patches, of patches by their ids, and of files."""
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,15 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     run = "+".join(member.checkpoint.run for member in predictor.members)
     group = Group(f"{len(ids)} patch{'es' if len(ids) != 1 else ''}", pixels, score_captions(ids, probs), pictures)
     key_line = f"under each patch: its probability of tumour (threshold {predictor.threshold():.3g}) and its id"
-    return [plan_sheet(make_name(f"{shorten(run, 80)}-{Kind.EXPLAIN}"), [group], f"Explanations: {run}", key_line, KEY)]
+    stem = _make_stem(run, ids, pixels, [member.sha256 for member in predictor.members])
+    return [plan_sheet(stem, [group], f"Explanations: {run}", key_line, KEY)]
+
+
+def _make_stem(run: str, ids: Sequence[str], pixels: Pixels, checkpoints: Sequence[str]) -> str:
+    """Return a file name that only the sheet of these patches and checkpoints has, so that no other is replaced."""
+    digest = sha256(pixels.tobytes() + "".join(checkpoints).encode()).hexdigest()[:8]
+    more = f"-and-{len(ids) - 1}-more" if len(ids) > 1 else ""
+    return make_name(f"{shorten(run, 60)}-{Kind.EXPLAIN}-{shorten(ids[0], 50)}{more}-{digest}")
 
 
 def _read_files(workspace: Workspace, names: Sequence[str], on_note: Callable[[str], None]) -> tuple[list[str], Pixels]:

@@ -41,6 +41,7 @@ from histocli.slides.writers import write_geojson, write_heatmap, write_scores
 from histocli.threads import thread_count
 from histocli.workspace import Workspace
 
+MASK_SUFFIXES = (".geojson", ".json", ".png")
 STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label, or of a whole patch
 
 
@@ -81,7 +82,7 @@ def predict_slides(
         HistoError: an option, a checkpoint or the device cannot be used; or, with `errors` `fail`, a slide cannot be
             read.
     """
-    out = _check_options(config)
+    out = _check_options(config, len(slides))
     resolutions = read_resolutions(config.mpp)
     predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
     for member in predictor.members:
@@ -174,7 +175,7 @@ def _find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
     """
     if config.mask is None or config.mask.is_file():
         return config.mask
-    for suffix in (".geojson", ".json", ".png"):
+    for suffix in MASK_SUFFIXES:
         for name in (slide.name, slide.path.stem):
             if (path := config.mask / f"{name}{suffix}").is_file():
                 return path
@@ -239,7 +240,7 @@ def _find_file_size(path: Path) -> int:
     return os.stat(path).st_size if path.exists() else 0  # noqa: PTH116
 
 
-def _check_options(config: PredictConfig) -> Path:
+def _check_options(config: PredictConfig, n_slides: int) -> Path:
     """Check the options that slides do not have, and return the output folder."""
     defaults = PredictConfig(config.inputs)
     for name in ("split", "format", "columns", "id", "failed", "skip_done", "qc", "escape_formulas", "resize"):
@@ -254,8 +255,25 @@ def _check_options(config: PredictConfig) -> Path:
         raise UsageError(f"--step {config.step} is not possible", f"give {' or '.join(map(str, STEPS))}")
     if config.mask is not None and config.no_mask:
         raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
-    if config.mask is not None and not config.mask.exists():
-        raise UsageError(f"--mask {config.mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
+    _check_mask(config.mask, n_slides)
     check_prevalence(config.prevalence)
     require_packages()
     return config.out
+
+
+def _check_mask(mask: Path | None, n_slides: int) -> None:
+    """Check what can be known of `--mask` before the slides are opened."""
+    if mask is None or mask.is_dir():
+        return
+    if not mask.is_file():
+        raise UsageError(f"--mask {mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
+    if mask.suffix.lower() not in MASK_SUFFIXES:
+        raise UsageError(
+            f"--mask {mask}: the name does not end in {', '.join(MASK_SUFFIXES)}",
+            "give areas as GeoJSON, in pixels of the largest level, or a PNG picture of the whole slide",
+        )
+    if n_slides > 1:
+        raise UsageError(
+            f"--mask {mask} is the mask of one slide, and the inputs are {n_slides:,} slides",
+            "give a folder with one mask for each slide, which has the name of the slide",
+        )

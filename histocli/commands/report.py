@@ -22,12 +22,12 @@ from histocli.reports.model_card import read_dataset, summarise_split
 from histocli.reports.page.charts import make_evaluation_charts, make_learning_curves, make_roc_chart
 from histocli.reports.page.content import ComparisonSection, EvaluationSection, RunSection, render
 from histocli.reports.page.gallery import make_error_galleries
-from histocli.reports.page.maps import MapGallery, make_evaluation_maps, make_folder_maps
+from histocli.reports.page.maps import MapGallery, make_evaluation_maps
 from histocli.reports.page.operating import count_operating_points
+from histocli.reports.page.slides import make_slide_section
 from histocli.reports.plots import MissingInputError, shorten
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
-from histocli.slides.records import read_folder
 from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace, make_name
 
@@ -87,10 +87,10 @@ def report(
             f"histo eval --ckpt {runs[0]} --data {config.data[0]}",
         )
     picture_bytes = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
-    slides = (
-        make_folder_maps(read_folder(config.maps), round(picture_bytes * _MAP_SHARE)) if config.maps else MapGallery()
-    )
-    limits = _Limits(config.pictures, (picture_bytes - slides.bytes) // max(1, count))
+    slides = make_slide_section(workspace, config.maps, round(picture_bytes * _MAP_SHARE)) if config.maps else None
+    if slides and slides.problem:
+        listener.on_warning(slides.problem)
+    limits = _Limits(config.pictures, (picture_bytes - (slides.maps.bytes if slides else 0)) // max(1, count))
     sections = [_make_run_section(workspace, run, evaluations[run], limits, listener) for run in runs]
     comparisons = _make_comparison_sections(evaluations, listener)
     problems = _find_missing_evaluations(evaluations, repeats, bool(comparisons))

@@ -83,9 +83,8 @@ class HeadedNetwork(nn.Module):
         return run_head_in_fp32(self.head, self.features(images))
 
 
-def missing_weights_error(arch: str, error: Exception, place: str) -> HistoError:
+def missing_weights_error(arch: str, reason: str, place: str) -> HistoError:
     """Return the error for pretrained weights that cannot be loaded; their file can be put into `place` by hand."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return HistoError(
         f"the pretrained weights of {arch} cannot be loaded: {reason}",
         f"try again with a network connection, put the file into {place}, or start from --weights random",

@@ -11,7 +11,7 @@ from histocli.architectures import ENCODERS, Encoder
 from histocli.errors import HistoError, first_line
 from histocli.models.backbone import Backbone
 from histocli.models.encoder_formats import FILES, replace_patch_embedding, to_timm
-from histocli.models.hub import hub_error
+from histocli.models.hub import hub_error, offline_if_unreachable
 
 _CLASSIFIER_PREFIXES = ("head.", "fc.", "classifier.")  # the layers for other classes in published weights
 
@@ -68,9 +68,10 @@ def _download(name: str, encoder: Encoder) -> dict[str, Tensor]:
     from timm.models import load_state_dict_from_hf
 
     try:
-        weights: dict[str, Tensor] = load_state_dict_from_hf(
-            encoder.repository, FILES[encoder.weights_format], weights_only=True
-        )
+        with offline_if_unreachable():
+            weights: dict[str, Tensor] = load_state_dict_from_hf(
+                encoder.repository, FILES[encoder.weights_format], weights_only=True
+            )
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, UnpicklingError) as error:
         raise hub_error(name, encoder.repository, error) from error
     return weights

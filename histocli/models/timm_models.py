@@ -7,6 +7,7 @@ also use this form for a network from a hub or a folder: it can be built again w
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 
 from histocli.errors import HistoError, UsageError, describe_value, first_line
 from histocli.models.backbone import Backbone, missing_weights_error
-from histocli.models.hub import hub_error
+from histocli.models.hub import describe_hub_error, hub_error, offline_if_unreachable
 
 PREFIX = "timm/"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
@@ -52,16 +53,19 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     except ImportError as error:
         raise HistoError(f"{arch} needs the package {error.name}", "pip install 'histocli[timm]'") from error
     name, _, query = arch.removeprefix(PREFIX).partition("?")
+    needs_hub = name.startswith(_HUB) or (pretrained and not is_stored_elsewhere(arch))
     try:
         query_options = _parse_options(query)
-        architecture, config_options = _read_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
-        _check_name(architecture)
-        options = {**config_options, **query_options}
-        _check_options(arch, options)
-        source = name if pretrained else architecture
-        network: nn.Module = timm.create_model(
-            source, pretrained=pretrained, num_classes=0, checkpoint_path="", **options
-        )
+        with offline_if_unreachable() if needs_hub else nullcontext():
+            stored = _read_config(name, hf_hub_download) if is_stored_elsewhere(arch) else (name, {})
+            architecture, config_options = stored
+            _check_name(architecture)
+            options = {**config_options, **query_options}
+            _check_options(arch, options)
+            source = name if pretrained else architecture
+            network: nn.Module = timm.create_model(
+                source, pretrained=pretrained, num_classes=0, checkpoint_path="", **options
+            )
     except (TypeError, AssertionError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
         raise _wrong_options_error(arch, error) from error
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -72,7 +76,7 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
         if name.startswith(_HUB) and isinstance(error, OSError):
             raise hub_error(arch, name.removeprefix(_HUB).partition("@")[0], error) from error
         place = "a folder with its config.json, as --arch timm/local-dir:FOLDER"
-        raise missing_weights_error(arch, error, place) from error
+        raise missing_weights_error(arch, describe_hub_error(error), place) from error
     return _describe_backbone(network, architecture, options if architecture != name else query_options, pretrained)
 
 

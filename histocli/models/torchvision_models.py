@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from histocli.errors import first_line
 from histocli.models.backbone import PATCH_SIDE, Backbone, missing_weights_error
 
 # These have auxiliary classifiers for ImageNet's classes; with published weights they take images in [-1, 1].
@@ -41,7 +42,7 @@ def create_torchvision_backbone(arch: str, pretrained: bool) -> Backbone:
     except (OSError, RuntimeError) as error:
         if not pretrained:
             raise
-        raise missing_weights_error(arch, error, f"{torch.hub.get_dir()}/checkpoints") from error
+        raise missing_weights_error(arch, first_line(error), f"{torch.hub.get_dir()}/checkpoints") from error
     if arch in _AUXILIARIES:
         for name, value in (("aux_logits", False), *((name_of_part, None) for name_of_part in _AUXILIARIES[arch])):
             setattr(network, name, value)

@@ -1,10 +1,13 @@
 """The report of `histo eval --maps`: slide-level AUC, FROC and the recall of lesions."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from histocli.schema import Count, Fraction
+from histocli.schema import Count, Fraction, from_json
+from histocli.workspace import Workspace, make_name, read_json
 
 Interval = tuple[float, float]
+MAXIMUM = "maximum"  # the score of a slide that is its highest probability
 
 
 @dataclass(frozen=True)
@@ -58,3 +61,34 @@ class SlideEvaluation:
     sensitivity: list[float]
     recall: dict[str, Recall]
     chosen: ChosenScore | None = None
+
+    def compute_roc(self, name: str) -> list[tuple[float, float]]:
+        """Return the ROC curve of slides by one of their scores: 1 - specificity and sensitivity, from (0, 0) on.
+
+        It is defined only if there are slides with and without tumour.
+        """
+        slides = [(self.scores[slide][name], label) for slide, label in self.labels.items()]
+        n_normal = len(slides) - self.tumour_slides
+        curve = [(0.0, 0.0)]
+        for threshold in sorted({score for score, _ in slides}, reverse=True):
+            found = [label for score, label in slides if score >= threshold]
+            curve.append(((len(found) - sum(found)) / n_normal, sum(found) / self.tumour_slides))
+        return curve
+
+
+def slide_evaluation_path(workspace: Workspace, folder: Path) -> Path:
+    """Return where `histo eval --maps` writes the evaluation of the maps in a folder."""
+    return workspace.metrics_dir / f"{make_name(f'slides-{folder.resolve().name}')}.json"
+
+
+def read_slide_evaluation(workspace: Workspace, folder: Path) -> SlideEvaluation | None:
+    """Return the evaluation of the maps in a folder; None if they were not evaluated.
+
+    Raises:
+        HistoError: the file of the evaluation cannot be read.
+    """
+    path = slide_evaluation_path(workspace, folder)
+    if not path.is_file():
+        return None
+    found = from_json(SlideEvaluation, read_json(path), str(path), f"histo eval --maps {folder} writes it again")
+    return found if found.folder == str(folder.resolve()) else None

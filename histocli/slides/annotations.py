@@ -44,13 +44,33 @@ class Polygon(NamedTuple):
     kind: str = ANNOTATION
 
 
-def read_geojson(path: Path) -> list[Polygon]:
+class AnnotatedAreas(NamedTuple):
+    """The areas of the annotations in a GeoJSON file.
+
+    `left_out` counts its shapes that are no areas of annotations, such as tiles and points.
+    """
+
+    polygons: list[Polygon]
+    left_out: Counter[str]
+
+
+def read_geojson(path: Path) -> AnnotatedAreas:
     """Read the areas of a GeoJSON file: Polygon and MultiPolygon, alone or in features and collections.
 
+    Of QuPath's objects only the annotations count: the tiles of a map were not drawn by anyone.
+
     Raises:
-        HistoError: it is not GeoJSON, or has shapes but no area.
+        HistoError: it is not GeoJSON, or has shapes but no area of an annotation.
     """
-    return _read_shapes(path).polygons
+    shapes = _read_shapes(path)
+    areas = [one for one in shapes.polygons if one.kind == ANNOTATION]
+    left_out = shapes.without_area + Counter(one.kind for one in shapes.polygons if one.kind != ANNOTATION)
+    if left_out and not areas:
+        raise HistoError(
+            f"{path} has {describe_counts(left_out)}, and no annotation with an area",
+            "export the annotations from QuPath; where there is nothing to mark, write an empty list of features",
+        )
+    return AnnotatedAreas(areas, left_out)
 
 
 @dataclass
@@ -172,21 +192,13 @@ class TumourAreas(NamedTuple):
 def read_tumour(path: Path) -> TumourAreas:
     """Read an annotation (.xml, .geojson or .json) and sort its areas by their classes; or open a mask (.tif, .png).
 
-    Of QuPath's objects only the annotations count: the tiles of a map have no class, and are no tumour.
-
     Raises:
         HistoError: the file cannot be read, has objects but no annotation, or a class is not known.
     """
     if path.suffix.lower() in MASK_SUFFIXES:
         return TumourAreas([], [], read_mask(path))
-    shapes = _Shapes(read_asap(path)) if path.suffix.lower() == ".xml" else _read_shapes(path)
-    annotations = [one for one in shapes.polygons if one.kind == ANNOTATION]
-    left_out = shapes.without_area + Counter(one.kind for one in shapes.polygons if one.kind != ANNOTATION)
-    if left_out and not annotations:
-        raise HistoError(
-            f"{path} has {describe_counts(left_out)}, and no annotation with an area",
-            "export the annotations from QuPath; for a slide without tumour, write an empty list of features",
-        )
+    is_xml = path.suffix.lower() == ".xml"
+    annotations, left_out = AnnotatedAreas(read_asap(path), Counter()) if is_xml else read_geojson(path)
     areas = TumourAreas([], [], left_out=left_out)
     for polygon in annotations:
         name = polygon.name.strip().lower().rstrip("*")

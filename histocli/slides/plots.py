@@ -77,16 +77,15 @@ def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
     def draw(figure: Figure) -> None:
         axes: Axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=0.9, label="chance")
-        labels = np.array(list(report.labels.values()))
         for (name, estimate), colour in zip(report.auc.items(), (NORMAL, ORANGE, GREEN), strict=True):
             if estimate.value is None:
                 continue
-            scores = np.array([values[name] for values in report.scores.values()])
-            thresholds = np.unique(scores)[::-1]
-            is_positive = scores[None] >= thresholds[:, None]
-            fpr = np.concatenate([[0], is_positive[:, labels == 0].mean(1)])
-            tpr = np.concatenate([[0], is_positive[:, labels == 1].mean(1)])
-            axes.plot(fpr, tpr, color=colour, clip_on=False, label=f"{name}: {_format_estimate(estimate)}")
+            axes.plot(
+                *zip(*report.compute_roc(name), strict=True),
+                color=colour,
+                clip_on=False,
+                label=f"{name}: {_format_estimate(estimate)}",
+            )
         axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         figure.legend(loc="outside lower center")
         title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")

@@ -12,6 +12,7 @@ from histocli.workspace import atomic_path, read_json, write_json
 FILE = "slide.json"  # in a slide's folder, written last: a slide with this file is finished
 TABLE = "slides.csv"
 SCORED, NO_TISSUE, FAILED = "scored", "no tissue", "failed"
+OWN_MASK = "own mask"  # the flag of a slide whose tissue is from the user's mask
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def plan_slide(
     overview_mpp = PATCH_MPP * factor
     shape = _compute_size(slide, mpp, PATCH_MPP * OVERVIEW_FACTOR)
     if mask is not None:
-        tissue, flags = load_mask(mask, shape, (slide.width, slide.height)), ["own mask"]
+        tissue, flags = load_mask(mask, shape, (slide.width, slide.height))
     elif should_find_tissue:
         small = cv2.resize(overview, shape[::-1], interpolation=cv2.INTER_AREA)
         tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW_FACTOR)

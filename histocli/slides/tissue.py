@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.annotations import fill_polygons, read_geojson
+from histocli.slides.annotations import describe_counts, fill_polygons, read_geojson
 from histocli.slides.grid import Mask
 from histocli.slides.masks import read_png
 from histocli.slides.measures import Map
+from histocli.slides.records import OWN_MASK
 from histocli.sources import Pixels
 
 OVERVIEW_FACTOR = 8  # grid pixels per pixel of the overview; the sides of squares are multiples of it
@@ -24,7 +25,7 @@ _ASPECT_TOLERANCE = 0.02  # relative difference between the shapes of a mask and
 
 
 class Tissue(NamedTuple):
-    """The tissue of a slide: a mask (H,W) of the overview, and the flags `ink` and `black` for excluded areas."""
+    """The tissue of a slide: a mask (H,W) of the overview, and flags: where it is from, and what was left out."""
 
     mask: Mask
     flags: list[str]
@@ -80,18 +81,27 @@ def _make_disc(radius: int) -> Pixels:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2), np.uint8)
 
 
-def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> Mask:
+def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> Tissue:
     """Read the user's mask of the tissue, for an overview of `shape` (H,W).
 
-    A GeoJSON file has polygons in level-0 pixels; in an image every pixel that is not black is tissue. `size` is the
-    width and height in level-0 pixels that the overview covers; for an image, only its shape is checked.
+    In a GeoJSON file the areas of annotations are tissue, in level-0 pixels; in an image every pixel that is not black
+    is tissue. `size` is the width and height in level-0 pixels that the overview covers; for an image, only its shape
+    is checked.
 
     Raises:
-        HistoError: the file is neither, or an image does not have the shape of the slide.
+        HistoError: the file is neither, no area lies in the slide, or an image does not have the shape of the slide.
     """
-    if path.suffix.lower() in (".geojson", ".json"):
-        return fill_polygons(read_geojson(path), shape, (size[0] / shape[1], size[1] / shape[0]))
-    return _load_image(path, shape)
+    if path.suffix.lower() not in (".geojson", ".json"):
+        return Tissue(_load_image(path, shape), [OWN_MASK])
+    areas = read_geojson(path)
+    mask = fill_polygons(areas.polygons, shape, (size[0] / shape[1], size[1] / shape[0]))
+    if areas.polygons and not mask.any():
+        raise HistoError(
+            f"{path}: no area of the mask lies in the slide, which has {size[0]:,.0f}x{size[1]:,.0f} pixels",
+            "coordinates are pixels of the largest level",
+        )
+    left_out = [f"{describe_counts(areas.left_out)} of the mask left out"] if areas.left_out else []
+    return Tissue(mask, [OWN_MASK, *left_out])
 
 
 def _load_image(path: Path, shape: tuple[int, int]) -> Mask:

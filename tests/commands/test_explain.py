@@ -1,5 +1,6 @@
 """`histo plot --kind explain`, and the explanations beside the errors."""
 
+import re
 import shutil
 
 import cv2
@@ -26,7 +27,7 @@ def test_files_are_explained_by_the_network_that_comes_with_histo(empty, histo, 
     paths = write_images(histo, tmp_path / "images", 3)
     result = empty(*EXPLAIN, *paths, "--format", "svg")
     (plot,) = (empty.root / "plots").iterdir()
-    assert plot.name == "histonet-pcam-explain.svg"
+    assert re.fullmatch(r"histonet-pcam-explain-patch-00-and-2-more-[0-9a-f]{8}\.svg", plot.name)
     assert "histonet-pcam comes with histo" in result.stderr
     written = plot.read_text()
     assert "3 patches" in written
@@ -40,7 +41,7 @@ def test_files_are_explained_by_the_network_that_comes_with_histo(empty, histo, 
 def test_patches_are_explained_by_their_ids(histo):
     ids = pd.read_csv(histo.root / "manifests" / "synthetic.csv")["id"]
     histo(*EXPLAIN, "--ids", ids[5], "--ids", ids[300], "--run", "first")
-    path = histo.root / "plots" / "first-explain.png"
+    (path,) = (histo.root / "plots").iterdir()
     assert sum(colours(path)) > 1000
     first = path.read_bytes()
     histo(*EXPLAIN, "--ids", ids[5], "--ids", ids[300], "--ckpt", "first")
@@ -51,6 +52,8 @@ def test_patches_are_explained_by_their_ids(histo):
     assert "several data sets have this patch: copy, synthetic" in " ".join(error.split())
     assert hint == "add --data copy"
     histo(*EXPLAIN, "--ids", ids[5], "--data", "copy")
+    assert path.read_bytes() == first  # another sheet replaces no earlier one
+    assert len(list((histo.root / "plots").iterdir())) == 2
 
 
 def test_an_evaluation_is_explained_by_its_most_confident_patches_and_its_errors_too(histo):

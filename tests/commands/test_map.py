@@ -102,8 +102,11 @@ def test_without_the_data_set_ids_tell_the_position_and_mpp_the_scale(scored, tm
     error, hint = empty.fails("plot", "--kind", "map", moved)
     assert error.startswith("the resolution of the slide slide_0 is not known")
     assert "--mpp 0.25" in hint
-    empty("plot", "--kind", "map", moved, "--mpp", MPP, "--format", "svg")
-    assert (empty.root / "plots" / "moved-map-slide_1.svg").is_file()
+    other = tmp_path / "other" / "moved.csv"
+    other.parent.mkdir()
+    write_rows(other, read_rows(moved)[:-1])
+    empty("plot", "--kind", "map", moved, other, "--mpp", MPP, "--format", "svg")
+    assert len(list((empty.root / "plots").glob("moved-*-map-slide_1.svg"))) == 2
     workspace = Workspace(histo.root)
     by_id = make_patch_maps(place_predictions(Workspace(empty.root), moved, ()), GivenResolutions(MPP))
     for one, other in zip(

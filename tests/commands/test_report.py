@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import cv2
@@ -13,14 +14,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histocli.reports.page.charts import make_learning_curves
+from histocli.reports.page.charts import Chart, Line, make_learning_curves, make_rate_axis
 from histocli.reports.run import EpochRecord
+from histocli.reports.slides import Estimate, Recall, SlideEvaluation
+from histocli.schema import to_json
 from histocli.workspace import write_json
 from tests.cli import TRAIN
+from tools.browser import CHROMIUM, open_browser
 
 EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 
 
@@ -276,6 +279,35 @@ def test_headings_sort_and_the_pictures_can_be_filtered(hostile, tmp_path):
 
 
 @needs_browser
+def test_keys_sort_a_table_and_move_the_threshold(hostile, tmp_path):
+    page = page_of(hostile)
+    (points,) = page.points
+    table = "document.querySelector(\"[aria-label='Metrics by slide'] table\")"
+    rows = f"Array.from({table}.tBodies[0].rows, (row) => row.cells[0].textContent)"
+    numbers = """Object.fromEntries(Array.from(document.querySelectorAll(".threshold-controls ~ * [data-count]"),
+      (cell) => [cell.dataset.count, Number(cell.textContent)]))"""
+    slides = [f"slide {i} {HOSTILE}" for i in range(4)]
+    with open_browser(tmp_path / "chromium") as browser:
+        browser.open(hostile.root / "plots" / "first-report.html")
+        slider = "document.querySelector('.threshold-controls input[type=range]')"
+        browser.tab_to(f"element === {slider}")
+        at = points["stored"]
+        for key, to in (("ArrowRight", at + 1), ("ArrowLeft", at), ("Home", 0), ("End", len(points["thresholds"]) - 1)):
+            browser.press(key)
+            spoken = browser.evaluate(f"{slider}.getAttribute('aria-valuetext')")
+            assert spoken == f"threshold {points['thresholds'][to]:g}"
+            tp, fp = points["tp"][to], points["fp"][to]
+            expected = {"tn": points["negatives"] - fp, "fp": fp, "fn": points["positives"] - tp, "tp": tp}
+            assert browser.evaluate(numbers) == expected
+        for key, expected, sort in (("Enter", slides, "ascending"), ("Space", slides[::-1], "descending")):
+            if key == "Enter":
+                browser.tab_to(f"element === {table}.querySelector('th button')")
+            browser.press(key)
+            assert browser.evaluate(rows) == expected
+            assert browser.evaluate("document.activeElement.parentNode.getAttribute('aria-sort')") == sort
+
+
+@needs_browser
 def test_printed_tables_fit_the_page(evaluated_run, tmp_path):
     """The styles for printing, on a screen as wide as the text of an A4 page."""
     page = page_of(evaluated_run, "--pictures", 0)
@@ -455,6 +487,7 @@ def write_heatmaps(folder, count, side):
     """Write what `histo predict` leaves of slides that the report shows."""
     for number in range(count):
         record = {"slide": f"case {number} {HOSTILE}", "status": "scored", "squares": 9, "tumour_mm2": float(number)}
+        record["maximum"] = number / 10
         finished = {"path": "x", "made_of": "", "threshold": 0.5, "step": 96, "width": 9, "height": 9, "record": record}
         (folder / f"case-{number}").mkdir(parents=True)
         write_json(folder / f"case-{number}" / "slide.json", finished)
@@ -509,3 +542,49 @@ def test_maps_that_cannot_be_shown_are_named(placed, empty, tmp_path):
     error, hint = placed.fails("report", "--maps", tmp_path)
     assert error == f"there are no maps of slides in {tmp_path}"
     assert "histo predict SLIDES --out DIR writes them" in hint
+
+
+def evaluate_maps(histo, folder, **changes):
+    """Write what `histo eval --maps` leaves of the four slides of `write_heatmaps`."""
+    names = [f"case {number} {HOSTILE}" for number in range(4)]
+    evaluation = SlideEvaluation(
+        folder=str(folder),
+        truth="annotations",
+        threshold=0.5,
+        slides=4,
+        tumour_slides=2,
+        without_truth=[],
+        failed=["broken"],
+        auc={"maximum": Estimate(0.75, (0.5, 0.9))},
+        scores={name: {"maximum": number / 10} for number, name in enumerate(names)},
+        labels=dict(zip(names, (0, 1, 0, 1), strict=True)),
+        froc=Estimate(0.61),
+        false_positives=[0.0, 2.0, 12.0],
+        sensitivity=[0.0, 0.5, 1.0],
+        recall={"micrometastasis": Recall(1, 2, Estimate(0.5))},
+    )
+    write_json(histo.root / "metrics" / "slides-maps.json", to_json(replace(evaluation, **changes)))
+
+
+def test_the_evaluation_of_maps_is_beside_them(histo, tmp_path):
+    maps = tmp_path / "maps"
+    write_heatmaps(maps, 4, 300)
+    line = ("--pictures", 0, "--maps", maps)
+    assert "The maps were not measured: histo eval --maps" in page_of(histo, *line).text
+    evaluate_maps(histo, maps)
+    page = page_of(histo, *line)
+    assert "4 slides, 2 of them with tumour; threshold 0.5." in page.text
+    assert "AUC of slides by maximum 0.7500 0.5000 to 0.9000 FROC score of Camelyon16 0.6100 -" in page.text
+    assert "recall, micrometastasis: 1 of 2 0.5000 -" in page.text
+    assert "Not measured, because they could not be scored (1): broken" in page.text
+    roc, froc = ([one["points"] for tag, one in page.elements if tag == "polyline"][i] for i in (-2, -1))
+    chart = Chart("", "", make_rate_axis(""), make_rate_axis(""))
+    assert roc == chart.path(Line("", ((0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1))))
+    assert froc == chart.path(Line("", ((0, 0), (0.25, 0.5), (1, 0.8))))  # the axis ends at 8 false positives
+    for changes in ({"scores": {f"case 0 {HOSTILE}": {"maximum": 0.9}}}, {"without_truth": ["case 9"]}):
+        evaluate_maps(histo, maps, **changes)
+        result = histo("report", *line)
+        assert "slides-maps.json is of other scores than these maps have" in " ".join(result.stderr.split())
+        assert "AUC of slides" not in Page(histo.root / "plots" / "first-report.html").text
+    evaluate_maps(histo, tmp_path)
+    assert "The maps were not measured" in page_of(histo, *line).text

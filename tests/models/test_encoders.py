@@ -224,6 +224,27 @@ def test_weights_that_are_not_in_the_cache_are_an_error_without_a_network(hub):
     assert str(hub / "models--someone--tiny") in caught.value.hint
 
 
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:9"], ids=["direct", "proxy"])
+def test_without_a_network_there_is_one_clear_error_at_once_and_the_cache_is_used(hub, monkeypatch, caplog, proxy):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9" if proxy is None else "http://hub.invalid")
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    if proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+    host = constants.ENDPOINT.removeprefix("http://")
+    for arch in ("tiny", "timm/test_resnet.r160_in1k"):
+        with pytest.raises(HistoError, match=f"they are not on this computer, and {host} does not answer"):
+            create_model(arch, Weights.PRETRAINED)
+    put_in_cache(hub, TINY)
+    create_model("tiny", Weights.PRETRAINED)
+    assert not [record for record in caplog.records if "Retry" in record.getMessage()]
+    assert constants.HF_HUB_OFFLINE is False
+
+
 def test_a_damaged_download_is_an_error(hub):
     put_in_cache(hub, TINY)
     file = next(hub.rglob("model.safetensors"))

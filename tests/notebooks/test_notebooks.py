@@ -1,14 +1,20 @@
 """The notebooks run from top to bottom on synthetic patches; installation and parameters are replaced."""
 
+import os
 import re
+import shlex
+import sys
+from types import ModuleType
 
 import cv2
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from nbclient import NotebookClient
 
+from histocli.cli import app
 from tests.cli import REPOSITORY
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -33,6 +39,7 @@ def test_a_notebook_is_short_has_no_outputs_and_installs_no_torch(path):
     assert len(installs) == 1
     assert "torch" not in installs[0]
     assert "--upgrade" not in installs[0]
+    assert "/kaggle/input" not in installs[0]  # pip builds in the folder, and this one cannot be written
 
 
 def execute(name, parameters, folder):
@@ -60,15 +67,26 @@ def test_the_notebooks_of_kaggle_and_colab_run_the_same_commands():
     assert sum("!histo" in source for source in kaggle) == 5
 
 
-def test_the_parameters_of_kaggle_and_colab_have_the_same_names():
-    names = [
-        set(re.findall(r"^(\w+) = ", cell.source, re.MULTILINE))
-        for path in NOTEBOOKS
-        if path.stem != "python"
-        for cell in nbformat.read(path, as_version=4).cells
-        if "parameters" in cell.metadata.get("tags", ())
-    ]
-    assert names == [{"SOURCE", "DATA", "BALANCE", "OPTIONS", "TEST"}] * 2
+@pytest.mark.parametrize("name", ["kaggle", "colab"])
+def test_the_commands_with_the_parameters_of_a_notebook_are_understood(name, monkeypatch):
+    """The cells that `execute` replaces: the installation without its shell commands, and the parameters."""
+    for variable in ("HISTO_WORKSPACE", "KAGGLE_API_TOKEN"):
+        monkeypatch.setenv(variable, "")  # so that what the cells set is removed after the test
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    monkeypatch.setitem(sys.modules, "google.colab", colab := ModuleType("google.colab"))
+    colab.userdata = {"KAGGLE_API_TOKEN": "a token of Kaggle"}
+    values, called = {}, []
+    for cell in nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4).cells:
+        if cell.metadata.get("tags"):
+            exec("\n".join(line for line in cell.source.splitlines() if line[:1] not in "!%"), values)
+        for line in re.findall(r"^!histo (.*)", cell.source, re.MULTILINE):
+            command, *words = shlex.split(line.format_map(values))
+            root = typer.main.get_command(app)
+            root.commands[command].make_context(command, words, parent=root.make_context("histo", [command]))
+            called.append(command)
+    assert called == ["download", "balance", "train", "eval", "plot", "predict"]
+    assert os.environ["HISTO_WORKSPACE"] == "ws"
+    assert os.environ["KAGGLE_API_TOKEN"] == ("a token of Kaggle" if name == "colab" else "")
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_annotations_give_auc_froc_and_recall(histo, slides, tmp_path):
     report = json.loads(result.stdout)
     assert report == json.loads((histo.root / "metrics" / "slides-maps.json").read_text())
     assert (report["slides"], report["tumour_slides"]) == (3, 2)
-    assert set(report["auc"]) == {"maximum", "mean of the 10 highest", "tumour area in mm2"}
+    assert set(report["auc"]) == {"maximum", "mean of the 10 highest", "area of tumour squares in mm2"}
     assert all(0 <= one["value"] <= 1 for one in report["auc"].values())
     assert 0 <= report["froc"]["value"] <= 1
     assert sum(one["lesions"] for one in report["recall"].values()) >= 2

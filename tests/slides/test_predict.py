@@ -230,6 +230,54 @@ def test_own_masks(histo, slides, tmp_path):
     assert "there is no mask second.geojson or .png" in result.stderr
 
 
+def write_areas(path, *kinds, x=400, side=384):
+    """Write a GeoJSON file with a square of each of QuPath's kinds of objects, one beside the other."""
+    features = []
+    for number, kind in enumerate(kinds):
+        left, right, top, bottom = x + number * side, x + (number + 1) * side, 300, 300 + side
+        ring = [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        features.append({"type": "Feature", "geometry": geometry, "properties": {"objectType": kind}})
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return path
+
+
+def test_only_annotations_are_a_mask_and_the_rest_is_counted(histo, slides, tmp_path):
+    squares = []
+    for number, kinds in enumerate((["annotation"], ["annotation", "tile", "detection", "tile"])):
+        mask = write_areas(tmp_path / f"{number}.geojson", *kinds)
+        result = predict(histo, slides / "first.tif", "--out", tmp_path / str(number), "--mask", mask)
+        [record] = read_table(tmp_path / str(number) / "slides.csv")
+        squares.append(record["squares"])
+    assert squares[0] == squares[1]
+    assert record["flags"] == "own mask; 1 detection and 2 tiles of the mask left out"
+    assert "1 detection and 2 tiles of the mask left out" in " ".join(result.stderr.split())
+
+
+def test_masks_that_cannot_be_meant_are_refused(histo, slides, tmp_path):
+    def fails(mask, *inputs, code=1):
+        return histo.fails("predict", *inputs, "--device", "cpu", "--out", tmp_path / "out", "--mask", mask, code=code)
+
+    first = slides / "first.tif"
+    write_areas(tmp_path / "tiles.geojson", "tile", "tile")
+    predict(histo, first, "--out", tmp_path / "out", "--mask", tmp_path / "tiles.geojson", code=1)
+    [record] = read_table(tmp_path / "out" / "slides.csv")
+    assert "tiles.geojson has 2 tiles, and no annotation with an area" in record["error"]
+    write_areas(tmp_path / "far.geojson", "annotation", x=9000)
+    predict(histo, first, "--out", tmp_path / "out", "--mask", tmp_path / "far.geojson", code=1)
+    [record] = read_table(tmp_path / "out" / "slides.csv")
+    assert "no area of the mask lies in the slide, which has 1,400x1,600 pixels" in record["error"]
+    mask = write_areas(tmp_path / "one.geojson", "annotation")
+    error, hint = fails(mask, slides, code=2)
+    assert "is the mask of one slide, and the inputs are 2 slides" in " ".join(error.split())
+    assert "give a folder" in hint
+    error, _ = fails(mask.rename(tmp_path / "one.xml"), first, code=2)
+    assert "does not end in .geojson, .json, .png" in " ".join(error.split())
+    write_areas(tmp_path / "empty.geojson")
+    result = predict(histo, first, "--out", tmp_path / "out", "--mask", tmp_path / "empty.geojson")
+    assert "the mask covers a tenth of no square" in " ".join(result.stderr.split())
+
+
 def test_an_ome_tiff_is_read_with_tifffile(histo, slides, tmp_path):
     image = tifffile.imread(slides / "first.tif")
     for name, tile in (("tiled", 256), ("strips", None)):

@@ -109,7 +109,7 @@ def test_xml_and_geojson_say_the_same(tmp_path):
     write_annotation(plan, tmp_path / "a.xml")
     write_annotation(plan, tmp_path / "a.geojson")
     for one, other, lesion in zip(
-        read_asap(tmp_path / "a.xml"), read_geojson(tmp_path / "a.geojson"), plan.lesions, strict=True
+        read_asap(tmp_path / "a.xml"), read_geojson(tmp_path / "a.geojson").polygons, plan.lesions, strict=True
     ):
         assert one.name == other.name == "Tumor"
         np.testing.assert_array_equal(one.outline, lesion.outline)

@@ -109,7 +109,7 @@ def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
         )
         for style, (name, values) in enumerate(metrics)
     )
-    shown = [f"{name} {_format_number(values[-1])}" for name, values in metrics]
+    shown = [f"{name} {format_number(values[-1])}" for name, values in metrics]
     lowest = min((y for line in lines for _, y in line.points), default=0.0)
     rates = Chart(
         "Validation metrics by epoch",
@@ -126,15 +126,15 @@ def make_evaluation_charts(report: EvaluationReport) -> list[Chart]:
     curves, metrics = report.measured.curves, report.measured.metrics
     charts = []
     if curves.roc.fpr:
-        charts.append(make_roc_chart([(f"AUC {_format_number(metrics['auc'])}", report)]))
+        charts.append(make_roc_chart([(f"AUC {format_number(metrics['auc'])}", report)]))
     if curves.pr.recall:
-        average = _format_number(metrics["average_precision"])
+        average = format_number(metrics["average_precision"])
         charts.append(
             Chart(
                 "Precision and recall",
                 f"The average precision is {average}; tumour is {report.measured.prevalence:.1%} of the patches.",
-                _make_rate_axis("recall (sensitivity)"),
-                _make_rate_axis("precision (PPV)"),
+                make_rate_axis("recall (sensitivity)"),
+                make_rate_axis("precision (PPV)"),
                 (
                     Line("prevalence", ((0, report.measured.prevalence), (1, report.measured.prevalence)), "reference"),
                     Line(f"average precision {average}", _make_steps(curves.pr.recall, curves.pr.precision)),
@@ -142,7 +142,7 @@ def make_evaluation_charts(report: EvaluationReport) -> list[Chart]:
                 follows="pr",
             )
         )
-    charts.append(_make_calibration_chart(report.measured.calibration, _format_number(metrics["ece"])))
+    charts.append(_make_calibration_chart(report.measured.calibration, format_number(metrics["ece"])))
     charts.append(_make_score_chart(report.measured.histogram))
     return charts
 
@@ -156,8 +156,8 @@ def make_roc_chart(reports: Sequence[tuple[str, EvaluationReport]]) -> Chart:
     return Chart(
         "ROC curve" if len(lines) == 1 else "ROC curves",
         f"Sensitivity against 1 - specificity: {'; '.join(line.label for line in lines)}.",
-        _make_rate_axis("1 - specificity"),
-        _make_rate_axis("sensitivity"),
+        make_rate_axis("1 - specificity"),
+        make_rate_axis("sensitivity"),
         (Line("chance", ((0, 0), (1, 1)), "reference"), *lines),
         follows="roc" if len(lines) == 1 else "",
     )
@@ -168,8 +168,8 @@ def _make_calibration_chart(bins: Sequence[CalibrationBin], ece: str) -> Chart:
     return Chart(
         "Calibration",
         f"The fraction of patches with tumour in {len(bins)} bins of the predicted probability; the ECE is {ece}.",
-        _make_rate_axis("predicted probability"),
-        _make_rate_axis("fraction with tumour"),
+        make_rate_axis("predicted probability"),
+        make_rate_axis("fraction with tumour"),
         (Line("perfect calibration", ((0, 0), (1, 1)), "reference"), Line(f"ECE {ece}", points, "0", has_dots=True)),
         follows="line",
     )
@@ -185,7 +185,7 @@ def _make_score_chart(histogram: Histogram) -> Chart:
     return Chart(
         "Scores by class",
         f"The number of patches by predicted probability: {totals[0]:,} normal, {totals[1]:,} tumour.",
-        _make_rate_axis("predicted probability of tumour"),
+        make_rate_axis("predicted probability of tumour"),
         _make_axis("patches", 0, max(_TICKS, *histogram.negative, *histogram.positive)),
         bars=tuple(bar for bar in bars if bar.height),
         legend=((f"normal (n = {totals[0]:,})", "0"), (f"tumour (n = {totals[1]:,})", "1")),
@@ -202,7 +202,8 @@ def _make_steps(recall: Sequence[float], precision: Sequence[float]) -> Points:
     return tuple(steps)
 
 
-def _make_rate_axis(title: str) -> Axis:
+def make_rate_axis(title: str) -> Axis:
+    """Return an axis from 0 to 1."""
     return Axis(title, 0, 1, tuple((i / 5, f"{i / 5:g}") for i in range(6)))
 
 
@@ -223,5 +224,6 @@ def _make_axis(title: str, low: float, high: float) -> Axis:
     return Axis(title, values[0], values[-1], tuple((value, f"{value:,.10g}") for value in values))
 
 
-def _format_number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Return a metric with four decimals."""
     return "undefined" if value is None else f"{value:.4f}"

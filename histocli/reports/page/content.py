@@ -18,6 +18,7 @@ from histocli.reports.page.charts import Chart
 from histocli.reports.page.gallery import Gallery
 from histocli.reports.page.maps import MapGallery
 from histocli.reports.page.operating import OperatingPoints
+from histocli.reports.page.slides import SlideSection
 from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import RunRecord
 from histocli.text import printable
@@ -78,7 +79,7 @@ class ComparisonSection:
 
 
 def render(
-    runs: list[RunSection], comparisons: list[ComparisonSection], slides: MapGallery, problems: list[str]
+    runs: list[RunSection], comparisons: list[ComparisonSection], slides: SlideSection | None, problems: list[str]
 ) -> str:
     """Return the page: HTML that needs no other file and no network; `problems` say what is missing and why."""
     environment = _make_environment()
@@ -122,6 +123,7 @@ def _make_environment() -> "Environment":
         "interval": _format_interval,
         "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
         "worst_first": worst_first,
+        "first_rows": lambda rows: list(rows)[:_MAX_ROWS],
         "split_sentence": SPLIT_SENTENCES.__getitem__,
     }
     return environment

@@ -82,7 +82,7 @@ def make_folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int)
         if not (source := _shrink(folder / HEATMAP, share)):
             break
         record = one.record
-        areas = (("tissue", record.tissue_mm2), ("above the threshold", record.tumour_mm2))
+        areas = (("tissue", record.tissue_mm2), ("of it above the threshold", record.tumour_mm2))
         texts = [f"{area:.2f} mm² {name}" for name, area in areas if area is not None]
         text = ", ".join([f"{record.squares:,} squares", *texts])
         gallery.pictures.append(MapPicture(record.slide, f"{text}; threshold {one.threshold:.3g}", source))
