@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from histocli.config import PlotConfig
-from histocli.data.manifest import compute_file_sha256
+from histocli.data.manifest import hash_file
 from histocli.inference.score_table import read_scores
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, MissingInputError, Plot
@@ -63,7 +63,7 @@ def plan_prediction_maps(workspace: Workspace, config: PlotConfig, on_note: Call
         if not len(placed.table):
             raise MissingInputError(f"{path}: none of its {placed.without:,} patches has a known position", _HINT)
         _report_missing(placed, str(path), on_note)
-        stem = f"{path.stem}-{compute_file_sha256(path)[:8]}"  # many tables have the same name, such as scores.csv
+        stem = f"{path.stem}-{hash_file(path)[:8]}"  # many tables have the same name, such as scores.csv
         plots += [_plan_map(stem, one, path.name, None) for one in make_patch_maps(placed, given)]
     return plots
 
