@@ -22,9 +22,9 @@ from histocli.stdio import write_out
 )
 def balance(
     ctx: typer.Context,
-    n: Annotated[str, typer.Option("--n", help="Number of patches, half of each class; or max.")] = str(
-        BalanceConfig.n
-    ),
+    n: Annotated[
+        str, typer.Option("--n", metavar="INTEGER|max", help="Number of patches, half of each class; or max.")
+    ] = str(BalanceConfig.n),
     data: Annotated[
         str | None,
         typer.Option(
@@ -51,8 +51,8 @@ def balance(
     group: Annotated[
         Group | None,
         typer.Option(
-            help="Keep each hospital in one split; or, if no hospital is known, each of two groups that differ in "
-            "sharpness and colour."
+            help="What is never divided between train and validation, in place of --split. hospital: a hospital. "
+            "appearance, if the hospitals are not known: each of two groups that differ in sharpness and colour."
         ),
     ] = BalanceConfig.group,
     audit: Annotated[
@@ -62,7 +62,8 @@ def balance(
         bool,
         typer.Option(
             "--drop-leaks",
-            help="Leave out patches that share pixels or a slide with patches of a test or valid data set or split.",
+            help="Leave out of train what shares pixels or a slide with patches for evaluation: a data set or a split "
+            "whose name has the word test or valid.",
         ),
     ] = BalanceConfig.drop_leaks,
     seed: options.Seed = BalanceConfig.seed,
@@ -75,7 +76,7 @@ def balance(
     from histocli.schema import to_json
 
     if n != "max" and not n.isdecimal():
-        raise UsageError(f"--n {n} is not a whole number", "give an even number, or max for the largest subset")
+        raise UsageError(f"--n {n}: an even number above 0 is needed", "give one, or max for the largest subset")
     config = BalanceConfig(
         data=data,
         name=name,

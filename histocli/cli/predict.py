@@ -85,7 +85,8 @@ def predict(
         bool,
         typer.Option(
             "--skip-done",
-            help="Score only what the file of --out does not hold yet, and append it: for a folder that grows.",
+            help="Score only the patches that are not in the file of --out yet, and add them to it: for a folder that "
+            "grows.",
             rich_help_panel=OUTPUT,
         ),
     ] = PredictConfig.skip_done,
@@ -140,7 +141,8 @@ def predict(
     errors: Annotated[
         OnError,
         typer.Option(
-            help="If a file cannot be read. skip: score all other files, exit code 4. fail: stop at the first.",
+            help="What to do if a file cannot be read. skip: score all other files, and end with exit code 4. fail: "
+            "stop at the first such file.",
             rich_help_panel=DATA,
         ),
     ] = PredictConfig.errors,

@@ -28,7 +28,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
     hint = f"the warnings above name the files that could not be read{listed}"
     if unreadable and not scored and not prediction.done_before:
-        raise HistoError(f"none of {unreadable:,} files could be read", hint)
+        raise HistoError(f"no file could be read, of {unreadable:,}", hint)
     _report_images(state, config, prediction.remarks, scored)
     if warning := prediction.likeness.warning:
         report.warn(warning)

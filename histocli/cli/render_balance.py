@@ -10,7 +10,7 @@ from histocli.reports.balance import BalanceReport
 def show_balance(report: Reporter, balance: BalanceReport, *, has_audit: bool) -> None:
     """Print the counts of the subset, the dropped patches, and why validation metrics may be too good."""
     if dropped := balance.dropped.by_reason():
-        report.note("dropped: " + ", ".join(f"{count:,} {reason}" for reason, count in dropped.items()))
+        report.note("dropped patches: " + ", ".join(f"{reason} ({count:,})" for reason, count in dropped.items()))
     rows = [[part, c.negative, c.positive, c.slides or "unknown"] for part, c in balance.counts.items()]
     title = f"patches of the subset of {balance.data}, split by {balance.split}"
     report.table(title, ["split", "normal", "tumour", "slides"], rows)

@@ -238,8 +238,10 @@ def _correct_value(problem: _Problem) -> str:
     """A value that is not among the allowed ones."""
     wrong = _NOT_ONE_OF.search(problem.message)
     similar = _find_similar_value(wrong[1], re.findall(r"'([^']*)'", wrong[2])) if wrong else None
+    if not wrong:
+        return ""
     message = problem.message.removeprefix("Value error, ")
-    return f"{message.rstrip('.')}. Did you mean {similar!r}?" if similar else ""
+    return f"{message.rstrip('.')}. Did you mean {similar!r}?" if similar else message
 
 
 # Each returns the new message of an error of its kind, and "" for all others.

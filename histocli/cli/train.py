@@ -68,7 +68,11 @@ def train(
     ] = TrainConfig.arch,
     weights: Annotated[
         Weights,
-        typer.Option(help="Weights to start from; imagenet means the same as pretrained.", rich_help_panel=MODEL),
+        typer.Option(
+            help="Weights to start from. pretrained, or imagenet: those that were published for --arch. "
+            "histonet-pcam: those of the trained network that comes with histo, a histonet-wide.",
+            rich_help_panel=MODEL,
+        ),
     ] = TrainConfig.weights,
     freeze: Annotated[
         bool,

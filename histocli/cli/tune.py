@@ -26,17 +26,20 @@ def tune(
         int | None,
         typer.Option(
             min=1,
-            help="Stop when the study has this many trials, those of earlier calls included.",
+            help="Stop when the study has this many trials, those of earlier calls included. This or --hours is "
+            "needed.",
             rich_help_panel=_STUDY,
         ),
     ] = TuneConfig.trials,
     hours: Annotated[
         float | None,
-        typer.Option(help="Start no trial after this many hours.", rich_help_panel=_STUDY),
+        typer.Option(help="Start no new trial after this many hours.", rich_help_panel=_STUDY),
     ] = TuneConfig.hours,
     name: Annotated[
         str,
-        typer.Option("--name", metavar="NAME", help="The study; one that exists is continued.", rich_help_panel=_STUDY),
+        typer.Option(
+            "--name", metavar="NAME", help="The study's name; a study that exists is continued.", rich_help_panel=_STUDY
+        ),
     ] = TuneConfig.name,
     data: Annotated[
         str,

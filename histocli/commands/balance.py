@@ -158,15 +158,16 @@ def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) 
 
 def _classes_error(data: str, available: PatchCounts, dropped: DroppedPatches) -> HistoError:
     """Return the error for a data set that has no patches of one of the classes."""
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.by_reason().items())
-    hint = "pack more patches with histo download"
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in dropped.by_reason().items())
+    classes = {"normal": available.negative, "tumour": available.positive}
+    hint = f"pack {' and '.join(name for name, count in classes.items() if not count)} patches too: histo download"
     if dropped.unlabelled:
         hint = "give the labels: histo download --labels TABLE, or --classes"
     elif dropped.held_out:
         hint = "patches of a split for evaluation are not trained on: pack training patches too"
-    counts = f"{available.negative:,} negative and {available.positive:,} positive patches of {data}"
+    counts = f"{data} has {available.negative:,} normal and {available.positive:,} tumour patches"
     return HistoError(
-        f"{counts}: both classes are needed" + (f" (dropped: {reasons})" if reasons else ""),
+        f"{counts}, and both classes are needed" + (f"; dropped patches: {reasons}" if reasons else ""),
         hint,
     )
 

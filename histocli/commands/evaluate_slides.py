@@ -151,7 +151,7 @@ def _make_label_lookup(path: Path | None) -> FindTruth:
     """Return a function that finds the label of a slide in a table; None if the table does not have the slide."""
     assert path is not None
     if not path.is_file():
-        raise HistoError(f"there is no {path}", "give a table with the columns id,label")
+        raise HistoError(f"there is no file {path}", "give a table with the columns id,label")
     labels = read_labels(file_at(path))
     return lambda one: labels.get(one.record.slide, labels.get(Path(one.path).stem))
 

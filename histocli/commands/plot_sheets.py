@@ -85,7 +85,7 @@ def read_tables(
         if can_read_scored(workspace, report, scores):
             tables.append((path, report, scores))
     if not tables and missing:
-        raise MissingInputError(f"there is no {missing[0]}", "histo eval writes it again")
+        raise MissingInputError(f"there is no file {missing[0]}", "histo eval writes it again")
     if not tables:
         raise MissingInputError(
             "the scored patches are not packed in this workspace, and their folder is not there any more",

@@ -57,7 +57,11 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     if problem:
         reason = "the GPU cannot be used"
     place = local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
-    name = torch.cuda.get_device_name() if kind == "cuda" else f"{thread_count()} threads"
+    name = (
+        torch.cuda.get_device_name()
+        if kind == "cuda"
+        else f"{thread_count()} thread{'s' if thread_count() != 1 else ''}"
+    )
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions

@@ -149,5 +149,8 @@ def select_labelled(subset: Subset, split: SplitName) -> Subset:
     selected = selected.select(selected.labels != UNLABELLED)
     if not len(selected.rows):
         splits = ", ".join(sorted(set(subset.frame["split"]) - {""})) or "none"
+        if split is SplitName.ALL:
+            hint = "pack it again with labels: histo download --labels TABLE, or --classes"
+            raise HistoError(f"{subset.data} has no labelled patches", hint)
         raise HistoError(f"{subset.data} has no labelled patches in its split {split.value!r}", f"its splits: {splits}")
     return selected

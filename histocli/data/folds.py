@@ -43,7 +43,9 @@ def make_folds(manifest: "pd.DataFrame", k: int, seed: int, group: Group | None 
     kind, groups = (StratifiedKFold, None) if by == "patch" else (StratifiedGroupKFold, codes)
     too_few = HistoError(
         f"{n_groups:,} {pluralise(by)} cannot be divided into {k} folds with both classes in each",
-        f"histo balance without --group {group} makes smaller groups" if group else "--folds 2 is the smallest number",
+        f"histo balance without --group {group} makes smaller groups"
+        if group
+        else "give a smaller number of --folds; 2 is the smallest",
     )
     if k > n_groups or k > int(np.bincount(labels, minlength=2).min()):
         raise too_few

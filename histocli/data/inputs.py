@@ -136,7 +136,7 @@ def _open_input(
         if name in workspace.dataset_names():
             return _open_dataset(workspace, name, split, how)
         known = ", ".join(workspace.dataset_names()) or "none"
-        raise HistoError(f"there is no {name}: no such path, and no data set of that name", f"data sets: {known}")
+        raise HistoError(f"there is no file, folder or data set {name!r}", f"data sets: {known}")
     if path.is_file() and is_array(path):
         array = open_array(path)
         return Inputs(array.shape[0], read_array_patches(array, path, how), {})

@@ -71,7 +71,9 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     import pandas as pd
 
     if not path.is_file():
-        raise HistoError(f"there is no manifest {path}", "histo download makes data sets, histo balance the subset")
+        raise HistoError(
+            f"there is no manifest {path}", "histo download packs a data set, and histo balance draws a subset of it"
+        )
     with _open(path) as file:
         columns = read_columns(file, str(path))
     for name in required:

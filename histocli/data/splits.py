@@ -47,12 +47,12 @@ def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame"
     sizes = [int((manifest["label"] == label).sum()) for label in (0, 1)]
     largest = 2 * min(sizes)
     if largest == 0:
-        raise HistoError(f"{sizes[0]:,} negative and {sizes[1]:,} positive patches: both classes are needed")
+        raise HistoError(f"{sizes[0]:,} normal and {sizes[1]:,} tumour patches: both classes are needed")
     if n < 2 or n % 2:
         raise HistoError(f"--n {n} is not an even number of patches", f"give an even number from 2 to {largest}")
     if n > largest:
         raise HistoError(
-            f"--n {n} asks for {n // 2:,} of each class; there are {sizes[0]:,} negative and {sizes[1]:,} positive",
+            f"--n {n} asks for {n // 2:,} of each class; there are {sizes[0]:,} normal and {sizes[1]:,} tumour patches",
             f"the largest n possible is --n {largest}",
         )
     rng = np.random.default_rng(seed)

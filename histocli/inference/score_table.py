@@ -49,7 +49,7 @@ def read_scores(path: Path) -> "pd.DataFrame":
             table["sha1"] = ""
         table["index"] = pd.to_numeric(table["index"].where(table["index"] != "")).astype("Int64")
     except FileNotFoundError:
-        raise HistoError(f"there is no {path}", again) from None
+        raise HistoError(f"there is no file {path}", again) from None
     except (ValueError, TypeError, OverflowError) as error:
         raise HistoError(f"{path} is not a table of scores: {first_line(error)}", again) from error
     is_wrong = ~(table["label"].isin((0, 1)) & table["prob"].between(0, 1))

@@ -102,9 +102,10 @@ class Bootstrap(NamedTuple):
         is at least 0, and is widened to contain the estimate.
         """
         if self.clusters < 2:
-            return f"all patches are of one {self.by}"
+            return "there is only one patch" if self.by == "patch" else f"all patches are of one {self.by}"
         if self.n_informative(metric) < 2:
-            return f"all patches of a class are of one {self.by}"
+            is_single = self.by == "patch"
+            return "a class has only one patch" if is_single else f"all patches of a class are of one {self.by}"
         if reason := explain_few_clusters(metric, self.by, self.clusters, self.by_class):
             return reason
         defined = values[~np.isnan(values)]

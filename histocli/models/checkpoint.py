@@ -243,7 +243,7 @@ def find_checkpoint(workspace: Workspace, name: str) -> Path:
             return path
     if name == packaged.NAME or (name == "best.pt" and not workspace.run_names() and not Path(name).is_file()):
         return packaged.PATH
-    where = f"there is no checkpoint {name!r}: none in {workspace.checkpoints_dir}, no run of that name"
+    where = f"there is no checkpoint {name!r} in {workspace.checkpoints_dir}, and no run of this name"
     raise HistoError(where, _make_checkpoint_hint(workspace, name))
 
 

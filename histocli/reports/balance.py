@@ -31,10 +31,10 @@ class DroppedPatches:
         """Return the counts above 0, by the reason in words."""
         counts = {
             "in a split for evaluation": self.held_out,
-            "unlabelled": self.unlabelled,
+            "without a label": self.unlabelled,
             "without tissue": self.outliers,
-            "duplicates": self.duplicates,
-            "leaking": self.leaking,
+            "duplicates of another patch": self.duplicates,
+            "sharing pixels or a slide with patches for evaluation": self.leaking,
         }
         return {reason: count for reason, count in counts.items() if count}
 

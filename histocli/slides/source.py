@@ -89,7 +89,7 @@ class SlidesSource:
         """Find the slides in `locations`, and the annotation of each in the folder `annotations`."""
         for name in locations:
             if not Path(name).exists():
-                raise HistoError(f"there is no {name}", "give a folder of slides with --from")
+                raise HistoError(f"there is no file or folder {name}", "give a folder of slides with --from")
         require_packages()
         if not annotations.is_dir():
             raise UsageError(f"--annotations {annotations} is not a folder", "give the folder of the annotations")

@@ -87,8 +87,8 @@ def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
         result.notes.append(f"labels by the names of folders: {describe_counts(folders.counts)}")
     if folders.unknown:
         option = format_classes_option(folders.unknown)
-        known = "" if folders.labels else f"; known are 0, 1, normal, tumor and others, else give {option}"
-        result.notes.append(f"folders that say no label: {describe_counts(folders.unknown)}{known}")
+        known = "" if folders.labels else f"; known names are 0, 1, normal, tumor and others; else give {option}"
+        result.notes.append(f"folders whose names are no known label: {describe_counts(folders.unknown)}{known}")
 
 
 def _add_labels_in_names(result: Labels, names: list[str]) -> None:

@@ -32,7 +32,7 @@ def list_files(path: Path) -> list[File]:
                 return list_archive(str(path), lambda: ArchiveFile(path))
             refuse_format(path)
             return [file_at(path, path.name)]
-        wrong = f"{path} is not a file or folder" if path.exists() else f"there is no {path}"
+        wrong = f"{path} is not a file or folder" if path.exists() else f"there is no file or folder {path}"
     except OSError as error:
         raise HistoError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     raise HistoError(wrong, "give a folder, an archive or an image file")

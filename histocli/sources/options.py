@@ -57,8 +57,8 @@ HOSPITAL_COLUMN = Option("--hospital-column", "Column of the hospitals in the ta
 SPLIT_COLUMN = Option("--split-column", "Column of the splits in the table: train, val or test.", metavar="NAME")
 MPP = Option(
     "--mpp",
-    f"Micrometres per pixel of images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. Of whole slides whose "
-    "files do not say it: this or a table slide,mpp.",
+    f"Micrometres per pixel of images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. For whole slides "
+    "whose files have no resolution: a number, or a CSV with the columns slide,mpp.",
     metavar="NUMBER|CSV",
 )
 RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")

@@ -56,7 +56,7 @@ def table_at(path: Path) -> File:
         HistoError: there is no such file, or the archive does not contain exactly one table.
     """
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises where a folder may not be entered
-        raise HistoError(f"there is no {path}", "give a table in CSV")
+        raise HistoError(f"there is no file {path}", "give a CSV table")
     if not is_archive(path.name):
         return file_at(path)
     tables = [file for file in list_files(path) if file.name.lower().endswith((".csv", ".tsv"))]

@@ -56,7 +56,7 @@ def plan_repeats(workspace: Workspace, config: RunConfig, name: str | None, fold
     kind: Literal["folds", "seeds"] = "folds" if folds else "seeds"
     count = folds or seeds
     if folds and seeds:
-        raise UsageError("--folds and --seeds cannot be combined", "run --seeds on the manifest of each fold")
+        raise UsageError("--folds and --seeds cannot be combined", "leave one of them out")
     if count < 2:
         raise UsageError(f"--{kind} {count}: at least 2 are needed")
     prefix = check_name(name or _find_unused_name(workspace, config.arch), "run")

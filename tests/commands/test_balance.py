@@ -367,10 +367,10 @@ def test_a_slide_in_both_folders_leaks_and_one_in_each_does_not(empty, tmp_path)
     [
         (
             None,
-            "0 negative and 0 positive patches of mine: both classes are needed (dropped: 4 unlabelled)",
+            "mine has 0 normal and 0 tumour patches, and both classes are needed; dropped patches: without a label (4)",
             "--labels",
         ),
-        ("split", "(dropped: 4 in a split for evaluation)", "pack training patches too"),
+        ("split", "dropped patches: in a split for evaluation (4)", "pack training patches too"),
     ],
 )
 def test_why_there_are_no_patches_to_draw_is_told(empty, tmp_path, table, reason, hint):

@@ -265,7 +265,7 @@ def test_scores_at_another_threshold_are_in_the_same_file_as_an_evaluation_at_it
 @pytest.mark.parametrize("name", ["nothing", "./no/such/folder"])
 def test_data_that_is_neither_a_path_nor_a_name_is_an_error(histo, name):
     error, hint = histo.fails(*EVAL, "--data", name)
-    assert error == f"there is no path and no data set {name}"
+    assert error == f"there is no file, folder or data set '{name}'"
     assert hint == "data sets: synthetic"
 
 

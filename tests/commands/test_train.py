@@ -70,7 +70,7 @@ def test_without_a_terminal_the_output_is_a_line_per_epoch(histo):
     assert report["run"] == "histonet-1"
     assert report["epoch"] == 1
     assert "histonet-1: " in result.stderr
-    assert "cpu (1 threads; chosen by --device)" in result.stderr
+    assert "cpu (1 thread; chosen by --device)" in result.stderr
     assert "best epoch 1: validation AUC" in result.stderr
     assert "━" not in result.stderr
     assert result.stderr.splitlines()[-1].startswith("done: wrote ")

@@ -159,7 +159,7 @@ def test_scaling(tmp_path, workspace):
 def test_an_input_that_is_neither_a_path_nor_a_data_set_is_an_error(tmp_path, workspace):
     pack_dataset(workspace, tmp_path)
     for name in ("theirs", "x" * 300):
-        with pytest.raises(HistoError, match=f"there is no {name}") as raised:
+        with pytest.raises(HistoError, match=f"there is no file, folder or data set '{name}'") as raised:
             open_inputs([name], workspace, Resize.CROP)
         assert raised.value.hint == "data sets: mine"
 

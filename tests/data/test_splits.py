@@ -94,7 +94,11 @@ def test_every_row_is_drawn_equally_often():
 @pytest.mark.parametrize(
     ("n", "message", "hint"),
     [
-        (8, "--n 8 asks for 4 of each class; there are 5 negative and 3 positive", "the largest n possible is --n 6"),
+        (
+            8,
+            "--n 8 asks for 4 of each class; there are 5 normal and 3 tumour patches",
+            "the largest n possible is --n 6",
+        ),
         (100, "--n 100 asks for 50 of each class", "--n 6"),
         (5, "--n 5 is not an even number", "even number from 2 to 6"),
         (0, "--n 0 is not an even number", "even number from 2 to 6"),

@@ -78,7 +78,7 @@ def test_all_labels_equal_cannot_be_balanced(root):
     write_manifest(root, rows, "synthetic")
     before = manifest(root)
     process = histo(root, "balance", code=1)
-    assert "error: 0 negative and " in process.stderr
+    assert "error: synthetic has 0 normal and " in process.stderr
     assert "both classes are needed" in process.stderr
     assert manifest(root) == before
 

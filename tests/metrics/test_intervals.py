@@ -258,7 +258,7 @@ def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
         ([0, 1] * 20, np.linspace(0, 1, 40), 0, None, "sensitivity", "it is the same in every resample"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0.5, [0] * 40, "brier", "all patches are of one slide"),
         ([0, 1] * 20, np.linspace(0, 1, 40), 0.99, None, "ppv", "it is defined in only"),
-        ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "all patches of a class are of one patch"),
+        ([0, 1, 0, 0], [0.1, 0.2, 0.3, 0.4], 0.15, None, "auc", "a class has only one patch"),
         (
             [0, 1] * 4,
             np.linspace(0, 1, 8),
