@@ -25,7 +25,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
     measured, uncertainty = evaluation.measured, evaluation.uncertainty
     for checkpoint in evaluation.checkpoints:
         report.detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
-    counts = f"{measured.n:,} patches, {measured.positives:,} tumour"
+    counts = f"{measured.n:,} patch{'es' if measured.n != 1 else ''}, {measured.positives:,} tumour"
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [

@@ -153,7 +153,7 @@ def split_by_group(
             best, best_error = order[: cut + 1], float(error[cut])
     if best is None:
         raise HistoError(
-            f"{len(names)} {unit}s cannot be split with both classes in train and in validation",
+            f"{len(names)} {unit}{'s' if len(names) != 1 else ''} cannot be split with both classes in train and in validation",
             f"add {unit}s, or use smaller groups; --split random works with any number of {unit}s, but it leaks",
         )
     return np.isin(codes, best)

@@ -173,7 +173,7 @@ def test_overlaps_are_searched_once_for_the_same_pixels(empty, tmp_path):
     empty(*download)
     split = ["balance", "--n", "max", "--split", "overlap"]
     error, hint = empty.fails(*split)
-    assert error == "1 overlap groups cannot be split with both classes in train and in validation"
+    assert error == "1 overlap group cannot be split with both classes in train and in validation"
     assert "--split random" in hint
     (kept,) = (empty.root / "data" / "mine").glob("overlaps-*.npy")
     kept.write_bytes(kept.read_bytes()[:-1])  # read, and not searched again

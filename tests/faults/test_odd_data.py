@@ -86,7 +86,7 @@ def test_all_labels_equal_cannot_be_balanced(root):
 def test_a_single_slide_cannot_be_split_by_slide(root):
     write_manifest(root, [{**row, "slide": "s1"} for row in manifest(root, "synthetic")], "synthetic")
     process = histo(root, "balance", "--n", 32, code=1)
-    assert "error: 1 slides cannot be split with both classes in train and in validation" in process.stderr
+    assert "error: 1 slide cannot be split with both classes in train and in validation" in process.stderr
     assert "hint: " in process.stderr
     histo(root, "balance", "--n", 32, "--split", "random")
     check_jsons(root)
