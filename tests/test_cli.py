@@ -384,7 +384,7 @@ def test_eval_and_predict_name_the_checkpoint_before_they_start(histo):
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_the_words_of_other_tools_are_answered_with_what_was_meant(empty, line, meant):
+def test_names_of_other_tools_are_answered_with_the_name_here(empty, line, meant):
     error = empty(*line, code=2).stderr.partition("Error: ")[2]
     assert re.sub(r"\s+", " ", error).strip().endswith(f"Did you mean {meant}?")
 
@@ -408,10 +408,10 @@ def test_the_words_of_other_tools_are_answered_with_what_was_meant(empty, line, 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_missing_or_misplaced_is_answered_with_the_command_to_type(histo, line, answer):
+def test_a_missing_or_misplaced_word_is_answered_with_the_command_to_type(histo, line, answer):
     assert re.sub(r"\s+", " ", histo(*line, code=2).stderr).strip().endswith(answer)
 
 
-def test_a_word_that_is_like_nothing_is_not_guessed_at(empty):
+def test_an_unknown_word_without_a_similar_one_gets_no_suggestion(empty):
     for line in (["train", "--xyzzy", "1"], ["train", "--device", "abacus"], ["eval", "--out", "x"]):
         assert "Did you mean" not in empty(*line, code=2).stderr

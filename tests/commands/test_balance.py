@@ -280,7 +280,7 @@ def test_a_subset_and_a_data_set_cannot_have_the_same_name(histo):
     assert "cannot name" in histo.fails("balance", "--n", 40, "--name", "a/b", code=2)[0]
 
 
-def test_few_slides_in_a_split_are_told(histo):
+def test_few_slides_in_a_split_give_a_warning(histo):
     result = histo("balance", "--n", 64, "--val-fraction", 0.25)
     counts = json.loads((histo.root / "metrics" / "balance.json").read_text())["counts"]
     few = [f"{n} slide{'s' * (n != 1)} in {part}" for part in counts if (n := counts[part]["slides"])]
@@ -341,7 +341,7 @@ def test_folders_give_the_split_and_test_is_kept_out(empty, tmp_path):
     assert (report["split"], report["dropped"]["held_out"], report["n"]) == ("overlap", 19, 10)
 
 
-def test_folders_without_validation_keep_test_out_and_are_split_as_ever(empty, tmp_path):
+def test_folders_without_validation_are_split_and_test_is_kept_out(empty, tmp_path):
     folder = split_folders(tmp_path / "x", {"train": (8, 8), "test": (4, 4)})
     empty("download", "--source", "folder", "--from", folder, "--name", "mine")
     report = json.loads(empty("balance", "--n", "max", "--val-fraction", 0.25, "--json").stdout)
@@ -373,7 +373,7 @@ def test_a_slide_in_both_folders_leaks_and_one_in_each_does_not(empty, tmp_path)
         ("split", "dropped patches: in a split for evaluation (4)", "pack training patches too"),
     ],
 )
-def test_why_there_are_no_patches_to_draw_is_told(empty, tmp_path, table, reason, hint):
+def test_the_error_says_why_there_are_no_patches_to_draw(empty, tmp_path, table, reason, hint):
     write_patches(tmp_path / "x", {str(i): crop(texture(i), 0, 0) for i in range(4)})
     if table:
         rows = "".join(f"{i},{i % 2},test\n" for i in range(4))

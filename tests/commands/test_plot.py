@@ -115,7 +115,7 @@ def check_pdf(path):
     assert b"CreationDate" not in written, path
 
 
-def test_drawing_twice_gives_the_same_files(workspace):
+def test_drawing_plots_twice_gives_the_same_files(workspace):
     kinds = [Kind.CURVES, Kind.ERRORS]
     first = {path: path.read_bytes() for path in plot(workspace, PlotConfig(kind=kinds))}
     assert {path: path.read_bytes() for path in plot(workspace, PlotConfig(kind=kinds))} == first
@@ -315,7 +315,7 @@ def test_only_the_runs_own_data_is_drawn_unless_another_is_named(workspace):
     assert "pcam, unseen" in caught.value.hint
 
 
-def test_a_subset_drawn_anew_is_not_the_runs_own(workspace):
+def test_a_subset_that_was_drawn_again_is_not_that_of_the_run(workspace):
     config, balance = workspace.run_dir("net-1") / "config.json", workspace.metrics_dir / "balance.json"
     write_json(config, json.loads(config.read_text()) | {"manifest_sha256": "a" * 64})
     for digest, is_drawn in (("a", True), ("b", False)):

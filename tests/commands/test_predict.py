@@ -542,7 +542,7 @@ def test_archives_and_arrays_give_the_same_scores(histo, images, tmp_path):
         assert sorted(row["label"] for row in rows) == sorted(wanted), name
 
 
-def test_a_bomb_in_a_gzip_is_stopped(histo, tmp_path):
+def test_a_decompression_bomb_in_a_gzip_is_stopped(histo, tmp_path):
     (tmp_path / "x.h5.gz").write_bytes(gzip.compress(bytes(80 << 20)))
     error, _ = histo.fails(*PREDICT, tmp_path / "x.h5.gz")
     assert "unpacks to more than 20 times its size" in error
@@ -608,7 +608,7 @@ def test_mpp_rescales_to_the_resolution_of_the_patches(histo, images, tmp_path):
     assert "histo download --source folder --mpp" in hint
 
 
-def test_a_tiff_that_says_another_resolution_is_told(histo, tmp_path):
+def test_a_message_names_a_tiff_with_another_resolution(histo, tmp_path):
     patch = np.load(histo.root / "data" / "synthetic" / "patches.npy")[0]
     for name, dots in {"fine": 10_000 / 0.243, "same": 10_000 / 0.972}.items():
         Image.fromarray(patch).save(tmp_path / f"{name}.tif", resolution=dots, resolution_unit="cm")
@@ -705,7 +705,7 @@ def test_failed_files_are_listed_and_the_exit_code_says_so(histo, images, tmp_pa
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
-def test_a_folder_that_grows_is_scored_bit_by_bit(histo, images, tmp_path, suffix):
+def test_skip_done_scores_only_the_new_files_of_a_folder(histo, images, tmp_path, suffix):
     if suffix == "parquet" and not _has_pyarrow():
         pytest.skip("pyarrow is not installed")
     whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"x.{suffix}"

@@ -382,7 +382,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated_run):
     assert "ROC curve" in page.text
 
 
-def test_a_run_that_was_not_evaluated_is_shown_with_the_remedy(histo):
+def test_a_run_that_was_not_evaluated_is_shown_with_the_command_to_run(histo):
     result = histo("report")
     page = Page(histo.root / "plots" / "first-report.html")
     remedy = "first has no evaluation to show: histo eval --ckpt first makes one"
@@ -402,7 +402,7 @@ def test_weights_that_were_trained_on_pcam_are_named_wherever_the_validation_met
     assert sentence not in page_of(histo, "--run", "first").text
 
 
-def test_thousands_of_slides_fit_into_a_mail(evaluated_run):
+def test_a_page_of_thousands_of_slides_stays_small_enough_to_mail(evaluated_run):
     path = evaluated_run.root / "metrics" / "first-synthetic-val.json"
     made = json.loads(path.read_text())
     write_json(path, made | {"slides": [made["slides"][0] | {"slide": f"slide-{i}"} for i in range(10_000)]})
@@ -525,7 +525,7 @@ def test_maps_of_slides_can_be_zoomed(placed, tmp_path):
     assert (result["text"], result["others"]) == ("4 times", "")
 
 
-def test_many_large_maps_fit_into_a_mail(evaluated_run, tmp_path):
+def test_a_page_of_many_large_maps_stays_small_enough_to_mail(evaluated_run, tmp_path):
     write_heatmaps(tmp_path / "maps", 12, 1000)  # noise: 12 x 700 kB as JPEG
     page = page_of(evaluated_run, "--maps", tmp_path / "maps")
     assert len(page.source) < 5_000_000

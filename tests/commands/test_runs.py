@@ -105,7 +105,7 @@ def test_data_sets_and_subsets_are_listed_with_their_counts(histo):
     assert "warning: synthetic: " in histo("data").stderr
 
 
-def test_a_short_run_that_calls_everything_one_class_is_told_to_train_longer(histo):
+def test_a_short_run_that_predicts_one_class_gets_a_hint_to_train_longer(histo):
     result = histo(*TRAIN, "--epochs", 1, "--threshold", "0", "--name", "short")
     hint = "every validation patch is predicted as tumour: the best epoch has trained for only 3 steps; train longer: "
     assert hint + "histo train --resume --name short --epochs 4" in result.stderr

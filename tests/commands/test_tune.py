@@ -252,7 +252,7 @@ def test_a_damaged_file_of_a_study_is_named(histo, damage, reason):
     assert hint == "start another study with --name"
 
 
-def test_a_path_may_have_characters_that_mean_something_in_a_url(histo):
+def test_a_path_may_have_characters_with_a_meaning_in_addresses(histo):
     strange = histo.root.rename(histo.root.with_name("a b?c=%20{d}#e"))
     histo.root = strange
     assert len(tune(histo, 1, *SPACE)["trials"]) == 1

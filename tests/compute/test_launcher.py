@@ -66,7 +66,7 @@ def is_alive(pid):
 @pytest.mark.parametrize(
     ("launch", "suspended"), [("torchrun", False), ("--processes", True)], ids=["torchrun", "--processes suspended"]
 )
-def test_they_save_and_end_when_it_is_killed(histo, launch, suspended):
+def test_processes_save_and_end_when_their_launcher_is_killed(histo, launch, suspended):
     for job, pids in begin(histo, launch):
         assert len(pids) == 2
         if suspended:
@@ -82,7 +82,7 @@ def test_they_save_and_end_when_it_is_killed(histo, launch, suspended):
     assert epochs >= 1
 
 
-def test_a_suspended_one_is_woken_to_save_and_end(histo):
+def test_a_suspended_process_is_woken_to_save_and_end(histo):
     """Ctrl-C waited five minutes for it."""
     for job, pids in begin(histo, "--processes"):
         os.kill(pids[1], signal.SIGSTOP)

@@ -93,7 +93,7 @@ def test_an_interrupted_job_keeps_what_it_has_computed(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["features.bin", "keys.bin"])
-def test_what_a_killed_process_left_is_written_over(tmp_path, file):
+def test_features_that_a_killed_process_left_unfinished_are_computed_again(tmp_path, file):
     patches, workspace = patches_of(), Workspace(tmp_path)
     compute_features(loader_of(patches[:20]), Backbone(), FeatureCache(workspace, SOURCE))
     with (FeatureCache(workspace, SOURCE).folder / file).open("ab") as torn:

@@ -83,7 +83,7 @@ def test_folds_with_one_class_are_refused():
         make_folds(frame, 2, seed=0)
 
 
-def test_split_by_names_what_the_splits_do_not_share():
+def test_find_split_unit_names_what_the_splits_do_not_share():
     frame = manifest(slides=12)
     assert find_split_unit(frame) == "patch"
     assert find_split_unit(frame.assign(split=np.where(frame["slide"] == "s3", "val", "train"))) == "slide"

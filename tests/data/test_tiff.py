@@ -99,7 +99,8 @@ def test_every_pixel_is_kept(compression, rows, pixels):
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
-def test_the_predictor_is_undone(compression):
+def test_differences_between_neighbouring_pixels_are_added_up(compression):
+    # Tag 317 is the predictor. With 2, each pixel is stored as its difference from the pixel to its left.
     assert np.array_equal(decode(by_pillow(PATCH, compression, t317=2), "x"), PATCH)
 
 

@@ -65,7 +65,7 @@ def test_hostile_files_are_refused_in_little_memory(evaluated_workspace, tmp_pat
 
 
 @linux
-def test_what_was_found_before_is_refused(evaluated_workspace, tmp_path):
+def test_hostile_files_of_earlier_attacks_are_refused(evaluated_workspace, tmp_path):
     result = tries("corpus", 0, tmp_path, evaluated_workspace, 0)
     read = {name for name in result["tried"] if name not in result["refused"]}
     assert read <= {"nul.csv"}

@@ -118,7 +118,7 @@ def choose(items, most):
 
 
 @pytest.mark.parametrize("faulty", NAMES, indirect=True)
-def test_killed_at_any_operation_and_run_again_it_ends_as_if_it_had_not_been(faulty, request, record_property):
+def test_a_command_killed_at_any_operation_and_run_again_gives_the_same_files(faulty, request, record_property):
     name = request.node.callspec.params["faulty"]
     kept = faulty.folder / "moments"
     process = faulty.run(keep=str(kept))

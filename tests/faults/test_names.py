@@ -54,7 +54,7 @@ def test_a_run_with_the_longest_name_is_evaluated_compared_and_plotted(root):
     ],
     ids=lambda line: f"{line[0]} {line[-1]!s:.9}",
 )
-def test_a_name_that_cannot_be_is_refused_before_anything_is_done(root, line):
+def test_an_impossible_name_is_refused_before_anything_is_done(root, line):
     before = tree(root)
     process = histo(root, *line, code=2)
     assert process.stderr.startswith("error: ")
@@ -112,7 +112,7 @@ def test_ids_on_a_terminal_do_not_move_its_cursor_and_are_exact_in_a_file(root, 
     assert all(f"\n{name}," in exact for name in ESCAPES)
 
 
-def test_messages_and_tables_do_not_either(root, hostile, tmp_path):
+def test_messages_and_tables_do_not_move_the_cursor_of_a_terminal(root, hostile, tmp_path):
     (hostile / "labels.csv").write_text("id,label\n" + "".join(f'"{name}",{i % 2}\n' for i, name in enumerate(ESCAPES)))
     named = hostile.rename(tmp_path / "folder\x1b[31m")
     for line in (

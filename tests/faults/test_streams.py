@@ -38,7 +38,7 @@ def test_a_file_is_written_whatever_streams_are_closed(root, tmp_path):
 
 @pytest.mark.parametrize("closed", [[1], [0, 1], [1, 2]], ids=str)
 @pytest.mark.parametrize("line", [PREDICT, [*EVAL, "--json"]], ids=["predict", "eval"])
-def test_a_result_that_nobody_gets_is_an_error(root, closed, line):
+def test_a_result_that_cannot_be_written_to_stdout_is_an_error(root, closed, line):
     process = histo(root, *line, **without(*closed), code=1)
     if 2 not in closed:
         assert "error: cannot write the result to stdout: it is closed" in process.stderr
@@ -71,7 +71,7 @@ def test_help_on_a_full_disk_is_one_error(root, args):
     assert process.stderr.count("error: cannot write the result to stdout: No space left on device") == 1
 
 
-def test_messages_that_nobody_gets_do_not_end_the_work(root):
+def test_messages_that_cannot_be_written_to_stderr_do_not_end_the_command(root):
     before = tree(root)
     for number, options in enumerate(({"stderr": "/dev/full"}, without(2))):
         histo(root, "balance", "--n", 24, "--name", f"other{number}", **options)

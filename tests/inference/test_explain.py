@@ -83,7 +83,7 @@ def test_the_map_turns_with_the_patch(arch):
         assert torch.allclose(back, original, atol=2e-3 * float(original.abs().max())), number
 
 
-def test_views_are_undone():
+def test_turned_and_flipped_views_are_turned_back():
     images = torch.arange(2 * 16).view(2, 1, 4, 4)
     for number, view in enumerate(d4_views(images)):
         assert torch.equal(undo_d4_view(view, number), images), number
@@ -114,7 +114,7 @@ def test_several_networks_are_averaged():
     assert not np.allclose(first, second)
 
 
-def test_explaining_leaves_no_trace_in_the_network():
+def test_explaining_does_not_change_the_network():
     torch.manual_seed(2)
     model = with_statistics(create_model("histonet-64"))
     images = torch.rand(1, 3, 96, 96)
@@ -145,7 +145,7 @@ def test_networks_of_convolutions_and_swin_have_a_map(arch):
 
 
 @pytest.mark.parametrize("arch", ["vit_b_32", "timm/test_vit?img_size=96"])
-def test_vision_transformers_have_none(arch):
+def test_vision_transformers_have_no_map(arch):
     if arch.startswith("timm/"):
         pytest.importorskip("timm", reason="timm is not installed (the extra `timm`)")
     with pytest.raises(HistoError, match="cannot be explained: it has no feature map") as caught:
@@ -154,7 +154,7 @@ def test_vision_transformers_have_none(arch):
     assert "histonet" in caught.value.hint
 
 
-def test_what_is_not_a_network_of_torch_has_none():
+def test_what_is_not_a_network_of_torch_has_no_map():
     with pytest.raises(HistoError, match="an ONNX file cannot be explained") as caught:
         explain([lambda images: images], np.zeros((1, 96, 96, 3), np.uint8))
     assert "checkpoint" in caught.value.hint

@@ -15,7 +15,7 @@ def norms(model):
 
 
 @pytest.mark.parametrize(("arch", "left"), [("histonet", 2), ("mobilenet_v3_small", 0), ("densenet121", 120)])
-def test_folded_it_scores_alike(arch, left):
+def test_a_network_with_folded_batch_norm_gives_the_same_scores(arch, left):
     torch.manual_seed(0)
     model = create_model(arch)
     for module in model.modules():

@@ -88,7 +88,7 @@ HOSTILE = [
 
 @pytest.mark.attack
 @pytest.mark.parametrize("text", HOSTILE)
-def test_names_and_ids_of_other_people_are_shown_and_not_obeyed(histo, text):
+def test_html_and_markdown_in_names_and_ids_are_shown_as_text(histo, text):
     """Rendered by python-markdown, as by a site, with its raw HTML on: every text comes out as it went in."""
     markdown = pytest.importorskip("markdown", reason="it is installed with the tools of a developer only")
     folder = histo.root / "runs" / "first"

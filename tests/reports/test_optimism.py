@@ -111,7 +111,7 @@ def test_folders_with_the_same_name_are_different_data(histo, siblings, tmp_path
     assert "it is not known whether valid shares slides" in capsys.readouterr().err
 
 
-def test_only_evaluations_of_unseen_patches_count(histo, siblings):
+def test_only_evaluations_of_unseen_patches_are_used(histo, siblings):
     error, hint = error_of(histo, "nowhere", *RUNS)
     assert (error, hint) == ("first was not evaluated on nowhere", "histo eval --ckpt first --data nowhere")
     made = report(histo, "--ckpt", "first", "--data", "synthetic")

@@ -25,7 +25,7 @@ def square(x, y, side):
     return Polygon(ring, [])
 
 
-def test_a_curve_by_hand():
+def test_froc_agrees_with_a_curve_computed_by_hand():
     slides = [SlideHits([0.9, math.nan], ["micrometastasis"] * 2, [0.8, 0.2]), SlideHits([], [], [0.95])]
     curve = compute_froc(slides)
     assert curve.false_positives == [0, 0.5, 0.5, 1.0, 1.5]
@@ -33,7 +33,7 @@ def test_a_curve_by_hand():
     assert curve.score == pytest.approx((0 + 0.5 * 5) / 6)
 
 
-def test_without_lesions_there_is_no_score():
+def test_without_lesions_there_is_no_froc_score():
     assert compute_froc([SlideHits([], [], [0.5])]).score is None
 
 

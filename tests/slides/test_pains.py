@@ -109,7 +109,7 @@ def test_a_part_that_is_no_jpeg_is_named_and_the_others_are_scored(histo, shared
     assert {record["slide"]: record["status"] for record in records} == {"broken": "failed", "good": "scored"}
 
 
-def test_where_all_tissue_was_left_out_the_reason_is_there(histo, tmp_path):
+def test_a_slide_whose_tissue_was_all_left_out_has_the_reason(histo, tmp_path):
     """TRIDENT 219: what removes artefacts removed the whole slide, without a word."""
     image = np.random.default_rng(0).integers(238, 246, (1600, 1600, 3), np.uint8)
     image[300:1300, 300:1300] = (40, 120, 60)  # green ink

@@ -210,7 +210,7 @@ def test_slides_with_equal_names_get_folders_of_their_own(histo, slides, tmp_pat
     ).read_bytes()
 
 
-def test_own_masks(histo, slides, tmp_path):
+def test_masks_of_the_user_replace_the_tissue_that_is_found(histo, slides, tmp_path):
     square = [[400, 300], [784, 300], [784, 684], [400, 684], [400, 300]]
     geojson = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [square]}, "properties": {}}
     masks = tmp_path / "masks"
@@ -329,7 +329,7 @@ def test_options_of_slides_are_refused_for_patches(histo, tmp_path):
 
 
 @pytest.mark.parametrize("package", ["openslide", "tifffile"])
-def test_a_missing_package_is_named_once_with_its_remedy(histo, slides, tmp_path, monkeypatch, package):
+def test_a_missing_package_is_named_once_with_the_command_to_install_it(histo, slides, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     error, hint = histo.fails("predict", slides, "--out", tmp_path / "out")
     assert error == f"whole slides need the package {package}"

@@ -104,7 +104,7 @@ def test_an_annotation_of_other_coordinates_is_refused(empty, tmp_path):
     assert "no area lies in the slide" in error
 
 
-def test_xml_and_geojson_say_the_same(tmp_path):
+def test_xml_and_geojson_give_the_same_annotation(tmp_path):
     plan = plan_slide(0, 0, 5000, True)
     write_annotation(plan, tmp_path / "a.xml")
     write_annotation(plan, tmp_path / "a.geojson")
@@ -165,7 +165,7 @@ def write_features(path, *features):
         ({"names": [4], "color": [0, 0, 0]}, "the name of a class is not text"),
     ],
 )
-def test_each_way_in_which_qupath_writes_a_class(tmp_path, classification, expected):
+def test_every_way_in_which_qupath_writes_a_class_is_read(tmp_path, classification, expected):
     """Of qupath.lib.io.GsonTools.PathClassTypeAdapter, which also reads a text, and the classes of QuPath 0.3."""
     path = write_features(tmp_path / "a.geojson", feature("Polygon", {"classification": classification}))
     if expected not in ("tumour", "excluded"):
@@ -189,7 +189,7 @@ def test_each_way_in_which_qupath_writes_a_class(tmp_path, classification, expec
     ],
     ids=["tile", "detection", "cell", "core", "tile of QuPath 0.2", "point", "line"],
 )
-def test_only_areas_of_annotations_are_truth(tmp_path, other):
+def test_only_areas_of_annotations_are_tumour(tmp_path, other):
     drawn = feature("Polygon", {"objectType": "annotation", "classification": {"name": "Normal", "color": [0, 0, 0]}})
     areas = read_tumour(write_features(tmp_path / "a.geojson", drawn, other, other))
     assert (len(areas.tumour), len(areas.excluded)) == (0, 1)
@@ -276,7 +276,7 @@ def write_mask(path, areas, side, *, factor=1, value=1, levels=1, dtype=np.uint8
         ("tumor_001.png", {"factor": 8, "value": 255}),
     ],
 )
-def test_a_mask_says_the_same_as_polygons(empty, annotated, tmp_path, name, options):
+def test_a_mask_gives_the_same_labels_as_polygons(empty, annotated, tmp_path, name, options):
     download(empty, annotated, "--name", "polygons")
     areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
     masks = tmp_path / "masks"

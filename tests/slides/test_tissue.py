@@ -36,7 +36,7 @@ def test_a_slide_of_glass_has_no_tissue():
     assert tissue.flags == []
 
 
-def test_a_slide_of_nothing_but_tissue_is_all_tissue():
+def test_a_slide_full_of_tissue_is_all_tissue():
     image = glass()
     paint(image, slice(None), slice(None), (190, 120, 175))
     paint(image, slice(None), slice(200, None), (120, 60, 130))

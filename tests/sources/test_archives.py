@@ -120,7 +120,7 @@ def test_a_damaged_header_in_the_middle_is_not_treated_as_the_end(tmp_path):
         list_files(tmp_path / "x.tar")
 
 
-def test_a_bomb_in_a_tar_is_refused_alone(tmp_path, monkeypatch):
+def test_of_a_tar_only_the_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1 << 20)
     (tmp_path / "x.tar.gz").write_bytes(make_tar({"bomb.png": bytes((1 << 20) + 1), "good.png": b"1"}, "w:gz"))
     bomb, good = list_files(tmp_path / "x.tar.gz")
@@ -168,7 +168,7 @@ def test_archives_three_levels_deep_are_skipped(tmp_path):
     assert set(contents(write_zip(tmp_path / "x.zip", {"inner.zip": inner}))) == {"inner/deep.zip", "inner/b.tif"}
 
 
-def test_an_inner_archive_that_is_a_bomb_is_refused(tmp_path, monkeypatch):
+def test_an_inner_archive_that_is_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files_module, "MAX_FILE_BYTES", 1 << 16)
     path = tmp_path / "x.zip"
     import zipfile
@@ -291,7 +291,7 @@ def test_an_archive_with_the_suffix_of_another_format_says_which_it_is(tmp_path,
     assert caught.value.hint == f"its content is that of a {right}: rename it"
 
 
-def test_a_folder_with_packed_images_alone_says_to_unpack_them(tmp_path):
+def test_a_folder_of_packed_images_gets_a_hint_to_unpack_them(tmp_path):
     write_folder(tmp_path / "x", {"a.png.gz": gzip.compress(b"x"), "b.png.gz": gzip.compress(b"x")})
     with pytest.raises(HistoError, match="there are no images") as caught:
         FolderSource(FolderOptions((str(tmp_path / "x"),)))

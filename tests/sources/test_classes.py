@@ -129,7 +129,7 @@ def test_folders_that_are_not_understood_are_named(tmp_path):
     assert report.counts == {"without a label": 2}
 
 
-def test_a_location_with_the_name_of_a_class_and_with_class_folders(tmp_path):
+def test_class_folders_below_a_folder_named_after_a_class(tmp_path):
     found, _ = pack(tmp_path / "cancer", "normal/1.tif", "tumor/2.tif")
     assert [label for label, _ in found.values()] == [0, 1]
 
@@ -143,7 +143,7 @@ def test_a_location_with_the_name_of_a_class_and_with_class_folders(tmp_path):
         (("negative=a",), "names no positive class"),
     ],
 )
-def test_classes_that_are_no_classes(options, message):
+def test_the_classes_option_with_names_that_do_not_exist_is_refused(options, message):
     with pytest.raises(UsageError, match=message) as raised:
         parse_classes(options)
     assert message.startswith("names no") or "--classes negative=NAME" in raised.value.hint
@@ -171,7 +171,7 @@ def test_the_classes_option_for_unknown_names():
         (["TCGA-BH-A0B3-01_12", "TCGA-BH-A0B4-01_12"], "TCGA", "TCGA-BH-A0B3"),
     ],
 )
-def test_known_names_offer_a_pattern_that_works(tmp_path, names, offer, slide):
+def test_known_slide_names_suggest_a_pattern_that_works(tmp_path, names, offer, slide):
     files = [f"{label}/{name}.tif" for label, name in enumerate(names)]
     _, report = pack(tmp_path / "x", *files)
     note = next(note for note in report.notes if note.startswith(f"the names look like {offer}: --slide-pattern"))
@@ -278,7 +278,7 @@ def test_a_test_folder_beside_class_folders_and_patients_is_read(tmp_path):
     assert found == {"test/tumor/a.tif": (1, "test"), "normal/b.tif": (0, ""), "tumor/c.tif": (1, "")}
 
 
-def test_folders_that_say_a_split_and_a_class(tmp_path):
+def test_folders_that_name_a_split_and_a_class(tmp_path):
     found, _ = pack(
         tmp_path / "x", "train_normal/a.tif", "train_tumor/b.tif", "no_tumor-test/c.tif", "tumor_test/d.tif"
     )

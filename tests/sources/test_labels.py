@@ -275,7 +275,7 @@ def test_the_column_of_splits_can_be_given(tmp_path):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": table}, split_column="other")
 
 
-def test_an_empty_column_of_splits_is_as_none(tmp_path):
+def test_an_empty_column_of_splits_is_ignored(tmp_path):
     source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\na,1,\nb,0,\nc,1,\n"})
     assert splits_of(source) == ["", "", ""]
 
@@ -298,7 +298,7 @@ def test_tables_named_after_splits(tmp_path, names):
     assert f"the 1 images of {test}.csv are in the split test" in source.report.notes
 
 
-def test_a_single_table_named_after_a_split_says_none(tmp_path):
+def test_a_single_table_named_after_a_split_gives_no_split(tmp_path):
     source = open_folder(tmp_path / "x", IMAGES, {"train_labels.csv": TEXT})
     assert splits_of(source) == ["", "", ""]
 
@@ -406,7 +406,7 @@ def test_a_table_in_a_format_that_is_not_read_is_named(tmp_path, name):
     assert any(note.startswith(f"{name!r} may have the labels, but is not read") for note in source.report.notes)
 
 
-def test_a_table_next_to_the_images_is_offered_if_nothing_else_has_labels(tmp_path):
+def test_a_table_next_to_the_images_is_suggested_if_nothing_else_has_labels(tmp_path):
     (tmp_path / "clinical.csv").write_text("File name;Diagnosis\na.tif;tumor\n")
     (tmp_path / "other.csv").write_text("cell,size\n1,2\n")
     source = open_folder(tmp_path / "x", IMAGES, {})
