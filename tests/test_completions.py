@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from histocli.architectures import ARCHITECTURES, ENCODERS
 from histocli.cli import options
-from histocli.models import ARCHITECTURES
-from histocli.models.encoders import ENCODERS
 
 COMPLETIONS = Path(__file__).parents[1] / "completions"
 

@@ -152,8 +152,9 @@ def split_by_group(
         if error[cut] < best_error:
             best, best_error = order[: cut + 1], float(error[cut])
     if best is None:
+        units = f"{unit}s" if len(names) != 1 else unit
         raise HistoError(
-            f"{len(names)} {unit}{'s' if len(names) != 1 else ''} cannot be split with both classes in train and in validation",
+            f"{len(names)} {units} cannot be split with both classes in train and in validation",
             f"add {unit}s, or use smaller groups; --split random works with any number of {unit}s, but it leaks",
         )
     return np.isin(codes, best)

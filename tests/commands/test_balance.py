@@ -35,9 +35,16 @@ def test_the_table_shows_the_counts_and_what_was_dropped(histo):
     assert result.stdout == ""
     dropped = json.loads((histo.root / "metrics" / "balance.json").read_text())["dropped"]
     assert dropped["duplicates"] > 0
-    words = {"held_out": "in a split for evaluation", "outliers": "without tissue"}
+    words = {
+        "held_out": "in a split for evaluation",
+        "unlabelled": "without a label",
+        "outliers": "without tissue",
+        "duplicates": "duplicates of another patch",
+        "leaking": "sharing pixels or a slide",
+    }
     for name, count in dropped.items():
-        assert (f"{count} {words.get(name, name)}" in result.stderr) == (count > 0)
+        assert (words[name] in result.stderr) == (count > 0)
+        assert not count or f"{words[name]} ({count})" in result.stderr
     cells = [line.split() for line in result.stderr.splitlines()]
     rows = {line[0]: list(map(int, line[1:])) for line in cells if line[0] in ("train", "val")}
     assert [a + b for a, b in zip(rows["train"][:2], rows["val"][:2], strict=True)] == [50, 50]
@@ -55,7 +62,11 @@ def test_max_takes_all_patches_and_a_larger_number_is_refused(histo):
 
 @pytest.mark.parametrize(
     ("n", "code", "why"),
-    [("7", 1, "is not an even number"), ("0", 1, "is not an even number"), ("abc", 2, "whole number")],
+    [
+        ("7", 1, "is not an even number"),
+        ("0", 1, "is not an even number"),
+        ("abc", 2, "an even number above 0 is needed"),
+    ],
 )
 def test_an_invalid_number_is_refused(histo, n, code, why):
     error, hint = histo.fails("balance", "--n", n, code=code)
@@ -210,7 +221,7 @@ def test_a_split_by_hospital_is_refused_if_it_is_not_possible(histo):
     assert error == "--group hospital and --split slide cannot be combined"
     edit(histo, lambda row: row | {"hospital": "RUMC"})
     error, _ = histo.fails("balance", "--n", 40, "--group", "hospital")
-    assert error == "1 hospitals cannot be split with both classes in train and in validation"
+    assert error == "1 hospital cannot be split with both classes in train and in validation"
     edit(histo, lambda row: row | {"hospital": ""})
     error, hint = histo.fails("balance", "--n", 40, "--group", "hospital")
     assert error == "the hospitals of synthetic are not known for every patch"
