@@ -76,7 +76,9 @@ def balance(
     from histocli.schema import to_json
 
     if n != "max" and not n.isdecimal():
-        raise UsageError(f"--n {n}: an even number above 0 is needed", "give one, or max for the largest subset")
+        raise UsageError(
+            f"--n {n}: a whole number above 0 is needed", "give an even number, or max for the largest subset"
+        )
     config = BalanceConfig(
         data=data,
         name=name,

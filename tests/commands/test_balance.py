@@ -65,7 +65,7 @@ def test_max_takes_all_patches_and_a_larger_number_is_refused(histo):
     [
         ("7", 1, "is not an even number"),
         ("0", 1, "is not an even number"),
-        ("abc", 2, "an even number above 0 is needed"),
+        ("abc", 2, "whole number above 0"),
     ],
 )
 def test_an_invalid_number_is_refused(histo, n, code, why):
