@@ -92,7 +92,7 @@ def test_without_the_checkpoint_the_errors_are_drawn_and_say_why_they_are_not_ex
         ([*EXPLAIN, "--ckpt", "first"], 2, "--ckpt needs the patches to explain", "--ids ID"),
         ([*EXPLAIN, "x.png", "--ckpt", "first", "--run", "first"], 2, "--ckpt and --run exclude each other", ""),
         ([*EXPLAIN, "x.png", "--ckpt", "net.onnx"], 1, "--ckpt net.onnx: an exported network cannot be explained", ""),
-        ([*EXPLAIN, "x.png"], 1, "there is no x.png", "synthetic"),
+        ([*EXPLAIN, "x.png"], 1, "there is no file, folder or data set 'x.png'", "synthetic"),
         ([*EXPLAIN, "synthetic"], 2, "320 patches are too many for a sheet", "at most 64"),
         ([*EXPLAIN, "x.png", "--data", "synthetic"], 2, "--data synthetic is for packed patches", ""),
         (EXPLAIN, 1, "has not been evaluated", "histo eval"),
