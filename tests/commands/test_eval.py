@@ -95,7 +95,9 @@ def test_eval_agrees_with_the_best_epoch_of_training(histo):
     for metrics in (report(histo)["metrics"], report(histo, "--uncalibrated")["metrics"]):
         assert metrics["auc"] == pytest.approx(best["val_auc"])
         assert metrics["accuracy"] == pytest.approx(best["val_accuracy"])
-    assert metrics["log_loss"] == pytest.approx(best["val_loss"], rel=1e-4)  # training speaks of raw scores
+    assert metrics["log_loss"] == pytest.approx(
+        best["val_loss"], rel=1e-4
+    )  # training reports the loss before calibration
 
 
 def test_each_manifest_is_read_and_hashed_once(histo, monkeypatch):

@@ -375,7 +375,8 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(evaluated_run):
     (evaluated_run.root / "metrics" / "first-synthetic-val.csv").unlink()
     result = evaluated_run("report")
     page = Page(evaluated_run.root / "plots" / "first-report.html")
-    reason = "The threshold cannot be moved, and its patches are not shown: there is no file metrics/first-synthetic-val.csv"
+    missing = "there is no file metrics/first-synthetic-val.csv"
+    reason = f"The threshold cannot be moved, and its patches are not shown: {missing}"
     assert reason in page.text
     assert str(evaluated_run.root) not in page.source
     assert page.points == []

@@ -173,7 +173,7 @@ def test_more_epochs_extend_a_finished_run_with_a_cycle_of_their_own(histo):
     rows = history(histo, "first")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5]
     assert rows[:2] == before
-    assert before[-1]["lr"] < rows[2]["lr"] / 100  # it had fallen, and rises again
+    assert before[-1]["lr"] < rows[2]["lr"] / 100  # the learning rate fell in the first cycle, and rises in the second
     assert rows[4]["lr"] == pytest.approx(before[-1]["lr"], rel=0.01)
     config = json.loads((histo.root / "runs" / "first" / "config.json").read_text())["options"]
     assert (config["epochs"], config["extended_after"]) == (5, 2)

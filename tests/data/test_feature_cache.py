@@ -129,7 +129,7 @@ def test_two_jobs_share_the_work(tmp_path, monkeypatch):
     first = Backbone(meanwhile)
     computed = compute_features(loader_of(patches), first, FeatureCache(workspace, SOURCE))
     assert other.patches == 72  # the first batch of the first job was there
-    assert first.patches < 80  # it noticed, after the batches that it had read ahead
+    assert first.patches < 80  # it stopped after the batches that were read ahead
     assert torch.allclose(computed.loader.features, expected(patches))
     cache = FeatureCache(workspace, SOURCE)
     assert (cache.folder / "keys.bin").stat().st_size == 80 * 24  # no patch twice

@@ -206,7 +206,7 @@ def test_a_damaged_header_is_an_error_never_a_crash(tmp_path_factory, data):
         damaged[data.draw(st.integers(0, 127))] = data.draw(st.sampled_from(b"0123456789()[]{}',:|uO<>-+\n\0\xff TF"))
     path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)) | st.just(len(damaged)))])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # NumPy speaks of Python 2
+        warnings.simplefilter("ignore")  # NumPy warns of files that Python 2 wrote
         try:
             map_array(path)
         except HistoError as error:

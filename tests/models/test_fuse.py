@@ -19,7 +19,7 @@ def test_a_network_with_folded_batch_norm_gives_the_same_scores(arch, left):
     torch.manual_seed(0)
     model = create_model(arch)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as after training, some of it upside down
+        if isinstance(module, nn.BatchNorm2d):  # as after training; some weights are negative
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             module.weight.data.normal_(1, 0.5)
