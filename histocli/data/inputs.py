@@ -19,6 +19,7 @@ from histocli.data.dataset import open_packed
 from histocli.data.image_files import ImageFile, infer_file_ranges
 from histocli.data.images import Preparation
 from histocli.data.manifest import hash_file
+from histocli.data.path_list import read_path_list
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch
@@ -225,13 +226,11 @@ def _same_stem_error(first: str, second: str) -> HistoError:
 def _read_paths(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
     """Yield the image at the path in each line; its id is the path, or the stem if `ids` is `stem`."""
     owners: dict[str, str] = {}
-    for line in lines:
-        if name := os.fsdecode(line.rstrip(b"\r\n")):
-            file = file_at(Path(name), name)
-            if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
-                raise _same_stem_error(owners[file.stem], file.name)
-            key = file.stem if ids is IdKind.STEM else file.name
-            yield Patch(key, ImageFile(file.name, file.read, how), path=name)
+    for path, file in read_path_list(lines):
+        if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
+            raise _same_stem_error(owners[file.stem], file.name)
+        key = file.stem if ids is IdKind.STEM else file.name
+        yield Patch(key, ImageFile(file.name, file.read, how), path=path)
 
 
 def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, how: Preparation) -> Inputs:

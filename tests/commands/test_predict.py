@@ -343,6 +343,27 @@ def test_results_are_utf8_for_any_locale_and_names(histo, tmp_path):
         assert any("caf" in key for key in ids)
 
 
+@pytest.mark.parametrize("form", ['"{}"', "'{}'", " {}", "{}\t"])
+def test_quotes_and_spaces_around_a_path_from_stdin_are_named(histo, images, form, monkeypatch):
+    path = images / "patch-00.png"
+    result = histo(*PREDICT, "-", stdin=f"{path}\n{form.format(path)}\n", code=4)
+    what = "quotes" if form.strip() != "{}" else "spaces or tabs"
+    assert f"there is no such file: write the path without {what} around it" in " ".join(result.stderr.split())
+    monkeypatch.chdir(images)
+    (images / form.format("x.png")).write_bytes(path.read_bytes())  # but such a name is possible
+    assert len(table(histo(*PREDICT, "-", stdin=f"{form.format('x.png')}\n").stdout)) == 1
+
+
+def test_a_list_from_stdin_may_begin_with_a_mark_of_utf_8_but_not_contain_null_bytes(histo, images):
+    path = images / "patch-00.png"
+    marked, usual = (histo(*PREDICT, "-", stdin=f"{mark}{path}\n").stdout for mark in ("\ufeff", ""))
+    assert marked == usual
+    for text in (f"{path}\0{path}\0", f"{path}\n".encode("utf-16-le").decode()):
+        result = histo(*PREDICT, "-", stdin=text, code=1)
+        assert "contains null bytes" in result.stderr
+        assert "find -print instead of -print0" in result.stderr
+
+
 def test_paths_from_stdin_that_are_not_there_are_named(histo, images):
     result = histo(*PREDICT, "-", stdin=f"{images / 'patch-00.png'}\n/no/such.png\n\n{images}\n", code=4)
     assert len(table(result.stdout)) == 1
