@@ -68,14 +68,20 @@ def open_inputs(
     Raises:
         HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
             two images would have the same id.
-        UsageError: `split` is given for an input that is a path.
+        UsageError: `split` is given for an input that is a path, or an array or data set is given twice.
     """
     how = Preparation(resize, mpp)
     if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others) for name in names}
-        found = _make_file_inputs([file for name in names for file in files[name]], "", how, ids, files)
-        return found._replace(notes=_describe_skipped(others))
+        listed = [file for name in names for file in files[name]]
+        unique = list({file.name: file for file in listed}.values())
+        notes = _describe_skipped(others)
+        if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
+            notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
+        return _make_file_inputs(unique, "", how, ids, files)._replace(notes=notes)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"the input {twice[0]} is given twice", "give it once")
     inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -708,6 +709,18 @@ def test_patterns_in_quotes(histo, images):
     assert histo(*PREDICT, images / "patch-0?.png").stdout.count("\n") == 11
     assert histo(*PREDICT, images.parent / "**" / "patch-*.png").stdout == histo(*PREDICT, images).stdout
     assert "no path matches" in histo.fails(*PREDICT, images / "*.tif")[0]
+
+
+def test_an_image_in_several_inputs_is_scored_once(histo, images, tmp_path):
+    (images / "deep").mkdir()
+    (images / "patch-11.png").rename(images / "deep" / "patch-11.png")
+    for line in ([images / "**"], [images, images / "deep", images / "patch-00.png"]):
+        result = histo(*PREDICT, *line)
+        ids = [row["id"] for row in table(result.stdout)]
+        assert len(ids) == len(set(ids)) == 12
+        assert re.search(r"\d+ images are in several inputs; each image is scored once", result.stderr)
+    np.save(tmp_path / "x.npy", np.zeros((1, 96, 96, 3), np.uint8))
+    assert "x.npy is given twice" in histo.fails(*PREDICT, *[tmp_path / "x.npy"] * 2, code=2)[0]
 
 
 def test_failed_files_are_listed_and_the_exit_code_says_so(histo, images, tmp_path):
