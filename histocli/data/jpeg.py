@@ -13,8 +13,20 @@ from histocli.data.sizes import ImageError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
-# The first words of libjpeg's warnings about lost or wrong data. Other warnings are about harmless fields.
-_DAMAGE_MESSAGES = ("Corrupt JPEG data", "Premature end of JPEG")
+# The first words of libjpeg's warnings about lost or wrong data, and of the errors where it stops. OpenCV would return
+# what was decoded before such an error. Other warnings are about harmless fields.
+_DAMAGE_MESSAGES = (
+    "Corrupt JPEG data",
+    "Premature end of JPEG",
+    "Unsupported marker type",
+    "Bogus ",
+    "Huffman table ",
+    "Quantization table ",
+    "Invalid JPEG file structure",
+    "Invalid component ID",
+    "Invalid progressive",
+)
+_HARMLESS_MESSAGES = ("Warning: unknown JFIF revision", "Invalid SOS parameters for sequential JPEG")
 _EXIF = b"Exif\0\0"
 
 
@@ -26,7 +38,13 @@ def decode_jpeg(data: bytes) -> "Pixels | None":
     """
     try:
         is_cmyk = simplejpeg.decode_jpeg_header(data)[2] == "CMYK"
-        pixels = simplejpeg.decode_jpeg(data, "CMYK" if is_cmyk else "RGB")
+        colours = "CMYK" if is_cmyk else "RGB"
+        try:
+            pixels = simplejpeg.decode_jpeg(data, colours)
+        except ValueError as error:
+            if not str(error).startswith(_HARMLESS_MESSAGES):
+                raise
+            pixels = simplejpeg.decode_jpeg(data, colours, strict=False)  # OpenCV would print the warning
     except ValueError as error:
         if str(error).startswith(_DAMAGE_MESSAGES):
             raise ImageError(
