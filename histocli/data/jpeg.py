@@ -26,7 +26,6 @@ _DAMAGE_MESSAGES = (
     "Invalid component ID",
     "Invalid progressive",
 )
-_HARMLESS_MESSAGES = ("Warning: unknown JFIF revision", "Invalid SOS parameters for sequential JPEG")
 _EXIF = b"Exif\0\0"
 
 
@@ -38,13 +37,7 @@ def decode_jpeg(data: bytes) -> "Pixels | None":
     """
     try:
         is_cmyk = simplejpeg.decode_jpeg_header(data)[2] == "CMYK"
-        colours = "CMYK" if is_cmyk else "RGB"
-        try:
-            pixels = simplejpeg.decode_jpeg(data, colours)
-        except ValueError as error:
-            if not str(error).startswith(_HARMLESS_MESSAGES):
-                raise
-            pixels = simplejpeg.decode_jpeg(data, colours, strict=False)  # OpenCV would print the warning
+        pixels = simplejpeg.decode_jpeg(data, "CMYK" if is_cmyk else "RGB")
     except ValueError as error:
         if str(error).startswith(_DAMAGE_MESSAGES):
             raise ImageError(

@@ -399,14 +399,11 @@ def test_a_sound_jpeg_has_the_pixels_that_opencv_and_pillow_decode(mode, options
     assert gap(decode(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))) <= 1
 
 
-def test_libjpeg_prints_nothing_to_stderr(capfd):
+def test_where_libjpeg_stops_the_image_is_refused_and_nothing_is_printed(capfd):
     whole = encode(SOFT, "JPEG")
     middle = (whole.index(b"\xff\xda") + len(whole)) // 2
     with pytest.raises(ImageError, match="the image is damaged: Unsupported marker type"):
         decode_jpeg(whole[:middle] + b"\xff\x02" + whole[middle + 2 :])
-    odd = bytearray(whole)
-    odd[whole.index(b"JFIF") + 5] = 102  # a version of JFIF that does not exist, which changes no pixel
-    assert np.array_equal(decode(bytes(odd), "x"), decode(whole, "x"))
     assert capfd.readouterr() == ("", "")
 
 
