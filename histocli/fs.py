@@ -24,7 +24,7 @@ _LOCK = re.compile(r"\..+\.lock")
 _MAX_NAME = 200  # bytes of a name that its temporary file repeats: most file systems allow 255 in all
 _POLL_SECONDS = 0.02
 _MAX_TRIES = 1000  # attempts to lock a file that no process holds
-_HINT = "free some space or choose another --workspace"
+_OTHER_FOLDER = "choose another folder (--workspace, --out)"
 
 
 class HeldError(HistoError):
@@ -266,7 +266,8 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise HistoError(f"{what} needs {human_bytes(needed)}, and {folder} has {human_bytes(free)} free", _HINT)
+        text = f"{what} needs {human_bytes(needed)}, and {folder} has {human_bytes(free)} free"
+        raise HistoError(text, _space_hint(folder))
 
 
 def write_error(path: Path, error: OSError, needed: int | None = None, written: int = 0) -> HistoError:
@@ -275,11 +276,17 @@ def write_error(path: Path, error: OSError, needed: int | None = None, written: 
     `needed` is the size of the whole file in bytes, if it is known; `written` is the number of bytes already written.
     """
     why = error.strerror or str(error)
+    folder = next((folder for folder in path.absolute().parents if os.path.isdir(folder)), path.parent)  # noqa: PTH112
+    hint = f"check the folder {folder} and its permissions, or {_OTHER_FOLDER}"
     if error.errno in _DISK_FULL:
         size = human_bytes(needed) if needed is not None else f"more than {human_bytes(written)}"
-        folder = next(folder for folder in path.parents if folder.is_dir())
         why += f" ({size} needed, {human_bytes(shutil.disk_usage(folder).free)} free)"
-    return HistoError(f"cannot write {path}: {why}", _HINT)
+        hint = _space_hint(folder)
+    return HistoError(f"cannot write {path}: {why}", hint)
+
+
+def _space_hint(folder: Path) -> str:
+    return f"free some space on the disk of {folder}, or {_OTHER_FOLDER}"
 
 
 def human_bytes(count: float) -> str:

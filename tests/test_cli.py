@@ -403,6 +403,10 @@ def test_names_of_other_tools_are_answered_with_the_name_here(empty, line, meant
         ),
         (["eval", "--compare", "a", "--data", "x"], "metrics files: histo eval --compare A B"),
         (["eval", "--compare", "a", "--json"], "--json is an option hint: histo eval --compare A B"),
+        (
+            ["predict", "x", "--processes", "2"],
+            "Start the processes by torchrun: torchrun --standalone --nproc-per-node 2 -m histocli predict",
+        ),
         (["train", "-w", "ws"], "It stands before the command: histo -w DIR train"),
         (["eval", "--quiet"], "It stands before the command: histo --quiet eval"),
     ],

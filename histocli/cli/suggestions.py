@@ -206,6 +206,15 @@ def _ask_for_two(problem: _Problem) -> str:
     return "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
 
 
+def _name_torchrun(problem: _Problem) -> str:
+    """`--processes` of a command whose processes `torchrun` starts."""
+    name = problem.command.name
+    if problem.unknown_option != "--processes" or name not in ("predict", "eval"):
+        return ""
+    line = f"torchrun --standalone --nproc-per-node 2 -m histocli {name}"
+    return f"{problem.message.rstrip('.')}. Start the processes by torchrun: {line}"
+
+
 def _move_root_option(problem: _Problem) -> str:
     """An option of `histo` after the command's name."""
     option = problem.unknown_option
@@ -245,7 +254,15 @@ def _correct_value(problem: _Problem) -> str:
 
 
 # Each returns the new message of an error of its kind, and "" for all others.
-_RULES = (_ask_for_input, _ask_for_two, _move_root_option, _correct_option, _name_option_of_argument, _correct_value)
+_RULES = (
+    _ask_for_input,
+    _ask_for_two,
+    _name_torchrun,
+    _move_root_option,
+    _correct_option,
+    _name_option_of_argument,
+    _correct_value,
+)
 
 
 def _find_similar_option(name: str, options: list[str]) -> str | None:

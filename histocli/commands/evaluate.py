@@ -68,6 +68,11 @@ def evaluate(
         listener.on_note(member.checkpoint.describe())
     listener.on_note(predictor.reason)
     if is_on_disk:
+        if config.data in (*workspace.dataset_names(), *workspace.subset_names()):
+            listener.on_warning(
+                f"--data {config.data} is the path {Path(config.data or '').absolute()}, although the workspace has "
+                "data of this name too; to measure that, run the command in another folder"
+            )
         scored = score_folder(workspace, predictor, config, listener, ranks)
     else:
         scored = score_packed(workspace, predictor, config, listener, ranks)

@@ -19,6 +19,7 @@ from histocli.data.dataset import open_packed
 from histocli.data.image_files import ImageFile, infer_file_ranges
 from histocli.data.images import Preparation
 from histocli.data.manifest import hash_file
+from histocli.data.path_list import read_path_list
 from histocli.enums import IdKind, Resize, SplitName
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch
@@ -67,14 +68,20 @@ def open_inputs(
     Raises:
         HistoError: an input is neither a path nor a data set, or contains no image; a data set has no such split; or
             two images would have the same id.
-        UsageError: `split` is given for an input that is a path.
+        UsageError: `split` is given for an input that is a path, or an array or data set is given twice.
     """
     how = Preparation(resize, mpp)
     if not split and len(names) > 1 and all(_has_image_files(Path(name)) for name in names):
         others: list[File] = []
         files = {name: _list_prefixed_files(name, others) for name in names}
-        found = _make_file_inputs([file for name in names for file in files[name]], "", how, ids, files)
-        return found._replace(notes=_describe_skipped(others))
+        listed = [file for name in names for file in files[name]]
+        unique = list({file.name: file for file in listed}.values())
+        notes = _describe_skipped(others)
+        if repeated := len(listed) - len(unique):  # for example `g/a` and `g/a/1.png`, which match `g/**`
+            notes += (f"{repeated:,} images are in several inputs; each image is scored once",)
+        return _make_file_inputs(unique, "", how, ids, files)._replace(notes=notes)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UsageError(f"the input {twice[0]} is given twice", "give it once")
     inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
     if len(names) > 1:
         inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
@@ -225,13 +232,11 @@ def _same_stem_error(first: str, second: str) -> HistoError:
 def _read_paths(lines: Iterable[bytes], how: Preparation, ids: IdKind) -> Iterator[Patch]:
     """Yield the image at the path in each line; its id is the path, or the stem if `ids` is `stem`."""
     owners: dict[str, str] = {}
-    for line in lines:
-        if name := os.fsdecode(line.rstrip(b"\r\n")):
-            file = file_at(Path(name), name)
-            if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
-                raise _same_stem_error(owners[file.stem], file.name)
-            key = file.stem if ids is IdKind.STEM else file.name
-            yield Patch(key, ImageFile(file.name, file.read, how), path=name)
+    for path, file in read_path_list(lines):
+        if ids is IdKind.STEM and owners.setdefault(file.stem, file.name) != file.name:
+            raise _same_stem_error(owners[file.stem], file.name)
+        key = file.stem if ids is IdKind.STEM else file.name
+        yield Patch(key, ImageFile(file.name, file.read, how), path=path)
 
 
 def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, how: Preparation) -> Inputs:

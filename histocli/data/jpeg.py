@@ -13,8 +13,19 @@ from histocli.data.sizes import ImageError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
-# The first words of libjpeg's warnings about lost or wrong data. Other warnings are about harmless fields.
-_DAMAGE_MESSAGES = ("Corrupt JPEG data", "Premature end of JPEG")
+# The first words of libjpeg's warnings about lost or wrong data, and of the errors where it stops. OpenCV would return
+# what was decoded before such an error. Other warnings are about harmless fields.
+_DAMAGE_MESSAGES = (
+    "Corrupt JPEG data",
+    "Premature end of JPEG",
+    "Unsupported marker type",
+    "Bogus ",
+    "Huffman table ",
+    "Quantization table ",
+    "Invalid JPEG file structure",
+    "Invalid component ID",
+    "Invalid progressive",
+)
 _EXIF = b"Exif\0\0"
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from histocli.data import MAX_PIXELS
+from histocli.data import MAX_PIXELS, tiff_tags
 from histocli.errors import HistoError
 from histocli.sources.class_names import split_of
 from histocli.sources.files import MAX_FILE_BYTES, File, MadeTable
@@ -31,45 +32,53 @@ _MAX_GROUP_BYTES = 1 << 30  # the largest group of rows of a Parquet file, which
 
 
 def list_npz(name: str, open_file: Open) -> list[File]:
-    """List the patches (N,H,W,3) uint8 of an .npz as files, and labels (N,) of 0 and 1 as the file labels.csv.
+    """List the patches (N,H,W,3) of an .npz as files, and labels (N,) of 0 and 1 as the file labels.csv.
 
-    Arrays with names such as `x_train` and `train_images` are in the folder of their split.
+    Patches of uint8 are listed as PPM files, those of other integers and of fractions as TIFF files. Arrays with names
+    such as `x_train` and `train_images` are in the folder of their split.
 
     Raises:
-        HistoError: there is no such array.
+        HistoError: there is no such array, or two arrays of one split.
     """
     archive = zipfile.ZipFile(open_file())
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if not info.is_dir()}
     listed: list[File] = []
     seen = []
+    key_of_folder: dict[str, str] = {}
     for key, info in members.items():
         with archive.open(info) as stream:
             shape, dtype, is_fortran = _read_header(stream)
             start = stream.tell()
         seen.append(f"{key} {dtype} {shape}")
-        if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or is_fortran:
+        if len(shape) != 4 or shape[3] != 3 or dtype.kind not in "uif" or dtype.itemsize > 8 or is_fortran:
             continue
         height, width = shape[1:3]
-        size = height * width * 3
+        size = height * width * 3 * dtype.itemsize
         if not 0 < height * width <= MAX_PIXELS:
             raise HistoError(f"{name}: {key} holds patches of shape {shape}", f"1 to {MAX_PIXELS:,} pixels each")
         if start + shape[0] * size != info.file_size or info.file_size > _MAX_RATIO * _find_size(archive):
             raise EOFError(f"{key} is not as large as its header says")
         positions = [(start + row * size, size) for row in range(shape[0])]
         reader = StreamReader(lambda info=info: archive.open(info), positions)  # type: ignore[misc]
-        header = b"P6\n%d %d\n255\n" % (width, height)  # an image format without compression
-        folder = _find_split_folder(key)
+        is_uint8 = dtype == np.uint8
+        header = b"P6\n%d %d\n255\n" % (width, height) if is_uint8 else _make_tiff_header(height, width, dtype)
+        folder, suffix = _find_split_folder(key), "ppm" if is_uint8 else "tif"  # image formats without compression
+        if (other := key_of_folder.setdefault(folder, key)) != key:
+            raise HistoError(
+                f"{name} has several arrays of patches: {other} and {key}", "save each of them in a file of its own"
+            )
         listed += [
-            File(f"{folder}{row}.ppm", StreamMember(reader, *position, header))
+            File(f"{folder}{row}.{suffix}", StreamMember(reader, *position, header))
             for row, position in enumerate(positions)
         ]
         labels = next((members[other] for other in _guess_label_names(key) if other in members), None)
         if labels is not None:
-            table = _make_label_table(archive, labels, shape[0], name, folder)
+            table = _make_label_table(archive, labels, shape[0], name, folder, suffix)
             listed.append(File(f"{folder}labels.csv", MadeTable(table)))
     if not listed:
         raise HistoError(
-            f"{name} has no patches: {', '.join(seen) or 'it is empty'}", "patches are uint8 (N,H,W,3) in RGB order"
+            f"{name} has no patches: {', '.join(seen) or 'it is empty'}",
+            "patches are (N,H,W,3) in RGB order, of uint8, other integers or fractions",
         )
     return listed
 
@@ -105,7 +114,32 @@ def _guess_label_names(key: str) -> Iterator[str]:
                 yield "".join([*words[:at], label, *words[at + 1 :]])
 
 
-def _make_label_table(archive: zipfile.ZipFile, info: zipfile.ZipInfo, rows: int, name: str, folder: str) -> bytes:
+def _make_tiff_header(height: int, width: int, dtype: "np.dtype[Any]") -> bytes:
+    """Return the bytes that make a TIFF file of the samples (H,W,3) that follow them."""
+    order = ">" if dtype.str[0] == ">" else "<"
+    start = 8 + 2 + 10 * 12 + 4  # the head of the file, and ten tags
+    data = start + 2 * 6
+    tags = [
+        (tiff_tags.WIDTH, 4, 1, width),
+        (tiff_tags.HEIGHT, 4, 1, height),
+        (tiff_tags.BITS_PER_SAMPLE, 3, 3, start),
+        (tiff_tags.COMPRESSION, 4, 1, 1),
+        (tiff_tags.PHOTOMETRIC, 4, 1, 2),  # RGB
+        (tiff_tags.STRIP_OFFSETS, 4, 1, data),
+        (tiff_tags.SAMPLES_PER_PIXEL, 4, 1, 3),
+        (tiff_tags.ROWS_PER_STRIP, 4, 1, height),
+        (tiff_tags.STRIP_BYTES, 4, 1, height * width * 3 * dtype.itemsize),
+        (tiff_tags.SAMPLE_FORMAT, 3, 3, start + 6),
+    ]
+    head = struct.pack(f"{order}2sHIH", b"MM" if order == ">" else b"II", 42, 8, len(tags))
+    listed = b"".join(struct.pack(f"{order}HHII", *tag) for tag in tags)
+    sample_format = {"u": 1, "i": 2, "f": 3}[dtype.kind]
+    return head + listed + struct.pack(f"{order}I6H", 0, *[dtype.itemsize * 8] * 3, *[sample_format] * 3)
+
+
+def _make_label_table(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo, rows: int, name: str, folder: str, suffix: str
+) -> bytes:
     """Return an array of labels as a CSV table."""
     with archive.open(info) as stream:
         shape, dtype, _ = _read_header(stream)
@@ -113,7 +147,7 @@ def _make_label_table(archive: zipfile.ZipFile, info: zipfile.ZipInfo, rows: int
         if not is_possible:
             raise HistoError(f"{name}: {info.filename} holds {dtype} {shape}", f"labels are integers ({rows},)")
         values = np.frombuffer(stream.read(rows * dtype.itemsize), dtype)
-    lines = (f"{folder}{row}.ppm,{value}\n" for row, value in enumerate(values.astype(int).tolist()))
+    lines = (f"{folder}{row}.{suffix},{value}\n" for row, value in enumerate(values.astype(int).tolist()))
     return ("id,label\n" + "".join(lines)).encode()
 
 

@@ -696,6 +696,15 @@ def test_classes_and_slides_of_a_folder_are_options_as_in_download(histo, folder
     assert "--classes is for a folder" in histo.fails(*EVAL, *line[:4], code=2)[0]
 
 
+def test_a_folder_with_the_name_of_packed_data_is_named(histo, folder, monkeypatch):
+    folder = folder.rename(folder.with_name("mine"))
+    histo("download", "--source", "folder", "--from", folder, "--name", "mine")
+    monkeypatch.chdir(folder.parent)
+    shown = " ".join(histo(*EVAL, "--data", folder.name).stderr.split())
+    assert f"warning: --data {folder.name} is the path {folder}, although the workspace has data of this name" in shown
+    assert "although" not in histo(*EVAL, "--data", f"./{folder.name}").stderr
+
+
 def test_prevalence_is_written_to_a_report_of_its_own(histo):
     usual, rare = report(histo), report(histo, "--prevalence", 0.1)
     assert (usual["assumed_prevalence"], rare["assumed_prevalence"]) == (None, 0.1)

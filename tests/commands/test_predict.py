@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -341,6 +342,27 @@ def test_results_are_utf8_for_any_locale_and_names(histo, tmp_path):
         ids = [row["id"] for row in table(stdout.decode("utf-8"))]
         assert any("naïve" in key for key in ids)
         assert any("caf" in key for key in ids)
+
+
+@pytest.mark.parametrize("form", ['"{}"', "'{}'", " {}", "{}\t"])
+def test_quotes_and_spaces_around_a_path_from_stdin_are_named(histo, images, form, monkeypatch):
+    path = images / "patch-00.png"
+    result = histo(*PREDICT, "-", stdin=f"{path}\n{form.format(path)}\n", code=4)
+    what = "quotes" if form.strip() != "{}" else "spaces or tabs"
+    assert f"there is no such file: write the path without {what} around it" in " ".join(result.stderr.split())
+    monkeypatch.chdir(images)
+    (images / form.format("x.png")).write_bytes(path.read_bytes())  # but such a name is possible
+    assert len(table(histo(*PREDICT, "-", stdin=f"{form.format('x.png')}\n").stdout)) == 1
+
+
+def test_a_list_from_stdin_may_begin_with_a_mark_of_utf_8_but_not_contain_null_bytes(histo, images):
+    path = images / "patch-00.png"
+    marked, usual = (histo(*PREDICT, "-", stdin=f"{mark}{path}\n").stdout for mark in ("\ufeff", ""))
+    assert marked == usual
+    for text in (f"{path}\0{path}\0", f"{path}\n".encode("utf-16-le").decode()):
+        result = histo(*PREDICT, "-", stdin=text, code=1)
+        assert "contains null bytes" in result.stderr
+        assert "find -print instead of -print0" in result.stderr
 
 
 def test_paths_from_stdin_that_are_not_there_are_named(histo, images):
@@ -687,6 +709,18 @@ def test_patterns_in_quotes(histo, images):
     assert histo(*PREDICT, images / "patch-0?.png").stdout.count("\n") == 11
     assert histo(*PREDICT, images.parent / "**" / "patch-*.png").stdout == histo(*PREDICT, images).stdout
     assert "no path matches" in histo.fails(*PREDICT, images / "*.tif")[0]
+
+
+def test_an_image_in_several_inputs_is_scored_once(histo, images, tmp_path):
+    (images / "deep").mkdir()
+    (images / "patch-11.png").rename(images / "deep" / "patch-11.png")
+    for line in ([images / "**"], [images, images / "deep", images / "patch-00.png"]):
+        result = histo(*PREDICT, *line)
+        ids = [row["id"] for row in table(result.stdout)]
+        assert len(ids) == len(set(ids)) == 12
+        assert re.search(r"\d+ images are in several inputs; each image is scored once", result.stderr)
+    np.save(tmp_path / "x.npy", np.zeros((1, 96, 96, 3), np.uint8))
+    assert "x.npy is given twice" in histo.fails(*PREDICT, *[tmp_path / "x.npy"] * 2, code=2)[0]
 
 
 def test_failed_files_are_listed_and_the_exit_code_says_so(histo, images, tmp_path):

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histocli.data.images import MAX_PIXELS, Preparation, decode, decode_patch, fit
+from histocli.data.jpeg import decode_jpeg
+from histocli.data.sizes import ImageError
 from histocli.enums import Resize
 from histocli.errors import HistoError
 
@@ -395,6 +397,14 @@ def test_a_sound_jpeg_has_the_pixels_that_opencv_and_pillow_decode(mode, options
     by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.array_equal(decode(data, "x"), by_opencv)
     assert gap(decode(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))) <= 1
+
+
+def test_where_libjpeg_stops_the_image_is_refused_and_nothing_is_printed(capfd):
+    whole = encode(SOFT, "JPEG")
+    middle = (whole.index(b"\xff\xda") + len(whole)) // 2
+    with pytest.raises(ImageError, match="the image is damaged: Unsupported marker type"):
+        decode_jpeg(whole[:middle] + b"\xff\x02" + whole[middle + 2 :])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_nearly_all_damaged_jpegs_are_refused():

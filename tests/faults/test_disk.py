@@ -59,7 +59,8 @@ def fails(root, *line, **options):
     assert "Traceback" not in process.stderr
     assert "bug" not in process.stderr
     assert process.stderr.count("error: ") == 1
-    assert "hint: free some space or choose another --workspace" in process.stderr
+    assert "hint: free some space on the disk of /" in process.stderr
+    assert "or choose another folder (--workspace, --out)" in process.stderr
     return process.stderr
 
 

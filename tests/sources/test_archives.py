@@ -222,6 +222,26 @@ def test_npz_with_patches_and_labels(tmp_path, save):
     assert np.array_equal([patch.load() for patch in patches], PIXELS)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "factor"),
+    [
+        ("<f4", 1 / 255),
+        (">f4", 1 / 255),
+        ("f2", 1 / 255),
+        ("f8", 1 / 255),
+        ("f4", 1),
+        ("u2", 257),
+        (">i4", 1),
+        ("i8", 1),
+    ],
+)
+def test_npz_of_fractions_and_other_integers(tmp_path, dtype, factor):
+    np.savez(tmp_path / "x.npz", x=(PIXELS.astype(float) * factor).astype(dtype), y=np.arange(6) % 2)
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).patches())
+    assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
+    assert np.array_equal([patch.load() for patch in patches], PIXELS)
+
+
 def test_npz_of_medmnist_has_splits(tmp_path):
     arrays = {}
     for at, name in enumerate(("train", "val", "test")):
@@ -237,7 +257,8 @@ def test_npz_of_medmnist_has_splits(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": PIXELS / 255}, "has no patches: x float64"),
+        ({"x": PIXELS > 99}, "has no patches: x bool"),
+        ({"a": PIXELS, "b": PIXELS}, "has several arrays of patches: a and b"),
         ({"x": PIXELS.transpose(0, 3, 1, 2)}, r"has no patches: x uint8 \(6, 3, 96, 96\)"),
         ({"x": PIXELS, "y": np.zeros(5, int)}, r"holds int64 \(5,\)"),
         ({"x": PIXELS, "y": np.arange(6)}, "'2' is not 0 or 1"),
