@@ -46,11 +46,14 @@ def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
     assert float(records[0]["tissue_mm2"]) == pytest.approx(half, rel=0.1)
 
 
-def test_the_table_has_the_scores_of_the_same_pixels_cut_out_by_hand(histo, slides, tmp_path):
+@pytest.mark.parametrize(("name", "step"), [("first", 96), ("second", 32)])
+def test_the_table_has_the_scores_of_the_same_pixels_cut_out_by_hand(histo, slides, tmp_path, name, step):
     out = tmp_path / "out"
-    predict(histo, slides / "first.tif", "--out", out)
-    image = tifffile.imread(slides / "first.tif")
-    rows = [row for row in read_table(out / "first" / "scores.csv") if int(row["width"]) == int(row["height"]) == 192]
+    predict(histo, slides / f"{name}.tif", "--out", out, "--step", step)
+    margin = 96 - step  # level-0 pixels on each side of a square, of which two are a pixel of the patch
+    image = np.pad(tifffile.imread(slides / f"{name}.tif"), [(margin, 192), (margin, 192), (0, 0)], constant_values=255)
+    rows = [row for row in read_table(out / name / "scores.csv") if int(row["width"]) == int(row["height"]) == 2 * step]
+    assert len(rows) > 10
     patches = tmp_path / "patches"
     patches.mkdir()
     for number, row in enumerate(rows):
