@@ -222,14 +222,20 @@ def test_masks_of_the_user_replace_the_tissue_that_is_found(histo, slides, tmp_p
     drawn = np.zeros((160, 140), np.uint8)
     drawn[30:68, 40:78] = 255
     cv2.imwrite(str(masks / "first.png"), drawn)
+    painted = np.full((*drawn.shape, 4), 255, np.uint8)  # white, and transparent where nothing is drawn
+    painted[..., 3] = drawn
+    cv2.imwrite(str(tmp_path / "painted.png"), painted)
     found = []
-    for mask in (masks / "first.geojson", masks / "first.png", masks):
+    for mask in (masks / "first.geojson", masks / "first.png", tmp_path / "painted.png", masks):
         predict(histo, slides / "first.tif", "--out", tmp_path / "out", "--mask", mask, "--step", 32)
         [record] = read_table(tmp_path / "out" / "slides.csv")
         found.append(int(record["squares"]))
         assert record["flags"] == "own mask"
-    assert found == [pytest.approx(49, abs=10)] * 3
+    assert found == [pytest.approx(49, abs=10)] * 4
     result = predict(histo, slides, "--out", tmp_path / "out", "--mask", masks, code=4)
+    assert "there is no mask second.geojson or .png" in result.stderr
+    predict(histo, slides / "second.tif", "--out", tmp_path / "out")
+    result = predict(histo, slides, "--out", tmp_path / "out", "--mask", masks, code=4)  # finished with other options
     assert "there is no mask second.geojson or .png" in result.stderr
 
 
