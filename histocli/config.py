@@ -399,3 +399,4 @@ class ReportConfig:
     out: Path | None = None  # None: RUN-report.html in the workspace's plots/
     pictures: int = 48  # false positives, and false negatives, of each evaluation at most
     maps: Path | None = None  # the folder of maps of slides that `histo predict` wrote
+    mpp: str | None = None  # of the slides of placed patches, where the data set does not say it: a number or a table

@@ -57,12 +57,21 @@ def report(
             show_default=False,
         ),
     ] = ReportConfig.maps,
+    mpp: Annotated[
+        str | None,
+        typer.Option(
+            "--mpp",
+            metavar="NUMBER|FILE",
+            help="Micrometres per pixel of the slides of patches with positions, such as 0.25, or a table slide,mpp.",
+            show_default="as the data set says",
+        ),
+    ] = ReportConfig.mpp,
 ) -> None:
     """Write one HTML page about runs: metrics, curves, errors."""
     state: State = ctx.obj
     from histocli.commands.report import report as write_report
 
-    config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps)
+    config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps, mpp=mpp)
     written = write_report(state.workspace, config, listener=ConsoleListener(state.report))
     evaluations = f"{written.evaluations} evaluation{'s' if written.evaluations != 1 else ''}"
     state.report.print_done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")

@@ -138,9 +138,9 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
     report = written.report
     for note in written.notes:
         state.report.note(note)
-    for what, names in (("have no label or annotation", report.without_truth), ("could not be scored", report.failed)):
+    for what, names in (("without a label or annotation", report.without_truth), ("not scored", report.failed)):
         if names:
-            state.report.warn(f"{len(names):,} slides {what} and are not evaluated: {', '.join(names)}")
+            state.report.warn(f"{what}, so not evaluated ({len(names):,}): {', '.join(names)}")
     chosen = report.chosen.name if report.chosen else None
     rows = [
         [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(one)]
@@ -158,7 +158,8 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
         rows.append(["FROC score of Camelyon16", *_format_estimate(report.froc)])
         for size, one in report.recall.items():
             rows.append([f"recall, {size}: {one.found} of {one.lesions}", *_format_estimate(one.recall)])
-    title = f"{report.slides:,} slides, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
+    count = f"{report.slides:,} slide{'' if report.slides == 1 else 's'}"
+    title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.report.table(title, ["", "value", "95% interval"], rows)
     if min(report.tumour_slides, report.slides - report.tumour_slides) < _MIN_SLIDES:
         state.report.note(f"with fewer than {_MIN_SLIDES} slides of a class, the intervals are rough")

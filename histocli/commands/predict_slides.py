@@ -212,7 +212,11 @@ def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
         raise HistoError(
             f"{job.out / slide.name} has the scores of another slide, {finished.path}", "give another folder: --out DIR"
         )
-    return finished.record if finished.made_of == _fingerprint(job, slide) else None
+    try:
+        is_current = finished.made_of == _fingerprint(job, slide)
+    except HistoError:
+        return None  # its mask is missing: the slide is then recorded as failed, and the others are scored
+    return finished.record if is_current else None
 
 
 def _fingerprint(job: _Job, slide: SlideFile) -> str:

@@ -28,6 +28,7 @@ from histocli.reports.page.slides import make_slide_section
 from histocli.reports.plots import MissingInputError, shorten
 from histocli.reports.repeats import RepeatsReport, read_repeats
 from histocli.reports.run import RunRecord, read_history, read_run
+from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.training.repeats import find_repeats_name
 from histocli.workspace import Workspace, make_name
 
@@ -39,11 +40,16 @@ _MAP_SHARE = 0.4  # maps of slides take at most this share of the bytes for pict
 Evaluations = dict[Path, EvaluationReport]
 
 
-class _Limits(NamedTuple):
-    """The largest number of pictures of false positives, and of false negatives, of an evaluation; and their bytes."""
+class _Options(NamedTuple):
+    """How an evaluation is shown.
+
+    `pictures` is the largest number of false positives, and of false negatives; `bytes` is the largest size of all
+    pictures. `resolutions` are those of the user for slides whose data set does not say it.
+    """
 
     pictures: int
     bytes: int
+    resolutions: GivenResolutions
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,7 @@ def report(
     check_data(workspace, config.data, runs)
     path = config.out or workspace.plots_dir / f"{make_name(shorten_names(runs))}-report.html"
     check_output(path, workspace)
+    resolutions = read_resolutions(config.mpp)
     evaluations = {run: _find_evaluations(workspace, run, config.data) for run in runs}
     count = sum(map(len, evaluations.values()))
     if config.data and not count:
@@ -90,8 +97,9 @@ def report(
     slides = make_slide_section(workspace, config.maps, round(picture_bytes * _MAP_SHARE)) if config.maps else None
     if slides and slides.problem:
         listener.on_warning(slides.problem)
-    limits = _Limits(config.pictures, (picture_bytes - (slides.maps.bytes if slides else 0)) // max(1, count))
-    sections = [_make_run_section(workspace, run, evaluations[run], limits, listener) for run in runs]
+    picture_bytes -= slides.maps.bytes if slides else 0
+    options = _Options(config.pictures, picture_bytes // max(1, count), resolutions)
+    sections = [_make_run_section(workspace, run, evaluations[run], options, listener) for run in runs]
     comparisons = _make_comparison_sections(evaluations, listener)
     problems = _find_missing_evaluations(evaluations, repeats, bool(comparisons))
     for problem in problems:
@@ -135,7 +143,7 @@ def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Ev
 
 
 def _make_run_section(
-    workspace: Workspace, run: str, evaluations: Evaluations, limits: _Limits, listener: CommandListener
+    workspace: Workspace, run: str, evaluations: Evaluations, options: _Options, listener: CommandListener
 ) -> RunSection:
     """Return what the page shows about a run and its evaluations."""
     folder = workspace.run_dir(run)
@@ -143,7 +151,7 @@ def _make_run_section(
     history_path, manifest_path = folder / "history.jsonl", folder / "manifest.csv"
     history = read_history(history_path) if history_path.is_file() else []
     manifest = read_manifest(manifest_path, ("id", "label", "slide", "split")) if manifest_path.is_file() else None
-    options = record.options if record else {}
+    trained_with = record.options if record else {}
     return RunSection(
         run=run,
         record=record,
@@ -152,9 +160,11 @@ def _make_run_section(
         split_by="" if manifest is None else find_split_unit(manifest),
         dataset=read_dataset(workspace.dataset_path(record.data)) if record and record.data else None,
         repeats=_find_repeats(workspace, run),
-        weights_note=describe_weights(str(options.get("arch") or ""), str(options.get("weights") or "random")),
+        weights_note=describe_weights(
+            str(trained_with.get("arch") or ""), str(trained_with.get("weights") or "random")
+        ),
         evaluations=[
-            _make_evaluation_section(workspace, path, one, limits, listener) for path, one in evaluations.items()
+            _make_evaluation_section(workspace, path, one, options, listener) for path, one in evaluations.items()
         ],
     )
 
@@ -171,7 +181,7 @@ def _make_evaluation_section(
     workspace: Workspace,
     path: Path,
     evaluation: EvaluationReport,
-    limits: _Limits,
+    options: _Options,
     listener: CommandListener,
 ) -> EvaluationSection:
     """Return what the page shows about an evaluation; without its scores, the page says why parts are missing."""
@@ -186,10 +196,12 @@ def _make_evaluation_section(
         scores = read_scores(path.with_name(evaluation.scores))
         points = count_operating_points(scores, evaluation.measured.threshold)
         try:
-            maps = make_evaluation_maps(workspace, evaluation, scores, round(limits.bytes * _MAP_SHARE))
+            maps = make_evaluation_maps(
+                workspace, evaluation, scores, round(options.bytes * _MAP_SHARE), options.resolutions
+            )
         except HistoError as error:
             add_problem("maps of slides are not shown", error)
-        galleries = make_error_galleries(workspace, evaluation, scores, limits.pictures, limits.bytes - maps.bytes)
+        galleries = make_error_galleries(workspace, evaluation, scores, options.pictures, options.bytes - maps.bytes)
     except HistoError as error:
         add_problem(
             "patches are not shown" if points else "threshold cannot be moved, and its patches are not shown", error

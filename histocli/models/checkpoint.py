@@ -157,7 +157,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
     except Exception as error:  # damaged bytes can make torch raise any kind of exception
-        raise HistoError(f"{path} cannot be read safely as a checkpoint: {first_line(error)}") from error
+        is_onnx = path.suffix.lower() == ".onnx"
+        hint = "give the checkpoint that it was exported from, and --engine onnx" if is_onnx else ""
+        raise HistoError(f"{path} cannot be read safely as a checkpoint: {first_line(error)}", hint) from error
     found = content.get("format") if isinstance(content, dict) else content
     if isinstance(content, dict) and type(found) is int and found == 3:
         content, found = _convert_from_3(content), FORMAT

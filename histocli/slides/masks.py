@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import cv2
 import numpy as np
 
 from histocli.data import MAX_PIXELS
@@ -148,25 +147,42 @@ def _is_png(path: Path) -> bool:
     return path.suffix.lower() == ".png"
 
 
-def read_png(path: Path, *, is_grey: bool = True) -> Pixels:
-    """Read a PNG: its values (H,W) uint8 if it has one channel; with `is_grey` False, colours are converted to grey.
+def read_png(path: Path) -> Pixels:
+    """Read a PNG of one channel of 8 bits: its values (H,W).
 
     Raises:
-        HistoError: it cannot be read, is damaged, too large, or has several channels or 16 bits and `is_grey` is True.
+        HistoError: it cannot be read, is damaged, too large, or has several channels or 16 bits.
     """
+    image = _decode_png(path)
+    if image.ndim != 2 or image.dtype != np.uint8:
+        _refuse_form(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
+    return np.asarray(image, np.uint8)
+
+
+def read_painted(path: Path) -> Mask:
+    """Read which pixels (H,W) of a PNG are painted: neither black nor transparent.
+
+    Raises:
+        HistoError: it cannot be read, is damaged, or too large.
+    """
+    image = _decode_png(path)
+    if image.ndim == 2:
+        return np.asarray(image > 0)
+    is_painted = np.asarray(image[..., :3].any(2), np.bool_)
+    return is_painted & (image[..., 3] > 0) if image.shape[2] == 4 else is_painted
+
+
+def _decode_png(path: Path) -> "np.ndarray[Any, np.dtype[Any]]":
     try:
         data = path.read_bytes()
         size = check_header(data)
-        flag = cv2.IMREAD_UNCHANGED if is_grey else cv2.IMREAD_GRAYSCALE
-        image = imdecode(data, size.width * size.height if size else 0, flag)
+        image = imdecode(data, size.width * size.height if size else 0)
     except (ImageError, OSError) as error:
         hint = "export it again; a very large mask can be a tiled TIFF"
         raise HistoError(f"{path}: the mask cannot be read: {error}", hint) from error
     if image is None:
         raise HistoError(f"{path}: the mask is not an image that can be read", "export it again as a PNG file")
-    if image.ndim != 2 or image.dtype != np.uint8:
-        _refuse_form(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def _refuse_form(path: Path, channels: int, dtype: object) -> NoReturn:

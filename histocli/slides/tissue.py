@@ -9,7 +9,7 @@ import numpy as np
 from histocli.errors import HistoError
 from histocli.slides.annotations import describe_counts, fill_polygons, read_geojson
 from histocli.slides.grid import Mask
-from histocli.slides.masks import read_png
+from histocli.slides.masks import read_painted
 from histocli.slides.measures import Map
 from histocli.slides.records import OWN_MASK
 from histocli.sources import Pixels
@@ -84,9 +84,9 @@ def _make_disc(radius: int) -> Pixels:
 def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> Tissue:
     """Read the user's mask of the tissue, for an overview of `shape` (H,W).
 
-    In a GeoJSON file the areas of annotations are tissue, in level-0 pixels; in an image every pixel that is not black
-    is tissue. `size` is the width and height in level-0 pixels that the overview covers; for an image, only its shape
-    is checked.
+    In a GeoJSON file the areas of annotations are tissue, in level-0 pixels; in an image every pixel that is neither
+    black nor transparent is tissue. `size` is the width and height in level-0 pixels that the overview covers; for an
+    image, only its shape is checked.
 
     Raises:
         HistoError: the file is neither, no area lies in the slide, or an image does not have the shape of the slide.
@@ -105,14 +105,14 @@ def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> 
 
 
 def _load_image(path: Path, shape: tuple[int, int]) -> Mask:
-    image = read_png(path, is_grey=False)
+    image = read_painted(path)
     aspect = (image.shape[1] / image.shape[0]) / (shape[1] / shape[0])
     if abs(aspect - 1) > _ASPECT_TOLERANCE:
         raise HistoError(
             f"{path}: the mask has {image.shape[1]}x{image.shape[0]} pixels, which is not the shape of the slide",
             "draw it on a picture of the whole slide",
         )
-    resized = cv2.resize((image > 0).astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
+    resized = cv2.resize(image.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
     return np.asarray(resized >= 0.5, np.bool_)
 
 

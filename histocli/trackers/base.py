@@ -44,10 +44,14 @@ class Summary(NamedTuple):
 
 
 class StartedTracking(NamedTuple):
-    """The tracker's own id of a run, and a message that says where the user finds the run."""
+    """The tracker's own id of a run, and a message that says where the user finds the run.
+
+    `is_empty` says that the place where the metrics go does not have those of earlier epochs.
+    """
 
     id: str
     message: str
+    is_empty: bool = False
 
 
 class Tracker(ABC):

@@ -106,9 +106,10 @@ class TrackerListener(Listener):
             tags=make_run_tags(run.dir),
             id=state.id if state else "",
         )
-        active.id, message = active.tracker.start(tracked)
-        self.listener.on_note(f"{active.kind.value}: {message}")
-        self._send_epochs(active, run.history[state.epochs if state else 0 :])
+        started = active.tracker.start(tracked)
+        active.id = started.id
+        self.listener.on_note(f"{active.kind.value}: {started.message}")
+        self._send_epochs(active, run.history[state.epochs if state and not started.is_empty else 0 :])
 
     def _send_epochs(self, active: _Active, epochs: Sequence[Epoch]) -> None:
         """Send the metrics of epochs, and record the last one that was sent."""

@@ -42,12 +42,14 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(silent=True, console="off", disable_git=True, disable_code=True),
         )
         if self.run.offline:
-            return StartedTracking(identity, f"offline; send it with wandb sync {Path(self.run.dir).parent}")
+            # Each call of wandb.init writes a folder of its own, and a killed process leaves an incomplete one.
+            message = f"offline; send it with wandb sync {Path(self.run.dir).parent}"
+            return StartedTracking(identity, message, is_empty=True)
         return StartedTracking(identity, str(self.run.url))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send metrics."""
-        self.run.log(dict(metrics), step=step)
+        self.run.log(dict(metrics), step=step, commit=True)  # else it waits for the next step
 
     def summarise(self, summary: Summary) -> None:
         """Send the pictures and the final metrics. The model card is not sent: the library would only link to it."""

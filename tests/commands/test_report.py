@@ -540,6 +540,8 @@ def test_maps_that_cannot_be_shown_are_named(placed, empty, tmp_path):
     page = page_of(placed, "--pictures", 0)
     assert not maps_of(page)
     assert "The maps of slides are not shown: the resolution of the slide" in page.text
+    assert len(maps_of(page_of(placed, "--pictures", 0, "--mpp", "0.243"))) == 2
+    assert "is neither a number nor a file" in placed.fails("report", "--mpp", "fine", code=2)[0]
     error, hint = placed.fails("report", "--maps", tmp_path)
     assert error == f"there are no maps of slides in {tmp_path}"
     assert "histo predict SLIDES --out DIR writes them" in hint

@@ -77,7 +77,7 @@ def test_labels_give_the_auc_alone(histo, slides, tmp_path):
     report = json.loads(result.stdout)
     assert report["slides"] == 2
     assert report["without_truth"] == ["tumor_003"]
-    assert "1 slides have no label or annotation and are not evaluated: tumor_003" in result.stderr
+    assert "without a label or annotation, so not evaluated (1): tumor_003" in result.stderr
     assert report["froc"]["value"] is None
     highest = {name: scores["maximum"] for name, scores in report["scores"].items()}
     assert report["auc"]["maximum"]["value"] == float(highest["tumor_001"] > highest["normal_002"])

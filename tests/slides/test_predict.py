@@ -46,11 +46,14 @@ def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
     assert float(records[0]["tissue_mm2"]) == pytest.approx(half, rel=0.1)
 
 
-def test_the_table_has_the_scores_of_the_same_pixels_cut_out_by_hand(histo, slides, tmp_path):
+@pytest.mark.parametrize(("name", "step"), [("first", 96), ("second", 32)])
+def test_the_table_has_the_scores_of_the_same_pixels_cut_out_by_hand(histo, slides, tmp_path, name, step):
     out = tmp_path / "out"
-    predict(histo, slides / "first.tif", "--out", out)
-    image = tifffile.imread(slides / "first.tif")
-    rows = [row for row in read_table(out / "first" / "scores.csv") if int(row["width"]) == int(row["height"]) == 192]
+    predict(histo, slides / f"{name}.tif", "--out", out, "--step", step)
+    margin = 96 - step  # level-0 pixels on each side of a square, of which two are a pixel of the patch
+    image = np.pad(tifffile.imread(slides / f"{name}.tif"), [(margin, 192), (margin, 192), (0, 0)], constant_values=255)
+    rows = [row for row in read_table(out / name / "scores.csv") if int(row["width"]) == int(row["height"]) == 2 * step]
+    assert len(rows) > 10
     patches = tmp_path / "patches"
     patches.mkdir()
     for number, row in enumerate(rows):
@@ -219,14 +222,20 @@ def test_masks_of_the_user_replace_the_tissue_that_is_found(histo, slides, tmp_p
     drawn = np.zeros((160, 140), np.uint8)
     drawn[30:68, 40:78] = 255
     cv2.imwrite(str(masks / "first.png"), drawn)
+    painted = np.full((*drawn.shape, 4), 255, np.uint8)  # white, and transparent where nothing is drawn
+    painted[..., 3] = drawn
+    cv2.imwrite(str(tmp_path / "painted.png"), painted)
     found = []
-    for mask in (masks / "first.geojson", masks / "first.png", masks):
+    for mask in (masks / "first.geojson", masks / "first.png", tmp_path / "painted.png", masks):
         predict(histo, slides / "first.tif", "--out", tmp_path / "out", "--mask", mask, "--step", 32)
         [record] = read_table(tmp_path / "out" / "slides.csv")
         found.append(int(record["squares"]))
         assert record["flags"] == "own mask"
-    assert found == [pytest.approx(49, abs=10)] * 3
+    assert found == [pytest.approx(49, abs=10)] * 4
     result = predict(histo, slides, "--out", tmp_path / "out", "--mask", masks, code=4)
+    assert "there is no mask second.geojson or .png" in result.stderr
+    predict(histo, slides / "second.tif", "--out", tmp_path / "out")
+    result = predict(histo, slides, "--out", tmp_path / "out", "--mask", masks, code=4)  # finished with other options
     assert "there is no mask second.geojson or .png" in result.stderr
 
 

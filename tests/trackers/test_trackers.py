@@ -1,6 +1,7 @@
 """`histo train --track`: what the library of each tracker reads back, resuming, and trackers that fail."""
 
 import json
+import shutil
 import struct
 
 import cv2
@@ -151,6 +152,28 @@ def test_a_resumed_run_continues_in_its_tracker_and_sends_what_was_missed(histo)
     scalars, _, _ = read_tensorboard(histo)
     assert list(scalars["val/auc"]) == [row["step"] for row in history(histo)]
     assert len(scalars["val/auc"]) == 4
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_resumed_as_one_run_without_gaps(histo):
+    """A process that is killed writes nothing at its end, so what was not sent before is lost."""
+    track = ["--track", "mlflow", "--track", "wandb"]
+    process = Process(histo.root, *TRAIN, "--epochs", 3, "--name", "tracked", *track, **OFFLINE)
+    path = histo.root / "runs" / "tracked" / "history.jsonl"
+    process.until(lambda: path.exists() and len(history(histo)) == 2)
+    process.kill()
+    process = Process(histo.root, "train", "--resume", "--name", "tracked", *track, **OFFLINE)
+    assert process.wait() == 0, process.stderr
+    steps = [row["step"] for row in history(histo)]
+    assert len(steps) == 3
+    client, run = read_mlflow(histo)
+    assert run.info.status == "FINISHED"
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "val/auc")] == steps
+    folders = sorted((histo.root / "runs" / "tracked" / "wandb").glob("offline-run-*"))
+    assert len({folder.name.rpartition("tracked-")[2] for folder in folders}) == 1
+    for folder in folders[:-1]:
+        shutil.rmtree(folder)
+    assert [row["_step"] for row in history_of_wandb(histo) if "val/auc" in row] == steps
 
 
 def test_each_fold_is_a_run_of_its_own_in_a_group(histo):

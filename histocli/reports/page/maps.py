@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from histocli.errors import HistoError
 from histocli.reports.evaluation import EvaluationReport
 from histocli.slides.records import FinishedSlide
+from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ class MapGallery:
 
 
 def make_evaluation_maps(
-    workspace: Workspace, report: EvaluationReport, scores: "pd.DataFrame", max_bytes: int
+    workspace: Workspace,
+    report: EvaluationReport,
+    scores: "pd.DataFrame",
+    max_bytes: int,
+    resolutions: GivenResolutions,
 ) -> MapGallery:
     """Return the maps of an evaluation's slides, those with the lowest accuracy first; none without positions.
 
@@ -53,10 +58,9 @@ def make_evaluation_maps(
         HistoError: a manifest cannot be read, or the resolution of a slide is not known.
     """
     from histocli.slides.patch_maps import make_patch_maps, place_evaluation
-    from histocli.slides.resolution import GivenResolutions
 
     placed = place_evaluation(workspace, scores)
-    maps = make_patch_maps(placed, GivenResolutions()) if len(placed.table) else []
+    maps = make_patch_maps(placed, resolutions) if len(placed.table) else []
     accuracy = {group.name: group.metrics.get("accuracy") or 0 for group in report.slides}
     maps.sort(key=lambda one: (accuracy.get(one.slide, 0), one.slide))
     gallery = MapGallery(len(maps))
