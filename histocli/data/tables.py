@@ -65,9 +65,11 @@ def _read_uniform_table(file: IO[str], name: str) -> tuple[list[str], list[list[
 def _check_column_names(line: int, header: list[str], name: str) -> list[str]:
     """Return the names in a header without spaces around them; raise `HistoError` if one is repeated."""
     columns = [column.strip() for column in header]
-    for i, column in enumerate(columns):
-        if column and column in columns[:i]:
+    seen: set[str] = set()
+    for column in columns:
+        if column and column in seen:
             raise HistoError(f"{name}, line {line}: there are two columns {column!r}", "remove one of them")
+        seen.add(column)
     return columns
 
 

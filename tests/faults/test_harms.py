@@ -177,6 +177,9 @@ TABLES = {
     "a gzip file that is cut": (gzip.compress(b"id,label\n" + b"".join(ROWS), 0)[:-20], "cannot unpack"),
     "a gzip file without its checksum": (HALVES[0][:-8], "cannot unpack"),
     "no gzip file": (b"\x1f\x8b" + bytes(range(99)), "cannot unpack"),
+    "a long label": (b"id,label\np0," + b"9" * 100_000, "line 2, column label: '999"),
+    "many columns": (b"id,label" + b",c" * 300_000 + b"\n", "there are two columns 'c'"),
+    "many other columns": (",".join(f"c{i}" for i in range(30_000)).encode(), "no column is known as the label"),
     "a long line": (gzip.compress(b"id,label" + b"," * (50 * MIB), 9), "the line has more than 1,048,576"),
     "a second long line": (gzip.compress(b"id,label\na" + b"," * (50 * MIB), 9), "line 2: the line has more"),
 }
@@ -192,6 +195,7 @@ def test_a_table_is_read_whole_or_refused(trained_workspace, tmp_path, patches, 
     if why:
         assert process.stderr.count("error: ") == 1
         assert why in process.stderr
+        assert len(process.stderr) < 25_000
     else:
         assert json.loads(process.stdout)["n"] == 8
 
