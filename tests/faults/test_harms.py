@@ -30,6 +30,7 @@ pytestmark = pytest.mark.attack
 
 MIB = 1 << 20
 PATCH = (96, 96, 3)
+EVAL = ["eval", "--ckpt", "first", "--device", "cpu"]
 LITTLE = {"memory": 600 * MIB}  # of address space
 PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
 
@@ -39,16 +40,21 @@ def good(trained_workspace):
     return torch.load(trained_workspace / "runs" / "first" / "best.pt", weights_only=True)
 
 
-def refuses(root, path, *args, limits=LITTLE, seconds=60):
-    """Run `predict` on a file, and return its error; it must end in time even where a pipe has no writer."""
-    process = Process(root, *PREDICT, *args, path, limits=limits)
+def wait(process, seconds=100):
+    """Wait for a process that may wait for ever, and return it."""
     end = time.monotonic() + seconds
     while process.alive():
         if time.monotonic() > end:
             process.kill()
             pytest.fail(f"it waits: {process.stderr}")
         time.sleep(0.01)
-    assert process.wait() == 1, process.stderr
+    return process
+
+
+def refuses(root, path, *args, limits=LITTLE, seconds=100):
+    """Run `predict` on a file, and return its error; it must end in time even where a pipe has no writer."""
+    process = wait(Process(root, *PREDICT, *args, path, limits=limits), seconds)
+    assert process.code == 1, process.stderr
     assert process.stdout in ("", "id,label\n")
     assert process.stderr.count("error: ") == 1
     assert path.name in process.stderr
@@ -190,7 +196,7 @@ def test_a_table_is_read_whole_or_refused(trained_workspace, tmp_path, patches, 
     for number in range(8):
         cv2.imwrite(os.fspath(tmp_path / f"p{number}.png"), patches[number % 6])
     (tmp_path / "labels.csv.gz").write_bytes(data)
-    line = ["eval", "--data", tmp_path, "--labels", tmp_path / "labels.csv.gz", "--ckpt", "first", "--device", "cpu"]
+    line = [*EVAL, "--data", tmp_path, "--labels", tmp_path / "labels.csv.gz"]
     process = histo(trained_workspace, *line, "--json", code=1 if why else 0, limits=LITTLE)
     if why:
         assert process.stderr.count("error: ") == 1
@@ -204,6 +210,26 @@ def test_a_table_that_unpacks_to_more_than_it_may_is_not_cut(monkeypatch):
     monkeypatch.setattr(table_files, "MAX_FILE_BYTES", 100)
     with pytest.raises(HistoError, match="unpacks to more than"):
         table_files.read_labels(File("x.csv.gz", lambda: gzip.compress(b"id,label\n" + b"".join(ROWS) * 4)))
+
+
+# packed patches
+
+
+@pytest.mark.parametrize("kind", ["pipe", "order of Fortran"])
+@pytest.mark.parametrize(
+    "line", [["report", "--run", "first"], ["eval", "--ckpt", "first", "--data", "synthetic"]], ids=str
+)
+def test_packed_patches_that_histo_cannot_have_written_are_one_error(root, kind, line):
+    path = root / "data" / "synthetic" / "patches.npy"
+    pixels = np.load(path)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        np.save(path, np.asfortranarray(pixels))
+    process = wait(Process(root, *line))
+    assert process.code in (0, 1)
+    assert process.stderr.count("error: ") == process.code
 
 
 # checkpoints with two directories
