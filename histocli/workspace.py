@@ -17,6 +17,7 @@ from typing import Any
 from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
 from histocli.fs import check_replaceable, fsync, remove_strays, require_space, temporary_path, write_error
+from histocli.text import parse_finite
 
 MAX_NAME = 100  # the largest number of characters of a name
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -293,7 +294,7 @@ def read_json(path: Path) -> Any:
             raise HistoError(f"{path} is not a file", "give a .json file")
         if (size := path.stat().st_size) > _MAX_JSON:
             raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=parse_finite, parse_constant=parse_finite)
     except FileNotFoundError:
         raise HistoError(f"there is no {path.resolve() if path.is_symlink() else path}") from None
     except (ValueError, OSError, RecursionError) as error:

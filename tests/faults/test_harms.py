@@ -232,6 +232,33 @@ def test_packed_patches_that_histo_cannot_have_written_are_one_error(root, kind,
     assert process.stderr.count("error: ") == process.code
 
 
+PAIRS = {
+    "other rows": lambda pairs: pairs["a"].fill(72),
+    "rows without end": lambda pairs: pairs["b"].fill(np.iinfo(pairs["b"].dtype).max),
+}
+
+
+@pytest.mark.parametrize("change", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_overlaps_of_other_patches_are_one_error(root, change, is_flat):
+    line = ["balance", "--n", 24, "--split", "overlap", "--name", "other"]
+    histo(root, *line)
+    (path,) = (root / "data" / "synthetic").glob("overlaps-*.npy")
+    pairs = np.zeros(4, np.load(path).dtype)
+    change(pairs)
+    np.save(path, pairs if is_flat else pairs.reshape(2, 2))
+    assert f"error: {path} " in histo(root, *line, code=1).stderr
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
+def test_a_record_with_a_number_that_is_not_finite_is_one_error(root, number):
+    path = root / "runs" / "first" / "config.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"val_patches": 0}).replace('"val_patches": 0', f'"val_patches": {number}'))
+    line = ["train", "--resume", "--name", "first", "--epochs", 3, "--device", "cpu"]
+    assert f"{number} is not a finite number" in histo(root, *line, code=1).stderr
+
+
 # checkpoints with two directories
 
 
