@@ -1,7 +1,6 @@
 """The paths in the workspace, and atomic writes to it.
 
-A file is first written under a temporary name in the same folder, then flushed to the disk, and then renamed in one
-step. So a file under its final name is always complete.
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed: so it is always complete.
 """
 
 import json
@@ -230,8 +229,8 @@ def make_name(text: str) -> str:
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path next to `path` to write to; at the end, flush it to the disk and rename it to `path`.
 
-    On any exception the temporary file is removed, and `path` does not change. Temporary files of the same `path` that
-    killed processes left are removed first. `size` is the number of bytes that will be written, if it is known.
+    On any exception the temporary file is removed, and `path` does not change. Temporary files of `path` that killed
+    processes left are removed first. `size` is the number of bytes, if it is known.
 
     Raises:
         HistoError: there is not enough space, the folder cannot be written, or something else than a file is there.
