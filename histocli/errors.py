@@ -5,17 +5,24 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_BUG = 3
 EXIT_PARTIAL = 4
+_MAX_TEXT = 10_000  # characters of a message: two of the longest paths that Linux allows
 
 
 class HistoError(Exception):
     """An error that a user can fix: the message says what is wrong, and `hint` how to fix it.
 
-    The command line prints both and exits with `EXIT_FAILURE`; any other exception is a bug.
+    The command line prints both and exits with `EXIT_FAILURE`; any other exception is a bug. The middle of a long text
+    is left out: messages repeat what files contain, which may be megabytes.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(_shorten(message))
+        self.hint = _shorten(hint)
+
+
+def _shorten(text: str) -> str:
+    half = _MAX_TEXT // 2
+    return text if len(text) <= _MAX_TEXT else f"{text[:half]} ... {text[-half:]}"
 
 
 class PartialError(HistoError):

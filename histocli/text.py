@@ -1,6 +1,15 @@
 """Text from files that other people made."""
 
+import math
+
 
 def printable(text: str) -> str:
     """Return a text on one line, with control characters escaped: those of terminals, and those that hide text."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def parse_finite(text: str) -> float:
+    """Return a number of a JSON file, in which Python takes 1e999 for infinity; raise `ValueError` for this and NaN."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value

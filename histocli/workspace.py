@@ -1,7 +1,6 @@
 """The paths in the workspace, and atomic writes to it.
 
-A file is first written under a temporary name in the same folder, then flushed to the disk, and then renamed in one
-step. So a file under its final name is always complete.
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed: so it is always complete.
 """
 
 import json
@@ -17,6 +16,7 @@ from typing import Any
 from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
 from histocli.fs import check_replaceable, fsync, remove_strays, require_space, temporary_path, write_error
+from histocli.text import parse_finite
 
 MAX_NAME = 100  # the largest number of characters of a name
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9_-])?")
@@ -229,8 +229,8 @@ def make_name(text: str) -> str:
 def atomic_path(path: Path, size: int | None = None) -> Iterator[Path]:
     """Yield a temporary path next to `path` to write to; at the end, flush it to the disk and rename it to `path`.
 
-    On any exception the temporary file is removed, and `path` does not change. Temporary files of the same `path` that
-    killed processes left are removed first. `size` is the number of bytes that will be written, if it is known.
+    On any exception the temporary file is removed, and `path` does not change. Temporary files of `path` that killed
+    processes left are removed first. `size` is the number of bytes, if it is known.
 
     Raises:
         HistoError: there is not enough space, the folder cannot be written, or something else than a file is there.
@@ -293,7 +293,7 @@ def read_json(path: Path) -> Any:
             raise HistoError(f"{path} is not a file", "give a .json file")
         if (size := path.stat().st_size) > _MAX_JSON:
             raise HistoError(f"{path} has {size >> 20:,} MiB: histo writes no such JSON file")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_float=parse_finite, parse_constant=parse_finite)
     except FileNotFoundError:
         raise HistoError(f"there is no file {path.resolve() if path.is_symlink() else path}") from None
     except (ValueError, OSError, RecursionError) as error:

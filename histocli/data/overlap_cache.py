@@ -8,7 +8,7 @@ import numpy as np
 
 from histocli.data.dataset import open_packed
 from histocli.data.overlaps import CODING_ERROR, MIN_OVERLAP, PAIR, Array, OnStage, find_overlaps
-from histocli.data.store import map_array
+from histocli.data.store import map_array, open_store
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, atomic_path, read_json
 
@@ -54,8 +54,12 @@ def read_overlaps(workspace: Workspace, data: str, other: str | None = None) -> 
         return None
     hint = "delete it: histo balance searches again"
     pairs: Array = np.asarray(map_array(path, hint))
-    if pairs.dtype != PAIR:
-        raise HistoError(f"{path} contains {pairs.dtype}, not pairs of patches", hint)
+    if pairs.dtype != PAIR or pairs.ndim != 1:
+        raise HistoError(f"{path} contains {pairs.dtype} {pairs.shape}, not pairs of patches", hint)
+    for column, name in (("a", data), ("b", other or data)) if len(pairs) else ():
+        rows, count = pairs[column], len(open_store(workspace.patches_path(name)))
+        if not 0 <= rows.min() <= rows.max() < count:
+            raise HistoError(f"{path} has rows that {name} does not have", hint)
     return pairs
 
 

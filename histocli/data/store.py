@@ -54,8 +54,9 @@ def open_store(path: Path) -> Pixels:
     if not path.exists():
         raise HistoError(f"there are no packed patches at {path}", "run histo download to pack them")
     array = map_array(path, "histo download --force packs it again")
-    if array.dtype != np.uint8 or array.shape[1:] != PATCH_SHAPE:
-        raise HistoError(f"{path} holds {array.dtype} {array.shape}, not uint8 (N,96,96,3)")
+    if array.dtype != np.uint8 or array.shape[1:] != PATCH_SHAPE or not array.flags.c_contiguous:
+        order = "" if array.flags.c_contiguous else " in the order of Fortran"
+        raise HistoError(f"{path} holds {array.dtype} {array.shape}{order}, not uint8 (N,96,96,3) as histo writes it")
     patches: Pixels = array
     return patches
 
@@ -66,6 +67,8 @@ def map_array(path: Path, hint: str = "") -> "np.ndarray[Any, Any]":
     Raises:
         HistoError: it is not a .npy file, or is shorter than its header says.
     """
+    if path.exists() and not path.is_file():  # opening a pipe could block for ever
+        raise HistoError(f"cannot read {path}: it is not a file", hint)
     try:
         return np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-any-return, no-untyped-call]
     except (OSError, ValueError, OverflowError, SyntaxError, TokenError, RecursionError, MemoryError) as error:

@@ -2,12 +2,14 @@
 
 import csv
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 from typing import IO, Any
 
 from histocli.errors import HistoError
 
+_MAX_LINE = 1 << 20  # characters
 _BLOCK = 64  # rows read at once: more would make the garbage collector scan them, which takes time
 
 
@@ -63,9 +65,11 @@ def _read_uniform_table(file: IO[str], name: str) -> tuple[list[str], list[list[
 def _check_column_names(line: int, header: list[str], name: str) -> list[str]:
     """Return the names in a header without spaces around them; raise `HistoError` if one is repeated."""
     columns = [column.strip() for column in header]
-    for i, column in enumerate(columns):
-        if column and column in columns[:i]:
+    seen: set[str] = set()
+    for column in columns:
+        if column and column in seen:
             raise HistoError(f"{name}, line {line}: there are two columns {column!r}", "remove one of them")
+        seen.add(column)
     return columns
 
 
@@ -95,8 +99,17 @@ def _read_rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tupl
 
 def _open_reader(file: IO[str], delimiter: str | None = None) -> Any:
     """Return a `csv.reader` for commas, semicolons or tabs, whichever are most frequent in the first line."""
-    first = file.readline()
-    return csv.reader(chain([first], file), delimiter=delimiter or max(",;\t", key=first.count), strict=True)
+    lines = _read_lines(file)
+    first = next(lines, "")
+    return csv.reader(chain([first], lines), delimiter=delimiter or max(",;\t", key=first.count), strict=True)
+
+
+def _read_lines(file: IO[str]) -> Iterator[str]:
+    """Yield the lines of a file; raise `csv.Error` for one that is so long that its fields could fill the memory."""
+    for line in iter(partial(file.readline, _MAX_LINE + 1), ""):
+        if len(line) > _MAX_LINE:
+            raise csv.Error(f"the line has more than {_MAX_LINE:,} characters")
+        yield line
 
 
 class _LineFeedFile:

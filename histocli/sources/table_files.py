@@ -1,5 +1,6 @@
 """Read the files of tables that people and spreadsheets write: CSV, also compressed or in an archive."""
 
+import gzip
 import io
 import os
 import re
@@ -14,6 +15,8 @@ from histocli.sources.listing import list_files
 from histocli.sources.tables import ColumnNames, PatchTable, check_ids
 
 _PEEKED_BYTES = 4096
+_BLOCK = 1 << 20  # bytes that are unpacked at a time: Python allocates as much as it is asked to read
+_GZIP = b"\x1f\x8b"
 _ENCODING_OF_MARK = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -68,9 +71,7 @@ def table_at(path: Path) -> File:
 def peek_columns(file: File, given: ColumnNames) -> set[str]:
     """Return which of id, label, slide, hospital and split are columns in the first line of a file."""
     data = read_bytes(file)
-    if data[:2] == b"\x1f\x8b":
-        data = zlib.decompressobj(wbits=31).decompress(data, _PEEKED_BYTES)
-    data = data[:_PEEKED_BYTES]
+    data = _unpack_gzip(data, file.name, _PEEKED_BYTES) if data.startswith(_GZIP) else data[:_PEEKED_BYTES]
     lines = data.decode(_ENCODING_OF_MARK.get(data[:2], "utf-8-sig"), "replace").splitlines() or [""]
     first = lines[1] if lines[0].startswith("sep=") and len(lines) > 1 else lines[0]
     marks = r"[,;\t]" if re.search(r"[,;\t]", first) else " "
@@ -83,12 +84,25 @@ def _unpack(file: File) -> bytes:
     data = read_bytes(file)
     if data[:2] == b"PK":
         raise HistoError(f"{file.name} is an Excel workbook or an archive", "save the table as CSV in UTF-8")
-    if data[:2] != b"\x1f\x8b":
+    if not data.startswith(_GZIP):
         return data
+    unpacked = _unpack_gzip(data, file.name, MAX_FILE_BYTES + 1)
+    if len(unpacked) > MAX_FILE_BYTES:
+        raise HistoError(f"{file.name} unpacks to more than {MAX_FILE_BYTES >> 20} MiB", "no table is that large")
+    return unpacked
+
+
+def _unpack_gzip(data: bytes, name: str, size: int) -> bytes:
+    """Return at most `size` bytes of what a gzip file holds; it may have several members, one after the other."""
+    parts: list[bytes] = []
     try:
-        return zlib.decompressobj(wbits=31).decompress(data, MAX_FILE_BYTES)
-    except zlib.error as error:
-        raise HistoError(f"cannot unpack {file.name}: {error}", "check the file") from error
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            while size and (part := packed.read(min(size, _BLOCK))):
+                parts.append(part)
+                size -= len(part)
+    except (OSError, EOFError, zlib.error) as error:
+        raise HistoError(f"cannot unpack {name}: {error}", "check the file") from error
+    return b"".join(parts)
 
 
 def read_labels(file: File) -> dict[str, int]:

@@ -1,10 +1,6 @@
-"""Harms that attacks have done: each is done again, on a real command with little memory and time."""
+"""Harms that attacks with new variants found; those of the first attack are tested in the other files."""
 
-import csv
-import io
 import os
-import struct
-import time
 import zlib
 
 import cv2
@@ -15,154 +11,18 @@ import torch
 
 from histocli.data.images import decode_patch
 from histocli.errors import HistoError
-from histocli.models import packaged
 from histocli.models.checkpoint import load_checkpoint
 from histocli.sources.class_names import label_of, split_and_class_of
-from tests.data.test_tiff import tiff
 from tests.faults.hostile_arrays import zeros
 from tests.faults.hostile_checkpoints import members, pack, save
-from tests.faults.hostile_images import chunk
-from tests.faults.processes import Process, histo
+from tests.faults.processes import histo
 
 MIB = 1 << 20
 PATCH = (96, 96, 3)
-LITTLE = {"memory": 600 * MIB}  # of address space
-PREDICT = ["predict", "--ckpt", "first", "--device", "cpu"]
 GZIP, LZF = h5py.h5z.FILTER_DEFLATE, 32000
 
 
 pytestmark = pytest.mark.attack
-
-
-def refuses(root, path, *args, limits=LITTLE, seconds=60):
-    """Run `predict` on a file, and return its error; it must end in time even where a pipe has no writer."""
-    process = Process(root, *PREDICT, *args, path, limits=limits)
-    end = time.monotonic() + seconds
-    while process.alive():
-        if time.monotonic() > end:
-            process.kill()
-            pytest.fail(f"it waits: {process.stderr}")
-        time.sleep(0.01)
-    assert process.wait() == 1, process.stderr
-    assert process.stdout in ("", "id,label\n")
-    assert process.stderr.count("error: ") == 1
-    assert path.name in process.stderr
-    return process.stderr
-
-
-# HDF5 that leads out of the file
-
-
-def in_external_file(file, target):
-    file.create_dataset("x", (2, *PATCH), "u1", external=[(os.fspath(target), 0, 2 * 27648)])
-
-
-def behind_external_link(file, target):
-    file["x"] = h5py.ExternalLink(os.fspath(target), "/x")
-
-
-def behind_soft_and_external_link(file, target):
-    file["y"] = h5py.ExternalLink(os.fspath(target), "/x")
-    file["x"] = h5py.SoftLink("/y")
-
-
-def virtual(file, target):
-    layout = h5py.VirtualLayout((2, *PATCH), "u1")
-    layout[:] = h5py.VirtualSource(os.fspath(target), "x", (2, *PATCH))
-    file.create_virtual_dataset("x", layout)
-
-
-@pytest.mark.parametrize("to", ["secret", "pipe"])
-@pytest.mark.parametrize("lead", [in_external_file, behind_external_link, behind_soft_and_external_link, virtual])
-def test_an_array_outside_its_file_is_not_read(trained_workspace, tmp_path, lead, to):
-    target, path = tmp_path / to, tmp_path / "x.h5"
-    if to == "pipe":
-        os.mkfifo(target)
-    elif lead is in_external_file:
-        target.write_bytes(b"TOPSECRET" * 6144)
-    else:
-        with h5py.File(target, "w") as file:
-            file["x"] = np.full((2, *PATCH), 7, "u1")
-    with h5py.File(path, "w") as file:
-        lead(file, target)
-    message = refuses(trained_workspace, path)
-    assert "links are not followed" in message or "is stored in other files" in message
-
-
-# images whose lengths are larger than their file
-
-
-def lying_png(length, kind=b"abCd", *, is_after=False):
-    """A PNG of 131 bytes or a few more, in which one chunk says that it has `length` bytes."""
-    pixels = chunk(b"IDAT", zlib.compress((b"\0" + bytes(288)) * 96))
-    lie = struct.pack(">I", length) + kind + bytes(20)
-    head = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">2I5B", 96, 96, 8, 2, 0, 0, 0))
-    return head + (pixels + lie if is_after else lie + pixels) + chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("length", [0x40000000, 0x7FFFFFF0, 0xFFFFFFF0])
-@pytest.mark.parametrize("kind", [b"abCd", b"IDAT", b"iCCP", b"acTL", b"fdAT"])
-@pytest.mark.parametrize("is_after", [False, True])
-def test_a_png_that_claims_gigabytes_is_refused_before_it_is_decoded(tmp_path, length, kind, is_after):
-    with pytest.raises(HistoError, match="the image is truncated: it ends before its last chunk"):
-        decode_patch(lying_png(length, kind, is_after=is_after), "x.png")
-
-
-def test_a_folder_of_them_takes_no_memory(trained_workspace, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(16):
-        (folder / f"{number}.png").write_bytes(lying_png(0x40000000 + number))
-    message = histo(trained_workspace, *PREDICT, folder, code=1, limits=LITTLE).stderr
-    assert message.count(".png: the image is truncated: it ends before its last chunk") == 16
-
-
-# images with more than 8 bits
-
-
-@pytest.fixture
-def patches(trained_workspace):
-    return np.load(trained_workspace / "data" / "synthetic" / "patches.npy")[:6]
-
-
-def scores(process):
-    rows = csv.DictReader(io.StringIO(process.stdout))
-    return [float(row["label"]) for row in sorted(rows, key=lambda row: row["id"])]
-
-
-CONVERSIONS = {
-    "int16 of 15 bits": lambda patch: (patch.astype(np.int16) << 7) | (patch >> 1),
-    "int16 of 12 bits": lambda patch: patch.astype(np.int16) << 4 | patch >> 4,
-    "uint16": lambda patch: patch.astype(np.uint16) * 257,
-    "int32 of 8 bits": lambda patch: patch.astype(np.int32),
-    "float32 to 1": lambda patch: (patch / 255).astype(np.float32),
-    "float64 to 255": lambda patch: patch.astype(np.float64),
-}
-
-
-@pytest.mark.parametrize("convert", CONVERSIONS.values(), ids=CONVERSIONS)
-@pytest.mark.parametrize("form", ["tiff", "npy"])
-def test_other_types_score_as_their_8_bit_images(trained_workspace, tmp_path, patches, convert, form):
-    """They were read as black."""
-    line = ["predict", "--ckpt", packaged.NAME, "--device", "cpu"]  # which tells patches apart, unlike two epochs
-    expected = scores(histo(trained_workspace, *line, save_array(tmp_path / "expected.npy", patches)))
-    assert max(expected) - min(expected) > 0.1
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, patch in enumerate(patches):
-        (folder / f"{number}.tif").write_bytes(tiff(convert(patch)))
-    given = (
-        folder if form == "tiff" else save_array(tmp_path / "x.npy", np.stack([convert(patch) for patch in patches]))
-    )
-    assert scores(histo(trained_workspace, *line, given)) == pytest.approx(expected, abs=2e-5)
-
-
-def save_array(path, array):
-    np.save(path, array)
-    return path
-
-
-# compression in HDF5
 
 
 def lzf(data):
