@@ -101,9 +101,13 @@ class RunConfig:
         if self.batch_size is not None and self.batch_size < 2:
             raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2")
         if self.lr is not None and not 0 < self.lr < 10:
-            raise UsageError(f"--lr {self.lr}: a number between 0 and 10 is needed", f"{LEARNING_RATE} is the default")
+            raise UsageError(
+                f"--lr {self.lr}: a number above 0 and below 10 is needed", f"{LEARNING_RATE} is the default"
+            )
         if not 0 < self.backbone_lr <= 1:
             raise UsageError(f"--backbone-lr {self.backbone_lr}: a fraction of --lr is needed, such as 0.1")
+        if self.lora is not None and self.freeze:
+            raise UsageError("--freeze does not train the backbone, --lora does", "leave one of them out")
         pretrained = self.weights is not Weights.RANDOM
         for flag, given in (
             ("--freeze", self.freeze),
@@ -114,10 +118,8 @@ class RunConfig:
                 raise UsageError(f"{flag} is for pretrained networks", "--weights pretrained starts from such weights")
         if self.lora is not None and not 1 <= self.lora <= MAX_LORA:
             raise UsageError(f"--lora {self.lora}: a rank from 1 to {MAX_LORA} is needed", "8 is usual")
-        if self.lora is not None and self.freeze:
-            raise UsageError("--freeze does not train the backbone, --lora does", "leave one of them out")
         if self.head is HeadKind.KNN and not self.freeze:
-            raise UsageError("--head knn is for frozen backbones", "add --freeze")
+            raise UsageError("--head knn needs --freeze", "add --freeze")
         if self.shots is not None and self.shots < 1:
             raise UsageError(f"--shots {self.shots}: at least 1 patch of each class is needed")
         if self.freeze and self.backbone_lr != 1:
@@ -361,7 +363,7 @@ class PlotConfig:
             raise UsageError(f"{what} is only for --kind explain", f"histo plot --kind explain {what}")
         if self.files and is_explained is is_mapped:
             raise UsageError(
-                f"{self.files[0]} is only for --kind explain or --kind map, and for one of them",
+                f"{self.files[0]} needs exactly one of --kind explain and --kind map",
                 f"histo plot --kind explain {self.files[0]} (an image), or --kind map {self.files[0]} (a table)",
             )
         if self.mpp is not None and not is_mapped:
@@ -381,7 +383,10 @@ class PlotConfig:
         if not 20 <= self.dpi <= 2400:
             raise UsageError(f"--dpi {self.dpi}: a number from 20 to 2400 is needed", "200 is the default")
         if self.width is not None and not 2 <= self.width <= 40:
-            raise UsageError(f"--width {self.width:g}: a number of inches from 2 to 40 is needed", "3.5 is one column")
+            raise UsageError(
+                f"--width {self.width:g}: a number of inches from 2 to 40 is needed",
+                "3.5 is the width of one column of a journal",
+            )
 
     @property
     def _only_explained(self) -> str:

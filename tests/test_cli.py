@@ -419,3 +419,23 @@ def test_a_missing_or_misplaced_word_is_answered_with_the_command_to_type(histo,
 def test_an_unknown_word_without_a_similar_one_gets_no_suggestion(empty):
     for line in (["train", "--xyzzy", "1"], ["train", "--device", "abacus"], ["eval", "--out", "x"]):
         assert "Did you mean" not in empty(*line, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (["train", "--lr", "abc"], "'--lr': 'abc' is not a number."),
+        (["train", "--lr=1e"], "'--lr': '1e' is not a number."),
+        (["train", "--batch-size", "foo"], "'--batch-size': 'foo' is neither a whole number nor auto."),
+        (["tune", "--batch-size", "auto"], "'--batch-size': 'auto' is not a whole number."),
+        (["train", "--shots", "0"], "'--shots': 0: at least 1 is needed."),
+    ],
+)
+def test_a_value_that_is_no_number_or_too_small_is_named(histo, line, message):
+    assert message in " ".join(histo(*line, code=2).stderr.split())
+
+
+def test_a_wrong_number_in_an_environment_variable_is_named(histo, monkeypatch):
+    monkeypatch.setenv("HISTO_TRAIN_LR", "fast")
+    shown = " ".join(histo("train", code=2).stderr.split())
+    assert "'--lr': 'fast' is not a number (environment variable HISTO_TRAIN_LR)." in shown

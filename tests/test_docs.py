@@ -115,7 +115,7 @@ def test_every_page_is_in_the_navigation_of_the_site():
     assert navigation == {renamed.get(name, Path(name).name.lower()) for name in PAGE_NAMES}
 
 
-def test_an_installation_keeps_the_torch_of_a_notebook():
+def test_the_requirements_accept_the_torch_of_kaggle_and_colab():
     """Kaggle's and Colab's images bring torch 2.11 and torchvision 0.26; histo must not ask pip for others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}

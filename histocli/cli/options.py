@@ -23,7 +23,10 @@ def batch_size(text: str | int) -> int:
     """Return the value of `--batch-size`: a number of at least 1, or `AUTO`."""
     if text == "auto" or (text == AUTO and isinstance(text, int)):
         return AUTO
-    size = int(text)
+    try:
+        size = int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto.") from None
     if size < 1:
         raise typer.BadParameter(f"{text} is not in the range x>=1.")
     return size

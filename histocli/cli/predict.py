@@ -224,10 +224,10 @@ def _predict_patches(state: State, config: PredictConfig) -> None:
     is_hidden = config.out is None and not is_stdout_a_file()
     with start_processes_early(config.inputs, config.device) as pool:
         from histocli.commands.predict import predict as run_predict  # imports torch, while the processes start
-        from histocli.compute.ddp import LONG_TIMEOUT, process_group
+        from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
 
         gc.freeze()  # the garbage collector need not look at torch's million objects again and again
-        with process_group(LONG_TIMEOUT) as ranks, state.report.bar("scoring", is_hidden=is_hidden) as bar:
+        with connect_processes(LONG_TIMEOUT) as ranks, state.report.bar("scoring", is_hidden=is_hidden) as bar:
             listener = PredictionListener(state.report, bar)
             listener.is_rescaled = config.mpp is not None
             prediction = run_predict(

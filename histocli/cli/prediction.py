@@ -28,7 +28,10 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     listed = f", and {config.failed} lists them" if config.failed else "; --failed FILE lists them"
     hint = f"the warnings above name the files that could not be read{listed}"
     if unreadable and not scored and not prediction.done_before:
-        raise HistoError(f"no file could be read, of {unreadable:,}", hint)
+        raise HistoError(
+            "the only file could not be read" if unreadable == 1 else f"none of the {unreadable:,} files could be read",
+            hint,
+        )
     _report_images(state, config, prediction.remarks, scored)
     if warning := prediction.likeness.warning:
         report.warn(warning)

@@ -96,7 +96,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
         HistoError: some slides could not be scored.
     """
     from histocli.commands.predict_slides import predict_slides as run_predict
-    from histocli.compute.ddp import LONG_TIMEOUT, process_group
+    from histocli.compute.ddp import LONG_TIMEOUT, connect_processes
 
     is_for_patches = config.out is None or config.out.suffix.lower() in OUTPUT_SUFFIXES
     if is_for_patches and found.others:
@@ -110,7 +110,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
         names = ", ".join(path.name for path in found.others[:_MAX_LISTED])
         more = ", ..." if len(found.others) > _MAX_LISTED else ""
         state.report.note(f"skipped, because not a slide ({len(found.others):,}): {names}{more}")
-    with process_group(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
+    with connect_processes(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
         done = run_predict(state.workspace, config, found.slides, listener=bars, ranks=ranks)
     if not ranks.is_rank0:
         return

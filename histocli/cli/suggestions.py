@@ -1,8 +1,10 @@
 """Which option or value was probably meant by one that does not exist: "did you mean"."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 # What other tools call the same thing; the first that the command has is suggested.
@@ -145,6 +147,9 @@ _OPTION_OF_ARGUMENT = {
 _EXTRA_ARGUMENT = re.compile(r"^Got unexpected extra arguments?(?:\(s\))? \((\S+)[^)]*\)$")
 _NEEDS_TWO = re.compile("requires 2 arguments|Got unexpected extra argument")
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.*)")
+# The wording of pydantic, which Typer uses where it is installed, and of click.
+_NOT_A_NUMBER = re.compile(r"valid (number|float|integer|int)\b")
+_TOO_SMALL = re.compile(r"greater than or equal to ([\d.]+)|range x>=([\d.]+)\.?$")
 
 
 def suggest_command(name: str, error: Any) -> None:
@@ -253,6 +258,29 @@ def _correct_value(problem: _Problem) -> str:
     return f"{message.rstrip('.')}. Did you mean {similar!r}?" if similar else message
 
 
+def _explain_number(problem: _Problem) -> str:
+    """A value that is not a number, or is too small; it may come from an environment variable."""
+    kind, bound = _NOT_A_NUMBER.search(problem.message), _TOO_SMALL.search(problem.message)
+    option = getattr(problem.error, "param", None)
+    if not (kind or bound) or option is None:
+        return ""
+    value, place = _find_value(problem, option)
+    if bound:
+        return f"{value}: at least {bound[1] or bound[2]} is needed{place}."
+    is_whole = kind is not None and kind[1].startswith("int")
+    return f"{value!r} is not a {'whole number' if is_whole else 'number'}{place}."
+
+
+def _find_value(problem: _Problem, option: Any) -> tuple[str, str]:
+    """Return the text that was given for an option, and where it stands if that is an environment variable."""
+    for arg, following in pairwise([*problem.args, ""]):
+        name, equals, value = arg.partition("=")
+        if name in option.opts:
+            return value if equals else following, ""
+    variable = str(option.envvar or f"HISTO_{problem.command.name}_{option.name}".upper())
+    return os.environ.get(variable, "the value"), f" (environment variable {variable})"
+
+
 # Each returns the new message of an error of its kind, and "" for all others.
 _RULES = (
     _ask_for_input,
@@ -262,6 +290,7 @@ _RULES = (
     _correct_option,
     _name_option_of_argument,
     _correct_value,
+    _explain_number,
 )
 
 

@@ -193,7 +193,7 @@ def train(
 ) -> None:
     """Train a network on the balanced subset, validating each epoch."""
     state: State = ctx.obj
-    from histocli.compute.ddp import is_distributed, process_group
+    from histocli.compute.ddp import connect_processes, is_distributed
     from histocli.compute.launch import launch
     from histocli.trackers import check_packages
 
@@ -233,7 +233,7 @@ def train(
     )
     given = {option for option in ctx.params if options.is_given(ctx, option)}
     given |= {"device"} if options.is_given(ctx, "device", "ENVIRONMENT") else set()
-    with process_group() as ranks:
+    with connect_processes() as ranks:
         train_runs = _train_repeats if folds or seeds else _train_one
         result = train_runs(state, config, given, ranks)
         if json and ranks.is_rank0:

@@ -16,7 +16,14 @@ from histocli.schema import to_json
 from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, describe_counts, read_tumour
 from histocli.slides.detection import SlideFile
-from histocli.slides.lesions import SlideHits, compute_froc, count_found_lesions, find_detections, find_lesions, match
+from histocli.slides.lesions import (
+    SlideHits,
+    compute_froc,
+    count_found_lesions,
+    find_detections,
+    find_lesions,
+    match_detections,
+)
 from histocli.slides.measures import Map
 from histocli.slides.plots import draw_froc, draw_slide_roc
 from histocli.slides.records import FAILED, TABLE, FinishedSlide, read_folder
@@ -169,7 +176,7 @@ def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, 
     if isinstance(truth, int):
         return EvaluatedSlide(one.record.slide, aggregated, truth, None)
     lesions = find_lesions(truth, (one.width, one.height), (mpp, mpp))
-    hits = match(find_detections(scores, side), lesions)
+    hits = match_detections(find_detections(scores, side), lesions)
     return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), hits)
 
 

@@ -206,7 +206,7 @@ def rank() -> int:
 
 
 @contextmanager
-def process_group(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
+def connect_processes(timeout: timedelta = timedelta(minutes=30)) -> Iterator[Ranks]:
     """Connect the processes of this job in this block; a process that fails inside it reports its error to torchrun.
 
     `timeout` is how long a process waits for the others before it gives up.

@@ -91,7 +91,11 @@ class PatchLoader:
 
     @property
     def steps(self) -> int:
-        """The number of batches of a training epoch; rows that do not fill one batch are one smaller batch."""
+        """The number of batches of a training epoch.
+
+        The rows that are left over after the last full batch are not used in that epoch. If there are fewer rows than
+        a batch has, they are one smaller batch.
+        """
         return max(1, len(self) // self.batch_size)
 
     @property

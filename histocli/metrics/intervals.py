@@ -178,11 +178,12 @@ def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[d
     return {name: None if isinstance(value, str) else value for name, value in results.items()}, resampling
 
 
-def _draw_counts(rng: np.random.Generator, replicates: int, clusters: int) -> Floats:
+def _draw_counts(rng: np.random.Generator, n_resamples: int, n_clusters: int) -> Floats:
     """Return how often each of C clusters is drawn in each of R resamples: (R,C); each resample draws C times."""
-    drawn = rng.integers(0, clusters, (replicates, clusters), np.uint32).astype(np.int64)  # uint32 is drawn faster
-    drawn += clusters * np.arange(replicates)[:, None]
-    return np.bincount(drawn.ravel(), minlength=replicates * clusters).reshape(replicates, clusters).astype(np.float64)
+    drawn = rng.integers(0, n_clusters, (n_resamples, n_clusters), np.uint32).astype(np.int64)  # uint32 is drawn faster
+    drawn += n_clusters * np.arange(n_resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=n_resamples * n_clusters)
+    return counts.reshape(n_resamples, n_clusters).astype(np.float64)
 
 
 def find_tails(clusters: int) -> list[float]:

@@ -96,6 +96,7 @@ def _mcc(s: WeightedScores) -> Floats:
 
 
 def _ece(s: WeightedScores) -> Floats:
+    """Return the mean over patches of |mean of (probability - label)| in the patch's bin of probability."""
     error: Floats = np.abs(s.sum_bins(s.scores.errors)).sum(1) / s.total
     return error
 

@@ -104,10 +104,10 @@ class AuditReport:
         others = self.contradictions
         ids = f": {', '.join(others.ids)}{', ...' if others.patches > len(others.ids) else ''}" if others.ids else ""
         return [
-            f"{_count(self.duplicates, 'patch')} of {self.data} "
+            f"{_format_count(self.duplicates, 'patch')} of {self.data} "
             f"{'is an exact copy' if self.duplicates <= 1 else 'are exact copies'} of an earlier one.",
-            f"{_count(others.patches, 'patch')} {'has' if others.patches <= 1 else 'have'} the same pixels as a patch "
-            f"with the other label{ids}.",
+            f"{_format_count(others.patches, 'patch')} {'has' if others.patches <= 1 else 'have'} the same pixels as a "
+            f"patch with the other label{ids}.",
             self._describe_overlaps(),
             f"Compared with the data sets {', '.join(self.compared_with)}."
             if self.compared_with
@@ -122,8 +122,9 @@ class AuditReport:
         if not overlaps.pairs:
             return f"No two patches of {self.data} overlap."
         return (
-            f"{overlaps.patches:,} patches of {self.data} overlap with another one ({_count(overlaps.pairs, 'pair')}). "
-            f"They form {_count(overlaps.groups, 'group')}, the largest of {overlaps.largest_group:,} patches."
+            f"{overlaps.patches:,} patches of {self.data} overlap with another one "
+            f"({_format_count(overlaps.pairs, 'pair')}). They form {_format_count(overlaps.groups, 'group')}, the largest "
+            f"of {overlaps.largest_group:,} patches."
         )
 
     @property
@@ -174,6 +175,6 @@ class AuditReport:
         return [leak for leak in self.leaks if leak.held_out and leak.into == "train"]
 
 
-def _count(count: int, noun: str) -> str:
+def _format_count(count: int, noun: str) -> str:
     """Return a number and a noun, such as "3 patches"; "No patch" for 0."""
     return f"{count:,} {pluralise(noun)}" if count > 1 else f"{count or 'No'} {noun}"

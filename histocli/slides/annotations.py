@@ -151,7 +151,7 @@ def read_asap(path: Path) -> list[Polygon]:
     def on_element(name: str, attributes: dict[str, str]) -> None:
         if not names and name != "ASAP_Annotations":
             raise ValueError(f"it begins with <{name[:50]}>")
-        if not names or name == "Annotation":
+        if not names or name == "Annotation":  # the root element has an entry too, which stays empty
             names.append(attributes.get("PartOfGroup", ""))
             rings.append([])
         elif name == "Coordinate":

@@ -103,8 +103,11 @@ def find_detections(scores: Map, side: float) -> list[Detection]:
     ]
 
 
-def match(detections: list[Detection], lesions: Lesions) -> SlideHits:
-    """Find the lesions that the detections hit; hits of isolated tumour cells are ignored."""
+def match_detections(detections: list[Detection], lesions: Lesions) -> SlideHits:
+    """Return the highest score of a detection in each lesion, and the scores of the detections that are in none.
+
+    A lesion without a detection has the score NaN. Isolated tumour cells, and the detections in them, are left out.
+    """
     best = [math.nan] * len(lesions.sizes)
     false = []
     height, width = lesions.labels.shape
@@ -113,7 +116,7 @@ def match(detections: list[Detection], lesions: Lesions) -> SlideHits:
         number = int(lesions.labels[row, column])
         if not number:
             false.append(one.score)
-        elif not best[number - 1] >= one.score:
+        elif not best[number - 1] >= one.score:  # also if the best is NaN
             best[number - 1] = one.score
     kept = [i for i, size in enumerate(lesions.sizes) if size != _ISOLATED]
     return SlideHits([best[i] for i in kept], [lesions.sizes[i] for i in kept], false)

@@ -20,7 +20,9 @@ def load_run_config(workspace: Workspace, name: str | None) -> tuple[str, RunCon
     if not runs or (name and name not in runs):
         raise HistoError(
             f"there is no run {name!r} to resume" if name else "there is no run to resume",
-            f"runs with a last.pt: {', '.join(runs) or 'none'}",
+            f"runs that can be resumed: {', '.join(runs)}"
+            if runs
+            else "no run here can be resumed; histo train starts one",
         )
     run = name or runs[-1]
     last = workspace.run_dir(run) / "last.pt"

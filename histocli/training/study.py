@@ -59,7 +59,7 @@ class ClaimedTrial:
         self.auc: list[float] = list(trial.user_attrs.get("auc", []))
 
     def record_fold(self, auc: float, seconds: float) -> None:
-        """Store the AUC of the next fold, and the time that it took."""
+        """Store the AUC of the fold that has ended, and add the time that it took."""
         self.auc.append(auc)
         with self.study.explain_file_errors():
             self.trial.set_user_attr("seconds", self.trial.user_attrs.get("seconds", 0.0) + seconds)

@@ -125,7 +125,7 @@ class Trainer:
         """
         epoch, first = divmod(self.step, batches.steps)
         self.model.train()
-        for batch in batches.train_batches(_seed(self.recipe.seed, -1 - epoch), first):
+        for batch in batches.train_batches(_derive_seed(self.recipe.seed, -1 - epoch), first):
             self.losses.append(self.train_step(batch, batches.loss_weight))
             if len(self.losses) % _CHECK_INTERVAL == 0:
                 self._check_losses()
@@ -142,7 +142,7 @@ class Trainer:
 
         `loss_weight` is N over the mean of N of all processes: see `PatchLoader.loss_weight`.
         """
-        seed_device(self.compute.device, _seed(self.recipe.seed, self.step + self.ranks.rank * _RANK_STRIDE))
+        seed_device(self.compute.device, _derive_seed(self.recipe.seed, self.step + self.ranks.rank * _RANK_STRIDE))
         if self.graph and not is_features(batch.images):
             loss = self.graph(batch.images, batch.labels)
         else:
@@ -228,6 +228,9 @@ def copy_state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
-def _seed(seed: int, number: int) -> int:
-    """Return the seed of step `number` if it is >= 0, else of the order of the patches in epoch -1 - `number`."""
+def _derive_seed(seed: int, number: int) -> int:
+    """Return a different seed for each number: from 0 on it is a step, and -1, -2, ... are the epochs 0, 1, ...
+
+    The seed of an epoch gives the order of its patches.
+    """
     return (seed * 0x9E3779B97F4A7C15 + number) % (1 << 63)

@@ -733,7 +733,7 @@ def test_failed_files_are_listed_and_the_exit_code_says_so(histo, images, tmp_pa
     for path in images.iterdir():
         path.write_bytes(b"no picture")
     result = histo(*PREDICT, images, "--failed", tmp_path / "failed.csv", code=1)
-    assert "error: no file could be read, of 12" in result.stderr
+    assert "error: none of the 12 files could be read" in result.stderr
     assert len(table((tmp_path / "failed.csv").read_text())) == 12
     assert "leave out" in histo.fails(*PREDICT, images, "--failed", "x", "--errors", "fail", code=2)[1]
 

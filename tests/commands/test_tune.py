@@ -205,7 +205,7 @@ def test_held_out_patches_change_nothing(histo):
         (["--hours", 0], "--hours 0: a number above 0 is needed"),
         (["--hours", "nan"], "--hours nan: a number above 0 is needed"),
         (["--trials", 1, "--lr", "0.1:0.01"], "--lr 0.1:0.01: a range LOW:HIGH or one value is needed"),
-        (["--trials", 1, "--lr", "0:0.1"], "--lr 0.0: a number between 0 and 10 is needed"),
+        (["--trials", 1, "--lr", "0:0.1"], "--lr 0.0: a number above 0 and below 10 is needed"),
         (["--trials", 1, "--epochs", "2.5"], "--epochs 2.5: a range LOW:HIGH or one value is needed"),
         (["--trials", 1, "--epochs", "0:3"], "--epochs 0: at least 1 is needed"),
         (["--trials", 1, "--arch", "resnet81"], "there is no architecture 'resnet81'"),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from histocli.compute.ddp import process_group
+from histocli.compute.ddp import connect_processes
 from histocli.compute.device import choose_compute, compute_settings
 from histocli.data.loaders import PatchLoader
 from histocli.enums import Augment, Device, Precision
@@ -27,7 +27,7 @@ def main(path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (PATCHES, 96, 96, 3), np.uint8)
     labels = rng.integers(0, 2, PATCHES)
-    with process_group() as ranks:
+    with connect_processes() as ranks:
         batches = PatchLoader(pixels, np.arange(PATCHES), labels, BATCH, compute.device, ranks=ranks)
         torch.manual_seed(1)
         model = nn.Sequential(nn.Conv2d(3, 4, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 23 * 23, 2))

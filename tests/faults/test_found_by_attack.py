@@ -86,7 +86,7 @@ def test_a_large_tiff_with_such_an_offset_is_one_error(trained_workspace, tmp_pa
 @pytest.mark.parametrize(
     "name", ["train_test_" * 20 + "tumor", "_".join("abcdefghijklmnopqrstuvwxyz" * 4), "no_" * 5000]
 )
-def test_a_name_of_many_words_takes_no_time(name):
+def test_a_very_long_name_is_read_at_once_and_has_no_label(name):
     assert label_of(name) is None
     assert split_and_class_of(name) is None
 

@@ -113,7 +113,7 @@ def test_options_of_training_are_refused(histo, options, why):
 
 def test_neighbours_need_a_frozen_backbone(histo):
     error, hint = histo.fails("train", "--arch", SMALL, "--weights", "pretrained", "--head", "knn", code=2)
-    assert error == "--head knn is for frozen backbones"
+    assert error == "--head knn needs --freeze"
     assert hint == "add --freeze"
 
 

@@ -13,7 +13,7 @@ from histocli.slides.lesions import (
     count_found_lesions,
     find_detections,
     find_lesions,
-    match,
+    match_detections,
 )
 
 MPP = (0.486, 0.486)
@@ -53,9 +53,9 @@ def test_the_size_of_a_lesion(side, size):
 
 def test_hits_of_isolated_tumour_cells_count_as_nothing():
     lesions = find_lesions(TumourAreas([square(500, 500, 100), square(2000, 2000, 400)], []), (8000, 8000), MPP)
-    hits = match([Detection(550, 550, 0.9), Detection(2200, 2200, 0.6), Detection(2300, 2300, 0.7)], lesions)
+    hits = match_detections([Detection(550, 550, 0.9), Detection(2200, 2200, 0.6), Detection(2300, 2300, 0.7)], lesions)
     assert hits == SlideHits([0.7], ["micrometastasis"], [])
-    assert match([Detection(3500, 100, 0.4)], lesions).false == [0.4]
+    assert match_detections([Detection(3500, 100, 0.4)], lesions).false == [0.4]
 
 
 def test_excluded_areas_are_no_lesion():

@@ -98,7 +98,7 @@ def render(
     )
 
 
-def worst_first(groups: list[GroupMetrics]) -> list[GroupMetrics]:
+def select_worst_groups(groups: list[GroupMetrics]) -> list[GroupMetrics]:
     """Return the groups with the lowest accuracy, sorted by accuracy; a table shows at most `_MAX_ROWS`."""
     return sorted(groups, key=lambda group: (group.metrics.get("accuracy") or 0, -group.n))[:_MAX_ROWS]
 
@@ -122,7 +122,7 @@ def _make_environment() -> "Environment":
         "metric": metric_title,
         "interval": _format_interval,
         "file_name": lambda path: re.split(r"[/\\]", path.rstrip("/\\"))[-1],  # a page for others names no folder
-        "worst_first": worst_first,
+        "select_worst_groups": select_worst_groups,
         "first_rows": lambda rows: list(rows)[:_MAX_ROWS],
         "split_sentence": SPLIT_SENTENCES.__getitem__,
     }
