@@ -192,12 +192,14 @@ TABLES = {
 
 
 @pytest.mark.parametrize(("data", "why"), TABLES.values(), ids=TABLES)
-def test_a_table_is_read_whole_or_refused(trained_workspace, tmp_path, patches, data, why):
+def test_a_table_is_read_whole_or_refused(root, tmp_path, patches, data, why):
+    folder, table = tmp_path / "images", tmp_path / "labels.csv.gz"
+    folder.mkdir()
     for number in range(8):
-        cv2.imwrite(os.fspath(tmp_path / f"p{number}.png"), patches[number % 6])
-    (tmp_path / "labels.csv.gz").write_bytes(data)
-    line = [*EVAL, "--data", tmp_path, "--labels", tmp_path / "labels.csv.gz"]
-    process = histo(trained_workspace, *line, "--json", code=1 if why else 0, limits=LITTLE)
+        cv2.imwrite(os.fspath(folder / f"p{number}.png"), patches[number % 6])
+    table.write_bytes(data)
+    line = [*EVAL, "--data", folder, "--labels", table]
+    process = histo(root, *line, "--json", code=1 if why else 0, limits=LITTLE)
     if why:
         assert process.stderr.count("error: ") == 1
         assert why in process.stderr
