@@ -123,8 +123,8 @@ class AuditReport:
             return f"No two patches of {self.data} overlap."
         return (
             f"{overlaps.patches:,} patches of {self.data} overlap with another one "
-            f"({_format_count(overlaps.pairs, 'pair')}). They form {_format_count(overlaps.groups, 'group')}, the largest "
-            f"of {overlaps.largest_group:,} patches."
+            f"({_format_count(overlaps.pairs, 'pair')}). They form {_format_count(overlaps.groups, 'group')}, the "
+            f"largest of {overlaps.largest_group:,} patches."
         )
 
     @property

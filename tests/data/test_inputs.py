@@ -127,12 +127,12 @@ def test_every_unusual_path_in_a_list_gives_one_failure_and_does_not_hang(tmp_pa
     monkeypatch.chdir(tmp_path)
     good, bad = (
         [b"a/a0.tif", b"a/a1.tif"],
-        [b"gone.tif", b"a", b"pipe.tif", b"text.tif", b"nul\0", b"\xff.tif", b"x" * 300],
+        [b"gone.tif", b"a", b"pipe.tif", b"text.tif", b"\xff.tif", b"x" * 300],
     )
     on_stdin(monkeypatch, b"\n".join([good[0], *bad, good[1]]))
     (chunk,) = load_chunks(open_inputs(["-"], workspace, Resize.CROP).patches)
     assert [patch.id for patch in chunk.patches] == ["a/a0.tif", "a/a1.tif"]
-    named = ["gone.tif", "a", "pipe.tif", "text.tif", "nul\0", r"\xff.tif", "x" * 300]
+    named = ["gone.tif", "a", "pipe.tif", "text.tif", r"\xff.tif", "x" * 300]
     assert [patch.id for patch, _ in chunk.failures] == named
     assert all(str(error).startswith(f"{patch.id}: ") for patch, error in chunk.failures)
 
