@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from histocli.inference.predictor import ScoredChunk
+    from histocli.inference.predictor import ScoredChunk, Scores
     from histocli.inference.writers import Table
 
 PathLike = str | os.PathLike[str]
@@ -56,7 +56,7 @@ class Predictor:
         """
         import numpy as np
 
-        scores = [chunk.scores.probs for chunk in self._predict_array(patches)]
+        scores = [scores.probs for _, _, scores in self._score_batches(patches)]
         return np.concatenate(scores) if scores else np.empty(0)
 
     def explain(self, patches: "np.ndarray") -> "np.ndarray":
@@ -100,7 +100,17 @@ class Predictor:
         return self._make_table(chunks, Columns(columns))
 
     def _predict_array(self, patches: "np.ndarray") -> "Iterator[ScoredChunk]":
-        """Yield the scores of each batch of an array; the ids are the rows.
+        """Yield the scores of each batch of an array, as those of files; the ids are the rows."""
+        from histocli.data.remarks import Remarks
+        from histocli.inference.predictor import ScoredChunk
+        from histocli.sources import Patch
+
+        for first, batch, scores in self._score_batches(patches):
+            rows = [Patch(str(first + i), pixels.copy) for i, pixels in enumerate(batch)]
+            yield ScoredChunk(rows, batch, scores, [], Remarks())
+
+    def _score_batches(self, patches: "np.ndarray") -> "Iterator[tuple[int, np.ndarray, Scores]]":
+        """Yield the first row of each batch of an array, its patches and their scores.
 
         Raises:
             UsageError: the array has another shape or type.
@@ -108,16 +118,12 @@ class Predictor:
         import numpy as np
 
         from histocli.compute.device import compute_settings
-        from histocli.data.remarks import Remarks
-        from histocli.inference.predictor import ScoredChunk
-        from histocli.sources import Patch
 
         _check_patches(patches)
         with compute_settings():
             for first in range(0, len(patches), self._batch_size):
                 batch = np.ascontiguousarray(patches[first : first + self._batch_size])
-                rows = [Patch(str(first + i), pixels.copy) for i, pixels in enumerate(batch)]
-                yield ScoredChunk(rows, batch, self._predictor.predict_array(batch), [], Remarks())
+                yield first, batch, self._predictor.predict_array(batch)
 
     def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterator[ScoredChunk]":
         """Yield the scores of each chunk of the patches in `inputs`; warn of unreadable files and changed images."""

@@ -1,4 +1,4 @@
-"""Text from files that other people made."""
+"""Text for people: counts with their nouns, and text from files that other people made."""
 
 import math
 
@@ -13,3 +13,13 @@ def parse_finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text[:20]} is not a finite number")
     return value
+
+
+def pluralise(noun: str) -> str:
+    """Return the plural of a word such as `slide` or `patch`."""
+    return noun + ("es" if noun.endswith("h") else "s")
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return a number and its noun, such as "1 patch" or "2,000 patches"."""
+    return f"{count:,} {noun if count == 1 else pluralise(noun)}"

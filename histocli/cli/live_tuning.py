@@ -10,6 +10,7 @@ from histocli.cli.render import TRIAL_COLUMNS, format_trial
 from histocli.commands.tune import TuneListener
 from histocli.console import Rate, Reporter
 from histocli.reports.tune import TrialReport
+from histocli.text import format_count
 from histocli.training.progress import Progress as Step
 from histocli.training.run import Run
 from histocli.training.study import ClaimedTrial, Study
@@ -48,7 +49,7 @@ class LiveTuning(TuneListener):
         """Print what the trials are measured on, and how many there are already."""
         self.folds = study.config.folds
         name, parts = study.config.name, f"{self.folds} folds of {study.config.data} by {study.split_by}"
-        already = f"continued after {len(trials)} trial{'s' if len(trials) != 1 else ''}" if trials else "a new study"
+        already = f"continued after {format_count(len(trials), 'trial')}" if trials else "a new study"
         self.report.note(f"{name}: {already}; {parts}")
         self.report.note(_format_row(TRIAL_COLUMNS))
 

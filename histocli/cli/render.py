@@ -12,6 +12,7 @@ from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.repeats import RepeatsReport
 from histocli.reports.run import read_run
 from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
+from histocli.text import format_count
 from histocli.workspace import Workspace
 
 _N_WORST_SLIDES = 5  # number of slides in the table of the lowest accuracy
@@ -25,7 +26,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
     measured, uncertainty = evaluation.measured, evaluation.uncertainty
     for checkpoint in evaluation.checkpoints:
         report.detail(f"checkpoint {checkpoint.checkpoint}, SHA-256 {checkpoint.checkpoint_sha256}")
-    counts = f"{measured.n:,} patch{'es' if measured.n != 1 else ''}, {measured.positives:,} tumour"
+    counts = f"{format_count(measured.n, 'patch')}, {measured.positives:,} tumour"
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
@@ -201,7 +202,7 @@ def show_tuning(report: Reporter, tuning: TuneReport) -> None:
     """Print the best trials, the importance of each parameter, and how far the best trial can be trusted."""
     states = [f"{tuning.count(state)} {state}" for state in (FINISHED, PRUNED, FAILED, RUNNING) if tuning.count(state)]
     count = len(tuning.trials)
-    report.note(f"{count} trial{'s' if count != 1 else ''}: {', '.join(states) or 'none'}")
+    report.note(f"{format_count(count, 'trial')}: {', '.join(states) or 'none'}")
     finished = [trial for trial in tuning.trials if trial.state == FINISHED]
     best = sorted(finished, key=lambda trial: -(trial.mean or 0))[:_N_BEST_TRIALS]
     if best:

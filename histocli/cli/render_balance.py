@@ -5,6 +5,7 @@ from histocli.enums import Group, Split
 from histocli.metrics.intervals import FEW_CLUSTERS
 from histocli.reports.audit import AuditReport
 from histocli.reports.balance import BalanceReport
+from histocli.text import format_count
 
 
 def show_balance(report: Reporter, balance: BalanceReport, *, has_audit: bool) -> None:
@@ -82,7 +83,7 @@ def _warn_of_few_slides(report: Reporter, balance: BalanceReport) -> None:
     few = {part: counts.slides for part, counts in balance.counts.items() if counts.slides < FEW_CLUSTERS}
     if balance.split not in (Split.SLIDE, Group.HOSPITAL) or not few:
         return
-    which = " and ".join(f"{count} slide{'s' if count != 1 else ''} in {part}" for part, count in few.items())
+    which = " and ".join(f"{format_count(count, 'slide')} in {part}" for part, count in few.items())
     remedy = "a larger --val-fraction, or histo train --folds" if set(few) == {"val"} else "add patches of more slides"
     report.warn(
         f"only {which}: metrics on few slides say little about new ones, and fewer than {FEW_CLUSTERS} validation "

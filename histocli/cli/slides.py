@@ -14,6 +14,7 @@ from histocli.reports.slides import Estimate
 from histocli.slides.detection import FoundSlides, SlideFile
 from histocli.slides.records import FAILED, NO_TISSUE, OWN_MASK, TABLE, SlideRecord
 from histocli.stdio import write_out
+from histocli.text import format_count
 
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
 _MIN_SLIDES = 10  # slides of a class, below which intervals are rough
@@ -119,7 +120,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     failed = [record for record in done.records if record.status == FAILED]
     assert config.out is not None
     count = len(done.records) - len(failed)
-    state.report.print_done(f"{count:,} slide{'' if count == 1 else 's'} in {config.out}; {TABLE} has a line for each")
+    state.report.print_done(f"{format_count(count, 'slide')} in {config.out}; {TABLE} has a line for each")
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
@@ -158,7 +159,7 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
         rows.append(["FROC score of Camelyon16", *_format_estimate(report.froc)])
         for size, one in report.recall.items():
             rows.append([f"recall, {size}: {one.found} of {one.lesions}", *_format_estimate(one.recall)])
-    count = f"{report.slides:,} slide{'' if report.slides == 1 else 's'}"
+    count = format_count(report.slides, "slide")
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.report.table(title, ["", "value", "95% interval"], rows)
     if min(report.tumour_slides, report.slides - report.tumour_slides) < _MIN_SLIDES:

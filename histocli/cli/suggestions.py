@@ -251,9 +251,9 @@ def _name_option_of_argument(problem: _Problem) -> str:
 def _correct_value(problem: _Problem) -> str:
     """A value that is not among the allowed ones."""
     wrong = _NOT_ONE_OF.search(problem.message)
-    similar = _find_similar_value(wrong[1], re.findall(r"'([^']*)'", wrong[2])) if wrong else None
     if not wrong:
         return ""
+    similar = _find_similar_value(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
     message = problem.message.removeprefix("Value error, ")
     return f"{message.rstrip('.')}. Did you mean {similar!r}?" if similar else message
 

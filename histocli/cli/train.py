@@ -15,6 +15,7 @@ from histocli.config import PACKAGED_ARCH, TrainConfig
 from histocli.console import number
 from histocli.enums import Augment, Rotate, Track, Weights
 from histocli.stdio import write_out
+from histocli.text import format_count
 
 if TYPE_CHECKING:
     from histocli.compute.ddp import Ranks
@@ -266,7 +267,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
         f"best epoch {best.epoch}: validation AUC {number(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
     if result.called:
-        steps = f"{best.step:,} step{'s' if best.step != 1 else ''}"
+        steps = format_count(best.step, "step")
         longer = f"histo train --resume --name {result.run} --epochs {4 * result.epochs}"
         state.report.warn(
             f"at the threshold every validation patch is predicted as {result.called}: the best epoch has trained for "

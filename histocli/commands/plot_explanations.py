@@ -19,6 +19,7 @@ from histocli.inference.scored_patches import read_packed, read_scored
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, Plot, shorten
 from histocli.sources import Pixels
+from histocli.text import format_count
 from histocli.workspace import Workspace, make_name
 
 MAX_PATCHES = 64  # patches on a sheet
@@ -82,7 +83,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     probs = predictor.predict_array(pixels).probs
     pictures = colour_maps(pixels, explain([one.network for one in predictor.networks], pixels))
     run = "+".join(member.checkpoint.run for member in predictor.members)
-    group = Group(f"{len(ids)} patch{'es' if len(ids) != 1 else ''}", pixels, score_captions(ids, probs), pictures)
+    group = Group(format_count(len(ids), "patch"), pixels, score_captions(ids, probs), pictures)
     key_line = f"under each patch: its probability of tumour (threshold {predictor.threshold():.3g}) and its id"
     stem = _make_stem(run, ids, pixels, [member.sha256 for member in predictor.members])
     return [plan_sheet(stem, [group], f"Explanations: {run}", key_line, KEY)]

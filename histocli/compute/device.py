@@ -15,6 +15,7 @@ from histocli.compute.ddp import is_distributed
 from histocli.compute.memory import keep_freed_memory
 from histocli.enums import Device, Precision
 from histocli.errors import HistoError, first_line
+from histocli.text import format_count
 from histocli.threads import thread_count as thread_count
 
 GPU_FILE = Path("/dev/nvidia0")  # exists if the machine has an NVIDIA GPU, even if torch cannot use it
@@ -57,11 +58,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     if problem:
         reason = "the GPU cannot be used"
     place = local_gpu() if kind == "cuda" and is_distributed() else torch.device(kind)
-    name = (
-        torch.cuda.get_device_name()
-        if kind == "cuda"
-        else f"{thread_count()} thread{'s' if thread_count() != 1 else ''}"
-    )
+    name = torch.cuda.get_device_name() if kind == "cuda" else format_count(thread_count(), "thread")
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
         torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions

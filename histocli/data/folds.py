@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from histocli.data.groups import Groups, connected_components, pluralise
+from histocli.data.groups import Groups, connected_components
 from histocli.data.manifest import UNLABELLED
 from histocli.enums import Group
 from histocli.errors import HistoError
+from histocli.text import pluralise
 
 if TYPE_CHECKING:
     import pandas as pd

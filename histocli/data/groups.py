@@ -70,8 +70,3 @@ def connected_components(frame: "pd.DataFrame", *, should_trust_slides: bool = T
     if by == "slide" and (known["slide"] == "").any():
         by = "slide or patch"
     return Groups(by, np.unique(components, return_inverse=True)[1])
-
-
-def pluralise(by: str) -> str:
-    """Return the plural of a word such as `slide` or `patch`."""
-    return by + ("es" if by.endswith("h") else "s")

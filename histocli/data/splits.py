@@ -7,6 +7,7 @@ import numpy as np
 from histocli.data.manifest import UNLABELLED
 from histocli.errors import HistoError
 from histocli.reports.balance import DroppedPatches
+from histocli.text import format_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,9 +153,8 @@ def split_by_group(
         if error[cut] < best_error:
             best, best_error = order[: cut + 1], float(error[cut])
     if best is None:
-        units = f"{unit}s" if len(names) != 1 else unit
         raise HistoError(
-            f"{len(names)} {units} cannot be split with both classes in train and in validation",
+            f"{format_count(len(names), unit)} cannot be split with both classes in train and in validation",
             f"add {unit}s, or use smaller groups; --split random works with any number of {unit}s, but it leaks",
         )
     return np.isin(codes, best)

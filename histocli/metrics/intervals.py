@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from histocli.data.groups import pluralise
 from histocli.metrics.curves import Floats, Ints
 from histocli.metrics.registry import BY_NAME, NAMES, Metric, compute_metrics
 from histocli.metrics.weighted import SortedScores
 from histocli.schema import Count, Fraction
+from histocli.text import pluralise
 
 LEVEL = 0.95
 REPLICATES = 2000

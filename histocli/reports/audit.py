@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from histocli.data.groups import pluralise
 from histocli.errors import HistoError
 from histocli.schema import Count
+from histocli.text import format_count
 
 # What train and validation share, by the unit that `histocli.data.groups.find_split_unit` returns.
 SPLIT_SENTENCES = {
@@ -177,4 +177,4 @@ class AuditReport:
 
 def _format_count(count: int, noun: str) -> str:
     """Return a number and a noun, such as "3 patches"; "No patch" for 0."""
-    return f"{count:,} {pluralise(noun)}" if count > 1 else f"{count or 'No'} {noun}"
+    return format_count(count, noun) if count else f"No {noun}"

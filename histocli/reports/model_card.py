@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from histocli.compute.device import thread_count
-from histocli.data.groups import find_split_unit, pluralise
+from histocli.data.groups import find_split_unit
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
 from histocli.inference.score_table import find_clusters
 from histocli.metrics import Measurement, Uncertainty, estimate_uncertainty, evaluate
@@ -25,6 +25,7 @@ from histocli.reports.evaluation import read_evaluations
 from histocli.reports.markdown import code_span, escape_markdown
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json
+from histocli.text import pluralise
 from histocli.workspace import Workspace, read_json, write_text
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from histocli.errors import HistoError
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, from_json
+from histocli.text import format_count
 from histocli.workspace import read_json
 
 Option = bool | int | float | str | None
@@ -27,7 +28,7 @@ class Shots:
     def describe(self, seed: int) -> str:
         """Return a sentence that says what was drawn."""
         k, slides = self.per_class, self.slides
-        where = "" if slides is None else f" from {slides:,} slide{'s' if slides != 1 else ''}"
+        where = "" if slides is None else f" from {format_count(slides, 'slide')}"
         return (
             f"few-shot: {k:,} tumour and {k:,} normal patches{where}, drawn with seed {seed} from {self.drawn_from:,} "
             "training patches"

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from histocli.metrics.curves import rank, roc
 from histocli.schema import Count, Fraction, from_json
 from histocli.workspace import Workspace, make_name, read_json
 
@@ -65,15 +68,11 @@ class SlideEvaluation:
     def compute_roc(self, name: str) -> list[tuple[float, float]]:
         """Return the ROC curve of slides by one of their scores: 1 - specificity and sensitivity, from (0, 0) on.
 
-        It is defined only if there are slides with and without tumour.
+        It is empty if there are no slides with tumour, or none without.
         """
-        slides = [(self.scores[slide][name], label) for slide, label in self.labels.items()]
-        n_normal = len(slides) - self.tumour_slides
-        curve = [(0.0, 0.0)]
-        for threshold in sorted({score for score, _ in slides}, reverse=True):
-            found = [label for score, label in slides if score >= threshold]
-            curve.append(((len(found) - sum(found)) / n_normal, sum(found) / self.tumour_slides))
-        return curve
+        scores = np.array([self.scores[slide][name] for slide in self.labels])
+        curve = roc(rank(np.array(list(self.labels.values())), scores))
+        return list(zip(curve.fpr, curve.tpr, strict=True))
 
 
 def slide_evaluation_path(workspace: Workspace, folder: Path) -> Path:

@@ -14,6 +14,7 @@ from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
 from histocli.slides.measures import Map
 from histocli.sources import Pixels
+from histocli.text import format_count
 from histocli.workspace import atomic_path
 
 _MAX_SIDE = 1600  # pixels: the longer side of a picture
@@ -108,7 +109,7 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
         axes.set(xlim=(0, FALSE_POSITIVES[-1]))
         axes.legend(loc="lower right")
         lesions = sum(one.lesions for one in report.recall.values())
-        what = f"{lesions:,} lesion{'' if lesions == 1 else 's'} in {report.slides:,} slides"
+        what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
         title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
 
     return save(path, Look(), COLUMN, COLUMN, draw)
