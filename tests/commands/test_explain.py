@@ -85,7 +85,7 @@ def test_without_the_checkpoint_the_errors_are_drawn_and_say_why_they_are_not_ex
 @pytest.mark.parametrize(
     ("args", "code", "error", "hint"),
     [
-        (["plot", "roc"], 2, "roc is only for --kind explain", "histo plot --kind explain roc"),
+        (["plot", "roc"], 2, "roc needs exactly one of --kind explain and --kind map", "histo plot --kind explain roc"),
         (["plot", "--kind", "roc", "--ids", "a"], 2, "--ids a is only for --kind explain", ""),
         ([*EXPLAIN, "--ids", "nowhere"], 1, "--ids nowhere: there is no such patch in the data sets synthetic", ""),
         ([*EXPLAIN, "--ids", "a", "x.png"], 2, "--ids names patches of packed data sets", ""),

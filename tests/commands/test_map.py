@@ -160,7 +160,10 @@ def test_a_wrong_mpp_is_refused(scored):
     ("args", "message"),
     [
         (["plot", "--mpp", "0.25"], "--mpp is only for --kind map"),
-        (["plot", "a.csv", "--kind", "map", "--kind", "explain"], "a.csv needs exactly one of --kind"),
+        (
+            ["plot", "a.csv", "--kind", "map", "--kind", "explain"],
+            "a.csv needs exactly one of --kind explain and --kind map",
+        ),
         (["plot", "a.csv", "--kind", "map", "--run", "x"], "--run x names evaluations, and tables were given"),
     ],
 )
