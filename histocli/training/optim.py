@@ -61,7 +61,7 @@ class FlatOptimizer:
         share_counters(model, ema_model)
         self.size = sum(layout[: len(self.params)])
         self.muon_size = sum(layout[: len(self.muon_params)])
-        self._make_segments = _make_segments(groups, self.muon_size)
+        self._segments = _make_segments(groups, self.muon_size)
         self._padding = [torch.zeros(pad_size(p.numel()) - p.numel(), device=device) for p in self.params]
         self.momentum = torch.zeros(self.muon_size, device=device)
         self.mean = torch.zeros(self.size - self.muon_size, device=device)
@@ -157,7 +157,7 @@ class FlatOptimizer:
         self.mean.lerp_(gradients, (1 - beta1) * mask)
         self.square.lerp_(gradients.square(), (1 - BETA2) * mask)
         update = self.mean / (self.square.sqrt().div_(corrections[1]).add_(EPS)) * (lr / corrections[0])
-        for segment in self._make_segments:
+        for segment in self._segments:
             weights = self.weights[self.muon_size + segment.start : self.muon_size + segment.stop]
             if segment.weight_decay:
                 weights.mul_(1 - lr * (segment.lr_factor * segment.weight_decay))
