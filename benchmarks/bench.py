@@ -95,9 +95,9 @@ def main() -> None:
             results["parts"][part], results["commits"][part] = record(rows), commit
             for each in rows:
                 print("  " + " | ".join(each.cells()), flush=True)
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(results, indent=2) + "\n")
-    write_table(results)
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(results, indent=2) + "\n")
+            write_table(results)
 
 
 def write_table(results: dict[str, object]) -> None:

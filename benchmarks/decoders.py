@@ -40,7 +40,7 @@ def decode_by_opencv(data: bytes) -> Pixels:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError("OpenCV cannot decode it")
-    return image[..., ::-1]
+    return np.asarray(image[..., ::-1], np.uint8)
 
 
 def decode_by_pillow(data: bytes) -> Pixels:
@@ -51,7 +51,7 @@ def decode_by_pillow(data: bytes) -> Pixels:
 
 def decode_by_tifffile(data: bytes) -> Pixels:
     """Decode as tifffile and imagecodecs do."""
-    return tifffile.imread(io.BytesIO(data))
+    return np.asarray(tifffile.imread(io.BytesIO(data)))
 
 
 DECODERS: dict[str, Callable[[bytes], Pixels]] = {

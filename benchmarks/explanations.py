@@ -41,7 +41,7 @@ def log_odds(network: Classifier, images: Tensor) -> Tensor:
 
     @torch.inference_mode()
     def compute(piece: Tensor) -> Tensor:
-        logits = network(piece)
+        logits: Tensor = network(piece)
         return logits[:, 1] - logits[:, 0]
 
     return map_pieces(compute, images)

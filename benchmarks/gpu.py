@@ -215,7 +215,7 @@ class Bench:
         self.command("torchrun, one process", one)
         two = [*torchrun, "--standalone", "--nproc-per-node", 2, *histo, *train, "--name", "torchrun-2"]
         visible = {"CUDA_VISIBLE_DEVICES": "0"} if self.device == "cuda" else {}
-        self.command("torchrun, two processes on one GPU", two, HISTO_DISTRIBUTED_BACKEND="gloo", **visible)
+        self.command("torchrun, two processes on one GPU", two, None, HISTO_DISTRIBUTED_BACKEND="gloo", **visible)
         self.histo("train, batch size auto", *train, "--batch-size", "auto", "--name", "auto")
         self.histo("train, batch size 128", *train, "--batch-size", 128, "--name", "b128")
         self.histo("train, resnet18", *train, "--arch", "resnet18", "--name", "resnet18")

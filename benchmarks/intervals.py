@@ -7,6 +7,8 @@ The other code computes only the AUC, with scikit-learn, on a hundredth of the r
 
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -20,14 +22,14 @@ SLIDES = 200
 SORTED = REPLICATES // 100
 
 
-def measure_seconds(compute):
+def measure_seconds(compute: Callable[[], object]) -> tuple[float, float]:
     """Return the wall time and the processor time of `compute`, in seconds."""
     clock, processor = time.perf_counter(), time.process_time()
     compute()
     return time.perf_counter() - clock, time.process_time() - processor
 
 
-def main():
+def main() -> None:
     """Print one line for each method."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else KAGGLE
     rng = np.random.default_rng(0)
@@ -37,12 +39,12 @@ def main():
     threads = thread_count()
     for clusters in (make_patch_clusters(n), Clusters("slide", rng.integers(0, SLIDES, n), SLIDES)):
         clock, processor = measure_seconds(
-            lambda c=clusters: estimate_uncertainty(labels, probs, metrics, clusters=c, threads=threads)
+            partial(estimate_uncertainty, labels, probs, metrics, clusters=clusters, threads=threads)
         )
         what = f"{REPLICATES:,} resamples of {n:,} patches by {clusters.by}, {len(metrics)} metrics, {threads} threads"
         print(f"{what}: {clock:.1f} s ({processor:.1f} s of processor time)")
 
-    def sort_each():
+    def sort_each() -> None:
         for _ in range(SORTED):
             drawn = rng.integers(0, n, n)
             roc_auc_score(labels[drawn], probs[drawn])

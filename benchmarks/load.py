@@ -90,7 +90,7 @@ def files(root: Path, count: int) -> int:
     histo, folder, rng = train_small_network(root), root / "images", np.random.default_rng(0)
     folder.mkdir()
     pictures = [cv2.imencode(".png", rng.integers(0, 256, (96, 96, 3), np.uint8))[1].tobytes() for _ in range(IMAGES)]
-    names = []
+    names: list[Path] = []
     for i in range(count):
         path = folder / f"{i // PER_FOLDER:05}" / f"{i:09}.png"
         if i % PER_FOLDER == 0:

@@ -7,6 +7,7 @@ pair: `python -m benchmarks.bench memory`.
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,14 +20,16 @@ from benchmarks.pairs import Row
 def peak_anonymous(command: list[str]) -> int:
     """Run a command to its end and return the highest RssAnon seen, in bytes, looking twenty times a second."""
     peak = 0
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    status = Path(f"/proc/{process.pid}/status")
-    while process.poll() is None:
-        found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
-        peak = max(peak, int(found[1]) * 1024 if found else 0)
-        time.sleep(0.05)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed: {process.stderr.read().decode()}")
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
+        status = Path(f"/proc/{process.pid}/status")
+        while process.poll() is None:
+            found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
+            peak = max(peak, int(found[1]) * 1024 if found else 0)
+            time.sleep(0.05)
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed: {errors.read().decode()}")
     return peak
 
 

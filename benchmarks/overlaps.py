@@ -5,12 +5,12 @@ with some 66 others, which is what 97 pairs among 800 of Kaggle's 220,025 patche
 cut.
 """
 
-import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 from threading import Event, Thread
+from typing import Self
 
 import cv2
 import numpy as np
@@ -20,8 +20,8 @@ from histocli.data.overlaps import MIN_OVERLAP, find_overlaps, group_overlaps
 PER_SLIDE, NEIGHBOURS = 1000, 66
 
 
-def cut_patches(rng, n, side, array):
-    """Fill `array` with patches of one random texture; give the pairs that overlap, as (a, b, dy, dx)."""
+def cut_patches(rng: np.random.Generator, n: int, side: int, array: np.ndarray) -> np.ndarray:
+    """Fill `array` with patches of one random texture; return the pairs that overlap, as rows (a, b, dy, dx)."""
     coarse = cv2.resize(rng.integers(0, 256, (side // 8, side // 8, 3), np.uint8), (side, side))
     slide = cv2.addWeighted(coarse, 0.7, rng.integers(0, 256, (side, side, 3), np.uint8), 0.3, 0)
     at = rng.integers(0, side - 96 + 1, (n, 2))
@@ -35,40 +35,42 @@ def cut_patches(rng, n, side, array):
 class PeakMemory(Thread):
     """The highest resident memory that is not a file's, in MB, looked at twenty times a second."""
 
-    def __enter__(self):
-        self.before, self.peak, self.stop = anonymous(), 0, Event()
+    def __enter__(self) -> Self:
+        self.before, self.peak, self.stop = measure_anonymous(), 0.0, Event()
         self.start()
         return self
 
-    def run(self):
+    def run(self) -> None:
         """Measure until the block ends."""
         while not self.stop.wait(0.05):
-            self.peak = max(self.peak, anonymous())
+            self.peak = max(self.peak, measure_anonymous())
 
-    def __exit__(self, *_):
+    def __exit__(self, *error: object) -> None:
         self.stop.set()
         self.join()
 
 
-def anonymous():
-    """The resident memory of this process that is not a file's, in MB."""
-    return int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1e3
+def measure_anonymous() -> float:
+    """Return the resident memory of this process that is not a file's, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1e3
 
 
-def main():
+def main() -> None:
     """Cut the patches, search them, compare."""
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 4_000
     rng = np.random.default_rng(0)
     side = 96 + round((PER_SLIDE / NEIGHBOURS) ** 0.5 * (2 * (96 - MIN_OVERLAP) + 1))
     with tempfile.NamedTemporaryFile(suffix=".npy") as file, PeakMemory() as memory:
         array = np.lib.format.open_memmap(file.name, "w+", np.uint8, (n, 96, 96, 3))
-        truth = []
+        cut = []
         for first in range(0, n, PER_SLIDE):
             pairs = cut_patches(rng, min(PER_SLIDE, n - first), side, array[first : first + PER_SLIDE])
-            truth.append(pairs + np.array([first, first, 0, 0]))
-        truth = {tuple(pair) for pair in np.concatenate(truth).tolist()}
+            cut.append(pairs + np.array([first, first, 0, 0]))
+        truth = {tuple(pair) for pair in np.concatenate(cut).tolist()}
         array.flush()
-        ends, began, busy, memory.before = {}, time.perf_counter(), time.process_time(), anonymous()
+        ends: dict[str, float] = {}
+        began, busy, memory.before = time.perf_counter(), time.process_time(), measure_anonymous()
         pairs = find_overlaps([array], lambda what, done, total: ends.update({what: time.perf_counter() - began}))
         seconds, busy = time.perf_counter() - began, time.process_time() - busy
     found = {tuple(pair) for pair in pairs.tolist()}

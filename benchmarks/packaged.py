@@ -58,6 +58,14 @@ were not measured. Made on {today}.
 NAMES = {"auc": "AUC", "accuracy": "accuracy", "sensitivity": "sensitivity", "specificity": "specificity", "ece": "ECE"}
 
 
+def decode_image(data: bytes) -> np.ndarray:
+    """Return the pixels (H,W,3) of an image file, RGB."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise SystemExit("an image of the zip cannot be decoded: download it again")
+    return pixels[..., ::-1]
+
+
 def load_zip(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return the patches (N,96,96,3), their labels (N,) and ids of a zip."""
     with ZipFile(path) as archive:
@@ -65,7 +73,7 @@ def load_zip(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
         table = next(name for name in archive.namelist() if name.endswith(".csv"))
         rows = csv.DictReader(io.TextIOWrapper(archive.open(table)))
         labels = {row["id"]: int(row["label"]) for row in rows}
-        images = [cv2.imdecode(np.frombuffer(archive.read(name), np.uint8), 1)[..., ::-1] for name in names]
+        images = [decode_image(archive.read(name)) for name in names]
     ids = [Path(name).stem for name in names]
     return np.stack(images), np.array([labels[each] for each in ids]), ids
 

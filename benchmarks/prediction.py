@@ -18,7 +18,7 @@ from histocli.models.checkpoint import load_checkpoint
 BATCH = 256
 
 
-class Files(Dataset):
+class Files(Dataset[torch.Tensor]):
     """A data set that reads one image file per sample, as in many tutorials."""
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,9 @@ class Files(Dataset):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> torch.Tensor:
-        pixels = cv2.cvtColor(cv2.imread(str(self.paths[i])), cv2.COLOR_BGR2RGB)
+        pixels = cv2.imread(str(self.paths[i]))
+        assert pixels is not None
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 

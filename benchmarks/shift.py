@@ -186,7 +186,9 @@ def main() -> None:
     kept.mkdir(exist_ok=True)
     for seed in range(options.seeds):
         for name in options.only:
-            start, single, ensemble = time.monotonic(), {}, {}
+            start = time.monotonic()
+            single: dict[str, dict[str, Any]] = {}
+            ensemble: dict[str, dict[str, Any]] = {}
             for kind, groups, group in directions:
                 direction = f"{kind}, trained on {group}"
                 rest = np.flatnonzero(groups == 1 - group)
@@ -199,7 +201,7 @@ def main() -> None:
                     model = train(CANDIDATES[name], pixels, np.flatnonzero(groups == group), labels, seed, compute)
                     probs = {key: score(model, array, rows, compute) for key, (array, rows, _) in sets.items()}
                     with atomic_path(file) as temporary, temporary.open("wb") as stream:
-                        np.savez(stream, **probs)
+                        np.savez(stream, allow_pickle=False, **probs)
                 single[direction], ensemble[direction] = {}, {}
                 with np.load(file) as probs:
                     for key, (_, _, truth) in sets.items():

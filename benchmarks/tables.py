@@ -1,9 +1,11 @@
 """Measure packing, balancing, and the statistics of an evaluation."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from hashlib import sha1
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,6 +35,12 @@ def time_call(work: Callable[[], object]) -> Callable[[], float]:
     return run
 
 
+def _call_for_each(function: Callable[[Any], object], values: Iterable[object]) -> None:
+    """Call a function with each of the values."""
+    for value in values:
+        function(value)
+
+
 def packing(data: BenchmarkData) -> list[Row]:
     """Compare packing a folder (and real patches, if available) with reading its bytes."""
     places = {f"a folder of {data.n:,} TIFFs": data.folder}
@@ -43,13 +51,13 @@ def packing(data: BenchmarkData) -> list[Row]:
         files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
         ways = {
             f"packing {what}": time_call(
-                lambda place=place: data.seconds("download", "--source", "folder", "--from", place, "--force")
+                partial(data.seconds, "download", "--source", "folder", "--from", place, "--force")
             ),
-            "reading the same bytes": time_call(lambda files=files: [p.read_bytes() for p in files]),
+            "reading the same bytes": time_call(partial(_call_for_each, Path.read_bytes, files)),
         }
         if place.is_dir():
             ways["decoding them with OpenCV, on one core"] = time_call(
-                lambda files=files: [cv2.imread(str(p)) for p in files]
+                partial(_call_for_each, cv2.imread, list(map(str, files)))
             )
         found = alternate(ways)
         ours, *others = ways

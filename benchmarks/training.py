@@ -1,7 +1,8 @@
 """Compare the steps of `histo train` with one fixed batch, and with widely used data loaders."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -38,7 +39,7 @@ class Ours:
         self.trainer = Trainer(create_model(arch), recipe, self.compute)
         batch = next(iter(self.batches.eval_batches()))
         side = self.trainer.side
-        self.images = augment(batch.images, level, any_angle=self.trainer.any_angle, side=side)
+        self.images = augment(batch.images, level, any_angle=self.trainer.has_any_angle, side=side)
         self.labels = batch.labels
 
     def train(self) -> float:
@@ -77,7 +78,7 @@ class Theirs:
     ) -> None:
         self.compute = choose_compute(Device.AUTO, Precision.AUTO if best else Precision.FP32)
         self.format = torch.channels_last if best else torch.contiguous_format
-        self.model = create_model(arch).to(self.compute.device, memory_format=self.format)
+        self.model = create_model(arch).to(self.compute.device).to(memory_format=self.format)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3)
         self.steps = STEPS[arch]
         self.batches = batches
@@ -113,7 +114,7 @@ def plain_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         transforms.ToTensor(),
     ]
     data = datasets.ImageFolder(folder, transforms.Compose(several))
-    return _for_ever(DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True))
+    return _repeat_forever(DataLoader(data, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True))
 
 
 def timm_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -133,7 +134,7 @@ def timm_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         persistent_workers=False,
         vflip=0.5,
     )
-    return _for_ever(loader)
+    return _repeat_forever(loader)
 
 
 def fastai_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -144,13 +145,13 @@ def fastai_loader(folder: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     loaders = ImageDataLoaders.from_folder(
         folder, valid_pct=0.1, seed=0, bs=BATCH, num_workers=WORKERS, device="cpu", batch_tfms=turned
     )
-    for images, labels in _for_ever(loaders.train):
+    for images, labels in _repeat_forever(loaders.train):
         yield images.as_subclass(torch.Tensor), labels.as_subclass(torch.Tensor)
 
 
-def _for_ever(loader: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _repeat_forever(loader: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     while True:
-        yield from loader  # type: ignore[attr-defined]
+        yield from loader
 
 
 def measure(data: BenchmarkData) -> list[Row]:
@@ -188,7 +189,7 @@ def _resnet(data: BenchmarkData) -> list[Row]:
     for package, loader, best, goal in loaders:
         if find_spec(package):
             name = f"{arch}, {package}'s loader, {'best precision, channels last' if best else 'fp32, default format'}"
-            ways[name] = Theirs(arch, lambda loader=loader: loader(data.folder), best=best).train
+            ways[name] = Theirs(arch, partial(loader, data.folder), best=best).train
             goals[name] = goal
     found = alternate(ways)
     return [row(found, mine, other, "patches/s", goal) for other, goal in goals.items()]
