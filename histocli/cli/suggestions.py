@@ -304,7 +304,7 @@ def _find_similar_value(wrong: str, values: Iterable[str]) -> str | None:
     """Return the allowed value that a wrong one was probably meant to be."""
     values = list(values)
     word = wrong.lower()
-    device = word.partition(":")[0]  # cuda:0, as torch writes it
+    device = word.partition(":")[0]  # cuda:0, as PyTorch writes it
     for meant in (word, _OTHER_VALUE_NAMES.get(word), device, _OTHER_VALUE_NAMES.get(device)):
         if meant in values:
             return meant

@@ -117,7 +117,7 @@ def train(
         float | None,
         typer.Option(
             help="Highest learning rate of the cycle.",
-            show_default="0.003, scaled to the batch size",
+            show_default="0.003, scaled to the batch size; a tenth with --weights histonet-pcam",
             rich_help_panel=TRAINING,
         ),
     ] = TrainConfig.lr,

@@ -67,7 +67,7 @@ class CheckpointPredictor(Predictor):
     @property
     def reason(self) -> str:
         """The device, the number format and the engine, and why they were chosen: a text for the user."""
-        engines = {member.engine: None for member in self.members}
+        engines = {"PyTorch" if member.engine == TORCH else member.engine: None for member in self.members}
         remark = " (with the file of histo export; --engine torch ignores it)" if ONNX_RUNTIME in engines else ""
         problem = f"; the GPU cannot be used: {self.compute.warning}" if self.compute.warning else ""
         return f"{self.compute.reason}, by {' and '.join(engines)}{remark}{problem}"
@@ -95,13 +95,15 @@ class CheckpointPredictor(Predictor):
         """
         if rule != STORED and (value := parse_threshold(rule)) is not None:
             return value
-        thresholds = [self._compute_threshold(member.checkpoint, rule) for member in self.members]
+        thresholds = [
+            self._convert_threshold(_choose_threshold(member.checkpoint, rule), member.checkpoint.temperature)
+            for member in self.members
+        ]
         return sum(thresholds) / len(thresholds)
 
-    def _compute_threshold(self, checkpoint: Checkpoint, rule: str) -> float:
-        """Return the threshold of one checkpoint, for uncalibrated probabilities if the predictor returns these."""
-        calibrated = checkpoint.threshold if rule == STORED else _apply_threshold_rule(checkpoint, rule)
-        threshold = rescale_threshold(calibrated, checkpoint.temperature) if self.uncalibrated else calibrated
+    def _convert_threshold(self, calibrated: float, temperature: float) -> float:
+        """Convert a threshold for calibrated probabilities to one for the probabilities that the predictor returns."""
+        threshold = rescale_threshold(calibrated, temperature) if self.uncalibrated else calibrated
         return float(self._adjust(np.array(threshold)))
 
 
@@ -131,8 +133,8 @@ def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -
         tta=config.tta,
         uncalibrated=config.uncalibrated,
         prevalence=config.prevalence,
-        has_spread=isinstance(config, PredictConfig) and config.qc,
-        can_halve=config.can_halve_batch,
+        should_compute_spread=isinstance(config, PredictConfig) and config.qc,
+        can_halve_batch=config.can_halve_batch,
     )
 
 
@@ -198,8 +200,10 @@ def _build_torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
     return network
 
 
-def _apply_threshold_rule(checkpoint: Checkpoint, rule: str) -> float:
-    """Apply the rule to the calibrated validation scores in the checkpoint."""
+def _choose_threshold(checkpoint: Checkpoint, rule: str) -> float:
+    """Return the stored threshold, or the one that a rule chooses on the calibrated validation scores."""
+    if rule == STORED:
+        return checkpoint.threshold
     if not checkpoint.validation:
         raise HistoError(
             f"the checkpoint of run {checkpoint.run} has no validation scores, which --threshold {rule} needs",

@@ -90,7 +90,7 @@ class DepthwiseGroupConv(nn.Module):
 class GroupBatchNorm(nn.Module):
     """Batch normalisation with one scale, shift, mean and variance for the eight orientations of a field.
 
-    In training, torch's fused kernel normalises each orientation by its own mean and variance in the batch. Over many
+    In training, PyTorch's fused kernel normalises each orientation by its own mean and variance in the batch. Over many
     batches these are the same for all orientations, and the running mean and variance are averaged over them. In
     evaluation the layer is exactly equivariant.
     """

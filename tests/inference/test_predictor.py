@@ -82,7 +82,7 @@ def test_views_are_averaged_before_the_temperature_is_applied(predictor, images)
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
     assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)
     assert scores.spread == pytest.approx(np.ptp(expit(logit(views) / 0.5), 0), abs=1e-4)
-    plain = predictor("other", has_spread=True).predict_batch(images)
+    plain = predictor("other", should_compute_spread=True).predict_batch(images)
     assert plain.spread == pytest.approx(scores.spread, abs=1e-6)
     assert plain.raw == pytest.approx(views[0], abs=1e-5)
 
@@ -321,7 +321,7 @@ def test_the_engine_is_chosen_and_named(predictor, workspace, monkeypatch):
         assert by_onnx.members[0].engine == "ONNX Runtime"
         assert "by ONNX Runtime (with the file of histo export; --engine torch ignores it)" in by_onnx.reason
         assert predictor("one", engine=Engine.TORCH).members[0].engine == "torch"
-        assert predictor("one", engine=Engine.TORCH).reason.endswith("by torch")
+        assert predictor("one", engine=Engine.TORCH).reason.endswith("by PyTorch")
         onnx = load_predictor(workspace, ["one"], Device.AUTO, Precision.AUTO, Engine.ONNX)
         assert onnx.members[0].engine == "ONNX Runtime"
         assert (onnx.compute.device.type, onnx.compute.precision) == ("cpu", Precision.FP32)

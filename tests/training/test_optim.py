@@ -1,4 +1,4 @@
-"""The optimiser: the same steps as torch's own parts, whatever the layout; Muon's updates; the learning-rate cycle."""
+"""The optimiser: the steps of PyTorch's own parts in any memory layout; Muon's updates; the learning-rate cycle."""
 
 import copy
 
@@ -35,7 +35,7 @@ def take_steps(model, optimizer_step, count, seed=1):
 
 
 class Reference:
-    """The same optimiser from torch's parts: AdamW, a plain Muon, clip_grad_norm_, OneCycleLR, AveragedModel."""
+    """The same optimiser from PyTorch's parts: AdamW, a plain Muon, clip_grad_norm_, OneCycleLR, AveragedModel."""
 
     def __init__(self, model, config):
         self.model, self.config, self.step_number = model, config, 0
@@ -111,7 +111,7 @@ def test_the_ema_decay_grows_until_it_reaches_its_span():
     assert weights[-1] == pytest.approx(1 / 20)
     assert (np.diff(weights) <= 0).all()
     constant = AveragedModel(nn.Linear(1, 1), multi_avg_fn=get_ema_multi_avg_fn(1 - 1 / 20))
-    assert constant is not None  # torch's EMA has one weight for all steps, which is why it is not used here
+    assert constant is not None  # PyTorch's EMA has one weight for all steps, which is why it is not used here
 
 
 def test_orthogonalized_matrices_keep_their_singular_vectors_and_have_values_near_1():

@@ -1,7 +1,7 @@
 """The CUDA path without a GPU: training steps and inference on pretended CUDA tensors, which have shapes but no values.
 
-torch's FakeTensorMode runs every operation for its shape, dtype and device alone. It fails where operands are on
-different devices, and where a value is read from the device, which would make the host wait on a real one. torch's
+PyTorch's FakeTensorMode runs every operation for its shape, dtype and device alone. It fails where operands are on
+different devices, and where a value is read from the device, which would make the host wait on a real one. PyTorch's
 autograd engine needs a real device, so that the backward pass is replaced by gradients of the right shapes.
 """
 

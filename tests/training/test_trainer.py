@@ -110,7 +110,7 @@ def test_a_run_stopped_after_any_step_continues_bit_for_bit(uninterrupted_traine
     while first.step < stop_at:
         losses.append(first.train_epoch(data, lambda step: step == stop_at))
     second = trainer()
-    torch.manual_seed(0)  # random numbers depend on the step only, not on the state of torch's generator
+    torch.manual_seed(0)  # random numbers depend on the step only, not on the state of PyTorch's generator
     second.load_state(first.state(), first.ema_model.state_dict())
     while second.step < 12:
         losses.append(second.train_epoch(data))
@@ -295,7 +295,7 @@ class PretendedGpu:
     ("gpu", "words"),
     [
         ({"available": False, "init": "The NVIDIA driver on your system is too old (found version 11040)."}, "too old"),
-        ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this torch is built for 7.5, 8.0, 9.0"),
+        ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this PyTorch is built for 7.5, 8.0, 9.0"),
         (
             {"zeros": "CUDA error: out of memory\nmore"},
             "CUDA error: out of memory; nvidia-smi shows which processes use the GPU",
