@@ -54,8 +54,8 @@ def balance(
     Raises:
         HistoError: the data set does not exist, a class has too few patches, or slides or hospitals are not known.
     """
-    data = config.data or default_dataset(workspace)
     _check_options(workspace, config)
+    data = config.data or default_dataset(workspace)
     manifest = _read_manifest(workspace, data)
     has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
     others = list_audited_names(workspace, data)[1:] if config.audit or config.drop_leaks else []
@@ -217,13 +217,18 @@ def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
     """Check the options before anything is read.
 
     Raises:
-        UsageError: `name` is the name of a data set, or `val_fraction` is not between 0 and 1.
+        UsageError: `val_fraction` is not between 0 and 1, `name` is the name of a data set, or two options exclude
+            each other.
     """
+    if not 0 < config.val_fraction < 1:
+        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "give 0.1, for example")
+    if config.group and config.split:
+        raise UsageError(
+            f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
+        )
     is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace, config.name)
     if config.name in workspace.dataset_names() or (is_taken and config.name != SUBSET):
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")
-    if not 0 < config.val_fraction < 1:
-        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "give 0.1, for example")
 
 
 def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
@@ -241,10 +246,6 @@ def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
 
 def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> Split | Group:
     """Return what the split keeps together: the option, else slides if all are known, else overlapping patches."""
-    if config.group and config.split:
-        raise UsageError(
-            f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
-        )
     if config.group is Group.HOSPITAL and not _has_all(cleaned, config.group):
         raise HistoError(
             f"the hospitals of {data} are not known for every patch",

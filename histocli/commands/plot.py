@@ -13,7 +13,7 @@ from histocli.reports.balance import BalanceReport, read_balance
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
-from histocli.slides.resolution import UnknownResolutionError
+from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     from histocli.reports.plots.style import Look, save
 
     config.check()
+    resolutions = read_resolutions(config.mpp)
     runs = choose_runs(workspace, config.run, has_evaluations=not set(config.kind) <= _WITHOUT_EVALUATION)
     check_data(workspace, config.data, runs)
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
@@ -55,7 +56,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
 
                 plots += plan_chosen_patches(workspace, config, on_note)
             elif kind is Kind.MAP:
-                plots += _plan_maps(workspace, runs, config, on_note)
+                plots += _plan_maps(workspace, runs, config, resolutions, on_note)
             else:
                 plots += plan(workspace, runs, kind, config.data)
         except (MissingInputError, ExplanationError):
@@ -128,16 +129,20 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
 
 
 def _plan_maps(
-    workspace: Workspace, runs: Sequence[str], config: PlotConfig, on_note: Callable[[str], None]
+    workspace: Workspace,
+    runs: Sequence[str],
+    config: PlotConfig,
+    given: GivenResolutions,
+    on_note: Callable[[str], None],
 ) -> list[Plot]:
     """Return the maps of the slides of a run's evaluations, or of the tables `config.files`."""
     from histocli.commands.plot_maps import plan_evaluation_maps, plan_prediction_maps
 
     if config.files:
-        return plan_prediction_maps(workspace, config, on_note)
+        return plan_prediction_maps(workspace, config, given, on_note)
     if not runs:
         raise MissingInputError("there is no training run yet", "histo train makes one")
-    return plan_evaluation_maps(workspace, _find_evaluations(workspace, runs[0], config.data), config, on_note)
+    return plan_evaluation_maps(workspace, _find_evaluations(workspace, runs[0], config.data), given, on_note)
 
 
 def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:

@@ -12,7 +12,7 @@ from histocli.reports.plots import Kind, MissingInputError, Plot
 from histocli.reports.plots.evaluation import list_facts
 from histocli.reports.plots.maps import draw_map, find_map_size
 from histocli.slides.patch_maps import PatchMap, PlacedPatches, make_patch_maps, place_evaluation, place_predictions
-from histocli.slides.resolution import read_resolutions
+from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace, make_name
 
 _HINT = "histo download --source slides packs patches with positions; or use ids such as SLIDE_x2176_y512"
@@ -21,7 +21,7 @@ _HINT = "histo download --source slides packs patches with positions; or use ids
 def plan_evaluation_maps(
     workspace: Workspace,
     evaluations: dict[Path, EvaluationReport],
-    config: PlotConfig,
+    given: GivenResolutions,
     on_note: Callable[[str], None],
 ) -> list[Plot]:
     """Return a map of each slide of each evaluation whose patches have positions.
@@ -30,7 +30,6 @@ def plan_evaluation_maps(
         MissingInputError: none of the patches has a position.
         HistoError: the scores or a manifest cannot be read, or the resolution of a slide is not known.
     """
-    given = read_resolutions(config.mpp)
     plots = []
     for path, report in evaluations.items():
         table = path.with_name(report.scores)
@@ -48,14 +47,15 @@ def plan_evaluation_maps(
     return plots
 
 
-def plan_prediction_maps(workspace: Workspace, config: PlotConfig, on_note: Callable[[str], None]) -> list[Plot]:
+def plan_prediction_maps(
+    workspace: Workspace, config: PlotConfig, given: GivenResolutions, on_note: Callable[[str], None]
+) -> list[Plot]:
     """Return a map of each slide of each table `config.files` of `histo predict`.
 
     Raises:
         MissingInputError: none of the patches of a table has a position.
         HistoError: a table cannot be read, or the resolution of a slide is not known.
     """
-    given = read_resolutions(config.mpp)
     plots = []
     for name in config.files:
         path = Path(name)

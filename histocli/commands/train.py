@@ -20,9 +20,9 @@ from histocli.reports.model_card import write_card
 from histocli.signals import stop_request
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
-from histocli.training.options import complete_config, refuse_unused
+from histocli.training.options import check_options, complete_config
 from histocli.training.progress import Epoch
-from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
+from histocli.training.provenance import check_run_name, find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import is_member
 from histocli.training.resume import apply_given_options, extend_config, load_run_config
 from histocli.training.run import Run
@@ -74,8 +74,9 @@ def train(
             stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
         run_config = apply_given_options(stored, config, given)
     else:
+        check_run_name(config.name)
         run_config = complete_config(run_config, given)
-    refuse_unused(run_config, given)
+    check_options(run_config, given)
     should_publish = not (resume and name and is_member(name, run_config.data, run_config.seed))
     return train_run(
         workspace,

@@ -118,6 +118,17 @@ def check_prevalence(prevalence: float | None) -> None:
         raise UsageError(f"--prevalence {prevalence:g} is not above 0 and below 1", hint)
 
 
+def check_options(config: EvalConfig | PredictConfig) -> None:
+    """Check the values of `--prevalence` and `--threshold`, without the checkpoints.
+
+    Raises:
+        UsageError: one of them cannot be used.
+    """
+    check_prevalence(config.prevalence)
+    if config.threshold not in (None, STORED):
+        parse_threshold(str(config.threshold))
+
+
 def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -> CheckpointPredictor:
     """Load the checkpoints in the options of `histo eval` or `histo predict`.
 
@@ -155,13 +166,13 @@ def load_predictor(
         UsageError: a checkpoint is given twice, or the engine does not fit the device or the number format.
         HistoError: a checkpoint, the device or the engine cannot be used.
     """
+    compute = _choose_compute(device, precision, engine)
     paths = [find_checkpoint(workspace, name) for name in names]
     checkpoints = [load_checkpoint(path) for path in paths]
     digests = [hash_file(path) for path in paths]
     for i, digest in enumerate(digests):
         if digest in digests[:i]:
             raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble needs different checkpoints")
-    compute = _choose_compute(device, precision, engine)
     members, networks = [], []
     for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True):
         exported = workspace.export_path(digest, ExportFormat.ONNX)

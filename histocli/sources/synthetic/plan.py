@@ -1,4 +1,4 @@
-"""Plan the patches of a synthetic data set: their slides, the position of tumour, patches without tissue, and duplicates."""
+"""Plan the patches of a synthetic data set: their slides, tumour, patches without tissue, and duplicates."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
