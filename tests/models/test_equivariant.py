@@ -15,15 +15,17 @@ from histocli.models.equivariant import (
 
 PROBE = torch.arange(9.0).view(1, 1, 3, 3)
 VIEWS = [tuple(view.flatten().tolist()) for view in d4_views(PROBE)]
-# orientation h of an image turned by a is orientation (a after h) of the image
-PLACE = [[VIEWS.index(tuple(d4_views(turned)[a].flatten().tolist())) for turned in d4_views(PROBE)] for a in range(8)]
+# orientation h of an image becomes orientation ORIENTATIONS[a][h] of the image transformed by symmetry a
+ORIENTATIONS = [
+    [VIEWS.index(tuple(d4_views(turned)[a].flatten().tolist())) for turned in d4_views(PROBE)] for a in range(8)
+]
 
 
-def turn_maps(maps, a):
+def transform_maps(maps, a):
     """Return feature maps (N,8C,H,W) transformed by symmetry `a`."""
     turned = d4_views(maps)[a].unflatten(1, (-1, 8))
     moved = torch.empty_like(turned)
-    moved[:, :, PLACE[a]] = turned
+    moved[:, :, ORIENTATIONS[a]] = turned
     return moved.flatten(1, 2)
 
 
@@ -60,19 +62,19 @@ def test_layers_are_equivariant(kernel, stride, padding, side, a):
     lifting = with_statistics(LiftingConv(3, 2, kernel, **options), 3)
     group = with_statistics(GroupConv(2, 3, kernel, **options), 16)
     depthwise = with_statistics(DepthwiseGroupConv(2, kernel, **options), 16)
-    assert torch.allclose(lifting(d4_views(image)[a]), turn_maps(lifting(image), a), atol=1e-4)
+    assert torch.allclose(lifting(d4_views(image)[a]), transform_maps(lifting(image), a), atol=1e-4)
     for layer in (group, depthwise):
-        assert torch.allclose(layer(turn_maps(maps, a)), turn_maps(layer(maps), a), atol=1e-4)
+        assert torch.allclose(layer(transform_maps(maps, a)), transform_maps(layer(maps), a), atol=1e-4)
 
 
 @pytest.mark.parametrize("a", range(8))
 def test_norms_are_equivariant_and_group_pools_are_invariant(a):
     maps = maps_of(16, 5)
     norm = with_statistics(GroupBatchNorm(2), 16)
-    assert torch.allclose(norm(turn_maps(maps, a)), turn_maps(norm(maps), a), atol=1e-6)
+    assert torch.allclose(norm(transform_maps(maps, a)), transform_maps(norm(maps), a), atol=1e-6)
     for pool in (group_max, group_mean):
         assert pool(maps).shape == (2, 2, 5, 5)
-        assert torch.allclose(pool(turn_maps(maps, a)), d4_views(pool(maps))[a], atol=1e-6)
+        assert torch.allclose(pool(transform_maps(maps, a)), d4_views(pool(maps))[a], atol=1e-6)
 
 
 def test_the_layers_distinguish_orientations():
