@@ -17,15 +17,15 @@ PROBE = torch.arange(9.0).view(1, 1, 3, 3)
 VIEWS = [tuple(view.flatten().tolist()) for view in d4_views(PROBE)]
 # orientation h of an image becomes orientation ORIENTATIONS[a][h] of the image transformed by symmetry a
 ORIENTATIONS = [
-    [VIEWS.index(tuple(d4_views(turned)[a].flatten().tolist())) for turned in d4_views(PROBE)] for a in range(8)
+    [VIEWS.index(tuple(d4_views(view)[a].flatten().tolist())) for view in d4_views(PROBE)] for a in range(8)
 ]
 
 
 def transform_maps(maps, a):
     """Return feature maps (N,8C,H,W) transformed by symmetry `a`."""
-    turned = d4_views(maps)[a].unflatten(1, (-1, 8))
-    moved = torch.empty_like(turned)
-    moved[:, :, ORIENTATIONS[a]] = turned
+    transformed = d4_views(maps)[a].unflatten(1, (-1, 8))
+    moved = torch.empty_like(transformed)
+    moved[:, :, ORIENTATIONS[a]] = transformed
     return moved.flatten(1, 2)
 
 

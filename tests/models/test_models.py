@@ -302,12 +302,10 @@ def test_a_frozen_run_continues_bit_for_bit_without_a_download(histo, hub):
     shutil.rmtree(hub)
     histo("train", "--resume", "--name", "interrupted")
     for file in ("last.pt", "best.pt"):
-        interrupted, uninterrupted = (
-            load_checkpoint(histo.root / "runs" / name / file) for name in ("interrupted", "uninterrupted")
-        )
-        assert interrupted.epoch == uninterrupted.epoch
-        assert interrupted.model.keys() == uninterrupted.model.keys()
-        assert all(torch.equal(tensor, uninterrupted.model[name]) for name, tensor in interrupted.model.items())
+        one, two = (load_checkpoint(histo.root / "runs" / name / file) for name in ("interrupted", "uninterrupted"))
+        assert one.epoch == two.epoch
+        assert one.model.keys() == two.model.keys()
+        assert all(torch.equal(tensor, two.model[name]) for name, tensor in one.model.items())
 
 
 def test_the_last_checkpoint_of_a_frozen_run_has_only_the_head(histo, hub, tmp_path):
