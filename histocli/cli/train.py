@@ -106,7 +106,7 @@ def train(
         int | None,
         typer.Option(
             "--batch-size",
-            parser=options.batch_size,
+            parser=options.parse_batch_size,
             metavar="INTEGER|auto",
             help="Patches per step; auto halves the default until a step fits the memory.",
             show_default="128; 512 on a GPU for 30,000 patches or more",

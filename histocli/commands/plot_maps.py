@@ -36,7 +36,7 @@ def plan_evaluation_maps(
         if not table.is_file():
             continue
         placed = place_evaluation(workspace, read_scores(table))
-        _report_missing(placed, path.stem, on_note)
+        _note_unplaced(placed, path.stem, on_note)
         plots += [
             _plan_map(path.stem, one, ", ".join([report.run, *list_facts(report)[:1]]), report.measured.threshold)
             for one in make_patch_maps(placed, given)
@@ -61,17 +61,17 @@ def plan_prediction_maps(
         path = Path(name)
         placed = place_predictions(workspace, path, config.data)
         if not len(placed.table):
-            raise MissingInputError(f"{path}: none of its {placed.without:,} patches has a known position", _HINT)
-        _report_missing(placed, str(path), on_note)
+            raise MissingInputError(f"{path}: none of its {placed.n_unplaced:,} patches has a known position", _HINT)
+        _note_unplaced(placed, str(path), on_note)
         stem = f"{path.stem}-{hash_file(path)[:8]}"  # many tables have the same name, such as scores.csv
         plots += [_plan_map(stem, one, path.name, None) for one in make_patch_maps(placed, given)]
     return plots
 
 
-def _report_missing(placed: PlacedPatches, name: str, on_note: Callable[[str], None]) -> None:
-    if placed.without and len(placed.table):
-        total = placed.without + len(placed.table)
-        on_note(f"{name}: {placed.without:,} of {total:,} patches have no position, and are not drawn")
+def _note_unplaced(placed: PlacedPatches, name: str, on_note: Callable[[str], None]) -> None:
+    if placed.n_unplaced and len(placed.table):
+        total = placed.n_unplaced + len(placed.table)
+        on_note(f"{name}: {placed.n_unplaced:,} of {total:,} patches have no position, and are not drawn")
 
 
 def _plan_map(stem: str, shown: PatchMap, source: str, threshold: float | None) -> Plot:
