@@ -142,7 +142,7 @@ class _Worker:
             os.close(descriptor)
 
     def decode(self, requests: list[bytes], count: int) -> Decoded | None:
-        """Decode `count` files; return None if the process failed, so that the caller decodes them and raises its error."""
+        """Decode `count` files; return None if the process failed; the caller then decodes them itself."""
         pixels, done = np.empty((count, *_PATCH_SHAPE), np.uint8), 0
         errors: dict[int, HistoError] = {}
         remarks = Remarks()

@@ -123,8 +123,6 @@ def read_strips(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Itera
         pixels = np.full((grid.step, columns * grid.step, 3), WHITE, np.uint8)
         spans = _find_column_spans(needed[row])
         tasks = [pool.submit(_resample, blocks, grid, row, span, pixels) for span in spans]
-            pool.submit(_resample, blocks, grid, row, columns, pixels) for columns in _find_column_spans(needed[row])
-        ]
         blocks.prefetch(row)
         for task in tasks:
             task.result()
