@@ -20,7 +20,7 @@ from histocli.reports.model_card import write_card
 from histocli.signals import stop_request
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
-from histocli.training.options import check_options, complete_config
+from histocli.training.options import check_options, check_values, complete_config
 from histocli.training.progress import Epoch
 from histocli.training.provenance import check_run_name, find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import is_member
@@ -65,6 +65,7 @@ def train(
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
+    check_values(config)
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None

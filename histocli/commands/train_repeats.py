@@ -13,7 +13,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
-from histocli.training.options import check_options, complete_config
+from histocli.training.options import check_options, check_values, complete_config
 from histocli.training.provenance import find_interrupted_run, name_taken_error
 from histocli.training.repeats import (
     Member,
@@ -48,6 +48,7 @@ def train_repeats(
             run was started.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
+    check_values(config)
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     kind = "folds" if config.folds else "seeds"

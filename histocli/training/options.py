@@ -15,6 +15,12 @@ _NOT_WITH_KNN = ("epochs", "lr")
 _NOT_WITH_FREEZE = ("augment", "rotate", "compile")
 
 
+def check_values(config: RunConfig) -> None:
+    """Raise `UsageError` for an option whose value cannot be used, whatever the other options and the data are."""
+    config.check_values()
+    parse_threshold(config.threshold)
+
+
 def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     """Return the options with those that follow from others and were not given.
 
@@ -36,7 +42,7 @@ def choose_weights(arch: str, weights: Weights) -> Weights:
 
 
 def check_options(config: RunConfig, given: Collection[str]) -> None:
-    """Raise `UsageError` for an option whose value cannot be used, or that was given and would change nothing."""
+    """Raise `UsageError` for options that exclude each other, or one that was given and would change nothing."""
     for key in _NOT_WITH_KNN:
         if config.head is HeadKind.KNN and key in given:
             raise UsageError(f"--{key} has no meaning with --head knn: it remembers the patches, without training")
@@ -45,4 +51,3 @@ def check_options(config: RunConfig, given: Collection[str]) -> None:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
     config.check()
     check_weights(config.arch, config.weights)
-    parse_threshold(config.threshold)
