@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 import typer
 
 from histocli.cli import app
+from histocli.cli.app import format_argument, is_argument
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,10 +55,10 @@ def reference() -> str:
         "",
         *_table(app.registered_callback.callback, "HISTO"),
     ]
+    commands = typer.main.get_command(app).commands
     for command in app.registered_commands:
         name = command.name or command.callback.__name__
-        arguments = (one for one in _parameters(command.callback) if _is_argument(one[2]))
-        usage = "".join(f" {_argument_usage(*one)}" for one in arguments)
+        usage = "".join(f" {format_argument(one)}" for one in commands[name].params if is_argument(one))
         lines += ["", f"## histo {name}", "", inspect.getdoc(command.callback), ""]
         lines += [f"`histo {name} [OPTIONS]{usage}`", "", *_table(command.callback, f"HISTO_{name.upper()}")]
         lines += [
@@ -98,12 +99,6 @@ def _table(function: Callable[..., Any], prefix: str) -> list[str]:
 
 def _is_argument(info: Any) -> bool:
     return isinstance(info, typer.models.ArgumentInfo)
-
-
-def _argument_usage(name: str, kind: Any, _: Any, default: Any) -> str:
-    """Return an argument as in a usage line: in brackets if it can be omitted, with dots if it can be repeated."""
-    usage = name.upper() if default is inspect.Parameter.empty else f"[{name.upper()}]"
-    return usage + ("..." if any(get_origin(one) in (list, tuple) for one in (kind, *get_args(kind))) else "")
 
 
 def _choices(kind: Any) -> str:

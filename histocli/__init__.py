@@ -9,7 +9,7 @@ The Python API, described in docs/python.md:
     histo.train(epochs=3)
     histo.load("best.pt").predict("patches/")
 
-Importing this package is cheap: torch and pandas are imported by the functions that need them.
+Importing this package is cheap: PyTorch and pandas are imported by the functions that need them.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -94,8 +94,8 @@ class RunConfig:
     deterministic: bool = False
     extended_after: int = 0  # epochs that were trained before `--resume --epochs` added more, in a cycle of their own
 
-    def check(self) -> None:
-        """Raise `UsageError` naming the option whose value cannot be used."""
+    def check_values(self) -> None:
+        """Raise `UsageError` naming the option whose value cannot be used, whatever the other options are."""
         if self.epochs < 1:
             raise UsageError(f"--epochs {self.epochs}: at least 1 is needed")
         if self.batch_size is not None and self.batch_size < 2:
@@ -106,6 +106,14 @@ class RunConfig:
             )
         if not 0 < self.backbone_lr <= 1:
             raise UsageError(f"--backbone-lr {self.backbone_lr}: a fraction of --lr is needed, such as 0.1")
+        if self.lora is not None and not 1 <= self.lora <= MAX_LORA:
+            raise UsageError(f"--lora {self.lora}: a rank from 1 to {MAX_LORA} is needed", "8 is usual")
+        if self.shots is not None and self.shots < 1:
+            raise UsageError(f"--shots {self.shots}: at least 1 patch of each class is needed")
+
+    def check(self) -> None:
+        """Raise `UsageError` naming the option whose value cannot be used, or options that exclude each other."""
+        self.check_values()
         if self.lora is not None and self.freeze:
             raise UsageError("--freeze does not train the backbone, --lora does", "leave one of them out")
         pretrained = self.weights is not Weights.RANDOM
@@ -116,12 +124,8 @@ class RunConfig:
         ):
             if given and not pretrained:
                 raise UsageError(f"{flag} is for pretrained networks", "--weights pretrained starts from such weights")
-        if self.lora is not None and not 1 <= self.lora <= MAX_LORA:
-            raise UsageError(f"--lora {self.lora}: a rank from 1 to {MAX_LORA} is needed", "8 is usual")
         if self.head is HeadKind.KNN and not self.freeze:
             raise UsageError("--head knn needs --freeze", "add --freeze")
-        if self.shots is not None and self.shots < 1:
-            raise UsageError(f"--shots {self.shots}: at least 1 patch of each class is needed")
         if self.freeze and self.backbone_lr != 1:
             raise UsageError("--freeze does not train the backbone, --backbone-lr does", "leave one of them out")
 

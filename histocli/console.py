@@ -132,16 +132,7 @@ class Reporter:
         """
         is_in_bytes = unit == "bytes"
         counts = (DownloadColumn(), TransferSpeedColumn()) if is_in_bytes else (MofNCompleteColumn(), Rate(unit))
-        columns = [
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            *counts,
-            TimeElapsedColumn(),
-            TextColumn("[dim]left[/]"),
-            TimeRemainingColumn(compact=True),
-        ]
-        with self.progress(*columns, is_hidden=is_hidden) as progress:
+        with self.progress(*counts, width=12, is_hidden=is_hidden) as progress:
             task = progress.add_task(_escape(what), total=total)
 
             def report(done: int, of: int | None = total) -> None:
@@ -154,9 +145,18 @@ class Reporter:
         """Show the current stage of the work next to the progress bar."""
         self._show_stage(stage)
 
-    def progress(self, *columns: ProgressColumn, is_hidden: bool = False) -> Progress:
-        """Return a live display of `columns`, which leaves stdout and stderr as they are."""
+    def progress(self, *counts: ProgressColumn, width: int, is_hidden: bool = False) -> Progress:
+        """Return a progress bar that is `width` characters wide, with the columns `counts` and the time next to it."""
         is_off = is_hidden or self.quiet or not self.console.is_terminal
+        columns = (
+            SpinnerColumn(finished_text="[green]✓[/]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=width),
+            *counts,
+            TimeElapsedColumn(),
+            TextColumn("[dim]left[/]"),
+            TimeRemainingColumn(compact=True),
+        )
         # Before 14.3 Rich prints a line even for a disabled display.
         console = Console(quiet=True) if is_off else self.console
         return Progress(*columns, console=console, disable=is_off, redirect_stdout=False, redirect_stderr=False)

@@ -1,6 +1,5 @@
 """Errors that a user can fix, and exit codes; after a signal the exit code is 128 + its number."""
 
-EXIT_OK = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_BUG = 3

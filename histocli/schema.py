@@ -42,7 +42,7 @@ def to_json(report: object) -> Json:
     for field in fields(report):
         value = getattr(report, field.name)
         if not field.metadata.get("flat"):
-            values[_key(field)] = _plain(value)
+            values[_key(field)] = _to_plain(value)
         elif value is not None:
             values |= to_json(value)
     return values
@@ -64,14 +64,14 @@ def from_json(kind: type[T], value: object, file: str, hint: str = "") -> T:
     return cast(T, _Reader(file, hint).parse(kind, value, ""))
 
 
-def _plain(value: object) -> object:
+def _to_plain(value: object) -> object:
     """Return a value with its dataclasses as objects of JSON, and its tuples as lists."""
     if is_dataclass(value):
         return to_json(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_plain(item) for item in value]
     return value
 
 

@@ -1,6 +1,8 @@
-"""A listener that records what a command reports."""
+"""Listeners for tests: one records what a command reports, one stops a training run."""
 
 from histocli.listeners import CommandListener
+from histocli.signals import Stopped
+from histocli.training.listeners import Listener
 
 
 class RecordingListener(CommandListener):
@@ -14,3 +16,10 @@ class RecordingListener(CommandListener):
 
     def on_unreadable(self, error):
         self.errors.append(str(error))
+
+
+class StopAfterEpoch(Listener):
+    """Ends a run after its first epoch, as Ctrl-C does."""
+
+    def on_epoch_end(self, epoch, is_best):
+        raise Stopped(2)

@@ -154,6 +154,43 @@ def test_wrong_usage_exits_with_2_and_names_the_problem(empty, line):
     assert wrong in result.stderr.partition("Error: ")[2].lower()  # typer once wrote INPUTS
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "train --threshold sensitivity=95",
+        "train --lr 0 --folds 3",
+        "train --threshold bad --resume",
+        "eval --threshold 7 --data nowhere",
+        "eval --prevalence 2 --data nowhere",
+        "eval --mpp 40x --data nowhere",
+        "eval --classes tumour --data nowhere",
+        "eval --slide-pattern ( --data nowhere",
+        "eval --threshold 7 --scores nowhere.csv",
+        "eval --engine onnx --precision bf16 --ckpt nowhere",
+        "predict --threshold 7 nowhere",
+        "balance --val-fraction 2 --data nowhere",
+        "balance --group hospital --split slide --data nowhere",
+        "tune --lr 1:0.1 --trials 1",
+        "plot --mpp far --kind map --run nowhere",
+        "plot --kind confusion --run nowhere --run elsewhere",
+        "report --mpp far --run nowhere",
+        "download --classes tumour --source folder --from nowhere",
+        "download --mpp far --source slides --from nowhere --annotations nowhere",
+    ],
+)
+def test_values_are_checked_before_files(empty, line):
+    command, option, *rest = line.split()
+    if command == "tune":
+        pytest.importorskip("optuna", reason="optuna is not installed (the extra `tune`)")
+    error, _ = empty.fails(command, option, *rest, code=2)
+    assert option in error
+
+
+@pytest.mark.parametrize("name", ["a/b", "best.pt", "histonet-pcam"])
+def test_the_name_of_a_run_is_checked_before_files(empty, name):
+    assert name in empty.fails("train", "--name", name, code=2)[0]
+
+
 def test_an_expected_failure_is_two_lines_on_stderr(empty):
     error, hint = empty.fails("train")
     assert error == f"there is no manifest {empty.root / 'manifests' / 'balanced.csv'}"

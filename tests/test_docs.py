@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 from packaging.requirements import Requirement
+from typer.testing import CliRunner
 
 from histocli.cli import app
 
@@ -73,6 +74,14 @@ def test_reference_names_every_option_of_every_command():
                     assert f"`{flag}`" in by_name[name], f"{flag} of histo {name}"
 
 
+def test_reference_has_the_usage_line_of_every_help():
+    reference = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert "`histo predict [OPTIONS] INPUTS...`" in reference
+    for name in root_command().commands:
+        usage = CliRunner().invoke(app, [name, "--help"]).stdout.partition("\n")[0]
+        assert f"`{usage.removeprefix('Usage: ')}`" in reference
+
+
 @pytest.mark.parametrize("page", PAGE_NAMES)
 def test_commands_on_a_page_have_options_that_exist(page):
     known = flags_of(root_command()) | {"-h", "--help", "--install-completion", "--show-completion"}
@@ -116,7 +125,7 @@ def test_every_page_is_in_the_navigation_of_the_site():
 
 
 def test_the_requirements_accept_the_torch_of_kaggle_and_colab():
-    """Kaggle's and Colab's images bring torch 2.11 and torchvision 0.26; histo must not ask pip for others."""
+    """Kaggle's and Colab's images bring PyTorch 2.11 and torchvision 0.26; histo must not ask pip for others."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
     assert "2.11.0+cu130" in requirements["torch"]

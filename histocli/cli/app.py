@@ -140,14 +140,20 @@ class Command(TyperCommand):
             suggest(self, error, given, lambda: _find_workspace(ctx.parent).dataset_names())
             raise
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the parts of the usage line after the command's name; Typer's versions show arguments differently."""
+        return ["[OPTIONS]", *map(format_argument, filter(is_argument, self.get_params(ctx)))]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options under the titles of their panels; those without a panel come last."""
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):
-                panel = getattr(parameter, "rich_help_panel", None)
-                title = panel or ("Options" if parameter.param_type_name == "option" else "Arguments")
-                panels.setdefault(title, []).append(record)
+                name, text = record
+                title = getattr(parameter, "rich_help_panel", None)
+                if is_argument(parameter):
+                    name, title = format_argument(parameter), "Arguments"
+                panels.setdefault(title or "Options", []).append((name, text))
         for title, records in sorted(panels.items(), key=lambda panel: panel[0] == "Options"):
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -173,6 +179,17 @@ app = typer.Typer(
 def command(*examples: str, name: str | None = None) -> Callable[[F], F]:
     """Register a function as a command; its help ends with `examples`."""
     return app.command(name=name, cls=Command, epilog="\n".join(examples))
+
+
+def is_argument(parameter: Any) -> bool:
+    """Return whether a parameter of a command is an argument, and not an option."""
+    return bool(parameter.param_type_name == "argument")
+
+
+def format_argument(argument: Any) -> str:
+    """Return an argument as usage lines show it: in brackets if it can be omitted, with dots if it can be repeated."""
+    name = argument.name.upper()
+    return (name if argument.required else f"[{name}]") + ("..." if argument.nargs == -1 else "")
 
 
 def find_arguments(ctx: typer.Context) -> list[str]:

@@ -117,7 +117,7 @@ def _keep_heatmaps(workspace: Workspace) -> None:
 
 
 def _run(common: list[str], step: list[str]) -> None:
-    """Run a command of this application in this process, so that torch is loaded once.
+    """Run a command of this application in this process, so that PyTorch is loaded once.
 
     Environment variables of the command's own options are ignored, because they are meant for other data.
     """

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 SourceName = StrEnum("SourceName", [(name.upper(), name) for name in SOURCE_NAMES])  # type: ignore[misc]
 DEFAULT_SOURCE = SourceName(SOURCE_NAMES[0])
+_DEFAULT_N = "; ".join(
+    ["all", *(f"{n:,} for {name}" for name in SOURCE_NAMES if (n := getattr(source_type(name).options, "n", None)))]
+)
 
 
 @command(
@@ -41,7 +44,7 @@ def download(
             "--n",
             min=1,
             help="Number of patches, drawn at random.",
-            show_default="all; 8,000 synthetic; 10,000 of slides",
+            show_default=_DEFAULT_N,
         ),
     ] = None,
     seed: options.Seed = 0,

@@ -4,14 +4,6 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from rich.progress import (
-    BarColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from histocli.console import Rate, Reporter, number
 from histocli.models import describe_weights
 from histocli.training.listeners import Listener
@@ -26,15 +18,7 @@ class LiveTraining(Listener):
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
-        self.progress = report.progress(
-            SpinnerColumn(finished_text="[green]✓[/]"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=8),
-            Rate("patches"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left[/]"),
-            TimeRemainingColumn(compact=True),
-        )
+        self.progress = report.progress(Rate("patches"), width=8)
         self.stack = ExitStack()
 
     def __enter__(self) -> Self:

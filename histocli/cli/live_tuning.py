@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from histocli.cli.render import TRIAL_COLUMNS, format_trial
 from histocli.commands.tune import TuneListener
 from histocli.console import Rate, Reporter
@@ -23,15 +21,7 @@ class LiveTuning(TuneListener):
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
-        self.progress = report.progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=8),
-            Rate("patches"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left[/]"),
-            TimeRemainingColumn(compact=True),
-        )
+        self.progress = report.progress(Rate("patches"), width=8)
         self.task = self.progress.add_task("", visible=False)
         self.has_device = False
 

@@ -19,7 +19,7 @@ DATA, MODEL, TRAINING, COMPUTE, OUTPUT = "Data", "Model", "Training", "Computing
 SLIDES = "Whole slides"
 
 
-def batch_size(text: str | int) -> int:
+def parse_batch_size(text: str | int) -> int:
     """Return the value of `--batch-size`: a number of at least 1, or `AUTO`."""
     if text == "auto" or (text == AUTO and isinstance(text, int)):
         return AUTO
@@ -120,7 +120,7 @@ BatchSize = Annotated[
     int,
     typer.Option(
         "--batch-size",
-        parser=batch_size,
+        parser=parse_batch_size,
         metavar="INTEGER|auto",
         help="Patches per forward pass; on a CPU, at most 64 for each core. auto: halve the default until it fits the "
         "memory.",

@@ -21,7 +21,6 @@ def plot(
     files: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILES]...",
             help="With --kind explain: the images to explain, as the inputs of histo predict. With --kind map: CSV "
             "files that histo predict wrote.",
             show_default=False,

@@ -2,7 +2,7 @@
 
 from json import dumps
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn
 
 from histocli.cli.app import State
 from histocli.config import PredictConfig, SlideEvalConfig
@@ -26,15 +26,7 @@ class SlideBars(SlideListener):
 
     def __init__(self, report: Reporter) -> None:
         self.report = report
-        self.progress: Progress = report.progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            Rate("squares"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left[/]"),
-            TimeRemainingColumn(),
-        )
+        self.progress = report.progress(MofNCompleteColumn(), Rate("squares"), width=16)
         self.overall = self.progress.add_task("all slides", total=None)
         self.current = self.progress.add_task("", total=None, visible=False)
         self.number = self.total = self.squares = 0

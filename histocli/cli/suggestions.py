@@ -2,22 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-# What other tools call the same thing; the first that the command has is suggested.
+# Names of options in other tools, which are not similar enough to ours; the first that the command has is suggested.
 _OTHER_OPTION_NAMES = {
     "-o": ("--out", "--name"),
     "--output": ("--out", "--name"),
     "--output-file": ("--out",),
-    "--outfile": ("--out",),
     "--output-dir": ("--out", "--workspace"),
     "--save": ("--out", "--keep"),
     "-e": ("--epochs",),
-    "--num-epochs": ("--epochs",),
-    "--max-epochs": ("--epochs",),
     "-b": ("--batch-size",),
     "--bs": ("--batch-size",),
     "--batch": ("--batch-size",),
@@ -55,7 +52,6 @@ _OTHER_OPTION_NAMES = {
     "--run-name": ("--name", "--run"),
     "--continue": ("--resume",),
     "--cv": ("--folds",),
-    "--k-folds": ("--folds",),
     "--overwrite": ("--force",),
     "--limit": ("--n",),
     "--learningrate": ("--lr",),
@@ -67,11 +63,8 @@ _OTHER_OPTION_NAMES = {
     "--pixel-size": ("--mpp",),
     "--resolution": ("--mpp",),
     "--um": ("--mpp",),
-    "--image-size": ("--resize",),
-    "--size": ("--resize",),
     "--jobs": ("--processes",),
     "-j": ("--processes",),
-    "-n": ("--n",),
     "--type": ("--format", "--kind"),
 }
 # Options that stand before the command's name.
@@ -100,6 +93,7 @@ _COMMANDS = {
     "datasets": "histo data",
     "rm": "histo runs rm NAME",
 }
+# Values of options in other tools, which are not similar enough to ours.
 _OTHER_VALUE_NAMES = {
     "gpu": "cuda",
     "nvidia": "cuda",
@@ -110,18 +104,12 @@ _OTHER_VALUE_NAMES = {
     "float16": "fp16",
     "half": "fp16",
     "16": "fp16",
-    "bfloat16": "bf16",
-    "jsonlines": "jsonl",
-    "json": "jsonl",
     "pq": "parquet",
-    "pytorch": "torch",
     "onnxruntime": "onnx",
     "torchscript": "pt2",
     "center": "crop",
     "resize": "scale",
     "validation": "val",
-    "tests": "test",
-    "training": "train",
     "wsi": "slide",
     "delete": "rm",
     "remove": "rm",
@@ -233,7 +221,8 @@ def _move_root_option(problem: _Problem) -> str:
 def _correct_option(problem: _Problem) -> str:
     """An option that the command does not have."""
     name = problem.unknown_option.partition("=")[0]
-    options = [flag for parameter in problem.command.params for flag in parameter.opts if not _is_hidden(parameter)]
+    parameters = [one for one in problem.command.params if not getattr(one, "hidden", False)]
+    options = [flag for parameter in parameters for flag in parameter.opts]
     similar = _find_similar_option(name, options) if name else None
     return f"{problem.message.rstrip('.')}. Did you mean {similar}?" if similar else ""
 
@@ -300,16 +289,11 @@ def _find_similar_option(name: str, options: list[str]) -> str | None:
     return next(iter(known or get_close_matches(name.replace("_", "-"), options, 1, 0.7)), None)
 
 
-def _find_similar_value(wrong: str, values: Iterable[str]) -> str | None:
+def _find_similar_value(wrong: str, values: list[str]) -> str | None:
     """Return the allowed value that a wrong one was probably meant to be."""
-    values = list(values)
     word = wrong.lower()
-    device = word.partition(":")[0]  # cuda:0, as torch writes it
+    device = word.partition(":")[0]  # cuda:0, as PyTorch writes it
     for meant in (word, _OTHER_VALUE_NAMES.get(word), device, _OTHER_VALUE_NAMES.get(device)):
         if meant in values:
             return meant
     return next(iter(get_close_matches(word, values, 1)), None)
-
-
-def _is_hidden(parameter: Any) -> bool:
-    return bool(getattr(parameter, "hidden", False))

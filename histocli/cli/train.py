@@ -106,7 +106,7 @@ def train(
         int | None,
         typer.Option(
             "--batch-size",
-            parser=options.batch_size,
+            parser=options.parse_batch_size,
             metavar="INTEGER|auto",
             help="Patches per step; auto halves the default until a step fits the memory.",
             show_default="128; 512 on a GPU for 30,000 patches or more",
@@ -117,7 +117,7 @@ def train(
         float | None,
         typer.Option(
             help="Highest learning rate of the cycle.",
-            show_default="0.003, scaled to the batch size",
+            show_default="0.003, scaled to the batch size; a tenth with --weights histonet-pcam",
             rich_help_panel=TRAINING,
         ),
     ] = TrainConfig.lr,

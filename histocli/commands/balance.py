@@ -54,8 +54,8 @@ def balance(
     Raises:
         HistoError: the data set does not exist, a class has too few patches, or slides or hospitals are not known.
     """
-    data = config.data or default_dataset(workspace)
     _check_options(workspace, config)
+    data = config.data or default_dataset(workspace)
     manifest = _read_manifest(workspace, data)
     has_own_splits = _keeps_own_splits(workspace, config, data, manifest)
     others = list_audited_names(workspace, data)[1:] if config.audit or config.drop_leaks else []
@@ -131,7 +131,7 @@ def _draw(
         HistoError: a class has no patches, or fewer than are asked for.
     """
     if not (available.negative and available.positive):
-        raise _classes_error(data, available, dropped)
+        raise _missing_class_error(data, available, dropped)
     if unit is Split.FOLDERS:
         return draw_by_split(usable, config.n, config.seed)
     largest = 2 * min(available.negative, available.positive)
@@ -156,7 +156,7 @@ def _write(workspace: Workspace, subset: "pd.DataFrame", report: BalanceReport) 
     return report
 
 
-def _classes_error(data: str, available: PatchCounts, dropped: DroppedPatches) -> HistoError:
+def _missing_class_error(data: str, available: PatchCounts, dropped: DroppedPatches) -> HistoError:
     """Return the error for a data set that has no patches of one of the classes."""
     reasons = ", ".join(f"{reason} ({count:,})" for reason, count in dropped.by_reason().items())
     classes = {"normal": available.negative, "tumour": available.positive}
@@ -217,13 +217,18 @@ def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
     """Check the options before anything is read.
 
     Raises:
-        UsageError: `name` is the name of a data set, or `val_fraction` is not between 0 and 1.
+        UsageError: `val_fraction` is not between 0 and 1, `name` is the name of a data set, or two options exclude
+            each other.
     """
+    if not 0 < config.val_fraction < 1:
+        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "give 0.1, for example")
+    if config.group and config.split:
+        raise UsageError(
+            f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
+        )
     is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace, config.name)
     if config.name in workspace.dataset_names() or (is_taken and config.name != SUBSET):
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")
-    if not 0 < config.val_fraction < 1:
-        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "give 0.1, for example")
 
 
 def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
@@ -241,10 +246,6 @@ def _read_manifest(workspace: Workspace, data: str) -> "pd.DataFrame":
 
 def _choose_unit(config: BalanceConfig, data: str, cleaned: "pd.DataFrame") -> Split | Group:
     """Return what the split keeps together: the option, else slides if all are known, else overlapping patches."""
-    if config.group and config.split:
-        raise UsageError(
-            f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
-        )
     if config.group is Group.HOSPITAL and not _has_all(cleaned, config.group):
         raise HistoError(
             f"the hospitals of {data} are not known for every patch",

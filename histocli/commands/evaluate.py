@@ -11,7 +11,8 @@ from histocli.config import FOLDER_OPTIONS, EvalConfig
 from histocli.data.manifest import hash_file
 from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, check_prevalence, load_from_config
+from histocli.inference import checkpoints
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, Member, load_from_config
 from histocli.inference.comparison import compare as compare_scores
 from histocli.inference.labelled import Scored, score_folder, score_packed
 from histocli.inference.score_table import measure_groups, measure_scores, read_scores, write_scores
@@ -21,7 +22,9 @@ from histocli.reports.comparison import ComparisonReport
 from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
+from histocli.sources.class_names import parse_classes
 from histocli.sources.options import parse_mpp
+from histocli.sources.slide_names import SlidePattern
 from histocli.trackers.evaluation import send_evaluation
 from histocli.workspace import Workspace, is_path, make_name, read_json, write_json
 
@@ -228,15 +231,15 @@ def evaluate_scores(workspace: Workspace, name: str, threshold: str = STORED) ->
         HistoError: the files cannot be read.
         UsageError: the threshold is a rule, which needs the validation patches of a checkpoint.
     """
-    path = (Path(name) if is_path(name) else workspace.metrics_dir / name).with_suffix(".json")
-    report = EvaluationReport.from_json(read_json(path), str(path))
-    if threshold == STORED:
-        return Evaluation(path, report)
-    value = parse_threshold(threshold)
-    if value is None:
+    value = None if threshold == STORED else parse_threshold(threshold)
+    if threshold != STORED and value is None:
         raise UsageError(
             f"--threshold {threshold} cannot be chosen on the scores that it is applied to", "give a number"
         )
+    path = (Path(name) if is_path(name) else workspace.metrics_dir / name).with_suffix(".json")
+    report = EvaluationReport.from_json(read_json(path), str(path))
+    if value is None:
+        return Evaluation(path, report)
     table = read_scores(path.with_name(report.scores))
     measured, _, intervals = measure_scores(table.assign(raw=table["prob"]), value)
     changed = replace(
@@ -264,12 +267,16 @@ def _join_names(names: list[str]) -> str:
 
 
 def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -> None:
-    """Check that the data exists and that the options are possible with it.
+    """Check the values of options, then that the data exists and that the options are possible with it.
 
     Raises:
         HistoError: the data does not exist.
-        UsageError: an option is not possible with this data.
+        UsageError: a value cannot be used, or an option is not possible with this data.
     """
+    checkpoints.check_options(config)
+    parse_mpp(config.mpp, config.resize)
+    parse_classes(config.classes)
+    SlidePattern.parse(config.slide_pattern)
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not is_on_disk and config.data not in manifests:
         known = ", ".join(workspace.dataset_names()) or "none"
@@ -278,7 +285,3 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
         if getattr(config, name) and not is_on_disk:
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{flag} is for a folder or archive", f"for a packed data set: histo download {flag}")
-    parse_mpp(config.mpp, config.resize)
-    check_prevalence(config.prevalence)
-    if config.threshold != STORED:
-        parse_threshold(config.threshold)

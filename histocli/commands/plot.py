@@ -13,7 +13,7 @@ from histocli.reports.balance import BalanceReport, read_balance
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
-from histocli.slides.resolution import UnknownResolutionError
+from histocli.slides.resolution import GivenResolutions, UnknownResolutionError, read_resolutions
 from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -34,28 +34,25 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     Raises:
         UsageError: an option cannot be used.
         HistoError: the run does not exist, there is no input for one of the kinds, or an input cannot be read.
-
     """
     from histocli.reports.plots.style import Look, save
 
     config.check()
+    resolutions = read_resolutions(config.mpp)
+    _refuse_kinds_of_one_run(config)
     runs = choose_runs(workspace, config.run, has_evaluations=not set(config.kind) <= _WITHOUT_EVALUATION)
     check_data(workspace, config.data, runs)
     plan = _plan_overlay if len(runs) > 1 else _plan_plots
     plots: list[Plot] = []
-    for kind in [kind for kind in Kind if kind is not Kind.ALL and (kind in config.kind or Kind.ALL in config.kind)]:
-        if len(runs) > 1 and kind not in _OVERLAID:
-            if Kind.ALL in config.kind:
-                continue
-            allowed = ", ".join(_OVERLAID)
-            raise UsageError(f"--kind {kind} shows one run", f"with several --run, choose {allowed}")
+    possible = _OVERLAID if len(runs) > 1 else [kind for kind in Kind if kind is not Kind.ALL]
+    for kind in [kind for kind in possible if kind in config.kind or Kind.ALL in config.kind]:
         try:
             if kind is Kind.EXPLAIN and (config.files or config.ids):
                 from histocli.commands.plot_explanations import plan_chosen_patches  # imports torch
 
                 plots += plan_chosen_patches(workspace, config, on_note)
             elif kind is Kind.MAP:
-                plots += _plan_maps(workspace, runs, config, on_note)
+                plots += _plan_maps(workspace, runs, config, resolutions, on_note)
             else:
                 plots += plan(workspace, runs, kind, config.data)
         except (MissingInputError, ExplanationError):
@@ -70,6 +67,14 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     look = Look(config.format, config.dpi, config.width, config.title)
     paths = [workspace.plots_dir / f"{p.stem}.{config.format.value}" for p in plots]
     return [save(path, look, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
+
+
+def _refuse_kinds_of_one_run(config: PlotConfig) -> None:
+    """Raise `UsageError` for several runs with a kind that shows one; `Kind.ALL` leaves such kinds out."""
+    if len(set(config.run)) > 1 and Kind.ALL not in config.kind:
+        for kind in config.kind:
+            if kind not in _OVERLAID:
+                raise UsageError(f"--kind {kind} shows one run", f"with several --run, choose {', '.join(_OVERLAID)}")
 
 
 def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: bool = True) -> list[str]:
@@ -106,7 +111,6 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
 
     Raises:
         MissingInputError: the files that the plots are drawn from do not exist.
-
     """
     run = runs[0] if runs else None
     if kind is Kind.BALANCE:
@@ -128,16 +132,20 @@ def _plan_plots(workspace: Workspace, runs: Sequence[str], kind: Kind, data: Seq
 
 
 def _plan_maps(
-    workspace: Workspace, runs: Sequence[str], config: PlotConfig, on_note: Callable[[str], None]
+    workspace: Workspace,
+    runs: Sequence[str],
+    config: PlotConfig,
+    given: GivenResolutions,
+    on_note: Callable[[str], None],
 ) -> list[Plot]:
     """Return the maps of the slides of a run's evaluations, or of the tables `config.files`."""
     from histocli.commands.plot_maps import plan_evaluation_maps, plan_prediction_maps
 
     if config.files:
-        return plan_prediction_maps(workspace, config, on_note)
+        return plan_prediction_maps(workspace, config, given, on_note)
     if not runs:
         raise MissingInputError("there is no training run yet", "histo train makes one")
-    return plan_evaluation_maps(workspace, _find_evaluations(workspace, runs[0], config.data), config, on_note)
+    return plan_evaluation_maps(workspace, _find_evaluations(workspace, runs[0], config.data), given, on_note)
 
 
 def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
@@ -259,13 +267,8 @@ def _plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) ->
     elif run is not None:
         reports = {path: report for path, report in reports.items() if _is_subset_of(workspace, run, path, report)}
     if not reports:
-        which = (
-            f"of {', '.join(data)}"
-            if data
-            else f"that {run} was trained on"
-            if run and workspace.balance_paths()
-            else "yet"
-        )
+        which = f"that {run} was trained on" if run and workspace.balance_paths() else "yet"
+        which = f"of {', '.join(data)}" if data else which
         raise MissingInputError(
             f"there is no balanced subset {which}", "histo balance draws one; --data NAME chooses it"
         )
@@ -286,9 +289,8 @@ def _is_subset_of(workspace: Workspace, run: str, path: Path, report: BalanceRep
     if not (folder / "config.json").is_file():
         return False
     record = read_run(folder)
-    is_same = (
-        not (record.manifest_sha256 and report.manifest_sha256) or record.manifest_sha256 == report.manifest_sha256
-    )
+    digests = record.manifest_sha256, report.manifest_sha256
+    is_same = not all(digests) or digests[0] == digests[1]
     return path == workspace.balance_path(str(record.options.get("data", SUBSET))) and is_same
 
 

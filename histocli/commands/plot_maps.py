@@ -12,7 +12,7 @@ from histocli.reports.plots import Kind, MissingInputError, Plot
 from histocli.reports.plots.evaluation import list_facts
 from histocli.reports.plots.maps import draw_map, find_map_size
 from histocli.slides.patch_maps import PatchMap, PlacedPatches, make_patch_maps, place_evaluation, place_predictions
-from histocli.slides.resolution import read_resolutions
+from histocli.slides.resolution import GivenResolutions
 from histocli.workspace import Workspace, make_name
 
 _HINT = "histo download --source slides packs patches with positions; or use ids such as SLIDE_x2176_y512"
@@ -21,7 +21,7 @@ _HINT = "histo download --source slides packs patches with positions; or use ids
 def plan_evaluation_maps(
     workspace: Workspace,
     evaluations: dict[Path, EvaluationReport],
-    config: PlotConfig,
+    given: GivenResolutions,
     on_note: Callable[[str], None],
 ) -> list[Plot]:
     """Return a map of each slide of each evaluation whose patches have positions.
@@ -30,14 +30,13 @@ def plan_evaluation_maps(
         MissingInputError: none of the patches has a position.
         HistoError: the scores or a manifest cannot be read, or the resolution of a slide is not known.
     """
-    given = read_resolutions(config.mpp)
     plots = []
     for path, report in evaluations.items():
         table = path.with_name(report.scores)
         if not table.is_file():
             continue
         placed = place_evaluation(workspace, read_scores(table))
-        _report_missing(placed, path.stem, on_note)
+        _note_unplaced(placed, path.stem, on_note)
         plots += [
             _plan_map(path.stem, one, ", ".join([report.run, *list_facts(report)[:1]]), report.measured.threshold)
             for one in make_patch_maps(placed, given)
@@ -48,30 +47,31 @@ def plan_evaluation_maps(
     return plots
 
 
-def plan_prediction_maps(workspace: Workspace, config: PlotConfig, on_note: Callable[[str], None]) -> list[Plot]:
+def plan_prediction_maps(
+    workspace: Workspace, config: PlotConfig, given: GivenResolutions, on_note: Callable[[str], None]
+) -> list[Plot]:
     """Return a map of each slide of each table `config.files` of `histo predict`.
 
     Raises:
         MissingInputError: none of the patches of a table has a position.
         HistoError: a table cannot be read, or the resolution of a slide is not known.
     """
-    given = read_resolutions(config.mpp)
     plots = []
     for name in config.files:
         path = Path(name)
         placed = place_predictions(workspace, path, config.data)
         if not len(placed.table):
-            raise MissingInputError(f"{path}: none of its {placed.without:,} patches has a known position", _HINT)
-        _report_missing(placed, str(path), on_note)
+            raise MissingInputError(f"{path}: none of its {placed.n_unplaced:,} patches has a known position", _HINT)
+        _note_unplaced(placed, str(path), on_note)
         stem = f"{path.stem}-{hash_file(path)[:8]}"  # many tables have the same name, such as scores.csv
         plots += [_plan_map(stem, one, path.name, None) for one in make_patch_maps(placed, given)]
     return plots
 
 
-def _report_missing(placed: PlacedPatches, name: str, on_note: Callable[[str], None]) -> None:
-    if placed.without and len(placed.table):
-        total = placed.without + len(placed.table)
-        on_note(f"{name}: {placed.without:,} of {total:,} patches have no position, and are not drawn")
+def _note_unplaced(placed: PlacedPatches, name: str, on_note: Callable[[str], None]) -> None:
+    if placed.n_unplaced and len(placed.table):
+        total = placed.n_unplaced + len(placed.table)
+        on_note(f"{name}: {placed.n_unplaced:,} of {total:,} patches have no position, and are not drawn")
 
 
 def _plan_map(stem: str, shown: PatchMap, source: str, threshold: float | None) -> Plot:

@@ -15,7 +15,8 @@ from histocli.data.likeness import Likeness, LikenessMeter
 from histocli.data.remarks import Remark, Remarks
 from histocli.enums import ExportFormat, OnError, Output
 from histocli.errors import HistoError, UsageError
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
+from histocli.inference import checkpoints
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
 from histocli.inference.columns import ScoredRows, column_types, has_class, make_table
 from histocli.inference.done import Done, MadeWith, read_done, select_new_patches
 from histocli.inference.failed import write_failed
@@ -23,7 +24,6 @@ from histocli.inference.predictor import ScoredChunk
 from histocli.inference.qc import Flagger
 from histocli.inference.writers import Writer, check_parquet
 from histocli.listeners import CommandListener
-from histocli.metrics.thresholds import parse_threshold
 from histocli.outputs import check_output, is_stream, real_path
 from histocli.sources import Patch
 from histocli.sources.files import is_image
@@ -186,7 +186,7 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         raise UsageError(
             "several processes cannot read a list from stdin or write to stdout", "give the inputs, and --out FILE"
         )
-    check_prevalence(config.prevalence)
+    checkpoints.check_options(config)
     parse_mpp(config.mpp, config.resize)
     if config.failed is not None and config.errors is OnError.FAIL:
         raise UsageError("--failed lists unreadable files, and --errors fail allows none", "leave out --errors fail")
@@ -198,8 +198,6 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         if config.out is None:
             raise UsageError("--format parquet cannot be streamed", "give it a file with --out")
         check_parquet()
-    if config.threshold not in (None, STORED):
-        parse_threshold(str(config.threshold))
     if config.escape_formulas and config.output_format is not Output.CSV:
         raise UsageError(f"--escape-formulas is for CSV, not {config.output_format}", "leave it out")
     if config.out is not None:

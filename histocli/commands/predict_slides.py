@@ -17,7 +17,8 @@ from histocli.data.manifest import hash_file
 from histocli.enums import OnError
 from histocli.errors import HistoError, UsageError
 from histocli.fs import hold
-from histocli.inference.checkpoints import STORED, CheckpointPredictor, check_prevalence, load_from_config
+from histocli.inference import checkpoints
+from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
 from histocli.listeners import SlideListener
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
@@ -260,7 +261,7 @@ def _check_options(config: PredictConfig, n_slides: int) -> Path:
     if config.mask is not None and config.no_mask:
         raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
     _check_mask(config.mask, n_slides)
-    check_prevalence(config.prevalence)
+    checkpoints.check_options(config)
     require_packages()
     return config.out
 

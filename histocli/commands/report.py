@@ -77,6 +77,7 @@ def report(
         UsageError: the page cannot be written to `config.out`.
         HistoError: a run does not exist, there is nothing to show, or a report cannot be read.
     """
+    resolutions = read_resolutions(config.mpp)
     repeats = {run: found for run in config.run if (found := read_repeats(workspace, run))}
     choose_runs(workspace, [run for run in config.run if run not in repeats])  # raises an error for an unknown one
     runs = list(dict.fromkeys(config.run)) or choose_runs(workspace, ())
@@ -85,7 +86,6 @@ def report(
     check_data(workspace, config.data, runs)
     path = config.out or workspace.plots_dir / f"{make_name(shorten_names(runs))}-report.html"
     check_output(path, workspace)
-    resolutions = read_resolutions(config.mpp)
     evaluations = {run: _find_evaluations(workspace, run, config.data) for run in runs}
     count = sum(map(len, evaluations.values()))
     if config.data and not count:

@@ -104,7 +104,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
 
 
 def describe_default(workspace: Workspace, runs: Sequence[RunSummary]) -> str:
-    """Say which checkpoint `--ckpt best.pt` is; "" if there is none."""
+    """Return a sentence that says which checkpoint `--ckpt best.pt` is; "" if there is none."""
     path = workspace.checkpoints_dir / CHECKPOINT
     for run in runs:
         if run.is_default:

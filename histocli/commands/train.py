@@ -20,9 +20,9 @@ from histocli.reports.model_card import write_card
 from histocli.signals import stop_request
 from histocli.training.cuda_graph import WARM_UP
 from histocli.training.listeners import Listener
-from histocli.training.options import complete_config, refuse_unused
+from histocli.training.options import check_options, check_values, complete_config
 from histocli.training.progress import Epoch
-from histocli.training.provenance import find_interrupted_run, lock_run, name_taken_error, reserve_name
+from histocli.training.provenance import check_run_name, find_interrupted_run, lock_run, name_taken_error, reserve_name
 from histocli.training.repeats import is_member
 from histocli.training.resume import apply_given_options, extend_config, load_run_config
 from histocli.training.run import Run
@@ -65,6 +65,7 @@ def train(
         HistoError: the data, the device or the options cannot be used, or the loss is not finite.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
+    check_values(config)
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     run_config, name, resume = config.run, restarted or config.name, config.resume or restarted is not None
@@ -74,8 +75,9 @@ def train(
             stored = ranks.on_rank0(partial(extend_config, workspace, name, stored, config.epochs))
         run_config = apply_given_options(stored, config, given)
     else:
+        check_run_name(config.name)
         run_config = complete_config(run_config, given)
-    refuse_unused(run_config, given)
+    check_options(run_config, given)
     should_publish = not (resume and name and is_member(name, run_config.data, run_config.seed))
     return train_run(
         workspace,

@@ -13,7 +13,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
-from histocli.training.options import complete_config, refuse_unused
+from histocli.training.options import check_options, check_values, complete_config
 from histocli.training.provenance import find_interrupted_run, name_taken_error
 from histocli.training.repeats import (
     Member,
@@ -48,6 +48,7 @@ def train_repeats(
             run was started.
         Stopped: a signal came; the state is saved and `--resume` continues from it.
     """
+    check_values(config)
     agents = gather_torchrun_agents(ranks)
     restarted = ranks.on_rank0(lambda: find_interrupted_run(workspace, agents))
     kind = "folds" if config.folds else "seeds"
@@ -103,8 +104,7 @@ def _make_run_config(
         run_config = apply_given_options(stored, config, given)
     else:
         run_config = complete_config(run_config, given)
-    refuse_unused(run_config, given)
-    run_config.check()
+    check_options(run_config, given)
     return run_config
 
 

@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class Cores:
-    """Threads that compute in parallel; torch's threads are divided among them."""
+    """Threads that compute in parallel; PyTorch's threads are divided among them."""
 
     def __init__(self, count: int, threads: int) -> None:
         self.count = count
@@ -41,11 +41,11 @@ class Cores:
         return list(self.pool.map(function, items))
 
 
-_cores = cache(Cores)  # one set of threads for each number of torch's threads
+_cores = cache(Cores)  # one set of threads for each number of PyTorch's threads
 
 
 def all_cores() -> Cores:
-    """Return one thread for each of torch's threads; each computes alone."""
+    """Return one thread for each of PyTorch's threads; each computes alone."""
     threads = torch.get_num_threads()
     return _cores(threads, threads)
 

@@ -162,7 +162,7 @@ class ProcessGroup(Ranks):
         from torch.nn.parallel import DistributedDataParallel
 
         wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True, static_graph=True)
-        wrapped.broadcast_buffers = False  # newer versions of torch rename the argument, but not the attribute
+        wrapped.broadcast_buffers = False  # newer versions of PyTorch rename the argument, but not the attribute
         return wrapped
 
     def finish(self) -> None:
@@ -247,7 +247,7 @@ def _connect(timeout: timedelta) -> ProcessGroup:
         found = find_processes()
         usual = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         backend = os.environ.get("HISTO_DISTRIBUTED_BACKEND", usual)  # NCCL refuses two processes on one GPU
-        with _stdout_to_stderr():  # gloo in torch 2.9 prints its connections on stdout
+        with _stdout_to_stderr():  # gloo in PyTorch 2.9 prints its connections on stdout
             dist.init_process_group(backend, store=found.store, rank=found.rank, world_size=found.size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         report_to_torchrun(error)

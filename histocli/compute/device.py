@@ -18,7 +18,7 @@ from histocli.errors import HistoError, first_line
 from histocli.text import format_count
 from histocli.threads import thread_count as thread_count
 
-GPU_FILE = Path("/dev/nvidia0")  # exists if the machine has an NVIDIA GPU, even if torch cannot use it
+GPU_FILE = Path("/dev/nvidia0")  # exists if the machine has an NVIDIA GPU, even if PyTorch cannot use it
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def choose_compute(device: Device = Device.AUTO, precision: Precision = Precisio
     name = torch.cuda.get_device_name() if kind == "cuda" else format_count(thread_count(), "thread")
     chosen, why = (precision, "as asked") if precision is not Precision.AUTO else _fastest_precision(kind)
     if kind == "cuda" and chosen is Precision.FP32:
-        torch.backends.cudnn.allow_tf32 = False  # torch's default: 10 bits of mantissa in convolutions
+        torch.backends.cudnn.allow_tf32 = False  # PyTorch's default: 10 bits of mantissa in convolutions
     name = "Apple GPU" if kind == "mps" else name
     return Compute(place, chosen, f"{kind} ({name}; {reason}), {chosen} ({why})", problem or "")
 
@@ -90,20 +90,20 @@ def _find_gpu_problem() -> str | None:
         if not GPU_FILE.exists():
             return None
         if not torch.version.cuda:
-            return "this build of torch has no CUDA; install the build that pytorch.org gives for your system"
+            return "this build of PyTorch has no CUDA; install the build that pytorch.org gives for your system"
         try:
             torch.cuda.init()
         except RuntimeError as error:
             return first_line(error)
-        return "torch does not find it"
+        return "PyTorch does not find it"
     major, minor = torch.cuda.get_device_capability()
     builds = [arch.partition("_")[::2] for arch in torch.cuda.get_arch_list()]
     if not any(_can_run(kind, int(number.rstrip("af")), 10 * major + minor) for kind, number in builds):
         built_for = ", ".join(f"{int(n.rstrip('af')) / 10:.1f}" for kind, n in builds if kind == "sm")
         name = torch.cuda.get_device_name()
         return (
-            f"{name} has compute capability {major}.{minor}, and this torch is built for {built_for}; "
-            "install an older torch, or its build for an older CUDA"
+            f"{name} has compute capability {major}.{minor}, and this PyTorch is built for {built_for}; "
+            "install an older PyTorch, or its build for an older CUDA"
         )
     try:
         torch.zeros(1, device="cuda")
@@ -188,7 +188,7 @@ def _has_cpu_feature(feature: str) -> bool:
     """Return whether the processor has `amx_tile` or `avx512_bf16`."""
     if hasattr(torch.cpu, "get_capabilities"):
         return bool(torch.cpu.get_capabilities().get(feature))
-    return bool(getattr(torch.cpu, f"_is_{feature}_supported")())  # an older torch has no public function for it
+    return bool(getattr(torch.cpu, f"_is_{feature}_supported")())  # an older PyTorch has no public function for it
 
 
 def _is_intel() -> bool:

@@ -33,7 +33,7 @@ def launch(arguments: list[str], processes: int) -> None:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # By default torch's stores listen on all network interfaces and unpickle what they receive; use private files.
+    # By default PyTorch's stores listen on all network interfaces and unpickle what they receive; use private files.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ[LAUNCHER] = str(os.getpid())
     with TemporaryDirectory(prefix="histo-") as folder:

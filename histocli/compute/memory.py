@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from histocli.errors import HistoError
 
-# torch has an exception class for full GPU memory only. For the host's memory, the messages of torch, oneDNN, cuDNN and
-# ONNX Runtime contain one of these phrases.
+# PyTorch has an exception class for full GPU memory only. For the host's memory, the messages of PyTorch, oneDNN, cuDNN
+# and ONNX Runtime contain one of these phrases.
 _PHRASES = (
     "out of memory",
     "can't allocate memory",
@@ -57,7 +57,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_gpu_memory() -> None:
-    """Free the GPU memory that torch keeps for later use."""
+    """Free the GPU memory that PyTorch keeps for later use."""
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
         sys.modules["torch"].cuda.empty_cache()
 

@@ -10,7 +10,7 @@ import numpy as np
 from histocli.data import MAX_PIXELS
 from histocli.data.image_files import ImageArray
 from histocli.data.images import Preparation, refuse_slide
-from histocli.data.intensity import Ranges, infer_ranges, sample
+from histocli.data.intensity import Ranges, infer_ranges, pick_evenly
 from histocli.data.sizes import ImageError, Size
 from histocli.data.store import map_array
 from histocli.errors import HistoError
@@ -75,7 +75,7 @@ def _infer_array_ranges(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:
     if array.dtype == np.uint8:
         return {}
     try:
-        ranges = infer_ranges(np.asarray(array[i]) for i in sample(range(array.shape[0]), _SAMPLE_SIZE))
+        ranges = infer_ranges(np.asarray(array[i]) for i in pick_evenly(range(array.shape[0]), _SAMPLE_SIZE))
     except OSError as error:
         raise HistoError(f"cannot read {path}: {error}") from error
     for found in ranges.values():

@@ -142,7 +142,7 @@ class _Worker:
             os.close(descriptor)
 
     def decode(self, requests: list[bytes], count: int) -> Decoded | None:
-        """Decode `count` files; return None if the process had a bug, which this process will then raise."""
+        """Decode `count` files; return None if the process failed; the caller then decodes them itself."""
         pixels, done = np.empty((count, *_PATCH_SHAPE), np.uint8), 0
         errors: dict[int, HistoError] = {}
         remarks = Remarks()
@@ -150,13 +150,13 @@ class _Worker:
             answer = self._request(request)
             if answer is None:
                 return None
-            messages, more = answer
-            remarks.merge(more)
+            messages, new_remarks = answer
+            remarks.merge(new_remarks)
             first = number * _SHARED_PATCHES
             errors |= {first + position: HistoError(*message) for position, message in messages.items()}
-            good = min(_SHARED_PATCHES, count - first) - len(messages)
-            pixels[done : done + good] = self.pixels[:good]
-            done += good
+            decoded = min(_SHARED_PATCHES, count - first) - len(messages)
+            pixels[done : done + decoded] = self.pixels[:decoded]
+            done += decoded
         return Decoded(pixels[:done], errors, remarks)
 
     def _request(self, request: bytes) -> _Answer | None:

@@ -41,7 +41,7 @@ def start_processes_early(inputs: Sequence[str], device: Device) -> Iterator[Dec
 
 
 def _can_be_gpu(device: Device) -> bool:
-    """Return whether the driver of a GPU is loaded; only torch can say whether it can use the GPU."""
+    """Return whether the driver of a GPU is loaded; only PyTorch can say whether it can use the GPU."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return device is not Device.CPU and not is_hidden and any(Path("/dev", name).exists() for name in _GPU_DRIVERS)
 

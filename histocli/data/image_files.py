@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from histocli.data.images import Preparation, decode_patch, prepare, read_values
-from histocli.data.intensity import Ranges, Values, infer_ranges, sample, to_uint8
+from histocli.data.intensity import Ranges, Values, infer_ranges, pick_evenly, to_uint8
 from histocli.data.remarks import Remarks
 from histocli.data.sizes import ImageError
 from histocli.errors import HistoError
@@ -59,9 +59,9 @@ class ImageArray:
 
 def infer_file_ranges(files: Sequence[File]) -> Ranges:
     """Infer which value is white in the images of a set that are not uint8, from up to 256 of them."""
-    if not infer_ranges(map(_read_values, sample(files, _FIRST_SAMPLE))):
+    if not infer_ranges(map(_read_values, pick_evenly(files, _FIRST_SAMPLE))):
         return {}
-    return infer_ranges(map(_read_values, sample(files, _SECOND_SAMPLE)))
+    return infer_ranges(map(_read_values, pick_evenly(files, _SECOND_SAMPLE)))
 
 
 def _read_values(file: File) -> Values | None:

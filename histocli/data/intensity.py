@@ -103,7 +103,7 @@ def _infer_range_or_error(kind: str, high: float) -> ValueRange | ImageError:
         return error
 
 
-def sample(items: Sequence[T], count: int) -> Sequence[T]:
+def pick_evenly(items: Sequence[T], count: int) -> Sequence[T]:
     """Return at most `count` of the items, evenly spaced, with the first and the last."""
     if len(items) <= count:
         return items

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
 
 class SubsetSampler(SubsetRandomSampler):
-    """torch's SubsetRandomSampler, which can also give its whole order at once, in a twentieth of the time."""
+    """PyTorch's SubsetRandomSampler, which can also give its whole order at once, in a twentieth of the time."""
 
     def draw_order(self) -> "np.ndarray":
         """Draw the order of the next epoch: int64 (N,), the same as one iteration would yield.

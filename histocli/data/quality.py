@@ -123,10 +123,10 @@ class Reference:
         # If there are few patches, a limit is their highest or lowest value.
         return 3 * max(_SHARE_BEYOND, 1 / (self.patches + 1))
 
-    def measure_distance(self, seen: Appearance) -> Distance:
+    def measure_distance(self, appearance: Appearance) -> Distance:
         """Return how far patches are from the training patches."""
-        away = seen.colour - np.array(self.colour_mean)
-        colour = np.sqrt(np.einsum("ni,ij,nj->n", away, np.array(self.colour_precision), away))
-        focus = (seen.focus - self.focus_mean) / self.focus_deviation
-        is_blank = seen.contrast < self.contrast_limit
+        difference = appearance.colour - np.array(self.colour_mean)
+        colour = np.sqrt(np.einsum("ni,ij,nj->n", difference, np.array(self.colour_precision), difference))
+        focus = (appearance.focus - self.focus_mean) / self.focus_deviation
+        is_blank = appearance.contrast < self.contrast_limit
         return Distance(colour, focus, is_blank, focus < self.focus_limit, colour > self.colour_limit)

@@ -24,7 +24,7 @@ _MAX_ROWS = 2**15 - 2  # rows of the largest image that OpenCV can remap
 
 
 def augment(images: Tensor, level: Augment, *, any_angle: bool = False, side: int | None = None) -> Tensor:
-    """Return randomly transformed patches, drawn from torch's global generators.
+    """Return randomly transformed patches, drawn from PyTorch's global generators.
 
     Takes uint8 RGB images (N,3,H,W), H = W, and gives float32 (N,3,S,S) in [0, 1], channels last in memory, where S is
     `side` or else H. The batch must be in random order. `flips` gives each patch one of the eight flips and right-angle

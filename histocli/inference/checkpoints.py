@@ -67,7 +67,7 @@ class CheckpointPredictor(Predictor):
     @property
     def reason(self) -> str:
         """The device, the number format and the engine, and why they were chosen: a text for the user."""
-        engines = {member.engine: None for member in self.members}
+        engines = {"PyTorch" if member.engine == TORCH else member.engine: None for member in self.members}
         remark = " (with the file of histo export; --engine torch ignores it)" if ONNX_RUNTIME in engines else ""
         problem = f"; the GPU cannot be used: {self.compute.warning}" if self.compute.warning else ""
         return f"{self.compute.reason}, by {' and '.join(engines)}{remark}{problem}"
@@ -95,13 +95,15 @@ class CheckpointPredictor(Predictor):
         """
         if rule != STORED and (value := parse_threshold(rule)) is not None:
             return value
-        thresholds = [self._compute_threshold(member.checkpoint, rule) for member in self.members]
+        thresholds = [
+            self._convert_threshold(_choose_threshold(member.checkpoint, rule), member.checkpoint.temperature)
+            for member in self.members
+        ]
         return sum(thresholds) / len(thresholds)
 
-    def _compute_threshold(self, checkpoint: Checkpoint, rule: str) -> float:
-        """Return the threshold of one checkpoint, for uncalibrated probabilities if the predictor returns these."""
-        calibrated = checkpoint.threshold if rule == STORED else _apply_threshold_rule(checkpoint, rule)
-        threshold = rescale_threshold(calibrated, checkpoint.temperature) if self.uncalibrated else calibrated
+    def _convert_threshold(self, calibrated: float, temperature: float) -> float:
+        """Convert a threshold for calibrated probabilities to one for the probabilities that the predictor returns."""
+        threshold = rescale_threshold(calibrated, temperature) if self.uncalibrated else calibrated
         return float(self._adjust(np.array(threshold)))
 
 
@@ -114,6 +116,17 @@ def check_prevalence(prevalence: float | None) -> None:
     if prevalence is not None and not 0 < prevalence < 1:
         hint = "give the share of the patches that contain tumour, such as 0.05 for 5%"
         raise UsageError(f"--prevalence {prevalence:g} is not above 0 and below 1", hint)
+
+
+def check_options(config: EvalConfig | PredictConfig) -> None:
+    """Check the values of `--prevalence` and `--threshold`, without the checkpoints.
+
+    Raises:
+        UsageError: one of them cannot be used.
+    """
+    check_prevalence(config.prevalence)
+    if config.threshold not in (None, STORED):
+        parse_threshold(str(config.threshold))
 
 
 def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -> CheckpointPredictor:
@@ -131,8 +144,8 @@ def load_from_config(workspace: Workspace, config: EvalConfig | PredictConfig) -
         tta=config.tta,
         uncalibrated=config.uncalibrated,
         prevalence=config.prevalence,
-        has_spread=isinstance(config, PredictConfig) and config.qc,
-        can_halve=config.can_halve_batch,
+        should_compute_spread=isinstance(config, PredictConfig) and config.qc,
+        can_halve_batch=config.can_halve_batch,
     )
 
 
@@ -153,13 +166,13 @@ def load_predictor(
         UsageError: a checkpoint is given twice, or the engine does not fit the device or the number format.
         HistoError: a checkpoint, the device or the engine cannot be used.
     """
+    compute = _choose_compute(device, precision, engine)
     paths = [find_checkpoint(workspace, name) for name in names]
     checkpoints = [load_checkpoint(path) for path in paths]
     digests = [hash_file(path) for path in paths]
     for i, digest in enumerate(digests):
         if digest in digests[:i]:
             raise UsageError(f"--ckpt {names[i]} is given twice", "an ensemble needs different checkpoints")
-    compute = _choose_compute(device, precision, engine)
     members, networks = [], []
     for path, digest, checkpoint in zip(paths, digests, checkpoints, strict=True):
         exported = workspace.export_path(digest, ExportFormat.ONNX)
@@ -198,8 +211,10 @@ def _build_torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:
     return network
 
 
-def _apply_threshold_rule(checkpoint: Checkpoint, rule: str) -> float:
-    """Apply the rule to the calibrated validation scores in the checkpoint."""
+def _choose_threshold(checkpoint: Checkpoint, rule: str) -> float:
+    """Return the stored threshold, or the one that a rule chooses on the calibrated validation scores."""
+    if rule == STORED:
+        return checkpoint.threshold
     if not checkpoint.validation:
         raise HistoError(
             f"the checkpoint of run {checkpoint.run} has no validation scores, which --threshold {rule} needs",

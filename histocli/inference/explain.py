@@ -42,7 +42,7 @@ def explain(networks: Sequence[Network], pixels: Pixels) -> Maps:
         float32 (N,96,96).
 
     Raises:
-        ExplanationError: a network is not run by torch, or has no feature map.
+        ExplanationError: a network is not run by PyTorch, or has no feature map.
     """
     maps = np.zeros(pixels.shape[:3], np.float32)
     with compute_settings():

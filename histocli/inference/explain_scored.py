@@ -17,7 +17,7 @@ _EXPORT_SUFFIXES = (".onnx", ".pt2", ".torchscript", ".ts")
 
 
 def load_for_explaining(workspace: Workspace, names: Sequence[str]) -> CheckpointPredictor:
-    """Load checkpoints by name or path for `explain`: in torch, on the CPU, in fp32.
+    """Load checkpoints by name or path for `explain`: in PyTorch, on the CPU, in fp32.
 
     Raises:
         ExplanationError: one is an exported network.

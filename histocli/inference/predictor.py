@@ -39,8 +39,8 @@ class PredictorOptions(TypedDict, total=False):
 
     tta: bool
     uncalibrated: bool
-    has_spread: bool
-    can_halve: bool
+    should_compute_spread: bool
+    can_halve_batch: bool
     prevalence: float | None
 
 
@@ -79,8 +79,8 @@ class Predictor:
         compute: the device and the number format.
         tta: average over the eight flips and right-angle rotations instead of scoring the patch as it is.
         uncalibrated: return uncalibrated probabilities as `probs` too.
-        has_spread: compute the eight views for `spread`, even without `tta`.
-        can_halve: if the memory is too small for a batch, continue with half as many patches at a time.
+        should_compute_spread: compute the eight views for `spread`, even without `tta`.
+        can_halve_batch: if the memory is too small for a batch, continue with half as many patches at a time.
         prevalence: the share of tumour patches in the data, for which the probabilities are adjusted; None: the
             prevalence of the calibration data, `calibrated_prevalence`.
     """
@@ -94,13 +94,14 @@ class Predictor:
         *,
         tta: bool = False,
         uncalibrated: bool = False,
-        has_spread: bool = False,
-        can_halve: bool = False,
+        should_compute_spread: bool = False,
+        can_halve_batch: bool = False,
         prevalence: float | None = None,
     ) -> None:
         self.prevalence = prevalence
         self.networks, self.compute = list(networks), compute
-        self.tta, self.uncalibrated, self.has_spread, self.can_halve = tta, uncalibrated, has_spread, can_halve
+        self.tta, self.uncalibrated = tta, uncalibrated
+        self.should_compute_spread, self.can_halve_batch = should_compute_spread, can_halve_batch
         self._largest_batch: int | None = None  # the largest that fits the memory; None until a batch did not fit
         for network, _ in self.networks:
             if isinstance(network, nn.Module):
@@ -227,7 +228,7 @@ class Predictor:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                if not self.can_halve or size == 1:
+                if not self.can_halve_batch or size == 1:
                     raise make_memory_error(size) from error
             self._largest_batch = size = size // 2
             if self.compute.device.type == "cuda":
@@ -235,7 +236,7 @@ class Predictor:
 
     def _forward(self, images: Tensor) -> Tensor:
         """Compute the log odds (M,V,N) of a batch that fits the memory."""
-        all_views = self.tta or self.has_spread
+        all_views = self.tta or self.should_compute_spread
         return torch.stack(
             [compute_log_odds(one.network, images, self.compute, tta=all_views) for one in self.networks]
         )

@@ -141,7 +141,7 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
         threshold: a patch is predicted as tumour if its probability is at or above it, 0 to 1.
 
     Raises:
-        HistoError: as `auc`, or the threshold is outside 0 to 1.
+        HistoError: as `compute_auc`, or the threshold is outside 0 to 1.
 
     """
     y, p = check_scores(labels, probs)
@@ -188,7 +188,7 @@ def estimate_uncertainty(
         threads: the number of threads; the result does not depend on it.
 
     Raises:
-        HistoError: as `auc`.
+        HistoError: as `compute_auc`.
 
     """
     y, p = check_scores(labels, probs)
@@ -222,7 +222,7 @@ def compare_aucs(
         threads: the number of threads; the result does not depend on it.
 
     Raises:
-        HistoError: as `auc`.
+        HistoError: as `compute_auc`.
 
     """
     y, p = check_scores(labels, one)
@@ -264,7 +264,7 @@ def check_scores(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Flo
     """Return labels (int64) and probabilities (float64) as arrays (N,).
 
     Raises:
-        HistoError: as `auc`.
+        HistoError: as `compute_auc`.
 
     """
     y, p = np.asarray(labels), np.asarray(probs, np.float64)

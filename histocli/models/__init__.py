@@ -80,18 +80,14 @@ def create_model(arch: str, weights: Weights = Weights.RANDOM) -> Classifier:
         UsageError: no architecture has that name, or it has no pretrained weights.
         HistoError: the weights cannot be loaded, or timm is not installed.
     """
+    check_weights(arch, weights)
     pretrained = weights is not Weights.RANDOM
     if arch in ARCHITECTURES:
-        if pretrained and (weights is not Weights.HISTONET_PCAM or arch != packaged.ARCH):
-            has = f"--arch {packaged.ARCH} --weights {packaged.NAME}"
-            raise UsageError(f"{arch} has no pretrained weights", f"leave --weights out, or choose {has}")
         network = create_network(arch)
         model = Classifier(network, arch, side=network.side)
         if pretrained:
             packaged.load_packaged_weights(model)
     else:
-        if weights is Weights.HISTONET_PCAM:
-            raise UsageError(f"--weights {weights} fits only --arch {packaged.ARCH}")
         if arch.startswith(timm_models.PREFIX):
             backbone = timm_models.create_timm_backbone(arch, pretrained)
         elif arch in ENCODERS:
@@ -131,6 +127,16 @@ def check_architecture(arch: str) -> None:
     known = arch in ARCHITECTURES or arch in ENCODERS or arch.startswith(timm_models.PREFIX)
     if not known and arch not in list_torchvision_names():
         raise _unknown_arch_error(arch)
+
+
+def check_weights(arch: str, weights: Weights) -> None:
+    """Raise `UsageError` if an architecture of histo does not have these weights, or they are of another one."""
+    is_packaged = weights is Weights.HISTONET_PCAM
+    if arch in ARCHITECTURES and weights is not Weights.RANDOM and not (is_packaged and arch == packaged.ARCH):
+        has = f"--arch {packaged.ARCH} --weights {packaged.NAME}"
+        raise UsageError(f"{arch} has no pretrained weights", f"leave --weights out, or choose {has}")
+    if arch not in ARCHITECTURES and is_packaged:
+        raise UsageError(f"--weights {weights} fits only --arch {packaged.ARCH}")
 
 
 def _unknown_arch_error(arch: str) -> UsageError:

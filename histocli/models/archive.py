@@ -1,9 +1,9 @@
-"""Check the file of a checkpoint before torch reads it: the zip archive, and the pickle in it.
+"""Check the file of a checkpoint before PyTorch reads it: the zip archive, and the pickle in it.
 
-torch has its own reader of zip archives. Where an archive can be read in two ways, a check could see one content and
-torch another one. So only archives with one reading are accepted: their directory is at their end, no two members share
-bytes, and nothing is compressed. The pickle may only contain plain values and dense tensors, each of which is stored in
-full.
+PyTorch has its own reader of zip archives. Where an archive can be read in two ways, a check could see one content and
+PyTorch another one. So an archive is accepted only if it can be read in one way: its directory is at its end, no two
+members share bytes, and nothing is compressed. The pickle may only contain plain values and dense tensors, and each
+tensor is stored in full.
 """
 
 import io
@@ -75,7 +75,7 @@ def check_archive(path: Path) -> None:
         members = _read_directory(file, size)
         folders = {name.partition("/")[0] for name in members}
         if len(folders) != 1 or not all(map(_MEMBER.fullmatch, members)):
-            raise ValueError("it has other members than torch's")
+            raise ValueError("it has other members than PyTorch's")
         _check_sums(file, members)
         folder = folders.pop()
         content = members.get(f"{folder}/data.pkl")
@@ -157,7 +157,7 @@ def _read_entry(directory: IO[bytes]) -> tuple[bytes, int, int, int]:
             next(large) if is_large else value for is_large, value in zip(wanted, (size, packed, offset), strict=True)
         )
     if method or packed != size:
-        raise ValueError("its members are compressed, which torch does not write")
+        raise ValueError("its members are compressed, which PyTorch does not write")
     if flags & ~_ALLOWED_FLAGS or comment or disk:
         raise ValueError("a member is encrypted, or in another file")
     return name, offset, size, crc
@@ -172,7 +172,7 @@ def _read_exactly(file: IO[bytes], count: int, signature: bytes) -> bytes:
 
 
 def _check_sums(file: IO[bytes], members: dict[str, Member]) -> None:
-    """Compare the CRC-32 of each member: torch does not, and damaged weights would change the scores."""
+    """Compare the CRC-32 of each member: PyTorch does not, and damaged weights would change the scores."""
     for name, member in members.items():
         file.seek(member.start)
         crc, left = 0, member.size
@@ -183,7 +183,7 @@ def _check_sums(file: IO[bytes], members: dict[str, Member]) -> None:
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Refuse a pickle with other opcodes than torch writes for plain values, or with more memory than opcodes."""
+    """Refuse a pickle with other opcodes than PyTorch writes for plain values, or with more memory than opcodes."""
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data), 1):
         if opcode.name not in _ALLOWED_OPCODES or count > MAX_OPCODES:
             raise ValueError(f"its data.pkl has {opcode.name} at {position}, or too many values")
@@ -215,7 +215,7 @@ class _Inspector(pickle.Unpickler):
         kind, storage_type, key, _, numel = value
         itemsize = _ITEM_SIZES[storage_type]
         if kind != "storage" or type(key) is not str or type(numel) is not int:
-            raise ValueError("a tensor's storage has another form than torch's")
+            raise ValueError("a tensor's storage has another form than PyTorch's")
         if self.sizes.get(f"data/{key}") != numel * itemsize:
             raise ValueError("a tensor is larger or smaller than its member")
         return Storage(numel, itemsize)

@@ -130,7 +130,7 @@ def hash_backbone(state: Mapping[str, torch.Tensor]) -> str:
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write a checkpoint atomically."""
-    content = BytesIO()  # torch writes the name of a file into it, and does not report a full disk clearly
+    content = BytesIO()  # PyTorch writes the name of a file into it, and does not report a full disk clearly
     torch.save({name: _intern_texts(value) for name, value in vars(checkpoint).items() if name != "origin"}, content)
     with atomic_path(path, len(content.getbuffer())) as temporary:
         temporary.write_bytes(content.getbuffer())
@@ -156,7 +156,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise HistoError(f"there is no checkpoint {path}", "histo train makes one") from None
-    except Exception as error:  # damaged bytes can make torch raise any kind of exception
+    except Exception as error:  # damaged bytes can make PyTorch raise any kind of exception
         is_onnx = path.suffix.lower() == ".onnx"
         hint = "give the checkpoint that it was exported from, and --engine onnx" if is_onnx else ""
         raise HistoError(f"{path} cannot be read safely as a checkpoint: {first_line(error)}", hint) from error

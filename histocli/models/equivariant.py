@@ -68,29 +68,10 @@ class GroupConv(nn.Module):
         return F.conv2d(maps, filters, stride=self.stride, padding=self.padding)
 
 
-class DepthwiseGroupConv(nn.Module):
-    """Convolve each orientation of a field with the field's filter in that orientation: (N,8C,H,W) -> (N,8C,H',W')."""
-
-    pixels: Tensor
-
-    def __init__(self, channels: int, kernel_size: int, *, stride: int = 1, padding: int = 0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size, kernel_size))
-        nn.init.kaiming_normal_(self.weight, nonlinearity="linear")
-        self.stride, self.padding = stride, padding
-        self.register_buffer("pixels", _index_transformed_pixels(kernel_size), persistent=False)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Convolve each channel with its filter."""
-        channels, _, side = self.weight.shape[:3]
-        filters = self.weight.flatten(1)[:, self.pixels].reshape(ORDER * channels, 1, side, side)
-        return F.conv2d(maps, filters, stride=self.stride, padding=self.padding, groups=ORDER * channels)
-
-
 class GroupBatchNorm(nn.Module):
     """Batch normalisation with one scale, shift, mean and variance for the eight orientations of a field.
 
-    In training, torch's fused kernel normalises each orientation by its own mean and variance in the batch. Over many
+    In training, PyTorch's fused kernel normalises each orientation by its own mean and variance in the batch. Over many
     batches these are the same for all orientations, and the running mean and variance are averaged over them. In
     evaluation the layer is exactly equivariant.
     """
@@ -117,12 +98,6 @@ class GroupBatchNorm(nn.Module):
                 self.running_mean.copy_(mean.view(-1, ORDER).mean(1))
                 self.running_var.copy_(var.view(-1, ORDER).mean(1))
         return normal
-
-
-def group_max(maps: Tensor) -> Tensor:
-    """Return the maximum over the eight orientations of every field: (N,8C,...) -> (N,C,...)."""
-    maximum: Tensor = maps.unflatten(1, (-1, ORDER)).amax(2)
-    return maximum
 
 
 def group_mean(maps: Tensor) -> Tensor:

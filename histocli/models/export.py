@@ -50,7 +50,7 @@ def export(module: Probability, format: ExportFormat, path: Path, facts: dict[st
     The returned function takes float32 images (N,3,96,96) and returns `OUTPUTS`, each (N,); it runs on the CPU.
 
     Raises:
-        HistoError: torch cannot trace the network.
+        HistoError: PyTorch cannot trace the network.
     """
     write, read = {ExportFormat.ONNX: (_to_onnx, _run_onnx), ExportFormat.PT2: (_to_pt2, _run_pt2)}[format]
     try:
@@ -94,7 +94,7 @@ def open_onnx_session(path: Path, threads: int) -> Any:
 def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
     """Write the network and the facts about it as a `torch.export` file."""
     program = torch.export.export(module, _make_example(), dynamic_shapes=({0: torch.export.Dim("N")},))
-    content = BytesIO()  # torch does not report a full disk clearly, and may end the process
+    content = BytesIO()  # PyTorch does not report a full disk clearly, and may end the process
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No complete tensor found")  # about constants that are views: there are none
         torch.export.save(program, content, extra_files={FACTS: json.dumps(facts)})
@@ -103,7 +103,7 @@ def _to_pt2(module: Probability, path: Path, facts: dict[str, str]) -> None:
 
 def _run_pt2(path: Path) -> Exported:
     with path.open("rb") as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch reads from it and never writes
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # PyTorch reads from it and never writes
         module = torch.export.load(file).module()
 
     @torch.inference_mode()

@@ -70,7 +70,7 @@ class BlurredMaxPool(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # Python computes the products: on the meta device, torch's product imports torch._dynamo, which takes seconds.
+        # Python computes the products: on the meta device, torch.prod imports torch._dynamo, which takes seconds.
         binomial = (0.25, 0.5, 0.25)
         kernel = torch.tensor([[a * b for b in binomial] for a in binomial]).expand(channels, 1, 3, 3)
         self.register_buffer("kernel", kernel.contiguous(), persistent=False)

@@ -76,14 +76,14 @@ def write_wsinfer(model: Classifier, temperature: float, folder: Path) -> Export
     The returned function takes float32 images (N,3,96,96) and returns the calibrated probabilities (N,).
 
     Raises:
-        HistoError: torch cannot trace the network.
+        HistoError: PyTorch cannot trace the network.
     """
     path = folder / NETWORK
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch advises against TorchScript, which WSInfer needs
+            warnings.simplefilter("ignore")  # PyTorch advises against TorchScript, which WSInfer needs
             traced = torch.jit.trace(CalibratedLogits(model, temperature), torch.rand(2, 3, PATCH_SIDE, PATCH_SIDE))
-            content = BytesIO()  # torch does not report a full disk clearly, and may end the process
+            content = BytesIO()  # PyTorch does not report a full disk clearly, and may end the process
             torch.jit.save(traced, content)
             path.write_bytes(content.getbuffer())
             network = torch.jit.load(str(path))

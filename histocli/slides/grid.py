@@ -22,7 +22,7 @@ _MAX_COARSENESS = (
     1.25  # a slide may be coarser than wanted by this factor; a coarser one lacks what the network looks at
 )
 _BLOCK = (1024, 256)  # pixels: width and height that are read at once, rounded to whole tiles
-_MAX_RUN = 16  # neighbouring squares that are resampled as one task
+_MAX_COLUMNS = 16  # neighbouring squares that are resampled as one task
 
 
 class Box(NamedTuple):
@@ -121,19 +121,20 @@ def read_strips(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Itera
     for row in rows.tolist():
         blocks.load(row)
         pixels = np.full((grid.step, columns * grid.step, 3), WHITE, np.uint8)
-        tasks = [pool.submit(_resample, blocks, grid, row, run, pixels) for run in _find_runs(needed[row])]
+        spans = _find_column_spans(needed[row])
+        tasks = [pool.submit(_resample, blocks, grid, row, span, pixels) for span in spans]
         blocks.prefetch(row)
         for task in tasks:
             task.result()
         yield Strip(row, pixels)
 
 
-def _find_runs(needed: Mask) -> Iterator[range]:
-    """Yield the ranges of neighbouring needed columns, at most `_MAX_RUN` long."""
+def _find_column_spans(needed: Mask) -> Iterator[range]:
+    """Yield the ranges of neighbouring needed columns, at most `_MAX_COLUMNS` long."""
     steps = np.flatnonzero(np.diff(np.concatenate([[0], needed.astype(np.int8), [0]])))
     for start, stop in steps.reshape(-1, 2).tolist():
-        for first in range(start, stop, _MAX_RUN):
-            yield range(first, min(first + _MAX_RUN, stop))
+        for first in range(start, stop, _MAX_COLUMNS):
+            yield range(first, min(first + _MAX_COLUMNS, stop))
 
 
 def _resample(blocks: "_Blocks", grid: Grid, row: int, columns: range, into: Pixels) -> None:

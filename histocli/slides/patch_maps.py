@@ -60,7 +60,7 @@ class PlacedPatches(NamedTuple):
     """
 
     table: pd.DataFrame
-    without: int
+    n_unplaced: int
 
 
 def place_evaluation(workspace: Workspace, scores: pd.DataFrame) -> PlacedPatches:

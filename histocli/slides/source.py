@@ -87,6 +87,7 @@ class SlidesSource:
         cls, locations: Sequence[str], annotations: Path, mpp: str | None, n: int, seed: int, near_tumour: float
     ) -> "SlidesSource":
         """Find the slides in `locations`, and the annotation of each in the folder `annotations`."""
+        resolutions = read_resolutions(mpp)
         for name in locations:
             if not Path(name).exists():
                 raise HistoError(f"there is no file or folder {name}", "give a folder of slides with --from")
@@ -99,7 +100,7 @@ class SlidesSource:
         slides = [
             AnnotatedSlide(file, find_annotation(file, annotations), hospital_of(file.name)) for file in found.slides
         ]
-        return cls(slides, read_resolutions(mpp), n, seed, ", ".join(locations), near_tumour)
+        return cls(slides, resolutions, n, seed, ", ".join(locations), near_tumour)
 
     def plan(self) -> list[PlannedFile]:
         """Return the slides, which are on this machine."""

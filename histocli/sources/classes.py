@@ -180,12 +180,12 @@ def _find_more_classes(
 ) -> HistoError | None:
     """Find folders without a label that are next to class folders, or are numbered like classes, such as 0 to 8."""
     class_depths = {depth for depth, _ in known}
-    above = {folder[: match.start()] for folder in folders if parts[folder] for match in re.finditer("/", folder)}
+    parents = {folder[: match.start()] for folder in folders if parts[folder] for match in re.finditer("/", folder)}
     neighbours: Counter[str] = Counter()
     for folder, count in folders.items():
         for depth, part in enumerate(folder.split("/")):
             is_candidate = not parts[folder] and not split_of(part) and (depth in class_depths or _is_number(part))
-            if (depth, part) in known or (is_candidate and folder not in above):
+            if (depth, part) in known or (is_candidate and folder not in parents):
                 neighbours[part] += count
                 break
     unknown = set(neighbours) - {part for _, part in known}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.sources.archives import is_archive, list_archive, open_inner_archives
-from histocli.sources.files import SYSTEM_FOLDERS, DiskReader, File, file_at, find_images, to_utf8
+from histocli.sources.files import SYSTEM_FOLDERS, DiskReader, File, file_at, to_utf8
 from histocli.sources.formats import refuse_format
 from histocli.sources.streams import ArchiveFile
 
@@ -36,11 +36,6 @@ def list_files(path: Path) -> list[File]:
     except OSError as error:
         raise HistoError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     raise HistoError(wrong, "give a folder, an archive or an image file")
-
-
-def list_images(path: Path) -> list[File]:
-    """List the images among the files of `list_files`."""
-    return find_images(list_files(path)).images
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -247,6 +247,7 @@ class PcamSource:
         return parts._replace(path=f"{parts.path.rstrip('/')}/{name}").geturl()
 
     def _note_checksums(self) -> None:
+        """Add a note that says whether the files have the published MD5s."""
         other = [name for name, md5 in self.report.checksums.items() if MD5.get(name) != md5]
         note = "all files have the published MD5"
         if other:

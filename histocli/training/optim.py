@@ -61,7 +61,7 @@ class FlatOptimizer:
         share_counters(model, ema_model)
         self.size = sum(layout[: len(self.params)])
         self.muon_size = sum(layout[: len(self.muon_params)])
-        self._segments = _make_segments(groups, self.muon_size)
+        self._segments = _make_segments(groups)
         self._padding = [torch.zeros(pad_size(p.numel()) - p.numel(), device=device) for p in self.params]
         self.momentum = torch.zeros(self.muon_size, device=device)
         self.mean = torch.zeros(self.size - self.muon_size, device=device)
@@ -209,7 +209,7 @@ def _find_statistics(model: nn.Module) -> list[str]:
     return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
 
 
-def _make_segments(groups: list[_Group], offset: int) -> list[_Segment]:
+def _make_segments(groups: list[_Group]) -> list[_Segment]:
     """Return the ranges of the groups that have parameters, counted from the end of Muon's part."""
     segments, start = [], 0
     for group in groups:

@@ -1,4 +1,4 @@
-"""The options of a new run that follow from others, and those that change nothing."""
+"""The options of a training run: those that follow from others, and checks before anything is read."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -7,11 +7,18 @@ from histocli.architectures import ENCODERS
 from histocli.config import RunConfig
 from histocli.enums import HeadKind, Weights
 from histocli.errors import UsageError
-from histocli.models import check_architecture
+from histocli.metrics.thresholds import parse_threshold
+from histocli.models import check_architecture, check_weights
 from histocli.models.encoders import find_short_name
 
 _NOT_WITH_KNN = ("epochs", "lr")
 _NOT_WITH_FREEZE = ("augment", "rotate", "compile")
+
+
+def check_values(config: RunConfig) -> None:
+    """Raise `UsageError` for an option whose value cannot be used, whatever the other options and the data are."""
+    config.check_values()
+    parse_threshold(config.threshold)
 
 
 def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
@@ -34,11 +41,13 @@ def choose_weights(arch: str, weights: Weights) -> Weights:
     return Weights.PRETRAINED if arch in ENCODERS and weights is Weights.RANDOM else weights
 
 
-def refuse_unused(config: RunConfig, given: Collection[str]) -> None:
-    """Raise `UsageError` for an option that was given and would change nothing."""
+def check_options(config: RunConfig, given: Collection[str]) -> None:
+    """Raise `UsageError` for options that exclude each other, or one that was given and would change nothing."""
     for key in _NOT_WITH_KNN:
         if config.head is HeadKind.KNN and key in given:
             raise UsageError(f"--{key} has no meaning with --head knn: it remembers the patches, without training")
     for key in _NOT_WITH_FREEZE:
         if config.freeze and key in given:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
+    config.check()
+    check_weights(config.arch, config.weights)

@@ -29,16 +29,28 @@ def _find_unused_names(workspace: Workspace, arch: str) -> Iterator[str]:
     return (name for name in names if not workspace.run_dir(name).exists())
 
 
+def check_run_name(name: str | None) -> None:
+    """Check the name that a user gives to a new run; None means that histo chooses one.
+
+    Raises:
+        UsageError: a folder cannot have the name, or `--ckpt` would take it for another checkpoint.
+    """
+    if name is None:
+        return
+    check_name(name, "run")
+    if name.endswith(".pt") or name == packaged.NAME:
+        raise UsageError(f"--name {name}: --ckpt {name} means another checkpoint", "give the run another name")
+
+
 @contextmanager
 def reserve_name(workspace: Workspace, name: str | None, arch: str) -> Iterator[str]:
     """Choose and lock the name of a new run in this block, so that no other process can use the same name.
 
     Raises:
         HistoError: there is a run of that name, or another process is training one.
-        UsageError: `--ckpt` would take the name for another checkpoint.
+        UsageError: a run cannot have this name.
     """
-    if name and (name.endswith(".pt") or name == packaged.NAME):
-        raise UsageError(f"--name {name}: --ckpt {name} means another checkpoint", "give the run another name")
+    check_run_name(name)
     with ExitStack() as lock:
         for run in [name] if name else _find_unused_names(workspace, arch):
             try:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 BETA2 = 0.999  # of AdamW
-BETA1_RANGE = (0.85, 0.95)  # AdamW's beta1 falls while the learning rate rises, as in torch's OneCycleLR
+BETA1_RANGE = (0.85, 0.95)  # AdamW's beta1 falls while the learning rate rises, as in PyTorch's OneCycleLR
 DIV_FACTOR, FINAL_DIV_FACTOR = 10, 100  # the peak learning rate over the first, and the first over the last
 
 

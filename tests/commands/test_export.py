@@ -67,7 +67,7 @@ def test_an_onnx_file_in_the_workspace_is_used_for_its_checkpoint(histo, tmp_pat
     write_images(histo, images, PATCHES)
     cpu = ("--device", "cpu", "--precision", "fp32")
     before = histo("predict", images, *cpu, "--tta")
-    assert before.stderr.splitlines()[1].endswith("by torch")
+    assert before.stderr.splitlines()[1].endswith("by PyTorch")
     result = histo("export")
     [exported] = (histo.root / "exports").iterdir()
     assert f"done: wrote {exported}" in result.stderr.replace("\n", "")
@@ -80,7 +80,7 @@ def test_an_onnx_file_in_the_workspace_is_used_for_its_checkpoint(histo, tmp_pat
     report = json.loads((histo.root / "metrics" / "first-synthetic-val-tta.json").read_text())
     assert report["engine"] == "ONNX Runtime"
     other = histo.root / "runs" / "first" / "last.pt"  # another checkpoint has no such file, and takes none
-    assert histo("predict", images, *cpu, "--ckpt", other).stderr.splitlines()[1].endswith("by torch")
+    assert histo("predict", images, *cpu, "--ckpt", other).stderr.splitlines()[1].endswith("by PyTorch")
     exported.rename(exported.with_name(exported.name.replace(sha256_of("best.pt", histo), sha256_of("last.pt", histo))))
     error, hint = histo.fails("predict", images, *cpu, "--ckpt", other)
     assert error.endswith("was not made from this checkpoint")
@@ -150,7 +150,7 @@ def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):
         "transform": [{"name": "ToTensor"}],
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch advises against TorchScript
+        warnings.simplefilter("ignore")  # PyTorch advises against TorchScript
         network = torch.jit.load(str(out / "torchscript_model.pt"))
     for part in (slice(None), slice(1), slice(1, 6)):
         with torch.inference_mode():
@@ -164,7 +164,7 @@ def test_a_wsinfer_network_resamples_squares_of_a_slide_as_predict_does(histo, t
     """`histo predict` resamples the squares of slides with OpenCV: by area, or with INTER_LINEAR if they are coarse."""
     histo("export", "--ckpt", "histonet-pcam", "--format", "wsinfer", "--out", tmp_path / "network")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch advises against TorchScript
+        warnings.simplefilter("ignore")  # PyTorch advises against TorchScript
         network = torch.jit.load(str(tmp_path / "network" / "torchscript_model.pt"))
     patches = np.load(histo.root / "data" / "synthetic" / "patches.npy", mmap_mode="r")[:8]
     area, linear = (cv2.INTER_AREA, 1e-3), (cv2.INTER_LINEAR, 3e-3)  # INTER_LINEAR rounds its weights

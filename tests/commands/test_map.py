@@ -70,7 +70,7 @@ def test_the_cells_of_an_evaluation_have_the_scores_and_labels_of_its_patches(sc
     manifest = read_rows(histo.root / "manifests" / "synthetic.csv")
     probs = {row["id"]: row["prob"] for row in read_rows(evaluation(histo))}
     placed = place_evaluation(Workspace(histo.root), read_scores(evaluation(histo)))
-    assert placed.without == 0
+    assert placed.n_unplaced == 0
     check_cells(make_patch_maps(placed, GivenResolutions()), [row | {"prob": probs[row["id"]]} for row in manifest])
 
 

@@ -18,7 +18,8 @@ from histocli.data.image_files import ImageFile
 from histocli.data.images import Preparation
 from histocli.errors import HistoError
 from histocli.sources import Patch
-from histocli.sources.listing import list_images
+from histocli.sources.files import find_images
+from histocli.sources.listing import list_files
 from tests.cli import REPOSITORY
 
 
@@ -43,11 +44,11 @@ def pool():
 
 
 def loaders(path):
-    return [ImageFile(file.name, file.read, Preparation()) for file in list_images(path)]
+    return [ImageFile(file.name, file.read, Preparation()) for file in find_images(list_files(path)).images]
 
 
 def patches(path):
-    return [Patch(file.name, ImageFile(file.name, file.read, Preparation())) for file in list_images(path)]
+    return [Patch(load.name, load) for load in loaders(path)]
 
 
 def is_alive(pid):
@@ -143,10 +144,11 @@ from histocli.data.decoding import DecodingProcesses
 from histocli.data.image_files import ImageFile
 from histocli.signals import raise_on_termination
 from histocli.sources import Patch
-from histocli.sources.listing import list_images
+from histocli.sources.files import find_images
+from histocli.sources.listing import list_files
 
 stream._FEW = 0
-files = list_images(Path(sys.argv[1]))
+files = find_images(list_files(Path(sys.argv[1]))).images
 start = DecodingProcesses._start
 
 def tell(self):

@@ -15,7 +15,8 @@ from histocli.data.remarks import Remarks
 from histocli.data.tiff_pages import read_first_page
 from histocli.enums import Resize
 from histocli.errors import HistoError
-from histocli.sources.listing import list_images
+from histocli.sources.files import find_images
+from histocli.sources.listing import list_files
 
 PATCH = cv2.GaussianBlur(np.random.default_rng(3).integers(20, 256, (96, 96, 3), np.uint8), (0, 0), 2)
 WIDE = np.tile(PATCH, (2, 3, 1))[:150, :203]  # an odd number of bytes in each row
@@ -182,7 +183,7 @@ def test_the_range_is_that_of_the_whole_set(tmp_path):
     values = {"bright": bright, "dim": bright >> 1, "black": bright * 0}
     for name, image in values.items():
         (tmp_path / f"{name}.tif").write_bytes(tiff(image))
-    how = Preparation(Resize.CROP, ranges=infer_file_ranges(list_images(tmp_path)))
+    how = Preparation(Resize.CROP, ranges=infer_file_ranges(find_images(list_files(tmp_path)).images))
     for image in values.values():
         assert np.array_equal(decode_patch(tiff(image), "x", how), image >> 4)
     with pytest.raises(HistoError, match=r"values up to .*, but the other images hold 12-bit integers"):

@@ -1,7 +1,7 @@
 """A layer between `histo` and the file system: it counts what is done to files, keeps each moment, or fails once.
 
 It replaces Python's own functions that change files, in a process that `fork_server.py` forked. What C++ writes by
-itself (a checkpoint of torch) is one operation: the call before it opens the file, the call after it flushes it.
+itself (a checkpoint of PyTorch) is one operation: the call before it opens the file, the call after it flushes it.
 """
 
 import builtins

@@ -125,7 +125,7 @@ def pack(pairs, method=zipfile.ZIP_STORED):
 
 
 def archive(rng, good):
-    """The archive says one thing to one reader and another to the next, or is no longer what torch writes."""
+    """The archive says one thing to one reader and another to the next, or is no longer what PyTorch writes."""
     data = pack(members(save(good)))
     end = data.rfind(b"PK\5\6")
     size, start = struct.unpack("<LL", data[end + 12 : end + 20])

@@ -265,7 +265,7 @@ def test_a_record_with_a_number_that_is_not_finite_is_one_error(root, number):
 
 
 def test_an_archive_with_two_directories_is_refused(trained_workspace, good, tmp_path):
-    """Python's zipfile and torch read different ones: in one the weights are small, in the other they are a bomb."""
+    """Python's zipfile and PyTorch read different ones: in one the weights are small, in the other they are a bomb."""
     pairs = members(save({**good, "training": {"zeros": torch.zeros(20 * MIB, dtype=torch.uint8)}}))
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:

@@ -1,4 +1,4 @@
-"""Explanations of scores: where they point, how they turn, and which networks have one."""
+"""Explanations of scores: where they are high and low, of rotated patches, and which networks have one."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ class Detector(nn.Module):
 
 
 def patch(*spots):
-    """Return a grey patch, uint8 (1,96,96,3), with squares of a colour at some places."""
+    """Return a grey patch, uint8 (1,96,96,3), with coloured squares: (rows, columns, colour)."""
     pixels = np.full((1, 96, 96, 3), 128, np.uint8)
     for rows, columns, colour in spots:
         pixels[0, rows, columns] = colour
@@ -43,7 +43,7 @@ def peak(values):
     return np.unravel_index(values.argmax(), values.shape)
 
 
-def test_the_maximum_is_where_the_score_comes_from_and_the_minimum_where_it_is_lowered():
+def test_the_map_is_highest_where_the_score_is_raised_and_lowest_where_it_is_lowered():
     red, blue = (*SPOT, (255, 0, 0)), (slice(8, 24), slice(56, 72), (0, 0, 255))
     (found,) = explain([Detector().eval()], patch(red, blue))
     assert found.shape == (96, 96)
@@ -55,7 +55,7 @@ def test_the_maximum_is_where_the_score_comes_from_and_the_minimum_where_it_is_l
     assert 56 <= column < 72
 
 
-def test_a_feature_that_the_network_does_not_look_at_is_not_in_the_map():
+def test_the_map_is_zero_where_the_network_does_not_look():
     """Grad-CAM fails this: its weights are the same at all places."""
 
     class Centre(Detector):
@@ -69,28 +69,28 @@ def test_a_feature_that_the_network_does_not_look_at_is_not_in_the_map():
 
 
 @pytest.mark.parametrize("arch", ["histonet", "histonet-64", "p4m-densenet", "shufflenet_v2_x0_5"])
-def test_the_map_turns_with_the_patch(arch):
+def test_the_map_of_a_rotated_patch_is_rotated(arch):
     torch.manual_seed(5)
     model = with_statistics(create_model(arch))
     images = torch.randint(0, 256, (1, 3, 12, 12), generator=torch.Generator().manual_seed(1)).float()
     pixels = F.interpolate(images, (96, 96), mode="bicubic").clamp(0, 255).byte()
-    turned = torch.cat(d4_views(pixels)[1:6:2])
-    as_arrays = [each.permute(0, 2, 3, 1).contiguous().numpy() for each in (pixels, turned)]
-    original, of_turned = (torch.from_numpy(explain([model], each))[:, None] for each in as_arrays)
+    rotated = torch.cat(d4_views(pixels)[1:6:2])
+    as_arrays = [each.permute(0, 2, 3, 1).contiguous().numpy() for each in (pixels, rotated)]
+    original, of_rotated = (torch.from_numpy(explain([model], each))[:, None] for each in as_arrays)
     assert original.std() > 0
-    for number, found in zip((1, 3, 5), of_turned.split(1), strict=True):
+    for number, found in zip((1, 3, 5), of_rotated.split(1), strict=True):
         back = undo_d4_view(found, number)
         assert torch.allclose(back, original, atol=2e-3 * float(original.abs().max())), number
 
 
-def test_turned_and_flipped_views_are_turned_back():
+def test_undo_d4_view_reverses_every_flip_and_rotation():
     images = torch.arange(2 * 16).view(2, 1, 4, 4)
     for number, view in enumerate(d4_views(images)):
         assert torch.equal(undo_d4_view(view, number), images), number
 
 
 def test_a_network_with_random_weights_gives_another_map():
-    """The sanity check of Adebayo et al., 2018: a map that stays the same shows the image, not the network."""
+    """The sanity check of Adebayo et al., 2018: a map that is the same for any weights does not explain the network."""
     trained = load_checkpoint(packaged.PATH).build()
     rng = np.random.default_rng(3)
     coarse = torch.from_numpy(rng.uniform(60, 255, (6, 3, 12, 12)))
@@ -154,7 +154,7 @@ def test_vision_transformers_have_no_map(arch):
     assert "histonet" in caught.value.hint
 
 
-def test_what_is_not_a_network_of_torch_has_no_map():
+def test_an_onnx_file_has_no_map():
     with pytest.raises(HistoError, match="an ONNX file cannot be explained") as caught:
         explain([lambda images: images], np.zeros((1, 96, 96, 3), np.uint8))
     assert "checkpoint" in caught.value.hint

@@ -38,7 +38,7 @@ def workspace(tmp_path_factory):
         model = create_model("histonet")
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.data.mul_(20)  # an untrained network says 0.5 of everything
+                parameter.data.mul_(20)  # without this, an untrained network gives about 0.5 for every patch
         made = Checkpoint("histonet", model.state_dict(), run, 1, {}, {}, "ab" * 32, THRESHOLDS[run], TEMPERATURES[run])
         made.validation = {name: torch.from_numpy(values) for name, values in validation.items()}
         save_checkpoint(made, root.run_dir(run) / "best.pt")
@@ -82,14 +82,14 @@ def test_views_are_averaged_before_the_temperature_is_applied(predictor, images)
     assert scores.raw == pytest.approx(np.mean(views, 0), abs=1e-5)
     assert logit(scores.probs) == pytest.approx(logit(np.mean(views, 0)) / 0.5, abs=1e-3)
     assert scores.spread == pytest.approx(np.ptp(expit(logit(views) / 0.5), 0), abs=1e-4)
-    plain = predictor("other", has_spread=True).predict_batch(images)
+    plain = predictor("other", should_compute_spread=True).predict_batch(images)
     assert plain.spread == pytest.approx(scores.spread, abs=1e-6)
     assert plain.raw == pytest.approx(views[0], abs=1e-5)
 
 
 @pytest.fixture
 def network():
-    """Return a predictor of a network without a checkpoint and without calibration, as in validation."""
+    """Return a network that is not in a checkpoint and has no temperature."""
     torch.manual_seed(3)
     return create_model("histonet")
 
@@ -176,8 +176,8 @@ def test_a_stream_keeps_its_order_without_unreadable_patches(predictor, images, 
 
 
 @pytest.fixture
-def many(monkeypatch, images):
-    """Return more chunks than three cores read ahead: patches with known pixels, and the number that was read."""
+def many_patches(monkeypatch, images):
+    """Return 120 patches, which are more than three cores read in advance, and a list of those that were read."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     pixels, read = images.permute(0, 2, 3, 1).numpy(), []
 
@@ -188,8 +188,8 @@ def many(monkeypatch, images):
     return [Patch(str(i), lambda i=i: load(i)) for i in range(120)], read
 
 
-def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many):
-    patches, _ = many
+def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many_patches):
+    patches, _ = many_patches
     chunks = predictor("one").predict_patches(iter(patches), 3)
     scored = [(chunk.patches, chunk.scores.probs) for chunk in chunks]
     assert [patch for some, _ in scored for patch in some] == patches
@@ -197,16 +197,16 @@ def test_many_chunks_on_several_cores_stay_in_order(predictor, images, many):
     assert np.concatenate([probs for _, probs in scored]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_stopping_early_reads_few_unused_patches(predictor, many):
-    patches, read = many
+def test_stopping_early_reads_few_unused_patches(predictor, many_patches):
+    patches, read = many_patches
     chunks = predictor("one").predict_patches(iter(patches), 3)
     next(chunks)
     chunks.close()
     assert 3 <= len(read) <= 3 * (2 * 3 + 1)
 
 
-def test_an_exception_of_a_thread_is_raised_in_order(predictor, many):
-    patches, _ = many
+def test_an_exception_of_a_thread_is_raised_in_order(predictor, many_patches):
+    patches, _ = many_patches
     patches[31] = Patch("31", lambda: 1 // 0)
     chunks = predictor("one").predict_patches(iter(patches), 3)
     assert len([next(chunks) for _ in range(10)]) == 10
@@ -224,14 +224,14 @@ def test_the_same_checkpoint_twice_is_refused(predictor, workspace):
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch):
-    """Run the code for GPUs on this CPU: four cores that decode in processes, and scores that are used later."""
+def gpu_code(monkeypatch):
+    """Run the code for GPUs on this CPU: processes decode, and a chunk is started before the last one is used."""
     monkeypatch.setattr(Predictor, "has_gpu", True)
     monkeypatch.setattr("histocli.data.early.thread_count", lambda: 4)
     monkeypatch.setattr("histocli.data.stream._THREADED_PATCHES", 0)
 
 
-def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, tmp_path, as_on_a_gpu):
+def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, tmp_path, gpu_code):
     for i, pixels in enumerate(images.permute(0, 2, 3, 1).numpy()):
         cv2.imwrite(str(tmp_path / f"{i}.png"), pixels[:, :, ::-1])
     for i in (2, 3):
@@ -248,7 +248,7 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
     assert one.chunk_size(256) == 256
 
 
-def test_a_gpu_gets_the_next_chunk_before_scores_are_used(predictor, images, as_on_a_gpu):
+def test_a_gpu_gets_the_next_chunk_before_scores_are_used(predictor, images, gpu_code):
     one, started = predictor("one"), []
     start = one._start
     one._start = lambda chunk: started.append(chunk) or start(chunk)
@@ -305,7 +305,7 @@ def test_scores_in_bf16_are_not_quantised(network):
 
 
 def export_network(workspace, predictor, monkeypatch):
-    """Return a file at the path where `histo export` writes; it is not opened."""
+    """Make an empty file where `histo export` writes, replace the code that would open it, and return its path."""
     path = workspace.export_path(predictor("one").members[0].sha256, "onnx")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
@@ -321,7 +321,7 @@ def test_the_engine_is_chosen_and_named(predictor, workspace, monkeypatch):
         assert by_onnx.members[0].engine == "ONNX Runtime"
         assert "by ONNX Runtime (with the file of histo export; --engine torch ignores it)" in by_onnx.reason
         assert predictor("one", engine=Engine.TORCH).members[0].engine == "torch"
-        assert predictor("one", engine=Engine.TORCH).reason.endswith("by torch")
+        assert predictor("one", engine=Engine.TORCH).reason.endswith("by PyTorch")
         onnx = load_predictor(workspace, ["one"], Device.AUTO, Precision.AUTO, Engine.ONNX)
         assert onnx.members[0].engine == "ONNX Runtime"
         assert (onnx.compute.device.type, onnx.compute.precision) == ("cpu", Precision.FP32)

@@ -1,4 +1,4 @@
-"""A folder in the place of torchvision's hub, and random weights in the place of the published ones."""
+"""A local folder instead of torchvision's hub, with random weights instead of the published ones."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def images_of(n=2, side=96):
 
 
 def publish(arch, folder):
-    """Save random weights of torchvision's `arch` in the place of its published ones; return the network."""
+    """Save random weights of torchvision's `arch` where its published weights would be; return the network."""
     from torchvision.models import get_model, get_model_weights
 
     torch.manual_seed(8)

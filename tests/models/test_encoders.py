@@ -1,4 +1,4 @@
-"""The published encoders by short name: what the table says, and weights from the hub, with a cache made here."""
+"""The published encoders by short name: what the table says, and weights from the hub, with a local cache."""
 
 import json
 import re
@@ -139,20 +139,20 @@ def test_weights_of_transformers_dinov2_give_its_features(hub, tmp_path, monkeyp
     sizes |= {"num_register_tokens": registers} if registers else {}
     torch.manual_seed(3)
     config = getattr(transformers, f"{kind}Config")(use_swiglu_ffn=is_gated_mlp, **sizes)
-    theirs = getattr(transformers, f"{kind}Model")(config).eval()
-    for parameter in theirs.parameters():
+    reference = getattr(transformers, f"{kind}Model")(config).eval()
+    for parameter in reference.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     options = {"embed_dim": 64, "depth": 2, "num_heads": 4, "init_values": 1e-5, "reg_tokens": registers}
     options |= {"mlp_layer": "SwiGLUPacked", "act_layer": "silu", "mlp_ratio": 2 * 176 / 64} if is_gated_mlp else {}
     encoder = replace(ENCODERS["phikon-v2"], architecture="vit_small_patch16_224", width=64)
     encoder = replace(encoder, options={**options, "no_embed_class": True})
-    theirs.save_pretrained(tmp_path / "saved")  # under the names that published files have
+    reference.save_pretrained(tmp_path / "saved")  # under the names that published files have
     weights = load_file(tmp_path / "saved" / "model.safetensors")
     put_file_in_cache(hub, encoder, "model.safetensors", {prefix + name: tensor for name, tensor in weights.items()})
     monkeypatch.setitem(ENCODERS, "dinov2", encoder)
     model = create_model("dinov2", Weights.PRETRAINED).eval()
     with torch.no_grad():
-        expected = theirs(model.preprocess(images_of())).last_hidden_state[:, 0]
+        expected = reference(model.preprocess(images_of())).last_hidden_state[:, 0]
         features = model.features(images_of())
     assert (expected[0] - expected[1]).abs().max() > 1e-2
     assert torch.allclose(features, expected, atol=1e-4)
@@ -198,7 +198,7 @@ def test_a_file_without_the_weights_of_the_format_is_refused(hub, name, weights,
         create_model(name, Weights.PRETRAINED)
 
 
-def test_a_layer_for_other_classes_is_dropped(hub):
+def test_the_classification_layer_of_published_weights_is_dropped(hub):
     put_in_cache(hub, TINY, classes=5)
     assert create_model("tiny", Weights.PRETRAINED).backbone_and_head.width == 64
 
@@ -300,10 +300,10 @@ def test_training_warns_about_weights_that_were_trained_on_pcam(histo, hub, monk
     assert "tiny: it was trained on PCam" in result.stderr
 
 
-# a hub that refuses
+# errors of the hub
 
 
-class Refusal(BaseHTTPRequestHandler):
+class RefusingHub(BaseHTTPRequestHandler):
     """Answers as the hub does for a gated repository, and for one that does not exist."""
 
     status, code = 401, "GatedRepo"
@@ -331,7 +331,7 @@ class Refusal(BaseHTTPRequestHandler):
     ],
 )
 def test_a_refusal_of_the_hub_says_where_to_ask_for_access(histo, tmp_path, arch, status, code, why, hint):
-    handler = type("Handler", (Refusal,), {"status": status, "code": code})
+    handler = type("Handler", (RefusingHub,), {"status": status, "code": code})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}

@@ -1,4 +1,4 @@
-"""The head of nearest neighbours: its votes, and its way through train, eval, predict, export and resume."""
+"""The head of nearest neighbours: its votes, and train, eval, predict, export and resume with it."""
 
 import csv
 import json
@@ -89,8 +89,8 @@ def test_a_stopped_run_with_neighbours_continues_to_the_same_weights(histo, hub)
     with pytest.raises(Stopped):
         train(Workspace(histo.root), config, listener=StopsInFeatures())
     histo("train", "--resume", "--name", "stopped")
-    histo(*KNN, "--name", "through")
-    one, two = (load_checkpoint(histo.root / "runs" / name / "best.pt").model for name in ("stopped", "through"))
+    histo(*KNN, "--name", "uninterrupted")
+    one, two = (load_checkpoint(histo.root / "runs" / name / "best.pt").model for name in ("stopped", "uninterrupted"))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 

@@ -26,13 +26,13 @@ from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpo
 from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import list_torchvision_names
 from histocli.signals import Stopped
-from histocli.training.listeners import Listener
 from histocli.training.probe import join_state, select_head_state
 from histocli.training.resume import load_run_config
 from histocli.training.setup import make_model
 from histocli.training.trainer import Recipe, Trainer
 from histocli.workspace import Workspace
 from tests.cli import REPOSITORY, TRAIN
+from tests.listeners import StopAfterEpoch
 from tests.models.hub import FROZEN, SMALL, images_of, publish
 
 IMAGENET = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -86,7 +86,7 @@ def test_p4m_densenet_is_invariant_to_the_eight_symmetries():
     with torch.no_grad():
         logits = [model(view) for view in d4_views(images)]
     assert all(torch.allclose(one, logits[0], atol=1e-5) for one in logits)
-    assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # and it does see differences between patches
+    assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # different patches have different logits
 
 
 @pytest.mark.parametrize(
@@ -293,26 +293,19 @@ def test_the_state_of_a_frozen_model_has_the_averaged_head():
     average.load_state_dict(select_head_state(whole))
 
 
-class Stops(Listener):
-    """Ends the run after its first epoch."""
-
-    def on_epoch_end(self, epoch, is_best):
-        raise Stopped(2)
-
-
 def test_a_frozen_run_continues_bit_for_bit_without_a_download(histo, hub):
     publish(SMALL, hub)
-    freeze(histo, "--epochs", 3, "--name", "through")
-    config = replace(FROZEN, epochs=3, name="halves")
+    freeze(histo, "--epochs", 3, "--name", "uninterrupted")
+    config = replace(FROZEN, epochs=3, name="interrupted")
     with pytest.raises(Stopped):
-        train(Workspace(histo.root), config, listener=Stops())
+        train(Workspace(histo.root), config, listener=StopAfterEpoch())
     shutil.rmtree(hub)
-    histo("train", "--resume", "--name", "halves")
+    histo("train", "--resume", "--name", "interrupted")
     for file in ("last.pt", "best.pt"):
-        halves, through = (load_checkpoint(histo.root / "runs" / name / file) for name in ("halves", "through"))
-        assert halves.epoch == through.epoch
-        assert halves.model.keys() == through.model.keys()
-        assert all(torch.equal(tensor, through.model[name]) for name, tensor in halves.model.items())
+        one, two = (load_checkpoint(histo.root / "runs" / name / file) for name in ("interrupted", "uninterrupted"))
+        assert one.epoch == two.epoch
+        assert one.model.keys() == two.model.keys()
+        assert all(torch.equal(tensor, two.model[name]) for name, tensor in one.model.items())
 
 
 def test_the_last_checkpoint_of_a_frozen_run_has_only_the_head(histo, hub, tmp_path):
@@ -346,7 +339,7 @@ def test_a_frozen_run_of_an_earlier_version_continues(histo, hub):
     publish(SMALL, hub)
     config = replace(FROZEN, epochs=2, name="old")
     with pytest.raises(Stopped):
-        train(Workspace(histo.root), config, listener=Stops())
+        train(Workspace(histo.root), config, listener=StopAfterEpoch())
     run = histo.root / "runs" / "old"
     last, best = load_checkpoint(run / "last.pt"), load_checkpoint(run / "best.pt")
     save_checkpoint(replace(last, model=best.model | last.model, backbone_sha256=""), run / "last.pt")

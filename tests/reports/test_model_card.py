@@ -89,7 +89,7 @@ HOSTILE = [
 @pytest.mark.attack
 @pytest.mark.parametrize("text", HOSTILE)
 def test_html_and_markdown_in_names_and_ids_are_shown_as_text(histo, text):
-    """Rendered by python-markdown, as by a site, with its raw HTML on: every text comes out as it went in."""
+    """python-markdown, which keeps raw HTML as many sites do, shows each text as it is."""
     markdown = pytest.importorskip("markdown", reason="it is installed with the tools of a developer only")
     folder = histo.root / "runs" / "first"
     config = json.loads((folder / "config.json").read_text())

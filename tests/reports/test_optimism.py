@@ -17,17 +17,17 @@ from tests.data.tissue import crop, texture, write_patches
 RUNS = ("first", "leaky")
 
 
-def report(histo, *options):
+def evaluate(histo, *options):
     return json.loads(histo("eval", "--device", "cpu", "--json", *options).stdout)
 
 
 @pytest.fixture
-def siblings(histo):
-    """Return a workspace with `first` and a run with a random split, both evaluated on other slides."""
+def reports(histo):
+    """Train the run `leaky` with a random split; return the evaluations of `first` and `leaky` on other slides."""
     histo("balance", "--n", 64, "--val-fraction", 0.25, "--split", "random")
     histo(*TRAIN, "--epochs", 2, "--name", "leaky", "--seed", 7)
     histo("download", "--source", "synthetic", "--name", "elsewhere", "--n", 80, "--seed", 5)
-    return {run: report(histo, "--ckpt", run, "--data", "elsewhere") for run in RUNS}
+    return {run: evaluate(histo, "--ckpt", run, "--data", "elsewhere") for run in RUNS}
 
 
 def error_of(histo, data, *runs):
@@ -36,17 +36,17 @@ def error_of(histo, data, *runs):
     return str(caught.value), caught.value.hint
 
 
-def test_optimism_is_the_difference_between_validation_and_unseen_slides(histo, siblings, capsys):
-    made = main([str(histo.root), "elsewhere", *RUNS])
-    rows = {run.run: run for run in made.runs}
+def test_optimism_is_the_difference_between_validation_and_unseen_slides(histo, reports, capsys):
+    result = main([str(histo.root), "elsewhere", *RUNS])
+    rows = {run.run: run for run in result.runs}
     assert {run: row.split_by for run, row in rows.items()} == {"first": "slide", "leaky": "patch"}
-    assert (made.shared_slides, made.overlaps) == (0, None)
+    assert (result.shared_slides, result.overlaps) == (0, None)
     for run, row in rows.items():
-        assert row.validation.value == pytest.approx(report(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
-        assert row.unseen.value == siblings[run]["metrics"]["auc"]
-        assert siblings[run]["intervals"]["auc"] is None  # there are too few slides
-        assert list(row.unseen.interval) == siblings[run]["delong"]["interval"]
-    gaps = made.gaps()
+        assert row.validation.value == pytest.approx(evaluate(histo, "--ckpt", run)["metrics"]["auc"], abs=1e-6)
+        assert row.unseen.value == reports[run]["metrics"]["auc"]
+        assert reports[run]["intervals"]["auc"] is None  # there are too few slides
+        assert list(row.unseen.interval) == reports[run]["delong"]["interval"]
+    gaps = result.gaps()
     assert gaps == {
         "slide": pytest.approx(rows["first"].validation.value - rows["first"].unseen.value),
         "patch": pytest.approx(rows["leaky"].validation.value - rows["leaky"].unseen.value),
@@ -60,7 +60,7 @@ def test_optimism_is_the_difference_between_validation_and_unseen_slides(histo, 
     assert picture.read_bytes() == before
 
 
-def test_runs_of_another_version_network_or_size_are_not_averaged(histo, siblings):
+def test_runs_of_another_version_network_or_size_are_not_averaged(histo, reports):
     path = histo.root / "runs" / "leaky" / "config.json"
     config = json.loads(path.read_text())
     for change in (
@@ -78,7 +78,7 @@ def test_runs_of_another_version_network_or_size_are_not_averaged(histo, sibling
     assert "leaky was not trained as first was" in error_of(histo, "elsewhere", *RUNS)[0]
 
 
-def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, siblings, capsys):
+def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, reports, capsys):
     """A second data set can have other patches of the same slides."""
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         slides = sorted({row["slide"] for row in csv.DictReader(file)})
@@ -92,35 +92,35 @@ def test_patches_of_slides_that_were_trained_on_are_not_called_unseen(histo, sib
     for name in ("synthetic", "elsewhere"):  # the slides of synthetic data sets have equal names, but are not equal
         path = histo.root / "data" / name / "dataset.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"source": "folder"}))
-    for run in siblings:
-        report(histo, "--ckpt", run, "--data", "elsewhere")
+    for run in reports:
+        evaluate(histo, "--ckpt", run, "--data", "elsewhere")
     with (histo.root / "manifests" / "balanced.csv").open(newline="") as file:
         drawn = {row["slide"] for row in csv.DictReader(file)}
-    made = main([str(histo.root), "elsewhere", *RUNS])
-    assert made.shared_slides == len(drawn & {row["slide"] for row in rows})
+    result = main([str(histo.root), "elsewhere", *RUNS])
+    assert result.shared_slides == len(drawn & {row["slide"] for row in rows})
     assert "elsewhere is not unseen" in capsys.readouterr().err
 
 
-def test_folders_with_the_same_name_are_different_data(histo, siblings, tmp_path, capsys):
+def test_folders_with_the_same_name_are_different_data(histo, reports, tmp_path, capsys):
     for run, count in (("first", 12), ("leaky", 16)):
         folder = tmp_path / run / "valid"
         write_patches(folder, {f"{i % 2}/{run}{i}": crop(texture(i), 0, 0) for i in range(count)})
-        report(histo, "--ckpt", run, "--data", folder)
+        evaluate(histo, "--ckpt", run, "--data", folder)
     assert "not evaluated on the same patches of valid" in error_of(histo, "valid", *RUNS)[0]
     main([str(histo.root), "valid", "first"])
     assert "it is not known whether valid shares slides" in capsys.readouterr().err
 
 
-def test_only_evaluations_of_unseen_patches_are_used(histo, siblings):
+def test_only_evaluations_of_unseen_patches_are_used(histo, reports):
     error, hint = error_of(histo, "nowhere", *RUNS)
     assert (error, hint) == ("first was not evaluated on nowhere", "histo eval --ckpt first --data nowhere")
-    made = report(histo, "--ckpt", "first", "--data", "synthetic")
-    count = made["n_in_training"] + made["n_in_validation"]
+    result = evaluate(histo, "--ckpt", "first", "--data", "synthetic")
+    count = result["n_in_training"] + result["n_in_validation"]
     assert error_of(histo, "synthetic", "first")[0] == (
         f"first was trained or validated on {count} patches of synthetic"
     )
     (histo.root / "metrics" / "leaky-elsewhere-all.json").unlink()
     assert error_of(histo, "elsewhere", *RUNS)[1] == "histo eval --ckpt leaky --data elsewhere"
-    report(histo, "--ckpt", "leaky", "--data", "elsewhere", "--tta")
+    evaluate(histo, "--ckpt", "leaky", "--data", "elsewhere", "--tta")
     assert error_of(histo, "elsewhere", *RUNS)[0] == "leaky was not evaluated on elsewhere"
     assert set(measure(Workspace(histo.root), "elsewhere", ["first"]).gaps()) == {"slide"}

@@ -47,8 +47,8 @@ def make_report(n=300, separation=2.0, threshold=0.5, **names):
     return report(evaluate(labels, probs, threshold), **names)
 
 
-def report(make_report, **names):
-    return EvaluationReport(measured=make_report, **NAMES | names)
+def report(measured, **names):
+    return EvaluationReport(measured=measured, **NAMES | names)
 
 
 def history(epochs, auc=0.9):
@@ -85,12 +85,12 @@ def texts(tmp_path, draw, width=3.5, height=3.5):
 @pytest.mark.parametrize("kind", DRAWINGS)
 def test_titles_have_run_data_split_count_and_result(tmp_path, kind):
     metrics = make_report()
-    written = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
+    shown = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
     result = ("accuracy", "accuracy") if kind == "confusion" else ("AUC", "auc")
-    assert "histonet-7" in written
-    assert "pcam_valid test" in written
-    assert f"n = 300, {result[0]} {metrics.measured.metrics[result[1]]:.3f}" in written
-    assert "orientations" not in written
+    assert "histonet-7" in shown
+    assert "pcam_valid test" in shown
+    assert f"n = 300, {result[0]} {metrics.measured.metrics[result[1]]:.3f}" in shown
+    assert "orientations" not in shown
 
 
 def test_titles_mention_test_time_augmentation():
@@ -101,17 +101,17 @@ def test_titles_mention_test_time_augmentation():
 @pytest.mark.parametrize(("labels", "probs"), [([1], [1.0]), ([0] * 9, [0.1] * 9)])
 def test_few_patches_and_one_class_are_drawn_too(tmp_path, kind, labels, probs):
     metrics = report(evaluate(labels, probs))
-    written = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
+    shown = texts(tmp_path, partial(DRAWINGS[kind], report=metrics))
     if kind == "roc" and len(set(labels)) == 1:
-        assert "it needs patches of both classes" in written
-    assert f"n = {len(labels)}" in written
+        assert "it needs patches of both classes" in shown
+    assert f"n = {len(labels)}" in shown
 
 
 def test_the_confusion_matrix_shows_counts_and_shares(tmp_path):
     metrics = report(evaluate([0] * 5 + [1] * 4, [0.1, 0.1, 0.1, 0.1, 0.9, 0.2, 0.8, 0.8, 0.8]))
-    written = texts(tmp_path, partial(evaluation.draw_confusion, report=metrics))
+    shown = texts(tmp_path, partial(evaluation.draw_confusion, report=metrics))
     for cell in ("4 | 80.0%", "1 | 20.0%", "1 | 25.0%", "3 | 75.0%"):
-        assert cell in written
+        assert cell in shown
 
 
 @pytest.mark.parametrize("epochs", [1, 60])
@@ -119,32 +119,32 @@ def test_learning_curves_name_the_best_epoch(tmp_path, epochs):
     rows = history(epochs)
     rows[epochs // 2] = replace(rows[epochs // 2], val_auc=0.95)
     run = RunRecord("histonet-7", "pcam", 2907)
-    written = texts(tmp_path, partial(draw_curves, run=run, history=rows))
-    assert f"best AUC 0.950 at epoch {epochs // 2 + 1} of {epochs}" in written
-    assert "pcam val, n = 2,907" in written
+    shown = texts(tmp_path, partial(draw_curves, run=run, history=rows))
+    assert f"best AUC 0.950 at epoch {epochs // 2 + 1} of {epochs}" in shown
+    assert "pcam val, n = 2,907" in shown
 
 
 def test_learning_curves_without_an_auc(tmp_path):
     run = RunRecord("r", "pcam", 5)
-    written = texts(tmp_path, partial(draw_curves, run=run, history=history(2, auc=None)))
-    assert "AUC undefined" in written
-    assert "validation AUC" not in written
+    shown = texts(tmp_path, partial(draw_curves, run=run, history=history(2, auc=None)))
+    assert "AUC undefined" in shown
+    assert "validation AUC" not in shown
 
 
 @pytest.mark.parametrize(("slides", "named"), [(2, True), (200, False)])
 def test_slides_are_named_if_there_is_space(tmp_path, slides, named):
-    written = texts(tmp_path, partial(draw_balance, report=subset(slides)), height=4.4)
-    assert ("a_slide_0001" in written) is named
-    assert f"{slides} slides, split by slide" in written
-    assert "dropped patches: without tissue (3), duplicates of another patch (17)" in written.replace(
+    shown = texts(tmp_path, partial(draw_balance, report=subset(slides)), height=4.4)
+    assert ("a_slide_0001" in shown) is named
+    assert f"{slides} slides, split by slide" in shown
+    assert "dropped patches: without tissue (3), duplicates of another patch (17)" in shown.replace(
         "duplicates | of", "duplicates of"
     )
 
 
 def test_the_plot_says_that_a_random_split_leaks(tmp_path):
-    written = texts(tmp_path, partial(draw_balance, report=subset(0, leaks=True)), height=2.4)
-    assert "split at random: it leaks" in written
-    assert "slides not known" in written
+    shown = texts(tmp_path, partial(draw_balance, report=subset(0, leaks=True)), height=2.4)
+    assert "split at random: it leaks" in shown
+    assert "slides not known" in shown
 
 
 @settings(deadline=None, max_examples=50)
@@ -233,27 +233,27 @@ def test_the_precision_recall_curve_begins_with_what_was_measured():
 
 def test_the_confusion_matrix_says_that_its_percentages_are_per_row(tmp_path):
     made = report(evaluate([0] * 4 + [1] * 5, [0.1, 0.2, 0.3, 0.9] + [0.9] * 5))
-    written = texts(tmp_path, partial(evaluation.draw_confusion, report=made))
-    assert "75.0% of normal" in written
-    assert "100.0% of tumour" in written
-    assert "per row" in written
+    shown = texts(tmp_path, partial(evaluation.draw_confusion, report=made))
+    assert "75.0% of normal" in shown
+    assert "100.0% of tumour" in shown
+    assert "per row" in shown
 
 
 def test_the_reliability_diagram_has_the_count_of_each_bin(tmp_path):
     made = report(evaluate([0] * 1234 + [1] * 21, [0.1] * 1234 + [0.9] * 21))
-    written = texts(tmp_path, partial(evaluation.draw_calibration, report=made))
-    assert "1,234" in written
-    assert "21" in written
+    shown = texts(tmp_path, partial(evaluation.draw_calibration, report=made))
+    assert "1,234" in shown
+    assert "21" in shown
 
 
 def test_intervals_are_next_to_their_metrics(tmp_path):
     made = make_report()
-    unsure = estimate_uncertainty([0, 1] * 50, [0.2, 0.8] * 50, made.measured.metrics)
-    found = unsure.intervals | {"auc": (0.912, 0.987), "average_precision": None, "ece": (0.011, 0.099)}
-    made = replace(made, uncertainty=replace(unsure, intervals=found))
+    uncertainty = estimate_uncertainty([0, 1] * 50, [0.2, 0.8] * 50, made.measured.metrics)
+    intervals = uncertainty.intervals | {"auc": (0.912, 0.987), "average_precision": None, "ece": (0.011, 0.099)}
+    made = replace(made, uncertainty=replace(uncertainty, intervals=intervals))
     assert "(0.912 to 0.987)" in texts(tmp_path, partial(evaluation.draw_roc, report=made))
     assert "(0.011 to 0.099)" in texts(tmp_path, partial(evaluation.draw_calibration, report=made))
     assert " to " not in texts(tmp_path, partial(evaluation.draw_pr, report=made))
     delong = estimate_uncertainty([0, 1] * 50, [0.2, 0.8, 0.6, 0.4] * 25, made.measured.metrics).delong
-    made = replace(made, uncertainty=replace(unsure, intervals=found | {"auc": None}, delong=delong))
+    made = replace(made, uncertainty=replace(uncertainty, intervals=intervals | {"auc": None}, delong=delong))
     assert "(DeLong: " in texts(tmp_path, partial(evaluation.draw_roc, report=made))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from histocli.errors import HistoError
 from histocli.sources import files as files_module
-from histocli.sources.files import MAX_FILE_BYTES, File, file_at, is_image, read_bytes
-from histocli.sources.listing import list_files, list_images
+from histocli.sources.files import MAX_FILE_BYTES, File, file_at, find_images, is_image, read_bytes
+from histocli.sources.listing import list_files
 from histocli.sources.table_files import read_labels, read_slides
 from tests.sources.kaggle_layout import write_folder, write_zip
 
@@ -44,7 +44,7 @@ def test_a_folder_and_a_zip_list_the_same_sorted_files_without_hidden_ones(tmp_p
         files = list_files(path)
         assert [file.name for file in files] == SEEN
         assert contents(files) == {name: TREE[name] for name in SEEN}
-        assert [file.name for file in list_images(path)] == [name for name in SEEN if name != "labels.csv"]
+        assert [file.name for file in find_images(files).images] == [name for name in SEEN if name != "labels.csv"]
 
 
 def test_a_single_file_is_a_list_of_one(tmp_path):

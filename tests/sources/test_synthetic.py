@@ -135,20 +135,20 @@ def test_there_are_enough_slides_for_a_split_by_slide(n):
     assert 0.3 < np.mean([is_positive(make_drawing(1, plan).layout) for plan in plans]) < 0.5
 
 
-def test_outliers_and_duplicates_are_planted_and_reported(pixels):
+def test_patches_without_tissue_and_duplicates_are_counted(pixels):
     source = SyntheticSource(800, 5)
     patches = list(source.patches())
     flat = pixels.reshape(len(pixels), -1)
     blank, black = flat.min(axis=1) > 245, flat.max(axis=1) < 10
     assert blank.sum() == black.sum() == 1
-    assert source.report.counts["outliers"] == blank.sum() + black.sum()
+    assert source.report.counts["without tissue"] == blank.sum() + black.sum()
     assert not any(patches[index].label for index in np.flatnonzero(blank | black))
     copies = len(pixels) - len({image.tobytes() for image in flat})
     assert copies == source.report.counts["duplicates"] == 4
     assert source.report.counts["tumour"] == sum(patch.label for patch in patches)
 
 
-def test_the_smallest_set_with_outliers_has_one_of_each():
+def test_200_patches_have_one_blank_one_black_and_one_duplicate():
     pixels = load_all(SyntheticSource(200, 9).patches()).reshape(200, -1)
     assert (pixels.min(axis=1) > 245).sum() == 1
     assert (pixels.max(axis=1) < 10).sum() == 1

@@ -34,12 +34,12 @@ def test_the_best_checkpoint_is_calibrated_on_its_validation_patches(histo):
 
 @pytest.mark.parametrize("rule", ["youden", "sensitivity=0.75"])
 def test_the_threshold_is_chosen_on_validation(histo, rule):
-    histo(*TRAIN, "--epochs", 1, "--name", "ruled", "--threshold", rule)
-    best = last(histo, "ruled", "best.pt")
+    histo(*TRAIN, "--epochs", 1, "--name", "rule", "--threshold", rule)
+    best = last(histo, "rule", "best.pt")
     labels, odds = (best.validation[name].numpy() for name in ("labels", "log_odds"))
     chosen = choose_threshold(rule, labels.astype(int), compute_probabilities(odds, best.temperature))
     assert best.threshold == pytest.approx(chosen, abs=1e-6)
-    error, _ = histo.fails("train", "--resume", "--name", "ruled", "--threshold", "0.5", code=2)
+    error, _ = histo.fails("train", "--resume", "--name", "rule", "--threshold", "0.5", code=2)
     assert f"the run has {rule}" in error
     assert "is not a threshold" in histo.fails("train", "--threshold", "high", code=2)[0]
 
@@ -75,7 +75,7 @@ def test_weights_that_changed_after_validation_have_no_calibration(histo):
     assert run.calibration.validation
     run.trainer.train_step(next(iter(run.train.train_batches(0))))
     run._save()
-    moved = last(histo, "first")
-    assert (moved.temperature, moved.threshold, moved.validation) == (1, 0.5, {})
-    assert moved.metrics["val_auc"] is None
-    assert moved.appearance == run.appearance.values
+    saved = last(histo, "first")
+    assert (saved.temperature, saved.threshold, saved.validation) == (1, 0.5, {})
+    assert saved.metrics["val_auc"] is None
+    assert saved.appearance == run.appearance.values

@@ -12,10 +12,10 @@ from histocli.errors import HistoError, UsageError
 from histocli.models import create_model
 from histocli.models.checkpoint import load_checkpoint
 from histocli.signals import Stopped
-from histocli.training.listeners import Listener
 from histocli.training.lora import add_lora, merge_adapters
 from histocli.workspace import Workspace
 from tests.cli import TRAIN
+from tests.listeners import StopAfterEpoch
 
 pytest.importorskip("peft", reason="peft is not installed (the extra `lora`)")
 from tests.models.test_encoders import TINY, encoder_hub_fixture, images_of, put_in_cache  # noqa: F401 - a fixture
@@ -65,18 +65,11 @@ def test_a_run_with_adapters_gives_a_plain_checkpoint(histo, hub, tmp_path):
     assert histo("eval", "--ckpt", histo.root / "runs" / "lora" / "last.pt", "--device", "cpu", "--json").stdout
 
 
-class Stops(Listener):
-    """Ends the run after its first epoch."""
-
-    def on_epoch_end(self, epoch, is_best):
-        raise Stopped(2)
-
-
 def test_a_run_with_adapters_continues_bit_for_bit_without_the_hub(histo, hub):
     import shutil
 
     put_in_cache(hub, TINY)
-    histo(*TRAIN, "--arch", "tiny", "--lora", 2, "--epochs", 2, "--augment", "flips", "--name", "through")
+    histo(*TRAIN, "--arch", "tiny", "--lora", 2, "--epochs", 2, "--augment", "flips", "--name", "uninterrupted")
     config = TrainConfig(
         epochs=2,
         arch="tiny",
@@ -85,13 +78,13 @@ def test_a_run_with_adapters_continues_bit_for_bit_without_the_hub(histo, hub):
         augment=Augment.FLIPS,
         device=Device.CPU,
         precision=Precision.FP32,
-        name="halves",
+        name="interrupted",
     )
     with pytest.raises(Stopped):
-        train(Workspace(histo.root), config, listener=Stops())
+        train(Workspace(histo.root), config, listener=StopAfterEpoch())
     shutil.rmtree(hub)
-    histo("train", "--resume", "--name", "halves")
-    one, two = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("halves", "through"))
+    histo("train", "--resume", "--name", "interrupted")
+    one, two = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("interrupted", "uninterrupted"))
     assert one.model.keys() == two.model.keys()
     assert all(torch.equal(tensor, two.model[name]) for name, tensor in one.model.items())
 

@@ -20,20 +20,20 @@ FP32 = Compute(CPU, Precision.FP32, "")
 BF16 = Compute(CPU, Precision.BF16, "")
 
 
-def batches(n=24, size=4):
+def make_loader(n=24, size=4):
     rng = np.random.default_rng(1)
     labels = np.arange(n) % 2
     pixels = rng.integers(0, 128, (n, 96, 96, 3), np.uint8) + 100 * labels[:, None, None, None].astype(np.uint8)
     return PatchLoader(pixels, np.arange(n), labels, size, CPU)
 
 
-def trainer(compute=FP32, total_steps=12, arch="histonet", **changes):
+def make_trainer(compute=FP32, total_steps=12, arch="histonet", **changes):
     torch.manual_seed(3)
     return Trainer(create_model(arch), Recipe(1e-3, total_steps, seed=3, **changes), compute)
 
 
-def small_trainer(compute=FP32, total_steps=12, lr=0.03, **changes):
-    """Return a trainer of two small convolutions, for what does not depend on the network."""
+def make_small_trainer(compute=FP32, total_steps=12, lr=0.03, **changes):
+    """Return a trainer of two small convolutions, for tests that do not depend on the network."""
     torch.manual_seed(3)
     first, second = (
         [nn.Conv2d(before, after, 4, 4), nn.BatchNorm2d(after), nn.ReLU()] for before, after in ((3, 8), (8, 16))
@@ -42,7 +42,7 @@ def small_trainer(compute=FP32, total_steps=12, lr=0.03, **changes):
     return Trainer(model, Recipe(lr, total_steps, seed=3, **changes), compute)
 
 
-def same(one, other):
+def have_equal_tensors(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
 
 
@@ -50,35 +50,36 @@ def same(one, other):
     ("augment", "rotate"), [*((level, Rotate.RIGHT) for level in Augment), (Augment.FULL, Rotate.ANY)]
 )
 def test_a_step_changes_every_weight_and_the_ema(augment, rotate):
-    made = trainer(augment=augment, rotate=rotate, weight_decay=0)  # weight decay changes weights without a gradient
-    before = {name: tensor.clone() for name, tensor in made.model.named_parameters()}
-    loss = made.train_step(next(batches().eval_batches()))
+    # Without weight decay, which changes weights that have no gradient.
+    trainer = make_trainer(augment=augment, rotate=rotate, weight_decay=0)
+    before = {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}
+    loss = trainer.train_step(next(make_loader().eval_batches()))
     assert loss.isfinite()
     assert loss.item() > 0
-    assert made.step == 1
+    assert trainer.step == 1
     # Some biases before a batch norm always have a zero gradient. All other weights have more than one dimension.
-    assert not any(torch.equal(p, before[name]) for name, p in made.model.named_parameters() if p.ndim > 1)
-    assert not any(torch.equal(p, before[name]) for name, p in made.ema_model.named_parameters() if p.ndim > 1)
+    assert not any(torch.equal(p, before[name]) for name, p in trainer.model.named_parameters() if p.ndim > 1)
+    assert not any(torch.equal(p, before[name]) for name, p in trainer.ema_model.named_parameters() if p.ndim > 1)
 
 
 @pytest.mark.parametrize(
-    ("compute", "make"), [(FP32, trainer), (BF16, small_trainer)], ids=["histonet-fp32", "small-bf16"]
+    ("compute", "make"), [(FP32, make_trainer), (BF16, make_small_trainer)], ids=["histonet-fp32", "small-bf16"]
 )
 def test_training_learns_an_easy_task(compute, make):
     """On a processor without bf16 a step of HistoNet takes seconds; `test_options_are_used_and_stored` trains one."""
-    data, made = batches(48, 8), make(compute, total_steps=24, augment=Augment.FLIPS)
+    data, trainer = make_loader(48, 8), make(compute, total_steps=24, augment=Augment.FLIPS)
     for _ in range(4):
-        made.train_epoch(data)
-    probs = Predictor([CalibratedNetwork(made.ema_model)], compute).predict_packed(data).probs
+        trainer.train_epoch(data)
+    probs = Predictor([CalibratedNetwork(trainer.ema_model)], compute).predict_packed(data).probs
     labels = data.labels.numpy()
     assert probs[labels == 1].min() > probs[labels == 0].max()
-    assert all(parameter.dtype == torch.float32 for parameter in made.model.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
 
 
 def test_the_learning_rate_rises_to_its_maximum_and_falls_to_almost_zero():
-    made, rates = trainer(total_steps=12), []
+    trainer, rates = make_trainer(total_steps=12), []
     for _ in range(2):
-        made.train_epoch(batches(), lambda step: bool(rates.append(made.learning_rate)))
+        trainer.train_epoch(make_loader(), lambda step: bool(rates.append(trainer.learning_rate)))
     peak = rates.index(max(rates))
     assert 0.9e-3 < rates[peak] <= 1e-3
     assert rates == sorted(rates[: peak + 1]) + sorted(rates[peak + 1 :], reverse=True)
@@ -87,10 +88,10 @@ def test_the_learning_rate_rises_to_its_maximum_and_falls_to_almost_zero():
 
 def test_norms_and_biases_have_no_weight_decay():
     """Without gradients only weight decay changes weights, and it changes only those with several dimensions."""
-    made = trainer(weight_decay=0.5)
-    before = {name: parameter.detach().clone() for name, parameter in made.model.named_parameters()}
-    made.optimizer.step()
-    for name, parameter in made.model.named_parameters():
+    trainer = make_trainer(weight_decay=0.5)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.optimizer.step()
+    for name, parameter in trainer.model.named_parameters():
         moved = not torch.equal(parameter, before[name])
         assert moved == (parameter.ndim > 1), name
 
@@ -98,25 +99,25 @@ def test_norms_and_biases_have_no_weight_decay():
 @pytest.fixture(scope="module")
 def uninterrupted_trainer():
     """Return a trainer after two epochs, and the losses."""
-    data, through = batches(), trainer()
-    return through, [through.train_epoch(data), through.train_epoch(data)]
+    data, uninterrupted = make_loader(), make_trainer()
+    return uninterrupted, [uninterrupted.train_epoch(data), uninterrupted.train_epoch(data)]
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 9])
 def test_a_run_stopped_after_any_step_continues_bit_for_bit(uninterrupted_trainer, stop_at):
-    data, (through, expected) = batches(), uninterrupted_trainer
-    first = trainer()
+    data, (uninterrupted, expected) = make_loader(), uninterrupted_trainer
+    first = make_trainer()
     losses = []
     while first.step < stop_at:
         losses.append(first.train_epoch(data, lambda step: step == stop_at))
-    second = trainer()
-    torch.manual_seed(0)  # random numbers depend on the step only, not on the state of torch's generator
+    second = make_trainer()
+    torch.manual_seed(0)  # random numbers depend on the step only, not on the state of PyTorch's generator
     second.load_state(first.state(), first.ema_model.state_dict())
     while second.step < 12:
         losses.append(second.train_epoch(data))
     assert [loss for loss in losses if loss is not None] == expected
-    assert same(second.model.state_dict(), through.model.state_dict())
-    assert same(second.ema_model.state_dict(), through.ema_model.state_dict())
+    assert have_equal_tensors(second.model.state_dict(), uninterrupted.model.state_dict())
+    assert have_equal_tensors(second.ema_model.state_dict(), uninterrupted.ema_model.state_dict())
 
 
 @pytest.fixture
@@ -130,72 +131,72 @@ def two_threads():
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("compute", [FP32, BF16])
 def test_batch_norm_uses_the_whole_batch_for_any_number_of_threads(compute):
-    made = small_trainer(compute)
-    first = next(m for m in made.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    trainer = make_small_trainer(compute)
+    first = next(m for m in trainer.model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     seen = []
-    made.model.train()
+    trainer.model.train()
     first.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     size = 2 * MIN_PIECE  # which inference would divide between the two threads
-    made.train_step(next(batches(size, size).eval_batches()))
+    trainer.train_step(next(make_loader(size, size).eval_batches()))
     assert seen == [size]
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_a_run_with_several_threads_continues_bit_for_bit():
-    data = batches(48, 16)
-    through, first, second = (trainer(total_steps=6) for _ in range(3))
-    losses = [through.train_epoch(data), through.train_epoch(data)]
+    data = make_loader(48, 16)
+    uninterrupted, first, second = (make_trainer(total_steps=6) for _ in range(3))
+    losses = [uninterrupted.train_epoch(data), uninterrupted.train_epoch(data)]
     assert first.train_epoch(data, lambda step: step == 2) is None
     second.load_state(first.state(), first.ema_model.state_dict())
     assert [second.train_epoch(data), second.train_epoch(data)] == losses
-    assert same(second.model.state_dict(), through.model.state_dict())
-    assert same(second.ema_model.state_dict(), through.ema_model.state_dict())
+    assert have_equal_tensors(second.model.state_dict(), uninterrupted.model.state_dict())
+    assert have_equal_tensors(second.ema_model.state_dict(), uninterrupted.ema_model.state_dict())
 
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs():
-    data = batches()
-    one, two, other = trainer(), trainer(), trainer()
+    data = make_loader()
+    one, two, other = make_trainer(), make_trainer(), make_trainer()
     other.recipe = Recipe(1e-3, 12, seed=4)
-    losses = [made.train_epoch(data) for made in (one, two, other)]
+    losses = [trainer.train_epoch(data) for trainer in (one, two, other)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_an_infinite_loss_is_an_error_with_the_step_and_a_hint():
-    data, made = batches(), trainer()
+    data, trainer = make_loader(), make_trainer()
 
     def make_infinite(step):
         if step == 2:
             with torch.no_grad():
-                next(p for p in made.model.parameters() if p.ndim == 4).fill_(float("inf"))
+                next(p for p in trainer.model.parameters() if p.ndim == 4).fill_(float("inf"))
         return False
 
     with pytest.raises(HistoError, match="the loss of step 3 is not finite") as caught:
-        made.train_epoch(data, make_infinite)
+        trainer.train_epoch(data, make_infinite)
     assert "--lr (it is 0.001)" in caught.value.hint
     assert "--precision fp32" in caught.value.hint
 
 
 def test_a_state_with_an_infinite_loss_is_never_saved():
-    made = trainer()
-    made.losses = [torch.tensor(0.7), torch.tensor(float("nan"))]
-    made.step = 2
+    trainer = make_trainer()
+    trainer.losses = [torch.tensor(0.7), torch.tensor(float("nan"))]
+    trainer.step = 2
     with pytest.raises(HistoError, match="the loss of step 2 is not finite"):
-        made.state()
+        trainer.state()
 
 
 def test_overflowing_weights_are_noticed_within_the_epoch():
-    made = trainer()
+    trainer = make_trainer()
     with torch.no_grad():
-        for parameter in made.model.parameters():
+        for parameter in trainer.model.parameters():
             parameter.mul_(1e30)
     with pytest.raises(HistoError, match="not finite"):
-        made.train_epoch(batches())
+        trainer.train_epoch(make_loader())
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "densenet121"])
 def test_other_architectures_train_a_step(arch):
-    made = trainer(arch=arch)
-    assert made.train_step(next(batches(4).eval_batches())).isfinite()
+    trainer = make_trainer(arch=arch)
+    assert trainer.train_step(next(make_loader(4).eval_batches())).isfinite()
 
 
 def test_the_device_is_chosen_and_the_reason_given(monkeypatch):
@@ -229,12 +230,12 @@ def test_a_cpu_computes_in_bf16_if_that_is_faster(monkeypatch, amx, bf16, intel,
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_is_chosen_and_training_on_it_gives_similar_results():
+def test_a_gpu_is_chosen_and_trains_a_step():
     compute = choose_compute()
     assert compute.device.type == "cuda"
-    made = trainer(compute)
-    images, labels = next(batches().eval_batches())
-    assert made.train_step(Batch(images.cuda(), labels.cuda())).isfinite()
+    trainer = make_trainer(compute)
+    images, labels = next(make_loader().eval_batches())
+    assert trainer.train_step(Batch(images.cuda(), labels.cuda())).isfinite()
 
 
 def test_omp_num_threads_sets_the_number_of_threads(monkeypatch):
@@ -246,28 +247,28 @@ def test_omp_num_threads_sets_the_number_of_threads(monkeypatch):
 
 @pytest.mark.parametrize("total_steps", range(1, 13))
 def test_a_run_of_any_length_completes_its_schedule(total_steps):
-    made = small_trainer(total_steps=total_steps, lr=1e-3)
-    batch = next(batches().eval_batches())
+    trainer = make_small_trainer(total_steps=total_steps, lr=1e-3)
+    batch = next(make_loader().eval_batches())
     rates = []
     for _ in range(total_steps):
-        made.train_step(batch)
-        rates.append(made.learning_rate)
+        trainer.train_step(batch)
+        rates.append(trainer.learning_rate)
     assert all(0 < rate <= 1e-3 for rate in rates)
     assert rates[-1] < 1e-4
 
 
 def test_a_run_saved_without_a_loss_scale_continues_with_one():
-    first = trainer()
-    first.train_step(next(batches().eval_batches()))
+    first = make_trainer()
+    first.train_step(next(make_loader().eval_batches()))
     state, average = first.state(), first.ema_model.state_dict()
-    second = trainer(Compute(CPU, Precision.FP16, ""))
+    second = make_trainer(Compute(CPU, Precision.FP16, ""))
     second.load_state(state, average)
     assert second.step == 1
-    assert same(second.model.state_dict(), first.model.state_dict())
+    assert have_equal_tensors(second.model.state_dict(), first.model.state_dict())
 
 
-class PretendedGpu:
-    """Replaces the functions of torch.cuda that describe a GPU."""
+class FakeGpu:
+    """Replaces the functions of torch.cuda that describe a GPU with those of a GPU that does not exist."""
 
     def __init__(self, monkeypatch, tmp_path, *, available=True, capability=(9, 0), init=None, zeros=None):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -295,7 +296,7 @@ class PretendedGpu:
     ("gpu", "words"),
     [
         ({"available": False, "init": "The NVIDIA driver on your system is too old (found version 11040)."}, "too old"),
-        ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this torch is built for 7.5, 8.0, 9.0"),
+        ({"capability": (6, 0)}, "Tesla P100 has compute capability 6.0, and this PyTorch is built for 7.5, 8.0, 9.0"),
         (
             {"zeros": "CUDA error: out of memory\nmore"},
             "CUDA error: out of memory; nvidia-smi shows which processes use the GPU",
@@ -304,7 +305,7 @@ class PretendedGpu:
     ids=["driver", "architecture", "memory"],
 )
 def test_auto_uses_the_cpu_and_explains_why_the_gpu_cannot_be_used(monkeypatch, tmp_path, gpu, words):
-    PretendedGpu(monkeypatch, tmp_path, **gpu)
+    FakeGpu(monkeypatch, tmp_path, **gpu)
     with pytest.raises(HistoError, match="--device cuda: ") as caught:
         choose_compute(Device.CUDA)
     assert words in str(caught.value)
@@ -317,7 +318,7 @@ def test_auto_uses_the_cpu_and_explains_why_the_gpu_cannot_be_used(monkeypatch, 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 6), (9, 0), (12, 0)])
 def test_code_built_for_an_older_gpu_runs_on_a_newer_one(monkeypatch, tmp_path, capability):
-    PretendedGpu(monkeypatch, tmp_path, capability=capability, zeros=None)
+    FakeGpu(monkeypatch, tmp_path, capability=capability, zeros=None)
     monkeypatch.setattr(device.torch, "zeros", lambda *args, **kwargs: None)
     assert device._find_gpu_problem() is None
 
@@ -332,8 +333,8 @@ def test_the_network_is_one_graph_for_torch_compile():
         assert compiled(torch.rand(2, 3, 96, 96)).shape == (2, 2)
 
 
-def test_an_older_torch_reports_cpu_features_by_private_functions(monkeypatch):
-    """Version 2.10 had no public function."""
+def test_pytorch_2_10_reports_cpu_features_by_private_functions(monkeypatch):
+    """Newer versions have a public function."""
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
     assert choose_compute(Device.CPU).reason.endswith("(the processor has AMX)")

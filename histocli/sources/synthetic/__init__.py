@@ -62,7 +62,8 @@ class SyntheticSource:
                 yield Patch(key, partial(pixels.__getitem__, index), label, plan.slide.name, "", plan.slide.hospital)
         duplicates = self.total - len({plan.number for plan in plans})
         self.report.counts.update(slides=len({plan.slide.number for plan in plans}), tumour=positives)
-        self.report.counts.update(outliers=sum(plan.kind != "tissue" for plan in plans), duplicates=duplicates)
+        self.report.counts["without tissue"] = sum(plan.kind != "tissue" for plan in plans)
+        self.report.counts["duplicates"] = duplicates
 
 
 def open_synthetic(options: SyntheticOptions, context: SourceContext) -> SyntheticSource:

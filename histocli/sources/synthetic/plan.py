@@ -1,4 +1,4 @@
-"""Plan the patches of a synthetic data set: their slides, the position of tumour, outliers and duplicates."""
+"""Plan the patches of a synthetic data set: their slides, tumour, patches without tissue, and duplicates."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -57,7 +57,7 @@ def _choose_irregular(
     if n < 200:
         return {}, set()
     same = np.flatnonzero(owners[1:] == owners[:-1]) + 1
-    irregular = rng.permutation(same[::3])  # never neighbours, so that no copy repeats an outlier
+    irregular = rng.permutation(same[::3])  # never neighbours, so that no copy repeats a blank or black patch
     blank, black, copies = (max(1, round(n * share)) for share in (BLANK_SHARE, BLACK_SHARE, DUPLICATE_SHARE))
     kinds = dict.fromkeys(irregular[:blank].tolist(), "blank")
     kinds |= dict.fromkeys(irregular[blank : blank + black].tolist(), "black")

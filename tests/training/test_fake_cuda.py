@@ -1,8 +1,8 @@
-"""The CUDA path without a GPU: training steps and inference on pretended CUDA tensors, which have shapes but no values.
+"""The CUDA path without a GPU: training steps and inference on fake CUDA tensors, which have shapes but no values.
 
-torch's FakeTensorMode runs every operation for its shape, dtype and device alone. It fails where operands are on
-different devices, and where a value is read from the device, which would make the host wait on a real one. torch's
-autograd engine needs a real device, so that the backward pass is replaced by gradients of the right shapes.
+PyTorch's FakeTensorMode runs every operation for its shape, dtype and device alone. It fails where operands are on
+different devices, and where a value is read from the device, which would make the host wait on a real one. PyTorch's
+autograd engine needs a real device, so the backward pass is replaced by gradients of the right shapes.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from histocli.inference.forward import compute_log_odds
 from histocli.models import create_model
 from histocli.training.trainer import Recipe, Trainer
 
-# Copying a model looks at the addresses of its tensors, which pretended ones do not have.
+# Copying a model reads the addresses of its tensors, and fake tensors have none.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 
 ARCHS = ("histonet", "p4m-densenet", "resnet18")
@@ -29,7 +29,7 @@ _models: dict[str, nn.Module] = {}
 
 
 class DeviceWatch(TorchDispatchMode):
-    """Count operations by what they would cost a GPU: those on the CPU, and copies between the two."""
+    """Counts the operations on the GPU, the operations on the CPU, and the copies between them."""
 
     def __init__(self):
         super().__init__()
@@ -49,12 +49,12 @@ class DeviceWatch(TorchDispatchMode):
 
 
 @pytest.fixture
-def pretended_cuda(monkeypatch):
+def fake_cuda(monkeypatch):
     """Let tensors be created on a CUDA device that does not exist."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
     monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: None)
-    monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)  # they are there already
+    monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)  # the weights are on the GPU already
     torch._C._ensureCUDADeviceGuardSet()
     transforms._stain_matrices.cache_clear()
     with torch.autograd.set_multithreading_enabled(False), FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -81,15 +81,15 @@ def on_gpu(model):
     return model
 
 
-def without_backward(monkeypatch, made):
-    """Give every weight a gradient instead of running the backward pass."""
+def without_backward(monkeypatch, trainer):
+    """Replace the backward pass by one that gives every weight a gradient without values; return the trainer."""
 
     def backward(loss):
-        for parameter in made.model.parameters():
+        for parameter in trainer.model.parameters():
             parameter.grad = torch.empty_like(parameter)
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
-    return made
+    return trainer
 
 
 def batch(n=64):
@@ -98,19 +98,19 @@ def batch(n=64):
 
 
 def compute(precision):
-    return Compute(torch.device("cuda"), precision, "pretended")
+    return Compute(torch.device("cuda"), precision, "fake")
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP16])
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.usefixtures("pretended_cuda")
+@pytest.mark.usefixtures("fake_cuda")
 def test_a_training_step_stays_on_the_gpu(monkeypatch, arch, precision):
     recipe = Recipe(1e-3, 100, 0, cuda_graph=False)
-    made = without_backward(monkeypatch, Trainer(on_gpu(_models[arch]), recipe, compute(precision)))
-    made.model.train()
-    made.train_step(batch())  # the first one uploads constants
+    trainer = without_backward(monkeypatch, Trainer(on_gpu(_models[arch]), recipe, compute(precision)))
+    trainer.model.train()
+    trainer.train_step(batch())  # the first one uploads constants
     with DeviceWatch() as watch:
-        loss = made.train_step(batch())
+        loss = trainer.train_step(batch())
     assert loss.device.type == "cuda"
     assert sum(watch.on_gpu.values()) > 100
     assert not watch.copies
@@ -119,20 +119,20 @@ def test_a_training_step_stays_on_the_gpu(monkeypatch, arch, precision):
 
 @pytest.mark.parametrize("augment", list(Augment))
 @pytest.mark.parametrize("rotate", [Rotate.ANY, Rotate.RIGHT])
-@pytest.mark.usefixtures("pretended_cuda")
+@pytest.mark.usefixtures("fake_cuda")
 def test_every_augmentation_stays_on_the_gpu(monkeypatch, augment, rotate):
     recipe = Recipe(1e-3, 100, 0, augment=augment, rotate=rotate, cuda_graph=False)
-    made = without_backward(monkeypatch, Trainer(on_gpu(_models["histonet"]), recipe, compute(Precision.BF16)))
-    made.train_step(batch())
+    trainer = without_backward(monkeypatch, Trainer(on_gpu(_models["histonet"]), recipe, compute(Precision.BF16)))
+    trainer.train_step(batch())
     with DeviceWatch() as watch:
-        made.train_step(batch())
+        trainer.train_step(batch())
     assert not watch.copies
     assert not watch.on_cpu
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.BF16, Precision.FP16])
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.usefixtures("pretended_cuda")
+@pytest.mark.usefixtures("fake_cuda")
 def test_inference_stays_on_the_gpu(arch, precision):
     model = on_gpu(_models[arch]).eval()
     with DeviceWatch() as watch:
@@ -144,9 +144,9 @@ def test_inference_stays_on_the_gpu(arch, precision):
     assert not watch.on_cpu
 
 
-@pytest.mark.usefixtures("pretended_cuda")
-def test_the_test_device_notices_that_a_value_is_read():
-    """The check can fail: FakeTensorMode refuses to read a value, and the watch counts a copy."""
+@pytest.mark.usefixtures("fake_cuda")
+def test_reads_and_copies_are_noticed():
+    """The tests above can fail: FakeTensorMode refuses to read a value, and `DeviceWatch` counts a copy."""
     value = torch.zeros(3, device="cuda")
     with pytest.raises(Exception, match="_local_scalar_dense"):
         float(value[0])
