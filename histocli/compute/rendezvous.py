@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
+from histocli.errors import UsageError
+
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 RENDEZVOUS_FILE = "HISTO_RENDEZVOUS"  # variable: the file through which processes that `histo` started find each other
 _TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
+_MAX_PROCESSES, _MAX_PORT = 1_000_000, 65_535
 _POLL_INTERVAL = 0.02  # seconds between two checks of the store
 
 
@@ -22,6 +25,37 @@ class Rendezvous(NamedTuple):
     store: "Store"
     rank: int
     size: int
+
+
+def is_distributed() -> bool:
+    """Return whether torchrun, or a tool that sets the same variables, started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def rank() -> int:
+    """Return the rank of this process in its job; 0 for a single process.
+
+    Raises:
+        UsageError: a variable that torchrun sets has another value than torchrun gives it.
+    """
+    if not is_distributed():
+        return 0
+    size = _read_variable("WORLD_SIZE", 1, _MAX_PROCESSES)
+    _read_variable("MASTER_PORT", 0, _MAX_PORT)
+    if "LOCAL_RANK" in os.environ:
+        _read_variable("LOCAL_RANK", 0, size - 1)
+    return _read_variable("RANK", 0, size - 1)
+
+
+def _read_variable(name: str, low: int, high: int) -> int:
+    """Return an environment variable as a whole number."""
+    text = os.environ[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
+        raise UsageError(
+            f"the environment variable {name} is {text[:40]!r}, not a whole number from {low} to {high:,}",
+            "start several processes with torchrun; for one process: unset RANK",
+        )
+    return int(text)
 
 
 def find_processes() -> Rendezvous:

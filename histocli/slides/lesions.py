@@ -74,7 +74,8 @@ def find_lesions(areas: TumourAreas, size: tuple[int, int], mpp: tuple[float, fl
         return Lesions(np.zeros(mask.shape, np.int32), [])
     grown = ndimage.distance_transform_edt(~mask) < _GROWTH_UM / MASK_MPP
     labels, count = ndimage.label(ndimage.binary_fill_holes(grown), np.ones((3, 3), int))
-    return Lesions(labels.astype(np.int32), [_classify_size(labels == number) for number in range(1, count + 1)])
+    windows = enumerate(ndimage.find_objects(labels, count), start=1)
+    return Lesions(labels.astype(np.int32), [_classify_size(labels[window] == number) for number, window in windows])
 
 
 def _classify_size(mask: Mask) -> str:
