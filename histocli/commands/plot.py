@@ -1,6 +1,5 @@
 """`histo plot`: draw the reports that other commands wrote."""
 
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,12 @@ from histocli.reports.evaluation import EvaluationReport, find_newest_name, read
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
 from histocli.slides.resolution import UnknownResolutionError
-from histocli.workspace import Workspace, make_name
+from histocli.workspace import Workspace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _HEIGHTS = {Kind.ROC: 3.8, Kind.PR: 3.8, Kind.CONFUSION: 3.8, Kind.CALIBRATION: 4.2, Kind.SCORES: 2.9}
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,219}")
 _WITHOUT_EVALUATION = {Kind.CURVES, Kind.BALANCE, Kind.SAMPLES}  # kinds that need no evaluation
 _OVERLAID = (Kind.CURVES, Kind.ROC, Kind.PR, Kind.CALIBRATION)  # kinds that can show several runs
 
@@ -70,13 +68,8 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
     look = Look(config.format, config.dpi, config.width, config.title)
-    paths = [workspace.plots_dir / f"{_make_stem(p)}.{config.format.value}" for p in plots]
+    paths = [workspace.plots_dir / f"{p.file_stem}.{config.format.value}" for p in plots]
     return [save(path, look, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
-
-
-def _make_stem(plot: Plot) -> str:
-    """Return the name of a plot's file; a record may name a data set such as `../x`, which leads to another folder."""
-    return plot.stem if _FILE_NAME.fullmatch(plot.stem) else make_name(plot.stem)
 
 
 def choose_runs(workspace: Workspace, runs: Sequence[str], *, has_evaluations: bool = True) -> list[str]:
