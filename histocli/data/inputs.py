@@ -32,6 +32,7 @@ from histocli.workspace import Workspace, is_path
 
 STDIN = "-"
 MAX_LISTED = 5_000_000  # paths of a list that is kept in memory, which take some 100 bytes each
+_MAX_LISTED_BYTES = 1 << 28  # of such a list
 _MAX_LINE_BYTES = 1 << 16  # of a line on stdin: no system has longer paths
 
 
@@ -167,14 +168,17 @@ def read_stdin_lines(most: int | None = None) -> Iterator[bytes]:
         raise HistoError("cannot read paths from stdin: it is closed", "pipe a list of paths to it")
     try:
         lines = iter(partial(sys.stdin.buffer.readline, _MAX_LINE_BYTES), b"")
+        size = 0
         for number, line in enumerate(lines, start=1):
+            size += len(line)
             if len(line) == _MAX_LINE_BYTES:
                 raise HistoError(
                     f"line {number:,} on stdin has {_MAX_LINE_BYTES:,} bytes or more, which no path has",
                     "write one path on each line, in UTF-8",
                 )
-            if most is not None and number > most:
-                raise HistoError(f"stdin has more than {most:,} lines", "give folders, or the list in several pieces")
+            if most is not None and (number > most or size > _MAX_LISTED_BYTES):
+                what = f"{most:,} lines" if number > most else f"{_MAX_LISTED_BYTES >> 20} MiB"
+                raise HistoError(f"the list on stdin has more than {what}", "give folders, or the list in pieces")
             yield line
     except OSError as error:
         reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)

@@ -8,22 +8,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from histocli.errors import HistoError, describe_value
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.masks import TumourMask, read_mask
+from histocli.slides.polygons import Polygon, Ring, check_polygons, fill_polygons
 from histocli.slides.qupath import ANNOTATION, parse_class, parse_object_kind
 from histocli.slides.records import MAX_LENGTH
 from histocli.slides.xml import read_elements
-from histocli.sources import Pixels
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
-Ring = np.ndarray[Any, np.dtype[np.float64]]
-FixedPoint = np.ndarray[Any, np.dtype[np.int32]]
 _BAND_PIXELS = 1 << 25  # pixels of a slide that are filled at a time
-_FRACTION_BITS = 4  # bits of the fraction of a coordinate, for OpenCV
 _EXPORT_HINT = "export it again from ASAP"
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
 _TUMOUR_CLASSES = frozenset(
@@ -33,18 +29,6 @@ _EXCLUDED_CLASSES = frozenset(
     {"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"}
 )
 _WITHOUT_AREA = {"Point": "points", "MultiPoint": "points", "LineString": "lines", "MultiLineString": "lines"}
-
-
-class Polygon(NamedTuple):
-    """An area: its outline (N,2) as x and y in level-0 pixels, its holes, and its class, or "".
-
-    `kind` is `ANNOTATION`, or which of QuPath's other objects it is, such as "tiles".
-    """
-
-    outline: Ring
-    holes: list[Ring]
-    name: str = ""
-    kind: str = ANNOTATION
 
 
 class AnnotatedAreas(NamedTuple):
@@ -67,6 +51,7 @@ def read_geojson(path: Path) -> AnnotatedAreas:
     """
     shapes = _read_shapes(path)
     areas = [one for one in shapes.polygons if one.kind == ANNOTATION]
+    check_polygons(areas, path)
     left_out = shapes.without_area + Counter(one.kind for one in shapes.polygons if one.kind != ANNOTATION)
     if left_out and not areas:
         raise HistoError(
@@ -162,11 +147,13 @@ def read_asap(path: Path) -> list[Polygon]:
 
     try:
         read_elements(path.read_bytes(), on_element)
-        return [Polygon(_parse_ring(ring), [], name) for ring, name in zip(rings, names, strict=True) if len(ring) > 2]
+        areas = [Polygon(_parse_ring(ring), [], name) for ring, name in zip(rings, names, strict=True) if len(ring) > 2]
     except KeyError as error:
         raise HistoError(f"{path} is not an annotation of ASAP: a point has no {error}", _EXPORT_HINT) from error
     except (OSError, ValueError) as error:
         raise HistoError(f"{path} is not an annotation of ASAP: {error}", _EXPORT_HINT) from error
+    check_polygons(areas, path)
+    return areas
 
 
 def _parse_number(text: str) -> float:
@@ -259,36 +246,3 @@ def _find_extents(polygons: list[Polygon]) -> tuple[Ring, Ring]:
 def _shift(polygons: list[Polygon], top: float) -> list[Polygon]:
     by = np.array([0.0, top])
     return [Polygon(one.outline - by, [hole - by for hole in one.holes], one.name) for one in polygons]
-
-
-def fill_polygons(polygons: list[Polygon], shape: tuple[int, int], scale: tuple[float, float]) -> Mask:
-    """Return the mask (H,W) of polygons, where a pixel spans `scale` (x, y) level-0 pixels.
-
-    A pixel belongs to the mask if its centre is in a polygon; the pixels of the outline do too.
-    """
-    mask = np.zeros(shape, np.uint8)
-    for polygon in polygons:
-        rings = [_to_fixed_point(ring, scale) for ring in (polygon.outline, *polygon.holes)]
-        if polygon.holes:
-            _fill_with_holes(mask, rings)
-        else:
-            cv2.fillPoly(mask, rings, 1, shift=_FRACTION_BITS)
-    return mask.view(np.bool_)
-
-
-def _fill_with_holes(mask: Pixels, rings: list[FixedPoint]) -> None:
-    """Fill the rings of one polygon; its holes leave what other polygons have filled."""
-    corners = [np.stack([ring.min(0), ring.max(0)]) >> _FRACTION_BITS for ring in rings]
-    left, top = (np.min(corners, (0, 1)) - 1).clip(0).tolist()  # pixels of the outline may lie one further out
-    right, bottom = (np.max(corners, (0, 1)) + 3).clip(0).tolist()
-    window = mask[top:bottom, left:right]
-    if window.size:
-        one = np.zeros(window.shape, np.uint8)
-        origin = np.array([left, top], np.int32) << _FRACTION_BITS
-        cv2.fillPoly(one, [ring - origin for ring in rings], 1, shift=_FRACTION_BITS)
-        window |= one
-
-
-def _to_fixed_point(ring: Ring, scale: tuple[float, float]) -> FixedPoint:
-    # The coordinates of OpenCV are those of pixel centres: the centre of the first pixel is 0.
-    return np.round((ring / scale - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)

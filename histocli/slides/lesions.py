@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from histocli.slides.annotations import TumourAreas, fill_polygons
+from histocli.slides.annotations import TumourAreas
 from histocli.slides.grid import Mask
 from histocli.slides.measures import Map
+from histocli.slides.polygons import fill_polygons
 
 MASK_MPP = 7.776
 FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per slide: the FROC score is the mean sensitivity at these

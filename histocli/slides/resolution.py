@@ -76,9 +76,9 @@ def read_resolutions(value: str | None) -> GivenResolutions:
             number = _parse_number(text)
         except ValueError:
             raise UsageError(f"{path}: the mpp of {slide} is {text!r}", "give a number, such as 0.25") from None
+        _check_possible(number, f"{path}: the mpp of {slide}, {text},")
         if found.setdefault(slide, number) != number:
             raise UsageError(f"{path}: {slide} occurs twice with different mpp", "remove one of the lines")
-        _check_possible(number, f"{path}: the mpp of {slide}, {text},")
     return GivenResolutions(by_slide=found)
 
 

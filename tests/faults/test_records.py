@@ -112,7 +112,7 @@ def test_a_resolution_that_python_alone_reads_is_refused(tmp_path, mpp):
 PREVIOUS = {
     "a quote in a field": ("csv", b'id,label\n"a"b,1\n'),
     "no text": ("csv", b"id,label\n\xff,1\n"),
-    "a short row": ("csv", b"id,label\n\n,1\n"),
+    "a null id": ("jsonl", b'{"id": null, "label": 1}\n'),
     "no ids": ("jsonl", b'{"id": 3, "label": 1}\n{"id": "a", "label": 1}\n'),
     "deep": ("jsonl", b"[" * 100_000 + b"\n"),
 }

@@ -66,7 +66,7 @@ def test_a_list_that_is_one_endless_line_is_refused_in_little_memory(root, tmp_p
 
 def test_a_list_that_must_be_known_first_has_an_end(monkeypatch):
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"a.png\n" * 5)))
-    with pytest.raises(HistoError, match="stdin has more than 4 lines"):
+    with pytest.raises(HistoError, match="the list on stdin has more than 4 lines"):
         list(read_stdin_lines(4))
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"a.png\n" * 4 + b"b.png")))
     assert len(list(read_stdin_lines(5))) == 5
