@@ -12,6 +12,7 @@ from typing import IO
 
 from histocli.errors import UsageError
 from histocli.fs import write_error
+from histocli.sources.files import HEAD_BYTES, is_image, is_image_start
 from histocli.workspace import Workspace, atomic_path
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self|proc/thread-self)/fd/(\d+)")
@@ -30,22 +31,32 @@ def is_stream(path: Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def check_output(path: Path, workspace: Workspace, inputs: Iterable[Path] = ()) -> None:
-    """Check that a file may be written to `path`.
+def check_output(path: Path, workspace: Workspace, inputs: Iterable[Path] = (), option: str = "--out") -> None:
+    """Check that a file may be written to `path`, the value of `option`.
 
     Raises:
-        UsageError: `path` is a folder, one of `inputs`, or a file that other commands of histo read, such as a packed
-            data set or a checkpoint.
+        UsageError: `path` is a folder, one of `inputs`, an image, or a file that other commands of histo read, such as
+            a packed data set or a checkpoint.
     """
     if path.is_dir():
-        raise UsageError(f"--out {path} is a folder", "name the file to write")
+        raise UsageError(f"{option} {path} is a folder", "name the file to write")
     if is_stream(path) or not path.exists():
         return
     for one in inputs:
         if one.exists() and one.samefile(path):
-            raise UsageError(f"--out {path} is the input {one}, which would be lost", "name another file")
+            raise UsageError(f"{option} {path} is the input {one}, which would be lost", "name another file")
     if workspace.is_workspace_file(path):
-        raise UsageError(f"--out {path} is a file that other commands of histo read", "name another file")
+        raise UsageError(f"{option} {path} is a file that other commands of histo read", "name another file")
+    if is_image(path.name) or is_image_start(_read_start(path)):
+        raise UsageError(f"{option} {path} is an image, which would be lost", "name another file")
+
+
+def _read_start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:  # a file that may not be read; writing says whether it may be replaced
+        return b""
 
 
 @contextmanager

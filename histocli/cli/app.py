@@ -15,8 +15,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from histocli import __version__
 from histocli.cli.suggestions import suggest, suggest_command
-from histocli.compute.ddp import rank
 from histocli.compute.memory import is_out_of_memory
+from histocli.compute.rendezvous import rank
 from histocli.console import Reporter
 from histocli.errors import (
     EXIT_BUG,

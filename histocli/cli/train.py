@@ -194,8 +194,9 @@ def train(
 ) -> None:
     """Train a network on the balanced subset, validating each epoch."""
     state: State = ctx.obj
-    from histocli.compute.ddp import connect_processes, is_distributed
+    from histocli.compute.ddp import connect_processes
     from histocli.compute.launch import launch
+    from histocli.compute.rendezvous import is_distributed
     from histocli.trackers import check_packages
 
     check_packages(track or ())

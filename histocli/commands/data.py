@@ -119,4 +119,4 @@ def _summarise_subset(workspace: Workspace, name: str) -> SubsetSummary:
     except HistoError as error:
         return SubsetSummary(name, problem=str(error))
     splits = _count_splits(manifest)
-    return SubsetSummary(name, str(manifest["data"].iloc[0]), splits.get("train", 0), splits.get("val", 0))
+    return SubsetSummary(name, next(iter(manifest["data"]), ""), splits.get("train", 0), splits.get("val", 0))

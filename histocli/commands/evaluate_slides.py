@@ -1,6 +1,5 @@
 """`histo eval --maps`: measure the maps that `histo predict` wrote against annotations or labels of slides."""
 
-import csv
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,8 @@ from histocli.slides.lesions import (
     find_lesions,
     match_detections,
 )
-from histocli.slides.measures import Map
 from histocli.slides.plots import draw_froc, draw_slide_roc
-from histocli.slides.records import FAILED, TABLE, FinishedSlide, read_folder
+from histocli.slides.records import FinishedSlide, read_failed_slides, read_folder, read_map
 from histocli.slides.source import find_annotation
 from histocli.sources.files import file_at
 from histocli.sources.table_files import read_labels
@@ -166,7 +164,7 @@ def _make_label_lookup(path: Path | None) -> FindTruth:
 def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, threshold: float) -> EvaluatedSlide:
     """Compute the scores of a slide, and the detections in its lesions if its tumour is annotated."""
     mpp = one.record.mpp or PATCH_MPP
-    scores = _read_map(folder / "scores.csv", one, mpp)
+    scores = read_map(folder, one)
     values = np.sort(scores[np.isfinite(scores)])[::-1]
     side = one.step * PATCH_MPP
     aggregated = dict.fromkeys(AGGREGATIONS, 0.0)
@@ -178,17 +176,6 @@ def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, 
     lesions = find_lesions(truth, (one.width, one.height), (mpp, mpp))
     hits = match_detections(find_detections(scores, side), lesions)
     return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), hits)
-
-
-def _read_map(path: Path, one: FinishedSlide, mpp: float) -> Map:
-    """Return the map (rows, columns) of a table of scores."""
-    side = one.step * PATCH_MPP / mpp
-    shape = int(one.height / side) + 2, int(one.width / side) + 2
-    scores = np.full(shape, np.nan)
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            scores[round(int(row["y"]) / side), round(int(row["x"]) / side)] = float(row["probability"])
-    return scores
 
 
 def _compute_report(
@@ -214,7 +201,7 @@ def _compute_report(
     recall = {}
     for size, (found, count) in count_found_lesions(_collect_hits(slides), threshold).items():
         recall[size] = Recall(found, count, estimate(partial(_compute_recall, threshold=threshold, size=size)))
-    failed = _read_failed_slides(config.slides)
+    failed = read_failed_slides(config.slides)
     return SlideEvaluation(
         folder=str(config.slides.resolve()),
         truth=str((config.annotations or config.labels or Path()).resolve()),
@@ -249,12 +236,3 @@ def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
 def _compute_recall(slides: list[EvaluatedSlide], threshold: float, size: str) -> float | None:
     found, count = count_found_lesions(_collect_hits(slides), threshold)[size]
     return found / count if count else None
-
-
-def _read_failed_slides(out: Path) -> list[str]:
-    """Return the slides that could not be scored, of which there is no map."""
-    path = out / TABLE
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [row["slide"] for row in csv.DictReader(file) if row["status"] == FAILED]

@@ -65,7 +65,7 @@ def plot(workspace: Workspace, config: PlotConfig, *, on_note: Callable[[str], N
     if not plots:
         raise MissingInputError(f"there is nothing to draw in {workspace.root}", "histo train makes a run")
     look = Look(config.format, config.dpi, config.width, config.title)
-    paths = [workspace.plots_dir / f"{p.stem}.{config.format.value}" for p in plots]
+    paths = [workspace.plots_dir / f"{p.file_stem}.{config.format.value}" for p in plots]
     return [save(path, look, p.width, p.height, p.draw) for path, p in zip(paths, plots, strict=True)]
 
 

@@ -1,7 +1,7 @@
 """The job of one call of `histo predict`: its options, networks, inputs and results."""
 
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from histocli.compute.ddp import Ranks
 from histocli.config import PredictConfig
 from histocli.data.decoding import DecodingProcesses
-from histocli.data.inputs import STDIN, Inputs, open_inputs, read_stdin_lines
+from histocli.data.inputs import MAX_LISTED, STDIN, Inputs, open_inputs, read_stdin_lines
 from histocli.data.likeness import Likeness, LikenessMeter
 from histocli.data.remarks import Remark, Remarks
 from histocli.enums import ExportFormat, OnError, Output
@@ -26,7 +26,6 @@ from histocli.inference.writers import Writer, check_parquet
 from histocli.listeners import CommandListener
 from histocli.outputs import check_output, is_stream, real_path
 from histocli.sources import Patch
-from histocli.sources.files import is_image
 from histocli.sources.options import parse_mpp
 from histocli.workspace import Workspace
 
@@ -190,8 +189,8 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
     parse_mpp(config.mpp, config.resize)
     if config.failed is not None and config.errors is OnError.FAIL:
         raise UsageError("--failed lists unreadable files, and --errors fail allows none", "leave out --errors fail")
-    if config.failed is not None and (config.failed.is_dir() or config.failed == config.out):
-        raise UsageError(f"--failed {config.failed} is a folder, or the file of --out", "name another file")
+    if config.failed is not None and config.out is not None and _is_same_file(config.failed, config.out):
+        raise UsageError(f"--failed {config.failed} is the file of --out", "name another file")
     if config.skip_done and is_streamed(config):
         raise UsageError("--skip-done needs --out FILE, the file with the patches that are done")
     if config.output_format is Output.PARQUET:
@@ -200,10 +199,21 @@ def check_options(workspace: Workspace, config: PredictConfig, ranks: Ranks) -> 
         check_parquet()
     if config.escape_formulas and config.output_format is not Output.CSV:
         raise UsageError(f"--escape-formulas is for CSV, not {config.output_format}", "leave it out")
-    if config.out is not None:
-        check_output(config.out, workspace, [Path(name) for name in config.inputs])
-        if is_image(config.out.name) and config.out.exists():
-            raise UsageError(f"--out {config.out} is an image, which would be lost", "name another file")
+    _check_outputs(config, workspace, [Path(name) for name in config.inputs])
+
+
+def _check_outputs(config: PredictConfig, workspace: Workspace, inputs: Sequence[Path]) -> None:
+    """Check that the files of `--out` and `--failed` may be written, and are none of `inputs`."""
+    for path, option in ((config.out, "--out"), (config.failed, "--failed")):
+        if path is not None:
+            check_output(path, workspace, inputs, option)
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths are one regular file, which need not exist yet."""
+    if is_stream(one):
+        return False
+    return os.path.realpath(one) == os.path.realpath(other) or (one.exists() and other.exists() and one.samefile(other))
 
 
 def open_job(
@@ -222,14 +232,12 @@ def open_job(
     flagger = Flagger(workspace, [member.checkpoint for member in predictor.members]) if config.qc else None
     lines = None
     if STDIN in config.inputs and not is_streamed(config):  # to resume, all inputs must be known first
-        lines = [line for line in read_stdin_lines() if line.strip(b"\r\n")]
-        if config.out is not None:
-            check_output(config.out, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
+        lines = [line for line in read_stdin_lines(MAX_LISTED) if line.strip(b"\r\n")]
+        _check_outputs(config, workspace, [Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in lines])
     inputs = open_inputs(
         config.inputs, workspace, config.resize, lines, config.split, parse_mpp(config.mpp, config.resize), config.id
     )
-    if config.out is not None:
-        check_output(config.out, workspace, _list_network_files(workspace, predictor))
+    _check_outputs(config, workspace, _list_network_files(workspace, predictor))
     done = None
     if config.skip_done:
         assert config.out is not None

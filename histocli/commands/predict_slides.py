@@ -29,6 +29,7 @@ from histocli.slides.records import (
     FILE,
     NO_TISSUE,
     SCORED,
+    SCORES,
     FinishedSlide,
     SlideRecord,
     read_finished,
@@ -152,7 +153,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
 
 def _write_folder(folder: Path, name: str, plan: Plan, scores: Map, threshold: float) -> None:
     write_tissue(folder / "tissue.png", plan.overview, plan.tissue)
-    write_scores(folder / "scores.csv", scores, plan.grid)
+    write_scores(folder / SCORES, scores, plan.grid)
     write_geojson(folder / "slide.geojson", name, scores, plan.grid, threshold)
     write_heatmap(folder / "heatmap.tif", scores, plan.grid)
     write_heatmap_picture(folder / "heatmap.png", name, plan.overview, plan.overview_mpp, scores, plan.grid, threshold)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-from histocli.compute.rendezvous import find_processes, find_torchrun_agent, report_to_torchrun
+from histocli.compute.rendezvous import find_processes, find_torchrun_agent, is_distributed, report_to_torchrun
 from histocli.errors import EXIT_FAILURE, HistoError
 from histocli.signals import stop_request
 
@@ -193,16 +193,6 @@ def _start_max_all_reduce(values: Sequence[int]) -> "tuple[Any, Tensor]":
 
     tensor = torch.tensor(values, dtype=torch.int64)
     return dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor
-
-
-def is_distributed() -> bool:
-    """Return whether torchrun, or a tool that sets the same variables, started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-
-
-def rank() -> int:
-    """Return the rank of this process in its job; 0 for a single process."""
-    return int(os.environ["RANK"]) if is_distributed() else 0
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from histocli.compute.ddp import is_distributed
 from histocli.compute.memory import keep_freed_memory
+from histocli.compute.rendezvous import is_distributed
 from histocli.enums import Device, Precision
 from histocli.errors import HistoError, first_line
 from histocli.text import format_count

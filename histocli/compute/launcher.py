@@ -25,7 +25,8 @@ def watch_launcher() -> None:
     """
     if os.name == "nt" or "TORCHELASTIC_RUN_ID" not in os.environ:
         return
-    launcher = int(os.environ.get(LAUNCHER) or os.getppid())
+    number = os.environ.get(LAUNCHER, "")
+    launcher = int(number) if number.isascii() and number.isdecimal() else os.getppid()
     _continue_when_launcher_ends()
     Thread(target=_end_with_launcher, args=(launcher,), name="watch-launcher", daemon=True).start()
 

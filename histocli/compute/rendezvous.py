@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
+from histocli.errors import UsageError
+
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 RENDEZVOUS_FILE = "HISTO_RENDEZVOUS"  # variable: the file through which processes that `histo` started find each other
 _TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
+_MAX_PROCESSES, _MAX_PORT = 1_000_000, 65_535
+_NAME_SECONDS, _CONNECT_SECONDS, _CONNECT_INTERVAL = 20.0, 5.0, 0.2
 _POLL_INTERVAL = 0.02  # seconds between two checks of the store
 
 
@@ -24,19 +28,91 @@ class Rendezvous(NamedTuple):
     size: int
 
 
+def is_distributed() -> bool:
+    """Return whether torchrun, or a tool that sets the same variables, started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+
+
+def rank() -> int:
+    """Return the rank of this process in its job; 0 for a single process.
+
+    Raises:
+        UsageError: a variable that torchrun sets has another value than torchrun gives it.
+    """
+    if not is_distributed():
+        return 0
+    size = _read_variable("WORLD_SIZE", 1, _MAX_PROCESSES)
+    _read_variable("MASTER_PORT", 0, _MAX_PORT)
+    if "LOCAL_RANK" in os.environ:
+        _read_variable("LOCAL_RANK", 0, size - 1)
+    return _read_variable("RANK", 0, size - 1)
+
+
+def _read_variable(name: str, low: int, high: int) -> int:
+    """Return an environment variable as a whole number."""
+    text = os.environ[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and low <= int(text) <= high):
+        raise UsageError(
+            f"the environment variable {name} is {text[:40]!r}, not a whole number from {low} to {high:,}",
+            "start several processes with torchrun; for one process: unset RANK",
+        )
+    return int(text)
+
+
 def find_processes() -> Rendezvous:
     """Wait for all processes of this job in the store that torchrun, or `histo` itself, created for them.
 
     Raises:
         RuntimeError: the store cannot be reached, or a process does not appear within 30 minutes.
     """
-    from torch.distributed import FileStore, PrefixStore, rendezvous  # type: ignore[attr-defined]
+    from torch.distributed import FileStore, PrefixStore  # type: ignore[attr-defined]
 
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if RENDEZVOUS_FILE in os.environ:
-        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         return Rendezvous(FileStore(os.environ[RENDEZVOUS_FILE], size), rank, size)
-    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    store = _open_store(rank, size)
     return Rendezvous(PrefixStore(f"histo/{agree_on_prefix(store, rank, size)}", store), rank, size)
+
+
+def _open_store(rank: int, size: int) -> "Store":
+    """Return the store of this job, which torchrun's agent or process 0 has; torch does not wait for other processes.
+
+    `agree_on_prefix` waits for them, which Ctrl-C can interrupt.
+    """
+    from torch.distributed import TCPStore, rendezvous  # type: ignore[attr-defined]
+
+    is_of_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    _wait_for_store(host, port, is_own=rank == 0 and not is_of_agent)
+    if is_of_agent:
+        store: Store = next(rendezvous("env://", timeout=_TIMEOUT))[0]
+        return store
+    return TCPStore(host, port, size, rank == 0, _TIMEOUT, wait_for_workers=False, multi_tenant=True)
+
+
+def _wait_for_store(host: str, port: int, *, is_own: bool) -> None:
+    """Wait until a store can be reached, or only its machine's name if this process makes it.
+
+    torch would wait too, but Ctrl-C could not interrupt it.
+
+    Raises:
+        RuntimeError: MASTER_ADDR is the name of no machine, or nothing listens there within 30 minutes.
+    """
+    start = time.monotonic()
+    while True:
+        try:
+            socket.getaddrinfo(host, port)
+            if not is_own:
+                socket.create_connection((host, port), _CONNECT_SECONDS).close()
+        except socket.gaierror as error:
+            if time.monotonic() > start + _NAME_SECONDS:
+                raise RuntimeError(f"the name {host!r} in MASTER_ADDR leads to no machine: {error.strerror}") from error
+        except OSError as error:
+            if time.monotonic() > start + _TIMEOUT.total_seconds():
+                raise RuntimeError(f"nothing listens on port {port} of {host}: {error.strerror or error}") from error
+        else:
+            return
+        time.sleep(_CONNECT_INTERVAL)
 
 
 def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
@@ -52,6 +128,9 @@ def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
     name = uuid4().hex
     if rank:
         store.set(f"histo/here/{rank}", name)
+        deadline = time.monotonic() + _TIMEOUT.total_seconds()
+        while not store.check([f"histo/answer/{name}"]) and time.monotonic() < deadline:  # Ctrl-C can interrupt it
+            time.sleep(_POLL_INTERVAL)
         prefix = store.get(f"histo/answer/{name}").decode()
         store.set(f"histo/heard/{prefix}/{rank}", "")
         return prefix

@@ -31,6 +31,9 @@ from histocli.sources.listing import list_files
 from histocli.workspace import Workspace, is_path
 
 STDIN = "-"
+MAX_LISTED = 5_000_000  # paths of a list that is kept in memory, which take some 100 bytes each
+_MAX_LISTED_BYTES = 1 << 28  # of such a list
+_MAX_LINE_BYTES = 1 << 16  # of a line on stdin: no system has longer paths
 
 
 class Inputs(NamedTuple):
@@ -155,16 +158,28 @@ def _open_input(
     return _make_file_inputs(files, prefix, how, ids, {name: files})._replace(notes=_describe_skipped(others))
 
 
-def read_stdin_lines() -> Iterator[bytes]:
-    """Yield the lines of stdin.
+def read_stdin_lines(most: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of stdin, at most `most` of them.
 
     Raises:
-        HistoError: it is closed, or cannot be read.
+        HistoError: it is closed, cannot be read, has more lines, or a line that is longer than any path.
     """
     if sys.stdin is None:
         raise HistoError("cannot read paths from stdin: it is closed", "pipe a list of paths to it")
     try:
-        yield from sys.stdin.buffer
+        lines = iter(partial(sys.stdin.buffer.readline, _MAX_LINE_BYTES), b"")
+        size = 0
+        for number, line in enumerate(lines, start=1):
+            size += len(line)
+            if len(line) == _MAX_LINE_BYTES:
+                raise HistoError(
+                    f"line {number:,} on stdin has {_MAX_LINE_BYTES:,} bytes or more, which no path has",
+                    "write one path on each line, in UTF-8",
+                )
+            if most is not None and (number > most or size > _MAX_LISTED_BYTES):
+                what = f"{most:,} lines" if number > most else f"{_MAX_LISTED_BYTES >> 20} MiB"
+                raise HistoError(f"the list on stdin has more than {what}", "give folders, or the list in pieces")
+            yield line
     except OSError as error:
         reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
         raise HistoError(f"cannot read paths from stdin: {reason}", "pipe a list of paths to it") from error

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from histocli.enums import Output, Resize
 from histocli.errors import HistoError
+from histocli.fs import shorten_name
 from histocli.inference.writers import escape_formula
-from histocli.schema import Json, to_json
+from histocli.schema import to_json
 from histocli.sources import Patch
 from histocli.workspace import read_json, write_json
 
@@ -58,11 +59,12 @@ def read_done(path: Path, format: Output, columns: list[str], made_with: MadeWit
         return Done(frozenset(), True)
     record = _record_path(path)
     is_recorded = record.is_file()
-    if is_recorded and (other := _find_differences(read_json(record), made_with)):
+    if is_recorded and (other := _find_differences(record, made_with)):
         raise HistoError(f"--skip-done: {path} was made with other {', '.join(other)}", _OTHER_OUT_HINT)
     try:
         found, ids = _READERS[format](path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _check_ids(ids)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, NotImplementedError, csv.Error) as error:
         raise HistoError(f"--skip-done: {path} cannot be read as {format}: {error}", _OTHER_OUT_HINT) from error
     if found and found != columns:
         raise HistoError(
@@ -102,11 +104,17 @@ def select_new_patches(patches: Iterable[Patch], done: Done, out: Path) -> list[
 
 
 def _record_path(path: Path) -> Path:
-    return path.with_name(f".{path.name[:_MAX_NAME_LENGTH]}.made-with.json")
+    name = path.name[:_MAX_NAME_LENGTH]
+    if len(os.fsencode(name)) > _MAX_NAME_LENGTH:  # file systems count bytes
+        name = shorten_name(path.name)
+    return path.with_name(f".{name}.made-with.json")
 
 
-def _find_differences(record: Json, made_with: MadeWith) -> list[str]:
-    """Return the options that differ; a flag that an earlier version did not record was not given."""
+def _find_differences(path: Path, made_with: MadeWith) -> list[str]:
+    """Return the options that differ from a record; a flag that an earlier version did not record was not given."""
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise HistoError(f"--skip-done: {path} is damaged: it is not an object", _OTHER_OUT_HINT)
     return [
         name
         for name, value in to_json(made_with).items()
@@ -136,6 +144,12 @@ def _read_parquet(path: Path) -> tuple[list[str], list[str]]:
     from pyarrow.parquet import read_schema, read_table
 
     return read_schema(path).names, read_table(path, columns=["id"])["id"].to_pylist()
+
+
+def _check_ids(ids: list[str]) -> None:
+    """Raise `ValueError` if a row has no id: a short row of CSV, or another value in JSON."""
+    if not all(isinstance(key, str) for key in ids):
+        raise ValueError("a row has no id")
 
 
 def _require_last_newline(path: Path) -> None:

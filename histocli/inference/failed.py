@@ -4,15 +4,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from histocli.data.tables import make_table_writer
+from histocli.outputs import output_path
 from histocli.sources.files import to_utf8
-from histocli.workspace import atomic_path
 
 COLUMNS = ("id", "path", "error")
 
 
 def write_failed(path: Path, rows: Iterable[Sequence[str]]) -> None:
     """Write a CSV file with the id, the path and the error of each file; it has only a header if there are none."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with output_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = make_table_writer(file)
         writer.writerow(COLUMNS)
         writer.writerows([to_utf8(value) for value in row] for row in rows)

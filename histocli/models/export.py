@@ -19,6 +19,7 @@ from histocli.models.backbone import PATCH_SIDE
 
 INPUT, FACTS = "images", "histo.json"
 OUTPUTS = ["probability", "log_odds"]
+_FATAL = 4  # the highest level of ONNX Runtime's log
 Exported = Callable[["np.ndarray"], list["np.ndarray"]]
 
 
@@ -88,6 +89,7 @@ def open_onnx_session(path: Path, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = _FATAL  # errors are raised too; its own lines would repeat names in the file
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

@@ -3,13 +3,16 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import histocli
 from histocli.compute.memory import is_out_of_memory
-from histocli.errors import HistoError
+from histocli.errors import HistoError, first_line
 from histocli.models.export import INPUT, OUTPUTS, open_onnx_session
+
+_HINT = "remove it, or write it again with histo export"
 
 
 class OnnxNetwork:
@@ -22,23 +25,33 @@ class OnnxNetwork:
     """
 
     def __init__(self, path: Path, sha256: str) -> None:
-        hint = "remove it, or write it again with histo export"
+        self._path = path
         try:
             self._session = open_onnx_session(path, threads=1)
         except Exception as error:  # ONNX Runtime's exceptions have no common class
             if is_out_of_memory(error) or isinstance(error, ImportError):
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise HistoError(f"{path} cannot be used: {reason}", hint) from error
+            raise HistoError(f"{path} cannot be used: {first_line(error)}", _HINT) from error
         facts = self._session.get_modelmeta().custom_metadata_map
         if facts.get("checkpoint_sha256") != sha256:
-            raise HistoError(f"{path} was not made from this checkpoint", hint)
+            raise HistoError(f"{path} was not made from this checkpoint", _HINT)
         if facts.get("histo") != histocli.__version__:
-            raise HistoError(f"{path} was made by histo {facts.get('histo')}", hint)
+            raise HistoError(f"{path} was made by histo {facts.get('histo')}", _HINT)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the log odds as the second logit; the first is 0."""
-        [odds] = self._session.run(OUTPUTS[1:], {INPUT: images.contiguous().numpy()})
+        """Return the log odds as the second logit; the first is 0.
+
+        Raises:
+            HistoError: the file does not compute one number for each image.
+        """
+        try:
+            [odds] = self._session.run(OUTPUTS[1:], {INPUT: images.contiguous().numpy()})
+        except Exception as error:  # ONNX Runtime's exceptions have no common class
+            if is_out_of_memory(error):
+                raise
+            raise HistoError(f"{self._path} cannot be used: {first_line(error)}", _HINT) from error
+        if not isinstance(odds, np.ndarray) or odds.dtype != np.float32 or odds.shape != (len(images),):
+            raise HistoError(f"{self._path} does not compute one log odds for each patch", _HINT)
         log_odds = torch.from_numpy(odds)
         return torch.stack([torch.zeros_like(log_odds), log_odds], 1)
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from histocli.errors import HistoError
+from histocli.errors import HistoError, describe_value
 from histocli.reports.audit import AuditReport
 from histocli.schema import Count, from_json
 from histocli.text import format_count
@@ -52,6 +52,12 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=dict)
     git_commit: str | None = None
 
+    def __post_init__(self) -> None:
+        """Check the number of epochs, which other commands compute with."""
+        epochs = self.options.get("epochs")
+        if epochs is not None and (type(epochs) is not int or epochs < 0):
+            raise ValueError(f"has the epochs {describe_value(epochs)}, which is not a whole number")
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -90,11 +96,13 @@ def read_history(path: Path) -> list[EpochRecord]:
 
     """
     hint = "histo train --resume writes it again"
+    if path.exists() and not path.is_file():  # reading a pipe could block for ever
+        raise HistoError(f"{path} is not a file", hint)
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            value = json.loads(line)
-        except ValueError as error:
+            value = json.loads(line.decode())
+        except (ValueError, RecursionError) as error:
             raise HistoError(f"cannot read {path}, line {number}: {error}", hint) from error
         rows.append(from_json(EpochRecord, value, f"{path}, line {number}", hint))
     return rows

@@ -65,6 +65,17 @@ class SlideEvaluation:
     recall: dict[str, Recall]
     chosen: ChosenScore | None = None
 
+    def __post_init__(self) -> None:
+        """Check that fields fit each other: a file may be from anyone."""
+        is_scored = all(scores.keys() == self.auc.keys() for scores in self.scores.values())
+        if not is_scored or self.scores.keys() != self.labels.keys():
+            raise ValueError("does not have a label and each kind of score for each slide")
+        if MAXIMUM not in self.auc or set(self.labels.values()) - {0, 1}:
+            raise ValueError(f"has no AUC of the {MAXIMUM}, or a label that is not 0 or 1")
+        curve = self.false_positives
+        if len(curve) != len(self.sensitivity) or curve[:1] not in ([], [0]) or curve != sorted(curve):
+            raise ValueError("has a FROC curve that does not begin at 0 and rise")
+
     def compute_roc(self, name: str) -> list[tuple[float, float]]:
         """Return the ROC curve of slides by one of their scores: 1 - specificity and sensitivity, from (0, 0) on.
 

@@ -8,20 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from histocli.errors import HistoError, describe_value
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.masks import TumourMask, read_mask
+from histocli.slides.polygons import Polygon, Ring, check_polygons, fill_polygons
 from histocli.slides.qupath import ANNOTATION, parse_class, parse_object_kind
+from histocli.slides.records import MAX_LENGTH
 from histocli.slides.xml import read_elements
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
-Ring = np.ndarray[Any, np.dtype[np.float64]]
-_FRACTION_BITS = 4  # bits of the fraction of a coordinate, for OpenCV
+_BAND_PIXELS = 1 << 25  # pixels of a slide that are filled at a time
 _EXPORT_HINT = "export it again from ASAP"
-_MAX_COORDINATE = 1 << 21  # pixels of level 0: no slide is larger
 # Names of classes, in small letters: of Camelyon16 and 17, of QuPath, and without a class.
 _TUMOUR_CLASSES = frozenset(
     {"", "_0", "_1", "tumor", "tumour", "metastases", "metastasis", "positive", "carcinoma", "cancer"}
@@ -30,18 +29,6 @@ _EXCLUDED_CLASSES = frozenset(
     {"_2", "exclusion", "normal", "negative", "ignore", "none", "other", "stroma", "necrosis"}
 )
 _WITHOUT_AREA = {"Point": "points", "MultiPoint": "points", "LineString": "lines", "MultiLineString": "lines"}
-
-
-class Polygon(NamedTuple):
-    """An area: its outline (N,2) as x and y in level-0 pixels, its holes, and its class, or "".
-
-    `kind` is `ANNOTATION`, or which of QuPath's other objects it is, such as "tiles".
-    """
-
-    outline: Ring
-    holes: list[Ring]
-    name: str = ""
-    kind: str = ANNOTATION
 
 
 class AnnotatedAreas(NamedTuple):
@@ -64,6 +51,7 @@ def read_geojson(path: Path) -> AnnotatedAreas:
     """
     shapes = _read_shapes(path)
     areas = [one for one in shapes.polygons if one.kind == ANNOTATION]
+    check_polygons(areas, path)
     left_out = shapes.without_area + Counter(one.kind for one in shapes.polygons if one.kind != ANNOTATION)
     if left_out and not areas:
         raise HistoError(
@@ -132,7 +120,7 @@ def _parse_ring(points: Any) -> Ring:
     for value in (value for pair in pairs for value in pair):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"a coordinate is {describe_value(value)}, not a number")
-        if not -_MAX_COORDINATE <= value <= _MAX_COORDINATE:  # also where it is not finite
+        if not -MAX_LENGTH <= value <= MAX_LENGTH:  # also where it is not finite
             raise ValueError(f"a coordinate is {describe_value(value)}, which is far outside any slide")
     if len(pairs) < 3:
         raise ValueError("a polygon needs three or more points")
@@ -159,11 +147,13 @@ def read_asap(path: Path) -> list[Polygon]:
 
     try:
         read_elements(path.read_bytes(), on_element)
-        return [Polygon(_parse_ring(ring), [], name) for ring, name in zip(rings, names, strict=True) if len(ring) > 2]
+        areas = [Polygon(_parse_ring(ring), [], name) for ring, name in zip(rings, names, strict=True) if len(ring) > 2]
     except KeyError as error:
         raise HistoError(f"{path} is not an annotation of ASAP: a point has no {error}", _EXPORT_HINT) from error
     except (OSError, ValueError) as error:
         raise HistoError(f"{path} is not an annotation of ASAP: {error}", _EXPORT_HINT) from error
+    check_polygons(areas, path)
+    return areas
 
 
 def _parse_number(text: str) -> float:
@@ -225,49 +215,34 @@ def label_squares(areas: TumourAreas, grid: Grid) -> Mask:
     if areas.mask is not None:
         return areas.mask.label_squares(grid)
     labels = np.zeros(grid.shape, np.bool_)
+    rows, columns = grid.shape
     scale = (grid.scale[0] * grid.downsample, grid.scale[1] * grid.downsample)
     side = grid.step * scale[1]
-    for row in range(grid.shape[0]):
-        top, bottom = row * side, (row + 1) * side
-        tumour = _shift([one for one in areas.tumour if _is_in_rows(one, top, bottom)], top)
+    extents = [_find_extents(polygons) for polygons in (areas.tumour, areas.excluded)]
+    most = max(1, _BAND_PIXELS // (columns * grid.step**2))  # rows of squares that are filled at a time
+    for first in range(0, rows, most):
+        count = min(most, rows - first)
+        top, bottom = first * side, (first + count) * side
+        tumour, excluded = (
+            _shift([polygons[i] for i in np.flatnonzero((low <= bottom) & (high >= top))], top)
+            for polygons, (low, high) in zip((areas.tumour, areas.excluded), extents, strict=True)
+        )
         if not tumour:
             continue
-        shape = grid.step, grid.shape[1] * grid.step
+        shape = count * grid.step, columns * grid.step
         pixels = fill_polygons(tumour, shape, scale)
-        excluded = _shift([one for one in areas.excluded if _is_in_rows(one, top, bottom)], top)
         pixels &= ~fill_polygons(excluded, shape, scale)
-        labels[row] = pixels.reshape(grid.step, grid.shape[1], grid.step).any((0, 2))
+        squares = pixels.reshape(count, grid.step, columns, grid.step)
+        labels[first : first + count] = squares.any((1, 3))
     return labels
 
 
-def _is_in_rows(polygon: Polygon, top: float, bottom: float) -> bool:
-    """Return whether the outline of a polygon has a point between two y coordinates, or passes them."""
-    y = polygon.outline[:, 1]
-    return bool(y.max() >= top and y.min() <= bottom)
+def _find_extents(polygons: list[Polygon]) -> tuple[Ring, Ring]:
+    """Return the lowest and the highest y coordinate of the outline of each polygon."""
+    ys = [one.outline[:, 1] for one in polygons]
+    return np.array([y.min() for y in ys]), np.array([y.max() for y in ys])
 
 
 def _shift(polygons: list[Polygon], top: float) -> list[Polygon]:
     by = np.array([0.0, top])
     return [Polygon(one.outline - by, [hole - by for hole in one.holes], one.name) for one in polygons]
-
-
-def fill_polygons(polygons: list[Polygon], shape: tuple[int, int], scale: tuple[float, float]) -> Mask:
-    """Return the mask (H,W) of polygons, where a pixel spans `scale` (x, y) level-0 pixels.
-
-    A pixel belongs to the mask if its centre is in a polygon; the pixels of the outline do too.
-    """
-    mask = np.zeros(shape, np.uint8)
-    for polygon in polygons:
-        rings = [_to_fixed_point(ring, scale) for ring in (polygon.outline, *polygon.holes)]
-        one = np.zeros(shape, np.uint8) if polygon.holes else mask
-        if polygon.holes:
-            cv2.fillPoly(one, rings, 1, shift=_FRACTION_BITS)
-            mask |= one
-        else:
-            cv2.fillPoly(mask, rings, 1, shift=_FRACTION_BITS)
-    return mask.astype(np.bool_)
-
-
-def _to_fixed_point(ring: Ring, scale: tuple[float, float]) -> "np.ndarray[Any, np.dtype[np.int32]]":
-    # The coordinates of OpenCV are those of pixel centres: the centre of the first pixel is 0.
-    return np.round((ring / scale - 0.5) * (1 << _FRACTION_BITS)).astype(np.int32)

@@ -61,8 +61,8 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     slides: list[SlideFile] = []
     others: list[Path] = []
     without_slides: list[str] = []
-    for name in inputs:
-        path = Path(name)
+    for given in inputs:
+        path = Path(given)
         if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a name is too long
             files = list(_walk(path))
             found = [_name_slide(Path(file), path) for file in files if is_slide(file)]
@@ -71,10 +71,11 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
                 rest = [file for file in map(Path, files) if file not in known]
                 others += [file for file in rest if not _is_slide_data(file, known)]
         else:
-            found = [SlideFile(path, path.stem)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113
+            name = path.stem if path.stem.strip(".") else path.name  # the stem of "...tif" is the folder above
+            found = [SlideFile(path, name)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113
         slides += found
         if not found:
-            without_slides.append(name)
+            without_slides.append(given)
     if not slides:
         return None
     if without_slides:
@@ -108,12 +109,17 @@ def _make_names_unique(slides: list[SlideFile]) -> list[SlideFile]:
         lambda slide: Path(slide.name).name,
         lambda slide: slide.name,
         lambda slide: f"{slide.name}{slide.path.suffix}",
-        lambda slide: slide.path.absolute().as_posix().lstrip("/").replace(":", ""),
+        lambda slide: _make_absolute(slide.path).as_posix().lstrip("/").replace(":", ""),
     ):
         names = [naming(slide) for slide in slides]
         if len({name.lower() for name in names}) == len(slides):
             break
     return [SlideFile(slide.path, name) for slide, name in zip(slides, names, strict=True)]
+
+
+def _make_absolute(path: Path) -> Path:
+    """Return an absolute path without "..", which would lead out of the folder of the maps."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
 def _read_tiff_tags(file: BinaryIO) -> dict[int, int]:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from histocli.slides.annotations import TumourAreas, fill_polygons
+from histocli.slides.annotations import TumourAreas
 from histocli.slides.grid import Mask
 from histocli.slides.measures import Map
+from histocli.slides.polygons import fill_polygons
 
 MASK_MPP = 7.776
 FALSE_POSITIVES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # per slide: the FROC score is the mean sensitivity at these
@@ -74,7 +75,8 @@ def find_lesions(areas: TumourAreas, size: tuple[int, int], mpp: tuple[float, fl
         return Lesions(np.zeros(mask.shape, np.int32), [])
     grown = ndimage.distance_transform_edt(~mask) < _GROWTH_UM / MASK_MPP
     labels, count = ndimage.label(ndimage.binary_fill_holes(grown), np.ones((3, 3), int))
-    return Lesions(labels.astype(np.int32), [_classify_size(labels == number) for number in range(1, count + 1)])
+    windows = enumerate(ndimage.find_objects(labels, count), start=1)
+    return Lesions(labels.astype(np.int32), [_classify_size(labels[window] == number) for number, window in windows])
 
 
 def _classify_size(mask: Mask) -> str:

@@ -14,6 +14,7 @@ from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError, describe_value
 from histocli.slides import PATCH_MPP
 from histocli.slides.measures import Map
+from histocli.slides.records import MAX_LENGTH
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
 from histocli.slides.slide import check_mpp
 from histocli.slides.source import LABEL_SIDE
@@ -21,6 +22,7 @@ from histocli.workspace import Workspace
 
 _ID = re.compile(r"(.+)_x([0-9]{1,9})_y([0-9]{1,9})")  # of `SlidesSource`
 _SQUARE_MM = LABEL_SIDE * PATCH_MPP / 1000  # side of the square that a patch's label and score describe
+_MAX_HEADER = 1 << 20  # characters
 _MAX_CELLS = 300  # along the longer side of a map: smaller cells could not be seen
 _PROBABILITY_COLUMNS = ("probability", "prob", "label")  # the first one in the table is used
 _MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
@@ -159,15 +161,25 @@ def _read_positions(workspace: Workspace, names: Sequence[str]) -> pd.DataFrame:
             manifest = read_manifest(path, ("id", "label", "slide", "x", "y"))
             for column in POSITION_COLUMNS:  # data sets of earlier versions have no resolution
                 texts = manifest[column] if column in manifest else pd.Series("", manifest.index)
-                manifest[column] = pd.to_numeric(texts, errors="coerce")
+                manifest[column] = pd.to_numeric(texts, errors="coerce").replace([np.inf, -np.inf], np.nan)
+            _check_positions(path, manifest)
             frames.append(manifest.loc[manifest["x"].notna() & manifest["y"].notna(), list(_NO_POSITIONS.columns)])
     found = [frame for frame in frames if len(frame)] or frames[:1]
     return pd.concat(found, ignore_index=True).drop_duplicates()
 
 
+def _check_positions(path: Path, manifest: pd.DataFrame) -> None:
+    """Raise `HistoError` if a position is not a whole number of pixels within a slide."""
+    for column in ("x", "y"):
+        values = manifest[column].dropna()
+        if (is_wrong := ~((values % 1 == 0) & values.between(-MAX_LENGTH, MAX_LENGTH))).any():
+            key, value = manifest["id"][values.index[is_wrong][0]], float(values[is_wrong].iloc[0])
+            raise HistoError(f"{path}, column {column}: {key} has the position {value:g}", "correct it and try again")
+
+
 def _read_header(path: Path) -> set[str]:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return {name.strip().strip('"') for name in re.split("[,;\t]", file.readline())}
+        return {name.strip().strip('"') for name in re.split("[,;\t]", file.readline(_MAX_HEADER))}
 
 
 def _place(ids: "pd.Series[str]", probs: "pd.Series[float]", labels: "pd.Series[int]", known: pd.DataFrame) -> Any:

@@ -1,18 +1,35 @@
 """The records of scored slides, and the table of slides."""
 
 import math
+import re
+from collections import Counter
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated
 
-from histocli.data.tables import make_table_writer
-from histocli.errors import HistoError
-from histocli.schema import from_json, to_json
+import numpy as np
+
+from histocli.data.tables import make_table_writer, read_columns
+from histocli.errors import HistoError, describe_value
+from histocli.schema import Count, Fraction, Range, from_json, to_json
+from histocli.slides import PATCH_MPP
+from histocli.slides.slide import PLAUSIBLE_MPP
 from histocli.workspace import atomic_path, read_json, write_json
 
+if TYPE_CHECKING:
+    from histocli.slides.measures import Map
+
 FILE = "slide.json"  # in a slide's folder, written last: a slide with this file is finished
+SCORES = "scores.csv"  # in a slide's folder: the scored squares
 TABLE = "slides.csv"
+MAX_LENGTH = 1 << 21  # pixels of level 0: no slide is larger
+_MAX_SQUARES, _MAX_AREA_MM2 = 1 << 24, 4000  # of a slide: the largest glass has 50 x 75 mm
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+_HINT = "histo predict writes the maps again into a new folder"
 SCORED, NO_TISSUE, FAILED = "scored", "no tissue", "failed"
 OWN_MASK = "own mask"  # the flag of a slide whose tissue is from the user's mask
+Resolution = Annotated[float, Range(*PLAUSIBLE_MPP)]  # micrometres per pixel
+Size = Annotated[float, Range(0, math.inf)]
 
 
 @dataclass(frozen=True)
@@ -21,13 +38,13 @@ class SlideRecord:
 
     slide: str
     status: str
-    mpp: float | None = None
-    squares: int = 0
-    tissue_mm2: float | None = None
-    tumour_mm2: float | None = None
-    largest_region_mm: float | None = None
-    maximum: float | None = None
-    percentile_99: float | None = None
+    mpp: Resolution | None = None
+    squares: Count = 0
+    tissue_mm2: Size | None = None
+    tumour_mm2: Size | None = None
+    largest_region_mm: Size | None = None
+    maximum: Fraction | None = None
+    percentile_99: Fraction | None = None
     flags: str = ""
     error: str = ""
 
@@ -42,11 +59,21 @@ class FinishedSlide:
 
     path: str
     made_of: str
-    threshold: float
-    step: int
-    width: int
-    height: int
+    threshold: Fraction
+    step: Annotated[int, Range(1, MAX_LENGTH)]
+    width: Annotated[int, Range(1, MAX_LENGTH)]
+    height: Annotated[int, Range(1, MAX_LENGTH)]
     record: SlideRecord
+
+    @property
+    def square_side(self) -> float:
+        """The side of a square in level-0 pixels."""
+        return self.step * PATCH_MPP / (self.record.mpp or PATCH_MPP)
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """The rows and columns of a map that has all squares of the slide."""
+        return int(self.height / self.square_side) + 2, int(self.width / self.square_side) + 2
 
 
 def write_finished(folder: Path, finished: FinishedSlide) -> None:
@@ -55,9 +82,22 @@ def write_finished(folder: Path, finished: FinishedSlide) -> None:
 
 
 def read_finished(folder: Path) -> FinishedSlide | None:
-    """Return the content of a slide's `slide.json`, None if the slide is not finished."""
+    """Return the content of a slide's `slide.json`, None if the slide is not finished.
+
+    Raises:
+        HistoError: it is damaged, describes a slide that is larger than any, or one in another folder.
+    """
     path = folder / FILE
-    return from_json(FinishedSlide, read_json(path), str(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    finished = from_json(FinishedSlide, read_json(path), str(path), _HINT)
+    name = PurePosixPath(finished.record.slide)
+    if name.is_absolute() or ".." in name.parts:
+        raise HistoError(f"{path} names the slide {describe_value(str(name))}, which is in another folder", _HINT)
+    area = finished.width * finished.height * ((finished.record.mpp or PATCH_MPP) / 1000) ** 2
+    if area > _MAX_AREA_MM2 or math.prod(finished.map_shape) > _MAX_SQUARES:  # its maps are read into memory
+        raise HistoError(f"{path} has a slide of {area:,.0f} mm2, and no slide is so large", _HINT)
+    return finished
 
 
 def read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
@@ -66,11 +106,76 @@ def read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
     finished = [(folder, one) for folder, one in found if one is not None]
     if not finished:
         raise HistoError(f"there are no maps of slides in {out}", "histo predict SLIDES --out DIR writes them")
+    for name, count in Counter(one.record.slide for _, one in finished).items():
+        if count > 1:
+            raise HistoError(f"{count} folders in {out} have the scores of the slide {name}", "remove all but one")
     if len({(one.threshold, one.step) for _, one in finished}) > 1:
         raise HistoError(
             f"the slides in {out} were scored with different options", "score them again with one histo predict"
         )
     return finished
+
+
+def read_map(folder: Path, finished: FinishedSlide) -> "Map":
+    """Return the map (rows, columns) of a slide's table of scores, which is NaN where no square was scored.
+
+    Raises:
+        HistoError: the table is missing or damaged, has a square outside the slide, or one twice, a score that is no
+            probability, or another number of squares than the slide's record.
+    """
+    path = folder / SCORES
+    columns = _read_table(path, ("x", "y", "probability"))
+    squares = finished.record.squares
+    if len(columns["x"]) != squares:
+        raise HistoError(f"{path} has {len(columns['x']):,} squares, and {folder / FILE} says {squares:,}", _HINT)
+    scores = np.full(finished.map_shape, np.nan)
+    for x, y, text in zip(columns["x"], columns["y"], columns["probability"], strict=True):
+        if not (_WHOLE_NUMBER.fullmatch(x) and _WHOLE_NUMBER.fullmatch(y)):
+            raise HistoError(f"{path}: the square {describe_value(x)}, {describe_value(y)} has no position", _HINT)
+        at = round(int(y) / finished.square_side), round(int(x) / finished.square_side)
+        if not (at[0] < scores.shape[0] and at[1] < scores.shape[1]):
+            raise HistoError(f"{path}: the square at x {x}, y {y} lies outside the slide", _HINT)
+        if not np.isnan(scores[at]):
+            raise HistoError(f"{path}: the square at x {x}, y {y} occurs twice", _HINT)
+        scores[at] = _parse_probability(text, path)
+    return scores
+
+
+def _parse_probability(text: str, path: Path) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise HistoError(f"{path}: the probability {describe_value(text)} is not a number from 0 to 1", _HINT)
+    return value
+
+
+def read_failed_slides(out: Path) -> list[str]:
+    """Return the slides of slides.csv that could not be scored, of which there is no map.
+
+    Raises:
+        HistoError: the table is damaged.
+    """
+    path = out / TABLE
+    if not path.is_file():
+        return []
+    columns = _read_table(path, ("slide", "status"))
+    return [slide for slide, status in zip(columns["slide"], columns["status"], strict=True) if status == FAILED]
+
+
+def _read_table(path: Path, required: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the columns of a table; raise `HistoError` if one of `required` is missing."""
+    if not path.is_file():
+        raise HistoError(f"there is no table {path}", _HINT)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            columns = read_columns(file, str(path))
+    except OSError as error:
+        raise HistoError(f"cannot read {path}: {error.strerror}") from error
+    if missing := [name for name in required if name not in columns]:
+        raise HistoError(f"{path}, line 1: there is no column {missing[0]!r}", _HINT)
+    return columns
 
 
 def write_table(out: Path, records: list[SlideRecord]) -> None:

@@ -61,7 +61,7 @@ def read_resolutions(value: str | None) -> GivenResolutions:
     if value is None:
         return GivenResolutions()
     try:
-        return GivenResolutions(_check_possible(float(value), f"--mpp {value}"))
+        return GivenResolutions(_check_possible(_parse_number(value), f"--mpp {value}"))
     except ValueError:
         path = Path(value)
     if not path.is_file():
@@ -73,13 +73,19 @@ def read_resolutions(value: str | None) -> GivenResolutions:
     found: dict[str, float] = {}
     for slide, text in zip(columns["slide"], columns["mpp"], strict=True):
         try:
-            number = float(text)
+            number = _parse_number(text)
         except ValueError:
             raise UsageError(f"{path}: the mpp of {slide} is {text!r}", "give a number, such as 0.25") from None
+        _check_possible(number, f"{path}: the mpp of {slide}, {text},")
         if found.setdefault(slide, number) != number:
             raise UsageError(f"{path}: {slide} occurs twice with different mpp", "remove one of the lines")
-        _check_possible(number, f"{path}: the mpp of {slide}, {text},")
     return GivenResolutions(by_slide=found)
+
+
+def _parse_number(text: str) -> float:
+    if not text.isascii() or "_" in text:  # Python reads 2_5 as 25
+        raise ValueError(f"{text} is not a number")
+    return float(text)
 
 
 def _check_possible(mpp: float, what: str) -> float:

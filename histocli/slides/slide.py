@@ -7,7 +7,7 @@ from typing import NamedTuple
 from histocli.sources import Pixels
 
 INSTALL = "pip install 'histocli[slides]'"
-_PLAUSIBLE_MPP = (0.05, 10.0)  # micrometres per pixel; 72 dpi, which many programs write, would be 353
+PLAUSIBLE_MPP = (0.05, 10.0)  # micrometres per pixel; 72 dpi, which many programs write, would be 353
 MICROMETRES = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.0}  # one of TIFF's units
 
 
@@ -66,7 +66,7 @@ def check_mpp(x: float | None, y: float | None) -> tuple[tuple[float, float] | N
     """Return the micrometres per pixel if both are possible for a slide, else None and the reason."""
     if x is None or y is None:
         return None, "the file does not say how many micrometres a pixel has"
-    low, high = _PLAUSIBLE_MPP
+    low, high = PLAUSIBLE_MPP
     if low <= x <= high and low <= y <= high:
         return (x, y), ""
     return None, f"the file says {x:.4g} micrometres per pixel, which no microscope has"

@@ -194,7 +194,7 @@ def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
             if (path := folder / f"{stem}{suffix}").is_file():
                 return path
         for name in (f"{stem}{end}{suffix}" for end in _MASK_NAMES for suffix in MASK_SUFFIXES):
-            if (path := folder / name).is_file() and not path.samefile(slide.path):
+            if (path := folder / name).is_file() and not _is_same_file(path, slide.path):
                 return path
     if slide.path.stem.lower().startswith("normal"):
         return None
@@ -202,6 +202,11 @@ def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
         f"{slide.path}: there is no annotation {slide.path.stem}.xml, .geojson, .tif or .png in {folder}",
         "for a slide without tumour, write a GeoJSON file with an empty list of features",
     )
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths are one file; the slide of a map need not be here any more."""
+    return other.exists() and one.samefile(other)
 
 
 def _share_evenly(sizes: list[int], total: int) -> list[int]:

@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.annotations import describe_counts, fill_polygons, read_geojson
+from histocli.slides.annotations import describe_counts, read_geojson
 from histocli.slides.grid import Mask
 from histocli.slides.masks import read_painted
 from histocli.slides.measures import Map
+from histocli.slides.polygons import fill_polygons
 from histocli.slides.records import OWN_MASK
 from histocli.sources import Pixels
 

@@ -29,7 +29,7 @@ _IMAGE_START = re.compile(
     re.DOTALL,
 )
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini"})
-_HEAD_BYTES = 32
+HEAD_BYTES = 32  # of a file that show whether it is an image
 
 # Folders that macOS, Windows, Linux and network drives add: copies for the finder, thumbnails, deleted files.
 SYSTEM_FOLDERS = frozenset(
@@ -114,7 +114,7 @@ def _is_image_file(file: File) -> bool:
         return False
     read_head = getattr(file.read, "head", None)
     try:
-        head: bytes = read_head(_HEAD_BYTES) if read_head else file.read()[:_HEAD_BYTES]
+        head: bytes = read_head(HEAD_BYTES) if read_head else file.read()[:HEAD_BYTES]
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
         return False  # the file is counted as skipped
     return is_image_start(head) and not (_SLIDE_SUFFIX.fullmatch(suffix) and _TIFF.match(head))

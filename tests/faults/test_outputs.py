@@ -155,6 +155,38 @@ def test_an_image_named_on_stdin_is_not_written_over(root, images):
     assert "would be lost" in refuses(root, "predict", "-", *options, stdin=images / "list")
 
 
+@pytest.mark.parametrize("target", ["images/2.png", "damaged.png", "renamed", "list", "out.csv", "hard", "patches.npy"])
+def test_the_table_of_failed_files_replaces_nothing_that_is_needed(root, images, target):
+    """It replaced any file: it was not opened like --out."""
+    (images / "damaged.png").write_bytes(b"no image")
+    (images / "renamed").write_bytes((images / "images" / "0.png").read_bytes())
+    (images / "out.csv").write_text("id,label\n")
+    os.link(images / "out.csv", images / "hard")
+    before = tree(images)
+    given = {"patches.npy": "patches.npy", "list": "list", "damaged.png": "damaged.png"}.get(target, "images")
+    options = ["--ckpt", "first", "--device", "cpu", "--out", images / "out.csv", "--failed", images / target]
+    assert f"error: --failed {images / target} is " in refuses(root, "predict", images / given, *options)
+    assert differences(tree(images), before) == []
+
+
+def test_the_table_of_failed_files_goes_to_a_device_and_not_in_its_place(root, images):
+    (images / "images" / "bad.png").write_bytes(b"no image")
+    link = images / "failed"
+    link.symlink_to("/dev/stderr")
+    line = ["predict", images / "images", "--ckpt", "first", "--device", "cpu", "--failed", link]
+    assert f"\nbad,{images}/images/bad.png," in histo(root, *line, code=4).stderr
+    assert link.is_symlink()
+    for path in ("runs/first/best.pt", "manifests/balanced.csv"):
+        assert "is a file that other commands" in refuses(root, *line[:-1], root / path)
+    histo(root, *line[:-1], "/dev/full", code=1)
+
+
+def test_an_image_without_a_suffix_is_not_written_over(root, images):
+    (images / "images" / "renamed").write_bytes((images / "images" / "0.png").read_bytes())
+    options = ["--ckpt", "first", "--device", "cpu", "--out", images / "images" / "renamed"]
+    assert "is an image, which would be lost" in refuses(root, "predict", images / "images", *options)
+
+
 @pytest.mark.parametrize(
     "path",
     [

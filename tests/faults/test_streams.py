@@ -1,9 +1,12 @@
 """Standard streams that are closed or full, users without a home, folders that cannot be written: no result is lost."""
 
+from io import BytesIO, TextIOWrapper
 from itertools import combinations
 
 import pytest
 
+from histocli.data.inputs import read_stdin_lines
+from histocli.errors import HistoError
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 
@@ -51,6 +54,22 @@ def test_a_list_that_cannot_be_read_is_an_error(root, tmp_path):
         assert "error: cannot read paths from stdin: it is closed" in process.stderr
         check(process, root)
     assert not (tmp_path / "preds.csv").exists()
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "preds.csv"]], ids=str)
+def test_a_list_that_is_one_endless_line_is_refused_in_little_memory(root, tmp_path, out):
+    line = ["predict", "-", *PREDICT[2:], *out]
+    process = histo(root, *line, code=1, stdin="/dev/zero", limits={"memory": 600 << 20}, cwd=tmp_path)
+    assert "error: line 1 on stdin has 65,536 bytes or more, which no path has" in process.stderr
+    assert not (tmp_path / "preds.csv").exists()
+
+
+def test_a_list_that_must_be_known_first_has_an_end(monkeypatch):
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"a.png\n" * 5)))
+    with pytest.raises(HistoError, match="the list on stdin has more than 4 lines"):
+        list(read_stdin_lines(4))
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"a.png\n" * 4 + b"b.png")))
+    assert len(list(read_stdin_lines(5))) == 5
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,35 @@
 """Slides and annotations from anyone: nothing outside them is read, and they crash or hang nothing."""
 
+import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
 from histocli.errors import HistoError
+from histocli.reports.page.maps import make_folder_maps
+from histocli.slides import annotations
+from histocli.slides.annotations import TumourAreas, label_squares, read_tumour
+from histocli.slides.detection import find_slides
+from histocli.slides.grid import Grid
+from histocli.slides.lesions import find_lesions
+from histocli.slides.polygons import Polygon, fill_polygons
 from histocli.slides.reading import open_slide
+from histocli.slides.records import (
+    FinishedSlide,
+    SlideRecord,
+    read_failed_slides,
+    read_folder,
+    read_map,
+    write_finished,
+)
 from tests.cli import REPOSITORY
+from tests.faults.test_harms import lying_png
 from tests.slides.files import tissue_image, write_slide
 
 pytestmark = pytest.mark.attack
@@ -103,3 +122,186 @@ def test_an_ordinary_ome_slide_is_read(tmp_path):
     with open_slide(write_slide(tmp_path / "x.ome.tif", image, 0.5, ome=True)) as slide:
         assert np.array_equal(slide.read(0, 0, 0, 600, 500), image)
         assert slide.mpp == (0.5, 0.5)
+
+
+# maps that someone else wrote
+
+SIDE = 192  # of a square in level-0 pixels
+RECORD = SlideRecord("slide", "scored", mpp=0.486, squares=3, maximum=0.75)
+FINISHED = FinishedSlide("/slides/slide.tif", "", 0.5, 96, 5 * SIDE, 4 * SIDE, RECORD)
+ROWS = [f"0,0,{SIDE},{SIDE},0.25", f"{SIDE},0,{SIDE},{SIDE},0.5", f"{4 * SIDE},{3 * SIDE},{SIDE},{SIDE},0.75"]
+HEAD = "x,y,width,height,probability"
+
+
+@pytest.fixture
+def maps(tmp_path):
+    """A folder with the map of one slide of 4 x 5 squares, 3 of them scored."""
+    folder = tmp_path / "maps" / "slide"
+    folder.mkdir(parents=True)
+    write_finished(folder, FINISHED)
+    (folder / "scores.csv").write_text("\n".join([HEAD, *ROWS]) + "\n")
+    return folder.parent
+
+
+def test_a_map_is_read(maps):
+    [(folder, finished)] = read_folder(maps)
+    scores = read_map(folder, finished)
+    assert (scores[0, 0], scores[3, 4]) == (0.25, 0.75)
+    assert np.isfinite(scores).sum() == 3
+
+
+def replace_row(row):
+    return [HEAD, row, *ROWS[1:]]
+
+
+TABLES = {
+    "negative": replace_row("-192,0,9,9,0.5"),  # it was counted from the other side of the slide
+    "outside": replace_row("192000,0,9,9,0.5"),
+    "far outside": replace_row("9" * 400 + ",0,9,9,0.5"),
+    "no position": replace_row("a,0,9,9,0.5"),
+    "digits of Python": replace_row("1_0,0,9,9,0.5"),
+    "twice": replace_row(ROWS[1]),
+    "no probability": replace_row("0,0,9,9,17"),
+    "NaN": replace_row("0,0,9,9,nan"),
+    "an escape": replace_row("0,0,9,9,\x1b[31m"),
+    "a short row": replace_row("0,0"),
+    "cut": [HEAD, *ROWS[:2]],
+    "other columns": ["a,b", "1,2"],
+    "two columns": [HEAD + ",probability", *(f"{row},0.5" for row in ROWS)],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("lines", TABLES.values(), ids=TABLES)
+def test_a_damaged_table_of_a_map_is_one_error(maps, lines):
+    (maps / "slide" / "scores.csv").write_text("".join(f"{line}\n" for line in lines))
+    [(folder, finished)] = read_folder(maps)
+    with pytest.raises(HistoError, match=r"scores\.csv"):
+        read_map(folder, finished)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", 1 << 60),
+        ("width", -1),
+        ("step", 0),
+        ("step", 1),
+        ("threshold", 1.5),
+        *(("mpp", mpp) for mpp in (-1.0, 1e-300, 1e300)),
+        ("squares", -1),
+        ("maximum", 17),
+        *(("slide", name) for name in ("../../other", "/etc/x", "a/../../x")),
+    ],
+)
+def test_a_record_of_a_map_that_no_slide_has_is_refused(maps, field, value):
+    path = maps / "slide" / "slide.json"
+    content = json.loads(path.read_text())
+    (content if field in content else content["record"])[field] = value
+    if field == "step" and value:
+        content |= {"width": 1 << 21, "height": 1 << 21}
+    path.write_text(json.dumps(content))
+    with pytest.raises(HistoError, match=r"slide\.json"):
+        read_folder(maps)
+
+
+def test_the_same_slide_twice_is_refused(maps):
+    (maps / "again").mkdir()
+    write_finished(maps / "again", FINISHED)
+    with pytest.raises(HistoError, match=r"2 folders in .* have the scores of the slide slide"):
+        read_folder(maps)
+
+
+def test_a_table_of_slides_without_its_columns_is_refused(maps):
+    (maps / "slides.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(HistoError, match=r"slides\.csv, line 1: there is no column 'slide'"):
+        read_failed_slides(maps)
+
+
+def test_a_heat_map_that_claims_gigabytes_is_not_decoded(maps):
+    (maps / "slide" / "heatmap.png").write_bytes(lying_png(0x7FFFFFF0))
+    with pytest.raises(HistoError, match=r"heatmap\.png is no picture: the image is truncated"):
+        make_folder_maps(read_folder(maps), 10**6)
+
+
+# annotations that take long
+
+
+def make_grid(side):
+    edges = np.arange(0, side + 1, 32)
+    return Grid(0, 32, 0.972, (1.0, 1.0), edges, edges, 1.0, (side, side))
+
+
+def make_triangles(count, side, size):
+    corners = np.random.default_rng(0).uniform(0, side - size, (count, 1, 2))
+    return [Polygon(one + np.array([[0, 0], [size, 0], [0, size]]), []) for one in corners]
+
+
+def test_squares_are_labelled_alike_in_bands_of_any_height(monkeypatch):
+    holed = Polygon(np.array([[50.0, 50], [900, 70], [700, 950]]), [np.array([[300.0, 200], [600, 220], [500, 500]])])
+    areas = TumourAreas([*make_triangles(40, 1000, 30), holed], make_triangles(20, 1000, 90))
+    expected = label_squares(areas, make_grid(1024))
+    assert 0.1 < expected.mean() < 0.9
+    for pixels in (1, 100_000, 300_000):
+        monkeypatch.setattr(annotations, "_BAND_PIXELS", pixels)
+        # OpenCV rounds an outline where it cuts it at the border of a band.
+        assert (label_squares(areas, make_grid(1024)) != expected).sum() <= 1
+
+
+def test_a_hole_leaves_what_another_area_has_filled():
+    square = np.array([[10.0, 10], [50, 10], [50, 50], [10, 50]])
+    holed = Polygon(np.array([[0.0, 0], [60, 0], [60, 60], [0, 60]]), [square])
+    both = fill_polygons([Polygon(square, []), holed], (64, 64), (1.0, 1.0))
+    assert both[30, 30]
+    assert not fill_polygons([holed], (64, 64), (1.0, 1.0))[30, 30]
+
+
+@pytest.mark.parametrize("kind", ["zigzag", "large areas"])
+@pytest.mark.parametrize("suffix", [".geojson", ".xml"])
+def test_areas_that_take_hours_to_fill_are_refused(tmp_path, kind, suffix):
+    """OpenCV did not return, and Ctrl-C had no effect."""
+    path = tmp_path / f"x{suffix}"
+    corners = np.random.default_rng(0).uniform(0, 80_000, (30_000, 2)) if kind == "zigzag" else None
+    large = np.array([[0, 0], [100_000, 0], [0, 100_000]])
+    rings = [large] * 200 if corners is None else [corners]
+    if suffix == ".geojson":
+        path.write_text(json.dumps([{"type": "Polygon", "coordinates": [ring.tolist()]} for ring in rings]))
+    else:
+        points = ["".join(f'<Coordinate X="{x}" Y="{y}"/>' for x, y in ring.tolist()) for ring in rings]
+        elements = "".join(f"<Annotation>{one}</Annotation>" for one in points)
+        path.write_text(f"<ASAP_Annotations>{elements}</ASAP_Annotations>")
+    with pytest.raises(HistoError, match=f"x{suffix} has (outlines|too many)"):
+        read_tumour(path)
+
+
+def test_a_long_outline_is_filled(tmp_path):
+    angles = np.linspace(0, 2 * np.pi, 20_000)
+    outline = 4000 + 3000 * np.stack([np.cos(angles), np.sin(angles)], 1) * (1 + 0.05 * np.sin(400 * angles))[:, None]
+    (tmp_path / "x.json").write_text(json.dumps({"type": "Polygon", "coordinates": [outline.tolist()]}))
+    labels = label_squares(read_tumour(tmp_path / "x.json"), make_grid(8192))
+    assert 0.4 < labels.mean() < 0.5
+
+
+def test_many_small_areas_take_little_time():
+    """They were compared with each row of squares one by one, and each lesion with the whole slide."""
+    start = time.process_time()
+    areas = TumourAreas(make_triangles(5000, 16_000, 8), [])
+    assert label_squares(areas, make_grid(16_384)).any()
+    holes = [Polygon(one.outline, [one.outline + 1]) for one in make_triangles(900, 30_000, 8)]
+    assert len(find_lesions(TumourAreas(holes, []), (30_000, 30_000), (0.5, 0.5)).sizes) > 300
+    assert time.process_time() - start < 8
+
+
+def test_no_name_of_a_slide_leads_out_of_the_folder_of_maps(tmp_path, monkeypatch):
+    for name in ("...tif", "..tif", "a/slide.tif", "b/slide.tif"):
+        write_slide(tmp_path / name, tissue_image(1100, 1100), 0.5)
+    (tmp_path / "c" / "d").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "c" / "d")
+    for inputs in (["../../...tif"], ["../../..tif"], ["../../a/slide.tif", f"../../../{tmp_path.name}/b/slide.tif"]):
+        found = find_slides([*inputs])
+        assert found is not None
+        for slide in found.slides:
+            parts = Path(slide.name).parts
+            assert parts
+            assert ".." not in parts
+            assert not slide.name.startswith("/")

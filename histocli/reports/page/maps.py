@@ -109,11 +109,21 @@ def _draw(shown: "PatchMap", report: EvaluationReport) -> str:
 def _shrink(path: Path, max_bytes: int) -> str:
     """Return a picture as a `data:` address of a JPEG image of at most `max_bytes`, "" if it would be too small."""
     import cv2
-    import numpy as np
 
-    image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    from histocli.data.headers import check_header
+    from histocli.data.sizes import ImageError
+    from histocli.data.tiff_segments import imdecode
+
+    problem, image = "", None
+    try:
+        data = path.read_bytes()
+        if size := check_header(data):
+            image = imdecode(data, size.width * size.height, cv2.IMREAD_COLOR)
+    except (ImageError, OSError) as error:
+        problem = f": {error}"
     if image is None:
-        raise HistoError(f"{path} is no picture", "remove the folder of this slide, and histo predict writes it again")
+        hint = "remove the folder of this slide, and histo predict writes it again"
+        raise HistoError(f"{path} is no picture{problem}", hint)
     while min(image.shape[:2]) >= 150:
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
         address = f"data:image/jpeg;base64,{b64encode(encoded.tobytes()).decode()}"

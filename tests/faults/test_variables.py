@@ -1,0 +1,64 @@
+"""Environment variables with values that no tool gives them: one error, and no process waits for another."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.processes import Process, histo
+
+pytestmark = pytest.mark.attack
+
+RUNS = ["runs"]
+RANKS = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("RANK", "x"),
+        ("RANK", "-1"),
+        ("RANK", "1"),
+        ("RANK", "9" * 5000),
+        ("RANK", "\x1b[31m"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", ""),
+        ("MASTER_PORT", "99999"),
+        ("LOCAL_RANK", "٣"),
+    ],
+)
+def test_a_variable_of_torchrun_with_a_nonsensical_value_is_one_error(trained_workspace, name, value):
+    process = histo(trained_workspace, *RUNS, **RANKS | {name: value}, code=2)
+    assert process.stderr.count("error: ") == 1
+    assert f"error: the environment variable {name} is '" in process.stderr
+    assert "\x1b" not in process.stderr
+    assert len(process.stderr) < 500
+
+
+ABSENT = [{"MASTER_ADDR": "nowhere.invalid"}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "1"}]
+
+
+@pytest.mark.parametrize("change", ABSENT, ids=["machine", "process 1", "process 0"])
+def test_waiting_for_what_does_not_exist_can_be_interrupted(trained_workspace, tmp_path, change):
+    """torch waited for half an hour, and Ctrl-C had no effect."""
+    line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", tmp_path / "x.csv"]
+    process = Process(trained_workspace, *line, **RANKS | {"MASTER_PORT": "29517"} | change)
+    process.until(lambda: process_waits(process.pid), 60)
+    process.signal(signal.SIGINT)
+    assert process.wait() == 130
+
+
+def process_waits(pid):
+    """Whether the process sleeps in `_wait_for_store`: it uses no processor for a while."""
+    before = processor_ticks(pid)
+    time.sleep(0.5)
+    return before and processor_ticks(pid) - before <= 2
+
+
+def processor_ticks(pid):
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
+def test_a_nonsensical_launcher_is_not_watched(trained_workspace):
+    histo(trained_workspace, *RUNS, TORCHELASTIC_RUN_ID="x", HISTO_LAUNCHER="x")
