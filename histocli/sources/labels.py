@@ -14,7 +14,9 @@ from histocli.sources.sidecars import read_labels_in_names, read_sidecars
 from histocli.sources.table_files import peek_columns, table_at
 from histocli.sources.tables import TableOptions
 
-_OTHER_TABLE = re.compile(r"\.(xlsx|xls|ods|jsonl|feather)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE)
+_OTHER_TABLE = re.compile(
+    r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE
+)
 _MAX_TABLES = 20  # tables next to the images whose columns are read
 
 

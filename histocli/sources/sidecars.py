@@ -8,9 +8,10 @@ from typing import NamedTuple
 from histocli.errors import HistoError
 from histocli.sources.class_names import format_classes_option, label_of
 from histocli.sources.files import File, read_bytes, split_suffix
+from histocli.sources.tables import LABEL_NAMES
 
 _CLASS_IN_NAME = re.compile(r"_class([01])$")  # as in the IDC data set: 8863_idx5_x51_y1251_class0.png
-_LABEL_KEYS = ("label", "cls", "class", "target")  # the keys of a .json file that hold the label
+_LABEL_KEYS = ("cls", *LABEL_NAMES)  # the keys of a .json file that hold the label
 
 
 class Sidecars(NamedTuple):
