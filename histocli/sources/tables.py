@@ -15,8 +15,8 @@ from histocli.sources.files import is_image
 _COLUMN_NAMES = {
     "id": "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
     "image_path patch_id patch patch_name patch_path tile_id tile tile_name tile_path uid uuid",
-    "label": "label labels target class center_tumor_patch tumor tumour class_name classname class_label category "
-    "is_tumor has_tumor is_cancer cancer malignant metastasis diagnosis ground_truth y",
+    "label": "label labels target targets class center_tumor_patch tumor tumour class_name classname class_label "
+    "category is_tumor has_tumor is_cancer cancer malignant metastasis diagnosis ground_truth y",
     "slide": "wsi slide slide_id slide_name wsi_id wsi_name patient patient_id case case_id",
     "hospital": "hospital center centre hospital_id center_id site institution",
     "split": "split subset partition set",
