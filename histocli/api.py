@@ -6,10 +6,10 @@ Every function takes the options of its command under the same names, as keyword
 """
 
 import os
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any
 
+from histocli.api_options import check_option_names, convert, convert_enum, make_config
 from histocli.api_predictor import Predictor
 from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig, TrainConfig, TuneConfig
 from histocli.enums import Device, Precision
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from histocli.reports.repeats import RepeatsReport
     from histocli.reports.tune import TuneReport
 
-Config = TypeVar("Config", BalanceConfig, EvalConfig, TrainConfig, TuneConfig)
 PathLike = str | os.PathLike[str]
 
 
@@ -45,15 +44,17 @@ def download(
     """
     from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, lock_dataset, open_source
     from histocli.commands.download import download as run_download
-    from histocli.sources import RemoteSource, SourceContext
+    from histocli.sources import SOURCE_NAMES, RemoteSource, SourceContext
     from histocli.sources.options import declared_options, source_options
 
     folder, declared = _workspace(workspace), declared_options()
-    if unknown := options.keys() - declared.keys():
-        raise TypeError(f"histo download has no option {', '.join(sorted(unknown))}")
-    values = {key: _convert(key, value, declared[key].type) for key, value in options.items()}
+    check_option_names("download", options, declared)
+    if source not in SOURCE_NAMES:
+        raise UsageError(f"source={source!r} is not one of {', '.join(SOURCE_NAMES)}")
+    n, seed, force = convert("n", n, int), convert("seed", seed, int), convert("force", force, bool)
+    values = {key: convert(key, value, declared[key].type) for key, value in options.items()}
     config = DownloadConfig(source, source_options(source, values, n, seed), n, seed, force)
-    title = name or source
+    title = source if name is None else name
     check_inputs(folder, title, config)
     if not force and (dataset := find_dataset(folder, title, config)):
         return dataset
@@ -72,7 +73,7 @@ def balance(
 
     if options.get("n") == "max":
         options["n"] = None
-    return run_balance(_workspace(workspace), _config(BalanceConfig, config, options))
+    return run_balance(_workspace(workspace), make_config(BalanceConfig, config, options))
 
 
 def train(
@@ -87,12 +88,15 @@ def train(
     from histocli.commands.train_repeats import train_repeats
     from histocli.trackers import TrackerListener
 
-    config = _config(TrainConfig, config, options)
+    config = make_config(TrainConfig, config, options)
     track = config.track
 
     def listen() -> TrackerListener:
         return TrackerListener(track, WarningListener())
 
+    for repeats in ("folds", "seeds"):
+        if getattr(config, repeats) == 0:  # otherwise a single run would be trained
+            raise UsageError(f"{repeats}=0: at least 2 are needed", f"leave {repeats} out to train a single run")
     if config.folds or config.seeds:
         return train_repeats(_workspace(workspace), config, given=set(options), listen=listen)
     with listen() as listener:
@@ -108,7 +112,7 @@ def tune(
     """
     from histocli.commands.tune import tune as run_tune
 
-    return run_tune(_workspace(workspace), _config(TuneConfig, config, options), given=set(options)).report
+    return run_tune(_workspace(workspace), make_config(TuneConfig, config, options), given=set(options)).report
 
 
 def evaluate(
@@ -117,7 +121,7 @@ def evaluate(
     """Measure a checkpoint on labelled patches, as `histo eval` does; return the metrics file's path and content."""
     from histocli.commands.evaluate import evaluate as run_evaluate
 
-    return run_evaluate(_workspace(workspace), _config(EvalConfig, config, options), listener=WarningListener())
+    return run_evaluate(_workspace(workspace), make_config(EvalConfig, config, options), listener=WarningListener())
 
 
 def load(
@@ -134,14 +138,20 @@ def load(
 
     The probabilities of several checkpoints are averaged. The other options are those of `histo predict`.
     """
+    for name in ckpt:
+        if not isinstance(name, str | os.PathLike):
+            raise UsageError(f"the checkpoint {name!r} is neither text nor a path", 'several: histo.load("a", "b")')
+    batch_size = convert("batch_size", batch_size, int)
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: at least 1 is needed")
     return Predictor(
         _workspace(workspace),
-        [os.fspath(name) if isinstance(name, str) else str(Path(name).absolute()) for name in ckpt] or [CHECKPOINT],
-        device=Device(device),
-        precision=Precision(precision),
-        tta=tta,
-        uncalibrated=uncalibrated,
-        prevalence=prevalence,
+        [name if isinstance(name, str) else str(Path(name).absolute()) for name in ckpt] or [CHECKPOINT],
+        device=convert_enum("device", device, Device),
+        precision=convert_enum("precision", precision, Precision),
+        tta=convert("tta", tta, bool),
+        uncalibrated=convert("uncalibrated", uncalibrated, bool),
+        prevalence=convert("prevalence", prevalence, float),
         batch_size=batch_size,
     )
 
@@ -151,42 +161,3 @@ def _workspace(workspace: Workspace | PathLike | None) -> Workspace:
     if isinstance(workspace, Workspace):
         return workspace
     return Workspace(Path(workspace)) if workspace is not None else default_workspace()
-
-
-def _config(kind: type[Config], config: Config | None, options: dict[str, Any]) -> Config:
-    """Return the options as the dataclass of the command; text becomes a member of an enumeration, or a path.
-
-    Raises:
-        TypeError: both a dataclass and options are given, or an option does not exist.
-        UsageError: a value is not allowed.
-    """
-    if config is not None:
-        if options:
-            raise TypeError("give either a config or options, not both")
-        return config
-    hints = get_type_hints(kind)
-    if options.get("batch_size") == "auto" and "can_halve_batch" in hints:
-        options = {name: value for name, value in options.items() if name != "batch_size"} | {"can_halve_batch": True}
-    return kind(**{name: _convert(name, value, hints.get(name)) for name, value in options.items()})
-
-
-def _convert(name: str, value: Any, hint: Any) -> Any:
-    """Return a value as the type that its field has: an enumeration's member, a path, or a tuple."""
-    kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type)]
-    if value is None:
-        return None
-    if str(hint).startswith("tuple"):
-        values = (value,) if isinstance(value, str | os.PathLike | int) else value
-        items = (os.fspath(item) if isinstance(item, os.PathLike) else item for item in values)
-        return tuple(_convert(name, item, get_args(hint)[0]) for item in items)
-    for kind in kinds:
-        if issubclass(kind, Enum):
-            try:
-                return kind(value)
-            except ValueError:
-                raise UsageError(
-                    f"{name}={value!r} is not one of {', '.join(member.value for member in kind)}"
-                ) from None
-        if issubclass(kind, Path):
-            return Path(value)
-    return value

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from histocli.api_options import convert_enum
 from histocli.config import PredictConfig
 from histocli.enums import Columns, Device, Precision, Resize
 from histocli.errors import UsageError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from histocli.inference.writers import Table
 
 PathLike = str | os.PathLike[str]
+
+PATCH_SHAPE = (96, 96, 3)
 
 
 class Predictor:
@@ -93,11 +96,10 @@ class Predictor:
         """
         import numpy as np
 
+        kinds, how = convert_enum("columns", columns, Columns), convert_enum("resize", resize, Resize)
         if isinstance(patches, np.ndarray):
-            return self._make_table(self._predict_array(patches), Columns(columns))
-        inputs = [patches] if isinstance(patches, str | os.PathLike) else patches
-        chunks = self._predict_files([os.fspath(path) for path in inputs], Resize(resize))
-        return self._make_table(chunks, Columns(columns))
+            return self._make_table(self._predict_array(patches), kinds)
+        return self._make_table(self._predict_files(_list_paths(patches), how), kinds)
 
     def _predict_array(self, patches: "np.ndarray") -> "Iterator[ScoredChunk]":
         """Yield the scores of each batch of an array, as those of files; the ids are the rows."""
@@ -122,7 +124,8 @@ class Predictor:
         _check_patches(patches)
         with compute_settings():
             for first in range(0, len(patches), self._batch_size):
-                batch = np.ascontiguousarray(patches[first : first + self._batch_size])
+                # PyTorch warns of arrays that cannot be written, such as those of numpy.load(mmap_mode="r").
+                batch = np.require(patches[first : first + self._batch_size], requirements=["C", "W"])
                 yield first, batch, self._predictor.predict_array(batch)
 
     def _predict_files(self, inputs: list[str], resize: Resize) -> "Iterator[ScoredChunk]":
@@ -155,9 +158,61 @@ class Predictor:
         return pd.DataFrame(values).astype(types)
 
 
+def _list_paths(inputs: Any) -> list[str]:
+    """Return the paths and names of one input, or of an iterable of them.
+
+    Raises:
+        UsageError: a value is neither text nor a path.
+    """
+    is_one = (
+        isinstance(inputs, str | bytes | os.PathLike) or not isinstance(inputs, Iterable) or hasattr(inputs, "shape")
+    )
+    for path in (inputs := [inputs] if is_one else list(inputs)):
+        if not isinstance(path, str | os.PathLike):
+            raise _not_an_array_error(path)
+    return [os.fspath(path) for path in inputs]
+
+
 def _check_patches(patches: "np.ndarray") -> None:
+    """Check that patches are an array uint8 (N,96,96,3).
+
+    Raises:
+        UsageError: they are something else; the hint shows how to convert what is usual.
+    """
     import numpy as np
 
-    if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != (96, 96, 3):
+    if not isinstance(patches, np.ndarray):
+        raise _not_an_array_error(patches)
+    if patches.dtype != np.uint8 or patches.ndim != 4 or patches.shape[1:] != PATCH_SHAPE:
         reason = f"an array of {patches.dtype} {patches.shape} cannot be scored"
-        raise UsageError(reason, "give patches as uint8 (N,96,96,3) in RGB order")
+        raise UsageError(reason, f"give patches as uint8 (N,96,96,3) in RGB order{_suggest_conversion(patches)}")
+
+
+def _suggest_conversion(patches: "np.ndarray") -> str:
+    """Return how to make patches of an array with a usual other shape or type; "" if that is not clear."""
+    shape = patches.shape
+    if shape == PATCH_SHAPE:
+        return "; one patch needs a first axis: patches[None]"
+    if len(shape) == 4 and shape[1] in (1, 3) and shape[3] not in (1, 3, 4):
+        return "; the channels come first: numpy.moveaxis(patches, 1, 3)"
+    if len(shape) == 4 and shape[3] == 4:
+        return "; drop the fourth channel: patches[..., :3]"
+    if shape[1:3] == PATCH_SHAPE[:2] and (len(shape) == 3 or shape[3:] == (1,)):
+        return "; grey patches: numpy.stack([grey] * 3, axis=-1) of the array (N,96,96)"
+    if len(shape) == 4 and shape[3] == 3 and shape[1:] != PATCH_SHAPE:
+        return "; patches of another size: save them with numpy.save, and predict the file, which has resize="
+    if patches.dtype.kind == "f" and shape[1:] == PATCH_SHAPE:
+        white = 1 if patches.size and float(patches.max()) <= 1 else 255
+        return f"; white is {white}: " + ("(patches * 255)" if white == 1 else "patches") + ".round().astype('uint8')"
+    return ""
+
+
+def _not_an_array_error(value: object) -> UsageError:
+    """Return the error for a value that is neither an array nor a path; the hint shows how to make an array of it."""
+    name = type(value).__name__
+    hint = "give patches as a NumPy array uint8 (N,96,96,3) in RGB order"
+    if hasattr(value, "numpy"):
+        hint += "; of a tensor in this order: tensor.numpy()"
+    else:
+        hint += "; of a list of images: numpy.stack([numpy.asarray(image) for image in images])"
+    return UsageError(f"a value of type {name} cannot be scored", hint)

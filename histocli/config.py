@@ -98,6 +98,8 @@ class RunConfig:
         """Raise `UsageError` naming the option whose value cannot be used, whatever the other options are."""
         if self.epochs < 1:
             raise UsageError(f"--epochs {self.epochs}: at least 1 is needed")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError(f"--seed {self.seed}: a whole number from 0 to {(1 << 32) - 1} is needed")
         if self.batch_size is not None and self.batch_size < 2:
             raise UsageError(f"--batch-size {self.batch_size}: batch norm needs at least 2")
         if self.lr is not None and not 0 < self.lr < 10:
@@ -188,6 +190,7 @@ class TuneConfig:
             raise UsageError(f"--hours {self.hours:g}: a number above 0 is needed")
         if self.folds < 2:
             raise UsageError(f"--folds {self.folds}: at least 2 are needed")
+        RunConfig(seed=self.seed).check()
         for flag, values in (("--batch-size", self.batch_size), ("--augment", self.augment), ("--arch", self.arch)):
             if not values:
                 raise UsageError(f"{flag}: at least one value is needed")

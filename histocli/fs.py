@@ -267,7 +267,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         text = f"{what} needs {human_bytes(needed)}, and {folder} has {human_bytes(free)} free"
-        raise HistoError(text, _space_hint(folder))
+        raise HistoError(text, make_space_hint(folder))
 
 
 def write_error(path: Path, error: OSError, needed: int | None = None, written: int = 0) -> HistoError:
@@ -281,11 +281,12 @@ def write_error(path: Path, error: OSError, needed: int | None = None, written: 
     if error.errno in _DISK_FULL:
         size = human_bytes(needed) if needed is not None else f"more than {human_bytes(written)}"
         why += f" ({size} needed, {human_bytes(shutil.disk_usage(folder).free)} free)"
-        hint = _space_hint(folder)
+        hint = make_space_hint(folder)
     return HistoError(f"cannot write {path}: {why}", hint)
 
 
-def _space_hint(folder: Path) -> str:
+def make_space_hint(folder: Path) -> str:
+    """Return what to do if the disk of a folder is full."""
     return f"free some space on the disk of {folder}, or {_OTHER_FOLDER}"
 
 

@@ -1,13 +1,17 @@
 """The Python API: light to import, the same options as the commands, and the examples of docs/python.md."""
 
 import doctest
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
 
 import histocli as histo
 from histocli.errors import HistoError, UsageError
@@ -86,6 +90,107 @@ def test_arrays_of_another_shape_or_type_are_refused(ran, shape):
         predictor.predict_proba(np.zeros(shape, np.uint8))
     with pytest.raises(UsageError, match="float32"):
         predictor.predict_proba(np.zeros((2, 96, 96, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("make", "hint"),
+    [
+        (lambda one: one, r"patches\[None\]"),
+        (lambda one: np.moveaxis(one[None], 3, 1), r"moveaxis\(patches, 1, 3\)"),
+        (lambda one: np.concatenate([one, one[..., :1]], -1)[None], r"patches\[..., :3\]"),
+        (lambda one: one[None, :, :, 0], "grey"),
+        (lambda one: one[None, ..., :1], "grey"),
+        (lambda one: (one[None] / 255).astype(np.float32), r"\(patches \* 255\).round\(\)"),
+        (lambda one: one[None].astype(float), r"; white is 255: patches.round\(\)"),
+        (lambda one: np.zeros((2, 224, 224, 3), np.uint8), "numpy.save"),
+        (lambda one: [one, one], r"numpy.stack"),
+        (lambda one: (image for image in [one]), r"numpy.stack"),
+        (lambda one: [Image.fromarray(one)], r"numpy.stack"),
+        (lambda one: torch.from_numpy(one[None]), r"tensor.numpy\(\)"),
+        (lambda one: None, "NumPy array"),
+        (lambda one: 3, "NumPy array"),
+    ],
+)
+def test_patches_in_another_form_are_refused_with_how_to_convert_them(ran, make, hint):
+    one = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    predictor = histo.load("first", workspace=ran.root, device="cpu")
+    for method in (predictor.predict_proba, predictor.predict, predictor.explain):
+        with pytest.raises(UsageError, match="cannot be scored") as caught:
+            method(make(one))
+        assert re.search(hint, caught.value.hint)
+
+
+def test_the_conversion_of_fractions_that_the_hint_shows_gives_the_same_scores(ran):
+    patches = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), np.uint8)
+    predictor, fractions = histo.load("first", workspace=ran.root, device="cpu"), (patches / 255).astype(np.float32)
+    again = (fractions * 255).round().astype("uint8")
+    assert predictor.predict_proba(again).tolist() == predictor.predict_proba(patches).tolist()
+
+
+def test_an_array_that_cannot_be_written_is_scored_without_a_warning(ran, recwarn):
+    patches = np.load(ran.root / "data" / "synthetic" / "patches.npy", mmap_mode="r")[:2]
+    assert histo.load("first", workspace=ran.root, device="cpu").predict_proba(patches).shape == (2,)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "gpu"}, "device='gpu' is not one of auto, cpu, cuda, mps"),
+        ({"precision": "fp8"}, "precision='fp8' is not one of"),
+        ({"batch_size": 0}, "batch_size=0: at least 1"),
+        ({"batch_size": "8"}, "batch_size='8' is not a whole number"),
+        ({"tta": "yes"}, "tta='yes' is not True or False"),
+        ({"prevalence": "x"}, "prevalence='x' is not a number"),
+    ],
+)
+def test_wrong_values_of_load_name_the_option(ran, options, message):
+    with pytest.raises(UsageError, match=message):
+        histo.load("first", workspace=ran.root, **options)
+    with pytest.raises(UsageError, match="neither text nor a path"):
+        histo.load(["first"], workspace=ran.root)
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "message"),
+    [
+        (histo.download, {"source": "nope"}, "source='nope' is not one of kaggle, pcam, folder"),
+        (histo.download, {"source": "synthetic", "n": "5"}, "n='5' is not a whole number"),
+        (histo.download, {"source": "synthetic", "n": 9, "name": ""}, "'' cannot name a data set"),
+        (histo.balance, {"data": "synthetic", "n": 2.5}, "n=2.5 is not a whole number"),
+        (histo.balance, {"data": "synthetic", "n": True}, "n=True is not a whole number"),
+        (histo.balance, {"data": "synthetic", "val_fraction": "a"}, "val_fraction='a' is not a number"),
+        (histo.train, {"epochs": 1.5}, "epochs=1.5 is not a whole number"),
+        (histo.train, {"seed": -1}, "--seed -1"),
+        (histo.train, {"folds": 0}, "folds=0: at least 2"),
+        (histo.train, {"resume": "first"}, "resume='first' is not True or False"),
+        (histo.evaluate, {"ckpt": []}, "no checkpoint is given"),
+        (histo.evaluate, {"batch_size": 0}, "batch_size=0: at least 1"),
+        (histo.evaluate, {"threshold": 1.5}, "--threshold 1.5 is not a threshold"),
+        (histo.tune, {"trials": "x"}, "trials='x' is not a whole number"),
+    ],
+)
+def test_wrong_values_name_the_option(ran, call, options, message):
+    runs = sorted((ran.root / "runs").iterdir())
+    with pytest.raises(UsageError, match=re.escape(message)):
+        call(ran.root, **options)
+    assert sorted((ran.root / "runs").iterdir()) == runs
+
+
+def test_numbers_of_numpy_and_paths_are_taken(ran):
+    report = histo.balance(ran.root, data="synthetic", n=np.int64(20), val_fraction=np.float32(0.5), name="small")
+    assert report.n == 20
+    with pytest.raises(HistoError, match=r"there is no checkpoint ./first.pt"):  # a path, although a run has this name
+        histo.evaluate(ran.root, ckpt=Path("first.pt"))
+
+
+def test_an_unknown_option_names_the_command_and_a_similar_option(ran):
+    with pytest.raises(TypeError, match="histo train has no option learning_rate; did you mean lr"):
+        histo.train(ran.root, learning_rate=0.1)
+    with pytest.raises(TypeError, match="histo download has no option location; did you mean locations"):
+        histo.download(ran.root, "folder", location="x")
+    with pytest.raises(TypeError, match="config is a dict; give a BalanceConfig"):
+        histo.balance(ran.root, {"n": 20})
 
 
 def test_unknown_options_and_values_are_refused(ran):

@@ -55,7 +55,7 @@ def _report_images(state: State, config: PredictConfig, remarks: Remarks, scored
         state.report.warn(f"{count:,} of {scored:,} images: {what}")
     if config.mpp is not None:
         state.report.note(f"rescaled: images of {config.mpp} um per pixel to {PATCH_MPP}, as the training patches have")
-    elif set(config.inputs) - set(state.workspace.dataset_names()):
+    elif scored and set(config.inputs) - set(state.workspace.dataset_names()):
         what = "the scaled images" if config.resize is Resize.SCALE else "the images"
         state.report.note(
             f"assumed: {what} have {PATCH_MPP} um per pixel (10x), as the training patches; if not, use --mpp"

@@ -17,6 +17,7 @@ _OTHER_FORMATS = {  # by the first bytes of a file: the name of the format, and 
     b"PAR1": ("a Parquet file", "write its images to a folder, one file each"),
     b"PK\x03\x04": ("a zip archive", "give it the suffix .zip; save an array in an .npz as .npy"),
     b"\x89HDF\r\n\x1a\n": ("an HDF5 file", "give it the suffix .h5"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "download the image: git lfs pull"),
     b"\x93NUMPY": ("a NumPy array", "give it the suffix .npy"),
 }
 
@@ -26,6 +27,10 @@ def refuse_other_formats(data: bytes) -> None:
     known = next((known for start, known in _OTHER_FORMATS.items() if data.startswith(start)), None)
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"heif"):
         known = ("HEIC", _SAVE_HINT)
+    if data[128:132] == b"DICM":
+        known = ("a DICOM file", _SAVE_HINT)
+    if data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        known = ("a web page", "download the image again: the server sent a page in its place")
     if data[257:262] == b"ustar":
         known = ("a tar archive", "unpack it with tar -xf, and give the folder")
     if known:

@@ -94,7 +94,8 @@ def _read_rows(file: IO[str], name: str, delimiter: str | None) -> Iterator[tupl
     except csv.Error as error:
         raise HistoError(f"{name}, line {line}: {error}", "correct it and try again") from error
     except UnicodeDecodeError as error:
-        raise HistoError(f"{name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
+        hint = "save it as comma-separated UTF-8; in Excel: Save As, CSV UTF-8 (Comma delimited)"
+        raise HistoError(f"{name} is not UTF-8 text: {error}", hint) from error
 
 
 def _open_reader(file: IO[str], delimiter: str | None = None) -> Any:

@@ -163,9 +163,12 @@ def load_predictor(
     network, the device is the CPU and the number format is fp32; else it is torch.
 
     Raises:
-        UsageError: a checkpoint is given twice, or the engine does not fit the device or the number format.
+        UsageError: no checkpoint is given, or one is given twice; or the engine does not fit the device or the number
+            format.
         HistoError: a checkpoint, the device or the engine cannot be used.
     """
+    if not names:
+        raise UsageError("no checkpoint is given", "give a file, a run, or best.pt")
     compute = _choose_compute(device, precision, engine)
     paths = [find_checkpoint(workspace, name) for name in names]
     checkpoints = [load_checkpoint(path) for path in paths]

@@ -8,7 +8,7 @@ import re
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from threading import Lock
 from typing import IO, Any
@@ -31,6 +31,7 @@ _SHORT_SUFFIXES = {"tgz": "gz", "tbz": "bz2", "tbz2": "bz2", "txz": "xz"}
 _SUFFIX_OF_START = {b"PK\x03\x04": ".zip", b"\x1f\x8b": ".tar.gz", b"BZh": ".tar.bz2", b"\xfd7zXZ": ".tar.xz"}
 _TAR_MAGIC = 257  # the position of `ustar` in a tar
 _DOT_SLASH = re.compile("(?:(?<=/)|^)(?:[.]/)+")  # some tools write names such as ./a.png
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _MAX_MEMORY = 64 << 20  # a larger archive in an archive is copied to a temporary file
 _MAX_RATIO = 20  # of an archive in an archive: it limits zip bombs, and allows tars of images with one colour
 _DAMAGE_ERRORS = (
@@ -97,7 +98,8 @@ def _open_archive(name: str, open_file: Open) -> list[File]:
             packing = (match[1] or _SHORT_SUFFIXES.get((match[2] or "").lower(), "")).lower()
             return _list_tar(name, open_file, packing)
         if _ARRAY_SUFFIX.search(name):
-            from histocli.sources.arrays import list_npz, list_parquet  # numpy, which others need not import
+            from histocli.sources.npz import list_npz  # numpy, which others need not import
+            from histocli.sources.parquet import list_parquet
 
             return (list_npz if name.lower().endswith(".npz") else list_parquet)(name, open_file)
         return _list_zip(name, open_file)
@@ -141,11 +143,24 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
         if path in members:
             raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
         members[path] = member
+    _refuse_unreadable(name, [member for member in members.values() if not member.is_dir()])
     return [
         File(path, _ZipMember(archive, member, lock))
         for path, member in sorted(members.items())
         if not member.is_dir() and not _is_hidden(path)
     ]
+
+
+def _refuse_unreadable(name: str, members: Collection[zipfile.ZipInfo]) -> None:
+    """Raise `HistoError` if Python cannot unpack a single one of the members."""
+    if members and all(member.flag_bits & 1 for member in members):
+        raise HistoError(f"{name} is encrypted with a password", "unpack it with the password, and give the folder")
+    if members and not any(member.compress_type in _ZIP_METHODS for member in members):
+        method = next(iter(members)).compress_type
+        raise HistoError(
+            f"{name} is packed with a method that is not read (number {method})",
+            "unpack it with the program that packed it, or with 7-Zip, and give the folder",
+        )
 
 
 @dataclass(slots=True)

@@ -19,6 +19,9 @@ _WORDS = {
 _KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
 _EXACT_NAMES = {"0": 0, "1": 1, "class0": 0, "class1": 1, "class_0": 0, "class_1": 1, "label_0": 0, "label_1": 1}
 _EXACT_NAMES |= {"no": 0, "yes": 1, "false": 0, "true": 1}
+# True and False as a spreadsheet writes them in German, French, Spanish, Italian, Portuguese and Dutch.
+_EXACT_NAMES |= {"falsch": 0, "wahr": 1, "faux": 0, "vrai": 1, "falso": 0, "verdadero": 1, "vero": 1, "verdadeiro": 1}
+_EXACT_NAMES |= {"onwaar": 0, "waar": 1}
 _ORDER_PREFIX = re.compile(r"^[a-z0-9]_(?=[a-z]{2})")  # sorts the folders: `a_no_tumor`, `1_tumor`
 
 _SPLITS = {

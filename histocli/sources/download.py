@@ -15,7 +15,7 @@ from typing import IO, Any
 import requests
 
 from histocli.errors import HistoError
-from histocli.fs import fsync, human_bytes, make_folder, require_space, write_all
+from histocli.fs import fsync, human_bytes, make_folder, make_space_hint, require_space, write_all
 from histocli.sources.http import (
     RangeError,
     RefusedError,
@@ -31,7 +31,6 @@ from histocli.workspace import read_json, write_json
 
 _CHUNK = 1 << 18
 _FIRST_BYTES = 512  # enough to detect a web page
-_SPACE_HINT = "free some space or choose another --workspace; the same command then continues where it stopped"
 
 OnProgress = Callable[[int, int | None], None]
 
@@ -262,7 +261,8 @@ class _PartialFile:
             yield
         except OSError as error:
             rest = "" if self.total is None else f" ({human_bytes(self.total - self.size)} are missing)"
-            raise HistoError(f"cannot write {self.path}: {error.strerror or error}{rest}", _SPACE_HINT) from error
+            hint = f"{make_space_hint(self.path.parent)}; the same command then continues where it stopped"
+            raise HistoError(f"cannot write {self.path}: {error.strerror or error}{rest}", hint) from error
 
 
 def _write_record(url: str, file: Path, target: Path, md5: str) -> None:

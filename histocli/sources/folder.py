@@ -14,6 +14,7 @@ from histocli.sources.archives import folder_name, is_archive
 from histocli.sources.camelyon import hospital_of
 from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits, read_splits_in_names
+from histocli.sources.copies import describe_copies, refuse_masks
 from histocli.sources.files import File, describe_others, find_images
 from histocli.sources.formats import explain_no_images
 from histocli.sources.labels import find_labels
@@ -37,9 +38,7 @@ from histocli.sources.slide_names import SlidePattern, suggest_pattern
 from histocli.sources.splits import describe_splits
 from histocli.sources.tables import ColumnNames, TableOptions
 
-_MASK_FOLDER = re.compile(r"masks?|segmentations?|ground[ _-]?truths?|gt", re.IGNORECASE)
 _MAGNIFICATION = re.compile(r"\d{1,3}(?:\.\d)?x|x\d{1,3}", re.IGNORECASE)
-_MASK = re.compile(r"(.+)[ _.-](?:masks?|seg|segmentation|gt)\.\w+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class FolderSource:
         self._images, others = find_images(file for files in found for file in files)
         if not self._images:
             raise HistoError(f"there are no images in {self.report.origin}", explain_no_images(others))
-        _refuse_masks([image.name for image in self._images])
+        refuse_masks([image.name for image in self._images])
         self._ids = make_unique_ids(self._images)
         names = [image.name for image in self._images]
         if len(set(names)) != len(names):
@@ -169,6 +168,8 @@ class FolderSource:
             report.notes.append(skipped)
         if magnifications := _describe_magnifications(names):
             report.notes.append(magnifications)
+        if copies := describe_copies(names):
+            report.notes.append(copies)
         if not found.slides and (pattern := suggest_pattern(names)):
             report.notes.append(pattern)
         report.counts.update(found.unmatched)
@@ -204,19 +205,6 @@ def _refuse_array(location: Path) -> None:
         raise HistoError(
             f"{location} is an array, which has no labels that --source folder reads",
             "save patches and labels together: numpy.savez('patches.npz', x=patches, y=labels); PCam: --source pcam",
-        )
-
-
-def _refuse_masks(names: Sequence[str]) -> None:
-    """Raise `HistoError` if there are masks among the images, as in `masks/1.png` or `1_mask.png`."""
-    in_folders = [name for name in names if any(_MASK_FOLDER.fullmatch(part) for part in name.split("/")[:-1])]
-    stems = {name.rpartition(".")[0] for name in names}
-    beside = [name for name in names if (match := _MASK.fullmatch(name)) and match[1] in stems]
-    masks = beside or (in_folders if len(in_folders) < len(names) else [])
-    if masks:
-        raise HistoError(
-            f"{len(masks):,} of {len(names):,} images are masks by their names, such as {masks[0]}",
-            "give only the folders of the images to --from, or move the masks away",
         )
 
 

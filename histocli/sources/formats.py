@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.sources.files import File, describe_others, is_image_start
+from histocli.sources.files import File, describe_others, is_image_start, split_suffix
 
 _UNPACK_HINT = "unpack it, and give the folder"
 _CONVERT_HINT = "write the patches as PNG files, or as an array in a .npy or .npz file"
@@ -42,12 +42,30 @@ _UNSUPPORTED = {
 }
 
 
+_ARRAY_HINT = "give the array itself; for labels: numpy.savez('patches.npz', x=patches, y=labels)"
+_HINT_OF_SUFFIX = {  # what to do with a folder that has such files and no images
+    ".npy": _ARRAY_HINT,
+    ".h5": f"{_ARRAY_HINT}; PCam's files: --source pcam",
+    ".hdf5": _ARRAY_HINT,
+    ".heic": "convert them to PNG",
+    ".pdf": "convert them to PNG",
+    ".001": "join the parts of the archive first: cat NAME.zip.* > NAME.zip",
+    ".dcm": "save the patches as PNG files",
+    ".cls": "the images are missing",
+}
+
+
 def explain_no_images(others: Sequence[File]) -> str:
     """Return a hint for a folder or archive that has the files `others`, and no images."""
     if not (skipped := describe_others(others)):
         return "give a folder or an archive that contains images"
     is_packed = any(file.name.lower().endswith(_PACKED_SUFFIXES) for file in others)
-    return f"{skipped}; unpack the archives, and give the folder" if is_packed else skipped
+    if is_packed:
+        return f"{skipped}; unpack the archives, and give the folder"
+    suffixes = {split_suffix(file.name)[1].lower() for file in others}
+    unsupported = {suffix: hint for suffix, (_, hint) in _UNSUPPORTED.items() if hint != _LIST_HINT}
+    known = next((hint for suffix, hint in (unsupported | _HINT_OF_SUFFIX).items() if suffix in suffixes), "")
+    return f"{skipped}; {known}" if known else skipped
 
 
 def refuse_format(path: Path) -> None:

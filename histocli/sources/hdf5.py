@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.fs import human_bytes, require_space, temporary_path, write_all
+from histocli.fs import human_bytes, make_space_hint, require_space, temporary_path, write_all
 from histocli.sources import Pixels
 from histocli.sources.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
 
@@ -123,7 +123,7 @@ def _convert_disk_errors(path: Path, folder: Path, expected: int | None) -> Iter
         needed = "" if expected is None else f" ({human_bytes(expected)} needed)"
         raise HistoError(
             f"cannot unpack {path.name} to {folder}: {error.strerror or error}{needed}",
-            "free some space or choose another --workspace",
+            make_space_hint(folder),
         ) from error
 
 

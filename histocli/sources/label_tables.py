@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import label_of
 from histocli.sources.files import File, file_at
 from histocli.sources.matching import ImageIndex, Matched, check_unambiguous
 from histocli.sources.splits import SplitError, SplitFinder, find_split_of_table, read_split_column
@@ -14,8 +13,14 @@ from histocli.sources.table_files import peek_columns, read_patch_table
 from histocli.sources.tables import PatchTable, TableOptions, check_ids, is_rounded
 
 _TABLE = re.compile(r"\.(csv|tsv|txt)(\.gz)?$", re.IGNORECASE)
-_RESULT_TABLE = re.compile("submission|prediction|score|result", re.IGNORECASE)  # the labels in these are predictions
+_RESULT_TABLE = re.compile(
+    "submission|prediction|score|result|(?<![a-z])preds?(?![a-z])", re.IGNORECASE
+)  # the labels in these are predictions
 _MAX_EXAMPLES = 3  # ids or images that a message names
+
+
+class ContradictionError(HistoError):
+    """Two tables in the same folder have different labels for an image."""
 
 
 @dataclass
@@ -62,19 +67,20 @@ class LabelTables:
         columns, result = self.options.columns, self.result
         table = read_patch_table(file)
         labels = table.labels(columns.label, self.options.classes)
-        ids = table.ids(columns.id)
+        ids = self._choose_ids(table)
         check_ids(table, ids, [])
         matched = self._match(table, ids, "labels")
         for name, row in matched.rows.items():
             if result.labels.setdefault(name, labels[row]) != labels[row]:
-                raise HistoError(
-                    f"{table.name}: another table has a different label for {ids[row]!r}", "correct one of the tables"
+                raise ContradictionError(
+                    f"{table.name}: another table has a different label for {ids[row]!r}",
+                    "correct one of the tables, or choose one: --labels TABLE",
                 )
         column = table.require("label", columns.label)
         self.words.update(text.lower() for text in table.columns[column])
-        words = sorted({text for text in table.columns[column] if text not in ("0", "1", "0.0", "1.0")})
-        label_of_word = {text: label_of(text, self.options.classes) for text in words}
-        shown = f" ({', '.join(f'{text} = {label}' for text, label in label_of_word.items())})" if words else ""
+        label_of_text = dict(zip(table.columns[column], labels, strict=True))
+        words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
+        shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
         self._note(table, matched, f"labels from {table.name}, column {column}{shown}", ids)
         self._add_others(table, matched)
 
@@ -86,7 +92,7 @@ class LabelTables:
         """
         table = read_patch_table(file)
         column = table.require("slide", self.options.columns.slide)
-        ids = table.ids(self.options.columns.id)
+        ids = self._choose_ids(table)
         check_ids(table, ids, table.columns[column], "slides")
         matched = self._match(table, ids, "slides")
         self._note(table, matched, f"slides from {table.name}, column {column}", ids)
@@ -107,6 +113,11 @@ class LabelTables:
                 self.add_slide_table(file)
             elif "id" in roles:
                 self._read_table_of_splits(file, is_named="split" in roles)
+            elif "label" in roles:
+                self.result.notes.append(
+                    f"{file.name} has labels, but no column is known as the id of an image: it is not used; "
+                    "--id-column NAME names the column"
+                )
 
     def _read_table_of_splits(self, file: File, is_named: bool) -> None:
         """Use a table of ids and splits, if it has the id of an image; add a note if it has no splits.
@@ -122,8 +133,8 @@ class LabelTables:
                 raise
             self.result.notes.append(f"skipped: {error}")
             return
-        ids = table.ids(self.options.columns.id)
-        if not self.index.match(ids, table.name.rpartition("/")[0]).rows:
+        ids = self._choose_ids(table)
+        if not self._match_ids(table, ids).rows:
             return
         column, splits = read_split_column(table, self.options.columns.split)
         if column is not None:
@@ -153,7 +164,7 @@ class LabelTables:
         """Use a table for labels, and return the error if it has none; errors of its splits are raised."""
         try:
             self.read_labels(file)
-        except SplitError:
+        except (SplitError, ContradictionError):
             raise
         except HistoError as error:
             return error
@@ -176,9 +187,34 @@ class LabelTables:
             ):
                 self.result.notes.append(f"skipped a table next to the images: {error}")
 
+    def _match_ids(self, table: PatchTable, ids: Sequence[str], should_guess: bool = True) -> Matched:
+        """Match ids; of several images of the same name, those in the folder or split of the table are meant."""
+        return self.index.match(ids, table.name.rpartition("/")[0], find_split_of_table(table.name), should_guess)
+
+    def _choose_ids(self, table: PatchTable) -> list[str]:
+        """Return the ids of a table: of several columns with usual names, those that match the most images.
+
+        Raises:
+            HistoError: there is no column of ids, or two of them are ids of different images.
+        """
+        names = [] if self.options.columns.id else table.id_columns
+        if len(names) < 2:
+            return table.ids(self.options.columns.id)
+        rows = {name: self._match_ids(table, table.columns[name], should_guess=False).rows for name in names}
+        chosen = max(names, key=lambda name: len(rows[name]))  # of equal ones, the first
+        for name in names:
+            if image := next((i for i, row in rows[name].items() if rows[chosen].get(i, row) != row), None):
+                one, other = table.lines[rows[chosen][image]], table.lines[rows[name][image]]
+                raise HistoError(
+                    f"{table.name}: the image {image} is that of line {one} by the column {chosen}, and that of line "
+                    f"{other} by the column {name}",
+                    f"choose the column: --id-column {chosen} or --id-column {name}",
+                )
+        return table.columns[chosen]
+
     def _match(self, table: PatchTable, ids: list[str], what: str) -> Matched:
         """Match the ids of a table with the images; raise `HistoError` if none match, or if ids were rounded."""
-        matched = self.index.match(ids, table.name.rpartition("/")[0])
+        matched = self._match_ids(table, ids)
         rounded = [row for row in matched.unmatched if is_rounded(ids[row])]
         if rounded:
             row = rounded[0]

@@ -10,11 +10,13 @@ from histocli.sources.class_names import describe_counts, format_classes_option
 from histocli.sources.classes import ClassFolders, find_classes
 from histocli.sources.files import File, file_at
 from histocli.sources.label_tables import Labels, LabelTables, format_examples
-from histocli.sources.sidecars import read_labels_in_names, read_sidecars
+from histocli.sources.sidecars import find_words_in_names, read_labels_in_names, read_sidecars
 from histocli.sources.table_files import peek_columns, table_at
 from histocli.sources.tables import TableOptions
 
-_OTHER_TABLE = re.compile(r"\.(xlsx|xls|ods|jsonl|feather)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE)
+_OTHER_TABLE = re.compile(
+    r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE
+)
 _MAX_TABLES = 20  # tables next to the images whose columns are read
 
 
@@ -53,6 +55,8 @@ def find_labels(
         folders.check_labels(result.labels)
     if not result.labels:
         _add_folder_labels(result, folders)
+    if not options.labels:
+        _check_labels_in_names(result, names)
     if not result.labels and not tables.problems:
         _add_labels_in_names(result, names)
     if not result.labels and tables.problems:
@@ -96,7 +100,28 @@ def _add_labels_in_names(result: Labels, names: list[str]) -> None:
     labels = read_labels_in_names(names)
     if labels:
         result.labels.update(labels)
-        result.notes.append("labels by the names of the files, which end in _class0 or _class1")
+        result.notes.append("labels by the names of the files, which end in _class0 or _class1, or _label0 or _label1")
+    elif name := find_words_in_names(names):
+        result.notes.append(
+            f"the labels may be in the names of the files, such as {name}, but they are not read: move the files to "
+            "folders such as normal and tumor, or write a table id,label"
+        )
+
+
+def _check_labels_in_names(result: Labels, names: list[str]) -> None:
+    """Check that the names of the files, such as `x_class0.png`, do not contradict the labels of tables and folders.
+
+    Raises:
+        HistoError: they do.
+    """
+    in_names = read_labels_in_names(names)
+    both = [name for name in in_names if name in result.labels]
+    if other := [name for name in both if in_names[name] != result.labels[name]]:
+        raise HistoError(
+            f"{len(other):,} of {len(both):,} images have another label in their names: {other[0]} has label "
+            f"{result.labels[other[0]]} by its folder or table",
+            "--labels TABLE uses the table; else move the files to the right folders, or rename them",
+        )
 
 
 def _add_splits(tables: LabelTables, others: Sequence[File]) -> None:

@@ -39,13 +39,19 @@ def list_files(path: Path) -> list[File]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Yield the relative POSIX paths of all regular files in `folder`; links to folders are not followed.
+    """Yield the relative POSIX paths of all regular files in `folder`.
 
-    A million files are listed in a few seconds, because only links need another system call.
+    A link to a folder is followed, unless this folder is listed already: a link may lead back to a folder above it.
+    A million files are listed in a few seconds, because only folders and links need another system call.
     """
-    folders = [(folder, "")]
-    while folders:
-        parent, prefix = folders.pop()
+    folders, links = [(folder, "")], list[tuple[str, str]]()
+    listed: set[tuple[int, int]] = set()
+    while folders or links:
+        parent, prefix = folders.pop() if folders else links.pop(0)
+        facts = os.stat(parent)  # noqa: PTH116 - as everywhere in this function, without a `Path` for each entry
+        if (facts.st_dev, facts.st_ino) in listed:
+            continue
+        listed.add((facts.st_dev, facts.st_ino))
         with os.scandir(parent) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in SYSTEM_FOLDERS:
@@ -56,3 +62,5 @@ def _walk(folder: str) -> Iterator[str]:
                     folders.append((entry.path, f"{prefix}{entry.name}/"))
                 elif Path(entry.path).is_file():
                     yield prefix + entry.name
+                elif Path(entry.path).is_dir():  # a link to a folder
+                    links.append((entry.path, f"{prefix}{entry.name}/"))

@@ -2,12 +2,15 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from histocli.errors import HistoError
+from histocli.sources.class_names import split_of
 from histocli.sources.files import is_image, split_suffix
 
+_NUMBER = re.compile(r"(\d{1,39})(?:\.0|\.[A-Za-z]\w{1,4})?")  # also 7.0, which pandas writes, and 7.png
+_ADDRESS = re.compile(r"\w+://")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -34,23 +37,50 @@ class ImageIndex:
                 if self._first.setdefault(key, i) != i:
                     self._more.setdefault(key, []).append(i)
 
-    def match(self, ids: Sequence[str], folder: str = "") -> Matched:
-        """Match every id with an image; of several, with the one below the `folder` of the table.
+    def match(self, ids: Sequence[str], folder: str = "", split: str = "", should_guess: bool = True) -> Matched:
+        """Match every id with an image; of several, with the one below the `folder` of the table, or in its `split`.
 
         If the folders of an id are not those of the image, only its file name is used: for absolute paths, and if no
-        id of the table matches otherwise. An id without its leading zeros matches the only image with the same number.
-        Both are added to the notes.
+        id of the table matches otherwise. An id without its leading zeros matches the only image with the same number;
+        one with quotation marks, or in another case, the only image of this name. All these are guesses, which are
+        added to the notes.
         """
         found = Matched({}, [], {}, [])
         by_name: dict[int, int] = {}
         for row in range(len(ids)):
-            self._classify_row(row, ids, folder, found, by_name)
+            self._classify_row(row, ids, (folder, split), found, by_name)
+        if not should_guess:
+            return found
         absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
         self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")
         self._add_guessed(found, self._match_by_number(found, ids), ids, "by number, since leading zeros are lost")
+        cleaned = {row: key for row in found.unmatched if (key := _remove_marks(ids[row])) != ids[row]}
+        self._add_guessed(found, self._match_only(cleaned), ids, "without quotation marks or the rest of an address")
+        self._add_guessed(found, self._match_any_case(found, ids), ids, "in another case")
         return found
 
-    def _classify_row(self, row: int, ids: Sequence[str], folder: str, found: Matched, by_name: dict[int, int]) -> None:
+    def _match_only(self, keys: Mapping[int, str]) -> dict[int, int]:
+        """Return the image of each row whose key is the file name or stem of exactly one image, or its address."""
+        found = {row: self._candidates(key.rpartition("/")[2]) for row, key in keys.items()}
+        good = {row for row, key in keys.items() if "/" not in key or _ADDRESS.match(key)}
+        return {row: images[0] for row, images in found.items() if len(images) == 1 and row in good}
+
+    def _match_any_case(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
+        """Return the image of each unmatched row whose id is the stem or path of exactly one image in another case."""
+        if not found.unmatched:
+            return {}
+        images: dict[str, set[int]] = {}
+        for i, name in enumerate(self.names):
+            for key in (split_suffix(name)[0], name.removesuffix(split_suffix(name)[1])):
+                images.setdefault(_compose(key).casefold(), set()).add(i)
+        keys = {row: _compose(ids[row].replace("\\", "/")) for row in found.unmatched}
+        keys = {row: key.removesuffix(split_suffix(key)[1]) if is_image(key) else key for row, key in keys.items()}
+        fitting = {row: images.get(key.casefold(), set()) for row, key in keys.items()}
+        return {row: min(found_images) for row, found_images in fitting.items() if len(found_images) == 1}
+
+    def _classify_row(
+        self, row: int, ids: Sequence[str], place: tuple[str, str], found: Matched, by_name: dict[int, int]
+    ) -> None:
         """Add a row to the matched, ambiguous or unmatched ones; also to `by_name` if only its folders differ."""
         only = self._first.get(ids[row])
         if only is not None and ids[row] not in self._more and found.rows.setdefault(self.names[only], row) == row:
@@ -63,8 +93,11 @@ class ImageIndex:
         if folders and fitting:
             best = max(scores[i] for i in fitting)
             fitting = [i for i in fitting if scores[i] == best]
+        folder, split = place
         if folder and len(fitting) > 1:
             fitting = [i for i in fitting if self.names[i].startswith(f"{folder}/")] or fitting
+        if split and len(fitting) > 1:
+            fitting = [i for i in fitting if split in map(split_of, self.names[i].split("/")[:-1])] or fitting
         if len(fitting) == 1:
             first = found.rows.setdefault(self.names[fitting[0]], row)
             if first != row and ids[first] != ids[row]:
@@ -86,7 +119,7 @@ class ImageIndex:
 
     def _match_by_number(self, found: Matched, ids: Sequence[str]) -> dict[int, int]:
         """Return the image of each unmatched row whose id is the number of exactly one image, with leading zeros."""
-        numbers = [row for row in found.unmatched if ids[row].isdecimal()]
+        numbers = {row: number[1] for row in found.unmatched if (number := _NUMBER.fullmatch(ids[row]))}
         if not numbers:
             return {}
         images: dict[int, list[int]] = {}
@@ -94,11 +127,7 @@ class ImageIndex:
             stem = split_suffix(name)[0]
             if stem.isdecimal() and len(stem) < 40:
                 images.setdefault(int(stem), []).append(i)
-        return {
-            row: images[int(ids[row])][0]
-            for row in numbers
-            if len(ids[row]) < 40 and len(images.get(int(ids[row]), [])) == 1
-        }
+        return {row: images[int(n)][0] for row, n in numbers.items() if len(images.get(int(n), [])) == 1}
 
     def _add_guessed(self, found: Matched, rows: dict[int, int], ids: Sequence[str], how: str) -> None:
         """Add guessed rows, if no other row has the same image."""
@@ -140,6 +169,12 @@ def _compare_folders(one: Sequence[str], other: Sequence[str]) -> tuple[bool, in
 
 def _is_absolute(key: str) -> bool:
     return key.startswith(("/", "\\")) or _DRIVE.match(key) is not None
+
+
+def _remove_marks(key: str) -> str:
+    """Return an id without what spreadsheets and web servers add: `="a"`, `'a`, `"a"`, `https://host/a?x=1`."""
+    text = re.sub(r"""^=?["'](.*?)["']?$""", r"\1", key)
+    return re.sub(r"[?#].*$", "", text) if _ADDRESS.match(text) else text
 
 
 def _compose(name: str) -> str:

@@ -8,9 +8,11 @@ from typing import NamedTuple
 from histocli.errors import HistoError
 from histocli.sources.class_names import format_classes_option, label_of
 from histocli.sources.files import File, read_bytes, split_suffix
+from histocli.sources.tables import LABEL_NAMES
 
-_CLASS_IN_NAME = re.compile(r"_class([01])$")  # as in the IDC data set: 8863_idx5_x51_y1251_class0.png
-_LABEL_KEYS = ("label", "cls", "class", "target")  # the keys of a .json file that hold the label
+# As in the IDC data set: 8863_idx5_x51_y1251_class0.png; and as PCam is often saved: 17_label_1.png
+_CLASS_IN_NAME = re.compile(r"[_-](?:class|label)[_-]?([01])$", re.IGNORECASE)
+_LABEL_KEYS = ("cls", *LABEL_NAMES)  # the keys of a .json file that hold the label
 
 
 class Sidecars(NamedTuple):
@@ -39,10 +41,22 @@ def read_sidecars(names: Sequence[str], others: Sequence[File], classes: Mapping
 
 
 def read_labels_in_names(names: Sequence[str]) -> dict[str, int]:
-    """Return the labels in file names that end in `_class0` or `_class1`; {} unless all do."""
+    """Return the labels in file names that end in `_class0` or `_label_1`, for example; {} unless all do."""
     found = {name: _CLASS_IN_NAME.search(split_suffix(name)[0]) for name in names}
     labels = {name: int(match[1]) for name, match in found.items() if match}
     return labels if len(labels) == len(names) else {}
+
+
+def find_words_in_names(names: Sequence[str]) -> str:
+    """Return a name in which a word seems to be the label, such as `tumor_01.png`; "" unless all have one, and differ.
+
+    Such a word is no label: normal patches of the slide `tumor_001` have it too.
+    """
+    for at in (0, -1):
+        words = {name: re.split(r"[\W_]+", split_suffix(name)[0])[at] for name in names}
+        if {label_of(word) for word in set(words.values())} == {0, 1}:
+            return names[0]
+    return ""
 
 
 def _read_label(file: File, is_json: bool, classes: Mapping[str, int]) -> int | None:

@@ -14,6 +14,7 @@ from histocli.sources.files import MAX_FILE_BYTES, File, file_at, read_bytes
 from histocli.sources.listing import list_files
 from histocli.sources.tables import ColumnNames, PatchTable, check_ids
 
+_UTF8_HINT = "save it as comma-separated UTF-8; in Excel: Save As, CSV UTF-8 (Comma delimited)"
 _PEEKED_BYTES = 4096
 _BLOCK = 1 << 20  # bytes that are unpacked at a time: Python allocates as much as it is asked to read
 _GZIP = b"\x1f\x8b"
@@ -29,12 +30,14 @@ def read_patch_table(file: File) -> PatchTable:
     data = _unpack(file)
     encoding = _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
     if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
-        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", "save it as comma-separated UTF-8")
+        raise HistoError(f"{file.name} is not UTF-8 text: it contains null bytes", _UTF8_HINT)
     text = io.TextIOWrapper(io.BytesIO(data), encoding, newline="")
     try:
         first = text.readline()
     except UnicodeError as error:
-        raise HistoError(f"{file.name} is not UTF-8 text: {error}", "save it as comma-separated UTF-8") from error
+        raise HistoError(f"{file.name} is not UTF-8 text: {error}", _UTF8_HINT) from error
+    if first.startswith("#") and not re.search(r"[,;\t]", first):
+        raise HistoError(f"{file.name}, line 1: {first.strip()[:40]!r} is a comment", "remove this line")
     separator = re.fullmatch(r"sep=(.)\s*", first)  # a first line that Excel reads
     delimiter = separator[1] if separator else None
     if not separator:

@@ -1,27 +1,32 @@
 """Find the columns of ids, labels, slides, hospitals and splits in a table. `table_files` reads the files."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from histocli.errors import HistoError
-from histocli.sources.class_names import format_classes_option, label_of
+from histocli.sources.class_names import describe_counts, format_classes_option, label_of
+from histocli.sources.files import is_image
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _COLUMN_NAMES = {
     "id": "id image_id imageid img_id image img filename file_name file fname image_name name path filepath file_path "
     "image_path patch_id patch patch_name patch_path tile_id tile tile_name tile_path uid uuid",
-    "label": "label labels target class center_tumor_patch tumor tumour class_name classname class_label category "
-    "is_tumor has_tumor is_cancer cancer malignant metastasis diagnosis ground_truth y",
+    "label": "label labels target targets class center_tumor_patch tumor tumour class_name classname class_label "
+    "category is_tumor has_tumor is_cancer cancer malignant metastasis diagnosis ground_truth y",
     "slide": "wsi slide slide_id slide_name wsi_id wsi_name patient patient_id case case_id",
     "hospital": "hospital center centre hospital_id center_id site institution",
     "split": "split subset partition set",
 }
 _NAMES_OF_ROLE = {role: names.split() for role, names in _COLUMN_NAMES.items()}
+_HEADER_HINT = "the first line must name the columns, for example id,label"
+LABEL_NAMES = _NAMES_OF_ROLE["label"]
 _WILDS_COLUMNS = ("patient", "node", "x_coord", "y_coord")  # Camelyon17-WILDS writes them in place of the file name
 _ROUNDED_NUMBER = re.compile(r"-?\d(?:[.,]\d+)?E[+-]?\d+", re.IGNORECASE)  # a long number in a spreadsheet: 1.23E+10
+_NUMBER_OF_LABEL = re.compile(r"([01])(?:[.,]0+)?")  # also 1.0 and, where the comma is decimal, 1,0
 _MISSING_LABELS = ("", "nan", "na", "n/a", "none", "null", "?", "-")  # values of a missing label
 
 
@@ -61,6 +66,12 @@ class PatchTable:
         """Whether it has the columns of the table of Camelyon17-WILDS."""
         return {*_WILDS_COLUMNS, "center", "split"} <= self.columns.keys()
 
+    @property
+    def id_columns(self) -> list[str]:
+        """The columns with a usual name for ids, in the order in which they are preferred."""
+        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        return [by_name[name] for name in _NAMES_OF_ROLE["id"] if name in by_name]
+
     def find(self, role: str, given: str | None = None) -> str | None:
         """Return the name of the column of ids, labels, slides, hospitals or splits; None if there is none.
 
@@ -73,7 +84,12 @@ class PatchTable:
                 raise HistoError(f"{self.name}, line 1: there is no column {given!r}", f"it has {self._column_list}")
             return found
         by_name = {_normalise(name): name for name in reversed(self.columns)}
-        return next((by_name[name] for name in _NAMES_OF_ROLE[role] if name in by_name), None)
+        return next((by_name[name] for name in self._names_of(role) if name in by_name), None)
+
+    def _names_of(self, role: str) -> list[str]:
+        """Return the usual names of a column; beside a column `x`, `y` is a coordinate and not a label."""
+        names = _NAMES_OF_ROLE[role]
+        return [name for name in names if name != "y"] if any(_normalise(n) == "x" for n in self.columns) else names
 
     def require(self, role: str, given: str | None = None) -> str:
         """Return the name of a column as `find` does.
@@ -83,8 +99,8 @@ class PatchTable:
         """
         if (found := self.find(role, given)) is None:
             hint = f"name it: --{role}-column NAME; usual names are {', '.join(_NAMES_OF_ROLE[role][:3])}"
-            if any(_parse_label(name, {}) is not None and name.isdecimal() for name in self.columns):
-                hint = "the first line must name the columns, for example id,label"
+            if any(is_image(name) or name in ("0", "1") for name in self.columns):
+                hint = _HEADER_HINT
             elif len(self.columns) == 1:
                 hint = "separate the columns by commas, semicolons or tabs"
             raise HistoError(
@@ -112,6 +128,11 @@ class PatchTable:
         """
         column = self.require("label", given)
         labels = self._parse_labels(column, classes)
+        if not classes and label_of(column) == 0 and all(is_flag(text) for text in set(self.columns[column])):
+            raise HistoError(
+                f"{self.name}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
+                "give another column, or say what the values mean: --classes negative=1 --classes positive=0",
+            )
         if given is None and not classes:
             self._check_other_labels(column, labels)
         return labels
@@ -139,20 +160,24 @@ class PatchTable:
     def _parse_labels(self, column: str, classes: Mapping[str, int]) -> list[int]:
         """Return a column as labels; raise `HistoError` for a value that is not a label."""
         texts = self.columns[column]
-        known = {text: _parse_label(text, classes) for text in set(texts)}
+        signs = {} if classes or set(texts) != {"-", "+"} else {"-": 0, "+": 1}
+        known = {text: _parse_label(text, classes or signs) for text in set(texts)}
         for line, text in zip(self.lines, texts, strict=True):
             if known[text] is None:
                 words = sorted(word for word in known if word)
-                hint = f"choose the normal and the tumour labels: {format_classes_option(words)}"
+                found = describe_counts(Counter(texts))
+                hint = f"the labels are {found}; choose the normal and the tumour ones: {format_classes_option(words)}"
                 if text.lower() in _MISSING_LABELS:
-                    hint = "remove the row: an image without a row has no label"
+                    n = sum(other.lower() in _MISSING_LABELS for other in texts)
+                    what = "the row" if n == 1 else f"the {n:,} rows without a label"
+                    hint = f"remove {what}: an image without a row has no label"
                 raise HistoError(f"{self.name}, line {line}, column {column}: {text!r} is not 0 or 1", hint)
         return [label for text in texts if (label := known[text]) is not None]
 
     def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
         """Raise `HistoError` if another column of labels has different labels."""
         by_name = {_normalise(name): name for name in self.columns}
-        for other in (by_name[name] for name in _NAMES_OF_ROLE["label"] if by_name.get(name, column) != column):
+        for other in (by_name[name] for name in self._names_of("label") if by_name.get(name, column) != column):
             known = {text: _parse_label(text, {}) for text in set(self.columns[other])}
             values = [known[text] for text in self.columns[other]]
             if None not in values and values != list(labels):
@@ -191,7 +216,14 @@ def check_ids(
         before = first.setdefault(key, row)
         if before != row and not (values and values[before] == values[row]):
             text = f"{table.name}, line {table.lines[row]}, column id: {key!r} occurs twice"
-            raise HistoError(f"{text}, with two {what}" if values else text, hint.format(table.lines[before]))
+            repeated = len(ids) - len(set(ids))
+            more = f"; {repeated:,} rows repeat an id" if repeated > 1 and not values else ""
+            raise HistoError(f"{text}, with two {what}" if values else text + more, hint.format(table.lines[before]))
+
+
+def is_flag(text: str) -> bool:
+    """Return whether a label is 0, 1, yes, no, true or false, which mean nothing without the name of the column."""
+    return _NUMBER_OF_LABEL.fullmatch(text) is not None or text.lower() in ("yes", "no", "true", "false")
 
 
 def is_rounded(key: str) -> bool:
@@ -200,13 +232,14 @@ def is_rounded(key: str) -> bool:
 
 
 def _normalise(name: str) -> str:
-    return re.sub(r"[\s\-]+", "_", name.strip().lower())
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())  # ClassLabel: class_label
+    return re.sub(r"[\s\-]+", "_", words.lower())
 
 
 def _parse_label(text: str, classes: Mapping[str, int]) -> int | None:
     """Return the label that a text means; None if it is not understood."""
     if classes and text.lower() in classes:
         return classes[text.lower()]
-    if text in ("0", "1", "0.0", "1.0"):
-        return int(text[0])
+    if number := _NUMBER_OF_LABEL.fullmatch(text):
+        return int(number[1])
     return None if text.isdecimal() else label_of(text)

@@ -271,6 +271,110 @@ def test_an_npz_without_patches_is_an_error(tmp_path, arrays, message):
         FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
 
 
+@pytest.mark.parametrize(
+    ("arrays", "hint"),
+    [
+        ({"x": PIXELS.transpose(0, 3, 1, 2)}, "moveaxis"),
+        ({"x": PIXELS[..., [0, 1, 2, 2]]}, "fourth channel"),
+        ({"x": PIXELS[..., 0]}, "is grey"),
+        ({"x": np.asfortranarray(PIXELS)}, "ascontiguousarray"),
+        ({"x": PIXELS, "y": np.eye(6)[:, :2]}, "argmax"),
+        ({"x": PIXELS, "y": np.array([0, 1] * 3, object)}, "astype"),
+    ],
+)
+def test_an_npz_of_another_shape_says_how_to_convert_it(tmp_path, arrays, hint):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(HistoError) as caught:
+        FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"Y": np.arange(6) % 2},
+        {"y": np.arange(6) % 2 > 0},
+        {"y": (np.arange(6) % 2).astype(np.float32)},
+        {"labels": np.array(["normal", "tumor"] * 3)},
+        {"target": np.array([b"normal", b"tumor"] * 3)},
+        {"tumor": (np.arange(6) % 2)[:, None]},
+    ],
+)
+def test_labels_in_an_npz_have_any_type_and_usual_name(tmp_path, labels):
+    np.savez(tmp_path / "x.npz", X=PIXELS, **labels)
+    patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).patches())
+    assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
+
+
+def test_other_arrays_of_an_npz_are_slides_or_named_or_counted(tmp_path):
+    others = {"slide": np.arange(6) // 3, "age": np.arange(6.0), "id": np.arange(6), "other": np.zeros((2, 2))}
+    np.savez(tmp_path / "x.npz", x=PIXELS, y=np.arange(6) % 2, **others)
+    source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
+    assert [patch.slide for patch in source.patches()] == ["0"] * 3 + ["1"] * 3
+    assert "columns of labels.csv that are not used: 'age', 'id (2)'" in source.report.notes
+    assert "1 file skipped: 1 .npy" in source.report.notes
+
+
+def test_arrays_without_names_are_named_and_an_option_chooses_the_labels(tmp_path):
+    np.savez(tmp_path / "x.npz", PIXELS, np.arange(6) % 2)
+    source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
+    assert any(
+        "arrays.csv has images, but no known column" in note and "'arr_1'" in note for note in source.report.notes
+    )
+    source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),), label_column="arr_1"))
+    assert [patch.label for patch in source.patches()] == [0, 1] * 3
+
+
+def test_columns_of_parquet_are_labels_and_slides(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    columns = {"is_cancer": [False, True] * 3, "slide_id": list("aaabbb"), "image_id": list("uvwxyz")}
+    pq.write_table(pa.table({"image": [tiff(pixels) for pixels in PIXELS], **columns}), tmp_path / "x.parquet")
+    source = FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
+    patches = list(source.patches())
+    assert [(patch.label, patch.slide) for patch in patches] == list(zip([0, 1] * 3, "aaabbb", strict=True))
+    assert any("that are not used: 'image_id'" in note for note in source.report.notes)
+
+
+@pytest.mark.parametrize(("flag", "method", "message"), [(1, 8, "encrypted with a password"), (0, 9, "number 9")])
+def test_a_zip_that_python_cannot_unpack_is_refused_as_a_whole(tmp_path, flag, method, message):
+    data = bytearray(make_zip({"normal/a.tif": tiff(PIXELS[0]), "tumor/b.tif": tiff(PIXELS[1])}))
+    for start, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        place = -1
+        while (place := data.find(start, place + 1)) >= 0:
+            data[place + at] |= flag
+            data[place + at + 2] = method
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(HistoError, match=message):
+        list_files(tmp_path / "x.zip")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("a.npy", "numpy.savez"), ("a.dcm", "PNG"), ("a.heic", "PNG"), ("a.zip.001", "join the parts"), ("a.mat", "PNG")],
+)
+def test_a_folder_of_files_that_are_not_read_says_what_to_do(tmp_path, name, hint):
+    write_folder(tmp_path / "x", {name: b"data"})
+    with pytest.raises(HistoError, match="there are no images") as caught:
+        FolderSource(FolderOptions((str(tmp_path / "x"),)))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        (bytes(128) + b"DICM" + bytes(99), "a DICOM file"),
+    ],
+)
+def test_a_file_that_is_something_else_is_named(tmp_path, data, what):
+    write_folder(tmp_path / "x", {"normal/a.png": data, "tumor/b.png": data})
+    patch = next(FolderSource(FolderOptions((str(tmp_path / "x"),))).patches())
+    with pytest.raises(HistoError, match=f"it is {what}, which is not read as an image"):
+        patch.load()
+
+
 def test_parquet_as_hugging_face_writes_it(tmp_path):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")

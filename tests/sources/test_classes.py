@@ -303,12 +303,62 @@ def test_splits_at_the_ends_of_all_file_names(tmp_path):
         (("images/normal/a.tif", "images/tumor/b.tif", "masks/normal/a.tif", "masks/tumor/b.tif"), "masks/normal/a"),
         (("normal/a.tif", "normal/a_mask.tif", "tumor/b.tif"), "normal/a_mask"),
         (("normal/a.tif", "tumor/b.tif", "tumor/b-GT.tif"), "tumor/b-GT"),
+        (("img/normal/a.tif", "img/tumor/b.tif", "label/normal/a.tif", "label/tumor/b.tif"), "label/normal/a"),
+        (("x/normal/a.tif", "x/tumor/b.tif", "annotations/tumor/b.tif"), "annotations/tumor/b"),
     ],
 )
 def test_masks_among_the_images_are_an_error(tmp_path, names, mask):
     with pytest.raises(HistoError, match=f"images are masks by their names, such as {mask}.tif") as caught:
         pack(tmp_path / "x", *names)
     assert "give only the folders of the images" in caught.value.hint
+
+
+def test_a_folder_labels_without_the_names_of_other_images_holds_patches(tmp_path):
+    found, _ = pack(tmp_path / "x", "labels/normal/a.tif", "labels/tumor/b.tif")
+    assert [label for label, _ in found.values()] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["thumbnails/a.tif", "normal/a_thumb.tif"])
+def test_thumbnails_among_the_images_are_an_error(tmp_path, name):
+    with pytest.raises(HistoError, match=f"1 of 3 images are thumbnails by their names, such as {name}"):
+        pack(tmp_path / "x", "normal/a.tif", "tumor/b.tif", name)
+
+
+@pytest.mark.parametrize(
+    ("copies", "count"),
+    [
+        (("normal/a_rot90.tif", "tumor/b_flip.tif"), 2),
+        (("normal/aug_0_a.tif", "normal/aug_1_a.tif"), 2),
+        (("normal/a (1).tif", "tumor/b - Copy.tif"), 2),
+        (("augmented/normal/a.tif",), 1),
+        (("normal/a.png",), 1),
+        (("normal/c (1).tif", "normal/c (2).tif", "normal/rotunda_1.tif", "normal/a_1.tif", "tumor/a.tif"), 0),
+    ],
+)
+def test_copies_of_images_are_counted_by_their_names(tmp_path, copies, count):
+    _, report = pack(tmp_path / "x", "normal/a.tif", "tumor/b.tif", *copies)
+    notes = [note for note in report.notes if "are copies of others" in note]
+    assert [note.split(" of ")[0] for note in notes] == ([str(count)] if count else [])
+
+
+def test_labels_in_names_that_contradict_the_folders_are_an_error(tmp_path):
+    with pytest.raises(
+        HistoError, match=r"1 of 2 images have another label in their names: 0/x_class1\.tif has label 0"
+    ):
+        pack(tmp_path / "x", "0/x_class1.tif", "1/y_class1.tif")
+
+
+@pytest.mark.parametrize("names", [("1_label_0.tif", "2_label_1.tif"), ("a-class0.tif", "b-Label1.tif")])
+def test_other_forms_of_labels_at_the_end_of_names(tmp_path, names):
+    found, _ = pack(tmp_path / "x", *names)
+    assert [label for label, _ in found.values()] == [0, 1]
+
+
+@pytest.mark.parametrize("names", [("tumor_1.tif", "normal_2.tif"), ("a_0.tif", "b_1.tif")])
+def test_words_in_names_are_no_labels_but_a_line_says_what_to_do(tmp_path, names):
+    found, report = pack(tmp_path / "x", *names)
+    assert {label for label, _ in found.values()} == {None}
+    assert any("the labels may be in the names of the files" in note for note in report.notes)
 
 
 def test_a_folder_whose_name_contradicts_the_class_above_it_is_an_error(tmp_path):

@@ -520,6 +520,7 @@ def test_a_file_larger_than_the_free_space_is_refused_first(server, target, poli
     with pytest.raises(HistoError, match=r"patches\.h5\.gz needs 1000000\.0 TB") as caught:
         download_file(server.url("patches.h5.gz"), target, policy=policy)
     assert "free some space" in caught.value.hint
+    assert "--out" in caught.value.hint
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no resource limits here")

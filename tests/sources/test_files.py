@@ -70,6 +70,14 @@ def test_links_loops_pipes_and_sockets_do_not_hang(tmp_path):
     assert contents(list_files(folder)) == {"a.png": b"1", "link.png": b"1", "sub/b.png": b"2"}
 
 
+def test_a_link_to_a_folder_is_followed_once(tmp_path):
+    elsewhere = write_folder(tmp_path / "elsewhere", {"b.png": b"2", "deep/c.png": b"3"})
+    folder = write_folder(tmp_path / "folder", {"normal/a.png": b"1"})
+    (folder / "tumor").symlink_to(elsewhere)
+    (folder / "again").symlink_to(folder / "normal")
+    assert contents(list_files(folder)) == {"normal/a.png": b"1", "tumor/b.png": b"2", "tumor/deep/c.png": b"3"}
+
+
 def test_a_pipe_or_device_as_input_is_an_error(tmp_path):
     os.mkfifo(tmp_path / "pipe.zip")
     for path in (tmp_path / "pipe.zip", "/dev/zero"):

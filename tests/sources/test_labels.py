@@ -1,6 +1,7 @@
 """Tables of labels and slides as people and spreadsheets write them, matched with images."""
 
 import gzip
+import re
 
 import numpy as np
 import pytest
@@ -45,6 +46,18 @@ IMAGES = ("in/a.tif", "in/b.tif", "in/c.tif")
         TEXT.replace(",", "\t").replace("\n", "\r\n").encode("utf-16"),
         *(f"id,label\n{at}a.tif,1\n{at}b.tif,0\n{at}c.tif,1\n" for at in FOLDERS),
         TEXT.replace("a,", "a.TIF,", 1).replace("b,", "b.png,"),
+        TEXT.replace("id,label", "ImageID,ClassLabel"),
+        "id;label\na;1,0\nb;0,0\nc;1,0\n",
+        "id,label\na,1.000\nb,0.000\nc,1.000\n",
+        "id;label\na;WAHR\nb;FALSCH\nc;WAHR\n",
+        "id;label\na;VRAI\nb;FAUX\nc;VRAI\n",
+        "id,label\na,+\nb,-\nc,+\n",
+        "id,label\n'a,1\n'b,0\n'c,1\n",
+        'id,label\n"=""a""",1\n"=""b""",0\n"=""c""",1\n',
+        "id,label\nA,1\nB,0\nC,1\n",
+        "id,label\nhttps://host/x/a.tif?v=2,1\nhttps://host/x/b.tif?v=2,0\nhttps://host/x/c.tif?v=2,1\n",
+        "id,filename,label\n7,a.tif,1\n8,b.tif,0\n9,c.tif,1\n",
+        "id,label,x,y\na,1,5,1\nb,0,6,1\nc,1,7,0\n",
     ],
 )
 def test_every_form_gives_the_same_labels(tmp_path, table):
@@ -413,3 +426,78 @@ def test_a_table_next_to_the_images_is_suggested_if_nothing_else_has_labels(tmp_
     offer = f"clinical.csv next to the images may have the labels: --labels {tmp_path / 'clinical.csv'}"
     assert offer in source.report.notes
     assert offer not in open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT}).report.notes
+
+
+def test_of_two_columns_of_ids_the_one_that_matches_names_exactly_is_used(tmp_path):
+    """The numbers of the rows would match the images `0001` and `0002` too, if their zeros are ignored."""
+    table = "id,filename,label\n0,0002.tif,1\n1,0001.tif,0\n"
+    assert labels_of(open_folder(tmp_path / "x", ("0001.tif", "0002.tif"), {"labels.csv": table})) == {
+        "0001": 0,
+        "0002": 1,
+    }
+
+
+def test_two_columns_of_ids_of_different_images_are_an_error(tmp_path):
+    table = "id,filename,label\n1,2.tif,1\n2,1.tif,0\n"
+    with pytest.raises(
+        HistoError, match=r"the image 2\.tif is that of line 3 by the column id, and that of line 2"
+    ) as e:
+        open_folder(tmp_path / "x", ("1.tif", "2.tif"), {"labels.csv": table})
+    assert e.value.hint == "choose the column: --id-column id or --id-column filename"
+    folder = tmp_path / "x"
+    assert labels_of(FolderSource(FolderOptions((str(folder),), id_column="filename"))) == {"1": 0, "2": 1}
+
+
+def test_a_column_beside_x_that_is_called_y_is_no_label(tmp_path):
+    source = open_folder(tmp_path / "x", IMAGES, {"places.csv": "id,x,y\na,0,1\nb,1,1\nc,0,0\n"})
+    assert labels_of(source) == dict.fromkeys("abc")
+
+
+@pytest.mark.parametrize(("column", "values"), [("normal", "010"), ("is_benign", "010"), ("no_tumor", "010")])
+def test_a_column_that_marks_normal_patches_is_not_taken_as_the_label(tmp_path, column, values):
+    rows = "".join(f"{key},{value}\n" for key, value in zip("abc", values, strict=True))
+    tables = {"labels.csv": f"id,{column}\n{rows}"}
+    with pytest.raises(HistoError, match=f"1 in the column {column} means a normal patch"):
+        open_folder(tmp_path / "x", IMAGES, tables, label_column=column)
+    options = {"label_column": column, "classes": ("negative=1", "positive=0")}
+    assert labels_of(FolderSource(FolderOptions((str(tmp_path / "x"),), **options))) == FOUND
+
+
+def test_tables_in_the_folder_that_contradict_each_other_are_an_error_whatever_their_names(tmp_path):
+    tables = {"a.csv": TEXT, "b.csv": TEXT.replace("b,0", "b,1")}
+    with pytest.raises(HistoError, match=r"b\.csv: another table has a different label for 'b'") as caught:
+        open_folder(tmp_path / "x", IMAGES, tables)
+    assert "--labels TABLE" in caught.value.hint
+    labels = tmp_path / "x" / "a.csv"
+    assert labels_of(FolderSource(FolderOptions((str(tmp_path / "x"),), labels=labels))) == FOUND
+
+
+def test_tables_named_after_splits_are_about_the_images_in_the_folders_of_these_names(tmp_path):
+    tables = {"train.csv": "id,label\na,1\n", "test.csv": "id,label\na,0\n"}
+    source = open_folder(tmp_path / "x", ("train/a.tif", "test/a.tif"), tables)
+    assert {(patch.split, patch.label) for patch in source.patches()} == {("train", 1), ("test", 0)}
+
+
+def test_a_table_of_labels_of_patients_is_named_and_not_used(tmp_path):
+    source = open_folder(tmp_path / "x", IMAGES, {"patients.csv": "patient_id,label\np1,1\np2,0\n"})
+    assert labels_of(source) == dict.fromkeys("abc")
+    assert any(
+        note.startswith("patients.csv has labels, but no column is known as the id") for note in source.report.notes
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "message", "hint"),
+    [
+        ("a.tif,tumor\nb.tif,normal\n", "no column is known as the id", "the first line must name the columns"),
+        ("# made by us\nid,label\na,1\n", "'# made by us' is a comment", "remove this line"),
+        ("id,label\na,F\nb,T\nc,T\n", "'F' is not 0 or 1", "the labels are F \\(1\\), T \\(2\\)"),
+        ("id,label\na,\nb,\nc,1\n", "line 2, column label", "remove the 2 rows without a label"),
+        ("id,label\na,1\na,0\nb,1\nb,1\n", "'a' occurs twice; 2 rows repeat an id", "it is also on line 2"),
+        ("id,label,hospital\na,1,K\xf6ln\n".encode("latin-1"), "is not UTF-8", "in Excel: Save As, CSV UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_said_with_how_to_mend_it(tmp_path, table, message, hint):
+    with pytest.raises(HistoError, match=message) as caught:
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})
+    assert re.search(hint, caught.value.hint)
