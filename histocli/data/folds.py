@@ -29,8 +29,8 @@ class Folds(NamedTuple):
 def make_folds(manifest: "pd.DataFrame", k: int, seed: int, group: Group | None = None) -> Folds:
     """Assign the labelled rows of train and validation to `k` folds that have similar shares of both classes.
 
-    Slides are not divided where all are known; else overlap groups are not divided where some are known; else patches
-    are assigned singly. With `group`, patches that have the same value in that column are in the same fold.
+    The patches of one group of `connected_components` are in the same fold: a slide, or else an overlap group. With
+    `group`, the patches that have the same value in that column are in the same fold instead.
 
     Raises:
         HistoError: there are too few slides, groups or patches for both classes in and outside each fold.

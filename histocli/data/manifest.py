@@ -83,11 +83,11 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     frame["label"] = _parse_labels(frame["label"], path)
     for name in _NUMBER_COLUMNS & set(frame.columns):
         frame[name] = _parse_whole_numbers(frame[name], path)
-    _refuse_marked(path, "id", frame["id"], frame["id"] == "", "is empty")
+    _refuse_bad_rows(path, "id", frame["id"], frame["id"] == "", "is empty")
     unique = ["id", "split"] if "split" in frame.columns else ["id"]  # PCam's valid and test share a few patches
-    _refuse_marked(path, "id", frame["id"], frame.duplicated(unique), "occurs twice")
+    _refuse_bad_rows(path, "id", frame["id"], frame.duplicated(unique), "occurs twice")
     if "index" in frame.columns:
-        _refuse_marked(path, "index", frame["index"], frame["index"].duplicated(), "occurs twice")
+        _refuse_bad_rows(path, "index", frame["index"], frame["index"].duplicated(), "occurs twice")
     return frame
 
 
@@ -129,18 +129,18 @@ def _parse_labels(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
     """Return a column as labels, with -1 where it is empty."""
     known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": UNLABELLED}
     labels = column.map({text: known.get(text.strip()) for text in column.unique()})
-    _refuse_marked(path, "label", column, labels.isna(), "is not 0, 1 or empty")
+    _refuse_bad_rows(path, "label", column, labels.isna(), "is not 0, 1 or empty")
     return labels.astype("int64")
 
 
 def _parse_whole_numbers(column: "pd.Series[str]", path: Path) -> "pd.Series[int]":
     wrong = [text for text in column.unique() if not _WHOLE_NUMBER.fullmatch(text)]
-    _refuse_marked(path, str(column.name), column, column.isin(wrong), "is not a whole number")
+    _refuse_bad_rows(path, str(column.name), column, column.isin(wrong), "is not a whole number")
     return column.astype("int64")
 
 
-def _refuse_marked(path: Path, name: str, column: "pd.Series[Any]", is_bad: "pd.Series[bool]", why: str) -> None:
-    """Raise `HistoError` for the first row for which `is_bad` is true."""
+def _refuse_bad_rows(path: Path, name: str, column: "pd.Series[Any]", is_bad: "pd.Series[bool]", why: str) -> None:
+    """Raise `HistoError` that names the first row for which `is_bad` is true, if there is one."""
     if is_bad.any():
         row = int(is_bad.to_numpy().argmax())
         value = str(column.iloc[row])

@@ -49,7 +49,7 @@ def map_ordered(function: Callable[[T], R], items: Iterable[T], workers: int) ->
 
 
 def map_on_pool(pool: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R, None, None]:
-    """Yield `function(item)` in the order of `items`, computed by `pool`, at most `ahead` items ahead."""
+    """Yield `function(item)` in the order of `items`; `pool` computes at most `ahead` results in advance."""
     pending: deque[Future[R]] = deque()
     try:
         for item in items:

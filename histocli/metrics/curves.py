@@ -156,9 +156,9 @@ def roc(ranking: Ranking) -> RocCurve:
     if not positives or not negatives:
         return RocCurve([], [], [])
     fpr, tpr = np.append(0, ranking.fp) / negatives, np.append(0, ranking.tp) / positives
-    none_called = np.nextafter(ranking.scores[0], 2)  # the lowest threshold at which no patch is predicted as tumour
+    above_all = np.nextafter(ranking.scores[0], 2)  # the lowest threshold at which no patch is predicted as tumour
     keep = _thin_out(fpr, tpr)
-    threshold = np.append(none_called, ranking.scores)
+    threshold = np.append(above_all, ranking.scores)
     return RocCurve(fpr[keep].tolist(), tpr[keep].tolist(), threshold[keep].tolist())
 
 
