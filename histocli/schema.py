@@ -59,7 +59,6 @@ def from_json(kind: type[T], value: object, file: str, hint: str = "") -> T:
 
     Raises:
         HistoError: a field is missing, or has another type or a value out of its range; the message names it.
-
     """
     return cast(T, _Reader(file, hint).parse(kind, value, ""))
 

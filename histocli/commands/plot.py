@@ -149,9 +149,8 @@ def _plan_maps(
 
 
 def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> dict[Path, EvaluationReport]:
-    """Return the evaluations of a run, or only those on the data sets `data`."""
-    found = read_evaluations(workspace, run)
-    evaluations = {path: report for path, report in found.items() if not data or report.data in data}
+    """Return the evaluations of a run, or only those on the data sets `data`; raise `MissingInputError` if none is."""
+    evaluations = read_evaluations(workspace, run, data)
     if not evaluations:
         is_newest = run == (workspace.run_names() or [run])[-1]
         on = f" on {', '.join(data)}" if data else ""

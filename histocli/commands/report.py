@@ -86,7 +86,7 @@ def report(
     check_data(workspace, config.data, runs)
     path = config.out or workspace.plots_dir / f"{make_name(shorten_names(runs))}-report.html"
     check_output(path, workspace)
-    evaluations = {run: _find_evaluations(workspace, run, config.data) for run in runs}
+    evaluations = {run: read_evaluations(workspace, run, config.data) for run in runs}
     count = sum(map(len, evaluations.values()))
     if config.data and not count:
         raise MissingInputError(
@@ -135,11 +135,6 @@ def _find_missing_evaluations(
 def shorten_names(runs: Sequence[str]) -> str:
     """Return the names of runs as a part of a file name."""
     return shorten("-vs-".join(runs), 80)
-
-
-def _find_evaluations(workspace: Workspace, run: str, data: Sequence[str]) -> Evaluations:
-    found = read_evaluations(workspace, run)
-    return {path: one for path, one in found.items() if not data or one.data in data}
 
 
 def _make_run_section(

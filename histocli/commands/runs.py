@@ -40,7 +40,6 @@ class RunSummary:
         bytes: the size of its folder.
         is_default: whether `--ckpt best.pt` is the checkpoint of this run.
         problem: why it is damaged.
-
     """
 
     run: str

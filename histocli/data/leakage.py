@@ -53,7 +53,6 @@ def audit(workspace: Workspace, subset: "pd.DataFrame", manifest: "pd.DataFrame 
 
     Raises:
         HistoError: a manifest or the file of overlaps cannot be read.
-
     """
     names = list_audited_names(workspace, str(subset["data"].iloc[0]))
     first = read_manifest(workspace.manifest_path(names[0])) if manifest is None else manifest

@@ -61,7 +61,6 @@ class PatchLoader:
         device: where the batches are needed.
         is_resident: whether to keep all rows on the device; None: if they take less than half of its free memory.
         ranks: the processes of the job.
-
     """
 
     def __init__(

@@ -27,7 +27,6 @@ class Appearance(NamedTuple):
         focus: (N,) the logarithm of the variance of the Laplacian (Pech-Pacheco et al. 2000) over the variance of the
             grey values. Because of this division it does not fall with the contrast.
         contrast: (N,) the standard deviation of the grey values, 0 to 128.
-
     """
 
     colour: Floats
@@ -60,7 +59,6 @@ class Distance(NamedTuple):
         blank: whether a patch has less contrast than all but a thousandth of the training patches.
         unfocused: whether it has less focus than all but a thousandth of them.
         unusual_stain: whether its colour is further away than that of all but a thousandth of them.
-
     """
 
     colour: Floats

@@ -50,7 +50,6 @@ class Scored(NamedTuple):
         packed: the packed data set that holds the pixels; None for a folder.
         known: the number of patches that the checkpoints were trained on, and validated on.
         likeness: their likeness to the training patches; None for a run's own validation patches.
-
     """
 
     data: str
@@ -216,7 +215,7 @@ def score_folder(
     counts = {**source.report.counts, "unreadable": unreadable}
     checkpoints = [member.checkpoint for member in predictor.members]
     return Scored(
-        data=folder_name(location),
+        data=make_data_name(location),
         split=split.value,
         table=table,
         manifest_sha256=None,
@@ -280,7 +279,7 @@ def _make_folder_chunk(chunk: ScoredChunk, likeness: Likeness) -> _FolderChunk:
     return _FolderChunk(table, digests, len(chunk.failures), chunk.remarks, likeness)
 
 
-def folder_name(location: Path) -> str:
+def make_data_name(location: Path) -> str:
     """Return the name of a folder or zip, without the characters that a file's name may not have."""
     location = location.resolve()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", location.name if location.is_dir() else location.stem)

@@ -124,7 +124,6 @@ def compute_auc(labels: npt.ArrayLike, probs: npt.ArrayLike) -> float | None:
     Raises:
         HistoError: the shapes differ, N is 0, a label is neither 0 nor 1, or a probability is NaN or
             outside 0 to 1.
-
     """
     return compute_area(rank(*check_scores(labels, probs)))
 
@@ -142,7 +141,6 @@ def evaluate(labels: npt.ArrayLike, probs: npt.ArrayLike, threshold: float = 0.5
 
     Raises:
         HistoError: as `compute_auc`, or the threshold is outside 0 to 1.
-
     """
     y, p = check_scores(labels, probs)
     if not 0 <= threshold <= 1:
@@ -189,7 +187,6 @@ def estimate_uncertainty(
 
     Raises:
         HistoError: as `compute_auc`.
-
     """
     y, p = check_scores(labels, probs)
     clusters = clusters or make_patch_clusters(len(y))
@@ -223,7 +220,6 @@ def compare_aucs(
 
     Raises:
         HistoError: as `compute_auc`.
-
     """
     y, p = check_scores(labels, one)
     q = check_scores(labels, other)[1]
@@ -265,7 +261,6 @@ def check_scores(labels: npt.ArrayLike, probs: npt.ArrayLike) -> tuple[Ints, Flo
 
     Raises:
         HistoError: as `compute_auc`.
-
     """
     y, p = np.asarray(labels), np.asarray(probs, np.float64)
     if y.ndim != 1 or y.shape != p.shape:

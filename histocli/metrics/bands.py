@@ -27,7 +27,6 @@ def compute_roc_band(labels: Ints, probs: Floats, clusters: Clusters, seed: int 
         probs: (N,) tumour probabilities.
         clusters: groups of patches that are drawn together.
         seed: the seed of the resamples.
-
     """
     by_class = clusters.by_class(labels)
     informative = min(by_class.normal, by_class.tumour)

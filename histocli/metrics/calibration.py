@@ -21,7 +21,6 @@ def fit_temperature(labels: npt.ArrayLike, log_odds: npt.ArrayLike) -> float:
 
     Returns:
         Above 1 where the scores are overconfident, below 1 where they are underconfident; from `LOWEST` to `HIGHEST`.
-
     """
     from scipy.optimize import brentq
     from scipy.special import expit

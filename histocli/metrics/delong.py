@@ -46,7 +46,6 @@ def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
         labels: (N,) 0 or 1.
         probs: (N,) tumour probabilities.
         clusters: groups of patches that are independent of one another.
-
     """
     if not 0 < labels.sum() < len(labels):
         return None
@@ -68,7 +67,6 @@ def delong_difference(labels: Ints, one: Floats, other: Floats, clusters: Cluste
         one: (N,) the probabilities of one classifier.
         other: (N,) the probabilities of the other classifier.
         clusters: groups of patches that are independent of one another.
-
     """
     difference = _compute_shares(labels, one) - _compute_shares(labels, other)
     value = float(difference[labels == 1].mean())

@@ -158,7 +158,6 @@ def intervals(bootstrap: Bootstrap, metrics: dict[str, float | None]) -> tuple[d
     Args:
         bootstrap: every metric of each resample.
         metrics: the value of each metric on all patches, by name.
-
     """
     results: dict[str, Interval | str] = {}
     for name, values in zip(NAMES, bootstrap.values, strict=True):

@@ -29,7 +29,6 @@ class Metric:
         is_per_group: whether the metric is also computed for each slide and each hospital.
         is_biased_upwards: whether the metric is too large on small samples, and larger again on resamples; its interval
             corrects this.
-
     """
 
     name: str
@@ -48,7 +47,6 @@ class Metric:
             clusters: the number of clusters.
             with_normal: the number of clusters that have normal patches.
             with_tumour: the number of clusters that have tumour patches.
-
         """
         counts = {
             "either": clusters,

@@ -25,7 +25,6 @@ class SortedScores:
         n_predicted_tumour: the number of patches that are predicted as tumour; they are the first ones.
         tie_starts: (K,) the first index of each run of equal probabilities; None if all differ.
         bin_starts: (B,) the first index of each calibration bin that is not empty.
-
     """
 
     def __init__(self, labels: Ints, probs: Floats, threshold: float) -> None:
@@ -62,7 +61,6 @@ class WeightedScores:
     Args:
         scores: N scored patches.
         weights: (R,N) how often each patch counts, in the order of `scores.order`; each row has a sum above 0.
-
     """
 
     def __init__(self, scores: SortedScores, weights: Floats) -> None:

@@ -30,7 +30,6 @@ class HistoNet(PatchNetwork):
         widths: the channels of the five stages.
         side: the height and width of the images, 64 or 96.
         hidden: the units of the fully connected layer.
-
     """
 
     def __init__(self, widths: tuple[int, ...] = WIDTHS, side: int = 96, hidden: int = 128) -> None:

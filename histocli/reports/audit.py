@@ -88,7 +88,6 @@ class AuditReport:
         overlaps_searched: the data sets that were searched for overlaps with `data`.
         overlaps: the overlaps within `data`; None if they were not searched.
         leaks: what each other split shares with train and with val.
-
     """
 
     data: str
@@ -162,7 +161,6 @@ class AuditReport:
 
         Raises:
             HistoError: patches for evaluation leak into train.
-
         """
         if leaks := self.leaks_into_train:
             raise HistoError(

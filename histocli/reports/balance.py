@@ -87,7 +87,6 @@ class BalanceReport:
         appearance: the patches of each appearance group; None unless the split keeps these together.
         audit: the leakage audit; None in files of early versions.
         manifest_sha256: the SHA-256 of the subset's manifest.
-
     """
 
     data: str
@@ -113,7 +112,6 @@ def read_balance(path: Path) -> BalanceReport:
 
     Raises:
         HistoError: the file cannot be read, or a field is missing or has a wrong type or value.
-
     """
     return from_json(BalanceReport, read_json(path), str(path), "histo balance writes it again")
 

@@ -1,5 +1,6 @@
 """The report of `histo eval`: the metrics of checkpoints on labelled patches."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -70,7 +71,6 @@ class EvaluationReport:
         uncertainty: the intervals; None in files of early versions.
         slides: the metrics of each slide.
         hospitals: the metrics of each hospital.
-
     """
 
     run: str
@@ -170,7 +170,6 @@ class EvaluationReport:
 
         Raises:
             HistoError: a field is missing or has a wrong type or value.
-
         """
         if not isinstance(value, dict):
             return from_json(cls, value, file, _HINT)
@@ -197,19 +196,19 @@ def is_evaluation(value: object) -> bool:
     return isinstance(value, dict) and {"run", "data", "split", "scores", "metrics", "curves"} <= value.keys()
 
 
-def read_evaluations(workspace: Workspace, run: str) -> dict[Path, EvaluationReport]:
-    """Read all evaluations of a run in the workspace, sorted by file name.
+def read_evaluations(workspace: Workspace, run: str, data: Collection[str] = ()) -> dict[Path, EvaluationReport]:
+    """Read the evaluations of a run in the workspace, sorted by file name: all, or those on the data sets `data`.
 
     Raises:
         HistoError: a file cannot be read, or a field is missing or has a wrong type or value.
-
     """
     values = {path: read_json(path) for path in sorted(workspace.metrics_dir.glob(f"{run}-*.json"))}
-    return {
+    reports = {
         path: EvaluationReport.from_json(value, str(path))
         for path, value in values.items()
         if is_evaluation(value) and value["run"] == run
     }
+    return {path: report for path, report in reports.items() if not data or report.data in data}
 
 
 def find_newest_name(workspace: Workspace) -> str | None:

@@ -78,7 +78,6 @@ def read_run(run_dir: Path) -> RunRecord:
 
     Raises:
         HistoError: it cannot be read, or a field is missing or has a wrong type or value.
-
     """
     path = run_dir / "config.json"
     value = read_json(path)
@@ -93,7 +92,6 @@ def read_history(path: Path) -> list[EpochRecord]:
     Raises:
         FileNotFoundError: the file does not exist.
         HistoError: it cannot be read, or a field is missing or has a wrong type or value.
-
     """
     hint = "histo train --resume writes it again"
     if path.exists() and not path.is_file():  # reading a pipe could block for ever

@@ -37,7 +37,6 @@ class TrialReport:
         auc: the validation AUC of the best epoch of each fold that was trained.
         seconds: the time that its folds took.
         problem: why it failed.
-
     """
 
     number: Count
@@ -88,7 +87,6 @@ class TuneReport:
         importance: the share of each parameter in the variance of the AUC among the finished trials (fANOVA), from 0 to
             1; empty if fewer than two trials differ.
         command: the command that trains with the options of the best trial; "" if none is finished.
-
     """
 
     name: str

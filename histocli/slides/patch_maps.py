@@ -42,7 +42,6 @@ class PatchMap:
         left: the distance of the first column from the left edge of the slide in millimetres.
         top: the distance of the first row from the upper edge of the slide in millimetres.
         side: the side of a cell in millimetres.
-
     """
 
     slide: str

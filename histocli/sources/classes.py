@@ -29,7 +29,6 @@ class ClassFolders:
         counts: the number of images of each class folder; its key is as in "tumor = 1".
         unknown: the number of images of each folder whose name is not understood.
         problem: the reason not to use the labels: contradicting folders, or more than two classes; else None.
-
     """
 
     labels: dict[str, int]

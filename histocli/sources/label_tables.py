@@ -46,7 +46,6 @@ class LabelTables:
         n_tables: the number of tables that were used.
         tables_beside: the tables next to the images without `labels` in their names.
         splits: the splits of the images.
-
     """
 
     def __init__(self, names: list[str], options: TableOptions) -> None:

@@ -130,7 +130,6 @@ class SplitFinder:
     Attributes:
         splits: train, valid or test, by the path of the image.
         used: the names of the lists that were read.
-
     """
 
     def __init__(self, index: ImageIndex, given: str | None) -> None:

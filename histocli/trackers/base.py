@@ -20,7 +20,6 @@ class TrackedRun(NamedTuple):
         config: the options, the sizes of the splits, hashes and versions, as in the run's `config.json`.
         tags: what runs are searched by, such as `arch`.
         id: the tracker's own id of the run, if it has tracked this run before; else "".
-
     """
 
     name: str

@@ -44,7 +44,6 @@ def calibrate(labels: Ints, probs: Floats, rule: str) -> Calibration:
         labels: (N,) the labels of the validation patches, 0 or 1.
         probs: (N,) their uncalibrated probabilities.
         rule: the threshold, or the rule that chooses one.
-
     """
     clipped = np.clip(probs, _MARGIN, 1 - _MARGIN)
     log_odds = np.log(clipped) - np.log1p(-clipped)

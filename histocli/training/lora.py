@@ -70,7 +70,6 @@ def restore_ema_state(
         state: that of the trained model, which has the same frozen weights.
         adapters: what `copy_adapters` returned.
         merged: what `merge_adapters` returned for the moving average.
-
     """
     frozen = {name: tensor for name, tensor in state.items() if _BASE in name}
     return {name: merged.get(name, tensor) for name, tensor in state.items()} | frozen | adapters

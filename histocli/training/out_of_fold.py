@@ -31,7 +31,6 @@ def write_out_of_fold(
         name: what the folds are called together; it is the name of the run in the evaluation.
         best: the best.pt of each fold.
         chosen: the temperature and the threshold of each fold; the evaluation uses the mean of the thresholds.
-
     """
     import pandas as pd
 

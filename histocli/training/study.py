@@ -102,7 +102,6 @@ class Study:
         config: the options that it was started with, and when to stop.
         split_by: what its folds keep together: slide, overlap group, hospital or patch.
         manifest_sha256: of the manifest of the subset.
-
     """
 
     def __init__(self, workspace: StudyWorkspace, config: TuneConfig, split_by: str, manifest_sha256: str) -> None:

@@ -59,7 +59,6 @@ class Chart:
         bars: the bars.
         legend: the labels and styles that are not those of lines.
         follows: what shows the threshold: a dot on the curve `roc` or `pr`, a vertical `line`, or nothing.
-
     """
 
     title: str

@@ -49,7 +49,6 @@ def most_confident_errors(
         probs: (N,) tumour probabilities.
         threshold: where a patch is predicted as tumour.
         count: how many of each to return at most.
-
     """
     y, p = np.asarray(labels), np.asarray(probs, np.float64)
     false_positives = np.flatnonzero((y == 0) & (p >= threshold))

@@ -73,7 +73,6 @@ def save(path: Path, look: Look, width: float, height: float, draw: Callable[[Fi
 
     Raises:
         HistoError: it cannot be written.
-
     """
     with atomic_path(path) as temporary:
         render(temporary, look, width, height, draw)
