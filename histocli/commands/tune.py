@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from histocli.compute.ddp import is_distributed
 from histocli.compute.device import compute_settings
 from histocli.compute.memory import is_out_of_memory, make_memory_error, release_gpu_memory
+from histocli.compute.rendezvous import is_distributed
 from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
 from histocli.models.encoders import find_short_name
