@@ -116,15 +116,19 @@ def _parse_ring(points: Any) -> Ring:
     Raises:
         ValueError: there are fewer than three, or a coordinate is no number or lies far outside any slide.
     """
-    pairs = [(point[0], point[1]) for point in points]
-    for value in (value for pair in pairs for value in pair):
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError(f"a coordinate is {describe_value(value)}, not a number")
-        if not -MAX_LENGTH <= value <= MAX_LENGTH:  # also where it is not finite
+    values = [value for point in points for value in (point[0], point[1])]
+    if set(map(type, values)) - {int, float}:
+        wrong = next(value for value in values if type(value) not in (int, float))
+        raise TypeError(f"a coordinate is {describe_value(wrong)}, not a number")
+    for value in (min(values, default=0), max(values, default=0)):
+        if not -MAX_LENGTH <= value <= MAX_LENGTH:  # also where the first one is NaN
             raise ValueError(f"a coordinate is {describe_value(value)}, which is far outside any slide")
-    if len(pairs) < 3:
+    if len(values) < 6:
         raise ValueError("a polygon needs three or more points")
-    return np.array(pairs, np.float64)
+    ring = np.array(values, np.float64).reshape(-1, 2)
+    if np.isnan(ring).any():
+        raise ValueError("a coordinate is nan, which is far outside any slide")
+    return ring
 
 
 def read_asap(path: Path) -> list[Polygon]:

@@ -15,8 +15,8 @@ Ring = np.ndarray[Any, np.dtype[np.float64]]
 FixedPoint = np.ndarray[Any, np.dtype[np.int32]]
 _FRACTION_BITS = 4  # bits of the fraction of a coordinate, for OpenCV
 # OpenCV sorts the edges that a line of pixels meets in quadratic time, and cannot be interrupted. These limits are some
-# 15 seconds of its work: an outline of a large slide that each line meets 800 times, and 100 areas of a whole slide.
-_MAX_SORTING, _MAX_AREA = 1 << 36, 1 << 40
+# 15 seconds of its work: an outline of a large slide that each line meets 600 times, and 100 areas of a whole slide.
+_MAX_SORTING, _MAX_AREA = 1 << 35, 1 << 40
 
 
 class Polygon(NamedTuple):

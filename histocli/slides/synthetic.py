@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from histocli.slides import PATCH_MPP
-from histocli.slides.annotations import Polygon, Ring, fill_polygons
+from histocli.slides.polygons import Polygon, Ring, fill_polygons
 from histocli.slides.writers import TUMOUR_CLASS
 from histocli.sources import Pixels
 from histocli.sources.synthetic.drawing import Drawing, Slide, make_slide, render
