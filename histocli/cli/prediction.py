@@ -8,6 +8,7 @@ from histocli.config import PATCH_MPP, PredictConfig
 from histocli.data.remarks import Remarks
 from histocli.enums import Resize
 from histocli.errors import HistoError, PartialError
+from histocli.text import format_count
 
 if TYPE_CHECKING:
     from histocli.commands.predict_job import Prediction
@@ -36,7 +37,7 @@ def show_prediction(state: State, config: PredictConfig, prediction: "Prediction
     if warning := prediction.likeness.warning:
         report.warn(warning)
     before = f"; it had {prediction.done_before:,} before" if prediction.done_before else ""
-    report.print_done(f"{scored:,} patches scored to {config.out or 'stdout'}{before}")
+    report.print_done(f"{format_count(scored, 'patch')} scored to {config.out or 'stdout'}{before}")
     if unreadable:
         files = f"{scored + unreadable:,} {'new files' if prediction.done_before else 'files'}"
         raise PartialError(f"{unreadable:,} of {files} could not be read; all others are scored", hint)

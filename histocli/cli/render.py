@@ -65,9 +65,10 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace
     called = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
     if called and 0 < measured.positives < measured.n:
         epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
+        epochs += " was" if len(evaluation.checkpoints) == 1 else " were"
         longer = [command for checkpoint in evaluation.checkpoints if (command := _longer(workspace, checkpoint.run))]
         report.warn(
-            f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} was trained for "
+            f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} trained for "
             f"few steps, train longer{': ' if longer else ''}{'; '.join(longer)}"
         )
 

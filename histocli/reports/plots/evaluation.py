@@ -56,7 +56,7 @@ def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         text = f"{counts[row, column]:,}\n{share:.1%} of {CLASS_NAMES[row]}"
-        axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.5 else "black", fontsize=9)
+        axes.text(column, row, text, ha="center", va="center", color="white" if share > 0.65 else "black", fontsize=9)
     axes.set_xticks([0, 1], CLASS_NAMES)
     axes.set_yticks([0, 1], CLASS_NAMES, rotation=90, va="center")
     axes.set(xlabel=f"predicted, at threshold {report.measured.threshold:.3g}", ylabel="label")

@@ -39,7 +39,9 @@ _STYLE: dict[str, Any] = {
     "grid.linewidth": 0.5,
     "axes.axisbelow": True,
     "legend.fontsize": 8,
-    "legend.frameon": False,
+    "legend.edgecolor": "none",
+    "legend.facecolor": "white",  # text over a curve or over the diagonal stays readable
+    "legend.framealpha": 0.8,
     "legend.handlelength": 1.4,
     "lines.linewidth": 1.3,
     "lines.markersize": 3.5,
