@@ -67,7 +67,10 @@ class SlideBars(SlideListener):
         elif record.status == NO_TISSUE and OWN_MASK in record.flags:
             self.report.warn(f"{where}: the mask covers a tenth of no square, so nothing was scored; see tissue.png")
         elif record.status == NO_TISSUE:
-            self.report.warn(f"{where}: no tissue was found, so nothing was scored; see its tissue.png, or --no-mask")
+            why = f" ({record.flags})" if record.flags else ""
+            self.report.warn(
+                f"{where}: no tissue was found{why}, so nothing was scored; see its tissue.png, or --no-mask"
+            )
         else:
             self.report.note(f"{where}: {describe(record)}")
 

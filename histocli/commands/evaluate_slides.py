@@ -1,5 +1,6 @@
 """`histo eval --maps`: measure the maps that `histo predict` wrote against annotations or labels of slides."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from histocli.metrics import compute_auc
 from histocli.reports.slides import MAXIMUM, ChosenScore, Estimate, Recall, SlideEvaluation, slide_evaluation_path
 from histocli.schema import to_json
 from histocli.slides import PATCH_MPP
-from histocli.slides.annotations import TumourAreas, describe_counts, read_tumour
+from histocli.slides.annotations import TumourAreas, check_inside, read_tumour
 from histocli.slides.detection import SlideFile
 from histocli.slides.lesions import (
     SlideHits,
@@ -24,10 +25,12 @@ from histocli.slides.lesions import (
     match_detections,
 )
 from histocli.slides.plots import draw_froc, draw_slide_roc
+from histocli.slides.polygons import describe_counts
 from histocli.slides.records import FinishedSlide, read_failed_slides, read_folder, read_map
-from histocli.slides.source import find_annotation
+from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_others, find_annotation
 from histocli.sources.files import file_at
 from histocli.sources.table_files import read_labels
+from histocli.text import format_count
 from histocli.workspace import Workspace, write_json
 
 _N_HIGHEST = 10  # squares whose mean is one of the scores of a slide
@@ -70,8 +73,13 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     finished = read_folder(config.slides)
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
     notes: list[str] = []
+    training = [] if config.choose_on is None else read_folder(config.choose_on)
+    files = _find_slide_files([one for _, one in finished + training])
+    found: list[FoundAnnotation] = []
     find_truth = (
-        _make_annotation_lookup(config.annotations, notes) if config.annotations else _make_label_lookup(config.labels)
+        _make_annotation_lookup(config.annotations, files, found, notes)
+        if config.annotations
+        else _make_label_lookup(config.labels, files, notes)
     )
     slides, without_truth = _evaluate_folder(finished, find_truth, threshold)
     if not slides:
@@ -80,9 +88,9 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
         )
     chosen = None
     if config.choose_on is not None:
-        training = read_folder(config.choose_on)
         _check_separate(finished, training)
         chosen = _choose_score(config.choose_on, _evaluate_folder(training, find_truth, threshold)[0])
+    notes += describe_others(found)
     report = _compute_report(config, slides, without_truth, threshold, chosen)
     path = slide_evaluation_path(workspace, config.slides)
     write_json(path, to_json(report))
@@ -129,41 +137,62 @@ def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
     return ChosenScore(max(known, key=lambda name: known[name]), str(folder.resolve()), len(slides), known)
 
 
-def _make_annotation_lookup(folder: Path, notes: list[str]) -> FindTruth:
+def _find_slide_files(finished: list[FinishedSlide]) -> dict[str, SlideFile]:
+    """Return the file of each slide, by its path."""
+    stems = Counter(Path(path).stem for path in {one.path for one in finished})
+    return {one.path: SlideFile(Path(one.path), one.record.slide, stems[Path(one.path).stem] == 1) for one in finished}
+
+
+def _make_annotation_lookup(
+    folder: Path, files: dict[str, SlideFile], found: list[FoundAnnotation], notes: list[str]
+) -> FindTruth:
     """Return a function that finds the annotated tumour of a slide; None if the slide has no annotation file.
 
-    The function adds to `notes` what it leaves out of a file.
+    The function adds the file to `found`, and to `notes` what it leaves out of it.
     """
     if not folder.is_dir():
         raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
 
     def find(one: FinishedSlide) -> TumourAreas | None:
         try:
-            path = find_annotation(SlideFile(Path(one.path), one.record.slide), folder)
-        except HistoError:
+            annotation = find_annotation(files[one.path], folder)
+        except NoAnnotationError:
             return None
-        if path is None:
+        if annotation is None:
             return TumourAreas([], [])
-        areas = read_tumour(path)
+        found.append(annotation)
+        areas = read_tumour(annotation.path)
+        check_inside(areas, annotation.path, Path(one.path), (one.width, one.height))
         if areas.left_out:
-            notes.append(f"{path}: left out {describe_counts(areas.left_out)}: only areas of annotations count")
+            notes.append(
+                f"{annotation.path}: left out {describe_counts(areas.left_out)}: only areas of annotations count"
+            )
         return areas
 
     return find
 
 
-def _make_label_lookup(path: Path | None) -> FindTruth:
-    """Return a function that finds the label of a slide in a table; None if the table does not have the slide."""
+def _make_label_lookup(path: Path | None, files: dict[str, SlideFile], notes: list[str]) -> FindTruth:
+    """Return a function that finds the label of a slide in a table; None if the table does not have the slide.
+
+    `notes` gets a line if the table has labels of slides without a map.
+    """
     assert path is not None
     if not path.is_file():
         raise HistoError(f"there is no file {path}", "give a table with the columns id,label")
     labels = read_labels(file_at(path))
-    return lambda one: labels.get(one.record.slide, labels.get(Path(one.path).stem))
+    unknown = set(labels).difference(*(file.keys for file in files.values()))
+    if unknown:
+        notes.append(f"{format_count(len(unknown), 'label')} without a map of this name, such as {min(unknown)}")
+
+    def find(one: FinishedSlide) -> int | None:
+        return next((labels[key] for key in files[one.path].keys if key in labels), None)
+
+    return find
 
 
 def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, threshold: float) -> EvaluatedSlide:
     """Compute the scores of a slide, and the detections in its lesions if its tumour is annotated."""
-    mpp = one.record.mpp or PATCH_MPP
     scores = read_map(folder, one)
     values = np.sort(scores[np.isfinite(scores)])[::-1]
     side = one.step * PATCH_MPP
@@ -173,7 +202,7 @@ def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, 
         aggregated = dict(zip(AGGREGATIONS, (float(values[0]), float(values[:_N_HIGHEST].mean()), area), strict=True))
     if isinstance(truth, int):
         return EvaluatedSlide(one.record.slide, aggregated, truth, None)
-    lesions = find_lesions(truth, (one.width, one.height), (mpp, mpp))
+    lesions = find_lesions(truth, (one.width, one.height), one.mpp)
     hits = match_detections(find_detections(scores, side), lesions)
     return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), hits)
 

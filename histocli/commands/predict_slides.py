@@ -39,11 +39,11 @@ from histocli.slides.records import (
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import Plan, plan_slide, score_squares
 from histocli.slides.slide import Slide
+from histocli.slides.slide_files import TISSUE_MASK_SUFFIXES, find_tissue_mask
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
 from histocli.threads import thread_count
 from histocli.workspace import Workspace
 
-MASK_SUFFIXES = (".geojson", ".json", ".png")
 STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label, or of a whole patch
 
 
@@ -86,6 +86,8 @@ def predict_slides(
     """
     out = _check_options(config, len(slides))
     resolutions = read_resolutions(config.mpp)
+    for note in resolutions.describe_unknown(slides):
+        listener.on_note(note)
     predictor = ranks.on_all_ranks(lambda: load_from_config(workspace, config))
     for member in predictor.members:
         listener.on_note(member.checkpoint.describe())
@@ -128,7 +130,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     """Score one slide and write its folder; `slide.json` is removed first and written last."""
     folder = job.out / slide.name
     with _open(slide.path) as opened:
-        mpp, remark = job.resolutions.find(opened, slide.name)
+        mpp, remark = job.resolutions.find(opened, slide)
         mask = _find_mask(job.config, slide)
         plan = plan_slide(opened, mpp, job.config.step, mask, not job.config.no_mask, job.pool)
         total = int(plan.needed.sum())
@@ -146,7 +148,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     _write_folder(folder, slide.name, plan, scores, job.threshold)
     made_of = _fingerprint(job, slide)
     size = plan.grid.size
-    finished = FinishedSlide(str(slide.path.absolute()), made_of, job.threshold, job.config.step, *size, record)
+    finished = FinishedSlide(str(slide.path.absolute()), made_of, job.threshold, job.config.step, *size, record, mpp[1])
     write_finished(folder, finished)
     return record
 
@@ -177,14 +179,7 @@ def _find_mask(config: PredictConfig, slide: SlideFile) -> Path | None:
     """
     if config.mask is None or config.mask.is_file():
         return config.mask
-    for suffix in MASK_SUFFIXES:
-        for name in (slide.name, slide.path.stem):
-            if (path := config.mask / f"{name}{suffix}").is_file():
-                return path
-    raise HistoError(
-        f"{slide.path}: there is no mask {slide.path.stem}.geojson or .png in {config.mask}",
-        "draw one, or leave --mask out",
-    )
+    return find_tissue_mask(slide, config.mask)
 
 
 def _add_earlier_slides(out: Path, records: list[SlideRecord]) -> list[SlideRecord]:
@@ -273,9 +268,9 @@ def _check_mask(mask: Path | None, n_slides: int) -> None:
         return
     if not mask.is_file():
         raise UsageError(f"--mask {mask}: there is no such file", "give a GeoJSON or PNG file, or a folder")
-    if mask.suffix.lower() not in MASK_SUFFIXES:
+    if mask.suffix.lower() not in TISSUE_MASK_SUFFIXES:
         raise UsageError(
-            f"--mask {mask}: the name does not end in {', '.join(MASK_SUFFIXES)}",
+            f"--mask {mask}: the name does not end in {', '.join(TISSUE_MASK_SUFFIXES)}",
             "give areas as GeoJSON, in pixels of the largest level, or a PNG picture of the whole slide",
         )
     if n_slides > 1:

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,13 +17,23 @@ _MIN_UNTILED_SIDE = 8192  # pixels: any larger TIFF is a slide
 _WIDTH, _HEIGHT, _TILE_WIDTH = 256, 257, 322  # numbers of TIFF tags
 _FORMATS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # struct's letters of TIFF's types of whole numbers
 _MAX_TAGS = 4096
+_MAX_PAGES = 16
 
 
 class SlideFile(NamedTuple):
-    """A slide, and its name below the folder that was given: the relative path without its suffix."""
+    """A slide, and its name below the folder that was given: the relative path without its suffix.
+
+    `has_own_stem` is false if other slides have the same file name.
+    """
 
     path: Path
     name: str
+    has_own_stem: bool = True
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The names by which files of the user, such as annotations, can mean this slide and no other one."""
+        return (self.name, self.path.stem) if self.has_own_stem else (self.name,)
 
 
 class FoundSlides(NamedTuple):
@@ -44,12 +55,14 @@ def is_slide(path: str | Path) -> bool:
         if os.stat(path).st_size < _MIN_SLIDE_BYTES:  # noqa: PTH116
             return False
         with open(path, "rb") as file:  # noqa: PTH123
-            tags = _read_tiff_tags(file)
+            return any(_is_slide_page(tags) for tags in _read_tiff_pages(file))
     except (OSError, struct.error, ValueError):
         return False
+
+
+def _is_slide_page(tags: dict[int, int]) -> bool:
     longest = max(tags.get(_WIDTH, 0), tags.get(_HEIGHT, 0))
-    is_tiled = _TILE_WIDTH in tags
-    return longest >= _MIN_UNTILED_SIDE or (longest >= _MIN_TILED_SIDE and is_tiled)
+    return longest >= _MIN_UNTILED_SIDE or (longest >= _MIN_TILED_SIDE and _TILE_WIDTH in tags)
 
 
 def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
@@ -114,7 +127,8 @@ def _make_names_unique(slides: list[SlideFile]) -> list[SlideFile]:
         names = [naming(slide) for slide in slides]
         if len({name.lower() for name in names}) == len(slides):
             break
-    return [SlideFile(slide.path, name) for slide, name in zip(slides, names, strict=True)]
+    stems = Counter(slide.path.stem for slide in slides)
+    return [SlideFile(slide.path, name, stems[slide.path.stem] == 1) for slide, name in zip(slides, names, strict=True)]
 
 
 def _make_absolute(path: Path) -> Path:
@@ -122,26 +136,34 @@ def _make_absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
-def _read_tiff_tags(file: BinaryIO) -> dict[int, int]:
-    """Return the tags of the first page of a TIFF or BigTIFF whose value is a whole number; {} for other files."""
+def _read_tiff_pages(file: BinaryIO) -> Iterator[dict[int, int]]:
+    """Yield the tags of the first pages of a TIFF or BigTIFF that are whole numbers; nothing for other files.
+
+    The first page of a slide can be its label.
+    """
     head = file.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None:
-        return {}
+        return
     version = struct.unpack(f"{order}H", head[2:4])[0]
     if version not in (42, 43):
-        return {}
+        return
     is_big = version == 43
     offset = struct.unpack(f"{order}Q", head[8:16])[0] if is_big else struct.unpack(f"{order}I", head[4:8])[0]
-    file.seek(offset)
     count_format, entry_format = (f"{order}Q", f"{order}HHQ") if is_big else (f"{order}H", f"{order}HHI")
-    count = struct.unpack(count_format, file.read(struct.calcsize(count_format)))[0]
     entry_size, head_size = (20, 12) if is_big else (12, 8)
-    tags = {}
-    for _ in range(min(count, _MAX_TAGS)):
-        entry = file.read(entry_size)
-        tag, kind, number = struct.unpack(entry_format, entry[:head_size])
-        if number == 1 and kind in _FORMATS:
-            value = entry[head_size:]
-            tags[tag] = struct.unpack_from(f"{order}{_FORMATS[kind]}", value)[0]
-    return tags
+    offset_format = f"{order}Q" if is_big else f"{order}I"
+    for _ in range(_MAX_PAGES):
+        file.seek(offset)
+        count = struct.unpack(count_format, file.read(struct.calcsize(count_format)))[0]
+        tags = {}
+        for _ in range(min(count, _MAX_TAGS)):
+            entry = file.read(entry_size)
+            tag, kind, number = struct.unpack(entry_format, entry[:head_size])
+            if number == 1 and kind in _FORMATS:
+                value = entry[head_size:]
+                tags[tag] = struct.unpack_from(f"{order}{_FORMATS[kind]}", value)[0]
+        yield tags
+        offset = struct.unpack(offset_format, file.read(struct.calcsize(offset_format)))[0]
+        if not offset or count > _MAX_TAGS:
+            return

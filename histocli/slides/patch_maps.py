@@ -14,9 +14,8 @@ from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError, describe_value
 from histocli.slides import PATCH_MPP
 from histocli.slides.measures import Map
-from histocli.slides.records import MAX_LENGTH
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
-from histocli.slides.slide import check_mpp
+from histocli.slides.slide import MAX_LENGTH, check_mpp
 from histocli.slides.source import LABEL_SIDE
 from histocli.workspace import Workspace
 

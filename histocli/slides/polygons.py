@@ -1,14 +1,17 @@
-"""Polygons on a slide, and the masks of their pixels."""
+"""Polygons on a slide, in level-0 pixels: what a file of annotations has, and the masks of them."""
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from histocli.errors import HistoError
+from histocli.errors import HistoError, describe_value
 from histocli.slides.grid import Mask
 from histocli.slides.qupath import ANNOTATION
+from histocli.slides.slide import MAX_LENGTH
 from histocli.sources import Pixels
 
 Ring = np.ndarray[Any, np.dtype[np.float64]]
@@ -31,6 +34,37 @@ class Polygon(NamedTuple):
     kind: str = ANNOTATION
 
 
+class AnnotatedAreas(NamedTuple):
+    """The areas of the annotations in a GeoJSON file.
+
+    `left_out` counts its shapes that are no areas of annotations, such as tiles and points.
+    """
+
+    polygons: list[Polygon]
+    left_out: Counter[str]
+
+
+def parse_ring(points: Any) -> Ring:
+    """Return the points of a ring (N,2).
+
+    Raises:
+        ValueError: there are fewer than three, or a coordinate is no number or lies far outside any slide.
+    """
+    values = [value for point in points for value in (point[0], point[1])]
+    if set(map(type, values)) - {int, float}:
+        wrong = next(value for value in values if type(value) not in (int, float))
+        raise TypeError(f"a coordinate is {describe_value(wrong)}, not a number")
+    for value in (min(values, default=0), max(values, default=0)):
+        if not -MAX_LENGTH <= value <= MAX_LENGTH:  # also where the first one is NaN
+            raise ValueError(f"a coordinate is {describe_value(value)}, which is far outside any slide")
+    if len(values) < 6:
+        raise ValueError("a polygon needs three or more points")
+    ring = np.array(values, np.float64).reshape(-1, 2)
+    if np.isnan(ring).any():
+        raise ValueError("a coordinate is nan, which is far outside any slide")
+    return ring
+
+
 def check_polygons(polygons: list[Polygon], path: Path) -> None:
     """Check that polygons of a file can be filled in seconds.
 
@@ -47,6 +81,18 @@ def check_polygons(polygons: list[Polygon], path: Path) -> None:
     if sorting > _MAX_SORTING or area > _MAX_AREA:
         what = "outlines that go up and down too often" if sorting > _MAX_SORTING else "too many large areas"
         raise HistoError(f"{path} has {what} to be filled", "draw simpler areas that do not lie above each other")
+
+
+def count_outside(polygons: list[Polygon], size: tuple[int, int]) -> int:
+    """Return how many areas lie wholly outside a slide of `size` (width, height) pixels."""
+    low = np.array([one.outline.min(0) for one in polygons]).reshape(-1, 2)
+    high = np.array([one.outline.max(0) for one in polygons]).reshape(-1, 2)
+    return int(((low >= size) | (high <= 0)).any(1).sum())
+
+
+def describe_counts(counts: Mapping[str, int]) -> str:
+    """Return numbers of shapes as text, such as "1,204 tiles and 1 line"."""
+    return " and ".join(f"{number:,} {name if number != 1 else name[:-1]}" for name, number in sorted(counts.items()))
 
 
 def fill_polygons(polygons: list[Polygon], shape: tuple[int, int], scale: tuple[float, float]) -> Mask:

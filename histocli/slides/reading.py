@@ -2,16 +2,17 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp
+from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp, check_tile, has_shape_of
 from histocli.slides.tiff import TiffReader
 from histocli.sources import Pixels
 
+_GENERIC_TIFF = "generic-tiff"  # OpenSlide's name of a TIFF that no scanner wrote
 _TILE = 512  # pixels: the side of the squares that are read at once if a level has no tiles
 
 
@@ -34,17 +35,37 @@ def open_slide(path: Path) -> Slide:
     import openslide
 
     try:
-        if openslide.OpenSlide.detect_format(path) is not None:
-            slide = OpenSlideReader(path)
-            if not slide.is_ome:  # OpenSlide sees neither the levels nor the resolution of an OME-TIFF
-                return slide
-            slide.close()
+        vendor = openslide.OpenSlide.detect_format(path)
+        if vendor not in (None, _GENERIC_TIFF):
+            return OpenSlideReader(path)
+        with path.open("rb") as file:
+            is_tiff = file.read(2) in (b"II", b"MM")
+        if not is_tiff:
+            _refuse_unknown(path)
+        tiff = TiffReader(path)  # also checks what OpenSlide does not: the kind of pixels, and other images in the file
+        if vendor is None:
+            return tiff
+        slide = OpenSlideReader(path)
     except (openslide.OpenSlideError, OSError) as error:
         raise _damage_error(path, error) from error
-    with path.open("rb") as file:
-        if file.read(2) not in (b"II", b"MM"):
-            raise HistoError(f"{path}: neither OpenSlide nor tifffile can read this file", "copy the slide again")
-    return TiffReader(path)
+    # OpenSlide sees neither the levels nor the resolution of an OME-TIFF, and takes the first image for the slide.
+    is_same_image = (slide.width, slide.height) == (tiff.width, tiff.height)
+    unused = tiff if is_same_image and not slide.is_ome else slide
+    unused.close()
+    if unused is slide:
+        return tiff
+    slide.flags += tiff.flags
+    return slide
+
+
+def _refuse_unknown(path: Path) -> NoReturn:
+    if path.suffix.lower() == ".mrxs" and not path.with_suffix("").is_dir():
+        raise HistoError(
+            f"{path}: the folder {path.stem} with the data of this slide is missing", "copy it beside the .mrxs file"
+        )
+    if not path.stat().st_size:
+        raise HistoError(f"{path}: the file is empty", "copy the slide again")
+    raise HistoError(f"{path}: neither OpenSlide nor tifffile can read this file", "copy the slide again")
 
 
 class OpenSlideReader(Slide):
@@ -59,15 +80,21 @@ class OpenSlideReader(Slide):
         properties = self._slide.properties
         sizes = zip(self._slide.level_dimensions, self._slide.level_downsamples, strict=True)
         self.is_ome = "<OME" in properties.get("tiff.ImageDescription", "")
-        self.levels = []
+        self.levels, self._numbers = [], []  # the levels that are used, and their numbers in OpenSlide
         for number, ((width, height), downsample) in enumerate(sizes):
+            if self.levels and not has_shape_of(width, height, self.levels[0]):
+                self.flags += (f"level of {width}x{height} pixels left out",)
+                continue
             tile = [
                 _parse_whole_number(properties.get(f"openslide.level[{number}].tile-{side}"))
                 for side in ("width", "height")
             ]
             nearest = round(downsample)  # sizes are rounded, so a downsample of 4 may read as 4.0002
             exact = float(nearest) if abs(downsample / nearest - 1) < 0.005 else downsample
+            if all(tile):
+                check_tile(path, width, height, *tile)
             self.levels.append(Level(width, height, exact, tile[0] or _TILE, tile[1] or _TILE))
+            self._numbers.append(number)
         found = [_parse_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
         if found == [None, None] and (unit := properties.get("tiff.ResolutionUnit")) in MICROMETRES:
             found = [_convert_resolution(properties.get(f"tiff.{axis}Resolution"), unit) for axis in "XY"]
@@ -77,10 +104,11 @@ class OpenSlideReader(Slide):
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle of a level."""
-        downsample = self._slide.level_downsamples[level]  # OpenSlide divides by its own value
+        number = self._numbers[level]
+        downsample = self._slide.level_downsamples[number]  # OpenSlide divides by its own value
         corner = (round(x * downsample), round(y * downsample))
         try:
-            image = np.asarray(self._slide.read_region(corner, level, (width, height)))
+            image = np.asarray(self._slide.read_region(corner, number, (width, height)))
         except self._error as error:
             raise _damage_error(self.path, error) from error
         rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), np.uint8)  # ten times faster than a copy by NumPy

@@ -13,7 +13,7 @@ from histocli.data.tables import make_table_writer, read_columns
 from histocli.errors import HistoError, describe_value
 from histocli.schema import Count, Fraction, Range, from_json, to_json
 from histocli.slides import PATCH_MPP
-from histocli.slides.slide import PLAUSIBLE_MPP
+from histocli.slides.slide import MAX_LENGTH, PLAUSIBLE_MPP
 from histocli.workspace import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FILE = "slide.json"  # in a slide's folder, written last: a slide with this file is finished
 SCORES = "scores.csv"  # in a slide's folder: the scored squares
 TABLE = "slides.csv"
-MAX_LENGTH = 1 << 21  # pixels of level 0: no slide is larger
 _MAX_SQUARES, _MAX_AREA_MM2 = 1 << 24, 4000  # of a slide: the largest glass has 50 x 75 mm
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 _HINT = "histo predict writes the maps again into a new folder"
@@ -54,7 +53,8 @@ class FinishedSlide:
     """The content of a slide's `slide.json`: its file, its options, and its record.
 
     `made_of` is a SHA-256 of everything that the scores depend on. `step` is the side of its squares in pixels of 0.972
-    micrometres; `width` and `height` are those of level 0.
+    micrometres; `width` and `height` are those of level 0, and `mpp_y` is the height of its pixels in micrometres, None
+    if it is the width.
     """
 
     path: str
@@ -64,16 +64,24 @@ class FinishedSlide:
     width: Annotated[int, Range(1, MAX_LENGTH)]
     height: Annotated[int, Range(1, MAX_LENGTH)]
     record: SlideRecord
+    mpp_y: Resolution | None = None
 
     @property
-    def square_side(self) -> float:
-        """The side of a square in level-0 pixels."""
-        return self.step * PATCH_MPP / (self.record.mpp or PATCH_MPP)
+    def mpp(self) -> tuple[float, float]:
+        """The micrometres per level-0 pixel (x, y)."""
+        width = self.record.mpp or PATCH_MPP
+        return width, self.mpp_y or width
+
+    @property
+    def square_size(self) -> tuple[float, float]:
+        """The width and height of a square in level-0 pixels."""
+        return self.step * PATCH_MPP / self.mpp[0], self.step * PATCH_MPP / self.mpp[1]
 
     @property
     def map_shape(self) -> tuple[int, int]:
         """The rows and columns of a map that has all squares of the slide."""
-        return int(self.height / self.square_side) + 2, int(self.width / self.square_side) + 2
+        width, height = self.square_size
+        return int(self.height / height) + 2, int(self.width / width) + 2
 
 
 def write_finished(folder: Path, finished: FinishedSlide) -> None:
@@ -94,7 +102,7 @@ def read_finished(folder: Path) -> FinishedSlide | None:
     name = PurePosixPath(finished.record.slide)
     if name.is_absolute() or ".." in name.parts:
         raise HistoError(f"{path} names the slide {describe_value(str(name))}, which is in another folder", _HINT)
-    area = finished.width * finished.height * ((finished.record.mpp or PATCH_MPP) / 1000) ** 2
+    area = finished.width * finished.height * math.prod(finished.mpp) / 1e6
     if area > _MAX_AREA_MM2 or math.prod(finished.map_shape) > _MAX_SQUARES:  # its maps are read into memory
         raise HistoError(f"{path} has a slide of {area:,.0f} mm2, and no slide is so large", _HINT)
     return finished
@@ -129,10 +137,11 @@ def read_map(folder: Path, finished: FinishedSlide) -> "Map":
     if len(columns["x"]) != squares:
         raise HistoError(f"{path} has {len(columns['x']):,} squares, and {folder / FILE} says {squares:,}", _HINT)
     scores = np.full(finished.map_shape, np.nan)
+    width, height = finished.square_size
     for x, y, text in zip(columns["x"], columns["y"], columns["probability"], strict=True):
         if not (_WHOLE_NUMBER.fullmatch(x) and _WHOLE_NUMBER.fullmatch(y)):
             raise HistoError(f"{path}: the square {describe_value(x)}, {describe_value(y)} has no position", _HINT)
-        at = round(int(y) / finished.square_side), round(int(x) / finished.square_side)
+        at = round(int(y) / height), round(int(x) / width)
         if not (at[0] < scores.shape[0] and at[1] < scores.shape[1]):
             raise HistoError(f"{path}: the square at x {x}, y {y} lies outside the slide", _HINT)
         if not np.isnan(scores[at]):

@@ -1,12 +1,16 @@
 """The resolution of a slide: from its file, or from `--mpp`; it is never guessed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError
+from histocli.slides.detection import SlideFile
 from histocli.slides.slide import Slide, check_mpp
+from histocli.text import format_count
 
+_MAX_LISTED = 3  # names in a message
 _MPP_TOLERANCE = 0.02  # relative difference of two resolutions that mean the same
 
 
@@ -21,15 +25,22 @@ class GivenResolutions:
     for_all: float | None = None
     by_slide: dict[str, float] = field(default_factory=dict)
 
-    def find(self, slide: Slide, name: str) -> tuple[tuple[float, float], str]:
+    def describe_unknown(self, slides: Sequence[SlideFile]) -> list[str]:
+        """Return a note if lines of the table belong to none of these slides."""
+        unknown = set(self.by_slide).difference(*(_list_keys(slide) for slide in slides))
+        if not unknown:
+            return []
+        names = ", ".join(sorted(unknown)[:_MAX_LISTED]) + (", ..." if len(unknown) > _MAX_LISTED else "")
+        return [f"{format_count(len(unknown), 'line')} of --mpp without a slide of this name: {names}"]
+
+    def find(self, slide: Slide, file: SlideFile) -> tuple[tuple[float, float], str]:
         """Return the micrometres per level-0 pixel (x, y), and a remark, "" if they are from the file.
 
         Raises:
             UnknownResolutionError: neither the file nor the user gives them.
             HistoError: the number for all slides differs from the file.
         """
-        keys = (name, slide.path.name, slide.path.stem, str(slide.path))
-        in_table = next((self.by_slide[key] for key in keys if key in self.by_slide), None)
+        in_table = next((self.by_slide[key] for key in _list_keys(file) if key in self.by_slide), None)
         given = in_table if in_table is not None else self.for_all
         if given is None:
             if slide.mpp is not None:
@@ -41,7 +52,7 @@ class GivenResolutions:
         if slide.mpp is not None and abs(given / slide.mpp[0] - 1) > _MPP_TOLERANCE and in_table is None:
             raise HistoError(
                 f"{slide.path} says {slide.mpp[0]:.4g} micrometres per pixel, and --mpp says {given:g}",
-                f"omit --mpp; if the file is wrong, give --mpp FILE.csv with the line {name},{given:g}",
+                f"omit --mpp; if the file is wrong, give --mpp FILE.csv with the line {file.name},{given:g}",
             )
         if slide.mpp is not None and in_table is None:
             return slide.mpp, ""
@@ -50,6 +61,12 @@ class GivenResolutions:
             f", not {slide.mpp[0]:.4g} as in the file" if is_different and slide.mpp else ""
         )
         return (given, given), remark
+
+
+def _list_keys(file: SlideFile) -> tuple[str, ...]:
+    """Return the names by which a table can mean a slide."""
+    suffix = file.path.suffix
+    return (*file.keys, *(f"{key}{suffix}" for key in file.keys), str(file.path))
 
 
 def read_resolutions(value: str | None) -> GivenResolutions:

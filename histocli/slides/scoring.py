@@ -15,12 +15,21 @@ from histocli.inference.predictor import Predictor
 from histocli.listeners import CommandListener
 from histocli.slides import PATCH_MPP
 from histocli.slides.grid import WHITE, Grid, Mask, find_level, plan_grid, read_overview, read_strips
+from histocli.slides.levels import check_levels
 from histocli.slides.measures import Map
 from histocli.slides.slide import Slide
-from histocli.slides.tissue import MIN_TISSUE_SHARE, OVERVIEW_FACTOR, compute_tissue_share, find_tissue, load_mask
+from histocli.slides.tissue import (
+    MIN_TISSUE_SHARE,
+    OVERVIEW_FACTOR,
+    compute_tissue_share,
+    find_tissue,
+    is_grey,
+    load_mask,
+)
 from histocli.sources import Patch, Pixels
 
 Resolution = tuple[float, float]
+_MPP_TOLERANCE = 0.02  # relative difference between the width and height of a pixel that is reported
 _MAX_PICTURE_SIDE = 2048  # pixels: a small slide is shown at a finer resolution, up to this size
 
 
@@ -54,11 +63,12 @@ def plan_slide(
     false, the whole slide is scored.
 
     Raises:
-        HistoError: the slide is damaged or too coarse, or the mask does not fit it.
+        HistoError: the slide is damaged or too coarse, its levels show different pictures, or the mask does not fit it.
     """
     grid = plan_grid(slide, mpp, PATCH_MPP, step)
     overview, factor = _read_overview(slide, mpp, pool)
     overview_mpp = PATCH_MPP * factor
+    check_levels(slide, overview, {0, grid.level} - {find_level(slide, mpp, overview_mpp)})
     shape = _compute_size(slide, mpp, PATCH_MPP * OVERVIEW_FACTOR)
     if mask is not None:
         tissue, flags = load_mask(mask, shape, (slide.width, slide.height))
@@ -68,9 +78,13 @@ def plan_slide(
     else:
         tissue, flags = np.ones(shape, np.bool_), ["no mask"]
     share = compute_tissue_share(tissue, grid.shape, step // OVERVIEW_FACTOR)
-    needed = share >= MIN_TISSUE_SHARE
+    scores_everything = mask is None and not should_find_tissue
+    needed = np.ones(grid.shape, np.bool_) if scores_everything else share >= MIN_TISSUE_SHARE
     if grid.is_upsampled:
         flags.append("upsampled")
+    flags += [*slide.flags, *(["grey"] if is_grey(overview) else [])]
+    if abs(mpp[0] / mpp[1] - 1) > _MPP_TOLERANCE:
+        flags.append(f"pixels of {mpp[0]:.4g} x {mpp[1]:.4g} um")
     return Plan(grid, needed, share, overview, overview_mpp, tissue, flags)
 
 

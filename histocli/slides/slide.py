@@ -4,9 +4,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
+from histocli.data import MAX_PIXELS
+from histocli.errors import HistoError
 from histocli.sources import Pixels
 
 INSTALL = "pip install 'histocli[slides]'"
+MIN_TILE_SIDE = 8  # pixels: TIFF's own minimum is 16; a slide in smaller tiles would take days to decode
+_ASPECT_TOLERANCE = 0.01  # relative difference between the shapes of a level and of level 0, besides rounding
+MAX_LENGTH = 1 << 21  # pixels of level 0: no slide is larger
 PLAUSIBLE_MPP = (0.05, 10.0)  # micrometres per pixel; 72 dpi, which many programs write, would be 353
 MICROMETRES = {2: 25_400.0, 3: 10_000.0, "inch": 25_400.0, "centimeter": 10_000.0}  # one of TIFF's units
 
@@ -25,13 +30,14 @@ class Slide(ABC):
     """An open slide. Any number of threads may call `read`.
 
     `mpp` is the number of micrometres per level-0 pixel (x, y) that the file gives, None if it gives none; then
-    `mpp_remark` says why.
+    `mpp_remark` says why. `flags` says what of the file is not used.
     """
 
     path: Path
     levels: list[Level]
     mpp: tuple[float, float] | None = None
     mpp_remark: str = ""
+    flags: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -60,6 +66,25 @@ class Slide(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def has_shape_of(width: int, height: int, level: Level) -> bool:
+    """Return whether a picture of `width` x `height` pixels can show what a larger level shows."""
+    if not (width and height and level.width):
+        return False
+    rounding = 1 / min(width, height)
+    return abs(height / width / (level.height / level.width) - 1) < _ASPECT_TOLERANCE + rounding
+
+
+def check_tile(path: Path, width: int, height: int, tile_width: int, tile_height: int) -> None:
+    """Raise `HistoError` if a level has no pixels, or tiles or strips that take too much memory or time."""
+    if not (width and height and 0 < tile_width * tile_height <= MAX_PIXELS):
+        size = f"{width}x{height} pixels in tiles or strips of {tile_width * tile_height:,}"
+        raise HistoError(f"{path}: the slide has {size}", "export it as a pyramid of tiles")
+    if tile_width < min(MIN_TILE_SIDE, width):
+        raise HistoError(
+            f"{path}: the tiles have {tile_width}x{tile_height} pixels", "export it with tiles of 256x256 pixels"
+        )
 
 
 def check_mpp(x: float | None, y: float | None) -> tuple[tuple[float, float] | None, str]:

@@ -12,12 +12,14 @@ import numpy as np
 
 from histocli.errors import HistoError, UsageError
 from histocli.slides import PATCH_MPP
-from histocli.slides.annotations import MASK_SUFFIXES, TumourAreas, describe_counts, label_squares, read_tumour
+from histocli.slides.annotations import TumourAreas, check_inside, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
 from histocli.slides.grid import Grid, Mask
+from histocli.slides.polygons import describe_counts
 from histocli.slides.reading import open_slide, require_packages
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
+from histocli.slides.slide_files import describe_others, find_annotation
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
 from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
 from histocli.sources import Patch, PlannedFile, Position, SourceContext, SourceReport
@@ -25,8 +27,6 @@ from histocli.sources.camelyon import hospital_of
 from histocli.threads import thread_count
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
-_POLYGON_SUFFIXES = (".xml", ".geojson", ".json")
-_MASK_NAMES = ("", "_mask", "_Mask")  # after the name of the slide; the last is Camelyon16's
 _BORDER_UM = 500.0  # squares that are nearer to tumour are hard to classify
 _TUMOUR_SHARE = 0.5  # the share of tumour patches; it is lower if there are fewer
 
@@ -87,7 +87,7 @@ class SlidesSource:
         cls, locations: Sequence[str], annotations: Path, mpp: str | None, n: int, seed: int, near_tumour: float
     ) -> "SlidesSource":
         """Find the slides in `locations`, and the annotation of each in the folder `annotations`."""
-        resolutions = read_resolutions(mpp)
+        given = read_resolutions(mpp)
         for name in locations:
             if not Path(name).exists():
                 raise HistoError(f"there is no file or folder {name}", "give a folder of slides with --from")
@@ -97,10 +97,14 @@ class SlidesSource:
         found = find_slides(locations)
         if found is None:
             raise HistoError(f"there are no slides in {', '.join(locations)}", "histo reads .svs, .tif, .ndpi and more")
+        files = [find_annotation(file, annotations) for file in found.slides]
         slides = [
-            AnnotatedSlide(file, find_annotation(file, annotations), hospital_of(file.name)) for file in found.slides
+            AnnotatedSlide(file, one.path if one else None, hospital_of(file.name))
+            for file, one in zip(found.slides, files, strict=True)
         ]
-        return cls(slides, resolutions, n, seed, ", ".join(locations), near_tumour)
+        source = cls(slides, given, n, seed, ", ".join(locations), near_tumour)
+        source.report.notes += describe_others(files) + given.describe_unknown(found.slides)
+        return source
 
     def plan(self) -> list[PlannedFile]:
         """Return the slides, which are on this machine."""
@@ -141,14 +145,11 @@ class SlidesSource:
             left_out = describe_counts(areas.left_out)
             self.report.notes.append(f"{slide.annotation}: left out {left_out}: only areas of annotations count")
         with open_slide(slide.file.path) as opened:
-            mpp, _ = self.given.find(opened, slide.file.name)
+            mpp, _ = self.given.find(opened, slide.file)
             plan = plan_slide(opened, mpp, LABEL_SIDE, None, True, pool)
+        if slide.annotation:
+            check_inside(areas, slide.annotation, slide.file.path, plan.grid.size)
         tumour = label_squares(areas, plan.grid)
-        if areas.has_tumour and not tumour.any():
-            raise HistoError(
-                f"{slide.annotation}: no area lies in the slide {slide.file.path}",
-                "coordinates are pixels of the largest level",
-            )
         return _Sampled(slide, plan.grid, mpp, plan.needed, tumour, np.zeros(plan.grid.shape, np.bool_))
 
     def patches(self) -> Iterator[Patch]:
@@ -181,32 +182,6 @@ def _find_near_squares(tumour: Mask) -> Mask:
     """Return which squares are less than half a millimetre from a square of tumour; these include the tumour."""
     distance = cv2.distanceTransform((~tumour).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(distance * LABEL_SIDE * PATCH_MPP < _BORDER_UM, np.bool_)
-
-
-def find_annotation(slide: SlideFile, folder: Path) -> Path | None:
-    """Return the annotation of a slide, None for a normal slide of Camelyon, which has none.
-
-    Raises:
-        HistoError: there is no annotation, and the name of the slide does not begin with `normal`.
-    """
-    for stem in (slide.name, slide.path.stem):
-        for suffix in _POLYGON_SUFFIXES:
-            if (path := folder / f"{stem}{suffix}").is_file():
-                return path
-        for name in (f"{stem}{end}{suffix}" for end in _MASK_NAMES for suffix in MASK_SUFFIXES):
-            if (path := folder / name).is_file() and not _is_same_file(path, slide.path):
-                return path
-    if slide.path.stem.lower().startswith("normal"):
-        return None
-    raise HistoError(
-        f"{slide.path}: there is no annotation {slide.path.stem}.xml, .geojson, .tif or .png in {folder}",
-        "for a slide without tumour, write a GeoJSON file with an empty list of features",
-    )
-
-
-def _is_same_file(one: Path, other: Path) -> bool:
-    """Return whether two paths are one file; the slide of a map need not be here any more."""
-    return other.exists() and one.samefile(other)
 
 
 def _share_evenly(sizes: list[int], total: int) -> list[int]:

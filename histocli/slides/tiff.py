@@ -12,19 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from histocli.data import MAX_PIXELS
 from histocli.errors import HistoError, first_line
-from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp
+from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp, check_tile, has_shape_of
 from histocli.slides.xml import read_elements
 from histocli.sources import Pixels
+from histocli.text import format_count
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it finds wrong, histo reports in its own words
 _MAX_PAGES = 256
+_LARGE_IMAGE = 16  # an image with this part of the slide's pixels is more than a label or an overview
+_RGB, _YCBCR = 2, 6  # values of TIFF's tag PhotometricInterpretation
+_COLOUR_MODELS = {0: "grey", 1: "grey", 3: "a palette", 5: "CMYK", 8: "CIE Lab"}
+_JPEG = (6, 7, 34892)  # values of TIFF's tag Compression: the decoder turns YCbCr into RGB
 _OME_UNITS = {"µm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 
 
 class TiffReader(Slide):
-    """The largest image of a TIFF file, with the levels of its pyramid."""
+    """The largest image of a TIFF file, with the levels of its pyramid.
+
+    Raises:
+        HistoError: the file is damaged or not complete, its pixels are not 8-bit RGB, or it has several such images,
+            such as focal planes, points in time or channels.
+    """
 
     def __init__(self, path: Path) -> None:
         import tifffile
@@ -39,6 +48,8 @@ class TiffReader(Slide):
                 for page in self._pages:
                     self._check(page)
                 first = self._pages[0]
+                self._check_single(first, pages)
+                self.flags = _describe_other_images(first, pages)
                 self.levels = [_make_level(page, first) for page in self._pages]
                 self.mpp, self.mpp_remark = check_mpp(*_read_mpp(self._file, first))
             except HistoError:
@@ -62,17 +73,26 @@ class TiffReader(Slide):
 
     def _check(self, page: Any) -> None:
         """Refuse pixels that are not 8-bit RGB, and tiles that take much memory."""
-        if page.dtype != np.uint8 or page.samplesperpixel not in (3, 4) or page.planarconfig != 1:
-            form = f"{page.dtype} with {page.samplesperpixel} channels"
+        form = None
+        if page.dtype != np.uint8 or page.samplesperpixel not in (3, 4):
+            form = f"{page.dtype} with {page.samplesperpixel} channel{'' if page.samplesperpixel == 1 else 's'}"
+        elif page.planarconfig != 1:
+            form = "red, green and blue in separate planes"
+        elif page.photometric != _RGB and not (page.photometric == _YCBCR and page.compression in _JPEG):
+            form = _COLOUR_MODELS.get(int(page.photometric), f"of the colour model {int(page.photometric)}")
+        if form:
             raise HistoError(f"{self.path}: the pixels are {form}, not 8-bit RGB", "export it as 8-bit RGB")
-        tile = (
-            page.tilewidth * page.tilelength
-            if page.is_tiled
-            else page.imagewidth * min(page.rowsperstrip, page.imagelength)
-        )
-        if not (page.imagewidth and page.imagelength and 0 < tile <= MAX_PIXELS):
-            size = f"{page.imagewidth}x{page.imagelength} pixels in tiles or strips of {tile:,}"
-            raise HistoError(f"{self.path}: the slide has {size}", "export it as a pyramid of tiles")
+        check_tile(self.path, page.imagewidth, page.imagelength, *_tile_size(page))
+
+    def _check_single(self, first: Any, pages: list[Any]) -> None:
+        """Refuse several images of the size of the slide: focal planes, times, channels, or other slides."""
+        size = first.imagewidth, first.imagelength
+        count = sum((page.imagewidth, page.imagelength) == size for page in pages)
+        if count > 1:
+            raise HistoError(
+                f"{self.path} has {count} images of {size[0]}x{size[1]} pixels, and a slide has one",
+                "export one of them: one focal plane, one point in time, or the RGB picture of all channels",
+            )
 
     def read(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Read a rectangle of a level, from the tiles or strips that it touches."""
@@ -115,11 +135,24 @@ class TiffReader(Slide):
         self._file.close()
 
 
+def _describe_other_images(first: Any, pages: list[Any]) -> tuple[str, ...]:
+    """Return a flag if the file has another large image that is no reduced version of the slide."""
+    smallest = first.imagewidth * first.imagelength / _LARGE_IMAGE
+    others = [one for one in pages if one is not first and not one.is_reduced]
+    count = sum(one.imagewidth * one.imagelength >= smallest for one in others)
+    return (f"{format_count(count, 'other large image')} of the file left out",) if count else ()
+
+
 def _make_level(page: Any, first: Any) -> Level:
     """Return the size of a page, its downsample from the first one, and the size of its tiles or strips."""
-    width = page.tilewidth if page.is_tiled else page.imagewidth
-    height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
-    return Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, width, height)
+    return Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *_tile_size(page))
+
+
+def _tile_size(page: Any) -> tuple[int, int]:
+    """Return the width and height of the tiles or strips of a page."""
+    if page.is_tiled:
+        return page.tilewidth, page.tilelength
+    return page.imagewidth, min(page.rowsperstrip, page.imagelength)
 
 
 def _read_mpp(file: Any, page: Any) -> tuple[float | None, float | None]:
@@ -168,10 +201,9 @@ def _find_levels(pages: list[Any]) -> list[Any]:
     """Return the largest page of a TIFF and its reduced versions: those in its SubIFDs, else the reduced pages."""
     first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     others = list(islice(first.pages or (), _MAX_PAGES)) or [page for page in pages if page.is_reduced]
-    levels, shape = [first], first.imagelength / max(1, first.imagewidth)
+    levels, largest = [first], Level(first.imagewidth, first.imagelength, 1.0, 1, 1)
     for page in sorted(others, key=lambda page: -page.imagewidth):
-        is_alike = page.dtype == first.dtype and page.samplesperpixel == first.samplesperpixel and page.imagewidth
-        rounding = 1 / max(1, min(page.imagewidth, page.imagelength))
-        if is_alike and abs(page.imagelength / page.imagewidth / shape - 1) < 0.01 + rounding:
+        is_alike = page.dtype == first.dtype and page.samplesperpixel == first.samplesperpixel
+        if is_alike and has_shape_of(page.imagewidth, page.imagelength, largest):
             levels += [page] if page.imagewidth < levels[-1].imagewidth else []
     return levels

@@ -7,19 +7,22 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.annotations import describe_counts, read_geojson
+from histocli.slides.classes import NO_TISSUE_CLASSES, normalise_class
+from histocli.slides.geojson import read_geojson
 from histocli.slides.grid import Mask
 from histocli.slides.masks import read_painted
 from histocli.slides.measures import Map
-from histocli.slides.polygons import fill_polygons
+from histocli.slides.polygons import Polygon, count_outside, describe_counts, fill_polygons
 from histocli.slides.records import OWN_MASK
 from histocli.sources import Pixels
+from histocli.text import format_count
 
 OVERVIEW_FACTOR = 8  # grid pixels per pixel of the overview; the sides of squares are multiples of it
 MIN_TISSUE_SHARE = 0.1  # a square is scored if at least this share of it is tissue
 _SATURATION_LIMITS = (12, 38)  # limits of Otsu's threshold, 0 to 255, for slides that are all glass or all tissue
 _MIN_BRIGHTNESS = 50  # 0 to 255: darker pixels are a border of the scan, or black ink
 _INK_LEVELS = 12  # grey levels by which green exceeds red in ink; in H&E, green is the darkest channel
+_MIN_CONTRAST, _MAX_GREY_COLOUR = 40, 4  # grey levels: of a picture with tissue, and between the channels of grey
 _SPECK_MM2, _HOLE_MM2 = 0.02, 0.05  # smaller islands are dirt; smaller holes are filled
 _FLAGGED_MM2 = 0.25  # larger areas of ink or black are reported
 _ASPECT_TOLERANCE = 0.02  # relative difference between the shapes of a mask and of its slide
@@ -56,6 +59,12 @@ def find_tissue(overview: Pixels, mpp: float) -> Tissue:
     return Tissue(mask, [name for name, area in areas.items() if area > _FLAGGED_MM2])
 
 
+def is_grey(picture: Pixels) -> bool:
+    """Return whether a picture has contrast, but no colour."""
+    colour = np.ptp(picture, axis=2)
+    return bool(np.ptp(picture) > _MIN_CONTRAST and np.percentile(colour, 99) <= _MAX_GREY_COLOUR)
+
+
 def _open_and_dilate(mask: Mask) -> Mask:
     opened = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, _make_disc(1))
     return np.asarray(cv2.dilate(opened, _make_disc(3)), np.bool_)
@@ -85,9 +94,9 @@ def _make_disc(radius: int) -> Pixels:
 def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> Tissue:
     """Read the user's mask of the tissue, for an overview of `shape` (H,W).
 
-    In a GeoJSON file the areas of annotations are tissue, in level-0 pixels; in an image every pixel that is neither
-    black nor transparent is tissue. `size` is the width and height in level-0 pixels that the overview covers; for an
-    image, only its shape is checked.
+    In a GeoJSON file the areas of annotations are tissue, in level-0 pixels, without those of the classes Exclusion and
+    Ignore; in an image every pixel that is neither black nor transparent is tissue. `size` is the width and height in
+    level-0 pixels that the overview covers; for an image, only its shape is checked.
 
     Raises:
         HistoError: the file is neither, no area lies in the slide, or an image does not have the shape of the slide.
@@ -95,14 +104,24 @@ def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> 
     if path.suffix.lower() not in (".geojson", ".json"):
         return Tissue(_load_image(path, shape), [OWN_MASK])
     areas = read_geojson(path)
-    mask = fill_polygons(areas.polygons, shape, (size[0] / shape[1], size[1] / shape[0]))
+    scale = (size[0] / shape[1], size[1] / shape[0])
+    tissue: list[Polygon] = []
+    removed: list[Polygon] = []
+    for one in areas.polygons:
+        (removed if normalise_class(one.name) in NO_TISSUE_CLASSES else tissue).append(one)
+    if removed and not tissue:
+        raise HistoError(f"{path} has areas to exclude, and none of tissue", "draw the tissue too, without a class")
+    mask = fill_polygons(tissue, shape, scale)
     if areas.polygons and not mask.any():
         raise HistoError(
             f"{path}: no area of the mask lies in the slide, which has {size[0]:,.0f}x{size[1]:,.0f} pixels",
             "coordinates are pixels of the largest level",
         )
-    left_out = [f"{describe_counts(areas.left_out)} of the mask left out"] if areas.left_out else []
-    return Tissue(mask, [OWN_MASK, *left_out])
+    mask &= ~fill_polygons(removed, shape, scale)
+    flags = [f"{describe_counts(areas.left_out)} of the mask left out"] if areas.left_out else []
+    if count := count_outside(areas.polygons, (round(size[0]), round(size[1]))):
+        flags.append(f"{format_count(count, 'area')} of the mask outside the slide")
+    return Tissue(mask, [OWN_MASK, *flags])
 
 
 def _load_image(path: Path, shape: tuple[int, int]) -> Mask:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from histocli.slides.annotations import Polygon, TumourAreas
+from histocli.slides.annotations import TumourAreas
 from histocli.slides.lesions import (
     Detection,
     SlideHits,
@@ -15,6 +15,7 @@ from histocli.slides.lesions import (
     find_lesions,
     match_detections,
 )
+from histocli.slides.polygons import Polygon
 
 MPP = (0.486, 0.486)
 

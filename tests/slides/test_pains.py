@@ -115,6 +115,6 @@ def test_a_slide_whose_tissue_was_all_left_out_has_the_reason(histo, tmp_path):
     image[300:1300, 300:1300] = (40, 120, 60)  # green ink
     path = write_slide(tmp_path / "slide.tif", image, 0.972)
     result = predict(histo, path, "--out", tmp_path / "out")
-    assert "slide: no tissue was found, so nothing was scored" in " ".join(result.stderr.split())
+    assert "slide: no tissue was found (ink), so nothing was scored" in " ".join(result.stderr.split())
     [record] = read_table(tmp_path / "out" / "slides.csv")
     assert (record["status"], record["flags"]) == ("no tissue", "ink")

@@ -10,8 +10,11 @@ import pytest
 import tifffile
 
 from histocli.errors import HistoError
-from histocli.slides.annotations import fill_polygons, read_asap, read_geojson, read_tumour
+from histocli.slides.annotations import read_tumour
+from histocli.slides.asap import read_asap
+from histocli.slides.geojson import read_geojson
 from histocli.slides.lesions import find_lesions
+from histocli.slides.polygons import fill_polygons
 from histocli.slides.synthetic import draw_slide, plan_slide, write_annotation
 from tests.slides.files import tissue_image, write_slide
 
@@ -101,7 +104,7 @@ def test_an_annotation_of_other_coordinates_is_refused(empty, tmp_path):
     (tmp_path / "annotations" / "a.geojson").write_text(json.dumps(feature))
     inputs = ["--from", tmp_path / "slides", "--annotations", tmp_path / "annotations"]
     error, _ = empty.fails("download", "--source", "slides", *inputs)
-    assert "no area lies in the slide" in error
+    assert "a.geojson: 1 of 1 area lies outside the slide" in error
 
 
 def test_xml_and_geojson_give_the_same_annotation(tmp_path):
@@ -109,7 +112,7 @@ def test_xml_and_geojson_give_the_same_annotation(tmp_path):
     write_annotation(plan, tmp_path / "a.xml")
     write_annotation(plan, tmp_path / "a.geojson")
     for one, other, lesion in zip(
-        read_asap(tmp_path / "a.xml"), read_geojson(tmp_path / "a.geojson").polygons, plan.lesions, strict=True
+        read_asap(tmp_path / "a.xml").polygons, read_geojson(tmp_path / "a.geojson").polygons, plan.lesions, strict=True
     ):
         assert one.name == other.name == "Tumor"
         np.testing.assert_array_equal(one.outline, lesion.outline)
@@ -226,7 +229,7 @@ def test_the_geojson_of_predict_can_be_corrected_and_read_back(empty, annotated,
 
 def test_holes_are_not_tumour():
     outline, hole = np.array([[0, 0], [80, 0], [80, 80], [0, 80]]), np.array([[20, 20], [60, 20], [60, 60], [20, 60]])
-    from histocli.slides.annotations import Polygon
+    from histocli.slides.polygons import Polygon
 
     mask = fill_polygons([Polygon(outline.astype(float), [hole.astype(float)])], (20, 20), (4, 4))
     assert mask[2, 2]

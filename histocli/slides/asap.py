@@ -1,0 +1,96 @@
+"""Read the annotations of ASAP's XML, as Camelyon has them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from histocli.errors import HistoError
+from histocli.slides.classes import is_known_class
+from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_counts, parse_ring
+from histocli.slides.xml import read_elements
+
+_HINT = "export it again from ASAP"
+_NO_GROUP = "none"  # the group of an annotation that is in no group
+_WITHOUT_AREA = {"Dot": "points", "PointSet": "points", "Measurement": "lines"}  # types of annotations
+
+
+@dataclass
+class _Annotation:
+    """An annotation: its group, its type, and its points (x, y)."""
+
+    group: str
+    kind: str
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+
+def read_asap(path: Path) -> AnnotatedAreas:
+    """Read the areas of ASAP's XML. The class of an area is its group, or the nearest group around it that is known.
+
+    Points, lines and areas without a group are left out and counted.
+
+    Raises:
+        HistoError: it is not such a file, or no area has a group.
+    """
+    annotations: list[_Annotation] = []
+    parents: dict[str, str] = {}
+    has_root = False
+
+    def on_element(name: str, attributes: dict[str, str]) -> None:
+        nonlocal has_root
+        if not has_root and name != "ASAP_Annotations":
+            raise ValueError(f"it begins with <{name[:50]}>")
+        has_root = True
+        if name == "Group":
+            parents[attributes.get("Name", "")] = attributes.get("PartOfGroup", "")
+        elif name == "Annotation":
+            annotations.append(_Annotation(attributes.get("PartOfGroup", ""), attributes.get("Type", "")))
+        elif name == "Coordinate":
+            if not annotations:
+                raise ValueError("a point belongs to no annotation")
+            annotations[-1].points.append((_parse_number(attributes["X"]), _parse_number(attributes["Y"])))
+
+    try:
+        read_elements(path.read_bytes(), on_element)
+        return _sort(path, annotations, parents)
+    except KeyError as error:
+        raise HistoError(f"{path} is not an annotation of ASAP: a point has no {error}", _HINT) from error
+    except (OSError, ValueError) as error:
+        raise HistoError(f"{path} is not an annotation of ASAP: {error}", _HINT) from error
+
+
+def _sort(path: Path, annotations: list[_Annotation], parents: dict[str, str]) -> AnnotatedAreas:
+    """Return the areas, and count the other annotations."""
+    polygons: list[Polygon] = []
+    left_out: Counter[str] = Counter()
+    for one in annotations:
+        if one.kind in _WITHOUT_AREA or len(one.points) < 3:
+            left_out[_WITHOUT_AREA.get(one.kind, "points" if len(one.points) < 2 else "lines")] += 1
+        elif one.group.strip().lower() == _NO_GROUP:
+            left_out["ungrouped areas"] += 1
+        else:
+            polygons.append(Polygon(parse_ring(one.points), [], _find_class(one.group, parents)))
+    check_polygons(polygons, path)
+    if left_out and not polygons:
+        raise HistoError(
+            f"{path} has {describe_counts(left_out)}, and no area that belongs to a group",
+            "draw areas in ASAP, and put them into the group Tumor or Exclusion",
+        )
+    return AnnotatedAreas(polygons, left_out)
+
+
+def _find_class(group: str, parents: dict[str, str]) -> str:
+    """Return the first known class among a group and the groups around it; the group itself if none is known."""
+    seen: set[str] = set()
+    name = group
+    while name not in seen:
+        if is_known_class(name) and name.strip().lower() not in ("", _NO_GROUP):
+            return name
+        seen.add(name)
+        name = parents.get(name, "")
+    return group
+
+
+def _parse_number(text: str) -> float:
+    if "_" in text:  # Python reads 1_0 as 10
+        raise ValueError(f"a coordinate is {text[:50]!r}, not a number")
+    return float(text)

@@ -1,0 +1,82 @@
+"""Read the areas of GeoJSON files, such as those of QuPath."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from histocli.errors import HistoError, describe_value
+from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_counts, parse_ring
+from histocli.slides.qupath import ANNOTATION, parse_class, parse_object_kind
+
+_WITHOUT_AREA = {"Point": "points", "MultiPoint": "points", "LineString": "lines", "MultiLineString": "lines"}
+
+
+def read_geojson(path: Path) -> AnnotatedAreas:
+    """Read the areas of a GeoJSON file: Polygon and MultiPolygon, alone or in features and collections.
+
+    Of QuPath's objects only the annotations count: the tiles of a map were not drawn by anyone.
+
+    Raises:
+        HistoError: it is not GeoJSON, or has shapes but no area of an annotation.
+    """
+    shapes = _read_shapes(path)
+    areas = [one for one in shapes.polygons if one.kind == ANNOTATION]
+    check_polygons(areas, path)
+    left_out = shapes.without_area + Counter(one.kind for one in shapes.polygons if one.kind != ANNOTATION)
+    if left_out and not areas:
+        raise HistoError(
+            f"{path} has {describe_counts(left_out)}, and no annotation with an area",
+            "export the annotations from QuPath; where there is nothing to mark, write an empty list of features",
+        )
+    return AnnotatedAreas(areas, left_out)
+
+
+@dataclass
+class _Shapes:
+    """The areas of a GeoJSON file, and how many points and lines it has."""
+
+    polygons: list[Polygon] = field(default_factory=list)
+    without_area: Counter[str] = field(default_factory=Counter)
+
+
+def _read_shapes(path: Path) -> _Shapes:
+    shapes = _Shapes()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        _add_shapes(shapes, content, "", ANNOTATION)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise HistoError(f"{path} is not GeoJSON with polygons: {error}", "export it again from QuPath") from error
+    is_empty = content == [] or (isinstance(content, dict) and content.get("features") == [])
+    if not shapes.polygons and not is_empty:
+        raise HistoError(f"{path} has no polygon", "lines and points have no area: draw areas")
+    return shapes
+
+
+def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None:
+    """Add the shapes of a GeoJSON object, or of a list of them; `name` and `object_kind` are those of their feature."""
+    if isinstance(node, list):
+        for one in node:
+            _add_shapes(shapes, one, name, object_kind)
+        return
+    kind = node["type"]
+    if kind == "FeatureCollection":
+        _add_shapes(shapes, node["features"], name, object_kind)
+    elif kind == "Feature":
+        properties = node.get("properties") or {}
+        if geometry := node.get("geometry"):
+            name = parse_class(properties.get("classification"))
+            _add_shapes(shapes, geometry, name, parse_object_kind(node, properties))
+        _add_shapes(shapes, properties.get("childObjects") or [], "", ANNOTATION)
+    elif kind == "GeometryCollection":
+        _add_shapes(shapes, node["geometries"], name, object_kind)
+    elif kind in ("Polygon", "MultiPolygon"):
+        areas = node["coordinates"] if kind == "MultiPolygon" else [node["coordinates"]]
+        for rings in (one for one in areas if one):
+            holes = [parse_ring(hole) for hole in rings[1:]]
+            shapes.polygons.append(Polygon(parse_ring(rings[0]), holes, name, object_kind))
+    elif kind in _WITHOUT_AREA:
+        shapes.without_area[_WITHOUT_AREA[kind]] += 1
+    else:
+        raise ValueError(f"the type {describe_value(kind)} is not one of GeoJSON")
