@@ -68,7 +68,8 @@ def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None
         if geometry := node.get("geometry"):
             name = parse_class(properties.get("classification"))
             _add_shapes(shapes, geometry, name, parse_object_kind(node, properties))
-        _add_shapes(shapes, properties.get("childObjects") or [], "", ANNOTATION)
+        children = properties.get("childObjects", properties.get("children"))  # QuPath reads both names
+        _add_shapes(shapes, children or [], "", ANNOTATION)
     elif kind == "GeometryCollection":
         _add_shapes(shapes, node["geometries"], name, object_kind)
     elif kind in ("Polygon", "MultiPolygon"):

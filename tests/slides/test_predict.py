@@ -221,12 +221,12 @@ def test_masks_of_the_user_replace_the_tissue_that_is_found(histo, slides, tmp_p
     (masks / "first.geojson").write_text(json.dumps(geojson))
     drawn = np.zeros((160, 140), np.uint8)
     drawn[30:68, 40:78] = 255
-    cv2.imwrite(str(masks / "first.png"), drawn)
+    cv2.imwrite(str(tmp_path / "first.png"), drawn)
     painted = np.full((*drawn.shape, 4), 255, np.uint8)  # white, and transparent where nothing is drawn
     painted[..., 3] = drawn
     cv2.imwrite(str(tmp_path / "painted.png"), painted)
     found = []
-    for mask in (masks / "first.geojson", masks / "first.png", tmp_path / "painted.png", masks):
+    for mask in (masks / "first.geojson", tmp_path / "first.png", tmp_path / "painted.png", masks):
         predict(histo, slides / "first.tif", "--out", tmp_path / "out", "--mask", mask, "--step", 32)
         [record] = read_table(tmp_path / "out" / "slides.csv")
         found.append(int(record["squares"]))

@@ -201,11 +201,31 @@ def test_only_areas_of_annotations_are_tumour(tmp_path, other):
         read_tumour(write_features(tmp_path / "a.geojson", other))
 
 
-def test_annotations_below_others_are_read(tmp_path):
+@pytest.mark.parametrize("key", ["childObjects", "children"])
+def test_annotations_below_others_are_read(tmp_path, key):
     child = feature("Polygon", {"objectType": "annotation", "classification": {"name": "Tumor", "color": [200, 0, 0]}})
-    parent = feature("Polygon", {"classification": {"name": "Normal", "color": [0, 0, 0]}, "childObjects": [child]})
+    parent = feature("Polygon", {"classification": {"name": "Normal", "color": [0, 0, 0]}, key: [child]})
     areas = read_tumour(write_features(tmp_path / "a.geojson", parent))
     assert (len(areas.tumour), len(areas.excluded)) == (1, 1)
+
+
+# Written by QuPath 0.5.1 (PathIO.exportObjectsAsGeoJSON), after it read a slide.geojson.
+FROM_QUPATH = """{"type":"FeatureCollection","features":[{"type":"Feature","id":"6a152719-4632-50b8-a715-e6cbd86831b6",
+"geometry":{"type":"Polygon","coordinates":[[[256, 1792],[384, 1792],[384, 1536],[640, 1536],[640, 1792],[640, 2000],
+[256, 2000],[256, 1792]],[[400, 1800],[400, 1900],[500, 1900],[500, 1800],[400, 1800]]]},"properties":{"objectType":
+"annotation","name":"tumour 1","classification":{"name":"Tumor","color":[200, 0, 0]},"isLocked":true,"measurements":
+{"maximum probability":0.9626079797744751,"mean probability":0.8539280295372009,"squares":433.0}}},{"type":"Feature",
+"id":"9fb40a8e-3190-5599-80b8-ff8cfb45ae41","geometry":{"type":"Polygon","coordinates":[[[1920, 3584],[2048, 3584],
+[2048, 3712],[1920, 3712],[1920, 3584]]]},"properties":{"objectType":"tile","measurements":{"probability of tumour":
+0.9249500036239624}}}]}"""
+
+
+def test_what_qupath_wrote_is_read(tmp_path):
+    (tmp_path / "a.geojson").write_text(FROM_QUPATH)
+    areas = read_tumour(tmp_path / "a.geojson")
+    mask = fill_polygons(areas.tumour, (2100, 700), (1, 1))
+    assert (mask[1700, 500], mask[1850, 450], mask[3000 // 2, 100]) == (True, False, False)
+    assert areas.left_out == {"tiles": 1}
 
 
 def test_the_geojson_of_predict_can_be_corrected_and_read_back(empty, annotated, tmp_path):
