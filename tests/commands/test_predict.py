@@ -15,6 +15,7 @@ from dataclasses import replace
 import cv2
 import h5py
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from scipy.special import logit
@@ -163,25 +164,20 @@ def test_jsonl_has_one_object_per_line_with_the_same_scores(histo, images):
     ]
 
 
-def test_parquet_needs_a_file_and_pyarrow(histo, images, tmp_path):
+def test_parquet_is_written_to_a_file(histo, images, tmp_path):
     assert "--out" in histo.fails(*PREDICT, images, "--format", "parquet", code=2)[1]
     out = tmp_path / "preds.parquet"
-    if "pyarrow" in sys.modules or _has_pyarrow():
-        import pyarrow.parquet
-
-        histo(*PREDICT, images, "--format", "parquet", "--out", out)
-        assert pyarrow.parquet.read_table(out).num_rows == 12
-    else:
-        error, hint = histo.fails(*PREDICT, images, "--format", "parquet", "--out", out)
-        assert error == "--format parquet needs pyarrow"
-        assert hint == "pip install 'histocli[parquet]'"
-        assert not out.exists()
+    histo(*PREDICT, images, "--format", "parquet", "--out", out)
+    assert pyarrow.parquet.read_table(out).num_rows == 12
 
 
-def _has_pyarrow():
-    from importlib.util import find_spec
-
-    return find_spec("pyarrow") is not None
+def test_parquet_without_pyarrow_says_what_to_install(histo, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("histocli.inference.writers.find_spec", lambda name: None)
+    out = tmp_path / "preds.parquet"
+    error, hint = histo.fails(*PREDICT, images, "--format", "parquet", "--out", out)
+    assert error == "--format parquet needs pyarrow"
+    assert hint == "pip install 'histocli[parquet]'"
+    assert not out.exists()
 
 
 def test_the_output_file_is_complete_or_unchanged(histo, images, tmp_path):
@@ -681,11 +677,8 @@ def test_the_suffix_chooses_the_format(histo, images, tmp_path):
     assert json.loads((tmp_path / "x.jsonl").read_text().splitlines()[0])["id"] == "patch-00"
     histo(*PREDICT, images, "--out", tmp_path / "x.jsonl", "--format", "csv")
     assert (tmp_path / "x.jsonl").read_text().startswith("id,label\n")
-    if _has_pyarrow():
-        import pyarrow.parquet
-
-        histo(*PREDICT, images, "--out", tmp_path / "x.parquet")
-        assert pyarrow.parquet.read_table(tmp_path / "x.parquet").num_rows == 12
+    histo(*PREDICT, images, "--out", tmp_path / "x.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "x.parquet").num_rows == 12
     error, hint = histo.fails(*PREDICT, images, "--out", tmp_path / "x.xlsx", code=2)
     assert "does not write .xlsx" in error
     assert ".parquet" in hint
@@ -740,8 +733,6 @@ def test_failed_files_are_listed_and_the_exit_code_says_so(histo, images, tmp_pa
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_skip_done_scores_only_the_new_files_of_a_folder(histo, images, tmp_path, suffix):
-    if suffix == "parquet" and not _has_pyarrow():
-        pytest.skip("pyarrow is not installed")
     whole, out = tmp_path / f"whole.{suffix}", tmp_path / f"x.{suffix}"
     line = [*PREDICT, images, "--skip-done", "--columns", "full", "--out", out]
     histo(*PREDICT, images, "--columns", "full", "--out", whole)
