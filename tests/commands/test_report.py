@@ -60,7 +60,7 @@ def evaluated_run(histo):
 
 def page_of(histo, *options, name="first-report.html"):
     histo("report", *options)
-    return Page(histo.root / "plots" / name)
+    return Page(next((histo.root / "plots").glob(name)))
 
 
 def evaluation(histo, *options):
@@ -348,6 +348,26 @@ def test_several_runs_have_their_paired_differences(evaluated_run):
     assert f"{compared['difference']:+.4f}" in page.text
     assert f"first: AUC {compared['a']['auc']:.4f} second: AUC {compared['b']['auc']:.4f}" in page.text
     assert len(page.points) == 2
+
+
+@needs_browser
+def test_tables_of_three_runs_with_long_names_are_not_cut(evaluated_run, tmp_path):
+    names = ["first", f"second-run_{'0123456789' * 5}", f"third-{'run-' * 12}name"]
+    metrics = evaluated_run.root / "metrics"
+    made = json.loads((metrics / "first-synthetic-val.json").read_text())
+    for name in names[1:]:
+        shutil.copytree(evaluated_run.root / "runs" / "first", evaluated_run.root / "runs" / name)
+        shutil.copyfile(metrics / made["scores"], metrics / f"{name}-synthetic-val.csv")
+        write_json(metrics / f"{name}-synthetic-val.json", made | {"run": name, "scores": f"{name}-synthetic-val.csv"})
+    page = page_of(evaluated_run, *(word for name in names for word in ("--run", name)), name="*-report.html")
+    script = """
+      result.cut = Array.from(document.querySelectorAll(".scroll"))
+        .filter((one) => one.scrollWidth > one.clientWidth)
+        .map((one) => `${one.getAttribute("aria-label")} ${one.scrollWidth} ${one.clientWidth}`);
+    """
+    result, problems = in_browser(page, script, tmp_path, width=1250)
+    assert problems == []
+    assert result["cut"] == []
 
 
 def test_runs_on_other_patches_are_not_compared_silently(evaluated_run):
