@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import tifffile
 
-from histocli.slides.annotations import Polygon
+from histocli.slides.polygons import Polygon
 from histocli.slides.synthetic import TILE, SyntheticSlide, draw_slide, write_level
 
 _BLOCK, _FACTORS = 4096, (1, 4, 16)
