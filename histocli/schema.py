@@ -96,7 +96,7 @@ class _Reader:
         if origin in (Union, types.UnionType):
             if value is None and type(None) in args:
                 return None
-            return self._one_of(args, value, at)
+            return self._parse_union(args, value, at)
         if origin is Literal:
             return value if value in args else self._refuse(at, " or ".join(map(repr, args)), value)
         if origin in (list, tuple):
@@ -110,7 +110,7 @@ class _Reader:
             return self._dataclass(kind, self._expect(dict, "an object", value, at), at)
         return self._scalar(kind, value, at)
 
-    def _one_of(self, kinds: tuple[Any, ...], value: object, at: str) -> object:
+    def _parse_union(self, kinds: tuple[Any, ...], value: object, at: str) -> object:
         """Return the value as the first of several types that it fits."""
         *others, last = [kind for kind in kinds if kind is not type(None)]
         for kind in others:

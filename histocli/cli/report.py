@@ -62,7 +62,7 @@ def report(
         str | None,
         typer.Option(
             "--mpp",
-            metavar="NUMBER|FILE",
+            metavar="NUMBER|CSV",
             help="Micrometres per pixel of the slides of patches with positions, such as 0.25, or a table slide,mpp.",
             show_default="as the data set says",
         ),
