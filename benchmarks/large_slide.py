@@ -8,7 +8,6 @@ process is read twice a second, without the page cache.
 """
 
 import argparse
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
 import tifffile
 
+from benchmarks.memory import run_and_measure
 from histocli.slides.polygons import Polygon
 from histocli.slides.synthetic import TILE, SyntheticSlide, draw_slide, write_level
 
@@ -47,7 +46,8 @@ def main() -> None:
             write_slide(slide, options.side)
             print(f"{slide.name}: {slide.stat().st_size / 1e6:,.0f} MB, written in {time.perf_counter() - start:.0f} s")
         predict = ["predict", str(slide), "--ckpt", options.ckpt, "--step", str(options.step), "--out"]
-        report(*run([sys.executable, "-m", "histocli", *predict, str(folder / "maps"), "--device", "cpu"]))
+        line = [sys.executable, "-m", "histocli", *predict, str(folder / "maps"), "--device", "cpu"]
+        report(*run_and_measure(line, interval=0.5))
         for path in sorted((folder / "maps" / slide.stem).iterdir()):
             print(f"{path.name:16}{path.stat().st_size / 1e6:8,.1f} MB")
 
@@ -97,23 +97,6 @@ def repeat_tiles(kinds: Kinds, tiles: list[list[bytes]], shape: tuple[int, int])
         for column in range(-(-shape[1] // TILE)):
             kind = kinds[row // across, column // across]
             yield tiles[kind][row % across * across + column % across]
-
-
-def run(command: list[str]) -> tuple[float, list[float]]:
-    """Run a command; return its seconds, and the megabytes of its process, measured twice a second."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command)
-    memory = []
-    while process.poll() is None:
-        try:
-            values = psutil.Process(process.pid).memory_info()
-            memory.append((values.rss - values.shared) / 1e6)
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(0.5)
-    if process.wait():
-        raise SystemExit(process.returncode)
-    return time.perf_counter() - start, memory
 
 
 def report(seconds: float, memory: list[float]) -> None:

@@ -17,33 +17,33 @@ from benchmarks.data import write_tiffs
 from benchmarks.pairs import Row
 
 
-def peak_anonymous(command: list[str]) -> int:
-    """Run a command to its end and return the highest RssAnon seen, in bytes, looking twenty times a second."""
-    peak = 0
+def run_and_measure(command: list[str], interval: float = 0.05) -> tuple[float, list[float]]:
+    """Run a command to its end; return its seconds, and its anonymous memory (RssAnon) in MB at each interval."""
+    start, memory = time.perf_counter(), [0.0]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         status = Path(f"/proc/{process.pid}/status")
         while process.poll() is None:
             found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text())
-            peak = max(peak, int(found[1]) * 1024 if found else 0)
-            time.sleep(0.05)
+            memory.append(int(found[1]) * 1024 / 1e6 if found else 0.0)
+            time.sleep(interval)
         if process.returncode:
             errors.seek(0)
             raise SystemExit(f"{' '.join(command)} failed: {errors.read().decode()}")
-    return peak
+    return time.perf_counter() - start, memory
 
 
-def measure(n: int, folder: Path) -> dict[str, int]:
+def measure(n: int, folder: Path) -> dict[str, float]:
     """Peaks of the three commands on n synthetic patches; a TIFF folder of them is what predict reads."""
     folder.mkdir()
     histo = [sys.executable, "-m", "histocli", "--workspace", str(folder)]
-    peaks = {"download": peak_anonymous([*histo, "download", "--source", "synthetic", "--n", str(n)])}
+    peaks = {"download": max(run_and_measure([*histo, "download", "--source", "synthetic", "--n", str(n)])[1])}
     subprocess.run([*histo, "--quiet", "balance", "--n", "max"], check=True)
-    peaks["train"] = peak_anonymous([*histo, "train", "--epochs", "1"])
+    peaks["train"] = max(run_and_measure([*histo, "train", "--epochs", "1"])[1])
     images = folder / "patches"
     packed = folder / "data" / "synthetic" / "patches.npy"
     write_tiffs(packed, [images] * len(np.load(packed, mmap_mode="r")))
-    peaks["predict"] = peak_anonymous([*histo, "predict", str(images), "--out", str(folder / "preds.csv")])
+    peaks["predict"] = max(run_and_measure([*histo, "predict", str(images), "--out", str(folder / "preds.csv")])[1])
     return peaks
 
 
@@ -55,8 +55,8 @@ def rows(n: int, folder: Path) -> list[Row]:
             what=f"peak memory of `{command}` on {10 * n:,} patches, without the page cache",
             against=f"on {n:,} patches",
             unit="MB",
-            ours=ten[command] / 1e6,
-            theirs=peak / 1e6,
+            ours=ten[command],
+            theirs=peak,
             ratio=ten[command] / peak,
             lowest=ten[command] / peak,
             highest=ten[command] / peak,
