@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 LOWEST := .venv-lowest
 BIN := $(VENV)/bin
-# each process runs neighbouring tests, which share fixtures
-TESTS := -m pytest -n auto --dist worksteal
+# one process more than there are cores, because tests wait for other processes and for the disk; each process runs
+# neighbouring tests, which share fixtures
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+TESTS := -m pytest -n $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test kill-test check lint docs site package bench test-lowest audit fuzz clean
