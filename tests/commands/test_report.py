@@ -508,7 +508,7 @@ def write_heatmaps(folder, count, side):
     """Write what `histo predict` leaves of slides that the report shows."""
     for number in range(count):
         record = {"slide": f"case {number} {HOSTILE}", "status": "scored", "squares": 9, "tumour_mm2": float(number)}
-        record["maximum"] = number / 10
+        record["maximum"] = number / 20
         finished = {"path": "x", "made_of": "", "threshold": 0.5, "step": 96, "width": 9, "height": 9, "record": record}
         (folder / f"case-{number}").mkdir(parents=True)
         write_json(folder / f"case-{number}" / "slide.json", finished)
@@ -579,7 +579,7 @@ def evaluate_maps(histo, folder, **changes):
         without_truth=[],
         failed=["broken"],
         auc={"maximum": Estimate(0.75, (0.5, 0.9))},
-        scores={name: {"maximum": number / 10} for number, name in enumerate(names)},
+        scores={name: {"maximum": number / 20} for number, name in enumerate(names)},
         labels=dict(zip(names, (0, 1, 0, 1), strict=True)),
         froc=Estimate(0.61),
         false_positives=[0.0, 2.0, 12.0],
@@ -604,7 +604,8 @@ def test_the_evaluation_of_maps_is_beside_them(histo, tmp_path):
     chart = Chart("", "", make_rate_axis(""), make_rate_axis(""))
     assert roc == chart.path(Line("", ((0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1))))
     assert froc == chart.path(Line("", ((0, 0), (0.25, 0.5), (1, 0.8))))  # the axis ends at 8 false positives
-    for changes in ({"scores": {f"case 0 {HOSTILE}": {"maximum": 0.9}}}, {"without_truth": ["case 9"]}):
+    one = f"case 0 {HOSTILE}"
+    for changes in ({"scores": {one: {"maximum": 0.9}}, "labels": {one: 0}}, {"without_truth": ["case 9"]}):
         evaluate_maps(histo, maps, **changes)
         result = histo("report", *line)
         assert "slides-maps.json is of other scores than these maps have" in " ".join(result.stderr.split())
