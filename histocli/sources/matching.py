@@ -49,7 +49,7 @@ class ImageIndex:
         by_name: dict[int, int] = {}
         for row in range(len(ids)):
             self._classify_row(row, ids, (folder, split), found, by_name)
-        if not should_guess:
+        if not should_guess or len(found.rows) == len(self.names):  # every image has its row
             return found
         absolute = {row: i for row, i in by_name.items() if _is_absolute(ids[row])}
         self._add_guessed(found, absolute if found.rows else by_name, ids, "by file name alone, since folders differ")

@@ -24,7 +24,9 @@ def test_the_model_card_is_complete(histo):
     assert f"{best.temperature:.4f}" in text
     assert "Train and validation share no slide." in text
     assert re.search(rf"^\| AUC \| {best.metrics['val_auc']:.4f}", text, re.M)
-    assert "95% intervals by bootstrap over" in text
+    metrics = text.partition("## Metrics")[2].partition("\n## ")[0]
+    assert ("95% intervals by bootstrap over" in metrics) == bool(re.search(r"\| [\d.]+ \([\d.]+ to", metrics))
+    assert "There are no 95% intervals by bootstrap" in metrics  # the validation patches are of few slides
     assert "trained on synthetic patches" in text
     for heading in ("Intended use", "Data", "Leakage", "Training", "Calibration and threshold", "Limits"):
         section = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
@@ -36,7 +38,10 @@ def test_the_model_card_has_the_audit_and_a_warning_about_random_splits(histo):
     histo("balance", "--n", 64, "--split", "random")
     histo(*TRAIN, "--epochs", 1, "--name", "leaky")
     folder = histo.root / "runs" / "leaky"
-    assert "the validation metrics are too good" in (folder / "model_card.md").read_text()
+    text = (folder / "model_card.md").read_text()
+    assert "the validation metrics are too good" in text
+    metrics = text.partition("## Metrics")[2].partition("\n## ")[0]
+    assert ("95% intervals by bootstrap over" in metrics) == bool(re.search(r"\| [\d.]+ \([\d.]+ to", metrics))
     config = json.loads((folder / "config.json").read_text())
     (leak, *_) = config["audit"]["leaks"]
     config["audit"] |= {
