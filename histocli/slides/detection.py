@@ -69,7 +69,7 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
     """Return the slides among the inputs and in the folders among them; None if there are none.
 
     Raises:
-        UsageError: some inputs are slides or folders of slides, and others are not.
+        UsageError: some inputs are slides or folders of slides, and others are not; or one is the data of a slide.
     """
     slides: list[SlideFile] = []
     others: list[Path] = []
@@ -83,6 +83,8 @@ def find_slides(inputs: Sequence[str]) -> FoundSlides | None:
                 known = {slide.path for slide in found}
                 rest = [file for file in map(Path, files) if file not in known]
                 others += [file for file in rest if not _is_slide_data(file, known)]
+            elif os.path.isfile(path / "Slidedat.ini"):  # noqa: PTH113
+                raise UsageError(f"{given} is the folder of data of a MIRAX slide", f"give the file {path.name}.mrxs")
         else:
             name = path.stem if path.stem.strip(".") else path.name  # the stem of "...tif" is the folder above
             found = [SlideFile(path, name)] if os.path.isfile(path) and is_slide(path) else []  # noqa: PTH113

@@ -197,6 +197,16 @@ def test_files_that_are_half_a_slide_are_named_with_what_is_missing(histo, tmp_p
     assert "the folder alone with the data of this slide is missing" in errors["alone"]
 
 
+def test_the_folder_of_a_mirax_slide_is_not_the_slide(histo, tmp_path):
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for name in ("Slidedat.ini", "Index.dat", "Data0000.dat"):
+        (folder / name).write_text("[GENERAL]")
+    error, hint = histo.fails("predict", folder, "--out", tmp_path / "out", code=2)
+    assert error.endswith("case is the folder of data of a MIRAX slide")
+    assert hint == "give the file case.mrxs"
+
+
 @pytest.mark.parametrize("side", [1, 100_000])
 def test_tiles_that_take_forever_or_all_memory_are_refused(tmp_path, side):
     path = write_pages(tmp_path / "slide.tif", tissue_image(1200, 1100))
