@@ -128,7 +128,15 @@ def with_attributes(good):
     return save({**good, "model": good["model"] | {name: torch._neg_view(good["model"][name])}})
 
 
+def with_changed_weight(good):
+    data = bytearray(save(good))
+    weights = max(good["model"].values(), key=torch.Tensor.numel).numpy().tobytes()
+    data[data.index(weights)] ^= 1
+    return bytes(data)
+
+
 CHECKPOINTS = {
+    "a changed weight": (with_changed_weight, "is not that of its bytes"),
     "run ..": (lambda good: save({**good, "run": "../../up"}), "the field run: '../../up' cannot name a run"),
     "run of a device": (lambda good: save({**good, "run": "CON"}), "the field run: 'CON' cannot name a run"),
     "many validation patches": (lambda good: save(with_validation(good, 10_000_001)), "has 10,000,001 patches"),
