@@ -130,8 +130,7 @@ def with_attributes(good):
 
 def with_changed_weight(good):
     data = bytearray(save(good))
-    weights = max(good["model"].values(), key=torch.Tensor.numel).numpy().tobytes()
-    data[data.index(weights)] ^= 1
+    data[data.index(good["model"]["mean"].numpy().tobytes())] ^= 1
     return bytes(data)
 
 
