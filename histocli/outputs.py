@@ -17,6 +17,9 @@ from histocli.workspace import Workspace, atomic_path
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self|proc/thread-self)/fd/(\d+)")
 _STANDARD = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+_ZIP = b"PK\3\4"  # archives, checkpoints, and documents of Office
+# Programs, for example the interpreter of Python, to which the link /proc/self/exe leads; and arrays.
+_OTHER_STARTS = (b"\x7fELF", b"MZ", b"#!", b"\xcf\xfa\xed\xfe", b"\x89HDF", b"\x93NUMPY")
 _MAX_LINKS = 40  # symbolic links in a row that Linux follows
 
 
@@ -31,12 +34,14 @@ def is_stream(path: Path) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
-def check_output(path: Path, workspace: Workspace, inputs: Iterable[Path] = (), option: str = "--out") -> None:
-    """Check that a file may be written to `path`, the value of `option`.
+def check_output(
+    path: Path, workspace: Workspace, inputs: Iterable[Path] = (), option: str = "--out", *, is_zip: bool = False
+) -> None:
+    """Check that a file may be written to `path`, the value of `option`; `is_zip` if a zip archive is written.
 
     Raises:
-        UsageError: `path` is a folder, one of `inputs`, an image, or a file that other commands of histo read, such as
-            a packed data set or a checkpoint.
+        UsageError: `path` is a folder, one of `inputs`, a file that other commands of histo read, such as a packed data
+            set or a checkpoint, or a file of a kind that no command writes there, such as an image or a program.
     """
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder", "name the file to write")
@@ -47,8 +52,12 @@ def check_output(path: Path, workspace: Workspace, inputs: Iterable[Path] = (), 
             raise UsageError(f"{option} {path} is the input {one}, which would be lost", "name another file")
     if workspace.is_workspace_file(path):
         raise UsageError(f"{option} {path} is a file that other commands of histo read", "name another file")
-    if is_image(path.name) or is_image_start(_read_start(path)):
+    start = _read_start(path)
+    if is_image(path.name) or is_image_start(start):
         raise UsageError(f"{option} {path} is an image, which would be lost", "name another file")
+    if start.startswith(_OTHER_STARTS) or (start.startswith(_ZIP) and not is_zip):
+        what = "a program, an array or an archive"
+        raise UsageError(f"{option} {path} is {what}, which would be lost", "name another file")
 
 
 def _read_start(path: Path) -> bytes:

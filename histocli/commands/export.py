@@ -51,7 +51,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     require_packages(config.format)
     source = find_checkpoint(workspace, config.ckpt)
     if config.out is not None and config.format is not ExportFormat.WSINFER:  # which writes a new folder
-        check_output(config.out, workspace, [source])
+        check_output(config.out, workspace, [source], is_zip=True)
     sha256, checkpoint = hash_file(source), load_checkpoint(source)
     out = config.out or workspace.export_path(sha256, config.format)
     if config.format is ExportFormat.WSINFER:

@@ -15,6 +15,7 @@ from histocli.sources.listing import list_files
 from histocli.sources.tables import ColumnNames, PatchTable, check_ids
 
 _UTF8_HINT = "save it as comma-separated UTF-8; in Excel: Save As, CSV UTF-8 (Comma delimited)"
+MAX_FIELDS = 10_000_000  # of a table, which take some 60 bytes of memory each
 _PEEKED_BYTES = 4096
 _BLOCK = 1 << 20  # bytes that are unpacked at a time: Python allocates as much as it is asked to read
 _GZIP = b"\x1f\x8b"
@@ -48,7 +49,10 @@ def read_patch_table(file: File) -> PatchTable:
     kept = [i for i, name in enumerate(names) if name]
     lines: list[int] = []
     columns: list[list[str]] = [[] for _ in kept]
+    most = MAX_FIELDS // max(1, len(kept))
     for line, fields in rows:
+        if len(lines) >= most:  # a gzip file of some kilobytes can have millions of rows
+            raise HistoError(f"{file.name} has more than {most:,} rows", "no data set of patches is so large")
         lines.append(line + bool(separator))
         for column, i in zip(columns, kept, strict=True):
             column.append(fields[i].strip())

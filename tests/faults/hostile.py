@@ -6,6 +6,7 @@ with a value or a `HistoError`; each other exception, and each file that takes l
 
 import json
 import random
+import re
 import resource
 import signal
 import sys
@@ -38,6 +39,7 @@ from tests.faults import hostile_annotations, hostile_arrays, hostile_checkpoint
 MIB = 1 << 20
 SUFFIXES = {"checkpoints": ".pt", "arrays": ".h5", "metrics": ".json", "images": ".png"}
 SECONDS = 30  # of the processor, for one file
+_NO_MEMORY = re.compile("allocate|not enough memory|memory is full", re.IGNORECASE)
 LONGEST = 300  # seconds in all: a file that makes its reader wait takes no time of the processor
 PATCHES = np.random.default_rng(0).integers(0, 256, (4, 96, 96, 3), np.uint8)
 
@@ -164,7 +166,8 @@ def main(kind, seed, count, folder, workspace, limit):
                     use()
             except HistoError as error:
                 refused[name] += 1
-                if len(message := str(error)) > 2000 or "\n" in message:
+                # An error of memory is no refusal: the limit stopped what should not have begun.
+                if len(message := str(error)) > 2000 or "\n" in message or _NO_MEMORY.search(message):
                     failures.append(f"{name} {number}: {message[:300]!r}")
             except Exception:
                 failures.append(f"{name} {number}: {traceback.format_exc(limit=-4)}")

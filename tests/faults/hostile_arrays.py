@@ -55,10 +55,10 @@ def large_chunk(rng, file, folder):
 
 
 def bomb(rng, file, folder):
-    """A chunk of a few patches that unpacks to hundreds of megabytes."""
-    shape = rng.choice([(4, *PATCH), (4, 1, 1, 3)])
+    """A chunk of some patches that unpacks to hundreds of megabytes; packed, it is not larger than such a chunk."""
+    shape = rng.choice([(100, *PATCH), (4, 1, 1, 3)])
     data = file.create_dataset("x", shape, "u1", chunks=shape, compression="gzip", fletcher32=rng.random() < 0.3)
-    data.id.write_direct_chunk((0, 0, 0, 0), zeros(rng.choice([1, 300]) << 20))
+    data.id.write_direct_chunk((0, 0, 0, 0), zeros(rng.choice([1, 700]) << 20))
 
 
 def lzf(rng, file, folder):

@@ -105,10 +105,11 @@ def tensor(rng, good):
 
 
 def shared_storage(rng, good):
-    """All weights are views of one storage: a small file, a network of any size."""
-    flat = torch.zeros(max(t.numel() for t in good["model"].values()))
-    model = {name: flat[: t.numel()].view(t.shape) for name, t in good["model"].items()}
-    return save({**good, "model": model})
+    """All weights are views of one storage: a small file, a network of any size. All else fits."""
+    weights = {name: t for name, t in good["model"].items() if t.is_floating_point()}
+    flat = torch.ones(max(t.numel() for t in weights.values()))
+    model = {name: flat[: t.numel()].view(t.shape) for name, t in weights.items()}
+    return save({**good, "model": good["model"] | model})
 
 
 def members(data):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from histocli.data.array_inputs import open_array
 from histocli.data.images import decode_patch
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
@@ -62,6 +63,15 @@ def test_a_chunk_of_lzf_has_exactly_its_size(trained_workspace, tmp_path, chunk,
     process = histo(trained_workspace, *line, code=1, limits={"memory": 800 * MIB})
     assert process.stdout in ("", "id,label\n")
     assert f"error: cannot read {path} from row 0 on: it is truncated or damaged" in process.stderr
+
+
+def test_chunks_of_so_many_rows_that_each_is_unpacked_hundreds_of_times_are_refused(tmp_path):
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        shapes = {"maxshape": (None, *PATCH), "chunks": (1_000_000, 1, 96, 1), "compression": "gzip"}
+        file.create_dataset("x", (2, *PATCH), "u1", **shapes)
+    with pytest.raises(HistoError, match=r"chunks of 1,000,000 rows, which are too many to read at once"):
+        open_array(path)
 
 
 @pytest.mark.parametrize("offset", [b"\0\x20\x50\x0d\x0a\x16\x0d\x91", b"\xff" * 8, b"\xff" * 7 + b"\x7f"], ids=str)
@@ -118,7 +128,14 @@ def with_attributes(good):
     return save({**good, "model": good["model"] | {name: torch._neg_view(good["model"][name])}})
 
 
+def with_changed_weight(good):
+    data = bytearray(save(good))
+    data[data.index(good["model"]["mean"].numpy().tobytes())] ^= 1
+    return bytes(data)
+
+
 CHECKPOINTS = {
+    "a changed weight": (with_changed_weight, "is not that of its bytes"),
     "run ..": (lambda good: save({**good, "run": "../../up"}), "the field run: '../../up' cannot name a run"),
     "run of a device": (lambda good: save({**good, "run": "CON"}), "the field run: 'CON' cannot name a run"),
     "many validation patches": (lambda good: save(with_validation(good, 10_000_001)), "has 10,000,001 patches"),

@@ -214,6 +214,15 @@ def test_a_table_that_unpacks_to_more_than_it_may_is_not_cut(monkeypatch):
         table_files.read_labels(File("x.csv.gz", lambda: gzip.compress(b"id,label\n" + b"".join(ROWS) * 4)))
 
 
+def test_a_table_with_more_rows_than_memory_is_refused(monkeypatch):
+    """A gzip file of 250 kB had 50 million rows."""
+    monkeypatch.setattr(table_files, "MAX_FIELDS", 16)
+    data = b"id,label\n" + b"".join(ROWS)
+    assert len(table_files.read_labels(File("x.csv.gz", lambda: gzip.compress(data)))) == 8
+    with pytest.raises(HistoError, match=r"x\.csv\.gz has more than 8 rows"):
+        table_files.read_labels(File("x.csv.gz", lambda: gzip.compress(data + b"p9,1\n")))
+
+
 # packed patches
 
 

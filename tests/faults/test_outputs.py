@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from histocli.errors import UsageError
+from histocli.outputs import check_output
+from histocli.workspace import Workspace
 from tests.faults.processes import Process, histo
 from tests.faults.trees import differences, tree
 
@@ -179,6 +182,21 @@ def test_the_table_of_failed_files_goes_to_a_device_and_not_in_its_place(root, i
     for path in ("runs/first/best.pt", "manifests/balanced.csv"):
         assert "is a file that other commands" in refuses(root, *line[:-1], root / path)
     histo(root, *line[:-1], "/dev/full", code=1)
+
+
+STARTS = {"program": b"\x7fELF\2", "script": b"#!/bin/sh\n", "document": b"PK\3\4", "array": b"\x93NUMPY\1"}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_file_of_another_kind_is_not_written_over(tmp_path, start, is_link):
+    """The link /proc/self/exe led to the interpreter of Python, which was replaced by a table."""
+    path = tmp_path / "precious"
+    path.write_bytes(start + bytes(99))
+    if is_link:
+        (tmp_path / "link").symlink_to(path)
+    with pytest.raises(UsageError, match="which would be lost"):
+        check_output(tmp_path / "link" if is_link else path, Workspace(tmp_path))
 
 
 def test_an_image_without_a_suffix_is_not_written_over(root, images):

@@ -95,7 +95,7 @@ def test_a_position_that_is_no_pixel_is_refused(tmp_path, position):
     pd.DataFrame(columns).to_csv(workspace.manifest_path("d"), index=False)
     (tmp_path / "scores.csv").write_text("id,probability\na,0.5\nb,0.5\n")
     if position == "inf":  # as a text that is no number: a patch without a position, which is counted
-        assert place_predictions(workspace, tmp_path / "scores.csv", ["d"]).without == 1
+        assert place_predictions(workspace, tmp_path / "scores.csv", ["d"]).n_unplaced == 1
     else:
         with pytest.raises(HistoError, match=r"d\.csv, column x: b has the position"):
             place_predictions(workspace, tmp_path / "scores.csv", ["d"])
