@@ -5,6 +5,7 @@ compared with the file first.
 """
 
 import re
+from collections.abc import Iterator
 from itertools import takewhile
 from struct import Struct, error
 
@@ -21,6 +22,8 @@ JPEG_START = b"\xff\xd8\xff"
 _LOSSLESS = (0xC3, 0xF7)
 _MAX_SCANS = 100  # in a JPEG: encoders write about ten, and each takes the time of a whole image
 _PNG = b"\x89PNG\r\n\x1a\n"
+_GIF = (b"GIF87a", b"GIF89a")
+_GIF_FRAME, _GIF_EXTENSION, _GIF_TRAILER = b",!;"
 _PNG_CHUNK = Struct(">I4s")
 _MAX_DEFLATE_RATIO = 1032  # one byte of a deflate stream can become this many bytes
 # Chunks of a PNG that do not change its pixels.
@@ -43,6 +46,15 @@ def check_header(data: bytes) -> Size | None:
     if size is not None:
         check_pixels(*size)
     return size
+
+
+def is_animated(data: bytes) -> bool:
+    """Return whether a PNG, WebP or GIF whose header was checked has more than one frame."""
+    if data.startswith(_PNG):
+        return b"acTL" in data[: data.find(b"IDAT")]  # APNG: before the first frame
+    if data.startswith(b"RIFF") and data[8:16] == b"WEBPVP8X":
+        return bool(data[20] & 2)
+    return data.startswith(_GIF) and sum(1 for kind in _iterate_gif_blocks(data) if kind == _GIF_FRAME) > 1
 
 
 def shorten_webp(data: bytes) -> bytes | None:
@@ -79,7 +91,7 @@ def _check(data: bytes) -> Size | None:
         return check_jp2(data)
     if data.startswith(b"BM"):
         return _check_bmp(data)
-    if data.startswith((b"GIF87a", b"GIF89a")):
+    if data.startswith(_GIF):
         return _check_gif(data)
     if data[4:8] == b"ftyp":
         return check_avif(data)
@@ -224,17 +236,22 @@ def _check_bmp(data: bytes) -> Size | None:
 
 def _check_gif(data: bytes) -> Size:
     """Walk over a GIF's blocks up to its trailer."""
-    size = Size(*Struct("<2H").unpack_from(data, 6))
+    for kind in _iterate_gif_blocks(data):
+        if kind not in (_GIF_FRAME, _GIF_EXTENSION):
+            raise ImageError("the image is damaged")
+    return Size(*Struct("<2H").unpack_from(data, 6))
+
+
+def _iterate_gif_blocks(data: bytes) -> Iterator[int]:
+    """Yield the kind of each block before the trailer; raises IndexError where the file ends before it."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    while data[at] != 0x3B:
-        if data[at] == 0x2C:
+    while (kind := data[at]) != _GIF_TRAILER:
+        yield kind
+        if kind == _GIF_FRAME:
             packed = data[at + 9]
             at += 11 + (3 << (packed & 7) + 1 if packed & 0x80 else 0)
-        elif data[at] == 0x21:
-            at += 2
         else:
-            raise ImageError("the image is damaged")
+            at += 2
         while data[at]:
             at += 1 + data[at]
         at += 1
-    return size

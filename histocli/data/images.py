@@ -11,7 +11,7 @@ import numpy as np
 
 from histocli.config import PATCH_MPP
 from histocli.data import MAX_PIXELS
-from histocli.data.headers import JPEG_START, check_header, remove_texts, shorten_webp
+from histocli.data.headers import JPEG_START, check_header, is_animated, remove_texts, shorten_webp
 from histocli.data.intensity import Ranges, Values, to_uint8
 from histocli.data.jpeg import decode_jpeg
 from histocli.data.other_formats import refuse_other_formats
@@ -34,6 +34,7 @@ PATCH_SIZE = 96
 CENTRE = slice(32, 64)  # the central 32x32 that decides a patch's label
 LARGEST_SIDE = 2048  # pixels on a side of an image that is scored as one patch; a larger one is a slide
 CUT, PADDED, CUT_AND_PADDED, SCALED = "cut to the centre", "padded", "cut and padded", "scaled"
+FIRST_FRAME = "only the first of several frames was read"
 _SAME_MPP = 0.1  # relative difference of two resolutions that are about the same
 RESIZED = (CUT, PADDED, CUT_AND_PADDED, SCALED)  # remarks on images that were not 96x96
 
@@ -110,15 +111,16 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
         refuse_slide(size, 1, largest_side)
     if data.startswith(JPEG_START) and (jpeg := decode_jpeg(data)) is not None:
         return jpeg, ()
+    found = (FIRST_FRAME,) if is_animated(data) else ()
     if data.startswith(b"GIF8"):
-        return _decode_by_pillow(data), ()
+        return _decode_by_pillow(data), found
     pixels = size.width * size.height if size else 0
     image = imdecode(remove_texts(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
-        return _decode_by_pillow(data), ()
+        return _decode_by_pillow(data), found
     if (shortened := shorten_webp(data)) and imdecode(shortened, pixels, cv2.IMREAD_COLOR) is not None:
         raise ImageError("the image is damaged: its stream ends too early")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), ()
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image), found
 
 
 def _decode_by_pillow(data: bytes) -> Values:

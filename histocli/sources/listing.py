@@ -39,7 +39,7 @@ def list_files(path: Path) -> list[File]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Yield the relative POSIX paths of all regular files in `folder`.
+    """Yield the relative POSIX paths of all regular files in `folder`, and of links that lead nowhere.
 
     A link to a folder is followed, unless this folder is listed already: a link may lead back to a folder above it.
     A million files are listed in a few seconds, because only folders and links need another system call.
@@ -64,3 +64,5 @@ def _walk(folder: str) -> Iterator[str]:
                     yield prefix + entry.name
                 elif Path(entry.path).is_dir():  # a link to a folder
                     links.append((entry.path, f"{prefix}{entry.name}/"))
+                elif entry.is_symlink() and not Path(entry.path).exists():  # reading it reports that it leads nowhere
+                    yield prefix + entry.name

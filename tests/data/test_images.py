@@ -16,6 +16,7 @@ from PIL import Image
 
 from histocli.data.images import MAX_PIXELS, Preparation, decode, decode_patch, fit
 from histocli.data.jpeg import decode_jpeg
+from histocli.data.remarks import Remarks
 from histocli.data.sizes import ImageError
 from histocli.enums import Resize
 from histocli.errors import HistoError
@@ -446,3 +447,16 @@ def test_sgi_of_16_bits_is_refused():
     assert gap(decode(encode(SOFT, "SGI"), "x"), SOFT) == 0
     with pytest.raises(HistoError, match="an SGI image of 16 bits"):
         decode(encode(SOFT, "SGI", bpc=2), "x")
+
+
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})])
+def test_the_first_frame_of_an_animation_is_read_and_said(kind, options):
+    frames = [Image.new("RGB", (96, 96), color) for color in ((200, 100, 150), (10, 20, 30))]
+    remarks = []
+    for others in ([], frames[1:]):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, kind, save_all=True, append_images=others, **options)
+        remarks.append(Remarks())
+        image = decode(buffer.getvalue(), "a.png", remarks=remarks[-1])
+        assert np.abs(image.astype(int) - (200, 100, 150)).max() <= 2  # a GIF has a palette
+    assert [one.counts() for one in remarks] == [{}, {"only the first of several frames was read": 1}]
