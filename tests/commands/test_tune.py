@@ -270,5 +270,5 @@ def test_the_python_api_returns_the_report(histo):
     assert [trial.parameters.augment for trial in report.trials] == ["none", "none"]
     assert all(0.001 <= trial.parameters.lr <= 0.01 for trial in report.trials)
     assert report.best is not None
-    with pytest.raises(UsageError, match="--batch-size auto: a whole number of at least 2 is needed"):
+    with pytest.raises(UsageError, match="batch_size='auto' is not a whole number"):
         histocli.tune(histo.root, trials=1, batch_size="auto", name="other")
