@@ -102,7 +102,8 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     """Fetch and pack what `config` asks for, and report the result."""
     from histocli.commands.download import download as run_download
     from histocli.commands.download import lock_dataset
-    from histocli.data.dataset import make_balance_command, open_packed
+    from histocli.data.dataset import make_balance_command
+    from histocli.data.manifest import read_label_values
 
     source, fetch = open_with_bars(config, state.workspace, state.report)
     with lock_dataset(state.workspace, title):
@@ -120,7 +121,7 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     if dataset.counts.get("without a label") == source.total:
         state.report.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
         next_command = f"histo predict {title}"
-    elif len(labels := set(open_packed(state.workspace, title, ("id", "label"))[1]["label"]) & {0, 1}) == 1:
+    elif len(labels := read_label_values(state.workspace.manifest_path(title)) - {""}) == 1:
         state.report.note(f"all labels are {labels.pop()}, so the patches can be scored, but not balanced")
         next_command = f"histo predict {title}"
     state.report.print_done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)

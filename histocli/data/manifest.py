@@ -91,6 +91,12 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     return frame
 
 
+def read_label_values(path: Path) -> set[str]:
+    """Return the different labels in a manifest, "" for a patch without one; unlike `read_manifest`, without pandas."""
+    with _open(path) as file:
+        return set(read_columns(file, str(path))["label"])
+
+
 def find_line(path: Path, row: int) -> int:
     """Return the line (from 1) of the file on which a row (from 0) of the table begins."""
     with _open(path) as file:
