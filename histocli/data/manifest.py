@@ -92,9 +92,14 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
 
 
 def read_label_values(path: Path) -> set[str]:
-    """Return the different labels in a manifest, "" for a patch without one; unlike `read_manifest`, without pandas."""
+    """Return the different labels in a manifest, "" for a patch without one.
+
+    `download` needs no more, and loading pandas for it would take longer than packing some thousand patches.
+    """
     with _open(path) as file:
-        return set(read_columns(file, str(path))["label"])
+        columns, rows = read_table(file, str(path))
+        at = columns.index("label")
+        return {fields[at] for _, fields in rows}
 
 
 def find_line(path: Path, row: int) -> int:
