@@ -58,13 +58,13 @@ def download(
 ) -> None:
     """Download patches, or read your own, and pack them."""
     state: State = ctx.obj
-    from histocli.commands.balance import is_subset
     from histocli.commands.download import DownloadConfig, check_inputs, find_dataset, plan_download
     from histocli.data.dataset import make_balance_command
+    from histocli.data.manifest import is_subset
 
     config = DownloadConfig(source.value, source_options(source.value, declared, n, seed), n, seed, force)
     title = name or source.value
-    if title == SUBSET or is_subset(state.workspace, title):
+    if title == SUBSET or is_subset(state.workspace.manifest_path(title)):
         raise UsageError(f"--name {title} is the name of a subset that histo balance writes", "give another name")
     if dry_run:
         _show_plan(state, plan_download(config, state.workspace), json)

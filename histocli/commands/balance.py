@@ -1,6 +1,5 @@
 """`histo balance`: draw a balanced subset, split it into train and validation, and count what leaks."""
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from histocli.data.appearance import GROUP_NAMES, find_appearance_groups
 from histocli.data.dataset import open_packed
 from histocli.data.groups import OVERLAP, connected_components
 from histocli.data.leakage import audit, find_leaking, list_audited_names
-from histocli.data.manifest import SUBSET_COLUMNS, hash_file, write_manifest
+from histocli.data.manifest import SUBSET_COLUMNS, hash_file, is_subset, write_manifest
 from histocli.data.overlap_cache import search_overlaps
 from histocli.data.overlaps import OnStage, group_overlaps
 from histocli.data.splits import (
@@ -204,15 +203,6 @@ def default_dataset(workspace: Workspace) -> str:
     return names[0] if len(names) == 1 else "kaggle"
 
 
-def is_subset(workspace: Workspace, name: str) -> bool:
-    """Return whether `manifests/NAME.csv` is the manifest of a subset, and not of a data set."""
-    path = workspace.manifest_path(name)
-    if not path.is_file():
-        return False
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        return "index" in re.split(r"[,;]", file.readline().strip())
-
-
 def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
     """Check the options before anything is read.
 
@@ -226,7 +216,7 @@ def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
         raise UsageError(
             f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
         )
-    is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace, config.name)
+    is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace.manifest_path(config.name))
     if config.name in workspace.dataset_names() or (is_taken and config.name != SUBSET):
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")
 

@@ -91,6 +91,14 @@ def read_manifest(path: Path, required: tuple[str, ...] = ("id", "label")) -> "p
     return frame
 
 
+def is_subset(path: Path) -> bool:
+    """Return whether this is the manifest of a subset that `balance` drew, and not of a data set, or missing."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return "index" in re.split(r"[,;]", file.readline().strip())
+
+
 def read_label_values(path: Path) -> set[str]:
     """Return the different labels in a manifest, "" for a patch without one.
 
