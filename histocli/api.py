@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histocli.api_options import check_option_names, convert, convert_enum, make_config
+from histocli.api_options import check_batch_size, check_option_names, convert, convert_enum, make_config
 from histocli.api_predictor import Predictor
 from histocli.config import CHECKPOINT, BalanceConfig, EvalConfig, PredictConfig, TrainConfig, TuneConfig
 from histocli.enums import Device, Precision
@@ -142,8 +142,7 @@ def load(
         if not isinstance(name, str | os.PathLike):
             raise UsageError(f"the checkpoint {name!r} is neither text nor a path", 'several: histo.load("a", "b")')
     batch_size = convert("batch_size", batch_size, int)
-    if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: at least 1 is needed")
+    check_batch_size(batch_size)
     return Predictor(
         _workspace(workspace),
         [name if isinstance(name, str) else str(Path(name).absolute()) for name in ckpt] or [CHECKPOINT],

@@ -43,9 +43,15 @@ def make_config(kind: type[Config], config: Config | None, options: dict[str, An
         options = {name: value for name, value in options.items() if name != "batch_size"} | {"can_halve_batch": True}
     check_option_names(kind.__name__.removesuffix("Config").lower(), options, [field.name for field in fields(kind)])
     values = {name: convert(name, _name_paths(value), hints.get(name)) for name, value in options.items()}
-    if "batch_size" in values and isinstance(values["batch_size"], int) and values["batch_size"] < 1:
-        raise UsageError(f"batch_size={values['batch_size']}: at least 1 is needed")
+    if isinstance(batch_size := values.get("batch_size"), int):
+        check_batch_size(batch_size)
     return kind(**values)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise `UsageError` if a batch would have no patch."""
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: at least 1 is needed")
 
 
 def check_option_names(command: str, given: Iterable[str], known: Iterable[str]) -> None:

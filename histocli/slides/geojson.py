@@ -55,7 +55,10 @@ def _read_shapes(path: Path) -> _Shapes:
 
 
 def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None:
-    """Add the shapes of a GeoJSON object, or of a list of them; `name` and `object_kind` are those of their feature."""
+    """Add the shapes of a GeoJSON object, or of a list of objects, to `shapes`.
+
+    `name` is the class, and `object_kind` QuPath's type, of the feature that contains them.
+    """
     if isinstance(node, list):
         for one in node:
             _add_shapes(shapes, one, name, object_kind)

@@ -29,8 +29,12 @@ class Level(NamedTuple):
 class Slide(ABC):
     """An open slide. Any number of threads may call `read`.
 
-    `mpp` is the number of micrometres per level-0 pixel (x, y) that the file gives, None if it gives none; then
-    `mpp_remark` says why. `flags` says what of the file is not used.
+    Attributes:
+        path: the file.
+        levels: the levels of the pyramid, the finest one first.
+        mpp: the micrometres per level-0 pixel (x, y) that the file gives; None if it gives none that can be used.
+        mpp_remark: the reason if `mpp` is None.
+        flags: what is unusual in the file, in a few words each, such as a level that is not used.
     """
 
     path: Path

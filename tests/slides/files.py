@@ -31,3 +31,11 @@ def tissue_image(height, width, seed=0):
     shape = image[inner].shape
     image[inner] = np.array([190, 110, 170]) + rng.integers(-25, 25, shape)
     return image
+
+
+def write_aperio_slide(path, properties):
+    """Write a slide of 1100x1100 pixels as Aperio does, with these properties such as "MPP = 0.5"; return its path."""
+    description = f"Aperio Image Library v12\r\n1100x1100 [0,0 1100x1100] (256x256) JPEG/RGB Q=70|{properties}"
+    options = {"tile": (256, 256), "photometric": "rgb", "compression": "jpeg", "metadata": None}
+    tifffile.imwrite(path, tissue_image(1100, 1100), description=description, **options)
+    return path

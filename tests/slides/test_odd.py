@@ -12,7 +12,7 @@ from histocli.errors import HistoError
 from histocli.slides.annotations import read_tumour
 from histocli.slides.detection import find_slides, is_slide
 from histocli.slides.reading import open_slide
-from tests.slides.files import tissue_image, write_slide
+from tests.slides.files import tissue_image, write_aperio_slide, write_slide
 
 MPP = 0.486
 
@@ -175,10 +175,7 @@ def test_a_slide_smaller_than_a_patch_is_one_square_without_a_mask(histo, tmp_pa
 
 
 def test_a_resolution_of_0_is_not_known(histo, tmp_path):
-    path = tmp_path / "slide.svs"
-    description = "Aperio Image Library v12\r\n1100x1100 [0,0 1100x1100] (256x256) JPEG/RGB Q=70|AppMag = 20|MPP = 0"
-    options = {"tile": (256, 256), "photometric": "rgb", "compression": "jpeg", "metadata": None}
-    tifffile.imwrite(path, tissue_image(1100, 1100), description=description, **options)
+    path = write_aperio_slide(tmp_path / "slide.svs", "AppMag = 20|MPP = 0")
     result = predict(histo, path, "--out", tmp_path / "out", code=1)
     assert "the file says 0 micrometres per pixel" in " ".join(result.stderr.split())
 

@@ -14,7 +14,7 @@ import tifffile
 
 from histocli.errors import HistoError
 from histocli.slides.reading import open_slide
-from tests.slides.files import tissue_image, write_slide
+from tests.slides.files import tissue_image, write_aperio_slide, write_slide
 
 
 def read_table(path):
@@ -61,10 +61,7 @@ def test_a_table_gives_each_slide_its_resolution(histo, tmp_path):
 
 def test_the_objective_is_no_resolution(histo, tmp_path):
     """TRIDENT 14 and 119: 40x is 0.25 micrometres per pixel with one scanner, and 0.2 or 0.27 with others."""
-    path = tmp_path / "slide.svs"
-    description = "Aperio Image Library v12\r\n1100x1100 [0,0 1100x1100] (256x256) JPEG/RGB Q=70|AppMag = 40"
-    options = {"tile": (256, 256), "photometric": "rgb", "compression": "jpeg", "metadata": None}
-    tifffile.imwrite(path, tissue_image(1100, 1100), description=description, **options)
+    path = write_aperio_slide(tmp_path / "slide.svs", "AppMag = 40")
     result = predict(histo, path, "--out", tmp_path / "out", code=1)
     assert "(it was scanned with a 40x objective)" in " ".join(result.stderr.split())
 
