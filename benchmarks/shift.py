@@ -176,6 +176,7 @@ def main() -> None:
     """Measure the recipes."""
     parser = make_parser(__doc__.splitlines()[0], seeds=1)
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
+    parser.add_argument("--first-seed", type=int, default=0, help="to add seeds to those that were measured before")
     options = parser.parse_args()
     pixels, labels, valid, valid_labels = load_data(options)
     compute = choose_compute(options.device, Precision.AUTO)
@@ -184,7 +185,7 @@ def main() -> None:
     lines = []
     kept = options.out.with_name(f"{options.out.name}.probs")
     kept.mkdir(exist_ok=True)
-    for seed in range(options.seeds):
+    for count, seed in enumerate(range(options.first_seed, options.first_seed + options.seeds), start=1):
         for name in options.only:
             start = time.monotonic()
             single: dict[str, dict[str, Any]] = {}
@@ -207,12 +208,12 @@ def main() -> None:
                     for key, (_, _, truth) in sets.items():
                         total = sums[name, direction + key] = sums.get((name, direction + key), 0) + probs[key]
                         single[direction][key] = measure_scores(truth, probs[key])
-                        ensemble[direction][key] = measure_scores(truth, total / (seed + 1))
+                        ensemble[direction][key] = measure_scores(truth, total / count)
             lines.append({"recipe": name, "seed": seed, "seconds": time.monotonic() - start, "directions": single})
             written = lines[-1:]
-            if seed:
-                written.append({"recipe": f"{name}, ensemble of {seed + 1}", "directions": ensemble})
-            if seed and seed == options.seeds - 1:
+            if count > 1:
+                written.append({"recipe": f"{name}, ensemble of {count}", "directions": ensemble})
+            if count > 1 and count == options.seeds:
                 lines.append(written[-1])
             with options.out.open("a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in written)
