@@ -47,7 +47,7 @@ def test_the_same_patches_score_the_same_from_the_command_line_an_array_and_file
     out = tmp_path / "preds.csv"
     ran("predict", folder, "--device", "cpu", "--out", out)
     expected = [float(line.split(",")[1]) for line in out.read_text().splitlines()[1:]]
-    predictor = histo.load(workspace=ran.root, device="cpu")
+    predictor = histo.load(workspace=ran.root, device="cpu", precision="fp32")
     pixels = np.load(ran.root / "data" / "synthetic" / "patches.npy")[: len(paths)]
     table = predictor.predict(folder)
     assert table["label"].tolist() == pytest.approx(expected, abs=1e-6)
@@ -62,7 +62,7 @@ def test_the_full_table_is_that_of_the_command_line(ran, tmp_path):
     folder, out = tmp_path / "images", tmp_path / "preds.csv"
     write_images(ran, folder, 5)
     ran("predict", folder, "--device", "cpu", "--columns", "full", "--out", out)
-    predictor = histo.load(workspace=ran.root, device="cpu")
+    predictor = histo.load(workspace=ran.root, device="cpu", precision="fp32")
     table = predictor.predict(folder, columns="full")
     pd.testing.assert_frame_equal(table, pd.read_csv(out, dtype={"id": str}), atol=1e-6, check_dtype=False)
     pixels = np.load(ran.root / "data" / "synthetic" / "patches.npy")[:3]

@@ -182,7 +182,9 @@ class Study:
             if one.state is TrialState.RUNNING and not is_held(self._lock_path(one.number)):
                 study_id = self.storage.get_study_id_from_name(self.config.name)
                 trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, one.number)
-                return optuna.Trial(study, trial_id)
+                # Its process may have finished it, and then released the lock, since the trials were read.
+                if self.storage.get_trial(trial_id).state is TrialState.RUNNING:
+                    return optuna.Trial(study, trial_id)
         started = sum(one.state is not TrialState.WAITING for one in trials)
         is_complete = self.config.trials is not None and started >= self.config.trials
         return None if is_complete else study.ask()

@@ -6,11 +6,13 @@ import re
 import shlex
 import shutil
 import signal
+import sqlite3
+from contextlib import closing
 
 import numpy as np
 import pytest
 
-import histocli
+import histocli.training.study
 from histocli.errors import UsageError
 from histocli.training.trainer import NotFiniteError, Trainer
 from tests.faults.processes import Process
@@ -111,6 +113,25 @@ def test_two_processes_share_a_study(histo):
     trained = [re.findall(r"^ {4}(\d) ", process.stderr, re.MULTILINE) for process in both]
     assert sorted(trained[0] + trained[1]) == ["0", "1", "2", "3"]
     assert all(trained)
+
+
+def test_a_trial_that_ends_while_another_process_looks_for_one_is_not_trained_again(histo, monkeypatch):
+    """Another process finishes trial 0 after this one has read that it runs, and before it looks at its lock."""
+    tune(histo, 1, *SPACE)
+    path = histo.root / "tuning" / "tune" / "study.db"
+
+    def write_state(state):
+        with closing(sqlite3.connect(path)) as database, database:
+            database.execute("UPDATE trials SET state = ? WHERE number = 0", [state])
+
+    def finish(lock):
+        write_state("COMPLETE")
+        return False
+
+    write_state("RUNNING")
+    monkeypatch.setattr(histocli.training.study, "is_held", finish)
+    report = tune(histo, 2)
+    assert [(trial["state"], len(trial["auc"])) for trial in report["trials"]] == [("finished", 2)] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
