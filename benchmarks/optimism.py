@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from histocli.console import Reporter, number
+from histocli.console import Reporter, format_cell
 from histocli.data.groups import find_split_unit
 from histocli.data.leakage import count_shared_with_subset
 from histocli.data.manifest import UNLABELLED, hash_file, read_manifest
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> Optimism:
     optimism = measure(workspace, data, runs)
 
     def format_auc(auc: Auc) -> str:
-        return number(auc.value) + (f" ({auc.interval[0]:.4f} to {auc.interval[1]:.4f})" if auc.interval else "")
+        return format_cell(auc.value) + (f" ({auc.interval[0]:.4f} to {auc.interval[1]:.4f})" if auc.interval else "")
 
     rows = [[run.run, run.split_by, format_auc(run.validation), format_auc(run.unseen)] for run in optimism.runs]
     report.table("AUC of each run", ["run", "split by", "validation", f"unseen ({data})"], rows)

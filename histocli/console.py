@@ -182,6 +182,6 @@ def _wrap(text: Text, width: int) -> Text:
     return Text("\n").join(wrapped)
 
 
-def number(value: float | None) -> str:
-    """Format a metric with four decimals, or as a dash if it has no value."""
+def format_cell(value: float | None) -> str:
+    """Format a metric for a table: four decimals, or a dash if it has no value."""
     return "-" if value is None else f"{value:.4f}"

@@ -23,3 +23,8 @@ def pluralise(noun: str) -> str:
 def format_count(count: int, noun: str) -> str:
     """Return a number and its noun, such as "1 patch" or "2,000 patches"."""
     return f"{count:,} {noun if count == 1 else pluralise(noun)}"
+
+
+def format_metric(value: float | None, digits: int = 4) -> str:
+    """Return a metric with this number of decimals, or "undefined"."""
+    return "undefined" if value is None else f"{value:.{digits}f}"

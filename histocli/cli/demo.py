@@ -12,7 +12,7 @@ import typer
 from histocli.cli import options
 from histocli.cli.app import State, app, command
 from histocli.config import CHECKPOINT
-from histocli.console import Reporter, number
+from histocli.console import Reporter, format_cell
 from histocli.enums import Device
 from histocli.errors import HistoError
 from histocli.workspace import Workspace, read_json
@@ -142,5 +142,5 @@ def _show_summary(report: Reporter, workspace: Workspace) -> None:
         report.table(
             "",
             ["metric on the validation slides", "value"],
-            [[metric_title(name), number(value)] for name, value in metrics.items()],
+            [[metric_title(name), format_cell(value)] for name, value in metrics.items()],
         )

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from histocli.console import Rate, Reporter, number
+from histocli.console import Rate, Reporter, format_cell
 from histocli.models import describe_weights
 from histocli.training.listeners import Listener
 from histocli.training.probe import Features
@@ -95,7 +95,7 @@ class LiveTraining(Listener):
                 str(epoch.epoch),
                 f"{epoch.train_loss:.4f}",
                 f"{epoch.val_loss:.4f}",
-                number(epoch.val_auc),
+                format_cell(epoch.val_auc),
                 f"{epoch.val_accuracy:.4f}",
                 f"{epoch.patches_per_second:,.0f}",
                 f"{epoch.seconds:,.0f}",

@@ -1,7 +1,7 @@
 """Print reports as tables and messages."""
 
 from histocli.config import PATCH_MPP
-from histocli.console import Reporter, number
+from histocli.console import Reporter, format_cell
 from histocli.errors import HistoError
 from histocli.metrics import Interval, Uncertainty
 from histocli.metrics.groups import GroupMetrics
@@ -30,7 +30,7 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
     title = f"{evaluation.run} on {evaluation.data}, {evaluation.split}: {counts}"
     by = f" by {uncertainty.bootstrap.by}" if uncertainty else ""
     rows = [
-        [metric_title(name), number(value), _format_interval(uncertainty, name)]
+        [metric_title(name), format_cell(value), _format_interval(uncertainty, name)]
         for name, value in measured.metrics.items()
     ]
     report.table(title, ["metric", "value", f"95% interval{by}"], rows)
@@ -117,7 +117,7 @@ def _show_calibration(report: Reporter, evaluation: EvaluationReport) -> None:
         return
     shown = ", ".join(f"{temperature:.3f}" for temperature in temperatures)
     rows = [
-        [metric_title(name), number(before), number(evaluation.measured.metrics[name])]
+        [metric_title(name), format_cell(before), format_cell(evaluation.measured.metrics[name])]
         for name, before in evaluation.before_calibration.items()
     ]
     report.table(f"calibration with temperature {shown}", ["metric", "uncalibrated", "calibrated"], rows)
@@ -136,14 +136,14 @@ def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total:
     title = (
         f"each {kind}" if len(groups) == total else f"the {len(groups)} of {total:,} {kind}s with the lowest accuracy"
     )
-    rows = [[g.name, g.n, g.positives, *(number(g.metrics[name]) for name in names)] for g in groups]
+    rows = [[g.name, g.n, g.positives, *(format_cell(g.metrics[name]) for name in names)] for g in groups]
     report.table(title, [kind, "patches", "tumour patches", *map(metric_title, names)], rows)
 
 
 def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
     """Print both AUCs, and their difference with its intervals and p-values."""
     both: tuple[ComparedEvaluation, ...] = (comparison.a, comparison.b)
-    rows = [[one.run, one.data, one.split, number(one.auc)] for one in both]
+    rows = [[one.run, one.data, one.split, format_cell(one.auc)] for one in both]
     report.table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
     bootstrap, delong = comparison.paired.bootstrap, comparison.paired.delong
     methods = [[f"bootstrap by {bootstrap.by}", _format_range(bootstrap.interval), _format_p_value(bootstrap.p)]]
@@ -171,9 +171,9 @@ def _format_p_value(p: float | None) -> str:
 
 def show_repeats(report: Reporter, repeats: RepeatsReport) -> None:
     """Print the validation metrics of each fold or seed, their mean and standard deviation."""
-    rows = [[run.run, *(number(run.metrics[name]) for name in _REPEATED_METRICS)] for run in repeats.runs]
-    rows.append(["mean", *(number(repeats.mean[name]) for name in _REPEATED_METRICS)])
-    rows.append(["standard deviation", *(number(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
+    rows = [[run.run, *(format_cell(run.metrics[name]) for name in _REPEATED_METRICS)] for run in repeats.runs]
+    rows.append(["mean", *(format_cell(repeats.mean[name]) for name in _REPEATED_METRICS)])
+    rows.append(["standard deviation", *(format_cell(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
     title = f"validation metrics of the {repeats.kind} of {repeats.name}"
     report.table(title, ["run", *map(metric_title, _REPEATED_METRICS)], rows)
     if repeats.split_by == "patch":
@@ -185,8 +185,8 @@ def format_trial(trial: TrialReport, folds: int) -> list[str]:
     chosen = trial.parameters
     return [
         str(trial.number),
-        number(trial.mean),
-        number(trial.standard_error),
+        format_cell(trial.mean),
+        format_cell(trial.standard_error),
         f"{len(trial.auc)}/{folds}",
         f"{chosen.lr:g}",
         str(chosen.batch_size),

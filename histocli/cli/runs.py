@@ -8,7 +8,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.console import number
+from histocli.console import format_cell
 from histocli.enums import RunAction, RunSort
 from histocli.fs import human_bytes
 from histocli.stdio import write_out
@@ -43,7 +43,7 @@ def runs(
         [
             run.run,
             run.state,
-            number(run.val_auc),
+            format_cell(run.val_auc),
             f"{run.epochs_trained}/{run.epochs}",
             run.arch,
             run.data,

@@ -6,7 +6,7 @@ from rich.progress import MofNCompleteColumn
 
 from histocli.cli.app import State
 from histocli.config import PredictConfig, SlideEvalConfig
-from histocli.console import Rate, Reporter, number
+from histocli.console import Rate, Reporter, format_cell
 from histocli.enums import OUTPUT_SUFFIXES
 from histocli.errors import HistoError, PartialError, UsageError
 from histocli.listeners import SlideListener
@@ -145,7 +145,7 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
     if report.chosen is None:
         state.report.note("no AUC was chosen: report the one you decided on before, or choose with --choose-on")
     else:
-        there = ", ".join(f"{name} {number(value)}" for name, value in report.chosen.auc.items())
+        there = ", ".join(f"{name} {format_cell(value)}" for name, value in report.chosen.auc.items())
         state.report.note(f"chosen on {report.chosen.slides:,} training slides: {report.chosen.name} (AUC: {there})")
         rows = [
             [f"{label}, chosen" if label.endswith(f" by {report.chosen.name}") else label, *v] for label, *v in rows
@@ -166,4 +166,4 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
 
 def _format_estimate(estimate: Estimate) -> tuple[str, str]:
     interval = f"{estimate.interval[0]:.4f} to {estimate.interval[1]:.4f}" if estimate.interval else "-"
-    return number(estimate.value), interval
+    return format_cell(estimate.value), interval

@@ -55,7 +55,7 @@ def open_with_bars(
 ) -> tuple[Source, Callable[[], None]]:
     """Open the source, and return it with a function that downloads its files with a progress bar for each.
 
-    Nothing is written before this function is called.
+    Nothing is written before the returned function is called.
 
     Raises:
         HistoError: an option does not fit the source, or there is nothing at its location.

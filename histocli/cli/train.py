@@ -12,7 +12,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command, find_arguments
 from histocli.cli.options import COMPUTE, DATA, MODEL, TRAINING
 from histocli.config import PACKAGED_ARCH, TrainConfig
-from histocli.console import number
+from histocli.console import format_cell
 from histocli.enums import Augment, Rotate, Track, Weights
 from histocli.stdio import write_out
 from histocli.text import format_count
@@ -265,7 +265,7 @@ def _train_one(state: State, config: TrainConfig, given: set[str], ranks: "Ranks
     if not result.steps:
         state.report.note(f"{result.run} is finished already: it has all its epochs")
     state.report.note(
-        f"best epoch {best.epoch}: validation AUC {number(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
+        f"best epoch {best.epoch}: validation AUC {format_cell(best.val_auc)}, accuracy {best.val_accuracy:.4f}"
     )
     if result.called:
         steps = format_count(best.step, "step")

@@ -192,9 +192,9 @@ def _keeps_own_splits(workspace: Workspace, config: BalanceConfig, data: str, ma
             f"{data} has no splits train and valid; its splits: {', '.join(sorted(splits - {''})) or 'none'}",
             "folders such as train/ and val/ give them; --split slide or overlap splits the patches",
         )
-    is_possible = config.split is Split.FOLDERS or (config.split is None and config.group is None)
+    is_allowed = config.split is Split.FOLDERS or (config.split is None and config.group is None)
     is_folder = config.split is Split.FOLDERS or read_json(workspace.dataset_path(data)).get("source") == "folder"
-    return has_both and is_possible and is_folder
+    return has_both and is_allowed and is_folder
 
 
 def default_dataset(workspace: Workspace) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from histocli.data.manifest import UNLABELLED, read_manifest
 from histocli.errors import HistoError
 from histocli.fs import folder_size
-from histocli.reports.balance import read_balance
+from histocli.reports.balance import read_balance_report
 from histocli.schema import Count, from_json
 from histocli.workspace import Workspace, read_json
 
@@ -112,7 +112,7 @@ def _summarise_subset(workspace: Workspace, name: str) -> SubsetSummary:
     path = workspace.balance_path(name)
     try:
         if path.is_file():
-            report = read_balance(path)
+            report = read_balance_report(path)
             sizes = {split: counts.negative + counts.positive for split, counts in report.counts.items()}
             return SubsetSummary(name, report.data, sizes.get("train", 0), sizes.get("val", 0), report.split)
         manifest = read_manifest(workspace.manifest_path(name), ("id", "label", "split", "data"))

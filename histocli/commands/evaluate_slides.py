@@ -17,7 +17,7 @@ from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, check_inside, read_tumour
 from histocli.slides.detection import SlideFile
 from histocli.slides.lesions import (
-    SlideHits,
+    MatchedDetections,
     compute_froc,
     count_found_lesions,
     find_detections,
@@ -46,7 +46,7 @@ class EvaluatedSlide(NamedTuple):
     name: str
     scores: dict[str, float]
     label: int
-    hits: SlideHits | None
+    matched: MatchedDetections | None
 
 
 class WrittenSlideEvaluation(NamedTuple):
@@ -203,8 +203,8 @@ def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, 
     if isinstance(truth, int):
         return EvaluatedSlide(one.record.slide, aggregated, truth, None)
     lesions = find_lesions(truth, (one.width, one.height), one.mpp)
-    hits = match_detections(find_detections(scores, side), lesions)
-    return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), hits)
+    matched = match_detections(find_detections(scores, side), lesions)
+    return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), matched)
 
 
 def _compute_report(
@@ -226,9 +226,9 @@ def _compute_report(
         low, high = np.percentile(known, [2.5, 97.5]).tolist()
         return Estimate(metric(slides), (low, high))
 
-    curve = compute_froc(_collect_hits(slides))
+    curve = compute_froc(_collect_matches(slides))
     recall = {}
-    for size, (found, count) in count_found_lesions(_collect_hits(slides), threshold).items():
+    for size, (found, count) in count_found_lesions(_collect_matches(slides), threshold).items():
         recall[size] = Recall(found, count, estimate(partial(_compute_recall, threshold=threshold, size=size)))
     failed = read_failed_slides(config.slides)
     return SlideEvaluation(
@@ -242,7 +242,9 @@ def _compute_report(
         auc={name: estimate(partial(_compute_auc, name=name)) for name in AGGREGATIONS},
         scores={one.name: one.scores for one in slides},
         labels={one.name: one.label for one in slides},
-        froc=estimate(lambda drawn: compute_froc(_collect_hits(drawn)).score) if curve.sensitivity else Estimate(None),
+        froc=estimate(lambda drawn: compute_froc(_collect_matches(drawn)).score)
+        if curve.sensitivity
+        else Estimate(None),
         false_positives=curve.false_positives,
         sensitivity=curve.sensitivity,
         recall=recall if curve.sensitivity else {},
@@ -250,8 +252,8 @@ def _compute_report(
     )
 
 
-def _collect_hits(slides: list[EvaluatedSlide]) -> list[SlideHits]:
-    return [one.hits for one in slides if one.hits is not None]
+def _collect_matches(slides: list[EvaluatedSlide]) -> list[MatchedDetections]:
+    return [one.matched for one in slides if one.matched is not None]
 
 
 def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
@@ -263,5 +265,5 @@ def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
 
 
 def _compute_recall(slides: list[EvaluatedSlide], threshold: float, size: str) -> float | None:
-    found, count = count_found_lesions(_collect_hits(slides), threshold)[size]
+    found, count = count_found_lesions(_collect_matches(slides), threshold)[size]
     return found / count if count else None

@@ -9,7 +9,7 @@ from histocli.commands.plot_sheets import plan_error_sheets, plan_samples
 from histocli.config import SUBSET, PlotConfig
 from histocli.errors import ExplanationError, HistoError, UsageError
 from histocli.inference.score_table import find_clusters, read_scores
-from histocli.reports.balance import BalanceReport, read_balance
+from histocli.reports.balance import BalanceReport, read_balance_report
 from histocli.reports.evaluation import EvaluationReport, find_newest_name, read_evaluations
 from histocli.reports.plots import Kind, MissingInputError, Plot, shorten
 from histocli.reports.run import EpochRecord, read_history, read_run
@@ -260,7 +260,7 @@ def _plan_balance(workspace: Workspace, run: str | None, data: Sequence[str]) ->
     """Return a plot of the run's subset, or of the subsets that `data` names or that are drawn from `data`."""
     from histocli.reports.plots.style import COLUMN
 
-    reports = {path: read_balance(path) for path in workspace.balance_paths()}
+    reports = {path: read_balance_report(path) for path in workspace.balance_paths()}
     if data:
         reports = {path: report for path, report in reports.items() if {report.name, report.data} & set(data)}
     elif run is not None:

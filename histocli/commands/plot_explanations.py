@@ -33,7 +33,7 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
         MissingInputError: the scored patches cannot be read any more.
         ExplanationError: a checkpoint is not there any more, or its network has no feature map.
     """
-    from histocli.reports.plots.evaluation import list_facts
+    from histocli.reports.plots.evaluation import make_subtitles
     from histocli.reports.plots.explanations import KEY
     from histocli.reports.plots.sheets import Group, most_confident_errors
 
@@ -58,7 +58,7 @@ def plan_explanations(workspace: Workspace, evaluations: dict[Path, EvaluationRe
         key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
         heading = f"Explanations: {report.run}"
         plots.append(
-            plan_sheet(f"{path.stem}-{Kind.EXPLAIN}", groups, heading, ", ".join(list_facts(report)), key_line, KEY)
+            plan_sheet(f"{path.stem}-{Kind.EXPLAIN}", groups, heading, ", ".join(make_subtitles(report)), key_line, KEY)
         )
     return plots
 

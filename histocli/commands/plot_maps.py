@@ -9,7 +9,7 @@ from histocli.data.manifest import hash_file
 from histocli.inference.score_table import read_scores
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.plots import Kind, MissingInputError, Plot
-from histocli.reports.plots.evaluation import list_facts
+from histocli.reports.plots.evaluation import make_subtitles
 from histocli.reports.plots.maps import draw_map, find_map_size
 from histocli.slides.patch_maps import PatchMap, PlacedPatches, make_patch_maps, place_evaluation, place_predictions
 from histocli.slides.resolution import GivenResolutions
@@ -38,7 +38,7 @@ def plan_evaluation_maps(
         placed = place_evaluation(workspace, read_scores(table))
         _note_unplaced(placed, path.stem, on_note)
         plots += [
-            _plan_map(path.stem, one, ", ".join([report.run, *list_facts(report)[:1]]), report.measured.threshold)
+            _plan_map(path.stem, one, ", ".join([report.run, *make_subtitles(report)[:1]]), report.measured.threshold)
             for one in make_patch_maps(placed, given)
         ]
     if not plots:

@@ -118,7 +118,7 @@ def score_captions(ids: Iterable[str], probs: Iterable[float]) -> list[str]:
 def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport, scores: "pd.DataFrame") -> Plot:
     """Return the plot of the most confident errors of an evaluation; their patches are read now."""
     from histocli.inference.scored_patches import read_scored
-    from histocli.reports.plots.evaluation import list_facts
+    from histocli.reports.plots.evaluation import make_subtitles
     from histocli.reports.plots.explanations import KEY
     from histocli.reports.plots.sheets import Group, most_confident_errors
 
@@ -137,7 +137,7 @@ def _plan_error_sheet(workspace: Workspace, stem: str, report: EvaluationReport,
         groups.append(Group(f"{name}: {shown}", patches, score_captions(errors["id"], errors["prob"]), beside))
     key_line = f"under each patch: its probability of tumour (threshold {threshold:.3g}) and its id"
     heading = f"Most confident errors: {report.run}"
-    return plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(list_facts(report)), key_line, explained)
+    return plan_sheet(f"{stem}-{Kind.ERRORS}", groups, heading, ", ".join(make_subtitles(report)), key_line, explained)
 
 
 def plan_sheet(stem: str, groups: "list[Group]", heading: str, *facts: str) -> Plot:

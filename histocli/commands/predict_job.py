@@ -85,7 +85,7 @@ class _ScoringListener(CommandListener):
     is_reporting: bool
 
     def on_progress(self, done: int) -> None:
-        """Pass it on."""
+        """Pass the number of scored patches on."""
         self.listener.on_progress(done)
 
     def on_unreadable(self, error: HistoError) -> None:

@@ -37,7 +37,7 @@ from histocli.slides.records import (
     write_table,
 )
 from histocli.slides.resolution import GivenResolutions, read_resolutions
-from histocli.slides.scoring import Plan, plan_slide, score_squares
+from histocli.slides.scoring import SlidePlan, plan_slide, score_squares
 from histocli.slides.slide import Slide
 from histocli.slides.slide_files import TISSUE_MASK_SUFFIXES, find_tissue_mask
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
@@ -140,7 +140,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
         scores = score_squares(
             opened, plan.grid, plan.needed, job.predictor, chunk_size, job.pool, listener.on_progress
         )
-    measures = measure_slide(scores, plan.share, plan.grid, mpp, job.threshold)
+    measures = measure_slide(scores, plan.tissue_share, plan.grid, mpp, job.threshold)
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
     record = SlideRecord(slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags))
@@ -153,7 +153,7 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     return record
 
 
-def _write_folder(folder: Path, name: str, plan: Plan, scores: Map, threshold: float) -> None:
+def _write_folder(folder: Path, name: str, plan: SlidePlan, scores: Map, threshold: float) -> None:
     write_tissue(folder / "tissue.png", plan.overview, plan.tissue)
     write_scores(folder / SCORES, scores, plan.grid)
     write_geojson(folder / "slide.geojson", name, scores, plan.grid, threshold)

@@ -30,7 +30,7 @@ def search_overlaps(
         stores = [open_packed(workspace, name)[0] for name in (data, *new)]
         pairs = find_overlaps(stores, on_stage)
         starts = np.cumsum([0, *map(len, stores)], dtype=PAIR["a"])
-        stale = set(workspace.dataset_dir(data).glob("overlaps-*.npy")) - set(_list_current_paths(workspace, data))
+        stale = set(workspace.dataset_dir(data).glob("overlaps-*.npy")) - set(_iterate_needed_paths(workspace, data))
         within = _select_pairs(pairs, starts, 0, 0)
         _save(_path(workspace, data), within)
         for i, name in enumerate(new, 1):
@@ -81,7 +81,7 @@ def _save(path: Path, pairs: Array) -> None:
         np.save(file, pairs)
 
 
-def _list_current_paths(workspace: Workspace, data: str) -> Iterator[Path]:
+def _iterate_needed_paths(workspace: Workspace, data: str) -> Iterator[Path]:
     """Yield the paths of the overlaps of `data` within itself and with every other packed data set."""
     yield _path(workspace, data)
     for other in workspace.dataset_names():

@@ -3,7 +3,7 @@
 from pathlib import Path
 from threading import Thread
 
-MEMORY = Path("/proc/meminfo")
+MEMINFO = Path("/proc/meminfo")
 _BLOCK = 8 << 20  # bytes that are read at a time
 _MAX_MEMORY_SHARE = 0.5  # the largest share of the available memory that the file may take
 
@@ -28,9 +28,9 @@ def read_ahead(path: Path) -> Thread | None:
 
 def available_memory() -> int | None:
     """Return the bytes of memory that processes can get without swapping, on Linux; None elsewhere."""
-    if not MEMORY.is_file():
+    if not MEMINFO.is_file():
         return None
-    for line in MEMORY.read_text().splitlines():
+    for line in MEMINFO.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "MemAvailable":
             return int(value.split()[0]) * 1024

@@ -64,7 +64,7 @@ class Page:
             raise ImageError(f"the image is truncated: its tag {tag} lies outside the file") from None
 
     def value(self, tag: int, default: int) -> int:
-        """Return the first value of a tag."""
+        """Return the first value of a tag, or `default` if the page does not have the tag."""
         values = self.values(tag)
         return values[0] if values else default
 

@@ -40,8 +40,8 @@ def to_timm(weights: Mapping[str, Tensor], weights_format: WeightsFormat) -> dic
     A tensor that does not belong to the format keeps its name, so that loading the result into the network fails.
     """
     if weights_format == "dinov2":
-        return _from_dinov2(weights)
-    return _from_ctranspath(weights) if weights_format == "ctranspath" else dict(weights)
+        return _rename_dinov2(weights)
+    return _rename_ctranspath(weights) if weights_format == "ctranspath" else dict(weights)
 
 
 def replace_patch_embedding(network: nn.Module) -> None:
@@ -58,7 +58,7 @@ def replace_patch_embedding(network: nn.Module) -> None:
     network.patch_embed.proj = nn.Sequential(*layers, nn.Conv2d(channels, width, 1))  # type: ignore[union-attr]
 
 
-def _from_dinov2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_dinov2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights of transformers' DINOv2 under the names of timm's vision transformer with `no_embed_class`.
 
     Such a network of timm adds no position to the class token, so the position is added to the token itself. The mask
@@ -88,7 +88,7 @@ def _timm_name(name: str) -> str:
     return name
 
 
-def _from_ctranspath(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rename_ctranspath(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return weights of timm 0.5's Swin transformer under today's names.
 
     In timm 0.5 a stage ended with the layer that halves the grid; today the next stage begins with it. Tables that the

@@ -56,6 +56,6 @@ class OnnxNetwork:
         return torch.stack([torch.zeros_like(log_odds), log_odds], 1)
 
 
-def can_run() -> bool:
+def is_onnxruntime_installed() -> bool:
     """Return whether ONNX Runtime is installed."""
     return find_spec("onnxruntime") is not None

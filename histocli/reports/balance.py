@@ -107,7 +107,7 @@ class BalanceReport:
     manifest_sha256: str | None = None
 
 
-def read_balance(path: Path) -> BalanceReport:
+def read_balance_report(path: Path) -> BalanceReport:
     """Read the report of a subset.
 
     Raises:

@@ -179,12 +179,12 @@ class EvaluationReport:
         values["checkpoints"] = values.get("ensemble") or ([values] if "checkpoint" in values else [])
         for key, name in _GROUPS.items():
             rows = values.get(key, [])
-            values[key] = [_group(row, name) for row in rows] if isinstance(rows, list) else rows
+            values[key] = [_parse_group_row(row, name) for row in rows] if isinstance(rows, list) else rows
         return from_json(cls, values, file, _HINT)
 
 
-def _group(row: object, name: str) -> object:
-    """Return a JSON row of a slide or hospital with the fields of `GroupMetrics`."""
+def _parse_group_row(row: object, name: str) -> object:
+    """Return the JSON row of a slide or hospital with the fields of `GroupMetrics`; another value as it is."""
     if not isinstance(row, dict):
         return row
     metrics = {key: value for key, value in row.items() if key not in (name, "n", "positives")}

@@ -18,9 +18,7 @@ Edges = np.ndarray[Any, np.dtype[np.int64]]
 
 WHITE = 255
 _LEVEL_TOLERANCE = 1.01  # a level that is up to 1% coarser than requested is fine enough
-_MAX_COARSENESS = (
-    1.25  # a slide may be coarser than wanted by this factor; a coarser one lacks what the network looks at
-)
+_MAX_COARSENESS = 1.25  # a slide may be coarser than wanted by this factor; a coarser one lacks details
 _BLOCK = (1024, 256)  # pixels: width and height that are read at once, rounded to whole tiles
 _MAX_COLUMNS = 16  # neighbouring squares that are resampled as one task
 
@@ -83,8 +81,8 @@ def plan_grid(slide: Slide, slide_mpp: tuple[float, float], mpp: float, step: in
         )
     level = find_level(slide, slide_mpp, mpp)
     read = slide.levels[level]
-    scale = tuple(mpp / (one * read.downsample) for one in slide_mpp)
-    xs, ys = (_compute_edges(size, step * one) for size, one in zip((read.width, read.height), scale, strict=True))
+    scale = tuple(mpp / (level_0_mpp * read.downsample) for level_0_mpp in slide_mpp)
+    xs, ys = (_compute_edges(size, step * ratio) for size, ratio in zip((read.width, read.height), scale, strict=True))
     return Grid(level, step, mpp, (scale[0], scale[1]), xs, ys, read.downsample, (slide.width, slide.height))
 
 

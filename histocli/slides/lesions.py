@@ -44,12 +44,15 @@ class Detection(NamedTuple):
     score: float
 
 
-class SlideHits(NamedTuple):
-    """The hits of detections: the best score in each lesion (nan if none), and the scores of the false positives."""
+class MatchedDetections(NamedTuple):
+    """The detections of a slide: the highest score in each lesion (NaN if none), and those of the false positives.
 
-    best: list[float]
-    sizes: list[str]
-    false: list[float]
+    `lesion_sizes` are the size classes of the lesions.
+    """
+
+    lesion_scores: list[float]
+    lesion_sizes: list[str]
+    false_positive_scores: list[float]
 
 
 class Froc(NamedTuple):
@@ -64,7 +67,7 @@ def find_lesions(areas: TumourAreas, size: tuple[int, int], mpp: tuple[float, fl
     """Return the lesions of a slide of `size` (width, height) level-0 pixels."""
     from scipy import ndimage
 
-    shape = tuple(max(1, math.ceil(side * one / MASK_MPP)) for side, one in zip(size[::-1], mpp[::-1], strict=True))
+    shape = tuple(max(1, math.ceil(pixels * um / MASK_MPP)) for pixels, um in zip(size[::-1], mpp[::-1], strict=True))
     if areas.mask is None:
         scale = (MASK_MPP / mpp[0], MASK_MPP / mpp[1])
         mask = fill_polygons(areas.tumour, (shape[0], shape[1]), scale)
@@ -105,49 +108,49 @@ def find_detections(scores: Map, side: float) -> list[Detection]:
     ]
 
 
-def match_detections(detections: list[Detection], lesions: Lesions) -> SlideHits:
+def match_detections(detections: list[Detection], lesions: Lesions) -> MatchedDetections:
     """Return the highest score of a detection in each lesion, and the scores of the detections that are in none.
 
     A lesion without a detection has the score NaN. Isolated tumour cells, and the detections in them, are left out.
     """
     best = [math.nan] * len(lesions.sizes)
-    false = []
+    false_positives = []
     height, width = lesions.labels.shape
     for one in detections:
         row, column = min(int(one.y / MASK_MPP), height - 1), min(int(one.x / MASK_MPP), width - 1)
         number = int(lesions.labels[row, column])
         if not number:
-            false.append(one.score)
+            false_positives.append(one.score)
         elif not best[number - 1] >= one.score:  # also if the best is NaN
             best[number - 1] = one.score
     kept = [i for i, size in enumerate(lesions.sizes) if size != _ISOLATED]
-    return SlideHits([best[i] for i in kept], [lesions.sizes[i] for i in kept], false)
+    return MatchedDetections([best[i] for i in kept], [lesions.sizes[i] for i in kept], false_positives)
 
 
-def compute_froc(slides: list[SlideHits]) -> Froc:
+def compute_froc(slides: list[MatchedDetections]) -> Froc:
     """Return the FROC curve of all slides, from the highest threshold to the lowest, and its score.
 
     The score is None if there is no lesion.
     """
-    best = np.array([score for one in slides for score in one.best])
-    false = np.array([score for one in slides for score in one.false])
+    best = np.array([score for slide in slides for score in slide.lesion_scores])
+    false_positives = np.array([score for slide in slides for score in slide.false_positive_scores])
     if not best.size:
         return Froc([], [], None)
     found = np.sort(best[np.isfinite(best)])
-    thresholds = np.unique(np.concatenate([found, false]))[::-1]
+    thresholds = np.unique(np.concatenate([found, false_positives]))[::-1]
     sensitivity = (len(found) - np.searchsorted(found, thresholds)) / best.size
-    per_slide = (false.size - np.searchsorted(np.sort(false), thresholds)) / len(slides)
+    per_slide = (false_positives.size - np.searchsorted(np.sort(false_positives), thresholds)) / len(slides)
     curve = np.concatenate([[0.0], per_slide]), np.concatenate([[0.0], sensitivity])
     at = np.interp(FALSE_POSITIVES, *curve)
     return Froc(curve[0].tolist(), curve[1].tolist(), float(at.mean()))
 
 
-def count_found_lesions(slides: list[SlideHits], threshold: float) -> dict[str, tuple[int, int]]:
+def count_found_lesions(slides: list[MatchedDetections], threshold: float) -> dict[str, tuple[int, int]]:
     """Return how many lesions of each size have a detection at or above the threshold, and how many there are."""
-    lesions = [(size, best) for one in slides for size, best in zip(one.sizes, one.best, strict=True)]
+    lesions = [pair for slide in slides for pair in zip(slide.lesion_sizes, slide.lesion_scores, strict=True)]
     return {
         size: (
-            sum(best >= threshold for kind, best in lesions if kind == size),
+            sum(score >= threshold for kind, score in lesions if kind == size),
             sum(kind == size for kind, _ in lesions),
         )
         for size in SIZES

@@ -1,4 +1,4 @@
-"""Compare what the levels of a slide show."""
+"""Check that the levels of a slide show the same picture."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def check_levels(slide: Slide, overview: Pixels, numbers: set[int]) -> None:
     that is mirrored, empty or of another slide would give a wrong map.
 
     Raises:
-        HistoError: the brightness of a number of places is not correlated.
+        HistoError: the brightness of the same places in two levels is not correlated.
     """
     rows, columns = (side // _BLOCK for side in overview.shape[:2])
     if not (rows and columns):
@@ -55,8 +55,8 @@ def _choose_places(brightness: "np.ndarray[Any, np.dtype[np.float64]]") -> "np.n
 def _read_brightness(slide: Slide, level: int, place: tuple[int, int], scale: tuple[float, float]) -> float:
     """Return the mean brightness, 0 to 255, of a place (row, column); `scale` is level pixels per overview pixel."""
     size = slide.levels[level]
-    x, y = (min(int(at * _BLOCK * one), side - 1) for at, one, side in zip(place[::-1], scale, size[:2], strict=True))
-    width, height = (max(1, round(_BLOCK * one)) for one in scale)
+    x, y = (min(int(at * _BLOCK * by), side - 1) for at, by, side in zip(place[::-1], scale, size[:2], strict=True))
+    width, height = (max(1, round(_BLOCK * by)) for by in scale)
     pixels = slide.read(level, x, y, min(width, size.width - x), min(height, size.height - y))
     return float(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).mean())
 

@@ -55,7 +55,7 @@ class TumourMask:
                 f"labels need a finer mask: at most {_MAX_COARSENESS * grid.mpp:.0f} micrometres per pixel",
             )
         labels = np.zeros(grid.shape, np.bool_)
-        width, height = (grid.step * one * grid.downsample / scale for one in grid.scale)
+        width, height = (grid.step * ratio * grid.downsample / scale for ratio in grid.scale)
         for segment in self._read_tumour_segments():
             rows, columns = np.nonzero(segment.tumour)
             for row in _find_squares(segment.y + rows, height, grid.shape[0]):
@@ -155,7 +155,7 @@ def read_png(path: Path) -> Pixels:
     """
     image = _decode_png(path)
     if image.ndim != 2 or image.dtype != np.uint8:
-        _refuse_form(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
+        _refuse_pixel_type(path, image.shape[2] if image.ndim > 2 else 1, image.dtype)
     return np.asarray(image, np.uint8)
 
 
@@ -185,7 +185,7 @@ def _decode_png(path: Path) -> "np.ndarray[Any, np.dtype[Any]]":
     return image
 
 
-def _refuse_form(path: Path, channels: int, dtype: object) -> NoReturn:
+def _refuse_pixel_type(path: Path, channels: int, dtype: object) -> NoReturn:
     raise HistoError(
         f"{path}: the mask has {channels} channels of {dtype}",
         "write one channel of 8 bits: 0, and 1 for tumour; a picture that is not a mask must be in another folder",
@@ -210,7 +210,7 @@ def _open_largest_page(path: Path) -> Iterator[Any]:
         except Exception as error:  # a damaged file can make tifffile raise any kind of exception
             raise HistoError(f"{path} is not a mask in a TIFF file: {first_line(error)}", "export it again") from error
         if not is_mask:
-            _refuse_form(path, page.samplesperpixel, page.dtype)
+            _refuse_pixel_type(path, page.samplesperpixel, page.dtype)
         if not (page.imagewidth and page.imagelength and 0 < tile <= MAX_PIXELS):
             raise HistoError(
                 f"{path}: the mask has {page.imagewidth}x{page.imagelength} pixels in tiles or strips of {tile:,}",

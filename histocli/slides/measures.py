@@ -37,16 +37,19 @@ class Region(NamedTuple):
     mean: float
 
 
-def measure_slide(scores: Map, share: Map, grid: Grid, mpp: tuple[float, float], threshold: float) -> SlideMeasures:
+def measure_slide(
+    scores: Map, tissue_share: Map, grid: Grid, mpp: tuple[float, float], threshold: float
+) -> SlideMeasures:
     """Measure a map of probabilities (rows, columns), which is NaN where no square was scored.
 
-    The tumour area is that of the tissue in the squares at or above the threshold; `share` is its share of each.
+    The tumour area is that of the tissue in the squares at or above the threshold. `tissue_share` is the share of
+    tissue in each square.
     """
     scored = scores[np.isfinite(scores)]
     if not scored.size:
         return SlideMeasures(None, None, None, None)
     tumour = np.nan_to_num(scores, nan=-1.0) >= threshold
-    mm2 = float((compute_square_areas(grid, mpp) * share)[tumour].sum())
+    mm2 = float((compute_square_areas(grid, mpp) * tissue_share)[tumour].sum())
     return SlideMeasures(
         mm2, _find_largest_diameter(tumour, grid), float(scored.max()), float(np.percentile(scored, 99))
     )
@@ -54,8 +57,8 @@ def measure_slide(scores: Map, share: Map, grid: Grid, mpp: tuple[float, float],
 
 def compute_square_areas(grid: Grid, mpp: tuple[float, float]) -> Map:
     """Return the area in mm2 of the part of each square (rows, columns) that lies in the slide."""
-    edges = (grid.ys, grid.size[1], mpp[1]), (grid.xs, grid.size[0], mpp[0])
-    sides = [np.diff(np.minimum(one * grid.downsample, size)) * mpp_1 / 1000 for one, size, mpp_1 in edges]
+    axes = (grid.ys, grid.size[1], mpp[1]), (grid.xs, grid.size[0], mpp[0])
+    sides = [np.diff(np.minimum(edges * grid.downsample, size)) * um / 1000 for edges, size, um in axes]
     area: Map = np.outer(*sides)
     return area
 

@@ -15,7 +15,7 @@ from histocli.errors import HistoError, UsageError, describe_value
 from histocli.slides import PATCH_MPP
 from histocli.slides.measures import Map
 from histocli.slides.resolution import GivenResolutions, UnknownResolutionError
-from histocli.slides.slide import MAX_LENGTH, check_mpp
+from histocli.slides.slide import MAX_LENGTH, keep_plausible_mpp
 from histocli.slides.source import LABEL_SIDE
 from histocli.workspace import Workspace
 
@@ -119,7 +119,7 @@ def _make_patch_map(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> 
     y = rows["y"].to_numpy(np.float64) * mpp_y / 1000 + half
     merged = max(1, int(np.ceil(max(np.ptp(x), np.ptp(y)) / (_SQUARE_MM * _MAX_CELLS))))
     side = _SQUARE_MM * merged
-    columns, row_numbers = (np.floor(one / side).astype(np.int64) for one in (x, y))
+    columns, row_numbers = (np.floor(centres / side).astype(np.int64) for centres in (x, y))
     left, top = int(columns.min()), int(row_numbers.min())
     shape = int(row_numbers.max()) - top + 1, int(columns.max()) - left + 1
     cell = (row_numbers - top) * shape[1] + columns - left
@@ -135,7 +135,7 @@ def _make_patch_map(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> 
 def _find_mpp(slide: str, rows: pd.DataFrame, given: GivenResolutions) -> tuple[float, float]:
     """Return the micrometres per level-0 pixel (x, y) of a slide."""
     x, y = rows[["mpp_x", "mpp_y"]].astype(float).to_numpy()[0]
-    recorded, _ = check_mpp(None if np.isnan(x) else x, None if np.isnan(y) else y)
+    recorded, _ = keep_plausible_mpp(None if np.isnan(x) else x, None if np.isnan(y) else y)
     given_mpp = given.by_slide.get(slide, given.for_all)
     if recorded is None and given_mpp is None:
         raise UnknownResolutionError(

@@ -8,13 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from histocli.reports.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, number, save, title
+from histocli.reports.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, save, title
 from histocli.reports.slides import Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
 from histocli.slides.measures import Map
 from histocli.sources import Pixels
-from histocli.text import format_count
+from histocli.text import format_count, format_metric
 from histocli.workspace import atomic_path
 
 _MAX_SIDE = 1600  # pixels: the longer side of a picture
@@ -117,7 +117,7 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
 
 def _format_estimate(estimate: Estimate) -> str:
     interval = f" ({estimate.interval[0]:.2f} to {estimate.interval[1]:.2f})" if estimate.interval else ""
-    return number(estimate.value) + interval
+    return format_metric(estimate.value, 3) + interval
 
 
 def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp, check_tile, has_shape_of
+from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_tile, has_shape_of, keep_plausible_mpp
 from histocli.slides.tiff import TiffReader
 from histocli.sources import Pixels
 
@@ -98,7 +98,7 @@ class OpenSlideReader(Slide):
         found = [_parse_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
         if found == [None, None] and (unit := properties.get("tiff.ResolutionUnit")) in MICROMETRES:
             found = [_convert_resolution(properties.get(f"tiff.{axis}Resolution"), unit) for axis in "XY"]
-        self.mpp, self.mpp_remark = check_mpp(*found)
+        self.mpp, self.mpp_remark = keep_plausible_mpp(*found)
         if power := properties.get("openslide.objective-power"):
             self.mpp_remark += f" (it was scanned with a {power}x objective)" if self.mpp is None else ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from histocli.data.tables import read_columns
 from histocli.errors import HistoError, UsageError
 from histocli.slides.detection import SlideFile
-from histocli.slides.slide import Slide, check_mpp
+from histocli.slides.slide import Slide, keep_plausible_mpp
 from histocli.text import format_count
 
 _MAX_LISTED = 3  # names in a message
@@ -106,6 +106,6 @@ def _parse_number(text: str) -> float:
 
 
 def _check_possible(mpp: float, what: str) -> float:
-    if check_mpp(mpp, mpp)[0] is None:
+    if keep_plausible_mpp(mpp, mpp)[0] is None:
         raise UsageError(f"{what} is not possible for a slide", "most slides have 0.2 to 0.5 micrometres per pixel")
     return mpp

@@ -33,8 +33,8 @@ _MPP_TOLERANCE = 0.02  # relative difference between the width and height of a p
 _MAX_PICTURE_SIDE = 2048  # pixels: a small slide is shown at a finer resolution, up to this size
 
 
-class Plan(NamedTuple):
-    """The plan of a slide's scores: its grid, the needed squares, the share of tissue in each, and a picture.
+class SlidePlan(NamedTuple):
+    """What is scored of a slide: its grid, the needed squares, the share of tissue in each, and a picture.
 
     `overview_mpp` is the resolution of the picture in micrometres per pixel. `tissue` is the mask of the tissue, of
     7.8 micrometres per pixel.
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 
     grid: Grid
     needed: Mask
-    share: Map
+    tissue_share: Map
     overview: Pixels
     overview_mpp: float
     tissue: Mask
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 def plan_slide(
     slide: Slide, mpp: Resolution, step: int, mask: Path | None, should_find_tissue: bool, pool: Executor
-) -> Plan:
+) -> SlidePlan:
     """Find the squares of a slide that are to be scored.
 
     A square is scored if at least a tenth of it is tissue. `mask` is the user's own mask; if `should_find_tissue` is
@@ -77,15 +77,15 @@ def plan_slide(
         tissue, flags = find_tissue(np.asarray(small, np.uint8), PATCH_MPP * OVERVIEW_FACTOR)
     else:
         tissue, flags = np.ones(shape, np.bool_), ["no mask"]
-    share = compute_tissue_share(tissue, grid.shape, step // OVERVIEW_FACTOR)
-    scores_everything = mask is None and not should_find_tissue
-    needed = np.ones(grid.shape, np.bool_) if scores_everything else share >= MIN_TISSUE_SHARE
+    tissue_share = compute_tissue_share(tissue, grid.shape, step // OVERVIEW_FACTOR)
+    should_score_all = mask is None and not should_find_tissue
+    needed = np.ones(grid.shape, np.bool_) if should_score_all else tissue_share >= MIN_TISSUE_SHARE
     if grid.is_upsampled:
         flags.append("upsampled")
     flags += [*slide.flags, *(["grey"] if is_grey(overview) else [])]
     if abs(mpp[0] / mpp[1] - 1) > _MPP_TOLERANCE:
         flags.append(f"pixels of {mpp[0]:.4g} x {mpp[1]:.4g} um")
-    return Plan(grid, needed, share, overview, overview_mpp, tissue, flags)
+    return SlidePlan(grid, needed, tissue_share, overview, overview_mpp, tissue, flags)
 
 
 def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixels, int]:
@@ -101,9 +101,10 @@ def _read_overview(slide: Slide, mpp: Resolution, pool: Executor) -> tuple[Pixel
 
 
 def _is_cheap(slide: Slide, mpp: Resolution, factor: int) -> bool:
-    """Return whether a picture with `factor` grid pixels per pixel is small, and is read from few pixels."""
+    """Return whether a picture with `factor` grid pixels per pixel is small, and is read from a small level."""
     level = slide.levels[find_level(slide, mpp, PATCH_MPP * factor)]
-    return max(_compute_size(slide, mpp, PATCH_MPP * factor)) <= _MAX_PICTURE_SIDE >= max(level.width, level.height) / 2
+    is_small = max(_compute_size(slide, mpp, PATCH_MPP * factor)) <= _MAX_PICTURE_SIDE
+    return is_small and max(level.width, level.height) <= 2 * _MAX_PICTURE_SIDE
 
 
 def _compute_size(slide: Slide, mpp: Resolution, wanted: float) -> tuple[int, int]:
@@ -144,33 +145,33 @@ class _SquareListener(CommandListener):
         self._on_progress = on_progress
 
     def on_progress(self, done: int) -> None:
-        """Pass it on."""
+        """Pass the number on."""
         self._on_progress(done)
 
     def on_unreadable(self, error: HistoError) -> None:
-        """Raise it."""
+        """Raise the error."""
         raise error
 
 
 def read_patches(slide: Slide, grid: Grid, needed: Mask, pool: Executor) -> Iterator[Patch]:
     """Yield the patch (96,96,3) around each needed square, row by row; no pixel of the slide is read twice."""
-    around = PATCH_SIZE // grid.step // 2  # squares on each side of the central one
-    size = 2 * around + 1
+    margin = PATCH_SIZE // grid.step // 2  # squares on each side of the central one
+    size = 2 * margin + 1
     kernel = np.ones((size, size), np.uint8)
     read = np.asarray(cv2.dilate(needed.astype(np.uint8), kernel), np.bool_)
     strips = read_strips(slide, grid, read, pool)
     recent: dict[int, Pixels] = {}
     white = np.full((grid.step, grid.shape[1] * grid.step, 3), WHITE, np.uint8)
     for row in np.flatnonzero(needed.any(1)).tolist():
-        while max(recent, default=-1) < min(row + around, grid.shape[0] - 1):
+        while max(recent, default=-1) < min(row + margin, grid.shape[0] - 1):
             number, pixels = next(strips)
             recent[number] = pixels
-        for number in [number for number in recent if number < row - around]:
+        for number in [number for number in recent if number < row - margin]:
             del recent[number]
-        band = np.concatenate([recent.get(number, white) for number in range(row - around, row + around + 1)])
-        margin = around * grid.step
+        band = np.concatenate([recent.get(number, white) for number in range(row - margin, row + margin + 1)])
         if margin:
-            band = np.pad(band, ((0, 0), (margin, margin), (0, 0)), constant_values=WHITE)
+            width = margin * grid.step
+            band = np.pad(band, ((0, 0), (width, width), (0, 0)), constant_values=WHITE)
         for column in np.flatnonzero(needed[row]).tolist():
             patch = band[:, column * grid.step : column * grid.step + PATCH_SIZE]
             # A lambda cannot be sent to a process that decodes, which would be slower than to use the pixels here.

@@ -91,7 +91,7 @@ def check_tile(path: Path, width: int, height: int, tile_width: int, tile_height
         )
 
 
-def check_mpp(x: float | None, y: float | None) -> tuple[tuple[float, float] | None, str]:
+def keep_plausible_mpp(x: float | None, y: float | None) -> tuple[tuple[float, float] | None, str]:
     """Return the micrometres per pixel if both are possible for a slide, else None and the reason."""
     if x is None or y is None:
         return None, "the file does not say how many micrometres a pixel has"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MPP = PATCH_MPP / 4  # micrometres per pixel of level 0, as Camelyon16's scanners have
 _DRAWING_FACTOR = 4  # level-0 pixels per pixel of the drawing, which has the resolution of PCam's patches
-_BANK_SIZE = 48  # patches of each kind in a mosaic
+_N_PATCHES = 48  # patches of each kind in a mosaic
 _OVERLAP = 16  # pixels in which neighbours of the mosaic are blended
 _STRIDE = SIZE - _OVERLAP
 TILE = 256  # the height and width of a tile in pixels
@@ -79,43 +79,46 @@ def _draw_outline(rng: np.random.Generator, centre: "np.ndarray[Any, Any]", radi
     return ring
 
 
-class _Painter:
-    """Paints any rows of a slide at the drawing's resolution; the same rows are always the same."""
+class _SlideDrawer:
+    """Draws any rows of a slide at the drawing's resolution; the same rows are always the same.
+
+    `patches` are the patches of the mosaic, sorted by brightness: those without tumour, and those full of it.
+    """
 
     def __init__(self, slide: SyntheticSlide) -> None:
         seed, number = slide.key
-        look: Slide = make_slide(seed, number, slide.name, True)
-        self.slide, self.white = slide, look.white
+        appearance: Slide = make_slide(seed, number, slide.name, True)
+        self.slide, self.white = slide, appearance.white
         self.width, self.height = math.ceil(slide.width / _DRAWING_FACTOR), math.ceil(slide.height / _DRAWING_FACTOR)
         shape = (self.height, self.width)
         self.tissue = fill_polygons(slide.tissue, shape, (_DRAWING_FACTOR, _DRAWING_FACTOR))
         self.tumour = fill_polygons(slide.lesions, shape, (_DRAWING_FACTOR, _DRAWING_FACTOR)) & self.tissue
-        self.banks = [
-            [render(Drawing(look, Layout(blobs, (seed, number, kind, one)))) for one in range(_BANK_SIZE)]
+        self.patches = [
+            [render(Drawing(appearance, Layout(blobs, (seed, number, kind, one)))) for one in range(_N_PATCHES)]
             for kind, blobs in enumerate(((), (Blob(SIZE / 2, SIZE / 2, 200.0),)))
         ]
-        for bank in self.banks:
-            bank.sort(key=lambda patch: float(patch.mean()))
+        for patches in self.patches:
+            patches.sort(key=lambda patch: float(patch.mean()))
         rng = np.random.default_rng((*slide.key, 32))
         cells = self.height // _STRIDE + 2, self.width // _STRIDE + 2
-        self.choice = np.stack([_choose_smoothly(rng, cells) for _ in self.banks])
+        self.choice = np.stack([_choose_smoothly(rng, cells) for _ in self.patches])
         ramp = np.minimum(np.minimum(np.arange(SIZE) + 0.5, SIZE - 0.5 - np.arange(SIZE)) / _OVERLAP, 1.0)
         self.weight = np.outer(ramp, ramp).astype(np.float32)[..., None]
 
-    def paint(self, top: int, bottom: int) -> Pixels:
+    def draw(self, top: int, bottom: int) -> Pixels:
         """Return the rows from `top` to `bottom`, (bottom-top,W,3), uint8, RGB."""
         tissue = self.tissue[top:bottom, :, None]
         rng = np.random.default_rng((*self.slide.key, 33, top))
         image = self.white + rng.normal(0, _GLASS_NOISE, (bottom - top, self.width, 1)).astype(np.float32)
         if tissue.any():
-            image = np.where(tissue, self._paint_mosaic(0, top, bottom, self.tissue), image)
+            image = np.where(tissue, self._draw_mosaic(0, top, bottom, self.tissue), image)
             tumour = self.tumour[top:bottom, :, None]
             if tumour.any():
-                image = np.where(tumour, self._paint_mosaic(1, top, bottom, self.tumour), image)
+                image = np.where(tumour, self._draw_mosaic(1, top, bottom, self.tumour), image)
         pixels: Pixels = np.clip(image, 0, 255).astype(np.uint8)
         return pixels
 
-    def _paint_mosaic(self, kind: int, top: int, bottom: int, where: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    def _draw_mosaic(self, kind: int, top: int, bottom: int, where: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         """Blend patches of a kind where a mask needs them."""
         total = np.zeros((bottom - top, self.width, 3), np.float32)
         weights = np.full((bottom - top, self.width, 1), 1e-6, np.float32)
@@ -129,7 +132,7 @@ class _Painter:
                 left, right = max(0, x), min(self.width, x + SIZE)
                 if left >= right or not where[above:below, left:right].any():
                     continue
-                patch = self.banks[kind][self.choice[kind, row, column]]
+                patch = self.patches[kind][self.choice[kind, row, column]]
                 inside = slice(above - y, below - y), slice(left - x, right - x)
                 target = slice(above - top, below - top), slice(left, right)
                 total[target] += patch[inside] * self.weight[inside]
@@ -138,11 +141,11 @@ class _Painter:
 
 
 def _choose_smoothly(rng: np.random.Generator, shape: tuple[int, int]) -> "np.ndarray[Any, Any]":
-    """Choose a patch of a bank, sorted by brightness, for each cell: neighbours look similar, as in real tissue."""
+    """Choose a patch for each cell, by rank of brightness: neighbours look similar, as in real tissue."""
     field = cv2.GaussianBlur(rng.standard_normal(shape), (0, 0), 1.6).ravel()
     ranks = np.empty(field.size)
     ranks[np.argsort(field)] = np.linspace(0, 1, field.size)
-    choice = np.clip(np.round(ranks * (_BANK_SIZE - 1) + rng.normal(0, 2.5, field.size)), 0, _BANK_SIZE - 1)
+    choice = np.clip(np.round(ranks * (_N_PATCHES - 1) + rng.normal(0, 2.5, field.size)), 0, _N_PATCHES - 1)
     return choice.astype(np.intp).reshape(shape)
 
 
@@ -160,11 +163,11 @@ def draw_slide(
     """
     import tifffile
 
-    painter = _Painter(slide)
+    drawer = _SlideDrawer(slide)
     with atomic_path(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as file:
         for level, factor in enumerate(factors):
             shape = math.ceil(slide.height / factor), math.ceil(slide.width / factor)
-            write_level(file, _draw_tiles(painter, factor, shape, on_progress), shape, factor, is_first=level == 0)
+            write_level(file, _draw_tiles(drawer, factor, shape, on_progress), shape, factor, is_first=level == 0)
 
 
 def write_level(
@@ -175,7 +178,7 @@ def write_level(
     *,
     is_first: bool,
 ) -> None:
-    """Write a level of a slide; with the tags that a slide needs.
+    """Write a level of a slide, with the tags that a slide needs.
 
     Args:
         file: the slide.
@@ -203,27 +206,27 @@ def write_level(
 
 
 def _draw_tiles(
-    painter: _Painter, factor: int, shape: tuple[int, int], on_progress: Callable[[int, int], None]
+    drawer: _SlideDrawer, factor: int, shape: tuple[int, int], on_progress: Callable[[int, int], None]
 ) -> Iterator[Pixels]:
     """Yield the tiles of a level, row by row; tiles at the border are filled with white."""
     for top in range(0, shape[0], TILE):
         if factor == 1:
             on_progress(top * shape[1] * 3, shape[0] * shape[1] * 3)
-        rows = _draw_rows(painter, factor, top, min(top + TILE, shape[0]), shape[1])
+        rows = _draw_rows(drawer, factor, top, min(top + TILE, shape[0]), shape[1])
         down, right = -len(rows) % TILE, -rows.shape[1] % TILE
         rows = np.pad(rows, ((0, down), (0, right), (0, 0)), constant_values=255)
         yield from np.split(rows, rows.shape[1] // TILE, axis=1)
 
 
-def _draw_rows(painter: _Painter, factor: int, top: int, bottom: int, width: int) -> Pixels:
+def _draw_rows(drawer: _SlideDrawer, factor: int, top: int, bottom: int, width: int) -> Pixels:
     """Return rows of a level: the drawing with its pixels repeated, as it is, or averaged."""
     if factor == _DRAWING_FACTOR:
-        return painter.paint(top, bottom)
+        return drawer.draw(top, bottom)
     if factor > _DRAWING_FACTOR:
         ratio = factor // _DRAWING_FACTOR
-        image = painter.paint(top * ratio, min(bottom * ratio, painter.height))
+        image = drawer.draw(top * ratio, min(bottom * ratio, drawer.height))
         return np.asarray(cv2.resize(image, (width, bottom - top), interpolation=cv2.INTER_AREA), np.uint8)
-    image = painter.paint(top // _DRAWING_FACTOR, math.ceil(bottom / _DRAWING_FACTOR))
+    image = drawer.draw(top // _DRAWING_FACTOR, math.ceil(bottom / _DRAWING_FACTOR))
     size = image.shape[1] * _DRAWING_FACTOR, len(image) * _DRAWING_FACTOR
     finer = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     return finer[: bottom - top, :width]

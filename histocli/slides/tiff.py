@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from histocli.errors import HistoError, first_line
-from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_mpp, check_tile, has_shape_of
+from histocli.slides.slide import INSTALL, MICROMETRES, Level, Slide, check_tile, has_shape_of, keep_plausible_mpp
 from histocli.slides.xml import read_elements
 from histocli.sources import Pixels
 from histocli.text import format_count
@@ -51,7 +51,7 @@ class TiffReader(Slide):
                 self._check_single(first, pages)
                 self.flags = _describe_other_images(first, pages)
                 self.levels = [_make_level(page, first) for page in self._pages]
-                self.mpp, self.mpp_remark = check_mpp(*_read_mpp(self._file, first))
+                self.mpp, self.mpp_remark = keep_plausible_mpp(*_read_mpp(self._file, first))
             except HistoError:
                 raise
             except Exception as error:  # a damaged file can make tifffile raise any kind of exception
@@ -73,16 +73,16 @@ class TiffReader(Slide):
 
     def _check(self, page: Any) -> None:
         """Refuse pixels that are not 8-bit RGB, and tiles that take much memory."""
-        form = None
+        problem = None
         if page.dtype != np.uint8 or page.samplesperpixel not in (3, 4):
-            form = f"{page.dtype} with {page.samplesperpixel} channel{'' if page.samplesperpixel == 1 else 's'}"
+            problem = f"{page.dtype} with {page.samplesperpixel} channel{'' if page.samplesperpixel == 1 else 's'}"
         elif page.planarconfig != 1:
-            form = "red, green and blue in separate planes"
+            problem = "red, green and blue in separate planes"
         elif page.photometric != _RGB and not (page.photometric == _YCBCR and page.compression in _JPEG):
-            form = _COLOUR_MODELS.get(int(page.photometric), f"of the colour model {int(page.photometric)}")
-        if form:
-            raise HistoError(f"{self.path}: the pixels are {form}, not 8-bit RGB", "export it as 8-bit RGB")
-        check_tile(self.path, page.imagewidth, page.imagelength, *_tile_size(page))
+            problem = _COLOUR_MODELS.get(int(page.photometric), f"of the colour model {int(page.photometric)}")
+        if problem:
+            raise HistoError(f"{self.path}: the pixels are {problem}, not 8-bit RGB", "export it as 8-bit RGB")
+        check_tile(self.path, page.imagewidth, page.imagelength, *_find_tile_size(page))
 
     def _check_single(self, first: Any, pages: list[Any]) -> None:
         """Refuse several images of the size of the slide: focal planes, times, channels, or other slides."""
@@ -145,10 +145,10 @@ def _describe_other_images(first: Any, pages: list[Any]) -> tuple[str, ...]:
 
 def _make_level(page: Any, first: Any) -> Level:
     """Return the size of a page, its downsample from the first one, and the size of its tiles or strips."""
-    return Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *_tile_size(page))
+    return Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *_find_tile_size(page))
 
 
-def _tile_size(page: Any) -> tuple[int, int]:
+def _find_tile_size(page: Any) -> tuple[int, int]:
     """Return the width and height of the tiles or strips of a page."""
     if page.is_tiled:
         return page.tilewidth, page.tilelength

@@ -86,7 +86,7 @@ def _make_parquet_table(ids: Sequence[str], columns: Mapping[str, list[Any]], me
 
 
 def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[Any]:
-    """Return the names of classes, if the file's metadata has them, in place of numbers: 0 may be tumour."""
+    """Replace numbers by the names of classes, if the file's metadata has them: the class 0 may be tumour."""
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = features.get(column, {}).get("names") if isinstance(features.get(column), dict) else None
     if not names:

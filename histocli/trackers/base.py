@@ -18,7 +18,7 @@ class TrackedRun(NamedTuple):
         folder: the run's folder, which has its checkpoints.
         workspace: the root of the workspace.
         config: the options, the sizes of the splits, hashes and versions, as in the run's `config.json`.
-        tags: what runs are searched by, such as `arch`.
+        tags: values by which a user finds runs, such as the architecture.
         id: the tracker's own id of the run, if it has tracked this run before; else "".
     """
 
@@ -62,15 +62,15 @@ class Tracker(ABC):
 
     @abstractmethod
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Send metrics by name, as they are after a training step."""
+        """Send the metrics of a training step, by name."""
 
     @abstractmethod
     def summarise(self, summary: Summary) -> None:
         """Send the final metrics and pictures, and the model card if the tracker shows texts."""
 
     @abstractmethod
-    def add(self, metrics: Mapping[str, float]) -> None:
-        """Send metrics of the whole run, such as those of an evaluation."""
+    def log_run_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Send metrics that belong to the run as a whole, such as those of `histo eval`."""
 
     @abstractmethod
     def close(self, status: Status) -> None:

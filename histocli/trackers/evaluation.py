@@ -5,10 +5,8 @@ from contextlib import suppress
 from histocli.errors import first_line
 from histocli.listeners import CommandListener
 from histocli.reports.evaluation import EvaluationReport
-from histocli.trackers.base import TrackedRun
-from histocli.trackers.records import make_measured_values, make_run_tags, read_run_config, read_state
+from histocli.trackers.records import make_measured_values, make_tracked_run, read_state
 from histocli.trackers.registry import check_packages, make_tracker
-from histocli.training.repeats import find_repeats_name, is_member
 from histocli.workspace import Workspace
 
 
@@ -22,14 +20,11 @@ def send_evaluation(workspace: Workspace, report: EvaluationReport, name: str, l
     metrics = make_measured_values(report, f"eval/{name}/")
     for kind, state in read_state(folder).items():
         tracker = make_tracker(kind)
-        config = read_run_config(folder)
-        is_repeat = is_member(report.run, str(config["data"]), int(config["seed"]))
-        group = find_repeats_name(report.run) if is_repeat else ""
-        run = TrackedRun(report.run, group, folder, workspace.root, config, make_run_tags(folder), state.id)
+        run = make_tracked_run(workspace, folder, state.id)
         try:
             check_packages([kind])
             tracker.start(run)
-            tracker.add(metrics)
+            tracker.log_run_metrics(metrics)
             tracker.close("finished")
         except Exception as error:  # noqa: BLE001 - another library may raise anything
             listener.on_note(f"the metrics were not sent to {kind.value}: {type(error).__name__}: {first_line(error)}")

@@ -11,21 +11,19 @@ from typing import TYPE_CHECKING, Self
 from histocli.enums import Track
 from histocli.errors import first_line
 from histocli.listeners import CommandListener
-from histocli.trackers.base import Status, Summary, TrackedRun, Tracker
+from histocli.trackers.base import Status, Summary, Tracker
 from histocli.trackers.pictures import draw_pictures
 from histocli.trackers.records import (
     evaluate_best,
     make_best_metrics,
     make_epoch_metrics,
-    make_run_tags,
-    read_run_config,
+    make_tracked_run,
     read_state,
     write_state,
 )
 from histocli.trackers.registry import check_packages, make_tracker
 from histocli.training.listeners import Listener
 from histocli.training.progress import Epoch
-from histocli.training.repeats import find_repeats_name, is_member
 
 if TYPE_CHECKING:
     from histocli.training.run import Run
@@ -62,7 +60,7 @@ class TrackerListener(Listener):
         status: Status = "finished"
         if kind is not None:
             status = "stopped" if issubclass(kind, KeyboardInterrupt) else "failed"
-        self._each(lambda active: active.tracker.close(status))
+        self._call_each(lambda active: active.tracker.close(status))
         self.active = []
 
     def on_start(self, run: "Run", at: int) -> None:
@@ -71,11 +69,11 @@ class TrackerListener(Listener):
             return
         self.run = run
         self.active = [_Active(kind, make_tracker(kind)) for kind in self.kinds]
-        self._each(self._start)
+        self._call_each(self._start)
 
     def on_epoch_end(self, epoch: Epoch, is_best: bool) -> None:
         """Send the metrics of an epoch."""
-        self._each(lambda active: self._send_epochs(active, [epoch]))
+        self._call_each(lambda active: self._send_epochs(active, [epoch]))
 
     def on_end(self, run: "Run") -> None:
         """Send the metrics of the best epoch with their intervals, its curves as pictures, and the model card."""
@@ -86,7 +84,7 @@ class TrackerListener(Listener):
             with TemporaryDirectory(prefix="histo-") as folder:
                 pictures = draw_pictures(Path(folder), report)
                 summary = Summary(make_best_metrics(report), pictures, run.dir / "model_card.md")
-                self._each(lambda active: active.tracker.summarise(summary))
+                self._call_each(lambda active: active.tracker.summarise(summary))
         except Exception as error:  # noqa: BLE001 - such as a full disk; the run is finished, and its files are written
             self.listener.on_warning(
                 f"--track: the final metrics were not sent: {type(error).__name__}: {first_line(error)}"
@@ -97,16 +95,7 @@ class TrackerListener(Listener):
         assert self.run is not None
         run = self.run
         state = read_state(run.dir).get(active.kind)
-        tracked = TrackedRun(
-            name=run.name,
-            group=find_repeats_name(run.name) if is_member(run.name, run.config.data, run.config.seed) else "",
-            folder=run.dir,
-            workspace=run.workspace.root,
-            config=read_run_config(run.dir),
-            tags=make_run_tags(run.dir),
-            id=state.id if state else "",
-        )
-        started = active.tracker.start(tracked)
+        started = active.tracker.start(make_tracked_run(run.workspace, run.dir, state.id if state else ""))
         active.id = started.id
         self.listener.on_note(f"{active.kind.value}: {started.message}")
         self._send_epochs(active, run.history[state.epochs if state and not started.is_empty else 0 :])
@@ -118,7 +107,7 @@ class TrackerListener(Listener):
             active.tracker.log(make_epoch_metrics(epoch), epoch.step)
         write_state(self.run.dir, active.kind, active.id, epochs[-1].epoch if epochs else None)
 
-    def _each(self, call: Callable[[_Active], None]) -> None:
+    def _call_each(self, call: Callable[[_Active], None]) -> None:
         """Call a function for each tracker; report one that fails, and do not use it again."""
         for active in list(self.active):
             try:

@@ -69,7 +69,7 @@ class MLflowTracker(Tracker):
         for path in summary.pictures.values():
             self.client.log_artifact(self.id, str(path), artifact_path="best")
 
-    def add(self, metrics: Mapping[str, float]) -> None:
+    def log_run_metrics(self, metrics: Mapping[str, float]) -> None:
         """Send metrics."""
         self.log(metrics, 0)
 

@@ -17,9 +17,10 @@ from histocli.reports.evaluation import EvaluatedCheckpoint, EvaluationReport
 from histocli.reports.run import read_run
 from histocli.schema import Count, from_json, to_json
 from histocli.threads import thread_count
-from histocli.trackers.base import Value
+from histocli.trackers.base import TrackedRun, Value
 from histocli.training.progress import Epoch
-from histocli.workspace import read_json, write_json
+from histocli.training.repeats import find_repeats_name, is_member
+from histocli.workspace import Workspace, read_json, write_json
 
 _STATE = "trackers.json"
 
@@ -68,10 +69,18 @@ def read_run_config(folder: Path) -> dict[str, Value]:
 
 
 def make_run_tags(folder: Path) -> dict[str, str]:
-    """Return what runs are searched by: the network, its first weights, the subset and its data set."""
+    """Return the values by which a user finds runs: the network, its first weights, the subset and its data set."""
     config = read_run_config(folder)
     tags = {"arch": "arch", "weights": "weights", "subset": "data", "data": "packed_data"}
     return {"tool": f"histo {config['version_histo']}"} | {tag: str(config[name]) for tag, name in tags.items()}
+
+
+def make_tracked_run(workspace: Workspace, folder: Path, id: str) -> TrackedRun:
+    """Return the run in a folder as trackers see it; `id` is the tracker's own id of it, or ""."""
+    config = read_run_config(folder)
+    is_repeat = is_member(folder.name, str(config["data"]), int(config["seed"]))
+    group = find_repeats_name(folder.name) if is_repeat else ""
+    return TrackedRun(folder.name, group, folder, workspace.root, config, make_run_tags(folder), id)
 
 
 def make_epoch_metrics(epoch: Epoch) -> dict[str, float]:

@@ -22,8 +22,8 @@ class TensorBoardTracker(Tracker):
         self.run = run
         folder = run.folder / "tensorboard"
         self.writer = SummaryWriter(str(folder))
-        self.writer.add_text("config", _table(run.config))
-        self.writer.add_text("tags", _table({"run": run.name, "group": run.group or "-", **run.tags}))
+        self.writer.add_text("config", _format_table(run.config))
+        self.writer.add_text("tags", _format_table({"run": run.name, "group": run.group or "-", **run.tags}))
         self.writer.flush()
         return StartedTracking(run.name, f"tensorboard --logdir {run.folder.parent}")
 
@@ -41,7 +41,7 @@ class TensorBoardTracker(Tracker):
         self.writer.add_hparams(self.run.config, dict(summary.metrics), run_name=".")  # "." is the same folder
         self.writer.flush()
 
-    def add(self, metrics: Mapping[str, float]) -> None:
+    def log_run_metrics(self, metrics: Mapping[str, float]) -> None:
         """Write scalars at step 0."""
         self.log(metrics, 0)
 
@@ -50,7 +50,7 @@ class TensorBoardTracker(Tracker):
         self.writer.close()
 
 
-def _table(values: Mapping[str, object]) -> str:
+def _format_table(values: Mapping[str, object]) -> str:
     """Return names and values as a Markdown table."""
     rows = (f"| {name} | {str(value).replace('|', '&#124;')} |" for name, value in values.items())
     return "\n".join(["| name | value |", "| --- | --- |", *rows])

@@ -58,7 +58,7 @@ class WandbTracker(Tracker):
         self.run.log({name: wandb.Image(str(path)) for name, path in summary.pictures.items()})
         self.run.summary.update(dict(summary.metrics))
 
-    def add(self, metrics: Mapping[str, float]) -> None:
+    def log_run_metrics(self, metrics: Mapping[str, float]) -> None:
         """Send metrics to the summary of the run."""
         self.run.summary.update(dict(metrics))
 

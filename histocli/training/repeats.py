@@ -17,7 +17,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.metrics import evaluate
 from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import Checkpoint, load_checkpoint
-from histocli.reports.balance import read_balance
+from histocli.reports.balance import read_balance_report
 from histocli.reports.repeats import RepeatedRun, RepeatsReport, write_repeats
 from histocli.training.calibrate import calibrate
 from histocli.training.out_of_fold import write_out_of_fold
@@ -136,7 +136,7 @@ def write_folds(workspace: Workspace, data: str, repeats: Repeats, *, resume: bo
 def _find_balance_group(workspace: Workspace, manifest_path: Path) -> Group | None:
     """Return the `--group` that `histo balance` drew this manifest with, or None."""
     path = workspace.balance_path(manifest_path.stem)
-    report = read_balance(path) if path.is_file() else None
+    report = read_balance_report(path) if path.is_file() else None
     if report is None or report.manifest_sha256 != hash_file(manifest_path) or report.split not in list(Group):
         return None
     return Group(report.split)

@@ -27,7 +27,7 @@ def test_a_file_that_fits_into_memory_is_read_to_its_end(file, monkeypatch):
 
 
 def test_the_available_memory_is_read_from_linux(tmp_path, monkeypatch):
-    monkeypatch.setattr(readahead, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(readahead, "MEMINFO", tmp_path / "meminfo")
     assert readahead.available_memory() is None
     (tmp_path / "meminfo").write_text("MemTotal:  24000000 kB\nMemAvailable:   1000 kB\n")
     assert readahead.available_memory() == 1_024_000

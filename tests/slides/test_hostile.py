@@ -220,7 +220,7 @@ def test_a_table_of_slides_without_its_columns_is_refused(maps):
 
 def test_a_heat_map_that_claims_gigabytes_is_not_decoded(maps):
     (maps / "slide" / "heatmap.png").write_bytes(lying_png(0x7FFFFFF0))
-    with pytest.raises(HistoError, match=r"heatmap\.png is no picture: the image is truncated"):
+    with pytest.raises(HistoError, match=r"heatmap\.png is not a picture that can be read: the image is truncated"):
         make_folder_maps(read_folder(maps), 10**6)
 
 

@@ -8,7 +8,7 @@ import pytest
 from histocli.slides.annotations import TumourAreas
 from histocli.slides.lesions import (
     Detection,
-    SlideHits,
+    MatchedDetections,
     compute_froc,
     count_found_lesions,
     find_detections,
@@ -27,7 +27,10 @@ def square(x, y, side):
 
 
 def test_froc_agrees_with_a_curve_computed_by_hand():
-    slides = [SlideHits([0.9, math.nan], ["micrometastasis"] * 2, [0.8, 0.2]), SlideHits([], [], [0.95])]
+    slides = [
+        MatchedDetections([0.9, math.nan], ["micrometastasis"] * 2, [0.8, 0.2]),
+        MatchedDetections([], [], [0.95]),
+    ]
     curve = compute_froc(slides)
     assert curve.false_positives == [0, 0.5, 0.5, 1.0, 1.5]
     assert curve.sensitivity == [0, 0, 0.5, 0.5, 0.5]
@@ -35,7 +38,7 @@ def test_froc_agrees_with_a_curve_computed_by_hand():
 
 
 def test_without_lesions_there_is_no_froc_score():
-    assert compute_froc([SlideHits([], [], [0.5])]).score is None
+    assert compute_froc([MatchedDetections([], [], [0.5])]).score is None
 
 
 def test_lesions_are_grown_by_37_micrometres_so_near_ones_are_one():
@@ -52,11 +55,13 @@ def test_the_size_of_a_lesion(side, size):
     assert find_lesions(TumourAreas([square(500, 500, side)], []), (8000, 8000), MPP).sizes == [size]
 
 
-def test_hits_of_isolated_tumour_cells_count_as_nothing():
+def test_detections_in_isolated_tumour_cells_are_neither_found_nor_false():
     lesions = find_lesions(TumourAreas([square(500, 500, 100), square(2000, 2000, 400)], []), (8000, 8000), MPP)
-    hits = match_detections([Detection(550, 550, 0.9), Detection(2200, 2200, 0.6), Detection(2300, 2300, 0.7)], lesions)
-    assert hits == SlideHits([0.7], ["micrometastasis"], [])
-    assert match_detections([Detection(3500, 100, 0.4)], lesions).false == [0.4]
+    matched = match_detections(
+        [Detection(550, 550, 0.9), Detection(2200, 2200, 0.6), Detection(2300, 2300, 0.7)], lesions
+    )
+    assert matched == MatchedDetections([0.7], ["micrometastasis"], [])
+    assert match_detections([Detection(3500, 100, 0.4)], lesions).false_positive_scores == [0.4]
 
 
 def test_excluded_areas_are_no_lesion():
@@ -76,7 +81,7 @@ def test_detections_are_local_maxima():
 
 def test_recall_by_size():
     slides = [
-        SlideHits([0.9, 0.3], ["micrometastasis", "macrometastasis"], []),
-        SlideHits([math.nan], ["micrometastasis"], []),
+        MatchedDetections([0.9, 0.3], ["micrometastasis", "macrometastasis"], []),
+        MatchedDetections([math.nan], ["micrometastasis"], []),
     ]
     assert count_found_lesions(slides, 0.5) == {"micrometastasis": (1, 2), "macrometastasis": (0, 1)}

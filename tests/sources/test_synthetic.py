@@ -25,7 +25,7 @@ from histocli.sources import synthetic
 from histocli.sources.synthetic import SyntheticSource, pool
 from histocli.sources.synthetic.cells import NUCLEOLUS, place_cells, shape_cells
 from histocli.sources.synthetic.drawing import make_slide
-from histocli.sources.synthetic.plan import draw_layout, make_drawing, plan_patches
+from histocli.sources.synthetic.plan import draw_layout, plan_drawing, plan_patches
 from histocli.sources.synthetic.tissue import INNER, PAD, Blob, Layout, draw_scene, draw_tumour_mask, is_positive
 
 CENTRAL = (slice(32, 64), slice(32, 64))
@@ -84,7 +84,7 @@ def test_label_is_any_tumour_in_the_centre():
 
 def test_yielded_labels_follow_the_mask_of_what_is_drawn(patches):
     for patch, plan in zip(patches, plan_patches(800, 5), strict=True):
-        assert patch.label == draw_tumour_mask(make_drawing(5, plan).layout)[INNER][CENTRAL].any()
+        assert patch.label == draw_tumour_mask(plan_drawing(5, plan).layout)[INNER][CENTRAL].any()
 
 
 def test_mask_follows_its_blobs():
@@ -132,7 +132,7 @@ def test_there_are_enough_slides_for_a_split_by_slide(n):
     assert len(sizes) >= (20 if n >= 2000 else 8)
     assert 15 < np.median(list(sizes.values())) < 100
     assert min(sum(slide.startswith(kind) for slide in sizes) for kind in ("tumor", "normal")) >= 3
-    assert 0.3 < np.mean([is_positive(make_drawing(1, plan).layout) for plan in plans]) < 0.5
+    assert 0.3 < np.mean([is_positive(plan_drawing(1, plan).layout) for plan in plans]) < 0.5
 
 
 def test_patches_without_tissue_and_duplicates_are_counted(pixels):

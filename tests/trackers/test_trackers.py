@@ -259,7 +259,9 @@ def test_eval_adds_its_metrics_to_the_run(histo, monkeypatch):
 
 def test_eval_is_complete_without_a_tracker_that_fails(histo, monkeypatch):
     histo(*RUN, "--track", "tensorboard")
-    monkeypatch.setattr(histocli.trackers.tensorboard.TensorBoardTracker, "add", lambda self, metrics: 1 / 0)
+    monkeypatch.setattr(
+        histocli.trackers.tensorboard.TensorBoardTracker, "log_run_metrics", lambda self, metrics: 1 / 0
+    )
     result = histo("eval", "--ckpt", "tracked", "--data", "synthetic", "--device", "cpu", "--json")
     assert "the metrics were not sent to tensorboard: ZeroDivisionError" in " ".join(result.stderr.split())
     assert json.loads(result.stdout)["metrics"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from histocli.metrics.curves import CalibrationBin, Histogram
 from histocli.reports.evaluation import EvaluationReport
 from histocli.reports.run import EpochRecord
+from histocli.text import format_metric
 
 Points = tuple[tuple[float, float], ...]
 
@@ -58,7 +59,7 @@ class Chart:
         lines: the lines.
         bars: the bars.
         legend: the labels and styles that are not those of lines.
-        follows: what shows the threshold: a dot on the curve `roc` or `pr`, a vertical `line`, or nothing.
+        threshold_mark: what shows the threshold: a dot on the curve `roc` or `pr`, a vertical `line`, or nothing.
     """
 
     title: str
@@ -68,7 +69,7 @@ class Chart:
     lines: tuple[Line, ...] = ()
     bars: tuple[Bar, ...] = ()
     legend: tuple[tuple[str, str], ...] = ()
-    follows: str = ""
+    threshold_mark: str = ""
 
     def left(self, x: float) -> float:
         """Return the horizontal position of a value, in the units of the SVG."""
@@ -108,7 +109,7 @@ def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:
         )
         for style, (name, values) in enumerate(metrics)
     )
-    shown = [f"{name} {format_number(values[-1])}" for name, values in metrics]
+    shown = [f"{name} {format_metric(values[-1])}" for name, values in metrics]
     lowest = min((y for line in lines for _, y in line.points), default=0.0)
     rates = Chart(
         "Validation metrics by epoch",
@@ -125,9 +126,9 @@ def make_evaluation_charts(report: EvaluationReport) -> list[Chart]:
     curves, metrics = report.measured.curves, report.measured.metrics
     charts = []
     if curves.roc.fpr:
-        charts.append(make_roc_chart([(f"AUC {format_number(metrics['auc'])}", report)]))
+        charts.append(make_roc_chart([(f"AUC {format_metric(metrics['auc'])}", report)]))
     if curves.pr.recall:
-        average = format_number(metrics["average_precision"])
+        average = format_metric(metrics["average_precision"])
         charts.append(
             Chart(
                 "Precision and recall",
@@ -138,10 +139,10 @@ def make_evaluation_charts(report: EvaluationReport) -> list[Chart]:
                     Line("prevalence", ((0, report.measured.prevalence), (1, report.measured.prevalence)), "reference"),
                     Line(f"average precision {average}", _make_steps(curves.pr.recall, curves.pr.precision)),
                 ),
-                follows="pr",
+                threshold_mark="pr",
             )
         )
-    charts.append(_make_calibration_chart(report.measured.calibration, format_number(metrics["ece"])))
+    charts.append(_make_calibration_chart(report.measured.calibration, format_metric(metrics["ece"])))
     charts.append(_make_score_chart(report.measured.histogram))
     return charts
 
@@ -158,7 +159,7 @@ def make_roc_chart(reports: Sequence[tuple[str, EvaluationReport]]) -> Chart:
         make_rate_axis("1 - specificity"),
         make_rate_axis("sensitivity"),
         (Line("chance", ((0, 0), (1, 1)), "reference"), *lines),
-        follows="roc" if len(lines) == 1 else "",
+        threshold_mark="roc" if len(lines) == 1 else "",
     )
 
 
@@ -170,7 +171,7 @@ def _make_calibration_chart(bins: Sequence[CalibrationBin], ece: str) -> Chart:
         make_rate_axis("predicted probability"),
         make_rate_axis("fraction with tumour"),
         (Line("perfect calibration", ((0, 0), (1, 1)), "reference"), Line(f"ECE {ece}", points, "0", has_dots=True)),
-        follows="line",
+        threshold_mark="line",
     )
 
 
@@ -188,7 +189,7 @@ def _make_score_chart(histogram: Histogram) -> Chart:
         _make_axis("patches", 0, max(_TICKS, *histogram.negative, *histogram.positive)),
         bars=tuple(bar for bar in bars if bar.height),
         legend=((f"normal (n = {totals[0]:,})", "0"), (f"tumour (n = {totals[1]:,})", "1")),
-        follows="line",
+        threshold_mark="line",
     )
 
 
@@ -221,8 +222,3 @@ def _make_axis(title: str, low: float, high: float) -> Axis:
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     values = [i * step for i in range(first, max(first + 1, last) + 1)]
     return Axis(title, values[0], values[-1], tuple((value, f"{value:,.10g}") for value in values))
-
-
-def format_number(value: float | None) -> str:
-    """Return a metric with four decimals."""
-    return "undefined" if value is None else f"{value:.4f}"

@@ -93,7 +93,7 @@ def render(
         problems=problems,
         style=text,
         script=script,
-        box=charts,
+        sizes=charts,
         version=__version__,
     )
 

@@ -24,12 +24,12 @@ _PAIR_FACTOR = 2  # times the bytes of a patch: with its explanation, which neve
 
 @dataclass(frozen=True)
 class Picture:
-    """A patch: its id, slide, score, its pixels as a `data:` address, and its explanation as another one, or ""."""
+    """A patch: its id, slide and score, its pixels as a `data:` address, and its explanation as another one, or ""."""
 
     id: str
     slide: str
     prob: float
-    source: str
+    image: str
     explanation: str = ""
 
 
@@ -64,11 +64,11 @@ def make_error_galleries(
         table = scores.iloc[rows]
         slides = table["slide"].tolist() if "slide" in table.columns else [""] * len(table)
         pixels = read_scored(workspace, report, table)
-        sources = [_make_data_address(patch, _QUALITY) for patch in pixels]
-        sizes = _PAIR_FACTOR * np.cumsum([len(source) for source in sources])
+        images = [_make_data_address(patch, _QUALITY) for patch in pixels]
+        sizes = _PAIR_FACTOR * np.cumsum([len(image) for image in images])
         shown = int(np.searchsorted(sizes, max_bytes / 2, side="right"))
         explanations, reason = _explain(workspace, report, pixels[:shown])
-        parts = zip(table["id"][:shown], slides, table["prob"], sources, explanations, strict=False)
+        parts = zip(table["id"][:shown], slides, table["prob"], images, explanations, strict=False)
         galleries.append(Gallery(title, total, [Picture(*part) for part in parts], reason))
     return galleries
 

@@ -29,7 +29,7 @@ class MapPicture:
 
     slide: str
     summary: str
-    source: str
+    image: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class MapGallery:
     @property
     def bytes(self) -> int:
         """The size of the pictures in the page."""
-        return sum(len(picture.source) for picture in self.pictures)
+        return sum(len(picture.image) for picture in self.pictures)
 
 
 def make_evaluation_maps(
@@ -65,8 +65,10 @@ def make_evaluation_maps(
     maps.sort(key=lambda one: (accuracy.get(one.slide, 0), one.slide))
     gallery = MapGallery(len(maps))
     for one in maps[:_MAX_MAPS]:
-        picture = MapPicture(one.slide, f"{one.patches:,} scored patches on the plane of the slide", _draw(one, report))
-        if gallery.bytes + len(picture.source) > max_bytes:
+        picture = MapPicture(
+            one.slide, f"{one.patches:,} scored patches at their positions in the slide", _draw(one, report)
+        )
+        if gallery.bytes + len(picture.image) > max_bytes:
             break
         gallery.pictures.append(picture)
     return gallery
@@ -83,13 +85,13 @@ def make_folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int)
     gallery = MapGallery(len(found))
     for number, (folder, one) in enumerate(found):
         share = (max_bytes - gallery.bytes) // (len(found) - number)
-        if not (source := _shrink(folder / HEATMAP, share)):
+        if not (image := _shrink(folder / HEATMAP, share)):
             break
         record = one.record
         areas = (("tissue", record.tissue_mm2), ("of it above the threshold", record.tumour_mm2))
         texts = [f"{area:.2f} mm² {name}" for name, area in areas if area is not None]
         text = ", ".join([f"{record.squares:,} squares", *texts])
-        gallery.pictures.append(MapPicture(record.slide, f"{text}; threshold {one.threshold:.3g}", source))
+        gallery.pictures.append(MapPicture(record.slide, f"{text}; threshold {one.threshold:.3g}", image))
     return gallery
 
 
@@ -123,7 +125,7 @@ def _shrink(path: Path, max_bytes: int) -> str:
         problem = f": {error}"
     if image is None:
         hint = "remove the folder of this slide, and histo predict writes it again"
-        raise HistoError(f"{path} is no picture{problem}", hint)
+        raise HistoError(f"{path} is not a picture that can be read{problem}", hint)
     while min(image.shape[:2]) >= 150:
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
         address = f"data:image/jpeg;base64,{b64encode(encoded.tobytes()).decode()}"

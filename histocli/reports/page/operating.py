@@ -19,7 +19,8 @@ class OperatingPoints:
     """The number of tumour and of normal patches that are predicted as tumour at each of T thresholds.
 
     Counts need no scores in the page: they have the same size for a hundred patches and for a million, and they are
-    exact at every threshold of the slider. `stored` is the position of the evaluation's own threshold.
+    exact at every threshold of the slider. `initial` is where the slider is at first, at the threshold of the
+    evaluation.
     """
 
     thresholds: list[float]
@@ -27,7 +28,7 @@ class OperatingPoints:
     fp: list[int]
     positives: int
     negatives: int
-    stored: int
+    initial: int
 
     def to_json(self) -> Json:
         """Return the counts as plain values, for the page's script."""
@@ -48,7 +49,7 @@ def count_operating_points(scores: "pd.DataFrame", threshold: float) -> Operatin
         fp=(len(normal) - np.searchsorted(normal, stops)).tolist(),
         positives=len(tumour),
         negatives=len(normal),
-        stored=stops.index(threshold),
+        initial=stops.index(threshold),
     )
 
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.reports.page.charts import Axis, Chart, Line, format_number, make_rate_axis
+from histocli.reports.page.charts import Axis, Chart, Line, make_rate_axis
 from histocli.reports.page.maps import MapGallery, make_folder_maps
 from histocli.reports.slides import MAXIMUM, SlideEvaluation, read_slide_evaluation, slide_evaluation_path
 from histocli.slides.lesions import FALSE_POSITIVES
 from histocli.slides.records import FinishedSlide, read_folder
+from histocli.text import format_metric
 from histocli.workspace import Workspace
 
 _ROUNDING = 1e-5  # the table that `histo eval --maps` reads has the probabilities with six decimals
@@ -41,7 +42,7 @@ def make_slide_section(workspace: Workspace, folder: Path, max_bytes: int) -> Sl
         return SlideSection(maps)
     file = slide_evaluation_path(workspace, folder).name
     if not _is_of_these_maps(evaluation, finished):
-        problem = f"{file} is of other scores than these maps have: histo eval --maps {folder.name} measures them again"
+        problem = f"{file} was computed from other maps: histo eval --maps {folder.name} measures them again"
         return SlideSection(maps, problem=problem)
     return SlideSection(maps, evaluation, file, make_slide_charts(evaluation))
 
@@ -58,7 +59,7 @@ def make_slide_charts(report: SlideEvaluation) -> list[Chart]:
     """Return the ROC curves of slides and the FROC curve of lesions; a curve that is not defined is left out."""
     charts = []
     curves = [
-        Line(f"{name}: AUC {format_number(one.value)}", tuple(report.compute_roc(name)), str(style))
+        Line(f"{name}: AUC {format_metric(one.value)}", tuple(report.compute_roc(name)), str(style))
         for style, (name, one) in enumerate(report.auc.items())
         if one.value is not None
     ]
@@ -73,7 +74,7 @@ def make_slide_charts(report: SlideEvaluation) -> list[Chart]:
             )
         )
     if report.sensitivity:
-        score = format_number(report.froc.value)
+        score = format_metric(report.froc.value)
         charts.append(
             Chart(
                 "FROC curve of lesions",

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from histocli.metrics.bands import Band
 from histocli.metrics.curves import PrecisionRecallCurve
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, number, thousands, title
+from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, thousands, title
+from histocli.text import format_metric
 
 
 def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None, by: str = "") -> None:
@@ -27,7 +28,7 @@ def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None,
         axes.legend(loc="lower right")
     else:
         _show_reason(axes, measured.undefined["auc"])
-    title(figure, f"ROC: {report.run}", *list_facts(report))
+    title(figure, f"ROC: {report.run}", *make_subtitles(report))
 
 
 def draw_pr(figure: Figure, report: EvaluationReport) -> None:
@@ -44,7 +45,7 @@ def draw_pr(figure: Figure, report: EvaluationReport) -> None:
         axes.legend(loc="lower left")
     else:
         _show_reason(axes, measured.undefined["average_precision"])
-    title(figure, f"Precision and recall: {report.run}", *list_facts(report))
+    title(figure, f"Precision and recall: {report.run}", *make_subtitles(report))
 
 
 def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
@@ -63,9 +64,12 @@ def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    accuracy = f"accuracy {number(report.measured.metrics['accuracy'])}"
+    accuracy = f"accuracy {format_metric(report.measured.metrics['accuracy'], 3)}"
     title(
-        figure, f"Confusion matrix: {report.run}", *list_facts(report, accuracy), "percentages and colours are per row"
+        figure,
+        f"Confusion matrix: {report.run}",
+        *make_subtitles(report, accuracy),
+        "percentages and colours are per row",
     )
 
 
@@ -88,7 +92,7 @@ def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
     counts.set(xlabel="predicted probability of tumour", ylabel="patches")
     thousands(counts.yaxis)
     figure.align_ylabels()
-    title(figure, f"Calibration: {report.run}", *list_facts(report))
+    title(figure, f"Calibration: {report.run}", *make_subtitles(report))
 
 
 def draw_scores(figure: Figure, report: EvaluationReport) -> None:
@@ -104,12 +108,12 @@ def draw_scores(figure: Figure, report: EvaluationReport) -> None:
     axes.set(xlabel="predicted probability of tumour", ylabel="patches", xlim=(0, 1))
     thousands(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
-    title(figure, f"Scores by class: {report.run}", *list_facts(report))
+    title(figure, f"Scores by class: {report.run}", *make_subtitles(report))
 
 
-def list_facts(report: EvaluationReport, result: str = "") -> tuple[str, ...]:
+def make_subtitles(report: EvaluationReport, result: str = "") -> tuple[str, ...]:
     """Return the lines under a title: the data, the number of patches, and the result (by default the AUC)."""
-    result = result or f"AUC {number(report.measured.metrics['auc'])}"
+    result = result or f"AUC {format_metric(report.measured.metrics['auc'], 3)}"
     return describe_scored(report), f"n = {report.measured.n:,}, {result}"
 
 
@@ -121,7 +125,7 @@ def describe_scored(report: EvaluationReport) -> str:
 
 def format_with_interval(report: EvaluationReport, name: str) -> str:
     """Format a metric with its 95% interval, if it has one."""
-    uncertainty, value = report.uncertainty, number(report.measured.metrics[name])
+    uncertainty, value = report.uncertainty, format_metric(report.measured.metrics[name], 3)
     interval = uncertainty.interval(name) if uncertainty else None
     if uncertainty is None or interval is None:
         return value

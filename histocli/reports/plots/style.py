@@ -103,8 +103,3 @@ def thousands(axis: Axis) -> None:
     """Label an axis of counts with a few whole numbers with thousands separators."""
     axis.set_major_locator(MaxNLocator(5, integer=True))
     axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """Format a metric for a title."""
-    return "undefined" if value is None else f"{value:.{digits}f}"

@@ -4,8 +4,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from histocli.reports.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, number, title
+from histocli.reports.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, title
 from histocli.reports.run import EpochRecord, RunRecord
+from histocli.text import format_metric
 
 _MARKED_EPOCHS = 30  # with more epochs the markers would overlap
 
@@ -35,7 +36,7 @@ def draw_curves(figure: Figure, run: RunRecord, history: list[EpochRecord]) -> N
     quality.legend(loc="best")
     figure.align_ylabels()
     epochs = history[-1].epoch
-    result = f"best AUC {number(best[0])} at epoch {best[1]} of {epochs}" if best else "AUC undefined"
+    result = f"best AUC {format_metric(best[0], 3)} at epoch {best[1]} of {epochs}" if best else "AUC undefined"
     title(figure, f"Learning curves: {run.run}", f"{run.data} val, n = {run.val_patches:,}", result)
 
 

@@ -31,11 +31,11 @@ function moveMark(mark, threshold, metrics) {
   const svg = mark.ownerSVGElement, box = (name) => Number(svg.dataset[name]);
   const [x, y] = {
     roc: [1 - metrics.specificity, metrics.sensitivity], pr: [metrics.sensitivity, metrics.ppv], line: [threshold, 0],
-  }[mark.dataset.follows];
+  }[mark.dataset.mark];
   mark.style.display = Number.isFinite(x) && Number.isFinite(y) ? "" : "none";
   if (mark.style.display) return;
   const left = box("left") + x * box("width");
-  if (mark.dataset.follows === "line") {
+  if (mark.dataset.mark === "line") {
     mark.setAttribute("x1", left);
     mark.setAttribute("x2", left);
   } else {
@@ -62,16 +62,16 @@ function setUpThreshold(section) {
     section.querySelectorAll("[data-threshold]").forEach((cell) => { cell.textContent = threshold; });
     section.querySelectorAll("[data-count]").forEach((cell) => { cell.textContent = thousands(counts[cell.dataset.count]); });
     section.querySelectorAll("[data-metric]").forEach((cell) => { cell.textContent = format(metrics[cell.dataset.metric]); });
-    section.querySelectorAll("[data-follows]").forEach((mark) => moveMark(mark, threshold, metrics));
+    section.querySelectorAll("[data-mark]").forEach((mark) => moveMark(mark, threshold, metrics));
   };
   slider.addEventListener("input", () => show(Number(slider.value)));
   number.addEventListener("change", () => {
     const value = number.valueAsNumber;
     show(value >= 0 && value <= 1 ? nearest(points.thresholds, value) : Number(slider.value));
   });
-  controls.querySelector("button").addEventListener("click", () => show(points.stored));
+  controls.querySelector("button").addEventListener("click", () => show(points.initial));
   controls.hidden = false;
-  show(points.stored);
+  show(points.initial);
 }
 
 // Sort the rows of a table by a column: first increasing, then decreasing. Cells without a value come last.

@@ -103,11 +103,11 @@ def render(drawing: Drawing) -> Pixels:
         return rng.integers(247, 253, (SIZE, SIZE, 3), np.uint8)
     if drawing.kind == "black":
         return rng.integers(0, 8, (SIZE, SIZE, 3), np.uint8)
-    hematoxylin, eosin = stain(rng, drawing.layout, drawing.slide.growth)
-    return photograph(rng, drawing.slide, hematoxylin, eosin)
+    hematoxylin, eosin = draw_stains(rng, drawing.layout, drawing.slide.growth)
+    return compute_image(rng, drawing.slide, hematoxylin, eosin)
 
 
-def stain(rng: np.random.Generator, layout: Layout, growth: Growth) -> tuple[Plane, Plane]:
+def draw_stains(rng: np.random.Generator, layout: Layout, growth: Growth) -> tuple[Plane, Plane]:
     """Draw the hematoxylin and eosin concentrations (96,96) of a patch."""
     scene = draw_scene(rng, draw_tumour_mask(layout), growth)
     hematoxylin, eosin = draw_ground(rng, scene, growth)
@@ -118,7 +118,7 @@ def stain(rng: np.random.Generator, layout: Layout, growth: Growth) -> tuple[Pla
     return hematoxylin * thickness, eosin * thickness
 
 
-def photograph(rng: np.random.Generator, slide: Slide, hematoxylin: Plane, eosin: Plane) -> Pixels:
+def compute_image(rng: np.random.Generator, slide: Slide, hematoxylin: Plane, eosin: Plane) -> Pixels:
     """Return the image (96,96,3), uint8, RGB, of stain concentrations (96,96), by Beer-Lambert's law."""
     import cv2
 

@@ -66,12 +66,12 @@ def _choose_irregular(
 
 def draw_chunk(seed: int, plans: list[PatchPlan]) -> tuple[list[int], Pixels]:
     """Draw some patches, and return their labels (0 or 1) and pixels (k,96,96,3), uint8, RGB."""
-    drawings = [make_drawing(seed, plan) for plan in plans]
+    drawings = [plan_drawing(seed, plan) for plan in plans]
     labels = [int(is_positive(drawing.layout)) for drawing in drawings]
     return labels, np.stack([render(drawing) for drawing in drawings])
 
 
-def make_drawing(seed: int, plan: PatchPlan) -> Drawing:
+def plan_drawing(seed: int, plan: PatchPlan) -> Drawing:
     """Return the slide, layout and kind of one patch, from which it is drawn."""
     layout = draw_layout(plan.slide, (seed, plan.slide.number, plan.number))
     if plan.kind == "tissue":
