@@ -88,8 +88,8 @@ def find_feature_maps(network: nn.Module, min_sides: Sequence[int] = MIN_SIDES) 
     return modules
 
 
-def _make_blank_image() -> Tensor:
-    return torch.full((1, 3, PATCH_SIDE, PATCH_SIDE), 0.5)
+def _make_blank_images(count: int) -> Tensor:
+    return torch.full((count, 3, PATCH_SIDE, PATCH_SIDE), 0.5)
 
 
 def _find_map_sides(network: nn.Module) -> dict[nn.Module, int]:
@@ -97,15 +97,16 @@ def _find_map_sides(network: nn.Module) -> dict[nn.Module, int]:
 
     Maps after a single layer of weights are skipped, such as the patch embedding of a vision transformer: they show
     only edges and colours. Maps that are larger than an earlier one are skipped too: VGG and AlexNet stretch a smaller
-    map to a fixed size.
+    map to a fixed size. Two images are computed, because outputs that are not of an image have other numbers of rows:
+    each block of a Swin transformer V2 computes a table of relative positions.
     """
     sides: dict[nn.Module, int] = {}
-    layers, smallest = 0, PATCH_SIDE**2
+    layers, smallest, images = 0, PATCH_SIDE**2, _make_blank_images(2)
 
     def note(module: nn.Module, output: Any) -> None:
         nonlocal layers, smallest
         layers += any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
-        if layers > 1 and isinstance(output, Tensor) and output.ndim == 4 and len(output) == 1:
+        if layers > 1 and isinstance(output, Tensor) and output.ndim == 4 and len(output) == len(images):
             height, width = output.shape[1:3] if _is_channels_last(output) else output.shape[2:]
             if smallest >= height == width > 1:
                 smallest = height
@@ -113,7 +114,7 @@ def _find_map_sides(network: nn.Module) -> dict[nn.Module, int]:
                 sides[module] = height
 
     with _hook(network.modules(), note), torch.no_grad():
-        network(_make_blank_image())
+        network(images)
     return sides
 
 
@@ -124,7 +125,7 @@ def _is_channels_last(maps: Tensor) -> bool:
 
 def _is_decisive(network: nn.Module, module: nn.Module) -> bool:
     """Return whether the logits depend on the image only through the output of a module."""
-    image = _make_blank_image().requires_grad_()
+    image = _make_blank_images(1).requires_grad_()
     with _hook([module], lambda _, output: output.detach()), torch.enable_grad():
         logits = network(image).sum()
         return not logits.requires_grad or torch.autograd.grad(logits, image, allow_unused=True)[0] is None

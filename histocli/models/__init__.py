@@ -14,6 +14,7 @@ from histocli.errors import HistoError, UsageError
 from histocli.models import packaged, timm_models
 from histocli.models.backbone import PCAM_MEAN, PCAM_STD, HeadedNetwork
 from histocli.models.encoders import create_encoder_backbone, encoder_note
+from histocli.models.hub import require_timm
 from histocli.models.patch_network import PatchNetwork
 from histocli.models.torchvision_models import create_torchvision_backbone, list_torchvision_names
 
@@ -123,9 +124,17 @@ def describe_weights(arch: str, weights: str) -> str:
 
 
 def check_architecture(arch: str) -> None:
-    """Raise `UsageError` with similar names if no architecture has this name; timm's names are not checked."""
-    known = arch in ARCHITECTURES or arch in ENCODERS or arch.startswith(timm_models.PREFIX)
-    if not known and arch not in list_torchvision_names():
+    """Check the name of an architecture before anything is loaded; what is on a hub or in a folder is not checked.
+
+    Raises:
+        UsageError: no architecture has this name; the hint has similar names.
+        HistoError: timm is needed, and is not installed.
+    """
+    if arch in ENCODERS:
+        require_timm(arch)
+    elif arch.startswith(timm_models.PREFIX):
+        timm_models.check_timm_name(arch)
+    elif arch not in ARCHITECTURES and arch not in list_torchvision_names():
         raise _unknown_arch_error(arch)
 
 

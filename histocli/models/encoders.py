@@ -11,7 +11,7 @@ from histocli.architectures import ENCODERS, Encoder
 from histocli.errors import HistoError, first_line
 from histocli.models.backbone import Backbone
 from histocli.models.encoder_formats import FILES, replace_patch_embedding, to_timm
-from histocli.models.hub import hub_error, offline_if_unreachable
+from histocli.models.hub import hub_error, offline_if_unreachable, require_timm
 
 _CLASSIFIER_PREFIXES = ("head.", "fc.", "classifier.")  # the layers for other classes in published weights
 
@@ -41,10 +41,9 @@ def create_encoder_backbone(name: str, pretrained: bool) -> Backbone:
         HistoError: timm is not installed; the weights cannot be downloaded or need access; or they do not fit.
     """
     encoder = ENCODERS[name]
-    try:
-        import timm
-    except ImportError as error:
-        raise HistoError(f"{name} needs the package {error.name}", "pip install 'histocli[timm]'") from error
+    require_timm(name)
+    import timm
+
     weights = _download(name, encoder) if pretrained else {}  # before a network of gigabytes is built
     options = dict(encoder.options)
     if layer := options.get("mlp_layer"):

@@ -15,9 +15,9 @@ from urllib.parse import parse_qsl, urlencode
 
 from torch import nn
 
-from histocli.errors import HistoError, UsageError, describe_value, first_line
+from histocli.errors import UsageError, describe_value, first_line
 from histocli.models.backbone import Backbone, missing_weights_error
-from histocli.models.hub import describe_hub_error, hub_error, offline_if_unreachable
+from histocli.models.hub import describe_hub_error, hub_error, offline_if_unreachable, require_timm
 
 PREFIX = "timm/"
 _HUB, _FOLDER = "hf-hub:", "local-dir:"
@@ -36,6 +36,18 @@ def is_stored_elsewhere(arch: str) -> bool:
     return arch.startswith((PREFIX + _HUB, PREFIX + _FOLDER))
 
 
+def check_timm_name(arch: str) -> None:
+    """Check that timm is installed and has the network `arch`; what is on a hub or in a folder is not checked.
+
+    Raises:
+        HistoError: timm is not installed.
+        UsageError: timm has no network of that name; the hint has similar names.
+    """
+    require_timm(arch)
+    if not is_stored_elsewhere(arch):
+        _check_name(arch.removeprefix(PREFIX).partition("?")[0])
+
+
 def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
     """Return a network without its last layer.
 
@@ -46,12 +58,11 @@ def create_timm_backbone(arch: str, pretrained: bool) -> Backbone:
         HistoError: timm is not installed, or the weights cannot be loaded.
         UsageError: there is no network of that name, or it does not have these options.
     """
-    try:
-        import timm
-        from huggingface_hub import hf_hub_download
-        from safetensors import SafetensorError
-    except ImportError as error:
-        raise HistoError(f"{arch} needs the package {error.name}", "pip install 'histocli[timm]'") from error
+    require_timm(arch)
+    import timm
+    from huggingface_hub import hf_hub_download
+    from safetensors import SafetensorError
+
     name, _, query = arch.removeprefix(PREFIX).partition("?")
     needs_hub = name.startswith(_HUB) or (pretrained and not is_stored_elsewhere(arch))
     try:

@@ -1,5 +1,6 @@
 """`--lora RANK`: fine-tune a backbone by small matrices beside its linear layers (Hu et al. 2021, arXiv 2106.09685)."""
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,6 +14,12 @@ _ADAPTER = "default"
 _BASE = ".base_layer."  # the part of a weight's name that shows it is the original weight of a layer with an adapter
 
 
+def require_peft() -> None:
+    """Raise `HistoError` if peft is not installed."""
+    if find_spec("peft") is None:
+        raise HistoError("--lora needs the package peft", "pip install 'histocli[lora]'")
+
+
 def add_lora(model: Classifier, rank: int) -> int:
     """Put an adapter beside every linear layer of the backbone, freeze its other weights, and return their number.
 
@@ -22,10 +29,9 @@ def add_lora(model: Classifier, rank: int) -> int:
         HistoError: peft is not installed.
         UsageError: the backbone has no linear layers.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise HistoError(f"--lora needs the package {error.name}", "pip install 'histocli[lora]'") from error
+    require_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
     backbone = model.backbone_and_head.backbone
     layers = [name for name, module in backbone.named_modules() if type(module) is nn.Linear]
     if not layers:

@@ -10,6 +10,7 @@ from histocli.errors import UsageError
 from histocli.metrics.thresholds import parse_threshold
 from histocli.models import check_architecture, check_weights
 from histocli.models.encoders import find_short_name
+from histocli.training.lora import require_peft
 
 _NOT_WITH_KNN = ("epochs", "lr")
 _NOT_WITH_FREEZE = ("augment", "rotate", "compile")
@@ -25,12 +26,8 @@ def complete_config(config: RunConfig, given: Collection[str]) -> RunConfig:
     """Return the options with those that follow from others and were not given.
 
     An architecture that names published weights starts from them, and a head of neighbours needs one epoch.
-
-    Raises:
-        UsageError: no architecture has the name that was given.
     """
     config = replace(config, arch=find_short_name(config.arch))
-    check_architecture(config.arch)  # before other options are checked, which depend on it
     if "weights" not in given:
         config = replace(config, weights=choose_weights(config.arch, config.weights))
     return replace(config, epochs=1) if config.head is HeadKind.KNN and "epochs" not in given else config
@@ -42,7 +39,13 @@ def choose_weights(arch: str, weights: Weights) -> Weights:
 
 
 def check_options(config: RunConfig, given: Collection[str]) -> None:
-    """Raise `UsageError` for options that exclude each other, or one that was given and would change nothing."""
+    """Check the options of a run before anything is loaded.
+
+    Raises:
+        UsageError: no architecture has the name, options exclude each other, or one was given and would change nothing.
+        HistoError: an option needs a package that is not installed.
+    """
+    check_architecture(config.arch)  # before other options are checked, which depend on it
     for key in _NOT_WITH_KNN:
         if config.head is HeadKind.KNN and key in given:
             raise UsageError(f"--{key} has no meaning with --head knn: it remembers the patches, without training")
@@ -51,3 +54,5 @@ def check_options(config: RunConfig, given: Collection[str]) -> None:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")
     config.check()
     check_weights(config.arch, config.weights)
+    if config.lora is not None:
+        require_peft()

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+from histocli.compute.device import choose_compute
 from histocli.config import TuneConfig
 from histocli.data.groups import find_split_unit
 from histocli.data.manifest import hash_file, read_manifest
@@ -84,6 +85,7 @@ def _check_record(record: StudyRecord, path: Path, name: str) -> None:
 def _start_study(folder: StudyWorkspace, config: TuneConfig, path: Path, given: Collection[str]) -> Study:
     """Write the manifests of the folds, make the file of the study, and at last its record."""
     config.check()
+    choose_compute(config.device, config.precision)  # raises an error if there is no such device
     for arch in config.arch:
         weights = choose_weights(arch, config.weights)
         if weights is not config.weights and "weights" in given:
@@ -130,6 +132,7 @@ def _apply_given(stored: TuneConfig, config: TuneConfig, given: Collection[str])
     device = config.device if "device" in given else stored.device
     continued = replace(stored, trials=config.trials, hours=config.hours, device=device)
     continued.check()
+    choose_compute(continued.device, continued.precision)
     return continued
 
 

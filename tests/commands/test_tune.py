@@ -242,6 +242,13 @@ def test_wrong_options_start_nothing(histo, args, message):
     assert not list(histo.root.glob("manifests/*-fold*"))
 
 
+def test_a_device_that_is_not_there_starts_and_changes_nothing(histo):
+    no_gpu = ("tune", "--trials", 1, "--device", "mps")
+    assert histo.fails(*no_gpu)[0] == "--device mps: no Apple GPU was found"
+    assert not list(histo.root.glob("tuning/[!.]*"))
+    assert not list(histo.root.glob("manifests/*-fold*"))
+
+
 def test_impossible_folds_and_names_in_use_start_nothing(histo):
     assert "cannot be divided into 40 folds" in histo.fails("tune", "--trials", 1, "--folds", 40)[0]
     shutil.copy(histo.root / "manifests" / "balanced.csv", histo.root / "manifests" / "tune-fold1.csv")

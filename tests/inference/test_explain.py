@@ -144,6 +144,25 @@ def test_networks_of_convolutions_and_swin_have_a_map(arch):
     assert (found.std((1, 2)) > 0).all()
 
 
+class NetworkWithTable(nn.Module):
+    """Adds a table of positions to its map, which it computes from constants as a Swin transformer V2 does."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.ReLU(), nn.Conv2d(4, 4, 1))
+        self.table = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 4))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, images):
+        positions = self.table(torch.ones(1, 5, 5, 2)).mean((1, 2))
+        return self.head(self.convolutions(images).mean((2, 3)) + positions)
+
+
+def test_a_table_that_does_not_depend_on_the_image_is_no_map():
+    network = NetworkWithTable().eval()
+    assert find_feature_maps(network) == [network.convolutions]
+
+
 @pytest.mark.parametrize("arch", ["vit_b_32", "timm/test_vit?img_size=96"])
 def test_vision_transformers_have_no_map(arch):
     if arch.startswith("timm/"):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -291,6 +292,28 @@ def test_a_wrong_name_is_an_error_whatever_the_other_options_are(histo):
     error, hint = histo.fails(*TRAIN, "--arch", "UNI", "--freeze", code=2)
     assert error == "there is no architecture 'UNI'"
     assert "uni" in hint
+
+
+@pytest.mark.parametrize(
+    ("package", "options", "error", "hint"),
+    [
+        ("timm", ["--arch", "uni", "--freeze"], "uni needs the package timm", "pip install 'histocli[timm]'"),
+        ("timm", ["--arch", "timm/resnet18"], "timm/resnet18 needs the package timm", "pip install 'histocli[timm]'"),
+        ("peft", ["--arch", "uni", "--lora", 8], "--lora needs the package peft", "pip install 'histocli[lora]'"),
+        ("peft", ["--arch", "uni", "--lora", 8, "--folds", 3], "--lora needs the package peft", "[lora]'"),
+    ],
+)
+def test_a_missing_package_is_named_before_the_patches_are_read(empty, monkeypatch, package, options, error, hint):
+    monkeypatch.setitem(sys.modules, package, None)
+    found = empty.fails("train", *options)  # in a workspace without patches
+    assert found[0] == error
+    assert found[1].endswith(hint)
+
+
+def test_a_name_that_timm_does_not_have_is_named_before_the_patches_are_read(empty):
+    error, hint = empty.fails("train", "--arch", "timm/resnet81", code=2)
+    assert error == "timm has no architecture 'resnet81'"
+    assert "timm/resnet18" in hint
 
 
 def test_training_warns_about_weights_that_were_trained_on_pcam(histo, hub, monkeypatch):
