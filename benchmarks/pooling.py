@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from histocli.models.histonet import BlurredMaxPool
+from histocli.models.blurred_pool import BlurredMaxPool
 
 STAGES = (16, 96), (32, 48), (64, 24), (128, 12)  # channels and side of the maps
 _BLOCK = 1024 if torch.cuda.is_available() else 1 << 17  # values a program computes; the interpreter needs large blocks

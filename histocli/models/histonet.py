@@ -1,9 +1,9 @@
 """The default network: five stages of convolutions for patches whose centre decides the label."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from histocli.models.blurred_pool import BlurredMaxPool
 from histocli.models.head import run_head_in_fp32
 from histocli.models.patch_network import PatchNetwork
 
@@ -56,48 +56,6 @@ class HistoNet(PatchNetwork):
         maps = self.stages(images)  # (N,C,S/16,S/16)
         centre = maps[:, :, self.centre, self.centre].amax((2, 3))
         return run_head_in_fp32(self.head, torch.cat([centre, maps.mean((2, 3))], 1))
-
-
-class BlurredMaxPool(nn.Module):
-    """Max-pooling with stride 1, then a blur with stride 2: (N,C,H,W) -> (N,C,H/2,W/2).
-
-    The output of plain max-pooling with stride 2 depends on whether a detail begins at an even or an odd pixel. A blur
-    before the reduction removes most of this (Zhang, "Making convolutional networks shift-invariant again", 2019).
-    """
-
-    kernel: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        # Python computes the products: on the meta device, torch.prod imports torch._dynamo, which takes seconds.
-        binomial = (0.25, 0.5, 0.25)
-        kernel = torch.tensor([[a * b for b in binomial] for a in binomial]).expand(channels, 1, 3, 3)
-        self.register_buffer("kernel", kernel.contiguous(), persistent=False)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Pool maps of even height and width."""
-        # torch.compile cannot trace `is_inference_mode_enabled`, so it comes last and is not called then.
-        is_cpu_inference = (
-            maps.device.type == "cpu" and not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-        )
-        # The pooled maps are (N,C,H+1,W+1).
-        pooled = _max_of_neighbours(_max_of_neighbours(maps, 3), 2) if is_cpu_inference else F.max_pool2d(maps, 2, 1, 1)
-        return F.conv2d(pooled, self.kernel, stride=2, groups=len(self.kernel))
-
-
-def _max_of_neighbours(maps: Tensor, dim: int) -> Tensor:
-    """Return the maximum of each two neighbours along a dimension, between the two ends of the input.
-
-    The result is longer by one, as that of `max_pool2d` with kernel size 2, stride 1 and padding 1. It has no gradient,
-    because it is written with `out=`.
-    """
-    shape = [size + (axis == dim) for axis, size in enumerate(maps.shape)]
-    result = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
-    pairs = maps.shape[dim] - 1
-    torch.maximum(maps.narrow(dim, 0, pairs), maps.narrow(dim, 1, pairs), out=result.narrow(dim, 1, pairs))
-    for end in (0, -1):
-        result.select(dim, end).copy_(maps.select(dim, end))
-    return result
 
 
 class Refinement(nn.Module):

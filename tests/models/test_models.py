@@ -22,8 +22,8 @@ from histocli.enums import Device, Precision, Weights
 from histocli.errors import HistoError, UsageError
 from histocli.models import Classifier, create_model, create_network, rebuild_model
 from histocli.models.backbone import Head
+from histocli.models.blurred_pool import BlurredMaxPool
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from histocli.models.histonet import BlurredMaxPool
 from histocli.models.torchvision_models import list_torchvision_names
 from histocli.signals import Stopped
 from histocli.training.probe import join_state, select_head_state
@@ -121,6 +121,33 @@ def test_blurred_pooling_is_equivariant_and_the_same_without_gradients():
         assert torch.allclose(pool(one), other, atol=1e-6)
     with torch.inference_mode():
         assert torch.equal(pool(maps), pooled)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Compute with this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_blurred_pooling_in_bf16_has_the_values_and_gradients_of_the_operations_of_pytorch(threads):
+    """With small whole numbers: bf16 is exact, and many neighbours are equal. One block does not hold all patches."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(4, (9, 16, 96, 96), generator=generator).float()
+    grads = torch.randint(-2, 3, (9, 16, 48, 48), generator=generator).float() * 16
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        maps = values.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+        pooled = BlurredMaxPool(16)(maps)
+        pooled.backward(grads.to(dtype))
+        results.append((pooled, maps.grad))
+    (expected, expected_grad), (pooled, grad) = results
+    assert type(expected.grad_fn).__name__ == "ConvolutionBackward0"
+    assert torch.equal(pooled.float(), expected)
+    assert torch.equal(grad.float(), expected_grad)
+    assert grad.is_contiguous(memory_format=torch.channels_last)
 
 
 # names
