@@ -266,7 +266,7 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
-        text = f"{what} needs {human_bytes(needed)}, and {folder} has {human_bytes(free)} free"
+        text = f"{what} needs {format_bytes(needed)}, and {folder} has {format_bytes(free)} free"
         raise HistoError(text, make_space_hint(folder))
 
 
@@ -279,8 +279,8 @@ def write_error(path: Path, error: OSError, needed: int | None = None, written: 
     folder = next((folder for folder in path.absolute().parents if os.path.isdir(folder)), path.parent)  # noqa: PTH112
     hint = f"check the folder {folder} and its permissions, or {_OTHER_FOLDER}"
     if error.errno in _DISK_FULL:
-        size = human_bytes(needed) if needed is not None else f"more than {human_bytes(written)}"
-        why += f" ({size} needed, {human_bytes(shutil.disk_usage(folder).free)} free)"
+        size = format_bytes(needed) if needed is not None else f"more than {format_bytes(written)}"
+        why += f" ({size} needed, {format_bytes(shutil.disk_usage(folder).free)} free)"
         hint = make_space_hint(folder)
     return HistoError(f"cannot write {path}: {why}", hint)
 
@@ -290,7 +290,7 @@ def make_space_hint(folder: Path) -> str:
     return f"free some space on the disk of {folder}, or {_OTHER_FOLDER}"
 
 
-def human_bytes(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Format a number of bytes: `27.8 KB`, `6.4 GB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if count < 1000:

@@ -1,6 +1,7 @@
 """Run `histo` as a user does, in this process or in another one, on a copy of a small workspace."""
 
 import atexit
+import csv
 import os
 import pty
 import shutil
@@ -138,3 +139,16 @@ def histo(one_thread, tmp_path):
 def two_runs(one_thread, tmp_path):
     """Return `histo` for a copy of the workspace with the runs `first` and `second`."""
     return Histo(shutil.copytree(template_of_two_runs(), tmp_path / "two-runs"))
+
+
+def rename_slides(histo, slides):
+    """Give the patches of `synthetic` this number of slides, in turn."""
+    path = histo.root / "manifests" / "synthetic.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for i, row in enumerate(rows):
+        row["slide"] = f"renamed_{i % slides}"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -6,7 +6,7 @@ import typer
 
 from histocli.cli import options
 from histocli.cli.app import State, command
-from histocli.fs import human_bytes
+from histocli.fs import format_bytes
 from histocli.stdio import write_out
 
 
@@ -33,7 +33,7 @@ def data(ctx: typer.Context, json: options.Json = False) -> None:
                 f"{one.tumour:,}",
                 f"{one.unlabelled:,}",
                 f"{one.slides:,}" if one.slides else "-",
-                human_bytes(one.bytes),
+                format_bytes(one.bytes),
                 ", ".join(f"{split} {count:,}" for split, count in (one.splits or {}).items()) or "-",
             ]
             for one in inventory.datasets

@@ -9,7 +9,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.cli.listener import ConsoleListener
 from histocli.config import ReportConfig
-from histocli.fs import human_bytes
+from histocli.fs import format_bytes
 from histocli.text import format_count
 
 
@@ -75,4 +75,4 @@ def report(
     config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps, mpp=mpp)
     written = write_report(state.workspace, config, listener=ConsoleListener(state.report))
     evaluations = format_count(written.evaluations, "evaluation")
-    state.report.print_done(f"wrote {written.path}: {evaluations}, {human_bytes(written.bytes)}")
+    state.report.print_done(f"wrote {written.path}: {evaluations}, {format_bytes(written.bytes)}")

@@ -10,7 +10,7 @@ from histocli.cli import options
 from histocli.cli.app import State, command
 from histocli.console import format_cell
 from histocli.enums import RunAction, RunSort
-from histocli.fs import human_bytes
+from histocli.fs import format_bytes
 from histocli.stdio import write_out
 
 
@@ -36,7 +36,7 @@ def runs(
         removed = remove_runs(state.workspace, names or [])
         if removed.has_default:
             state.report.note("checkpoints/best.pt, which --ckpt best.pt uses, is a copy from it and stays")
-        state.report.print_done(f"removed {', '.join(removed.runs)}: {human_bytes(removed.bytes)}")
+        state.report.print_done(f"removed {', '.join(removed.runs)}: {format_bytes(removed.bytes)}")
         return
     runs = list_runs(state.workspace, sort)
     rows = [

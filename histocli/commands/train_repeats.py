@@ -60,11 +60,7 @@ def train_repeats(
     run_config = _make_run_config(workspace, config, given, name if resume else None, ranks)
     repeats = ranks.on_rank0(lambda: plan_repeats(workspace, run_config, name, config.folds or 0, config.seeds or 0))
     names = [member.name for member in repeats.members]
-    started = ranks.on_rank0(lambda: {run for run in names if workspace.run_dir(run).exists()})
-    if resume and not started:
-        raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of the runs to continue")
-    if started and not resume:
-        raise name_taken_error(min(started))
+    started = ranks.on_rank0(lambda: _find_started(workspace, names, resume=resume))
     if config.folds:
         ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
     elif started:
@@ -85,6 +81,16 @@ def train_repeats(
         if number and member is not repeats.members[-1]:
             raise Stopped(number, resume_command)
     return ranks.on_rank0(lambda: summarise(workspace, repeats))
+
+
+def _find_started(workspace: Workspace, names: list[str], *, resume: bool) -> set[str]:
+    """Return the runs that were started; raise `HistoError` if there are some without `--resume`, or none with it."""
+    started = {run for run in names if workspace.run_dir(run).exists()}
+    if resume and not started:
+        raise HistoError(f"there is no run {names[0]!r} to resume", "give the --name of the runs to continue")
+    if started and not resume:
+        raise name_taken_error(min(started))
+    return started
 
 
 def _make_run_config(

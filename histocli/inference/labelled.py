@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
 from hashlib import sha1
@@ -29,6 +30,7 @@ from histocli.inference.score_table import PATCH_COLUMNS
 from histocli.listeners import CommandListener
 from histocli.models import packaged
 from histocli.models.checkpoint import Checkpoint
+from histocli.sources import Patch
 from histocli.sources.folder import FolderOptions, FolderSource
 from histocli.workspace import Workspace
 
@@ -192,11 +194,7 @@ def score_folder(
     if ranks.is_rank0:
         for note in source.report.notes:
             listener.on_note(note)
-    labelled = (
-        patch
-        for patch in source.patches()
-        if patch.label is not None and (split is SplitName.ALL or patch.split == split.value)
-    )
+    labelled = _iterate_labelled(source, split)
     size = predictor.chunk_size(config.batch_size)
     share = (patch for i, patch in enumerate(labelled) if i // size % ranks.size == ranks.rank)
     listener.on_total(None if source.total is None else math.ceil(source.total / ranks.size))
@@ -225,6 +223,13 @@ def score_folder(
         known=count_known(workspace, checkpoints, digests, ManifestCache()),
         likeness=sum((chunk.likeness for chunk in gathered), Likeness()),
     )
+
+
+def _iterate_labelled(source: FolderSource, split: SplitName) -> Iterator[Patch]:
+    """Yield the patches of a split that have a label."""
+    for patch in source.patches():
+        if patch.label is not None and (split is SplitName.ALL or patch.split == split.value):
+            yield patch
 
 
 def _find_split(source: FolderSource, config: EvalConfig, location: Path) -> SplitName:

@@ -23,7 +23,7 @@ from histocli.slides.slide_files import describe_others, find_annotation
 from histocli.slides.synthetic import SyntheticSlide, draw_slide, write_annotation
 from histocli.slides.synthetic import plan_slide as plan_synthetic_slide
 from histocli.sources import Patch, PlannedFile, Position, SourceContext, SourceReport
-from histocli.sources.camelyon import hospital_of
+from histocli.sources.camelyon import find_hospital
 from histocli.threads import thread_count
 
 LABEL_SIDE = 32  # pixels of the square that decides a patch's label
@@ -99,7 +99,7 @@ class SlidesSource:
             raise HistoError(f"there are no slides in {', '.join(locations)}", "histo reads .svs, .tif, .ndpi and more")
         files = [find_annotation(file, annotations) for file in found.slides]
         slides = [
-            AnnotatedSlide(file, one.path if one else None, hospital_of(file.name))
+            AnnotatedSlide(file, one.path if one else None, find_hospital(file.name))
             for file, one in zip(found.slides, files, strict=True)
         ]
         source = cls(slides, given, n, seed, ", ".join(locations), near_tumour)

@@ -11,7 +11,7 @@ _LAST_RUMC_SLIDE = {"normal": 100, "tumor": 70}
 _LABEL_VALUES = {"0": 0, "1": 1, "false": 0, "true": 1, "0.0": 0, "1.0": 1}
 
 
-def hospital_of(slide: str) -> str:
+def find_hospital(slide: str) -> str:
     """Return the hospital of a Camelyon16 training slide, RUMC or UMCU, or "" for another slide.
 
     Normal slides 1 to 100 and tumour slides 1 to 70 are from Radboud, the others from Utrecht. The name of a test

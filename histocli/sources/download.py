@@ -15,7 +15,7 @@ from typing import IO, Any
 import requests
 
 from histocli.errors import HistoError
-from histocli.fs import fsync, human_bytes, make_folder, make_space_hint, require_space, write_all
+from histocli.fs import format_bytes, fsync, make_folder, make_space_hint, require_space, write_all
 from histocli.sources.http import (
     RangeError,
     RefusedError,
@@ -79,7 +79,7 @@ def download_file(
     )
 
 
-def remote_size(url: str, policy: RetryPolicy = DEFAULT_POLICY) -> int | None:
+def find_remote_size(url: str, policy: RetryPolicy = DEFAULT_POLICY) -> int | None:
     """Return the size in bytes of the file at `url`; None if the server does not send it.
 
     Raises:
@@ -167,7 +167,7 @@ def _download_rest(url: str, partial_file: "_PartialFile", on_progress: OnProgre
             raise HistoError(f"the server does not send {redact_url(url)}: HTTP 416", "check the address") from error
         raise RetryableError("the server does not continue in the middle of the file") from error
     if partial_file.total is not None and partial_file.size != partial_file.total:
-        raise RetryableError(f"the connection ended {human_bytes(partial_file.total - partial_file.size)} too early")
+        raise RetryableError(f"the connection ended {format_bytes(partial_file.total - partial_file.size)} too early")
 
 
 def _prepare(url: str, response: requests.Response, partial_file: "_PartialFile") -> None:
@@ -260,7 +260,7 @@ class _PartialFile:
         try:
             yield
         except OSError as error:
-            rest = "" if self.total is None else f" ({human_bytes(self.total - self.size)} are missing)"
+            rest = "" if self.total is None else f" ({format_bytes(self.total - self.size)} are missing)"
             hint = f"{make_space_hint(self.path.parent)}; the same command then continues where it stopped"
             raise HistoError(f"cannot write {self.path}: {error.strerror or error}{rest}", hint) from error
 

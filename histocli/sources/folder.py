@@ -11,7 +11,7 @@ from histocli.enums import Resize
 from histocli.errors import HistoError, UsageError
 from histocli.sources import Patch, SourceContext, SourceOptions, SourceReport, SourceType
 from histocli.sources.archives import folder_name, is_archive
-from histocli.sources.camelyon import hospital_of
+from histocli.sources.camelyon import find_hospital
 from histocli.sources.class_names import describe_counts, label_of, parse_classes, split_of
 from histocli.sources.classes import find_classes, read_splits, read_splits_in_names
 from histocli.sources.copies import describe_copies, refuse_masks
@@ -139,7 +139,7 @@ class FolderSource:
         for key, file in zip(self._ids, self._images, strict=True):
             slide = found.slides.get(file.name, "")
             # Other data sets can also have slides with names such as tumor_001.
-            hospital = found.hospitals.get(file.name) or (hospital_of(slide) if "camelyon16" in slide else "")
+            hospital = found.hospitals.get(file.name) or (find_hospital(slide) if "camelyon16" in slide else "")
             split = self._splits.get(file.name, "")
             yield Patch(key, ImageFile(file.name, file.read, how), found.labels.get(file.name), slide, split, hospital)
 

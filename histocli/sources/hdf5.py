@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histocli.errors import HistoError
-from histocli.fs import human_bytes, make_space_hint, require_space, temporary_path, write_all
+from histocli.fs import format_bytes, make_space_hint, require_space, temporary_path, write_all
 from histocli.sources import Pixels
 from histocli.sources.hdf5_array import MAX_CHUNK, convert_damage_errors, find_array
 
@@ -108,7 +108,7 @@ def _unpack(
         while chunk := packed.read(_CHUNK):
             done += len(chunk)
             if limit is not None and done > limit:
-                raise HistoError(f"{path} unpacks to more than {human_bytes(limit)}", "it is not PCam's file")
+                raise HistoError(f"{path} unpacks to more than {format_bytes(limit)}", "it is not PCam's file")
             with _convert_disk_errors(path, target.parent, expected):
                 write_all(output, chunk)
             on_progress(done)
@@ -120,7 +120,7 @@ def _convert_disk_errors(path: Path, folder: Path, expected: int | None) -> Iter
     try:
         yield
     except OSError as error:
-        needed = "" if expected is None else f" ({human_bytes(expected)} needed)"
+        needed = "" if expected is None else f" ({format_bytes(expected)} needed)"
         raise HistoError(
             f"cannot unpack {path.name} to {folder}: {error.strerror or error}{needed}",
             make_space_hint(folder),

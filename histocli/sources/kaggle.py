@@ -9,7 +9,7 @@ from typing import Annotated
 
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels, PlannedFile, SourceContext, SourceOptions, SourceReport, SourceType
-from histocli.sources.camelyon import hospital_of
+from histocli.sources.camelyon import find_hospital
 from histocli.sources.files import File, describe_others, is_image, read_bytes, split_suffix
 from histocli.sources.kaggle_client import (
     ARCHIVE_BYTES,
@@ -119,7 +119,7 @@ class KaggleSource:
                     label=self._labels.get(image.stem) if split == "train" else None,
                     slide=slide,
                     split=split,
-                    hospital=hospital_of(slide),
+                    hospital=find_hospital(slide),
                 )
 
     def _index(self, path: Path) -> None:

@@ -24,7 +24,7 @@ from histocli.sources import (
     SourceReport,
     SourceType,
 )
-from histocli.sources.camelyon import hospital_of, read_meta
+from histocli.sources.camelyon import find_hospital, read_meta
 from histocli.sources.options import FROM, require_single_location
 from histocli.sources.pcam_files import (
     MD5,
@@ -168,7 +168,7 @@ class PcamSource:
                     label=int(labels[row]),
                     slide=slides[row],
                     split=split,
-                    hospital=hospital_of(slides[row]),
+                    hospital=find_hospital(slides[row]),
                 )
 
     def _read_slides(self, split: str, meta: Path | None) -> list[str]:
@@ -228,14 +228,14 @@ class PcamSource:
 
     def _plan_file(self, name: str, kind: str) -> PlannedFile | None:
         """Return the size of a file to download; None for a table of slides that the server does not have."""
-        from histocli.sources.download import is_complete, remote_size
+        from histocli.sources.download import find_remote_size, is_complete
         from histocli.sources.http import MissingFileError
 
         target = self._downloads_dir / name
         if not self._force and is_complete(self._url_of(name), target, self._required.get(name)):
             return PlannedFile(name, target.stat().st_size, True)
         try:
-            return PlannedFile(name, remote_size(self._url_of(name), self._policy), False)
+            return PlannedFile(name, find_remote_size(self._url_of(name), self._policy), False)
         except MissingFileError:
             if kind == "meta":
                 return None

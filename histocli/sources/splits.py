@@ -10,6 +10,7 @@ from histocli.sources.class_names import SPLIT_NAMES, describe_counts, find_unkn
 from histocli.sources.files import File, read_bytes
 from histocli.sources.matching import ImageIndex
 from histocli.sources.tables import PatchTable
+from histocli.text import format_count
 
 # Short words of tables. As the name of a folder they could be anything, such as the state Virginia.
 _SHORT_SPLIT_NAMES = {
@@ -166,7 +167,7 @@ class SplitFinder:
             for name, split, images in self._named:
                 for image in images:
                     _set_split(self.splits, image, split, "the tables")
-                notes.append(f"the {len(images):,} images of {name} are in the split {split}")
+                notes.append(f"split {split}: {format_count(len(images), 'image')} of {name}")
         elif not self.splits:
             self.splits, self.used = read_lists(others, self._index)
             if self.splits:

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from tests.cli import rename_slides
 from tests.data.tissue import crop, texture, write_patches
 
 
@@ -297,15 +298,7 @@ def test_few_slides_in_a_split_give_a_warning(histo):
     few = [f"{n} slide{'s' * (n != 1)} in {part}" for part in counts if (n := counts[part]["slides"])]
     assert f"warning: only {few[0]} and {few[1]}: " in result.stderr
     assert "give no 95% intervals by bootstrap" in result.stderr
-    path = histo.root / "manifests" / "synthetic.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for i, row in enumerate(rows):
-        row["slide"] = f"s{i % 60}"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    rename_slides(histo, 60)
     assert "slides in" not in histo("balance", "--n", 200, "--val-fraction", 0.3).stderr
 
 

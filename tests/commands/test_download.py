@@ -130,7 +130,7 @@ def classes(histo, tmp_path):
     return tmp_path / "mine"
 
 
-def test_a_folder_with_class_folders(histo, classes):
+def test_class_folders_are_packed_with_their_labels(histo, classes):
     histo("download", "--source", "folder", "--from", classes, "--name", "mine")
     rows = manifest(histo, "mine")
     assert [row["label"] for row in rows] == ["0"] * 6 + ["1"] * 6
@@ -138,7 +138,7 @@ def test_a_folder_with_class_folders(histo, classes):
     assert (pixels(histo, "mine")[:6] == pixels(histo, "synthetic")[:6]).all()
 
 
-def test_several_folders_and_a_zip_with_a_table(histo, tmp_path):
+def test_several_folders_and_a_zip_are_packed_as_one_data_set(histo, tmp_path):
     write_images(histo, tmp_path / "one", 3)
     write_images(histo, tmp_path / "two", 5)
     for path in (tmp_path / "two").iterdir():
@@ -199,7 +199,7 @@ def test_a_folder_without_readable_images_leaves_no_files(empty, tmp_path):
     assert snapshot(empty.root) == {}
 
 
-def test_kaggle_layout(empty, shared_data):
+def test_kaggles_archive_is_packed_with_its_labels_and_splits(empty, shared_data):
     empty("download", "--from", shared_data / "kaggle_layout.zip")
     rows = manifest(empty, "kaggle")
     assert [sum(row["split"] == split for row in rows) for split in ("train", "test")] == [800, 28]
@@ -208,14 +208,14 @@ def test_kaggle_layout(empty, shared_data):
     assert {row["label"] for row in rows if row["split"] == "test"} == {""}
 
 
-def test_kaggle_from_a_folder_of_another_layout(empty, tmp_path):
+def test_a_folder_that_is_not_kaggles_gets_a_hint_to_another_source(empty, tmp_path):
     (tmp_path / "a.tif").write_bytes(b"")
     error, hint = empty.fails("download", "--from", tmp_path)
     assert "train_labels.csv" in error
     assert "--source folder" in hint
 
 
-def test_patches_without_a_label_lead_to_predict(histo, tmp_path):
+def test_patches_without_a_label_give_a_hint_to_predict(histo, tmp_path):
     write_images(histo, tmp_path / "x", 3)
     result = histo("download", "--source", "folder", "--from", tmp_path / "x", "--name", "x")
     assert "no patch has a label, so" in result.stderr

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from histocli.data import manifest
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
-from tests.cli import TRAIN, Histo, write_images
+from tests.cli import TRAIN, Histo, rename_slides, write_images
 from tests.data.tissue import crop, texture, write_patches
 
 EVAL = ["eval", "--device", "cpu"]
@@ -125,7 +125,7 @@ def test_each_manifest_is_read_and_hashed_once(histo, monkeypatch):
     assert +hashed == {"manifest.csv": 1, "synthetic.csv": 1}
 
 
-def test_a_split_of_the_manifest_of_the_run(histo):
+def test_any_split_of_the_run_can_be_evaluated(histo):
     parts = {split: report(histo, "--split", split)["n"] for split in ("train", "val", "all")}
     assert parts["train"] + parts["val"] == parts["all"] == 64
     error, hint = histo.fails(*EVAL, "--split", "test")
@@ -332,19 +332,6 @@ def test_patches_used_in_training_are_counted_with_a_warning(histo):
     assert "trained on" not in own.stderr
 
 
-def rename_slides(histo, slides):
-    """Give the patches of `synthetic` this number of slides, in turn."""
-    path = histo.root / "manifests" / "synthetic.csv"
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for i, row in enumerate(rows):
-        row["slide"] = f"renamed_{i % slides}"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def test_from_few_slides_delong_alone_gives_an_interval_with_the_reason(histo):
     result = histo(*EVAL, "--json", "--data", "synthetic")
     evaluation = json.loads(result.stdout)
@@ -475,7 +462,7 @@ def test_an_ensemble_averages_the_probabilities(two_runs, tmp_path):
     assert "is given twice" in error
 
 
-def test_an_ensemble_from_a_variable_and_one_with_different_validation_patches(histo, monkeypatch):
+def test_a_variable_may_name_an_ensemble_and_its_validation_patches_must_be_the_same(histo, monkeypatch):
     histo("balance", "--n", 40, "--seed", 8)
     histo(*TRAIN, "--epochs", 1, "--name", "second")
     monkeypatch.setenv("HISTO_CKPT", f"first{os.pathsep}second")

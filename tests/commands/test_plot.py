@@ -217,7 +217,7 @@ def test_an_evaluation_of_a_copied_checkpoint_needs_no_run_folder(workspace):
     assert names(plot(workspace, PlotConfig(("borrowed",), (Kind.ROC,)))) == {"borrowed-pcam-all-roc.png"}
 
 
-def test_a_run_before_its_first_epoch(tmp_path):
+def test_a_run_without_an_epoch_has_no_curves(tmp_path):
     workspace = Workspace(tmp_path)
     add_run(workspace, "young", epochs=0)
     with pytest.raises(HistoError, match="not finished an epoch"):
@@ -325,7 +325,7 @@ def test_a_subset_that_was_drawn_again_is_not_that_of_the_run(workspace):
         draw(workspace, None, [Kind.BALANCE])
 
 
-def test_several_runs_are_laid_over_one_another_where_they_scored_the_same_data(workspace):
+def test_several_runs_share_a_plot_for_each_data_set_that_all_of_them_scored(workspace):
     add_run(workspace, "net-2", epochs=2)
     add_evaluation(workspace, "net-2", "pcam", "val", [0, 1, 1], [0.2, 0.9, 0.4])
     add_evaluation(workspace, "net-2", "unseen", "all", [0, 1, 1], [0.1, 0.9, 0.2])

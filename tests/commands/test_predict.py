@@ -106,7 +106,7 @@ def test_every_kind_of_input_gives_the_same_scores(histo, images, tmp_path):
     assert [float(row["label"]) for row in listed] == pytest.approx(expected[::-1], abs=1e-5)
 
 
-def test_a_data_set_by_name(histo):
+def test_a_data_set_may_be_given_by_name(histo):
     rows = run_predict(histo, "synthetic")
     with (histo.root / "manifests" / "synthetic.csv").open(newline="") as file:
         assert [row["id"] for row in rows] == [row["id"] for row in csv.DictReader(file)]
@@ -500,7 +500,7 @@ def test_the_spread_is_that_of_the_eight_orientations(histo, images, tmp_path):
     assert float(flagged[3]["spread"]) == pytest.approx(np.ptp(scores), abs=1e-5)
 
 
-def test_flags_without_the_training_patches_or_their_appearance(histo, images):
+def test_flags_need_the_appearance_of_the_training_patches_and_warn_without_the_patches(histo, images):
     (histo.root / "runs" / "first" / "manifest.csv").unlink()
     result = histo(*PREDICT, images, "--flags")
     assert {row["duplicate"] for row in table(result.stdout)} == {""}
@@ -646,7 +646,7 @@ def test_sixteen_bit_images_are_read_by_the_range_of_the_folder(histo, images, t
 
 
 @pytest.mark.parametrize("kind", ["f4", "f8", "u2", "i8"])
-def test_arrays_of_other_types(histo, tmp_path, kind):
+def test_arrays_of_other_types_get_the_same_scores(histo, tmp_path, kind):
     patches = np.load(histo.root / "data" / "synthetic" / "patches.npy")[:12]
     np.save(tmp_path / "bytes.npy", patches)
     np.save(tmp_path / "x.npy", (patches / 255).astype(kind) if kind[0] == "f" else patches.astype(kind))
@@ -663,7 +663,7 @@ def test_an_array_with_its_channels_first_is_an_error_that_says_so(histo, tmp_pa
 # the nightly job
 
 
-def test_columns_full(histo, images):
+def test_columns_full_adds_the_path_and_the_class(histo, images):
     rows = run_predict(histo, images, "--columns", "full")
     assert list(rows[0]) == ["id", "path", "probability", "class"]
     plain = run_predict(histo, images, "--threshold", "stored")
@@ -698,7 +698,7 @@ def test_ids_of_listed_paths_can_be_stems(histo, images, tmp_path):
     ]
 
 
-def test_patterns_in_quotes(histo, images):
+def test_a_pattern_in_quotes_is_expanded(histo, images):
     assert histo(*PREDICT, images / "patch-0?.png").stdout.count("\n") == 11
     assert histo(*PREDICT, images.parent / "**" / "patch-*.png").stdout == histo(*PREDICT, images).stdout
     assert "no path matches" in histo.fails(*PREDICT, images / "*.tif")[0]

@@ -29,7 +29,7 @@ def write_subset(workspace, rows, **changes):
     return workspace.manifest_path("balanced")
 
 
-def test_the_manifest_of_a_data_set(workspace):
+def test_a_data_set_has_the_rows_labels_and_splits_of_its_manifest(workspace):
     subset = open_subset(workspace, workspace.manifest_path("mine"))
     assert subset.data == "mine"
     assert subset.rows.tolist() == list(range(COUNT))

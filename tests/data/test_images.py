@@ -306,7 +306,7 @@ def test_nearly_every_damaged_webp_is_refused(lossless):
 @pytest.mark.parametrize("side", [1, 5, 96, 300])
 @pytest.mark.parametrize("quality", [1, 80, 100])
 @pytest.mark.parametrize("lossless", [False, True])
-def test_sound_webps_of_any_size_are_read(side, quality, lossless):
+def test_undamaged_webps_of_any_size_are_read(side, quality, lossless):
     pixels = np.resize(SOFT, (side, side, 3))
     for method in (0, 4):
         assert decode(encode(pixels, "WEBP", quality=quality, lossless=lossless, method=method), "x").shape[0] == side

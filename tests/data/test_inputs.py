@@ -30,7 +30,7 @@ def workspace(tmp_path):
     return Workspace(tmp_path / "workspace")
 
 
-def everything(workspace, *names, resize=Resize.CROP):
+def read_all(workspace, *names, resize=Resize.CROP):
     inputs = open_inputs(list(map(str, names)), workspace, resize)
     patches = list(inputs.patches)
     assert inputs.total in (None, len(patches))
@@ -38,22 +38,22 @@ def everything(workspace, *names, resize=Resize.CROP):
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])
-def test_folders_and_archives(tmp_path, workspace, write):
+def test_a_folder_and_an_archive_give_the_same_ids_and_pixels(tmp_path, workspace, write):
     path = write(tmp_path / "x.zip", TREE | {"a/readme.txt": b"", "a/.b.tif": b""})
-    ids, pixels = everything(workspace, path)
+    ids, pixels = read_all(workspace, path)
     assert ids == IDS
     assert np.array_equal(pixels, PIXELS[:5])
 
 
-def test_a_single_file_with_any_suffix(tmp_path, workspace):
+def test_a_single_file_may_have_any_suffix(tmp_path, workspace):
     (tmp_path / "scan.data").write_bytes(TIFFS[0])
-    ids, pixels = everything(workspace, tmp_path / "scan.data")
+    ids, pixels = read_all(workspace, tmp_path / "scan.data")
     assert ids == ["scan"]
     assert np.array_equal(pixels[0], PIXELS[0])
 
 
 @pytest.mark.parametrize("side", [96, 128])
-def test_arrays_of_any_size(tmp_path, workspace, side):
+def test_arrays_of_any_size_are_cropped_to_patches(tmp_path, workspace, side):
     array = np.pad(PIXELS, ((0, 0), *[((side - 96) // 2,) * 2] * 2, (0, 0)))
     np.save(tmp_path / "x.npy", array)
     np.save(tmp_path / "fortran.npy", np.asfortranarray(array))
@@ -62,7 +62,7 @@ def test_arrays_of_any_size(tmp_path, workspace, side):
     with h5py.File(tmp_path / "single.HDF5", "w") as file:
         file.create_dataset("pixels", data=array, compression="gzip", chunks=(2, side, side, 3))
     for name in ("x.npy", "fortran.npy", "x.h5", "single.HDF5"):
-        ids, pixels = everything(workspace, tmp_path / name)
+        ids, pixels = read_all(workspace, tmp_path / name)
         assert ids == list("012345")
         assert np.array_equal(pixels, PIXELS)
 
@@ -73,7 +73,7 @@ def test_an_array_that_is_read_in_several_blocks(tmp_path, workspace):
         x = file.create_dataset("x", (13, side, side, 3), np.uint8, chunks=(1, side, side, 3), compression="gzip")
         for i in range(13):
             x[i, 500:524, 500:524] = i + 1
-    ids, pixels = everything(workspace, tmp_path / "x.h5")
+    ids, pixels = read_all(workspace, tmp_path / "x.h5")
     assert ids == [str(i) for i in range(13)]
     assert [int(patch[48, 48, 0]) for patch in pixels] == list(range(1, 14))
 
@@ -87,11 +87,11 @@ def pack_dataset(workspace, tmp_path, name="mine"):
 def test_a_path_is_preferred_to_a_data_set_of_the_same_name(tmp_path, workspace, monkeypatch):
     pack_dataset(workspace, tmp_path)
     monkeypatch.chdir(tmp_path)
-    ids, pixels = everything(workspace, "mine")
+    ids, pixels = read_all(workspace, "mine")
     assert ids == IDS
     assert np.array_equal(pixels, PIXELS[:5])
     write_folder(tmp_path / "mine", {"z.tif": TIFFS[5]})
-    assert everything(workspace, "mine")[0] == ["z"]
+    assert read_all(workspace, "mine")[0] == ["z"]
     split = open_inputs(["mine"], workspace, Resize.CROP, split=SplitName.ALL)  # only a data set has splits
     assert [patch.id for patch in split.patches] == IDS
 
@@ -111,12 +111,12 @@ def on_stdin(monkeypatch, data):
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
-def test_a_list_of_paths_on_stdin(tmp_path, workspace, monkeypatch, end):
+def test_paths_on_stdin_are_read_in_order(tmp_path, workspace, monkeypatch, end):
     write_folder(tmp_path, TREE | {'odd, "name" ü.tif': TIFFS[5]})
     names = ["b/b4.tif", "a/a0.tif", 'odd, "name" ü.tif', "a/a0.tif"]
     monkeypatch.chdir(tmp_path)
     on_stdin(monkeypatch, end.join([*map(str.encode, names), b"", b"a/a1.tif"]))
-    ids, pixels = everything(workspace, "-")
+    ids, pixels = read_all(workspace, "-")
     assert ids == [*names, "a/a1.tif"]
     assert np.array_equal(pixels, PIXELS[[4, 0, 5, 0, 1]])
 
@@ -140,16 +140,16 @@ def test_every_unusual_path_in_a_list_gives_one_failure_and_does_not_hang(tmp_pa
 def test_several_inputs_in_order(tmp_path, workspace):
     np.save(tmp_path / "x.npy", PIXELS[:2])
     archive = write_zip(tmp_path / "x.zip", {"z.tif": TIFFS[5]})
-    ids, pixels = everything(workspace, archive, tmp_path / "x.npy", write_folder(tmp_path / "x", TREE))
+    ids, pixels = read_all(workspace, archive, tmp_path / "x.npy", write_folder(tmp_path / "x", TREE))
     names = [(tmp_path / name).as_posix() for name in ("x.zip", "x.npy", "x")]
     assert ids == [f"{names[0]}/z", f"{names[1]}/0", f"{names[1]}/1", *(f"{names[2]}/{key}" for key in IDS)]
     assert np.array_equal(pixels, PIXELS[[5, 0, 1, 0, 1, 2, 3, 4]])
 
 
-def test_scaling(tmp_path, workspace):
+def test_resize_scale_resizes_the_whole_image(tmp_path, workspace):
     doubled = np.repeat(np.repeat(PIXELS[0], 2, 0), 2, 1)
     np.save(tmp_path / "x.npy", doubled[None])
-    (patch,) = everything(workspace, tmp_path / "x.npy", resize=Resize.SCALE)[1]
+    (patch,) = read_all(workspace, tmp_path / "x.npy", resize=Resize.SCALE)[1]
     assert np.array_equal(patch, PIXELS[0])
 
 

@@ -28,13 +28,13 @@ def header(kind, white, space=" "):
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize(("kind", "white"), [("P1", 1), *itertools.product(("P2", "P3"), WHITES)])
-def test_text_with_any_white_space(kind, white, space):
+def test_values_may_be_separated_by_any_white_space(kind, white, space):
     values, pixels = draw(kind, white)
     body = space.join(map(str, values.flat)).encode()
     np.testing.assert_array_equal(decode(header(kind, white, space) + space.encode() + body, "x"), pixels)
 
 
-def test_bits_without_spaces():
+def test_bits_need_no_spaces():
     values, pixels = draw("P1", 1)
     np.testing.assert_array_equal(decode(b"P1 22 20\n" + "".join(map(str, values.flat)).encode(), "x"), pixels)
 
@@ -52,7 +52,7 @@ def test_binary_values_are_scaled_by_the_maximum(kind, white, end):
 
 @pytest.mark.parametrize(("depth", "kind"), [(1, "P5"), (2, "P5"), (3, "P6"), (4, "P6")])
 @pytest.mark.parametrize("white", [1, 100, 255, 4095, 65535])
-def test_pam_without_its_alpha_channel(depth, kind, white):
+def test_pam_is_read_without_its_alpha_channel(depth, kind, white):
     values, pixels = draw(kind, white)
     values = values.reshape(20, 22, -1)
     if depth in (2, 4):

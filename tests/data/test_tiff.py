@@ -109,7 +109,7 @@ def test_differences_between_neighbouring_pixels_are_added_up(compression):
 @pytest.mark.parametrize("tile", [None, 32, 64])
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize("scale", [1, 257])
-def test_layouts(order, tile, planar, scale):
+def test_every_layout_of_a_tiff_gives_the_same_pixels(order, tile, planar, scale):
     pixels = PATCH if scale == 1 else PATCH.astype(np.uint16) * scale
     assert np.array_equal(decode(tiff(pixels, order, tile, planar), "x"), PATCH)
 
@@ -157,7 +157,7 @@ def test_integers_of_fewer_bits_keep_their_brightness(kind, bits):
 @pytest.mark.attack
 @pytest.mark.parametrize("top", [1, 255])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_fractions(top, kind):
+def test_fractions_become_8_bits(top, kind):
     assert np.array_equal(decode(tiff((PATCH / 255 * top).astype(kind)), "x"), PATCH)
 
 
@@ -293,7 +293,7 @@ def test_a_damaged_jpeg_in_a_tiff_is_refused_with_what_libjpeg_says(tile):
         decode(bytes(data), "x")
 
 
-def test_a_scanned_page_of_one_bit_for_each_pixel():
+def test_a_page_with_one_bit_for_each_pixel_is_read():
     pytest.importorskip("tifffile")
     pytest.importorskip("imagecodecs")
     page = Image.fromarray(PATCH[..., 1]).convert("1")

@@ -254,6 +254,6 @@ def test_uint8_images_are_resized_like_floats_and_rounded():
     assert (smaller - resize_images(images.float(), 64)).abs().max() <= 1
 
 
-def test_borders_are_reflected_not_black():
+def test_borders_are_filled_with_the_reflected_image():
     torch.manual_seed(0)
     assert random_affine(torch.full((8, 3, 96, 96), 0.7)).min() > 0.69

@@ -1,4 +1,6 @@
-"""Slides as files, for the tests."""
+"""Slides as files, and calls of `histo predict`, for the tests."""
+
+import csv
 
 import numpy as np
 import tifffile
@@ -39,3 +41,14 @@ def write_aperio_slide(path, properties):
     options = {"tile": (256, 256), "photometric": "rgb", "compression": "jpeg", "metadata": None}
     tifffile.imwrite(path, tissue_image(1100, 1100), description=description, **options)
     return path
+
+
+def read_table(path):
+    """Return the rows of a CSV file as dictionaries."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def predict(histo, *args, code=0):
+    """Run `histo predict` on the CPU."""
+    return histo("predict", "--device", "cpu", *args, code=code)

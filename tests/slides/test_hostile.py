@@ -173,7 +173,7 @@ TABLES = {
 
 
 @pytest.mark.parametrize("lines", TABLES.values(), ids=TABLES)
-def test_a_damaged_table_of_a_map_is_one_error(maps, lines):
+def test_a_damaged_table_of_a_map_raises_an_error_that_names_it(maps, lines):
     (maps / "slide" / "scores.csv").write_text("".join(f"{line}\n" for line in lines))
     [(folder, finished)] = read_folder(maps)
     with pytest.raises(HistoError, match=r"scores\.csv"):

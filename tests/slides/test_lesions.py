@@ -51,7 +51,7 @@ def test_lesions_are_grown_by_37_micrometres_so_near_ones_are_one():
 @pytest.mark.parametrize(
     ("side", "size"), [(100, "isolated tumour cells"), (300, "micrometastasis"), (2000, "macrometastasis")]
 )
-def test_the_size_of_a_lesion(side, size):
+def test_a_lesion_is_classified_by_its_length(side, size):
     assert find_lesions(TumourAreas([square(500, 500, side)], []), (8000, 8000), MPP).sizes == [size]
 
 
@@ -79,7 +79,7 @@ def test_detections_are_local_maxima():
     assert all(one.score != 0.8 for one in found)
 
 
-def test_recall_by_size():
+def test_recall_is_counted_for_each_size_of_lesions():
     slides = [
         MatchedDetections([0.9, 0.3], ["micrometastasis", "macrometastasis"], []),
         MatchedDetections([math.nan], ["micrometastasis"], []),

@@ -14,16 +14,7 @@ import tifffile
 
 from histocli.slides.detection import find_slides, is_slide
 from tests.cli import write_images
-from tests.slides.files import tissue_image, write_slide
-
-
-def read_table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def predict(histo, *args, code=0):
-    return histo("predict", "--device", "cpu", *args, code=code)
+from tests.slides.files import predict, read_table, tissue_image, write_slide
 
 
 def test_each_slide_gets_a_folder_and_a_line(histo, slides, tmp_path):
@@ -323,7 +314,7 @@ def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
         (["--out", "out", "--mask", "nowhere.png"], "no such file"),
     ],
 )
-def test_options_that_slides_do_not_have(histo, slides, tmp_path, options, message):
+def test_options_that_are_for_patches_are_refused_for_slides(histo, slides, tmp_path, options, message):
     files = {name: tmp_path / name for name in ("file.csv", "file.map")}
     for file in files.values():
         file.write_text("")
@@ -364,7 +355,7 @@ def test_slides_are_recognised_by_their_content(tmp_path):
     assert find_slides(["kaggle", "-", str(tmp_path / "patch.tif")]) is None
 
 
-def test_the_real_slides(histo, shared_data, tmp_path):
+def test_a_real_slide_is_scored_and_the_others_are_named(histo, shared_data, tmp_path):
     out = tmp_path / "out"
     result = predict(histo, shared_data / "slides", "--out", out, code=4)
     assert "2 of 3 slides could not be scored" in result.stderr
@@ -375,7 +366,7 @@ def test_the_real_slides(histo, shared_data, tmp_path):
 
 
 @pytest.mark.parametrize("out", [(), ("--out", "scores.csv")])
-def test_slides_and_patches_in_one_folder_without_a_folder_for_the_slides(histo, tmp_path, monkeypatch, out):
+def test_a_folder_of_a_slide_and_patches_is_refused(histo, tmp_path, monkeypatch, out):
     folder = tmp_path / "mixed"
     write_images(histo, folder, 2)
     (folder / "a.svs").write_bytes(b"a damaged slide")

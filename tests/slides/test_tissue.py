@@ -64,7 +64,7 @@ def test_specks_are_removed_and_small_holes_filled():
     assert mask[100:112, 100:112].all()
 
 
-def test_the_share_of_tissue_in_squares():
+def test_the_share_of_tissue_is_computed_for_each_square():
     mask = np.zeros((20, 30), bool)
     mask[:12, :6] = True
     shares = compute_tissue_share(mask, (2, 3), 12)

@@ -38,7 +38,7 @@ def contents(path):
 
 
 @pytest.mark.parametrize("suffix", MODES)
-def test_tars_of_all_kinds(tmp_path, suffix):
+def test_every_kind_of_tar_is_read_without_hidden_and_outside_files(tmp_path, suffix):
     files = {f"{name}.png": name.encode() * 9 for name in "dacb"} | {"./sub/e.png": b"e", "sub\\f.png": b"f"}
     hidden = {".hidden.png": b"", "../up.png": b"", "/etc/abs.png": b"", "__MACOSX/x.png": b""}
     path = tmp_path / f"x{suffix}"
@@ -50,7 +50,7 @@ def test_tars_of_all_kinds(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", MODES)
-def test_kaggles_archive_as_a_tar(tmp_path, suffix):
+def test_kaggles_archive_may_be_a_tar(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(make_tar(dict(sorted(layout_files().items())), MODES[suffix]))
     check_all(KaggleSource(path, tmp_path))
@@ -149,7 +149,7 @@ def parts():
     }
 
 
-def test_kaggles_zips_of_2019(tmp_path):
+def test_kaggles_nested_zips_of_2019_are_read(tmp_path):
     check_all(KaggleSource(write_folder(tmp_path / "folder", parts()), tmp_path))
     check_all(KaggleSource(write_zip(tmp_path / "nested.zip", parts()), tmp_path))
     (tmp_path / "nested.tar.gz").write_bytes(make_tar(parts(), "w:gz"))
@@ -163,7 +163,7 @@ def test_archives_beside_images_are_skipped_and_reported(tmp_path):
     assert "1 file skipped: 1 .zip" in source.report.notes
 
 
-def test_archives_three_levels_deep_are_skipped(tmp_path):
+def test_archives_in_an_inner_archive_are_not_opened(tmp_path):
     inner = make_zip({"deep.zip": make_zip({"a.tif": b"1"}), "b.tif": b"2"})
     assert set(contents(write_zip(tmp_path / "x.zip", {"inner.zip": inner}))) == {"inner/deep.zip", "inner/b.tif"}
 
@@ -179,7 +179,7 @@ def test_an_inner_archive_that_is_a_decompression_bomb_is_refused(tmp_path, monk
         list_files(path)
 
 
-def test_webdataset_shards(tmp_path):
+def test_the_webdataset_shards_of_a_folder_are_read_together(tmp_path):
     shard = {}
     for i in range(4):
         shard |= {f"s{i}.png": tiff(PIXELS[i]), f"s{i}.cls": str(i % 2).encode()}
@@ -214,7 +214,7 @@ def test_formats_that_are_not_read_are_named(tmp_path, name, what):
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_with_patches_and_labels(tmp_path, save):
+def test_patches_and_labels_of_an_npz_are_read(tmp_path, save):
     save(tmp_path / "x.npz", x=PIXELS, y=np.arange(6) % 2)
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
     patches = list(source.patches())
@@ -235,7 +235,7 @@ def test_npz_with_patches_and_labels(tmp_path, save):
         ("i8", 1),
     ],
 )
-def test_npz_of_fractions_and_other_integers(tmp_path, dtype, factor):
+def test_fractions_and_other_integers_of_an_npz_become_8_bits(tmp_path, dtype, factor):
     np.savez(tmp_path / "x.npz", x=(PIXELS.astype(float) * factor).astype(dtype), y=np.arange(6) % 2)
     patches = list(FolderSource(FolderOptions((str(tmp_path / "x.npz"),))).patches())
     assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
@@ -375,7 +375,7 @@ def test_a_file_that_is_something_else_is_named(tmp_path, data, what):
         patch.load()
 
 
-def test_parquet_as_hugging_face_writes_it(tmp_path):
+def test_the_parquet_of_hugging_face_is_read(tmp_path):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     images = [{"bytes": tiff(pixels), "path": None} for pixels in PIXELS]
@@ -394,14 +394,14 @@ def test_parquet_as_hugging_face_writes_it(tmp_path):
     assert np.array_equal([patch.load() for patch in patches], PIXELS[[4, 5, 0, 1, 2, 3]])
 
 
-def test_parquet_without_images_or_pyarrow(tmp_path):
+def test_parquet_without_images_or_pyarrow_is_refused(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(HistoError, match=r"x\.parquet"):
         list_files(tmp_path / "x.parquet")
 
 
 @pytest.mark.parametrize("suffix", MODES)
-def test_a_tar_of_any_kind_in_a_zip(tmp_path, suffix):
+def test_a_zip_may_contain_any_kind_of_tar(tmp_path, suffix):
     inner = {"normal/a.tif": tiff(PIXELS[0]), "tumor/b.tif": tiff(PIXELS[1])}
     path = write_zip(tmp_path / "x.zip", {f"data{suffix}": make_tar(inner, MODES[suffix])})
     assert contents(path) == {f"data/{name}": data for name, data in inner.items()}

@@ -51,7 +51,7 @@ def test_the_split_in_the_name_of_a_folder(names, split):
 
 
 @pytest.mark.parametrize("form", ["{split}/{name}/{i}.tif", "{name}/{split}/{i}.tif", "data/{split}/x/{name}/{i}.tif"])
-def test_split_folders_above_or_below_the_classes(tmp_path, form):
+def test_split_folders_may_be_above_or_below_the_classes(tmp_path, form):
     pairs = [(s, n) for s in ("Train", "val", "TEST") for n in ("normal", "tumor")]
     found, report = pack(tmp_path / "x", *(form.format(split=s, name=n, i=i) for i, (s, n) in enumerate(pairs)))
     wanted = {"Train": "train", "val": "valid", "TEST": "test"}
@@ -59,7 +59,7 @@ def test_split_folders_above_or_below_the_classes(tmp_path, form):
     assert "splits by the names of folders: test (2), train (2), valid (2)" in report.notes
 
 
-def test_several_locations_that_are_splits(tmp_path):
+def test_several_locations_may_be_splits(tmp_path):
     for name in ("train", "test"):
         write_folder(tmp_path / name, {"normal/1.tif": IMAGE, "tumor/2.tif": IMAGE})
     source = FolderSource(FolderOptions((str(tmp_path / "train"), str(tmp_path / "test"))))
@@ -129,7 +129,7 @@ def test_folders_that_are_not_understood_are_named(tmp_path):
     assert report.counts == {"without a label": 2}
 
 
-def test_class_folders_below_a_folder_named_after_a_class(tmp_path):
+def test_class_folders_may_be_in_a_folder_named_after_a_class(tmp_path):
     found, _ = pack(tmp_path / "cancer", "normal/1.tif", "tumor/2.tif")
     assert [label for label, _ in found.values()] == [0, 1]
 
@@ -149,7 +149,7 @@ def test_the_classes_option_with_names_that_do_not_exist_is_refused(options, mes
     assert message.startswith("names no") or "--classes negative=NAME" in raised.value.hint
 
 
-def test_the_classes_option_for_unknown_names():
+def test_the_classes_option_gives_unknown_names_a_label():
     assert format_classes_option(["a b", "c"]) == "--classes negative=NAME --classes positive=NAME"
     assert format_classes_option(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
 
@@ -180,7 +180,7 @@ def test_known_slide_names_suggest_a_pattern_that_works(tmp_path, names, offer, 
     assert next(source.patches()).slide == slide
 
 
-def test_slide_patterns(tmp_path):
+def test_a_slide_pattern_finds_the_slides_and_counts_images_without_one(tmp_path):
     names = ["0/p1_a.tif", "1/p2_b.tif", "1/other.tif"]
     pack(tmp_path / "x", *names)
     source = FolderSource(FolderOptions((str(tmp_path / "x"),), slide_pattern=r"(p\d)_"))
@@ -224,7 +224,7 @@ BREAKHIS = (
 )
 
 
-def test_the_folders_of_breakhis(tmp_path):
+def test_the_printed_pattern_finds_the_slides_of_breakhis(tmp_path):
     _, report = pack(tmp_path / "x", *BREAKHIS)
     assert any("folders that look like magnifications: 400X (2), 40X (2)" in note for note in report.notes)
     pattern = next(note for note in report.notes if note.startswith("the names look like BreakHis")).split("'")[1]
@@ -371,7 +371,7 @@ def test_a_folder_whose_name_contradicts_the_class_above_it_is_an_error(tmp_path
     assert [label for label, _ in found.values()] == [0, 1]
 
 
-def test_archives_named_after_splits(tmp_path):
+def test_archives_named_after_splits_give_the_splits(tmp_path):
     for name in ("train", "test"):
         write_zip(tmp_path / f"{name}.zip", {"normal/a.tif": IMAGE, "tumor/b.tif": IMAGE})
     source = FolderSource(FolderOptions((str(tmp_path / "train.zip"), str(tmp_path / "test.zip"))))
@@ -379,7 +379,7 @@ def test_archives_named_after_splits(tmp_path):
     assert found == [(0, "train"), (1, "train"), (0, "test"), (1, "test")]
 
 
-def test_archives_named_after_classes(tmp_path):
+def test_archives_named_after_classes_give_the_labels(tmp_path):
     for name in ("normal", "tumor"):
         write_zip(tmp_path / f"{name}.zip", {f"{name[0]}.tif": IMAGE})
     source = FolderSource(FolderOptions((str(tmp_path / "normal.zip"), str(tmp_path / "tumor.zip"))))

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from histocli.errors import HistoError
-from histocli.fs import human_bytes
-from histocli.sources.download import download_file, file_md5, is_complete, read_recorded_md5, remote_size
+from histocli.fs import format_bytes
+from histocli.sources.download import download_file, file_md5, find_remote_size, is_complete, read_recorded_md5
 from histocli.sources.http import MissingFileError, redact_url
 from histocli.sources.retry import RetryPolicy
 from tests.sources.server import FileServer, Reply, self_signed
@@ -386,7 +386,7 @@ def test_a_redirect_is_followed(server, target, policy, status):
     server.script("here", forever=Reply(status=status, headers={"Location": server.url("patches.h5.gz")}, body=b""))
     download_file(server.url("here"), target, md5=MD5, policy=policy)
     assert target.read_bytes() == BODY
-    assert remote_size(server.url("here"), policy) == len(BODY)
+    assert find_remote_size(server.url("here"), policy) == len(BODY)
 
 
 def test_a_redirected_download_is_resumed(server, target, policy):
@@ -550,36 +550,36 @@ def test_a_folder_that_cannot_be_written_is_an_error(server, target, policy):
         download_file(server.url("patches.h5.gz"), target, policy=policy)
 
 
-def test_remote_size(server, policy, waits):
-    assert remote_size(server.url("patches.h5.gz"), policy) == len(BODY)
+def test_the_remote_size_is_known_without_a_download(server, policy, waits):
+    assert find_remote_size(server.url("patches.h5.gz"), policy) == len(BODY)
     assert [request.method for request in server.requests] == ["HEAD"]
     server.script("patches.h5.gz", Reply(status=405))
-    assert remote_size(server.url("patches.h5.gz"), policy) == len(BODY)
+    assert find_remote_size(server.url("patches.h5.gz"), policy) == len(BODY)
     server.script("patches.h5.gz", Reply(length=None), Reply(length=None, ranges=False))
-    assert remote_size(server.url("patches.h5.gz"), policy) is None
+    assert find_remote_size(server.url("patches.h5.gz"), policy) is None
     server.files["empty.csv"] = b""
     server.script("empty.csv", Reply(length=None))
-    assert remote_size(server.url("empty.csv"), policy) == 0
+    assert find_remote_size(server.url("empty.csv"), policy) == 0
     assert waits == []
 
 
-def test_remote_size_of_a_missing_file(server, policy):
+def test_the_remote_size_of_a_missing_file_is_an_error(server, policy):
     with pytest.raises(MissingFileError):
-        remote_size(server.url("absent"), policy)
+        find_remote_size(server.url("absent"), policy)
     server.script("patches.h5.gz", forever=Reply(status=503))
     with pytest.raises(HistoError, match="cannot reach"):
-        remote_size(server.url("patches.h5.gz"), policy)
+        find_remote_size(server.url("patches.h5.gz"), policy)
     server.script("patches.h5.gz", forever=Reply(headers={"Content-Type": "text/html"}))
     with pytest.raises(HistoError, match="web page"):
-        remote_size(server.url("patches.h5.gz"), policy)
+        find_remote_size(server.url("patches.h5.gz"), policy)
 
 
 @pytest.mark.parametrize(
     ("count", "text"),
     [(0, "0 bytes"), (999, "999 bytes"), (27_800, "27.8 KB"), (6_400_000_000, "6.4 GB"), (3e13, "30.0 TB")],
 )
-def test_human_bytes(count, text):
-    assert human_bytes(count) == text
+def test_bytes_are_formatted_with_units(count, text):
+    assert format_bytes(count) == text
 
 
 def test_redact_url_hides_secrets():

@@ -52,7 +52,7 @@ def test_a_single_file_is_a_list_of_one(tmp_path):
     assert contents(list_files(tmp_path / "x.jpg")) == {"x.jpg": b"data"}
 
 
-def test_suffixes():
+def test_images_are_recognised_by_their_suffix():
     assert all(map(is_image, ("a.TIF", "a/b.jpeg", "x.y.png", "a.webp")))
     assert not any(map(is_image, ("a.csv", "png", "a.tif.gz", ".png/a", "a.svs")))
     assert File("train/ab.c.tif", bytes).stem == "ab.c"
@@ -274,7 +274,7 @@ def table(text):
         'label,id\n"1"," 007 "\n\n0,b\n',
     ],
 )
-def test_labels(text):
+def test_a_table_of_labels_may_be_written_in_several_ways(text):
     assert read_labels(table(text)) == {"007": 1, "b": 0}
 
 
@@ -298,7 +298,7 @@ def test_a_malformed_table_is_an_error_with_its_line(text, message):
     assert message in str(raised.value)
 
 
-def test_slides():
+def test_a_table_of_slides_is_read_and_checked():
     assert read_slides(table("id,wsi\na,s1\nb,s2\na,s1\n")) == {"a": "s1", "b": "s2"}
     assert read_slides(table("slide;id\ns1;a\n")) == {"a": "s1"}
     with pytest.raises(HistoError, match="line 3, column id: 'a' occurs twice, with two slides"):

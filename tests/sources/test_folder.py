@@ -25,7 +25,7 @@ def labels_of(source):
 
 
 @pytest.mark.parametrize("write", [write_folder, write_zip])
-def test_class_folders_in_any_nesting(tmp_path, write):
+def test_class_folders_may_be_nested_in_any_way(tmp_path, write):
     tree = {
         "0/a.tif": TIFFS[0],
         "1/b.tif": TIFFS[1],
@@ -51,7 +51,7 @@ IMAGES = {"in/a.tif": TIFFS[0], "in/b.tif": TIFFS[1], "in/c.tif": TIFFS[2]}
 FOUND = {"a": 1, "b": 0, "c": 1}
 
 
-def test_labels_inside(tmp_path):
+def test_a_table_of_labels_in_the_archive_is_found(tmp_path):
     source = folder_source([write_zip(tmp_path / "x.zip", IMAGES | {"deep/my_labels_1.CSV": TABLE})])
     assert labels_of(source) == FOUND
     assert source.report.notes == ["labels from deep/my_labels_1.CSV, column label: 3 of 3 rows match 3 of 3 images"]
@@ -105,7 +105,7 @@ def test_images_without_labels_and_labels_without_images_are_counted(tmp_path):
     assert source.report.counts == {"labels without an image": 2, "without a label": 2}
 
 
-def test_several_locations_with_a_table_each(tmp_path):
+def test_several_locations_may_have_a_table_each(tmp_path):
     first = write_zip(
         tmp_path / "1.zip", {"t/a.tif": TIFFS[0], "t/b.tif": TIFFS[1], "labels.csv": b"id,label\na,1\nb,0\n"}
     )
@@ -222,7 +222,7 @@ def test_a_malformed_table_in_the_folder_is_an_error_with_its_line(tmp_path):
         folder_source([archive])
 
 
-def test_real_patches(shared_data, tmp_path):
+def test_real_patches_are_packed_with_their_labels(shared_data, tmp_path):
     source = folder_source([shared_data / "pcam_valid.zip"])
     labels = labels_of(source)
     assert (len(labels), sum(labels.values()), source.report.counts) == (2907, 1407, {})

@@ -166,7 +166,7 @@ def test_archive_members_cannot_write_outside_the_folder(tmp_path, downloads, la
 
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="the small real archive is not in the folder next to the repository")
-def test_the_real_layout(tmp_path, downloads):
+def test_the_layout_of_kaggles_archive_is_read(tmp_path, downloads):
     source = KaggleSource(SHARED, downloads)
     assert source.total == 828
     workspace = Workspace(tmp_path / "workspace")
@@ -201,11 +201,11 @@ def convert(layout, rename):
         lambda name: name.replace("/", "\\"),
     ],
 )
-def test_other_places_of_the_same_files(tmp_path, downloads, layout, rename):
+def test_the_files_may_be_in_other_folders(tmp_path, downloads, layout, rename):
     check_all(KaggleSource(write_zip(tmp_path / "x.zip", convert(layout, rename)), downloads))
 
 
-def test_ids_with_a_suffix_and_png_files(tmp_path, downloads, layout):
+def test_ids_may_have_a_suffix_and_images_may_be_png_files(tmp_path, downloads, layout):
     images = {name.replace(".tif", ".png"): to_png(data) for name, data in layout.items() if name.endswith(".tif")}
     png = {"sample_submission.csv": layout["sample_submission.csv"]} | images
     png["train_labels.csv"] = "".join(

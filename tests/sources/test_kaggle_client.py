@@ -29,7 +29,7 @@ def archive_reply(layout):
     return Reply(body=make_zip(layout), headers={"Content-Type": "application/zip"})
 
 
-def test_no_credentials(kaggle, downloads, policy):
+def test_a_download_without_credentials_gives_a_hint_to_make_a_token(kaggle, downloads, policy):
     with pytest.raises(HistoError, match="401") as caught:
         KaggleSource(None, downloads, policy=policy).fetch()
     assert "https://www.kaggle.com/settings/api" in caught.value.hint

@@ -96,7 +96,7 @@ def test_names_of_columns_can_be_given(tmp_path):
         FolderSource(FolderOptions((str(folder),), labels=folder / "table.csv", label_column="nothing"))
 
 
-def test_slides_hospitals_and_splits_in_the_table_of_labels(tmp_path):
+def test_the_table_of_labels_may_have_slides_hospitals_and_splits(tmp_path):
     table = "image_id,label,slide_id,center,split\na,1,s1,2,train\nb,0,s1,2,test\nc,1,s2,3,val\n"
     source = open_folder(tmp_path / "x", IMAGES, {"metadata.csv": table})
     found = [(patch.slide, patch.hospital, patch.split) for patch in source.patches()]
@@ -199,7 +199,7 @@ def test_names_of_macos_match(tmp_path):
     assert list(labels_of(source).values()) == [1]
 
 
-def test_tables_in_a_zip(tmp_path):
+def test_tables_may_be_in_a_zip(tmp_path):
     (tmp_path / "l.csv.zip").write_bytes(make_zip({"l.csv": TEXT.encode()}))
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.csv.zip")) == FOUND
     data = make_zip({"train_labels.csv": TEXT.encode()})
@@ -216,7 +216,7 @@ def test_skipped_files_are_counted_by_suffix_and_images_are_recognised_by_their_
 
 
 @pytest.mark.parametrize(("text", "label"), [("1", 1), ("normal", 0), ('{"label": 1}', 1), ('{"size": 3}', None)])
-def test_a_label_in_a_file_beside_the_image(tmp_path, text, label):
+def test_a_file_beside_the_image_may_have_its_label(tmp_path, text, label):
     suffix = "json" if text.startswith("{") else "cls"
     assert labels_of(open_folder(tmp_path / "x", ("s1.tif",), {f"s1.{suffix}": text})) == {"s1": label}
 
@@ -302,13 +302,13 @@ def test_a_column_that_marks_a_split_is_an_error(tmp_path, column):
 
 
 @pytest.mark.parametrize("names", ["train {} test", "labels_train {} labels_test", "Train-Labels {} TEST-labels"])
-def test_tables_named_after_splits(tmp_path, names):
+def test_tables_named_after_splits_give_the_splits(tmp_path, names):
     train, _, test = names.split()
     tables = {f"{train}.csv": "id,label\na,1\nb,0\n", f"{test}.csv": "id,label\nc,1\n"}
     source = open_folder(tmp_path / "x", IMAGES, tables)
     assert labels_of(source) == FOUND
     assert splits_of(source) == ["train", "train", "test"]
-    assert f"the 1 images of {test}.csv are in the split test" in source.report.notes
+    assert f"split test: 1 image of {test}.csv" in source.report.notes
 
 
 def test_a_single_table_named_after_a_split_gives_no_split(tmp_path):
@@ -317,7 +317,7 @@ def test_a_single_table_named_after_a_split_gives_no_split(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["in/{}.tif", "{}", "./in/{}.tif 1", "{}\t0"])
-def test_lists_of_images_named_after_splits(tmp_path, line):
+def test_lists_of_images_named_after_splits_give_the_splits(tmp_path, line):
     lists = {"train.txt": "a", "val.txt": "b", "test.txt": "c"}
     tables = {"lists/" + name: line.format(key) + "\n" for name, key in lists.items()}
     source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT} | tables)
@@ -330,12 +330,12 @@ def test_an_image_in_the_lists_of_two_splits_is_an_error(tmp_path):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": TEXT, "train.txt": "a\nb\n", "test.txt": "b\nc\n"})
 
 
-def test_a_table_of_splits_alone(tmp_path):
+def test_a_table_of_splits_may_be_separate(tmp_path):
     tables = {"labels.csv": TEXT, "split.csv": "id,split\na,train\nb,val\nc,test\n"}
     assert splits_of(open_folder(tmp_path / "x", IMAGES, tables)) == ["train", "valid", "test"]
 
 
-def test_a_table_and_folders_both_with_splits(tmp_path):
+def test_the_splits_of_a_table_and_of_folders_must_agree(tmp_path):
     images = ("train/a.tif", "train/b.tif", "test/c.tif")
     table = "id,label,split\na,1,train\nb,0,{}\nc,1,{}\n"
     for folder, last in (("y", "test"), ("z", "")):  # an image that the table does not assign is where its folder says

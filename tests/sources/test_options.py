@@ -54,7 +54,7 @@ def squares(monkeypatch):
     source_type.cache_clear()
 
 
-def test_every_source_opens_from_the_options_it_declares():
+def test_every_source_declares_its_options_and_a_function_that_opens_it():
     for name in SOURCE_NAMES:
         kind = source_type(name)
         assert issubclass(kind.options, SourceOptions)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from histocli.data.store import open_store, pack
 from histocli.errors import HistoError
 from histocli.sources import PlannedFile, pcam
-from histocli.sources.camelyon import hospital_of
+from histocli.sources.camelyon import find_hospital
 from histocli.sources.hdf5 import open_h5, read_labels, read_patches
 from histocli.sources.pcam import PcamSource
 from histocli.sources.pcam_files import MD5
@@ -146,7 +146,7 @@ def test_unpacked_arrays_are_read_as_they_are(pcam_folder, downloads):
     assert rows_of(PcamSource(pcam_folder, downloads)) == ALL_ROWS
 
 
-def test_a_subset_of_the_splits(pcam_folder, downloads):
+def test_some_of_the_splits_can_be_read(pcam_folder, downloads):
     assert rows_of(PcamSource(pcam_folder, downloads, splits=["test"])) == expected_rows("test")
     for path in pcam_folder.glob("*train*"):
         path.unlink()
@@ -156,7 +156,7 @@ def test_a_subset_of_the_splits(pcam_folder, downloads):
 
 
 @pytest.mark.parametrize("options", [{"chunks": (7, 96, 96, 3), "compression": "gzip"}, {"chunks": (1024, 96, 96, 3)}])
-def test_chunked_and_compressed_arrays(tmp_path, options):
+def test_chunked_and_compressed_arrays_are_read(tmp_path, options):
     pixels = pixels_of("train")
     write_h5(tmp_path / "x.h5", "x", pixels, maxshape=(None, 96, 96, 3), **options)
     with open_h5(tmp_path / "x.h5.gz", tmp_path, rows=60) as file:
@@ -380,5 +380,5 @@ def test_stopping_early_removes_unpacked_files(pcam_folder, downloads):
         ("", ""),
     ],
 )
-def test_hospital_of(slide, hospital):
-    assert hospital_of(slide) == hospital
+def test_the_name_of_a_slide_gives_its_hospital(slide, hospital):
+    assert find_hospital(slide) == hospital

@@ -12,18 +12,9 @@ from histocli.errors import HistoError
 from histocli.slides.annotations import read_tumour
 from histocli.slides.detection import find_slides, is_slide
 from histocli.slides.reading import open_slide
-from tests.slides.files import tissue_image, write_aperio_slide, write_slide
+from tests.slides.files import predict, read_table, tissue_image, write_aperio_slide, write_slide
 
 MPP = 0.486
-
-
-def read_table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def predict(histo, *args, code=0):
-    return histo("predict", "--device", "cpu", *args, code=code)
 
 
 def write_pages(path, *pages, **options):
@@ -75,7 +66,7 @@ def test_a_level_that_shows_another_picture_is_refused(histo, tmp_path, change, 
     predict(histo, sound, "--out", tmp_path / "out")
 
 
-def test_a_level_of_another_shape_is_not_used_and_named(histo, tmp_path):
+def test_a_level_of_another_shape_is_left_out_and_reported(histo, tmp_path):
     image = tissue_image(1400, 1200)
     squeezed = cv2.resize(image, (400, 200))
     path = write_pages(tmp_path / "slide.tif", image, (image[::2, ::2], REDUCED), (squeezed, REDUCED))

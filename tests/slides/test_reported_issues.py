@@ -5,7 +5,6 @@ The issues are those of WSInfer, slideflow, TRIDENT, TIAToolbox and CLAM. Other 
 and broken slides (TRIDENT 151) in test_predict.py.
 """
 
-import csv
 import shutil
 
 import numpy as np
@@ -14,16 +13,7 @@ import tifffile
 
 from histocli.errors import HistoError
 from histocli.slides.reading import open_slide
-from tests.slides.files import tissue_image, write_aperio_slide, write_slide
-
-
-def read_table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def predict(histo, *args, code=0):
-    return histo("predict", "--device", "cpu", *args, code=code)
+from tests.slides.files import predict, read_table, tissue_image, write_aperio_slide, write_slide
 
 
 @pytest.mark.parametrize("unit", ["INCH", "CENTIMETER"])
