@@ -83,6 +83,16 @@ def test_each_help_ends_with_two_examples_that_parse(command):
         typer.main.get_command(app).commands[name].make_context(name, arguments)
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_types_in_plain_words(command):
+    text = run(command, "--help").stdout
+    assert not re.search(r"list\[|<(str|int|float|path|int range)>|RANGE", text)
+
+
+def test_the_help_of_eval_offers_no_table_of_resolutions():
+    assert "slide,mpp" not in run("eval", "--help").stdout
+
+
 def test_train_help_groups_options_in_panels():
     text = run("train", "--help").stdout
     assert re.findall(r"^(\w+):$", text, re.M) == [
@@ -111,6 +121,16 @@ def test_processes_of_one_job_get_the_arguments_of_the_application(empty, monkey
     empty("train", "--processes", 2, "--batch-size", "auto", "--threshold", "sensitivity=0.9")
     line = ["train", "--processes", "2", "--batch-size", "auto", "--threshold", "sensitivity=0.9"]
     assert launched == [(["-w", str(empty.root), *line], 2)]
+
+
+@pytest.mark.parametrize("command", ["data", "runs", "eval"])
+def test_a_file_as_workspace_is_refused(tmp_path, command):
+    path = tmp_path / "patch.png"
+    path.write_bytes(b"")
+    result = run("-w", str(path), command)
+    assert result.exit_code == 2
+    assert "is a file" in result.stderr
+    assert "hint: give a folder" in result.stderr
 
 
 def test_help_keeps_square_brackets_and_ranges():

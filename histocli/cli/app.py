@@ -1,6 +1,7 @@
 """The application: its root options, how commands are registered, and how errors become messages and exit codes."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -48,7 +49,11 @@ class State:
     @property
     def workspace(self) -> Workspace:
         """The workspace; it is looked up when it is needed, because a user without a home folder has no default one."""
-        return Workspace(self.folder) if self.folder else default_workspace()
+        if self.folder is None:
+            return default_workspace()
+        if self.folder.is_file():
+            raise UsageError(f"--workspace {self.folder} is a file", "give a folder; it is made if it does not exist")
+        return Workspace(self.folder)
 
 
 class Application(TyperGroup):
@@ -149,7 +154,7 @@ class Command(TyperCommand):
         panels: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             if record := parameter.get_help_record(ctx):
-                name, text = record
+                name, text = _simplify_types(record[0]), record[1]
                 title = getattr(parameter, "rich_help_panel", None)
                 if is_argument(parameter):
                     name, title = format_argument(parameter), "Arguments"
@@ -179,6 +184,15 @@ app = typer.Typer(
 def command(*examples: str, name: str | None = None) -> Callable[[F], F]:
     """Register a function as a command; its help ends with `examples`."""
     return app.command(name=name, cls=Command, epilog="\n".join(examples))
+
+
+def _simplify_types(option: str) -> str:
+    """Replace the Python types that Typer shows behind an option, such as `<list[str]>` and `<int range>`, by words."""
+    option = re.sub(r"<list\[(.*)\]>$", r"<\1>", option)
+    words = {"<str>": "TEXT", "<path>": "PATH", "<float>": "NUMBER", "<int>": "INTEGER", "<int range>": "INTEGER"}
+    for shown, word in words.items():
+        option = option.replace(shown, word)
+    return option.replace("INTEGER RANGE", "INTEGER")
 
 
 def is_argument(parameter: Any) -> bool:

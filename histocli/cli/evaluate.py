@@ -21,6 +21,7 @@ from histocli.sources.options import (
     ID_COLUMN,
     LABEL_COLUMN,
     MPP,
+    MPP_HELP,
     SLIDE_COLUMN,
     SLIDE_PATTERN,
     SLIDES,
@@ -29,7 +30,7 @@ from histocli.sources.options import (
 )
 from histocli.stdio import write_out
 
-_MPP = Option(MPP.flag, MPP.help.partition(" Of whole slides")[0], metavar="NUMBER")
+_MPP = Option(MPP.flag, MPP_HELP, metavar="NUMBER")
 _COMPARING, _FOLDER = "Comparing", "A folder or archive as data"
 
 

@@ -93,7 +93,7 @@ def plot(
     width: Annotated[
         float | None,
         typer.Option(
-            help="Width in inches; the height follows.",
+            help="Width in inches; the height changes in proportion.",
             show_default="3.5, sheets of patches 7.2",
             rich_help_panel=_HOW,
         ),

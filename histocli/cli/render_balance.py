@@ -59,7 +59,7 @@ def _show_split_leaks(report: Reporter, balance: BalanceReport) -> None:
             f"{consequence}; histo download --slides CSV adds the slides"
         )
     elif balance.leaks:
-        report.warn(f"a random split leaks: {consequence}; --split slide or overlap does not")
+        report.warn(f"a random split leaks: {consequence}; --split slide and --split overlap avoid this")
     elif balance.split == Split.SLIDE and balance.audit and balance.audit.overlaps is None:
         report.note("it was not checked whether overlapping patches are of one slide: --audit does it")
     elif balance.split == Split.OVERLAP:

@@ -192,7 +192,7 @@ def train(
     ] = 1,
     json: options.Json = False,
 ) -> None:
-    """Train a network on the balanced subset, validating each epoch."""
+    """Train a network on the balanced subset."""
     state: State = ctx.obj
     from histocli.compute.ddp import connect_processes
     from histocli.compute.launch import launch

@@ -55,7 +55,9 @@ class Likeness:
             )
         if abs(focus) > _MAX_FOCUS_SHIFT:
             word = "sharper" if focus > 0 else "less sharp"
-            findings.append(f"the patches are {word} than the training patches, by {abs(focus):.1f} SD")
+            findings.append(
+                f"the patches are {word} than the training patches, by {abs(focus):.1f} standard deviations"
+            )
         if not findings:
             return ""
         return (

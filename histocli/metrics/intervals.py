@@ -72,7 +72,8 @@ def explain_few_clusters(metric: Metric, by: str, clusters: int, by_class: Class
     if count >= FEW_CLUSTERS:
         return ""
     kind = "tumour" if count == by_class.tumour else "normal"
-    text = f"there are only {count}" if count == clusters else f"only {count} have {kind} patches"
+    verb = "are" if by == "patch" else "have"
+    text = f"there are only {count}" if count == clusters else f"only {count} {verb} {kind} patches"
     return f"the bootstrap needs {FEW_CLUSTERS} {pluralise(by)}, and {text}"
 
 

@@ -88,7 +88,7 @@ class Checkpoint:
             model.load_state_dict(weights)
         except UsageError as error:
             raise HistoError(
-                f"{self.origin}: the architecture {describe_value(self.arch)} is not known: {first_line(error)}",
+                f"{self.origin}: the architecture {describe_value(self.arch)} is not known",
                 "a newer version of histo may know it",
             ) from error
         except RuntimeError as error:

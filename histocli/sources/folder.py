@@ -117,7 +117,7 @@ class FolderSource:
     def open(cls, options: FolderOptions, context: SourceContext) -> "FolderSource":
         """Open the locations."""
         if not options.locations:
-            raise UsageError("--source folder needs --from PATH", "--from may be repeated")
+            raise UsageError("--source folder needs --from PATH", "give a folder, an archive or an image")
         return cls(options)
 
     @property

@@ -55,10 +55,10 @@ LABEL_COLUMN = Option("--label-column", "Column of the labels in the table.", me
 SLIDE_COLUMN = Option("--slide-column", "Column of the slides in the table.", metavar="NAME")
 HOSPITAL_COLUMN = Option("--hospital-column", "Column of the hospitals in the table.", metavar="NAME")
 SPLIT_COLUMN = Option("--split-column", "Column of the splits in the table: train, val or test.", metavar="NAME")
+MPP_HELP = f"Micrometres per pixel of images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}."
 MPP = Option(
     "--mpp",
-    f"Micrometres per pixel of images, such as 0.25 for 40x; they are rescaled to {PATCH_MPP}. For whole slides "
-    "whose files have no resolution: a number, or a CSV with the columns slide,mpp.",
+    f"{MPP_HELP} For whole slides whose files have no resolution: a number, or a CSV with the columns slide,mpp.",
     metavar="NUMBER|CSV",
 )
 RESIZE = Option("--resize", "How to change images that are not 96x96: cut out the centre, or scale.")

@@ -40,7 +40,10 @@ def open_slides(options: SlidesOptions, context: SourceContext) -> "SlidesSource
     from histocli.slides.source import SlidesSource
 
     if not options.locations or options.annotations is None:
-        raise UsageError("--source slides needs --from DIR and --annotations DIR", "--from may be repeated")
+        raise UsageError(
+            "--source slides needs --from DIR and --annotations DIR",
+            "give the folder of the slides, and the folder of their annotations",
+        )
     if not 0 <= options.near_tumour <= 1:
         raise UsageError(f"--near-tumour {options.near_tumour:g} is not possible", "give a share from 0 to 1")
     return SlidesSource.open(

@@ -129,6 +129,13 @@ def test_below_ten_informative_clusters_only_delong_gives_an_interval(slides, wi
     assert result.interval("sensitivity") == result.intervals["sensitivity"]
 
 
+def test_the_reason_for_a_missing_interval_of_patches_counts_patches():
+    labels = np.arange(40) < 6
+    probs = np.linspace(0.1, 0.9, 40)
+    result = estimate_uncertainty(labels.astype(np.int64), probs, evaluate(labels, probs).metrics)
+    assert result.bootstrap.undefined["sensitivity"] == "the bootstrap needs 10 patches, and only 6 are tumour patches"
+
+
 def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
     labels, probs = scores(np.random.default_rng(5), 60)
     copied = np.repeat(labels, 7), np.repeat(probs, 7)
