@@ -50,6 +50,22 @@ def test_importing_the_cli_loads_nothing_heavy():
     assert heavy.isdisjoint(done.stdout.split())
 
 
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["predict", ""], "an argument is empty"),
+        (["plot", "--kind", "explain", "--", ""], "an argument is empty"),
+        (["download", "--source", "folder", "--from", ""], "the value of --from is empty"),
+        (["report", "--maps="], "the value of --maps is empty"),
+    ],
+)
+def test_an_empty_value_is_not_the_current_folder(histo, tmp_path, monkeypatch, args, what):
+    folder = tmp_path / "here"
+    write_images(histo, folder, 2)
+    monkeypatch.chdir(folder)
+    assert histo.fails(*args, code=2) == (what, "perhaps a variable of the shell is not set; . is the current folder")
+
+
 def test_help_lists_every_command_without_truncation():
     result = run("--help")
     assert result.exit_code == 0

@@ -138,6 +138,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; a wrong option or value is answered with the one that was probably meant."""
+        _refuse_empty_values(args)
         given = list(args)  # parsing empties `args`
         try:
             return super().parse_args(ctx, args)
@@ -167,6 +168,15 @@ class Command(TyperCommand):
         """Write the examples, one per line."""
         with formatter.section("Examples"):
             formatter.write("".join(f"  {example}\n" for example in (self.epilog or "").splitlines()))
+
+
+def _refuse_empty_values(args: list[str]) -> None:
+    """Raise `UsageError` for an empty value, which as a path would be the current folder."""
+    for before, word in zip(["", *args], args, strict=False):
+        option = before if not word else word.removesuffix("=")
+        if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
+            what = f"the value of {option}" if option.startswith("-") and option != "--" else "an argument"
+            raise UsageError(f"{what} is empty", "perhaps a variable of the shell is not set; . is the current folder")
 
 
 app = typer.Typer(

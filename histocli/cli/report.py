@@ -54,7 +54,7 @@ def report(
         typer.Option(
             "--maps",
             metavar="DIR",
-            help="Show the heat maps of slides in this folder, which histo predict --out DIR wrote.",
+            help="Show the heat maps of slides in this folder, which histo predict --out DIR wrote. They need no run.",
             show_default=False,
         ),
     ] = ReportConfig.maps,
@@ -74,5 +74,6 @@ def report(
 
     config = ReportConfig(run=tuple(run or ()), data=tuple(data or ()), out=out, pictures=pictures, maps=maps, mpp=mpp)
     written = write_report(state.workspace, config, listener=ConsoleListener(state.report))
-    evaluations = format_count(written.evaluations, "evaluation")
-    state.report.print_done(f"wrote {written.path}: {evaluations}, {format_bytes(written.bytes)}")
+    shown = [format_count(written.evaluations, "evaluation")] if written.runs else []
+    shown += [format_count(written.heat_maps, "heat map")] if written.heat_maps else []
+    state.report.print_done(f"wrote {written.path}: {', '.join([*shown, format_bytes(written.bytes)])}")

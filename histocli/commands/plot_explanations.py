@@ -73,7 +73,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     from histocli.reports.plots.explanations import KEY, colour_maps
     from histocli.reports.plots.sheets import Group
 
-    predictor = load_for_explaining(workspace, config.ckpt or config.run or (CHECKPOINT,))
+    predictor = load_for_explaining(workspace, config.ckpt or tuple(dict.fromkeys(config.run)) or (CHECKPOINT,))
     if config.files:
         ids, pixels = _read_files(workspace, config.files, on_note)
     else:

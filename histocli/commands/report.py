@@ -35,7 +35,7 @@ from histocli.workspace import Workspace, make_name
 MAX_BYTES = 5_000_000  # a larger page gives a warning, because it may be too large for an e-mail
 _TEXT_BYTES = 200_000  # about the largest size of an evaluation's charts, counts and tables
 _OTHER_BYTES = 300_000  # about the size of the rest of the page
-_MAP_SHARE = 0.4  # maps of slides take at most this share of the bytes for pictures
+_MAP_SHARE = 0.4  # maps of slides take at most this share of the bytes for pictures, if there are evaluations
 
 Evaluations = dict[Path, EvaluationReport]
 
@@ -54,12 +54,13 @@ class _Options(NamedTuple):
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """A page that was written: where, its size, and the number of runs and evaluations in it."""
+    """A page that was written: where, its size, and the number of runs, evaluations and heat maps in it."""
 
     path: Path
     bytes: int
     runs: int
     evaluations: int
+    heat_maps: int
 
 
 def report(
@@ -70,6 +71,7 @@ def report(
 ) -> WrittenReport:
     """Write an HTML page about runs (by default the newest) and all of their evaluations, or those on `config.data`.
 
+    With `config.maps` it also shows the maps of slides in this folder; they need no run.
     If something cannot be shown, such as patches that are not in the workspace any more, the page says so, and the
     listener receives a warning. It also receives a note before each step that takes long.
 
@@ -81,10 +83,13 @@ def report(
     repeats = {run: found for run in config.run if (found := read_repeats(workspace, run))}
     choose_runs(workspace, [run for run in config.run if run not in repeats])  # raises an error for an unknown one
     runs = list(dict.fromkeys(config.run)) or choose_runs(workspace, ())
-    if not runs:
-        raise MissingInputError("there is no training run to report on", "histo train makes one")
+    if not runs and (config.data or not config.maps):
+        raise MissingInputError(
+            "there is no training run to report on",
+            "histo train makes one; without a run, --maps DIR shows the heat maps of histo predict",
+        )
     check_data(workspace, config.data, runs)
-    path = config.out or workspace.plots_dir / f"{make_name(shorten_names(runs))}-report.html"
+    path = config.out or workspace.plots_dir / f"{_make_page_name(runs, config.maps)}-report.html"
     check_output(path, workspace)
     evaluations = {run: read_evaluations(workspace, run, config.data) for run in runs}
     count = sum(map(len, evaluations.values()))
@@ -94,7 +99,8 @@ def report(
             f"histo eval --ckpt {runs[0]} --data {config.data[0]}",
         )
     picture_bytes = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
-    slides = make_slide_section(workspace, config.maps, round(picture_bytes * _MAP_SHARE)) if config.maps else None
+    map_bytes = round(picture_bytes * _MAP_SHARE) if count else picture_bytes
+    slides = make_slide_section(workspace, config.maps, map_bytes) if config.maps else None
     if slides and slides.problem:
         listener.on_warning(slides.problem)
     picture_bytes -= slides.maps.bytes if slides else 0
@@ -111,7 +117,14 @@ def report(
         )
     with output_path(path, len(page)) as temporary:
         temporary.write_bytes(page)
-    return WrittenReport(path, len(page), len(runs), count)
+    return WrittenReport(path, len(page), len(runs), count, len(slides.maps.pictures) if slides else 0)
+
+
+def _make_page_name(runs: Sequence[str], maps: Path | None) -> str:
+    """Return the start of the page's file name: the runs, or without a run the folder of maps."""
+    if not runs and maps:
+        return f"{make_name(maps.absolute().name)}-maps"
+    return make_name(shorten_names(runs))
 
 
 def _find_missing_evaluations(

@@ -109,6 +109,7 @@ def test_an_image_of_another_size_is_explained_as_it_is_scored_and_an_unreadable
     cv2.imwrite(str(large), np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8))
     result = histo(*EXPLAIN, large, "--ckpt", "first")
     assert "1 of 1 images" in " ".join(result.stderr.split())
+    histo(*EXPLAIN, large, "--run", "first", "--run", "first")  # is one run
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"not an image")
     error, _ = histo.fails(*EXPLAIN, large, broken, "--ckpt", "first")

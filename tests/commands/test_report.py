@@ -449,7 +449,10 @@ def test_only_the_named_data_is_shown(evaluated_run, tmp_path):
 
 
 def test_what_cannot_be_reported_is_refused(histo, empty, tmp_path):
-    assert empty.fails("report") == ("there is no training run to report on", "histo train makes one")
+    for options in ((), ("--maps", tmp_path, "--data", "synthetic")):
+        error, hint = empty.fails("report", *options)
+        assert error == "there is no training run to report on"
+        assert "histo train makes one" in hint
     assert histo.fails("report", "--run", "firts")[0] == "there is no run 'firts'"
     assert histo.fails("report", "--data", "nothing")[0] == "there is no data set 'nothing'"
     assert histo.fails("report", "--data", "synthetic") == (
@@ -552,6 +555,19 @@ def test_a_page_of_many_large_maps_stays_small_enough_to_mail(evaluated_run, tmp
     assert len(page.source) < 5_000_000
     assert len(maps_of(page)) == 12
     assert "12 of 12 slides" in page.text
+
+
+def test_maps_need_no_run(empty, tmp_path):
+    write_heatmaps(tmp_path / "my maps", 2, 300)
+    result = empty("report", "--maps", tmp_path / "my maps")
+    (path,) = (empty.root / "plots").iterdir()
+    assert path.name.startswith("my-maps-")
+    assert f"done: wrote {path}: 2 heat maps, " in " ".join(result.stderr.split())
+    page = Page(path)
+    assert "Report: heat maps of slides" in page.text
+    assert len(maps_of(page)) == 2
+    assert "Results" not in page.text
+    assert "no training run" in empty.fails("report")[0]
 
 
 def test_maps_that_cannot_be_shown_are_named(placed, empty, tmp_path):
