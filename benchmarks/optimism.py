@@ -24,7 +24,7 @@ from histocli.metrics import Interval, estimate_uncertainty, evaluate
 from histocli.metrics.calibration import compute_probabilities
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.evaluation import EvaluationReport, read_evaluations
-from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, title
+from histocli.reports.plots.style import COLUMN, GREY, NORMAL, TUMOUR, Look, save, set_title
 from histocli.reports.run import RunRecord, read_run
 from histocli.workspace import Workspace
 
@@ -187,7 +187,7 @@ def draw(figure: Figure, optimism: Optimism) -> None:
     axes.axvline(0.5, color=GREY, linewidth=0.5, linestyle=":")
     figure.legend(loc="outside lower center", ncols=2)
     gaps = [f"split by {split}: validation minus unseen {gap:+.3f}" for split, gap in optimism.gaps().items()]
-    title(figure, "Optimism of validation", *gaps)
+    set_title(figure, "Optimism of validation", *gaps)
 
 
 def main(arguments: Sequence[str]) -> Optimism:

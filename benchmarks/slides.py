@@ -68,7 +68,7 @@ def measure(path: Path, predictor: Predictor, network: Classifier, step: int, re
         assert slide.mpp is not None
         mpp = slide.mpp
         plan = plan_slide(slide, mpp, step, None, True, pool)
-        boxes = [plan.grid.box(row, column) for row, column in np.argwhere(plan.needed).tolist()]
+        boxes = [plan.grid.find_box(row, column) for row, column in np.argwhere(plan.needed).tolist()]
         patches = np.random.default_rng(0).integers(0, 255, (len(boxes), PATCH_SIZE, PATCH_SIZE, 3), np.uint8)
         ways: dict[str, Callable[[], object]] = {
             "reading alone, one thread": partial(read, path, plan.grid, boxes),

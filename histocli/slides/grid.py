@@ -59,7 +59,7 @@ class Grid:
         """Whether the slide is coarser than the grid, so that pixels are interpolated."""
         return max(self.scale) < 1 / _LEVEL_TOLERANCE
 
-    def box(self, row: int, column: int) -> Box:
+    def find_box(self, row: int, column: int) -> Box:
         """Return the part of a square that lies in the slide, in level-0 pixels."""
         left, right = (min(round(int(x) * self.downsample), self.size[0]) for x in self.xs[column : column + 2])
         top, bottom = (min(round(int(y) * self.downsample), self.size[1]) for y in self.ys[row : row + 2])
@@ -171,17 +171,17 @@ class _Blocks:
             is_touched = np.zeros(count[1], np.bool_)
             for column in columns.tolist():
                 is_touched[first[column] : last[column] + 1] = True
-            blocks[self._span(row)] |= is_touched
+            blocks[self._find_span(row)] |= is_touched
         return blocks
 
-    def _span(self, row: int) -> slice:
+    def _find_span(self, row: int) -> slice:
         """Return the rows of blocks that a row of squares touches."""
         top, bottom = int(self.grid.ys[row]), min(int(self.grid.ys[row + 1]), self.level.height)
         return slice(top // self.height, (bottom - 1) // self.height + 1)
 
     def load(self, row: int) -> None:
         """Read the blocks that a row of squares needs, and forget the blocks above, which no later row needs."""
-        span = self._span(row)
+        span = self._find_span(row)
         for block_row in [block_row for block_row in self.block_rows if block_row < span.start]:
             del self.block_rows[block_row]
         self._submit(range(span.start, span.stop))
@@ -191,7 +191,7 @@ class _Blocks:
 
     def prefetch(self, row: int) -> None:
         """Begin to read the next row of blocks, if a later row of squares needs it."""
-        following = self._span(row).stop
+        following = self._find_span(row).stop
         if following < len(self.needed):
             self._submit(range(following, following + 1))
 

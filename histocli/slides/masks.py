@@ -47,7 +47,7 @@ class TumourMask:
         Raises:
             HistoError: the mask does not have the shape of the slide, or its pixels are too coarse for labels.
         """
-        scale = self.scale(grid.size)
+        scale = self.compute_scale(grid.size)
         coarsest = scale / (min(grid.scale) * grid.downsample)
         if coarsest > _MAX_COARSENESS:
             raise HistoError(
@@ -71,7 +71,7 @@ class TumourMask:
         Raises:
             HistoError: the mask does not have the shape of the slide.
         """
-        scale = self.scale(size)
+        scale = self.compute_scale(size)
         xs = ((np.arange(shape[1]) + 0.5) * size[0] / shape[1] / scale).astype(np.int64)
         ys = ((np.arange(shape[0]) + 0.5) * size[1] / shape[0] / scale).astype(np.int64)
         sampled = np.zeros(shape, np.bool_)
@@ -84,7 +84,7 @@ class TumourMask:
             ]
         return sampled
 
-    def scale(self, size: tuple[int, int]) -> int:
+    def compute_scale(self, size: tuple[int, int]) -> int:
         """Return how many level-0 pixels of a slide of `size` (width, height) a pixel of the mask spans.
 
         Raises:

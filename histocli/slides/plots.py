@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from histocli.reports.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, save, title
+from histocli.reports.plots.style import COLUMN, GREEN, GREY, NORMAL, ORANGE, PAGE, TUMOUR, Look, save, set_title
 from histocli.reports.slides import Estimate, SlideEvaluation
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.lesions import FALSE_POSITIVES
@@ -67,7 +67,7 @@ def write_heatmap_picture(
         bar.ax.axhline(threshold, color=TUMOUR, linewidth=1.2)
         _draw_scale_bar(axes, width, height, overview_mpp)
         scored = int(np.isfinite(scores).sum())
-        title(figure, name, f"{scored:,} squares of {grid.step * grid.mpp:.0f} µm; threshold {threshold:.3g}")
+        set_title(figure, name, f"{scored:,} squares of {grid.step * grid.mpp:.0f} µm; threshold {threshold:.3g}")
 
     save(path, Look(), PAGE, PAGE * ratio * 0.8 + 0.8, draw)
 
@@ -89,7 +89,7 @@ def draw_slide_roc(path: Path, report: SlideEvaluation) -> Path:
             )
         axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1), aspect="equal")
         figure.legend(loc="outside lower center")
-        title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
+        set_title(figure, "ROC of slides", f"{report.slides:,} slides, {report.tumour_slides:,} with tumour")
 
     return save(path, Look(), COLUMN, COLUMN + 1, draw)
 
@@ -110,7 +110,7 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
         axes.legend(loc="lower right")
         lesions = sum(one.lesions for one in report.recall.values())
         what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
-        title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
+        set_title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
 
     return save(path, Look(), COLUMN, COLUMN, draw)
 

@@ -166,7 +166,7 @@ class SlidesSource:
         with open_slide(one.slide.file.path) as slide:
             found = read_patches(slide, one.grid, one.chosen, pool)
             for (row, column), patch in zip(squares, found, strict=True):
-                box = one.grid.box(row, column)
+                box = one.grid.find_box(row, column)
                 label = int(one.tumour[row, column])
                 yield Patch(
                     f"{name}_x{box.x}_y{box.y}",
@@ -205,7 +205,9 @@ class SyntheticSlidesSource(SlidesSource):
         self.plans, self.folder, self.context = plans, folder, context
         slides = [
             AnnotatedSlide(
-                SlideFile(folder / "slides" / f"{one.name}.tif", one.name), self._annotation(one), one.hospital
+                SlideFile(folder / "slides" / f"{one.name}.tif", one.name),
+                self._find_annotation_path(one),
+                one.hospital,
             )
             for one in plans
         ]
@@ -218,7 +220,7 @@ class SyntheticSlidesSource(SlidesSource):
         folder = context.downloads_dir / "synthetic-slides" / f"seed-{seed}-side-{side}"
         return cls(plans, folder, n, seed, context)
 
-    def _annotation(self, slide: SyntheticSlide) -> Path:
+    def _find_annotation_path(self, slide: SyntheticSlide) -> Path:
         return self.folder / "annotations" / f"{slide.name}.xml"
 
     def fetch(self) -> None:
@@ -228,8 +230,8 @@ class SyntheticSlidesSource(SlidesSource):
             path = slide.file.path
             if path.is_file() and not self.context.force:
                 continue
-            write_annotation(plan, self._annotation(plan))
-            write_annotation(plan, self._annotation(plan).with_suffix(".geojson"))
+            write_annotation(plan, self._find_annotation_path(plan))
+            write_annotation(plan, self._find_annotation_path(plan).with_suffix(".geojson"))
             draw_slide(plan, path, partial(self.context.on_transfer, path.name))
         super().fetch()
         self.report.notes.append(f"the slides are in {self.folder}")

@@ -25,7 +25,7 @@ def write_scores(path: Path, scores: Map, grid: Grid) -> None:
         writer = make_table_writer(file)
         writer.writerow(COLUMNS)
         for row, column in np.argwhere(np.isfinite(scores)).tolist():
-            writer.writerow((*grid.box(row, column), f"{scores[row, column]:.{DIGITS}f}"))
+            writer.writerow((*grid.find_box(row, column), f"{scores[row, column]:.{DIGITS}f}"))
 
 
 def write_geojson(path: Path, slide: str, scores: Map, grid: Grid, threshold: float) -> None:
@@ -47,7 +47,7 @@ def _make_features(slide: str, scores: Map, grid: Grid, threshold: float) -> Ite
     for number, region in enumerate(find_regions(scores, threshold), start=1):
         yield _make_region_feature(namespace, number, region, grid)
     for row, column in np.argwhere(np.isfinite(scores)).tolist():
-        x, y, width, height = grid.box(row, column)
+        x, y, width, height = grid.find_box(row, column)
         ring = [[x, y], [x + width, y], [x + width, y + height], [x, y + height], [x, y]]
         measurements = {"probability of tumour": round(float(scores[row, column]), DIGITS)}
         yield _make_feature(uuid5(namespace, f"{x},{y}"), [ring], "tile", {"measurements": measurements})
@@ -59,12 +59,12 @@ def _make_region_feature(namespace: UUID, number: int, region: Region, grid: Gri
         "mean probability": round(region.mean, DIGITS),
         "squares": region.squares,
     }
-    rings = [[_corner(grid, *corner) for corner in ring] for ring in region.rings]
+    rings = [[_compute_corner(grid, *corner) for corner in ring] for ring in region.rings]
     properties = {"name": f"tumour {number}", "classification": TUMOUR_CLASS, "measurements": measurements}
     return _make_feature(uuid5(namespace, f"region {number}"), rings, "annotation", properties)
 
 
-def _corner(grid: Grid, column: int, row: int) -> list[int]:
+def _compute_corner(grid: Grid, column: int, row: int) -> list[int]:
     """Return a corner of the grid in level-0 pixels, moved into the slide."""
     edges = (int(grid.xs[column]), grid.size[0]), (int(grid.ys[row]), grid.size[1])
     return [min(round(edge * grid.downsample), size) for edge, size in edges]

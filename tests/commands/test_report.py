@@ -618,8 +618,8 @@ def test_the_evaluation_of_maps_is_beside_them(histo, tmp_path):
     assert "Not measured, because they could not be scored (1): broken" in page.text
     roc, froc = ([one["points"] for tag, one in page.elements if tag == "polyline"][i] for i in (-2, -1))
     chart = Chart("", "", make_rate_axis(""), make_rate_axis(""))
-    assert roc == chart.path(Line("", ((0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1))))
-    assert froc == chart.path(Line("", ((0, 0), (0.25, 0.5), (1, 0.8))))  # the axis ends at 8 false positives
+    assert roc == chart.format_points(Line("", ((0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1))))
+    assert froc == chart.format_points(Line("", ((0, 0), (0.25, 0.5), (1, 0.8))))  # the axis ends at 8 false positives
     one = f"case 0 {HOSTILE}"
     for changes in ({"scores": {one: {"maximum": 0.9}}, "labels": {one: 0}}, {"without_truth": ["case 9"]}):
         evaluate_maps(histo, maps, **changes)

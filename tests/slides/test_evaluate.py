@@ -48,7 +48,7 @@ def test_annotations_give_auc_froc_and_recall(histo, slides, tmp_path):
 @pytest.mark.attack
 @pytest.mark.parametrize("name", ["my maps (é)", "x" * 200, "-"])
 def test_maps_in_a_folder_of_any_name_are_evaluated(histo, slides, tmp_path, name):
-    """The name was refused after the work."""
+    """These names cannot be part of a file name; an earlier version refused them after it had measured the maps."""
     shutil.copytree(slides.maps, tmp_path / name)
     histo("eval", "--maps", tmp_path / name, "--annotations", slides.annotations)
     (report,) = (histo.root / "metrics").glob("slides-*.json")

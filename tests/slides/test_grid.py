@@ -57,7 +57,7 @@ def test_a_patch_shows_exactly_the_pixels_around_its_square(tmp_path, pool, mpp,
     for number in (0, 1, columns - 1, columns + 1, rows * columns - 1):
         row, column = divmod(number, columns)
         square = patches[number][48 - step // 2 :, 48 - step // 2 :][:step, :step]
-        box = grid.box(row, column)
+        box = grid.find_box(row, column)
         assert abs(box.x - column * step * scale) <= 0.5
         assert abs(box.y - row * step * scale) <= 0.5
         if box.x + step * scale < 1300 and box.y + step * scale < 1500:  # it does not reach over the border
@@ -74,7 +74,7 @@ def test_a_coarser_level_is_read_where_it_is_fine_enough(tmp_path, pool):
         grid = plan_grid(slide, slide.mpp, 0.972, 96)
         patches = [patch.load() for patch in read_patches(slide, grid, np.ones(grid.shape, bool), pool)]
     assert grid.level == 2
-    assert grid.box(1, 2) == (768, 384, 384, 384)
+    assert grid.find_box(1, 2) == (768, 384, 384, 384)
     np.testing.assert_array_equal(patches[grid.shape[1] + 2], coordinates(400, 384)[96:192, 192:288])
 
 

@@ -71,17 +71,17 @@ class Chart:
     legend: tuple[tuple[str, str], ...] = ()
     threshold_mark: str = ""
 
-    def left(self, x: float) -> float:
+    def compute_left(self, x: float) -> float:
         """Return the horizontal position of a value, in the units of the SVG."""
         return round(LEFT + (x - self.x.low) / (self.x.high - self.x.low) * INNER_WIDTH, 2)
 
-    def top(self, y: float) -> float:
+    def compute_top(self, y: float) -> float:
         """Return the vertical position of a value, in the units of the SVG."""
         return round(TOP + (self.y.high - y) / (self.y.high - self.y.low) * INNER_HEIGHT, 2)
 
-    def path(self, line: Line) -> str:
+    def format_points(self, line: Line) -> str:
         """Return the points of a line as the attribute `points` of a polyline."""
-        return " ".join(f"{self.left(x):g},{self.top(y):g}" for x, y in line.points)
+        return " ".join(f"{self.compute_left(x):g},{self.compute_top(y):g}" for x, y in line.points)
 
 
 def make_learning_curves(history: Sequence[EpochRecord]) -> list[Chart]:

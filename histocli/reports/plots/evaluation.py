@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from histocli.metrics.bands import Band
 from histocli.metrics.curves import PrecisionRecallCurve
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, thousands, title
+from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, GREY, NORMAL, TUMOUR, label_thousands, set_title
 from histocli.text import format_metric
 
 
@@ -28,7 +28,7 @@ def draw_roc(figure: Figure, report: EvaluationReport, band: Band | None = None,
         axes.legend(loc="lower right")
     else:
         _show_reason(axes, measured.undefined["auc"])
-    title(figure, f"ROC: {report.run}", *make_subtitles(report))
+    set_title(figure, f"ROC: {report.run}", *make_subtitles(report))
 
 
 def draw_pr(figure: Figure, report: EvaluationReport) -> None:
@@ -45,7 +45,7 @@ def draw_pr(figure: Figure, report: EvaluationReport) -> None:
         axes.legend(loc="lower left")
     else:
         _show_reason(axes, measured.undefined["average_precision"])
-    title(figure, f"Precision and recall: {report.run}", *make_subtitles(report))
+    set_title(figure, f"Precision and recall: {report.run}", *make_subtitles(report))
 
 
 def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
@@ -65,7 +65,7 @@ def draw_confusion(figure: Figure, report: EvaluationReport) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     accuracy = f"accuracy {format_metric(report.measured.metrics['accuracy'], 3)}"
-    title(
+    set_title(
         figure,
         f"Confusion matrix: {report.run}",
         *make_subtitles(report, accuracy),
@@ -90,9 +90,9 @@ def draw_calibration(figure: Figure, report: EvaluationReport) -> None:
     counts.bar_label(bars, [f"{b.count:,}" for b in bins], rotation=90, padding=2, fontsize=5.5)
     counts.margins(y=0.45)  # room for the numbers above the bars
     counts.set(xlabel="predicted probability of tumour", ylabel="patches")
-    thousands(counts.yaxis)
+    label_thousands(counts.yaxis)
     figure.align_ylabels()
-    title(figure, f"Calibration: {report.run}", *make_subtitles(report))
+    set_title(figure, f"Calibration: {report.run}", *make_subtitles(report))
 
 
 def draw_scores(figure: Figure, report: EvaluationReport) -> None:
@@ -106,9 +106,9 @@ def draw_scores(figure: Figure, report: EvaluationReport) -> None:
     label = f"threshold {threshold:.3g}"
     axes.axvline(threshold, color="black", linestyle="--", linewidth=0.9, label=label)
     axes.set(xlabel="predicted probability of tumour", ylabel="patches", xlim=(0, 1))
-    thousands(axes.yaxis)
+    label_thousands(axes.yaxis)
     figure.legend(loc="outside lower center", ncols=2)
-    title(figure, f"Scores by class: {report.run}", *make_subtitles(report))
+    set_title(figure, f"Scores by class: {report.run}", *make_subtitles(report))
 
 
 def make_subtitles(report: EvaluationReport, result: str = "") -> tuple[str, ...]:

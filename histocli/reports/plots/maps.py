@@ -6,7 +6,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as LegendPatch
 
-from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, PAGE, TUMOUR, title
+from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, PAGE, TUMOUR, set_title
 from histocli.slides.patch_maps import PatchMap
 from histocli.slides.plots import COLOURS
 
@@ -42,7 +42,7 @@ def draw_map(figure: Figure, shown: PatchMap, source: str, threshold: float | No
         _draw_panel(panels[1], shown, shown.labels, ListedColormap(CLASS_COLOURS))
         keys = [LegendPatch(color=c, label=n) for c, n in zip(CLASS_COLOURS, CLASS_NAMES, strict=True)]
         panels[1].legend(handles=keys, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2)
-    title(figure, shown.slide, source, describe_map(shown, threshold))
+    set_title(figure, shown.slide, source, describe_map(shown, threshold))
 
 
 def describe_map(shown: PatchMap, threshold: float | None) -> str:

@@ -16,7 +16,7 @@ from histocli.reports.plots.evaluation import (
     find_drawn_recall,
     format_with_interval,
 )
-from histocli.reports.plots.style import GREEN, GREY, NORMAL, ORANGE, PURPLE, TUMOUR, title
+from histocli.reports.plots.style import GREEN, GREY, NORMAL, ORANGE, PURPLE, TUMOUR, set_title
 from histocli.reports.run import EpochRecord, RunRecord
 
 _COLOURS = (NORMAL, TUMOUR, GREEN, PURPLE, ORANGE)
@@ -70,7 +70,7 @@ def draw_curves_of_runs(figure: Figure, runs: Sequence[tuple[RunRecord, list[Epo
     figure.legend(handles, labels, loc="outside lower center", ncols=1)
     validated = {(run.manifest_sha256, run.val_patches) for run, _ in runs}
     patches = f"n = {runs[0][0].val_patches:,}" if len(validated) == 1 else "the runs have different validation patches"
-    title(figure, "Learning curves", ", ".join(dict.fromkeys(f"{run.data} val" for run, _ in runs)), patches)
+    set_title(figure, "Learning curves", ", ".join(dict.fromkeys(f"{run.data} val" for run, _ in runs)), patches)
 
 
 def _draw_column(axes: Axes, history: list[EpochRecord], key: str, i: int, label: str) -> None:
@@ -89,4 +89,4 @@ def _finish(figure: Figure, heading: str, reports: Sequence[EvaluationReport]) -
     figure.legend(loc="outside lower center", ncols=1, borderaxespad=1)
     scored = {(report.manifest_sha256, report.measured.n, report.measured.positives) for report in reports}
     patches = f"n = {reports[0].measured.n:,}" if len(scored) == 1 else "the runs scored different patches"
-    title(figure, heading, describe_scored(reports[0]), patches)
+    set_title(figure, heading, describe_scored(reports[0]), patches)

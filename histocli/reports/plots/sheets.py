@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from histocli.reports.plots.style import PAGE, title
+from histocli.reports.plots.style import PAGE, set_title
 
 COLUMNS = 8
 ROWS = 2  # the number of rows of each group
@@ -71,7 +71,7 @@ def draw_sheet(figure: Figure, groups: Sequence[Group], heading: str, *facts: st
     column = figure.subplots(len(groups), 1, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, group in zip(column, groups, strict=True):
         _draw_group(axes, group)
-    title(figure, heading, *facts)
+    set_title(figure, heading, *facts)
 
 
 def _draw_group(axes: Axes, group: Group) -> None:

@@ -92,14 +92,14 @@ def render(target: Path | BinaryIO, look: Look, width: float, height: float, dra
         figure.savefig(target, format=look.format.value, dpi=look.dpi, metadata=_METADATA[look.format])
 
 
-def title(figure: Figure, heading: str, *facts: str) -> None:
+def set_title(figure: Figure, heading: str, *facts: str) -> None:
     """Set the figure's title: the heading, then a line for each fact, wrapped to the figure's width."""
     width = int(figure.get_figwidth() * _TITLE_CHARACTERS)
     lines = [line for text in (heading, *facts) for line in textwrap.wrap(text, width)]
     figure.suptitle("\n".join(lines))
 
 
-def thousands(axis: Axis) -> None:
+def label_thousands(axis: Axis) -> None:
     """Label an axis of counts with a few whole numbers with thousands separators."""
     axis.set_major_locator(MaxNLocator(5, integer=True))
     axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from histocli.reports.balance import BalanceReport, SlideCounts, SplitCounts
 from histocli.reports.plots import shorten
-from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, thousands, title
+from histocli.reports.plots.style import CLASS_COLOURS, CLASS_NAMES, label_thousands, set_title
 
 _KEYS = ("negative", "positive")
 _NAMED_SLIDES = 16  # more names would overlap
@@ -26,7 +26,7 @@ def draw_balance(figure: Figure, report: BalanceReport) -> None:
     known = f"{len(report.slides)} slides, " if report.slides else "slides not known, "
     split = "split at random: it leaks" if report.leaks else f"split by {report.split}"
     dropped = ", ".join(f"{reason} ({count:,})" for reason, count in report.dropped.by_reason().items())
-    title(
+    set_title(
         figure,
         f"Balanced subset of {report.data}, n = {report.n:,}",
         known + split,
@@ -45,7 +45,7 @@ def _draw_splits(axes: Axes, counts: dict[str, SplitCounts]) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.grid(False, axis="y")
-    thousands(axes.xaxis)
+    label_thousands(axes.xaxis)
     axes.set(xlabel="patches")
 
 
@@ -69,7 +69,7 @@ def _draw_slides(axes: Axes, slides: list[SlideCounts]) -> None:
     axes.set_xlim(-0.5, len(rows) - 0.5)
     axes.set_ylim(0, 1.05 * bottom.max())
     axes.grid(False, axis="x")
-    thousands(axes.yaxis)
+    label_thousands(axes.yaxis)
     axes.set(ylabel="patches")
     if len(rows) <= _NAMED_SLIDES:
         axes.set_xticks(x, [shorten(row.slide, 16) for row in rows], rotation=90 if len(rows) > 2 else 0)

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from histocli.reports.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, title
+from histocli.reports.plots.style import GREEN, GREY, NORMAL, PURPLE, TUMOUR, set_title
 from histocli.reports.run import EpochRecord, RunRecord
 from histocli.text import format_metric
 
@@ -37,7 +37,7 @@ def draw_curves(figure: Figure, run: RunRecord, history: list[EpochRecord]) -> N
     figure.align_ylabels()
     epochs = history[-1].epoch
     result = f"best AUC {format_metric(best[0], 3)} at epoch {best[1]} of {epochs}" if best else "AUC undefined"
-    title(figure, f"Learning curves: {run.run}", f"{run.data} val, n = {run.val_patches:,}", result)
+    set_title(figure, f"Learning curves: {run.run}", f"{run.data} val, n = {run.val_patches:,}", result)
 
 
 def _draw_line(axes: Axes, history: list[EpochRecord], key: str, label: str, colour: str) -> None:
