@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 RENDEZVOUS_FILE = "HISTO_RENDEZVOUS"  # variable: the file through which processes that `histo` started find each other
 _TIMEOUT = timedelta(minutes=30)  # torchrun has started all processes, but perhaps on a busy machine
+_FILE_TIMEOUT = timedelta(minutes=5)  # `histo` has started all processes, on this machine
+_FILE_START = b"\x09\0\0\0refcount/"  # of a file of torch's FileStore: the length of the first key, and the key
 _MAX_PROCESSES, _MAX_PORT = 1_000_000, 65_535
 _NAME_SECONDS, _CONNECT_SECONDS, _CONNECT_INTERVAL = 20.0, 5.0, 0.2
 _POLL_INTERVAL = 0.02  # seconds between two checks of the store
@@ -63,15 +65,43 @@ def find_processes() -> Rendezvous:
     """Wait for all processes of this job in the store that torchrun, or `histo` itself, created for them.
 
     Raises:
-        RuntimeError: the store cannot be reached, or a process does not appear within 30 minutes.
+        UsageError: `HISTO_RENDEZVOUS` names a file that is no store.
+        RuntimeError: the store cannot be reached, or a process does not appear in time.
     """
     from torch.distributed import FileStore, PrefixStore  # type: ignore[attr-defined]
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if RENDEZVOUS_FILE in os.environ:
-        return Rendezvous(FileStore(os.environ[RENDEZVOUS_FILE], size), rank, size)
-    store = _open_store(rank, size)
-    return Rendezvous(PrefixStore(f"histo/{agree_on_prefix(store, rank, size)}", store), rank, size)
+        path = Path(os.environ[RENDEZVOUS_FILE])
+        _check_store_file(path)
+        store: Store = FileStore(str(path), size)
+        prefix = agree_on_prefix(store, rank, size, _FILE_TIMEOUT)
+    else:
+        store = _open_store(rank, size)
+        prefix = agree_on_prefix(store, rank, size)
+    return Rendezvous(PrefixStore(f"histo/{prefix}", store), rank, size)
+
+
+def _check_store_file(path: Path) -> None:
+    """Check that a file is a store, or that one can be made there.
+
+    torch would wait without end, Ctrl-C could not interrupt it, and it would write into any file.
+
+    Raises:
+        UsageError: the file has other content, or cannot be read and written.
+    """
+    is_usable = path.parent.is_dir()
+    if path.is_symlink() or path.exists():
+        is_usable = path.is_file() and not path.is_symlink() and os.access(path, os.R_OK | os.W_OK)
+        if is_usable:
+            with path.open("rb") as file:
+                start = file.read(len(_FILE_START))
+            is_usable = _FILE_START.startswith(start)  # another process may be writing it
+    if not is_usable:
+        raise UsageError(
+            f"the environment variable {RENDEZVOUS_FILE} is {str(path)[:200]!r}, which is no file of a job",
+            f"histo sets it for the processes that it starts: unset {RENDEZVOUS_FILE}; for one process: unset RANK",
+        )
 
 
 def _open_store(rank: int, size: int) -> "Store":
@@ -115,26 +145,26 @@ def _wait_for_store(host: str, port: int, *, is_own: bool) -> None:
         time.sleep(_CONNECT_INTERVAL)
 
 
-def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
+def agree_on_prefix(store: "Store", rank: int, size: int, timeout: timedelta = _TIMEOUT) -> str:
     """Return a key prefix that is the same for all processes of this attempt, and differs from earlier attempts.
 
     torchrun keeps its store when it restarts processes, with the addresses of the ended processes in it, and it gives
     no attempt number that is the same on all machines (https://github.com/pytorch/pytorch/issues/135712). Therefore
     process 0 chooses a random prefix. Every other process writes its own random key and waits for the answer
     under this key, so that it cannot read the answer to an earlier attempt.
-    """
-    from torch.distributed import DistError
 
-    name = uuid4().hex
+    Raises:
+        RuntimeError: a process does not appear before `timeout`.
+    """
+    name, deadline = uuid4().hex, time.monotonic() + timeout.total_seconds()
     if rank:
         store.set(f"histo/here/{rank}", name)
-        deadline = time.monotonic() + _TIMEOUT.total_seconds()
-        while not store.check([f"histo/answer/{name}"]) and time.monotonic() < deadline:  # Ctrl-C can interrupt it
-            time.sleep(_POLL_INTERVAL)
+        while not store.check([f"histo/answer/{name}"]):
+            _sleep_until(deadline, 0)
         prefix = store.get(f"histo/answer/{name}").decode()
         store.set(f"histo/heard/{prefix}/{rank}", "")
         return prefix
-    missing, deadline = set(range(1, size)), time.monotonic() + _TIMEOUT.total_seconds()
+    missing = set(range(1, size))
     while missing:
         for other in sorted(missing):
             # The key may be of an earlier attempt: then no process reads the answer, and a later pass answers again.
@@ -142,10 +172,16 @@ def agree_on_prefix(store: "Store", rank: int, size: int) -> str:
                 store.set(f"histo/answer/{store.get(f'histo/here/{other}').decode()}", name)
             if store.check([f"histo/heard/{name}/{other}"]):
                 missing.remove(other)
-        if time.monotonic() > deadline:
-            raise DistError(f"process {min(missing)} does not appear")
-        time.sleep(_POLL_INTERVAL)
+        if missing:
+            _sleep_until(deadline, min(missing))
     return name
+
+
+def _sleep_until(deadline: float, missing: int) -> None:
+    """Wait a moment, which Ctrl-C can interrupt; raise `RuntimeError` after the deadline."""
+    if time.monotonic() > deadline:
+        raise RuntimeError(f"process {missing} does not appear")
+    time.sleep(_POLL_INTERVAL)
 
 
 def find_torchrun_agent() -> str | None:

@@ -1,8 +1,10 @@
 """Environment variables with values that no tool gives them: one error, and no process waits for another."""
 
+import os
 import signal
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
@@ -36,14 +38,41 @@ def test_a_variable_of_torchrun_with_a_nonsensical_value_is_one_error(trained_wo
     assert len(process.stderr) < 500
 
 
+@pytest.mark.parametrize("kind", ["text", "pipe", "folder", "device", "no folder"])
+def test_a_file_through_which_no_processes_can_connect_is_refused_unchanged(trained_workspace, tmp_path, kind):
+    """torch waited without end, Ctrl-C had no effect, and it could write into the file."""
+    path = tmp_path / "x"
+    if kind == "text":
+        path.write_text("id,label\na,1\n")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path = path / "x"
+    line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", tmp_path / "out.csv"]
+    process = Process(trained_workspace, *line, **RANKS | {"HISTO_RENDEZVOUS": str(path)})
+    overdue = Timer(60, process.signal, [signal.SIGKILL])
+    overdue.start()
+    assert process.wait() == 2
+    overdue.cancel()
+    assert process.stderr.count("error: ") == 1
+    assert f"error: the environment variable HISTO_RENDEZVOUS is '{path}'" in process.stderr
+    assert kind != "text" or path.read_text() == "id,label\na,1\n"
+
+
 ABSENT = [{"MASTER_ADDR": "nowhere.invalid"}, {"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "1"}]
+ABSENT += [{"HISTO_RENDEZVOUS": "rendezvous"} | change for change in ABSENT[1:]]
+NAMES = ["machine", "process 1", "process 0", "process 1 by a file", "process 0 by a file"]
 
 
-@pytest.mark.parametrize("change", ABSENT, ids=["machine", "process 1", "process 0"])
+@pytest.mark.parametrize("change", ABSENT, ids=NAMES)
 def test_waiting_for_what_does_not_exist_can_be_interrupted(trained_workspace, tmp_path, change):
     """torch waited for half an hour, and Ctrl-C had no effect."""
     line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--out", tmp_path / "x.csv"]
-    process = Process(trained_workspace, *line, **RANKS | {"MASTER_PORT": "29517"} | change)
+    process = Process(trained_workspace, *line, **RANKS | {"MASTER_PORT": "29517"} | change, cwd=tmp_path)
     process.until(lambda: process_waits(process.pid), 60)
     process.signal(signal.SIGINT)
     assert process.wait() == 130
