@@ -1,5 +1,7 @@
 """Errors that a user can fix, and exit codes; after a signal the exit code is 128 + its number."""
 
+from histocli.text import printable
+
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_BUG = 3
@@ -10,18 +12,19 @@ _MAX_TEXT = 10_000  # characters of a message: two of the longest paths that Lin
 class HistoError(Exception):
     """An error that a user can fix: the message says what is wrong, and `hint` how to fix it.
 
-    The command line prints both and exits with `EXIT_FAILURE`; any other exception is a bug. The middle of a long text
-    is left out: messages repeat what files contain, which may be megabytes.
+    The command line prints both and exits with `EXIT_FAILURE`; any other exception is a bug. Messages repeat what files
+    contain: control characters are escaped, and the middle of a long text is left out.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(_shorten(message))
-        self.hint = _shorten(hint)
+        super().__init__(_clean(message))
+        self.hint = _clean(hint)
 
 
-def _shorten(text: str) -> str:
+def _clean(text: str) -> str:
+    """Return a text on one line that can be printed."""
     half = _MAX_TEXT // 2
-    return text if len(text) <= _MAX_TEXT else f"{text[:half]} ... {text[-half:]}"
+    return printable(text if len(text) <= _MAX_TEXT else f"{text[:half]} ... {text[-half:]}")
 
 
 class PartialError(HistoError):

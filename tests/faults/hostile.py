@@ -13,6 +13,7 @@ import sys
 import traceback
 import warnings
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,11 +29,15 @@ from histocli.errors import HistoError
 from histocli.inference.checkpoints import load_predictor
 from histocli.inference.comparison import compare
 from histocli.inference.qc import Flagger
+from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import load_checkpoint
 from histocli.slides.annotations import label_squares, read_tumour
 from histocli.slides.grid import Grid
 from histocli.slides.lesions import find_lesions
+from histocli.sources.files import file_at
 from histocli.sources.hdf5 import read_labels
+from histocli.sources.table_files import read_labels as read_table_labels
+from histocli.sources.table_files import read_slides
 from histocli.workspace import Workspace
 from tests.faults import hostile_annotations, hostile_arrays, hostile_checkpoints, hostile_images, hostile_metrics
 
@@ -84,7 +89,12 @@ def use_annotation(path, workspace):
     find_lesions(areas, (8192, 8192), (0.243, 0.243))
 
 
-def use_manifest(path, workspace):
+def use_table(path, workspace):
+    """All readers of tables; a file that is no manifest may be another table."""
+    file = file_at(path)
+    for read in (partial(read_table_labels, file), partial(read_slides, file), partial(read_scores, path)):
+        with suppress(HistoError):
+            read()
     read_manifest(path)
 
 
@@ -105,7 +115,7 @@ def attempts(kind, seed, count, folder, workspace):
     """Yield the name of each variant, and the function that reads it."""
     rng = random.Random(seed)
     if kind == "corpus":
-        uses = {".pt": use_checkpoint, ".h5": use_array, ".csv": use_manifest, ".json": use_metrics}
+        uses = {".pt": use_checkpoint, ".h5": use_array, ".csv": use_table, ".json": use_metrics}
         uses |= dict.fromkeys((".jp2", ".jpg", ".avif", ".qoi", ".tif"), use_image)
         uses |= dict.fromkeys((".geojson", ".xml"), use_annotation)
         for path in sorted(Path(__file__).with_name("corpus").iterdir()):

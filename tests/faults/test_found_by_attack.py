@@ -14,6 +14,8 @@ from histocli.data.images import decode_patch
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.sources.class_names import label_of, split_and_class_of
+from histocli.sources.files import file_at
+from histocli.sources.table_files import read_labels, read_patch_table
 from tests.faults.hostile_arrays import zeros
 from tests.faults.hostile_checkpoints import members, pack, save
 from tests.faults.processes import histo
@@ -160,3 +162,15 @@ def test_a_large_file_that_is_no_checkpoint_is_refused_before_it_is_read(trained
         os.truncate(file.fileno(), 1 << 40)  # a sparse file: to read a terabyte takes many minutes
     process = histo(trained_workspace, "predict", "synthetic", "--ckpt", path, "--device", "cpu", code=1)
     assert f"error: {path} cannot be read safely as a checkpoint" in process.stderr
+
+
+def test_a_message_is_one_printable_line_whatever_a_table_contains(tmp_path):
+    """The command line escapes messages; in Python they had the line breaks and control characters of the file."""
+    path = tmp_path / "x.csv"
+    path.write_text('id,"a\n\x1b[2Jb"\n1,2\n')
+    with pytest.raises(HistoError, match=r"known as the label; the columns are id, a\\n\\x1b\[2Jb") as found:
+        read_labels(file_at(path))
+    assert str(found.value).isprintable()
+    with pytest.raises(HistoError, match="there is no column") as found:
+        read_patch_table(file_at(path)).find("label", "y")
+    assert found.value.hint == r"it has id, a\n\x1b[2Jb"
