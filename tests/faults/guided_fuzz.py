@@ -2,8 +2,9 @@
 
 `python -m tests.faults.guided_fuzz TARGET SECONDS FOLDER` begins with the files of `fuzz_corpus/TARGET.zip`. Reading a
 file must end with a value or a `HistoError`, in little memory and time. A file that does otherwise is written to
-FOLDER, and the exit code is not 0. With `--keep`, it is also copied to `corpus/`, which `test_hostile.py` tries, and
-the files that reached new code are added to `fuzz_corpus/TARGET.zip`.
+FOLDER, and the exit code is not 0. With `--keep KEPT`, it is also copied to `KEPT/corpus/`; if there is none,
+`KEPT/fuzz_corpus/TARGET.zip` gets the files that the fuzzing began with and those that reached new code.
+`test_hostile.py` tries the files in `corpus/`.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from hashlib import sha1
 from pathlib import Path
 
 TARGETS = {  # and the suffix of their files
@@ -108,12 +110,16 @@ def make_target(name, folder):
                 used = int(file.read().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, used + LIMIT))
             is_limited = True
-        for read in readers(bytes(data)):
-            try:
-                read()
-            except HistoError as error:
-                assert len(str(error)) < 3000  # noqa: PT017
-                assert "\n" not in str(error)  # noqa: PT017
+        try:
+            for read in readers(bytes(data)):
+                try:
+                    read()
+                except HistoError as error:
+                    assert len(str(error)) < 3000  # noqa: PT017
+                    assert "\n" not in str(error)  # noqa: PT017
+        except Exception:  # its timer may end the process before libFuzzer writes this file
+            (folder / f"{name}-crash-{sha1(data).hexdigest()}").write_bytes(data)
+            raise
 
     return read_one
 
@@ -141,34 +147,40 @@ def main():
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("seconds", type=int)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--keep", type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="0 chooses one")
     parser.add_argument("--libfuzzer")
     args = parser.parse_args()
     if args.libfuzzer:
         corpus, options = json.loads(args.libfuzzer)
         run_libfuzzer(args.target, corpus, args.folder, options)
         return
-    known, merged = args.folder / "known", args.folder / "merged"
-    for folder in (known, merged):
+    known, new = args.folder / "known", args.folder / "new"
+    for folder in (known, new):
         folder.mkdir(parents=True)
-    corpus = HERE / "fuzz_corpus" / f"{args.target}.zip"
-    with zipfile.ZipFile(corpus) as archive:
+    with zipfile.ZipFile(HERE / "fuzz_corpus" / f"{args.target}.zip") as archive:
         archive.extractall(known)
-    limits = [f"-timeout={SECONDS_FOR_ONE}", "-rss_limit_mb=3000", f"-artifact_prefix={args.folder}/{args.target}-"]
-    limits += [f"-max_len={MOST_BYTES}"]
-    seed = [] if args.keep else ["-seed=1"]
-    code, text = call(args.target, [known], args.folder, *limits, *seed, f"-max_total_time={args.seconds}")
+    options = [f"-timeout={SECONDS_FOR_ONE}", "-rss_limit_mb=3000", f"-artifact_prefix={args.folder}/{args.target}-"]
+    options += [f"-max_len={MOST_BYTES}", f"-seed={args.seed}", f"-max_total_time={args.seconds}"]
+    code, text = call(args.target, [new, known], args.folder, *options)
     sys.stdout.write("\n".join(text.splitlines()[-25:]) + "\n")
-    if args.keep and code:
-        for found in args.folder.glob(f"{args.target}-*"):
-            content = args.folder / "x.pt" if args.target == "pickles" else found  # the archive with the pickle
-            shutil.copy(content, HERE / "corpus" / f"{found.name[:24]}{TARGETS[args.target]}")
-    elif args.keep:
-        call(args.target, [merged, known], args.folder, *limits, "-merge=1")
-        with zipfile.ZipFile(corpus, "w") as archive:
-            for path in sorted(merged.iterdir()):
-                archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)
+    if args.keep:
+        keep(args.target, args.folder, args.keep, has_failed=code != 0)
     sys.exit(code)
+
+
+def keep(target, folder, kept, has_failed):
+    """Copy the files that caused a fault; if there is none, those that the fuzzing began with or that are new."""
+    for name in ("corpus", "fuzz_corpus"):
+        (kept / name).mkdir(parents=True, exist_ok=True)
+    if has_failed:
+        for found in folder.glob(f"{target}-*"):
+            content = folder / "x.pt" if target == "pickles" else found  # the archive with the pickle
+            shutil.copy(content, kept / "corpus" / f"{found.name[:24]}{TARGETS[target]}")
+        return
+    with zipfile.ZipFile(kept / "fuzz_corpus" / f"{target}.zip", "w") as archive:
+        for path in sorted([*folder.glob("known/*"), *folder.glob("new/*")], key=lambda path: path.name):
+            archive.writestr(zipfile.ZipInfo(path.name), path.read_bytes(), zipfile.ZIP_DEFLATED)
 
 
 if __name__ == "__main__":
