@@ -25,7 +25,6 @@ from histocli.slides.lesions import (
     match_detections,
 )
 from histocli.slides.plots import draw_froc, draw_slide_roc
-from histocli.slides.polygons import describe_counts
 from histocli.slides.records import FinishedSlide, read_failed_slides, read_folder, read_map
 from histocli.slides.slide_files import FoundAnnotation, NoAnnotationError, describe_others, find_annotation
 from histocli.sources.files import file_at
@@ -163,10 +162,7 @@ def _make_annotation_lookup(
         found.append(annotation)
         areas = read_tumour(annotation.path)
         check_inside(areas, annotation.path, Path(one.path), (one.width, one.height))
-        if areas.left_out:
-            notes.append(
-                f"{annotation.path}: left out {describe_counts(areas.left_out)}: only areas of annotations count"
-            )
+        notes.extend(areas.describe_problems(annotation.path))
         return areas
 
     return find

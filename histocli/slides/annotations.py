@@ -13,7 +13,14 @@ from histocli.slides.classes import EXCLUDED_CLASSES, TUMOUR_CLASSES, normalise_
 from histocli.slides.geojson import read_geojson
 from histocli.slides.grid import Grid, Mask
 from histocli.slides.masks import TumourMask, read_mask
-from histocli.slides.polygons import Polygon, Ring, count_outside, fill_polygons
+from histocli.slides.polygons import (
+    Polygon,
+    Ring,
+    count_outside,
+    describe_counts,
+    fill_polygons,
+    measure_crossings,
+)
 from histocli.text import format_count
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
@@ -35,6 +42,20 @@ class TumourAreas(NamedTuple):
     def has_tumour(self) -> bool:
         """Whether there is any area of tumour."""
         return bool(self.tumour) or (self.mask is not None and self.mask.value > 0)
+
+    def describe_problems(self, path: Path) -> list[str]:
+        """Return a sentence about the shapes of the file `path` that were left out, and one about crossed outlines."""
+        notes = []
+        if self.left_out:
+            notes.append(f"{path}: left out {describe_counts(self.left_out)}: only areas of annotations count")
+        crossed, share = measure_crossings(self.tumour + self.excluded)
+        if crossed:
+            notes.append(
+                f"{path}: the {'outlines' if crossed > 1 else 'outline'} of {format_count(crossed, 'area')} "
+                f"{'cross themselves' if crossed > 1 else 'crosses itself'}: the parts enclosed twice, "
+                f"{max(share, 0.0001):.2%} of the area, count as not annotated"
+            )
+        return notes
 
 
 def read_tumour(path: Path) -> TumourAreas:

@@ -20,6 +20,8 @@ _FRACTION_BITS = 4  # bits of the fraction of a coordinate, for OpenCV
 # OpenCV sorts the edges that a line of pixels meets in quadratic time, and cannot be interrupted. These limits are some
 # 15 seconds of its work: an outline of a large slide that each line meets 600 times, and 100 areas of a whole slide.
 _MAX_SORTING, _MAX_AREA = 1 << 35, 1 << 40
+_GRID = 1024  # largest side of the grid on which the turns of an outline are counted
+_EDGES = 4096  # edges that are drawn on it at a time
 
 
 class Polygon(NamedTuple):
@@ -69,18 +71,58 @@ def check_polygons(polygons: list[Polygon], path: Path) -> None:
     """Check that polygons of a file can be filled in seconds.
 
     Raises:
-        HistoError: an outline goes up and down too often, or too many large areas lie above each other.
+        HistoError: an outline goes up and down too often, too many large areas lie above each other, or a hole is not
+            in its area.
     """
     sorting = area = 0.0
     for polygon in polygons:
         width, height = (polygon.outline.max(0) - polygon.outline.min(0) + 1).tolist()
         rings = (polygon.outline, *polygon.holes)
+        low, high = polygon.outline.min(0) - 1, polygon.outline.max(0) + 1
+        if any((hole < low).any() or (hole > high).any() for hole in polygon.holes):
+            raise HistoError(f"{path} has an area with a hole that lies outside it", "export it again from QuPath")
         length = sum(float(np.abs(np.diff(ring[:, 1], append=ring[0, 1])).sum()) for ring in rings)
         sorting += length * length / height  # the edges that a line meets on average, squared, for each line
         area += width * height
     if sorting > _MAX_SORTING or area > _MAX_AREA:
         what = "outlines that go up and down too often" if sorting > _MAX_SORTING else "too many large areas"
         raise HistoError(f"{path} has {what} to be filled", "draw simpler areas that do not lie above each other")
+
+
+def measure_crossings(polygons: list[Polygon]) -> tuple[int, float]:
+    """Return how many outlines cross themselves so that they enclose a part twice, and the share of these parts.
+
+    Such a part is not filled. The share is that of the area that these outlines enclose.
+    """
+    twice, enclosed = zip(*(_measure_turns(one.outline) for one in polygons), strict=True) if polygons else ((), ())
+    crossed = [i for i, area in enumerate(twice) if area]
+    return len(crossed), sum(twice[i] for i in crossed) / (sum(enclosed[i] for i in crossed) or 1.0)
+
+
+def _measure_turns(ring: Ring) -> tuple[float, float]:
+    """Return the area round which a ring turns an even number of times, and that round which it turns at all.
+
+    The areas are measured on a grid of at most `_GRID` x `_GRID` pixels.
+    """
+    if len(ring) < 5:  # it cannot turn round anything twice
+        return 0.0, 0.0
+    low, size = ring.min(0), np.ptp(ring, 0)
+    scale = max(1.0, float(size.max()) / _GRID)
+    points = (ring - low) / scale
+    width, height = (np.ceil(size / scale).astype(int) + 1).tolist()
+    turns = np.zeros((height, width + 1), np.int32)
+    ends = np.roll(points, -1, 0)
+    for first in range(0, len(ring), _EDGES):
+        (x0, y0), (x1, y1) = points[first : first + _EDGES].T, ends[first : first + _EDGES].T
+        top, bottom = (np.ceil(one(y0, y1) - 0.5).astype(int) for one in (np.minimum, np.maximum))
+        counts = bottom - top  # of the lines of pixel centres that each edge crosses
+        rows = np.arange(counts.sum()) + np.repeat(top - np.cumsum(counts) + counts, counts)
+        slopes = np.divide(x1 - x0, y1 - y0, out=np.zeros(len(x0)), where=y1 != y0)
+        x = np.repeat(x0 - slopes * y0, counts) + (rows + 0.5) * np.repeat(slopes, counts)
+        columns = np.ceil(x - 0.5).astype(int).clip(0, width)
+        np.add.at(turns, (rows, columns), np.repeat(np.sign(y1 - y0).astype(np.int32), counts))
+    turns = turns.cumsum(1)
+    return float(((turns != 0) & (turns % 2 == 0)).sum()) * scale**2, float((turns != 0).sum()) * scale**2
 
 
 def count_outside(polygons: list[Polygon], size: tuple[int, int]) -> int:

@@ -15,7 +15,6 @@ from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, check_inside, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
 from histocli.slides.grid import Grid, Mask
-from histocli.slides.polygons import describe_counts
 from histocli.slides.reading import open_slide, require_packages
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
@@ -141,9 +140,8 @@ class SlidesSource:
 
     def _find_squares(self, slide: AnnotatedSlide, pool: ThreadPoolExecutor) -> _Sampled:
         areas = read_tumour(slide.annotation) if slide.annotation else TumourAreas([], [])
-        if areas.left_out:
-            left_out = describe_counts(areas.left_out)
-            self.report.notes.append(f"{slide.annotation}: left out {left_out}: only areas of annotations count")
+        if slide.annotation:
+            self.report.notes += areas.describe_problems(slide.annotation)
         with open_slide(slide.file.path) as opened:
             mpp, _ = self.given.find(opened, slide.file)
             plan = plan_slide(opened, mpp, LABEL_SIDE, None, True, pool)

@@ -1,6 +1,7 @@
 """`histo eval --maps`."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -68,6 +69,23 @@ def test_tiles_among_the_annotations_are_left_out_and_counted(histo, slides, tmp
     result = histo(*line, tmp_path)
     assert "tumor_001.geojson: left out 1 tile: only areas of annotations count" in " ".join(result.stderr.split())
     assert json.loads(result.stdout) == expected | {"truth": str(tmp_path)}
+
+
+def test_outlines_that_cross_themselves_are_counted(histo, slides, tmp_path):
+    """The parts that they enclose twice were left out without a word."""
+    turns = [0.8 * math.pi * i for i in range(6)]
+    star = [[1000 + 900 * math.sin(turn), 1000 + 900 * math.cos(turn)] for turn in turns]
+    shape = {"type": "Polygon", "coordinates": [star]}
+    for path in slides.annotations.iterdir():
+        content = json.loads(path.read_text())
+        if content["features"]:
+            content["features"].append(content["features"][0] | {"geometry": shape})
+        (tmp_path / path.name).write_text(json.dumps(content))
+    result = histo("eval", "--maps", slides.maps, "--annotations", tmp_path)
+    message = (
+        "tumor_001.geojson: the outline of 1 area crosses itself: the parts enclosed twice, 30.90% of the area, count"
+    )
+    assert message in " ".join(result.stderr.split())
 
 
 def test_labels_give_the_auc_alone(histo, slides, tmp_path):

@@ -18,7 +18,7 @@ from histocli.slides.annotations import TumourAreas, label_squares, read_tumour
 from histocli.slides.detection import find_slides
 from histocli.slides.grid import Grid
 from histocli.slides.lesions import find_lesions
-from histocli.slides.polygons import Polygon, fill_polygons
+from histocli.slides.polygons import Polygon, fill_polygons, measure_crossings
 from histocli.slides.reading import open_slide
 from histocli.slides.records import (
     FinishedSlide,
@@ -272,6 +272,29 @@ def test_areas_that_take_hours_to_fill_are_refused(tmp_path, kind, suffix):
         path.write_text(f"<ASAP_Annotations>{elements}</ASAP_Annotations>")
     with pytest.raises(HistoError, match=f"x{suffix} has (outlines|too many)"):
         read_tumour(path)
+
+
+CORNERS = [[0, 0], [4000, 0], [4000, 4000], [0, 4000]]
+OUTLINES = {
+    "a figure of eight": ([[0, 0], [100, 100], [100, 0], [50, 50], [0, 100]], 0, 0.0),  # both parts are filled
+    "a square drawn twice": (CORNERS * 2, 1, 1.0),
+    "a loop in a corner": ([*CORNERS, [0, 0], [2000, 0], [2000, 2000], [0, 2000]], 1, 1 / 4),
+    "a comb": ([[x, y] for x in range(0, 800, 2) for y in ((0, 900) if x % 4 else (900, 0))] + [[800, -9]], 0, 0.0),
+}
+
+
+@pytest.mark.parametrize(("outline", "count", "share"), OUTLINES.values(), ids=OUTLINES)
+def test_parts_that_an_outline_encloses_twice_are_measured(outline, count, share):
+    areas = [Polygon(np.array(outline, np.float64), []), Polygon(np.array([[0.0, 0], [99, 0], [99, 99]]), [])]
+    assert measure_crossings(areas) == (count, pytest.approx(share, abs=0.01))
+
+
+def test_a_hole_outside_its_area_is_refused(tmp_path):
+    """It was filled as tumour."""
+    rings = [[[100, 100], [900, 100], [900, 900], [100, 900]], [[800, 200], [2000, 200], [2000, 400], [800, 400]]]
+    (tmp_path / "x.json").write_text(json.dumps({"type": "Polygon", "coordinates": rings}))
+    with pytest.raises(HistoError, match=r"x\.json has an area with a hole that lies outside it"):
+        read_tumour(tmp_path / "x.json")
 
 
 def test_a_long_outline_is_filled(tmp_path):
