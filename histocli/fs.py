@@ -145,6 +145,20 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder. It disappears in one step, so that a killed process leaves no part of it under its name."""
+    temporary = folder.with_name(f".{shorten_name(folder.name)}.{secrets.token_hex(8)}.tmp")
+    descriptor = None if sys.platform == "win32" else _open(folder)
+    try:
+        if descriptor is not None:
+            _try_lock(descriptor)  # so that other processes do not remove it as a folder of a killed process
+        folder.rename(temporary)
+        shutil.rmtree(temporary)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 @contextmanager
 def hold(path: Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path` in this block; the lock is free again when this process ends, even if it is killed.

@@ -1,7 +1,6 @@
 """`histo runs`: list the training runs, and remove some."""
 
 import filecmp
-import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from histocli.config import CHECKPOINT
 from histocli.enums import RunSort
 from histocli.errors import HistoError, UsageError
-from histocli.fs import folder_size, hold, is_held
+from histocli.fs import folder_size, hold, is_held, remove_folder
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import EpochRecord, RunRecord, read_history, read_run
 from histocli.schema import Count
@@ -75,7 +74,7 @@ def list_runs(workspace: Workspace, sort: RunSort = RunSort.TIME) -> list[RunSum
 
 
 def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
-    """Remove the folders of runs; either all are removed, or none.
+    """Remove the folders of runs; none if one of them cannot be removed because it is not there or in use.
 
     Their evaluations in `metrics/` and the copy of a checkpoint in `checkpoints/` stay.
 
@@ -98,7 +97,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
             names, sum(map(folder_size, folders)), any(_is_default(workspace, name) for name in names)
         )
         for folder in folders:
-            shutil.rmtree(folder)
+            remove_folder(folder)
     return removed
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import zipfile
 
 import torch
 
@@ -11,6 +12,7 @@ from histocli.data.manifest import read_manifest
 from histocli.data.overlaps import PAIR
 from histocli.data.store import map_array, open_store
 from histocli.models.checkpoint import load_checkpoint
+from histocli.models.wsinfer import NETWORK
 from histocli.training.resume import load_run_config
 from histocli.workspace import Workspace
 
@@ -30,7 +32,7 @@ def without_times(value):
 
 
 def content(path):
-    if path.suffix == ".pt":
+    if path.suffix == ".pt" and path.name != NETWORK:
         return without_times(torch.load(path, weights_only=True))
     if path.suffix == ".jsonl":
         return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
@@ -63,7 +65,9 @@ def check_whole(root):
 
 
 def check_file(path):
-    if path.suffix == ".pt":
+    if path.name == NETWORK:
+        assert zipfile.ZipFile(path).testzip() is None
+    elif path.suffix == ".pt":
         digest = hashlib.sha256(path.read_bytes()).digest()
         if digest not in WHOLE:
             load_checkpoint(path).build()
