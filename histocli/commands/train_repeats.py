@@ -10,6 +10,7 @@ from histocli.compute.ddp import SINGLE_PROCESS, Ranks, gather_torchrun_agents
 from histocli.config import RunConfig, TrainConfig
 from histocli.data.manifest import hash_file
 from histocli.errors import HistoError, UsageError
+from histocli.reports.model_card import has_card
 from histocli.reports.repeats import RepeatsReport
 from histocli.signals import Stopped
 from histocli.training.listeners import Listener
@@ -68,7 +69,7 @@ def train_repeats(
     resume_command = _format_resume_command(repeats)
     for member in repeats.members:
         is_started = member.name in started
-        if is_started and ranks.on_rank0(partial(_is_finished, workspace, member)):
+        if is_started and ranks.on_rank0(partial(_is_complete, workspace, member)):
             continue
         try:
             with listen() as listener:
@@ -157,6 +158,11 @@ def _check_finished(workspace: Workspace, repeats: Repeats, epochs: int) -> None
 
 def _format_resume_command(repeats: Repeats) -> str:
     return f"histo train --{repeats.kind} {len(repeats.members)} --name {repeats.name} --resume"
+
+
+def _is_complete(workspace: Workspace, member: Member) -> bool:
+    """Return whether a run has all its epochs and its model card, which is written after them."""
+    return _is_finished(workspace, member) and has_card(workspace, member.name)
 
 
 def _is_finished(workspace: Workspace, member: Member) -> bool:

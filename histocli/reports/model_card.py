@@ -102,9 +102,14 @@ def write_card(workspace: Workspace, run: str) -> Path:
             threshold_rule=best.config.get("threshold", "0.5"),
         )
     )
-    write_text(folder / _CARD, f"{text.rstrip()}\n\n{_EVALUATIONS}")
-    add_evaluations(workspace, run, best_sha256)
+    evaluations = _render_evaluations(workspace, run, best_sha256)
+    write_text(folder / _CARD, f"{text.rstrip()}\n\n{_EVALUATIONS}\n{evaluations}")
     return folder / _CARD
+
+
+def has_card(workspace: Workspace, run: str) -> bool:
+    """Return whether a run has its model card, which is the last file that its training writes."""
+    return (workspace.run_dir(run) / _CARD).is_file()
 
 
 def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
@@ -113,17 +118,21 @@ def add_evaluations(workspace: Workspace, run: str, best_sha256: str) -> None:
     Raises:
         HistoError: an evaluation cannot be read.
     """
-    path = workspace.run_dir(run) / _CARD
-    if not path.is_file():
+    if not has_card(workspace, run):
         return
+    path = workspace.run_dir(run) / _CARD
+    before = path.read_text(encoding="utf-8").partition(_EVALUATIONS)[0]
+    write_text(path, f"{before}{_EVALUATIONS}\n{_render_evaluations(workspace, run, best_sha256)}")
+
+
+def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str:
+    """Return the evaluations of a run's `best.pt` as Markdown."""
     evaluations = [
         report
         for report in read_evaluations(workspace, run).values()
         if report.uncertainty and [one.checkpoint_sha256 for one in report.checkpoints] == [best_sha256]
     ]
-    section = _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
-    before = path.read_text(encoding="utf-8").partition(_EVALUATIONS)[0]
-    write_text(path, f"{before}{_EVALUATIONS}\n{section}")
+    return _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
 
 
 def read_dataset(path: Path) -> DatasetRecord | None:
