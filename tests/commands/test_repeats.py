@@ -74,6 +74,15 @@ def test_folds_validate_every_patch_once_and_do_not_divide_slides(folds):
     assert len(json.loads((folds.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
 
 
+def test_resume_writes_the_model_card_that_a_killed_process_did_not_write(folds):
+    """A fold with all its epochs was left as it was."""
+    card = folds.root / "runs" / "cv-fold3" / "model_card.md"
+    expected = card.read_text()
+    card.unlink()
+    folds("train", "--folds", 3, "--name", "cv", "--resume")
+    assert card.read_text() == expected
+
+
 def test_folds_write_out_of_fold_scores_that_eval_and_plot_read(folds):
     path = folds.root / "metrics" / "cv-synthetic-out-of-fold.json"
     summary = json.loads(path.read_text())
