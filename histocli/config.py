@@ -67,6 +67,20 @@ class BalanceConfig:
     drop_leaks: bool = False  # drop training patches that share pixels or a slide with patches for evaluation
     seed: int = 0
 
+    def check(self) -> None:
+        """Raise `UsageError` naming the option whose value cannot be used, or options that exclude each other."""
+        if self.n is not None and (self.n < 2 or self.n % 2):
+            raise UsageError(
+                f"--n {self.n} is not an even number of patches",
+                "half are of each class: give an even number, or max for the largest subset",
+            )
+        if not 0 < self.val_fraction < 1:
+            raise UsageError(f"--val-fraction {self.val_fraction} is not between 0 and 1", "give 0.1, for example")
+        if self.group and self.split:
+            raise UsageError(
+                f"--group {self.group} and --split {self.split} cannot be combined", "leave one of them out"
+            )
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -345,6 +359,12 @@ class ExportConfig:
     ckpt: str = CHECKPOINT
     out: Path | None = None  # None: a file in the workspace's exports/
     format: ExportFormat = ExportFormat.ONNX
+
+    def check(self) -> None:
+        """Raise `UsageError` if the suffix of `out` is that of another format."""
+        suffix = self.out.suffix.lower().removeprefix(".") if self.out else ""
+        if suffix in set(ExportFormat) - {self.format}:
+            raise UsageError(f"--out {self.out}: the format is {self.format}", f"add --format {suffix}, or rename it")
 
 
 @dataclass(frozen=True)

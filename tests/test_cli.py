@@ -502,6 +502,7 @@ def test_an_unknown_word_without_a_similar_one_gets_no_suggestion(empty):
         (["train", "--batch-size", "foo"], "'--batch-size': 'foo' is neither a whole number nor auto."),
         (["tune", "--batch-size", "auto"], "'--batch-size': 'auto' is not a whole number."),
         (["train", "--shots", "0"], "'--shots': 0: at least 1 is needed."),
+        (["eval", "--batch-size", "0"], "'--batch-size': 0: at least 1 is needed."),
     ],
 )
 def test_a_value_that_is_no_number_or_too_small_is_named(histo, line, message):

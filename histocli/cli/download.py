@@ -103,7 +103,6 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     from histocli.commands.download import download as run_download
     from histocli.commands.download import lock_dataset
     from histocli.data.dataset import make_balance_command
-    from histocli.data.manifest import read_label_values
 
     source, fetch = open_with_bars(config, state.workspace, state.report)
     with lock_dataset(state.workspace, title):
@@ -118,11 +117,11 @@ def _pack(state: State, title: str, config: "DownloadConfig") -> "Dataset":
     rows: list[list[Any]] = [["patches packed", dataset.patches], *map(list, dataset.counts.items())]
     state.report.table(dataset.name, ["", "count"], rows)
     path = state.workspace.patches_path(title)
-    if dataset.counts.get("without a label") == source.total:
+    if not dataset.labels:
         state.report.note("no patch has a label, so they can be scored, but not balanced, trained on or evaluated")
         next_command = f"histo predict {title}"
-    elif len(labels := read_label_values(state.workspace.manifest_path(title)) - {""}) == 1:
-        state.report.note(f"all labels are {labels.pop()}, so the patches can be scored, but not balanced")
+    elif len(dataset.labels) == 1:
+        state.report.note(f"all labels are {dataset.labels[0]}, so the patches can be scored, but not balanced")
         next_command = f"histo predict {title}"
     state.report.print_done(f"wrote {path} and {state.workspace.manifest_path(title)}", next_command)
     return dataset

@@ -66,7 +66,8 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace
     if called and 0 < measured.positives < measured.n:
         epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
         epochs += " was" if len(evaluation.checkpoints) == 1 else " were"
-        longer = [command for checkpoint in evaluation.checkpoints if (command := _longer(workspace, checkpoint.run))]
+        commands = [_longer(workspace, checkpoint.run) for checkpoint in evaluation.checkpoints]
+        longer = [command for command in dict.fromkeys(commands) if command]  # one for all folds
         report.warn(
             f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} trained for "
             f"few steps, train longer{': ' if longer else ''}{'; '.join(longer)}"
@@ -74,12 +75,21 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace
 
 
 def _longer(workspace: Workspace, run: str) -> str:
-    """Return the command that trains a run for more epochs; "" if the workspace does not have the run."""
+    """Return the command that trains a run, or all folds or seeds, for more epochs; "" if the run is not here."""
+    from histocli.training.repeats import count_members, find_repeats_name, is_member
+
     try:
-        epochs = read_run(workspace.run_dir(run)).options.get("epochs")
+        options = read_run(workspace.run_dir(run)).options
     except HistoError:
         return ""
-    return f"histo train --resume --name {run} --epochs {4 * int(epochs)}" if epochs else ""
+    if "epochs" not in options:
+        return ""
+    which = f"--resume --name {run}"
+    if is_member(run, str(options.get("data")), int(str(options.get("seed", 0)))):
+        name = find_repeats_name(run)
+        kind, count = count_members(workspace, run)
+        which = f"--{kind} {count} --name {name} --resume"
+    return f"histo train {which} --epochs {4 * int(str(options['epochs']))}"
 
 
 def _show_caveats(report: Reporter, evaluation: EvaluationReport) -> None:

@@ -137,7 +137,7 @@ _NEEDS_TWO = re.compile("requires 2 arguments|Got unexpected extra argument")
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (.*)")
 # The wording of pydantic, which Typer uses where it is installed, and of click.
 _NOT_A_NUMBER = re.compile(r"valid (number|float|integer|int)\b")
-_TOO_SMALL = re.compile(r"greater than or equal to ([\d.]+)|range x>=([\d.]+)\.?$")
+_TOO_SMALL = re.compile(r"greater than or equal to ([\d.]+)|range x>=([\d.]*\d)\.?$")
 
 
 def suggest_command(name: str, error: Any) -> None:

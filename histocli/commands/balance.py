@@ -35,7 +35,7 @@ from histocli.reports.balance import (
     list_hospitals,
     write_balance,
 )
-from histocli.workspace import Workspace, read_json
+from histocli.workspace import Workspace, check_name, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,15 +207,10 @@ def _check_options(workspace: Workspace, config: BalanceConfig) -> None:
     """Check the options before anything is read.
 
     Raises:
-        UsageError: `val_fraction` is not between 0 and 1, `name` is the name of a data set, or two options exclude
-            each other.
+        UsageError: a value cannot be used, `name` is the name of a data set, or two options exclude each other.
     """
-    if not 0 < config.val_fraction < 1:
-        raise UsageError(f"--val-fraction {config.val_fraction} is not between 0 and 1", "give 0.1, for example")
-    if config.group and config.split:
-        raise UsageError(
-            f"--group {config.group} and --split {config.split} cannot be combined", "leave one of them out"
-        )
+    config.check()
+    check_name(config.name, "subset")
     is_taken = workspace.manifest_path(config.name).is_file() and not is_subset(workspace.manifest_path(config.name))
     if config.name in workspace.dataset_names() or (is_taken and config.name != SUBSET):
         raise UsageError(f"--name {config.name} is the name of a data set", "give the subset another name")

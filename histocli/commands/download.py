@@ -42,7 +42,10 @@ class DownloadConfig:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The content of `dataset.json`: the source, options, counts and checksums of a packed data set."""
+    """The content of `dataset.json`: the source, options, labels, counts and checksums of a packed data set.
+
+    `labels` are the labels that occur: 0, 1, both or none.
+    """
 
     name: str
     source: str
@@ -51,6 +54,7 @@ class Dataset:
     patches: int
     sha256: str
     ids_sha256: str = ""
+    labels: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -160,6 +164,7 @@ def download(
         patches=packed.patches,
         sha256=packed.sha256,
         ids_sha256=packed.ids_sha256,
+        labels=sorted(packed.labels),
         counts={**report.counts, **_count_patches(packed)},
         checksums=report.checksums,
         notes=report.notes + shortage,

@@ -276,7 +276,7 @@ def _check_options(workspace: Workspace, config: EvalConfig, is_on_disk: bool) -
     checkpoints.check_options(config)
     parse_mpp(config.mpp, config.resize)
     parse_classes(config.classes)
-    SlidePattern.parse(config.slide_pattern)
+    SlidePattern.parse(config.slide_pattern, has_table=bool(config.slides or config.slide_column))
     manifests = {path.stem for path in workspace.manifests_dir.glob("*.csv")}
     if config.data is not None and not is_on_disk and config.data not in manifests:
         known = ", ".join(workspace.dataset_names()) or "none"

@@ -48,6 +48,7 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
     Raises:
         HistoError: the checkpoint cannot be used, a package is missing, or the scores differ too much.
     """
+    config.check()
     require_packages(config.format)
     source = find_checkpoint(workspace, config.ckpt)
     if config.out is not None and config.format is not ExportFormat.WSINFER:  # which writes a new folder

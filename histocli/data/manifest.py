@@ -99,17 +99,6 @@ def is_subset(path: Path) -> bool:
         return "index" in re.split(r"[,;]", file.readline().strip())
 
 
-def read_label_values(path: Path) -> set[str]:
-    """Return the different labels in a manifest, "" for a patch without one.
-
-    `download` needs no more, and loading pandas for it would take longer than packing some thousand patches.
-    """
-    with _open(path) as file:
-        columns, rows = read_table(file, str(path))
-        at = columns.index("label")
-        return {fields[at] for _, fields in rows}
-
-
 def find_line(path: Path, row: int) -> int:
     """Return the line (from 1) of the file on which a row (from 0) of the table begins."""
     with _open(path) as file:

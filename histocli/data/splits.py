@@ -40,17 +40,15 @@ def drop_unusable(
 
 
 def draw_balanced(manifest: "pd.DataFrame", n: int, seed: int) -> "pd.DataFrame":
-    """Draw n/2 rows of each class without replacement; they stay in the manifest's order.
+    """Draw n/2 rows of each class without replacement; they stay in the manifest's order. `n` is even.
 
     Raises:
-        HistoError: n is odd or below 2, or a class has fewer than n/2 rows; the largest possible n is given.
+        HistoError: a class has fewer than n/2 rows; the largest possible n is given.
     """
     sizes = [int((manifest["label"] == label).sum()) for label in (0, 1)]
     largest = 2 * min(sizes)
     if largest == 0:
         raise HistoError(f"{sizes[0]:,} normal and {sizes[1]:,} tumour patches: both classes are needed")
-    if n < 2 or n % 2:
-        raise HistoError(f"--n {n} is not an even number of patches", f"give an even number from 2 to {largest}")
     if n > largest:
         raise HistoError(
             f"--n {n} asks for {n // 2:,} of each class; there are {sizes[0]:,} normal and {sizes[1]:,} tumour patches",
@@ -80,9 +78,10 @@ def draw_by_split(manifest: "pd.DataFrame", n: int | None, seed: int) -> "pd.Dat
     total = sum(largest)
     if n is None:
         n = total
-    if n < 2 * len(frames) or n % 2:
+    if n < 2 * len(frames):
         raise HistoError(
-            f"--n {n} is not an even number of patches", f"give an even number from {2 * len(frames)} to {total}"
+            f"--n {n} is too small for {len(frames)} splits, which need a patch of each class",
+            f"give an even number from {2 * len(frames)} to {total}",
         )
     if n > total:
         listed = ", ".join(

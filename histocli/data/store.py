@@ -26,12 +26,13 @@ _HEADER_BYTES = 128
 
 
 class PackResult(NamedTuple):
-    """The result of packing: numbers of patches, the SHA-256 of the pixels, and that of the ids."""
+    """The result of packing: numbers of patches, the labels that occur, the SHA-256 of the pixels, and that of the ids."""
 
     patches: int
     duplicates_dropped: int
     sha1_mismatches: int
     unreadable: int
+    labels: set[int]
     sha256: str
     ids_sha256: str
 
@@ -126,6 +127,7 @@ class _Packer:
         self.count = self.duplicates = self.mismatches = self.unreadable = 0
         self.remarks = Remarks()
         self.seen: set[tuple[str, bytes]] = set()
+        self.labels: set[int] = set()
         self.pixels, self.ids = hashlib.sha256(), IdsDigest()
         _write_header(array, 0)
 
@@ -152,6 +154,8 @@ class _Packer:
         """Write the row of a patch to the manifest, and count an id that is not the SHA-1."""
         self.mismatches += self.source.has_sha1_ids and patch.id != digest
         self.ids.add(patch.id)
+        if patch.label is not None:
+            self.labels.add(patch.label)
         row = Row(patch.id, patch.label, patch.slide, patch.hospital, patch.split, digest, low, high)
         self.manifest.writerow((*row, *(patch.position or ())))
 
@@ -162,7 +166,7 @@ class _Packer:
         _write_header(self.array, self.count)
         self.source.report.counts.update(self.remarks.counts())
         counts = (self.count, self.duplicates, self.mismatches, self.unreadable)
-        return PackResult(*counts, self.pixels.hexdigest(), self.ids.hexdigest())
+        return PackResult(*counts, self.labels, self.pixels.hexdigest(), self.ids.hexdigest())
 
 
 def _sample_patches(source: Source, n: int | None, seed: int) -> Iterator[Patch]:

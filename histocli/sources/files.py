@@ -7,7 +7,7 @@ import stat
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -56,9 +56,21 @@ class File(NamedTuple):
 
 @dataclass(slots=True)
 class MadeTable:
-    """The bytes of a table that is not a file, but was made from an array of labels."""
+    """A table that is not a file, but was made from the arrays or columns of a file, which messages name.
+
+    Attributes:
+        data: the table as CSV.
+        origin: the name of the file.
+        kind: array or column.
+        titles: the names of the arrays, by the columns of the table.
+        rows: the row (from 0) in the arrays of each row of the table.
+    """
 
     data: bytes
+    origin: str
+    kind: str
+    titles: Mapping[str, str]
+    rows: Sequence[int]
 
     def __call__(self) -> bytes:
         """Return the table."""

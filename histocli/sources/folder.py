@@ -87,9 +87,7 @@ class FolderSource:
         self.report = SourceReport(origin=", ".join(map(str, locations)))
         self._resize, self._mpp = options.resize, parse_mpp(options.mpp, options.resize)
         classes = parse_classes(options.classes)
-        pattern = SlidePattern.parse(options.slide_pattern)
-        if pattern and (options.slides or options.slide_column):
-            raise UsageError("--slide-pattern cannot be combined with a table of slides", "use one of them")
+        pattern = SlidePattern.parse(options.slide_pattern, has_table=bool(options.slides or options.slide_column))
         for location in locations:
             _refuse_array(location)
         found = _name_locations(locations, [list_files(location) for location in locations], classes)

@@ -80,7 +80,7 @@ class LabelTables:
         label_of_text = dict(zip(table.columns[column], labels, strict=True))
         words = sorted(label_of_text.keys() - {"0", "1", "0.0", "1.0"})
         shown = f" ({', '.join(f'{text} = {label_of_text[text]}' for text in words)})" if words else ""
-        self._note(table, matched, f"labels from {table.name}, column {column}{shown}", ids)
+        self._note(table, matched, f"labels from {table.place(column)}{shown}", ids)
         self._add_others(table, matched)
 
     def add_slide_table(self, file: File) -> None:
@@ -94,7 +94,7 @@ class LabelTables:
         ids = self._choose_ids(table)
         check_ids(table, ids, table.columns[column], "slides")
         matched = self._match(table, ids, "slides")
-        self._note(table, matched, f"slides from {table.name}, column {column}", ids)
+        self._note(table, matched, f"slides from {table.place(column)}", ids)
         self._add_others(table, matched)
 
     def find_inside(self, others: Sequence[File]) -> None:
@@ -143,7 +143,7 @@ class LabelTables:
             self.result.used.add(table.name)
         elif not find_split_of_table(table.name):  # `train.txt` is read as a list
             self.result.notes.append(
-                f"{table.name} has images, but no known column of labels, slides or splits; its columns are "
+                f"{table.title} has images, but no known column of labels, slides or splits; its columns are "
                 f"{format_examples(list(table.columns))}"
             )
 
@@ -252,13 +252,13 @@ class LabelTables:
             if not values and (column := table.find(role, given[role])) is not None:
                 texts = table.columns[column]
                 values.update({name: texts[row] for name, row in matched.rows.items() if texts[row]})
-                if f"column {column}" not in result.notes[-1]:
-                    result.notes.append(f"{role}s from {table.name}, column {column}")
+                if table.place(column) not in result.notes[-1]:
+                    result.notes.append(f"{role}s from {table.place(column)}")
         split_column, notes = self.splits.add_table(table, matched.rows)
         result.notes += notes
         used = self.options.columns._replace(split=split_column)
         if unused := table.unused_columns(used):  # such as `grade`, which the user may need
-            result.notes.append(f"columns of {table.name} that are not used: {format_examples(unused)}")
+            result.notes.append(f"columns of {table.title} that are not used: {format_examples(unused)}")
 
 
 def format_examples(names: Sequence[str]) -> str:

@@ -91,8 +91,7 @@ def list_npz(name: str, open_file: Open) -> list[File]:
         _check_labels(name, arrays, array, columns)
         if columns:
             title = "labels" if any(column.title in LABEL_TITLES for column in columns) else "arrays"
-            table = _make_table(archive, columns, array)
-            listed.append(File(f"{array.folder}{title}.csv", MadeTable(table)))
+            listed.append(File(f"{array.folder}{title}.csv", _make_table(name, archive, columns, array)))
         used |= {array.key, *(column.key for column in columns)}
     return listed + [File(f"{array.key}.npy", _refuse_to_read) for array in arrays if array.key not in used]
 
@@ -165,8 +164,8 @@ def _check_labels(name: str, arrays: Sequence[_Array], patches: _Array, columns:
             raise HistoError(f"{name}: {array.info.filename} holds {array.dtype} {array.shape}", hint)
 
 
-def _make_table(archive: zipfile.ZipFile, columns: Sequence[_Array], patches: _Array) -> bytes:
-    """Return arrays (N,) as the columns of a CSV table, whose ids are the names of the patches."""
+def _make_table(name: str, archive: zipfile.ZipFile, columns: Sequence[_Array], patches: _Array) -> MadeTable:
+    """Return arrays (N,) as the columns of a table, whose ids are the names of the patches."""
     texts = [[_name_patch(patches, row) for row in range(patches.shape[0])]]
     for column in columns:
         with archive.open(column.info) as stream:
@@ -176,8 +175,10 @@ def _make_table(archive: zipfile.ZipFile, columns: Sequence[_Array], patches: _A
             raise EOFError(f"{column.key} is not as large as its header says")
         values = np.frombuffer(data, column.dtype)
         texts.append([format_value(value) for value in values.tolist()])
-    titles = ["id", *make_unique_titles([column.title or column.key for column in columns])]
-    return write_csv(titles, texts)
+    titles = make_unique_titles([column.title or column.key for column in columns])
+    keys = {title: column.key for title, column in zip(titles, columns, strict=True)}
+    origin = name.rpartition("/")[2]
+    return MadeTable(write_csv(["id", *titles], texts), origin, "array", keys, range(patches.shape[0]))
 
 
 def _find_size(archive: zipfile.ZipFile) -> int:

@@ -53,9 +53,9 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
         others = [field.name for field in schema if _is_value_column(field.type, pa)]
         if others:
             columns = {key: table.read([key])[key].to_pylist() for key in others}
-            made = _make_parquet_table(ids, columns, schema.metadata or {})
             title = "labels" if any(key.lower() in LABEL_TITLES for key in others) else "columns"
-            listed.append(File(f"{folder}{stem}-{title}.csv", MadeTable(made)))
+            made = _make_parquet_table(name, ids, columns, schema.metadata or {})
+            listed.append(File(f"{folder}{stem}-{title}.csv", made))
     except (pa.ArrowException, AttributeError, KeyError, TypeError) as error:
         raise HistoError(f"cannot read {name}: {error}", "check that the download is complete") from error
     return listed
@@ -75,14 +75,18 @@ def _is_value_column(kind: Any, pa: Any) -> bool:
     return bool(is_number or types.is_string(kind) or types.is_large_string(kind))
 
 
-def _make_parquet_table(ids: Sequence[str], columns: Mapping[str, list[Any]], metadata: dict[bytes, bytes]) -> bytes:
-    """Return the columns of a Parquet file as a CSV table; rows without a label are dropped."""
+def _make_parquet_table(
+    name: str, ids: Sequence[str], columns: Mapping[str, list[Any]], metadata: dict[bytes, bytes]
+) -> MadeTable:
+    """Return the columns of a Parquet file as a table; rows without a label are dropped."""
     texts = [[format_value(value) for value in _name_classes(columns[key], key, metadata)] for key in columns]
     label = next((at for at, key in enumerate(columns) if key.lower() in LABEL_TITLES), None)
-    if label is not None:
-        kept = [row for row, text in enumerate(texts[label]) if text]
-        ids, texts = [ids[row] for row in kept], [[column[row] for row in kept] for column in texts]
-    return write_csv(["id", *make_unique_titles(list(columns))], [ids, *texts])
+    kept = [row for row in range(len(ids)) if label is None or texts[label][row]]
+    titles = make_unique_titles(list(columns))
+    values = [[column[row] for row in kept] for column in [ids, *texts]]
+    keys = dict(zip(titles, columns, strict=True))
+    origin = name.rpartition("/")[2]
+    return MadeTable(write_csv(["id", *titles], values), origin, "column", keys, kept)
 
 
 def _name_classes(values: list[Any], column: str, metadata: dict[bytes, bytes]) -> list[Any]:

@@ -27,14 +27,16 @@ class SlidePattern:
     regex: re.Pattern[str]
 
     @classmethod
-    def parse(cls, text: str | None) -> "SlidePattern | None":
-        """Compile a pattern; None stays None.
+    def parse(cls, text: str | None, *, has_table: bool = False) -> "SlidePattern | None":
+        """Compile a pattern; None stays None. `has_table` says whether a table of slides is given too.
 
         Raises:
-            UsageError: it is not a regular expression.
+            UsageError: it is not a regular expression, or a table is given too.
         """
         if text is None:
             return None
+        if has_table:
+            raise UsageError("--slide-pattern cannot be combined with a table of slides", "use one of them")
         try:
             return cls(re.compile(text))
         except re.error as error:

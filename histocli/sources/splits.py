@@ -55,10 +55,10 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
         return None, []
     texts = table.columns[column]
     splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or split_of(text) for text in set(texts)}
-    for line, text in zip(table.lines, texts, strict=True):
+    for row, text in enumerate(texts):
         if text and not splits[text]:
             raise SplitError(
-                f"{table.name}, line {line}, column {column}: {text!r} is not a split",
+                f"{table.place(column, row)}: {text!r} is not a split",
                 f"the names of splits are {SPLIT_NAMES}: replace the other values. If the column is about something "
                 "else, rename it",
             )
@@ -88,7 +88,8 @@ def _check_flags(table: PatchTable) -> None:
         words = {text.lower() for text in texts}
         if _FLAG_COLUMN.fullmatch(re.sub(r"[\s\-]+", "_", name.lower())) and words <= _FLAG_VALUES and len(words) > 1:
             raise SplitError(
-                f"{table.name}: the column {name} marks some images as a split, but histo reads only a column of names",
+                f"{table.title}: the column {name} marks some images as a split, but histo reads only "
+                "a column of names",
                 f"write a column split with the names {SPLIT_NAMES}, or remove the column {name}",
             )
 
@@ -154,7 +155,7 @@ class SplitFinder:
         for name, split in found.items():
             _set_split(self.splits, name, split, "the tables")
         counts = describe_splits(list(found.values()), len(rows))
-        return column, [f"splits from {table.name}, column {column}: {counts}"]
+        return column, [f"splits from {table.place(column)}: {counts}"]
 
     def finish(self, others: Iterable[File]) -> list[str]:
         """Use the names of tables such as `train.csv` and `test.csv`, else lists with such names; return notes.

@@ -10,7 +10,7 @@ from pathlib import Path
 from histocli.data.tables import read_table
 from histocli.errors import HistoError
 from histocli.sources.archives import is_archive
-from histocli.sources.files import MAX_FILE_BYTES, File, file_at, read_bytes
+from histocli.sources.files import MAX_FILE_BYTES, File, MadeTable, file_at, read_bytes
 from histocli.sources.listing import list_files
 from histocli.sources.tables import ColumnNames, PatchTable, check_ids
 
@@ -28,6 +28,7 @@ def read_patch_table(file: File) -> PatchTable:
     Raises:
         HistoError: it cannot be read or is malformed; the message names file and line.
     """
+    made = file.read if isinstance(file.read, MadeTable) else None
     data = _unpack(file)
     encoding = _ENCODING_OF_MARK.get(data[:2], "utf-8-sig")
     if encoding != "utf-16" and b"\0" in data[:_PEEKED_BYTES]:
@@ -56,7 +57,7 @@ def read_patch_table(file: File) -> PatchTable:
         lines.append(line + bool(separator))
         for column, i in zip(columns, kept, strict=True):
             column.append(fields[i].strip())
-    return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines)
+    return PatchTable(file.name, dict(zip((names[i] for i in kept), columns, strict=True)), lines, made)
 
 
 def table_at(path: Path) -> File:

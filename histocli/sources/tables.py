@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from histocli.errors import HistoError
 from histocli.sources.class_names import describe_counts, format_classes_option, label_of
-from histocli.sources.files import is_image
+from histocli.sources.files import MadeTable, is_image
 
 # The usual names of columns, in lower case with underscores; the first one that a table has is used.
 _COLUMN_NAMES = {
@@ -57,6 +57,20 @@ class PatchTable:
     name: str
     columns: dict[str, list[str]]
     lines: list[int]
+    made: MadeTable | None = None  # of a table that is not a file
+
+    @property
+    def title(self) -> str:
+        """The name of the file, as messages show it."""
+        return self.made.origin if self.made else self.name
+
+    def place(self, column: str, row: int | None = None) -> str:
+        """Return where a column is, or its value in a row (from 0): file, line and column, or file, array and row."""
+        if self.made is None:
+            line = "" if row is None else f", line {self.lines[row]}"
+            return f"{self.name}{line}, column {column}"
+        where = f"{self.made.origin}, {self.made.kind} {self.made.titles.get(column, column)}"
+        return where if row is None else f"{where}, row {self.made.rows[row]}"
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -81,7 +95,7 @@ class PatchTable:
         if given is not None:
             found = next((name for name in self.columns if name.lower() == given.strip().lower()), None)
             if found is None:
-                raise HistoError(f"{self.name}, line 1: there is no column {given!r}", f"it has {self._column_list}")
+                raise HistoError(f"{self._header}: there is no column {given!r}", f"it has {self._column_list}")
             return found
         by_name = {_normalise(name): name for name in reversed(self.columns)}
         return next((by_name[name] for name in self._names_of(role) if name in by_name), None)
@@ -104,7 +118,7 @@ class PatchTable:
             elif len(self.columns) == 1:
                 hint = "separate the columns by commas, semicolons or tabs"
             raise HistoError(
-                f"{self.name}, line 1: no column is known as the {role}; the columns are {self._column_list}", hint
+                f"{self._header}: no column is known as the {role}; the columns are {self._column_list}", hint
             )
         return found
 
@@ -130,7 +144,7 @@ class PatchTable:
         labels = self._parse_labels(column, classes)
         if not classes and label_of(column) == 0 and all(is_flag(text) for text in set(self.columns[column])):
             raise HistoError(
-                f"{self.name}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
+                f"{self.title}: by its name, 1 in the column {column} means a normal patch, but label 1 means tumour",
                 "give another column, or say what the values mean: --classes negative=1 --classes positive=0",
             )
         if given is None and not classes:
@@ -154,6 +168,11 @@ class PatchTable:
         return known | {role for role, name in given._asdict().items() if name and name.lower() in lower}
 
     @property
+    def _header(self) -> str:
+        """Where the names of the columns are."""
+        return self.title if self.made else f"{self.name}, line 1"
+
+    @property
     def _column_list(self) -> str:
         return ", ".join(name for name in self.columns if name) or "none"
 
@@ -162,7 +181,7 @@ class PatchTable:
         texts = self.columns[column]
         signs = {} if classes or set(texts) != {"-", "+"} else {"-": 0, "+": 1}
         known = {text: _parse_label(text, classes or signs) for text in set(texts)}
-        for line, text in zip(self.lines, texts, strict=True):
+        for row, text in enumerate(texts):
             if known[text] is None:
                 words = sorted(word for word in known if word)
                 found = describe_counts(Counter(texts))
@@ -171,7 +190,7 @@ class PatchTable:
                     n = sum(other.lower() in _MISSING_LABELS for other in texts)
                     what = "the row" if n == 1 else f"the {n:,} rows without a label"
                     hint = f"remove {what}: an image without a row has no label"
-                raise HistoError(f"{self.name}, line {line}, column {column}: {text!r} is not 0 or 1", hint)
+                raise HistoError(f"{self.place(column, row)}: {text!r} is not 0 or 1", hint)
         return [label for text in texts if (label := known[text]) is not None]
 
     def _check_other_labels(self, column: str, labels: Sequence[int]) -> None:
@@ -182,13 +201,13 @@ class PatchTable:
             values = [known[text] for text in self.columns[other]]
             if None not in values and values != list(labels):
                 raise HistoError(
-                    f"{self.name}: the columns {column} and {other} have different labels",
+                    f"{self.title}: the columns {column} and {other} have different labels",
                     f"choose one: --label-column {column} or --label-column {other}",
                 )
         for other in self.columns:
             if other != column and label_of(other) == 0 and _has_contradiction(labels, self.columns[other]):
                 raise HistoError(
-                    f"{self.name}: a row has 1 in the columns {column} and {other}, which contradict each other",
+                    f"{self.title}: a row has 1 in the columns {column} and {other}, which contradict each other",
                     f"correct the table, or choose the column: --label-column {column}",
                 )
 

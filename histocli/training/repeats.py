@@ -87,6 +87,14 @@ def find_repeats_name(run: str) -> str:
     return re.sub(r"-(fold|seed)\d+$", "", run)
 
 
+def count_members(workspace: Workspace, run: str) -> tuple[str, int]:
+    """Return "folds" or "seeds", and the number of runs that are folds or seeds together with this one."""
+    name = find_repeats_name(run)
+    kind = run[len(name) + 1 :].rstrip("0123456789")
+    pattern = re.compile(rf"{re.escape(name)}-{kind}\d+")
+    return f"{kind}s", sum(pattern.fullmatch(other) is not None for other in workspace.run_names())
+
+
 def is_member(run: str, data: str, seed: int) -> bool:
     """Return whether a run is a fold of a cross-validation or one of several seeds, by its name and options."""
     return data == run or run.endswith(f"-seed{seed}")

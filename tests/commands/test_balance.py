@@ -64,8 +64,8 @@ def test_max_takes_all_patches_and_a_larger_number_is_refused(histo):
 @pytest.mark.parametrize(
     ("n", "code", "why"),
     [
-        ("7", 1, "is not an even number"),
-        ("0", 1, "is not an even number"),
+        ("7", 2, "is not an even number"),
+        ("0", 2, "is not an even number"),
         ("abc", 2, "whole number above 0"),
     ],
 )
@@ -74,6 +74,15 @@ def test_an_invalid_number_is_refused(histo, n, code, why):
     assert f"--n {n}" in error
     assert why in error
     assert "even number" in hint
+
+
+@pytest.mark.parametrize(
+    "option", [("--n", "7"), ("--val-fraction", "2"), ("--name", "a/b"), ("--group", "hospital", "--split", "slide")]
+)
+def test_the_values_of_options_are_checked_before_the_data_set(histo, option):
+    error, _ = histo.fails("balance", "--data", "missing", *option, code=2)
+    assert "missing" not in error
+    assert option[1] in error
 
 
 @pytest.mark.parametrize("fraction", ["0", "1", "-0.5", "nan"])

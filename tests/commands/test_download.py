@@ -220,3 +220,11 @@ def test_patches_without_a_label_give_a_hint_to_predict(histo, tmp_path):
     result = histo("download", "--source", "folder", "--from", tmp_path / "x", "--name", "x")
     assert "no patch has a label, so" in result.stderr
     assert "next: histo predict x" in result.stderr
+
+
+def test_patches_of_one_class_lead_to_predict(histo, tmp_path):
+    write_images(histo, tmp_path / "tumor", 3)
+    result = histo("download", "--source", "folder", "--from", tmp_path / "tumor", "--name", "x")
+    assert "all labels are 1, so" in result.stderr
+    assert "next: histo predict x" in result.stderr
+    assert json.loads((histo.root / "data" / "x" / "dataset.json").read_text())["labels"] == [1]

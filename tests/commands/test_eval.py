@@ -681,6 +681,8 @@ def test_classes_and_slides_of_a_folder_are_options_as_in_download(histo, folder
     evaluation = report(histo, "--data", folder, *line)
     assert (evaluation["n"], len(evaluation["slides"])) == (24, 3)
     assert "--classes is for a folder" in histo.fails(*EVAL, *line[:4], code=2)[0]
+    both = ("--slides", "slides.csv", "--slide-pattern", r"patch-(\d)")
+    assert "cannot be combined" in histo.fails(*EVAL, "--data", "missing", *both, code=2)[0]
 
 
 def test_a_folder_with_the_name_of_packed_data_is_named(histo, folder, monkeypatch):

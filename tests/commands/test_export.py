@@ -131,6 +131,9 @@ def test_impossible_options_are_refused(histo, tmp_path):
     assert "is a folder" in error
     error, _ = histo.fails("export", "--format", "pt2", "--out", tmp_path / "x.pt2", "--ckpt", "nothing")
     assert "there is no checkpoint 'nothing'" in error
+    error, hint = histo.fails("export", "--out", tmp_path / "x.PT2", code=2)
+    assert error.endswith("x.PT2: the format is onnx")
+    assert hint == "add --format pt2, or rename it"
 
 
 def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):

@@ -151,6 +151,12 @@ def test_resuming_repeats_skips_finished_runs(folds):
     assert "to resume" in error
 
 
+def test_the_hint_to_train_longer_has_one_command_for_all_folds(folds):
+    path = folds.root / "metrics" / "cv-synthetic-out-of-fold.csv"
+    told = folds("eval", "--scores", path.name, "--threshold", 0).stderr
+    assert "train longer: histo train --folds 3 --name cv --resume --epochs 4\n" in told
+
+
 def test_finished_folds_are_extended_together(folds):
     runs = folds.root / "runs"
     shutil.move(runs / "cv-fold3", folds.root / "moved")

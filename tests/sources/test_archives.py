@@ -306,21 +306,28 @@ def test_labels_in_an_npz_have_any_type_and_usual_name(tmp_path, labels):
     assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
 
 
+@pytest.mark.parametrize("name", ["y", "y_train", "Labels"])
+def test_a_wrong_label_in_an_npz_is_named_by_array_and_row(tmp_path, name):
+    images = "x_train" if name == "y_train" else "x"
+    np.savez(tmp_path / "x.npz", **{images: PIXELS, name: np.array([0, 1, 0, 5, 1, 1])})
+    with pytest.raises(HistoError, match=rf"x\.npz, array {name}, row 3: '5' is not 0 or 1"):
+        FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
+
+
 def test_other_arrays_of_an_npz_are_slides_or_named_or_counted(tmp_path):
     others = {"slide": np.arange(6) // 3, "age": np.arange(6.0), "id": np.arange(6), "other": np.zeros((2, 2))}
     np.savez(tmp_path / "x.npz", x=PIXELS, y=np.arange(6) % 2, **others)
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
     assert [patch.slide for patch in source.patches()] == ["0"] * 3 + ["1"] * 3
-    assert "columns of labels.csv that are not used: 'age', 'id (2)'" in source.report.notes
+    assert "labels from x.npz, array y: 6 of 6 rows match 6 of 6 images" in str(source.report.notes)
+    assert "columns of x.npz that are not used: 'age', 'id (2)'" in source.report.notes
     assert "1 file skipped: 1 .npy" in source.report.notes
 
 
 def test_arrays_without_names_are_named_and_an_option_chooses_the_labels(tmp_path):
     np.savez(tmp_path / "x.npz", PIXELS, np.arange(6) % 2)
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),)))
-    assert any(
-        "arrays.csv has images, but no known column" in note and "'arr_1'" in note for note in source.report.notes
-    )
+    assert any("x.npz has images, but no known column" in note and "'arr_1'" in note for note in source.report.notes)
     source = FolderSource(FolderOptions((str(tmp_path / "x.npz"),), label_column="arr_1"))
     assert [patch.label for patch in source.patches()] == [0, 1] * 3
 
@@ -334,6 +341,15 @@ def test_columns_of_parquet_are_labels_and_slides(tmp_path):
     patches = list(source.patches())
     assert [(patch.label, patch.slide) for patch in patches] == list(zip([0, 1] * 3, "aaabbb", strict=True))
     assert any("that are not used: 'image_id'" in note for note in source.report.notes)
+
+
+def test_a_wrong_label_in_a_parquet_file_is_named_by_column_and_row(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    table = {"image": [tiff(pixels) for pixels in PIXELS], "Label": [0, None, 1, 1, 7, 0]}
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    with pytest.raises(HistoError, match=r"x\.parquet, column Label, row 4: '7' is not 0 or 1"):
+        FolderSource(FolderOptions((str(tmp_path / "x.parquet"),)))
 
 
 @pytest.mark.parametrize(("flag", "method", "message"), [(1, 8, "encrypted with a password"), (0, 9, "number 9")])
