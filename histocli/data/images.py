@@ -11,7 +11,7 @@ import numpy as np
 
 from histocli.config import PATCH_MPP
 from histocli.data import MAX_PIXELS
-from histocli.data.headers import JPEG_START, check_header, is_animated, remove_texts, shorten_webp
+from histocli.data.headers import JPEG_START, check_header, is_animated, remove_unused_chunks, shorten_webp
 from histocli.data.intensity import Ranges, Values, to_uint8
 from histocli.data.jpeg import decode_jpeg
 from histocli.data.other_formats import refuse_other_formats
@@ -115,7 +115,7 @@ def _decode(data: bytes, largest_side: int | None, mpp: float | None = None) -> 
     if data.startswith(b"GIF8"):
         return _decode_by_pillow(data), found
     pixels = size.width * size.height if size else 0
-    image = imdecode(remove_texts(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    image = imdecode(remove_unused_chunks(data), pixels, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         return _decode_by_pillow(data), found
     if (shortened := shorten_webp(data)) and imdecode(shortened, pixels, cv2.IMREAD_COLOR) is not None:

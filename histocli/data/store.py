@@ -26,7 +26,7 @@ _HEADER_BYTES = 128
 
 
 class PackResult(NamedTuple):
-    """The result of packing: numbers of patches, the labels that occur, the SHA-256 of the pixels, and that of the ids."""
+    """The result of packing: numbers of patches, the labels that occur, the SHA-256 of pixels, and that of ids."""
 
     patches: int
     duplicates_dropped: int

@@ -11,13 +11,16 @@ _WORDS = {
     "disease": "tumor tumors tumour tumours tumoral tum cancer cancers cancerous malignant malignancy metastasis "
     "metastases metastatic carcinoma adenocarcinoma",
     "positive": "positive pos",
-    "negation": "no non not without free",
+    "negation": "no non not without free absent",
     # Words without a meaning for the label. Numbers do not belong to them: `tumor_001` is the name of a slide.
-    "filler": "has have is with contains containing the of class label tissue tissues patch patches image images img "
-    "imgs tile tiles cell cells sample samples folder lymph node nodes breast colon lung idc",
+    "filler": "has have is with present contains containing the of class label tissue tissues patch patches image "
+    "images img imgs tile tiles cell cells sample samples folder lymph node nodes breast colon lung idc",
 }
 _KIND_OF_WORD = {word: kind for kind, words in _WORDS.items() for word in words.split()}
-_EXACT_NAMES = {"0": 0, "1": 1, "class0": 0, "class1": 1, "class_0": 0, "class_1": 1, "label_0": 0, "label_1": 1}
+_EXACT_NAMES = {"0": 0, "1": 1}
+_EXACT_NAMES |= {f"{word}{mark}{i}": i for word in ("class", "label") for mark in ("", "_", "-", "=") for i in (0, 1)}
+# The folders of a partitioned table, as Spark and pandas write them.
+_EXACT_NAMES |= {f"{word}={i}": i for word in ("y", "target", "tumor", "tumour") for i in (0, 1)}
 _EXACT_NAMES |= {"no": 0, "yes": 1, "false": 0, "true": 1}
 # True and False as a spreadsheet writes them in German, French, Spanish, Italian, Portuguese and Dutch.
 _EXACT_NAMES |= {"falsch": 0, "wahr": 1, "faux": 0, "vrai": 1, "falso": 0, "verdadero": 1, "vero": 1, "verdadeiro": 1}

@@ -19,6 +19,8 @@ from histocli.sources.class_names import (
 )
 from histocli.sources.files import split_suffix
 
+_MAX_SPLITS = 5  # more folders with both classes are slides or patients
+
 
 @dataclass(frozen=True)
 class ClassFolders:
@@ -29,12 +31,14 @@ class ClassFolders:
         counts: the number of images of each class folder; its key is as in "tumor = 1".
         unknown: the number of images of each folder whose name is not understood.
         problem: the reason not to use the labels: contradicting folders, or more than two classes; else None.
+        possible_splits: the names of folders that may be splits in another language; [] if there are none.
     """
 
     labels: dict[str, int]
     counts: dict[str, int]
     unknown: dict[str, int]
     problem: HistoError | None
+    possible_splits: list[str]
 
     def check_labels(self, labels: Mapping[str, int]) -> None:
         """Check that the folders do not contradict the labels of a table.
@@ -91,7 +95,23 @@ def find_classes(paths: Iterable[str], classes: Mapping[str, int]) -> ClassFolde
         elif names := [part for part in folder.split("/") if not split_of(part)]:
             unknown[names[-1]] += count
     labels = {path: found[0][1] for path in paths if "/" in path and (found := parts[path.rpartition("/")[0]])}
-    return ClassFolders(labels, counts, unknown, problem)
+    return ClassFolders(labels, counts, unknown, problem, _find_possible_splits(parts))
+
+
+def _find_possible_splits(parts: Mapping[str, list[tuple[str, int]]]) -> list[str]:
+    """Return the names of two to five folders that each have both classes, if none has a digit or is a known split.
+
+    They may be splits in another language. Folders of slides and patients have numbers.
+    """
+    labels_of: dict[str, set[int]] = {}
+    for folder, found in parts.items():
+        class_names = {name for name, _ in found}
+        rest = "/".join(part for part in folder.split("/") if part not in class_names)
+        labels_of.setdefault(rest, set()).update(label for _, label in found)
+    names = sorted(labels_of)
+    is_possible = 2 <= len(names) <= _MAX_SPLITS and all(labels == {0, 1} for labels in labels_of.values())
+    is_named = all(name and not re.search(r"\d", name) and not any(map(split_of, name.split("/"))) for name in names)
+    return names if is_possible and is_named else []
 
 
 def _label_folders(folders: Iterable[str], classes: Mapping[str, int]) -> dict[tuple[int, str], int]:

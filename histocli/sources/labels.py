@@ -15,7 +15,7 @@ from histocli.sources.table_files import peek_columns, table_at
 from histocli.sources.tables import TableOptions
 
 _OTHER_TABLE = re.compile(
-    r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.json$", re.IGNORECASE
+    r"\.(xlsx|xls|ods|jsonl|feather|parquet)$|(label|metadata|annotation)[^/]*\.(json|txt)$", re.IGNORECASE
 )
 _MAX_TABLES = 20  # tables next to the images whose columns are read
 
@@ -55,6 +55,8 @@ def find_labels(
         folders.check_labels(result.labels)
     if not result.labels:
         _add_folder_labels(result, folders)
+        if tables.problems and len(set(result.labels.values())) == 1:  # the table may have the other label
+            raise tables.problems[0]
     if not options.labels:
         _check_labels_in_names(result, names)
     if not result.labels and not tables.problems:
@@ -89,6 +91,11 @@ def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
     if folders.labels:
         result.labels.update(folders.labels)
         result.notes.append(f"labels by the names of folders: {describe_counts(folders.counts)}")
+    if names := folders.possible_splits:
+        result.notes.append(
+            f"each of the folders {', '.join(names)} has both classes, and they are read as one set. If they are "
+            "splits, name them train, val and test"
+        )
     if folders.unknown:
         option = format_classes_option(folders.unknown)
         known = "" if folders.labels else f"; known names are 0, 1, normal, tumor and others; else give {option}"
@@ -135,7 +142,10 @@ def _add_splits(tables: LabelTables, others: Sequence[File]) -> None:
 def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
     """List the tables that may have the labels: in other formats, or next to the images."""
     if unread := [file.name for file in others if _OTHER_TABLE.search(file.name)]:
-        tables.result.notes.append(f"{format_examples(unread)} may have the labels, but is not read: save it as CSV")
+        tables.result.notes.append(
+            f"{format_examples(unread)} may have the labels, but is not read: save it as CSV, "
+            "with a first line such as id,label"
+        )
     for path in tables.tables_beside[:_MAX_TABLES]:
         if {"id", "label"} <= peek_columns(file_at(path), tables.options.columns):
             tables.result.notes.append(

@@ -40,6 +40,8 @@ from histocli.sources.retry import DEFAULT_POLICY, RetryPolicy
 if TYPE_CHECKING:
     from histocli.sources.hdf5 import Labels
 
+_MAX_OTHER_LABELS = 0.05  # share of labels that may differ from the meta table: with shuffled rows, about half do
+
 
 @dataclass(frozen=True)
 class PcamOptions(SourceOptions):
@@ -184,6 +186,12 @@ class PcamSource:
                 "the files are from different versions: download them again with --force",
             )
         wrong = sum(centre not in (None, label) for centre, label in zip(centres, labels.tolist(), strict=True))
+        if wrong > _MAX_OTHER_LABELS * len(labels):
+            raise HistoError(
+                f"{wrong:,} of {len(labels):,} labels in {self._files[split].y.name} differ from the column "
+                f"center_tumor_patch of {meta}",
+                "the rows of the two files are not the same patches: give the files of one split and version",
+            )
         if wrong:
             counts = self.report.counts
             counts["labels unlike center_tumor_patch"] = counts.get("labels unlike center_tumor_patch", 0) + wrong

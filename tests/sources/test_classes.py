@@ -22,11 +22,11 @@ def pack(folder, *names, **options):
 NAMES = {
     0: """0 negative neg Normal NORM benign healthy no_tumor no-tumour no%tumor non-tumor nontumor non_cancerous
     a_no_tumor_tissue 0_normal no_metastasis IDC_negative tumor_negative tumor_free without_cancer class0 class_0 no
-    false non-cancer""",
+    false non-cancer tumor_absent no_tumor_present label0 label-0 class=0 y=0 tumor=0""",
     1: """1 positive pos Tumor tumour TUM cancer malignant metastasis b_has_tumor_tissue 1_tumor IDC_positive
-    tumor_positive Class1 yes True carcinoma cancerous""",
+    tumor_positive Class1 yes True carcinoma cancerous tumor_present label1 class-1 label=1 target=1 tumour=1""",
     None: """tumor_001 normal_003 -1 2 benign_tumor not_normal 0_tumor 1_normal slide_7 stroma InSitu colon_n x lymph
-    lymph%node""",
+    lymph%node absent present y0 x=1 label=2""",
 }
 
 
@@ -57,6 +57,33 @@ def test_split_folders_may_be_above_or_below_the_classes(tmp_path, form):
     wanted = {"Train": "train", "val": "valid", "TEST": "test"}
     assert sorted(found.values()) == sorted((int(n == "tumor"), wanted[s]) for s, n in pairs)
     assert "splits by the names of folders: test (2), train (2), valid (2)" in report.notes
+
+
+@pytest.mark.parametrize(
+    ("names", "is_noted"),
+    [(("entrenamiento", "prueba"), True), (("tr", "va", "te"), True), (("slide_1", "slide_2"), False)],
+)
+def test_folders_that_may_be_splits_are_named(tmp_path, names, is_noted):
+    found, report = pack(
+        tmp_path / "x", *(f"{s}/{c}/{i}.tif" for s in names for i, c in enumerate(("normal", "tumor")))
+    )
+    assert {split for _, split in found.values()} == {""}
+    note = f"each of the folders {', '.join(sorted(names))} has both classes, and they are read as one set. If they"
+    assert any(text.startswith(note) for text in report.notes) == is_noted
+
+
+def test_a_table_that_is_not_understood_in_a_folder_of_one_class_is_an_error(tmp_path):
+    (tmp_path / "tumor").mkdir()
+    (tmp_path / "tumor" / "labels.csv").write_text("id,finding\na,0\nb,1\n")
+    with pytest.raises(HistoError, match=r"labels\.csv, line 1: no column is known as the label"):
+        pack(tmp_path / "tumor", "a.tif", "b.tif")
+
+
+def test_a_list_of_labels_without_a_header_is_named(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "labels.txt").write_text("a.tif 0\nb.tif 1\n")
+    _, report = pack(tmp_path / "x", "images/a.tif", "images/b.tif")
+    assert any("'labels.txt' may have the labels, but is not read: save it as CSV" in note for note in report.notes)
 
 
 def test_several_locations_may_be_splits(tmp_path):

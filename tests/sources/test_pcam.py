@@ -219,11 +219,15 @@ def test_a_location_without_any_of_the_files_is_an_error(tmp_path, downloads):
 
 def test_labels_that_differ_from_the_meta_table_are_counted(pcam_folder, downloads):
     flipped = labels_of("valid")
-    flipped[:3] = 1 - flipped[:3]
+    flipped[:1] = 1 - flipped[:1]
     write_meta(pcam_folder / (file_name("valid", "meta") + ".csv"), "valid", flipped)
     source = PcamSource(pcam_folder, downloads, splits=["valid"])
     assert rows_of(source) == expected_rows("valid")
-    assert source.report.counts == {"labels unlike center_tumor_patch": 3}
+    assert source.report.counts == {"labels unlike center_tumor_patch": 1}
+
+
+def labels_of_other_rows(pcam_folder):
+    write_meta(pcam_folder / (file_name("valid", "meta") + ".csv"), "valid", 1 - labels_of("valid"))
 
 
 def replace(pcam_folder, split, kind, values, **options):
@@ -324,6 +328,10 @@ def bytes_elsewhere(pcam_folder):
     [
         (lose_an_image, "19 patches for 20 labels"),
         (lose_a_label, "20 rows, .*_y.h5.gz 19"),
+        (
+            labels_of_other_rows,
+            "20 of 20 labels in .*_y.h5.gz differ from the column center_tumor_patch of .*_meta.csv",
+        ),
         (lose_a_slide, "19 rows, .*_y.h5.gz 20"),
         (smaller_images, r"uint8 \(20, 64, 64, 3\), not"),
         (wider_pixels, "uint16"),
