@@ -132,14 +132,16 @@ class RunConfig:
         self.check_values()
         if self.lora is not None and self.freeze:
             raise UsageError("--freeze does not train the backbone, --lora does", "leave one of them out")
-        pretrained = self.weights is not Weights.RANDOM
         for flag, given in (
             ("--freeze", self.freeze),
             ("--lora", self.lora is not None),
             ("--backbone-lr", self.backbone_lr != 1),
         ):
-            if given and not pretrained:
-                raise UsageError(f"{flag} is for pretrained networks", "--weights pretrained starts from such weights")
+            if given and self.weights is not Weights.PRETRAINED:  # the networks of histo have no backbone and head
+                raise UsageError(
+                    f"{flag} is for pretrained networks, and not for those of histo",
+                    "choose one, such as --arch resnet18 --weights pretrained, or --arch resnet50-pcam",
+                )
         if self.head is HeadKind.KNN and not self.freeze:
             raise UsageError("--head knn needs --freeze", "add --freeze")
         if self.freeze and self.backbone_lr != 1:

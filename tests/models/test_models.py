@@ -277,6 +277,14 @@ def test_options_without_effect_are_refused(histo, options, why):
     assert why in error
 
 
+@pytest.mark.parametrize("options", [["--freeze"], ["--lora", 4], ["--backbone-lr", 0.1], ["--freeze", "--shots", 4]])
+def test_options_for_a_backbone_are_refused_for_the_network_that_comes_with_histo(histo, options):
+    error, hint = histo.fails("train", "--weights", "histonet-pcam", *options, code=2)
+    assert error == f"{options[0]} is for pretrained networks, and not for those of histo"
+    assert "--arch resnet18 --weights pretrained" in hint
+    assert [path.name for path in (histo.root / "runs").iterdir()] == ["first"]
+
+
 # --freeze
 
 
