@@ -18,6 +18,7 @@ from histocli.sources.files import MAX_FILE_BYTES, File, MadeTable
 from histocli.sources.streams import Open, StreamMember, StreamReader
 
 _MAX_RATIO = 1100  # the largest ratio to which deflate can compress
+_BLOCK = 1 << 20  # bytes that are read at a time
 _MAX_COLUMNS = 32  # arrays (N,) that become columns of the table; others are skipped
 
 
@@ -126,6 +127,7 @@ def _list_patches(name: str, archive: zipfile.ZipFile, array: _Array) -> list[Fi
 
     Raises:
         HistoError: the patches are empty or too large.
+        BadZipFile: the array is damaged.
     """
     rows, height, width = array.shape[:3]
     size = height * width * 3 * array.dtype.itemsize
@@ -135,6 +137,7 @@ def _list_patches(name: str, archive: zipfile.ZipFile, array: _Array) -> list[Fi
         )
     if array.start + rows * size != array.info.file_size or array.info.file_size > _MAX_RATIO * _find_size(archive):
         raise EOFError(f"{array.key} is not as large as its header says")
+    _check_content(archive, array)
     positions = [(array.start + row * size, size) for row in range(rows)]
     reader = StreamReader(lambda: archive.open(array.info), positions)
     is_uint8 = array.dtype == np.uint8
@@ -142,6 +145,17 @@ def _list_patches(name: str, archive: zipfile.ZipFile, array: _Array) -> list[Fi
     return [
         File(_name_patch(array, row), StreamMember(reader, *position, header)) for row, position in enumerate(positions)
     ]
+
+
+def _check_content(archive: zipfile.ZipFile, array: _Array) -> None:
+    """Read an array once, so that zipfile compares its checksum, which covers all of its patches together.
+
+    Raises:
+        BadZipFile: it has another checksum.
+    """
+    with archive.open(array.info) as stream:
+        while stream.read(_BLOCK):
+            pass
 
 
 def _name_patch(array: _Array, row: int) -> str:

@@ -306,6 +306,16 @@ def test_labels_in_an_npz_have_any_type_and_usual_name(tmp_path, labels):
     assert [(patch.id, patch.label) for patch in patches] == [(str(i), i % 2) for i in range(6)]
 
 
+def test_an_npz_with_damaged_pixels_is_refused_as_a_whole(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, x=PIXELS, y=np.arange(6) % 2)
+    with path.open("r+b") as file:
+        file.seek(PIXELS[0].nbytes)  # without compression, only the checksum of the array shows the damage
+        file.write(bytes(1000))
+    with pytest.raises(HistoError, match=r"cannot read .*x\.npz: Bad CRC-32"):
+        FolderSource(FolderOptions((str(path),)))
+
+
 @pytest.mark.parametrize("name", ["y", "y_train", "Labels"])
 def test_a_wrong_label_in_an_npz_is_named_by_array_and_row(tmp_path, name):
     images = "x_train" if name == "y_train" else "x"
