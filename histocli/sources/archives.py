@@ -115,8 +115,13 @@ def _damage_hint(name: str, open_file: Open) -> str:
         head = b""
     is_tar = head[_TAR_MAGIC:] == b"ustar"
     suffix = ".tar" if is_tar else next((s for start, s in _SUFFIX_OF_START.items() if head.startswith(start)), "")
-    if suffix and not name.lower().endswith(
-        (suffix, *(short for short in _SHORT_SUFFIXES if _SHORT_SUFFIXES[short] in suffix))
+    is_npz = suffix == ".zip" and name.lower().endswith(".npz")  # every .npz is a ZIP file
+    if (
+        suffix
+        and not is_npz
+        and not name.lower().endswith(
+            (suffix, *(short for short in _SHORT_SUFFIXES if _SHORT_SUFFIXES[short] in suffix))
+        )
     ):
         return f"its content is that of a {suffix}: rename it"
     return "check that the download is complete"

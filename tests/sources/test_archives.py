@@ -312,8 +312,9 @@ def test_an_npz_with_damaged_pixels_is_refused_as_a_whole(tmp_path):
     with path.open("r+b") as file:
         file.seek(PIXELS[0].nbytes)  # without compression, only the checksum of the array shows the damage
         file.write(bytes(1000))
-    with pytest.raises(HistoError, match=r"cannot read .*x\.npz: Bad CRC-32"):
+    with pytest.raises(HistoError, match=r"cannot read .*x\.npz: Bad CRC-32") as caught:
         FolderSource(FolderOptions((str(path),)))
+    assert caught.value.hint == "check that the download is complete"
 
 
 @pytest.mark.parametrize("name", ["y", "y_train", "Labels"])
