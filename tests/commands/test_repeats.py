@@ -18,7 +18,7 @@ from histocli.workspace import Workspace
 from tests.cli import TRAIN, Histo, template
 
 
-def last(histo, run, file="last.pt"):
+def load_run_checkpoint(histo, run, file="last.pt"):
     return load_checkpoint(histo.root / "runs" / run / file)
 
 
@@ -31,7 +31,7 @@ def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):
     summary = json.loads(result.stdout)
     assert [run["run"] for run in summary["runs"]] == ["twice-seed4", "twice-seed5"]
     for run in summary["runs"]:
-        best = last(histo, run["run"], "best.pt")
+        best = load_run_checkpoint(histo, run["run"], "best.pt")
         assert run["metrics"]["auc"] == pytest.approx(best.metrics["val_auc"])
         assert best.config["seed"] == run["number"]
     values = [run["metrics"]["log_loss"] for run in summary["runs"]]
@@ -136,14 +136,14 @@ def test_folds_of_a_subset_by_hospital_hold_out_hospitals(histo):
 def test_resuming_repeats_skips_finished_runs(folds):
     runs = folds.root / "runs"
     before = (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns
-    expected = last(folds, "cv-fold3").model
+    expected = load_run_checkpoint(folds, "cv-fold3").model
     shutil.rmtree(runs / "cv-fold3")
     (folds.root / "metrics" / "cv-folds.json").unlink()
     error, _ = folds.fails("train", "--folds", 4, "--name", "cv", "--resume", code=2)
     assert error == "--folds 4: cv was started with 3"
     folds("train", "--folds", 3, "--resume", "--device", "cpu")  # without --name, the newest folds
     assert (runs / "cv-fold1" / "last.pt").stat().st_mtime_ns == before
-    assert same_weights(last(folds, "cv-fold3").model, expected)
+    assert same_weights(load_run_checkpoint(folds, "cv-fold3").model, expected)
     assert len(json.loads((folds.root / "metrics" / "cv-folds.json").read_text())["runs"]) == 3
     error, _ = folds.fails("train", "--folds", 3, "--name", "cv", "--resume", "--lr", 0.5, code=2)
     assert "--lr 0.5: the run has 0.002" in error
@@ -170,9 +170,11 @@ def test_finished_folds_are_extended_together(folds):
         assert result.stderr.count(f"extended from {epochs - 1} to {epochs} epochs") == 3
         for fold in (1, 2, 3):
             assert len((runs / f"cv-fold{fold}" / "history.jsonl").read_text().splitlines()) == epochs
-            assert last(folds, f"cv-fold{fold}").config["extended_after"] == epochs - 1
+            assert load_run_checkpoint(folds, f"cv-fold{fold}").config["extended_after"] == epochs - 1
     report = json.loads((folds.root / "metrics" / "cv-folds.json").read_text())
-    assert [run["epoch"] for run in report["runs"]] == [last(folds, f"cv-fold{i}", "best.pt").epoch for i in (1, 2, 3)]
+    assert [run["epoch"] for run in report["runs"]] == [
+        load_run_checkpoint(folds, f"cv-fold{i}", "best.pt").epoch for i in (1, 2, 3)
+    ]
     error, _ = folds.fails(*extend, "--epochs", 2, code=2)
     assert error == "--epochs 2: the run has 3"
 
@@ -181,17 +183,17 @@ def test_an_extension_of_folds_that_was_interrupted_continues(histo):
     histo(*TRAIN, "--epochs", 1, "--folds", 2, "--name", "cv")
     histo("train", "--resume", "--name", "cv-fold1", "--epochs", 2, "--device", "cpu")
     histo("train", "--folds", 2, "--name", "cv", "--resume", "--device", "cpu")
-    assert [last(histo, f"cv-fold{fold}").config["epochs"] for fold in (1, 2)] == [2, 2]
+    assert [load_run_checkpoint(histo, f"cv-fold{fold}").config["epochs"] for fold in (1, 2)] == [2, 2]
 
 
 def test_resumed_repeats_keep_their_options(histo):
     (histo.root / "manifests" / "other.csv").write_bytes((histo.root / "manifests" / "balanced.csv").read_bytes())
     histo(*TRAIN, "--epochs", 1, "--seeds", 2, "--seed", 7, "--data", "other", "--name", "s")
     runs = histo.root / "runs"
-    expected = last(histo, "s-seed8").model
+    expected = load_run_checkpoint(histo, "s-seed8").model
     shutil.rmtree(runs / "s-seed8")
     histo("train", "--seeds", 2, "--name", "s", "--resume")
-    assert same_weights(last(histo, "s-seed8").model, expected)
+    assert same_weights(load_run_checkpoint(histo, "s-seed8").model, expected)
     assert json.loads((runs / "s-seed8" / "config.json").read_text())["options"]["data"] == "other"
     shutil.rmtree(runs / "s-seed8")
     (histo.root / "manifests" / "balanced.csv").replace(histo.root / "manifests" / "other.csv")
@@ -203,7 +205,7 @@ def test_resumed_repeats_keep_their_options(histo):
     histo(*TRAIN, "--epochs", 1, "--folds", 2, "--seed", 3, "--name", "cv", "--data", "other")
     shutil.rmtree(runs / "cv-fold2")
     histo("train", "--folds", 2, "--name", "cv", "--resume")
-    assert last(histo, "cv-fold2").config["seed"] == 3
+    assert load_run_checkpoint(histo, "cv-fold2").config["seed"] == 3
     if not torch.cuda.is_available():
         shutil.rmtree(runs / "cv-fold2")
         error, _ = histo.fails("train", "--folds", 2, "--name", "cv", "--resume", "--device", "cuda")

@@ -20,7 +20,7 @@ def history(histo, run):
     return [json.loads(line) for line in (histo.root / "runs" / run / "history.jsonl").read_text().splitlines()]
 
 
-def last(histo, run, file="last.pt"):
+def load_run_checkpoint(histo, run, file="last.pt"):
     return load_checkpoint(histo.root / "runs" / run / file)
 
 
@@ -48,7 +48,7 @@ def test_a_run_writes_its_files(histo):
     assert config["options"]["batch_size"] == 16
     assert (config["train_patches"] + config["val_patches"], config["data"]) == (64, "synthetic")
     assert {"histo", "python", "torch", "torchvision", "numpy"} <= config["versions"].keys()
-    assert config["manifest_sha256"] == last(histo, "first").manifest_sha256
+    assert config["manifest_sha256"] == load_run_checkpoint(histo, "first").manifest_sha256
     assert (folder / "manifest.csv").read_bytes() == (histo.root / "manifests" / "balanced.csv").read_bytes()
     for name in ("best.pt", "last.pt"):
         assert (folder / name).read_bytes() == (histo.root / "checkpoints" / name).read_bytes()
@@ -59,9 +59,9 @@ def test_the_history_has_a_row_per_epoch_and_best_is_the_best_of_them(histo):
     assert [row["epoch"] for row in rows] == [1, 2]
     assert all(0 <= row["val_auc"] <= 1 and row["train_loss"] > 0 for row in rows)
     best = max(rows, key=lambda row: (row["val_auc"], -row["val_loss"]))
-    assert last(histo, "first", "best.pt").epoch == best["epoch"]
-    assert last(histo, "first", "best.pt").metrics["val_auc"] == best["val_auc"]
-    assert last(histo, "first", "best.pt").training == {}
+    assert load_run_checkpoint(histo, "first", "best.pt").epoch == best["epoch"]
+    assert load_run_checkpoint(histo, "first", "best.pt").metrics["val_auc"] == best["val_auc"]
+    assert load_run_checkpoint(histo, "first", "best.pt").training == {}
 
 
 def test_without_a_terminal_the_output_is_a_line_per_epoch(histo):
@@ -79,8 +79,8 @@ def test_without_a_terminal_the_output_is_a_line_per_epoch(histo):
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(histo):
     histo(*TRAIN, "--epochs", 2, "--name", "again")
     histo(*TRAIN, "--epochs", 2, "--name", "other", "--seed", 1)
-    assert same_weights(last(histo, "again").model, last(histo, "first").model)
-    assert not same_weights(last(histo, "other").model, last(histo, "first").model)
+    assert same_weights(load_run_checkpoint(histo, "again").model, load_run_checkpoint(histo, "first").model)
+    assert not same_weights(load_run_checkpoint(histo, "other").model, load_run_checkpoint(histo, "first").model)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def uninterrupted_run(tmp_path_factory):
         patch.setenv("OMP_NUM_THREADS", "1")
         histo = Histo(shutil.copytree(template(), tmp_path_factory.mktemp("long") / "workspace"))
         histo(*LONG, "--name", "long")
-        return last(histo, "long"), history(histo, "long")
+        return load_run_checkpoint(histo, "long"), history(histo, "long")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -101,11 +101,11 @@ def test_a_run_interrupted_within_an_epoch_is_resumed_bit_for_bit(histo, uninter
     assert (process.wait(), process.stdout) == (code, "")
     assert "error: stopped by a signal; the state is saved" in process.stderr
     assert "hint: histo train --resume --name long" in process.stderr
-    assert 0 < last(histo, "long").training["trainer"]["step"] < 12
+    assert 0 < load_run_checkpoint(histo, "long").training["trainer"]["step"] < 12
     assert history(histo, "long") == []
     histo("train", "--resume", "--name", "long")
     expected, rows = uninterrupted_run
-    ended = last(histo, "long")
+    ended = load_run_checkpoint(histo, "long")
     assert same_weights(ended.model, expected.model)
     assert same_weights(ended.training["trainer"]["model"], expected.training["trainer"]["model"])
     timed = {"seconds", "patches_per_second"}
@@ -191,7 +191,7 @@ def test_an_extended_run_that_was_interrupted_ends_as_if_it_had_run_through(hist
     process.signal(signal.SIGINT)
     assert process.wait() == 130
     histo("train", "--resume", "--name", "first")
-    assert same_weights(last(histo, "first").model, last(other, "first").model)
+    assert same_weights(load_run_checkpoint(histo, "first").model, load_run_checkpoint(other, "first").model)
 
 
 def test_a_run_that_is_not_finished_is_not_extended(histo):

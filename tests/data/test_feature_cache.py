@@ -122,11 +122,11 @@ def test_two_jobs_share_the_work(tmp_path, monkeypatch):
     patches, workspace, other = patches_of(80), Workspace(tmp_path), Backbone()
     monkeypatch.setattr("histocli.data.features._SAVE_PATCHES", 8)
 
-    def meanwhile(batch):
+    def compute_in_another_job(batch):
         if batch == 1:
             compute_features(loader_of(patches), other, FeatureCache(workspace, SOURCE))
 
-    first = Backbone(meanwhile)
+    first = Backbone(compute_in_another_job)
     computed = compute_features(loader_of(patches), first, FeatureCache(workspace, SOURCE))
     assert other.patches == 72  # the first batch of the first job was there
     assert first.patches < 80  # it stopped after the batches that were read ahead

@@ -32,7 +32,7 @@ def encode(pixels, kind, mode=None, **options):
     return stream.getvalue()
 
 
-def gap(image, pixels):
+def largest_difference(image, pixels):
     assert image.dtype == np.uint8
     assert image.shape == pixels.shape
     return int(np.abs(image.astype(int) - pixels).max())
@@ -52,19 +52,19 @@ LOSSLESS = {
 
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS.values(), ids=LOSSLESS)
 def test_lossless_formats_keep_every_pixel(kind, options):
-    assert gap(decode(encode(SOFT, kind, **options), "x"), SOFT) == 0
+    assert largest_difference(decode(encode(SOFT, kind, **options), "x"), SOFT) == 0
 
 
 @pytest.mark.parametrize("mode", [None, "CMYK"])
 def test_jpeg_is_close_to_the_original_with_the_right_colours(mode):
-    assert gap(decode(encode(SOFT, "JPEG", mode, quality=98), "x"), SOFT) <= 8
+    assert largest_difference(decode(encode(SOFT, "JPEG", mode, quality=98), "x"), SOFT) <= 8
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "JPEG"])
 def test_grey_becomes_three_equal_channels(kind):
     grey = np.asarray(Image.fromarray(SOFT).convert("L"))
     image = decode(encode(SOFT, kind, "L"), "x")
-    assert gap(image, np.dstack([grey] * 3)) <= (4 if kind == "JPEG" else 0)
+    assert largest_difference(image, np.dstack([grey] * 3)) <= (4 if kind == "JPEG" else 0)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -72,7 +72,7 @@ def test_grey_becomes_three_equal_channels(kind):
 def test_sixteen_bits_become_eight(suffix, channels):
     pixels = SOFT[..., ::-1] if channels == 3 else SOFT[..., 0]
     data = cv2.imencode(suffix, pixels.astype(np.uint16) * 257)[1].tobytes()
-    assert gap(decode(data, "x"), SOFT if channels == 3 else np.dstack([SOFT[..., 0]] * 3)) <= 1
+    assert largest_difference(decode(data, "x"), SOFT if channels == 3 else np.dstack([SOFT[..., 0]] * 3)) <= 1
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "BMP"])
@@ -80,18 +80,20 @@ def test_palette_images_are_converted_to_rgb(kind):
     palette = Image.fromarray(SOFT).quantize(32)
     stream = io.BytesIO()
     palette.save(stream, kind)
-    assert gap(decode(stream.getvalue(), "x"), np.asarray(palette.convert("RGB"))) == 0
+    assert largest_difference(decode(stream.getvalue(), "x"), np.asarray(palette.convert("RGB"))) == 0
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_an_opaque_alpha_channel_is_dropped(kind):
     rgba = np.dstack([SOFT, np.full(SOFT.shape[:2], 255, np.uint8)])
-    assert gap(decode(encode(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})), "x"), SOFT) == 0
+    assert (
+        largest_difference(decode(encode(rgba, kind, **({"lossless": True} if kind == "WEBP" else {})), "x"), SOFT) == 0
+    )
 
 
 def test_a_transparent_png_keeps_its_colours_and_a_transparent_tiff_is_refused():
     rgba = np.dstack([SOFT, NOISE[:40, :60, 0]])
-    assert gap(decode(encode(rgba, "PNG"), "x"), SOFT) == 0
+    assert largest_difference(decode(encode(rgba, "PNG"), "x"), SOFT) == 0
     with pytest.raises(HistoError, match=r"x\.tif: .*transparent"):
         decode(encode(rgba, "TIFF"), "x.tif")
 
@@ -113,7 +115,7 @@ def test_an_exif_rotation_is_applied(kind, orientation, upright):
     exif = Image.Exif()
     exif[0x112] = orientation
     options = {"quality": 98} if kind == "JPEG" else {}
-    assert gap(decode(encode(SOFT, kind, exif=exif, **options), "x"), upright(SOFT)) <= 8
+    assert largest_difference(decode(encode(SOFT, kind, exif=exif, **options), "x"), upright(SOFT)) <= 8
 
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP"])
@@ -122,11 +124,11 @@ def test_the_first_of_several_frames_is_used(kind):
     stream = io.BytesIO()
     options = {"lossless": True} if kind == "WEBP" else {}
     first.save(stream, kind, save_all=True, append_images=[first.rotate(180)], **options)
-    assert gap(decode(stream.getvalue(), "x"), np.asarray(first)) == 0
+    assert largest_difference(decode(stream.getvalue(), "x"), np.asarray(first)) == 0
 
 
 def test_the_suffix_does_not_matter():
-    assert gap(decode(encode(SOFT, "PNG"), "really-a-png.tif"), SOFT) == 0
+    assert largest_difference(decode(encode(SOFT, "PNG"), "really-a-png.tif"), SOFT) == 0
 
 
 def test_bytes_after_the_end_do_not_matter():
@@ -176,7 +178,7 @@ def test_scaling_keeps_the_whole_central_square():
     wide[:, 104:296] = np.repeat(np.repeat(NOISE, 2, 0), 2, 1)
     assert np.array_equal(fit(wide, Resize.SCALE), NOISE)
     ramp = np.repeat(np.arange(48, dtype=np.uint8)[None, :, None] * 5, 48, 0).repeat(3, 2)
-    assert gap(fit(ramp, Resize.SCALE)[:, ::2], np.repeat(ramp, 2, 0)) <= 6
+    assert largest_difference(fit(ramp, Resize.SCALE)[:, ::2], np.repeat(ramp, 2, 0)) <= 6
 
 
 def test_one_pixel_fills_the_patch():
@@ -353,7 +355,7 @@ def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(kind, 
 
 @pytest.mark.parametrize("kind", ["TGA", "PCX", "DIB"])
 def test_formats_that_only_pillow_reads(kind):
-    assert gap(decode(encode(SOFT, kind), "x"), SOFT) == 0
+    assert largest_difference(decode(encode(SOFT, kind), "x"), SOFT) == 0
 
 
 @pytest.mark.parametrize(
@@ -405,7 +407,7 @@ def test_a_sound_jpeg_has_the_pixels_that_opencv_and_pillow_decode(mode, options
     data = encode(SOFT, "JPEG", mode, **options)
     by_opencv = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.array_equal(decode(data, "x"), by_opencv)
-    assert gap(decode(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))) <= 1
+    assert largest_difference(decode(data, "x"), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))) <= 1
 
 
 def test_where_libjpeg_stops_the_image_is_refused_and_nothing_is_printed(capfd):
@@ -438,7 +440,7 @@ def test_lossless_jpegs_are_named(marker):
 @pytest.mark.skipif(".avif" not in Image.registered_extensions(), reason="this Pillow writes no AVIF")
 def test_an_avif_that_is_rotated_by_its_header_is_refused():
     exif = Image.Exif()
-    assert gap(decode(encode(SOFT, "AVIF", quality=95), "x"), SOFT) < 30
+    assert largest_difference(decode(encode(SOFT, "AVIF", quality=95), "x"), SOFT) < 30
     exif[0x112] = 6
     with pytest.raises(HistoError, match="an AVIF that is rotated or mirrored by its header"):
         decode(encode(SOFT, "AVIF", quality=95, exif=exif), "x")
@@ -448,11 +450,11 @@ def test_transparent_pixels_of_a_gif_keep_their_colours():
     palette = Image.fromarray(SOFT).quantize(32)
     stream = io.BytesIO()
     palette.save(stream, "GIF", transparency=3)
-    assert gap(decode(stream.getvalue(), "x"), np.asarray(palette.convert("RGB"))) == 0
+    assert largest_difference(decode(stream.getvalue(), "x"), np.asarray(palette.convert("RGB"))) == 0
 
 
 def test_sgi_of_16_bits_is_refused():
-    assert gap(decode(encode(SOFT, "SGI"), "x"), SOFT) == 0
+    assert largest_difference(decode(encode(SOFT, "SGI"), "x"), SOFT) == 0
     with pytest.raises(HistoError, match="an SGI image of 16 bits"):
         decode(encode(SOFT, "SGI", bpc=2), "x")
 

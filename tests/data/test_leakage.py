@@ -11,7 +11,7 @@ from tests.data.tissue import crop, texture, write_patches
 from tests.sources.kaggle_layout import tiff
 
 
-def mine(classes=(0, 1), places=20):
+def make_patches(classes=(0, 1), places=20):
     """Return patches of unique places: name -> pixels; each name has the class and the number of the place."""
     return {
         f"{label}/{label}{place:02}": crop(texture((label, place)), 0, 0)
@@ -46,7 +46,7 @@ def rows(histo, split):
 
 
 def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empty, tmp_path):
-    patches = mine()
+    patches = make_patches()
     pack(empty, tmp_path, "mine", patches, {key: f"slide {key[-1]}" for key in patches})
     run_balance(empty)
     trained, held = rows(empty, "train"), rows(empty, "val")
@@ -78,7 +78,7 @@ def test_duplicates_overlaps_and_slides_shared_with_another_set_are_counted(empt
 def test_searched_overlaps_stay_valid_when_another_set_is_packed(empty, tmp_path):
     image = texture(50)
     shared = {f"{i % 2}/shared{i}": crop(image, 4 * i, 4 * i) for i in range(6)}
-    pack(empty, tmp_path, "mine", mine() | shared)
+    pack(empty, tmp_path, "mine", make_patches() | shared)
     pack(empty, tmp_path, "test", {"a": crop(image, 20, 30), "b": crop(image, 30, 20), "c": crop(texture(51), 0, 0)})
     at_random = "--split", "random"
     reported = "searched for exact duplicates only, not for overlaps with train: test: all; --audit does both"
@@ -102,7 +102,7 @@ def test_searched_overlaps_stay_valid_when_another_set_is_packed(empty, tmp_path
 
 
 def test_the_audit_is_shown_as_a_table(empty, tmp_path):
-    patches = mine(places=6)
+    patches = make_patches(places=6)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "other", {"a": patches["0/000"], "b": patches["1/101"], "c": patches["1/102"]})
     result = empty("balance", "--n", "max", "--data", "mine", "--audit")
@@ -143,7 +143,7 @@ def test_slides_that_contradict_overlapping_pixels_are_reported_by_balance_and_i
 
 
 def test_equal_pixels_with_both_labels_are_named(empty, tmp_path):
-    patches = mine(places=8)
+    patches = make_patches(places=8)
     patches |= {"1/wrong": patches["0/003"], "0/again": patches["0/004"]}
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "other", {"0/elsewhere": patches["1/105"], "unlabelled": patches["1/106"]})
@@ -166,7 +166,7 @@ def test_slides_of_different_synthetic_data_sets_are_different(empty):
 @pytest.fixture(name="leaking", params=["mine-test", "Valid.2", "validation"])
 def leaking_fixture(request, empty, tmp_path):
     """A balanced subset, and a data set for evaluation that has one of its patches."""
-    patches = mine(places=8)
+    patches = make_patches(places=8)
     pack(empty, tmp_path, "mine", patches)
     run_balance(empty)
     copy = rows(empty, "train")[0]
@@ -188,7 +188,7 @@ def test_training_is_refused_if_patches_for_evaluation_leak_into_train(empty, le
 
 def test_leaking_patches_are_dropped_from_train_with_drop_leaks(empty, tmp_path):
     """A copy in another data set, an overlap with the set's own test split, and a slide that is in both."""
-    patches = {f"train/{key}": pixels for key, pixels in mine(places=8).items()}
+    patches = {f"train/{key}": pixels for key, pixels in make_patches(places=8).items()}
     patches["test/0/held"] = crop(texture((0, 0)), 40, 40)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "valid", {"1/copy": patches["train/1/103"], "0/own": crop(texture(99), 0, 0)})
@@ -203,7 +203,7 @@ def test_leaking_patches_are_dropped_from_train_with_drop_leaks(empty, tmp_path)
 
 
 def test_patches_of_a_slide_that_is_also_for_evaluation_are_dropped_with_drop_leaks(empty, tmp_path):
-    patches = mine(places=8)
+    patches = make_patches(places=8)
     pack(empty, tmp_path, "mine", patches, {key: f"slide {key[-1]}" for key in patches})
     pack(empty, tmp_path, "test", {"x/new": crop(texture(99), 0, 0)}, {"x/new": "slide 3"})
     run_balance(empty, "--drop-leaks")
@@ -212,7 +212,7 @@ def test_patches_of_a_slide_that_is_also_for_evaluation_are_dropped_with_drop_le
 
 
 def test_an_allowed_leak_is_recorded(empty, tmp_path):
-    patches = mine(places=8)
+    patches = make_patches(places=8)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "test", dict(list(patches.items())[:3]))
     audit = run_balance(empty)
@@ -225,7 +225,7 @@ def test_an_allowed_leak_is_recorded(empty, tmp_path):
 
 
 def test_a_data_set_can_have_the_name_of_a_split(empty, tmp_path):
-    patches = mine(places=8)
+    patches = make_patches(places=8)
     for name in ("mine", "train", "val"):
         pack(empty, tmp_path, name, patches)
     audit = run_balance(empty)
@@ -234,7 +234,7 @@ def test_a_data_set_can_have_the_name_of_a_split(empty, tmp_path):
 
 
 def test_only_leaks_of_patches_for_evaluation_prevent_training(empty, tmp_path):
-    patches = mine(places=8)
+    patches = make_patches(places=8)
     pack(empty, tmp_path, "mine", patches)
     pack(empty, tmp_path, "latest", patches)
     assert leak(run_balance(empty), "latest: all")["duplicates"] > 0
@@ -242,7 +242,7 @@ def test_only_leaks_of_patches_for_evaluation_prevent_training(empty, tmp_path):
 
 
 def test_a_data_set_named_valid_is_held_out(empty, tmp_path):
-    pack(empty, tmp_path, "pcam_valid", mine(places=8))
+    pack(empty, tmp_path, "pcam_valid", make_patches(places=8))
     empty("balance", "--n", "max", "--data", "pcam_valid")
     error, _ = empty.fails(*TRAIN)
     assert "leak into train: pcam_valid: all (exact duplicates: 14" in error

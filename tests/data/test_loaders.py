@@ -32,7 +32,7 @@ def rows_of(batch):
     return rows
 
 
-def flat(parts):
+def flatten(parts):
     return list(chain.from_iterable(parts))
 
 
@@ -47,7 +47,7 @@ ROWS = st.lists(st.integers(0, 63), min_size=1, max_size=64, unique=True)
 @settings(max_examples=60, deadline=None)
 def test_eval_batches_give_every_row_once(rows, size, is_resident):
     parts = [rows_of(batch) for batch in batches(rows, size, is_resident=is_resident).eval_batches()]
-    assert flat(parts) == rows
+    assert flatten(parts) == rows
     assert all(len(part) == size for part in parts[:-1])
     assert 1 <= len(parts[-1]) <= size
 
@@ -57,7 +57,7 @@ def test_eval_batches_give_every_row_once(rows, size, is_resident):
 def test_train_batches_are_full_and_have_no_row_twice(rows, size, seed, is_resident):
     data = batches(rows, size, is_resident=is_resident)
     parts = [rows_of(batch) for batch in data.train_batches(seed)]
-    drawn = flat(parts)
+    drawn = flatten(parts)
     assert len(parts) == data.steps == max(1, len(rows) // size)
     assert {len(part) for part in parts} == {min(size, len(rows))}
     assert len(set(drawn)) == len(drawn)
@@ -69,7 +69,7 @@ def test_the_order_follows_from_the_seed(is_resident):
     data = batches(range(64), 8, is_resident=is_resident)
     epochs = [[rows_of(batch) for batch in data.train_batches(seed)] for seed in (1, 1, 2)]
     assert epochs[0] == epochs[1] != epochs[2]
-    assert flat(epochs[0]) != list(range(64))
+    assert flatten(epochs[0]) != list(range(64))
 
 
 @given(ROWS, st.integers(1, 20), st.data())
@@ -110,7 +110,7 @@ def test_a_subset_smaller_than_a_batch_is_one_batch():
 def test_a_memory_map_is_read(tmp_path):
     np.save(tmp_path / "x.npy", STORE)
     data = PatchLoader(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64), np.arange(64) % 2, 10, CPU)
-    assert flat(rows_of(batch) for batch in data.eval_batches()) == list(range(64))
+    assert flatten(rows_of(batch) for batch in data.eval_batches()) == list(range(64))
 
 
 # prefetching

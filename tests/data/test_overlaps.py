@@ -20,7 +20,7 @@ def find_pairs(*stores):
     return {tuple(pair) for pair in find_overlaps([np.stack(store) for store in stores]).tolist()}
 
 
-def truth(places):
+def find_true_pairs(places):
     """The pairs among places (image, y, x) that share at least 16x16 pixels."""
     return {
         (a, b, v - y, u - x)
@@ -37,7 +37,7 @@ def test_every_pair_that_overlaps_enough_is_found_and_no_other(data, seed):
     places = data.draw(st.lists(st.tuples(st.integers(0, 1), at, at), min_size=2, max_size=14))
     patches = [crop(images[i], y, x) for i, y, x in places]
     cut = data.draw(st.integers(1, len(places) - 1))
-    assert find_pairs(patches) == find_pairs(patches[:cut], patches[cut:]) == truth(places)
+    assert find_pairs(patches) == find_pairs(patches[:cut], patches[cut:]) == find_true_pairs(places)
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(FAR, FAR), (-FAR, FAR), (0, FAR), (FAR, -3), (FAR - 1, -FAR), (1, 1), (0, 0)])

@@ -233,10 +233,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_memory_does_not_grow_with_the_patches(tmp_path):
-    def peak(count):
+    def measure_peak_memory(count):
         command = [sys.executable, "-c", MEASURE, str(tmp_path / str(count)), str(count)]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
 
-    small, large = peak(400), peak(4000)  # 11 MB and 110 MB of pixels
+    small, large = measure_peak_memory(400), measure_peak_memory(4000)  # 11 MB and 110 MB of pixels
     assert large - small < 30_000

@@ -25,7 +25,7 @@ def patches(count, side=96):
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def which(image, original):
+def find_symmetry(image, original):
     """The number of the symmetry of `original` that `image` is."""
     matches = [number for number, view in enumerate(d4_views(original[None])) if torch.equal(view[0], image)]
     assert len(matches) == 1
@@ -86,7 +86,7 @@ def test_the_eight_symmetries_are_those_of_the_square():
 def test_two_symmetries_in_sequence_are_one_of_the_eight():
     image = patches(1, 6)
     for view in d4_views(image):
-        assert {which(again[0], image[0]) for again in d4_views(view)} == set(range(8))
+        assert {find_symmetry(again[0], image[0]) for again in d4_views(view)} == set(range(8))
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 21])
@@ -96,7 +96,7 @@ def test_random_d4_gives_each_patch_each_symmetry_equally_often(count):
     drawn = np.zeros((count, 8))
     for _ in range(400):
         for i, image in enumerate(random_d4(images)):
-            drawn[i, which(image, images[i])] += 1
+            drawn[i, find_symmetry(image, images[i])] += 1
     assert (np.abs(drawn - 50) < 32).all()
 
 
@@ -104,7 +104,7 @@ def test_patches_of_a_batch_are_rotated_differently():
     torch.manual_seed(0)
     images = patches(64, 4)
     turned = random_d4(images)
-    assert len({which(image, original) for image, original in zip(turned, images, strict=True)}) == 8
+    assert len({find_symmetry(image, original) for image, original in zip(turned, images, strict=True)}) == 8
 
 
 @pytest.mark.parametrize("level", [Augment.FLIPS, Augment.FULL])

@@ -118,6 +118,11 @@ def test_other_content_is_refused(tmp_path, content, why):
     assert why in error_of(tmp_path / "other.pt")
 
 
+def test_an_unknown_architecture_is_named_once(tmp_path):
+    torch.save({**vars(checkpoint()), "arch": "vgg99"}, tmp_path / "other.pt")
+    assert error_of(tmp_path / "other.pt").count("vgg99") == 1
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     original = checkpoint()

@@ -103,7 +103,7 @@ def test_tiles_of_glass_are_not_read(pool):
 
 
 def test_memory_does_not_grow_with_the_height_of_a_slide(pool):
-    def peak(height):
+    def measure_peak_memory(height):
         slide = CountingSlide(3000, height)
         grid = plan_grid(slide, slide.mpp, 0.972, 96)
         tracemalloc.start()
@@ -113,7 +113,7 @@ def test_memory_does_not_grow_with_the_height_of_a_slide(pool):
         tracemalloc.stop()
         return used
 
-    assert peak(24_000) < 1.5 * peak(6000)
+    assert measure_peak_memory(24_000) < 1.5 * measure_peak_memory(6000)
 
 
 def test_a_slide_that_is_too_coarse_is_refused():

@@ -10,20 +10,20 @@ from histocli.slides.tissue import compute_tissue_share, find_tissue, load_mask
 MPP = 7.776
 
 
-def glass(height=300, width=400):
+def make_glass(height=300, width=400):
     rng = np.random.default_rng(0)
     return np.clip(rng.normal(243, 1.5, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
-def paint(image, rows, columns, colour):
+def colour_rectangle(image, rows, columns, colour):
     image[rows, columns] = np.clip(
         np.array(colour) + np.random.default_rng(1).normal(0, 8, image[rows, columns].shape), 0, 255
     )
 
 
 def test_stained_tissue_is_found_and_glass_is_not():
-    image = glass()
-    paint(image, slice(50, 200), slice(60, 300), (190, 120, 175))
+    image = make_glass()
+    colour_rectangle(image, slice(50, 200), slice(60, 300), (190, 120, 175))
     mask = find_tissue(image, MPP).mask
     assert mask[60:190, 70:290].all()
     assert not mask[:40].any()
@@ -31,23 +31,23 @@ def test_stained_tissue_is_found_and_glass_is_not():
 
 
 def test_a_slide_of_glass_has_no_tissue():
-    tissue = find_tissue(glass(), MPP)
+    tissue = find_tissue(make_glass(), MPP)
     assert not tissue.mask.any()
     assert tissue.flags == []
 
 
 def test_a_slide_full_of_tissue_is_all_tissue():
-    image = glass()
-    paint(image, slice(None), slice(None), (190, 120, 175))
-    paint(image, slice(None), slice(200, None), (120, 60, 130))
+    image = make_glass()
+    colour_rectangle(image, slice(None), slice(None), (190, 120, 175))
+    colour_rectangle(image, slice(None), slice(200, None), (120, 60, 130))
     assert find_tissue(image, MPP).mask.mean() > 0.99
 
 
 @pytest.mark.parametrize(("colour", "flag"), [((30, 60, 190), "ink"), ((20, 140, 60), "ink"), ((15, 15, 18), "black")])
 def test_ink_and_black_borders_are_excluded_and_reported(colour, flag):
-    image = glass()
-    paint(image, slice(100, 200), slice(100, 200), (190, 120, 175))
-    paint(image, slice(0, 80), slice(0, 400), colour)
+    image = make_glass()
+    colour_rectangle(image, slice(100, 200), slice(100, 200), (190, 120, 175))
+    colour_rectangle(image, slice(0, 80), slice(0, 400), colour)
     tissue = find_tissue(image, MPP)
     assert tissue.flags == [flag]
     assert not tissue.mask[:80].any()
@@ -55,9 +55,9 @@ def test_ink_and_black_borders_are_excluded_and_reported(colour, flag):
 
 
 def test_specks_are_removed_and_small_holes_filled():
-    image = glass()
-    paint(image, slice(50, 200), slice(60, 300), (190, 120, 175))
-    paint(image, slice(250, 256), slice(20, 26), (190, 120, 175))
+    image = make_glass()
+    colour_rectangle(image, slice(50, 200), slice(60, 300), (190, 120, 175))
+    colour_rectangle(image, slice(250, 256), slice(20, 26), (190, 120, 175))
     image[100:112, 100:112] = 243
     mask = find_tissue(image, MPP).mask
     assert not mask[240:].any()
