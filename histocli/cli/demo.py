@@ -43,6 +43,8 @@ def demo(
 ) -> None:
     """Run the whole pipeline on synthetic patches or slides."""
     state: State = ctx.obj
+    if keep is not None and keep.is_file():
+        raise HistoError(f"--keep {keep} is a file", "give a new or an empty folder")
     if keep is not None and keep.is_dir() and any(keep.iterdir()):
         raise HistoError(f"--keep {keep}: the folder is not empty", "give a new or an empty folder")
     workspace = Workspace(keep or Path(mkdtemp(prefix="histo-demo-")))
