@@ -136,11 +136,27 @@ def with_changed_weight(good):
     return bytes(data)
 
 
+def with_changed(good, name, change):
+    """Return the content of a checkpoint with one tensor of the validation patches changed."""
+    return {**good, "validation": {**good["validation"], name: change(good["validation"][name])}}
+
+
 CHECKPOINTS = {
     "a changed weight": (with_changed_weight, "is not that of its bytes"),
     "run ..": (lambda good: save({**good, "run": "../../up"}), "the field run: '../../up' cannot name a run"),
     "run of a device": (lambda good: save({**good, "run": "CON"}), "the field run: 'CON' cannot name a run"),
     "many validation patches": (lambda good: save(with_validation(good, 10_000_001)), "has 10,000,001 patches"),
+    "labels of another type": (lambda good: save(with_changed(good, "labels", torch.Tensor.int)), "labels uint8 (N,)"),
+    "a label too few": (lambda good: save(with_changed(good, "labels", lambda t: t[1:])), "labels and"),
+    "the label 2": (
+        lambda good: save(with_changed(good, "labels", lambda t: t * 0 + 2)),
+        "has the label 2",
+    ),
+    "infinite log odds": (lambda good: save(with_changed(good, "log_odds", lambda t: t + 1e39)), "are not finite"),
+    "threshold 2": (lambda good: save({**good, "threshold": 2.0}), "threshold"),
+    "temperature 0": (lambda good: save({**good, "temperature": 0.0}), "temperature"),
+    "epoch -1": (lambda good: save({**good, "epoch": -1}), "epoch"),
+    "another field": (lambda good: save({**good, "surprise": 1}), "it has the field 'surprise'"),
     "two pickles": (with_more_pickle, "its data.pkl has bytes after its end"),
     "attributes": (with_attributes, "a tensor has hooks or attributes"),
 }
