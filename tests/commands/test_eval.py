@@ -704,10 +704,10 @@ def test_prevalence_is_written_to_a_report_of_its_own(histo):
 
 
 def test_a_folder_is_compared_with_the_appearance_of_the_training_patches(histo, tmp_path):
-    for path in write_images(histo, tmp_path / "tumor", 60):
+    for path in write_images(histo, tmp_path / "images" / "tumor", 60):
         image = cv2.imread(str(path))
         path.write_bytes(cv2.imencode(".png", cv2.GaussianBlur(image, (0, 0), 2))[1].tobytes())
-    result = histo(*EVAL, "--data", tmp_path, "--json")
+    result = histo(*EVAL, "--data", tmp_path / "images", "--json")
     made = json.loads(result.stdout)["likeness"]
     assert (made["measured"], made["focus"] < -60) == (60, True)
     assert "the patches look unlike the training patches" in result.stderr

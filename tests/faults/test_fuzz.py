@@ -35,6 +35,7 @@ from histocli.sources.hdf5 import read_labels as read_h5_labels
 from histocli.sources.listing import list_files
 from histocli.sources.synthetic import SyntheticOptions
 from histocli.sources.table_files import read_labels, read_slides
+from histocli.text import printable
 from histocli.workspace import Workspace, read_json
 
 SYNTHETIC = DownloadConfig("synthetic", SyntheticOptions())
@@ -83,7 +84,7 @@ def reads_or_refuses(what, read, names=""):
     except HistoError as error:
         refused = str(error)
     assert refused
-    assert names in refused
+    assert printable(names) in refused
     return None
 
 

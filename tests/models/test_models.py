@@ -123,20 +123,11 @@ def test_blurred_pooling_is_equivariant_and_the_same_without_gradients():
         assert torch.equal(pool(maps), pooled)
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Compute with this many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
-def test_blurred_pooling_in_bf16_has_the_values_and_gradients_of_the_operations_of_pytorch(threads):
+def test_blurred_pooling_in_bf16_has_the_values_and_gradients_of_the_operations_of_pytorch():
     """With small whole numbers: bf16 is exact, and many neighbours are equal. One block does not hold all patches."""
     generator = torch.Generator().manual_seed(0)
-    values = torch.randint(4, (9, 16, 96, 96), generator=generator).float()
-    grads = torch.randint(-2, 3, (9, 16, 48, 48), generator=generator).float() * 16
+    values = torch.randint(4, (17, 16, 96, 96), generator=generator).float()
+    grads = torch.randint(-2, 3, (17, 16, 48, 48), generator=generator).float() * 16
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         maps = values.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
