@@ -9,14 +9,16 @@ from histocli.sources.archives import is_archive, list_archive, open_inner_archi
 from histocli.sources.files import SYSTEM_FOLDERS, DiskReader, File, file_at, to_utf8
 from histocli.sources.formats import refuse_format
 from histocli.sources.streams import ArchiveFile
+from histocli.workspace import Workspace
 
 
 def list_files(path: Path) -> list[File]:
     """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
 
     No image is read or unpacked. Hidden files, folders of the system, devices and pipes are skipped, and so are members
-    of an archive with a path outside it. Archives in a folder or archive are opened if there are no images in the same
-    place. The members of a compressed tar have its own order, because they can only be read one after the other.
+    of an archive with a path outside it, and a workspace inside the folder, which has plots and tables. Archives in a
+    folder or archive are opened if there are no images in the same place. The members of a compressed tar have its own
+    order, because they can only be read one after the other.
 
     Raises:
         HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,
@@ -49,7 +51,7 @@ def _walk(folder: str) -> Iterator[str]:
     while folders or links:
         parent, prefix = folders.pop() if folders else links.pop(0)
         facts = os.stat(parent)  # noqa: PTH116 - as everywhere in this function, without a `Path` for each entry
-        if (facts.st_dev, facts.st_ino) in listed:
+        if (facts.st_dev, facts.st_ino) in listed or (prefix and _is_workspace(parent)):
             continue
         listed.add((facts.st_dev, facts.st_ino))
         with os.scandir(parent) as entries:
@@ -66,3 +68,9 @@ def _walk(folder: str) -> Iterator[str]:
                     links.append((entry.path, f"{prefix}{entry.name}/"))
                 elif entry.is_symlink() and not Path(entry.path).exists():  # reading it reports that it leads nowhere
                     yield prefix + entry.name
+
+
+def _is_workspace(folder: str) -> bool:
+    """Return whether a folder is a workspace of `histo` with a data set."""
+    workspace = Workspace(Path(folder))
+    return workspace.manifests_dir.is_dir() and bool(workspace.dataset_names())

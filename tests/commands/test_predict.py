@@ -70,6 +70,16 @@ def test_kaggle_test_folder_gives_the_sample_submission(histo, shared_data, tmp_
     assert list(rows[0]) == list(wanted[0]) == ["id", "label"]
 
 
+def test_the_plots_and_tables_of_a_workspace_inside_the_folder_are_not_read(histo, tmp_path):
+    write_images(histo, tmp_path / "tumor", 3)
+    write_images(histo, tmp_path / "normal", 3)
+    write_images(histo, histo.root / "plots", 2)
+    assert len(histo("predict", tmp_path, "--device", "cpu").stdout.splitlines()) == 1 + 6
+    result = histo("download", "--source", "folder", "--from", tmp_path, "--name", "mine")
+    assert "balanced.csv" not in result.stderr
+    assert len((histo.root / "manifests" / "mine.csv").read_text().splitlines()) == 1 + 6
+
+
 def test_a_closed_pipe_ends_predict_without_an_error(histo, images):
     line = [sys.executable, "-m", "histocli", *histo.line([*PREDICT, "--batch-size", 1, images, "synthetic"])]
     with subprocess.Popen(line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
