@@ -57,6 +57,7 @@ def test_importing_the_cli_loads_nothing_heavy():
         (["plot", "--kind", "explain", "--", ""], "an argument is empty"),
         (["download", "--source", "folder", "--from", ""], "the value of --from is empty"),
         (["report", "--maps="], "the value of --maps is empty"),
+        (["-w", "", "data"], "the value of -w is empty"),
     ],
 )
 def test_an_empty_value_is_not_the_current_folder(histo, tmp_path, monkeypatch, args, what):

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any, TypeVar
@@ -99,6 +100,7 @@ class Application(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an exception is printed as an error and becomes an exit code (see errors.py)."""
         try:
+            _refuse_empty_values(ctx.meta[_ARGUMENTS])
             return super().invoke(ctx)
         except HistoError as error:
             _print_traceback(error)
@@ -138,7 +140,6 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the command line; a wrong option or value is answered with the one that was probably meant."""
-        _refuse_empty_values(args)
         given = list(args)  # parsing empties `args`
         try:
             return super().parse_args(ctx, args)
@@ -172,8 +173,8 @@ class Command(TyperCommand):
 
 def _refuse_empty_values(args: list[str]) -> None:
     """Raise `UsageError` for an empty value, which as a path would be the current folder."""
-    for before, word in zip(["", *args], args, strict=False):
-        option = before if not word else word.removesuffix("=")
+    for before, word in pairwise(["", *args]):
+        option = word.removesuffix("=") or before
         if not word or (word.startswith("--") and word.find("=") == len(word) - 1):
             what = f"the value of {option}" if option.startswith("-") and option != "--" else "an argument"
             raise UsageError(f"{what} is empty", "perhaps a variable of the shell is not set; . is the current folder")
