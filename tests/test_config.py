@@ -1,4 +1,4 @@
-"""Each default is defined once: the command line, the Python API and docs/cli.md take it from config.py."""
+"""Each default is defined once: the command line, the Python API and docs/cli.md take it from histocli.config."""
 
 import inspect
 import re
@@ -10,6 +10,7 @@ from typing import get_type_hints
 import pytest
 import typer
 
+import histocli.config
 from histocli import api
 from histocli.cli import app
 from histocli.config import (
@@ -135,6 +136,13 @@ def test_load_has_the_defaults_of_predict():
     parameters = inspect.signature(api.load).parameters
     for name in ("tta", "uncalibrated", "prevalence", "device", "precision", "batch_size"):
         assert parameters[name].default == getattr(PredictConfig, name)
+
+
+def test_other_modules_import_the_dataclasses_from_histocli_config():
+    folder = Path(histocli.config.__file__).parent
+    files = [path for path in folder.parent.rglob("*.py") if path.parent != folder]
+    assert len(files) > 200
+    assert [path for path in files if "histocli.config." in path.read_text(encoding="utf-8")] == []
 
 
 def test_every_command_that_computes_has_a_dataclass():

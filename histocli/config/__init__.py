@@ -1,0 +1,53 @@
+"""The options of each command, as one frozen dataclass per command. The values that they take are in `histocli.enums`.
+
+Every default is defined in these classes, once: the command line and the Python API take theirs from them. Other
+modules import them from here. This is cheap, so that `histo --help` and TAB answer at once.
+"""
+
+from histocli.config.balance import SUBSET, BalanceConfig
+from histocli.config.plots import PlotConfig, ReportConfig
+from histocli.config.scoring import (
+    CHECKPOINT,
+    FOLDER_OPTIONS,
+    PATCH_MPP,
+    EvalConfig,
+    ExportConfig,
+    PredictConfig,
+    SlideEvalConfig,
+)
+from histocli.config.training import (
+    BATCH_SIZE,
+    GPU_BATCH_PATCHES,
+    GPU_BATCH_SIZE,
+    LEARNING_RATE,
+    MAX_LORA,
+    PACKAGED_ARCH,
+    RunConfig,
+    TrainConfig,
+    default_batch_size,
+)
+from histocli.config.tuning import TuneConfig
+
+__all__ = [
+    "BATCH_SIZE",
+    "CHECKPOINT",
+    "FOLDER_OPTIONS",
+    "GPU_BATCH_PATCHES",
+    "GPU_BATCH_SIZE",
+    "LEARNING_RATE",
+    "MAX_LORA",
+    "PACKAGED_ARCH",
+    "PATCH_MPP",
+    "SUBSET",
+    "BalanceConfig",
+    "EvalConfig",
+    "ExportConfig",
+    "PlotConfig",
+    "PredictConfig",
+    "ReportConfig",
+    "RunConfig",
+    "SlideEvalConfig",
+    "TrainConfig",
+    "TuneConfig",
+    "default_batch_size",
+]
