@@ -1,43 +1,29 @@
-"""The application: its root options, how commands are registered, and how errors become messages and exit codes."""
+"""The application: its root options, how commands are registered, and their help texts."""
 
-import os
 import re
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from histocli import __version__
+from histocli.cli.failures import print_failure
 from histocli.cli.suggestions import suggest, suggest_command
-from histocli.compute.memory import is_out_of_memory
 from histocli.compute.rendezvous import rank
 from histocli.console import Reporter
-from histocli.errors import (
-    EXIT_BUG,
-    EXIT_FAILURE,
-    EXIT_PARTIAL,
-    EXIT_USAGE,
-    HistoError,
-    PartialError,
-    UsageError,
-)
+from histocli.errors import EXIT_FAILURE, UsageError
 from histocli.signals import Stopped
-from histocli.stdio import discard, stdout_error
+from histocli.stdio import stdout_error
 from histocli.text import printable
-from histocli.workspace import Workspace, default_workspace, user_folder
+from histocli.workspace import Workspace, default_workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _ARGUMENTS = "histocli.arguments"  # in a context's `meta`: the whole command line
-_EXIT_PIPE = 141  # the exit code of a program that writes to a closed pipe: 128 + SIGPIPE
 
 
 @dataclass(frozen=True)
@@ -98,41 +84,17 @@ class Application(TyperGroup):
             raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; an exception is printed as an error and becomes an exit code (see errors.py)."""
+        """Run the command; an exception is printed as an error and becomes an exit code."""
         try:
             _refuse_empty_values(ctx.meta[_ARGUMENTS])
             return super().invoke(ctx)
-        except HistoError as error:
-            _print_traceback(error)
-            _find_reporter(ctx).error(error)
-            raise typer.Exit(_find_exit_code(error)) from error
-        except Stopped as stopped:
-            hint = str(stopped)
-            if _find_reporter(ctx).is_rank0:
-                _find_reporter(ctx).error(
-                    HistoError("stopped by a signal" + ("; the state is saved" if hint else ""), hint)
-                )
-            raise typer.Exit(stopped.exit_code) from stopped
-        except BrokenPipeError as error:
-            discard(sys.stdout)  # so that Python can flush it at exit
-            raise typer.Exit(_EXIT_PIPE) from error
         except (typer.Exit, typer.Abort):
             raise
-        except OSError as error:
-            _print_traceback(error)
-            reason = HistoError(f"{error.filename or 'the system'}: {error.strerror or error}")
-            _find_reporter(ctx).error(stdout_error() or reason)
-            raise typer.Exit(EXIT_FAILURE) from error
-        except Exception as error:
-            if not _is_unhandled(error):
+        except (Exception, Stopped) as error:
+            if isinstance(error, Exception) and hasattr(error, "exit_code"):  # a usage error, which Typer prints
                 _make_printable(error)
                 raise
-            _print_traceback(error)
-            if is_out_of_memory(error):
-                _find_reporter(ctx).error(HistoError("memory is full", "lower --batch-size, or --batch-size auto"))
-                raise typer.Exit(EXIT_FAILURE) from error
-            _find_reporter(ctx).error(HistoError(f"this is a bug in histo: {error!r}", _write_log(error)))
-            raise typer.Exit(EXIT_BUG) from error
+            raise typer.Exit(print_failure(error, _find_reporter(ctx))) from error
 
 
 class Command(TyperCommand):
@@ -258,12 +220,6 @@ def root(
     ctx.obj = State(workspace, Reporter(quiet=quiet, verbose=verbose, rank=rank()))
 
 
-def _find_exit_code(error: HistoError) -> int:
-    if isinstance(error, UsageError):
-        return EXIT_USAGE
-    return EXIT_PARTIAL if isinstance(error, PartialError) else EXIT_FAILURE
-
-
 def _find_workspace(ctx: Any) -> Workspace:
     return ctx.obj.workspace if isinstance(getattr(ctx, "obj", None), State) else default_workspace()
 
@@ -272,46 +228,8 @@ def _find_reporter(ctx: Any) -> Reporter:
     return ctx.obj.report if isinstance(ctx.obj, State) else Reporter()
 
 
-def _is_unhandled(error: Exception) -> bool:
-    """Return whether typer does not handle this error itself, as it does its usage errors and exits."""
-    return not hasattr(error, "exit_code")
-
-
-def _print_traceback(error: Exception) -> None:
-    """Print the traceback if HISTO_DEBUG asks for it."""
-    if os.environ.get("HISTO_DEBUG") == "1":
-        traceback.print_exception(error)
-
-
 def _make_printable(error: Exception) -> None:
     """Escape control characters in the message of a usage error, which repeats what the user, or a `*`, wrote."""
     message = getattr(error, "message", None)
     if isinstance(message, str):
         error.message = "\n".join(map(printable, message.split("\n")))  # type: ignore[attr-defined]
-
-
-def _write_log(error: Exception) -> str:
-    """Write the traceback to a new file in the log folder, or where temporary files are, and say where it is.
-
-    If neither can be written, it is printed.
-    """
-    text = "".join(traceback.format_exception(error))
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    for folder in (_find_log_folder, lambda: Path(gettempdir())):
-        try:
-            path = folder() / f"histo-{name}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
-        except OSError:
-            continue
-        return f"its traceback is in {path}"
-    return f"no log file can be written; its traceback is: {text}"
-
-
-def _find_log_folder() -> Path:
-    """Return the folder for log files, or raise `FileNotFoundError`."""
-    from platformdirs import user_log_path
-
-    if (path := user_folder(user_log_path)) is None:
-        raise FileNotFoundError("this user has no home folder")
-    return path
