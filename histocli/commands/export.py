@@ -17,10 +17,11 @@ from histocli.inference.forward import compute_log_odds
 from histocli.metrics.calibration import compute_probabilities
 from histocli.metrics.curves import Floats
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from histocli.models.export import Probability, require_packages
+from histocli.models.export import Probability
 from histocli.models.export import export as write
 from histocli.models.wsinfer import write_wsinfer
 from histocli.outputs import check_output, output_path
+from histocli.packages import require_packages
 from histocli.sources import Pixels
 from histocli.sources.synthetic import SyntheticSource
 from histocli.workspace import Workspace, atomic_folder
@@ -49,7 +50,8 @@ def export(workspace: Workspace, config: ExportConfig) -> Export:
         HistoError: the checkpoint cannot be used, a package is missing, or the scores differ too much.
     """
     config.check()
-    require_packages(config.format)
+    if config.format is ExportFormat.ONNX:
+        require_packages("--format onnx", "onnx", "onnxscript", "onnxruntime", extra="onnx")
     source = find_checkpoint(workspace, config.ckpt)
     if config.out is not None and config.format is not ExportFormat.WSINFER:  # which writes a new folder
         check_output(config.out, workspace, [source], is_zip=True)

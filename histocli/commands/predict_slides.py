@@ -23,7 +23,7 @@ from histocli.listeners import SlideListener
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.plots import write_heatmap_picture, write_tissue
-from histocli.slides.reading import open_slide, require_packages
+from histocli.slides.reading import open_slide, require_slide_packages
 from histocli.slides.records import (
     FAILED,
     FILE,
@@ -258,7 +258,7 @@ def _check_options(config: PredictConfig, n_slides: int) -> Path:
         raise UsageError("--mask and --no-mask exclude each other", "leave one of them out")
     _check_mask(config.mask, n_slides)
     checkpoints.check_options(config)
-    require_packages()
+    require_slide_packages()
     return config.out
 
 

@@ -5,7 +5,6 @@ import shutil
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from histocli.compute.device import compute_settings
@@ -14,6 +13,7 @@ from histocli.compute.rendezvous import is_distributed
 from histocli.config import BATCH_SIZE, RunConfig, TuneConfig
 from histocli.errors import HistoError, UsageError
 from histocli.models.encoders import find_short_name
+from histocli.packages import require_packages
 from histocli.reports.tune import FINISHED, TrialReport, TuneReport, compare_trials, write_tune
 from histocli.signals import Stopped, StopRequest, stop_request
 from histocli.training.listeners import Listener
@@ -68,8 +68,7 @@ def tune(
     """
     if is_distributed():
         raise UsageError("histo tune cannot run under torchrun", "start histo tune several times: they share the study")
-    if find_spec("optuna") is None:
-        raise HistoError("histo tune needs the package optuna", "pip install 'histocli[tune]'")
+    require_packages("histo tune", "optuna", extra="tune")
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -36,13 +35,6 @@ class Probability(nn.Module):
         logits = self.model(images)
         log_odds = logits[:, 1] - logits[:, 0]
         return torch.sigmoid(log_odds / self.temperature), log_odds
-
-
-def require_packages(format: ExportFormat) -> None:
-    """Raise `HistoError` if a package that the format needs is not installed."""
-    absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if format is ExportFormat.ONNX and absent:
-        raise HistoError(f"--format onnx needs {' and '.join(absent)}", "pip install 'histocli[onnx]'")
 
 
 def export(module: Probability, format: ExportFormat, path: Path, facts: dict[str, str]) -> Exported:

@@ -3,11 +3,11 @@
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from histocli.errors import HistoError, first_line
+from histocli.packages import require_packages
 
 _LOGIN = "hf auth login"  # huggingface-cli login in older versions of huggingface_hub
 _CONNECT_SECONDS = 5
@@ -15,8 +15,7 @@ _CONNECT_SECONDS = 5
 
 def require_timm(arch: str) -> None:
     """Raise `HistoError` if timm is not installed, which builds the network `arch`."""
-    if find_spec("timm") is None:
-        raise HistoError(f"{arch} needs the package timm", "pip install 'histocli[timm]'")
+    require_packages(arch, "timm", extra="timm")
 
 
 @contextmanager

@@ -16,12 +16,12 @@ _GENERIC_TIFF = "generic-tiff"  # OpenSlide's name of a TIFF that no scanner wro
 _TILE = 512  # pixels: the side of the squares that are read at once if a level has no tiles
 
 
-def require_packages() -> None:
+def require_slide_packages() -> None:
     """Raise `HistoError` if a package of the extra `slides` is not installed."""
     for name in ("openslide", "tifffile"):
         try:
             import_module(name)
-        except ModuleNotFoundError:
+        except ModuleNotFoundError:  # openslide raises it too if its C library is missing
             raise HistoError(f"whole slides need the package {name}", INSTALL) from None
 
 
@@ -31,7 +31,7 @@ def open_slide(path: Path) -> Slide:
     Raises:
         HistoError: the file is not a slide or is damaged, or the extra `slides` is not installed.
     """
-    require_packages()
+    require_slide_packages()
     import openslide
 
     try:

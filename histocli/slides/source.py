@@ -15,7 +15,7 @@ from histocli.slides import PATCH_MPP
 from histocli.slides.annotations import TumourAreas, check_inside, label_squares, read_tumour
 from histocli.slides.detection import SlideFile, find_slides
 from histocli.slides.grid import Grid, Mask
-from histocli.slides.reading import open_slide, require_packages
+from histocli.slides.reading import open_slide, require_slide_packages
 from histocli.slides.resolution import GivenResolutions, read_resolutions
 from histocli.slides.scoring import plan_slide, read_patches
 from histocli.slides.slide_files import describe_others, find_annotation
@@ -90,7 +90,7 @@ class SlidesSource:
         for name in locations:
             if not Path(name).exists():
                 raise HistoError(f"there is no file or folder {name}", "give a folder of slides with --from")
-        require_packages()
+        require_slide_packages()
         if not annotations.is_dir():
             raise UsageError(f"--annotations {annotations} is not a folder", "give the folder of the annotations")
         found = find_slides(locations)
@@ -223,7 +223,7 @@ class SyntheticSlidesSource(SlidesSource):
 
     def fetch(self) -> None:
         """Draw the slides that are missing, and choose the patches."""
-        require_packages()
+        require_slide_packages()
         for plan, slide in zip(self.plans, self.slides, strict=True):
             path = slide.file.path
             if path.is_file() and not self.context.force:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histocli.errors import HistoError
+from histocli.packages import require_packages
 from histocli.sources.array_tables import LABEL_TITLES, format_value, make_unique_titles, write_csv
 from histocli.sources.class_names import split_of
 from histocli.sources.files import File, MadeTable
@@ -29,11 +30,10 @@ def list_parquet(name: str, open_file: Open) -> list[File]:
     Raises:
         HistoError: pyarrow is not installed, or there is no column of images.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise HistoError(f"reading {name} needs pyarrow", "pip install pyarrow") from error
+    require_packages(f"reading {name}", "pyarrow", extra="parquet")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         table = pq.ParquetFile(open_file())
         schema = table.schema_arrow

@@ -1,10 +1,9 @@
 """Every tracker, by its name."""
 
 from collections.abc import Iterable
-from importlib.util import find_spec
 
 from histocli.enums import Track
-from histocli.errors import HistoError
+from histocli.packages import require_packages
 from histocli.trackers.base import Tracker
 from histocli.trackers.mlflow import MLflowTracker
 from histocli.trackers.tensorboard import TensorBoardTracker
@@ -18,10 +17,7 @@ def check_packages(track: Iterable[Track]) -> None:
         HistoError: one is not installed.
     """
     for kind in track:
-        if find_spec(kind.value) is None:
-            raise HistoError(
-                f"--track {kind.value} needs the package {kind.value}", f"pip install 'histocli[{kind.value}]'"
-            )
+        require_packages(f"--track {kind.value}", kind.value, extra=kind.value)
 
 
 def make_tracker(kind: Track) -> Tracker:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 import warnings
 from dataclasses import replace
 
@@ -100,9 +101,9 @@ def sha256_of(name, histo):
 
 
 def test_a_missing_package_is_named(histo, tmp_path, monkeypatch):
-    monkeypatch.setattr(histocli.models.export, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
     error, hint = histo.fails("export", "--out", tmp_path / "model.onnx")
-    assert error == "--format onnx needs onnxscript"
+    assert error == "--format onnx needs the package onnxscript"
     assert hint == "pip install 'histocli[onnx]'"
     assert list(tmp_path.glob("*.onnx")) == []
 

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sqlite3
+import sys
 from contextlib import closing
 
 import numpy as np
@@ -260,7 +261,7 @@ def test_impossible_folds_and_names_in_use_start_nothing(histo):
 
 
 def test_without_optuna_one_line_says_what_to_install(histo, monkeypatch):
-    monkeypatch.setattr("histocli.commands.tune.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "optuna", None)
     assert histo.fails("tune", "--trials", 1) == (
         "histo tune needs the package optuna",
         "pip install 'histocli[tune]'",

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from histocli.architectures import ENCODERS, Encoder
-from histocli.config import Weights
+from histocli.enums import Weights
 from histocli.errors import HistoError
 from histocli.models import create_model, rebuild_model
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint

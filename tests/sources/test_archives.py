@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import random
+import sys
 import tarfile
 
 import numpy as np
@@ -421,10 +422,19 @@ def test_the_parquet_of_hugging_face_is_read(tmp_path):
     assert np.array_equal([patch.load() for patch in patches], PIXELS[[4, 5, 0, 1, 2, 3]])
 
 
-def test_parquet_without_images_or_pyarrow_is_refused(tmp_path):
+def test_a_damaged_parquet_file_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
     (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
-    with pytest.raises(HistoError, match=r"x\.parquet"):
+    with pytest.raises(HistoError, match=r"cannot read .*x\.parquet"):
         list_files(tmp_path / "x.parquet")
+
+
+def test_a_parquet_file_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(HistoError, match=r"^reading .*x\.parquet needs the package pyarrow$") as caught:
+        list_files(tmp_path / "x.parquet")
+    assert caught.value.hint == "pip install 'histocli[parquet]'"
 
 
 @pytest.mark.parametrize("suffix", MODES)

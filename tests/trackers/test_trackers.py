@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import sys
 
 import cv2
 import numpy as np
@@ -218,7 +219,7 @@ def test_pictures_that_cannot_be_drawn_do_not_stop_the_training(histo, monkeypat
 
 
 def test_a_missing_package_is_named_before_the_training(histo, monkeypatch):
-    monkeypatch.setattr("histocli.trackers.registry.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     error, hint = histo.fails(*RUN, "--track", "wandb")
     assert (error, hint) == ("--track wandb needs the package wandb", "pip install 'histocli[wandb]'")
     assert not (histo.root / "runs" / "tracked").exists()

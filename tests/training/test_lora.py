@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from histocli.commands.train import train
-from histocli.config import Augment, Device, Precision, RunConfig, TrainConfig
+from histocli.config import RunConfig, TrainConfig
+from histocli.enums import Augment, Device, Precision
 from histocli.errors import HistoError, UsageError
 from histocli.models import create_model
 from histocli.models.checkpoint import load_checkpoint
