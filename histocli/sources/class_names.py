@@ -1,9 +1,10 @@
 """Find the labels and splits in names such as `no_tumor` and `val`."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
-from histocli.errors import UsageError
+from histocli.errors import HistoError, UsageError
 
 _WORDS = {
     "negative": "negative neg",
@@ -27,10 +28,13 @@ _EXACT_NAMES |= {"falsch": 0, "wahr": 1, "faux": 0, "vrai": 1, "falso": 0, "verd
 _EXACT_NAMES |= {"onwaar": 0, "waar": 1}
 _ORDER_PREFIX = re.compile(r"^[a-z0-9]_(?=[a-z]{2})")  # sorts the folders: `a_no_tumor`, `1_tumor`
 
+EVALUATION = "eval"  # some data sets call their test split so, others their validation split
+
 _SPLITS = {
     "train": "train training",
     "valid": "val valid validation dev",
     "test": "test testing holdout hold_out heldout held_out",
+    EVALUATION: "eval evaluation",
 }
 _SPLIT_OF = {name: split for split, names in _SPLITS.items() for name in names.split()}
 _SPLIT_ENDING = re.compile(r"_?(dir|data|dataset|set|split|folder|images|imgs|patches|\d+_of_\d+|\(?\d\d?\)?)$")
@@ -39,6 +43,13 @@ _SPLIT_ORDER_PREFIX = re.compile(r"^\d\d?_")  # a number that sorts the folders:
 SPLIT_NAMES = "train, val (or valid, validation, dev) and test (or testing, holdout)"
 _NUMBER = re.compile(r"-?\d{1,15}(\.0)?")
 _MAX_NAMES_SHOWN = 12  # the names of folders that a message lists
+
+
+class SplitError(HistoError):
+    """The splits of images are not understood, or they contradict each other.
+
+    This is always an error, because test images could be used for training.
+    """
 
 
 def parse_classes(options: Sequence[str]) -> dict[str, int]:
@@ -106,7 +117,7 @@ def _label_of_kinds(kinds: set[str]) -> int | None:
 
 
 def split_of(name: str) -> str:
-    """Return the split that the name of a folder means: train, valid, test, or ""."""
+    """Return the split that the name of a folder means: train, valid, test, `EVALUATION`, or ""."""
     text = _SPLIT_ORDER_PREFIX.sub("", _normalise(name))
     return _SPLIT_OF.get(text) or _SPLIT_OF.get(_SPLIT_ENDING.sub("", text)) or ""
 
@@ -126,7 +137,8 @@ def format_classes_option(names: Iterable[str]) -> str:
     """Return the options `--classes` for some names of classes, for the user to check.
 
     The lowest of several numbers is negative, the others are positive. Names that are not understood are put on the
-    side that would be empty, or are dropped; if no name is understood, NAME is written instead.
+    side that would be empty, or are dropped. If none of two names is understood, the options are returned both ways
+    round; if none of more names is understood, NAME is written instead.
     """
     names = sorted(set(names), key=_natural_sort_key)
     sides: dict[int, list[str]] = {0: [], 1: []}
@@ -140,8 +152,14 @@ def format_classes_option(names: Iterable[str]) -> str:
     for label in (0, 1):
         if rest and not sides[label] and sides[1 - label]:
             sides[label] = rest
-    shown = {label: ",".join(sides[label]) or "NAME" for label in (0, 1)}
-    quoted = {label: f"'{text}'" if " " in text else text for label, text in shown.items()}
+    if len(names) == 2 and not sides[0] + sides[1]:
+        return f"{_format_sides(names[0], names[1])}, or {_format_sides(names[1], names[0])}"
+    return _format_sides(*(",".join(sides[label]) or "NAME" for label in (0, 1)))
+
+
+def _format_sides(negative: str, positive: str) -> str:
+    """Return the options `--classes` for the names of two classes, quoted for a shell where it is needed."""
+    quoted = [text if re.fullmatch(r"[\w.,+-]+", text) else shlex.quote(text) for text in (negative, positive)]
     return f"--classes negative={quoted[0]} --classes positive={quoted[1]}"
 
 
@@ -157,7 +175,7 @@ def has_other_label(name: str, above: str, label: int) -> bool:
 
 
 def find_split_in_stem(stem: str) -> str:
-    """Return the split that the first or the last word of a file name means: train, valid, test, or ""."""
+    """Return the split that the first or the last word of a file name means: as `split_of`."""
     words = _normalise(stem).split("_")
     return _SPLIT_OF.get(words[0]) or _SPLIT_OF.get(words[-1]) or ""
 
@@ -175,6 +193,19 @@ def _suggest(name: str) -> int | None:
     if words & {"n", "normal", "norm", "benign", "healthy"}:
         return 0
     return 1 if words & {"aca", "scc", "situ", "invasive", "dcis", "tumor", "tumour", "carcinoma"} else None
+
+
+def replace_evaluation(splits: Mapping[str, str]) -> dict[str, str]:
+    """Return the splits with `EVALUATION` replaced by what it means among them: test, or valid beside test.
+
+    Raises:
+        SplitError: there are valid and test besides.
+    """
+    others = set(splits.values())
+    if EVALUATION in others and {"valid", "test"} <= others:
+        raise SplitError("the splits val, test and eval cannot all be used", "rename eval to val or test, or remove it")
+    meaning = {EVALUATION: "valid" if "test" in others else "test"}
+    return {key: meaning.get(split, split) for key, split in splits.items()}
 
 
 def find_unknown_splits(names: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ from histocli.sources.class_names import (
     format_classes_option,
     has_other_label,
     label_of,
+    replace_evaluation,
     split_and_class_of,
     split_of,
 )
@@ -70,12 +71,13 @@ def read_splits(paths: Iterable[str]) -> dict[str, str]:
     if len(set(both.values())) < 2:  # a single folder `test_positive` may be the result of a test
         both = {}
     by_folder = {folder: _find_split_of_path(folder, both) for folder in folders}
+    by_folder = replace_evaluation(by_folder)
     return {path: split for path in paths if (split := by_folder[path.rpartition("/")[0]])}
 
 
 def read_splits_in_names(paths: Iterable[str]) -> dict[str, str]:
     """Return the splits in file names such as `train_001.png` and `test_002.png`; {} unless all names have one."""
-    splits = {path: find_split_in_stem(split_suffix(path)[0]) for path in paths}
+    splits = replace_evaluation({path: find_split_in_stem(split_suffix(path)[0]) for path in paths})
     return splits if len(set(splits.values())) > 1 and all(splits.values()) else {}
 
 

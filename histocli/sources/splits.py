@@ -5,8 +5,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from histocli.errors import HistoError
-from histocli.sources.class_names import SPLIT_NAMES, describe_counts, find_unknown_splits, split_of
+from histocli.sources.class_names import (
+    EVALUATION,
+    SPLIT_NAMES,
+    SplitError,
+    describe_counts,
+    find_unknown_splits,
+    replace_evaluation,
+    split_of,
+)
 from histocli.sources.files import File, read_bytes
 from histocli.sources.matching import ImageIndex
 from histocli.sources.tables import PatchTable
@@ -23,18 +30,11 @@ _SHORT_SPLIT_NAMES = {
     "tst": "test",
 }
 _FLAG_COLUMN = re.compile(
-    r"(is_?)?(train|training|val|valid|validation|test|testing|holdout|hold_out|held_out)(_?set)?"
+    r"(is_?)?(train|training|val|valid|validation|test|testing|holdout|hold_out|held_out|eval|evaluation)(_?set)?"
 )
 _FLAG_VALUES = {"0", "1", "0.0", "1.0", "true", "false", "yes", "no", "t", "f", "y", "n", ""}
 _MAX_WORDS = 8  # different words in a column of splits
 _LIST_SUFFIX = re.compile(r"\.(txt|lst|list|csv|tsv)$", re.IGNORECASE)
-
-
-class SplitError(HistoError):
-    """The splits of images are not understood, or they contradict each other.
-
-    This is always an error, because test images could be used for training.
-    """
 
 
 def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None, list[str]]:
@@ -55,6 +55,7 @@ def read_split_column(table: PatchTable, given: str | None) -> tuple[str | None,
         return None, []
     texts = table.columns[column]
     splits = {text: _SHORT_SPLIT_NAMES.get(text.strip().lower()) or split_of(text) for text in set(texts)}
+    splits = replace_evaluation(splits)
     for row, text in enumerate(texts):
         if text and not splits[text]:
             raise SplitError(
@@ -95,7 +96,7 @@ def _check_flags(table: PatchTable) -> None:
 
 
 def find_split_of_table(name: str) -> str:
-    """Return the split in the name of a table such as `test_labels.csv`: train, valid, test, or ""."""
+    """Return the split in the name of a table such as `test_labels.csv`, as `split_of`; "" if there are several."""
     stem = name.rpartition("/")[2].lower()
     stem = re.sub(r"\.gz$", "", stem).rpartition(".")[0]
     found = {split_of(word) for word in re.split(r"[\W_]+", stem)} - {""}
@@ -111,19 +112,18 @@ def read_lists(others: Iterable[File], index: ImageIndex) -> tuple[dict[str, str
         SplitError: an image is in the lists of two splits.
     """
     lists = [file for file in others if _LIST_SUFFIX.search(file.name) and find_split_of_table(file.name)]
-    if len({find_split_of_table(file.name) for file in lists}) < 2:
-        return {}, set()
-    splits: dict[str, str] = {}
-    used = set()
-    for file in lists:
+    images_of = {}
+    for file in lists if len({find_split_of_table(file.name) for file in lists}) > 1 else []:
         text = io.TextIOWrapper(io.BytesIO(read_bytes(file)), "utf-8-sig", "replace").read()
         ids = [re.split(r"[,;\t]", line)[0].strip().strip('"') for line in text.splitlines() if line.strip()]
         matched = index.match(ids).rows or index.match([re.split(r"\s", key)[0] for key in ids]).rows
-        for image in matched:
-            _set_split(splits, image, find_split_of_table(file.name), "the lists")
         if matched:
-            used.add(file.name)
-    return splits, used
+            images_of[file.name] = list(matched)
+    splits: dict[str, str] = {}
+    for name, split in replace_evaluation({name: find_split_of_table(name) for name in images_of}).items():
+        for image in images_of[name]:
+            _set_split(splits, image, split, "the lists")
+    return splits, set(images_of)
 
 
 class SplitFinder:
@@ -164,8 +164,10 @@ class SplitFinder:
             SplitError: an image is in two splits, or a folder and a table contradict each other.
         """
         notes = []
-        if len({split for _, split, _ in self._named}) > 1:
-            for name, split, images in self._named:
+        split_of_table = replace_evaluation({name: split for name, split, _ in self._named})
+        if len(set(split_of_table.values())) > 1:
+            for name, _, images in self._named:
+                split = split_of_table[name]
                 for image in images:
                     _set_split(self.splits, image, split, "the tables")
                 notes.append(f"split {split}: {format_count(len(images), 'image')} of {name}")
@@ -194,8 +196,9 @@ def _check_folders(splits: Mapping[str, str]) -> None:
         SplitError: an image has another split.
     """
     for image, split in splits.items():
-        folder_splits = {split_of(part) for part in image.split("/")[:-1]} & {"valid", "test"}
-        if folder_splits and split not in folder_splits:
+        folder_splits = {split_of(part) for part in image.split("/")[:-1]} - {"", "train"}
+        allowed = folder_splits | ({"valid", "test"} if EVALUATION in folder_splits else set())
+        if folder_splits and split not in allowed:
             raise SplitError(
                 f"the table and the folders have different splits for {image}: it is {split} in the table",
                 "move the image, or correct the table",

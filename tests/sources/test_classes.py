@@ -43,7 +43,8 @@ def test_the_label_in_the_name_of_a_class(name, label):
         ("train Training TRAIN train_dir train-set training_images train-00000-of-00002 train1 1_train", "train"),
         ("val valid Validation val_dir dev", "valid"),
         ("test Testing test_set holdout hold-out held_out test-2 02_test", "test"),
-        ("latest contest tested trains evaluation 0 tumor", ""),
+        ("eval Evaluation eval_set 3_eval", "eval"),
+        ("latest contest tested trains evaluated 0 tumor", ""),
     ],
 )
 def test_the_split_in_the_name_of_a_folder(names, split):
@@ -177,7 +178,10 @@ def test_the_classes_option_with_names_that_do_not_exist_is_refused(options, mes
 
 
 def test_the_classes_option_gives_unknown_names_a_label():
-    assert format_classes_option(["a b", "c"]) == "--classes negative=NAME --classes positive=NAME"
+    assert format_classes_option(["a", "b", "c"]) == "--classes negative=NAME --classes positive=NAME"
+    assert format_classes_option(["c", "a b"]) == (
+        "--classes negative='a b' --classes positive=c, or --classes negative=c --classes positive='a b'"
+    )
     assert format_classes_option(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
 
 
@@ -286,7 +290,7 @@ def test_labels_at_the_end_of_every_file_name(tmp_path):
     assert {label for label, _ in found.values()} == {None}
 
 
-@pytest.mark.parametrize("other", ["eval", "extra", "3"])
+@pytest.mark.parametrize("other", ["evals", "extra", "3"])
 def test_a_folder_beside_train_that_is_not_a_split_is_an_error(tmp_path, other):
     names = [
         f"{split}/{side}/{i}.tif" for i, split in enumerate(("train", "dev", other)) for side in ("normal", "tumor")
@@ -298,6 +302,45 @@ def test_a_folder_beside_train_that_is_not_a_split_is_an_error(tmp_path, other):
     ]
     with pytest.raises(HistoError, match=f"the folder {other} is beside dev and train"):
         pack(tmp_path / "below", *below)
+
+
+@pytest.mark.parametrize(
+    ("others", "meaning"),
+    [((), "test"), (("val",), "test"), (("test",), "valid")],
+)
+@pytest.mark.parametrize("form", ["{split}/{side}/{split}{side}.tif", "{side}/{split}-{side}.tif", "table", "lists"])
+def test_eval_is_the_test_split_or_beside_test_the_validation_split(tmp_path, others, meaning, form):
+    splits = ("train", "eval", *others)
+    paths = {
+        (form if "{" in form else "{side}/{split}_of_{side}s.tif").format(split=split, side=side): split
+        for split in splits
+        for side in ("normal", "tumor")
+    }
+    (tmp_path / "x").mkdir()
+    if form == "table":
+        rows = "".join(f"{path},{int('tumor' in path)},{split}\n" for path, split in paths.items())
+        (tmp_path / "x" / "labels.csv").write_text("path,label,split\n" + rows)
+    if form == "lists":
+        for split in splits:
+            (tmp_path / "x" / f"{split}.txt").write_text("\n".join(p for p, s in paths.items() if s == split))
+        (tmp_path / "x" / "test.csv").write_text("metric\n0.5\n")
+    found, _ = pack(tmp_path / "x", *paths)
+    wanted = {"eval": meaning, "val": "valid"}
+    assert {path: split for path, (_, split) in found.items()} == {
+        path: wanted.get(split, split) for path, split in paths.items()
+    }
+
+
+@pytest.mark.parametrize("form", ["folders", "table"])
+def test_eval_beside_val_and_test_is_an_error(tmp_path, form):
+    splits = ("train", "val", "test", "eval")
+    names = [f"{split}/tumor/{split}.tif" if form == "folders" else f"tumor/{split}_x.tif" for split in splits]
+    (tmp_path / "x").mkdir()
+    if form == "table":
+        rows = "".join(f"{name},1,{split}\n" for name, split in zip(names, splits, strict=True))
+        (tmp_path / "x" / "labels.csv").write_text("path,label,split\n" + rows)
+    with pytest.raises(HistoError, match="the splits val, test and eval cannot all be used"):
+        pack(tmp_path / "x", *names)
 
 
 def test_a_test_folder_beside_class_folders_and_patients_is_read(tmp_path):

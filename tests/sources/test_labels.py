@@ -242,10 +242,10 @@ def test_a_workbook_is_named_and_a_table_in_gzip_is_read(tmp_path):
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {}, labels=tmp_path / "l.csv.gz")) == FOUND
 
 
-@pytest.mark.parametrize("words", [("train", "dev", "eval"), ("train", "val", "2"), ("Test", "other", "Train")])
+@pytest.mark.parametrize("words", [("train", "dev", "evals"), ("train", "val", "2"), ("Test", "other", "Train")])
 def test_a_word_beside_splits_that_is_not_a_split_is_an_error(tmp_path, words):
     rows = "".join(f"{key},{i % 2},{word}\n" for i, (key, word) in enumerate(zip("abc", words, strict=True)))
-    with pytest.raises(HistoError, match=r"column split: '(eval|2|other)' is not a split"):
+    with pytest.raises(HistoError, match=r"column split: '(evals|2|other)' is not a split"):
         open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,split\n" + rows})
 
 
