@@ -137,7 +137,12 @@ class ExportConfig:
     format: ExportFormat = ExportFormat.ONNX
 
     def check(self) -> None:
-        """Raise `UsageError` if the suffix of `out` is that of another format."""
+        """Raise `UsageError` if `out` has another suffix than a file of the format; a folder may have any."""
         suffix = self.out.suffix.lower().removeprefix(".") if self.out else ""
         if suffix in set(ExportFormat) - {self.format}:
             raise UsageError(f"--out {self.out}: the format is {self.format}", f"add --format {suffix}, or rename it")
+        if suffix not in ("", self.format) and self.format is not ExportFormat.WSINFER:
+            raise UsageError(
+                f"--out {self.out}: {self.out.suffix if self.out else ''} is not the suffix of a network",
+                "--format onnx writes .onnx, --format pt2 writes .pt2, and --format wsinfer writes a folder",
+            )

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.errors import HistoError
+from histocli.sources.class_names import SplitError
 from histocli.sources.files import File, file_at
 from histocli.sources.matching import ImageIndex, Matched, check_unambiguous
-from histocli.sources.splits import SplitError, SplitFinder, find_split_of_table, read_split_column
+from histocli.sources.splits import SplitFinder, find_split_of_table, read_split_column
 from histocli.sources.table_files import peek_columns, read_patch_table
 from histocli.sources.tables import PatchTable, TableOptions, check_ids, is_rounded
 

@@ -137,6 +137,14 @@ def test_impossible_options_are_refused(histo, tmp_path):
     assert hint == "add --format pt2, or rename it"
 
 
+@pytest.mark.parametrize("options", [["x.txt"], ["model.v2"], ["x.pt", "--format", "pt2"], ["x.onnx.gz"]])
+def test_a_suffix_that_no_format_has_is_refused(histo, tmp_path, options):
+    error, hint = histo.fails("export", "--out", tmp_path / options[0], *options[1:], code=2)
+    assert error.endswith(f"{options[0]}: .{options[0].rpartition('.')[2]} is not the suffix of a network")
+    assert hint == "--format onnx writes .onnx, --format pt2 writes .pt2, and --format wsinfer writes a folder"
+    assert list(tmp_path.glob("*.*")) == []
+
+
 def test_a_wsinfer_folder_scores_as_predict_does(histo, tmp_path, warm):
     """Its keys are those that the schema of the WSInfer Model Zoo requires; softmax of its logits is the score."""
     checkpoint, images, expected = warm
