@@ -199,6 +199,7 @@ class _Inspector(pickle.Unpickler):
     def __init__(self, data: bytes, sizes: dict[str, int]) -> None:
         super().__init__(io.BytesIO(data))
         self.sizes, self.tensor_bytes = sizes, 0
+        self.types: dict[str, str] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the function or the placeholder that replaces a class in the pickle."""
@@ -218,6 +219,8 @@ class _Inspector(pickle.Unpickler):
             raise ValueError("a tensor's storage has another form than PyTorch's")
         if self.sizes.get(f"data/{key}") != numel * itemsize:
             raise ValueError("a tensor is larger or smaller than its member")
+        if self.types.setdefault(key, storage_type) != storage_type:  # PyTorch gives both tensors the first type
+            raise ValueError("two tensors of different types share a member")
         return Storage(numel, itemsize)
 
     def _check_tensor(

@@ -1,6 +1,7 @@
 """Harms that attacks with new variants found; those of the first attack are tested in the other files."""
 
 import os
+import struct
 import zlib
 
 import cv2
@@ -125,6 +126,15 @@ def with_more_pickle(good):
     return pack([(name, data + b"\x80\2}." if name.endswith("data.pkl") else data) for name, data in pairs])
 
 
+def with_two_types(good):
+    """The storage of one tensor, as bytes, is also that of another one, as floats: PyTorch would read bytes twice."""
+    pairs = members(save({**good, "training": {"a": torch.zeros(8, dtype=torch.uint8), "b": torch.zeros(2)}}))
+    last = sum("/data/" in name for name, _ in pairs) - 1  # the number of the storage of "b"
+    keys = [b"X" + struct.pack("<I", len(str(key))) + str(key).encode() for key in (last, last - 1)]
+    assert sum(data.count(keys[0]) for name, data in pairs if name.endswith("data.pkl")) == 1
+    return pack([(name, data.replace(*keys) if name.endswith("data.pkl") else data) for name, data in pairs])
+
+
 def with_attributes(good):
     name = next(iter(good["model"]))
     return save({**good, "model": good["model"] | {name: torch._neg_view(good["model"][name])}})
@@ -158,6 +168,7 @@ CHECKPOINTS = {
     "epoch -1": (lambda good: save({**good, "epoch": -1}), "epoch"),
     "another field": (lambda good: save({**good, "surprise": 1}), "it has the field 'surprise'"),
     "two pickles": (with_more_pickle, "its data.pkl has bytes after its end"),
+    "two types of one storage": (with_two_types, "two tensors of different types share a member"),
     "attributes": (with_attributes, "a tensor has hooks or attributes"),
 }
 
