@@ -1,12 +1,14 @@
 """Compare the appearance of the patches that are scored with that of the training patches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from histocli.data.quality import Reference, measure_appearance
-from histocli.schema import Count
+from histocli.schema import Count, Range
 from histocli.sources import Pixels
 
 _SAMPLE_SIZE = 300  # patches to measure
@@ -28,7 +30,7 @@ class Likeness:
 
     measured: Count = 0
     beyond: Count = 0
-    expected: float = 0.0
+    expected: Annotated[float, Range(0, math.inf)] = 0.0
     focus: float = 0.0
 
     def __add__(self, other: "Likeness") -> "Likeness":

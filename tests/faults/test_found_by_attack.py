@@ -151,7 +151,24 @@ def with_changed(good, name, change):
     return {**good, "validation": {**good["validation"], name: change(good["validation"][name])}}
 
 
+def with_appearance(**changes):
+    """Return a function that writes a checkpoint whose training patches have another appearance."""
+    return lambda good: save({**good, "appearance": good["appearance"] | changes})
+
+
 CHECKPOINTS = {
+    "appearance of 5 colours": (with_appearance(colour_mean=[0.5] * 5), "does not have 6 colours"),
+    "appearance of texts": (
+        with_appearance(colour_mean=["0.5"] * 6),
+        "colour_mean[0] is '0.5', not a number",
+    ),
+    "appearance NaN": (with_appearance(focus_mean=float("nan")), "the field focus_mean is nan, not a number"),
+    "appearance without deviation": (with_appearance(focus_deviation=0.0), "the field focus_deviation is 0.0, not"),
+    "appearance of large colours": (with_appearance(colour_mean=[1e200] * 6), "has colours that are too large"),
+    "appearance without distances": (
+        with_appearance(colour_precision=[[-1.0] * 6] * 6),
+        "has a colour_precision that is no precision matrix",
+    ),
     "a changed weight": (with_changed_weight, "is not that of its bytes"),
     "run ..": (lambda good: save({**good, "run": "../../up"}), "the field run: '../../up' cannot name a run"),
     "run of a device": (lambda good: save({**good, "run": "CON"}), "the field run: 'CON' cannot name a run"),

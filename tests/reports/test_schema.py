@@ -1,6 +1,7 @@
 """Reports as JSON: current and earlier formats are read, and invalid files are refused."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -78,6 +79,14 @@ def test_an_evaluation_of_an_earlier_version_is_read():
     assert (early.measured, early.uncertainty, early.slides) == (report.measured, None, [])
 
 
+def test_a_negative_number_of_expected_patches_is_refused():
+    """The warning takes its square root."""
+    values = json.loads(json.dumps(evaluation().to_json()))
+    values["likeness"] = {"measured": 60, "beyond": 1, "expected": -1.0, "focus": 0.0}
+    with pytest.raises(HistoError, match=r"x\.json: the field likeness\.expected is -1\.0, not at least 0"):
+        EvaluationReport.from_json(values, "x.json")
+
+
 def test_other_reports_are_read_as_they_were_written():
     import numpy as np
 
@@ -109,6 +118,9 @@ class Outer:
     option: bool | int | str | None = None
 
 
+NO_TEXT = "is not a text of at most 10,000 characters that UTF-8 can write"
+
+
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
@@ -129,6 +141,20 @@ class Outer:
         ({"kind": "a", "inner": {"count": 1}, "pair": [1]}, "the field pair is a list of 1, not of 2"),
         ({"kind": "a", "inner": {"count": 1}, "names": {"x": 1}}, "the field names.x is 1, not a text"),
         ({"kind": "a", "inner": {"count": 1}, "option": []}, "the field option is [], not a text"),
+        (
+            {"kind": "a", "inner": {"count": 1 << 64}},
+            "the field inner.count is a very large number, not a whole number",
+        ),
+        ({"kind": "a", "inner": {"count": 1, "share": True}}, "the field inner.share is True, not a number"),
+        ({"kind": "a", "inner": {"count": 1}, "pair": [1, math.inf]}, "the field pair[1] is inf, not a number"),
+        ({"kind": "a", "inner": {"count": 1}, "names": {"x": "\ud800"}}, f"the field names.x {NO_TEXT}"),
+        ({"kind": "a", "inner": {"count": 1}, "names": {"x": "a\0"}}, f"the field names.x {NO_TEXT}"),
+        ({"kind": "a", "inner": {"count": 1}, "names": {"x": "a" * 10_001}}, f"the field names.x {NO_TEXT}"),
+        ({"kind": "a", "inner": {"count": 1}, "names": {"\ud800": "x"}}, f"the field names: a key {NO_TEXT}"),
+        (
+            {"kind": "a", "inner": {"count": 1}, "names": {"x" * 10_000: 1}},
+            f"the field names.{'x' * 100} is 1, not a text",
+        ),
     ],
 )
 def test_a_field_of_another_type_or_range_is_named(value, problem):
