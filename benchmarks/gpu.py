@@ -101,6 +101,9 @@ class Bench:
             return None
         began = time.monotonic()
         words, variables = [str(word) for word in line], {**os.environ, **environment}
+        # Python keeps the compiled files of its packages, as it does where they can be written.
+        variables["PYTHONPYCACHEPREFIX"] = str(self.root / "pycache")
+        variables.pop("PYTHONDONTWRITEBYTECODE", None)
         try:
             with (stdout or Path(os.devnull)).open("wb") as file:
                 done = subprocess.run(

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -278,6 +279,20 @@ def test_debug_shows_the_traceback_of_bugs_and_of_failures(empty, bug, monkeypat
     result = empty("train", code=1)
     assert "Traceback" in result.stderr
     assert "error: there is no manifest" in result.stderr
+
+
+@pytest.mark.filterwarnings("default")
+def test_warnings_of_python_code_of_histo_are_printed_like_all_others(histo, monkeypatch):
+    def warn(*args, **kwargs):
+        warnings.warn_explicit("the compiler is missing", UserWarning, histocli.__file__, 1)
+        warnings.warn_explicit("of a library", UserWarning, "/library.py", 1)
+        raise KeyError
+
+    monkeypatch.setattr(histocli.commands.balance, "balance", warn)
+    with pytest.warns(UserWarning, match="of a library") as others:
+        shown = histo("balance", code=3).stderr
+    assert "warning: the compiler is missing\n" in shown
+    assert len(others) == 1
 
 
 def test_quiet_prints_only_warnings(histo):

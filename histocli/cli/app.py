@@ -1,7 +1,9 @@
 """The application: its root options, how commands are registered, and their help texts."""
 
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+import histocli
 from histocli import __version__
 from histocli.cli.failures import print_failure
 from histocli.cli.suggestions import suggest, suggest_command
@@ -23,6 +26,7 @@ from histocli.workspace import Workspace, default_workspace
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PACKAGE = Path(histocli.__file__).parent
 _ARGUMENTS = "histocli.arguments"  # in a context's `meta`: the whole command line
 
 
@@ -87,7 +91,8 @@ class Application(TyperGroup):
         """Run the command; an exception is printed as an error and becomes an exit code."""
         try:
             _refuse_empty_values(ctx.meta[_ARGUMENTS])
-            return super().invoke(ctx)
+            with _print_warnings(ctx):
+                return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
         except (Exception, Stopped) as error:
@@ -131,6 +136,22 @@ class Command(TyperCommand):
         """Write the examples, one per line."""
         with formatter.section("Examples"):
             formatter.write("".join(f"  {example}\n" for example in (self.epilog or "").splitlines()))
+
+
+@contextmanager
+def _print_warnings(ctx: Any) -> Iterator[None]:
+    """Print Python's warnings from this package like those of the commands; those of other packages as they are."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def show_warning(message: Any, category: Any, filename: str, *place: Any, **options: Any) -> None:
+            if Path(filename).is_relative_to(PACKAGE):
+                _find_reporter(ctx).warn(str(message))
+            else:
+                show(message, category, filename, *place, **options)
+
+        warnings.showwarning = show_warning
+        yield
 
 
 def _refuse_empty_values(args: list[str]) -> None:

@@ -29,13 +29,23 @@ class ReadManifest(Protocol):
 
 
 class Subset(NamedTuple):
-    """Patches of a packed data set: `rows` (N,) int64 of `store`, `labels` (N,), and `frame`, their manifest rows."""
+    """Patches of a packed data set.
+
+    Attributes:
+        data: the name of the data set.
+        store: all of its patches.
+        rows: (N,) int64, the rows of the patches in `store`.
+        labels: (N,) their labels.
+        frame: their rows of the manifest.
+        packed: the manifest of the data set.
+    """
 
     data: str
     store: Pixels
     rows: "np.ndarray"
     labels: "np.ndarray"
     frame: "pd.DataFrame"
+    packed: "pd.DataFrame"
 
     def select_split(self, split: str) -> "Subset":
         """Return the patches of one split."""
@@ -86,7 +96,7 @@ def open_subset(workspace: Workspace, manifest_path: Path, read: ReadManifest = 
         raise HistoError(f"{manifest_path} does not match the packed data set {name}", hint)
     if changed := int((frame["label"].to_numpy() != packed["label"].to_numpy()[rows]).sum()):
         raise HistoError(f"{manifest_path} and the manifest of {name} disagree on {changed:,} labels", hint)
-    return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame)
+    return Subset(name, store, rows, frame["label"].to_numpy(np.int64), frame, packed)
 
 
 def make_balance_command(data: str, patches: int) -> str:

@@ -57,6 +57,19 @@ class ImageArray:
         return prepare(np.ascontiguousarray(pixels), self.how, self.name, remarks)
 
 
+@dataclass(slots=True)
+class PackedPatch:
+    """Returns a patch (96,96,3) of a packed array (N,96,96,3)."""
+
+    store: Pixels
+    row: int
+
+    def __call__(self) -> Pixels:
+        """Read the row."""
+        patch: Pixels = self.store[self.row]
+        return patch
+
+
 def infer_file_ranges(files: Sequence[File]) -> Ranges:
     """Infer which value is white in the images of a set that are not uint8, from up to 256 of them."""
     if not infer_ranges(map(_read_values, pick_evenly(files, _FIRST_SAMPLE))):

@@ -16,7 +16,7 @@ import numpy as np
 
 from histocli.data.array_inputs import is_array, open_array, read_array_patches
 from histocli.data.dataset import open_packed
-from histocli.data.image_files import ImageFile, infer_file_ranges
+from histocli.data.image_files import ImageFile, PackedPatch, infer_file_ranges
 from histocli.data.images import Preparation
 from histocli.data.manifest import hash_file
 from histocli.data.path_list import read_path_list
@@ -276,4 +276,4 @@ def _open_dataset(workspace: Workspace, name: str, split: SplitName | None, how:
             splits = ", ".join(sorted(set(manifest["split"]) - {""})) or "none"
             raise HistoError(f"{name} has no patches in its split {split.value!r}", f"its splits: {splits}")
     ids = manifest["id"].tolist()
-    return Inputs(len(rows), (Patch(ids[row], partial(store.__getitem__, row)) for row in rows.tolist()), {}, notes)
+    return Inputs(len(rows), (Patch(ids[row], PackedPatch(store, row)) for row in rows.tolist()), {}, notes)

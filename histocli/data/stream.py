@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
 from histocli.data.decoding import MIN_FILES_FOR_PROCESSES, Decoded, DecodingProcesses, Loader, decode_all
+from histocli.data.image_files import ImageFile
 from histocli.data.remarks import Remarks
 from histocli.errors import HistoError
 from histocli.sources import Patch, Pixels
@@ -94,7 +95,8 @@ def _load_in_processes(
         if not pool.has_started:
             yield from map_ordered(load_chunk, islice(chunks, _THREADED_PATCHES // size), workers)
         if (more := next(chunks, None)) is not None:
-            pool.start()
+            if any(isinstance(patch.load, ImageFile) for patch in more):  # only files are sent to a process
+                pool.start()
             yield from map_ordered(partial(load_chunk, decode=pool.decode), chain([more], chunks), pool.count)
     finally:
         pool.close()

@@ -6,6 +6,7 @@ stride 2 is slow too: together they took 60% of a training step of `histonet` wi
 half of their time. In fp32 it takes as much as they do, and is not used.
 """
 
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +22,7 @@ from torch.autograd.function import once_differentiable
 # Of input values. Smaller blocks fit the caches better, but two cores wait for each other after each operation: on a
 # CPU with AMX and 2 MiB of cache per core, 0.5 MiB gave 413 patches/s in training, 2 MiB 442, and 8 MiB 454.
 _BLOCK_BYTES = 1 << 21
+_TRITON_POOL = "histocli.models.triton_pool"
 _ROWS, _COLUMNS = 1, 2  # dimensions of maps (N,H,W,C)
 
 
@@ -42,12 +44,15 @@ class BlurredMaxPool(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool maps of even height and width."""
-        if maps.is_cuda and not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return pool_with_pytorch(maps, self.kernel)
+        # To load and to compile the kernels takes a second or two, which scoring alone would not gain back.
+        if maps.is_cuda and (maps.requires_grad or _TRITON_POOL in sys.modules):
             kernels = find_triton_kernels()
             if kernels is not None and kernels.can_pool(maps):
                 on_gpu: Tensor = kernels.TritonBlurredMaxPool.apply(maps)
                 return on_gpu
-        if maps.device.type == "cpu" and not torch.compiler.is_compiling():
+        if maps.device.type == "cpu":
             if torch.is_inference_mode_enabled():
                 return _pool(maps.permute(0, 2, 3, 1), self.kernel).permute(0, 3, 1, 2)
             if maps.dtype == torch.bfloat16 and maps.requires_grad:
@@ -77,8 +82,8 @@ def find_triton_kernels() -> ModuleType | None:
             maps = torch.zeros(1, 8, 2, 2, device="cuda", dtype=torch.float16, requires_grad=True)
             triton_pool.TritonBlurredMaxPool.apply(maps).sum().backward()
     except Exception as error:  # noqa: BLE001 - Triton raises errors of many kinds, also those of a C compiler
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"Triton cannot compile the fast pooling, so training is slower: {lines[-1]}", stacklevel=2)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        warnings.warn(f"Triton cannot compile the pooling, so training on the GPU is slower: {reason}", stacklevel=2)
         return None
     return triton_pool
 

@@ -65,7 +65,8 @@ class Run:
         self.config = config = replace(config, batch_size=self.train.batch_size)  # the default depends on the device
         self.labels = self.val.labels.numpy(force=True)
         check_rule(config.threshold, self.labels)
-        self.audit = None if resumed else audit(workspace, subset.frame)  # a resumed run was audited when it began
+        # A resumed run was audited when it began.
+        self.audit = None if resumed else audit(workspace, subset.frame, subset.packed)
         if self.audit and not config.allow_leak:
             self.audit.refuse_leaks()
         self.data = subset.data
@@ -81,7 +82,7 @@ class Run:
         self.epoch_stats: EpochStats | None = None  # of an epoch that is trained but not validated yet
         self.calibration = default_calibration(config.threshold)
         self.best_predicted_tumour: int | None = None  # validation patches; None if the best epoch was before resuming
-        self.appearance = TrainingAppearance()
+        self.appearance = TrainingAppearance(self.train, config.seed)
         self._last_save = time.monotonic()
 
     @property
@@ -125,6 +126,9 @@ class Run:
 
         def on_step(step: int) -> bool:
             listener.on_step(self._progress())
+            if self.ranks.is_rank0:  # who writes the checkpoints
+                # After the first step: before it, compilers and libraries need the interpreter, and a GPU waits.
+                self.appearance.start()
             is_due = self.ranks.is_rank0 and time.monotonic() - self._last_save > _SAVE_INTERVAL
             if is_due:
                 self._last_save = time.monotonic()
@@ -182,7 +186,6 @@ class Run:
         """
         self.name = name
         self.ranks.check_equal(self.manifest_sha256, "manifests")
-        self._measure_appearance()
         state, agents = collect_training_state(self), gather_torchrun_agents(self.ranks)
 
         def write() -> None:
@@ -213,8 +216,6 @@ class Run:
         checkpoint = run_folder.load_last(self.dir, self.manifest_sha256)
         with run_folder.explain_state_errors(self.dir / "last.pt"):
             load_training_state(self, checkpoint)
-        if not self.appearance.values:  # the run was stopped before its first step
-            self._measure_appearance()
 
     def _save(self, *, is_best: bool = False) -> None:
         """Write last.pt and the history, and with `is_best` also best.pt."""
@@ -224,11 +225,6 @@ class Run:
             write_checkpoints(self, run_folder.require_folder(self.dir, self.name), state, is_best=is_best)
 
         self.ranks.on_rank0(write)
-
-    def _measure_appearance(self) -> None:
-        """Start to measure the appearance of the training patches; only rank 0, which writes checkpoints, needs it."""
-        if self.ranks.is_rank0:
-            self.appearance.start(self.train, self.config.seed)
 
     def _stop_single_process(self, stop: StopRequest) -> None:
         """Raise `Stopped` after a signal. Several processes wait for the end of a stage, to stop at the same place."""

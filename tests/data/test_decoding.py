@@ -14,7 +14,7 @@ import pytest
 
 from histocli.data import stream
 from histocli.data.decoding import DecodingProcesses, decode_all
-from histocli.data.image_files import ImageFile
+from histocli.data.image_files import ImageFile, PackedPatch
 from histocli.data.images import Preparation
 from histocli.errors import HistoError
 from histocli.sources import Patch
@@ -114,6 +114,18 @@ def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
     assert [(failed.id, str(error)) for chunk in chunks for failed, error in chunk.failures] == [
         (failed.id, str(error)) for chunk in expected for failed, error in chunk.failures
     ]
+
+
+def test_rows_of_a_packed_array_are_copied_without_starting_processes(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "_THREADED_PATCHES", 4)
+    path = tmp_path / "patches.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (30, 96, 96, 3), np.uint8))
+    store = np.load(path, mmap_mode="r")
+    rows = [7, 3, 3, *range(29, -1, -1)]
+    chunks = list(stream.load_chunks([Patch(str(row), PackedPatch(store, row)) for row in rows], 4, pool=pool))
+    assert not pool.has_started
+    assert [patch.id for chunk in chunks for patch in chunk.patches] == [str(row) for row in rows]
+    assert np.array_equal(np.concatenate([chunk.pixels for chunk in chunks]), store[rows])
 
 
 def test_processes_end_when_the_caller_stops_early(folder, monkeypatch):

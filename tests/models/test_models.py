@@ -159,7 +159,7 @@ def test_training_goes_on_with_the_operations_of_pytorch_where_triton_cannot_com
     monkeypatch.setattr(blurred_pool, "find_spec", lambda name: "Triton is installed")
     monkeypatch.setitem(sys.modules, "histocli.models.triton_pool", None)
     blurred_pool.find_triton_kernels.cache_clear()
-    with pytest.warns(UserWarning, match="Triton cannot compile the fast pooling, so training is slower"):
+    with pytest.warns(UserWarning, match="Triton cannot compile the pooling, so training on the GPU is slower"):
         assert blurred_pool.find_triton_kernels() is None
     assert blurred_pool.find_triton_kernels() is None  # warns only once
     blurred_pool.find_triton_kernels.cache_clear()
