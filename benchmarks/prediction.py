@@ -34,67 +34,87 @@ class Files(Dataset[torch.Tensor]):
         return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
-def measure(data: BenchmarkData) -> list[Row]:
-    """Measure whole processes, minus the time of one that scores a single patch; and the start itself."""
-    checkpoint = data.workspace.run_dir(RUN) / "best.pt"
-    compute = choose_compute(Device.AUTO, Precision.AUTO)
-    model = load_checkpoint(checkpoint).build().to(compute.device).eval()
-    pixels = np.load(data.workspace.patches_path("synthetic"), mmap_mode="r")
-    one = next(data.folder.rglob("*.tif"))
-    out = data.root / "preds.csv"
-    starts: list[float] = []
+class Prediction:
+    """Ways to score the files of a folder; each method returns how many patches it scores in a second."""
 
-    def whole() -> float:
-        starts.append(data.seconds("predict", one, "--ckpt", checkpoint, stdout=out))
-        return data.n / (data.seconds("predict", data.folder, "--ckpt", checkpoint, stdout=out) - starts[-1])
+    def __init__(self, data: BenchmarkData) -> None:
+        self.data = data
+        self.checkpoint = data.workspace.run_dir(RUN) / "best.pt"
+        self.compute = choose_compute(Device.AUTO, Precision.AUTO)
+        self.model = load_checkpoint(self.checkpoint).build().to(self.compute.device).eval()
+        self.pixels = np.load(data.workspace.patches_path("synthetic"), mmap_mode="r")
+        self.single_file = next(data.folder.rglob("*.tif"))
+        self.out = data.root / "preds.csv"
+        self.starts: list[float] = []  # seconds that `predict` takes for a single file
 
-    def measure_exported() -> float:
-        line = ("predict", "--ckpt", checkpoint, "--device", "cpu", "--precision", "fp32")
-        start, end = (data.seconds(*line, what, stdout=out, root=data.root / "exported") for what in (one, data.folder))
-        return data.n / (end - start)
+    def predict(self) -> float:
+        """Run `histo predict`."""
+        line = ("predict", "--ckpt", self.checkpoint)
+        start, end = (
+            self.data.seconds(*line, files, stdout=self.out) for files in (self.single_file, self.data.folder)
+        )
+        self.starts.append(start)
+        return self.data.n / (end - start)
 
-    def forward() -> float:
+    def predict_exported(self) -> float:
+        """Run `histo predict` in a workspace with an ONNX file."""
+        line = ("predict", "--ckpt", self.checkpoint, "--device", "cpu", "--precision", "fp32")
+        root = self.data.root / "exported"
+        start, end = (
+            self.data.seconds(*line, files, stdout=self.out, root=root)
+            for files in (self.single_file, self.data.folder)
+        )
+        return self.data.n / (end - start)
+
+    def compute_scores(self) -> float:
+        """Compute the scores of patches in memory."""
         began = time.perf_counter()
         with torch.inference_mode():
-            for first in range(0, data.n, BATCH):
-                images = (
-                    torch.from_numpy(np.array(pixels[first : first + BATCH])).permute(0, 3, 1, 2).to(compute.device)
-                )
-                compute_log_odds(model, images, compute).sigmoid().cpu()
-        return data.n / (time.perf_counter() - began)
+            for first in range(0, self.data.n, BATCH):
+                patches = torch.from_numpy(np.array(self.pixels[first : first + BATCH]))
+                images = patches.permute(0, 3, 1, 2).to(self.compute.device)
+                compute_log_odds(self.model, images, self.compute).sigmoid().cpu()
+        return self.data.n / (time.perf_counter() - began)
 
-    def plain() -> float:
+    def predict_in_plain_loop(self) -> float:
+        """Read and score the files as many tutorials do."""
         began = time.perf_counter()
-        network = load_checkpoint(checkpoint).build().eval()
+        network = load_checkpoint(self.checkpoint).build().eval()
         with torch.no_grad():
-            for images in DataLoader(Files(data.folder), 64, num_workers=2):
+            for images in DataLoader(Files(self.data.folder), 64, num_workers=2):
                 torch.softmax(network(images), 1)[:, 1].tolist()
-        return data.n / (time.perf_counter() - began)
+        return self.data.n / (time.perf_counter() - began)
 
-    def decode() -> float:
-        files = Files(data.folder)
+    def decode(self) -> float:
+        """Read some of the files, without scoring them."""
+        paths = Files(self.data.folder).paths[:2000]
         began = time.perf_counter()
-        for path in files.paths[:2000]:
+        for path in paths:
             cv2.imread(str(path))
-        return 2000 / (time.perf_counter() - began)
+        return len(paths) / (time.perf_counter() - began)
 
-    data.seconds("export", "--ckpt", checkpoint, root=data.root / "exported")
+
+def measure(data: BenchmarkData) -> list[Row]:
+    """Measure whole processes, minus the time of one that scores a single patch; and the start itself."""
+    prediction = Prediction(data)
+    data.seconds("export", "--ckpt", prediction.checkpoint, root=data.root / "exported")
     names = {
-        f"`histo predict`, {data.n:,} TIFFs": whole,
-        "its forward passes alone": forward,
-        "a plain loop: OpenCV, `DataLoader` with 2 workers": plain,
-        "OpenCV decoding them, on one core": decode,
-        "`histo predict` after `histo export`, by ONNX Runtime in fp32 on the CPU": measure_exported,
+        f"`histo predict`, {data.n:,} TIFFs": prediction.predict,
+        "its forward passes alone": prediction.compute_scores,
+        "a plain loop: OpenCV, `DataLoader` with 2 workers": prediction.predict_in_plain_loop,
+        "OpenCV decoding them, on one core": prediction.decode,
+        "`histo predict` after `histo export`, by ONNX Runtime in fp32 on the CPU": prediction.predict_exported,
     }
     found = alternate(names)
     ours, alone, loop, decoding, onnx = names
-    found["start of `histo predict`, one TIFF"] = starts[1:]
-    found["4 s"] = [4.0] * len(starts[1:])
+    start = "start of `histo predict`, one TIFF"
+    found[start] = prediction.starts[1:]
+    found["4 s"] = [4.0] * len(prediction.starts[1:])
     return [
         row(found, ours, alone, "patches/s", "at least 0.90"),
         row(found, ours, loop, "patches/s", "at least 3"),
         row(found, ours, decoding, "patches/s"),
         row(found, onnx, alone, "patches/s"),
         row(found, onnx, loop, "patches/s", "at least 3"),
-        row(found, "start of `histo predict`, one TIFF", "4 s", "s", "under 1"),
+        row(found, start, "4 s", "s", "under 1"),
     ]

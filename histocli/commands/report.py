@@ -1,7 +1,7 @@
 """`histo report`: write what the workspace knows about runs and their evaluations as one HTML page."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -81,23 +81,11 @@ def report(
     """
     resolutions = read_resolutions(config.mpp)
     repeats = {run: found for run in config.run if (found := read_repeats(workspace, run))}
-    choose_runs(workspace, [run for run in config.run if run not in repeats])  # raises an error for an unknown one
-    runs = list(dict.fromkeys(config.run)) or choose_runs(workspace, ())
-    if not runs and (config.data or not config.maps):
-        raise MissingInputError(
-            "there is no training run to report on",
-            "histo train makes one; without a run, --maps DIR shows the heat maps of histo predict",
-        )
-    check_data(workspace, config.data, runs)
+    runs = _choose_runs(workspace, config, repeats)
     path = config.out or workspace.plots_dir / f"{_make_page_name(runs, config.maps)}-report.html"
     check_output(path, workspace)
-    evaluations = {run: read_evaluations(workspace, run, config.data) for run in runs}
+    evaluations = _read_evaluations_of_runs(workspace, runs, config.data)
     count = sum(map(len, evaluations.values()))
-    if config.data and not count:
-        raise MissingInputError(
-            f"{' and '.join(runs)} {'has' if len(runs) == 1 else 'have'} no evaluation on {', '.join(config.data)}",
-            f"histo eval --ckpt {runs[0]} --data {config.data[0]}",
-        )
     picture_bytes = max(0, MAX_BYTES - _OTHER_BYTES - count * _TEXT_BYTES)
     map_bytes = round(picture_bytes * _MAP_SHARE) if count else picture_bytes
     slides = make_slide_section(workspace, config.maps, map_bytes) if config.maps else None
@@ -118,6 +106,36 @@ def report(
     with output_path(path, len(page)) as temporary:
         temporary.write_bytes(page)
     return WrittenReport(path, len(page), len(runs), count, len(slides.maps.pictures) if slides else 0)
+
+
+def _choose_runs(workspace: Workspace, config: ReportConfig, repeats: Mapping[str, list[RepeatsReport]]) -> list[str]:
+    """Return the runs to report on: those of the options, else the newest one; none if there are only maps.
+
+    `repeats` has the common names of folds or seeds among `config.run`: there is no run of such a name.
+
+    Raises:
+        HistoError: a run or a data set does not exist, or there is nothing to show.
+    """
+    choose_runs(workspace, [run for run in config.run if run not in repeats])  # raises an error for an unknown one
+    runs = list(dict.fromkeys(config.run)) or choose_runs(workspace, ())
+    if not runs and (config.data or not config.maps):
+        raise MissingInputError(
+            "there is no training run to report on",
+            "histo train makes one; without a run, --maps DIR shows the heat maps of histo predict",
+        )
+    check_data(workspace, config.data, runs)
+    return runs
+
+
+def _read_evaluations_of_runs(workspace: Workspace, runs: Sequence[str], data: Sequence[str]) -> dict[str, Evaluations]:
+    """Return the evaluations of each run, or those on `data`; raise `MissingInputError` if there are none on `data`."""
+    evaluations = {run: read_evaluations(workspace, run, data) for run in runs}
+    if data and not any(evaluations.values()):
+        raise MissingInputError(
+            f"{' and '.join(runs)} {'has' if len(runs) == 1 else 'have'} no evaluation on {', '.join(data)}",
+            f"histo eval --ckpt {runs[0]} --data {data[0]}",
+        )
+    return evaluations
 
 
 def _make_page_name(runs: Sequence[str], maps: Path | None) -> str:

@@ -66,6 +66,23 @@ def train_repeats(
         ranks.on_rank0(lambda: write_folds(workspace, run_config.data, repeats, resume=resume))
     elif started:
         ranks.on_rank0(lambda: _check_manifest(workspace, run_config.data, min(started)))
+    _train_members(workspace, config, repeats, started, listen, ranks)
+    return ranks.on_rank0(lambda: summarise(workspace, repeats))
+
+
+def _train_members(
+    workspace: Workspace,
+    config: TrainConfig,
+    repeats: Repeats,
+    started: Collection[str],
+    listen: Callable[[], AbstractContextManager[Listener]],
+    ranks: Ranks,
+) -> None:
+    """Train the runs of all folds or seeds, one after another; leave out those that are complete.
+
+    Raises:
+        Stopped: a signal came; the message is the command that continues.
+    """
     resume_command = _format_resume_command(repeats)
     for member in repeats.members:
         is_started = member.name in started
@@ -81,7 +98,6 @@ def train_repeats(
         (number,) = ranks.all_max(report.signal or 0)
         if number and member is not repeats.members[-1]:
             raise Stopped(number, resume_command)
-    return ranks.on_rank0(lambda: summarise(workspace, repeats))
 
 
 def _find_started(workspace: Workspace, names: list[str], *, resume: bool) -> set[str]:

@@ -34,8 +34,11 @@ SECONDS_FOR_ONE = 10
 MOST_BYTES = 1 << 15  # of a file that is tried
 
 
-def make_target(name, folder):
-    """Return the function that reads the bytes of a file as `name`."""
+def make_readers(name, folder):
+    """Return a function of the bytes of a file: it returns the functions that read it as `name`.
+
+    Only what is imported here is watched by atheris.
+    """
     import atheris
 
     with atheris.instrument_imports(include=["histocli"]):
@@ -43,7 +46,6 @@ def make_target(name, folder):
         from histocli.data.inputs import open_inputs
         from histocli.data.manifest import read_manifest
         from histocli.enums import Resize
-        from histocli.errors import HistoError
         from histocli.inference.score_table import read_scores
         from histocli.models.checkpoint import load_checkpoint
         from histocli.reports.evaluation import EvaluationReport
@@ -52,21 +54,8 @@ def make_target(name, folder):
         from histocli.sources.table_files import read_labels, read_slides
         from histocli.workspace import Workspace, read_json
 
-    import torch
-
-    torch.set_num_threads(1)
-
-    def write(suffix, data):
-        path = folder / f"x{suffix}"
-        path.unlink(missing_ok=True)  # HDF5 may keep the one before open
-        path.write_bytes(data)
-        return path
-
-    def images(data):
-        return [lambda: decode_patch(data, "x.png")]
-
-    def tables(data):
-        path, file = write(".csv", data), File("x.csv", lambda: data)
+    def read_table(data):
+        path, file = write(folder / "x.csv", data), File("x.csv", lambda: data)
         return [
             lambda: read_manifest(path),
             lambda: read_scores(path),
@@ -74,36 +63,55 @@ def make_target(name, folder):
             lambda: read_slides(file),
         ]
 
-    def checkpoints(data):
-        path = write(".pt", data)
-        return [lambda: load_checkpoint(path)]
+    def read_arrays(path):
+        inputs = open_inputs([str(path)], Workspace(folder), Resize.CROP)
+        for _, patch in zip(range(5), inputs.patches, strict=False):
+            patch.load()
 
-    def pickles(data):
-        path = folder / "x.pt"
-        with zipfile.ZipFile(path, "w") as archive:  # with the right CRC-32, so that the pickle is read
-            parts = {"data.pkl": data, "version": "3\n", "byteorder": "little"} | {f"data/{i}": bytes(8) for i in "012"}
-            for part, content in parts.items():
-                archive.writestr(f"archive/{part}", content)
-        return [lambda: load_checkpoint(path)]
+    def read_array_file(data):
+        path = write(folder / "x.h5", data)
+        return [lambda: read_arrays(path), lambda: read_h5_labels(path, folder)]
 
-    def arrays(data):
-        path = write(".h5", data)
+    readers = {
+        "images": lambda data: [lambda: decode_patch(data, "x.png")],
+        "tables": read_table,
+        "checkpoints": lambda data: [lambda: load_checkpoint(write(folder / "x.pt", data))],
+        "pickles": lambda data: [lambda: load_checkpoint(write_checkpoint(folder / "x.pt", data))],
+        "arrays": read_array_file,
+        "metrics": lambda data: [
+            lambda: EvaluationReport.from_json(read_json(write(folder / "x.json", data)), "").scores
+        ],
+    }
+    return readers[name]
 
-        def read():
-            inputs = open_inputs([str(path)], Workspace(folder), Resize.CROP)
-            for _, patch in zip(range(5), inputs.patches, strict=False):
-                patch.load()
 
-        return [read, lambda: read_h5_labels(path, folder)]
+def write(path, data):
+    """Write a new file, and return its path."""
+    path.unlink(missing_ok=True)  # HDF5 may keep the one before open
+    path.write_bytes(data)
+    return path
 
-    def metrics(data):
-        path = write(".json", data)
-        return [lambda: EvaluationReport.from_json(read_json(path), str(path)).scores]
 
-    readers = dict(zip(TARGETS, (images, tables, checkpoints, pickles, arrays, metrics), strict=True))[name]
+def write_checkpoint(path, pickle):
+    """Write a checkpoint with this pickle and the right CRC-32, so that the pickle is read; return its path."""
+    with zipfile.ZipFile(path, "w") as archive:
+        parts = {"data.pkl": pickle, "version": "3\n", "byteorder": "little"} | {f"data/{i}": bytes(8) for i in "012"}
+        for part, content in parts.items():
+            archive.writestr(f"archive/{part}", content)
+    return path
+
+
+def make_target(name, folder):
+    """Return the function that libFuzzer calls with the bytes of each file: it reads them as `name`."""
+    make_reads = make_readers(name, folder)
+    import torch
+
+    from histocli.errors import HistoError
+
+    torch.set_num_threads(1)
     is_limited = False
 
-    def read_one(data):
+    def read_file(data):
         nonlocal is_limited
         if not is_limited:  # libFuzzer has allocated what it needs
             with open("/proc/self/statm") as file:  # noqa: PTH123
@@ -111,7 +119,7 @@ def make_target(name, folder):
             resource.setrlimit(resource.RLIMIT_AS, (used + LIMIT, used + LIMIT))
             is_limited = True
         try:
-            for read in readers(bytes(data)):
+            for read in make_reads(bytes(data)):
                 try:
                     read()
                 except HistoError as error:
@@ -121,7 +129,7 @@ def make_target(name, folder):
             (folder / f"{name}-crash-{sha1(data).hexdigest()}").write_bytes(data)
             raise
 
-    return read_one
+    return read_file
 
 
 def run_libfuzzer(name, corpus, folder, options):
