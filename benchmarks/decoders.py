@@ -137,7 +137,9 @@ def main(n: int = 10) -> None:
     print(" | " + " | ".join(DECODERS) + " |\n|" + " --- |" * (1 + len(DECODERS)))
     for compression in COMPRESSIONS:
         found = (counts[compression, name] for name in DECODERS)
-        print(f"| {compression} | " + " | ".join(f"{one['wrong']}, {one['refused']}" for one in found) + " |")
+        print(
+            f"| {compression} | " + " | ".join(f"{results['wrong']}, {results['refused']}" for results in found) + " |"
+        )
     print(
         "\n| microseconds for an intact file, median | "
         + " | ".join(DECODERS)

@@ -49,18 +49,18 @@ def measure(n: int, folder: Path) -> dict[str, float]:
 
 def rows(n: int, folder: Path) -> list[Row]:
     """Measure n and 10 n patches in folders of their own; a row for each command."""
-    one, ten = (measure(count, folder / f"memory-{count}") for count in (n, 10 * n))
+    small, large = (measure(count, folder / f"memory-{count}") for count in (n, 10 * n))
     return [
         Row(
             what=f"peak memory of `{command}` on {10 * n:,} patches, without the page cache",
             against=f"on {n:,} patches",
             unit="MB",
-            ours=ten[command],
+            ours=large[command],
             theirs=peak,
-            ratio=ten[command] / peak,
-            lowest=ten[command] / peak,
-            highest=ten[command] / peak,
+            ratio=large[command] / peak,
+            lowest=large[command] / peak,
+            highest=large[command] / peak,
             goal="at most 1.05",
         )
-        for command, peak in one.items()
+        for command, peak in small.items()
     ]

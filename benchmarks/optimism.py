@@ -106,8 +106,8 @@ def _network(workspace: Workspace, run: str) -> dict[str, object]:
     return {name: tensor.shape for name, tensor in model.items()}
 
 
-def _as_many(one: RunRecord, other: RunRecord) -> bool:
-    return abs(one.train_patches / other.train_patches - 1) <= PATCHES_MAY_DIFFER
+def _as_many(first: RunRecord, second: RunRecord) -> bool:
+    return abs(first.train_patches / second.train_patches - 1) <= PATCHES_MAY_DIFFER
 
 
 def _evaluation(workspace: Workspace, run: str, data: str) -> EvaluationReport:
@@ -116,7 +116,7 @@ def _evaluation(workspace: Workspace, run: str, data: str) -> EvaluationReport:
     evaluations = [
         report
         for report in read_evaluations(workspace, run).values()
-        if report.data == data and [one.checkpoint_sha256 for one in report.checkpoints] == [best]
+        if report.data == data and [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints] == [best]
     ]
     comparable = [report for report in evaluations if report.is_calibrated and not report.tta]
     if not comparable:

@@ -58,7 +58,9 @@ def reference() -> str:
     commands = typer.main.get_command(app).commands
     for command in app.registered_commands:
         name = command.name or command.callback.__name__
-        usage = "".join(f" {format_argument(one)}" for one in commands[name].params if is_argument(one))
+        usage = "".join(
+            f" {format_argument(parameter)}" for parameter in commands[name].params if is_argument(parameter)
+        )
         lines += ["", f"## histo {name}", "", inspect.getdoc(command.callback), ""]
         lines += [f"`histo {name} [OPTIONS]{usage}`", "", *_table(command.callback, f"HISTO_{name.upper()}")]
         lines += [

@@ -77,7 +77,7 @@ class Predictor:
 
         _check_patches(patches)
         paths = [str(member.path.absolute()) for member in self._predictor.members]
-        return explain([one.network for one in load_for_explaining(self._workspace, paths).networks], patches)
+        return explain([member.network for member in load_for_explaining(self._workspace, paths).networks], patches)
 
     def predict(
         self,

@@ -47,9 +47,9 @@ def check_output(
         raise UsageError(f"{option} {path} is a folder", "name the file to write")
     if is_stream(path) or not path.exists():
         return
-    for one in inputs:
-        if one.exists() and one.samefile(path):
-            raise UsageError(f"{option} {path} is the input {one}, which would be lost", "name another file")
+    for source in inputs:
+        if source.exists() and source.samefile(path):
+            raise UsageError(f"{option} {path} is the input {source}, which would be lost", "name another file")
     if workspace.is_workspace_file(path):
         raise UsageError(f"{option} {path} is a file that other commands of histo read", "name another file")
     start = _read_start(path)

@@ -151,7 +151,7 @@ class Workspace:
             return len(inner) > 1 and inner[1] in RUN_FILES
         if folder == self.metrics_dir.name:  # predictions may be here too, without a report of the same name
             return path.suffix == ".json" or path.with_suffix(".json").is_file()
-        return folder in {one.name for one in (self.data_dir, self.manifests_dir, self.downloads_dir)} | {
+        return folder in {directory.name for directory in (self.data_dir, self.manifests_dir, self.downloads_dir)} | {
             self.checkpoints_dir.name,
             self.tuning_dir.name,
             self.features_dir.name,

@@ -95,28 +95,28 @@ def test_arrays_of_another_shape_or_type_are_refused(ran, shape):
 @pytest.mark.parametrize(
     ("make", "hint"),
     [
-        (lambda one: one, r"patches\[None\]"),
-        (lambda one: np.moveaxis(one[None], 3, 1), r"moveaxis\(patches, 1, 3\)"),
-        (lambda one: np.concatenate([one, one[..., :1]], -1)[None], r"patches\[..., :3\]"),
-        (lambda one: one[None, :, :, 0], "grey"),
-        (lambda one: one[None, ..., :1], "grey"),
-        (lambda one: (one[None] / 255).astype(np.float32), r"\(patches \* 255\).round\(\)"),
-        (lambda one: one[None].astype(float), r"; white is 255: patches.round\(\)"),
-        (lambda one: np.zeros((2, 224, 224, 3), np.uint8), "numpy.save"),
-        (lambda one: [one, one], r"numpy.stack"),
-        (lambda one: (image for image in [one]), r"numpy.stack"),
-        (lambda one: [Image.fromarray(one)], r"numpy.stack"),
-        (lambda one: torch.from_numpy(one[None]), r"tensor.numpy\(\)"),
-        (lambda one: None, "NumPy array"),
-        (lambda one: 3, "NumPy array"),
+        (lambda patch: patch, r"patches\[None\]"),
+        (lambda patch: np.moveaxis(patch[None], 3, 1), r"moveaxis\(patches, 1, 3\)"),
+        (lambda patch: np.concatenate([patch, patch[..., :1]], -1)[None], r"patches\[..., :3\]"),
+        (lambda patch: patch[None, :, :, 0], "grey"),
+        (lambda patch: patch[None, ..., :1], "grey"),
+        (lambda patch: (patch[None] / 255).astype(np.float32), r"\(patches \* 255\).round\(\)"),
+        (lambda patch: patch[None].astype(float), r"; white is 255: patches.round\(\)"),
+        (lambda patch: np.zeros((2, 224, 224, 3), np.uint8), "numpy.save"),
+        (lambda patch: [patch, patch], r"numpy.stack"),
+        (lambda patch: (image for image in [patch]), r"numpy.stack"),
+        (lambda patch: [Image.fromarray(patch)], r"numpy.stack"),
+        (lambda patch: torch.from_numpy(patch[None]), r"tensor.numpy\(\)"),
+        (lambda patch: None, "NumPy array"),
+        (lambda patch: 3, "NumPy array"),
     ],
 )
 def test_patches_in_another_form_are_refused_with_how_to_convert_them(ran, make, hint):
-    one = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    patch = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
     predictor = histo.load("first", workspace=ran.root, device="cpu")
     for method in (predictor.predict_proba, predictor.predict, predictor.explain):
         with pytest.raises(UsageError, match="cannot be scored") as caught:
-            method(make(one))
+            method(make(patch))
         assert re.search(hint, caught.value.hint)
 
 

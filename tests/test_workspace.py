@@ -207,4 +207,4 @@ def test_what_is_not_a_file_is_not_replaced(tmp_path, kind):
     after = path.lstat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
     assert not target.exists() or target.read_text() == "theirs"
-    assert {one.name for one in tmp_path.iterdir()} <= {"x.json", "target"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.json", "target"}

@@ -40,7 +40,11 @@ def stated_requirements() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [texts for name, texts in project["optional-dependencies"].items() if name not in OF_DEVELOPERS]
     requirements = [Requirement(text) for texts in [project["dependencies"], *extras] for text in texts]
-    return [one for one in requirements if canonicalize_name(one.name) != canonicalize_name(project["name"])]
+    return [
+        requirement
+        for requirement in requirements
+        if canonicalize_name(requirement.name) != canonicalize_name(project["name"])
+    ]
 
 
 def floors(requirements: list[Requirement]) -> dict[str, str]:
@@ -51,7 +55,7 @@ def floors(requirements: list[Requirement]) -> dict[str, str]:
     """
     oldest = {}
     for requirement in requirements:
-        bounds = [one.version for one in requirement.specifier if one.operator == ">="]
+        bounds = [specifier.version for specifier in requirement.specifier if specifier.operator == ">="]
         if len(bounds) != 1:
             sys.exit(f"{requirement} has no lower bound")
         oldest[canonicalize_name(requirement.name)] = bounds[0]
@@ -73,7 +77,11 @@ def installed_versions(requirements: list[Requirement]) -> dict[str, str]:
             continue
         versions[name] = Version(found.version).public
         needed = [Requirement(text) for text in found.requires or []]
-        waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+        waiting += [
+            requirement
+            for requirement in needed
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
     return versions
 
 
@@ -90,18 +98,20 @@ def audit(what: str, versions: dict[str, str]) -> list[str]:
     except (ValueError, KeyError):
         reason = (done.stderr.strip().splitlines() or ["pip-audit gave no answer"])[-1]
         return [f"{what} versions: they could not be audited, so nothing is known of them: {reason}"]
-    skipped = [one for one in answers if "skip_reason" in one]
+    skipped = [package for package in answers if "skip_reason" in package]
     if versions and len(skipped) == len(versions):
         return [
             f"{what} versions: none of the {len(versions)} could be audited, so nothing is known of them: the service "
             f"does not know {skipped[0]['name']} {versions[skipped[0]['name']]}; is it a mirror of PyPI without "
             "advisories?"
         ]
-    problems = [f"{what} versions: {one['name']} was not audited: {one['skip_reason']}" for one in skipped]
-    for one in answers:
-        for hole in one.get("vulns", []):
+    problems = [f"{what} versions: {package['name']} was not audited: {package['skip_reason']}" for package in skipped]
+    for package in answers:
+        for hole in package.get("vulns", []):
             fixed = ", ".join(hole["fix_versions"]) or "no version"
-            problems.append(f"{what} versions: {one['name']} {one['version']} has {hole['id']}, mended in {fixed}")
+            problems.append(
+                f"{what} versions: {package['name']} {package['version']} has {hole['id']}, mended in {fixed}"
+            )
     if len(answers) != len(versions):
         problems.append(f"{what} versions: {len(answers)} of {len(versions)} were audited")
     if not problems:

@@ -79,7 +79,7 @@ def commit_time() -> int:
 def normalise(path: Path, epoch: int) -> None:
     """Write a tar.gz again, sorted, with one time, and without the user who built it."""
     with tarfile.open(path) as archive:
-        members = [(member, archive.extractfile(member)) for member in sorted(archive, key=lambda one: one.name)]
+        members = [(member, archive.extractfile(member)) for member in sorted(archive, key=lambda info: info.name)]
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as target:
             for member, content in members:

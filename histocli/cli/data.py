@@ -26,28 +26,29 @@ def data(ctx: typer.Context, json: options.Json = False) -> None:
     elif inventory.datasets:
         rows = [
             [
-                one.name,
-                one.source,
-                f"{one.patches:,}",
-                f"{one.normal:,}",
-                f"{one.tumour:,}",
-                f"{one.unlabelled:,}",
-                f"{one.slides:,}" if one.slides else "-",
-                format_bytes(one.bytes),
-                ", ".join(f"{split} {count:,}" for split, count in (one.splits or {}).items()) or "-",
+                dataset.name,
+                dataset.source,
+                f"{dataset.patches:,}",
+                f"{dataset.normal:,}",
+                f"{dataset.tumour:,}",
+                f"{dataset.unlabelled:,}",
+                f"{dataset.slides:,}" if dataset.slides else "-",
+                format_bytes(dataset.bytes),
+                ", ".join(f"{split} {count:,}" for split, count in (dataset.splits or {}).items()) or "-",
             ]
-            for one in inventory.datasets
+            for dataset in inventory.datasets
         ]
         columns = ["data set", "source", "patches", "normal", "tumour", "no label", "slides", "size", "splits"]
         state.report.listing(columns, rows)
         subsets = [
-            [one.name, one.data, f"{one.train:,}", f"{one.val:,}", one.split or "-"] for one in inventory.subsets
+            [subset.name, subset.data, f"{subset.train:,}", f"{subset.val:,}", subset.split or "-"]
+            for subset in inventory.subsets
         ]
         if subsets:
             write_out("\n")
             state.report.listing(["subset", "of", "train", "val", "split by"], subsets)
-    problems = [(one.name, one.problem) for one in inventory.datasets]
-    problems += [(one.name, one.problem) for one in inventory.subsets]
+    problems = [(dataset.name, dataset.problem) for dataset in inventory.datasets]
+    problems += [(subset.name, subset.problem) for subset in inventory.subsets]
     for name, problem in problems:
         if problem:
             state.report.warn(f"{name}: {problem}")

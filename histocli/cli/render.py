@@ -153,7 +153,7 @@ def _show_groups(report: Reporter, kind: str, groups: list[GroupMetrics], total:
 def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
     """Print both AUCs, and their difference with its intervals and p-values."""
     both: tuple[ComparedEvaluation, ...] = (comparison.a, comparison.b)
-    rows = [[one.run, one.data, one.split, format_cell(one.auc)] for one in both]
+    rows = [[evaluation.run, evaluation.data, evaluation.split, format_cell(evaluation.auc)] for evaluation in both]
     report.table(f"AUC on the {comparison.n:,} patches that both scored", ["run", "data", "split", "AUC"], rows)
     bootstrap, delong = comparison.paired.bootstrap, comparison.paired.delong
     methods = [[f"bootstrap by {bootstrap.by}", _format_range(bootstrap.interval), _format_p_value(bootstrap.p)]]
@@ -163,16 +163,17 @@ def show_comparison(report: Reporter, comparison: ComparisonReport) -> None:
     report.table(title, ["method", "95% interval", "p-value"], methods)
     if reason := explain_few_clusters(BY_NAME["auc"], bootstrap.by, bootstrap.clusters, bootstrap.clusters_by_class):
         report.warn(f"no 95% interval and no p-value by bootstrap: {reason}")
-    for one in both:
-        if one.n_in_training:
-            report.warn(f"{one.run} was trained on {one.n_in_training:,} of the patches that it scored")
-        if one.n_in_validation:
+    for evaluation in both:
+        if evaluation.n_in_training:
+            report.warn(f"{evaluation.run} was trained on {evaluation.n_in_training:,} of the patches that it scored")
+        if evaluation.n_in_validation:
             report.note(
-                f"{one.n_in_validation:,} of the patches were used to choose the epoch and temperature of {one.run}"
+                f"{evaluation.n_in_validation:,} of the patches were used to choose the epoch and temperature of "
+                f"{evaluation.run}"
             )
-    for one, count in zip(both, comparison.left_out, strict=True):
+    for evaluation, count in zip(both, comparison.left_out, strict=True):
         if count:
-            report.warn(f"{count:,} patches of {one.file} were not scored by the other")
+            report.warn(f"{count:,} patches of {evaluation.file} were not scored by the other")
 
 
 def _format_p_value(p: float | None) -> str:

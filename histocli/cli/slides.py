@@ -139,8 +139,8 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
             state.report.warn(f"{what}, so not evaluated ({len(names):,}): {', '.join(names)}")
     chosen = report.chosen.name if report.chosen else None
     rows = [
-        [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(one)]
-        for name, one in report.auc.items()
+        [f"AUC of slides by {name}" + (", chosen" if name == chosen else ""), *_format_estimate(auc)]
+        for name, auc in report.auc.items()
     ]
     if report.chosen is None:
         state.report.note("no AUC was chosen: report the one you decided on before, or choose with --choose-on")
@@ -152,8 +152,8 @@ def evaluate_slides(state: State, config: SlideEvalConfig, json: bool) -> None:
         ]
     if report.sensitivity:
         rows.append(["FROC score of Camelyon16", *_format_estimate(report.froc)])
-        for size, one in report.recall.items():
-            rows.append([f"recall, {size}: {one.found} of {one.lesions}", *_format_estimate(one.recall)])
+        for size, recall in report.recall.items():
+            rows.append([f"recall, {size}: {recall.found} of {recall.lesions}", *_format_estimate(recall.recall)])
     count = format_count(report.slides, "slide")
     title = f"{count}, {report.tumour_slides:,} with tumour; threshold {report.threshold:.3g}"
     state.report.table(title, ["", "value", "95% interval"], rows)

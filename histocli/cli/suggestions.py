@@ -221,7 +221,7 @@ def _move_root_option(problem: _Problem) -> str:
 def _correct_option(problem: _Problem) -> str:
     """An option that the command does not have."""
     name = problem.unknown_option.partition("=")[0]
-    parameters = [one for one in problem.command.params if not getattr(one, "hidden", False)]
+    parameters = [parameter for parameter in problem.command.params if not getattr(parameter, "hidden", False)]
     options = [flag for parameter in parameters for flag in parameter.opts]
     similar = _find_similar_option(name, options) if name else None
     return f"{problem.message.rstrip('.')}. Did you mean {similar}?" if similar else ""

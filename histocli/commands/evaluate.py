@@ -204,15 +204,15 @@ def compare(
         return Path(name) if is_path(name) else workspace.metrics_dir / name
 
     def write() -> Comparison:
-        if one == other and names[0] != names[1]:
+        if first == second and names[0] != names[1]:
             raise UsageError(f"{names[0]} and {names[1]} are the same evaluation", "give two different ones")
-        report = compare_scores(one, other)
-        stem = make_name(f"{one.stem}-vs-{other.stem}")
+        report = compare_scores(first, second)
+        stem = make_name(f"{first.stem}-vs-{second.stem}")
         path = workspace.metrics_dir / f"{stem}.json"
         write_json(path, to_json(report))
         return Comparison(path, report)
 
-    one, other = map(find_or_evaluate, names)
+    first, second = map(find_or_evaluate, names)
     return ranks.on_rank0(write)
 
 

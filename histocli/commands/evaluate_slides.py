@@ -73,7 +73,7 @@ def evaluate_slides(workspace: Workspace, config: SlideEvalConfig) -> WrittenSli
     threshold = finished[0][1].threshold if config.threshold is None else config.threshold
     notes: list[str] = []
     training = [] if config.choose_on is None else read_folder(config.choose_on)
-    files = _find_slide_files([one for _, one in finished + training])
+    files = _find_slide_files([slide for _, slide in finished + training])
     found: list[FoundAnnotation] = []
     find_truth = (
         _make_annotation_lookup(config.annotations, files, found, notes)
@@ -104,22 +104,22 @@ def _evaluate_folder(
 ) -> tuple[list[EvaluatedSlide], list[str]]:
     """Return the measured slides, and the names of those without a label or annotation."""
     slides, without_truth = [], []
-    for folder, one in finished:
-        truth = find_truth(one)
+    for folder, slide in finished:
+        truth = find_truth(slide)
         if truth is None:
-            without_truth.append(one.record.slide)
+            without_truth.append(slide.record.slide)
         else:
-            slides.append(_evaluate_slide(folder, one, truth, threshold))
+            slides.append(_evaluate_slide(folder, slide, truth, threshold))
     return slides, without_truth
 
 
 def _check_separate(finished: list[tuple[Path, FinishedSlide]], training: list[tuple[Path, FinishedSlide]]) -> None:
     """Refuse to choose on slides that are measured."""
-    measured = {one.path for _, one in finished} | {one.record.slide for _, one in finished}
-    for _, one in training:
-        if one.path in measured or one.record.slide in measured:
+    measured = {slide.path for _, slide in finished} | {slide.record.slide for _, slide in finished}
+    for _, slide in training:
+        if slide.path in measured or slide.record.slide in measured:
             raise HistoError(
-                f"the slide {one.record.slide} is in --choose-on and in --maps",
+                f"the slide {slide.record.slide} is in --choose-on and in --maps",
                 "choose on the slides that the network was trained on, and measure on others",
             )
 
@@ -138,8 +138,11 @@ def _choose_score(folder: Path, slides: list[EvaluatedSlide]) -> ChosenScore:
 
 def _find_slide_files(finished: list[FinishedSlide]) -> dict[str, SlideFile]:
     """Return the file of each slide, by its path."""
-    stems = Counter(Path(path).stem for path in {one.path for one in finished})
-    return {one.path: SlideFile(Path(one.path), one.record.slide, stems[Path(one.path).stem] == 1) for one in finished}
+    stems = Counter(Path(path).stem for path in {slide.path for slide in finished})
+    return {
+        slide.path: SlideFile(Path(slide.path), slide.record.slide, stems[Path(slide.path).stem] == 1)
+        for slide in finished
+    }
 
 
 def _make_annotation_lookup(
@@ -152,16 +155,16 @@ def _make_annotation_lookup(
     if not folder.is_dir():
         raise UsageError(f"--annotations {folder} is not a folder", "give the folder of the annotations")
 
-    def find(one: FinishedSlide) -> TumourAreas | None:
+    def find(slide: FinishedSlide) -> TumourAreas | None:
         try:
-            annotation = find_annotation(files[one.path], folder)
+            annotation = find_annotation(files[slide.path], folder)
         except NoAnnotationError:
             return None
         if annotation is None:
             return TumourAreas([], [])
         found.append(annotation)
         areas = read_tumour(annotation.path)
-        check_inside(areas, annotation.path, Path(one.path), (one.width, one.height))
+        check_inside(areas, annotation.path, Path(slide.path), (slide.width, slide.height))
         notes.extend(areas.describe_problems(annotation.path))
         return areas
 
@@ -181,26 +184,28 @@ def _make_label_lookup(path: Path | None, files: dict[str, SlideFile], notes: li
     if unknown:
         notes.append(f"{format_count(len(unknown), 'label')} without a map of this name, such as {min(unknown)}")
 
-    def find(one: FinishedSlide) -> int | None:
-        return next((labels[key] for key in files[one.path].keys if key in labels), None)
+    def find(finished: FinishedSlide) -> int | None:
+        return next((labels[key] for key in files[finished.path].keys if key in labels), None)
 
     return find
 
 
-def _evaluate_slide(folder: Path, one: FinishedSlide, truth: TumourAreas | int, threshold: float) -> EvaluatedSlide:
+def _evaluate_slide(
+    folder: Path, finished: FinishedSlide, truth: TumourAreas | int, threshold: float
+) -> EvaluatedSlide:
     """Compute the scores of a slide, and the detections in its lesions if its tumour is annotated."""
-    scores = read_map(folder, one)
+    scores = read_map(folder, finished)
     values = np.sort(scores[np.isfinite(scores)])[::-1]
-    side = one.step * PATCH_MPP
+    side = finished.step * PATCH_MPP
     aggregated = dict.fromkeys(AGGREGATIONS, 0.0)
     if values.size:
         area = float((values >= threshold).sum()) * (side / 1000) ** 2
         aggregated = dict(zip(AGGREGATIONS, (float(values[0]), float(values[:_N_HIGHEST].mean()), area), strict=True))
     if isinstance(truth, int):
-        return EvaluatedSlide(one.record.slide, aggregated, truth, None)
-    lesions = find_lesions(truth, (one.width, one.height), one.mpp)
+        return EvaluatedSlide(finished.record.slide, aggregated, truth, None)
+    lesions = find_lesions(truth, (finished.width, finished.height), finished.mpp)
     matched = match_detections(find_detections(scores, side), lesions)
-    return EvaluatedSlide(one.record.slide, aggregated, int(truth.has_tumour), matched)
+    return EvaluatedSlide(finished.record.slide, aggregated, int(truth.has_tumour), matched)
 
 
 def _compute_report(
@@ -232,12 +237,12 @@ def _compute_report(
         truth=str((config.annotations or config.labels or Path()).resolve()),
         threshold=threshold,
         slides=len(slides),
-        tumour_slides=sum(one.label for one in slides),
+        tumour_slides=sum(slide.label for slide in slides),
         without_truth=without_truth,
         failed=failed,
         auc={name: estimate(partial(_compute_auc, name=name)) for name in AGGREGATIONS},
-        scores={one.name: one.scores for one in slides},
-        labels={one.name: one.label for one in slides},
+        scores={slide.name: slide.scores for slide in slides},
+        labels={slide.name: slide.label for slide in slides},
         froc=estimate(lambda drawn: compute_froc(_collect_matches(drawn)).score)
         if curve.sensitivity
         else Estimate(None),
@@ -249,12 +254,12 @@ def _compute_report(
 
 
 def _collect_matches(slides: list[EvaluatedSlide]) -> list[MatchedDetections]:
-    return [one.matched for one in slides if one.matched is not None]
+    return [slide.matched for slide in slides if slide.matched is not None]
 
 
 def _compute_auc(slides: list[EvaluatedSlide], name: str) -> float | None:
-    scores = np.array([one.scores[name] for one in slides])
-    labels = [one.label for one in slides]
+    scores = np.array([slide.scores[name] for slide in slides])
+    labels = [slide.label for slide in slides]
     # An area is no probability. The AUC depends only on the order of the scores, so ranks give the same AUC.
     ranks = np.unique(scores, return_inverse=True)[1] / max(len(scores), 1)
     return compute_auc(labels, ranks)

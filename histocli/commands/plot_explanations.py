@@ -81,7 +81,7 @@ def plan_chosen_patches(workspace: Workspace, config: PlotConfig, on_note: Calla
     for member in predictor.members:
         on_note(member.checkpoint.describe())
     probs = predictor.predict_array(pixels).probs
-    pictures = colour_maps(pixels, explain([one.network for one in predictor.networks], pixels))
+    pictures = colour_maps(pixels, explain([member.network for member in predictor.networks], pixels))
     run = "+".join(member.checkpoint.run for member in predictor.members)
     group = Group(format_count(len(ids), "patch"), pixels, score_captions(ids, probs), pictures)
     key_line = f"under each patch: its probability of tumour (threshold {predictor.threshold():.3g}) and its id"

@@ -38,8 +38,10 @@ def plan_evaluation_maps(
         placed = place_evaluation(workspace, read_scores(table))
         _note_unplaced(placed, path.stem, on_note)
         plots += [
-            _plan_map(path.stem, one, ", ".join([report.run, *make_subtitles(report)[:1]]), report.measured.threshold)
-            for one in make_patch_maps(placed, given)
+            _plan_map(
+                path.stem, patch_map, ", ".join([report.run, *make_subtitles(report)[:1]]), report.measured.threshold
+            )
+            for patch_map in make_patch_maps(placed, given)
         ]
     if not plots:
         names = ", ".join(sorted({report.data for report in evaluations.values()}))
@@ -64,7 +66,7 @@ def plan_prediction_maps(
             raise MissingInputError(f"{path}: none of its {placed.n_unplaced:,} patches has a known position", _HINT)
         _note_unplaced(placed, str(path), on_note)
         stem = f"{path.stem}-{hash_file(path)[:8]}"  # many tables have the same name, such as scores.csv
-        plots += [_plan_map(stem, one, path.name, None) for one in make_patch_maps(placed, given)]
+        plots += [_plan_map(stem, patch_map, path.name, None) for patch_map in make_patch_maps(placed, given)]
     return plots
 
 

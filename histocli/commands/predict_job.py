@@ -209,11 +209,13 @@ def _check_outputs(config: PredictConfig, workspace: Workspace, inputs: Sequence
             check_output(path, workspace, inputs, option)
 
 
-def _is_same_file(one: Path, other: Path) -> bool:
+def _is_same_file(first: Path, second: Path) -> bool:
     """Return whether two paths are one regular file, which need not exist yet."""
-    if is_stream(one):
+    if is_stream(first):
         return False
-    return os.path.realpath(one) == os.path.realpath(other) or (one.exists() and other.exists() and one.samefile(other))
+    return os.path.realpath(first) == os.path.realpath(second) or (
+        first.exists() and second.exists() and first.samefile(second)
+    )
 
 
 def open_job(

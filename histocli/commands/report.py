@@ -190,7 +190,8 @@ def _make_run_section(
             str(trained_with.get("arch") or ""), str(trained_with.get("weights") or "random")
         ),
         evaluations=[
-            _make_evaluation_section(workspace, path, one, options, listener) for path, one in evaluations.items()
+            _make_evaluation_section(workspace, path, evaluation, options, listener)
+            for path, evaluation in evaluations.items()
         ],
     )
 
@@ -199,7 +200,7 @@ def _find_repeats(workspace: Workspace, run: str) -> list[RepeatsReport]:
     """Return the reports of the folds or seeds that have this common name, or that the run is one of."""
     found = read_repeats(workspace, run)
     if (name := find_repeats_name(run)) != run:
-        found += [report for report in read_repeats(workspace, name) if run in {one.run for one in report.runs}]
+        found += [report for report in read_repeats(workspace, name) if run in {member.run for member in report.runs}]
     return found
 
 
@@ -253,15 +254,18 @@ def _make_comparison_sections(
     for key in keys:
         reports = [conditions[key] for conditions in by_run.values() if key in conditions]
         if len(reports) > 1:
-            paths = [_find_path(one, evaluations[one.run]) for one in reports]
+            paths = [_find_path(evaluation, evaluations[evaluation.run]) for evaluation in reports]
             title = ", ".join(part for part in key[:3] if part)
-            listener.on_note(
-                f"comparing {', '.join(one.run for one in reports)} on {title}: {reports[0].measured.n:,} patches"
-            )
+            runs = ", ".join(evaluation.run for evaluation in reports)
+            listener.on_note(f"comparing {runs} on {title}: {reports[0].measured.n:,} patches")
             differences, problems = _compare_with_first(paths, reports)
             for problem in problems:
                 listener.on_warning(problem)
-            curves = [(f"{one.run}: AUC {one.measured.metrics['auc']:.4f}", one) for one in reports if _has_roc(one)]
+            curves = [
+                (f"{evaluation.run}: AUC {evaluation.measured.metrics['auc']:.4f}", evaluation)
+                for evaluation in reports
+                if _has_roc(evaluation)
+            ]
             chart = make_roc_chart(curves) if curves else None
             sections.append(ComparisonSection(title, reports, chart, differences, problems))
     return sections
@@ -272,7 +276,7 @@ def _has_roc(evaluation: EvaluationReport) -> bool:
 
 
 def _find_path(evaluation: EvaluationReport, evaluations: Evaluations) -> Path:
-    return next(path for path, one in evaluations.items() if one is evaluation)
+    return next(path for path, report in evaluations.items() if report is evaluation)
 
 
 def _compare_with_first(

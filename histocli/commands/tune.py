@@ -86,7 +86,7 @@ def tune(
                 _train_trial(study, trial, listener, stop)
             ended += 1
             report = write_report(study, path)
-            listener.on_trial_end(next(one for one in report.trials if one.number == trial.number))
+            listener.on_trial_end(next(tested for tested in report.trials if tested.number == trial.number))
             _raise_if_stopped(stop, study.config)
         return TuneResult(write_report(study, path), path, ended)
 

@@ -87,12 +87,12 @@ def open_inputs(
         raise UsageError(f"the input {twice[0]} is given twice", "give it once")
     inputs = [_open_input(name, workspace, how, lines, split, ids) for name in names]
     if len(names) > 1:
-        inputs = [_prefix_ids(one, name) for one, name in zip(inputs, names, strict=True)]
-    totals = [one.total for one in inputs]
+        inputs = [_prefix_ids(part, name) for part, name in zip(inputs, names, strict=True)]
+    totals = [part.total for part in inputs]
     total = None if None in totals else sum(n for n in totals if n is not None)
-    files = {name: files for one in inputs for name, files in one.files.items()}
-    notes = tuple(note for one in inputs for note in one.notes)
-    return Inputs(total, chain.from_iterable(one.patches for one in inputs), files, notes)
+    files = {name: files for part in inputs for name, files in part.files.items()}
+    notes = tuple(note for part in inputs for note in part.notes)
+    return Inputs(total, chain.from_iterable(part.patches for part in inputs), files, notes)
 
 
 def _prefix_ids(inputs: Inputs, name: str) -> Inputs:

@@ -130,8 +130,8 @@ def find_leaking(workspace: Workspace, data: str, manifest: "pd.DataFrame") -> A
     is_leaking = np.zeros(len(table), bool)
     for column in ("sha1", "slide"):
         is_leaking |= table[column].isin(set(table[column][is_held_out]) - {""}).to_numpy()
-    for one, other in (("a", "b"), ("b", "a")):
-        is_leaking[pairs[one][is_held_out[pairs[other]]]] = True
+    for first, second in (("a", "b"), ("b", "a")):
+        is_leaking[pairs[first][is_held_out[pairs[second]]]] = True
     in_data: Array = (is_leaking & ~is_held_out)[rows_of[data]]
     return in_data
 
@@ -220,8 +220,8 @@ def _count_overlaps(pairs: Array, manifest: "pd.DataFrame") -> Overlaps:
     n = len(manifest)
     pairs = pairs[pairs["b"] < n]
     slides, ids = manifest["slide"].to_numpy() if "slide" in manifest else np.full(n, ""), manifest["id"].to_numpy()
-    one, other = slides[pairs["a"]], slides[pairs["b"]]
-    across = pairs[(one != other) & (one != "") & (other != "")]
+    first, second = slides[pairs["a"]], slides[pairs["b"]]
+    across = pairs[(first != second) & (first != "") & (second != "")]
     sizes = np.bincount(group_overlaps(pairs, n), minlength=1)
     return Overlaps(
         pairs=len(pairs),

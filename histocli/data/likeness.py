@@ -93,7 +93,9 @@ class LikenessMeter:
             return Likeness()
         seen = measure_appearance(chosen)
         distances = [reference.measure_distance(seen) for reference in self._references]
-        beyond = np.any([one.is_blank | one.is_unfocused | one.has_unusual_stain for one in distances], 0)
+        beyond = np.any(
+            [distance.is_blank | distance.is_unfocused | distance.has_unusual_stain for distance in distances], 0
+        )
         expected = len(chosen) * max(reference.share_beyond for reference in self._references)
-        focus = max((float(one.focus.sum()) for one in distances), key=abs)
+        focus = max((float(distance.focus.sum()) for distance in distances), key=abs)
         return Likeness(len(chosen), int(beyond.sum()), expected, focus)

@@ -224,13 +224,13 @@ def _sort_unique(values: Array) -> Array:
     return unique
 
 
-def _encode_pairs(one: Array, other: Array) -> Array:
+def _encode_pairs(first: Array, second: Array) -> Array:
     """Encode pairs of positions: 24 bits for each patch, 8 for the shift down, 8 for the shift across.
 
     Pairs that overlap by less than `MIN_OVERLAP` are dropped.
     """
-    a, b = one >> _POSITION, other >> _POSITION
-    dy, dx = (one >> 7 & 127) - (other >> 7 & 127), (one & 127) - (other & 127)
+    a, b = first >> _POSITION, second >> _POSITION
+    dy, dx = (first >> 7 & 127) - (second >> 7 & 127), (first & 127) - (second & 127)
     is_large = (a != b) & (np.maximum(abs(dy), abs(dx)) <= PATCH_SIZE - MIN_OVERLAP)
     codes: Array = (a << 40 | b << 16 | (dy + 128) << 8 | (dx + 128))[is_large].astype(np.uint64)
     return codes
@@ -245,18 +245,18 @@ def _decode_pairs(codes: Array) -> Array:
     return pairs
 
 
-def _is_equal_overlap(one: Pixels, other: Pixels, dy: int, dx: int) -> bool:
+def _is_equal_overlap(first: Pixels, second: Pixels, dy: int, dx: int) -> bool:
     """Return whether two patches are equal in their overlap, except for coding errors, and have structure there."""
-    area = one[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
-    other_area = other[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
+    area = first[max(0, dy) : PATCH_SIZE + min(0, dy), max(0, dx) : PATCH_SIZE + min(0, dx)]
+    other_area = second[max(0, -dy) : PATCH_SIZE + min(0, -dy), max(0, -dx) : PATCH_SIZE + min(0, -dx)]
     is_equal = area.tobytes() == other_area.tobytes() or _has_only_coding_errors(area, other_area)
     return is_equal and (_count_levels(area[::4, ::4]) >= _MIN_LEVELS or _count_levels(area) >= _MIN_LEVELS)
 
 
-def _has_only_coding_errors(one: Pixels, other: Pixels) -> bool:
+def _has_only_coding_errors(first: Pixels, second: Pixels) -> bool:
     """Return whether, in each cell, the mean squared difference is a small part of the variance, over all colours."""
-    values = one.astype(np.float32)
-    error = cv2.blur(np.square(values - other), _CELL).sum(2)
+    values = first.astype(np.float32)
+    error = cv2.blur(np.square(values - second), _CELL).sum(2)
     variance = (cv2.blur(np.square(values), _CELL) - np.square(cv2.blur(values, _CELL)) + _NOISE**2).sum(2)
     return bool((error <= CODING_ERROR * variance).all())
 

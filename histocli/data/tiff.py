@@ -49,7 +49,7 @@ def read_tiff(page: Page) -> tuple[Values, tuple[str, ...]]:
         and all(other.size == page.size for other in following)
         and _has_channel_pages(page.description)
     ):
-        channels = [_read_page(one)[..., :1] for one in (page, *following)]
+        channels = [_read_page(channel)[..., :1] for channel in (page, *following)]
         return np.concatenate(channels, 2), ("three pages were combined to RGB",)
     raise _stack_error(1 + len(following))
 

@@ -197,22 +197,22 @@ def estimate_uncertainty(
 
 def compare_aucs(
     labels: npt.ArrayLike,
-    one: npt.ArrayLike,
-    other: npt.ArrayLike,
+    first_probs: npt.ArrayLike,
+    second_probs: npt.ArrayLike,
     clusters: Clusters,
     *,
     replicates: int = REPLICATES,
     seed: int = 0,
     threads: int = 1,
 ) -> PairedDifference:
-    """Compute AUC(one) - AUC(other) on the same patches, with 95% intervals and two-sided p-values.
+    """Compute AUC(first) - AUC(second) on the same patches, with 95% intervals and two-sided p-values.
 
     The p-value by bootstrap is that for which an interval of level 1 - p would end at 0.
 
     Args:
         labels: (N,) 0 or 1, with both classes.
-        one: (N,) the probabilities of one classifier.
-        other: (N,) the probabilities of the other classifier.
+        first_probs: (N,) the probabilities of the first classifier.
+        second_probs: (N,) the probabilities of the second classifier.
         clusters: groups of patches that are drawn together.
         replicates: the number of resamples.
         seed: the seed of the resamples.
@@ -221,8 +221,8 @@ def compare_aucs(
     Raises:
         HistoError: as `compute_auc`.
     """
-    y, p = check_scores(labels, one)
-    q = check_scores(labels, other)[1]
+    y, p = check_scores(labels, first_probs)
+    q = check_scores(labels, second_probs)[1]
     scored = [SortedScores(y, p, 0.5), SortedScores(y, q, 0.5)]
     first, second = resample(y, scored, clusters, replicates=replicates, seed=seed, threads=threads)
     row = NAMES.index("auc")

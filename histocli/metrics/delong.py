@@ -59,16 +59,16 @@ def delong(labels: Ints, probs: Floats, clusters: Clusters) -> AucError | None:
     return AucError(clusters.by, error, (low, high))
 
 
-def delong_difference(labels: Ints, one: Floats, other: Floats, clusters: Clusters) -> AucDifferenceError | None:
-    """Return the error of the difference AUC(one) - AUC(other) on the same patches; None if it has no variance.
+def delong_difference(labels: Ints, first: Floats, second: Floats, clusters: Clusters) -> AucDifferenceError | None:
+    """Return the error of the difference AUC(first) - AUC(second) on the same patches; None if it has no variance.
 
     Args:
         labels: (N,) 0 or 1.
-        one: (N,) the probabilities of one classifier.
-        other: (N,) the probabilities of the other classifier.
+        first: (N,) the probabilities of the first classifier.
+        second: (N,) the probabilities of the second classifier.
         clusters: groups of patches that are independent of one another.
     """
-    difference = _compute_shares(labels, one) - _compute_shares(labels, other)
+    difference = _compute_shares(labels, first) - _compute_shares(labels, second)
     value = float(difference[labels == 1].mean())
     error = _compute_standard_error(labels, difference, clusters)
     if error is None:

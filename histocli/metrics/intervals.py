@@ -141,12 +141,14 @@ def resample(
     rows = max(1, _BLOCK_CELLS // patches)
     sizes = [min(rows, replicates - start) for start in range(0, replicates, rows)]
     seeds = np.random.SeedSequence(seed).spawn(len(sizes))
-    codes = [None if is_order_free else clusters.codes[one.order] for one in scored]
+    codes = [None if is_order_free else clusters.codes[scores.order] for scores in scored]
 
     def block(size: int, seed: np.random.SeedSequence) -> Floats:
         counts = _draw_counts(np.random.default_rng(seed), size, clusters.n)
         pairs = zip(scored, codes, strict=True)
-        return np.stack([compute_metrics(one, counts if code is None else counts.take(code, 1)) for one, code in pairs])
+        return np.stack(
+            [compute_metrics(scores, counts if code is None else counts.take(code, 1)) for scores, code in pairs]
+        )
 
     with ThreadPoolExecutor(threads) as pool:
         values = np.concatenate(list(pool.map(block, sizes, seeds)), 2)  # (len(scored),len(METRICS),R)

@@ -99,9 +99,9 @@ def _ece(s: WeightedScores) -> Floats:
     return error
 
 
-def _dot_rows(one: Floats, other: Floats) -> Floats:
+def _dot_rows(first: Floats, second: Floats) -> Floats:
     """Return the dot product of each row: (R,)."""
-    products: Floats = np.einsum("rk,rk->r", one, other)
+    products: Floats = np.einsum("rk,rk->r", first, second)
     return products
 
 

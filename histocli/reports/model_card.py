@@ -130,7 +130,7 @@ def _render_evaluations(workspace: Workspace, run: str, best_sha256: str) -> str
     evaluations = [
         report
         for report in read_evaluations(workspace, run).values()
-        if report.uncertainty and [one.checkpoint_sha256 for one in report.checkpoints] == [best_sha256]
+        if report.uncertainty and [checkpoint.checkpoint_sha256 for checkpoint in report.checkpoints] == [best_sha256]
     ]
     return _make_environment().get_template("evaluations.md.j2").render(evaluations=evaluations)
 

@@ -124,10 +124,10 @@ def label_squares(areas: TumourAreas, grid: Grid) -> Mask:
 
 def _find_extents(polygons: list[Polygon]) -> tuple[Ring, Ring]:
     """Return the lowest and the highest y coordinate of the outline of each polygon."""
-    ys = [one.outline[:, 1] for one in polygons]
+    ys = [polygon.outline[:, 1] for polygon in polygons]
     return np.array([y.min() for y in ys]), np.array([y.max() for y in ys])
 
 
 def _shift(polygons: list[Polygon], top: float) -> list[Polygon]:
     by = np.array([0.0, top])
-    return [Polygon(one.outline - by, [hole - by for hole in one.holes], one.name) for one in polygons]
+    return [Polygon(polygon.outline - by, [hole - by for hole in polygon.holes], polygon.name) for polygon in polygons]

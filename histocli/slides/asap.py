@@ -62,13 +62,13 @@ def _sort(path: Path, annotations: list[_Annotation], parents: dict[str, str]) -
     """Return the areas, and count the other annotations."""
     polygons: list[Polygon] = []
     left_out: Counter[str] = Counter()
-    for one in annotations:
-        if one.kind in _WITHOUT_AREA or len(one.points) < 3:
-            left_out[_WITHOUT_AREA.get(one.kind, "points" if len(one.points) < 2 else "lines")] += 1
-        elif one.group.strip().lower() == _NO_GROUP:
+    for annotation in annotations:
+        if annotation.kind in _WITHOUT_AREA or len(annotation.points) < 3:
+            left_out[_WITHOUT_AREA.get(annotation.kind, "points" if len(annotation.points) < 2 else "lines")] += 1
+        elif annotation.group.strip().lower() == _NO_GROUP:
             left_out["ungrouped areas"] += 1
         else:
-            polygons.append(Polygon(parse_ring(one.points), [], _find_class(one.group, parents)))
+            polygons.append(Polygon(parse_ring(annotation.points), [], _find_class(annotation.group, parents)))
     check_polygons(polygons, path)
     if left_out and not polygons:
         raise HistoError(

@@ -22,9 +22,9 @@ def read_geojson(path: Path) -> AnnotatedAreas:
         HistoError: it is not GeoJSON, or has shapes but no area of an annotation.
     """
     shapes = _read_shapes(path)
-    areas = [one for one in shapes.polygons if one.kind == ANNOTATION]
+    areas = [polygon for polygon in shapes.polygons if polygon.kind == ANNOTATION]
     check_polygons(areas, path)
-    left_out = shapes.without_area + Counter(one.kind for one in shapes.polygons if one.kind != ANNOTATION)
+    left_out = shapes.without_area + Counter(polygon.kind for polygon in shapes.polygons if polygon.kind != ANNOTATION)
     if left_out and not areas:
         raise HistoError(
             f"{path} has {describe_counts(left_out)}, and no annotation with an area",
@@ -60,8 +60,8 @@ def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None
     `name` is the class, and `object_kind` QuPath's type, of the feature that contains them.
     """
     if isinstance(node, list):
-        for one in node:
-            _add_shapes(shapes, one, name, object_kind)
+        for child in node:
+            _add_shapes(shapes, child, name, object_kind)
         return
     kind = node["type"]
     if kind == "FeatureCollection":
@@ -77,7 +77,7 @@ def _add_shapes(shapes: _Shapes, node: Any, name: str, object_kind: str) -> None
         _add_shapes(shapes, node["geometries"], name, object_kind)
     elif kind in ("Polygon", "MultiPolygon"):
         areas = node["coordinates"] if kind == "MultiPolygon" else [node["coordinates"]]
-        for rings in (one for one in areas if one):
+        for rings in (area for area in areas if area):
             holes = [parse_ring(hole) for hole in rings[1:]]
             shapes.polygons.append(Polygon(parse_ring(rings[0]), holes, name, object_kind))
     elif kind in _WITHOUT_AREA:

@@ -88,7 +88,7 @@ def plan_grid(slide: Slide, slide_mpp: tuple[float, float], mpp: float, step: in
 
 def find_level(slide: Slide, slide_mpp: tuple[float, float], mpp: float) -> int:
     """Return the coarsest level that has at most `mpp` micrometres per pixel; the finest one if none has."""
-    fine = [i for i, one in enumerate(slide.levels) if max(slide_mpp) * one.downsample <= mpp * _LEVEL_TOLERANCE]
+    fine = [i for i, level in enumerate(slide.levels) if max(slide_mpp) * level.downsample <= mpp * _LEVEL_TOLERANCE]
     return max(fine, key=lambda i: slide.levels[i].downsample, default=0)
 
 

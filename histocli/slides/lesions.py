@@ -116,13 +116,13 @@ def match_detections(detections: list[Detection], lesions: Lesions) -> MatchedDe
     best = [math.nan] * len(lesions.sizes)
     false_positives = []
     height, width = lesions.labels.shape
-    for one in detections:
-        row, column = min(int(one.y / MASK_MPP), height - 1), min(int(one.x / MASK_MPP), width - 1)
+    for detection in detections:
+        row, column = min(int(detection.y / MASK_MPP), height - 1), min(int(detection.x / MASK_MPP), width - 1)
         number = int(lesions.labels[row, column])
         if not number:
-            false_positives.append(one.score)
-        elif not best[number - 1] >= one.score:  # also if the best is NaN
-            best[number - 1] = one.score
+            false_positives.append(detection.score)
+        elif not best[number - 1] >= detection.score:  # also if the best is NaN
+            best[number - 1] = detection.score
     kept = [i for i, size in enumerate(lesions.sizes) if size != _ISOLATED]
     return MatchedDetections([best[i] for i in kept], [lesions.sizes[i] for i in kept], false_positives)
 

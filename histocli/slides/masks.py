@@ -200,7 +200,7 @@ def _open_largest_page(path: Path) -> Iterator[Any]:
     with ExitStack() as stack:
         try:
             file: Any = stack.enter_context(tifffile.TiffFile(path))
-            page: Any = max(islice(file.pages, _MAX_PAGES), key=lambda one: one.imagewidth * one.imagelength)
+            page: Any = max(islice(file.pages, _MAX_PAGES), key=lambda page: page.imagewidth * page.imagelength)
             tile = (
                 page.tilewidth * page.tilelength
                 if page.is_tiled

@@ -206,7 +206,7 @@ def _read_predictions(path: Path) -> pd.DataFrame:
         raise HistoError(f"there is no table {path}", "histo predict --out scores.csv writes one")
     with path.open(encoding="utf-8-sig", newline="") as file:
         columns = read_columns(file, str(path))
-    name = next((one for one in _PROBABILITY_COLUMNS if one in columns), None)
+    name = next((column for column in _PROBABILITY_COLUMNS if column in columns), None)
     if name is None or "id" not in columns:
         raise HistoError(
             f"{path}: the columns id and probability are needed", "give the CSV file that histo predict wrote"

@@ -108,7 +108,7 @@ def draw_froc(path: Path, report: SlideEvaluation) -> Path:
         axes.set(xlabel="false positives per slide", ylabel="sensitivity for lesions", ylim=(0, 1))
         axes.set(xlim=(0, FALSE_POSITIVES[-1]))
         axes.legend(loc="lower right")
-        lesions = sum(one.lesions for one in report.recall.values())
+        lesions = sum(recall.lesions for recall in report.recall.values())
         what = f"{format_count(lesions, 'lesion')} in {report.slides:,} slides"
         set_title(figure, "FROC of lesions", f"{what}; score {_format_estimate(report.froc)}")
 
@@ -123,7 +123,7 @@ def _format_estimate(estimate: Estimate) -> str:
 def _draw_scale_bar(axes: Axes, width: int, height: int, mpp: float) -> None:
     """Draw a bar of a round number of millimetres, about a fifth of the picture wide, below the slide."""
     wanted = width * mpp / 1000 / 5
-    length = max((one for one in _BAR_LENGTHS_MM if one <= wanted), default=_BAR_LENGTHS_MM[0])
+    length = max((bar for bar in _BAR_LENGTHS_MM if bar <= wanted), default=_BAR_LENGTHS_MM[0])
     pixels = length * 1000 / mpp
     right, y = width * 0.98, height * 1.03
     axes.plot([right - pixels, right], [y, y], color="black", linewidth=2.5, solid_capstyle="butt", clip_on=False)

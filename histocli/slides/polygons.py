@@ -94,7 +94,9 @@ def measure_crossings(polygons: list[Polygon]) -> tuple[int, float]:
 
     Such a part is not filled. The share is that of the area that these outlines enclose.
     """
-    twice, enclosed = zip(*(_measure_turns(one.outline) for one in polygons), strict=True) if polygons else ((), ())
+    twice, enclosed = (
+        zip(*(_measure_turns(polygon.outline) for polygon in polygons), strict=True) if polygons else ((), ())
+    )
     crossed = [i for i, area in enumerate(twice) if area]
     return len(crossed), sum(twice[i] for i in crossed) / (sum(enclosed[i] for i in crossed) or 1.0)
 
@@ -114,7 +116,7 @@ def _measure_turns(ring: Ring) -> tuple[float, float]:
     ends = np.roll(points, -1, 0)
     for first in range(0, len(ring), _EDGES):
         (x0, y0), (x1, y1) = points[first : first + _EDGES].T, ends[first : first + _EDGES].T
-        top, bottom = (np.ceil(one(y0, y1) - 0.5).astype(int) for one in (np.minimum, np.maximum))
+        top, bottom = (np.ceil(choose(y0, y1) - 0.5).astype(int) for choose in (np.minimum, np.maximum))
         counts = bottom - top  # of the lines of pixel centres that each edge crosses
         rows = np.arange(counts.sum()) + np.repeat(top - np.cumsum(counts) + counts, counts)
         slopes = np.divide(x1 - x0, y1 - y0, out=np.zeros(len(x0)), where=y1 != y0)
@@ -127,8 +129,8 @@ def _measure_turns(ring: Ring) -> tuple[float, float]:
 
 def count_outside(polygons: list[Polygon], size: tuple[int, int]) -> int:
     """Return how many areas lie wholly outside a slide of `size` (width, height) pixels."""
-    low = np.array([one.outline.min(0) for one in polygons]).reshape(-1, 2)
-    high = np.array([one.outline.max(0) for one in polygons]).reshape(-1, 2)
+    low = np.array([polygon.outline.min(0) for polygon in polygons]).reshape(-1, 2)
+    high = np.array([polygon.outline.max(0) for polygon in polygons]).reshape(-1, 2)
     return int(((low >= size) | (high <= 0)).any(1).sum())
 
 
@@ -159,10 +161,10 @@ def _fill_with_holes(mask: Pixels, rings: list[FixedPoint]) -> None:
     right, bottom = (np.max(corners, (0, 1)) + 3).clip(0).tolist()
     window = mask[top:bottom, left:right]
     if window.size:
-        one = np.zeros(window.shape, np.uint8)
+        filled = np.zeros(window.shape, np.uint8)
         origin = np.array([left, top], np.int32) << _FRACTION_BITS
-        cv2.fillPoly(one, [ring - origin for ring in rings], 1, shift=_FRACTION_BITS)
-        window |= one
+        cv2.fillPoly(filled, [ring - origin for ring in rings], 1, shift=_FRACTION_BITS)
+        window |= filled
 
 
 def _to_fixed_point(ring: Ring, scale: tuple[float, float]) -> FixedPoint:

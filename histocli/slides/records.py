@@ -111,13 +111,13 @@ def read_finished(folder: Path) -> FinishedSlide | None:
 def read_folder(out: Path) -> list[tuple[Path, FinishedSlide]]:
     """Return the folder and the record of each finished slide; raise `HistoError` if their options differ."""
     found = [(path.parent, read_finished(path.parent)) for path in sorted(out.rglob(FILE))]
-    finished = [(folder, one) for folder, one in found if one is not None]
+    finished = [(folder, slide) for folder, slide in found if slide is not None]
     if not finished:
         raise HistoError(f"there are no maps of slides in {out}", "histo predict SLIDES --out DIR writes them")
-    for name, count in Counter(one.record.slide for _, one in finished).items():
+    for name, count in Counter(slide.record.slide for _, slide in finished).items():
         if count > 1:
             raise HistoError(f"{count} folders in {out} have the scores of the slide {name}", "remove all but one")
-    if len({(one.threshold, one.step) for _, one in finished}) > 1:
+    if len({(slide.threshold, slide.step) for _, slide in finished}) > 1:
         raise HistoError(
             f"the slides in {out} were scored with different options", "score them again with one histo predict"
         )

@@ -47,7 +47,7 @@ def find_annotation(slide: SlideFile, folder: Path) -> FoundAnnotation | None:
 
 def describe_others(found: Sequence[FoundAnnotation | None]) -> list[str]:
     """Return a note if slides have several annotations, of which one is read."""
-    several = [one for one in found if one is not None and one.others]
+    several = [annotation for annotation in found if annotation is not None and annotation.others]
     if not several:
         return []
     first = several[0]
@@ -88,7 +88,9 @@ def find_files(slide: SlideFile, folder: Path, ends: Sequence[str]) -> list[Path
         stem = Path(key).name
         names = os.listdir(place) if place.is_dir() else []  # noqa: PTH208 - names are enough
         by_end = {name[len(stem) :].lower(): place / name for name in sorted(names) if name.startswith(stem)}
-        found = [by_end[end.lower()] for end in dict.fromkeys(one.lower() for one in ends) if end.lower() in by_end]
+        found = [
+            by_end[end.lower()] for end in dict.fromkeys(suffix.lower() for suffix in ends) if end.lower() in by_end
+        ]
         found = [path for path in found if path.is_file()]
         if found:
             return found

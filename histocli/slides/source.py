@@ -98,8 +98,8 @@ class SlidesSource:
             raise HistoError(f"there are no slides in {', '.join(locations)}", "histo reads .svs, .tif, .ndpi and more")
         files = [find_annotation(file, annotations) for file in found.slides]
         slides = [
-            AnnotatedSlide(file, one.path if one else None, find_hospital(file.name))
-            for file, one in zip(found.slides, files, strict=True)
+            AnnotatedSlide(file, annotation.path if annotation else None, find_hospital(file.name))
+            for file, annotation in zip(found.slides, files, strict=True)
         ]
         source = cls(slides, given, n, seed, ", ".join(locations), near_tumour)
         source.report.notes += describe_others(files) + given.describe_unknown(found.slides)
@@ -107,35 +107,35 @@ class SlidesSource:
 
     def plan(self) -> list[PlannedFile]:
         """Return the slides, which are on this machine."""
-        return [PlannedFile(str(one.file.path), one.file.path.stat().st_size, True) for one in self.slides]
+        return [PlannedFile(str(slide.file.path), slide.file.path.stat().st_size, True) for slide in self.slides]
 
     def fetch(self) -> None:
         """Find the tissue and the tumour of each slide, and choose the patches."""
         rng = np.random.default_rng(self.seed)
         with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
             self._sampled = [self._find_squares(slide, pool) for slide in self.slides]
-        with_tumour = [one.tissue & one.tumour for one in self._sampled]
-        near = [one.tissue & ~one.tumour & _find_near_squares(one.tumour) for one in self._sampled]
+        with_tumour = [sample.tissue & sample.tumour for sample in self._sampled]
+        near = [sample.tissue & ~sample.tumour & _find_near_squares(sample.tumour) for sample in self._sampled]
         n_tumour = self._choose(rng, with_tumour, round(self.n * _TUMOUR_SHARE))
         n_near = self._choose(rng, near, round((self.n - n_tumour) * self.near_tumour)) if self.near_tumour else 0
-        without = [one.tissue & ~one.tumour & ~one.chosen for one in self._sampled]
+        without = [sample.tissue & ~sample.tumour & ~sample.chosen for sample in self._sampled]
         self._choose(rng, without, self.n - n_tumour - n_near)
-        self.total = sum(int(one.chosen.sum()) for one in self._sampled)
+        self.total = sum(int(sample.chosen.sum()) for sample in self._sampled)
         if not self.total:
             raise HistoError(f"no tissue was found in {self.report.origin}", "histo predict shows the tissue it finds")
-        outside = sum(int((one.tumour & ~one.tissue).sum()) for one in self._sampled)
+        outside = sum(int((sample.tumour & ~sample.tissue).sum()) for sample in self._sampled)
         counts = {"slides": len(self.slides), "tumour": sum(int((o.chosen & o.tumour).sum()) for o in self._sampled)}
         if self.near_tumour:
             counts["normal, near tumour"] = sum(
-                int((one.chosen & mask).sum()) for one, mask in zip(self._sampled, near, strict=True)
+                int((sample.chosen & mask).sum()) for sample, mask in zip(self._sampled, near, strict=True)
             )
         self.report.counts.update(counts | ({"annotated squares without tissue": outside} if outside else {}))
 
     def _choose(self, rng: np.random.Generator, masks: list[Mask], count: int) -> int:
         """Choose up to `count` squares of the masks of the slides, evenly, and return how many."""
         shares = _share_evenly([int(mask.sum()) for mask in masks], count)
-        for one, mask, share in zip(self._sampled, masks, shares, strict=True):
-            one.chosen.flat[rng.choice(np.flatnonzero(mask), share, replace=False)] = True
+        for sample, mask, share in zip(self._sampled, masks, shares, strict=True):
+            sample.chosen.flat[rng.choice(np.flatnonzero(mask), share, replace=False)] = True
         return sum(shares)
 
     def _find_squares(self, slide: AnnotatedSlide, pool: ThreadPoolExecutor) -> _Sampled:
@@ -153,26 +153,26 @@ class SlidesSource:
     def patches(self) -> Iterator[Patch]:
         """Yield the chosen patches, slide by slide and row by row."""
         with ThreadPoolExecutor(thread_count(), "histo-slide") as pool:
-            for one in self._sampled:
-                yield from self._read_slide_patches(one, pool)
+            for sample in self._sampled:
+                yield from self._read_slide_patches(sample, pool)
 
-    def _read_slide_patches(self, one: _Sampled, pool: ThreadPoolExecutor) -> Iterator[Patch]:
-        name = one.slide.file.name
-        squares = np.argwhere(one.chosen).tolist()
+    def _read_slide_patches(self, sample: _Sampled, pool: ThreadPoolExecutor) -> Iterator[Patch]:
+        name = sample.slide.file.name
+        squares = np.argwhere(sample.chosen).tolist()
         if not squares:
             return
-        with open_slide(one.slide.file.path) as slide:
-            found = read_patches(slide, one.grid, one.chosen, pool)
+        with open_slide(sample.slide.file.path) as slide:
+            found = read_patches(slide, sample.grid, sample.chosen, pool)
             for (row, column), patch in zip(squares, found, strict=True):
-                box = one.grid.find_box(row, column)
-                label = int(one.tumour[row, column])
+                box = sample.grid.find_box(row, column)
+                label = int(sample.tumour[row, column])
                 yield Patch(
                     f"{name}_x{box.x}_y{box.y}",
                     patch.load,
                     label,
                     name,
-                    hospital=one.slide.hospital,
-                    position=Position(box.x, box.y, *one.mpp),
+                    hospital=sample.slide.hospital,
+                    position=Position(box.x, box.y, *sample.mpp),
                 )
 
 
@@ -203,11 +203,11 @@ class SyntheticSlidesSource(SlidesSource):
         self.plans, self.folder, self.context = plans, folder, context
         slides = [
             AnnotatedSlide(
-                SlideFile(folder / "slides" / f"{one.name}.tif", one.name),
-                self._find_annotation_path(one),
-                one.hospital,
+                SlideFile(folder / "slides" / f"{plan.name}.tif", plan.name),
+                self._find_annotation_path(plan),
+                plan.hospital,
             )
-            for one in plans
+            for plan in plans
         ]
         super().__init__(slides, GivenResolutions(), n, seed, f"synthetic slides: {len(plans)}, seed={seed}")
 
@@ -236,4 +236,4 @@ class SyntheticSlidesSource(SlidesSource):
 
     def plan(self) -> list[PlannedFile]:
         """Return the slides that will be drawn; their sizes are not known before."""
-        return [PlannedFile(one.file.path.name, None, one.file.path.is_file()) for one in self.slides]
+        return [PlannedFile(slide.file.path.name, None, slide.file.path.is_file()) for slide in self.slides]

@@ -94,7 +94,7 @@ class _SlideDrawer:
         self.tissue = fill_polygons(slide.tissue, shape, (_DRAWING_FACTOR, _DRAWING_FACTOR))
         self.tumour = fill_polygons(slide.lesions, shape, (_DRAWING_FACTOR, _DRAWING_FACTOR)) & self.tissue
         self.patches = [
-            [render(Drawing(appearance, Layout(blobs, (seed, number, kind, one)))) for one in range(_N_PATCHES)]
+            [render(Drawing(appearance, Layout(blobs, (seed, number, kind, index)))) for index in range(_N_PATCHES)]
             for kind, blobs in enumerate(((), (Blob(SIZE / 2, SIZE / 2, 200.0),)))
         ]
         for patches in self.patches:

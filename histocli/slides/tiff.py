@@ -63,7 +63,9 @@ class TiffReader(Slide):
     def _check_complete(self, pages: list[Any]) -> None:
         """Refuse a file whose end is missing, as after a broken download: the metadata can be missing with it."""
         size = self.path.stat().st_size
-        ends = [int(max(map(sum, zip(one.dataoffsets, one.databytecounts, strict=True)), default=0)) for one in pages]
+        ends = [
+            int(max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)), default=0)) for page in pages
+        ]
         next_page = _next_page(self._file, pages[-1].offset) if 0 < len(pages) < _MAX_PAGES else 0
         if not pages or next_page or max(ends) > size:
             raise HistoError(
@@ -138,8 +140,8 @@ class TiffReader(Slide):
 def _describe_other_images(first: Any, pages: list[Any]) -> tuple[str, ...]:
     """Return a flag if the file has another large image that is no reduced version of the slide."""
     smallest = first.imagewidth * first.imagelength / _LARGE_IMAGE
-    others = [one for one in pages if one is not first and not one.is_reduced]
-    count = sum(one.imagewidth * one.imagelength >= smallest for one in others)
+    others = [page for page in pages if page is not first and not page.is_reduced]
+    count = sum(page.imagewidth * page.imagelength >= smallest for page in others)
     return (f"{format_count(count, 'other large image')} of the file left out",) if count else ()
 
 

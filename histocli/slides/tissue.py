@@ -107,8 +107,8 @@ def load_mask(path: Path, shape: tuple[int, int], size: tuple[float, float]) -> 
     scale = (size[0] / shape[1], size[1] / shape[0])
     tissue: list[Polygon] = []
     removed: list[Polygon] = []
-    for one in areas.polygons:
-        (removed if normalise_class(one.name) in NO_TISSUE_CLASSES else tissue).append(one)
+    for polygon in areas.polygons:
+        (removed if normalise_class(polygon.name) in NO_TISSUE_CLASSES else tissue).append(polygon)
     if removed and not tissue:
         raise HistoError(f"{path} has areas to exclude, and none of tissue", "draw the tissue too, without a class")
     mask = fill_polygons(tissue, shape, scale)

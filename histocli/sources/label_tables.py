@@ -204,10 +204,10 @@ class LabelTables:
         chosen = max(names, key=lambda name: len(rows[name]))  # of equal ones, the first
         for name in names:
             if image := next((i for i, row in rows[name].items() if rows[chosen].get(i, row) != row), None):
-                one, other = table.lines[rows[chosen][image]], table.lines[rows[name][image]]
+                first, second = table.lines[rows[chosen][image]], table.lines[rows[name][image]]
                 raise HistoError(
-                    f"{table.name}: the image {image} is that of line {one} by the column {chosen}, and that of line "
-                    f"{other} by the column {name}",
+                    f"{table.name}: the image {image} is that of line {first} by the column {chosen}, and that of line "
+                    f"{second} by the column {name}",
                     f"choose the column: --id-column {chosen} or --id-column {name}",
                 )
         return table.columns[chosen]

@@ -148,23 +148,23 @@ def check_unambiguous(table: str, what: str, matched: Matched, ids: Sequence[str
     Raises:
         HistoError: there is such an id or image.
     """
-    for row, (one, other) in matched.ambiguous.items():
-        if one != other:
+    for row, (first, second) in matched.ambiguous.items():
+        if first != second:
             raise HistoError(
-                f"the id {ids[row]!r} in the table of {what} is that of two images, {one} and {other}",
+                f"the id {ids[row]!r} in the table of {what} is that of two images, {first} and {second}",
                 "use the paths of the images as ids in the table",
             )
         raise HistoError(
-            f"{table}: the ids {ids[matched.rows[one]]!r} and {ids[row]!r} are both of the image {one}",
+            f"{table}: the ids {ids[matched.rows[first]]!r} and {ids[row]!r} are both of the image {first}",
             "remove one of the two rows",
         )
 
 
-def _compare_folders(one: Sequence[str], other: Sequence[str]) -> tuple[bool, int, bool]:
+def _compare_folders(first: Sequence[str], second: Sequence[str]) -> tuple[bool, int, bool]:
     """Compare folders from the innermost on: whether all common levels agree, how many agree, and whether all do."""
-    length = min(len(one), len(other))
-    same = next((n for n in range(length) if one[n] != _compose(other[n])), length)
-    return same == length, same, len(one) == len(other)
+    length = min(len(first), len(second))
+    same = next((n for n in range(length) if first[n] != _compose(second[n])), length)
+    return same == length, same, len(first) == len(second)
 
 
 def _is_absolute(key: str) -> bool:

@@ -88,7 +88,9 @@ def list_npz(name: str, open_file: Open) -> list[File]:
             )
         listed += _list_patches(name, archive, array)
         rows = array.shape[0]
-        columns = [one for one in arrays if one.folder == array.folder and one.is_column(rows)][:_MAX_COLUMNS]
+        columns = [column for column in arrays if column.folder == array.folder and column.is_column(rows)][
+            :_MAX_COLUMNS
+        ]
         _check_labels(name, arrays, array, columns)
         if columns:
             title = "labels" if any(column.title in LABEL_TITLES for column in columns) else "arrays"

@@ -47,7 +47,7 @@ def write_state(folder: Path, kind: Track, id: str, epochs: int | None) -> None:
     states = read_state(folder)
     before = states[kind].epochs if kind in states else 0
     states[kind] = TrackerState(id, before if epochs is None else epochs)
-    write_json(folder / _STATE, {one.value: to_json(state) for one, state in states.items()})
+    write_json(folder / _STATE, {tracker.value: to_json(state) for tracker, state in states.items()})
 
 
 def read_run_config(folder: Path) -> dict[str, Value]:

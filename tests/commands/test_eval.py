@@ -301,15 +301,15 @@ def test_evaluations_of_folders_with_the_same_name_have_different_files(histo, t
             json.loads((histo.root / "metrics" / evaluation[-1]["scores"].replace("csv", "json")).read_text())
             == evaluation[i]
         )
-    files = [one["scores"] for one in evaluation]
+    files = [record["scores"] for record in evaluation]
     assert (files[0], files[2:4]) == ("first-test-all.csv", ["first-site.1-all.csv", "first-site.2-all.csv"])
     assert len(set(files[:4])) == 4
     assert files[4] == files[0]
     usual, other = report(histo), report(histo, "--threshold", "0.9")
     assert other["scores"] == "first-synthetic-val-at-0.9.csv"
     card = (histo.root / "runs" / "first" / "model_card.md").read_text()
-    for one in (usual, other):
-        assert f"| {one['threshold']:.4f} |" in card
+    for record in (usual, other):
+        assert f"| {record['threshold']:.4f} |" in card
     assert sum(line.startswith(("| test, all", "| site.")) for line in card.splitlines()) == 4
 
 
@@ -443,7 +443,7 @@ def test_calibration_is_applied_and_reported_and_raw_turns_it_off(histo):
         assert evaluation["before_calibration"][name] == pytest.approx(raw["metrics"][name])
     assert evaluation["metrics"]["auc"] == raw["metrics"]["auc"]
     assert "calibration with temperature 2.500" in result.stderr
-    before, after = (f"{one['metrics']['log_loss']:.4f}" for one in (raw, evaluation))
+    before, after = (f"{record['metrics']['log_loss']:.4f}" for record in (raw, evaluation))
     assert re.search(rf"^log loss +{before} +{after}$", result.stderr, re.M)
     assert report(histo, "--raw") == raw  # the former name of the option
 
@@ -451,8 +451,10 @@ def test_calibration_is_applied_and_reported_and_raw_turns_it_off(histo):
 def test_an_ensemble_averages_the_probabilities(two_runs, tmp_path):
     alone = [report(two_runs, "--ckpt", run) for run in ("first", "second")]
     both = report(two_runs, "--ckpt", "first", "--ckpt", "second")
-    one, other, mean = ([float(row["prob"]) for row in scores(two_runs, evaluation)] for evaluation in (*alone, both))
-    assert mean == pytest.approx((np.array(one) + other) / 2, abs=1e-7)
+    first, second, mean = (
+        [float(row["prob"]) for row in scores(two_runs, evaluation)] for evaluation in (*alone, both)
+    )
+    assert mean == pytest.approx((np.array(first) + second) / 2, abs=1e-7)
     assert both["run"] == "first-and-second"
     assert [member["checkpoint_sha256"] for member in both["ensemble"]] == [
         evaluation["checkpoint_sha256"] for evaluation in alone
@@ -507,12 +509,12 @@ def test_two_checkpoints_are_compared_on_the_same_patches(two_runs):
     rename_slides(two_runs, 20)
     result = two_runs(*EVAL, "--compare", "first", "second", "--data", "synthetic", "--json")
     evaluation = json.loads(result.stdout)
-    one, other = (report(two_runs, "--ckpt", run, "--data", "synthetic") for run in ("first", "second"))
-    scored = one["metrics"]["auc"], other["metrics"]["auc"]
+    first, second = (report(two_runs, "--ckpt", run, "--data", "synthetic") for run in ("first", "second"))
+    scored = first["metrics"]["auc"], second["metrics"]["auc"]
     assert (evaluation["a"]["auc"], evaluation["b"]["auc"]) == pytest.approx(
         scored, abs=1e-4
     )  # duplicates tie in the CSV's digits
-    assert evaluation["difference"] == pytest.approx(one["metrics"]["auc"] - other["metrics"]["auc"], abs=1e-4)
+    assert evaluation["difference"] == pytest.approx(first["metrics"]["auc"] - second["metrics"]["auc"], abs=1e-4)
     assert evaluation["n"] == 320
     for found in (evaluation["bootstrap"], evaluation["delong"]):
         assert found["by"] == "slide"
@@ -601,8 +603,8 @@ def test_evaluations_of_other_patches_cannot_be_compared(histo, folder, tmp_path
 def test_other_patches_with_the_same_names_cannot_be_compared(histo, tmp_path):
     for place, first in (("a", 0), ("b", 50)):
         write_patches(tmp_path / place, {f"{i % 2}/{i}": crop(texture(first + i), 0, 0) for i in range(8)})
-    one, other = (report(histo, "--data", tmp_path / place) for place in ("a", "b"))
-    names = [evaluation["scores"].replace("csv", "json") for evaluation in (one, other)]
+    first, second = (report(histo, "--data", tmp_path / place) for place in ("a", "b"))
+    names = [evaluation["scores"].replace("csv", "json") for evaluation in (first, second)]
     assert "8 ids belong to other pixels" in histo.fails("eval", "--compare", *names)[0]
 
 

@@ -53,7 +53,7 @@ def evaluation(histo):
 
 def check_cells(maps, rows):
     """Each patch must be in the cell at its position, with its score and its label."""
-    by_slide = {one.slide: one for one in maps}
+    by_slide = {patch_map.slide: patch_map for patch_map in maps}
     for row in rows:
         shown = by_slide[row["slide"]]
         assert shown.side == pytest.approx(CELL)
@@ -61,8 +61,8 @@ def check_cells(maps, rows):
         cell = int((y - shown.top) / CELL), int((x - shown.left) / CELL)
         assert shown.probs[cell] == pytest.approx(float(row["prob"]), abs=1e-6)
         assert shown.labels[cell] == int(row["label"])
-    assert sum(int(np.isfinite(one.probs).sum()) for one in maps) == len(rows)
-    assert sum(one.patches for one in maps) == len(rows)
+    assert sum(int(np.isfinite(patch_map.probs).sum()) for patch_map in maps) == len(rows)
+    assert sum(patch_map.patches for patch_map in maps) == len(rows)
 
 
 def test_the_cells_of_an_evaluation_have_the_scores_and_labels_of_its_patches(scored):
@@ -109,11 +109,11 @@ def test_without_the_data_set_ids_tell_the_position_and_mpp_the_scale(scored, tm
     assert len(list((empty.root / "plots").glob("moved-*-map-slide_1.svg"))) == 2
     workspace = Workspace(histo.root)
     by_id = make_patch_maps(place_predictions(Workspace(empty.root), moved, ()), GivenResolutions(MPP))
-    for one, other in zip(
+    for moved_map, other in zip(
         by_id, make_patch_maps(place_predictions(workspace, table, ()), GivenResolutions()), strict=True
     ):
-        np.testing.assert_array_equal(one.probs, other.probs)
-        assert not np.isfinite(one.labels).any()
+        np.testing.assert_array_equal(moved_map.probs, other.probs)
+        assert not np.isfinite(moved_map.labels).any()
 
 
 def test_far_patches_share_cells_that_show_their_mean(tmp_path):

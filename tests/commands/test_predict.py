@@ -135,10 +135,10 @@ def test_with_tta_rotated_patches_get_the_same_score(histo, images, tmp_path):
     (tmp_path / "turned").mkdir()
     for path in images.iterdir():
         cv2.imwrite(str(tmp_path / "turned" / path.name), np.rot90(cv2.imread(str(path))))
-    one, other = (
+    first, second = (
         [float(row["label"]) for row in run_predict(histo, folder, "--tta")] for folder in (images, tmp_path / "turned")
     )
-    assert one == pytest.approx(other, abs=1e-5)
+    assert first == pytest.approx(second, abs=1e-5)
 
 
 def test_an_unreadable_file_is_named_and_all_others_are_scored(histo, images):
@@ -447,10 +447,10 @@ def test_the_temperature_is_applied_unless_raw(histo, images):
 
 def test_an_ensemble_writes_the_mean(two_runs, images):
     pair = ["--ckpt", "first", "--ckpt", "second"]
-    one, other, both = (
+    first, second, both = (
         [float(row["label"]) for row in run_predict(two_runs, images, *names)] for names in (pair[:2], pair[2:], pair)
     )
-    assert both == pytest.approx((np.array(one) + other) / 2, abs=2e-6)
+    assert both == pytest.approx((np.array(first) + second) / 2, abs=2e-6)
     error, _ = two_runs.fails(*PREDICT, images, "--ckpt", "first", "--ckpt", "best.pt", "--ckpt", "first", code=2)
     assert "is given twice" in error
 

@@ -22,8 +22,8 @@ def load_run_checkpoint(histo, run, file="last.pt"):
     return load_checkpoint(histo.root / "runs" / run / file)
 
 
-def same_weights(one, other):
-    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+def same_weights(first, second):
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def test_each_seed_is_a_run_and_the_report_has_mean_and_spread(histo):

@@ -528,7 +528,7 @@ def test_maps_of_slides_can_be_zoomed(placed, tmp_path):
     write_heatmaps(tmp_path / "maps", 2, 300)
     page = page_of(placed, "--pictures", 0, "--maps", tmp_path / "maps")
     names = [f"slide {number} {HOSTILE}" for number in (0, 1)] + [f"case {number} {HOSTILE}" for number in (1, 0)]
-    found = [one["aria-label"].removeprefix("Map of the slide ") for one in maps_of(page)]
+    found = [picture["aria-label"].removeprefix("Map of the slide ") for picture in maps_of(page)]
     assert sorted(found[:2]) == names[:2]
     assert found[2:] == names[2:]  # those with most tumour first
     script = """
@@ -616,12 +616,12 @@ def test_the_evaluation_of_maps_is_beside_them(histo, tmp_path):
     assert "AUC of slides by maximum 0.7500 0.5000 to 0.9000 FROC score of Camelyon16 0.6100 -" in page.text
     assert "recall, micrometastasis: 1 of 2 0.5000 -" in page.text
     assert "Not measured, because they could not be scored (1): broken" in page.text
-    roc, froc = ([one["points"] for tag, one in page.elements if tag == "polyline"][i] for i in (-2, -1))
+    roc, froc = ([attributes["points"] for tag, attributes in page.elements if tag == "polyline"][i] for i in (-2, -1))
     chart = Chart("", "", make_rate_axis(""), make_rate_axis(""))
     assert roc == chart.format_points(Line("", ((0, 0), (0, 0.5), (0.5, 0.5), (0.5, 1), (1, 1))))
     assert froc == chart.format_points(Line("", ((0, 0), (0.25, 0.5), (1, 0.8))))  # the axis ends at 8 false positives
-    one = f"case 0 {HOSTILE}"
-    for changes in ({"scores": {one: {"maximum": 0.9}}, "labels": {one: 0}}, {"without_truth": ["case 9"]}):
+    case = f"case 0 {HOSTILE}"
+    for changes in ({"scores": {case: {"maximum": 0.9}}, "labels": {case: 0}}, {"without_truth": ["case 9"]}):
         evaluate_maps(histo, maps, **changes)
         result = histo("report", *line)
         assert "slides-maps.json was computed from other maps" in " ".join(result.stderr.split())

@@ -91,11 +91,12 @@ def test_a_run_that_is_being_trained_is_listed_so_and_not_removed(histo):
 
 def test_data_sets_and_subsets_are_listed_with_their_counts(histo):
     summary = json.loads(histo("data", "--json").stdout)
-    (one,) = summary["datasets"]
-    assert (one["name"], one["source"], one["patches"], one["slides"]) == ("synthetic", "synthetic", 320, 8)
-    assert one["tumour"] + one["normal"] == 320
-    assert one["unlabelled"] == 0
-    assert one["bytes"] > 320 * 96 * 96 * 3
+    (dataset,) = summary["datasets"]
+    facts = [dataset[key] for key in ("name", "source", "patches", "slides")]
+    assert facts == ["synthetic", "synthetic", 320, 8]
+    assert dataset["tumour"] + dataset["normal"] == 320
+    assert dataset["unlabelled"] == 0
+    assert dataset["bytes"] > 320 * 96 * 96 * 3
     (subset,) = summary["subsets"]
     assert (subset["name"], subset["data"], subset["train"] + subset["val"]) == ("balanced", "synthetic", 64)
     shown = histo("data").stdout

@@ -24,8 +24,8 @@ def load_run_checkpoint(histo, run, file="last.pt"):
     return load_checkpoint(histo.root / "runs" / run / file)
 
 
-def same_weights(one, other):
-    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+def same_weights(first, second):
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def has_head(process):

@@ -230,11 +230,11 @@ def test_training_with_two_processes_writes_one_run(histo):
     assert "; 2 processes" in stderr
     assert stderr.count("done: wrote") == 1
     assert len(list(histo.root.glob("runs/*"))) == 3
-    one, two = history(histo, "one"), history(histo, "two")
-    assert [row["epoch"] for row in two] == [1, 2]
-    assert [row["step"] for row in two] == [row["step"] for row in one]
+    first, second = history(histo, "one"), history(histo, "two")
+    assert [row["epoch"] for row in second] == [1, 2]
+    assert [row["step"] for row in second] == [row["step"] for row in first]
     for name in ("train_loss", "val_loss"):  # as near as batch norm with statistics of a half each allows
-        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=0.05)
+        assert [row[name] for row in second] == pytest.approx([row[name] for row in first], rel=0.05)
     files = {path.name for path in (histo.root / "runs" / "two").iterdir()}
     assert files == {path.name for path in (histo.root / "runs" / "one").iterdir()} | {"job.json"}
 
@@ -285,7 +285,7 @@ def members(job):
     """Return the processes of a job, by rank."""
     pids = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
     found = [dict(item.partition("=")[::2] for item in environment(pid)) | {"pid": int(pid)} for pid in pids]
-    return {int(one["RANK"]): one["pid"] for one in found if "RANK" in one}
+    return {int(process["RANK"]): process["pid"] for process in found if "RANK" in process}
 
 
 def environment(pid):

@@ -37,8 +37,8 @@ def trainer(compute, total_steps=200, arch="histonet", **changes):
     return Trainer(create_model(arch), Recipe(1e-3, total_steps, seed=3, **changes), compute)
 
 
-def relative(one, other):
-    return float((one.cpu().float() - other.cpu().float()).norm() / other.cpu().float().norm().clamp(min=1e-12))
+def relative(first, second):
+    return float((first.cpu().float() - second.cpu().float()).norm() / second.cpu().float().norm().clamp(min=1e-12))
 
 
 def test_a_graph_takes_the_steps_of_eager_training():
@@ -74,8 +74,8 @@ def test_three_steps_are_those_of_the_cpu():
     for on_cpu, on_gpu in zip(batches("cpu", 96).eval_batches(), batches("cuda", 96).eval_batches(), strict=True):
         losses = expected.train_step(on_cpu), made.train_step(on_gpu)
         assert float(losses[1]) == pytest.approx(float(losses[0]), rel=next(tolerances))
-    for one, other in ((made.model, expected.model), (made.ema_model, expected.ema_model)):
-        for name, weight in one.state_dict().items():
+    for model, other in ((made.model, expected.model), (made.ema_model, expected.ema_model)):
+        for name, weight in model.state_dict().items():
             # AdamW's first steps are as large for a gradient of 1e-9 as for one of 1: where the gradient is almost 0,
             # its sign is rounding, and the weight may differ by two steps. So a quarter of the values may differ.
             reference = other.state_dict()[name].float()
@@ -99,9 +99,9 @@ def test_logits_and_gradients_are_those_of_the_cpu():
     assert (outputs[0] - outputs[1].cpu()).abs().max() < 1e-3
     for output in outputs:
         output.square().sum().backward()
-    for one, theirs in zip(model.parameters(), other.parameters(), strict=True):
-        if one.grad.norm() > 1e-4:
-            assert relative(theirs.grad, one.grad) < 1e-2
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        if ours.grad.norm() > 1e-4:
+            assert relative(theirs.grad, ours.grad) < 1e-2
 
 
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
@@ -132,9 +132,9 @@ def test_a_step_never_waits_for_the_gpu():
 
 def test_patches_that_are_not_kept_on_the_gpu_give_the_same_batches():
     kept, loaded = batches("cuda", is_resident=True), batches("cuda", is_resident=False)
-    for one, other in zip(kept.train_batches(5), loaded.train_batches(5), strict=True):
-        assert torch.equal(one.images, other.images)
-        assert torch.equal(one.labels, other.labels)
+    for first, second in zip(kept.train_batches(5), loaded.train_batches(5), strict=True):
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.labels, second.labels)
 
 
 def test_memory_does_not_grow_over_replays():

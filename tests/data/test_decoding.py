@@ -59,12 +59,12 @@ def is_alive(pid):
     return True
 
 
-def check_same(one, other):
-    assert np.array_equal(one.pixels, other.pixels)
-    assert {i: (str(e), e.hint) for i, e in one.errors.items()} == {
-        i: (str(e), e.hint) for i, e in other.errors.items()
+def check_same(first, second):
+    assert np.array_equal(first.pixels, second.pixels)
+    assert {i: (str(e), e.hint) for i, e in first.errors.items()} == {
+        i: (str(e), e.hint) for i, e in second.errors.items()
     }
-    assert one.remarks == other.remarks
+    assert first.remarks == second.remarks
 
 
 def test_another_process_decodes_the_same_pixels(folder, pool):
@@ -110,7 +110,7 @@ def test_processes_and_threads_give_the_same_chunks(folder, monkeypatch, few):
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [
         [patch.id for patch in chunk.patches] for chunk in expected
     ]
-    assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(chunks, expected, strict=True))
+    assert all(np.array_equal(first.pixels, second.pixels) for first, second in zip(chunks, expected, strict=True))
     assert [(failed.id, str(error)) for chunk in chunks for failed, error in chunk.failures] == [
         (failed.id, str(error)) for chunk in expected for failed, error in chunk.failures
     ]

@@ -156,9 +156,9 @@ def test_a_second_run_reads_all_features(histo, hub):
     shutil.rmtree(histo.root / "features")  # it may be removed at any time
     third = histo(*command, "--name", "three")
     assert f"features: 0 of {SUBSET} patches were in" in " ".join(third.stderr.split())
-    one, two, three = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("one", "two", "three"))
-    for name, tensor in one.model.items():
-        assert torch.equal(tensor, two.model[name])
+    first, second, three = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("one", "two", "three"))
+    for name, tensor in first.model.items():
+        assert torch.equal(tensor, second.model[name])
         assert torch.equal(tensor, three.model[name])
 
 

@@ -469,4 +469,4 @@ def test_the_first_frame_of_an_animation_is_read_and_said(kind, options):
         remarks.append(Remarks())
         image = decode(buffer.getvalue(), "a.png", remarks=remarks[-1])
         assert np.abs(image.astype(int) - (200, 100, 150)).max() <= 2  # a GIF has a palette
-    assert [one.counts() for one in remarks] == [{}, {"only the first of several frames was read": 1}]
+    assert [remark.counts() for remark in remarks] == [{}, {"only the first of several frames was read": 1}]

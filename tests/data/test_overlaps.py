@@ -24,8 +24,8 @@ def find_true_pairs(places):
     """The pairs among places (image, y, x) that share at least 16x16 pixels."""
     return {
         (a, b, v - y, u - x)
-        for (a, (one, y, x)), (b, (other, v, u)) in combinations(enumerate(places), 2)
-        if one == other and abs(v - y) <= FAR and abs(u - x) <= FAR
+        for (a, (first, y, x)), (b, (second, v, u)) in combinations(enumerate(places), 2)
+        if first == second and abs(v - y) <= FAR and abs(u - x) <= FAR
     }
 
 
@@ -56,10 +56,10 @@ def test_a_smaller_overlap_is_not_a_pair(dy, dx):
 @pytest.mark.parametrize("rows", [slice(0, 12), slice(36, 48), slice(0, 40)])
 def test_different_tissue_in_a_quarter_of_the_overlap_is_not_a_pair(rows):
     image = texture(1)
-    one, other = crop(image, 100, 100).copy(), crop(image, 148, 100).copy()
-    assert find_pairs([one, other]) == {(0, 1, 48, 0)}
-    other[rows] = crop(texture(2), 0, 0)[rows]
-    assert find_pairs([one, other]) == set()
+    first, second = crop(image, 100, 100).copy(), crop(image, 148, 100).copy()
+    assert find_pairs([first, second]) == {(0, 1, 48, 0)}
+    second[rows] = crop(texture(2), 0, 0)[rows]
+    assert find_pairs([first, second]) == set()
 
 
 def compress(patch, quality=75):
@@ -84,11 +84,11 @@ def test_lossy_patches_with_other_shifts_are_not_found():
 def test_slightly_different_patches_are_found_if_one_block_is_equal():
     """Some of PCam's patches differ by one level in a few pixels before they are compressed."""
     image = tissue(3)
-    one, other = crop(image, 100, 100), crop(image, 132, 116).copy()
-    noise = np.random.default_rng(0).integers(-1, 2, other.shape)
+    first, second = crop(image, 100, 100), crop(image, 132, 116).copy()
+    noise = np.random.default_rng(0).integers(-1, 2, second.shape)
     noise[:32, 48:] = 0
-    other[:] = np.clip(other + noise, 0, 255)
-    assert find_pairs([one, other]) == {(0, 1, 32, 16)}
+    second[:] = np.clip(second + noise, 0, 255)
+    assert find_pairs([first, second]) == {(0, 1, 32, 16)}
 
 
 @pytest.mark.parametrize("edge", [0, 128, 255])

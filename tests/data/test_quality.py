@@ -31,10 +31,10 @@ def test_blur_changes_focus_and_contrast_does_not(patches):
 
 
 def test_rotating_a_patch_does_not_change_its_appearance(patches):
-    for one, other in zip(
+    for first, second in zip(
         measure_appearance(patches[:5]), measure_appearance(np.rot90(patches[:5], axes=(1, 2))), strict=True
     ):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
+        assert first == pytest.approx(second, rel=1e-4, abs=1e-4)
 
 
 def test_few_training_patches_and_all_unusual_ones_are_outside_the_limits(patches):

@@ -47,8 +47,8 @@ def annotation(x="100", group="_0"):
 def entities(rng):
     """Entities that expand without end, one in the other, or to another file."""
     count = rng.choice([12, 3000, 60_000])
-    one, text = ("&a{};", "ha") if count > 12 else ("&a{};" * 10, "ha")
-    chain = "".join(f'<!ENTITY a{i} "{one.replace("{}", str(i - 1))}">' for i in range(1, count))
+    link, text = ("&a{};", "ha") if count > 12 else ("&a{};" * 10, "ha")
+    chain = "".join(f'<!ENTITY a{i} "{link.replace("{}", str(i - 1))}">' for i in range(1, count))
     bodies = [f"&a{count - 1};", f'<Annotation PartOfGroup="&a{count - 1};"/>', "&e;"]
     external = rng.choice(["file:///etc/passwd", "pipe", "http://127.0.0.1:9/"])
     before = f'<!DOCTYPE x SYSTEM "{external}" [<!ENTITY a0 "{text}"><!ENTITY e SYSTEM "{external}">{chain}]>'

@@ -111,8 +111,8 @@ def test_training_without_enough_memory_is_an_error_and_leaves_no_run(root):
 def test_auto_keeps_the_default_batch_if_it_fits(root):
     histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", "auto", "--name", "auto"])
     histo(root, *["train", *TINY, "--epochs", 1, "--batch-size", 128, "--name", "usual"])
-    one, other = (load_checkpoint(root / "runs" / name / "best.pt") for name in ("auto", "usual"))
-    assert one.config["batch_size"] == other.config["batch_size"] == 128
+    first, second = (load_checkpoint(root / "runs" / name / "best.pt") for name in ("auto", "usual"))
+    assert first.config["batch_size"] == second.config["batch_size"] == 128
     assert tree(root / "runs" / "auto")["best.pt"]["model"] == tree(root / "runs" / "usual")["best.pt"]["model"]
 
 

@@ -45,7 +45,7 @@ def test_no_record_leads_a_plot_out_of_its_folder(root):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"data": "../../../outside"}))
     before = sorted(root.parent.rglob("*outside*"))
     histo(root, "plot", "--kind", "balance")
-    assert [one.parent for one in sorted(root.parent.rglob("*outside*")) if one not in before] == [root / "plots"]
+    assert [path.parent for path in sorted(root.parent.rglob("*outside*")) if path not in before] == [root / "plots"]
 
 
 SLIDES = {
@@ -166,7 +166,7 @@ def write_onnx(path, root, node_name, axes, input_name="images", constants=()):
     node = helper.make_node("ReduceMean", [input_name], ["log_odds"], name=node_name, axes=axes, keepdims=0)
     images = helper.make_tensor_value_info(input_name, TensorProto.FLOAT, ["N", 3, 96, 96])
     output = helper.make_tensor_value_info("log_odds", TensorProto.FLOAT, None)
-    initializers = [onnx.numpy_helper.from_array(*one) for one in constants]
+    initializers = [onnx.numpy_helper.from_array(*constant) for constant in constants]
     graph = helper.make_graph([node], "g", [images], [output], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     facts = {"checkpoint_sha256": hash_file(root / "runs" / "first" / "best.pt"), "histo": histocli.__version__}

@@ -57,8 +57,8 @@ def test_any_options_give_the_same_weights_twice(root, options):
 def test_another_seed_gives_another_result(root):
     histo(root, *TRAIN, "--device", "cpu")
     histo(root, *TRAIN[:-1], "other", "--device", "cpu", "--seed", 4)
-    one, other = (tree(root / "runs" / name)["best.pt"]["model"] for name in ("r", "other"))
-    assert one != other
+    first, second = (tree(root / "runs" / name)["best.pt"]["model"] for name in ("r", "other"))
+    assert first != second
 
 
 def test_a_deterministic_run_is_resumed_as_deterministic(root):

@@ -46,9 +46,9 @@ def tree(root):
     return {str(path.relative_to(root)): content(path) for path in root.rglob("*") if path.is_file()}
 
 
-def differences(one, other):
+def differences(first, second):
     """Return the names of the files in which two trees differ."""
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
 
 
 def check_whole(root):

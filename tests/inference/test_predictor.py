@@ -238,22 +238,22 @@ def test_the_code_for_gpus_gives_the_same_scores_and_errors(predictor, images, t
         (tmp_path / f"{i}.png").write_bytes(b"no picture")
     opened = open_inputs([str(tmp_path)], Workspace(tmp_path), Resize.CROP)
     listener = RecordingListener()
-    one = predictor("one")
-    chunks = list(one.predict_patches(opened.patches, 2, listener))
+    loaded = predictor("one")
+    chunks = list(loaded.predict_patches(opened.patches, 2, listener))
     assert [[patch.id for patch in chunk.patches] for chunk in chunks] == [["0", "1"], [], ["4", "5"]]
     assert [error[:5] for error in listener.errors] == ["2.png", "3.png"]
     assert listener.progress == [2, 4, 6]
-    expected = one.predict_batch(images).probs[[0, 1, 4, 5]]
+    expected = loaded.predict_batch(images).probs[[0, 1, 4, 5]]
     assert np.concatenate([chunk.scores.probs for chunk in chunks]) == pytest.approx(expected, abs=1e-5)
-    assert one.chunk_size(256) == 256
+    assert loaded.chunk_size(256) == 256
 
 
 def test_a_gpu_gets_the_next_chunk_before_scores_are_used(predictor, images, gpu_code):
-    one, started = predictor("one"), []
-    start = one._start
-    one._start = lambda chunk: started.append(chunk) or start(chunk)
+    loaded, started = predictor("one"), []
+    start = loaded._start
+    loaded._start = lambda chunk: started.append(chunk) or start(chunk)
     pixels = images.permute(0, 2, 3, 1).numpy()
-    chunks = one.predict_patches([Patch(str(i), lambda i=i: pixels[i]) for i in range(6)], 2)
+    chunks = loaded.predict_patches([Patch(str(i), lambda i=i: pixels[i]) for i in range(6)], 2)
     next(chunks)
     assert len(started) == 2
     chunks.close()

@@ -151,9 +151,9 @@ def test_copies_of_a_patch_in_its_cluster_do_not_change_the_interval():
 
 def test_the_interval_depends_only_on_the_seed():
     labels, probs = scores(np.random.default_rng(7), 400)
-    one = interval(labels, probs, seed=1)
-    assert interval(labels, probs, seed=1, threads=3) == one
-    assert interval(labels, probs, seed=2) != one
+    expected = interval(labels, probs, seed=1)
+    assert interval(labels, probs, seed=1, threads=3) == expected
+    assert interval(labels, probs, seed=2) != expected
 
 
 def test_delong_agrees_with_its_definition():

@@ -90,8 +90,10 @@ def test_a_stopped_run_with_neighbours_continues_to_the_same_weights(histo, hub)
         train(Workspace(histo.root), config, listener=StopsInFeatures())
     histo("train", "--resume", "--name", "stopped")
     histo(*KNN, "--name", "uninterrupted")
-    one, two = (load_checkpoint(histo.root / "runs" / name / "best.pt").model for name in ("stopped", "uninterrupted"))
-    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    first, second = (
+        load_checkpoint(histo.root / "runs" / name / "best.pt").model for name in ("stopped", "uninterrupted")
+    )
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 def test_neighbours_and_shots(histo, hub):

@@ -86,7 +86,7 @@ def test_p4m_densenet_is_invariant_to_the_eight_symmetries():
     images = images_of(3)
     with torch.no_grad():
         logits = [model(view) for view in d4_views(images)]
-    assert all(torch.allclose(one, logits[0], atol=1e-5) for one in logits)
+    assert all(torch.allclose(output, logits[0], atol=1e-5) for output in logits)
     assert (logits[0][0] - logits[0][1]).abs().max() > 1e-3  # different patches have different logits
 
 
@@ -118,8 +118,8 @@ def test_blurred_pooling_is_equivariant_and_the_same_without_gradients():
     pool, maps = BlurredMaxPool(3), torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert pool(maps).shape == (2, 3, 4, 4)
     pooled = pool(maps)
-    for one, other in zip(d4_views(maps), d4_views(pooled), strict=True):
-        assert torch.allclose(pool(one), other, atol=1e-6)
+    for view, other in zip(d4_views(maps), d4_views(pooled), strict=True):
+        assert torch.allclose(pool(view), other, atol=1e-6)
     with torch.inference_mode():
         assert torch.equal(pool(maps), pooled)
 
@@ -352,10 +352,12 @@ def test_a_frozen_run_continues_bit_for_bit_without_a_download(histo, hub):
     shutil.rmtree(hub)
     histo("train", "--resume", "--name", "interrupted")
     for file in ("last.pt", "best.pt"):
-        one, two = (load_checkpoint(histo.root / "runs" / name / file) for name in ("interrupted", "uninterrupted"))
-        assert one.epoch == two.epoch
-        assert one.model.keys() == two.model.keys()
-        assert all(torch.equal(tensor, two.model[name]) for name, tensor in one.model.items())
+        first, second = (
+            load_checkpoint(histo.root / "runs" / name / file) for name in ("interrupted", "uninterrupted")
+        )
+        assert first.epoch == second.epoch
+        assert first.model.keys() == second.model.keys()
+        assert all(torch.equal(tensor, second.model[name]) for name, tensor in first.model.items())
 
 
 def test_the_last_checkpoint_of_a_frozen_run_has_only_the_head(histo, hub, tmp_path):

@@ -40,9 +40,9 @@ def test_annotations_give_auc_froc_and_recall(histo, slides, tmp_path):
     assert report == json.loads((histo.root / "metrics" / "slides-maps.json").read_text())
     assert (report["slides"], report["tumour_slides"]) == (3, 2)
     assert set(report["auc"]) == {"maximum", "mean of the 10 highest", "area of tumour squares in mm2"}
-    assert all(0 <= one["value"] <= 1 for one in report["auc"].values())
+    assert all(0 <= auc["value"] <= 1 for auc in report["auc"].values())
     assert 0 <= report["froc"]["value"] <= 1
-    assert sum(one["lesions"] for one in report["recall"].values()) >= 2
+    assert sum(recall["lesions"] for recall in report["recall"].values()) >= 2
     assert {path.name for path in (histo.root / "plots").iterdir()} == {"slides-maps-roc.png", "slides-maps-froc.png"}
 
 

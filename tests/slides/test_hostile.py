@@ -97,7 +97,7 @@ def test_the_levels_of_an_ome_slide_are_its_subifds(tmp_path):
             file.write(np.ascontiguousarray(image[::step, ::step]), subfiletype=1, tile=(256, 256), photometric="rgb")
         file.write(image[:200, :400], photometric="rgb", metadata={"axes": "YXS", "Name": "label"})
     with open_slide(path) as slide:
-        assert [(one.width, one.height, one.downsample) for one in slide.levels] == [
+        assert [(level.width, level.height, level.downsample) for level in slide.levels] == [
             (900, 1200, 1),
             (450, 600, 2),
             (225, 300, 4),
@@ -234,7 +234,7 @@ def make_grid(side):
 
 def make_triangles(count, side, size):
     corners = np.random.default_rng(0).uniform(0, side - size, (count, 1, 2))
-    return [Polygon(one + np.array([[0, 0], [size, 0], [0, size]]), []) for one in corners]
+    return [Polygon(corner + np.array([[0, 0], [size, 0], [0, size]]), []) for corner in corners]
 
 
 def test_squares_are_labelled_alike_in_bands_of_any_height(monkeypatch):
@@ -268,7 +268,7 @@ def test_areas_that_take_hours_to_fill_are_refused(tmp_path, kind, suffix):
         path.write_text(json.dumps([{"type": "Polygon", "coordinates": [ring.tolist()]} for ring in rings]))
     else:
         points = ["".join(f'<Coordinate X="{x}" Y="{y}"/>' for x, y in ring.tolist()) for ring in rings]
-        elements = "".join(f"<Annotation>{one}</Annotation>" for one in points)
+        elements = "".join(f"<Annotation>{outline}</Annotation>" for outline in points)
         path.write_text(f"<ASAP_Annotations>{elements}</ASAP_Annotations>")
     with pytest.raises(HistoError, match=f"x{suffix} has (outlines|too many)"):
         read_tumour(path)
@@ -310,7 +310,7 @@ def test_many_small_areas_take_little_time():
     start = time.process_time()
     areas = TumourAreas(make_triangles(5000, 16_000, 8), [])
     assert label_squares(areas, make_grid(16_384)).any()
-    holes = [Polygon(one.outline, [one.outline + 1]) for one in make_triangles(900, 30_000, 8)]
+    holes = [Polygon(triangle.outline, [triangle.outline + 1]) for triangle in make_triangles(900, 30_000, 8)]
     assert len(find_lesions(TumourAreas(holes, []), (30_000, 30_000), (0.5, 0.5)).sizes) > 300
     assert time.process_time() - start < 8
 

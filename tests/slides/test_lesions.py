@@ -76,7 +76,7 @@ def test_detections_are_local_maxima():
     found = find_detections(scores, 93.3)
     assert (4.5 * 93.3, 4.5 * 93.3, 0.9) in found
     assert (9.5 * 93.3, 9.5 * 93.3, 0.7) in found
-    assert all(one.score != 0.8 for one in found)
+    assert all(detection.score != 0.8 for detection in found)
 
 
 def test_recall_is_counted_for_each_size_of_lesions():

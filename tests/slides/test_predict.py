@@ -318,7 +318,7 @@ def test_options_that_are_for_patches_are_refused_for_slides(histo, slides, tmp_
     files = {name: tmp_path / name for name in ("file.csv", "file.map")}
     for file in files.values():
         file.write_text("")
-    error, hint = histo.fails("predict", slides, *[files.get(one, one) for one in options], code=2)
+    error, hint = histo.fails("predict", slides, *[files.get(option, option) for option in options], code=2)
     assert message in f"{error} {hint}".replace("32 or 96", "96 or 32")
 
 

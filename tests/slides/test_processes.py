@@ -19,7 +19,7 @@ def test_two_processes_share_the_slides(histo, slides, tmp_path):
     assert table == (tmp_path / "one" / "slides.csv").read_text()
     assert table.count(",scored,") == 3
     for name in ("first", "second", "third"):
-        one, two = (tmp_path / folder / name / "scores.csv" for folder in ("one", "two"))
-        assert one.read_text() == two.read_text()
+        first, second = (tmp_path / folder / name / "scores.csv" for folder in ("one", "two"))
+        assert first.read_text() == second.read_text()
     _, stderr = run_without_torchrun(histo, *line, "--out", tmp_path / "two", code=4)
     assert "3 of 4 slides were finished before" in stderr

@@ -111,12 +111,12 @@ def test_xml_and_geojson_give_the_same_annotation(tmp_path):
     plan = plan_slide(0, 0, 5000, True)
     write_annotation(plan, tmp_path / "a.xml")
     write_annotation(plan, tmp_path / "a.geojson")
-    for one, other, lesion in zip(
+    for first, second, lesion in zip(
         read_asap(tmp_path / "a.xml").polygons, read_geojson(tmp_path / "a.geojson").polygons, plan.lesions, strict=True
     ):
-        assert one.name == other.name == "Tumor"
-        np.testing.assert_array_equal(one.outline, lesion.outline)
-        np.testing.assert_array_equal(other.outline[:-1], lesion.outline)
+        assert first.name == second.name == "Tumor"
+        np.testing.assert_array_equal(first.outline, lesion.outline)
+        np.testing.assert_array_equal(second.outline[:-1], lesion.outline)
 
 
 @pytest.mark.parametrize(
@@ -233,10 +233,10 @@ def test_the_geojson_of_predict_can_be_corrected_and_read_back(empty, annotated,
     slide = annotated / "slides" / "tumor_001.tif"
     empty("predict", "--device", "cpu", slide, "--out", tmp_path / "maps", "--threshold", 0, "--ckpt", "histonet-pcam")
     features = json.loads((tmp_path / "maps" / "tumor_001" / "slide.geojson").read_text())["features"]
-    tiles = sum(one["properties"]["objectType"] == "tile" for one in features)
+    tiles = sum(feature["properties"]["objectType"] == "tile" for feature in features)
     ring = [[1200, 1200], [1800, 1200], [1800, 1800], [1200, 1800], [1200, 1200]]
     corrected = {"type": "Polygon", "coordinates": [ring]}
-    features = [one | {"geometry": corrected} for one in features[:1]] + features[-tiles:]
+    features = [feature | {"geometry": corrected} for feature in features[:1]] + features[-tiles:]
     (tmp_path / "annotations").mkdir()
     write_features(tmp_path / "annotations" / "tumor_001.geojson", *features)
     inputs = ["--from", slide, "--annotations", tmp_path / "annotations", "--n", 60, "--name", "mine"]
@@ -362,7 +362,7 @@ def test_lesions_of_a_mask_are_those_of_the_polygons(annotated, tmp_path):
     areas = read_tumour(annotated / "annotations" / "tumor_001.xml")
     write_mask(tmp_path / "mask.tif", areas, 3200)
     polygons, mask = (
-        find_lesions(one, (3200, 3200), (0.243, 0.243)) for one in (areas, read_tumour(tmp_path / "mask.tif"))
+        find_lesions(tumour, (3200, 3200), (0.243, 0.243)) for tumour in (areas, read_tumour(tmp_path / "mask.tif"))
     )
     assert mask.sizes == polygons.sizes
     assert (mask.labels != polygons.labels).mean() < 0.02

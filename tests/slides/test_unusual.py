@@ -71,7 +71,7 @@ def test_a_level_of_another_shape_is_left_out_and_reported(histo, tmp_path):
     squeezed = cv2.resize(image, (400, 200))
     path = write_pages(tmp_path / "slide.tif", image, (image[::2, ::2], REDUCED), (squeezed, REDUCED))
     with open_slide(path) as slide:
-        assert [one.width for one in slide.levels] == [1200, 600]
+        assert [level.width for level in slide.levels] == [1200, 600]
         assert np.array_equal(slide.read(1, 10, 20, 50, 40), image[::2, ::2][20:60, 10:60])
     predict(histo, path, "--out", tmp_path / "out")
     assert read_table(tmp_path / "out" / "slides.csv")[0]["flags"] == "level of 400x200 pixels left out"
@@ -150,7 +150,7 @@ def test_pixels_that_are_not_square_are_reported_and_measured_rightly(histo, tmp
     labels = tmp_path / "labels.csv"
     labels.write_text("id,label\nsquare,1\nwide,0\nother,1\n")
     result = histo("eval", "--maps", out, "--labels", labels, "--json")
-    areas = [one["area of tumour squares in mm2"] for one in json.loads(result.stdout)["scores"].values()]
+    areas = [score["area of tumour squares in mm2"] for score in json.loads(result.stdout)["scores"].values()]
     assert areas[0] == pytest.approx(areas[1])
     assert "1 label without a map of this name, such as other" in " ".join(result.stderr.split())
     assert path.is_file()
@@ -209,7 +209,7 @@ def test_slides_of_the_same_name_do_not_share_a_file(tmp_path):
     for name in ("a/x.tif", "b/x.tif", "a/y.tif"):
         write_pages(tmp_path / name, tissue_image(1100, 1100))
     found = find_slides([str(tmp_path)]).slides
-    assert [one.keys for one in found] == [("a/x",), ("a/y", "y"), ("b/x",)]
+    assert [slide.keys for slide in found] == [("a/x",), ("a/y", "y"), ("b/x",)]
 
 
 # Annotations
@@ -267,7 +267,7 @@ def polygon(left, top, side, hole=0):
         return [[left + a, top + b] for a, b in ((start, start), (stop, start), (stop, stop), (start, stop))]
 
     rings = [ring(0, side), ring((side - hole) // 2, (side + hole) // 2)] if hole else [ring(0, side)]
-    return [[*one, one[0]] for one in rings]
+    return [[*corners, corners[0]] for corners in rings]
 
 
 def download(histo, folder, annotations, code=0):

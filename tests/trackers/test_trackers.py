@@ -50,7 +50,7 @@ def read_mlflow(histo):
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{histo.root / 'mlflow' / 'mlflow.db'}")
-    (experiment,) = [one for one in client.search_experiments() if one.name == "histo"]
+    (experiment,) = [experiment for experiment in client.search_experiments() if experiment.name == "histo"]
     (run,) = client.search_runs([experiment.experiment_id])
     return client, run
 

@@ -85,9 +85,11 @@ def test_a_run_with_adapters_continues_bit_for_bit_without_the_hub(histo, hub):
         train(Workspace(histo.root), config, listener=StopAfterEpoch())
     shutil.rmtree(hub)
     histo("train", "--resume", "--name", "interrupted")
-    one, two = (load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("interrupted", "uninterrupted"))
-    assert one.model.keys() == two.model.keys()
-    assert all(torch.equal(tensor, two.model[name]) for name, tensor in one.model.items())
+    first, second = (
+        load_checkpoint(histo.root / "runs" / name / "last.pt") for name in ("interrupted", "uninterrupted")
+    )
+    assert first.model.keys() == second.model.keys()
+    assert all(torch.equal(tensor, second.model[name]) for name, tensor in first.model.items())
 
 
 def test_a_network_without_linear_layers_is_refused():

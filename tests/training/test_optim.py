@@ -211,8 +211,8 @@ def test_a_scaled_loss_gives_the_same_steps():
             optimizer.step()
 
         take_steps(model, step, 5)
-    for one, other in zip(plain.parameters(), scaled.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for first, second in zip(plain.parameters(), scaled.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
 
 
 def test_the_state_of_separate_optimisers_can_be_loaded():
@@ -231,5 +231,5 @@ def test_the_state_of_separate_optimisers_can_be_loaded():
     optimizer.load_state_dict(state)
     take_steps(model, reference.step, 6, seed=2)
     take_steps(continued, optimizer.step, 6, seed=2)
-    for one, other in zip(continued.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-5)
+    for first, second in zip(continued.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=2e-4, atol=2e-5)

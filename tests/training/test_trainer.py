@@ -42,8 +42,8 @@ def make_small_trainer(compute=FP32, total_steps=12, lr=0.03, **changes):
     return Trainer(model, Recipe(lr, total_steps, seed=3, **changes), compute)
 
 
-def have_equal_tensors(one, other):
-    return all(torch.equal(a, b) for a, b in zip(one.values(), other.values(), strict=True))
+def have_equal_tensors(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first.values(), second.values(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -155,9 +155,9 @@ def test_a_run_with_several_threads_continues_bit_for_bit():
 
 def test_equal_seeds_give_equal_runs_and_other_seeds_other_runs():
     data = make_loader()
-    one, two, other = make_trainer(), make_trainer(), make_trainer()
+    first, second, other = make_trainer(), make_trainer(), make_trainer()
     other.recipe = Recipe(1e-3, 12, seed=4)
-    losses = [trainer.train_epoch(data) for trainer in (one, two, other)]
+    losses = [trainer.train_epoch(data) for trainer in (first, second, other)]
     assert losses[0] == losses[1] != losses[2]
 
 

@@ -164,7 +164,7 @@ def make_roc_chart(reports: Sequence[tuple[str, EvaluationReport]]) -> Chart:
 
 
 def _make_calibration_chart(bins: Sequence[CalibrationBin], ece: str) -> Chart:
-    points = tuple((one.mean_probability, one.fraction_positive) for one in bins)
+    points = tuple((score_bin.mean_probability, score_bin.fraction_positive) for score_bin in bins)
     return Chart(
         "Calibration",
         f"The fraction of patches with tumour in {len(bins)} bins of the predicted probability; the ECE is {ece}.",

@@ -62,11 +62,13 @@ def make_evaluation_maps(
     placed = place_evaluation(workspace, scores)
     maps = make_patch_maps(placed, resolutions) if len(placed.table) else []
     accuracy = {group.name: group.metrics.get("accuracy") or 0 for group in report.slides}
-    maps.sort(key=lambda one: (accuracy.get(one.slide, 0), one.slide))
+    maps.sort(key=lambda patch_map: (accuracy.get(patch_map.slide, 0), patch_map.slide))
     gallery = MapGallery(len(maps))
-    for one in maps[:_MAX_MAPS]:
+    for patch_map in maps[:_MAX_MAPS]:
         picture = MapPicture(
-            one.slide, f"{one.patches:,} scored patches at their positions in the slide", _draw(one, report)
+            patch_map.slide,
+            f"{patch_map.patches:,} scored patches at their positions in the slide",
+            _draw(patch_map, report),
         )
         if gallery.bytes + len(picture.image) > max_bytes:
             break
@@ -80,18 +82,18 @@ def make_folder_maps(finished: list[tuple[Path, FinishedSlide]], max_bytes: int)
     Raises:
         HistoError: a picture cannot be read.
     """
-    found = [(folder, one) for folder, one in finished if (folder / HEATMAP).is_file()]
+    found = [(folder, slide) for folder, slide in finished if (folder / HEATMAP).is_file()]
     found.sort(key=lambda item: (-(item[1].record.tumour_mm2 or 0), item[1].record.slide))
     gallery = MapGallery(len(found))
-    for number, (folder, one) in enumerate(found):
+    for number, (folder, slide) in enumerate(found):
         share = (max_bytes - gallery.bytes) // (len(found) - number)
         if not (image := _shrink(folder / HEATMAP, share)):
             break
-        record = one.record
+        record = slide.record
         areas = (("tissue", record.tissue_mm2), ("of it above the threshold", record.tumour_mm2))
         texts = [f"{area:.2f} mm² {name}" for name, area in areas if area is not None]
         text = ", ".join([f"{record.squares:,} squares", *texts])
-        gallery.pictures.append(MapPicture(record.slide, f"{text}; threshold {one.threshold:.3g}", image))
+        gallery.pictures.append(MapPicture(record.slide, f"{text}; threshold {slide.threshold:.3g}", image))
     return gallery
 
 

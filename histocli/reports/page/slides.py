@@ -49,7 +49,7 @@ def make_slide_section(workspace: Workspace, folder: Path, max_bytes: int) -> Sl
 
 def _is_of_these_maps(evaluation: SlideEvaluation, finished: list[tuple[Path, FinishedSlide]]) -> bool:
     """Return whether the evaluated slides are those in the folder, with the same highest probabilities."""
-    highest = {one.record.slide: one.record.maximum or 0.0 for _, one in finished}
+    highest = {slide.record.slide: slide.record.maximum or 0.0 for _, slide in finished}
     return {*evaluation.scores, *evaluation.without_truth} == set(highest) and all(
         abs(scores[MAXIMUM] - highest[slide]) <= _ROUNDING for slide, scores in evaluation.scores.items()
     )
@@ -59,15 +59,15 @@ def make_slide_charts(report: SlideEvaluation) -> list[Chart]:
     """Return the ROC curves of slides and the FROC curve of lesions; a curve that is not defined is left out."""
     charts = []
     curves = [
-        Line(f"{name}: AUC {format_metric(one.value)}", tuple(report.compute_roc(name)), str(style))
-        for style, (name, one) in enumerate(report.auc.items())
-        if one.value is not None
+        Line(f"{name}: AUC {format_metric(auc.value)}", tuple(report.compute_roc(name)), str(style))
+        for style, (name, auc) in enumerate(report.auc.items())
+        if auc.value is not None
     ]
     if curves:
         charts.append(
             Chart(
                 "ROC curves of slides",
-                f"Sensitivity against 1 - specificity for slides: {'; '.join(one.label for one in curves)}.",
+                f"Sensitivity against 1 - specificity for slides: {'; '.join(curve.label for curve in curves)}.",
                 make_rate_axis("1 - specificity"),
                 make_rate_axis("sensitivity"),
                 (Line("chance", ((0, 0), (1, 1)), "reference"), *curves),
