@@ -120,7 +120,7 @@ def _require_text(name: str, value: Any) -> str:
 
 
 def _name_paths(value: Any) -> Any:
-    """Return paths as text that is a path to the commands, which need a separator: `./best.pt`, not `best.pt`."""
+    """Return paths as text with a separator, `./best.pt`: commands take `best.pt` for the name of a checkpoint."""
     if isinstance(value, list | tuple):
         return tuple(_name_paths(item) for item in value)
     if not isinstance(value, os.PathLike):

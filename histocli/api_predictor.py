@@ -189,7 +189,7 @@ def _check_patches(patches: "np.ndarray") -> None:
 
 
 def _suggest_conversion(patches: "np.ndarray") -> str:
-    """Return how to make patches of an array with a usual other shape or type; "" if that is not clear."""
+    """Return how to convert an array of another common shape or type into patches; "" if that is not clear."""
     shape = patches.shape
     if shape == PATCH_SHAPE:
         return "; one patch needs a first axis: patches[None]"

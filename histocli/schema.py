@@ -188,7 +188,7 @@ def _join_keys(at: str, name: str) -> str:
 
 
 def _is_text(value: str) -> bool:
-    """Return whether a text can be written to a file or a terminal, and is no file's worth of it."""
+    """Return whether a text can be written to a file or a terminal, and has at most `_LONGEST` characters."""
     try:
         value.encode()
     except UnicodeEncodeError:

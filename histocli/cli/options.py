@@ -68,12 +68,12 @@ def complete_data(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_data_or_path(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the data sets and subsets that complete the `--data` of `histo eval`, and the paths if there are such."""
+    """Return the data sets, subsets and paths that complete the `--data` of `histo eval`."""
     return _add_paths(complete_data(ctx, incomplete), incomplete)
 
 
 def complete_inputs(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the data sets that complete an input of `histo predict`, and the paths if there are such."""
+    """Return the data sets and paths that complete an input of `histo predict`."""
     return _add_paths(complete_datasets(ctx, incomplete), incomplete)
 
 

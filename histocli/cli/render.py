@@ -60,13 +60,13 @@ def show_evaluation(report: Reporter, evaluation: EvaluationReport, workspace: W
 
 
 def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace: Workspace) -> None:
-    """Warn if all patches are predicted as tumour, or all normal, as by a network that was trained for few steps."""
+    """Warn if all patches are predicted as one class: a network that was trained for few steps does this."""
     confusion, measured = evaluation.measured.confusion, evaluation.measured
     called = {0: "normal", measured.n: "tumour"}.get(confusion.tp + confusion.fp)
     if called and 0 < measured.positives < measured.n:
         epochs = " and ".join(f"epoch {checkpoint.epoch} of {checkpoint.run}" for checkpoint in evaluation.checkpoints)
         epochs += " was" if len(evaluation.checkpoints) == 1 else " were"
-        commands = [_longer(workspace, checkpoint.run) for checkpoint in evaluation.checkpoints]
+        commands = [_make_longer_command(workspace, checkpoint.run) for checkpoint in evaluation.checkpoints]
         longer = [command for command in dict.fromkeys(commands) if command]  # one for all folds
         report.warn(
             f"at threshold {measured.threshold:.4g} every patch is predicted as {called}; if {epochs} trained for "
@@ -74,7 +74,7 @@ def _warn_of_one_class(report: Reporter, evaluation: EvaluationReport, workspace
         )
 
 
-def _longer(workspace: Workspace, run: str) -> str:
+def _make_longer_command(workspace: Workspace, run: str) -> str:
     """Return the command that trains a run, or all folds or seeds, for more epochs; "" if the run is not here."""
     from histocli.training.repeats import count_members, find_repeats_name, is_member
 

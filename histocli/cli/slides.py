@@ -65,7 +65,9 @@ class SlideBars(SlideListener):
         if record.status == FAILED:
             self.report.warn(f"{where}: {record.error}")
         elif record.status == NO_TISSUE and OWN_MASK in record.flags:
-            self.report.warn(f"{where}: the mask covers a tenth of no square, so nothing was scored; see tissue.png")
+            self.report.warn(
+                f"{where}: the mask covers less than a tenth of every square, so nothing was scored; see tissue.png"
+            )
         elif record.status == NO_TISSUE:
             why = f" ({record.flags})" if record.flags else ""
             self.report.warn(
@@ -105,7 +107,7 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     if found.others:
         names = ", ".join(path.name for path in found.others[:_MAX_LISTED])
         more = ", ..." if len(found.others) > _MAX_LISTED else ""
-        state.report.note(f"skipped, because not a slide ({len(found.others):,}): {names}{more}")
+        state.report.note(f"skipped, because they are no slides ({len(found.others):,}): {names}{more}")
     with connect_processes(LONG_TIMEOUT) as ranks, SlideBars(state.report) as bars:
         done = run_predict(state.workspace, config, found.slides, listener=bars, ranks=ranks)
     if not ranks.is_rank0:

@@ -183,7 +183,7 @@ def suggest(command: Any, error: Any, args: list[str], datasets: Callable[[], li
 
 
 def _ask_for_input(problem: _Problem) -> str:
-    """`histo predict` without an input."""
+    """Answer `histo predict` without an input."""
     if problem.command.name != "predict" or type(problem.error).__name__ != "MissingParameter":
         return ""
     known = problem.datasets()
@@ -193,14 +193,14 @@ def _ask_for_input(problem: _Problem) -> str:
 
 
 def _ask_for_two(problem: _Problem) -> str:
-    """`histo eval --compare` with one value, or with more than two."""
+    """Answer `histo eval --compare` with one value, or with more than two."""
     if problem.command.name != "eval" or "--compare" not in problem.args or not _NEEDS_TWO.search(problem.message):
         return ""
     return "--compare needs two runs, checkpoints or metrics files: histo eval --compare A B"
 
 
 def _name_torchrun(problem: _Problem) -> str:
-    """`--processes` of a command whose processes `torchrun` starts."""
+    """Answer `--processes` for a command whose processes `torchrun` starts."""
     name = problem.command.name
     if problem.unknown_option != "--processes" or name not in ("predict", "eval"):
         return ""
@@ -209,7 +209,7 @@ def _name_torchrun(problem: _Problem) -> str:
 
 
 def _move_root_option(problem: _Problem) -> str:
-    """An option of `histo` after the command's name."""
+    """Answer an option of `histo` after the command's name."""
     option = problem.unknown_option
     if option not in _ROOT_OPTIONS:
         return ""
@@ -219,7 +219,7 @@ def _move_root_option(problem: _Problem) -> str:
 
 
 def _correct_option(problem: _Problem) -> str:
-    """An option that the command does not have."""
+    """Answer an option that the command does not have."""
     name = problem.unknown_option.partition("=")[0]
     parameters = [parameter for parameter in problem.command.params if not getattr(parameter, "hidden", False)]
     options = [flag for parameter in parameters for flag in parameter.opts]
@@ -228,7 +228,7 @@ def _correct_option(problem: _Problem) -> str:
 
 
 def _name_option_of_argument(problem: _Problem) -> str:
-    """A value without its option."""
+    """Answer a value without its option."""
     name = problem.command.name
     extra = _EXTRA_ARGUMENT.search(problem.message)
     if not extra or name not in _OPTION_OF_ARGUMENT:
@@ -238,7 +238,7 @@ def _name_option_of_argument(problem: _Problem) -> str:
 
 
 def _correct_value(problem: _Problem) -> str:
-    """A value that is not among the allowed ones."""
+    """Answer a value that is not allowed."""
     wrong = _NOT_ONE_OF.search(problem.message)
     if not wrong:
         return ""
@@ -248,7 +248,7 @@ def _correct_value(problem: _Problem) -> str:
 
 
 def _explain_number(problem: _Problem) -> str:
-    """A value that is not a number, or is too small; it may come from an environment variable."""
+    """Answer a value that is not a number, or is too small; it may come from an environment variable."""
     kind, bound = _NOT_A_NUMBER.search(problem.message), _TOO_SMALL.search(problem.message)
     option = getattr(problem.error, "param", None)
     if not (kind or bound) or option is None:

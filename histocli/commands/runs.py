@@ -94,7 +94,7 @@ def remove_runs(workspace: Workspace, names: Sequence[str]) -> RemovedRuns:
             held.enter_context(hold(_lock_path(workspace, name), f"run {name!r}"))
         folders = [workspace.run_dir(name) for name in names]
         removed = RemovedRuns(
-            names, sum(map(folder_size, folders)), any(_is_default(workspace, name) for name in names)
+            names, sum(map(folder_size, folders)), any(_is_published(workspace, name) for name in names)
         )
         for folder in folders:
             remove_folder(folder)
@@ -140,7 +140,7 @@ def _summarise(workspace: Workspace, run: str) -> RunSummary:
         seconds=sum(row.seconds for row in history),
         updated=datetime.fromtimestamp(_find_last_write(folder), UTC).isoformat(timespec="seconds"),
         bytes=folder_size(folder),
-        is_default=_is_default(workspace, run),
+        is_default=_is_published(workspace, run),
         problem=problem,
     )
 
@@ -162,7 +162,7 @@ def _find_last_write(folder: Path) -> float:
     return max((path.stat().st_mtime for path in written if path.is_file()), default=0.0)
 
 
-def _is_default(workspace: Workspace, run: str) -> bool:
-    """Return whether the workspace's best.pt is a copy of the run's."""
+def _is_published(workspace: Workspace, run: str) -> bool:
+    """Return whether the best.pt in the workspace's checkpoints/ is a copy of the run's."""
     own, published = workspace.run_dir(run) / CHECKPOINT, workspace.checkpoints_dir / CHECKPOINT
     return own.is_file() and published.is_file() and filecmp.cmp(own, published, shallow=False)

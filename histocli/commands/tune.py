@@ -145,7 +145,7 @@ def _train_trial(study: Study, trial: ClaimedTrial, listener: TuneListener, stop
 
 
 class _CannotTrainError(HistoError):
-    """A network cannot be trained with the parameters of a trial, and perhaps with others."""
+    """A network cannot be trained with the parameters of a trial; with other parameters it may be possible."""
 
 
 def _train_fold(

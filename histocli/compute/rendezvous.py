@@ -155,7 +155,9 @@ def _wait_for_store(host: str, port: int, *, is_own: bool) -> None:
                 socket.create_connection((host, port), _CONNECT_SECONDS).close()
         except socket.gaierror as error:
             if time.monotonic() > start + _NAME_SECONDS:
-                raise RuntimeError(f"the name {host!r} in MASTER_ADDR leads to no machine: {error.strerror}") from error
+                raise RuntimeError(
+                    f"MASTER_ADDR is {host!r}, and there is no machine of this name: {error.strerror}"
+                ) from error
         except OSError as error:
             if time.monotonic() > start + _TIMEOUT.total_seconds():
                 raise RuntimeError(f"nothing listens on port {port} of {host}: {error.strerror or error}") from error
@@ -199,7 +201,7 @@ def agree_on_prefix(store: "Store", rank: int, size: int, timeout: timedelta = _
 def _sleep_until(deadline: float, missing: int) -> None:
     """Wait a moment, which Ctrl-C can interrupt; raise `RuntimeError` after the deadline."""
     if time.monotonic() > deadline:
-        raise RuntimeError(f"process {missing} does not appear")
+        raise RuntimeError(f"process {missing} has not connected")
     time.sleep(_POLL_INTERVAL)
 
 

@@ -144,7 +144,7 @@ class _Bits:
         """
         end = self._at + count
         if end > 8 * len(self._data):
-            raise IndexError("the bits end")
+            raise IndexError("too few bits are left")
         value = int.from_bytes(self._data[self._at // 8 : -(-end // 8)]) >> -end % 8
         self._at = end
         return value & (1 << count) - 1

@@ -74,8 +74,8 @@ def decode(
 
     Grey, palette, CMYK and 16-bit images are converted, an alpha channel is dropped, an EXIF rotation is applied; if
     there are several frames or pages, the first is decoded. Three pages that a file declares to be channels are
-    combined. `ranges` gives the value of white in images that are not uint8. Guesses are added to `remarks`, and, if
-    `mpp` is given, that a TIFF says another resolution.
+    combined. `ranges` gives the value of white in images that are not uint8. Guesses are added to `remarks`. If
+    `mpp` is given, a TIFF that says another resolution gets a remark too.
 
     Raises:
         HistoError: it is not an image that can be read, is truncated or damaged, is larger than `MAX_PIXELS`, is a TIFF

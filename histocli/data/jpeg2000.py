@@ -86,6 +86,9 @@ def _check_coding(marker: bytes, size: Size, components: int) -> None:
 
 
 def _count_precincts(size: Size, reduction: int, exponents: int) -> int:
-    """Return how many precincts of 2**x by 2**y there are in an image of 1 / 2**reduction of its size."""
+    """Return how many precincts there are in an image whose sides are divided by 2**reduction.
+
+    A precinct has 2**x by 2**y pixels: x is the lower half of the byte `exponents`, and y the upper half.
+    """
     width, height = (-(-side >> reduction) if reduction else side for side in size)
     return (1 + (width >> (exponents & 15))) * (1 + (height >> (exponents >> 4)))

@@ -236,24 +236,24 @@ def _count_overlaps(pairs: Array, manifest: "pd.DataFrame") -> Overlaps:
     )
 
 
-def _count_shared(table: "pd.DataFrame", rows: Array, into: Array) -> _Shared:
-    """Count the patches of `rows` whose pixels are also in `into`, and the slides that are in both."""
+def _count_shared(table: "pd.DataFrame", rows: Array, other_rows: Array) -> _Shared:
+    """Count the patches of `rows` whose pixels are also in `other_rows`, and the slides that are in both."""
     sha1, slide = table["sha1"].to_numpy(), table["slide"].to_numpy()
-    slides_into, slides = set(slide[into]) - {""}, set(slide[rows]) - {""}
-    duplicates = _count_members(sha1[rows], set(sha1[into]) - {""})
-    if not slides_into or not slides:
+    other_slides, slides = set(slide[other_rows]) - {""}, set(slide[rows]) - {""}
+    duplicates = _count_members(sha1[rows], set(sha1[other_rows]) - {""})
+    if not other_slides or not slides:
         return _Shared(duplicates, None, None)
-    return _Shared(duplicates, len(slides_into & slides), _count_members(slide[rows], slides_into))
+    return _Shared(duplicates, len(other_slides & slides), _count_members(slide[rows], other_slides))
 
 
 def _count_members(values: Array, names: set[str]) -> int:
     return sum(value in names for value in values)
 
 
-def _count_overlapping(pairs: Array, rows: Array, into: Array, n: int) -> int:
-    """Count the patches of `rows` that overlap one of `into`; `n` is the number of all patches."""
-    is_into, overlaps = np.zeros(n, bool), np.zeros(n, bool)
-    is_into[into] = True
-    overlaps[pairs["b"][is_into[pairs["a"]]]] = True
-    overlaps[pairs["a"][is_into[pairs["b"]]]] = True
+def _count_overlapping(pairs: Array, rows: Array, other_rows: Array, n: int) -> int:
+    """Count the patches of `rows` that overlap a patch of `other_rows`; `n` is the number of all patches."""
+    is_other, overlaps = np.zeros(n, bool), np.zeros(n, bool)
+    is_other[other_rows] = True
+    overlaps[pairs["b"][is_other[pairs["a"]]]] = True
+    overlaps[pairs["a"][is_other[pairs["b"]]]] = True
     return int(overlaps[rows].sum())

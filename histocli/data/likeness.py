@@ -74,7 +74,7 @@ def choose_stride(total: int | None) -> int:
 
 
 class LikenessMeter:
-    """Measures a sample of the patches that pass, each n-th (`choose_stride`).
+    """Measures a sample of the patches that it is given: each n-th (`choose_stride`).
 
     With several networks, each patch is compared with the training data that it is least like. `references` has
     the appearance of the training data of each network.

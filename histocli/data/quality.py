@@ -117,8 +117,8 @@ class Reference:
 
     @property
     def share_beyond(self) -> float:
-        """The share of more training patches that would be beyond one of the three limits."""
-        # If there are few patches, a limit is their highest or lowest value.
+        """The expected share of patches beyond a limit, if the patches are like the training patches."""
+        # There are three limits. If there are few patches, a limit is their highest or lowest value.
         return 3 * max(_SHARE_BEYOND, 1 / (self.patches + 1))
 
     def measure_distance(self, appearance: Appearance) -> Distance:

@@ -23,6 +23,6 @@ class Size(NamedTuple):
 def check_pixels(width: int, height: int) -> None:
     """Raise `ImageError` if there are no pixels, or more than `MAX_PIXELS`."""
     if width * height > MAX_PIXELS:
-        raise ImageError(f"the image is of more than {MAX_PIXELS:,} pixels: {width:,} x {height:,}")
+        raise ImageError(f"the image has more than {MAX_PIXELS:,} pixels: {width:,} x {height:,}")
     if width < 1 or height < 1:
         raise ImageError("the image is damaged: its header gives no size")

@@ -90,7 +90,7 @@ def load_chunks(
 def _load_in_processes(
     chunks: Iterator[list[Patch]], size: int, workers: int, pool: DecodingProcesses
 ) -> Generator[Chunk, None, None]:
-    """Load the first chunks on threads, and the others in processes, which are only started if there are others."""
+    """Load the first chunks on threads, and the others in processes; if there are no others, no process is started."""
     try:
         if not pool.has_started:
             yield from map_ordered(load_chunk, islice(chunks, _THREADED_PATCHES // size), workers)

@@ -75,7 +75,7 @@ def check_archive(path: Path) -> None:
         members = _read_directory(file, size)
         folders = {name.partition("/")[0] for name in members}
         if len(folders) != 1 or not all(map(_MEMBER.fullmatch, members)):
-            raise ValueError("it has other members than PyTorch's")
+            raise ValueError("it has files that PyTorch does not write")
         _check_sums(file, members)
         folder = folders.pop()
         content = members.get(f"{folder}/data.pkl")
@@ -91,7 +91,7 @@ def check_archive(path: Path) -> None:
 
 
 def _read_directory(file: IO[bytes], size: int) -> dict[str, Member]:
-    """Return the members of a zip archive that has one reading only, by name."""
+    """Return the members of a zip archive by name; refuse an archive that two programs could read differently."""
     count, start, length = _read_end(file, size)
     if count > _MAX_MEMBERS:
         raise ValueError(f"it has {count:,} members")
@@ -111,7 +111,7 @@ def _read_directory(file: IO[bytes], size: int) -> dict[str, Member]:
         ranges.append((offset, begin + number))
     ends = [0, *(end for _, end in sorted(ranges))]
     if directory.read(1) or any(a > b for a, b in zip(ends, [at for at, _ in sorted(ranges)] + [start], strict=True)):
-        raise ValueError("its members overlap, or its directory has more than them")
+        raise ValueError("its members overlap, or its directory has more entries than members")
     return members
 
 
@@ -183,12 +183,12 @@ def _check_sums(file: IO[bytes], members: dict[str, Member]) -> None:
 
 
 def _check_opcodes(data: bytes) -> None:
-    """Refuse a pickle with other opcodes than PyTorch writes for plain values, or with more memory than opcodes."""
+    """Refuse a pickle that stores other things than plain values, more than `MAX_OPCODES` values, or wrong numbers."""
     for count, (opcode, argument, position) in enumerate(pickletools.genops(data), 1):
         if opcode.name not in _ALLOWED_OPCODES or count > MAX_OPCODES:
             raise ValueError(f"its data.pkl has {opcode.name} at {position}, or too many values")
         if opcode.name in ("BINPUT", "LONG_BINPUT") and isinstance(argument, int) and argument > count:
-            raise ValueError("its data.pkl counts wrongly")
+            raise ValueError("the values in its data.pkl are not numbered in order")
     if position != len(data) - 1:
         raise ValueError("its data.pkl has bytes after its end")
 

@@ -112,7 +112,7 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def compare_trials(trial: TrialReport, other: TrialReport) -> Difference | None:
-    """Return the mean difference of two finished trials over the folds; None unless both are finished and differ."""
+    """Return the mean difference of two trials over the folds; None if they are the same, or not both finished."""
     if trial.number == other.number or {trial.state, other.state} != {FINISHED}:
         return None
     differences = [a - b for a, b in zip(trial.auc, other.auc, strict=True)]

@@ -71,7 +71,7 @@ def check_polygons(polygons: list[Polygon], path: Path) -> None:
     """Check that polygons of a file can be filled in seconds.
 
     Raises:
-        HistoError: an outline goes up and down too often, too many large areas lie above each other, or a hole is not
+        HistoError: an outline goes up and down too often, too many large areas overlap, or a hole is not
             in its area.
     """
     sorting = area = 0.0
@@ -86,7 +86,7 @@ def check_polygons(polygons: list[Polygon], path: Path) -> None:
         area += width * height
     if sorting > _MAX_SORTING or area > _MAX_AREA:
         what = "outlines that go up and down too often" if sorting > _MAX_SORTING else "too many large areas"
-        raise HistoError(f"{path} has {what} to be filled", "draw simpler areas that do not lie above each other")
+        raise HistoError(f"{path} has {what} to be filled", "draw simpler areas that do not overlap")
 
 
 def measure_crossings(polygons: list[Polygon]) -> tuple[int, float]:

@@ -146,7 +146,7 @@ def _describe_other_images(first: Any, pages: list[Any]) -> tuple[str, ...]:
 
 
 def _make_level(page: Any, first: Any) -> Level:
-    """Return the size of a page, its downsample from the first one, and the size of its tiles or strips."""
+    """Return a page as a level: its size, its downsample from the first page, and the size of its tiles or strips."""
     return Level(page.imagewidth, page.imagelength, first.imagewidth / page.imagewidth, *_find_tile_size(page))
 
 

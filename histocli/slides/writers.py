@@ -54,6 +54,7 @@ def _make_features(slide: str, scores: Map, grid: Grid, threshold: float) -> Ite
 
 
 def _make_region_feature(namespace: UUID, number: int, region: Region, grid: Grid) -> dict[str, Any]:
+    """Return a region of tumour squares as a GeoJSON feature."""
     measurements = {
         "maximum probability": round(region.maximum, DIGITS),
         "mean probability": round(region.mean, DIGITS),

@@ -157,7 +157,7 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
 
 
 def _refuse_unreadable(name: str, members: Collection[zipfile.ZipInfo]) -> None:
-    """Raise `HistoError` if Python cannot unpack a single one of the members."""
+    """Raise `HistoError` if Python can unpack none of the members."""
     if members and all(member.flag_bits & 1 for member in members):
         raise HistoError(f"{name} is encrypted with a password", "unpack it with the password, and give the folder")
     if members and not any(member.compress_type in _ZIP_METHODS for member in members):

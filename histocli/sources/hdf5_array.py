@@ -259,7 +259,7 @@ def _unpack_lzf(data: bytes, limit: int) -> bytes:
             distance, at = ((code & 31) << 8 | data[at]) + 1, at + 1
             begin = len(unpacked) - distance
             if begin < 0:
-                raise ValueError("a chunk is damaged: it repeats bytes before its begin")
+                raise ValueError("a chunk is damaged: it repeats bytes before its start")
             part = unpacked[begin : begin + length]
             unpacked += part if len(part) == length else (part * (length // distance + 1))[:length]
     except IndexError:

@@ -98,7 +98,7 @@ class LabelTables:
         self._note(table, matched, f"slides from {table.place(column)}", ids)
         self._add_others(table, matched)
 
-    def find_inside(self, others: Sequence[File]) -> None:
+    def use_tables_inside(self, others: Sequence[File]) -> None:
         """Use the tables in the locations: those with `label` in their names, and those with the usual columns."""
         for file in others:
             base = file.name.rpartition("/")[2]

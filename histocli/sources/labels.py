@@ -47,7 +47,7 @@ def find_labels(
     if options.labels:
         tables.read_labels(table_at(options.labels))
     else:
-        tables.find_inside(others)
+        tables.use_tables_inside(others)
         tables.find_beside(locations, found)
         _add_sidecars(result, names, others, options)
     folders = find_classes(names, options.classes)

@@ -51,7 +51,7 @@ class _Array(NamedTuple):
         return len(self.shape) == 4 and self.shape[3] == 3 and is_number and not self.is_fortran
 
     def is_column(self, rows: int) -> bool:
-        """Whether it has one number or text for each of so many patches."""
+        """Return whether it has one number or text for each of `rows` patches."""
         size = rows * self.dtype.itemsize
         return self.shape in ((rows,), (rows, 1)) and self.dtype.kind in "uibfUS" and size <= MAX_FILE_BYTES
 

@@ -332,7 +332,7 @@ def test_patches_used_in_training_are_counted_with_a_warning(histo):
     assert "trained on" not in own.stderr
 
 
-def test_from_few_slides_delong_alone_gives_an_interval_with_the_reason(histo):
+def test_with_few_slides_only_delong_gives_an_interval_and_the_reason_is_printed(histo):
     result = histo(*EVAL, "--json", "--data", "synthetic")
     evaluation = json.loads(result.stdout)
     with_tumour = evaluation["bootstrap"]["clusters_by_class"]["tumour"]

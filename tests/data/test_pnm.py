@@ -34,7 +34,7 @@ def test_values_may_be_separated_by_any_white_space(kind, white, space):
     np.testing.assert_array_equal(decode(header(kind, white, space) + space.encode() + body, "x"), pixels)
 
 
-def test_bits_need_no_spaces():
+def test_the_bits_of_a_pbm_need_no_spaces_between_them():
     values, pixels = draw("P1", 1)
     np.testing.assert_array_equal(decode(b"P1 22 20\n" + "".join(map(str, values.flat)).encode(), "x"), pixels)
 

@@ -148,7 +148,7 @@ def test_a_failing_source_does_not_change_existing_files(workspace):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("histo-decode")]
 
 
-def test_n_draws_without_replacement_in_order_by_the_seed(workspace):
+def test_n_draws_patches_by_the_seed_without_replacement_and_keeps_their_order(workspace):
     def drawn(name, n, seed, **options):
         pack(ListSource(PIXELS, **options), workspace, name, n=n, seed=seed)
         rows = [int(row["id"][1:]) for row in rows_of(workspace, name)]

@@ -198,7 +198,7 @@ def test_slides_with_equal_names_get_folders_of_their_own(histo, slides, tmp_pat
     (slides / "second.tif").unlink()
     (slides / "notes.txt").write_text("some notes")
     result = predict(histo, slides, "--out", tmp_path / "out")
-    assert "skipped, because not a slide (1): notes.txt" in result.stderr
+    assert "skipped, because they are no slides (1): notes.txt" in result.stderr
     assert (tmp_path / "out" / "a" / "case" / "scores.csv").read_bytes() == (
         tmp_path / "out" / "b" / "case" / "scores.csv"
     ).read_bytes()
@@ -275,7 +275,7 @@ def test_masks_that_cannot_be_meant_are_refused(histo, slides, tmp_path):
     assert "does not end in .geojson, .json, .png" in " ".join(error.split())
     write_areas(tmp_path / "empty.geojson")
     result = predict(histo, first, "--out", tmp_path / "out", "--mask", tmp_path / "empty.geojson")
-    assert "the mask covers a tenth of no square" in " ".join(result.stderr.split())
+    assert "the mask covers less than a tenth of every square" in " ".join(result.stderr.split())
 
 
 def test_an_ome_tiff_is_read_with_tifffile(histo, slides, tmp_path):

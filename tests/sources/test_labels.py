@@ -221,7 +221,7 @@ def test_a_file_beside_the_image_may_have_its_label(tmp_path, text, label):
     assert labels_of(open_folder(tmp_path / "x", ("s1.tif",), {f"s1.{suffix}": text})) == {"s1": label}
 
 
-def test_a_label_beside_the_image_that_is_not_understood(tmp_path):
+def test_a_label_beside_the_image_that_is_not_0_or_1_is_refused(tmp_path):
     with pytest.raises(HistoError, match=r"s1\.cls: the label '7' is not 0 or 1"):
         open_folder(tmp_path / "x", ("s1.tif",), {"s1.cls": "7"})
 

@@ -87,7 +87,7 @@ def test_yielded_labels_follow_the_mask_of_what_is_drawn(patches):
         assert patch.label == draw_tumour_mask(plan_drawing(5, plan).layout)[INNER][CENTRAL].any()
 
 
-def test_mask_follows_its_blobs():
+def test_the_tumour_mask_is_where_the_blobs_are():
     inside = draw_tumour_mask(Layout((Blob(48, 48, 30),), (1, 2, 3)))[INNER]
     assert inside[48, 48]
     assert not inside[0, 0]

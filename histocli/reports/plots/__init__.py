@@ -31,7 +31,7 @@ class Plot(NamedTuple):
 
     @property
     def file_stem(self) -> str:
-        """The name that leads to no other folder: a record may name a data set such as `../x`."""
+        """The name of the file, which is never in another folder: a record may name a data set such as `../x`."""
         return self.stem if _FILE_NAME.fullmatch(self.stem) else make_name(self.stem)
 
 

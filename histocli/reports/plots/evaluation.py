@@ -135,7 +135,7 @@ def format_with_interval(report: EvaluationReport, name: str) -> str:
 
 
 def find_drawn_recall(curve: PrecisionRecallCurve) -> tuple[list[float], list[float]]:
-    """Return recall and precision as drawn: from the highest score at which a tumour patch is called, left to recall 0.
+    """Return recall and precision as drawn: without points at recall 0, where the first precision is repeated.
 
     The point (0, 1) is a convention, and normal patches with the highest scores have recall 0 as well. Between them
     there would be a line at recall 0 that nothing measured.
