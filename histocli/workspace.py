@@ -15,7 +15,8 @@ from typing import Any
 
 from histocli.config import SUBSET
 from histocli.errors import HistoError, UsageError
-from histocli.fs import check_replaceable, fsync, remove_strays, require_space, temporary_path, write_error
+from histocli.fs import check_replaceable, fsync, require_space, write_error
+from histocli.temporary import remove_strays, temporary_path
 from histocli.text import parse_finite
 
 MAX_NAME = 100  # the largest number of characters of a name

@@ -24,7 +24,7 @@ from histocli.data.splits import (
 )
 from histocli.enums import Group, Split
 from histocli.errors import HistoError, UsageError
-from histocli.fs import hold
+from histocli.locks import hold
 from histocli.reports.balance import (
     BalanceReport,
     DroppedPatches,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from histocli.data.store import PackResult, pack
 from histocli.errors import HistoError, UsageError
-from histocli.fs import hold
 from histocli.listeners import SILENT, CommandListener
+from histocli.locks import hold
 from histocli.schema import Json
 from histocli.sources import PlannedFile, RemoteSource, Source, SourceContext, SourceOptions, source_type
 from histocli.sources.options import declared_options

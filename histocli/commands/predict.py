@@ -26,12 +26,13 @@ from histocli.config import PredictConfig
 from histocli.data.decoding import DecodingProcesses
 from histocli.data.inputs import hash_inputs
 from histocli.errors import HistoError
-from histocli.fs import hold, shorten_name
+from histocli.fs import shorten_name
 from histocli.inference.done import write_record
 from histocli.inference.parts import Parts
 from histocli.inference.predictor import ScoredChunk
 from histocli.inference.writers import open_part, open_writer
 from histocli.listeners import SILENT, CommandListener
+from histocli.locks import hold
 from histocli.outputs import output_path
 from histocli.signals import Stopped
 from histocli.workspace import Workspace

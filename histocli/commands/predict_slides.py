@@ -16,10 +16,10 @@ from histocli.config import PredictConfig
 from histocli.data.manifest import hash_file
 from histocli.enums import OnError
 from histocli.errors import HistoError, UsageError
-from histocli.fs import hold
 from histocli.inference import checkpoints
 from histocli.inference.checkpoints import STORED, CheckpointPredictor, load_from_config
 from histocli.listeners import SlideListener
+from histocli.locks import hold
 from histocli.slides.detection import SlideFile
 from histocli.slides.measures import Map, measure_slide
 from histocli.slides.plots import write_heatmap_picture, write_tissue

@@ -11,10 +11,12 @@ from typing import NamedTuple
 from histocli.config import CHECKPOINT
 from histocli.enums import RunSort
 from histocli.errors import HistoError, UsageError
-from histocli.fs import folder_size, hold, is_held, remove_folder
+from histocli.fs import folder_size
+from histocli.locks import hold, is_held
 from histocli.models.checkpoint import load_checkpoint
 from histocli.reports.run import EpochRecord, RunRecord, read_history, read_run
 from histocli.schema import Count
+from histocli.temporary import remove_folder
 from histocli.workspace import Workspace
 
 FINISHED, TRAINING, STOPPED, DAMAGED = "finished", "training", "stopped", "damaged"

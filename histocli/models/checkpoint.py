@@ -16,7 +16,7 @@ import torch
 
 from histocli.data.quality import Reference
 from histocli.errors import HistoError, UsageError, describe_value, first_line
-from histocli.fs import hold
+from histocli.locks import hold
 from histocli.metrics.calibration import HIGHEST, LOWEST
 from histocli.models import Classifier, packaged
 from histocli.models.archive import check_archive

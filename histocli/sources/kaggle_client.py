@@ -13,7 +13,8 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from histocli.errors import HistoError
-from histocli.fs import hold, require_space
+from histocli.fs import require_space
+from histocli.locks import hold
 from histocli.sources.retry import DEFAULT_POLICY, RETRIED_STATUS, RetryableError, RetryPolicy
 
 COMPETITION = "histopathologic-cancer-detection"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from histocli.errors import HistoError
-from histocli.fs import hold
+from histocli.locks import hold
 from histocli.sources import (
     OnTransfer,
     Patch,

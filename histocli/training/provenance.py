@@ -11,7 +11,7 @@ from pathlib import Path
 
 import histocli
 from histocli.errors import HistoError, UsageError
-from histocli.fs import HeldError, hold
+from histocli.locks import HeldError, hold
 from histocli.models import packaged
 from histocli.workspace import Workspace, check_name, make_name, read_json, write_json
 

@@ -15,9 +15,10 @@ import numpy as np
 
 from histocli.config import TuneConfig
 from histocli.errors import HistoError, first_line
-from histocli.fs import hold, is_held, remove_strays
+from histocli.locks import hold, is_held
 from histocli.reports.tune import TrialReport
 from histocli.schema import from_json
+from histocli.temporary import remove_strays
 from histocli.training.repeats import Member, plan_repeats
 from histocli.training.search_space import NAMES, find_default_point, make_base_config, round_lr, suggest_parameters
 from histocli.training.study_check import HINT, connect, trial_problem

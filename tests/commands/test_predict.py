@@ -22,8 +22,8 @@ from scipy.special import logit
 
 from histocli.commands.predict_job import Job
 from histocli.errors import HistoError
-from histocli.fs import hold
 from histocli.inference.parts import Parts
+from histocli.locks import hold
 from histocli.models.checkpoint import load_checkpoint, save_checkpoint
 from histocli.signals import Stopped
 from tests.cli import REPOSITORY, write_images

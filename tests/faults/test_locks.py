@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from histocli.errors import HistoError
-from histocli.fs import HeldError, hold, remove_strays, temporary_path
+from histocli.locks import HeldError, hold
 from histocli.models.checkpoint import load_checkpoint
+from histocli.temporary import remove_strays, temporary_path
 from histocli.workspace import atomic_path
 from tests.faults.conftest import TINY
 from tests.faults.processes import Process, histo
