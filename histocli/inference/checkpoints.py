@@ -19,7 +19,8 @@ from histocli.metrics.calibration import compute_probabilities, rescale_threshol
 from histocli.metrics.thresholds import choose_threshold, parse_threshold
 from histocli.models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from histocli.models.fuse import fuse_batch_norm
-from histocli.models.onnx_network import OnnxNetwork, is_onnxruntime_installed
+from histocli.models.onnx_network import OnnxNetwork
+from histocli.packages import is_installed, require_packages
 from histocli.reports.evaluation import EvaluatedCheckpoint
 from histocli.workspace import Workspace
 
@@ -198,14 +199,13 @@ def _choose_compute(device: Device, precision: Precision, engine: Engine) -> Com
 def _should_use_onnx(engine: Engine, exported: Path, checkpoint: Checkpoint, compute: Compute) -> bool:
     """Return whether ONNX Runtime runs this checkpoint; raise `HistoError` if `engine` requires it and it cannot."""
     if engine is Engine.ONNX:
-        if not is_onnxruntime_installed():
-            raise HistoError("--engine onnx needs onnxruntime", "pip install 'histocli[onnx]'")
+        require_packages("--engine onnx", "onnxruntime", extra="onnx")
         if not exported.is_file():
             hint = f"write it: histo export --ckpt {checkpoint.run}"
             raise HistoError(f"--engine onnx: the workspace has no ONNX file of run {checkpoint.run}", hint)
         return True
     is_possible = compute.device.type == "cpu" and compute.precision is Precision.FP32
-    return engine is Engine.AUTO and is_possible and exported.is_file() and is_onnxruntime_installed()
+    return engine is Engine.AUTO and is_possible and exported.is_file() and is_installed("onnxruntime")
 
 
 def _build_torch_network(checkpoint: Checkpoint, compute: Compute) -> Network:

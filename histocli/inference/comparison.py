@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _KEY = ["data", "id"]
 
 
-def compare(one: Path, other: Path) -> ComparisonReport:
+def compare(first: Path, second: Path) -> ComparisonReport:
     """Compare two metrics files of `histo eval` patch by patch; their tables of scores are in the same folder.
 
     Patches are paired by id and must have the same pixels. The intervals are over slides or overlap groups where these
@@ -29,7 +29,7 @@ def compare(one: Path, other: Path) -> ComparisonReport:
         HistoError: a file is missing or is not an evaluation; the two have no patch in common; or they disagree on the
             pixels or the label of a patch.
     """
-    paths = (one, other)
+    paths = (first, second)
     reports = [_read(path) for path in paths]
     tables = [read_scores(path.with_name(report.scores)) for path, report in zip(paths, reports, strict=True)]
     paired = _pair(tables[0], tables[1], [report.run for report in reports])
@@ -67,13 +67,13 @@ def _read(path: Path) -> EvaluationReport:
     return EvaluationReport.from_json(value, str(path))
 
 
-def _pair(one: "pd.DataFrame", other: "pd.DataFrame", runs: list[str]) -> "pd.DataFrame":
-    """Return the rows of `one` that are also in `other`, with the scores of `other` as the column `prob_other`."""
-    for table, run in zip((one, other), runs, strict=True):
+def _pair(first: "pd.DataFrame", second: "pd.DataFrame", runs: list[str]) -> "pd.DataFrame":
+    """Return the rows of `first` that are also in `second`, with the scores of `second` as the column `prob_other`."""
+    for table, run in zip((first, second), runs, strict=True):
         if table.duplicated(_KEY).any():
             raise HistoError(f"an id occurs twice among the scores of {run}", "evaluate one split of the data set")
-    right = other[[*_KEY, "label", "prob", "sha1"]]
-    paired = one.merge(right, on=_KEY, suffixes=("", "_other"), validate="one_to_one")
+    right = second[[*_KEY, "label", "prob", "sha1"]]
+    paired = first.merge(right, on=_KEY, suffixes=("", "_other"), validate="one_to_one")
     if paired.empty:
         raise HistoError(
             f"{' and '.join(runs)} have no scored patch in common", "evaluate both on the same --data first"

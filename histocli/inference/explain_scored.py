@@ -40,24 +40,24 @@ def explain_scored(workspace: Workspace, report: EvaluationReport, pixels: Pixel
     """
     if not report.checkpoints:
         raise ExplanationError("the evaluation does not name its checkpoint", "histo eval writes it again")
-    paths = [str(_find_checkpoint(workspace, one)) for one in report.checkpoints]
+    paths = [str(_find_checkpoint(workspace, evaluated)) for evaluated in report.checkpoints]
     if not len(pixels):
         return explain([], pixels)
     try:
         predictor = load_for_explaining(workspace, paths)
     except HistoError as error:
         raise ExplanationError(str(error), error.hint) from error
-    return explain([one.network for one in predictor.networks], pixels)
+    return explain([member.network for member in predictor.networks], pixels)
 
 
-def _find_checkpoint(workspace: Workspace, one: EvaluatedCheckpoint) -> Path:
+def _find_checkpoint(workspace: Workspace, evaluated: EvaluatedCheckpoint) -> Path:
     """Return the file of an evaluated checkpoint: checkpoints/best.pt may be of another run by now."""
-    folders = (workspace.checkpoints_dir, workspace.runs_dir / one.run)
-    places = [Path(one.checkpoint), *(folder / name for folder in folders for name in ("best.pt", "last.pt"))]
+    folders = (workspace.checkpoints_dir, workspace.runs_dir / evaluated.run)
+    places = [Path(evaluated.checkpoint), *(folder / name for folder in folders for name in ("best.pt", "last.pt"))]
     for path in [*places, packaged.PATH]:
-        if path.is_file() and hash_file(path) == one.checkpoint_sha256:
+        if path.is_file() and hash_file(path) == evaluated.checkpoint_sha256:
             return path.absolute()
     raise ExplanationError(
-        f"the checkpoint of {one.run}, epoch {one.epoch}, was removed or changed",
+        f"the checkpoint of {evaluated.run}, epoch {evaluated.epoch}, was removed or changed",
         "histo eval scores with another checkpoint",
     )

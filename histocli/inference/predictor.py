@@ -238,7 +238,7 @@ class Predictor:
         """Compute the log odds (M,V,N) of a batch that fits the memory."""
         all_views = self.tta or self.should_compute_spread
         return torch.stack(
-            [compute_log_odds(one.network, images, self.compute, tta=all_views) for one in self.networks]
+            [compute_log_odds(member.network, images, self.compute, tta=all_views) for member in self.networks]
         )
 
     def _compute_scores(self, log_odds: Tensor) -> Scores:
@@ -252,7 +252,7 @@ class Predictor:
         if self.uncalibrated:
             probs, views = raw, [compute_probabilities(views) for views in odds]
         else:
-            temperatures = [one.temperature for one in self.networks]
+            temperatures = [member.temperature for member in self.networks]
             probs = np.mean([compute_probabilities(mean, t) for mean, t in zip(means, temperatures, strict=True)], 0)
             views = [compute_probabilities(views, t) for views, t in zip(odds, temperatures, strict=True)]
         return Scores(self._adjust(probs), self._adjust(raw), np.ptp(self._adjust(np.mean(views, 0)), 0))

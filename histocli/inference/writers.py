@@ -4,15 +4,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from histocli.data.tables import make_table_writer
 from histocli.enums import Output
-from histocli.errors import HistoError
 from histocli.outputs import open_stream
+from histocli.packages import require_packages
 
 DIGITS = 6  # after the decimal point, in every format
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also full-width
@@ -156,8 +155,7 @@ def check_parquet() -> None:
     Raises:
         HistoError: pyarrow is not installed.
     """
-    if find_spec("pyarrow") is None:
-        raise HistoError("--format parquet needs pyarrow", "pip install 'histocli[parquet]'")
+    require_packages("--format parquet", "pyarrow", extra="parquet")
 
 
 class ParquetWriter:

@@ -1,6 +1,5 @@
 """Run a network that `histo export` wrote with ONNX Runtime, which is faster on a CPU without bf16 units."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +53,3 @@ class OnnxNetwork:
             raise HistoError(f"{self._path} does not compute one log odds for each patch", _HINT)
         log_odds = torch.from_numpy(odds)
         return torch.stack([torch.zeros_like(log_odds), log_odds], 1)
-
-
-def is_onnxruntime_installed() -> bool:
-    """Return whether ONNX Runtime is installed."""
-    return find_spec("onnxruntime") is not None

@@ -24,7 +24,7 @@ class KnnTrainer(Trainer):
 
     @property
     def learning_rate(self) -> float:
-        """There is none: 0."""
+        """0, because nothing is trained."""
         return 0.0
 
     @torch.no_grad()

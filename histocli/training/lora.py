@@ -1,13 +1,13 @@
 """`--lora RANK`: fine-tune a backbone by small matrices beside its linear layers (Hu et al. 2021, arXiv 2106.09685)."""
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from histocli.errors import HistoError, UsageError
+from histocli.errors import UsageError
 from histocli.models import Classifier
+from histocli.packages import require_packages
 from histocli.training.trainer import copy_state
 
 _ADAPTER = "default"
@@ -16,8 +16,7 @@ _BASE = ".base_layer."  # the part of a weight's name that shows it is the origi
 
 def require_peft() -> None:
     """Raise `HistoError` if peft is not installed."""
-    if find_spec("peft") is None:
-        raise HistoError("--lora needs the package peft", "pip install 'histocli[lora]'")
+    require_packages("--lora", "peft", extra="lora")
 
 
 def add_lora(model: Classifier, rank: int) -> int:

@@ -48,7 +48,7 @@ def check_options(config: RunConfig, given: Collection[str]) -> None:
     check_architecture(config.arch)  # before other options are checked, which depend on it
     for key in _NOT_WITH_KNN:
         if config.head is HeadKind.KNN and key in given:
-            raise UsageError(f"--{key} has no meaning with --head knn: it remembers the patches, without training")
+            raise UsageError(f"--{key} has no meaning with --head knn: this head only stores the patches")
     for key in _NOT_WITH_FREEZE:
         if config.freeze and key in given:
             raise UsageError(f"--{key} has no meaning with --freeze: each patch is seen once, without augmentation")

@@ -35,7 +35,8 @@ def write_out_of_fold(
     import pandas as pd
 
     tables = [
-        _read_fold_scores(workspace, one, temperature) for one, (temperature, _) in zip(best, chosen, strict=True)
+        _read_fold_scores(workspace, checkpoint, temperature)
+        for checkpoint, (temperature, _) in zip(best, chosen, strict=True)
     ]
     table = pd.concat(tables, ignore_index=True)
     threshold = float(np.mean([threshold for _, threshold in chosen]))

@@ -97,7 +97,7 @@ def _fit_heads(trainer: Trainer, train: FeatureLoader) -> None:
 
 
 def make_trainer(model: Classifier, config: RunConfig, compute: Compute, ranks: Ranks, train: PatchLoader) -> Trainer:
-    """Return what trains the model, or with a frozen backbone its head; a head of neighbours replaces the linear one.
+    """Return the trainer of a model; with `--freeze`, the trainer of its head, which `--head knn` replaces first.
 
     Raises:
         HistoError: the network is not a backbone with a head.

@@ -72,7 +72,7 @@ class ClaimedTrial:
         if not step:
             return False
         with self.study.explain_file_errors():
-            (stored,) = [one for one in self.trial.study.get_trials(deepcopy=False) if one.number == self.number]
+            (stored,) = [trial for trial in self.trial.study.get_trials(deepcopy=False) if trial.number == self.number]
             if step not in stored.intermediate_values:
                 self.trial.report(float(np.mean(self.auc)), step)
             return bool(self.trial.should_prune())
@@ -127,12 +127,12 @@ class Study:
         """
         with self.explain_file_errors(Exception):  # of any kind, for values that Optuna did not write
             study = self._load()
-            trials, directions = study.get_trials(deepcopy=False), [one.name for one in study.directions]
+            trials, directions = study.get_trials(deepcopy=False), [direction.name for direction in study.directions]
         if directions != ["MAXIMIZE"]:
             raise HistoError(f"cannot use {self.path}: the study does not maximize one value", HINT)
-        for i, one in enumerate(trials):
-            report = _describe(one, str(self.path)) if one.params.keys() >= NAMES else None
-            if problem := trial_problem(one, report, self.config):
+        for i, trial in enumerate(trials):
+            report = _describe(trial, str(self.path)) if trial.params.keys() >= NAMES else None
+            if problem := trial_problem(trial, report, self.config):
                 raise HistoError(f"cannot use {self.path}: trial {i} {problem}", HINT)
 
     @property
@@ -179,14 +179,14 @@ class Study:
 
         trials = self._load().get_trials(deepcopy=False)
         study = self._load(len(trials))
-        for one in trials:
-            if one.state is TrialState.RUNNING and not is_held(self._lock_path(one.number)):
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and not is_held(self._lock_path(trial.number)):
                 study_id = self.storage.get_study_id_from_name(self.config.name)
-                trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, one.number)
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
                 # Its process may have finished it, and then released the lock, since the trials were read.
                 if self.storage.get_trial(trial_id).state is TrialState.RUNNING:
                     return optuna.Trial(study, trial_id)
-        started = sum(one.state is not TrialState.WAITING for one in trials)
+        started = sum(trial.state is not TrialState.WAITING for trial in trials)
         is_complete = self.config.trials is not None and started >= self.config.trials
         return None if is_complete else study.ask()
 
@@ -197,9 +197,9 @@ class Study:
         with self.explain_file_errors():
             trials = self._load().get_trials(deepcopy=False)
         return [
-            _describe(one, str(self.path))
-            for one in trials
-            if one.state is not TrialState.WAITING and one.params.keys() >= NAMES
+            _describe(trial, str(self.path))
+            for trial in trials
+            if trial.state is not TrialState.WAITING and trial.params.keys() >= NAMES
         ]
 
     def importance(self) -> dict[str, float]:
@@ -216,7 +216,7 @@ class Study:
             finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             if len({trial.value for trial in finished}) < 2:
                 return {}
-            varied = [name for name, one in finished[0].distributions.items() if not one.single()]
+            varied = [name for name, values in finished[0].distributions.items() if not values.single()]
             evaluator = FanovaImportanceEvaluator(seed=self.config.seed)
             try:
                 shares = get_param_importances(study, evaluator=evaluator, params=varied) if varied else {}

@@ -182,10 +182,10 @@ def test_parquet_is_written_to_a_file(histo, images, tmp_path):
 
 
 def test_parquet_without_pyarrow_says_what_to_install(histo, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("histocli.inference.writers.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     out = tmp_path / "preds.parquet"
     error, hint = histo.fails(*PREDICT, images, "--format", "parquet", "--out", out)
-    assert error == "--format parquet needs pyarrow"
+    assert error == "--format parquet needs the package pyarrow"
     assert hint == "pip install 'histocli[parquet]'"
     assert not out.exists()
 

@@ -310,7 +310,7 @@ def export_network(workspace, predictor, monkeypatch):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     monkeypatch.setattr(checkpoints, "OnnxNetwork", lambda path, sha256: lambda images: torch.zeros(len(images), 2))
-    monkeypatch.setattr(checkpoints, "is_onnxruntime_installed", lambda: True)
+    monkeypatch.setattr("histocli.packages.find_spec", lambda name: object())
     return path
 
 
@@ -336,10 +336,10 @@ def test_an_engine_that_is_not_available_is_an_error_with_a_hint(predictor, work
         load_predictor(workspace, ["one"], Device.AUTO, Precision.BF16, Engine.ONNX)
     with pytest.raises(UsageError, match="--engine onnx does not run with --device cuda"):
         load_predictor(workspace, ["one"], Device.CUDA, Precision.AUTO, Engine.ONNX)
-    monkeypatch.setattr(checkpoints, "is_onnxruntime_installed", lambda: True)
+    monkeypatch.setattr("histocli.packages.find_spec", lambda name: object())
     with pytest.raises(HistoError, match="no ONNX file of run one") as caught:
         predictor("one", engine=Engine.ONNX)
     assert "histo export --ckpt" in caught.value.hint
-    monkeypatch.setattr(checkpoints, "is_onnxruntime_installed", lambda: False)
-    with pytest.raises(HistoError, match="needs onnxruntime"):
+    monkeypatch.setattr("histocli.packages.find_spec", lambda name: None)
+    with pytest.raises(HistoError, match="--engine onnx needs the package onnxruntime"):
         predictor("one", engine=Engine.ONNX)
