@@ -157,7 +157,7 @@ def test_help_keeps_square_brackets_and_ranges():
     assert "0<=x<=4294967295" in re.sub(r"\s+", " ", run("train", "--help").stdout)
 
 
-def test_version():
+def test_version_prints_the_version():
     result = run("--version")
     assert (result.exit_code, result.stdout, result.stderr) == (0, f"histo {histocli.__version__}\n", "")
 
@@ -430,7 +430,7 @@ def test_a_stop_request_leaves_ignored_signals_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_handlers_are_restored():
+def test_signal_handlers_are_restored():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
     with raise_on_termination(), stop_request():

@@ -159,7 +159,7 @@ JSON = st.recursive(
 
 @given(JSON)
 @settings(max_examples=50, deadline=None)
-def test_json_round_trip(tmp_path_factory, value):
+def test_json_is_read_back_as_it_was_written(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "x.json"
     write_json(path, value)
     assert read_json(path) == value

@@ -56,7 +56,8 @@ def read_scores(path: Path) -> "pd.DataFrame":
     if is_wrong.any():
         key, label, prob = table.loc[is_wrong, ["id", "label", "prob"]].to_numpy()[0]
         raise HistoError(
-            f"{path}: {describe_value(key)} has the label {label} and the prob {prob:g}, not 0 or 1 and 0 to 1", again
+            f"{path}: {describe_value(key)} has the label {label} and the prob {prob:g}: they are not possible",
+            again,
         )
     return table
 

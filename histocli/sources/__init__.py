@@ -151,6 +151,6 @@ class SourceType(Generic[Options]):
 
 @cache
 def source_type(name: str) -> SourceType[Any]:
-    """Return the `SOURCE` of the module of a source, one of `SOURCE_NAMES`; `-` in its name is `_` in the module's."""
+    """Return the kind of source with this name, one of `SOURCE_NAMES`: the `SOURCE` of the module of this name."""
     source: SourceType[Any] = import_module(f"histocli.sources.{name.replace('-', '_')}").SOURCE
     return source

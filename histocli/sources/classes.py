@@ -170,7 +170,7 @@ def _find_split_of_path(folder: str, both: Mapping[str, str]) -> str:
     splits = {part: split for part in folder.split("/") if (split := both.get(part) or split_of(part))}
     if len(set(splits.values())) > 1:
         raise HistoError(
-            f"two folders of {folder}/ are names of different splits: {' and '.join(splits)}",
+            f"two folders of {folder}/ have the names of different splits: {' and '.join(splits)}",
             "rename one of them, or give the folders below it to --from",
         )
     return next(iter(splits.values()), "")

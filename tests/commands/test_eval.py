@@ -51,7 +51,7 @@ def folder(histo, tmp_path):
     return tmp_path / "my patches"
 
 
-def test_val_and_valid_mean_the_same_of_a_run(histo):
+def test_val_and_valid_are_the_same_split_of_a_run(histo):
     val, valid = (report(histo, "--split", name) for name in ("val", "valid"))
     assert (val["n"], val["split"]) == (valid["n"], valid["split"])
     assert val["split"] == "val"
@@ -212,7 +212,7 @@ def test_the_threshold_changes_only_metrics_that_depend_on_it(histo):
     assert "warning: NPV cannot be computed" in histo(*EVAL, "--threshold", 0).stderr
 
 
-def test_a_checkpoint_by_path_by_name_and_by_run(histo, tmp_path, monkeypatch):
+def test_a_checkpoint_is_found_by_path_by_name_and_by_run(histo, tmp_path, monkeypatch):
     shutil.copy(histo.root / "runs" / "first" / "best.pt", tmp_path / "mine.pt")
     monkeypatch.setenv("HISTO_CKPT", str(tmp_path / "mine.pt"))
     found = [report(histo, *ckpt) for ckpt in ([], ["--ckpt", "best.pt"], ["--ckpt", "first"])]
@@ -650,7 +650,7 @@ def test_the_model_card_shows_the_evaluations(histo):
     assert card.read_text().count("## Evaluations") == 1
 
 
-def test_a_folder_with_splits_of_which_one_is_measured(histo, folder, tmp_path):
+def test_one_split_of_a_folder_is_measured(histo, folder, tmp_path):
     """The images of `folder`, most in val and the rest in train."""
     for at, path in enumerate(sorted(folder.rglob("*.png"))):
         target = tmp_path / "split" / ("train" if at % 4 == 0 else "val") / path.parent.name / path.name

@@ -172,7 +172,7 @@ def test_options_of_maps_are_checked(tmp_path, args, message):
     assert message in error
 
 
-def test_a_manifest_without_resolution_needs_mpp_and_all_kinds_do_without(scored, tmp_path):
+def test_a_manifest_without_resolution_needs_mpp_for_maps_and_other_plots_are_drawn(scored, tmp_path):
     """Manifests of earlier versions have no resolution."""
     histo = Histo(shutil.copytree(scored[0].root, tmp_path / "old"))
     path = histo.root / "manifests" / "synthetic.csv"

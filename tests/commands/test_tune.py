@@ -288,7 +288,7 @@ def test_a_path_may_have_characters_with_a_meaning_in_addresses(histo):
     assert (strange / "tuning" / "tune" / "study.db").stat().st_size > 0
 
 
-def test_hours_start_no_trial_afterwards(histo):
+def test_no_trial_is_started_after_the_hours(histo):
     report = json.loads(histo("tune", "--hours", 1e-6, *SPACE, "--json").stdout)
     assert (report["trials"], report["command"]) == ([], "")
 

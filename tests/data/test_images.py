@@ -354,7 +354,7 @@ def test_a_length_beyond_the_file_is_refused_before_anything_is_allocated(kind, 
 
 
 @pytest.mark.parametrize("kind", ["TGA", "PCX", "DIB"])
-def test_formats_that_only_pillow_reads(kind):
+def test_formats_that_only_pillow_reads_keep_every_pixel(kind):
     assert largest_difference(decode(encode(SOFT, kind), "x"), SOFT) == 0
 
 
@@ -460,7 +460,7 @@ def test_sgi_of_16_bits_is_refused():
 
 
 @pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True})])
-def test_the_first_frame_of_an_animation_is_read_and_said(kind, options):
+def test_the_first_frame_of_an_animation_is_read_and_reported(kind, options):
     frames = [Image.new("RGB", (96, 96), color) for color in ((200, 100, 150), (10, 20, 30))]
     remarks = []
     for others in ([], frames[1:]):

@@ -67,7 +67,7 @@ def test_arrays_of_any_size_are_cropped_to_patches(tmp_path, workspace, side):
         assert np.array_equal(pixels, PIXELS)
 
 
-def test_an_array_that_is_read_in_several_blocks(tmp_path, workspace):
+def test_a_large_array_is_read_in_several_blocks(tmp_path, workspace):
     side = 1024  # 3 MB a patch
     with h5py.File(tmp_path / "x.h5", "w") as file:
         x = file.create_dataset("x", (13, side, side, 3), np.uint8, chunks=(1, side, side, 3), compression="gzip")
@@ -137,7 +137,7 @@ def test_every_unusual_path_in_a_list_gives_one_failure_and_does_not_hang(tmp_pa
     assert all(str(error).startswith(f"{patch.id}: ") for patch, error in chunk.failures)
 
 
-def test_several_inputs_in_order(tmp_path, workspace):
+def test_several_inputs_are_read_in_order(tmp_path, workspace):
     np.save(tmp_path / "x.npy", PIXELS[:2])
     archive = write_zip(tmp_path / "x.zip", {"z.tif": TIFFS[5]})
     ids, pixels = read_all(workspace, archive, tmp_path / "x.npy", write_folder(tmp_path / "x", TREE))

@@ -76,7 +76,7 @@ def test_rows_are_read_back_as_they_were_written(tmp_path_factory, rows):
 
 @given(ROWS)
 @settings(max_examples=30, deadline=None)
-def test_a_frame_survives_the_round_trip(tmp_path_factory, rows):
+def test_a_table_is_read_back_as_it_was_written(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "frame.csv"
     records = [(*row[:5], "data", i) for i, row in enumerate(rows)]
     frame = pd.DataFrame(records, columns=list(SUBSET_COLUMNS))
@@ -212,7 +212,7 @@ def test_a_failure_while_writing_leaves_the_old_table(tmp_path):
 
 @given(st.binary(max_size=60) | st.text('id,label;"01\n\r x', max_size=60).map(str.encode), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_any_bytes_are_read_or_one_error(tmp_path_factory, data, headed):
+def test_any_bytes_are_read_or_refused_with_one_error(tmp_path_factory, data, headed):
     path = tmp_path_factory.getbasetemp() / "any.csv"
     path.write_bytes(b"id,label\n" * headed + data)
     try:

@@ -61,7 +61,7 @@ def test_a_clean_table_is_not_changed():
 
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=60), st.integers(0, 2**32 - 1), st.data())
 @settings(max_examples=50, deadline=None)
-def test_half_of_each_class_is_drawn_in_order_and_by_the_seed(labels, seed, data):
+def test_half_of_each_class_is_drawn_by_the_seed_and_keeps_its_order(labels, seed, data):
     frame = make_frame(*labels)
     largest = 2 * min(labels.count(0), labels.count(1))
     if largest == 0:

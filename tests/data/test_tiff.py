@@ -205,7 +205,7 @@ def test_the_range_is_that_of_the_whole_set(tmp_path):
         ({}, None),
     ],
 )
-def test_the_resolution_that_a_file_says(tags, mpp):
+def test_the_resolution_in_the_tags_is_read(tags, mpp):
     assert read_first_page(by_pillow(PATCH, None, **tags)).mpp == (mpp and pytest.approx(mpp, rel=1e-3))
 
 

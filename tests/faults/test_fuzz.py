@@ -111,7 +111,7 @@ IMAGES += [cv2.imencode(".tif", np.dstack([PIXELS, PIXELS[..., 0]]))[1].tobytes(
 
 @given(damage(IMAGES), st.sampled_from(Resize))
 @tries(100)  # test_guided_fuzz.py tries more
-def test_images(data, resize):
+def test_damaged_images_are_read_or_refused(data, resize):
     how = Preparation(resize)
     patch = reads_or_refuses("images", lambda: decode_patch(data, "some/patch.png", how), "some/patch.png: ")
     assert patch is None or (patch.shape, patch.dtype) == ((96, 96, 3), np.uint8)
@@ -133,7 +133,7 @@ TABLES = [
 
 @given(st.one_of(damage(TABLES), st.binary(max_size=300), st.text(max_size=300).map(str.encode)))
 @tries(100)
-def test_tables(place, data):
+def test_damaged_tables_are_read_or_refused(place, data):
     path = put(place, "table.csv", data)
     frame = reads_or_refuses("manifests", lambda: read_manifest(path), str(path))
     if frame is not None:
@@ -148,7 +148,7 @@ def test_tables(place, data):
 
 @given(st.one_of(st.binary(max_size=100), damage([b'{"name": "x", "source": "y", "request": {}, "patches": 3}'])))
 @tries(200)
-def test_json(place, data):
+def test_damaged_json_is_read_or_refused(place, data):
     workspace = Workspace(Path(place) / "workspace")
     for path in (workspace.dataset_path("x"), workspace.patches_path("x"), workspace.manifest_path("x")):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ def archives():
 
 @given(damage(list(archives())))
 @tries(300)
-def test_archives(place, data):
+def test_damaged_archives_are_read_or_refused(place, data):
     path = put(place, "x.zip", data)
     for file in reads_or_refuses("archives", lambda: list_files(path), str(path)) or []:
         assert not re.search(r"(^|/)\.\.(/|$)|^/", file.name)
@@ -199,7 +199,7 @@ ARRAYS += [npy(np.array([{"a": 1}], object), allow_pickle=True), npy(np.zeros((1
 
 @given(damage(ARRAYS))
 @tries(200)
-def test_arrays(place, data):
+def test_damaged_arrays_are_read_or_refused(place, data):
     path = put(place, "x.npy", data)
     reads_or_refuses("arrays", lambda: map_array(path), str(path))
     reads_or_refuses("packed arrays", lambda: open_store(path), str(path))
@@ -221,7 +221,7 @@ HDF5 = [h5(compression="gzip", chunks=(1, 96, 96, 3)), h5(compression="gzip", sh
 
 @given(damage(HDF5))
 @tries(200)
-def test_hdf5(place, data):
+def test_damaged_hdf5_files_are_read_or_refused(place, data):
     path = put(place, "x.h5", data)
     reads_or_refuses("labels in HDF5", lambda: read_h5_labels(path, Path(place)), str(path))
 
@@ -248,7 +248,7 @@ def small(place):
 
 @given(st.data())
 @tries(150)
-def test_checkpoints(place, small, data):
+def test_damaged_checkpoints_are_read_or_refused(place, small, data):
     path = put(place, "x.pt", data.draw(st.one_of(damage([small]), st.binary(max_size=200))))
     checkpoint = reads_or_refuses("checkpoints", lambda: load_checkpoint(path), str(path))
     if checkpoint is not None and checkpoint.arch == "histonet":
@@ -257,7 +257,7 @@ def test_checkpoints(place, small, data):
 
 @given(st.data())
 @tries(100)
-def test_pickles_in_checkpoints(place, small, data):
+def test_damaged_pickles_in_checkpoints_are_read_or_refused(place, small, data):
     """The archive is valid; only the pickle in it is damaged."""
     stream = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(small)) as old, zipfile.ZipFile(stream, "w") as new:

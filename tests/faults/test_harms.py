@@ -119,7 +119,7 @@ def test_a_png_that_claims_gigabytes_is_refused_before_it_is_decoded(tmp_path, l
         decode_patch(lying_png(length, kind, is_after=is_after), "x.png")
 
 
-def test_a_folder_of_them_takes_no_memory(trained_workspace, tmp_path):
+def test_a_folder_of_pngs_that_claim_gigabytes_takes_no_memory(trained_workspace, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(16):

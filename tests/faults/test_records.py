@@ -119,7 +119,7 @@ PREVIOUS = {
 
 
 @pytest.mark.parametrize(("kind", "content"), PREVIOUS.values(), ids=PREVIOUS)
-def test_a_file_of_predictions_that_is_none_is_not_continued(trained_workspace, tmp_path, kind, content):
+def test_a_file_without_predictions_is_not_continued(trained_workspace, tmp_path, kind, content):
     path = tmp_path / f"out.{kind}"
     path.write_bytes(content)
     line = ["predict", "synthetic", "--ckpt", "first", "--device", "cpu", "--skip-done", "--out", path]

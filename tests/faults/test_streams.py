@@ -64,7 +64,7 @@ def test_a_list_that_is_one_endless_line_is_refused_in_little_memory(root, tmp_p
     assert not (tmp_path / "preds.csv").exists()
 
 
-def test_a_list_that_must_be_known_first_has_an_end(monkeypatch):
+def test_a_list_on_stdin_has_a_largest_number_of_lines(monkeypatch):
     monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b"a.png\n" * 5)))
     with pytest.raises(HistoError, match="the list on stdin has more than 4 lines"):
         list(read_stdin_lines(4))

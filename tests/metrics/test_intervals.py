@@ -210,7 +210,7 @@ def measure_coverage(draw, truth, clusters, simulations=150, sensitivity=0.0):
     return held / simulations
 
 
-def test_coverage_of_independent_patches():
+def test_intervals_of_independent_patches_cover_the_true_value():
     def draw(rng):
         return *scores(rng, 120, 2.0), None
 
@@ -218,7 +218,7 @@ def test_coverage_of_independent_patches():
     assert ((shares >= 0.90) & (shares <= 0.99)).all()
 
 
-def test_coverage_of_patches_in_slides():
+def test_intervals_by_slide_cover_the_true_value_and_intervals_by_patch_do_not():
     """If each slide shifts its scores, intervals by patch are too narrow and intervals by slide are right."""
     slides, per_slide, spread = 16, 20, 1.0
 
@@ -237,7 +237,7 @@ def test_coverage_of_patches_in_slides():
 
 
 @pytest.mark.parametrize("with_tumour", [4, 8, 12])
-def test_coverage_with_tumour_in_few_of_many_slides(with_tumour):
+def test_intervals_cover_the_true_value_if_few_of_many_slides_have_tumour(with_tumour):
     """As in lymph nodes, most slides are normal, and only a few slides have tumour patches."""
     slides, per_slide, spread, distance = 40, 20, 0.7, 2.0
 

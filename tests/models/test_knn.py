@@ -96,7 +96,7 @@ def test_a_stopped_run_with_neighbours_continues_to_the_same_weights(histo, hub)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-def test_neighbours_and_shots(histo, hub):
+def test_neighbours_are_chosen_among_the_shots(histo, hub):
     publish(SMALL, hub)
     histo(*KNN, "--shots", 3, "--name", "few")
     assert load_checkpoint(histo.root / "runs" / "few" / "best.pt").model["network.head.bank"].shape[0] == 6

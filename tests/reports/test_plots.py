@@ -124,7 +124,7 @@ def test_learning_curves_name_the_best_epoch(tmp_path, epochs):
     assert "pcam val, n = 2,907" in shown
 
 
-def test_learning_curves_without_an_auc(tmp_path):
+def test_learning_curves_are_drawn_without_an_auc(tmp_path):
     run = RunRecord("r", "pcam", 5)
     shown = texts(tmp_path, partial(draw_curves, run=run, history=history(2, auc=None)))
     assert "AUC undefined" in shown

@@ -297,7 +297,7 @@ def test_holes_and_areas_of_several_parts_are_labelled_by_pixel(empty, tmp_path)
     assert sum(row["label"] == "1" for row in rows) > 20
 
 
-def test_an_area_outside_the_slide_is_of_another_slide(empty, tmp_path):
+def test_an_annotation_with_an_area_outside_the_slide_is_refused(empty, tmp_path):
     write_pages(tmp_path / "slides" / "a.tif", tissue_image(1400, 1400))
     inside = ("Tumor", {"type": "Polygon", "coordinates": polygon(600, 600, 200)})
     outside = ("Tumor", {"type": "Polygon", "coordinates": polygon(1500, 600, 200)})
@@ -315,7 +315,7 @@ def test_an_area_outside_the_slide_is_of_another_slide(empty, tmp_path):
         ("normal_1.GeoJSON", None),
     ],
 )
-def test_capital_letters_in_the_name_of_an_annotation(empty, tmp_path, file, message):
+def test_capital_letters_are_allowed_in_the_suffix_of_an_annotation_only(empty, tmp_path, file, message):
     """A slide named normal needs no annotation: with one of another spelling it would be normal without a word."""
     write_pages(tmp_path / "slides" / "normal_1.tif", tissue_image(2000, 2000))
     geojson(tmp_path / "json" / file, ("Tumor", {"type": "Polygon", "coordinates": polygon(600, 600, 500)}))

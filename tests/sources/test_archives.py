@@ -243,7 +243,7 @@ def test_fractions_and_other_integers_of_an_npz_become_8_bits(tmp_path, dtype, f
     assert np.array_equal([patch.load() for patch in patches], PIXELS)
 
 
-def test_npz_of_medmnist_has_splits(tmp_path):
+def test_the_splits_of_an_npz_of_medmnist_are_read(tmp_path):
     arrays = {}
     for at, name in enumerate(("train", "val", "test")):
         arrays |= {f"{name}_images": PIXELS[2 * at : 2 * at + 2], f"{name}_labels": np.array([[1], [0]])}

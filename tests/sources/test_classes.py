@@ -33,7 +33,7 @@ NAMES = {
 @pytest.mark.parametrize(
     ("name", "label"), [(name.replace("%", " "), label) for label, names in NAMES.items() for name in names.split()]
 )
-def test_the_label_in_the_name_of_a_class(name, label):
+def test_the_name_of_a_class_gives_its_label(name, label):
     assert label_of(name) == label
 
 
@@ -47,7 +47,7 @@ def test_the_label_in_the_name_of_a_class(name, label):
         ("latest contest tested trains evaluated 0 tumor", ""),
     ],
 )
-def test_the_split_in_the_name_of_a_folder(names, split):
+def test_the_name_of_a_folder_gives_its_split(names, split):
     assert {name: split_of(name) for name in names.split()} == dict.fromkeys(names.split(), split)
 
 
@@ -102,7 +102,7 @@ def test_several_locations_may_be_splits(tmp_path):
 
 
 def test_contradicting_split_folders_are_refused(tmp_path):
-    with pytest.raises(HistoError, match="train/test/ are names of different splits: train and test"):
+    with pytest.raises(HistoError, match="train/test/ have the names of different splits: train and test"):
         pack(tmp_path / "x", "train/test/a.tif")
 
 
@@ -282,7 +282,7 @@ def test_a_table_of_images_without_a_known_column_is_named(tmp_path):
     assert any("Ages.csv has images, but no known column" in note and "'age'" in note for note in report.notes)
 
 
-def test_labels_at_the_end_of_every_file_name(tmp_path):
+def test_labels_at_the_end_of_every_file_name_are_read(tmp_path):
     found, report = pack(tmp_path / "x", "8863_idx5_x1_y1_class0.tif", "8863_idx5_x1_y2_class1.tif")
     assert [label for label, _ in found.values()] == [0, 1]
     assert any("the names of the files, which end in _class0 or _class1" in note for note in report.notes)
@@ -348,7 +348,7 @@ def test_a_test_folder_beside_class_folders_and_patients_is_read(tmp_path):
     assert found == {"test/tumor/a.tif": (1, "test"), "normal/b.tif": (0, ""), "tumor/c.tif": (1, "")}
 
 
-def test_folders_that_name_a_split_and_a_class(tmp_path):
+def test_folders_that_name_a_split_and_a_class_give_both(tmp_path):
     found, _ = pack(
         tmp_path / "x", "train_normal/a.tif", "train_tumor/b.tif", "no_tumor-test/c.tif", "tumor_test/d.tif"
     )
@@ -357,7 +357,7 @@ def test_folders_that_name_a_split_and_a_class(tmp_path):
     assert list(found.values()) == [(0, ""), (1, "")]
 
 
-def test_splits_at_the_ends_of_all_file_names(tmp_path):
+def test_splits_at_the_ends_of_all_file_names_are_read(tmp_path):
     found, report = pack(
         tmp_path / "x", "normal/train_1.tif", "normal/2-test.tif", "tumor/VAL 3.tif", "tumor/4_train.tif"
     )
@@ -419,7 +419,7 @@ def test_labels_in_names_that_contradict_the_folders_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("1_label_0.tif", "2_label_1.tif"), ("a-class0.tif", "b-Label1.tif")])
-def test_other_forms_of_labels_at_the_end_of_names(tmp_path, names):
+def test_other_forms_of_labels_at_the_end_of_names_are_read(tmp_path, names):
     found, _ = pack(tmp_path / "x", *names)
     assert [label for label, _ in found.values()] == [0, 1]
 

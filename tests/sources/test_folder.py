@@ -91,7 +91,7 @@ def test_a_table_without_these_images_does_not_hide_the_class_folders(tmp_path):
 
 
 @pytest.mark.parametrize("keys", [("a", "b", "c"), ("a.tif", "b.tif", "c.tif"), ("in/a.tif", "in/b", "c")])
-def test_labels_by_stem_by_name_and_by_path(tmp_path, keys):
+def test_labels_are_found_by_stem_by_name_and_by_path(tmp_path, keys):
     table = "id,label\n" + "".join(f"{key},{label}\n" for key, label in zip(keys, (1, 0, 1), strict=True))
     source = folder_source([write_folder(tmp_path / "x", IMAGES | {"labels.csv": table.encode()})])
     assert labels_of(source) == FOUND

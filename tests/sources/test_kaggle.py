@@ -39,7 +39,7 @@ def downloads(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", f"{COMPETITION}/"])
-def test_a_folder_and_an_archive_give_the_same(tmp_path, downloads, layout, prefix):
+def test_a_folder_and_an_archive_give_the_same_patches(tmp_path, downloads, layout, prefix):
     files = {prefix + name: data for name, data in layout.items()}
     check_all(KaggleSource(write_folder(tmp_path / "unpacked", files), downloads))
     check_all(KaggleSource(write_zip(tmp_path / "archive.zip", files), downloads))
@@ -181,7 +181,7 @@ def test_the_layout_of_kaggles_archive_is_read(tmp_path, downloads):
     assert {row["label"] for row in rows if row["split"] == "test"} == {""}
 
 
-def test_plan_of_what_is_on_disk(tmp_path, downloads, layout):
+def test_the_plan_says_what_is_on_disk(tmp_path, downloads, layout):
     path = write_zip(tmp_path / "archive.zip", layout)
     assert KaggleSource(path, downloads).plan() == [PlannedFile("archive.zip", path.stat().st_size, True)]
     folder = write_folder(tmp_path / "unpacked", layout)

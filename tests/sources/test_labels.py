@@ -68,7 +68,7 @@ def test_every_form_gives_the_same_labels(tmp_path, table):
 
 
 @pytest.mark.parametrize("name", ["train.csv", "meta.tsv", "notes.txt", "table.csv"])
-def test_a_table_of_any_name_inside(tmp_path, name):
+def test_a_table_of_any_name_inside_the_folder_is_read(tmp_path, name):
     text = TEXT.replace(",", {"tsv": "\t", "txt": " "}.get(name[-3:], ","))
     source = open_folder(tmp_path / "x", IMAGES, {name: text, "other.csv": "cell,size\n1,2\n"})
     assert labels_of(source) == FOUND
@@ -183,7 +183,7 @@ def test_ids_without_their_leading_zeros_are_matched_and_reported(tmp_path):
     assert labels_of(source) == {"007": None, "07": None, "a": 0}
 
 
-def test_the_same_names_in_two_folders_with_a_table_in_each(tmp_path):
+def test_equal_names_in_two_folders_have_the_labels_of_the_table_in_their_folder(tmp_path):
     tables = {"train/labels.csv": "id,label\n1,0\n", "test/labels.csv": "id,label\n1,1\n"}
     source = open_folder(tmp_path / "x", ("train/1.tif", "test/1.tif"), tables)
     assert labels_of(source) == {"train/1": 0, "test/1": 1}
@@ -276,7 +276,7 @@ def splits_of(source):
         "id,label,split,phase\na,1,train,1\nb,0,valid,1\nc,1,test,2\n",
     ],
 )
-def test_splits_by_short_words_and_in_columns_of_any_name(tmp_path, table):
+def test_splits_by_short_words_and_in_columns_of_any_name_are_read(tmp_path, table):
     assert splits_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv": table})) == ["train", "valid", "test"]
 
 

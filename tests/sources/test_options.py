@@ -61,7 +61,7 @@ def test_every_source_declares_its_options_and_a_function_that_opens_it():
         assert callable(kind.open)
 
 
-def test_sources_of_user_files_say_so():
+def test_each_source_says_whether_it_reads_files_of_the_user():
     has_user_files = {"kaggle": False, "pcam": False, "folder": True, "synthetic": False, "slides": True}
     assert {name: source_type(name).has_user_files for name in has_user_files} == has_user_files
 

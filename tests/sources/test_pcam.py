@@ -200,7 +200,7 @@ def test_without_the_meta_table_the_slides_are_not_known(pcam_folder, downloads,
 
 
 @pytest.mark.parametrize("kind", ["x", "y"])
-def test_without_an_array_it_is_an_error(pcam_folder, downloads, pcam_files, kind):
+def test_a_missing_array_is_an_error(pcam_folder, downloads, pcam_files, kind):
     name = file_name("valid", kind) + ".h5.gz"
     (pcam_folder / name).unlink()
     with pytest.raises(HistoError, match=name):
