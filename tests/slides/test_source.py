@@ -346,7 +346,7 @@ def test_a_mask_that_could_label_wrongly_is_refused(empty, annotated, tmp_path, 
         (lambda png: png[: len(png) // 2], "the mask cannot be read"),
         (lambda png: b"no image", "the mask is not an image that can be read"),
         (lambda png: cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes(), "has 3 channels of uint8"),
-        (lambda png: cv2.imencode(".png", np.zeros((8200, 8200), np.uint8))[1].tobytes(), "of more than 67,108,864"),
+        (lambda png: cv2.imencode(".png", np.zeros((8200, 8200), np.uint8))[1].tobytes(), "more than 67,108,864"),
     ],
 )
 def test_a_png_that_is_not_a_complete_mask_is_refused(tmp_path, change, message):
