@@ -467,6 +467,8 @@ def test_eval_and_predict_name_the_checkpoint_before_they_start(histo):
         (["eval", "best.pt", "--tta"], "--ckpt best.pt"),
         (["train", "--lr-rate", "0.1"], "--lr"),
         (["predict", "x", "--magnification", "40"], "--mpp"),
+        (["predict", "x", "--resume"], "--skip-done"),
+        (["predict", "x", "--json"], "--format"),
         (["runs", "delete", "a"], "'rm'"),
         (["evaluate", "--tta"], "histo eval"),
         (["submit"], "kaggle competitions submit -c histopathologic-cancer-detection -f submission.csv -m histo"),

@@ -18,7 +18,7 @@ from histocli.text import format_count
 
 _MAX_NAME = 24  # the largest number of characters of a slide's name beside its bar
 _MIN_SLIDES = 10  # slides of a class, below which intervals are rough
-_MAX_LISTED = 3  # how many files that are no slides a message shows
+_MAX_LISTED = 3  # how many names of files or slides a message shows
 
 
 class SlideBars(SlideListener):
@@ -121,8 +121,9 @@ def predict_slides(state: State, config: PredictConfig, found: FoundSlides) -> N
     if failed:
         kind = PartialError if count else HistoError
         raise kind(
-            f"{len(failed):,} of {len(done.records):,} slides could not be scored: {failed[0].slide}"
-            + (", ..." if len(failed) > 1 else ""),
+            f"{len(failed):,} of {len(done.records):,} slides could not be scored: "
+            + ", ".join(record.slide for record in failed[:_MAX_LISTED])
+            + (", ..." if len(failed) > _MAX_LISTED else ""),
             f"the warnings above and {TABLE} say why; the same command scores only these again",
         )
 

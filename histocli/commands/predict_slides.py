@@ -30,6 +30,7 @@ from histocli.slides.records import (
     NO_TISSUE,
     SCORED,
     SCORES,
+    TABLE,
     FinishedSlide,
     SlideRecord,
     read_finished,
@@ -42,7 +43,14 @@ from histocli.slides.slide import Slide
 from histocli.slides.slide_files import TISSUE_MASK_SUFFIXES, find_tissue_mask
 from histocli.slides.writers import write_geojson, write_heatmap, write_scores
 from histocli.threads import thread_count
+from histocli.unchanged import find_state
 from histocli.workspace import Workspace
+
+# What slides have instead of some options of patches.
+_INSTEAD = {
+    "failed": f": {TABLE} has the error of each slide that cannot be read",
+    "skip_done": ": finished slides are not scored again",
+}
 
 STEPS = (32, 96)  # side of a square in pixels at 0.972 um: that of PCam's label, or of a whole patch
 
@@ -129,6 +137,7 @@ def _predict_or_record_failure(job: _Job, slide: SlideFile, listener: SlideListe
 def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> SlideRecord:
     """Score one slide and write its folder; `slide.json` is removed first and written last."""
     folder = job.out / slide.name
+    made_of = _fingerprint(job, slide)
     with _open(slide.path) as opened:
         mpp, remark = job.resolutions.find(opened, slide)
         mask = _find_mask(job.config, slide)
@@ -144,9 +153,10 @@ def _predict_slide(job: _Job, slide: SlideFile, listener: SlideListener) -> Slid
     flags = [*plan.flags, *([remark] if remark else [])]
     status = SCORED if total else NO_TISSUE
     record = SlideRecord(slide.name, status, mpp[0], total, plan.tissue_mm2, *measures, "; ".join(flags))
+    if _fingerprint(job, slide) != made_of:
+        raise HistoError(f"{slide.path} was changed while it was read", "start again when the file is complete")
     (folder / FILE).unlink(missing_ok=True)
     _write_folder(folder, slide.name, plan, scores, job.threshold)
-    made_of = _fingerprint(job, slide)
     size = plan.grid.size
     finished = FinishedSlide(str(slide.path.absolute()), made_of, job.threshold, job.config.step, *size, record, mpp[1])
     write_finished(folder, finished)
@@ -212,14 +222,21 @@ def _find_finished(job: _Job, slide: SlideFile) -> SlideRecord | None:
     try:
         is_current = finished.made_of == _fingerprint(job, slide)
     except HistoError:
-        return None  # its mask is missing: the slide is then recorded as failed, and the others are scored
+        return None  # it or its mask is missing: the slide is then recorded as failed, and the others are scored
     return finished.record if is_current else None
 
 
 def _fingerprint(job: _Job, slide: SlideFile) -> str:
-    """Return a SHA-256 of everything that a slide's files depend on."""
-    stat = slide.path.stat()
-    values: dict[str, object] = {**job.dependencies, "size": stat.st_size, "time": stat.st_mtime_ns}
+    """Return a SHA-256 of everything that a slide's files depend on.
+
+    Raises:
+        HistoError: the slide or its mask is missing.
+    """
+    try:
+        size, time = find_state(slide.path)
+    except OSError as error:
+        raise HistoError(f"cannot read {slide.path}: {error.strerror}", "copy the slide again") from error
+    values: dict[str, object] = {**job.dependencies, "size": size, "time": time}
     if job.config.mask is not None:
         values["mask"] = hash_file(_find_mask(job.config, slide) or job.config.mask)
     values["mpp"] = [job.resolutions.for_all, job.resolutions.by_slide]
@@ -247,7 +264,8 @@ def _check_options(config: PredictConfig, n_slides: int) -> Path:
     for name in ("split", "format", "columns", "id", "failed", "skip_done", "qc", "escape_formulas", "resize"):
         flag = "--" + name.replace("_", "-")
         if getattr(config, name) != getattr(defaults, name):
-            raise UsageError(f"{flag} is for patches, and the inputs are whole slides", f"leave {flag} out")
+            instead = _INSTEAD.get(name, "")
+            raise UsageError(f"{flag} is for patches, and the inputs are whole slides", f"leave {flag} out{instead}")
     if config.out is None:
         raise UsageError("the scores of slides are written to a folder", "give one: --out DIR")
     if config.out.exists() and not config.out.is_dir():

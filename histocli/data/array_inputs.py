@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from histocli.errors import HistoError
 from histocli.sources import Patch
 from histocli.sources.hdf5_array import Hdf5Array, convert_damage_errors, find_array
 from histocli.sources.streams import unpack_gzip
+from histocli.unchanged import State, check_unchanged, find_state
 
 _SLICE_BYTES = 1 << 24  # how much of a mapped array is passed on at once
 _SAMPLE_SIZE = 256  # images of an array that show its range of values
@@ -29,7 +30,7 @@ def is_array(path: Path) -> bool:
     return path.name.lower().endswith((".npy", *_HDF5, *_PACKED_HDF5))
 
 
-def open_array(path: Path) -> "np.ndarray | Hdf5Array":
+def open_array(path: Path) -> "np.memmap | Hdf5Array":
     """Open an array of patches (N,H,W,3), without reading the patches yet.
 
     Raises:
@@ -41,18 +42,19 @@ def open_array(path: Path) -> "np.ndarray | Hdf5Array":
             return _open_h5(Path(unpacked.name))
     if name.endswith(_HDF5):
         return _open_h5(path)
-    array: np.ndarray = _check_array(map_array(path), path)
+    array: np.memmap = _check_array(map_array(path), path)
     return array
 
 
-def read_array_patches(array: "np.ndarray | Hdf5Array", path: Path, how: Preparation) -> Iterator[Patch]:
+def read_array_patches(array: "np.memmap | Hdf5Array", path: Path, how: Preparation) -> Iterator[Patch]:
     """Return the patches of an array; the id of a patch is the number of its row.
 
     Raises:
         HistoError: it is not clear which value of the array is white.
     """
+    state = find_state(path)
     how = replace(how, ranges=_infer_array_ranges(array, path))
-    blocks = array.blocks() if isinstance(array, Hdf5Array) else _iterate_slices(array, path)
+    blocks = array.blocks() if isinstance(array, Hdf5Array) else _iterate_slices(array, path, state)
     return (
         Patch(str(row), ImageArray(f"{path}, row {row}", image, how), path=f"{path}[{row}]")
         for start, block in blocks
@@ -60,14 +62,36 @@ def read_array_patches(array: "np.ndarray | Hdf5Array", path: Path, how: Prepara
     )
 
 
-def _iterate_slices(array: "np.ndarray", path: Path) -> Iterator[tuple[int, "np.ndarray"]]:
-    """Yield the slices of a mapped array: the number of the first row, and the rows."""
+def _iterate_slices(array: "np.memmap", path: Path, state: State) -> Iterator[tuple[int, "np.ndarray"]]:
+    """Yield slices of an array: the number of the first row, and the rows.
+
+    They are read and not mapped: if the file became shorter, the system would end the process.
+
+    Raises:
+        HistoError: the file cannot be read, or its state is not `state` any more.
+    """
     step = max(1, _SLICE_BYTES // int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize))
-    for start in range(0, len(array), step):
-        try:
-            yield start, array[start : start + step]
-        except OSError as error:
-            raise HistoError(f"cannot read {path} from row {start} on: {error}") from error
+    start = 0
+    try:
+        with path.open("rb") as file:
+            for start in range(0, len(array), step):
+                rows = _read_rows(file, array, start, min(start + step, len(array)))
+                check_unchanged(file.fileno(), state)
+                yield start, rows
+    except OSError as error:
+        raise HistoError(f"cannot read {path} from row {start} on: {error.strerror or error}") from error
+
+
+def _read_rows(file: IO[bytes], array: "np.memmap", start: int, stop: int) -> "np.ndarray":
+    """Read the rows from `start` to `stop` of a mapped array from its file."""
+    if not array.flags.c_contiguous:  # the rows are spread over the file
+        return np.array(array[start:stop])
+    row = int(np.prod(array.shape[1:], dtype=np.int64) * array.dtype.itemsize)
+    file.seek(array.offset + start * row)
+    data = file.read((stop - start) * row)
+    if len(data) < (stop - start) * row:
+        raise OSError("the file was truncated while it was read")
+    return np.frombuffer(data, array.dtype).reshape(stop - start, *array.shape[1:])
 
 
 def _infer_array_ranges(array: "np.ndarray | Hdf5Array", path: Path) -> Ranges:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from histocli.errors import HistoError
+from histocli.unchanged import check_unchanged, find_state
 
 _IMAGE_SUFFIX = re.compile(
     r"\.(bmp|dib|jpeg|jpg|jpe|jfif|jp2|j2k|j2c|jpc|jpx|jpf|png|webp|avif|pbm|pgm|ppm|pnm|tiff|tif|gif|exr|hdr|pic|tga|pcx|qoi)"
@@ -169,13 +170,16 @@ def to_utf8(name: str) -> str:
 
 
 def _read_regular(path: str) -> bytes:
-    """Read a regular file; raise `OSError` for a pipe or a device."""
+    """Read a regular file; raise `OSError` for a pipe or a device, and for a file that changes meanwhile."""
     facts = os.stat(path)  # noqa: PTH116 - a `Path` for each of a million files takes longer than reading it
     if not stat.S_ISREG(facts.st_mode):  # reading a pipe could block for ever
         raise OSError("not a regular file")
-    # The size is limited, because Python allocates as much memory as `read` asks for.
     with open(path, "rb") as file:  # noqa: PTH123
-        return check_size(file.read(min(facts.st_size, MAX_FILE_BYTES) + 1))
+        state = find_state(file.fileno())
+        # The size is limited, because Python allocates as much memory as `read` asks for.
+        data = file.read(min(state[0], MAX_FILE_BYTES) + 1)
+        check_unchanged(file.fileno(), state)
+    return check_size(data)
 
 
 def check_declared_size(size: int) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histocli.errors import HistoError
+from histocli.unchanged import check_unchanged, find_state
 
 if TYPE_CHECKING:
     import h5py
@@ -43,6 +44,8 @@ class Hdf5Array:
         self._dataset, self._chunks, self._filters = dataset, dataset.chunks, _list_filters(dataset)
         self._chunk_bytes = prod(self._chunks or ()) * self.dtype.itemsize
         self._buffer = np.empty(0, np.uint8)  # for one stored chunk
+        self._descriptor = int(dataset.file.id.get_vfd_handle())
+        self._state = find_state(self._descriptor)
 
     @property
     def block_rows(self) -> int:
@@ -85,9 +88,14 @@ class Hdf5Array:
             yield start, rows
 
     def _read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Read the rows from `start` to `stop`; raise `OSError` if the file has changed since it was opened."""
+        rows = np.asarray(self._dataset[start:stop]) if self._chunks is None else self._read_chunks(start, stop)
+        check_unchanged(self._descriptor, self._state)
+        return rows
+
+    def _read_chunks(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Read the rows from `start` to `stop`, from every chunk that has some of them."""
-        if self._chunks is None:
-            return np.asarray(self._dataset[start:stop])
+        assert self._chunks is not None
         if not len(self._buffer):
             self._buffer = np.empty(_stored_limit(self._chunk_bytes), np.uint8)
         rows = np.empty((stop - start, *self.shape[1:]), self.dtype)

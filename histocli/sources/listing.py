@@ -8,7 +8,7 @@ from histocli.errors import HistoError
 from histocli.sources.archives import is_archive, list_archive, open_inner_archives
 from histocli.sources.files import SYSTEM_FOLDERS, DiskReader, File, file_at, to_utf8
 from histocli.sources.formats import refuse_format
-from histocli.sources.streams import ArchiveFile
+from histocli.sources.streams import ArchiveOpener
 from histocli.workspace import Workspace
 
 
@@ -28,10 +28,14 @@ def list_files(path: Path) -> list[File]:
         if path.is_dir():
             folder = str(path)
             files = [File(to_utf8(name), DiskReader(folder, name)) for name in sorted(_walk(folder))]
-            return open_inner_archives(files, lambda file: ArchiveFile(Path(folder, file.read.name)))  # type: ignore[attr-defined]
+            openers: dict[str, ArchiveOpener] = {}
+            return open_inner_archives(
+                files,
+                lambda file: openers.setdefault(file.name, ArchiveOpener(Path(folder, file.read.name)))(),  # type: ignore[attr-defined]
+            )
         if path.is_file():
             if is_archive(path.name):
-                return list_archive(str(path), lambda: ArchiveFile(path))
+                return list_archive(str(path), ArchiveOpener(path))
             refuse_format(path)
             return [file_at(path, path.name)]
         wrong = f"{path} is not a file or folder" if path.exists() else f"there is no file or folder {path}"

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import IO
+from typing import IO, Any
 
 from histocli.errors import HistoError
 from histocli.sources import files as limits
 from histocli.sources.files import check_declared_size
+from histocli.unchanged import State, check_unchanged, find_state
 
 Open = Callable[[], IO[bytes]]
 
@@ -24,11 +25,48 @@ _KEPT_BYTES = 64 << 20  # memory for members that were passed while another one 
 class ArchiveFile(io.BufferedReader):
     """An open archive, which is closed when none of its members is used any more."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(io.FileIO(path))
+    def __init__(self, file: "_CheckedFile") -> None:
+        super().__init__(file)
 
     def __del__(self) -> None:
         self.close()
+
+
+class _CheckedFile(io.FileIO):
+    """A file; reading it raises `OSError` if its state is not `state`: most archives have no checksums."""
+
+    def __init__(self, path: Path, state: State | None) -> None:
+        super().__init__(path)
+        self.state = state or find_state(self.fileno())
+
+    def __del__(self) -> None:
+        self.close()
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read into a buffer, and return the number of bytes."""
+        size = super().readinto(buffer)
+        check_unchanged(self.fileno(), self.state)
+        return size
+
+    def readall(self) -> bytes:
+        """Read to the end."""
+        data = super().readall()
+        check_unchanged(self.fileno(), self.state)
+        return data
+
+
+class ArchiveOpener:
+    """Opens an archive, as often as it is needed; reading it fails if it was changed since it was first opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._state: State | None = None
+
+    def __call__(self) -> ArchiveFile:
+        """Open the archive."""
+        file = _CheckedFile(self._path, self._state)
+        self._state = file.state
+        return ArchiveFile(file)
 
 
 class UnpackedArchive(tempfile.SpooledTemporaryFile[bytes]):

@@ -3,11 +3,15 @@
 import io
 import os
 import sys
+import tarfile
 
 import h5py
 import numpy as np
 import pytest
 
+import histocli.data.array_inputs
+import histocli.sources.files
+import histocli.sources.hdf5_array
 from histocli.data.inputs import open_inputs
 from histocli.data.store import pack
 from histocli.data.stream import load_chunks
@@ -277,3 +281,71 @@ def test_files_with_the_same_name_in_several_inputs_have_different_ids(tmp_path,
     for names in ([str(tmp_path / "0"), str(tmp_path / "1")], [str(tmp_path / f / "x.tif") for f in ("0", "1")]):
         inputs = open_inputs(names, workspace, Resize.CROP)
         assert [patch.id for patch in inputs.patches] == expected
+
+
+def write_array(path, pixels):
+    """Write patches in the format of the path's suffix."""
+    if path.name.endswith(".npy"):
+        np.save(path, pixels)
+    elif path.name.endswith(".npz"):
+        np.savez(path, x=pixels)
+    elif path.name.endswith(".h5"):
+        with h5py.File(path, "w") as file:
+            file.create_dataset("x", data=pixels)
+    else:
+        with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
+            for i, one in enumerate(pixels):
+                data = tiff(one)
+                info = tarfile.TarInfo(f"{i:03}.tif")
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize("how", ["overwritten", "truncated", "replaced", "removed"])
+@pytest.mark.parametrize("name", ["x.npy", "x.npz", "x.h5", "x.tar", "x.tar.gz"])
+def test_no_pixels_of_a_file_that_changes_while_it_is_read_are_taken(tmp_path, workspace, monkeypatch, name, how):
+    monkeypatch.setattr(histocli.data.array_inputs, "_SLICE_BYTES", PIXELS[0].nbytes)
+    monkeypatch.setattr(histocli.sources.hdf5_array, "_BLOCK", PIXELS[0].nbytes)
+    path, other = tmp_path / name, tmp_path / f"other-{name}"
+    write_array(path, PIXELS)
+    write_array(other, PIXELS[::-1])
+    os.utime(path, (1, 1))  # as if it was written long ago: the clock of a file system ticks every few milliseconds
+    patches = iter(open_inputs([str(path)], workspace, Resize.CROP).patches)
+    assert np.array_equal(next(patches).load(), PIXELS[0])
+    if how == "overwritten":
+        path.write_bytes(other.read_bytes())
+    elif how == "truncated":
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "replaced":
+        other.replace(path)
+    else:
+        path.unlink()
+    read, error = {0}, None
+    try:
+        for row, patch in enumerate(patches, start=1):
+            try:
+                assert np.array_equal(patch.load(), PIXELS[row])
+                read.add(row)
+            except HistoError as damage:
+                error = damage
+    except HistoError as damage:
+        error = damage
+    is_kept = how in ("replaced", "removed")  # the open file is the old one
+    assert (error is None) == is_kept
+    assert is_kept == (len(read) == len(PIXELS))
+    if how == "overwritten":
+        assert "was changed while it was read" in str(error)
+
+
+def test_a_file_of_a_folder_that_is_written_while_it_is_read_is_an_error(tmp_path, workspace, monkeypatch):
+    path = write_folder(tmp_path / "x", {"a.tif": TIFFS[0]}) / "a.tif"
+    [patch] = open_inputs([str(path.parent)], workspace, Resize.CROP).patches
+    check = histocli.sources.files.check_unchanged
+
+    def write_and_check(*args):
+        os.utime(path, (1, 1))
+        check(*args)
+
+    monkeypatch.setattr(histocli.sources.files, "check_unchanged", write_and_check)
+    with pytest.raises(HistoError, match=r"a\.tif: the file was changed while it was read"):
+        patch.load()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import sys
 from uuid import UUID
@@ -12,6 +13,7 @@ import openslide
 import pytest
 import tifffile
 
+import histocli.commands.predict_slides
 from histocli.slides.detection import find_slides, is_slide
 from tests.cli import write_images
 from tests.slides.files import predict, read_table, tissue_image, write_slide
@@ -110,6 +112,31 @@ def test_a_broken_slide_is_named_and_the_others_are_scored(histo, slides, tmp_pa
     assert "broken.svs" in records["broken"]["error"]
     error, _ = histo.fails("predict", "--device", "cpu", slides, "--out", out, "--errors", "fail")
     assert "broken.svs" in error
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_slide_that_changes_while_it_is_scored_is_not_taken_as_finished(
+    histo, slides, tmp_path, monkeypatch, is_removed
+):
+    score = histocli.commands.predict_slides.score_squares
+
+    def score_and_change(slide, *args):
+        if slide.path.name == "first.tif":
+            slide.path.unlink() if is_removed else os.utime(slide.path, (1, 1))
+        return score(slide, *args)
+
+    monkeypatch.setattr(histocli.commands.predict_slides, "score_squares", score_and_change)
+    result = predict(histo, slides, "--out", tmp_path / "out", code=4)
+    assert ("first.tif: No such file" if is_removed else "first.tif was changed while it was read") in result.stderr
+    assert not (tmp_path / "out" / "first").exists()
+    assert (tmp_path / "out" / "second" / "slide.json").exists()
+
+
+def test_slides_that_cannot_be_scored_are_named(histo, slides, tmp_path):
+    for name in ("a", "b", "c"):
+        (slides / f"{name}.svs").write_bytes((slides / "first.tif").read_bytes()[:900])
+    result = predict(histo, slides, "--out", tmp_path / "out", code=4)
+    assert "3 of 5 slides could not be scored: a, b, c\n" in result.stderr
 
 
 def test_a_slide_with_a_damaged_tile_is_named(histo, slides, tmp_path):
@@ -309,6 +336,8 @@ def test_views_and_ensembles_are_averaged(histo, slides, tmp_path):
         (["--out", "file.map"], "is a file; slides need a folder"),
         (["--out", "out", "--qc"], "--qc is for patches"),
         (["--out", "out", "--format", "jsonl"], "--format is for patches"),
+        (["--out", "out", "--failed", "f.csv"], "leave --failed out: slides.csv has the error of each slide"),
+        (["--out", "out", "--skip-done"], "leave --skip-done out: finished slides are not scored again"),
         (["--out", "out", "--resize", "scale"], "--resize is for patches"),
         (["--out", "out", "--step", "48"], "give 96 or 32"),
         (["--out", "out", "--mask", "nowhere.png"], "no such file"),
