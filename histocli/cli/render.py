@@ -9,7 +9,7 @@ from histocli.metrics.intervals import explain_few_clusters
 from histocli.metrics.registry import BY_NAME, metric_title
 from histocli.reports.comparison import ComparedEvaluation, ComparisonReport
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.repeats import RepeatsReport
+from histocli.reports.repeats import RepeatedRun, RepeatsReport
 from histocli.reports.run import read_run
 from histocli.reports.tune import FAILED, FINISHED, PRUNED, RUNNING, TrialReport, TuneReport
 from histocli.text import format_count
@@ -180,8 +180,11 @@ def _format_p_value(p: float | None) -> str:
     return "-" if p is None else f"{p:.2g}"
 
 
-def show_repeats(report: Reporter, repeats: RepeatsReport) -> None:
-    """Print the validation metrics of each fold or seed, their mean and standard deviation."""
+def show_repeats(report: Reporter, repeats: RepeatsReport, workspace: Workspace) -> None:
+    """Print the validation metrics of each fold or seed, their mean and standard deviation, and a hint to train longer.
+
+    The hint is printed if a run predicts the same class for all its validation patches.
+    """
     rows = [[run.run, *(format_cell(run.metrics[name]) for name in _REPEATED_METRICS)] for run in repeats.runs]
     rows.append(["mean", *(format_cell(repeats.mean[name]) for name in _REPEATED_METRICS)])
     rows.append(["standard deviation", *(format_cell(repeats.standard_deviation[name]) for name in _REPEATED_METRICS)])
@@ -189,6 +192,16 @@ def show_repeats(report: Reporter, repeats: RepeatsReport) -> None:
     report.table(title, ["run", *map(metric_title, _REPEATED_METRICS)], rows)
     if repeats.split_by == "patch":
         report.warn("slides are, or may be, in both train and validation: these metrics are too good")
+    if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
+        report.warn(
+            f"{len(single)} of {len(repeats.runs)} runs predict the same class for every validation patch, as after few "
+            f"steps of training; train longer: {_longer(workspace, single[0])}"
+        )
+
+
+def _predicts_one_class(run: RepeatedRun) -> bool:
+    found = {run.metrics["sensitivity"], run.metrics["specificity"]}
+    return found == {0.0, 1.0}
 
 
 def format_trial(trial: TrialReport, folds: int) -> list[str]:

@@ -285,7 +285,7 @@ def _train_repeats(state: State, config: TrainConfig, given: set[str], ranks: "R
     from histocli.schema import to_json
 
     report = train_repeats(state.workspace, config, given=given, listen=lambda: _listen(state, config), ranks=ranks)
-    show_repeats(state.report, report)
+    show_repeats(state.report, report, state.workspace)
     members = " ".join(f"--ckpt {run.run}" for run in report.runs)
     state.report.note(f"to score other patches with the mean of these networks, give predict and eval: {members}")
     shown = report.name if report.kind == "folds" else report.runs[0].run

@@ -157,6 +157,16 @@ def test_the_hint_to_train_longer_has_one_command_for_all_folds(folds):
     assert "train longer: histo train --folds 3 --name cv --resume --epochs 4\n" in told
 
 
+def test_folds_that_predict_one_class_get_one_hint_to_train_longer(folds):
+    told = folds("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu").stderr
+    runs = json.loads((folds.root / "metrics" / "cv-folds.json").read_text())["runs"]
+    single = [run for run in runs if {run["metrics"]["sensitivity"], run["metrics"]["specificity"]} == {0, 1}]
+    assert single
+    line = f"warning: {len(single)} of 3 runs predict the same class for every validation patch"
+    assert told.count(line) == told.count("train longer") == 1
+    assert "train longer: histo train --folds 3 --name cv --resume --epochs 4\n" in told
+
+
 def test_finished_folds_are_extended_together(folds):
     runs = folds.root / "runs"
     shutil.move(runs / "cv-fold3", folds.root / "moved")
