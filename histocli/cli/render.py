@@ -194,8 +194,8 @@ def show_repeats(report: Reporter, repeats: RepeatsReport, workspace: Workspace)
         report.warn("slides are, or may be, in both train and validation: these metrics are too good")
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
         report.warn(
-            f"{len(single)} of {len(repeats.runs)} runs predict the same class for every validation patch, as after few "
-            f"steps of training; train longer: {_longer(workspace, single[0])}"
+            f"{len(single)} of {len(repeats.runs)} runs predict the same class for every validation patch, as after "
+            f"few steps of training; train longer: {_longer(workspace, single[0])}"
         )
 
 

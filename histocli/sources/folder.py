@@ -102,7 +102,7 @@ class FolderSource:
                 f"files in {self.report.origin} have the same relative paths",
                 "pack each --from as a data set with another --name",
             )
-        tables = TableOptions(options.labels, options.slides, classes, options.columns)
+        tables = TableOptions(options.labels, options.slides, classes, options.columns, pattern is not None)
         self._found = find_labels(locations, found, others, names, tables)
         self._splits = self._read_splits(names)
         if pattern:

@@ -255,6 +255,11 @@ class LabelTables:
                 values.update({name: texts[row] for name, row in matched.rows.items() if texts[row]})
                 if table.place(column) not in result.notes[-1]:
                     result.notes.append(f"{role}s from {table.place(column)}")
+                if role == "slide" and columns.slide is None and (coarser := table.find_coarser(column)):
+                    result.notes.append(
+                        f"several values of the column {column} have the same {coarser}: --slide-column {coarser} "
+                        f"keeps all patches of one {coarser} in the same split"
+                    )
         split_column, notes = self.splits.add_table(table, matched.rows)
         result.notes += notes
         used = self.options.columns._replace(split=split_column)

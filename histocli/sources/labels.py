@@ -66,6 +66,8 @@ def find_labels(
     _add_splits(tables, others)
     if not result.labels:
         _note_possible_tables(tables, others)
+    elif not result.slides and not options.has_slide_pattern:
+        _note_table_beside(tables, "slide", "slides")
     _check_options(tables)
     _note_skipped(tables)
     return result
@@ -146,10 +148,15 @@ def _note_possible_tables(tables: LabelTables, others: Sequence[File]) -> None:
             f"{format_examples(unread)} may have the labels, but is not read: save it as CSV, "
             "with a first line such as id,label"
         )
+    _note_table_beside(tables, "label", "labels")
+
+
+def _note_table_beside(tables: LabelTables, role: str, option: str) -> None:
+    """Add a note on a table next to the images, if it has columns of ids and of labels or slides (`role`)."""
     for path in tables.tables_beside[:_MAX_TABLES]:
-        if {"id", "label"} <= peek_columns(file_at(path), tables.options.columns):
+        if {"id", role} <= peek_columns(file_at(path), tables.options.columns):
             tables.result.notes.append(
-                f"{path.name} next to the images may have the labels: --labels {shlex.quote(str(path))}"
+                f"{path.name} next to the images may have the {option}: --{option} {shlex.quote(str(path))}"
             )
             break
 

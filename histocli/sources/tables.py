@@ -42,12 +42,13 @@ class ColumnNames(NamedTuple):
 
 @dataclass(frozen=True)
 class TableOptions:
-    """The tables, classes and columns that the user named."""
+    """The tables, classes and columns that the user named, and whether the names of the files have the slides."""
 
     labels: Path | None
     slides: Path | None
     classes: Mapping[str, int]
     columns: ColumnNames
+    has_slide_pattern: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,19 @@ class PatchTable:
             return found
         by_name = {_normalise(name): name for name in reversed(self.columns)}
         return next((by_name[name] for name in self._names_of(role) if name in by_name), None)
+
+    def find_coarser(self, column: str) -> str | None:
+        """Return another usual column of slides or patients, of whose values each has several of `column`.
+
+        Such is `patient` beside `slide`, if patients have several slides and each slide is of one patient.
+        """
+        by_name = {_normalise(name): name for name in reversed(self.columns)}
+        for name in (by_name[name] for name in _NAMES_OF_ROLE["slide"] if name in by_name):
+            pairs = set(zip(self.columns[column], self.columns[name], strict=True))
+            fine, coarse = ({pair[side] for pair in pairs} for side in (0, 1))
+            if "" not in coarse and len(coarse) < len(fine) == len(pairs):
+                return name
+        return None
 
     def _names_of(self, role: str) -> list[str]:
         """Return the usual names of a column; beside a column `x`, `y` is a coordinate and not a label."""

@@ -419,6 +419,35 @@ def test_a_table_in_a_format_that_is_not_read_is_named(tmp_path, name):
     assert any(note.startswith(f"{name!r} may have the labels, but is not read") for note in source.report.notes)
 
 
+@pytest.mark.parametrize(
+    ("options", "is_noted"), [({}, True), ({"slide_pattern": r"(\w)\.tif"}, False), ({"slides": "patients.csv"}, False)]
+)
+def test_a_table_of_slides_next_to_the_images_is_suggested(tmp_path, monkeypatch, options, is_noted):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "patients.csv").write_text("filename,patient\na.tif,1\nb.tif,2\n")
+    if "slides" in options:
+        options = {"slides": tmp_path / "patients.csv"}
+    source = open_folder(tmp_path / "x", ("normal/a.tif", "tumor/b.tif"), {}, **options)
+    offer = f"patients.csv next to the images may have the slides: --slides {tmp_path / 'patients.csv'}"
+    assert (offer in source.report.notes) == is_noted
+
+
+@pytest.mark.parametrize(
+    ("patients", "options", "is_noted"),
+    [
+        ("ppq", {}, True),
+        ("pqr", {}, False),  # each patient has one slide
+        ("p q", {}, False),  # a patient is not known
+        ("ppq", {"slide_column": "slide"}, False),
+    ],
+)
+def test_patients_with_several_slides_are_named(tmp_path, patients, options, is_noted):
+    rows = [f"{key},{i % 2},{key}1,{who.strip()}\n" for i, (key, who) in enumerate(zip("abc", patients, strict=True))]
+    source = open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label,slide,patient\n" + "".join(rows)}, **options)
+    note = "several values of the column slide have the same patient: --slide-column patient keeps all patches of one"
+    assert any(text.startswith(note) for text in source.report.notes) == is_noted
+
+
 def test_a_table_next_to_the_images_is_suggested_if_nothing_else_has_labels(tmp_path):
     (tmp_path / "clinical.csv").write_text("File name;Diagnosis\na.tif;tumor\n")
     (tmp_path / "other.csv").write_text("cell,size\n1,2\n")
