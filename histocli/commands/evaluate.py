@@ -180,6 +180,14 @@ def _is_best(workspace: Workspace, member: Member) -> bool:
     return best.is_file() and (member.path.samefile(best) or hash_file(best) == member.sha256)
 
 
+def _refuse_folds(workspace: Workspace, name: str) -> None:
+    """Raise `HistoError` if a name is that of a cross-validation; the hint names its out-of-fold scores."""
+    found = [] if is_path(name) or workspace.run_dir(name).exists() else sorted(workspace.metrics_dir.glob("*.json"))
+    scores = [p.name for p in found if p.name.startswith(f"{name}-") and p.name.endswith("-out-of-fold.json")]
+    if scores:
+        raise HistoError(f"{name} is a cross-validation and not a run", f"compare its out-of-fold scores: {scores[0]}")
+
+
 def compare(
     workspace: Workspace,
     config: EvalConfig,
@@ -199,6 +207,7 @@ def compare(
 
     def find_or_evaluate(name: str) -> Path:
         if not name.endswith(".json"):
+            _refuse_folds(workspace, name)
             single = replace(config, ckpt=(name,))
             return evaluate(workspace, single, listener=listener, ranks=ranks).path
         return Path(name) if is_path(name) else workspace.metrics_dir / name

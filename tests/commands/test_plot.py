@@ -356,9 +356,10 @@ def test_size_resolution_and_title_are_chosen(workspace):
     assert "ROC: net-1" in path.read_text()
     draw(workspace, None, [Kind.ROC], Format.SVG, title=False)
     assert "ROC: net-1" not in path.read_text()
-    for wrong in ({"dpi": 0}, {"width": 0.5}):
+    for wrong in ({"dpi": 0}, {"width": 0.5}, {"width": 40, "dpi": 600}):
         with pytest.raises(UsageError):
             draw(workspace, None, [Kind.ROC], **wrong)
+    assert draw(workspace, None, [Kind.ROC], Format.PDF, width=40, dpi=600)
 
 
 @pytest.mark.parametrize(("slides", "has_band"), [(9, False), (20, True)])

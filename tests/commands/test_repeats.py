@@ -157,6 +157,12 @@ def test_the_hint_to_train_longer_has_one_command_for_all_folds(folds):
     assert "train longer: histo train --folds 3 --name cv --resume --epochs 4\n" in told
 
 
+def test_a_cross_validation_is_compared_by_its_out_of_fold_scores(folds):
+    error, hint = folds.fails("eval", "--compare", "cv", "first", "--device", "cpu")
+    assert error == "cv is a cross-validation and not a run"
+    assert hint == "compare its out-of-fold scores: cv-synthetic-out-of-fold.json"
+
+
 def test_folds_that_predict_one_class_get_one_hint_to_train_longer(folds):
     told = folds("train", "--folds", 3, "--name", "cv", "--resume", "--device", "cpu").stderr
     runs = json.loads((folds.root / "metrics" / "cv-folds.json").read_text())["runs"]

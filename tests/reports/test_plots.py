@@ -1,5 +1,6 @@
 """The plots: the text in them, inputs that are drawn without a warning, and equal bytes for equal inputs."""
 
+import io
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from functools import partial
@@ -15,9 +16,9 @@ from histocli.errors import HistoError
 from histocli.metrics import estimate_uncertainty, evaluate
 from histocli.reports.balance import BalanceReport
 from histocli.reports.evaluation import EvaluationReport
-from histocli.reports.plots import Format, evaluation
+from histocli.reports.plots import Format, evaluation, overlay
 from histocli.reports.plots.sheets import PER_GROUP, Group, draw_sheet, find_sheet_size, most_confident_errors
-from histocli.reports.plots.style import Look, save
+from histocli.reports.plots.style import Look, render, save
 from histocli.reports.plots.subset import draw_balance
 from histocli.reports.plots.training import draw_curves
 from histocli.reports.run import EpochRecord, RunRecord
@@ -219,6 +220,22 @@ def test_a_failed_drawing_keeps_the_old_file(tmp_path):
         save(path, Look(), 3, 3, fail)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["roc", "pr", "calibration"])
+@pytest.mark.parametrize("runs", [2, 5])
+def test_the_legend_of_several_runs_does_not_cover_the_label_of_the_axis(name, runs):
+    reports = [make_report(run=f"run {i}") for i in range(runs)]
+    figures = []
+
+    def draw(figure):
+        figures.append(figure)
+        getattr(overlay, f"draw_{name}_of_runs")(figure, reports)
+
+    render(io.BytesIO(), Look(), 3.5, 4 + 0.32 * runs, draw)
+    [figure] = figures
+    label = figure.axes[0].xaxis.label.get_window_extent()
+    assert figure.legends[0].get_window_extent().y1 < label.y0
 
 
 def test_the_precision_recall_curve_begins_with_what_was_measured():

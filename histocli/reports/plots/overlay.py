@@ -86,7 +86,7 @@ def _style(i: int) -> dict[str, Any]:
 
 def _finish(figure: Figure, heading: str, reports: Sequence[EvaluationReport]) -> None:
     """Add the legend below the axes, and the title with the data; the legend says which runs scored other patches."""
-    figure.legend(loc="outside lower center", ncols=1, borderaxespad=1)
+    figure.legend(loc="outside lower center", ncols=1)
     scored = {(report.manifest_sha256, report.measured.n, report.measured.positives) for report in reports}
     patches = f"n = {reports[0].measured.n:,}" if len(scored) == 1 else "the runs scored different patches"
     set_title(figure, heading, describe_scored(reports[0]), patches)

@@ -89,6 +89,8 @@ def render(target: Path | BinaryIO, look: Look, width: float, height: float, dra
         draw(figure)
         if not look.has_title:
             figure.suptitle("").set_in_layout(False)
+        if figure.legends:
+            figure.draw_without_rendering()  # the layout knows the size of a legend only after it was drawn once
         figure.savefig(target, format=look.format.value, dpi=look.dpi, metadata=_METADATA[look.format])
 
 
