@@ -195,7 +195,7 @@ def show_repeats(report: Reporter, repeats: RepeatsReport, workspace: Workspace)
     if single := [run.run for run in repeats.runs if _predicts_one_class(run)]:
         report.warn(
             f"{len(single)} of {len(repeats.runs)} runs predict the same class for every validation patch, as after "
-            f"few steps of training; train longer: {_longer(workspace, single[0])}"
+            f"few steps of training; train longer: {_make_longer_command(workspace, single[0])}"
         )
 
 
