@@ -148,6 +148,8 @@ def format_classes_option(names: Iterable[str]) -> str:
         label = _suggest(name) if words else int(float(name) > lowest)
         if label is not None:
             sides[label].append(name)
+    if not sides[0] or not sides[1]:  # all have words of one side, as `tumor` and `kein_tumor`: only sure ones stay
+        sides = {label: [name for name in sides[label] if not words or label_of(name) == label] for label in (0, 1)}
     rest = [name for name in words if name not in sides[0] + sides[1]]
     for label in (0, 1):
         if rest and not sides[label] and sides[1 - label]:

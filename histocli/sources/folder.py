@@ -158,17 +158,22 @@ class FolderSource:
             )
         return folders | known
 
-    def _describe(self, others: list[File], names: list[str]) -> None:
+    def _describe(self, others: list[File], images: list[str]) -> None:
         """Add notes to the report: what was found, which files were skipped, and what was guessed."""
         found, report = self._found, self.report
         report.notes += found.notes
+        if (names := found.possible_splits) and not self._splits:
+            report.notes.append(
+                f"each of the folders {', '.join(names)} has both classes, and they are read as one set. If they are "
+                "splits, name them train, val and test"
+            )
         if skipped := describe_others(file for file in others if file.name not in found.used):
             report.notes.append(skipped)
-        if magnifications := _describe_magnifications(names):
+        if magnifications := _describe_magnifications(images):
             report.notes.append(magnifications)
-        if copies := describe_copies(names):
+        if copies := describe_copies(images):
             report.notes.append(copies)
-        if not found.slides and (pattern := suggest_pattern(names)):
+        if not found.slides and (pattern := suggest_pattern(images)):
             report.notes.append(pattern)
         report.counts.update(found.unmatched)
         missing = {

@@ -26,7 +26,10 @@ class ContradictionError(HistoError):
 
 @dataclass
 class Labels:
-    """The values of images, by their paths; notes for the user; numbers of rows without an image; and used tables."""
+    """The values of images, by their paths; notes for the user; numbers of rows without an image; and used tables.
+
+    `possible_splits` are the names of folders that may be splits.
+    """
 
     labels: dict[str, int] = field(default_factory=dict)
     slides: dict[str, str] = field(default_factory=dict)
@@ -35,6 +38,7 @@ class Labels:
     notes: list[str] = field(default_factory=list)
     unmatched: dict[str, int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
+    possible_splits: list[str] = field(default_factory=list)
 
 
 class LabelTables:
@@ -223,6 +227,8 @@ class LabelTables:
                 f"rounded ({len(rounded):,} ids)",
                 "export the table again with the ids as text: in Excel, import the column as text",
             )
+        if not ids:
+            raise HistoError(f"{table.name} has a first line of columns and no other lines", "remove it, or fill it")
         if not matched.rows and not matched.ambiguous:
             raise HistoError(
                 f"{table.name} has no {what.removesuffix('s')} of any image: its ids are like {format_examples(ids)}, "

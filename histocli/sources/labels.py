@@ -93,11 +93,7 @@ def _add_folder_labels(result: Labels, folders: ClassFolders) -> None:
     if folders.labels:
         result.labels.update(folders.labels)
         result.notes.append(f"labels by the names of folders: {describe_counts(folders.counts)}")
-    if names := folders.possible_splits:
-        result.notes.append(
-            f"each of the folders {', '.join(names)} has both classes, and they are read as one set. If they are "
-            "splits, name them train, val and test"
-        )
+    result.possible_splits = folders.possible_splits
     if folders.unknown:
         option = format_classes_option(folders.unknown)
         known = "" if folders.labels else f"; known names are 0, 1, normal, tumor and others; else give {option}"

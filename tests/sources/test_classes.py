@@ -73,6 +73,23 @@ def test_folders_that_may_be_splits_are_named(tmp_path, names, is_noted):
     assert any(text.startswith(note) for text in report.notes) == is_noted
 
 
+@pytest.mark.parametrize("where", ["file names", "table"])
+def test_folders_are_not_named_as_splits_if_the_splits_are_known(tmp_path, where):
+    end = "train test" if where == "file names" else "one other"
+    paths = [
+        f"{folder}/{side}/{side}_{word}.tif"
+        for folder, word in zip("ab", end.split(), strict=True)
+        for side in ("normal", "tumor")
+    ]
+    (tmp_path / "x").mkdir()
+    if where == "table":
+        rows = "".join(f"{path},{'train' if path[0] == 'a' else 'test'}\n" for path in paths)
+        (tmp_path / "x" / "splits.csv").write_text("path,split\n" + rows)
+    found, report = pack(tmp_path / "x", *paths)
+    assert {path: split for path, (_, split) in found.items()} == {p: "train" if p[0] == "a" else "test" for p in paths}
+    assert not any("read as one set" in note for note in report.notes)
+
+
 def test_a_table_that_is_not_understood_in_a_folder_of_one_class_is_an_error(tmp_path):
     (tmp_path / "tumor").mkdir()
     (tmp_path / "tumor" / "labels.csv").write_text("id,finding\na,0\nb,1\n")
@@ -132,6 +149,7 @@ def test_two_levels_that_disagree_are_refused_and_classes_choose_one(tmp_path):
         ),
         (tuple("012345678"), "--classes negative=0 --classes positive=1,2,3,4,5,6,7,8"),
         (("tumor", "lesion"), "--classes negative=lesion --classes positive=tumor"),
+        (("kein_tumor", "tumor"), "--classes negative=kein_tumor --classes positive=tumor"),
     ],
 )
 def test_more_than_two_classes_are_refused_with_the_list_and_the_line(tmp_path, names, line):
@@ -181,6 +199,10 @@ def test_the_classes_option_gives_unknown_names_a_label():
     assert format_classes_option(["a", "b", "c"]) == "--classes negative=NAME --classes positive=NAME"
     assert format_classes_option(["c", "a b"]) == (
         "--classes negative='a b' --classes positive=c, or --classes negative=c --classes positive='a b'"
+    )
+    assert format_classes_option(["con_tumor", "sin_tumor"]) == (
+        "--classes negative=con_tumor --classes positive=sin_tumor, or "
+        "--classes negative=sin_tumor --classes positive=con_tumor"
     )
     assert format_classes_option(["no tumor", "lesion"]) == "--classes negative='no tumor' --classes positive=lesion"
 

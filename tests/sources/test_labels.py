@@ -409,6 +409,11 @@ def test_a_table_that_is_not_understood_says_how_to_mend_it(tmp_path, table, hin
     assert hint in caught.value.hint
 
 
+def test_a_table_without_rows_is_an_error(tmp_path):
+    with pytest.raises(HistoError, match=r"labels\.csv has a first line of columns and no other lines"):
+        open_folder(tmp_path / "x", IMAGES, {"labels.csv": "id,label\n"})
+
+
 def test_a_packed_table_inside_is_read(tmp_path):
     assert labels_of(open_folder(tmp_path / "x", IMAGES, {"labels.csv.gz": gzip.compress(TEXT.encode())})) == FOUND
 
