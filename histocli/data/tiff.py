@@ -115,7 +115,7 @@ def _read_by_tifffile(page: Page, layout: Layout) -> Values:
         from tifffile import TiffFile
     except ModuleNotFoundError:
         raise ImageError(
-            f"its compression ({name}) needs tifffile and imagecodecs",
+            f"its compression ({name}) needs the packages tifffile and imagecodecs",
             "pip install 'histocli[tiff]', or save it as PNG",
         ) from None
     from io import BytesIO

@@ -45,7 +45,7 @@ def to_timm(weights: Mapping[str, Tensor], weights_format: WeightsFormat) -> dic
 
 
 def replace_patch_embedding(network: nn.Module) -> None:
-    """Replace the patch embedding of a Swin transformer by that of CTransPath: two strided convolutions and a linear.
+    """Replace the patch embedding of a Swin transformer by that of CTransPath, which has two strided convolutions.
 
     Source: Wang et al. 2022, doi 10.1016/j.media.2022.102559, and ctran.py of its repository.
     """

@@ -187,5 +187,5 @@ class StreamMember:
     prefix: bytes = field(default=b"")
 
     def __call__(self) -> bytes:
-        """Return `prefix` and the range."""
+        """Return `prefix` and the bytes of the range."""
         return self.prefix + self.reader.read(self.offset, self.size)
