@@ -222,14 +222,14 @@ def test_an_image_without_a_suffix_is_not_written_over(root, images):
 )
 def test_what_other_commands_read_is_not_written_over(root, path):
     for command in ([*PREDICT, "--format", "csv"], EXPORT):
-        assert f"--out {root / path} is" in refuses(root, *command, "--out", root / path)
+        assert f"--out {root / path}" in refuses(root, *command, "--out", root / path)  # export: by the suffix
 
 
 def test_a_checkpoint_elsewhere_is_not_written_over(root, tmp_path):
-    shutil.copy(root / "runs" / "first" / "best.pt", tmp_path / "mine.pt")
+    shutil.copy(root / "runs" / "first" / "best.pt", tmp_path / "mine")
     for command in (PREDICT, EXPORT):
-        args = [str(tmp_path / "mine.pt") if part == "first" else part for part in command]
-        assert "would be lost" in refuses(root, *args, "--out", tmp_path / "mine.pt")
+        args = [str(tmp_path / "mine") if part == "first" else part for part in command]
+        assert "would be lost" in refuses(root, *args, "--out", tmp_path / "mine")
 
 
 def test_an_evaluation_is_not_written_over(root):
