@@ -150,7 +150,7 @@ def _list_zip(name: str, open_file: Open) -> list[File]:
         members[path] = member
     _refuse_unreadable(name, [member for member in members.values() if not member.is_dir()])
     return [
-        File(path, _ZipMember(archive, member, lock))
+        _name_outside(path) if _is_outside(path) else File(path, _ZipMember(archive, member, lock))
         for path, member in sorted(members.items())
         if not member.is_dir() and not _is_hidden(path)
     ]
@@ -212,17 +212,21 @@ def _list_tar(name: str, open_file: Open, packing: str) -> list[File]:
         raise EOFError("it is truncated or damaged")
     by_name = {member.name: member for member in members}
     ranges: dict[str, tuple[int, int]] = {}
+    outside: list[File] = []
     for member in members:
         target = by_name.get(_find_link_target(member)) if member.islnk() or member.issym() else member
         path = _DOT_SLASH.sub("", member.name.replace("\\", "/"))
         if target is None or not target.isreg() or target.issparse() or _is_hidden(path):
+            continue
+        if _is_outside(path):
+            outside.append(_name_outside(path))
             continue
         if path in ranges:
             raise HistoError(f"{name} contains {path!r} twice", "make the archive again with each file once")
         ranges[path] = (target.offset_data, target.size)
     reader = StreamReader(open_stream, sorted(set(ranges.values())))
     listed = ranges.items() if packing else sorted(ranges.items())
-    return [File(path, StreamMember(reader, *place)) for path, place in listed]
+    return [File(path, StreamMember(reader, *place)) for path, place in listed] + outside
 
 
 def _find_link_target(link: tarfile.TarInfo) -> str:
@@ -235,9 +239,20 @@ def _find_link_target(link: tarfile.TarInfo) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    """Return whether a member or a folder above it is hidden, or the path is outside the archive."""
-    return (
-        name.startswith("/")
-        or bool(re.match("[A-Za-z]:", name))
-        or any(part.startswith(".") or part in SYSTEM_FOLDERS for part in name.split("/"))
-    )
+    """Return whether a member or a folder above it is hidden."""
+    parts = [part for part in name.split("/") if part != ".."]
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in parts)
+
+
+def _is_outside(name: str) -> bool:
+    """Return whether the path of a member leads out of the archive's folder."""
+    return name.startswith("/") or bool(re.match("[A-Za-z]:", name)) or ".." in name.split("/")
+
+
+def _name_outside(path: str) -> File:
+    """Return a file for a member with a path outside the archive: it is counted as skipped, and cannot be read."""
+    return File(f"{path} (path outside the archive)", _refuse_outside)
+
+
+def _refuse_outside() -> bytes:
+    raise OSError("its path is outside the archive")

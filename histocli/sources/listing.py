@@ -15,10 +15,11 @@ from histocli.workspace import Workspace
 def list_files(path: Path) -> list[File]:
     """List the files in a folder and its subfolders, the members of an archive, or a single file, sorted by name.
 
-    No image is read or unpacked. Hidden files, folders of the system, devices and pipes are skipped, and so are members
-    of an archive with a path outside it, and a workspace inside the folder, which has plots and tables. Archives in a
-    folder or archive are opened if there are no images in the same place. The members of a compressed tar have its own
-    order, because they can only be read one after the other.
+    No image is read or unpacked. Hidden files, folders of the system, devices and pipes are skipped, and so is a
+    workspace inside the folder, which has plots and tables. Members of an archive with a path outside it are listed
+    under a name that says so, and cannot be read. Archives in a folder or archive are opened if there are no images in
+    the same place. The members of a compressed tar have its own order, because they can only be read one after the
+    other.
 
     Raises:
         HistoError: the path does not exist, may not be read, or is not a file or folder; or the archive is damaged,

@@ -75,6 +75,7 @@ def test_names_links_and_devices_in_archives_cannot_reach_other_files(root, plac
     before = {path for path in tmp_path.rglob("*") if root not in path.parents}
     process = histo(root, *PREDICT, archive, code=4)
     assert [row["id"] for row in rows(process)] == ["one"]
+    assert f"{len(CLIMBING)} files skipped: {len(CLIMBING)} .tif (path outside the archive)" in process.stderr
     for name in [*kinds, "folder"]:
         assert f"warning: {name}.tif: " in process.stderr
     histo(root, "download", "--source", "folder", "--from", archive, "--name", "theirs")
