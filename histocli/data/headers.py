@@ -26,10 +26,14 @@ _GIF = (b"GIF87a", b"GIF89a")
 _GIF_FRAME, _GIF_EXTENSION, _GIF_TRAILER = b",!;"
 _PNG_CHUNK = Struct(">I4s")
 _MAX_DEFLATE_RATIO = 1032  # one byte of a deflate stream can become this many bytes
-# Chunks of a PNG that do not change its pixels.
+# Chunks of a PNG that do not change its pixels, or the first image of an animation (acTL, fcTL, fdAT). With the latter,
+# OpenCV returns black where this image is no frame of the animation.
 _UNUSED_PNG_CHUNKS = frozenset(
-    b"tEXt zTXt iTXt iCCP sPLT gAMA cHRM sRGB sBIT bKGD hIST tIME pHYs oFFs pCAL sCAL cICP mDCV cLLI".split()
+    b"tEXt zTXt iTXt iCCP sPLT gAMA cHRM sRGB sBIT bKGD hIST tIME pHYs oFFs pCAL sCAL cICP mDCV cLLI "
+    b"acTL fcTL fdAT".split()
 )
+_BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)  # of R, G and B in a pixel of 32 bits
+_BMP_BYTES = {0xFF << shift for shift in (0, 8, 16, 24)}
 # Bytes at the end of a WebP's stream: of 1,680 sound files none was decoded without them. Without them, libwebp refuses
 # 98 % of the damaged files with losses, and 95 % of those without.
 _WEBP_END_BYTES = {b"VP8 ": 8, b"VP8L": 5}
@@ -233,6 +237,11 @@ def _check_bmp(data: bytes) -> Size | None:
     bits, compression = (int.from_bytes(data[i : i + n], "little") for i, n in ((28, 2), (30, 4)))
     size = Size(width, abs(height))
     check_pixels(*size)
+    if compression == 3 and bits == 32:
+        # OpenCV ignores the masks after a header of 40 bytes, and reads 8 bits of channels that have more.
+        masks, is_old = Struct("<3I").unpack_from(data, 54), int.from_bytes(data[14:18], "little") < 56
+        if masks != _BMP_MASKS and (is_old or len(_BMP_BYTES.intersection(masks)) < 3):
+            raise ImageError("it is a BMP of an unusual order of channels, which is not read", "save it as PNG")
     if compression in (0, 3) and offset + (width * bits + 31) // 32 * 4 * abs(height) > len(data):
         raise ImageError("the image is truncated: its header gives a larger file")
     return size

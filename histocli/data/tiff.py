@@ -78,6 +78,8 @@ def _read_page(page: Page) -> Values:
             raise ImageError(
                 f"the image is in a colour space (number {layout.photometric}) that is not read", "save it in RGB"
             )
+        if layout.is_planar and layout.sample_format == 3:  # OpenCV leaves some of the pixels unset
+            raise ImageError("it has fractions in separate planes with a predictor", "save it without a predictor")
         return _read_by_opencv(page)
     return _turn_upright(_convert_to_rgb(layout, layout.assemble(segments)), page.value(tiff_tags.ORIENTATION, 1))
 
@@ -103,7 +105,7 @@ def _read_by_opencv(page: Page) -> Values:
         raise ImageError("this kind of TIFF cannot be decoded", "save it as an RGB TIFF of 8 bits, or as PNG")
     if sorted(image.shape[:2]) != sorted(page.size):  # OpenCV turns it upright
         raise ImageError("the image is damaged: OpenCV reads it in another size")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(image[..., ::-1])  # `cvtColor` refuses float64
 
 
 def _read_by_tifffile(page: Page, layout: Layout) -> Values:

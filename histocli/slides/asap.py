@@ -1,12 +1,13 @@
 """Read the annotations of ASAP's XML, as Camelyon has them."""
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from histocli.errors import HistoError
 from histocli.slides.classes import is_known_class
-from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_counts, parse_ring
+from histocli.slides.polygons import AnnotatedAreas, Polygon, check_polygons, describe_counts, make_ring
 from histocli.slides.xml import read_elements
 
 _HINT = "export it again from ASAP"
@@ -16,11 +17,16 @@ _WITHOUT_AREA = {"Dot": "points", "PointSet": "points", "Measurement": "lines"} 
 
 @dataclass
 class _Annotation:
-    """An annotation: its group, its type, and its points (x, y)."""
+    """An annotation: its group, its type, and the coordinates x and y of its points, one after the other."""
 
     group: str
     kind: str
-    points: list[tuple[float, float]] = field(default_factory=list)
+    coordinates: "array[float]" = field(default_factory=lambda: array("d"))
+
+    @property
+    def n_points(self) -> int:
+        """The number of its points."""
+        return len(self.coordinates) // 2
 
 
 def read_asap(path: Path) -> AnnotatedAreas:
@@ -47,10 +53,11 @@ def read_asap(path: Path) -> AnnotatedAreas:
         elif name == "Coordinate":
             if not annotations:
                 raise ValueError("a point belongs to no annotation")
-            annotations[-1].points.append((_parse_number(attributes["X"]), _parse_number(attributes["Y"])))
+            annotations[-1].coordinates.extend((_parse_number(attributes["X"]), _parse_number(attributes["Y"])))
 
     try:
-        read_elements(path.read_bytes(), on_element)
+        with path.open("rb") as file:
+            read_elements(file, on_element)
         return _sort(path, annotations, parents)
     except KeyError as error:
         raise HistoError(f"{path} is not an annotation of ASAP: a point has no {error}", _HINT) from error
@@ -63,12 +70,12 @@ def _sort(path: Path, annotations: list[_Annotation], parents: dict[str, str]) -
     polygons: list[Polygon] = []
     left_out: Counter[str] = Counter()
     for annotation in annotations:
-        if annotation.kind in _WITHOUT_AREA or len(annotation.points) < 3:
-            left_out[_WITHOUT_AREA.get(annotation.kind, "points" if len(annotation.points) < 2 else "lines")] += 1
+        if annotation.kind in _WITHOUT_AREA or annotation.n_points < 3:
+            left_out[_WITHOUT_AREA.get(annotation.kind, "points" if annotation.n_points < 2 else "lines")] += 1
         elif annotation.group.strip().lower() == _NO_GROUP:
             left_out["ungrouped areas"] += 1
         else:
-            polygons.append(Polygon(parse_ring(annotation.points), [], _find_class(annotation.group, parents)))
+            polygons.append(Polygon(make_ring(annotation.coordinates), [], _find_class(annotation.group, parents)))
     check_polygons(polygons, path)
     if left_out and not polygons:
         raise HistoError(

@@ -1,7 +1,7 @@
 """Polygons on a slide, in level-0 pixels: what a file of annotations has, and the masks of them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,15 +47,25 @@ class AnnotatedAreas(NamedTuple):
 
 
 def parse_ring(points: Any) -> Ring:
-    """Return the points of a ring (N,2).
+    """Return the points of a ring of JSON as an array (N,2).
 
     Raises:
-        ValueError: there are fewer than three, or a coordinate is no number or lies far outside any slide.
+        ValueError: there are fewer than three, or a coordinate lies far outside any slide.
+        TypeError: a coordinate is no number.
     """
     values = [value for point in points for value in (point[0], point[1])]
     if set(map(type, values)) - {int, float}:
         wrong = next(value for value in values if type(value) not in (int, float))
         raise TypeError(f"a coordinate is {describe_value(wrong)}, not a number")
+    return make_ring(values)
+
+
+def make_ring(values: Sequence[float]) -> Ring:
+    """Return a ring (N,2) of the coordinates x and y of its points, one after the other.
+
+    Raises:
+        ValueError: there are fewer than three points, or a coordinate is not finite or lies far outside any slide.
+    """
     for value in (min(values, default=0), max(values, default=0)):
         if not -MAX_LENGTH <= value <= MAX_LENGTH:  # also where the first one is NaN
             raise ValueError(f"a coordinate is {describe_value(value)}, which is far outside any slide")

@@ -5,10 +5,11 @@ OME model has definitions.
 """
 
 from collections.abc import Callable
+from typing import IO
 from xml.parsers import expat
 
 
-def read_elements(content: bytes | str, on_element: Callable[[str, dict[str, str]], None]) -> None:
+def read_elements(content: str | IO[bytes], on_element: Callable[[str, dict[str, str]], None]) -> None:
     """Call `on_element` with the name, without its prefix, and the attributes of each element, in their order.
 
     Raises:
@@ -22,6 +23,9 @@ def read_elements(content: bytes | str, on_element: Callable[[str, dict[str, str
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = lambda name, attributes: on_element(name.rpartition(":")[2], attributes)
     try:
-        parser.Parse(content, True)
+        if isinstance(content, str):
+            parser.Parse(content, True)
+        else:
+            parser.ParseFile(content)
     except expat.ExpatError as error:
         raise ValueError(str(error)) from error

@@ -1,5 +1,6 @@
 """Harms that attacks with new variants found; those of the first attack are tested in the other files."""
 
+import io
 import os
 import struct
 import zlib
@@ -8,10 +9,12 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from histocli.data.array_inputs import open_array
 from histocli.data.images import decode_patch
+from histocli.data.remarks import Remarks
 from histocli.errors import HistoError
 from histocli.models.checkpoint import load_checkpoint
 from histocli.sources.class_names import label_of, split_and_class_of
@@ -19,6 +22,7 @@ from histocli.sources.files import file_at
 from histocli.sources.table_files import read_labels, read_patch_table
 from tests.faults.hostile_arrays import zeros
 from tests.faults.hostile_checkpoints import members, pack, save
+from tests.faults.hostile_images import chunk
 from tests.faults.processes import histo
 
 MIB = 1 << 20
@@ -110,6 +114,80 @@ def test_names_with_colons_are_printed_as_they_are(trained_workspace, tmp_path):
     (tmp_path / "b.png").write_bytes(cv2.imencode(".png", np.zeros(PATCH, np.uint8))[1].tobytes())
     line = ["predict", tmp_path, "--ckpt", "first", "--device", "cpu"]
     assert f"{path.name}: " in histo(trained_workspace, *line, code=4).stderr
+
+
+def frame(number, side=96):
+    """Return the chunk that describes a frame of an animated PNG."""
+    return chunk(b"fcTL", struct.pack(">5I2H2B", number, side, side, 0, 0, 1, 10, 0, 0))
+
+
+ANIMATION = chunk(b"acTL", struct.pack(">2I", 2, 0))
+FRAMES = {
+    "first frame": ([ANIMATION, frame(0)], True),
+    "image that is no frame": ([ANIMATION], False),
+    "small first frame": ([ANIMATION, frame(0, side=10)], True),
+}
+
+
+@pytest.mark.parametrize(("before", "is_frame"), FRAMES.values(), ids=FRAMES)
+def test_the_first_image_of_an_animated_png_is_read(before, is_frame):
+    """OpenCV returned black pixels where the first image is no frame of the animation, or not a whole one."""
+    pixels = np.random.default_rng(0).integers(0, 256, PATCH, np.uint8)
+    rows = [zlib.compress(b"".join(b"\0" + row.tobytes() for row in one)) for one in (pixels, np.zeros_like(pixels))]
+    after = [] if is_frame else [frame(0), chunk(b"fdAT", struct.pack(">I", 1) + rows[1])]
+    after += [frame(2), chunk(b"fdAT", struct.pack(">I", 3) + rows[1]), chunk(b"IEND", b"")]
+    header = chunk(b"IHDR", struct.pack(">2I5B", 96, 96, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join([header, *before, chunk(b"IDAT", rows[0]), *after])
+    remarks = Remarks()
+    assert np.array_equal(decode_patch(data, "x.png", remarks=remarks), pixels)
+    assert list(remarks) == ["only the first of several frames was read"]
+
+
+def fractions(dtype, **options):
+    """Return the pixels of a patch as uint8, and a TIFF of them as fractions with a predictor."""
+    pixels = np.random.default_rng(0).integers(0, 256, PATCH, np.uint8)
+    pixels[0, 0] = 255
+    stream = io.BytesIO()
+    values = np.moveaxis(pixels, 2, 0) if options else pixels
+    tifffile.imwrite(
+        stream, (values / 255).astype(dtype), photometric="rgb", compression="zlib", predictor=3, **options
+    )
+    return pixels, stream.getvalue()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_fractions_with_a_predictor_are_read(dtype):
+    """Those of 64 bits were an error of OpenCV."""
+    pixels, data = fractions(dtype)
+    assert np.array_equal(decode_patch(data, "x.tif"), pixels)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_fractions_with_a_predictor_in_separate_planes_are_refused(dtype):
+    """OpenCV left some of the pixels unset, and histo used what was in the memory."""
+    with pytest.raises(HistoError, match=r"x\.tif: it has fractions in separate planes with a predictor"):
+        decode_patch(fractions(dtype, planarconfig="separate")[1], "x.tif")
+
+
+BYTES, TEN_BITS = (0xFF, 0xFF00, 0xFF0000), (0x3FF << 20, 0x3FF << 10, 0x3FF)
+
+
+@pytest.mark.parametrize(
+    ("size", "masks", "is_read"), [(40, BYTES, False), (56, BYTES, True), (40, TEN_BITS, False), (56, TEN_BITS, False)]
+)
+def test_a_bmp_with_other_channels_is_read_correctly_or_refused(size, masks, is_read):
+    """Red and blue were exchanged, and of 10 bits the lowest were read."""
+    pixels = np.random.default_rng(0).integers(0, 256, PATCH, np.uint8)
+    shifts = [mask.bit_length() - 8 for mask in masks]
+    values = sum(pixels[..., i].astype("<u4") << shift for i, shift in enumerate(shifts))
+    head = struct.pack("<I2i2H6I", size, 96, -96, 1, 32, 3, 0, 0, 0, 0, 0) + struct.pack("<4I", *masks, 0)
+    head = head[: max(size, 52)]
+    data = b"BM" + struct.pack("<I2HI", 0, 0, 0, 14 + len(head)) + head + values.tobytes()
+    if is_read:
+        assert np.array_equal(decode_patch(data, "x.bmp"), pixels)
+    else:
+        with pytest.raises(HistoError, match=r"x\.bmp: it is a BMP of an unusual order of channels"):
+            decode_patch(data, "x.bmp")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +273,26 @@ def test_areas_that_take_hours_to_fill_are_refused(tmp_path, kind, suffix):
         path.write_text(f"<ASAP_Annotations>{elements}</ASAP_Annotations>")
     with pytest.raises(HistoError, match=f"x{suffix} has (outlines|too many)"):
         read_tumour(path)
+
+
+@pytest.mark.parametrize("suffix", [".geojson", ".xml"])
+def test_areas_of_many_points_take_little_memory(tmp_path, suffix):
+    """All points were in memory as lists, which took seven times the file and more."""
+    path = tmp_path / f"x{suffix}"
+    angles = np.linspace(0, 6.28, 1000)
+    ring = (2000 + 1000 * np.stack([np.cos(angles), np.sin(angles)], 1)).tolist()
+    if suffix == ".geojson":
+        path.write_text(json.dumps([{"type": "Polygon", "coordinates": [ring]}] * 100))
+    else:
+        points = "".join(f'<Coordinate X="{x}" Y="{y}"/>' for x, y in ring)
+        path.write_text(f"<ASAP_Annotations>{f'<Annotation>{points}</Annotation>' * 100}</ASAP_Annotations>")
+    tracemalloc.start()
+    areas = read_tumour(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [len(area.outline) for area in areas.tumour] == [1000] * 100
+    assert areas.tumour[99].outline.tolist() == ring
+    assert peak < 3 * path.stat().st_size
 
 
 CORNERS = [[0, 0], [4000, 0], [4000, 4000], [0, 4000]]
