@@ -130,7 +130,8 @@ def _read_ids(workspace: Workspace, ids: Sequence[str], data: Sequence[str]) -> 
     for key, found in places.items():
         if not found:
             where = f"the data sets {', '.join(names)}" if names else "this workspace, which has no packed data set"
-            raise HistoError(f"--ids {key}: there is no such patch in {where}", "the ids are in manifests/NAME.csv")
+            hint = "give each id on its own: --ids A --ids B" if "," in key else "the ids are in manifests/NAME.csv"
+            raise HistoError(f"--ids {key}: there is no such patch in {where}", hint)
         if len(found) > 1:
             both = ", ".join(name for name, _ in found)
             raise HistoError(f"--ids {key}: several data sets have this patch: {both}", f"add --data {found[0][0]}")

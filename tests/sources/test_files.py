@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from histocli.errors import HistoError
 from histocli.sources import files as files_module
-from histocli.sources.files import MAX_FILE_BYTES, File, file_at, find_images, is_image, read_bytes
+from histocli.sources.files import MAX_FILE_BYTES, File, describe_others, file_at, find_images, is_image, read_bytes
 from histocli.sources.listing import list_files
 from histocli.sources.table_files import read_labels, read_slides
 from histocli.text import printable
@@ -162,7 +162,7 @@ def test_a_duplicate_name_is_an_error(tmp_path, second):
         list_files(tmp_path / "x.zip")
 
 
-def test_members_with_paths_outside_the_archive_are_skipped(tmp_path):
+def test_members_with_paths_outside_the_archive_are_skipped_and_counted(tmp_path):
     names = [
         "../up.png",
         "a/../../up.png",
@@ -174,7 +174,9 @@ def test_members_with_paths_outside_the_archive_are_skipped(tmp_path):
         "b\\c.png",
     ]
     path = write_zip(tmp_path / "x.zip", dict.fromkeys(names, b"1"))
-    assert [file.name for file in list_files(path)] == ["b/c.png", "good/a.png"]
+    images, others = find_images(list_files(path))
+    assert [file.name for file in images] == ["b/c.png", "good/a.png"]
+    assert describe_others(others) == "6 files skipped: 6 .png (path outside the archive)"
 
 
 def test_links_in_an_archive_are_read_as_files(tmp_path):
