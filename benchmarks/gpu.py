@@ -214,8 +214,8 @@ class Bench:
         self.histo(f"balance {few}", "balance", "--data", "bench", "--n", few, "--name", "few")
         train = ["train", "--data", "few", "--epochs", 2, "--device", self.device]
         histo, torchrun = ["-m", "histocli", "-w", self.root], [sys.executable, "-m", "torch.distributed.run"]
-        one = [*torchrun, "--standalone", "--nproc-per-node", 1, *histo, *train, "--name", "torchrun-1"]
-        self.command("torchrun, one process", one)
+        single = [*torchrun, "--standalone", "--nproc-per-node", 1, *histo, *train, "--name", "torchrun-1"]
+        self.command("torchrun, one process", single)
         two = [*torchrun, "--standalone", "--nproc-per-node", 2, *histo, *train, "--name", "torchrun-2"]
         visible = {"CUDA_VISIBLE_DEVICES": "0"} if self.device == "cuda" else {}
         self.command("torchrun, two processes on one GPU", two, None, HISTO_DISTRIBUTED_BACKEND="gloo", **visible)
@@ -253,8 +253,8 @@ class Bench:
         array = self.workspace.patches_path("bench")
         with ProcessPoolExecutor() as pool:
             list(pool.map(partial(_write_tiffs, array, folder), edges[:-1], edges[1:]))
-        one = folder / "train" / "0" / "000000.tif"
-        self.start = self.score("predict 1 TIFF", one, 1)
+        tiff = folder / "train" / "0" / "000000.tif"
+        self.start = self.score("predict 1 TIFF", tiff, 1)
         whole = self.score(f"predict {count} TIFFs", folder, count)
         half = self.score(f"predict {count // 2} TIFFs", folder / "train" / "0", count // 2)
         if whole and half:  # what the second half took, when every process has started

@@ -294,8 +294,8 @@ def write_array(path, pixels):
             file.create_dataset("x", data=pixels)
     else:
         with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as archive:
-            for i, one in enumerate(pixels):
-                data = tiff(one)
+            for i, patch in enumerate(pixels):
+                data = tiff(patch)
                 info = tarfile.TarInfo(f"{i:03}.tif")
                 info.size = len(data)
                 archive.addfile(info, io.BytesIO(data))
