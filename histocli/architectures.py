@@ -27,7 +27,7 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     "histonet": Architecture("histonet", "HistoNet"),
     "histonet-wide": Architecture("histonet", "HistoNet", {"widths": (24, 48, 96, 192, 320)}),
-    "histonet-64": Architecture("histonet", "HistoNet", {"side": 64}),  # the default until version 0.2
+    "histonet-64": Architecture("histonet", "HistoNet", {"side": 64}),  # a former default
     "p4m-densenet": Architecture("p4m_densenet", "P4MDenseNet"),
 }
 
