@@ -19,7 +19,7 @@ from histocli.inference.score_table import measure_groups, measure_scores, read_
 from histocli.listeners import SILENT, CommandListener
 from histocli.metrics.thresholds import parse_threshold
 from histocli.reports.comparison import ComparisonReport
-from histocli.reports.evaluation import EvaluationReport, is_evaluation, write_evaluation
+from histocli.reports.evaluation import OUT_OF_FOLD, EvaluationReport, is_evaluation, read_evaluations, write_evaluation
 from histocli.reports.model_card import add_evaluations
 from histocli.schema import to_json
 from histocli.sources.class_names import parse_classes
@@ -182,8 +182,9 @@ def _is_best(workspace: Workspace, member: Member) -> bool:
 
 def _refuse_folds(workspace: Workspace, name: str) -> None:
     """Raise `HistoError` if a name is that of a cross-validation; the hint names its out-of-fold scores."""
-    found = [] if is_path(name) or workspace.run_dir(name).exists() else sorted(workspace.metrics_dir.glob("*.json"))
-    scores = [p.name for p in found if p.name.startswith(f"{name}-") and p.name.endswith("-out-of-fold.json")]
+    if is_path(name) or workspace.run_dir(name).exists():
+        return
+    scores = [path.name for path, one in read_evaluations(workspace, name).items() if one.split == OUT_OF_FOLD]
     if scores:
         raise HistoError(f"{name} is a cross-validation and not a run", f"compare its out-of-fold scores: {scores[0]}")
 

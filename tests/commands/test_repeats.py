@@ -158,6 +158,9 @@ def test_the_hint_to_train_longer_has_one_command_for_all_folds(folds):
 
 
 def test_a_cross_validation_is_compared_by_its_out_of_fold_scores(folds):
+    name = "cv-synthetic-out-of-fold.json"
+    other = shutil.copytree(folds.root / "metrics", folds.root / "copy") / name
+    folds("eval", "--compare", name, other.rename(other.with_name("b-out-of-fold.json")))  # writes a comparison too
     error, hint = folds.fails("eval", "--compare", "cv", "first", "--device", "cpu")
     assert error == "cv is a cross-validation and not a run"
     assert hint == "compare its out-of-fold scores: cv-synthetic-out-of-fold.json"
