@@ -41,6 +41,9 @@ def read_scores(path: Path) -> "pd.DataFrame":
     try:
         if path.exists() and not path.is_file():  # reading a pipe could block for ever
             raise HistoError(f"{path} is not a file", again)
+        names = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, nrows=1).iloc[0]
+        if names.duplicated().any():  # pandas would rename the second one, and read the first
+            raise HistoError(f"{path} has two columns {describe_value(names[names.duplicated()].iloc[0])}", again)
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if missing := set(_REQUIRED) - set(table.columns):
             raise HistoError(f"{path} has no column {', '.join(sorted(missing))}", again)

@@ -16,6 +16,7 @@ from histocli.data.array_inputs import open_array
 from histocli.data.images import decode_patch
 from histocli.data.remarks import Remarks
 from histocli.errors import HistoError
+from histocli.inference.score_table import read_scores
 from histocli.models.checkpoint import load_checkpoint
 from histocli.sources.class_names import label_of, split_and_class_of
 from histocli.sources.files import file_at
@@ -284,6 +285,14 @@ def test_a_large_file_that_is_no_checkpoint_is_refused_before_it_is_read(trained
         os.truncate(file.fileno(), 1 << 40)  # a sparse file: to read a terabyte takes many minutes
     process = histo(trained_workspace, "predict", "synthetic", "--ckpt", path, "--device", "cpu", code=1)
     assert f"error: {path} cannot be read safely as a checkpoint" in process.stderr
+
+
+def test_scores_with_two_columns_of_one_name_are_refused(tmp_path):
+    """The first one was read, and the second one ignored."""
+    path = tmp_path / "x.csv"
+    path.write_text("id,label,prob,data,index,prob\na,1,0.9,d,0,0.1\n")
+    with pytest.raises(HistoError, match=r"x\.csv has two columns 'prob'"):
+        read_scores(path)
 
 
 def test_a_message_is_one_printable_line_whatever_a_table_contains(tmp_path):
