@@ -41,7 +41,8 @@ def map_in_processes(function: Callable[[T], R], tasks: Iterable[T], processes: 
     If a process cannot be started, or is killed, this process does the work; the results are the same.
     """
     processes = min(processes, _MAX_PROCESSES)
-    pool = ProcessPoolExecutor(processes, mp_context=_Context(), initializer=_prepare_process)
+    with _block_imports():  # multiprocessing's resource tracker is a process too: it starts with the first lock
+        pool = ProcessPoolExecutor(processes, mp_context=_Context(), initializer=_prepare_process)
     pending: deque[tuple[T, Future[str] | None]] = deque()
     with TemporaryDirectory(prefix="histo-") as folder:
         save_result = partial(_save_result, function, folder)
