@@ -222,7 +222,8 @@ class Run:
         state = collect_training_state(self)
 
         def write() -> None:
-            write_checkpoints(self, run_folder.require_folder(self.dir, self.name), state, is_best=is_best)
+            with run_folder.require_folder(self.dir, self.name) as folder:
+                write_checkpoints(self, folder, state, is_best=is_best)
 
         self.ranks.on_rank0(write)
 

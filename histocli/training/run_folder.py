@@ -98,15 +98,22 @@ def explain_state_errors(path: Path) -> Iterator[None]:
         raise HistoError(f"{path}: its training state is damaged: {first_line(error)}", "use another --name") from error
 
 
-def require_folder(folder: Path, run: str) -> Path:
-    """Return the folder of a run, which must not be created again if the workspace was moved.
+@contextmanager
+def require_folder(folder: Path, run: str) -> Iterator[Path]:
+    """Yield the folder of a run, which must not be created again if the workspace was moved.
 
     Raises:
-        HistoError: it does not exist any more.
+        HistoError: it does not exist, or was moved or deleted while the block wrote into it.
     """
+    gone = HistoError(
+        f"{folder} is gone: it was moved or deleted during the training",
+        f"move it back, and continue: histo train --resume --name {run}",
+    )
     if not folder.is_dir():
-        raise HistoError(
-            f"{folder} is gone: it was moved or deleted during the training",
-            f"move it back, and continue: histo train --resume --name {run}",
-        )
-    return folder
+        raise gone
+    try:
+        yield folder
+    except (OSError, HistoError) as error:
+        if not folder.is_dir():
+            raise gone from error
+        raise

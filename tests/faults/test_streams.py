@@ -7,6 +7,7 @@ import pytest
 
 from histocli.data.inputs import read_stdin_lines
 from histocli.errors import HistoError
+from histocli.training.run_folder import require_folder
 from tests.faults.processes import Process, histo
 from tests.faults.trees import check_whole, differences, tree
 
@@ -132,6 +133,21 @@ def test_a_workspace_that_is_moved_during_training_is_not_made_again(root, tmp_p
     assert "hint: move it back, and continue: histo train --resume --name long" in process.stderr
     assert not [path for path in root.rglob("*") if path.is_file()]
     check_whole(tmp_path / "moved")
+
+
+def test_a_folder_that_is_moved_while_it_is_written_is_named(tmp_path):
+    folder = tmp_path / "long"
+    folder.mkdir()
+    with pytest.raises(PermissionError), require_folder(folder, "long"):
+        raise PermissionError
+
+    def write():
+        with require_folder(folder, "long"):
+            folder.rename(tmp_path / "moved")
+            (folder / "last.pt").write_bytes(b"")
+
+    with pytest.raises(HistoError, match="long is gone: it was moved or deleted during the training"):
+        write()
 
 
 def test_packed_patches_that_were_cut_short_are_named(root):
