@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from histocli.packages import is_installed
 
 # Of input values. Smaller blocks fit the caches better, but two cores wait for each other after each operation: on a
 # CPU with AMX and 2 MiB of cache per core, 0.5 MiB gave 413 patches/s in training, 2 MiB 442, and 8 MiB 454.
@@ -73,7 +74,7 @@ def find_triton_kernels() -> ModuleType | None:
 
     Triton comes with PyTorch for CUDA on Linux. It needs a C compiler, and a GPU of 2018 or later.
     """
-    if torch.version.cuda is None or find_spec("triton") is None:
+    if torch.version.cuda is None or not is_installed("triton"):
         return None
     try:
         from histocli.models import triton_pool

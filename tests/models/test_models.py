@@ -156,7 +156,7 @@ def test_pooling_by_triton_has_the_values_and_gradients_of_the_operations_of_pyt
 
 def test_training_goes_on_with_the_operations_of_pytorch_where_triton_cannot_compile(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(blurred_pool, "find_spec", lambda name: "Triton is installed")
+    monkeypatch.setattr(blurred_pool, "is_installed", lambda package: True)
     monkeypatch.setitem(sys.modules, "histocli.models.triton_pool", None)
     blurred_pool.find_triton_kernels.cache_clear()
     with pytest.warns(UserWarning, match="Triton cannot compile the pooling, so training on the GPU is slower"):
